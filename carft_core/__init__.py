@@ -1,0 +1,1 @@
+"""Robust fine-tuning of CLIP: one training loop, one evaluation, many algorithms."""

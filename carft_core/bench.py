@@ -1,0 +1,81 @@
+"""What runs stand on: the opened model, data and teacher, kept warm between runs of a process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from carft_core.clip import open_model
+from carft_core.config import DataConfig, ModelConfig, PromptsConfig, TrialConfig
+from carft_core.data import FamilyData, Split, Transform
+from carft_core.data.splits import prepare
+from carft_core.device import Precision, resolve_device, resolve_precision
+from carft_core.prompts import class_weights, context_weights, template_set, text_features
+from carft_core.teacher import Teacher
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Everything of a run that does not change while it trains."""
+
+    data: FamilyData
+    transform: Transform
+    teacher: Teacher
+    device: torch.device
+    precision: Precision
+
+    def evaluated_splits(self) -> Mapping[str, Split]:
+        """Every split that a finished run is measured on, under its metric name."""
+        shifts = {f"ood/{name}": split for name, split in self.data.shifts.items()}
+        return {"id/val": self.validation, "id/test": self.data.test, **shifts}
+
+    @property
+    def validation(self) -> Split:
+        """The split on which settings are selected."""
+        if self.data.val is None:
+            raise ValueError("the data was opened without carving its validation split")
+        return self.data.val
+
+
+def open_bench(config: TrialConfig, cache: Path | None = None) -> Bench:
+    """Open what `config` names. The last bench stays open, since a sweep's runs share it.
+
+    Raises RequestError when model, data or prompts cannot be used as asked.
+    """
+    device = resolve_device(config.device)
+    return _open(
+        config.model,
+        config.data,
+        config.prompts,
+        device,
+        resolve_precision(config.precision, device),
+        cache,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _open(
+    model: ModelConfig,
+    data_config: DataConfig,
+    prompts: PromptsConfig,
+    device: torch.device,
+    precision: Precision,
+    cache: Path | None,
+) -> Bench:
+    data = prepare(data_config)
+    clip = open_model(model.name, model.pretrained, cache=cache)
+    classes, contexts = template_set(prompts.classes), template_set(prompts.contexts)
+    names = data.class_names
+    w_cls = class_weights(text_features(clip, classes, names, cache=cache))
+    w_ctx = context_weights(text_features(clip, contexts, names, cache=cache))
+    teacher = Teacher(clip, w_cls, w_ctx, contexts, device)
+    if device.type == "cuda":
+        # fp32 is to mean fp32: cuDNN would otherwise round convolutions to TF32.
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        convert_conv2d_weight_memory_format(teacher.classifier, torch.channels_last)
+    return Bench(data, clip.transform, teacher, device, precision)

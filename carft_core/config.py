@@ -1,0 +1,298 @@
+"""The trial config: what one run is, frozen and validated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_core.data import FAMILIES
+from carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
+from carft_core.merges import MERGES, Merge
+
+M = TypeVar("M", bound=BaseModel)
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the trial config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(Section):
+    """Which CLIP: `builtin`, an open_clip name with its tag, `hf-hub:...`, or a checkpoint file."""
+
+    name: str = "builtin"
+    pretrained: str | None = None
+
+
+class DataConfig(Section):
+    """Which family of data sets, where it lies, and how much of it trains."""
+
+    family: str = "icon_shift"
+    root: str | None = None
+    train_fraction: Fraction = 1.0
+    val_fraction: OpenFraction = 0.1
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    test_domain: str | None = None
+
+
+class PromptsConfig(Section):
+    """Template sets, by name or as a path to a file: for the classifier and for the contexts."""
+
+    classes: str = "openai"
+    contexts: str = "openai"
+
+
+class OptimConfig(Section):
+    """AdamW with warm-up and cosine decay. The defaults are WiSE-FT's recipe at CAR-FT's rate."""
+
+    lr: Positive = 1e-5
+    weight_decay: NonNegative = 0.1
+    decay_norms_and_biases: bool = True
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 512
+    micro_batch: PositiveInt | None = None
+    warmup: NonNegative = 0.1
+    """Below 1 the fraction of all steps, from 1 on a number of steps."""
+    clip: Positive | None = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch_norm: Literal["frozen", "train"] = "frozen"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        return self
+
+
+class EvalConfig(Section):
+    """How a finished run is measured; a change here never trains anything again."""
+
+    every_epoch: bool = False
+    batch_size: PositiveInt = 256
+    context_probe: bool = True
+    logits: Literal["auto", "always", "never"] = "auto"
+    """Full logits beside the predictions: `auto` below 50 MB a split."""
+
+
+class KeepConfig(Section):
+    """Which checkpoint is the result, and what stays on disk once a run is done."""
+
+    result: Literal["last", "best_val"] = "last"
+    weights: bool = True
+    predictions: bool = True
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "prompts": PromptsConfig,
+    "optim": OptimConfig,
+    "eval": EvalConfig,
+    "keep": KeepConfig,
+}
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+DEFAULT_EPOCHS = 10
+
+
+class TrialConfig(Section):
+    """One point of a sweep's space, complete: with a seed it is a run.
+
+    Built by `trial_config`, which fills in the family's defaults and reports every mistake.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    prompts: PromptsConfig
+    algorithm: SerializeAsAny[Algorithm]
+    optim: OptimConfig
+    merges: tuple[SerializeAsAny[Merge], ...] = ()
+    eval: EvalConfig
+    keep: KeepConfig
+    device: Device = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data that `trial_config` reads back to an equal config."""
+        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        plain["algorithm"] = {"name": self.algorithm.name, **plain["algorithm"]}
+        plain["merges"] = [
+            {"name": merge.name, **fields}
+            for merge, fields in zip(self.merges, plain["merges"], strict=True)
+        ]
+        return plain
+
+
+def trial_config(data: Mapping[str, Any]) -> TrialConfig:
+    """Validate nested plain data, as a sweep file's `trial:` holds it.
+
+    Fields left out take the family's default, then the product's. Raises InvalidConfig with
+    every mistake at once, each with its path.
+    """
+    problems: list[Problem] = []
+    allowed = {*SECTIONS, "algorithm", "merges", "device", "precision", "workers"}
+    problems += [
+        Problem((key,), unknown("field", key, allowed)) for key in data if key not in allowed
+    ]
+    given = {name: _mapping(data.get(name), (name,), problems) for name in SECTIONS}
+    family_name = given["data"].get("family", "icon_shift")
+    family = FAMILIES.get(family_name) if isinstance(family_name, str) else None
+    if family is None and isinstance(family_name, str):
+        problems.append(Problem(("data", "family"), unknown("family", family_name, FAMILIES)))
+    for field, value in (family.defaults if family else {}).items():
+        section, key = field.split(".")
+        if field == "optim.epochs" and given["optim"].get("steps") is not None:
+            continue
+        given[section].setdefault(key, value)
+    if given["optim"].get("steps") is None:
+        given["optim"].setdefault("epochs", DEFAULT_EPOCHS)
+    parts: dict[str, Any] = {
+        name: _validated(cls, given[name], (name,), problems) for name, cls in SECTIONS.items()
+    }
+    parts["algorithm"] = _named(
+        "algorithm", ALGORITHMS, data.get("algorithm"), ("algorithm",), problems
+    )
+    parts["merges"] = _merges(data.get("merges"), problems)
+    for key in ("device", "precision", "workers"):
+        if key in data:
+            parts[key] = data[key]
+    if problems:
+        # The scalar fields are still to be seen, so that all mistakes come at once.
+        scalars: dict[str, Any] = {
+            k: parts[k] for k in ("device", "precision", "workers") if k in parts
+        }
+        problems += _scalar_problems(scalars)
+        raise InvalidConfig(problems)
+    config = _validated(TrialConfig, parts, (), problems)
+    if problems or config is None:
+        raise InvalidConfig(problems)
+    return config
+
+
+def field_names(algorithm: str | None = None) -> tuple[str, ...]:
+    """Every dotted field a sweep may vary, those of one algorithm or of all."""
+    names = [f"{section}.{key}" for section, cls in SECTIONS.items() for key in cls.model_fields]
+    chosen = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
+    names += ["algorithm.name"]
+    names += sorted({f"algorithm.{key}" for cls in chosen for key in cls.model_fields})
+    return (*names, "merges", "device", "precision", "workers")
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested plain data as (dotted name, leaf); lists are leaves."""
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def load_trial_config(path: Path) -> TrialConfig:
+    """A config written by `TrialConfig.as_dict` as JSON."""
+    try:
+        return trial_config(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path} is not a trial config: {error}") from None
+
+
+def _mapping(value: object, path: tuple[str | int, ...], problems: list[Problem]) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return dict(value)
+    problems.append(Problem(path, f"must be a mapping of fields, got {value!r}"))
+    return {}
+
+
+def _merges(value: object, problems: list[Problem]) -> tuple[Merge, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        problems.append(Problem(("merges",), f"must be a list of merges, got {value!r}"))
+        return ()
+    merges = [
+        _named("merge", MERGES, item, ("merges", index), problems)
+        for index, item in enumerate(value)
+    ]
+    names = [merge.name for merge in merges if merge is not None]
+    problems += [
+        Problem(("merges", index), f"{name} stands in the list twice; give one list of its points")
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
+    return tuple(merge for merge in merges if merge is not None)
+
+
+def _named(
+    kind: str,
+    registry: Mapping[str, type[M]],
+    value: object,
+    path: tuple[str | int, ...],
+    problems: list[Problem],
+) -> M | None:
+    """The registered model that `{name: ..., **fields}` (or a bare name) speaks of."""
+    fields = {"name": value} if isinstance(value, str) else _mapping(value, path, problems)
+    name = fields.pop("name", None)
+    if name is None:
+        if value is None or isinstance(value, Mapping):
+            known = ", ".join(sorted(registry))
+            problems.append(Problem((*path, "name"), f"which {kind}? Known: {known}."))
+        return None
+    if not isinstance(name, str) or name not in registry:
+        problems.append(Problem((*path, "name"), unknown(kind, name, registry)))
+        return None
+    return _validated(registry[name], fields, path, problems)
+
+
+def _validated(
+    cls: type[M], fields: Mapping[str, Any], path: tuple[str | int, ...], problems: list[Problem]
+) -> M | None:
+    try:
+        return cls.model_validate(dict(fields))
+    except ValidationError as error:
+        problems += explained(error, cls, path)
+        return None
+
+
+def explained(
+    error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
+) -> Iterator[Problem]:
+    """pydantic's errors in the house's words: field, rule, value."""
+    for item in error.errors():
+        where = (*path, *item["loc"])
+        value = item.get("input")
+        if item["type"] == "extra_forbidden":
+            message = unknown("field", item["loc"][-1], cls.model_fields)
+        elif item["type"] == "missing":
+            message = "is required"
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+        else:
+            rule = item["msg"].partition(" should ")[2] or item["msg"]
+            shown = repr(value)
+            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+            message = f"must {rule}, got {shown}"
+        yield Problem(where, message)
+
+
+def _scalar_problems(scalars: dict[str, Any]) -> list[Problem]:
+    try:
+        TrialConfig.model_validate(dict(scalars))
+    except ValidationError as error:
+        found = explained(error, TrialConfig, ())
+        return [problem for problem in found if dotted(problem.path) in scalars]
+    return []

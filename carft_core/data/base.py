@@ -1,0 +1,88 @@
+"""What a family of data sets is: one in-distribution set and its named shifts, declared as data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from carft_core.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What an image tower wants to see; it comes from the opened CLIP.
+
+    `size` is the side of the square input in pixels; `mean` and `std` are per RGB channel, for
+    pixels in [0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] in [0, 1] to what the tower was trained on."""
+        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)
+        return (pixels - mean) / std
+
+
+class Split(ABC):
+    """The images of one split, in a fixed order."""
+
+    ids: tuple[str, ...]
+    """One unique name per item."""
+    units: tuple[str, ...]
+    """What the bootstrap over images draws: the image, or in IconShift the drawing."""
+    labels: Tensor
+    """[N] int64, each an index into `FamilyData.class_names`."""
+    classes: tuple[int, ...] | None = None
+    """The classes that can occur here, when they are a subset; logits are restricted to them."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Normalised float32 images [B, 3, S, S] of the items at `indices`.
+
+        With `seed` None the fixed evaluation view; otherwise the training view, a pure function
+        of (seed, epoch, index) that depends neither on the batch nor on global random state.
+        """
+
+
+@dataclass(frozen=True)
+class FamilyData:
+    """An opened family."""
+
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split | None
+    """None: carved from `train` (design: `data.val_fraction`, `data.split_seed`)."""
+    test: Split
+    shifts: Mapping[str, Split]
+    digest: str
+    """sha256 of the data's content, independent of where it lies."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The declaration of a family, as registered in `carft_core.data.FAMILIES`."""
+
+    name: str
+    summary: str
+    open: Callable[[DataConfig], FamilyData]
+    """Raises RequestError with one clear message when the data cannot be used as asked."""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    """Trial config fields (dotted) that take these values when a sweep file leaves them out."""
+    domains: tuple[str, ...] = ()
+    """Words for the family's domains; contexts that name one of them are marked."""

@@ -1,0 +1,49 @@
+"""What goes wrong because of what the user asked for, and how it is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class RequestError(ValueError):
+    """The request is wrong: bad input, a missing file, a name nobody knows.
+
+    The message alone must tell what is wrong, where, what is allowed, and the nearest name;
+    the command line prints it without a traceback and exits with 2.
+    """
+
+
+class Problem(NamedTuple):
+    """One mistake: where it stands (`("optim", "lr")`) and what is wrong with it."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {self.message}" if self.path else self.message
+
+
+class InvalidConfig(RequestError):
+    """Every mistake of a configuration at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """`("merges", 0, "alphas")` as `merges[0].alphas`."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """`unknown algorithm 'car_tf'; did you mean 'car_ft'? Known: car_ft, fine_tune.`"""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}."

@@ -1,0 +1,46 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from carft_core.errors import RequestError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, make it durable, then put it in place.
+
+    A crash at any instant leaves the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(name))
+        with open(name, "rb") as written:  # noqa: PTH123 - the descriptor is what fsync wants
+            os.fsync(written.fileno())
+        os.replace(name, path)  # noqa: PTH105 - the name is a str here
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: object) -> None:
+    """Standard JSON (no NaN), atomically."""
+    text = json.dumps(data, indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON at `path`, or None when there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path} is not JSON: {error}") from None

@@ -1,0 +1,122 @@
+"""What makes two runs the same: the digests of a run and of an evaluation."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from carft_core.clip import weights_digest
+from carft_core.config import TrialConfig
+from carft_core.data import FAMILIES
+from carft_core.data.splits import prepare
+from carft_core.device import resolve_device, resolve_precision
+from carft_core.prompts import template_set
+
+CORE = Path(__file__).parent
+TRAINING_SOURCES = ("clip.py", "prompts.py", "teacher.py", "optim.py", "train.py")
+"""The sources that decide the weights of every run; an algorithm's and a family's are added."""
+MEASURING_SOURCES = ("evaluate.py", "metrics.py")
+NOT_TRAINING = frozenset({"carft_core.config", "carft_core.errors"})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A run's digest, and what it was made of."""
+
+    digest: str
+    parts: Mapping[str, Any]
+
+
+def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Identity:
+    """The identity of one run: whatever decides its weights, and nothing else.
+
+    `data.root`, `merges`, `eval`, `keep` and `workers` are outside; so is `optim.micro_batch`,
+    unless the algorithm's loss depends on it. An algorithm that trains nothing has neither a seed
+    nor an optimiser. Raises RequestError when model or data cannot be opened.
+    """
+    algorithm = config.algorithm
+    data = prepare(config.data)
+    device = resolve_device(config.device)
+    parts: dict[str, Any] = {
+        "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
+        "data": {
+            "digest": data.digest,
+            **config.data.model_dump(exclude={"root"}),
+        },
+        "prompts": {
+            "classes": template_set(config.prompts.classes).digest,
+            "contexts": template_set(config.prompts.contexts).digest,
+        },
+        "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
+        "device": device.type,
+        "precision": resolve_precision(config.precision, device),
+        "code": training_code(config),
+    }
+    if algorithm.trains:
+        outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
+        parts["optim"] = config.optim.model_dump(mode="json", exclude=outside)
+        parts["seed"] = seed
+    return Identity(digest_of(parts), parts)
+
+
+def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:
+    """The digest of one evaluated model of a run: a new alpha is evaluated, not trained."""
+    return digest_of(
+        {
+            "training": training_digest,
+            "label": label,
+            "result": config.keep.result,
+            "context_probe": config.eval.context_probe,
+            "logits": config.eval.logits,
+            "predictions": config.keep.predictions,
+            "code": source_digest(CORE / name for name in MEASURING_SOURCES),
+        }
+    )
+
+
+def training_code(config: TrialConfig) -> str:
+    """The digest of the sources that train this run, a user's own algorithm or family included."""
+    core = {CORE / name for name in TRAINING_SOURCES}
+    data = {CORE / "data" / name for name in ("base.py", "loader.py", "splits.py")}
+    family = FAMILIES[config.data.family]
+    return source_digest(
+        core | data | sources_behind(type(config.algorithm)) | sources_behind(family.open)
+    )
+
+
+def sources_behind(thing: object) -> set[Path]:
+    """The file that defines `thing`, and those of its own package that this file draws on."""
+    home = inspect.getmodule(thing)
+    if home is None or home.__file__ is None:
+        return set()
+    package = home.__name__.partition(".")[0]
+    names = {getattr(value, "__module__", None) or "" for value in vars(home).values()}
+    names |= {value.__name__ for value in vars(home).values() if isinstance(value, ModuleType)}
+    own = {name for name in names if name.partition(".")[0] == package} - NOT_TRAINING
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in own)
+    return {Path(home.__file__), *(Path(file) for file in files if file)}
+
+
+def source_digest(files: Iterable[Path]) -> str:
+    """sha256 over the contents of source files, whatever their place on this machine."""
+    hashes = sorted((file.name, _file_digest(file)) for file in files)
+    return digest_of(hashes)
+
+
+@functools.cache
+def _file_digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def digest_of(data: object) -> str:
+    """sha256 of plain data, independent of the order of keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,317 @@
+"""A finished run: its folder, the evaluation of its models, and what is read back of them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from carft_core.bench import Bench, open_bench
+from carft_core.checkpoint import load_weights
+from carft_core.clip import ImageClassifier
+from carft_core.config import EvalConfig, TrialConfig
+from carft_core.data import FAMILIES
+from carft_core.errors import RequestError
+from carft_core.evaluate import (
+    Predictions,
+    context_probe,
+    predict,
+    split_metrics,
+    summary,
+    write_predictions,
+)
+from carft_core.files import read_json, write_json
+from carft_core.identity import Identity, evaluation_digest
+from carft_core.merges import Merge, MergePoint
+from carft_core.prompts import template_set
+
+UNMERGED = "unmerged"
+"""The label of the run's own model among its evaluations."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. Metric names are those of docs/metrics.md; top-1 is in [0, 1]."""
+
+    digest: str
+    seed: int | None
+    metrics: Mapping[str, float]
+    """Of the run's own model."""
+    merges: Mapping[str, Mapping[str, Any]]
+    """By label (`wise_ft@0.5`): `step`, `values` and `metrics`."""
+    warnings: Sequence[str]
+    seconds: float
+    """Of training, without evaluation."""
+    facts: Mapping[str, Any]
+    """What a fair comparison must share: model, data, transform, budget, contexts."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, under `runs/<digest>/`."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """What an unfinished run goes on from; gone once it is done."""
+        return self.path / "checkpoint.pt"
+
+    def weights(self, kind: str) -> Path:
+        """The classifier's state dict at the `last` or the `best_val` epoch."""
+        return self.path / "weights" / f"{kind}.safetensors"
+
+    def metrics(self, label: str) -> Path:
+        """The metrics of one evaluated model."""
+        return self.path / "evaluations" / label / "metrics.json"
+
+    def predictions(self, label: str) -> Path:
+        """The predictions of one evaluated model, per split and image."""
+        return self.path / "evaluations" / label / "predictions.parquet"
+
+    def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
+        """Write what this folder's run is. Raises RequestError when it is another's."""
+        file = self.path / "config.json"
+        known = read_json(file)
+        if known is None:
+            parts = {"digest": identity.digest, "identity": dict(identity.parts)}
+            write_json(file, {**parts, "seed": seed, "config": config.as_dict()})
+        elif known["digest"] != identity.digest:
+            raise RequestError(
+                f"{self.path} holds another run ({known['digest'][:12]}), not "
+                f"{identity.digest[:12]}; give each run a folder of its own"
+            )
+
+    def claimed(self) -> dict[str, Any]:
+        """What `claim` wrote. Raises RequestError when there is no run here."""
+        known: dict[str, Any] | None = read_json(self.path / "config.json")
+        if known is None:
+            raise RequestError(f"{self.path} holds no run")
+        return known
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Every epoch's report so far."""
+        write_json(self.path / "history.json", list(history))
+
+    def history(self) -> list[dict[str, Any]]:
+        """What `write_history` wrote."""
+        return read_json(self.path / "history.json") or []
+
+    def mark_trained(self, *, seconds: float) -> None:
+        """Training is complete; written last."""
+        write_json(self.path / "trained.json", {"seconds": seconds, "ended": time.time()})
+
+    def is_trained(self, config: TrialConfig) -> bool:
+        """Whether the weights that `config` asks for are there."""
+        if read_json(self.path / "trained.json") is None:
+            return False
+        return not config.algorithm.trains or self.weights(config.keep.result).exists()
+
+
+def finish(
+    workdir: Path, config: TrialConfig, seed: int, *, cache: Path | None = None
+) -> RunResult:
+    """Evaluate a trained run on every split, unmerged and at every point of its merges.
+
+    What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
+    trained run.
+    """
+    del seed  # The folder knows it.
+    folder = RunFolder(workdir)
+    missing = dict(_missing(folder, config))
+    if missing:
+        if not folder.is_trained(config):
+            raise RequestError(f"{workdir} is not trained to its end; train it first")
+        _evaluate(folder, config, open_bench(config, cache), missing)
+    folder.checkpoint.unlink(missing_ok=True)
+    if not config.keep.weights:
+        for kind in ("last", "best_val"):
+            folder.weights(kind).unlink(missing_ok=True)
+    return read_result(workdir, config)
+
+
+def is_complete(workdir: Path, config: TrialConfig) -> bool:
+    """Whether the run is trained and every evaluation that `config` asks for is there."""
+    folder = RunFolder(workdir)
+    trained = read_json(folder.path / "trained.json") is not None
+    return trained and not any(True for _ in _missing(folder, config))
+
+
+def read_result(workdir: Path, config: TrialConfig) -> RunResult:
+    """The result of a complete run, for the merges that `config` asks for.
+
+    Raises RequestError when an evaluation is missing.
+    """
+    folder = RunFolder(workdir)
+    claimed = folder.claimed()
+    found: dict[str, dict[str, Any]] = {}
+    for label in _models(config):
+        evaluation = read_json(folder.metrics(label))
+        if evaluation is None:
+            raise RequestError(f"{workdir} has no evaluation of {label}")
+        found[label] = evaluation
+    own = found.pop(UNMERGED)
+    trained = read_json(folder.path / "trained.json")
+    return RunResult(
+        digest=claimed["digest"],
+        seed=claimed["seed"] if config.algorithm.trains else None,
+        metrics=own["metrics"],
+        merges={
+            label: {key: item[key] for key in ("step", "values", "metrics")}
+            for label, item in found.items()
+        },
+        warnings=config.algorithm.warnings([item["metrics"] for item in folder.history()]),
+        seconds=trained["seconds"] if trained else 0.0,
+        facts=own["facts"],
+    )
+
+
+def _models(config: TrialConfig) -> dict[str, tuple[Merge, MergePoint] | None]:
+    """The models to evaluate: the run's own, then each point of each merge.
+
+    A merge with the zero-shot model has nothing to say of an algorithm that trains nothing.
+    """
+    models: dict[str, tuple[Merge, MergePoint] | None] = {UNMERGED: None}
+    if config.algorithm.trains:
+        for merge in config.merges:
+            models |= {point.label: (merge, point) for point in merge.points()}
+    return models
+
+
+def _missing(
+    folder: RunFolder, config: TrialConfig
+) -> Iterator[tuple[str, tuple[Merge, MergePoint] | None]]:
+    digest = folder.claimed()["digest"]
+    for label, model in _models(config).items():
+        known = read_json(folder.metrics(label))
+        if known is None or known["digest"] != evaluation_digest(digest, label, config):
+            yield label, model
+
+
+def _evaluate(
+    folder: RunFolder,
+    config: TrialConfig,
+    bench: Bench,
+    models: Mapping[str, tuple[Merge, MergePoint] | None],
+) -> None:
+    # On the CPU, where the tuned weights are read to and the two are merged.
+    zero_shot = {k: v.cpu() for k, v in bench.teacher.classifier.state_dict().items()}
+    tuned = zero_shot
+    if config.algorithm.trains:
+        tuned = load_weights(folder.weights(config.keep.result))
+    digest = folder.claimed()["digest"]
+    facts = _facts(config, bench)
+    reference = _zero_shot_predictions(bench, config.eval)
+    own: dict[str, Predictions] | None = None
+    for label, model in models.items():
+        merge, point = model or (None, None)
+        state = tuned if merge is None or point is None else merge.state(point, zero_shot, tuned)
+        if _same(state, zero_shot):
+            predicted = reference
+        elif own is not None and _same(state, tuned):
+            predicted = own
+        else:
+            predicted = _predictions(bench, config.eval, state)
+        if label == UNMERGED:
+            own = predicted
+        if config.keep.predictions:
+            write_predictions(
+                folder.predictions(label), list(predicted.values()), config.eval.logits
+            )
+        write_json(
+            folder.metrics(label),
+            {
+                "digest": evaluation_digest(digest, label, config),
+                "label": label,
+                "step": 0 if point is None else point.step,
+                "values": {} if point is None else dict(point.values),
+                "metrics": _measured(predicted, reference, bench, config.eval),
+                "facts": facts,
+            },
+        )
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts hold the very same tensors, as a merge's end points do."""
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+
+
+def _predictions(
+    bench: Bench, config: EvalConfig, state: Mapping[str, Tensor]
+) -> dict[str, Predictions]:
+    classifier: ImageClassifier = bench.teacher.new_classifier()
+    classifier.load_state_dict(dict(state))
+    return _predict_splits(bench, config, classifier)
+
+
+@functools.lru_cache(maxsize=2)
+def _zero_shot_predictions(bench: Bench, config: EvalConfig) -> dict[str, Predictions]:
+    """The teacher's predictions, made once for all the runs on a bench."""
+    return _predict_splits(bench, config, bench.teacher.classifier)
+
+
+def _predict_splits(
+    bench: Bench, config: EvalConfig, classifier: ImageClassifier
+) -> dict[str, Predictions]:
+    classifier.eval()
+    return {
+        name: predict(
+            classifier,
+            split,
+            name,
+            transform=bench.transform,
+            device=bench.device,
+            precision=bench.precision,
+            batch_size=config.batch_size,
+        )
+        for name, split in bench.evaluated_splits().items()
+    }
+
+
+def _measured(
+    predicted: Mapping[str, Predictions],
+    zero_shot: Mapping[str, Predictions],
+    bench: Bench,
+    config: EvalConfig,
+) -> dict[str, float]:
+    metrics = summary(
+        {name: split_metrics(item) for name, item in predicted.items()},
+        {name: split_metrics(item) for name, item in zero_shot.items()},
+    )
+    if config.context_probe:
+        teacher = bench.teacher
+        for name, item in predicted.items():
+            probe = context_probe(
+                zero_shot[name].features, item.features, teacher.w_ctx.cpu(), teacher.scale
+            )
+            metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
+    return metrics
+
+
+def _facts(config: TrialConfig, bench: Bench) -> dict[str, Any]:
+    """What rows of a comparison must share, and what must be said of a row."""
+    family = FAMILIES[config.data.family]
+    contexts = template_set(config.prompts.contexts)
+    budget = (
+        f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
+    )
+    return {
+        "model": bench.teacher.clip_digest,
+        "data": bench.data.digest,
+        "transform": repr(bench.transform),
+        "budget": budget if config.algorithm.trains else None,
+        "precision": bench.precision,
+        "device": bench.device.type,
+        "contexts": contexts.name,
+        "contexts_name": sorted({*contexts.domains} & {*family.domains}),
+        "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
+    }

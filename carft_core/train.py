@@ -1,0 +1,305 @@
+"""The one training loop, whatever the algorithm."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from carft_core.algorithms import Batch, Term
+from carft_core.bench import Bench, open_bench
+from carft_core.checkpoint import load_progress, save_progress, save_weights
+from carft_core.config import TrialConfig
+from carft_core.data.loader import batches
+from carft_core.device import autocast
+from carft_core.evaluate import predict, split_metrics
+from carft_core.identity import identify
+from carft_core.optim import adamw, learning_rate, warmup_steps
+from carft_core.reporting import Decision, EpochReport, NonFinite, Report, unwatched
+from carft_core.result import RunFolder, RunResult, finish
+
+FINITE_CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite: a look waits for the device."""
+
+
+def train(
+    config: TrialConfig,
+    seed: int,
+    *,
+    report: Report = unwatched,
+    workdir: Path | None = None,
+    cache: Path | None = None,
+) -> RunResult | None:
+    """Train one run and evaluate it. None when `report` said STOP before the last epoch.
+
+    With a `workdir` the run resumes there, and is only evaluated when it is trained already.
+    Raises RequestError for what cannot be opened, NonFinite when the loss is not finite.
+    """
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
+        with contextlib.closing(epochs(config, seed, workdir=workdir, cache=cache)) as reports:
+            for epoch in reports:
+                if report(epoch) is Decision.STOP and epoch.epoch < epoch.epochs:
+                    return None
+        return finish(workdir, config, seed, cache=cache)
+
+
+def epochs(
+    config: TrialConfig,
+    seed: int,
+    *,
+    workdir: Path | None = None,
+    cache: Path | None = None,
+) -> Generator[EpochReport, None, None]:
+    """Train, and yield after each epoch; may be closed between two epochs.
+
+    With a `workdir` every epoch is saved there before it is yielded; called again, training goes
+    on behind the last saved epoch, to bit-identical weights on one CPU with the same number of
+    threads. A run that is trained already yields nothing.
+
+    Raises RequestError when model or data cannot be used as asked, NonFinite when the loss is not.
+    """
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
+            yield from epochs(config, seed, workdir=Path(scratch), cache=cache)
+        return
+    folder = RunFolder(workdir)
+    folder.claim(config, seed, identify(config, seed, cache=cache))
+    if folder.is_trained(config):
+        return
+    if not config.algorithm.trains:
+        folder.mark_trained(seconds=0.0)
+        return
+    run = _Run(config, seed, folder, open_bench(config, cache))
+    yield from run.epochs()
+
+
+class _Run:
+    """One run while it trains."""
+
+    def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, bench: Bench) -> None:
+        self.config, self.seed, self.folder, self.bench = config, seed, folder, bench
+        self.student = config.algorithm.student(bench.teacher).to(bench.device)
+        parameters = list(config.algorithm.trainable(self.student))
+        self.trained = [parameter for _, parameter in parameters if parameter.requires_grad]
+        self.optimiser = adamw(parameters, config.optim)
+        per_epoch = math.ceil(len(bench.data.train) / config.optim.batch_size)
+        self.steps = config.optim.steps or (config.optim.epochs or 1) * per_epoch
+        self.per_epoch = per_epoch
+        self.epoch_count = math.ceil(self.steps / per_epoch)
+        self.warmup = warmup_steps(config.optim.warmup, self.steps)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.best = -math.inf
+
+    def epochs(self) -> Iterator[EpochReport]:
+        self._resume()
+        if not self.history:
+            yield self._record(0, self._before_training(), seconds=0.0)
+        for epoch in range(len(self.history), self.epoch_count + 1):
+            began = time.perf_counter()
+            metrics = self._train_epoch(epoch)
+            seconds = time.perf_counter() - began
+            metrics |= self._validate()
+            yield self._record(epoch, metrics, seconds)
+        self.folder.mark_trained(seconds=sum(item["seconds"] for item in self.history))
+
+    def _resume(self) -> None:
+        progress = load_progress(self.folder.checkpoint)
+        if progress is None:
+            return
+        self.student.load_state_dict(progress["student"])
+        self.optimiser.load_state_dict(progress["optimiser"])
+        self.step, self.best = progress["step"], progress["best"]
+        self.history = progress["history"]
+
+    def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
+        """Make the epoch durable, then hand it out."""
+        report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
+        self.history.append(report.as_dict())
+        classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
+        if epoch > 0 and metrics["id/val/top1"] > self.best:
+            self.best = metrics["id/val/top1"]
+            save_weights(self.folder.weights("best_val"), classifier.state_dict())
+        if epoch == self.epoch_count:
+            save_weights(self.folder.weights("last"), classifier.state_dict())
+        save_progress(
+            self.folder.checkpoint,
+            {
+                "student": self.student.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+                "best": self.best,
+                "history": self.history,
+            },
+        )
+        self.folder.write_history(self.history)
+        return report
+
+    def _before_training(self) -> dict[str, float]:
+        """The terms of the loss on the first batch and what the algorithm tells of its teacher."""
+        images, labels, _ = next(self._batches(epoch=1))
+        batch = self._batch(images, labels)
+        # Under a gradient, as in training: without one some layers round differently.
+        self.student.eval()
+        with autocast(self.bench.device, self.bench.precision):
+            terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
+            told = self.config.algorithm.probe(batch, self.bench.teacher)
+        values = {name: float(term.value.detach()) for name, term in terms.items()} | dict(told)
+        return {f"train/{name}": value for name, value in values.items()} | self._validate()
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training split (the last may be cut by `optim.steps`)."""
+        sums: dict[str, Tensor] = {}
+        images_seen, began = 0, time.perf_counter()
+        set_mode(self.student, train=True, batch_norm=self.config.optim.batch_norm)
+        if self.bench.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.bench.device)
+        with _seeded(self.seed, epoch, self.bench.device):
+            for number, (images, labels, _) in enumerate(self._batches(epoch)):
+                if self.step >= self.steps:
+                    break
+                for name, value in self._update(images, labels).items():
+                    sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value * len(
+                        labels
+                    )
+                images_seen += len(labels)
+                if number % FINITE_CHECK_EVERY == 0:
+                    self._check_finite(sums, epoch)
+        self._check_finite(sums, epoch)
+        seconds = time.perf_counter() - began
+        return {
+            **{f"train/{name}": float(total) / images_seen for name, total in sums.items()},
+            "train/lr": self.optimiser.param_groups[0]["lr"],
+            "system/images_per_s": images_seen / seconds,
+            "system/peak_memory_mb": _peak_memory_mb(self.bench.device),
+        }
+
+    def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One optimiser step, in micro-batches that add up to the batch's mean; the terms."""
+        rate = learning_rate(
+            self.step, steps=self.steps, warmup=self.warmup, peak=self.config.optim.lr
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        size = self.config.optim.micro_batch or len(labels)
+        values: dict[str, Tensor] = {}
+        self.optimiser.zero_grad(set_to_none=True)
+        for first in range(0, len(labels), size):
+            part = slice(first, first + size)
+            batch = self._batch(images[part], labels[part])
+            share = len(batch.labels) / len(labels)
+            with autocast(self.bench.device, self.bench.precision):
+                terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
+            (share * _loss(terms)).backward()
+            for name, value in _logged(terms).items():
+                values[name] = values.get(name, 0) + share * value
+        if self.config.optim.clip is not None:
+            clip_grad_norm_(self.trained, self.config.optim.clip)
+        self.optimiser.step()
+        self.step += 1
+        return values
+
+    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
+        device, algorithm = self.bench.device, self.config.algorithm
+        images = images.to(device, non_blocking=True)
+        if device.type == "cuda":
+            images = images.to(memory_format=torch.channels_last)
+        features = None
+        if "features" in algorithm.teacher_quantities:
+            with autocast(device, self.bench.precision):
+                features = self.bench.teacher.features(images)
+        labels = labels.to(device, non_blocking=True)
+        return Batch(images, labels, self.config.optim.label_smoothing, features)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return batches(
+            self.bench.data.train,
+            batch_size=self.config.optim.batch_size,
+            transform=self.bench.transform,
+            seed=self.seed,
+            epoch=epoch,
+            workers=self.config.workers,
+            pin_memory=self.bench.device.type == "cuda",
+        )
+
+    def _validate(self) -> dict[str, float]:
+        """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""
+        splits = self.bench.evaluated_splits()
+        names = list(splits) if self.config.eval.every_epoch else ["id/val"]
+        classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
+        classifier.eval()
+        metrics = {}
+        for name in names:
+            predictions = predict(
+                classifier,
+                splits[name],
+                name,
+                transform=self.bench.transform,
+                device=self.bench.device,
+                precision=self.bench.precision,
+                batch_size=self.config.eval.batch_size,
+                workers=self.config.workers,
+            )
+            for metric, value in split_metrics(predictions).items():
+                metrics[f"{name}/{metric}"] = value
+        return metrics
+
+    def _check_finite(self, sums: Mapping[str, Tensor], epoch: int) -> None:
+        for name, total in sums.items():
+            if not math.isfinite(float(total)):
+                raise NonFinite(
+                    f"train/{name} is {float(total)} in epoch {epoch}, step {self.step}, "
+                    f"at optim.lr {self.config.optim.lr:g}"
+                )
+
+
+def set_mode(student: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
+    """Training or evaluation mode; frozen batch norms keep the pre-training's statistics."""
+    student.train(train)
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(train and batch_norm == "train")
+
+
+def _loss(terms: Mapping[str, Term]) -> Tensor:
+    """The sum of the weighted terms; one of weight 0 is left out of the graph."""
+    return torch.stack([t.weight * t.value for t in terms.values() if t.weight != 0]).sum()
+
+
+def _logged(terms: Mapping[str, Term]) -> dict[str, Tensor]:
+    values = {name: term.value.detach() for name, term in terms.items()}
+    return {"loss": _loss(terms).detach(), **values}
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Global random state (dropout, stochastic depth) as a function of (seed, epoch) alone.
+
+    So a resumed epoch draws what it would have drawn, and nobody else's state is touched.
+    """
+    devices = [device] if device.type == "cuda" else []
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Of the device in this epoch on CUDA, else of the process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,124 @@
+"""The trial config: defaults, round trip, and every mistake at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from carft_core.algorithms import ALGORITHMS
+from carft_core.config import TrialConfig, field_names, flatten, trial_config
+from carft_core.data import FAMILIES
+from carft_core.errors import InvalidConfig
+
+FULL: dict[str, Any] = {
+    "model": {"name": "ViT-B-16", "pretrained": "openai"},
+    "data": {"family": "image_folder", "root": "/data", "val_fraction": 0.02},
+    "prompts": {"classes": "openai", "contexts": "simple"},
+    "algorithm": {"name": "car_ft", "kl_weight": 3.0},
+    "optim": {"lr": 3e-5, "steps": 100, "batch_size": 64, "micro_batch": 16},
+    "merges": [{"name": "wise_ft", "alphas": [0.0, 0.5]}],
+    "eval": {"every_epoch": True},
+    "keep": {"result": "best_val"},
+    "device": "cuda:1",
+    "precision": "bf16",
+    "workers": 4,
+}
+
+
+def problems(data: dict[str, Any]) -> list[str]:
+    with pytest.raises(InvalidConfig) as caught:
+        trial_config(data)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("data", [{"algorithm": "fine_tune"}, FULL])
+def test_a_config_reads_back_from_its_own_plain_data(data: dict[str, Any]) -> None:
+    config = trial_config(data)
+    assert trial_config(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_familys_defaults_fill_in_what_is_left_out_and_no_more(family: str) -> None:
+    config = trial_config({"data": {"family": family}, "algorithm": "fine_tune"})
+    values = dict(flatten(config.as_dict()))
+    for name, default in FAMILIES[family].defaults.items():
+        assert values[name] == default
+    told = trial_config(
+        {"data": {"family": family}, "optim": {"lr": 0.5}, "algorithm": "fine_tune"}
+    )
+    assert told.optim.lr == 0.5
+
+
+def test_steps_replace_the_epochs_of_the_defaults() -> None:
+    config = trial_config({"algorithm": "fine_tune", "optim": {"steps": 7}})
+    assert (config.optim.steps, config.optim.epochs) == (7, None)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    told = problems(
+        {
+            "modle": {},
+            "data": {"family": "icon_shfit"},
+            "optim": {"lr": -1, "epochs": 2.5, "lerning_rate": 3},
+            "algorithm": {"name": "car_ft", "kl_wieght": 1},
+            "merges": [{"name": "wise_ft", "alphas": [2]}, {"name": "soup"}],
+            "device": "gpu",
+        }
+    )
+    text = "\n".join(told)
+    for expected in (
+        "modle: unknown field 'modle'; did you mean 'model'?",
+        "data.family: unknown family 'icon_shfit'; did you mean 'icon_shift",
+        "optim.lr: must be greater than 0, got -1",
+        "optim.epochs: must be a valid integer, got 2.5",
+        "optim.lerning_rate: unknown field",
+        "algorithm.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'?",
+        "merges[0].alphas[0]: must be less than or equal to 1, got 2",
+        "merges[1].name: unknown merge 'soup'; Known: wise_ft",
+        "device: must match pattern",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({}, "algorithm.name: which algorithm? Known: car_ft, fine_tune, zero_shot."),
+        ({"algorithm": "car-ft"}, "algorithm.name: unknown algorithm 'car-ft'; did you mean"),
+        ({"algorithm": "fine_tune", "optim": 3}, "optim: must be a mapping of fields, got 3"),
+        (
+            {"algorithm": "fine_tune", "optim": {"epochs": 1, "steps": 1}},
+            "optim: give epochs or steps, not both",
+        ),
+        (
+            {"algorithm": "fine_tune", "merges": ["wise_ft", "wise_ft"]},
+            "merges[1]: wise_ft stands in the list twice",
+        ),
+        ({"algorithm": "fine_tune", "merges": "wise_ft"}, "merges: must be a list of merges"),
+        ({"algorithm": {"name": "fine_tune"}, "optim": {"lr": True}}, "optim.lr: must"),
+        ({"algorithm": {"name": "fine_tune"}, "workers": -1}, "workers: must be greater than"),
+        ({"algorithm": {"name": ["x"]}}, "algorithm.name: unknown algorithm"),
+    ],
+)
+def test_a_mistake_says_where_and_what_is_allowed(data: dict[str, Any], expected: str) -> None:
+    assert any(expected in line for line in problems(data)), problems(data)
+
+
+def test_every_field_that_a_sweep_may_vary_exists() -> None:
+    config = trial_config(FULL)
+    known = {name for name, _ in flatten(config.as_dict())}
+    assert known <= {*field_names()}
+    assert "algorithm.kl_weight" in field_names("car_ft")
+    assert "algorithm.kl_weight" not in field_names("fine_tune")
+    assert all(
+        f"algorithm.{f}" in field_names() for a in ALGORITHMS.values() for f in a.model_fields
+    )
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = trial_config(FULL)
+    assert isinstance(config, TrialConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        config.device = "cpu"

@@ -1,0 +1,71 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from carft_core.checkpoint import load_progress, load_weights, save_progress, save_weights
+from carft_core.errors import RequestError
+from carft_core.files import read_json, write_atomically, write_json
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"value": 1})
+
+    def fail(file: Path) -> None:
+        file.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert read_json(path) == {"value": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_is_not_there_reads_as_none_and_what_is_broken_says_so(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "none.json") is None
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(RequestError, match=r"broken\.json is not JSON"):
+        read_json(tmp_path / "broken.json")
+
+
+def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"value": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_read_back_as_they_were(tmp_path: Path) -> None:
+    state = {"a": torch.randn(3, 2), "n": torch.tensor(3), "t": torch.randn(2, 3).T}
+    save_weights(tmp_path / "w.safetensors", state)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert all(torch.equal(state[key], loaded[key]) for key in state)
+    (tmp_path / "w.safetensors").write_bytes(b"garbage")
+    with pytest.raises(RequestError, match="not a safetensors file"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
+def test_an_unreadable_checkpoint_means_from_the_beginning(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint.pt"
+    assert load_progress(path) is None
+    save_progress(path, {"step": 3, "student": {"w": torch.ones(2)}})
+    progress = load_progress(path)
+    assert progress is not None
+    assert progress["step"] == 3
+    path.write_bytes(content)
+    assert load_progress(path) is None
+
+
+def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "owned",))  # type: ignore[return-value]
+
+    torch.save({"step": Trap()}, tmp_path / "checkpoint.pt")
+    assert load_progress(tmp_path / "checkpoint.pt") is None
+    assert not (tmp_path / "owned").exists()

@@ -1,0 +1,108 @@
+"""What makes two runs the same, and what does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carft_core.config import TrialConfig
+from carft_core.identity import digest_of, evaluation_digest, identify, training_code
+
+Config = Callable[..., TrialConfig]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"merges": [{"name": "wise_ft", "alphas": [0.3]}]},
+        {"eval": {"batch_size": 3}},
+        {"keep": {"result": "best_val"}},
+        {"workers": 2},
+        {"optim.micro_batch": 4},
+    ],
+)
+def test_what_does_not_decide_the_weights_is_outside(
+    toy_config: Config, change: dict[str, Any]
+) -> None:
+    assert identify(toy_config(change), 0).digest == identify(toy_config(), 0).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"algorithm": {"name": "car_ft", "kl_weight": 2.0}},
+        {"algorithm": {"name": "fine_tune"}},
+        {"optim.lr": 2e-3},
+        {"optim.epochs": 3},
+        {"optim.batch_size": 4},
+        {"data.val_fraction": 0.5},
+        {"data.train_fraction": 0.5},
+        {"data.split_seed": 1},
+        {"prompts.classes": "openai"},
+        {"prompts.contexts": "openai"},
+        {"precision": "bf16"},
+    ],
+)
+def test_what_decides_the_weights_is_inside(toy_config: Config, change: dict[str, Any]) -> None:
+    assert identify(toy_config(change), 0).digest != identify(toy_config(), 0).digest
+
+
+def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> None:
+    assert identify(toy_config(), 0).digest != identify(toy_config(), 1).digest
+    zero_shot = toy_config({"algorithm": "zero_shot"})
+    assert identify(zero_shot, 0).digest == identify(zero_shot, 1).digest
+    slower = toy_config({"algorithm": "zero_shot", "optim.lr": 1e-9})
+    assert identify(zero_shot, 0).digest == identify(slower, 0).digest
+
+
+def test_moving_the_data_changes_nothing(
+    toy_config: Config, toy_root: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(toy_root, moved)
+    there = toy_config({"data.root": str(moved)})
+    assert identify(there, 0).digest == identify(toy_config(), 0).digest
+
+
+def test_a_change_of_an_algorithms_own_source_is_a_change_of_its_runs_only(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from carft_core import identity
+
+    before = {
+        name: training_code(toy_config({"algorithm": name})) for name in ("car_ft", "fine_tune")
+    }
+    real = identity._file_digest
+    monkeypatch.setattr(
+        identity, "_file_digest", lambda file: "edited" if file.name == "car_ft.py" else real(file)
+    )
+    after = {
+        name: training_code(toy_config({"algorithm": name})) for name in ("car_ft", "fine_tune")
+    }
+    assert after["car_ft"] != before["car_ft"]
+    assert after["fine_tune"] == before["fine_tune"]
+
+
+def test_an_evaluation_is_named_by_run_label_and_what_is_measured(toy_config: Config) -> None:
+    config = toy_config()
+    one = evaluation_digest("a" * 64, "wise_ft@0.5", config)
+    assert (
+        evaluation_digest("a" * 64, "wise_ft@0.5", toy_config({"eval": {"batch_size": 2}})) == one
+    )
+    assert evaluation_digest("a" * 64, "wise_ft@0.6", config) != one
+    assert evaluation_digest("b" * 64, "wise_ft@0.5", config) != one
+    assert (
+        evaluation_digest("a" * 64, "wise_ft@0.5", toy_config({"keep": {"result": "best_val"}}))
+        != one
+    )
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_digest_does_not_depend_on_the_order_of_keys(data: dict[str, float]) -> None:
+    assert digest_of(data) == digest_of(dict(reversed(data.items())))

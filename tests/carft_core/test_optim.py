@@ -1,0 +1,52 @@
+"""The learning rate against WiSE-FT's schedule, and who is decayed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from carft_core.config import OptimConfig
+from carft_core.optim import adamw, learning_rate, warmup_steps
+
+
+def test_the_rate_warms_up_linearly_and_ends_near_zero() -> None:
+    rates = [learning_rate(t, steps=10, warmup=2, peak=1.0) for t in range(10)]
+    assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert rates[6] == pytest.approx(0.5 * (1 + math.cos(math.pi * 4 / 8)))
+    assert rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+@given(steps=st.integers(1, 500), warmup=st.floats(0, 600))
+def test_the_rate_stays_in_range_for_any_warm_up(steps: int, warmup: float) -> None:
+    warm = warmup_steps(warmup, steps)
+    assert 0 <= warm < steps
+    assert all(
+        0 <= learning_rate(t, steps=steps, warmup=warm, peak=2.0) <= 2.0 for t in range(steps)
+    )
+
+
+@pytest.mark.parametrize(("warmup", "expected"), [(0.1, 10), (0.0, 0), (1.0, 1), (30.0, 30)])
+def test_a_warm_up_below_one_is_a_fraction_of_the_steps(warmup: float, expected: int) -> None:
+    assert warmup_steps(warmup, 100) == expected
+
+
+def test_norms_and_biases_are_decayed_as_in_wise_ft_unless_asked_otherwise() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    everything = adamw(model.named_parameters(), OptimConfig(weight_decay=0.1))
+    assert [group["weight_decay"] for group in everything.param_groups] == [0.1]
+    some = adamw(
+        model.named_parameters(), OptimConfig(weight_decay=0.1, decay_norms_and_biases=False)
+    )
+    assert [(len(g["params"]), g["weight_decay"]) for g in some.param_groups] == [(1, 0.1), (3, 0)]
+
+
+def test_a_frozen_parameter_is_left_out() -> None:
+    model = nn.Linear(3, 3)
+    model.bias.requires_grad_(False)
+    groups = adamw(model.named_parameters(), OptimConfig()).param_groups
+    assert sum(len(group["params"]) for group in groups) == 1

@@ -1,0 +1,195 @@
+"""The training loop: exact resume, exact equalities, and what it reports."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from carft_core.checkpoint import load_weights
+from carft_core.config import TrialConfig
+from carft_core.errors import RequestError
+from carft_core.reporting import Decision, EpochReport, NonFinite
+from carft_core.result import RunFolder, finish, is_complete, read_result
+from carft_core.train import epochs, train
+
+Config = Callable[..., TrialConfig]
+
+
+def weights(folder: Path, kind: str = "last") -> dict[str, torch.Tensor]:
+    return load_weights(RunFolder(folder).weights(kind))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def run(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
+    assert train(config, seed, workdir=folder) is not None
+    return weights(folder)
+
+
+def test_kl_weight_zero_gives_the_weights_of_fine_tuning_to_the_bit(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    plain = run(toy_config({"algorithm": "fine_tune"}), tmp_path / "ft")
+    zero = run(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 0.0}}), tmp_path / "zero")
+    held = run(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 1.0}}), tmp_path / "held")
+    assert same(plain, zero)
+    assert not same(plain, held)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    torch.manual_seed(123)
+    one = run(toy_config(), tmp_path / "a")
+    torch.manual_seed(321)
+    two = run(toy_config(), tmp_path / "b")
+    assert same(one, two)
+    assert not same(one, run(toy_config(), tmp_path / "c", seed=1))
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
+    toy_config: Config, tmp_path: Path, stop_after: int
+) -> None:
+    config = toy_config({"optim.epochs": 3})
+    expected = run(config, tmp_path / "whole")
+
+    def report(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == stop_after else Decision.CONTINUE
+
+    folder = tmp_path / "stopped"
+    assert train(config, 0, workdir=folder, report=report) is None
+    seen: list[int] = []
+
+    def watch(epoch: EpochReport) -> Decision:
+        seen.append(epoch.epoch)
+        return Decision.CONTINUE
+
+    assert train(config, 0, workdir=folder, report=watch) is not None
+    assert seen == list(range(stop_after + 1, 4))
+    assert same(weights(folder), expected)
+    whole, stopped = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
+    losses = [[item["metrics"].get("train/loss") for item in h] for h in (whole, stopped)]
+    assert losses[0] == losses[1]
+
+
+def test_an_unreadable_checkpoint_costs_a_start_from_the_beginning(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config()
+    expected = run(config, tmp_path / "whole")
+    folder = tmp_path / "broken"
+    with contextlib.closing(epochs(config, 0, workdir=folder)) as reports:
+        next(reports)
+        next(reports)
+    RunFolder(folder).checkpoint.write_bytes(b"torn")
+    assert same(run(config, folder), expected)
+
+
+def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -> None:
+    whole = run(toy_config(), tmp_path / "whole")
+    parts = run(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
+    assert all(torch.allclose(whole[k], parts[k], atol=2e-3) for k in whole)
+    assert not same(whole, run(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
+
+
+def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_path: Path) -> None:
+    reports = list(epochs(toy_config(), 0, workdir=tmp_path))
+    assert [r.epoch for r in reports] == [0, 1, 2]
+    first = reports[0].metrics
+    assert first["train/context_kl"] == 0.0
+    assert first["train/teacher_context_entropy"] >= 0
+    assert "id/val/top1" in first
+    assert reports[-1].step == reports[-1].steps
+    for report in reports[1:]:
+        assert report.metrics["train/context_kl"] > 0
+        assert report.metrics["system/images_per_s"] > 0
+        assert not any(name.startswith(("id/test", "ood/")) for name in report.metrics)
+
+
+def test_every_epoch_opts_in_to_test_and_shifts(toy_config: Config, tmp_path: Path) -> None:
+    report = next(epochs(toy_config({"eval": {"every_epoch": True}}), 0, workdir=tmp_path))
+    assert {"id/test/top1", "ood/dark/top1", "ood/pale/top1"} <= {*report.metrics}
+
+
+def test_steps_cut_the_last_epoch(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"optim": {"lr": 1e-3, "steps": 4, "batch_size": 8}})
+    reports = list(epochs(config, 0, workdir=tmp_path))
+    assert [r.step for r in reports] == [0, 3, 4]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({"optim.lr": 1e30, "optim.clip": None, "optim.warmup": 0.0})
+    with pytest.raises(NonFinite, match=r"train/.* in epoch \d, step \d+, at optim\.lr 1e\+30"):
+        train(config, 0, workdir=tmp_path)
+
+
+def test_the_result_is_the_last_epoch_or_the_best_on_val(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
+    result = train(config, 0, workdir=tmp_path)
+    assert result is not None
+    history = RunFolder(tmp_path).history()[1:]
+    assert result.metrics["id/val/top1"] == max(h["metrics"]["id/val/top1"] for h in history)
+    last = finish(tmp_path, toy_config({"optim.epochs": 3}), 0)
+    assert last.metrics["id/val/top1"] == history[-1]["metrics"]["id/val/top1"]
+
+
+def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
+    run(toy_config(), tmp_path)
+    with pytest.raises(RequestError, match="holds another run"):
+        train(toy_config(), 1, workdir=tmp_path)
+
+
+def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_path: Path) -> None:
+    merges: list[dict[str, Any]] = [{"name": "wise_ft", "alphas": [0.5]}]
+    train(toy_config({"merges": merges}), 0, workdir=tmp_path)
+    more = toy_config({"merges": [{"name": "wise_ft", "alphas": [0.25, 0.5]}]})
+    assert not is_complete(tmp_path, more)
+    before = RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns
+    assert list(epochs(more, 0, workdir=tmp_path)) == []
+    result = train(more, 0, workdir=tmp_path)
+    assert result is not None
+    assert [*result.merges] == ["wise_ft@0.25", "wise_ft@0.5"]
+    assert RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns == before
+    assert is_complete(tmp_path, more)
+
+
+def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
+    train(toy_config(), 0, workdir=tmp_path / "all")
+    assert not RunFolder(tmp_path / "all").checkpoint.exists()
+    assert weights(tmp_path / "all", "best_val")
+    lean = toy_config({"keep": {"weights": False, "predictions": False}})
+    train(lean, 0, workdir=tmp_path / "lean")
+    left = {str(p.relative_to(tmp_path / "lean")) for p in (tmp_path / "lean").rglob("*.*")}
+    assert left == {
+        "config.json",
+        "history.json",
+        "trained.json",
+        "evaluations/unmerged/metrics.json",
+    }
+    assert is_complete(tmp_path / "lean", lean)
+    again = train(lean, 0, workdir=tmp_path / "lean")
+    assert again == read_result(tmp_path / "lean", lean)
+
+
+def test_frozen_batch_norm_keeps_its_statistics() -> None:
+    from torch import nn
+
+    from carft_core.train import set_mode
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+    set_mode(model, train=True, batch_norm="frozen")
+    assert [module.training for module in model] == [True, False, True]
+    set_mode(model, train=True, batch_norm="train")
+    assert [module.training for module in model] == [True, True, True]

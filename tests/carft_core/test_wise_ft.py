@@ -1,0 +1,83 @@
+"""WiSE-FT: the line between two state dicts."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from carft_core.errors import RequestError
+from carft_core.merges.wise_ft import WiseFt, interpolate
+
+
+def two_models() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
+    before = copy.deepcopy(model.state_dict())
+    model.train()(torch.randn(16, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return before, model.state_dict()
+
+
+def test_alpha_zero_and_one_are_the_end_points_themselves() -> None:
+    before, after = two_models()
+    assert all(interpolate(before, after, 0)[k] is before[k] for k in before)
+    assert all(interpolate(before, after, 1)[k] is after[k] for k in after)
+
+
+def test_batch_norm_statistics_are_interpolated_and_counts_are_the_tuned_models() -> None:
+    before, after = two_models()
+    mixed = interpolate(before, after, 0.25)
+    expected = 0.75 * before["1.running_mean"] + 0.25 * after["1.running_mean"]
+    assert not torch.equal(before["1.running_mean"], after["1.running_mean"])
+    assert torch.allclose(mixed["1.running_mean"], expected)
+    assert mixed["1.num_batches_tracked"].dtype == torch.int64
+    assert int(mixed["1.num_batches_tracked"]) == 1
+
+
+@given(alpha=st.floats(0, 1))
+def test_the_line_is_symmetric(alpha: float) -> None:
+    before, after = two_models()
+    there, back = interpolate(before, after, alpha), interpolate(after, before, 1 - alpha)
+    for key, value in there.items():
+        if value.is_floating_point():
+            assert torch.allclose(value, back[key], atol=1e-6)
+
+
+def test_half_precision_weights_are_merged_in_fp32() -> None:
+    before = {"w": torch.tensor([1.0], dtype=torch.float16)}
+    after = {"w": torch.tensor([1.0009765625], dtype=torch.float16)}
+    assert float(interpolate(before, after, 0.75)["w"]) == pytest.approx(1.0009765625)
+
+
+def test_the_inputs_are_left_as_they_are() -> None:
+    before, after = two_models()
+    copies = copy.deepcopy((before, after))
+    interpolate(before, after, 0.5)
+    for state, kept in zip((before, after), copies, strict=True):
+        assert all(torch.equal(state[key], kept[key]) for key in kept)
+
+
+def test_models_that_differ_are_refused_by_the_names_of_their_tensors() -> None:
+    before, after = two_models()
+    del before["2.weight"]
+    before["0.bias"] = torch.zeros(7)
+    with pytest.raises(RequestError, match=r"0\.bias, 2\.weight"):
+        interpolate(before, after, 0.5)
+
+
+def test_points_are_named_and_stand_in_ascending_order() -> None:
+    points = WiseFt(alphas=(1.0, 0.25)).points()
+    assert [(p.label, p.step) for p in points] == [("wise_ft@0.25", 250), ("wise_ft@1", 1000)]
+
+
+@pytest.mark.parametrize("alphas", [(), (0.5, 0.5), (0.5, 0.5001), (-0.1,), (1.5,), ("a",)])
+def test_alphas_must_be_distinct_and_in_the_unit_interval(alphas: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match="alphas"):
+        WiseFt(alphas=alphas)  # type: ignore[arg-type]
