@@ -1,0 +1,251 @@
+"""Prompts: template sets and class names become the text features of heads and contexts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from carft_core import clip as clip_module
+from carft_core.clip import OpenedClip
+from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
+from carft_core.files import write_atomically
+from carft_core.paths import found
+from carft_core.template_files import SUFFIXES, mistakes, read_template_file
+
+OWN_FILES = Path(__file__).parent / "templates"
+TEXTS_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """Templates, each with one `{}` for the class. Raises InvalidConfig for others, or for none."""
+
+    name: str
+    templates: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    """The domain words that the set names: a comparison on such a domain is marked."""
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise RequestError(f"template set {self.name} is empty")
+        found = [Problem((self.name, index), text) for index, text in mistakes(self.templates)]
+        if found:
+            raise InvalidConfig(found)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the templates in their order; name and domains change no feature."""
+        return _sha256(list(self.templates))
+
+    def texts(self, class_names: Sequence[str]) -> Iterator[str]:
+        """The K * C prompts, template by template."""
+        for template in self.templates:
+            for name in class_names:
+                yield template.replace("{}", name)
+
+
+class _LazySets(Mapping[str, TemplateSet]):
+    """The sets by name, each made when it is first asked for."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], TemplateSet]]) -> None:
+        self._makers = {name: functools.cache(maker) for name, maker in makers.items()}
+
+    def __getitem__(self, name: str) -> TemplateSet:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def _from_callables(name: str, templates: Sequence[Callable[[str], str]]) -> TemplateSet:
+    """open_clip's sets are functions of the class name."""
+    return _with_domains(TemplateSet(name, tuple(template("{}") for template in templates)))
+
+
+def _own_file(file: str) -> TemplateSet:
+    return TemplateSet(*read_template_file(OWN_FILES / file))
+
+
+def _icon_shift() -> TemplateSet:
+    from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
+
+    return TemplateSet("icon_shift", ICON_TEMPLATES, ICON_SHIFT.domains)
+
+
+def _with_domains(templates: TemplateSet) -> TemplateSet:
+    """Add the domain words of DomainBed's sets that stand in the templates."""
+    known = TEMPLATE_SETS["domain_words"].domains
+    return replace(templates, domains=named_domains(templates, known) + templates.domains)
+
+
+TEMPLATE_SETS: Mapping[str, TemplateSet] = _LazySets(
+    {
+        "openai": lambda: _from_callables("openai", open_clip.OPENAI_IMAGENET_TEMPLATES),
+        "simple": lambda: _from_callables("simple", open_clip.SIMPLE_IMAGENET_TEMPLATES),
+        "icon_shift": _icon_shift,
+        "domain_words": lambda: _own_file("domain_words.yaml"),
+        "class_only": lambda: _own_file("class_only.txt"),
+    }
+)
+
+
+def template_set(name_or_path: str) -> TemplateSet:
+    """A set by name, or a user's own file (`.txt`, `.yaml`).
+
+    Raises RequestError for a name nobody knows and for each mistake in a file.
+    """
+    if name_or_path in TEMPLATE_SETS:
+        return TEMPLATE_SETS[name_or_path]
+    path = found(name_or_path)
+    if path is not None or Path(name_or_path).suffix in SUFFIXES:
+        return _with_domains(TemplateSet(*read_template_file(path or Path(name_or_path))))
+    raise RequestError(
+        f"{unknown('template set', name_or_path, TEMPLATE_SETS)} Or give the path of a file "
+        f"({', '.join(SUFFIXES)})."
+    )
+
+
+def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ...]:
+    """Which of `words` the set declares, or has in a template as whole words.
+
+    `art_painting`, `art-painting` and `art painting` are the same.
+    """
+    declared = {_plain(word) for word in templates.domains}
+    text = " | ".join(_plain(template) for template in templates.templates)
+    return tuple(
+        word
+        for word in words
+        if _plain(word) in declared or re.search(rf"\b{re.escape(_plain(word))}\b", text)
+    )
+
+
+def text_features(
+    clip: OpenedClip,
+    templates: TemplateSet,
+    class_names: Sequence[str],
+    *,
+    cache: Path | None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """W_raw [K, C, d]: unit-norm float32 text features of each template and class, on the CPU.
+
+    Encoded in batches on `device` (by default where the model is). Kept under `cache` by the
+    digest of all that they depend on; a damaged file is computed anew. Raises RequestError when
+    there is no class, or when a prompt is longer than the model reads.
+    """
+    if not class_names:
+        raise RequestError("prompts need at least one class name")
+    shape = (len(templates.templates), len(class_names))
+    if cache is None:
+        return _encoded(clip, templates, class_names, device).view(*shape, -1)
+    path = cache / "text_features" / f"{_key(clip, templates, class_names, device)}.safetensors"
+    kept = _kept(path)
+    if kept is not None and kept.shape[:2] == shape:
+        return kept
+    w_raw = _encoded(clip, templates, class_names, device).view(*shape, -1)
+    facts = {"sha256": _content(w_raw), "templates": templates.name, "model": clip.name}
+    write_atomically(path, lambda file: save_file({"w_raw": w_raw}, file, metadata=facts))
+    return w_raw
+
+
+def class_weights(w_raw: Tensor) -> Tensor:
+    """W_cls [C, d]: the normalised mean over the templates of W_raw [K, C, d].
+
+    What open_clip's build_zero_shot_classifier gives, transposed. The mean is taken in float64, so
+    that it does not depend on the order of the templates.
+    """
+    return F.normalize(w_raw.mean(dim=0, dtype=torch.float64), dim=-1).to(w_raw.dtype)
+
+
+def context_weights(w_raw: Tensor) -> Tensor:
+    """W_ctx [K, d]: the normalised mean of W_raw [K, C, d] over the classes, in any order."""
+    return F.normalize(w_raw.mean(dim=1, dtype=torch.float64), dim=-1).to(w_raw.dtype)
+
+
+def _encoded(
+    clip: OpenedClip,
+    templates: TemplateSet,
+    class_names: Sequence[str],
+    device: torch.device | None,
+) -> Tensor:
+    """[K * C, d]."""
+    texts = list(templates.texts(class_names))
+    batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
+    for number, batch in enumerate(batches):
+        for index in clip.cut_texts(batch):
+            template, name = divmod(number * TEXTS_PER_BATCH + index, len(class_names))
+            raise RequestError(
+                f"template {templates.templates[template]!r} with class {class_names[name]!r} is "
+                f"longer than the {clip.context_length} tokens that {clip.name} reads; shorten "
+                "either"
+            )
+    if device is not None and device.type != "cpu":
+        clip = replace(clip, model=deepcopy(clip.model).to(device))
+    return torch.cat([clip.encode_text(batch).cpu() for batch in batches])
+
+
+def _key(
+    clip: OpenedClip,
+    templates: TemplateSet,
+    class_names: Sequence[str],
+    device: torch.device | None,
+) -> str:
+    return _sha256(
+        {
+            "clip": clip.digest,
+            "templates": list(templates.templates),
+            "classes": list(class_names),
+            # Devices round differently; what is kept must be what would be computed.
+            "device": "cpu" if device is None else device.type,
+            "code": _code(),
+        }
+    )
+
+
+@functools.cache
+def _code() -> list[str]:
+    """What decides how a text becomes a feature: this file, clip.py, open_clip."""
+    files = (Path(__file__), Path(str(clip_module.__file__)))
+    return [
+        *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files),
+        open_clip.__version__,
+    ]
+
+
+def _kept(path: Path) -> Tensor | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            w_raw: Tensor = file.get_tensor("w_raw")
+            content = (file.metadata() or {}).get("sha256")
+    except (FileNotFoundError, SafetensorError):
+        return None
+    # safetensors checks lengths, not content.
+    return w_raw if content == _content(w_raw) else None
+
+
+def _content(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().data).hexdigest()
+
+
+def _sha256(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_\s]+", " ", text).lower()

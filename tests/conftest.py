@@ -1,0 +1,41 @@
+"""A CLIP with random weights that opens in a moment, for every test that needs one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from carft_core.clip import OpenedClip, open_model
+
+TINY_CONFIG: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as open_clip writes one for the hub: config and safetensors of a tiny CLIP.
+
+    32 pixels, patches of 8, 32 features; its path is a `model.name`.
+    """
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**TINY_CONFIG)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG}))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_clip_files: Path) -> OpenedClip:
+    """The tiny CLIP, opened. It is shared: copy its tower before training it."""
+    return open_model(str(tiny_clip_files))
