@@ -15,6 +15,10 @@ class RequestError(ValueError):
     """
 
 
+class NonFinite(FloatingPointError):
+    """A loss or a logit is NaN or infinite: going on would train and measure nothing."""
+
+
 class Problem(NamedTuple):
     """One mistake: where it stands (`("optim", "lr")`) and what is wrong with it."""
 

@@ -12,6 +12,16 @@ from typing import Any
 from carft_core.errors import RequestError
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()
+"""Read once: the system tells it only by setting it, which another thread could see."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, make it durable, then put it in place.
 
@@ -24,6 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(Path(name))
         with open(name, "rb") as written:  # noqa: PTH123 - the descriptor is what fsync wants
             os.fsync(written.fileno())
+        Path(name).chmod(0o666 & ~UMASK)  # mkstemp's files are private; a shared home's are not
         os.replace(name, path)  # noqa: PTH105 - the name is a str here
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -21,7 +21,17 @@ from carft_core.device import resolve_device, resolve_precision
 from carft_core.prompts import template_set
 
 CORE = Path(__file__).parent
-TRAINING_SOURCES = ("clip.py", "prompts.py", "teacher.py", "optim.py", "train.py")
+TRAINING_SOURCES = (
+    "bench.py",
+    "clip.py",
+    "clip_source.py",
+    "clip_weights.py",
+    "device.py",
+    "optim.py",
+    "prompts.py",
+    "teacher.py",
+    "train.py",
+)
 """The sources that decide the weights of every run; an algorithm's and a family's are added."""
 MEASURING_SOURCES = ("evaluate.py", "metrics.py")
 NOT_TRAINING = frozenset({"carft_core.config", "carft_core.errors"})

@@ -9,10 +9,6 @@ from enum import Enum
 from typing import Any
 
 
-class NonFinite(RuntimeError):
-    """The loss is NaN or infinite; going on would train nothing."""
-
-
 class Decision(Enum):
     """What `report` wants of a run."""
 

@@ -28,7 +28,7 @@ from carft_core.evaluate import (
 from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, evaluation_digest
 from carft_core.merges import Merge, MergePoint
-from carft_core.prompts import template_set
+from carft_core.prompts import named_domains, template_set
 
 UNMERGED = "unmerged"
 """The label of the run's own model among its evaluations."""
@@ -210,7 +210,7 @@ def _evaluate(
         tuned = load_weights(folder.weights(config.keep.result))
     digest = folder.claimed()["digest"]
     facts = _facts(config, bench)
-    reference = _zero_shot_predictions(bench, config.eval)
+    reference = _zero_shot_predictions(bench, config.eval.batch_size, config.workers)
     own: dict[str, Predictions] | None = None
     for label, model in models.items():
         merge, point = model or (None, None)
@@ -220,7 +220,7 @@ def _evaluate(
         elif own is not None and _same(state, tuned):
             predicted = own
         else:
-            predicted = _predictions(bench, config.eval, state)
+            predicted = _predictions(bench, config, state)
         if label == UNMERGED:
             own = predicted
         if config.keep.predictions:
@@ -246,23 +246,22 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _predictions(
-    bench: Bench, config: EvalConfig, state: Mapping[str, Tensor]
+    bench: Bench, config: TrialConfig, state: Mapping[str, Tensor]
 ) -> dict[str, Predictions]:
     classifier: ImageClassifier = bench.teacher.new_classifier()
     classifier.load_state_dict(dict(state))
-    return _predict_splits(bench, config, classifier)
+    return _predict_splits(bench, config.eval.batch_size, config.workers, classifier)
 
 
 @functools.lru_cache(maxsize=2)
-def _zero_shot_predictions(bench: Bench, config: EvalConfig) -> dict[str, Predictions]:
+def _zero_shot_predictions(bench: Bench, batch_size: int, workers: int) -> dict[str, Predictions]:
     """The teacher's predictions, made once for all the runs on a bench."""
-    return _predict_splits(bench, config, bench.teacher.classifier)
+    return _predict_splits(bench, batch_size, workers, bench.teacher.classifier)
 
 
 def _predict_splits(
-    bench: Bench, config: EvalConfig, classifier: ImageClassifier
+    bench: Bench, batch_size: int, workers: int, classifier: ImageClassifier
 ) -> dict[str, Predictions]:
-    classifier.eval()
     return {
         name: predict(
             classifier,
@@ -271,7 +270,8 @@ def _predict_splits(
             transform=bench.transform,
             device=bench.device,
             precision=bench.precision,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
+            workers=workers,
         )
         for name, split in bench.evaluated_splits().items()
     }
@@ -301,6 +301,7 @@ def _facts(config: TrialConfig, bench: Bench) -> dict[str, Any]:
     """What rows of a comparison must share, and what must be said of a row."""
     family = FAMILIES[config.data.family]
     contexts = template_set(config.prompts.contexts)
+    shown = named_domains(contexts, family.domains)
     budget = (
         f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
     )
@@ -312,6 +313,6 @@ def _facts(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "precision": bench.precision,
         "device": bench.device.type,
         "contexts": contexts.name,
-        "contexts_name": sorted({*contexts.domains} & {*family.domains}),
+        "contexts_name": sorted(shown),
         "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
     }

@@ -33,12 +33,16 @@ class Teacher:
         self.clip_digest = clip.digest
         self.w_cls = w_cls.to(device)
         self.w_ctx = w_ctx.to(device)
+        self._fixed = frozenset(clip.fixed)
         self.classifier = zero_shot_classifier(clip, w_cls).to(device)
         self.classifier.requires_grad_(False).eval()
 
     def new_classifier(self) -> ImageClassifier:
         """A trainable copy of the zero-shot classifier: encoder and head `scale * w_cls`."""
-        return copy.deepcopy(self.classifier).requires_grad_(True)
+        classifier = copy.deepcopy(self.classifier)
+        for name, parameter in classifier.named_parameters():
+            parameter.requires_grad_(name not in self._fixed)
+        return classifier
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

@@ -23,10 +23,11 @@ from carft_core.checkpoint import load_progress, save_progress, save_weights
 from carft_core.config import TrialConfig
 from carft_core.data.loader import batches
 from carft_core.device import autocast
+from carft_core.errors import NonFinite
 from carft_core.evaluate import predict, split_metrics
 from carft_core.identity import identify
 from carft_core.optim import adamw, learning_rate, warmup_steps
-from carft_core.reporting import Decision, EpochReport, NonFinite, Report, unwatched
+from carft_core.reporting import Decision, EpochReport, Report, unwatched
 from carft_core.result import RunFolder, RunResult, finish
 
 FINITE_CHECK_EVERY = 50
@@ -240,7 +241,6 @@ class _Run:
         splits = self.bench.evaluated_splits()
         names = list(splits) if self.config.eval.every_epoch else ["id/val"]
         classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
-        classifier.eval()
         metrics = {}
         for name in names:
             predictions = predict(

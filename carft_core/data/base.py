@@ -26,6 +26,9 @@ class Transform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    """How an evaluation view becomes square: `shortest` side resized and cropped, `squash`ed, or
+    the `longest` side resized and filled up."""
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] in [0, 1] to what the tower was trained on."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from carft_core.algorithms.base import Batch
 from carft_core.algorithms.car_ft import CarFt
-from carft_core.clip import OpenedClip
+from carft_core.clip import ImageClassifier, OpenedClip
 from carft_core.prompts import class_weights, context_weights, template_set, text_features
 from carft_core.teacher import Teacher
 
@@ -34,7 +34,7 @@ def naive_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return exp / exp.sum(axis=1, keepdims=True)
 
 
-def moved(teacher: Teacher) -> torch.nn.Module:
+def moved(teacher: Teacher) -> ImageClassifier:
     """A student that has left the teacher a little."""
     student = teacher.new_classifier()
     torch.manual_seed(1)

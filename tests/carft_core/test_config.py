@@ -121,4 +121,4 @@ def test_a_config_cannot_be_changed() -> None:
     config = trial_config(FULL)
     assert isinstance(config, TrialConfig)
     with pytest.raises(ValueError, match="frozen"):
-        config.device = "cpu"
+        config.device = "cpu"  # type: ignore[misc]

@@ -12,8 +12,8 @@ import torch
 
 from carft_core.checkpoint import load_weights
 from carft_core.config import TrialConfig
-from carft_core.errors import RequestError
-from carft_core.reporting import Decision, EpochReport, NonFinite
+from carft_core.errors import NonFinite, RequestError
+from carft_core.reporting import Decision, EpochReport
 from carft_core.result import RunFolder, finish, is_complete, read_result
 from carft_core.train import epochs, train
 

@@ -62,7 +62,7 @@ def test_the_loss_is_finite_and_its_gradient_reaches_the_student_only(
     before = {key: value.clone() for key, value in teacher.classifier.state_dict().items()}
     terms = algorithm.terms(student, batch_for(algorithm, teacher), teacher)
     loss = torch.stack([t.weight * t.value for t in terms.values()]).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.optim.SGD(student.parameters(), lr=0.1).step()
     assert torch.isfinite(loss)
     trained = [p for _, p in algorithm.trainable(student) if p.requires_grad]

@@ -1,0 +1,197 @@
+"""What lies in a tree of class folders, in a fixed order, and everything that is wrong in it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# torchvision's IMG_EXTENSIONS; its module would import every data set that it knows.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = ("train", "val", "test")
+REQUIRED = ("train", "test")
+LISTED_AT_MOST = 8
+
+Listing = Mapping[str, Mapping[str, int]]
+"""Class folder -> path below the root -> size in bytes, in the order of the paths."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The splits of a tree: `train`, `val`, `test`, `shifts/<name>`, those that are there."""
+
+    classes: tuple[str, ...]
+    """Train's class folders, sorted; a label is an index into them."""
+    splits: Mapping[str, Listing]
+    problems: Sequence[str]
+
+
+def read_tree(root: Path) -> Tree:
+    """List a tree and its mistakes. Raises OSError for what cannot be read."""
+    problems: list[str] = []
+    found = _visible_folders(root)
+    shifts = _visible_folders(root / "shifts") if "shifts" in found else []
+    names = [*(name for name in SPLITS if name in found), *(f"shifts/{name}" for name in shifts)]
+    splits = {name: _listing(root, name, problems) for name in names}
+    problems = [*_misnamed(found), *problems]
+    return Tree(tuple(splits.get("train", ())), splits, problems)
+
+
+def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """What prompts call each class, and what is wrong with that.
+
+    From `classes.json` (folder -> name, or a list of names of which the first counts) or
+    `classes.txt` (a line `folder name` each) when there is one, else the folder's own name with
+    spaces for underscores.
+    """
+    files = [root / name for name in ("classes.json", "classes.txt") if (root / name).exists()]
+    if len(files) > 1:
+        return (), ["classes.json and classes.txt are both there; keep one of them"]
+    if not files:
+        names = {folder: folder.replace("_", " ").strip() for folder in classes}
+        return tuple(names.values()), _repeated(names)
+    try:
+        text = files[0].read_text(encoding="utf-8-sig")
+        pairs = _json_pairs(text) if files[0].suffix == ".json" else _text_pairs(text)
+    except ValueError as error:
+        return (), [f"{files[0].name}: {error}"]
+    names = dict(pairs)
+    counts = Counter(folder for folder, _ in pairs)
+    problems = [f"{files[0].name} names {f!r} twice" for f, count in counts.items() if count > 1]
+    missing = [folder for folder in classes if not names.get(folder)]
+    for folder in missing[:3]:
+        near = nearest(folder, [name for name in names if name not in classes])
+        problems.append(f"{files[0].name} has no name for the class folder {folder!r}{near}")
+    if len(missing) > 3:
+        problems.append(f"{files[0].name} lacks {len(missing) - 3} more class folders")
+    chosen = {folder: names.get(folder, "") for folder in classes}
+    return tuple(chosen.values()), [*problems, *_repeated(chosen)]
+
+
+def nearest(name: str, allowed: Collection[str]) -> str:
+    """`; did you mean 'cat'?` when an allowed name is like this one."""
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - LISTED_AT_MOST
+    return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _visible_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _misnamed(found: Sequence[str]) -> Iterator[str]:
+    """Splits that are missing, and folders that look like one under another name."""
+    others = [name for name in found if name not in (*SPLITS, "shifts")]
+    for name in (*SPLITS, "shifts"):
+        if name in found:
+            continue
+        like = [o for o in others if o.lower().startswith(name)]
+        like += difflib.get_close_matches(name, others, n=1, cutoff=0.75)
+        if name in REQUIRED:
+            yield f"{name}/ is missing" + (f"; is it {like[0]}/?" if like else "")
+        elif like:
+            yield (
+                f"{like[0]}/ is not read, and there is no {name}/; rename it to {name}/, or "
+                f"to .{like[0]}/ if it is to be left out"
+            )
+
+
+def _listing(root: Path, name: str, problems: list[str]) -> dict[str, dict[str, int]]:
+    """The images of one split by class folder."""
+    folders = _visible_folders(root / name)
+    if not folders:
+        loose = any(file.name.lower().endswith(EXTENSIONS) for file in (root / name).iterdir())
+        problems.append(
+            f"{name}/ has no class folders" + ("; its images lie outside them" if loose else "")
+        )
+    listing = {
+        folder: dict(sorted(_images(root, f"{name}/{folder}", problems))) for folder in folders
+    }
+    empty = [folder for folder, images in listing.items() if not images]
+    if empty:
+        problems.append(f"{name}/ has class folders without images: {listed(empty)}")
+    return listing
+
+
+def _images(
+    root: Path, below: str, problems: list[str], above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, int]]:
+    """(path below the root, size) of every visible image in a folder, at any depth."""
+    status = (root / below).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        problems.append(f"{below}/ is a link to a folder that it lies in")
+        return
+    with os.scandir(root / below) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in visible:
+        path = f"{below}/{entry.name}"
+        if entry.is_dir():
+            yield from _images(root, path, problems, (*above, here))
+        elif not entry.name.lower().endswith(EXTENSIONS):
+            continue
+        elif not entry.is_file():
+            problems.append(f"{path} is a link to nothing")
+        elif (size := entry.stat().st_size) == 0:
+            problems.append(f"{path} is empty")
+        elif not _is_text(path):
+            problems.append(f"{path!r} is not a name in UTF-8; rename it")
+        else:
+            yield path, size
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json_pairs(text: str) -> list[tuple[str, str]]:
+    """Raises ValueError for what is not a mapping of folders to names."""
+    pairs = json.loads(text, object_pairs_hook=list)
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        raise ValueError("must be one mapping of class folders to names")
+    named = []
+    for folder, value in pairs:
+        name = value[0] if isinstance(value, list) and value else value
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"the name of {folder!r} must be text, or a list of texts")
+        named.append((folder, name.strip()))
+    return named
+
+
+def _text_pairs(text: str) -> list[tuple[str, str]]:
+    """Lines of a folder, white space and its name; a tab divides them if there is one."""
+    named = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        folder, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")
+        if not name.strip():
+            raise ValueError(f"line {number} has no name after the folder {folder!r}")
+        named.append((folder.strip(), name.strip()))
+    return named
+
+
+def _repeated(names: Mapping[str, str]) -> list[str]:
+    """Classes that a text tower could not tell apart."""
+    folders: dict[str, list[str]] = {}
+    for folder, name in names.items():
+        folders.setdefault(name, []).append(folder)
+    return [
+        f"the classes {listed(same)} have one name, {name!r}; give each its own in classes.json"
+        for name, same in folders.items()
+        if len(same) > 1 and name
+    ]

@@ -1,0 +1,165 @@
+"""A user's own images in class folders: `train/`, `test/`, optional `val/`, `shifts/<name>/`."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from carft_core.data.base import Family, FamilyData, Split, Transform
+from carft_core.data.folder_tree import Listing, Tree, class_names, listed, nearest, read_tree
+from carft_core.data.photo_views import evaluation_view, read_rgb, training_view
+from carft_core.errors import RequestError
+
+if TYPE_CHECKING:
+    from carft_core.config import DataConfig
+
+LAYOUT = (
+    "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
+    "shifts/<name>/<class>/<image>"
+)
+SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+PROBLEMS_SHOWN = 20
+
+
+class FolderSplit(Split):
+    """The images of one split; they are decoded when they are looked at."""
+
+    def __init__(
+        self, root: Path, ids: Sequence[str], labels: Tensor, classes: tuple[int, ...] | None
+    ) -> None:
+        self.root, self.labels, self.classes = root, labels, classes
+        self.ids = self.units = tuple(ids)
+        """Paths below the root, such as `test/cat/1.jpg`; each image is its own unit."""
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Views as the base class says. Raises RequestError naming a file that is broken."""
+        return transform.normalise(
+            torch.stack([self._view(index, transform, seed, epoch) for index in indices])
+        )
+
+    def _view(self, index: int, transform: Transform, seed: int | None, epoch: int) -> Tensor:
+        image = read_rgb(self.root / self.ids[index])
+        if seed is None:
+            return evaluation_view(image, transform)
+        return training_view(image, transform, seed=seed, epoch=epoch, index=index)
+
+
+def open_image_folder(config: DataConfig) -> FamilyData:
+    """Open the tree at `data.root`. A process reads a tree once.
+
+    Raises RequestError with every mistake of the tree at once. Images are not decoded here: a
+    broken one raises when its turn comes.
+    """
+    if config.root is None:
+        raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
+    if config.test_domain is not None:
+        raise RequestError(
+            "data.test_domain: image_folder has no domains to hold out; leave the field out and "
+            "put what is to be held out into shifts/<name>/"
+        )
+    root = Path(config.root).expanduser().absolute()
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise RequestError(f"data.root: {root} {what}; {LAYOUT}")
+    try:
+        return _opened(root)
+    except OSError as error:
+        raise RequestError(
+            f"data.root: {error.filename} cannot be read: {error.strerror}"
+        ) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(root: Path) -> FamilyData:
+    tree = read_tree(root)
+    problems = [*tree.problems, *_split_problems(tree)]
+    names, name_problems = class_names(root, tree.classes)
+    problems += name_problems
+    if problems:
+        raise RequestError(_told(root, problems))
+    splits = {name: _split(root, listing, tree.classes) for name, listing in tree.splits.items()}
+    shifts = {
+        name.removeprefix("shifts/"): split
+        for name, split in splits.items()
+        if name.startswith("shifts/")
+    }
+    digest = _digest(tree, names)
+    return FamilyData(names, splits["train"], splits.get("val"), splits["test"], shifts, digest)
+
+
+def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
+    ids = [path for name in sorted(listing) for path in listing[name]]
+    counts = torch.tensor([len(listing.get(name, ())) for name in classes])
+    labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
+    present = tuple(index for index, name in enumerate(classes) if name in listing)
+    return FolderSplit(root, ids, labels, None if len(present) == len(classes) else present)
+
+
+def _split_problems(tree: Tree) -> list[str]:
+    """What does not fit between the splits."""
+    problems = []
+    known = frozenset(tree.classes)
+    for name, listing in tree.splits.items():
+        unknown = [folder for folder in listing if folder not in known]
+        if known and unknown:
+            near = "".join(nearest(folder, tree.classes) for folder in unknown[:1])
+            problems.append(
+                f"{name}/ has folders that are no class of train: {listed(unknown)}{near}; "
+                f"train has {len(known)}: {listed(tree.classes)}"
+            )
+        missing = [folder for folder in tree.classes if folder not in listing]
+        if listing and missing and not name.startswith("shifts/"):
+            problems.append(f"{name}/ lacks classes that train has: {listed(missing)}")
+    if len(tree.classes) == 1:
+        problems.append(f"train/ has the single class {tree.classes[0]!r}; two are the least")
+    for name in tree.splits:
+        shift = name.removeprefix("shifts/")
+        if shift != name and (shift == "mean" or not SHIFT_NAME.fullmatch(shift)):
+            problems.append(
+                f"{name}/ gives its name to the metric ood/{shift}/top1: rename it, using letters, "
+                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts"
+            )
+    return problems
+
+
+def _told(root: Path, problems: Sequence[str]) -> str:
+    shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
+    return "\n".join([f"data.root: {root} cannot be used ({LAYOUT}):", *shown])
+
+
+def _digest(tree: Tree, names: Sequence[str]) -> str:
+    """Over the classes, their names, and every image's path below the root and size in bytes.
+
+    The images' contents are not read: that would take minutes for a million of them.
+    """
+    digest = hashlib.sha256(b"image_folder/1\n")
+    for folder, name in zip(tree.classes, names, strict=True):
+        digest.update(f"class\0{folder}\0{name}\n".encode())
+    images: Mapping[str, int] = {
+        path: size
+        for listing in tree.splits.values()
+        for files in listing.values()
+        for path, size in files.items()
+    }
+    for path in sorted(images):
+        digest.update(f"image\0{path}\0{images[path]}\n".encode())
+    return digest.hexdigest()
+
+
+IMAGE_FOLDER = Family(
+    name="image_folder",
+    summary="your own images, in class folders under data.root",
+    open=open_image_folder,
+    defaults={"prompts.classes": "openai", "prompts.contexts": "openai"},
+)

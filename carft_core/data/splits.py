@@ -1,0 +1,152 @@
+"""Parts of a split: a validation set carved from train, and a fraction of train."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from carft_core.data import FAMILIES
+from carft_core.data.base import FamilyData, Split, Transform
+from carft_core.errors import RequestError, unknown
+
+if TYPE_CHECKING:
+    from carft_core.config import DataConfig
+
+NAMED_AT_MOST = 5
+
+
+class Subset(Split):
+    """A split restricted to some of its items, in the given order.
+
+    A view stays that of the item in the whole split, so an image looks the same whatever part of
+    the data trains.
+    """
+
+    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, tuple(indices)
+        self.ids = tuple(whole.ids[index] for index in self.indices)
+        self.units = tuple(whole.units[index] for index in self.indices)
+        self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
+        self.classes = whole.classes
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Those of the whole split."""
+        inside = [self.indices[index] for index in indices]
+        return self.whole.views(inside, transform=transform, seed=seed, epoch=epoch)
+
+
+def carve(
+    train: Split,
+    *,
+    val_fraction: float,
+    split_seed: int,
+    class_names: Sequence[str] | None = None,
+) -> tuple[Split, Split]:
+    """(train, val): val gets about `val_fraction` of each class's units, at least one of them.
+
+    Which ones depends on `split_seed` and the units' names alone. Units stay whole: views of one
+    drawing never lie on both sides. Raises RequestError when a class has a single unit.
+    """
+    classes = _units_by_class(train, f"val/{split_seed}")
+    single = [label for label, units in classes.items() if len(units) < 2]
+    if single:
+        names = [class_names[label] if class_names else str(label) for label in single]
+        raise RequestError(
+            f"data.val_fraction: there is no val split, and train has a single image of "
+            f"{_listed(names)}: none would be left to train on; add images or a val split"
+        )
+    val = {
+        unit
+        for units in classes.values()
+        for unit in units[: min(_share(len(units), val_fraction), len(units) - 1)]
+    }
+    inside = [unit in val for unit in train.units]
+    return (
+        Subset(train, [index for index, is_val in enumerate(inside) if not is_val]),
+        Subset(train, [index for index, is_val in enumerate(inside) if is_val]),
+    )
+
+
+def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
+    """About `fraction` of each class's units, at least one; all of the split for 1.
+
+    Which ones depends on `split_seed` and the units' names alone, and a smaller fraction is a
+    part of a greater one.
+    """
+    if fraction == 1:
+        return train
+    classes = _units_by_class(train, f"train/{split_seed}")
+    kept = {unit for units in classes.values() for unit in units[: _share(len(units), fraction)]}
+    return Subset(train, [index for index, unit in enumerate(train.units) if unit in kept])
+
+
+def prepare(config: DataConfig) -> FamilyData:
+    """The family's data as a run uses it: opened, with a val split, train cut to its fraction.
+
+    Val is carved before the fraction is taken, so it is the same for every `train_fraction`. A
+    process opens the same data once; what changes on disk meanwhile is seen by the next process.
+    Raises RequestError when the data cannot be used as asked.
+    """
+    if config.root is not None:
+        # A relative root means another folder once the process has moved.
+        config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
+    return _prepared(config)
+
+
+@functools.lru_cache(maxsize=8)
+def _prepared(config: DataConfig) -> FamilyData:
+    if config.family not in FAMILIES:
+        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    data = FAMILIES[config.family].open(config)
+    train, val = data.train, data.val
+    if val is None:
+        train, val = carve(
+            train,
+            val_fraction=config.val_fraction,
+            split_seed=config.split_seed,
+            class_names=data.class_names,
+        )
+    train = take_fraction(train, config.train_fraction, config.split_seed)
+    return replace(data, train=train, val=val)
+
+
+def _share(count: int, fraction: float) -> int:
+    """The nearest number of `count` units, halves upwards, at least one."""
+    return max(1, math.floor(count * fraction + 0.5))
+
+
+def _units_by_class(split: Split, salt: str) -> dict[int, list[str]]:
+    """Each class's units in an order drawn by hashing their names with `salt`.
+
+    A hash, not a permutation: adding an image leaves the places of the others alone.
+    """
+    label_of: dict[str, int] = {}
+    for unit, label in zip(split.units, split.labels.tolist(), strict=True):
+        if label_of.setdefault(unit, label) != label:
+            raise RequestError(
+                f"unit {unit!r} holds images of several classes, so it cannot be divided by class"
+            )
+    classes: dict[int, list[str]] = {label: [] for label in sorted(set(label_of.values()))}
+    for unit in sorted(label_of, key=lambda name: _hashed(salt, name)):
+        classes[label_of[unit]].append(unit)
+    return classes
+
+
+def _hashed(salt: str, name: str) -> bytes:
+    return hashlib.sha256(f"{salt}\0{name}".encode()).digest()
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names."""
+    more = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

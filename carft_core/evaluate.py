@@ -1,0 +1,275 @@
+"""The one evaluation: predictions per split, then metrics; and how predictions are kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_core.data.base import Split, Transform
+from carft_core.data.loader import batches
+from carft_core.device import Precision, autocast
+from carft_core.errors import RequestError
+from carft_core.files import write_atomically
+from carft_core.metrics import brier, ece, entropy, kl_divergence, nll, top1
+
+if TYPE_CHECKING:
+    from carft_core.clip import ImageClassifier
+
+METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
+SCHEMA_VERSION = "1"
+LOGITS_LIMIT = 50_000_000
+"""Bytes of fp16 logits per split up to which `auto` keeps them."""
+TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier says of each item of a split, in the split's order, on the CPU."""
+
+    split: str
+    """The split's metric name: `id/val`, `id/test`, `ood/<shift>`."""
+    ids: tuple[str, ...]
+    units: tuple[str, ...]
+    labels: Tensor
+    """[N] int64."""
+    logits: Tensor
+    """[N, C] float32; -inf for classes that cannot occur in the split."""
+    features: Tensor
+    """[N, d] float32 unit-norm image features; never written to disk."""
+
+
+def predict(
+    classifier: ImageClassifier,
+    split: Split,
+    name: str,
+    *,
+    transform: Transform,
+    device: torch.device,
+    precision: Precision,
+    batch_size: int,
+    workers: int = 0,
+) -> Predictions:
+    """Classify the evaluation view of every item of a split.
+
+    `classifier` lies on `device`; it is put into evaluation mode meanwhile. The image tower runs
+    in `precision`, what comes behind it in float32.
+
+    Raises RequestError when an image cannot be used, ValueError for an empty split or a label
+    outside `split.classes`.
+    """
+    impossible = _impossible(split, name, classifier.head.out_features)
+    features, logits = [], []
+    with torch.inference_mode(), _evaluating(classifier):
+        for images, _, _ in batches(
+            split,
+            batch_size=batch_size,
+            transform=transform,
+            seed=None,
+            epoch=0,
+            workers=workers,
+            pin_memory=device.type == "cuda",
+        ):
+            images = images.to(device, non_blocking=True)
+            if device.type == "cuda":
+                images = images.to(memory_format=torch.channels_last)
+            with autocast(device, precision):
+                unit = classifier.features(images)
+            features.append(unit.cpu())
+            logits.append(classifier.logits(unit).cpu())
+    return Predictions(
+        split=name,
+        ids=split.ids,
+        units=split.units,
+        labels=split.labels,
+        logits=torch.cat(logits).masked_fill_(impossible, -torch.inf),
+        features=torch.cat(features),
+    )
+
+
+def split_metrics(predictions: Predictions) -> dict[str, float]:
+    """`top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
+
+    Raises NonFinite when a logit is NaN or +inf.
+    """
+    return {
+        name: metric(predictions.logits, predictions.labels) for name, metric in METRICS.items()
+    }
+
+
+def summary(
+    per_split: Mapping[str, Mapping[str, float]],
+    zero_shot: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """Flat metrics `<split>/<metric>`, and what follows from several splits.
+
+    `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
+    minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
+    `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
+    """
+    flat = {
+        f"{split}/{metric}": value
+        for split, metrics in per_split.items()
+        for metric, value in metrics.items()
+    }
+    means = {metric: _ood_mean(per_split, metric) for metric in METRICS}
+    flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items() if mean is not None}
+    test, ood = flat.get("id/test/top1"), means["top1"]
+    if test is not None and ood is not None:
+        flat["gap/top1"] = test - ood
+        flat["hmean/top1"] = 2 * test * ood / (test + ood) if test + ood > 0 else 0.0
+    reference = None if zero_shot is None else _ood_mean(zero_shot, "top1")
+    if ood is not None and reference is not None:
+        flat["gain/ood/top1"] = ood - reference
+    return flat
+
+
+def context_probe(
+    teacher_features: Tensor, student_features: Tensor, w_ctx: Tensor, scale: float
+) -> dict[str, float]:
+    """How far the context distribution has moved on one split.
+
+    Features [N, d] of the same items and `w_ctx` [K, d] have unit-norm rows, `scale` is CLIP's
+    logit scale. `kl` is the mean of KL(p_ctx(teacher) || p_ctx(student)), `entropy` the mean
+    entropy of the student's p_ctx, both in nats.
+    """
+    teacher, student = (
+        F.log_softmax(scale * features.double() @ w_ctx.double().T, dim=1)
+        for features in (teacher_features, student_features)
+    )
+    return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
+
+
+def write_predictions(
+    path: Path,
+    predictions: Sequence[Predictions],
+    logits: Literal["auto", "always", "never"] = "auto",
+) -> None:
+    """Keep predictions as parquet, atomically; the columns are described in docs/metrics.md.
+
+    `logits` says whether full logits are kept beside them; `auto`: of splits below LOGITS_LIMIT.
+    """
+    kept = [
+        logits == "always" or (logits == "auto" and 2 * item.logits.numel() < LOGITS_LIMIT)
+        for item in predictions
+    ]
+    tables = [_table(item, keep) for item, keep in zip(predictions, kept, strict=True)]
+    table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
+    if not any(kept):
+        table = table.drop_columns("logits")
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def read_predictions(path: Path) -> pa.Table:
+    """The table that `write_predictions` wrote.
+
+    Raises RequestError when the file is missing, not parquet, or not such a table.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise RequestError(f"there are no predictions at {path}") from None
+    except pa.ArrowInvalid as error:
+        raise RequestError(f"{path} is not a parquet file: {error}") from None
+    version = (table.schema.metadata or {}).get(b"carft.predictions", b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise RequestError(
+            f"{path} does not hold predictions of version {SCHEMA_VERSION}, but {version}"
+        )
+    return table
+
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("split", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("id", pa.string()),
+        pa.field("unit", pa.string()),
+        pa.field("label", pa.int32()),
+        pa.field("prediction", pa.int32()),
+        pa.field("p_label", pa.float32()),
+        pa.field("confidence", pa.float32()),
+        pa.field("top5", pa.list_(pa.int32())),
+        pa.field("logits", pa.list_(pa.float16())),
+    ],
+    metadata={"carft.predictions": SCHEMA_VERSION},
+)
+
+
+def _table(item: Predictions, keep_logits: bool) -> pa.Table:
+    count = len(item.labels)
+    logits = item.logits
+    p = F.softmax(logits.double(), dim=1)
+    possible = int((logits > -torch.inf).any(dim=0).sum())
+    # Stable: of equal logits the class that comes first, as in the metric top1.
+    order = logits.argsort(dim=1, descending=True, stable=True)[:, : min(TOP, possible)]
+    prediction = order[:, :1]
+    columns = [
+        pa.array([item.split] * count, pa.dictionary(pa.int32(), pa.string())),
+        pa.array(item.ids, pa.string()),
+        pa.array(item.units, pa.string()),
+        pa.array(item.labels.numpy(), pa.int32()),
+        pa.array(prediction[:, 0].numpy(), pa.int32()),
+        pa.array(p.gather(1, item.labels[:, None])[:, 0].numpy(), pa.float32()),
+        pa.array(p.gather(1, prediction)[:, 0].numpy(), pa.float32()),
+        _lists(order.to(torch.int32), pa.int32()),
+        _lists(_half(logits), pa.float16())
+        if keep_logits
+        else pa.nulls(count, _SCHEMA.field("logits").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:
+    """[N, k] as N lists of k values."""
+    count, width = rows.shape
+    offsets = np.arange(count + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.numpy().reshape(-1), kind))
+
+
+def _half(logits: Tensor) -> Tensor:
+    """In fp16; a logit beyond its range stays finite, since -inf says that a class cannot occur."""
+    top = torch.finfo(torch.float16).max
+    return torch.where(logits.isfinite(), logits.clamp(-top, top), logits).half()
+
+
+def _ood_mean(per_split: Mapping[str, Mapping[str, float]], metric: str) -> float | None:
+    values = [
+        metrics[metric]
+        for split, metrics in per_split.items()
+        if split.startswith("ood/") and metric in metrics
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _impossible(split: Split, name: str, classes: int) -> Tensor:
+    """[C] bool: the classes that cannot occur in a split."""
+    if len(split) == 0:
+        raise ValueError(f"{name} has no items")
+    impossible = torch.zeros(classes, dtype=torch.bool)
+    if split.classes is not None:
+        impossible[:] = True
+        impossible[list(split.classes)] = False
+    if bool(impossible[split.labels].any()):
+        raise ValueError(f"{name} has labels outside the classes that it declares")
+    return impossible
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,92 @@
+"""How good predictions are: pure functions of (logits, labels), and of context distributions.
+
+Everything is computed in float64. Logits may hold -inf for classes that cannot occur.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from carft_core.errors import NonFinite
+
+ECE_BINS = 15
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """The fraction of items whose greatest logit is their label's; of equal logits the first.
+
+    `logits` [N, C], `labels` [N] int64. Raises ValueError for no items or shapes that do not fit,
+    NonFinite for logits that are NaN or +inf; so do the functions below.
+    """
+    logits = _checked(logits, labels)
+    return float((logits.argmax(dim=1) == labels).double().mean())
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """The mean of -log p(label), in nats."""
+    return float(F.nll_loss(F.log_softmax(_checked(logits, labels), dim=1), labels))
+
+
+def ece(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: the mean over items of |accuracy - confidence| of their bin.
+
+    Confidence is the greatest probability. The bins are of equal width over the whole split, the
+    i-th is (i / bins, (i + 1) / bins]. Source: Guo et al. 2017, "On Calibration of Modern Neural
+    Networks", equation 3.
+    """
+    logits = _checked(logits, labels)
+    confidence, prediction = F.softmax(logits, dim=1).max(dim=1)
+    inner_edges = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
+    bin_of = torch.bucketize(confidence, inner_edges, right=False)
+    surplus = (prediction == labels).double() - confidence
+    per_bin = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    return float(per_bin.index_add(0, bin_of, surplus).abs().sum() / len(labels))
+
+
+def brier(logits: Tensor, labels: Tensor) -> float:
+    """The mean over items of the sum over classes of (p - [class is the label])², in [0, 2].
+
+    Source: Brier 1950, the original form for several classes.
+    """
+    logits = _checked(logits, labels)
+    p = F.softmax(logits, dim=1)
+    p_label = p.gather(1, labels[:, None])[:, 0]
+    return float((p.square().sum(dim=1) - 2 * p_label + 1).mean())
+
+
+def entropy(log_probs: Tensor) -> float:
+    """The mean entropy of distributions given as log probabilities [N, K], in nats."""
+    _check_items(log_probs)
+    return float(torch.special.entr(log_probs.double().exp()).sum(dim=1).mean())
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
+    """The mean of KL(p || q) of pairs of distributions as log probabilities [N, K], in nats.
+
+    Where p is 0 nothing is added; where only q is 0 the divergence is infinite.
+    """
+    _check_items(log_p)
+    if log_p.shape != log_q.shape:
+        raise ValueError(f"p has shape {tuple(log_p.shape)} and q {tuple(log_q.shape)}")
+    log_p, log_q = log_p.double(), log_q.double()
+    p = log_p.exp()
+    terms = torch.where(p == 0, 0.0, p * (log_p - log_q))
+    # Never negative in exact arithmetic; rounding alone could make it so.
+    return max(float(terms.sum(dim=1).mean()), 0.0)
+
+
+def _checked(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits in float64, once it is sure that they mean something."""
+    _check_items(logits)
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
+    if bool(torch.isnan(logits).any() | torch.isposinf(logits).any()):
+        raise NonFinite("the logits are not finite: some are NaN or +inf")
+    return logits.double()
+
+
+def _check_items(values: Tensor) -> None:
+    if values.ndim != 2 or len(values) == 0:
+        raise ValueError(f"expected at least one row of values [N, C], got {tuple(values.shape)}")

@@ -1,0 +1,453 @@
+"""Predictions of a small classifier, their metrics, and the table in which they are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_core import evaluate
+from carft_core.clip import ImageClassifier
+from carft_core.data.base import Split, Transform
+from carft_core.errors import RequestError
+from carft_core.evaluate import (
+    Predictions,
+    context_probe,
+    predict,
+    read_predictions,
+    split_metrics,
+    summary,
+    write_predictions,
+)
+
+TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+CPU = torch.device("cpu")
+CLASSES, WIDTH = 6, 8
+
+
+class NoiseSplit(Split):
+    """Images of noise, a pure function of the index; only evaluation views."""
+
+    def __init__(self, labels: Sequence[int], classes: tuple[int, ...] | None = None) -> None:
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.ids = tuple(f"image {index}" for index in range(len(labels)))
+        self.units = tuple(f"drawing {index // 2}" for index in range(len(labels)))
+        self.classes = classes
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        assert seed is None, "an evaluation asked for training views"
+        assert epoch == 0
+        size = transform.size
+        return torch.stack(
+            [
+                torch.randn(3, size, size, generator=torch.Generator().manual_seed(i))
+                for i in indices
+            ]
+        )
+
+
+@pytest.fixture
+def classifier() -> ImageClassifier:
+    """Batch norm with statistics of its own, and dropout: a wrong mode would show."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(3)
+        norm.running_mean = torch.randn(3)
+        visual = nn.Sequential(norm, nn.Flatten(), nn.Linear(48, WIDTH), nn.Dropout(0.5))
+        head = nn.Linear(WIDTH, CLASSES, bias=False)
+    return ImageClassifier(visual, head)
+
+
+SPLIT = NoiseSplit([0, 1, 2, 3, 4, 5, 0, 1, 2])
+
+
+def predicted(
+    classifier: ImageClassifier,
+    split: Split = SPLIT,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Predictions:
+    return predict(
+        classifier,
+        split,
+        "id/test",
+        transform=TRANSFORM,
+        device=CPU,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+    )
+
+
+def random_predictions(
+    name: str = "id/test", items: int = 7, classes: int = CLASSES, possible: int | None = None
+) -> Predictions:
+    generator = torch.Generator().manual_seed(items * 100 + classes)
+    logits = 10 * torch.randn(items, classes, generator=generator)
+    logits[:, classes if possible is None else possible :] = -torch.inf
+    return Predictions(
+        split=name,
+        ids=tuple(f"{name}/{index}.png" for index in range(items)),
+        units=tuple(f"unit {index // 2}" for index in range(items)),
+        labels=torch.randint(possible or classes, (items,), generator=generator),
+        logits=logits,
+        features=F.normalize(torch.randn(items, 3, generator=generator), dim=1),
+    )
+
+
+# predict
+
+
+def test_predictions_are_those_of_the_classifier_in_evaluation_mode(
+    classifier: ImageClassifier,
+) -> None:
+    made = predicted(classifier)
+    images = SPLIT.views(range(len(SPLIT)), transform=TRANSFORM, seed=None, epoch=0)
+    classifier.eval()
+    with torch.no_grad():
+        expected = classifier(images)
+        features = classifier.features(images)
+    torch.testing.assert_close(made.logits, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(made.features, features, rtol=1e-5, atol=1e-6)
+    assert (made.ids, made.units, made.split) == (SPLIT.ids, SPLIT.units, "id/test")
+    assert torch.equal(made.labels, SPLIT.labels)
+
+
+def test_features_are_unit_norm_float32(classifier: ImageClassifier) -> None:
+    for precision in ("fp32", "bf16"):
+        features = predicted(classifier, precision=precision).features
+        assert features.dtype == torch.float32
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(SPLIT)))
+
+
+def test_bf16_computes_the_tower_in_bf16_and_the_head_in_float32(
+    classifier: ImageClassifier,
+) -> None:
+    half, full = (predicted(classifier, precision=p) for p in ("bf16", "fp32"))
+    assert not torch.equal(half.features, full.features)
+    assert half.logits.dtype == torch.float32
+    head = classifier.head.weight.detach()
+    torch.testing.assert_close(half.logits, half.features @ head.T, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (100, 0), (2, 2)])
+def test_neither_batch_size_nor_workers_change_what_is_predicted(
+    classifier: ImageClassifier, batch_size: int, workers: int
+) -> None:
+    first = predicted(classifier)
+    again = predicted(classifier, batch_size=batch_size, workers=workers)
+    torch.testing.assert_close(again.logits, first.logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(again.labels, first.labels)
+
+
+def test_predicting_twice_gives_the_very_same_numbers(classifier: ImageClassifier) -> None:
+    assert torch.equal(predicted(classifier).logits, predicted(classifier).logits)
+
+
+def test_every_module_keeps_its_own_mode_and_no_statistics_move(
+    classifier: ImageClassifier,
+) -> None:
+    classifier.train()
+    norm = classifier.get_submodule("visual.0")
+    norm.eval()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    predicted(classifier)
+    assert classifier.training
+    assert not norm.training
+    assert classifier.get_submodule("visual.3").training
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_predictions_are_ordinary_tensors_that_can_take_part_in_a_gradient(
+    classifier: ImageClassifier,
+) -> None:
+    made = predicted(classifier)
+    weight = torch.ones(WIDTH, requires_grad=True)
+    (made.features @ weight).sum().backward()
+    assert weight.grad is not None
+    assert not made.logits.requires_grad
+
+
+def test_classes_that_cannot_occur_are_never_predicted(classifier: ImageClassifier) -> None:
+    whole = predicted(classifier, NoiseSplit([1, 4, 4, 1])).logits
+    part = predicted(classifier, NoiseSplit([1, 4, 4, 1], classes=(1, 4))).logits
+    assert torch.equal(part[:, [1, 4]], whole[:, [1, 4]])
+    assert (part[:, [0, 2, 3, 5]] == -torch.inf).all()
+    assert set(part.argmax(dim=1).tolist()) <= {1, 4}
+
+
+def test_an_empty_split_is_refused(classifier: ImageClassifier) -> None:
+    with pytest.raises(ValueError, match="id/test has no items"):
+        predicted(classifier, NoiseSplit([]))
+
+
+def test_a_label_outside_the_declared_classes_is_refused(classifier: ImageClassifier) -> None:
+    with pytest.raises(ValueError, match="id/test has labels outside the classes"):
+        predicted(classifier, NoiseSplit([1, 2], classes=(1, 4)))
+
+
+# split_metrics and summary
+
+
+def test_a_split_is_measured_by_the_four_metrics() -> None:
+    item = random_predictions()
+    measured = split_metrics(item)
+    assert list(measured) == ["top1", "nll", "ece", "brier"]
+    assert measured["nll"] == pytest.approx(float(F.cross_entropy(item.logits, item.labels)))
+    assert measured["top1"] == float((item.logits.argmax(1) == item.labels).double().mean())
+
+
+def four(value: float) -> dict[str, float]:
+    return {"top1": value, "nll": 2 * value, "ece": value / 10, "brier": value / 2}
+
+
+def test_a_summary_has_exactly_the_names_of_the_design() -> None:
+    splits = ("id/val", "id/test", "ood/outline", "ood/3d")
+    flat = summary({name: four(0.5) for name in splits}, {"ood/outline": four(0.4)})
+    metrics = ("top1", "nll", "ece", "brier")
+    assert set(flat) == {
+        *(f"{split}/{metric}" for split in (*splits, "ood/mean") for metric in metrics),
+        "gap/top1",
+        "hmean/top1",
+        "gain/ood/top1",
+    }
+
+
+def test_a_summary_is_what_follows_from_the_splits() -> None:
+    tuned = {"id/test": four(0.8), "ood/a": four(0.3), "ood/b": four(0.5)}
+    zero_shot = {"id/test": four(0.6), "ood/a": four(0.4), "ood/b": four(0.7)}
+    flat = summary(tuned, zero_shot)
+    assert flat["id/test/nll"] == 1.6
+    assert flat["ood/mean/top1"] == pytest.approx(0.4)
+    assert flat["ood/mean/nll"] == pytest.approx(0.8)
+    assert flat["ood/mean/ece"] == pytest.approx(0.04)
+    assert flat["ood/mean/brier"] == pytest.approx(0.2)
+    assert flat["gap/top1"] == pytest.approx(0.4)
+    assert flat["hmean/top1"] == pytest.approx(2 * 0.8 * 0.4 / 1.2)
+    assert flat["gain/ood/top1"] == pytest.approx(0.4 - 0.55)
+
+
+def test_the_zero_shot_model_gains_nothing_over_itself() -> None:
+    zero_shot = {"id/test": four(0.6), "ood/a": four(0.4), "ood/b": four(0.7)}
+    assert summary(zero_shot, zero_shot)["gain/ood/top1"] == 0.0
+
+
+def test_without_shifts_nothing_is_said_of_them() -> None:
+    flat = summary({"id/val": four(0.5), "id/test": four(0.5)}, {"id/test": four(0.4)})
+    assert set(flat) == {f"id/{s}/{m}" for s in ("val", "test") for m in four(0.5)}
+
+
+def test_without_a_zero_shot_row_there_is_no_gain() -> None:
+    assert "gain/ood/top1" not in summary({"id/test": four(0.5), "ood/a": four(0.5)})
+
+
+def test_the_harmonic_mean_of_two_zeros_is_zero() -> None:
+    assert summary({"id/test": four(0.0), "ood/a": four(0.0)})["hmean/top1"] == 0.0
+
+
+# context_probe
+
+
+def directions(seed: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(count, WIDTH, generator=generator), dim=1)
+
+
+def test_an_unmoved_student_has_a_context_kl_of_exactly_zero() -> None:
+    features = directions(0, 20)
+    probe = context_probe(features, features.clone(), directions(1, 9), 100.0)
+    assert probe["kl"] == 0.0
+    assert probe["entropy"] > 0
+
+
+def test_the_context_probe_is_the_divergence_from_the_teacher_and_the_students_entropy() -> None:
+    teacher, student, contexts, scale = directions(0, 5), directions(1, 5), directions(2, 4), 7.0
+    p, q = (
+        torch.softmax(scale * features.double() @ contexts.double().T, dim=1).numpy()
+        for features in (teacher, student)
+    )
+    probe = context_probe(teacher, student, contexts, scale)
+    assert probe["kl"] == pytest.approx((p * np.log(p / q)).sum() / 5, rel=1e-9)
+    assert probe["entropy"] == pytest.approx(-(q * np.log(q)).sum() / 5, rel=1e-9)
+
+
+def test_the_context_probe_needs_clips_scale_to_see_anything() -> None:
+    teacher = directions(0, 50)
+    student = F.normalize(teacher + 0.05 * directions(1, 50), dim=1)
+    # Templates are much alike: their cosines with an image differ by a few hundredths.
+    contexts = F.normalize(directions(2, 1) + 0.05 * directions(3, 9), dim=1)
+    with_scale, without = (
+        context_probe(teacher, student, contexts, scale)["kl"] for scale in (100.0, 1.0)
+    )
+    assert with_scale > 1000 * without
+
+
+def test_equal_contexts_leave_the_student_undecided() -> None:
+    contexts = directions(3, 1).expand(8, -1)
+    probe = context_probe(directions(0, 4), directions(1, 4), contexts, 50.0)
+    assert probe == pytest.approx({"kl": 0.0, "entropy": math.log(8)}, abs=1e-9)
+
+
+# The table of predictions
+
+
+def rows(table: pa.Table, split: str) -> list[dict[str, object]]:
+    return [row for row in table.to_pylist() if row["split"] == split]
+
+
+def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    items = [random_predictions("id/test", 7), random_predictions("ood/sketch", 5)]
+    path = tmp_path / "deep" / "predictions.parquet"
+    write_predictions(path, items)
+    table = read_predictions(path)
+    for item in items:
+        p = torch.softmax(item.logits.double(), dim=1)
+        got = rows(table, item.split)
+        assert [row["id"] for row in got] == list(item.ids)
+        assert [row["unit"] for row in got] == list(item.units)
+        assert [row["label"] for row in got] == item.labels.tolist()
+        assert [row["prediction"] for row in got] == item.logits.argmax(dim=1).tolist()
+        assert [row["top5"] for row in got] == item.logits.topk(5).indices.tolist()
+        assert [row["confidence"] for row in got] == pytest.approx(p.max(1).values.tolist())
+        labelled = p[range(len(p)), item.labels].tolist()
+        assert [row["p_label"] for row in got] == pytest.approx(labelled)
+        assert [row["logits"] for row in got] == item.logits.half().tolist()
+
+
+def test_the_table_has_the_documented_columns(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    write_predictions(path, [random_predictions()])
+    schema = pq.read_schema(path)
+    assert {field.name: str(field.type) for field in schema} == {
+        "split": "dictionary<values=string, indices=int32, ordered=0>",
+        "id": "string",
+        "unit": "string",
+        "label": "int32",
+        "prediction": "int32",
+        "p_label": "float",
+        "confidence": "float",
+        "top5": "list<element: int32>",
+        "logits": "list<element: halffloat>",
+    }
+    assert schema.metadata[b"carft.predictions"] == b"1"
+
+
+def test_metrics_follow_from_the_table_alone(tmp_path: Path) -> None:
+    item = random_predictions(items=50)
+    write_predictions(tmp_path / "p.parquet", [item])
+    got = rows(read_predictions(tmp_path / "p.parquet"), "id/test")
+    measured = split_metrics(item)
+    hits = [row["label"] == row["prediction"] for row in got]
+    assert np.mean(hits) == pytest.approx(measured["top1"])
+    losses = [-math.log(row["p_label"]) for row in got]  # type: ignore[arg-type]
+    assert np.mean(losses) == pytest.approx(measured["nll"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("classes", "possible", "length"), [(3, None, 3), (9, 2, 2), (9, 7, 5)])
+def test_top5_lists_only_classes_that_can_occur(
+    tmp_path: Path, classes: int, possible: int | None, length: int
+) -> None:
+    write_predictions(tmp_path / "p.parquet", [random_predictions("ood/x", 4, classes, possible)])
+    for row in rows(read_predictions(tmp_path / "p.parquet"), "ood/x"):
+        top = row["top5"]
+        assert isinstance(top, list)
+        assert len(set(top)) == length
+        assert max(top) < (possible or classes)
+
+
+def test_among_equal_logits_the_first_class_is_predicted(tmp_path: Path) -> None:
+    item = random_predictions(items=1)
+    item.logits[:] = 0.0
+    write_predictions(tmp_path / "p.parquet", [item])
+    (row,) = read_predictions(tmp_path / "p.parquet").to_pylist()
+    assert (row["prediction"], row["top5"]) == (0, [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("logits", "limit", "kept"),
+    [("auto", 10**6, True), ("auto", 84, False), ("always", 0, True), ("never", 10**6, False)],
+)
+def test_logits_are_kept_as_asked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logits: Literal["auto", "always", "never"],
+    limit: int,
+    kept: bool,
+) -> None:
+    """The split's logits take 7 · 6 · 2 = 84 bytes, and `auto` wants less than the limit."""
+    monkeypatch.setattr(evaluate, "LOGITS_LIMIT", limit)
+    write_predictions(tmp_path / "p.parquet", [random_predictions()], logits)
+    assert ("logits" in read_predictions(tmp_path / "p.parquet").column_names) is kept
+
+
+def test_auto_keeps_the_logits_of_small_splits_beside_those_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "LOGITS_LIMIT", 80)
+    write_predictions(
+        tmp_path / "p.parquet", [random_predictions(), random_predictions("ood/small", 2)]
+    )
+    table = read_predictions(tmp_path / "p.parquet")
+    assert all(row["logits"] is None for row in rows(table, "id/test"))
+    assert all(row["logits"] is not None for row in rows(table, "ood/small"))
+
+
+def test_logits_beyond_the_range_of_fp16_stay_finite(tmp_path: Path) -> None:
+    item = random_predictions(items=1, possible=2)
+    item.logits[0, :2] = torch.tensor([1e6, -1e6])
+    write_predictions(tmp_path / "p.parquet", [item])
+    (row,) = read_predictions(tmp_path / "p.parquet").to_pylist()
+    assert row["logits"] == [65504.0, -65504.0, *[-math.inf] * 4]
+
+
+def test_the_same_predictions_give_the_same_bytes_and_leave_nothing_else(tmp_path: Path) -> None:
+    items = [random_predictions(), random_predictions("ood/sketch", 5)]
+    for name in ("one", "two"):
+        write_predictions(tmp_path / name, items)
+        write_predictions(tmp_path / name, items)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_write_that_fails_leaves_the_old_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.parquet"
+    write_predictions(path, [random_predictions()])
+    before = path.read_bytes()
+
+    def fail(table: object, file: Path, **options: object) -> None:
+        del table, options
+        file.write_bytes(b"PAR1 half of")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_predictions(path, [random_predictions(items=3)])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_table_of_predictions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no predictions at"):
+        read_predictions(tmp_path / "nothing.parquet")
+    (tmp_path / "text.parquet").write_text("not parquet at all")
+    with pytest.raises(RequestError, match="is not a parquet file"):
+        read_predictions(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(RequestError, match="does not hold predictions of version 1, but none"):
+        read_predictions(tmp_path / "other.parquet")

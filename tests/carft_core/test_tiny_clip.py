@@ -1,0 +1,143 @@
+"""The shipped tiny CLIP is an ordinary open_clip model that knows things it has not seen."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn import functional as F
+
+from carft_core.builtin.build.batches import Batches
+from carft_core.builtin.build.manifest import Pair
+from carft_core.builtin.build.source import Drawing
+from carft_core.builtin.build.tiny_clip import (
+    CONFIG,
+    NAME,
+    Recipe,
+    contrastive_loss,
+    learning_rate,
+)
+from carft_core.config import DataConfig
+from carft_core.data.base import Split, Transform
+from carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
+
+WEIGHTS = CONFIG / f"{NAME}.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model() -> open_clip.CLIP:
+    open_clip.add_model_config(CONFIG)
+    model: open_clip.CLIP = open_clip.create_model(NAME, pretrained=str(WEIGHTS))
+    return model.eval()
+
+
+def test_the_files_stay_small_and_hold_no_pickle() -> None:
+    names = {path.name for path in CONFIG.iterdir() if path.is_file()}
+    assert names <= {"tiny_clip.json", "tiny_clip.safetensors", "log.jsonl"}
+    assert sum(path.stat().st_size for path in CONFIG.iterdir()) < 20_000_000
+
+
+def test_it_loads_strictly_with_nothing_missing(model: open_clip.CLIP) -> None:
+    with safe_open(WEIGHTS, "pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state = model.state_dict()
+    assert set(stored) == set(state)
+    assert "logit_scale" in stored
+    for name, value in stored.items():
+        assert torch.equal(value.to(state[name].dtype), state[name]), name
+        assert torch.isfinite(value).all(), name
+
+
+def test_tokens_that_training_never_saw_are_zero(model: open_clip.CLIP) -> None:
+    rows = model.token_embedding.weight.abs().sum(dim=1)
+    assert 0.5 < float((rows == 0).float().mean()) < 0.99
+    tokens = open_clip.get_tokenizer(NAME)([t.format("hot air balloon") for t in ICON_TEMPLATES])
+    assert (
+        tokens.shape[1]
+        == json.loads((CONFIG / f"{NAME}.json").read_text())["text_cfg"]["context_length"]
+    )
+    assert (rows[tokens[tokens != 0]] > 0).all()
+
+
+@torch.no_grad()
+def _top1(model: open_clip.CLIP, split: Split, class_names: tuple[str, ...]) -> float:
+    tokenizer = open_clip.get_tokenizer(NAME)
+    rows = [
+        F.normalize(
+            model.encode_text(
+                tokenizer([t.format(name) for t in ICON_TEMPLATES]), normalize=True
+            ).mean(0),
+            dim=-1,
+        )
+        for name in class_names
+    ]
+    transform = Transform(32, tuple(model.visual.image_mean), tuple(model.visual.image_std))
+    views = split.views(range(len(split)), transform=transform, seed=None, epoch=0)
+    predicted = (model.encode_image(views, normalize=True) @ torch.stack(rows).T).argmax(dim=1)
+    return float((predicted == split.labels).float().mean())
+
+
+def test_it_names_drawings_it_has_not_seen(model: open_clip.CLIP) -> None:
+    """On the development set, since nothing may be chosen on the report set. Chance is 1.4 %."""
+    data = ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev"))
+    assert _top1(model, data.test, data.class_names) > 0.40
+    for name, split in data.shifts.items():
+        assert _top1(model, split, data.class_names) > 0.15, name
+
+
+# The pre-training script
+
+
+def _pairs(count: int) -> list[Pair]:
+    drawings = [
+        Drawing(f"set{n % 3}:thing{n}", f"thing {n % 10}", "solid", f"d{n % 3}", "MIT", "")
+        for n in range(count)
+    ]
+    return [Pair(drawing, drawing.concept, (drawing.concept,)) for drawing in drawings]
+
+
+def test_a_batch_is_a_function_of_seed_and_step_and_holds_no_concept_twice() -> None:
+    count = 40
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
+    open_clip.add_model_config(CONFIG)
+
+    def batches(seed: int) -> Batches:
+        return Batches(
+            _pairs(count),
+            pixels,
+            np.ones(count, dtype=bool),
+            seed=seed,
+            size=32,
+            batch_size=8,
+            tokenizer=open_clip.get_tokenizer(NAME),
+        )
+
+    first, again = batches(0), batches(0)
+    assert first.concepts == 10
+    again(0)  # another batch in between changes nothing
+    assert torch.equal(first(5).images, again(5).images)
+    assert torch.equal(first(5).texts, again(5).texts)
+    assert not torch.equal(first(5).images, first(6).images)
+    assert not torch.equal(first(5).images, batches(1)(5).images)
+    assert len({tuple(text.tolist()) for text in first(5).texts}) == 8
+
+
+def test_the_loss_is_least_on_the_diagonal() -> None:
+    features = torch.eye(4)
+    scale = torch.tensor(20.0)
+    assert contrastive_loss(features, features, scale) < 1e-6
+    assert contrastive_loss(features, features.roll(1, 0), scale) > 10
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    recipe = Recipe(steps=100, warmup=10, lr=1.0)
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01
