@@ -1,0 +1,70 @@
+"""MLflow stores for the tests: the schema is made once a session, and one server is started."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
+from tracking.memory import MemoryTracker
+from tracking.mlflow_store import MlflowStore
+from tracking.privacy import stay_private
+from tracking.spool import Spool
+from tracking.ui import Server, serve
+
+NewDatabase = Callable[[], str]
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs: to create its tables takes seconds."""
+    stay_private()
+    file = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    MlflowStore(f"sqlite:///{file}", "none").check()
+    return file
+
+
+@pytest.fixture
+def new_database(migrated: Path, tmp_path: Path) -> NewDatabase:
+    """Gives the URI of a fresh database at each call."""
+
+    def new() -> str:
+        file = tmp_path / f"{uuid.uuid4().hex}.db"
+        shutil.copy(migrated, file)
+        return f"sqlite:///{file}"
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real MLflow server, the only one of the session that tests share."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated, folder / "mlflow.db")
+    running = serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=5600)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["memory", "sqlite", "server", "spool on memory", "spool on sqlite"])
+def subject(
+    request: pytest.FixtureRequest, tmp_path: Path, new_database: NewDatabase
+) -> Iterator[Subject]:
+    """Every tracker there is."""
+    kind: str = request.param
+    experiment = f"test-{uuid.uuid4().hex}"
+    if "memory" in kind:
+        memory = MemoryTracker()
+        made = Subject(memory, look_into_memory(memory))
+    else:
+        uri = request.getfixturevalue("server").address if kind == "server" else new_database()
+        root = None if kind == "server" else tmp_path / "mlartifacts"
+        made = Subject(MlflowStore(uri, experiment, root), look_into_mlflow(uri, experiment))
+    if "spool" in kind:
+        made.tracker = Spool(made.tracker, tmp_path / "spool", pace=0.01)
+    yield made
+    made.tracker.close()

@@ -1,0 +1,317 @@
+"""A comparison holds every arm, its counts, its caveats, and the shape that `--json` promises."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
+from tracking.compare import Comparison, Row, compare, metric_order
+from tracking.records import RunRecord
+from tracking.selection import Rule
+from tracking.statistics import t_interval
+
+
+def row(comparison: Comparison, label: str) -> Row:
+    return next(row for row in comparison.rows if row.arm.label == label)
+
+
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """What a reader of the JSON gets; raises for NaN and infinity."""
+    found: dict[str, Any] = json.loads(json.dumps(comparison.as_dict(), allow_nan=False))
+    return found
+
+
+def warned(comparison: Comparison, *words: str) -> bool:
+    return any(all(word in warning for word in words) for warning in comparison.warnings)
+
+
+def test_every_arm_has_a_row_unmerged_and_for_each_merge() -> None:
+    labels = [row.arm.label for row in compare(kl_sweep(2), sweep="s").rows]
+    assert labels[:5] == [
+        "zero_shot",
+        "fine_tune",
+        "fine_tune + wise_ft@0.25",
+        "fine_tune + wise_ft@0.5",
+        "fine_tune + wise_ft@0.75",
+    ]
+    assert len(labels) == 1 + 5 * 4
+
+
+def test_the_json_has_the_promised_shape() -> None:
+    found = plain(compare(kl_sweep(), sweep="kl_weight"))
+    assert {"sweep", "metric", "selection", "seeds", "verdict", "rows", "selected"} <= set(found)
+    assert found["sweep"] == "kl_weight"
+    assert found["metric"] == "id/val/top1"
+    assert found["selection"] == "best_val"
+    assert found["seeds"] == [0, 1, 2, 3, 4]
+    assert found["selected"] == {
+        "label": "car_ft kl_weight=1",
+        "params": {KL: 1.0},
+        "trial": 2,
+        "value": pytest.approx(0.6552),
+    }
+    for told in found["rows"]:
+        assert {"label", "algorithm", "merge", "params", "n", "metrics"} <= set(told)
+        for summary in told["metrics"].values():
+            assert set(summary) == {"mean", "ci95", "values"}
+            assert len(summary["values"]) == told["n"]
+    merges = {told["merge"] for told in found["rows"]}
+    assert merges == {None, "wise_ft@0.25", "wise_ft@0.5", "wise_ft@0.75"}
+
+
+def test_means_and_intervals_are_over_seeds() -> None:
+    found = row(compare(kl_sweep(), sweep="s"), "fine_tune").metrics["id/test/top1"]
+    values = [0.65, 0.654, 0.647, 0.652, 0.649]
+    assert found.values == pytest.approx(values)
+    assert found.mean == pytest.approx(sum(values) / 5)
+    assert found.ci95 == t_interval(values)
+
+
+def test_below_three_seeds_and_for_zero_shot_there_is_no_interval() -> None:
+    comparison = compare(kl_sweep(2), sweep="s")
+    assert all(s.ci95 is None for row in comparison.rows for s in row.metrics.values())
+    zero = row(compare(kl_sweep(), sweep="s"), "zero_shot")
+    assert (zero.n, zero.metrics["ood/mean/top1"].ci95) == (1, None)
+
+
+def test_runs_that_did_not_finish_enter_no_mean_and_are_counted() -> None:
+    runs = [*arm("fine_tune", [0.6, 0.62], [0.3, 0.3]), run("fine_tune", 2)]
+    runs += [run("fine_tune", 3, metrics(0.9, 0.9), state="pruned")]
+    comparison = compare(runs, sweep="s")
+    found = row(comparison, "fine_tune")
+    assert found.n == 2
+    assert found.metrics["id/test/top1"].mean == pytest.approx(0.61)
+    assert found.as_dict()["runs"] == {"done": 2, "failed": 1, "pruned": 1}
+    assert "incomplete" in found.marks
+    assert "1 failed run (fine_tune: 1): in no mean, test or curve" in comparison.warnings
+    assert warned(comparison, "1 pruned run")
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("failed", "2 failed runs"),
+        ("pruned", "2 pruned runs"),
+        ("stopped", "2 stopped runs"),
+        ("running", "2 unfinished runs"),
+        ("missing", "2 unfinished runs"),
+    ],
+)
+def test_every_state_but_done_is_named(state: Any, said: str) -> None:
+    runs = [run("fine_tune", seed, state=state) for seed in range(2)]
+    assert warned(compare(runs, sweep="s"), said)
+
+
+def test_a_number_that_is_none_leaves_the_row_without_a_mean_and_is_told() -> None:
+    runs = arm("fine_tune", [0.6, 0.61, 0.62], [0.3, math.nan, 0.31])
+    comparison = compare(runs, sweep="s")
+    found = row(comparison, "fine_tune").metrics["ood/mean/top1"]
+    assert (found.mean, found.values) == (None, (0.3, None, 0.31))
+    assert warned(comparison, "fine_tune: ood/mean/top1", "in 1 of 3 runs")
+    assert plain(comparison)["rows"][0]["metrics"]["ood/mean/top1"]["values"][1] is None
+
+
+def test_one_setting_is_selected_and_one_stands_for_each_algorithm() -> None:
+    comparison = compare(kl_sweep(), sweep="s")
+    assert [r.arm.label for r in comparison.rows if r.selected] == ["car_ft kl_weight=1"]
+    assert [r.arm.label for r in comparison.rows if r.chosen and r.arm.merge is None] == [
+        "zero_shot",
+        "fine_tune",
+        "car_ft kl_weight=1",
+    ]
+    for label in {r.arm.label for r in comparison.rows if r.arm.merge is None} - {"zero_shot"}:
+        ours = [r for r in comparison.rows if r.arm.merge and r.arm.label.startswith(f"{label} +")]
+        assert sum(r.chosen for r in ours) == 1
+
+
+def test_a_baseline_is_chosen_by_the_same_rule_over_its_own_points() -> None:
+    runs = arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0)
+    for value, lr in ((0.61, 1e-5), (0.64, 1e-4)):
+        runs += arm("fine_tune", [value] * 3, [0.3] * 3, params={"optim.lr": lr})
+    comparison = compare(runs, sweep="s")
+    assert comparison.findings[0].reference.params == {"optim.lr": 1e-4}
+
+
+def test_selecting_by_a_merge_selects_the_merged_row() -> None:
+    comparison = compare(kl_sweep(), sweep="s", rule=Rule(merge="wise_ft@0.5"))
+    selected = [r.arm.label for r in comparison.rows if r.selected]
+    assert selected == ["car_ft kl_weight=1 + wise_ft@0.5"]
+    assert plain(comparison)["metric_merge"] == "wise_ft@0.5"
+
+
+def test_an_oracle_is_told_on_every_row_and_above_the_table() -> None:
+    rule = Rule(metric="ood/mean/top1", oracle=True)
+    comparison = compare(kl_sweep(), sweep="s", rule=rule)
+    assert all("oracle" in r.marks for r in comparison.rows)
+    assert warned(comparison, "oracle", "ood/mean/top1")
+    assert comparison.as_dict()["selection"] == "oracle"
+    assert row(comparison, "fine_tune + wise_ft@0.25").chosen
+
+
+def with_facts(changes: dict[str, object]) -> Comparison:
+    """CAR-FT measured under facts that differ from fine-tuning's by `changes`."""
+    facts: dict[str, object] = {"data": "d1" * 32, "model": "m1" * 32, "budget": "10 epochs"}
+    runs = arm("fine_tune", [0.6] * 3, [0.3] * 3, facts=facts)
+    runs += arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0, facts=facts | changes)
+    runs.append(zero_shot(facts=facts | {"budget": None}))
+    return compare(runs, sweep="s")
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ("data", "mixed data"),
+        ("model", "mixed backbones"),
+        ("transform", "mixed image transforms"),
+        ("budget", "mixed training budgets"),
+    ],
+)
+def test_rows_measured_differently_are_told_above_the_table(fact: str, said: str) -> None:
+    assert with_facts({}).warnings == ()
+    other = "d2" * 32
+    comparison = with_facts({fact: other})
+    if fact == "transform":  # Only one side tells it: nothing to compare with.
+        assert comparison.warnings == ()
+        return
+    assert warned(comparison, said, "not comparable", f"{other[:12]} in car_ft")
+
+
+def test_transforms_and_precisions_are_compared_too() -> None:
+    runs = [
+        run(name, 0, metrics(0.6, 0.3), facts={"transform": name, "precision": name, "note": name})
+        for name in ("a", "b")
+    ]
+    said = compare(runs, sweep="s").warnings
+    assert [warning.split(",")[0] for warning in said] == [
+        "mixed precisions",
+        "mixed image transforms",
+    ]
+
+
+def test_zero_shot_has_no_training_budget_to_differ_by() -> None:
+    runs = [zero_shot(facts={"budget": "0"}), *arm("fine_tune", [0.6], [0.3])]
+    runs[1] = run("fine_tune", 0, metrics(0.6, 0.3), facts={"budget": "10 epochs"})
+    assert compare(runs, sweep="s").warnings == ()
+
+
+@pytest.mark.parametrize("told", [["sketch", "clipart"], "sketch, clipart"], ids=["list", "text"])
+def test_contexts_that_name_a_held_out_domain_mark_their_row(told: object) -> None:
+    comparison = with_facts({"contexts_name": told})
+    assert "names domains" in row(comparison, "car_ft").marks
+    assert "names domains" not in row(comparison, "fine_tune").marks
+    assert warned(comparison, "contexts of car_ft name held-out domains: clipart, sketch")
+    assert with_facts({"contexts_name": type(told)()}).warnings == ()
+
+
+def grid(baseline: list[dict[str, float]], trials: list[dict[str, float]]) -> Comparison:
+    runs = [run("fine_tune", 0, metrics(0.6, 0.3), params=params) for params in baseline]
+    runs += [
+        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params=params)
+        for trial, params in enumerate(trials)
+    ]
+    return compare(runs, sweep="s")
+
+
+LR = "optim.lr"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "trials", "untuned"),
+    [
+        ([{}], [{KL: 1.0}, {KL: 3.0}], False),
+        ([{}], [{KL: 1.0, LR: 1.0}, {KL: 1.0, LR: 2.0}], True),
+        ([{LR: 1.0}], [{KL: 1.0, LR: 1.0}, {KL: 1.0, LR: 2.0}], True),
+        ([{LR: 1.0}, {LR: 2.0}], [{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)], False),
+        ([{}], [{"prompts.contexts": 1.0}, {"prompts.contexts": 2.0}], False),
+    ],
+    ids=["its own field", "not varied", "one point", "projected grid", "contexts"],
+)
+def test_a_baseline_with_fewer_points_than_the_space_has_for_it_is_untuned(
+    baseline: list, trials: list, untuned: bool
+) -> None:
+    comparison = grid(baseline, trials)
+    marks = [mark for r in comparison.rows if r.arm.role == "baseline" for mark in r.marks]
+    assert ("untuned" in marks) == untuned
+    assert warned(comparison, "fine_tune is untuned") == untuned
+
+
+def test_the_caller_may_know_better_which_baseline_is_untuned() -> None:
+    comparison = compare(kl_sweep(2), sweep="s", untuned=["fine_tune"])
+    assert "untuned" in row(comparison, "fine_tune").marks
+
+
+def test_an_unfinished_setting_that_must_stand_in_is_told() -> None:
+    runs = [run("car_ft", 0, metrics(0.6, 0.3), trial=0), run("car_ft", 1, trial=0)]
+    comparison = compare(runs, sweep="s")
+    assert comparison.selected is not None
+    assert warned(comparison, "no setting of car_ft has all its seeds")
+
+
+def test_seeds_asked_for_but_absent_make_a_setting_incomplete() -> None:
+    comparison = compare(kl_sweep(2), sweep="s", seeds=[0, 1, 2])
+    assert "incomplete" in row(comparison, "fine_tune").marks
+    assert "incomplete" not in row(comparison, "zero_shot").marks
+
+
+def test_a_margin_without_a_field_of_strength_is_told() -> None:
+    rule = Rule(within=0.005)
+    assert warned(compare(kl_sweep(2), sweep="s", rule=rule), "no regularisation field is varied")
+    strong = Rule(within=0.005, strength={KL: 1})
+    assert not warned(compare(kl_sweep(2), sweep="s", rule=strong), "no regularisation field")
+
+
+def test_metrics_come_in_a_stable_order() -> None:
+    names = [
+        "gain/ood/top1", "ood/mean/nll", "ood/b/top1", "id/test/ece", "train/loss", "ood/mean/top1",
+        "hmean/top1", "id/val/top1", "ood/a/top1", "gap/top1", "context/id/test/kl",
+        "id/test/top1", "id/test/nll", "system/images_per_s",
+    ]  # fmt: skip
+    expected = [
+        "id/val/top1", "id/test/top1", "id/test/nll", "id/test/ece", "ood/a/top1", "ood/b/top1",
+        "ood/mean/top1", "ood/mean/nll", "gap/top1", "hmean/top1", "gain/ood/top1",
+        "context/id/test/kl", "train/loss", "system/images_per_s",
+    ]  # fmt: skip
+    assert sorted(names, key=metric_order) == expected
+    assert len({metric_order(name) for name in names}) == len(names)
+
+
+@given(st.permutations(kl_sweep(3)))
+def test_the_order_of_the_records_changes_nothing(runs: list[RunRecord]) -> None:
+    assert compare(runs, sweep="s").as_dict() == compare(kl_sweep(3), sweep="s").as_dict()
+
+
+values = st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf, -math.inf]))
+states = st.sampled_from(["done", "failed", "pruned", "stopped", "running", "missing"])
+records = st.builds(
+    lambda algorithm, seed, state, trial, kl, test, ood: run(
+        algorithm,
+        None if algorithm == "zero_shot" else seed,
+        metrics(test, ood),
+        state=state,
+        trial=None if algorithm == "zero_shot" else trial,
+        params={} if kl is None else {KL: kl},
+        merges={"wise_ft@0.5": metrics(test / 2, ood)},
+    ),
+    st.sampled_from(["zero_shot", "fine_tune", "car_ft"]),
+    st.integers(0, 5),
+    states,
+    st.none() | st.integers(0, 3),
+    st.none() | st.sampled_from([0.1, 1.0]),
+    values,
+    st.none() | values,
+)
+
+
+@given(st.lists(records, max_size=20))
+def test_whatever_ran_or_failed_gives_standard_json_and_a_verdict(runs: list[RunRecord]) -> None:
+    found = plain(compare(runs, sweep="s"))
+    assert found["verdict"]
+    assert sum(told["selected"] for told in found["rows"]) == (found["selected"] is not None)
+    for told in found["rows"]:
+        assert told["n"] == told["runs"].get("done", 0)

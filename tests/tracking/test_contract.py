@@ -1,0 +1,204 @@
+"""What every tracker promises, whatever keeps the runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.subjects import Subject, points
+from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart
+
+SWEEP = RunKey("kl weight's")
+RUN = RunKey("kl weight's", "ab" * 32)
+NOW = 1_790_000_000_000
+
+PARENT = RunStart(SWEEP, "kl_weight", NOW)
+CHILD = RunStart(
+    RUN,
+    "car_ft-0003-seed1",
+    NOW + 1,
+    parent=SWEEP,
+    params={"optim.lr": 1e-5, "algorithm.kl_weight": 1, "nothing": None, "flag": True, "e": ""},
+    tags={"carft.seed": "1", "free": "text"},
+    datasets=[
+        DatasetInput("icon_shift", "d" * 64, "/data/icons", "train"),
+        DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch"),
+    ],
+)
+
+
+def opened(subject: Subject) -> None:
+    subject.tracker.open(PARENT)
+    subject.tracker.open(CHILD)
+
+
+class TestEveryTracker:
+    def test_a_run_is_kept_as_it_was_opened(self, subject: Subject) -> None:
+        opened(subject)
+        seen = subject.see(RUN)
+        assert seen.name == "car_ft-0003-seed1"
+        assert seen.state == "running"
+        assert seen.started == NOW + 1
+        assert seen.params == {
+            "optim.lr": "1e-05",
+            "algorithm.kl_weight": "1",
+            "nothing": "null",
+            "flag": "true",
+            "e": "",
+        }
+        assert seen.tags == {"carft.seed": "1", "free": "text"}
+
+    def test_a_child_knows_its_parent_and_the_parent_has_none(self, subject: Subject) -> None:
+        opened(subject)
+        assert subject.see(RUN).parent == SWEEP
+        assert subject.see(SWEEP).parent is None
+
+    def test_a_dataset_is_kept_once_with_a_digest_that_fits(self, subject: Subject) -> None:
+        opened(subject)
+        subject.tracker.open(CHILD)
+        assert subject.see(RUN).datasets == [
+            DatasetInput("icon_shift", "d" * 36, "/data/icons", "train"),
+            DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch"),
+        ]
+
+    def test_two_contexts_of_one_dataset_are_both_told(self, subject: Subject) -> None:
+        train = DatasetInput("icons", "1", "/data", "train")
+        subject.tracker.open(replace(PARENT, datasets=[train, replace(train, context="val")]))
+        assert [entry.context for entry in subject.see(SWEEP).datasets] == ["train,val"]
+
+    def test_opening_twice_is_opening_once(self, subject: Subject) -> None:
+        opened(subject)
+        once = subject.see(RUN)
+        opened(subject)
+        assert subject.see(RUN) == once
+
+    @pytest.mark.parametrize("state", ["finished", "failed", "killed"])
+    def test_a_run_ends_at_its_time_and_may_be_opened_again(
+        self, subject: Subject, state: EndState
+    ) -> None:
+        opened(subject)
+        subject.tracker.end(RUN, state, timestamp=NOW + 60)
+        subject.tracker.end(RUN, state, timestamp=NOW + 60)
+        seen = subject.see(RUN)
+        assert (seen.state, seen.ended) == (state, NOW + 60)
+        subject.tracker.open(CHILD)
+        assert subject.see(RUN).state == "running"
+        subject.tracker.end(RUN, "finished", timestamp=NOW + 90)
+        seen = subject.see(RUN)
+        assert (seen.state, seen.ended, seen.started) == ("finished", NOW + 90, NOW + 1)
+
+    def test_a_parameter_keeps_its_first_value_and_a_tag_tells_of_the_other(
+        self, subject: Subject
+    ) -> None:
+        opened(subject)
+        subject.tracker.open(replace(CHILD, params={"optim.lr": 0.5, "late": "x"}))
+        seen = subject.see(RUN)
+        assert seen.params["optim.lr"] == "1e-05"
+        assert seen.params["late"] == "x"
+        assert seen.tags["carft.param_changed.optim.lr"] == "0.5"
+        assert [name for name in seen.tags if "changed" in name] == ["carft.param_changed.optim.lr"]
+
+    def test_a_run_may_be_renamed(self, subject: Subject) -> None:
+        opened(subject)
+        subject.tracker.open(replace(CHILD, name="better"))
+        assert subject.see(RUN).name == "better"
+
+    def test_a_metric_told_twice_is_one_point(self, subject: Subject) -> None:
+        opened(subject)
+        values = [Metric("id/val/top1", 0.5, 1, NOW), Metric("id/val/top1", math.nan, 2, NOW)]
+        subject.tracker.metrics(RUN, [*values, values[0]])
+        subject.see(RUN)
+        subject.tracker.metrics(RUN, values)
+        expected = points([(1, NOW, 0.5), (2, NOW, math.nan)])
+        assert subject.see(RUN).history == {"id/val/top1": expected}
+
+    def test_history_keeps_every_step_in_whatever_order_it_is_told(self, subject: Subject) -> None:
+        opened(subject)
+        told = [Metric("train/loss", 1 / (step + 1), step, NOW + step) for step in (2, 0, 1, 3)]
+        subject.tracker.metrics(RUN, told[:3])
+        subject.tracker.metrics(RUN, told[3:])
+        expected = points([(metric.step, metric.timestamp, metric.value) for metric in told])
+        assert subject.see(RUN).history["train/loss"] == expected
+
+    def test_the_same_step_at_two_times_is_two_points(self, subject: Subject) -> None:
+        opened(subject)
+        subject.tracker.metrics(RUN, [Metric("m", 1.0, 0, NOW), Metric("m", 1.0, 0, NOW + 1)])
+        assert len(subject.see(RUN).history["m"]) == 2
+
+    def test_many_values_at_once_all_arrive(self, subject: Subject) -> None:
+        opened(subject)
+        told = [Metric(f"ood/shift_{i % 7}/top1", i / 1201, i, NOW) for i in range(1201)]
+        subject.tracker.metrics(RUN, told)
+        history = subject.see(RUN).history
+        assert sum(len(values) for values in history.values()) == 1201
+
+    def test_an_infinite_value_becomes_a_tag(self, subject: Subject) -> None:
+        opened(subject)
+        subject.tracker.metrics(RUN, [Metric("a/b", -math.inf, 7, NOW), Metric("c", 1.0, 7, NOW)])
+        seen = subject.see(RUN)
+        assert set(seen.history) == {"c"}
+        assert seen.tags["carft.not_finite.a/b"] == "-inf at step 7"
+
+    @pytest.mark.parametrize(
+        "name", ["gap(id=ood)", "/lead//..", "wise_ft@0.5/top1%", "a\nb", "x" * 400, "", "..", "π"]
+    )
+    def test_any_name_is_made_to_fit(self, subject: Subject, name: str) -> None:
+        subject.tracker.open(replace(PARENT, params={name: 1}, tags={name: "t"}))
+        subject.tracker.metrics(SWEEP, [Metric(name, 1.0, 0, NOW)])
+        subject.tracker.tags(SWEEP, {name: "u"})
+        seen = subject.see(SWEEP)
+        assert len(seen.params) == len(seen.history) == len(seen.tags) == 1
+        assert set(seen.params) == set(seen.history) == set(seen.tags)
+        assert set(seen.tags.values()) == {"u"}
+
+    def test_long_values_are_cut(self, subject: Subject) -> None:
+        subject.tracker.open(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
+        once = subject.see(SWEEP)
+        assert once.params["p"] == "p" * 5999 + "…"
+        assert once.tags["t"] == "t" * 4999 + "…"
+        subject.tracker.open(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
+        assert subject.see(SWEEP) == once
+
+    def test_a_later_tag_replaces_an_earlier_one(self, subject: Subject) -> None:
+        opened(subject)
+        subject.tracker.tags(RUN, {"carft.state": "running", "free": "other"})
+        subject.tracker.tags(RUN, {"carft.state": "pruned"})
+        tags = subject.see(RUN).tags
+        assert tags == {"carft.seed": "1", "carft.state": "pruned", "free": "other"}
+
+    def test_more_tags_and_parameters_than_one_request_takes(self, subject: Subject) -> None:
+        many = {f"n{i}": str(i) for i in range(230)}
+        subject.tracker.open(replace(PARENT, params=many, tags=many))
+        seen = subject.see(SWEEP)
+        assert seen.params == seen.tags == many
+
+    def test_an_artifact_is_kept_under_its_folder_and_replaced(
+        self, subject: Subject, tmp_path: Path
+    ) -> None:
+        opened(subject)
+        file = tmp_path / "config.json"
+        file.write_bytes(b"{}")
+        subject.tracker.artifact(RUN, file)
+        subject.tracker.artifact(RUN, file, folder="plots/deep")
+        assert subject.see(RUN).artifacts == {"config.json": b"{}", "plots/deep/config.json": b"{}"}
+        file.write_bytes(b'{"new": 1}')
+        subject.tracker.artifact(RUN, file)
+        assert subject.see(RUN).artifacts["config.json"] == b'{"new": 1}'
+
+    def test_runs_of_two_sweeps_do_not_mix(self, subject: Subject) -> None:
+        other = RunKey("other", RUN.digest)
+        opened(subject)
+        subject.tracker.open(RunStart(other, "elsewhere", NOW, params={"optim.lr": 2}))
+        subject.tracker.metrics(other, [Metric("m", 2.0, 0, NOW)])
+        assert subject.see(RUN).history == {}
+        assert subject.see(other).params == {"optim.lr": "2"}
+        assert subject.tracker.run_id(RUN) != subject.tracker.run_id(other)
+
+    def test_the_stores_id_is_known_once_a_run_is_open(self, subject: Subject) -> None:
+        assert subject.tracker.run_id(RUN) is None
+        opened(subject)
+        subject.see(RUN)
+        assert subject.tracker.run_id(RUN)

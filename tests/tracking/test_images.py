@@ -1,0 +1,148 @@
+"""Intervals over images come from the kept predictions, drawing whole units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from tests.tracking.made_up import metrics, run
+from tracking.compare import compare
+from tracking.images import arm_hits, difference, intervals, predictions_path, read_hits
+from tracking.records import RunRecord
+
+
+def keep(
+    folder: Path,
+    hits: Sequence[Sequence[int]],
+    *,
+    splits: Sequence[str] = ("id/test", "ood/a", "ood/b"),
+    merge: str | None = None,
+    views: int = 1,
+    backwards: bool = False,
+) -> None:
+    """Write predictions: per split one hit or miss per drawing, each with `views` views."""
+    rows = [
+        {
+            "split": split,
+            "id": f"{split}-{unit}-{view}",
+            "unit": f"{'test' if 'test' in split else 'shift'}-{unit}",
+            "label": 3,
+            "prediction": 3 if hit else 5,
+        }
+        for split, ours in zip(splits, hits, strict=True)
+        for unit, hit in enumerate(ours)
+        for view in range(views)
+    ]
+    path = predictions_path(folder, merge)
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pa.Table.from_pylist(rows[::-1] if backwards else rows), path)
+
+
+def kept_run(folder: Path, seed: int = 0, algorithm: str = "fine_tune") -> RunRecord:
+    trial = None if algorithm == "fine_tune" else 0
+    return run(algorithm, seed, metrics(0.6, 0.3), trial=trial, folder=folder)
+
+
+RNG = np.random.default_rng(0)
+HITS = [(RNG.random(100) < share).astype(int).tolist() for share in (0.7, 0.4, 0.2)]
+
+
+def test_hits_are_read_in_one_order_whatever_the_files(tmp_path: Path) -> None:
+    keep(tmp_path / "a", HITS)
+    keep(tmp_path / "b", HITS, backwards=True)
+    a, b = (read_hits(predictions_path(tmp_path / name, None)) for name in "ab")
+    assert a.same_items(b)
+    np.testing.assert_array_equal(a.value, b.value)
+    assert a.value.sum() == sum(map(sum, HITS))
+
+
+def test_validation_is_left_out_and_plain_split_names_are_understood(tmp_path: Path) -> None:
+    keep(tmp_path, HITS, splits=("test", "shift/a", "val"))
+    hits = read_hits(predictions_path(tmp_path, None))
+    assert set(hits.split) == {"id/test", "ood/a"}
+
+
+def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
+    keep(tmp_path, HITS)
+    hits = arm_hits([kept_run(tmp_path)], None)
+    assert hits is not None
+    found = intervals(hits)
+    test, ood = sum(HITS[0]) / 100, (sum(HITS[1]) + sum(HITS[2])) / 200
+    assert found["id/test/top1"].low < test < found["id/test/top1"].high
+    assert found["ood/mean/top1"].low < ood < found["ood/mean/top1"].high
+    half = 1.96 * math.sqrt(test * (1 - test) / 100)
+    low, high = found["id/test/top1"]
+    assert (high - low) / 2 == pytest.approx(half, rel=0.12)
+
+
+def test_more_views_of_the_same_drawings_do_not_narrow_the_interval(tmp_path: Path) -> None:
+    keep(tmp_path / "one", HITS)
+    keep(tmp_path / "six", HITS, views=6)
+    one, six = (arm_hits([kept_run(tmp_path / name)], None) for name in ("one", "six"))
+    assert one is not None
+    assert six is not None
+    narrow, wide = intervals(six)["ood/mean/top1"], intervals(one)["ood/mean/top1"]
+    assert narrow == pytest.approx(wide, abs=1e-9)
+
+
+def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None:
+    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(ours)] for ours in HITS]
+    keep(tmp_path / "a", HITS)
+    keep(tmp_path / "b", better)
+    a, b = (arm_hits([kept_run(tmp_path / name)], None) for name in "ab")
+    assert a is not None
+    assert b is not None
+    apart = difference(b, a)
+    assert apart is not None
+    paired, alone = intervals(apart)["ood/mean/top1"], intervals(a)["ood/mean/top1"]
+    assert paired.low > 0
+    assert paired.high - paired.low < 0.75 * (alone.high - alone.low)
+
+
+def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path: Path) -> None:
+    keep(tmp_path / "a", HITS)
+    keep(tmp_path / "b", [ours[:50] for ours in HITS])
+    a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
+    assert arm_hits([a, b], None) is None
+    assert arm_hits([a], "wise_ft@0.5") is None
+    assert arm_hits([a, run("fine_tune", 1, metrics(0.6, 0.3))], None) is None
+    assert arm_hits([], None) is None
+    one, other = arm_hits([a], None), arm_hits([b], None)
+    assert one is not None
+    assert other is not None
+    assert difference(one, other) is None
+
+
+def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
+    runs = []
+    for seed in range(5):
+        for algorithm in ("fine_tune", "car_ft"):
+            folder = tmp_path / f"{algorithm}-{seed}"
+            keep(folder, HITS if algorithm == "fine_tune" else [HITS[0], [1] * 100, HITS[2]])
+            runs.append(kept_run(folder, seed, algorithm))
+    plain = compare(runs, sweep="s")
+    assert all(not row.ci95_images for row in plain.rows)
+    asked = compare(runs, sweep="s", with_images=True)
+    assert all(set(row.ci95_images) == {"id/test/top1", "ood/mean/top1"} for row in asked.rows)
+    over_images = asked.findings[0].ood_images
+    assert over_images is not None
+    assert 0 < over_images.low < (100 - sum(HITS[1])) / 200 < over_images.high
+    assert compare([*runs, run("flyp", 0, metrics(0.6, 0.3))], sweep="s", with_images=True).rows
+
+
+def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_path: Path) -> None:
+    keep(tmp_path / "test", HITS[:1], splits=("id/test",))
+    keep(tmp_path / "shift", HITS[:1], splits=("ood/a",))
+    keep(tmp_path / "val", HITS[:1], splits=("id/val",))
+    found = {}
+    for name in ("test", "shift", "val"):
+        hits = arm_hits([kept_run(tmp_path / name)], None)
+        assert hits is not None
+        found[name] = set(intervals(hits))
+    assert found == {"test": {"id/test/top1"}, "shift": {"ood/mean/top1"}, "val": set()}

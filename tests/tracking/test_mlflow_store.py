@@ -1,0 +1,339 @@
+"""MLflow as the store: found again, not hijacked, clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.tracking.conftest import NewDatabase
+from tests.tracking.subjects import all_runs, look_into_mlflow
+from tracking.base import Metric, RunKey, RunStart, ServiceUnreachable, TrackingError
+from tracking.mlflow_store import MlflowStore
+from tracking.ui import Server
+
+SWEEP = RunKey("kl_weight")
+NOW = 1_790_000_000_000
+PARENT = RunStart(SWEEP, "kl_weight", NOW)
+
+
+def child(number: int) -> RunStart:
+    return RunStart(RunKey("kl_weight", f"{number:064x}"), f"run {number}", NOW, parent=SWEEP)
+
+
+def unique() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+Answer = Callable[[str], tuple[int, str]]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """An HTTP server that gives `answer(path)`: status and body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+def test_children_are_nested_under_their_sweep_for_mlflow(server: Server) -> None:
+    experiment = unique()
+    store = MlflowStore(server.address, experiment)
+    store.open(PARENT)
+    for number in range(3):
+        store.open(child(number))
+    client = MlflowClient(server.address)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    nested = client.search_runs(
+        [found.experiment_id], f"tags.`mlflow.parentRunId` = '{store.run_id(SWEEP)}'"
+    )
+    assert {run.info.run_name for run in nested} == {"run 0", "run 1", "run 2"}
+    assert len(all_runs(server.address, experiment)) == 4
+
+
+def test_another_process_takes_up_the_same_runs(new_database: NewDatabase) -> None:
+    uri, experiment = new_database(), unique()
+    first = MlflowStore(uri, experiment)
+    first.open(PARENT)
+    first.open(child(1))
+    second = MlflowStore(uri, experiment)
+    second.open(child(1))  # its parent is found by its tags
+    second.end(SWEEP, "finished", timestamp=NOW + 1)
+    assert second.run_id(child(1).key) == first.run_id(child(1).key)
+    assert second.run_id(SWEEP) == first.run_id(SWEEP)
+    assert len(all_runs(uri, experiment)) == 2
+
+
+def test_homes_that_share_a_server_keep_their_sweeps_apart(new_database: NewDatabase) -> None:
+    uri, experiment = new_database(), unique()
+    stores = [MlflowStore(uri, experiment, home=home) for home in ("mine", "yours", "mine")]
+    for store in stores:
+        store.open(PARENT)
+    mine, yours, again = (store.run_id(SWEEP) for store in stores)
+    assert mine == again != yours
+
+
+def test_a_run_whose_answer_was_lost_is_not_opened_a_second_time(new_database: NewDatabase) -> None:
+    uri, experiment = new_database(), unique()
+    MlflowStore(uri, experiment).open(PARENT)
+    (run,) = all_runs(uri, experiment)
+    client = MlflowClient(uri)
+    twin = client.create_run(
+        run.info.experiment_id, start_time=NOW + 5, tags={"carft.kind": "sweep", **run.data.tags}
+    )
+    store = MlflowStore(uri, experiment)
+    store.open(PARENT)
+    assert store.run_id(SWEEP) == run.info.run_id != twin.info.run_id
+
+
+def test_a_run_that_the_user_deleted_is_opened_anew(new_database: NewDatabase) -> None:
+    uri, experiment = new_database(), unique()
+    store = MlflowStore(uri, experiment)
+    store.open(PARENT)
+    old = store.run_id(SWEEP)
+    assert old is not None
+    MlflowClient(uri).delete_run(old)
+    store.open(PARENT)
+    store.metrics(SWEEP, [Metric("m", 1.0, 0, NOW)])
+    assert store.run_id(SWEEP) != old
+
+
+def test_the_environment_of_another_run_does_not_hijack_ours(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, experiment = new_database(), unique()
+    client = MlflowClient(uri)
+    foreign = client.create_run(client.create_experiment("foreign"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", foreign.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", foreign.info.experiment_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "foreign")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    store = MlflowStore(uri, experiment)
+    store.open(PARENT)
+    store.open(child(1))
+    store.metrics(child(1).key, [Metric("m", 1.0, 0, NOW)])
+    untouched = client.get_run(foreign.info.run_id)
+    assert untouched.data.metrics == {}
+    assert untouched.info.status == "RUNNING"
+    assert len(all_runs(uri, experiment)) == 2
+
+
+def test_the_last_step_is_what_mlflow_shows(new_database: NewDatabase) -> None:
+    uri, experiment = new_database(), unique()
+    store = MlflowStore(uri, experiment)
+    store.open(PARENT)
+    store.metrics(SWEEP, [Metric("m", 0.9, 2, NOW), Metric("m", 0.1, 3, NOW)])
+    store.metrics(SWEEP, [Metric("m", 0.5, 1, NOW + 9)])
+    (run,) = all_runs(uri, experiment)
+    assert run.data.metrics == {"m": 0.1}
+
+
+def test_artifacts_of_a_local_database_lie_in_the_given_folder(
+    new_database: NewDatabase, tmp_path: Path
+) -> None:
+    store = MlflowStore(new_database(), unique(), tmp_path / "mlartifacts")
+    store.open(PARENT)
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    store.artifact(SWEEP, file, folder="deep")
+    (kept,) = (tmp_path / "mlartifacts").rglob("config.json")
+    assert kept.parent.name == "deep"
+    assert store.run_id(SWEEP) in kept.parts
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(new_database: NewDatabase) -> None:
+    uri, experiment = new_database(), unique()
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment(experiment))
+    store = MlflowStore(uri, experiment)
+    with pytest.raises(TrackingError, match=r"experiments restore --experiment-id \d+") as caught:
+        store.check()
+    assert experiment in str(caught.value)
+    # No record is to blame for it, so that the spool keeps them all.
+    with pytest.raises(ServiceUnreachable, match="restore"):
+        store.open(PARENT)
+
+
+def test_a_verb_for_a_run_never_opened_is_a_mistake(
+    new_database: NewDatabase, tmp_path: Path
+) -> None:
+    store = MlflowStore(new_database(), unique())
+    with pytest.raises(TrackingError, match="never opened"):
+        store.tags(SWEEP, {"a": "b"})
+    with pytest.raises(TrackingError, match="never opened"):
+        store.open(child(1))
+    store.open(PARENT)
+    with pytest.raises(TrackingError, match="No such file"):
+        store.artifact(SWEEP, tmp_path / "missing")
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(TrackingError, match="refuses"):
+        store.artifact(SWEEP, file, folder="../above")
+
+
+def test_a_name_that_mlflows_filters_cannot_hold_is_refused(new_database: NewDatabase) -> None:
+    with pytest.raises(TrackingError, match="quotes"):
+        MlflowStore(new_database(), unique()).open(replace(PARENT, key=RunKey("a'b\"c")))
+
+
+def test_nobody_there_is_said_at_once() -> None:
+    store = MlflowStore("http://user:secret@127.0.0.1:9", unique())
+    start = time.monotonic()
+    with pytest.raises(ServiceUnreachable) as caught:
+        store.open(PARENT)
+    assert time.monotonic() - start < 10
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_users_own_patience_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    with pytest.raises(ServiceUnreachable):
+        MlflowStore("http://127.0.0.1:9", unique()).check()
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
+def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: int) -> None:
+    with (
+        answering(lambda _: (status, "<html>gateway</html>")) as uri,
+        pytest.raises(ServiceUnreachable, match="does not"),
+    ):
+        MlflowStore(uri, unique()).open(PARENT)
+
+
+def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
+    with (
+        answering(lambda _: (200, "<html>hello</html>")) as uri,
+        pytest.raises(ServiceUnreachable, match="JSON"),
+    ):
+        MlflowStore(uri, unique()).open(PARENT)
+
+
+@pytest.mark.parametrize(
+    ("experiment_answer", "expected"), [(200, TrackingError), (500, ServiceUnreachable)]
+)
+def test_a_server_that_fails_at_one_request_only_makes_that_record_the_fault(
+    experiment_answer: int, expected: type[Exception]
+) -> None:
+    broken = False
+
+    def answer(path: str) -> tuple[int, str]:
+        nonlocal broken
+        if "/experiments/" in path and (not broken or experiment_answer == 200):
+            experiment = {"experiment_id": "1", "name": "x", "lifecycle_stage": "active"}
+            return 200, json.dumps({"experiment": experiment})
+        if "/runs/search" in path:
+            return 200, "{}"
+        broken = True
+        return 500, '{"error_code": "INTERNAL_ERROR", "message": "boom"}'
+
+    with answering(answer) as uri, pytest.raises(expected):
+        MlflowStore(uri, unique()).open(PARENT)
+
+
+def test_optunas_database_is_not_taken(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE studies (study_id INTEGER)")
+    connection.close()
+    with pytest.raises(TrackingError, match="Optuna's database"):
+        MlflowStore(f"sqlite:///{file}", unique()).check()
+
+
+def test_a_file_of_another_kind_is_not_taken(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    file.write_text("not a database, but long enough to look like one " * 50)
+    with pytest.raises(TrackingError, match="not an SQLite database"):
+        MlflowStore(f"sqlite:///{file}", unique()).check()
+
+
+def test_a_database_server_that_is_away_is_not_waited_for() -> None:
+    start = time.monotonic()
+    with pytest.raises(ServiceUnreachable, match="no database answers"):
+        MlflowStore("postgresql+psycopg2://me:secret@127.0.0.1:9/mlflow", unique()).check()
+    assert time.monotonic() - start < 10
+
+
+def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> None:
+    uri = new_database()
+    connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
+    connection.execute("UPDATE alembic_version SET version_num = '1'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(TrackingError, match="mlflow db upgrade"):
+        MlflowStore(uri, unique()).check()
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/carft-none", "ftp://example.org"])
+def test_a_uri_that_mlflow_does_not_serve_is_one_clear_error(uri: str) -> None:
+    with pytest.raises(TrackingError, match="MLflow"):
+        MlflowStore(uri, unique()).check()
+
+
+def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    code = (
+        "import sys; from tracking.mlflow_store import MlflowStore\n"
+        "from tracking.base import RunKey, RunStart\n"
+        "store = MlflowStore(sys.argv[1], 'shared')\n"
+        "store.open(RunStart(RunKey(sys.argv[2]), 'n', 1))\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, uri, name], stderr=subprocess.PIPE, text=True)
+        for name in ("a", "b")
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert said == ""  # no log of migrations on the user's terminal
+    assert len(all_runs(uri, "shared")) == 2
+
+
+def test_a_run_is_read_back_through_a_server_as_it_was_told(server: Server, tmp_path: Path) -> None:
+    experiment = unique()
+    store = MlflowStore(server.address, experiment)
+    store.open(PARENT)
+    big = tmp_path / "weights.bin"
+    big.write_bytes(os.urandom(3_000_000))
+    store.artifact(SWEEP, big)
+    seen = look_into_mlflow(server.address, experiment)(SWEEP)
+    assert seen is not None
+    assert seen.artifacts == {"weights.bin": big.read_bytes()}

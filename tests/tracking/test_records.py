@@ -1,0 +1,107 @@
+"""Runs are grouped into arms by algorithm and params, and each seed counts once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
+from tracking.records import group, merge_key, merge_number, params_key, setting
+
+
+def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:
+    labels = [arm.label for arm in group(reversed(kl_sweep(2)))]
+    assert labels == [
+        "zero_shot",
+        "fine_tune",
+        "car_ft kl_weight=0.1",
+        "car_ft kl_weight=0.3",
+        "car_ft kl_weight=1",
+        "car_ft kl_weight=3",
+    ]
+
+
+def test_values_come_in_the_order_of_the_seeds() -> None:
+    runs = [run("fine_tune", seed, metrics(seed / 10, 0.3)) for seed in (2, 0, 1)]
+    arm = group(runs)[0]
+    assert arm.values("id/test/top1") == (0.0, 0.1, 0.2)
+    assert arm.by_seed("id/test/top1") == {0: 0.0, 1: 0.1, 2: 0.2}
+
+
+def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
+    runs = [
+        run("car_ft", seed, metrics(0.6, 0.3), trial=trial, params={KL: value})
+        for trial, value in ((3, 1), (1, 1.0))
+        for seed in (0, 1)
+    ]
+    arms = group(runs)
+    assert [(arm.trial, len(arm.done)) for arm in arms] == [(1, 2)]
+
+
+def test_a_finished_run_stands_before_an_unfinished_one_of_the_same_seed() -> None:
+    runs = [run("fine_tune", 0), run("fine_tune", 0, metrics(0.6, 0.3), trial=0)]
+    arm = group(runs)[0]
+    assert (arm.role, len(arm.done), len(arm.runs)) == ("trial", 1, 1)
+
+
+def test_only_finished_runs_enter_and_the_others_are_counted() -> None:
+    runs = [
+        run("fine_tune", 0, metrics(0.6, 0.3)),
+        run("fine_tune", 1),
+        run("fine_tune", 2, metrics(0.9, 0.9), state="pruned"),
+        run("fine_tune", 3, metrics(0.9, 0.9), state="stopped"),
+    ]
+    arm = group(runs)[0]
+    assert arm.values("id/test/top1") == (0.6,)
+    assert arm.states == {"done": 1, "failed": 1, "pruned": 1, "stopped": 1}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_no_value(value: float) -> None:
+    arm = group([run("fine_tune", 0, {"id/test/top1": value})])[0]
+    assert arm.values("id/test/top1") == (None,)
+    assert arm.by_seed("id/test/top1") == {}
+
+
+def test_completeness_asks_for_every_seed() -> None:
+    arm = group([run("fine_tune", seed, metrics(0.6, 0.3)) for seed in (0, 1)])[0]
+    assert arm.is_complete((0, 1))
+    assert not arm.is_complete((0, 1, 2))
+    assert group([zero_shot()])[0].is_complete((0, 1, 2))
+    assert not group([run("fine_tune", 0)])[0].is_complete(())
+
+
+def test_settings_that_look_alike_are_told_apart_by_their_trial() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={KL: 0.1 + trial * 1e-9})
+        for trial in range(2)
+    ]
+    assert [arm.label for arm in group(runs)] == [
+        "car_ft kl_weight=0.1 (trial 0)",
+        "car_ft kl_weight=0.1 (trial 1)",
+    ]
+
+
+def test_params_are_named_by_their_last_part_unless_two_end_alike() -> None:
+    assert setting({"optim.lr": 3e-4, "algorithm.kl_weight": 1.0}) == "kl_weight=1 lr=0.0003"
+    both = {"prompts.classes": "openai", "data.classes": None}
+    assert setting(both) == "data.classes=none prompts.classes=openai"
+    assert setting({"algorithm.name": "car_ft", "optim.flag": True}) == "flag=true"
+
+
+def test_equal_params_have_one_key() -> None:
+    assert params_key({"a": 1, "b": "x"}) == params_key({"b": "x", "a": 1.0})
+    assert params_key({"a": 1}) != params_key({"a": True})
+    assert params_key({"a": 1}) != params_key({"a": "1"})
+
+
+def test_merge_labels_sort_by_number() -> None:
+    labels = ["wise_ft@1", "wise_ft@0.5", "uniform_soup", "wise_ft@0.25"]
+    assert sorted(labels, key=merge_key) == [
+        "uniform_soup",
+        "wise_ft@0.25",
+        "wise_ft@0.5",
+        "wise_ft@1",
+    ]
+    assert merge_number("uniform_soup") is None

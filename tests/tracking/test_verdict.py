@@ -1,0 +1,313 @@
+"""A verdict says "better" only where seeds, shifts, ID accuracy and the WiSE-FT curve allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tracking.made_up import arm, kl_sweep, metrics, run, zero_shot
+from tracking.compare import Comparison, RunRecord, compare
+from tracking.selection import Rule
+from tracking.verdict import Terms
+
+STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
+LOW = [0.340, 0.343, 0.338, 0.341, 0.339]
+HIGH = [0.361, 0.362, 0.358, 0.360, 0.3605]
+
+
+def rival(tests: Sequence[float], oods: Sequence[float]) -> list[RunRecord]:
+    return arm("car_ft", tests, oods, trial=0)
+
+
+def compared(*groups: Sequence[RunRecord], **options: object) -> Comparison:
+    return compare([run for runs in groups for run in runs], sweep="s", **options)  # type: ignore[arg-type]
+
+
+FINE_TUNE = arm("fine_tune", STEADY, LOW)
+
+
+def test_more_robust_at_equal_id_is_better() -> None:
+    comparison = compared([zero_shot()], FINE_TUNE, rival(STEADY, HIGH))
+    (finding,) = comparison.findings
+    assert finding.outcome == "better"
+    assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +2.01 pp [")
+    assert "not worse than the margin of 0.5 pp" in comparison.verdict
+    assert "Against zero-shot its OOD mean is -1.97 pp [" in comparison.verdict
+
+
+def test_more_robust_at_the_cost_of_id_is_not_better() -> None:
+    worse = [value - 0.02 for value in STEADY]
+    comparison = compared(FINE_TUNE, rival(worse, HIGH))
+    assert comparison.findings[0].outcome == "trade_off"
+    assert "more robust than fine_tune but not better" in comparison.verdict
+    assert "ID test -2.00 pp" in comparison.verdict
+
+
+def test_an_uncertain_id_difference_is_not_shown_to_be_within_the_margin() -> None:
+    shaky = [value + d for value, d in zip(STEADY, [0.02, -0.02, 0.01, -0.02, 0.01], strict=True)]
+    comparison = compared(FINE_TUNE, rival(shaky, HIGH))
+    lower = comparison.findings[0].difference.id_lower
+    assert lower is not None
+    assert lower < -0.005
+    assert comparison.findings[0].outcome == "trade_off"
+    generous = compared(FINE_TUNE, rival(shaky, HIGH), terms=Terms(id_margin=0.1))
+    assert generous.findings[0].outcome == "better"
+
+
+def test_less_robust_is_said_plainly() -> None:
+    comparison = compared(arm("fine_tune", STEADY, HIGH), rival(STEADY, LOW))
+    assert comparison.findings[0].outcome == "worse"
+    assert "car_ft is less robust than fine_tune: OOD mean -2.01 pp" in comparison.verdict
+
+
+def test_a_difference_within_the_noise_is_none_shown() -> None:
+    noisy = [0.35, 0.33, 0.36, 0.335, 0.345]
+    comparison = compared(FINE_TUNE, rival(STEADY, noisy))
+    assert comparison.findings[0].outcome == "no_difference"
+    assert comparison.verdict.startswith("No difference in robustness is shown between car_ft and")
+
+
+def test_bit_identical_runs_are_no_difference() -> None:
+    comparison = compared(FINE_TUNE, rival(STEADY, LOW))
+    finding = comparison.findings[0]
+    assert (finding.outcome, finding.p_holm) == ("no_difference", 1.0)
+    assert "OOD mean +0.00 pp [+0.00, +0.00]" in comparison.verdict
+    assert "-0.00" not in comparison.verdict
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_below_five_seeds_the_sentence_begins_with_too_few_seeds(n: int) -> None:
+    comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(STEADY[:n], HIGH[:n]))
+    assert comparison.verdict.startswith(f"too few seeds ({n}, a verdict needs 5): car_ft minus")
+    assert comparison.findings[0].outcome == "too_few_seeds"
+    untested = n < 3
+    assert ("no test below 3 seeds" in comparison.verdict) == untested
+    assert (comparison.findings[0].p_holm is None) == untested
+    assert ("[" in comparison.verdict) == (not untested)
+
+
+def test_only_seeds_that_both_have_are_paired() -> None:
+    partial = [*rival(STEADY, HIGH)[1:], run("car_ft", 0, trial=0)]
+    comparison = compared(FINE_TUNE, partial)
+    assert comparison.findings[0].difference.seeds == (1, 2, 3, 4)
+    apart = [run("car_ft", 9, metrics(0.6, 0.4), trial=0)]
+    assert compared(FINE_TUNE, apart).verdict.startswith(
+        "No verdict: car_ft and fine_tune have no finished seed in common."
+    )
+
+
+def test_a_seed_without_a_finite_number_is_not_paired() -> None:
+    runs = rival(STEADY, HIGH)
+    runs[2] = run("car_ft", 2, metrics(0.65, float("nan"), val=0.65), trial=0)
+    comparison = compared(FINE_TUNE, runs)
+    assert comparison.findings[0].difference.seeds == (0, 1, 3, 4)
+
+
+def test_several_algorithms_are_adjusted_by_holm() -> None:
+    slight = [value + d for value, d in zip(LOW, [0.002, 0.004, 0.001, 0.004, 0.005], strict=True)]
+    groups = [FINE_TUNE, rival(STEADY, HIGH), arm("flyp", STEADY, slight, trial=1)]
+    comparison = compared(*groups)
+    strong, weak = comparison.findings
+    assert strong.difference.ood is not None
+    assert weak.difference.ood is not None
+    assert strong.p_holm == pytest.approx(2 * strong.difference.ood.p)  # type: ignore[operator]
+    assert weak.p_holm == weak.difference.ood.p
+    assert "Holm over 2: p" in comparison.verdict
+
+
+def test_a_test_that_holm_takes_back_is_not_better() -> None:
+    just = [value + d for value, d in zip(LOW, [0.002, 0.011, 0.001, 0.008, 0.006], strict=True)]
+    alone = compared(FINE_TUNE, rival(STEADY, just)).findings[0]
+    assert alone.outcome == "better"
+    others = [arm(f"other_{i}", STEADY, LOW, trial=i) for i in range(1, 4)]
+    crowded = compared(FINE_TUNE, rival(STEADY, just), *others).findings[0]
+    assert crowded.outcome == "no_difference"
+
+
+def test_without_a_reference_there_is_no_verdict_but_the_gain_over_zero_shot() -> None:
+    comparison = compared([zero_shot()], rival(STEADY, HIGH))
+    assert comparison.findings == ()
+    assert comparison.verdict.startswith(
+        "No verdict: there is no finished fine_tune run to compare car_ft with. Against zero-shot"
+    )
+
+
+def test_a_sweep_of_the_reference_itself_has_nothing_to_compare_with() -> None:
+    comparison = compared([zero_shot()], arm("fine_tune", STEADY, LOW, trial=0))
+    assert comparison.verdict.startswith("No comparison: fine_tune is the only algorithm here")
+
+
+def test_another_reference_may_be_named() -> None:
+    comparison = compared([zero_shot(ood=0.34)], rival(STEADY, HIGH), reference="zero_shot")
+    finding = comparison.findings[0]
+    assert finding.outcome == "better"
+    assert finding.difference.seeds == (0, 1, 2, 3, 4)
+
+
+def test_without_shifts_robustness_is_not_judged() -> None:
+    groups = [
+        [run(name, seed, metrics(0.6 + seed / 100, None), trial=trial) for seed in range(5)]
+        for name, trial in (("fine_tune", None), ("car_ft", 0))
+    ]
+    comparison = compared(*groups)
+    assert comparison.findings[0].outcome == "no_shifts"
+    assert comparison.verdict.startswith("No verdict on robustness, as no shift was measured")
+    few = compared(*(runs[:4] for runs in groups))
+    assert "no shift was measured" in few.verdict
+    assert few.verdict.startswith("too few seeds (4")
+
+
+def test_without_any_finished_trial_nothing_is_said_but_of_the_others() -> None:
+    failed = [run("car_ft", seed, trial=0) for seed in range(5)]
+    assert compared(failed).verdict == "No verdict: no run gave a value to select on."
+    comparison = compared(FINE_TUNE, failed, arm("flyp", STEADY, HIGH))
+    assert comparison.selected is None
+    assert comparison.verdict.startswith(
+        "No verdict: no run gave a value to select on. flyp is better than fine_tune"
+    )
+    assert compared([]).verdict == "No verdict: no run gave a value to select on."
+
+
+def test_the_gain_is_taken_from_the_zero_shot_row_where_runs_lack_it() -> None:
+    bare = [
+        run("car_ft", s, {"id/val/top1": 0.6, "id/test/top1": 0.6, "ood/mean/top1": 0.4}, trial=0)
+        for s in range(5)
+    ]
+    assert "Against zero-shot its OOD mean is +2.00 pp" in compared([zero_shot()], bare).verdict
+    assert "Against zero-shot" not in compared(bare).verdict
+
+
+def test_the_zero_shot_row_under_the_same_prompts_is_the_one() -> None:
+    prompts = "prompts.classes"
+    starts = [zero_shot(ood=ood, params={prompts: p}) for p, ood in (("a", 0.3), ("b", 0.39))]
+    bare = {"id/val/top1": 0.6, "id/test/top1": 0.6, "ood/mean/top1": 0.4}
+    runs = [run("car_ft", s, bare, trial=0, params={prompts: "b"}) for s in range(5)]
+    assert "its OOD mean is +1.00 pp" in compared(starts, runs).verdict
+
+
+def with_curve(points: dict[float, tuple[float, float]]) -> list[RunRecord]:
+    """Fine-tuning over five seeds with the same WiSE-FT curve: alpha to (ID, OOD)."""
+    merges = {f"wise_ft@{alpha:g}": metrics(*point) for alpha, point in points.items()}
+    return [
+        run("fine_tune", seed, metrics(test, ood), merges=merges)
+        for seed, (test, ood) in enumerate(zip(STEADY, LOW, strict=True))
+    ]
+
+
+def test_a_gain_that_fine_tuning_with_wise_ft_gives_too_is_no_gain() -> None:
+    # At ID 0.62 the curve passes OOD 0.39, above the rival's 0.36.
+    tuned = with_curve({0.25: (0.60, 0.40), 0.75: (0.64, 0.38)})
+    shifted = [value - 0.03 for value in STEADY]
+    comparison = compared([zero_shot()], tuned, rival(shifted, HIGH))
+    finding = comparison.findings[0]
+    assert finding.above_curve is not None
+    assert finding.above_curve.values == pytest.approx(
+        [
+            ood - (0.40 - (test - 0.60) / 0.04 * 0.02)
+            for test, ood in zip(shifted, HIGH, strict=True)
+        ]
+    )
+    assert not finding.gains_over_curve
+    assert finding.dominated_by is not None
+    assert finding.dominated_by.alpha == 0.75
+    assert "fine_tune at alpha 0.75 is at least as good on both: no gain over fine_tune" in (
+        comparison.verdict
+    )
+
+
+def test_a_gain_above_the_curve_is_one_that_wise_ft_does_not_give() -> None:
+    tuned = with_curve({0.5: (0.62, 0.35), 0.75: (0.66, 0.345)})
+    comparison = compared([zero_shot()], tuned, rival(STEADY, HIGH))
+    assert comparison.findings[0].gains_over_curve
+    assert "a gain that fine_tune + WiSE-FT does not give" in comparison.verdict
+
+
+def test_above_the_curve_at_its_own_id_but_beaten_on_both_is_no_gain() -> None:
+    # At ID 0.57 the curve is low (0.30), yet at alpha 0.75 it is better on both.
+    tuned = with_curve({0.1: (0.56, 0.30), 0.2: (0.60, 0.30), 0.75: (0.64, 0.39)})
+    comparison = compared(tuned, rival([value - 0.08 for value in STEADY], HIGH))
+    finding = comparison.findings[0]
+    assert finding.above_curve is not None
+    assert finding.above_curve.mean is not None
+    assert finding.above_curve.mean > 0
+    assert not finding.gains_over_curve
+    assert "no gain over fine_tune + WiSE-FT" in comparison.verdict
+
+
+def test_a_distance_that_may_be_nothing_is_no_gain_shown() -> None:
+    tuned = with_curve({0.5: (0.62, 0.36), 0.75: (0.66, 0.36)})
+    comparison = compared(tuned, rival(STEADY, HIGH))
+    assert "no gain over fine_tune + WiSE-FT is shown" in comparison.verdict
+
+
+def test_outside_the_curves_id_range_no_distance_is_claimed() -> None:
+    tuned = with_curve({0.5: (0.62, 0.37)})
+    above = [0.70, 0.649, 0.70, 0.649, 0.649]
+    comparison = compared([zero_shot()], tuned, rival(above, HIGH))
+    finding = comparison.findings[0]
+    assert finding.above_curve is not None
+    assert finding.above_curve.values.count(None) == 2
+    assert finding.above_curve.mean is None
+    assert "In 2 of 5 seeds its ID accuracy lies above the whole WiSE-FT curve of fine_tune" in (
+        comparison.verdict
+    )
+    assert not finding.gains_over_curve
+
+
+@pytest.mark.parametrize(
+    ("tests", "beyond", "of_the_means"),
+    [
+        ([0.7] * 5, "above", False),
+        ([0.5] * 5, "below", False),
+        ([0.5, 0.7, 0.6, 0.6, 0.6], "above or below", True),
+    ],
+)
+def test_it_is_said_on_which_side_of_the_curve(
+    tests: list[float], beyond: str, of_the_means: bool
+) -> None:
+    tuned = with_curve({0.5: (0.62, 0.37)})
+    comparison = compared([zero_shot()], tuned, rival(tests, HIGH))
+    assert f"lies {beyond} the whole WiSE-FT curve" in comparison.verdict
+    assert ("that of the means is" in comparison.verdict) == of_the_means
+
+
+def test_without_wise_ft_there_is_no_word_of_a_curve() -> None:
+    comparison = compared([zero_shot()], FINE_TUNE, rival(STEADY, HIGH))
+    assert comparison.findings[0].above_curve is None
+    assert "WiSE-FT" not in comparison.verdict
+
+
+def test_with_wise_ft_on_both_the_difference_is_described_and_not_tested() -> None:
+    comparison = compare(kl_sweep(), sweep="s")
+    merged = comparison.findings[0].merged["wise_ft"]
+    assert merged.candidate.merge is not None
+    assert merged.reference.merge is not None
+    assert "With wise_ft on both" in comparison.verdict
+    assert comparison.verdict.endswith("described, not tested.")
+
+
+def test_a_metric_of_a_merge_compares_the_merged_models() -> None:
+    comparison = compare(kl_sweep(), sweep="s", rule=Rule(merge="wise_ft@0.5"))
+    finding = comparison.findings[0]
+    assert finding.candidate.merge == finding.reference.merge == "wise_ft@0.5"
+    assert finding.merged == {}
+
+
+deltas = st.lists(st.floats(-0.05, 0.05), min_size=5, max_size=5)
+
+
+@given(deltas, deltas)
+def test_no_data_makes_two_algorithms_better_than_each_other(
+    ood: list[float], identity: list[float]
+) -> None:
+    ours = [value + d for value, d in zip(LOW, ood, strict=True)]
+    tests = [value + d for value, d in zip(STEADY, identity, strict=True)]
+    there = compared(FINE_TUNE, rival(tests, ours)).findings[0]
+    back = compared(arm("fine_tune", tests, ours), rival(STEADY, LOW)).findings[0]
+    opposite = {"better": "worse", "trade_off": "worse", "no_difference": "no_difference"}
+    assert opposite.get(there.outcome, back.outcome) == back.outcome
+    if there.outcome == "worse":
+        assert back.outcome in {"better", "trade_off"}

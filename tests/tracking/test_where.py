@@ -1,0 +1,169 @@
+"""Where runs go, what is told of their origin, and that nothing else is told to anybody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tracking.context import context_tags
+from tracking.locks import Held, Lock
+from tracking.privacy import QUIET, stay_private
+from tracking.where import home_id, open_tracking, where, without_password
+
+
+def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
+    place = where(tmp_path, {})
+    assert place.uri == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+    assert place.artifacts == tmp_path.resolve() / "mlartifacts"
+    assert place.experiment == "carft-sweep"
+    assert place.spool == tmp_path.resolve() / "spool"
+
+
+def test_the_environment_names_another_place(tmp_path: Path) -> None:
+    environ = {"MLFLOW_TRACKING_URI": "https://u:p@lab/mlflow", "MLFLOW_EXPERIMENT_NAME": "robust"}
+    place = where(tmp_path, environ)
+    assert (place.uri, place.experiment) == ("https://u:p@lab/mlflow", "robust")
+    assert place.artifacts is None
+
+
+def test_each_place_has_a_journal_of_its_own_whatever_the_password(tmp_path: Path) -> None:
+    def spool(uri: str, experiment: str = "") -> Path:
+        environ = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
+        return where(tmp_path, environ).spool
+
+    assert spool("http://a") != spool("http://b") != spool("")
+    assert spool("http://a", "x") != spool("http://a", "y")
+    assert spool("http://me:old@a") == spool("http://me:new@a")
+
+
+def test_a_database_server_leaves_artifacts_in_the_home(tmp_path: Path) -> None:
+    place = where(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql://db/mlflow"})
+    assert place.artifacts == tmp_path.resolve() / "mlartifacts"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:pass@host:80/x", "https://host:80/x"),
+        ("postgresql://u:p%40@db/m?a=b", "postgresql://db/m?a=b"),
+        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+    ],
+)
+def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+
+
+def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(home_id(tmp_path / "a"))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert home_id(tmp_path / "b") != found[0]
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
+
+
+def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tracking.where import open_tracking\n"
+        f"open_tracking(Path({str(tmp_path)!r}), {{}}).close()\n"
+        "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_tracker_of_a_home_holds_that_home(tmp_path: Path) -> None:
+    tracker = open_tracking(tmp_path, {})
+    tracker.close()
+    assert (tmp_path / "id").exists()
+
+
+def test_what_the_user_chose_about_usage_reports_stands() -> None:
+    environ = {"RAY_USAGE_STATS_ENABLED": "1"}
+    stay_private(environ)
+    assert environ == {**QUIET, "RAY_USAGE_STATS_ENABLED": "1"}
+
+
+def test_mlflows_telemetry_is_off_because_of_us() -> None:
+    """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
+    code = (
+        "from tracking.privacy import stay_private; stay_private()\n"
+        "import mlflow\n"
+        "from mlflow.telemetry import get_telemetry_client, utils\n"
+        "assert not utils._IS_IN_CI_ENV_OR_TESTING and not utils._IS_MLFLOW_DEV_VERSION\n"
+        "assert utils.is_telemetry_disabled() and get_telemetry_client() is None\n"
+    )
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, env=environ, cwd=root)
+
+
+def git(folder: Path, *command: str) -> str:
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        **{
+            f"GIT_{who}_{what}": "x"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
+    }
+    done = subprocess.run(
+        ["git", *command], cwd=folder, env=environ, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_git_state_is_told(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--initial-branch", "topic")
+    (tmp_path / "file").write_text("1")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "--message", "first")
+    below = tmp_path / "below"
+    below.mkdir()
+    tags = context_tags(below)
+    assert tags["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
+    assert tags["mlflow.source.git.branch"] == "topic"
+    assert tags["carft.git.dirty"] == "false"
+    (tmp_path / "file").write_text("2")
+    assert context_tags(below)["carft.git.dirty"] == "true"
+    git(tmp_path, "checkout", "--detach", "--force", "HEAD")
+    assert "mlflow.source.git.branch" not in context_tags(below)
+
+
+def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
+    tags = context_tags(tmp_path)
+    assert not [name for name in tags if "git" in name]
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.user"]
+
+
+def test_versions_are_told_without_importing_anything(tmp_path: Path) -> None:
+    tags = context_tags(tmp_path, packages=("mlflow", "no-such-package"))
+    import mlflow
+
+    assert tags["carft.version.mlflow"] == mlflow.__version__
+    assert "carft.version.no-such-package" not in tags
+
+
+def test_without_git_the_rest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert context_tags(tmp_path)["mlflow.source.type"] == "LOCAL"
+
+
+def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "lock")
+    with pytest.raises(Held, match=str(os.getpid())):
+        Lock(tmp_path / "lock")
+    lock.release()
+    lock.release()
+    Lock(tmp_path / "lock").release()

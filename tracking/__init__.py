@@ -1,0 +1,1 @@
+"""What is kept of every run, and how it is compared and shown."""

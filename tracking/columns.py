@@ -1,0 +1,147 @@
+"""What a table of a comparison shows: which rows, which columns, and each cell as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tracking.compare import Comparison, Row
+from tracking.curves import ID, OOD
+from tracking.selection import VAL
+from tracking.statistics import Summary
+from tracking.verdict import GAIN
+
+GAP = "gap/top1"
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; accuracies are shown in percent."""
+
+    header: str
+    cell: Callable[[Row], str]
+
+
+@dataclass(frozen=True)
+class MetricColumn:
+    """A metric that some row has."""
+
+    metric: str
+    header: str
+    spread: bool = True
+    """Whether +- half the 95 % interval stands behind the mean."""
+    signed: bool = False
+
+    def plain(self) -> MetricColumn:
+        """The same without the spread."""
+        return replace(self, spread=False)
+
+    def text(self, row: Row) -> str:
+        """`81.2 ±0.4`, or a dash where the row has no mean."""
+        found = row.metrics.get(self.metric)
+        if found is None or found.mean is None:
+            return NOTHING
+        # Adding 0.0 turns a rounded -0.0 into 0.0.
+        number = round(100 * found.mean, 1) + 0.0
+        shown = f"{number:+.1f}" if self.signed else f"{number:.1f}"
+        return f"{shown} {_spread(found)}".rstrip() if self.spread else shown
+
+
+def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
+    """What the selection saw, ID, every shift, their mean, the gap, and the gain."""
+    rule = comparison.rule
+    names = {name for row in comparison.rows for name in row.metrics}
+    wanted = [
+        MetricColumn(VAL, "ID val"),
+        MetricColumn(ID, "ID test"),
+        *(MetricColumn(metric, shift) for metric, shift in shifts(names)),
+        MetricColumn(OOD, "OOD mean"),
+        MetricColumn(GAP, "gap"),
+        MetricColumn(GAIN, "gain", signed=True),
+    ]
+    if rule.metric not in {column.metric for column in wanted} and rule.metric.endswith("/top1"):
+        wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))
+    return tuple(column for column in wanted if column.metric in names)
+
+
+def shifts(names: set[str]) -> list[tuple[str, str]]:
+    """Every shift's top-1 metric and the shift's name, by name."""
+    found = sorted(name for name in names if name.startswith("ood/") and name.endswith("/top1"))
+    return [(name, name[len("ood/") : -len("/top1")]) for name in found if name != OOD]
+
+
+def visible(comparison: Comparison, *, all_alphas: bool) -> tuple[Row, ...]:
+    """Every arm, and of its merged models all or the chosen one of each merge."""
+    return tuple(
+        row
+        for row in comparison.rows
+        if row.arm.merge is None or all_alphas or row.chosen or row.selected
+    )
+
+
+def setting(comparison: Comparison, row: Row, *, grouped: bool) -> str:
+    """The row's name with its marks; under its arm a merged model has only its own label."""
+    name = f"  + {row.arm.merge}" if grouped and row.arm.merge is not None else row.arm.label
+    return f"{pointer(comparison, row)}{name}{signs(row)}"
+
+
+def pointer(comparison: Comparison, row: Row) -> str:
+    """A triangle for the selected setting, a dot for what stands for an algorithm with several."""
+    if row.selected:
+        return "▸ "
+    rivals = [
+        other
+        for other in comparison.rows
+        if other.arm.algorithm == row.arm.algorithm and other.arm.merge == row.arm.merge
+    ]
+    stands = row.chosen and len(rivals) > 1 and row.arm.merge == comparison.rule.merge
+    return "• " if stands else "  "
+
+
+def signs(row: Row) -> str:
+    """Footnote signs of a row."""
+    known = {"untuned": "‡", "names domains": "†"}
+    found = "".join(sign for mark, sign in known.items() if mark in row.marks)
+    return f" {found}" if found else ""
+
+
+def count(comparison: Comparison, row: Row) -> str:
+    """Finished runs, and of how many where some are lacking."""
+    if "incomplete" not in row.marks:
+        return str(row.n)
+    expected = max(len(comparison.seeds), len(row.arm.runs)) if row.arm.trains else 1
+    return f"{row.n}/{expected}"
+
+
+def title(comparison: Comparison) -> str:
+    """The sweep, what its settings were chosen on, and over which seeds."""
+    rule = comparison.rule
+    on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
+    n = len(comparison.seeds)
+    seeds = f", {n} seed{'' if n == 1 else 's'}" if n else ""
+    return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}"
+
+
+def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+    """What the numbers and signs mean, as far as they occur."""
+    told = ["Top-1 accuracy in percent, mean over seeds"]
+    spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
+    told[0] += " ± half of the 95 % t interval." if spread else "; no interval below 3 seeds."
+    if any(row.arm.merge is not None for row in rows) and len(rows) < len(comparison.rows):
+        told.append("Of each merge the row chosen by the same rule as the settings.")
+    if any(row.selected for row in rows):
+        told.append("▸ selected.")
+    if any(pointer(comparison, row) == "• " for row in rows):
+        told.append("• stands for its algorithm.")
+    marks = {mark for row in rows for mark in row.marks}
+    if "untuned" in marks:
+        told.append("‡ untuned.")
+    if "names domains" in marks:
+        told.append("† its contexts name held-out domains.")
+    return told
+
+
+def _spread(found: Summary) -> str:
+    half = found.half_width
+    return "" if half is None else f"±{100 * half:.1f}"

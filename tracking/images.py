@@ -1,0 +1,109 @@
+"""How sure an accuracy is over images: bootstrap intervals from the predictions that runs keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracking.records import RunRecord
+from tracking.statistics import RESAMPLES, Interval, cluster_bootstrap, percentile_interval
+
+UNMERGED = "unmerged"
+COLUMNS = ("split", "id", "unit", "label", "prediction")
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Which items of the test split and the shifts are classified correctly, in a fixed order."""
+
+    split: NDArray[np.str_]
+    """[N] `id/test` or `ood/<shift>`."""
+    item: NDArray[np.str_]
+    unit: NDArray[np.str_]
+    value: NDArray[np.float64]
+    """[N] 1 where correct; over several runs the share of them; a difference between arms."""
+
+    def same_items(self, other: Hits) -> bool:
+        """Whether both speak of the same images."""
+        return np.array_equal(self.split, other.split) and np.array_equal(self.item, other.item)
+
+
+def predictions_path(folder: Path, merge: str | None) -> Path:
+    """Where a run keeps the predictions of its unmerged model or of a merge."""
+    return folder / "evaluations" / (merge or UNMERGED) / "predictions.parquet"
+
+
+def read_hits(path: Path) -> Hits:
+    """The items of test and shifts. Raises OSError or pyarrow's errors for a file that is none."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(path, columns=list(COLUMNS))
+    column = {name: np.asarray(table[name].to_pylist()) for name in COLUMNS}
+    split = np.array([_metric_prefix(str(name)) for name in column["split"]], dtype=np.str_)
+    item = column["id"].astype(np.str_)
+    kept = np.flatnonzero(np.char.startswith(split, "ood/") | (split == "id/test"))
+    order = kept[np.lexsort((item[kept], split[kept]))]
+    return Hits(
+        split=split[order],
+        item=item[order],
+        unit=column["unit"].astype(np.str_)[order],
+        value=(column["prediction"] == column["label"])[order].astype(np.float64),
+    )
+
+
+def arm_hits(runs: Sequence[RunRecord], merge: str | None) -> Hits | None:
+    """The mean over the runs; None where a run keeps no predictions or they see other images."""
+    paths = [predictions_path(run.folder, merge) for run in runs if run.folder is not None]
+    if not paths or len(paths) < len(runs) or not all(path.is_file() for path in paths):
+        return None
+    hits = [read_hits(path) for path in paths]
+    first = hits[0]
+    if not all(first.same_items(other) for other in hits):
+        return None
+    value = np.mean([other.value for other in hits], axis=0)
+    return Hits(first.split, first.item, first.unit, value)
+
+
+def difference(first: Hits, second: Hits) -> Hits | None:
+    """Item by item, for the paired bootstrap; None where they speak of other images."""
+    if not first.same_items(second):
+        return None
+    return Hits(first.split, first.item, first.unit, first.value - second.value)
+
+
+def intervals(hits: Hits, *, resamples: int = RESAMPLES, seed: int = 0) -> Mapping[str, Interval]:
+    """95 % percentile intervals of `id/test/top1` and `ood/mean/top1` over units.
+
+    They hold the trained weights fixed: how much another draw of images would change the number.
+    """
+    splits, column = np.unique(hits.split, return_inverse=True)
+    units, row = np.unique(hits.unit, return_inverse=True)
+    if len(units) == 0:
+        return {}
+    shape = (len(units), len(splits))
+    cell = row * len(splits) + column
+    cells = len(units) * len(splits)
+    totals = np.bincount(cell, weights=hits.value, minlength=cells).astype(np.float64)
+    counts = np.bincount(cell, minlength=cells).astype(np.int64)
+    draws = cluster_bootstrap(
+        totals.reshape(shape), counts.reshape(shape), resamples=resamples, seed=seed
+    )
+    found: dict[str, Interval] = {}
+    test = splits == "id/test"
+    if test.any():
+        found["id/test/top1"] = percentile_interval(draws[:, test].mean(axis=1))
+    if not test.all():
+        found["ood/mean/top1"] = percentile_interval(draws[:, ~test].mean(axis=1))
+    return found
+
+
+def _metric_prefix(split: str) -> str:
+    """`test` as `id/test` and `shift/x` as `ood/x`: the names that metrics begin with."""
+    if split in ("val", "test"):
+        return f"id/{split}"
+    kind, _, name = split.partition("/")
+    return f"ood/{name}" if kind in ("shift", "shifts") else split

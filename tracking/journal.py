@@ -1,0 +1,196 @@
+"""One sweep's append-only journal: lines that survive a crash until they are acknowledged.
+
+Beside `<sweep>.jsonl` lie `<sweep>.position` (how far it is acknowledged, and the run ids known),
+`<sweep>.rejected.jsonl`, `<sweep>.files/` (copies of small artifacts) and `<sweep>.lock`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+from tracking.base import TrackingError
+from tracking.locks import Held, Lock
+
+_CHUNK = 1 << 20
+_SUFFIX = ".jsonl"
+_REJECTED = ".rejected.jsonl"
+
+
+class SpoolBusy(TrackingError):
+    """Another process writes this sweep's journal."""
+
+
+class Line(NamedTuple):
+    """A line of the journal and where the next one begins, in bytes."""
+
+    text: str
+    end: int
+
+
+class Journal:
+    """The journal of one sweep in a folder, held by this process alone until `close`."""
+
+    def __init__(self, folder: Path, sweep: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._base = folder / _file_name(sweep)
+        try:
+            self._lock = Lock(self._beside(".lock"))
+        except Held as held:
+            raise SpoolBusy(
+                f"sweep {sweep!r} is running already in process {held.pid or '(unknown)'}: "
+                f"wait for it or stop it ({folder} is its spool)"
+            ) from None
+        fresh = not self._beside(_SUFFIX).exists()
+        self._file = os.open(self._beside(_SUFFIX), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if fresh:
+            _make_durable(folder)
+        self.size = self._drop_torn_line()
+        state = _position(self._base)
+        self.acknowledged = min(int(state["acknowledged"]), self.size)
+        self.runs: dict[str, str] = dict(state["runs"])
+        self._read = self.acknowledged
+
+    @property
+    def files(self) -> Path:
+        """Where copies of small artifacts lie."""
+        return self._beside(".files")
+
+    def append(self, text: str, *, durable: bool) -> None:
+        """Add a line; when `durable`, it survives a power failure once this returns.
+
+        Raises OSError (a full disk) with the journal as it was.
+        """
+        data = f"{text}\n".encode()
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+        except OSError:
+            os.ftruncate(self._file, self.size)
+            raise
+        self.size += len(data)
+        if durable:
+            os.fsync(self._file)
+
+    def read(self) -> list[Line]:
+        """The next whole lines after those read before, about a megabyte of them."""
+        length = _CHUNK
+        while True:
+            data = os.pread(self._file, length, self._read)
+            whole = data.rfind(b"\n") + 1
+            if whole or len(data) < length:
+                break
+            length *= 2
+        lines = []
+        for raw in data[:whole].split(b"\n")[:-1]:
+            self._read += len(raw) + 1
+            lines.append(Line(raw.decode(errors="replace"), self._read))
+        return lines
+
+    def count_waiting(self) -> int:
+        """How many lines are not acknowledged yet."""
+        count, offset = 0, self.acknowledged
+        while data := os.pread(self._file, _CHUNK, offset):
+            count += data.count(b"\n")
+            offset += len(data)
+        return count
+
+    def acknowledge(self, end: int) -> None:
+        """Everything before `end` was delivered."""
+        self.acknowledged = end
+        _replace(
+            self._beside(".position"),
+            json.dumps({"acknowledged": end, "runs": self.runs}, separators=(",", ":")),
+        )
+
+    def reject(self, text: str, reason: str) -> None:
+        """Set a line aside with the reason why nobody takes it."""
+        with self._beside(_REJECTED).open("a") as file:
+            file.write(json.dumps({"reason": reason, "record": text}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def compact(self) -> None:
+        """Empty a journal that is wholly acknowledged, and remove its copies of artifacts."""
+        if self.acknowledged < self.size:
+            return
+        # In this order: a crash in between leaves a position beyond the end, which reads as 0.
+        os.ftruncate(self._file, 0)
+        self.size = self._read = 0
+        self.acknowledge(0)
+        shutil.rmtree(self.files, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        os.close(self._file)
+        self._lock.release()
+
+    def _beside(self, suffix: str) -> Path:
+        return self._base.with_name(self._base.name + suffix)
+
+    def _drop_torn_line(self) -> int:
+        """Cut off what a crash left of a last line; the size in bytes that remains."""
+        size = os.fstat(self._file).st_size
+        end = size
+        while end > 0:
+            first = max(0, end - _CHUNK)
+            newline = os.pread(self._file, end - first, first).rfind(b"\n")
+            if newline >= 0:
+                end = first + newline + 1
+                break
+            end = first
+        if end < size:
+            os.ftruncate(self._file, end)
+        return end
+
+
+def sweeps_behind(folder: Path) -> list[str]:
+    """The sweeps whose journal holds records that are not acknowledged."""
+    found = []
+    for file in sorted(folder.glob(f"*{_SUFFIX}")):
+        if file.name.endswith(_REJECTED):
+            continue
+        base = file.with_name(file.name.removesuffix(_SUFFIX))
+        if file.stat().st_size > int(_position(base)["acknowledged"]):
+            found.append(unquote(base.name))
+    return found
+
+
+def known_run_ids(folder: Path, sweep: str) -> Mapping[str, str]:
+    """The store's ids of a sweep's runs by digest ("" is the sweep itself), as far as delivered."""
+    return dict(_position(folder / _file_name(sweep))["runs"])
+
+
+def _file_name(sweep: str) -> str:
+    """Of any text, and without a dot: what follows one is ours."""
+    return quote(sweep, safe="").replace(".", "%2E")
+
+
+def _position(base: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(base.with_name(f"{base.name}.position").read_text())
+    except (FileNotFoundError, ValueError):
+        # From the beginning again: every record may be told twice.
+        known = {}
+    return {"acknowledged": 0, "runs": {}} | known
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def _make_durable(folder: Path) -> None:
+    """A new file's name must survive a power failure too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

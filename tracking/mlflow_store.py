@@ -1,0 +1,297 @@
+"""Runs kept in MLflow, the only module that imports it.
+
+Always through MlflowClient with explicit run ids: the fluent API obeys MLFLOW_RUN_ID and the like
+in the environment. MLflow is imported when it is first needed, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from tracking import limits, run_tags
+from tracking.base import (
+    DatasetInput,
+    EndState,
+    Metric,
+    RunKey,
+    RunStart,
+    ServiceUnreachable,
+    Tracker,
+    TrackingError,
+)
+from tracking.locks import waiting
+from tracking.mlflow_errors import deleted_experiment, meaning, meaning_of_os_error
+from tracking.privacy import stay_private
+from tracking.reachable import check_reachable, sqlite_file
+from tracking.where import EXPERIMENT, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput as MlflowInput
+    from mlflow.entities import Run
+
+_STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+# One attempt a request, and not for two minutes: to try again, and when, is the spool's part, and
+# a request that MLflow repeats by itself may open a run twice.
+_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+_T = TypeVar("_T")
+
+_BATCH_METRICS = 500
+_BATCH_TAGS = 100
+
+
+class MlflowStore(Tracker):
+    """One experiment of an MLflow store. Makes no connection before it must.
+
+    Runs are found again by their tags `carft.sweep`, `carft.run` and `carft.home`.
+    A verb raises ServiceUnreachable while the store cannot be used and TrackingError when what it
+    was told is wrong.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str = EXPERIMENT,
+        artifact_root: Path | None = None,
+        *,
+        home: str = "",
+    ) -> None:
+        self._uri = uri
+        self._experiment = experiment
+        self._artifact_root = artifact_root
+        self._home = home
+        self._connected: tuple[MlflowClient, str] | None = None
+        self._ids: dict[RunKey, str] = {}
+
+    def check(self) -> None:
+        """Connect now, creating what is missing.
+
+        Raises ServiceUnreachable when nothing answers, and TrackingError when the store answers
+        and cannot be used: a deleted experiment, an old schema, a database of something else.
+        """
+        if self._connected is None:
+            self._connected = self._connect()
+        client, experiment = self._connected
+        with self._translated():
+            client.get_experiment(experiment)
+
+    def open(self, start: RunStart) -> None:
+        """Create the run, or set the one of the same key running again."""
+        client, experiment = self._store()
+        tags = limits.tags({**start.tags, **run_tags.identity(start.key, self._home)})
+        with self._translated():
+            if start.parent is not None:
+                tags["mlflow.parentRunId"] = self._id(start.parent)
+            run = self._search(start.key)
+            if run is None:
+                run = client.create_run(
+                    experiment, start_time=start.timestamp, tags=tags, run_name=start.name
+                )
+            elif run.info.status != "RUNNING" or run.info.run_name != start.name:
+                client.update_run(run.info.run_id, status="RUNNING", name=start.name)
+            self._ids[start.key] = run.info.run_id
+            self._describe(run, start, tags)
+
+    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+        """Log in batches; infinite values become a tag, names are made to fit (see `limits`)."""
+        client, _ = self._store()
+        from mlflow.entities import Metric as MlflowMetric
+
+        kept, told = limits.metrics(values)
+        with self._translated():
+            run_id = self._id(key)
+            entries = (MlflowMetric(m.name, m.value, m.timestamp, m.step) for m in kept)
+            for batch in _batches(entries, _BATCH_METRICS):
+                client.log_batch(run_id, metrics=batch)
+            self._set_tags(run_id, told)
+
+    def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
+        """Set tags, names and values made to fit."""
+        self._store()
+        with self._translated():
+            self._set_tags(self._id(key), limits.tags(values))
+
+    def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+        """Upload a file; the one of the same place and name is replaced."""
+        client, _ = self._store()
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
+        with self._translated():
+            client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
+
+    def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
+        """Set MLflow's status and the end time."""
+        client, _ = self._store()
+        with self._translated():
+            client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
+
+    def run_id(self, key: RunKey) -> str | None:
+        """MLflow's run id, known once the run was opened or found by this object."""
+        return self._ids.get(key)
+
+    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - the seam's signature
+        """Always True: each verb waits for its answer."""
+        return True
+
+    def close(self) -> None:
+        """Forget the connection."""
+        self._connected = None
+
+    def _store(self) -> tuple[MlflowClient, str]:
+        """What to talk to. A store that cannot be used is no fault of the record told to it."""
+        if self._connected is None:
+            try:
+                self._connected = self._connect()
+            except TrackingError as error:
+                raise ServiceUnreachable(str(error)) from error
+        return self._connected
+
+    def _connect(self) -> tuple[MlflowClient, str]:
+        stay_private()
+        for name, value in _HTTP.items():
+            os.environ.setdefault(name, value)
+        check_reachable(self._uri)
+        file = sqlite_file(self._uri)
+        # SQLAlchemy, Alembic and the database drivers each raise errors of their own here.
+        try:
+            with ExitStack() as stack:
+                if file is not None:  # two processes must not both create the tables
+                    stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
+                from mlflow import MlflowClient
+
+                _quiet()
+                client = MlflowClient(self._uri)
+                with self._translated():
+                    return client, self._experiment_id(client)
+        except (ServiceUnreachable, TrackingError):
+            raise
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow cannot use {without_password(self._uri)}: {error}"
+            ) from error
+
+    def _experiment_id(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            root = self._artifact_root
+            try:
+                return client.create_experiment(
+                    self._experiment,
+                    artifact_location=None if root is None else str(root.resolve()),
+                )
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment_id(client)  # another process was a moment earlier
+        if found.lifecycle_stage == "deleted":
+            raise deleted_experiment(self._uri, self._experiment, found.experiment_id)
+        return found.experiment_id
+
+    def _search(self, key: RunKey) -> Run | None:
+        """The run of this key that was created first, if any."""
+        client, experiment = self._store()
+        query = run_tags.query(run_tags.identity(key, self._home))
+        found = client.search_runs(
+            [experiment], query, order_by=["attributes.start_time ASC"], max_results=1
+        )
+        return found[0] if found else None
+
+    def _id(self, key: RunKey) -> str:
+        if key not in self._ids:
+            run = self._search(key)
+            if run is None:
+                raise TrackingError(
+                    f"run {key.digest or '(the sweep)'} of sweep {key.sweep!r} was never opened"
+                )
+            self._ids[key] = run.info.run_id
+        return self._ids[key]
+
+    def _describe(self, run: Run, start: RunStart, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        client, _ = self._store()
+        known = run.data.params
+        params = limits.params(start.params)
+        new = (Param(name, value) for name, value in params.items() if name not in known)
+        for batch in _batches(new, _BATCH_TAGS):
+            client.log_batch(run.info.run_id, params=batch)
+        missing = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
+        self._set_tags(run.info.run_id, missing | limits.changed(known, params))
+        inputs = [_input(dataset) for dataset in limits.datasets(start.datasets)]
+        if inputs:
+            client.log_inputs(run.info.run_id, inputs)
+
+    def _set_tags(self, run_id: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        client, _ = self._store()
+        entries = (RunTag(name, value) for name, value in values.items())
+        for batch in _batches(entries, _BATCH_TAGS):
+            client.log_batch(run_id, tags=batch)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """MLflow's errors as ours."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            text = limits.cut(str(error.message), 1000)
+            raise meaning(self._uri, error.error_code, text, self._answers) from error
+        except OSError as error:  # requests' errors are OSErrors too
+            raise meaning_of_os_error(self._uri, error) from error
+
+    def _answers(self) -> bool:
+        """Whether the store does what it is asked, after it failed at something."""
+        if self._connected is None:
+            return False
+        from mlflow.exceptions import MlflowException
+
+        client, experiment = self._connected
+        try:
+            client.get_experiment(experiment)
+        except MlflowException:
+            return False
+        return True
+
+
+def _batches(entries: Iterator[_T], size: int) -> Iterator[list[_T]]:
+    while batch := list(islice(entries, size)):
+        yield batch
+
+
+def _quiet() -> None:
+    """Only MLflow's warnings, and no tracebacks of database errors: they come as exceptions."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def _input(dataset: DatasetInput) -> MlflowInput:
+    """Metadata only, as `mlflow.data.meta_dataset.MetaDataset` writes it, without its imports."""
+    from mlflow.entities import Dataset, InputTag
+    from mlflow.entities import DatasetInput as MlflowInput
+
+    remote = dataset.source.startswith(("http://", "https://"))
+    return MlflowInput(
+        dataset=Dataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type="http" if remote else "local",
+            source=json.dumps({"url" if remote else "uri": dataset.source}),
+        ),
+        tags=[InputTag("mlflow.data.context", dataset.context)],
+    )

@@ -1,0 +1,194 @@
+"""What a comparison is made from: finished and unfinished runs, grouped into arms."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+Scalar = str | int | float | bool | None
+Role = Literal["trial", "baseline"]
+State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as the ledger knows it; accuracies are fractions in [0, 1]."""
+
+    algorithm: str
+    params: Mapping[str, Scalar]
+    """The varied fields only, by their dotted names."""
+    seed: int | None
+    """None: nothing is trained, so nothing depends on a seed (zero-shot)."""
+    digest: str
+    state: State
+    role: Role
+    trial: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the unmerged model."""
+    merges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Label of a merged model, such as `wise_ft@0.5`, to its metrics under the same names."""
+    folder: Path | None = None
+    """The run's folder; predictions lie in `evaluations/<label>/predictions.parquet`."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
+
+    def values(self, merge: str | None) -> Mapping[str, float]:
+        """The metrics of the unmerged model, or of the merge with this label (empty if none)."""
+        return self.metrics if merge is None else self.merges.get(merge, {})
+
+    def value(self, metric: str, merge: str | None = None) -> float | None:
+        """One metric, None where it is missing or not finite."""
+        found = self.values(merge).get(metric)
+        return found if found is not None and math.isfinite(found) else None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: one algorithm at one setting, over its seeds, unmerged or merged."""
+
+    label: str
+    algorithm: str
+    merge: str | None
+    params: Mapping[str, Scalar]
+    role: Role
+    trial: int | None
+    """The earliest trial with this setting; None for a baseline."""
+    runs: tuple[RunRecord, ...]
+    """One per seed, in the order of the seeds, in whatever state."""
+
+    @property
+    def done(self) -> tuple[RunRecord, ...]:
+        """The runs that enter means and tests."""
+        return tuple(run for run in self.runs if run.state == "done")
+
+    @property
+    def trains(self) -> bool:
+        """False for an arm that no seed changes."""
+        return any(run.seed is not None for run in self.runs)
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """How many runs are in each state."""
+        return Counter(run.state for run in self.runs)
+
+    @property
+    def merge_labels(self) -> tuple[str, ...]:
+        """The merged models that some finished run has, by merge and then by number."""
+        return tuple(sorted({label for run in self.done for label in run.merges}, key=merge_key))
+
+    def values(self, metric: str) -> tuple[float | None, ...]:
+        """The metric of each finished run, in the order of the seeds."""
+        return tuple(run.value(metric, self.merge) for run in self.done)
+
+    def by_seed(self, metric: str) -> dict[int | None, float]:
+        """The finite values of the finished runs, by seed."""
+        found = ((run.seed, run.value(metric, self.merge)) for run in self.done)
+        return {seed: value for seed, value in found if value is not None}
+
+    def is_complete(self, seeds: Sequence[int]) -> bool:
+        """Every seed asked for is done and nothing else of it failed."""
+        finished = {run.seed for run in self.done}
+        if not self.trains:
+            return bool(finished)
+        return set(seeds) <= finished and len(self.done) == len(self.runs)
+
+    def merged(self, label: str) -> Arm:
+        """The same runs, seen through one of their merged models."""
+        return replace(self, label=f"{self.label} + {label}", merge=label)
+
+
+def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
+    """The unmerged arms: zero-shot first, then baselines, then trials by number.
+
+    Runs belong together by algorithm and params. The same seed twice (a point proposed again, a
+    baseline that is a trial too) counts once, a finished run before an unfinished one.
+    """
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault((record.algorithm, params_key(record.params)), []).append(record)
+    arms = sorted((_arm(runs) for runs in groups.values()), key=_arm_order)
+    repeated = Counter(arm.label for arm in arms)
+    return tuple(
+        replace(arm, label=f"{arm.label} (trial {arm.trial})") if repeated[arm.label] > 1 else arm
+        for arm in arms
+    )
+
+
+def setting(params: Mapping[str, Scalar]) -> str:
+    """`kl_weight=1 lr=0.0003`: the last part of each name, the whole name where two end alike."""
+    shown = {name: value for name, value in params.items() if name != "algorithm.name"}
+    ends = Counter(name.rsplit(".", 1)[-1] for name in shown)
+    parts = []
+    for name in sorted(shown):
+        end = name.rsplit(".", 1)[-1]
+        parts.append(f"{end if ends[end] == 1 else name}={_shown(shown[name])}")
+    return " ".join(parts)
+
+
+def params_key(params: Mapping[str, Scalar]) -> str:
+    """One text for equal params, whatever their order; 1 and 1.0 are equal, 1 and true are not."""
+    plain = {
+        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in params.items()
+    }
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def merge_key(label: str) -> tuple[str, float, str]:
+    """Sorts `wise_ft@0.25` before `wise_ft@0.5` and both after `uniform_soup`."""
+    number = merge_number(label)
+    return (merge_name(label), -math.inf if number is None else number, label)
+
+
+def merge_name(label: str) -> str:
+    """`wise_ft` of `wise_ft@0.5`."""
+    return label.partition("@")[0]
+
+
+def merge_number(label: str) -> float | None:
+    """0.5 of `wise_ft@0.5`; None where the label holds no number."""
+    try:
+        return float(label.partition("@")[2])
+    except ValueError:
+        return None
+
+
+def _arm(runs: Sequence[RunRecord]) -> Arm:
+    role: Role = "trial" if any(run.role == "trial" for run in runs) else "baseline"
+    trials = [run.trial for run in runs if run.role == "trial" and run.trial is not None]
+    by_seed: dict[int | None, RunRecord] = {}
+    for run in sorted(runs, key=lambda run: (run.state != "done", run.trial or 0)):
+        by_seed.setdefault(run.seed, run)
+    first = runs[0]
+    shown = setting(first.params)
+    return Arm(
+        label=f"{first.algorithm} {shown}".rstrip(),
+        algorithm=first.algorithm,
+        merge=None,
+        params=dict(first.params),
+        role=role,
+        trial=min(trials, default=None),
+        runs=tuple(by_seed[seed] for seed in sorted(by_seed, key=_seed_order)),
+    )
+
+
+def _arm_order(arm: Arm) -> tuple[bool, bool, float, str]:
+    trial = math.inf if arm.trial is None else arm.trial
+    return (arm.trains, arm.role == "trial", trial, arm.label)
+
+
+def _seed_order(seed: int | None) -> int:
+    return -1 if seed is None else seed
+
+
+def _shown(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,189 @@
+"""MLflow's server on a home, started for as long as somebody looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from tracking.base import ServiceUnreachable, TrackingError
+from tracking.locks import waiting
+from tracking.privacy import stay_private
+from tracking.reachable import check_reachable, sqlite_file
+from tracking.where import is_server
+
+_PORTS_TRIED = 20
+_START_SECONDS = 120.0
+# Requests are answered by then; what takes longer is an interpreter tidying up.
+_STOP_SECONDS = 2.0
+
+
+@dataclass
+class Server:
+    """A server that answers at `address`; `process` is None when it is not ours."""
+
+    address: str
+    process: subprocess.Popen[bytes] | None = None
+    _log: IO[bytes] | None = field(default=None, repr=False)
+    _sigterm: Any = field(default=None, repr=False)
+
+    def wait(self) -> None:
+        """Until the server ends or this process gets SIGINT or SIGTERM; then stop it.
+
+        Raises KeyboardInterrupt or SystemExit(143) after the server was stopped.
+        """
+        try:
+            if self.process is not None:
+                self.process.wait()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End our server together with all its children."""
+        if self.process is None:
+            return
+        _signal_group(self.process, signal.SIGTERM)
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass  # then the hard way
+        finally:
+            # Children may outlive the first process, or not listen to SIGTERM at all.
+            _signal_group(self.process, signal.SIGKILL)
+            self.process.wait()
+            if self._log is not None:
+                self._log.close()
+            if self._sigterm is not None:
+                signal.signal(signal.SIGTERM, self._sigterm)
+                self._sigterm = None
+
+
+def serve(
+    uri: str,
+    artifacts: Path | None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    allowed_hosts: Sequence[str] = (),
+    start_seconds: float = _START_SECONDS,
+) -> Server:
+    """Show the runs at `uri`: start a server on `host` at `port` or the next free one.
+
+    A `uri` that is a server's address already is returned as it is. Raises TrackingError when no
+    port is free or the server ends at once, ServiceUnreachable when it does not answer in time.
+    Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
+    """
+    if is_server(uri):
+        return Server(uri)
+    check_reachable(uri)
+    port = _free_port(host, port)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if artifacts is not None:
+        command += ["--artifacts-destination", str(artifacts)]
+    if allowed_hosts:
+        command += ["--allowed-hosts", ",".join(allowed_hosts)]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
+    sigterm = None
+    if threading.current_thread() is threading.main_thread():
+        sigterm = signal.signal(signal.SIGTERM, _leave)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=_environment(),
+        start_new_session=True,  # so that it and its children can be ended together
+    )
+    server = Server(f"http://{_bracketed(shown)}:{port}", process, log, sigterm)
+    try:
+        file = sqlite_file(uri)
+        if file is None:
+            _wait_until_healthy(server, start_seconds)
+        else:  # a driver must not create the tables at the same time
+            with waiting(file.with_name(f"{file.name}.lock")):
+                _wait_until_healthy(server, start_seconds)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _environment() -> dict[str, str]:
+    environ = dict(os.environ)
+    stay_private(environ)
+    # Eight more processes for features that a home does not use; they do not end with the server.
+    environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # The server must show this home whatever the environment calls its own.
+    environ.pop("MLFLOW_TRACKING_URI", None)
+    return environ
+
+
+def _free_port(host: str, first: int) -> int:
+    last = min(first + _PORTS_TRIED - 1, 65535)
+    for port in range(first, last + 1):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except socket.gaierror as error:
+                raise TrackingError(f"unknown host {host!r}: {error}") from None
+            except OSError:
+                continue
+            return port
+    raise TrackingError(
+        f"no port from {first} to {last} is free on {host}: name another one with --port"
+    )
+
+
+def _wait_until_healthy(server: Server, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if server.process is not None and server.process.poll() is not None:
+            raise TrackingError(f"MLflow's server ended at once:\n{_end_of(server)}")
+        try:
+            with urllib.request.urlopen(f"{server.address}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    place = urlsplit(server.address).netloc
+    raise ServiceUnreachable(
+        f"MLflow's server at {place} does not answer after {seconds:.0f} s:\n{_end_of(server)}"
+    )
+
+
+def _end_of(server: Server, characters: int = 2000) -> str:
+    if server._log is None:
+        return ""
+    server._log.seek(0)
+    return server._log.read().decode(errors="replace")[-characters:].strip()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # Nobody may be left, or on macOS only zombies.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    raise SystemExit(128 + number)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,271 @@
+"""What the numbers allow to be said of two arms: tests over common seeds and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tracking.curves import ID, OOD, Point, dominating, mean_curve, ood_at, run_curve
+from tracking.records import Arm, RunRecord
+from tracking.statistics import (
+    Interval,
+    Paired,
+    Summary,
+    holm,
+    lower_bound,
+    paired,
+    summary,
+)
+
+GAIN = "gain/ood/top1"
+Outcome = Literal[
+    "better", "trade_off", "worse", "no_difference", "too_few_seeds", "no_shifts", "no_pairs"
+]
+
+Beyond = Literal["above", "below", "above or below"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What counts as shown; accuracies are fractions."""
+
+    alpha: float = 0.05
+    id_margin: float = 0.005
+    """ID counts as not worse when the lower 95 % bound of the difference lies above minus this."""
+    fewest_seeds: int = 5
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Candidate minus reference on common seeds; each part None where it was not measured."""
+
+    candidate: Arm
+    reference: Arm
+    seeds: tuple[int | None, ...]
+    ood: Paired | None
+    id: Paired | None
+
+    @property
+    def id_lower(self) -> float | None:
+        """The one-sided 95 % lower bound of the ID difference."""
+        return None if self.id is None else lower_bound(self.id.differences)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for standard JSON."""
+        return {
+            "candidate": self.candidate.label,
+            "reference": self.reference.label,
+            "seeds": list(self.seeds),
+            OOD: None if self.ood is None else self.ood.as_dict(),
+            ID: None if self.id is None else self.id.as_dict(),
+            "id_lower95": self.id_lower,
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One candidate against the reference."""
+
+    difference: Difference
+    p_holm: float | None
+    """Of the OOD difference, over all candidates of the comparison."""
+    outcome: Outcome
+    gain: Summary | None
+    """OOD mean minus zero-shot's, by seed."""
+    above_curve: Summary | None
+    """OOD minus the reference's WiSE-FT curve at equal ID, by seed; None outside its ID range."""
+    beyond: Beyond | None
+    """Where the ID accuracies lie that the curve does not reach."""
+    above_mean_curve: float | None
+    """The same of the means over seeds; None where they lie outside the mean curve's ID range."""
+    dominated_by: Point | None
+    """The model on the reference's curve that is as good on both and better on one, if any."""
+    merged: Mapping[str, Difference] = field(default_factory=dict)
+    """By merge: the same difference with the merge on both, each at its own chosen label."""
+    ood_images: Interval | None = None
+    """Bootstrap over images of the OOD difference, the weights held fixed."""
+
+    @property
+    def candidate(self) -> Arm:
+        """The arm that is judged."""
+        return self.difference.candidate
+
+    @property
+    def reference(self) -> Arm:
+        """What it is judged against."""
+        return self.difference.reference
+
+    @property
+    def gains_over_curve(self) -> bool:
+        """Whether it gives what the reference with WiSE-FT is shown not to give."""
+        above = self.above_curve
+        if above is None or above.ci95 is None or self.dominated_by is not None:
+            return False
+        return above.ci95.low > 0
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for standard JSON."""
+        above, beaten = self.above_curve, self.dominated_by
+        return {
+            **self.difference.as_dict(),
+            "p_holm": self.p_holm,
+            "outcome": self.outcome,
+            GAIN: None if self.gain is None else self.gain.as_dict(),
+            "above_wise_ft_curve": None if above is None else above.as_dict(),
+            "above_wise_ft_mean_curve": self.above_mean_curve,
+            "dominated_by": None if beaten is None else beaten._asdict(),
+            "merged": {name: pair.as_dict() for name, pair in self.merged.items()},
+            "ood_ci95_images": None if self.ood_images is None else list(self.ood_images),
+        }
+
+
+def judge(
+    candidates: Sequence[Arm],
+    reference: Arm,
+    terms: Terms,
+    *,
+    zero_shots: Sequence[Arm] = (),
+    chosen_merges: Mapping[str, Mapping[str, str]] | None = None,
+) -> tuple[Finding, ...]:
+    """Every candidate against the reference, Holm-adjusted over those that can be tested.
+
+    `chosen_merges` gives, by the label of an unmerged arm, the label chosen for each merge.
+    """
+    chosen = chosen_merges or {}
+    differences = [differ(candidate, reference) for candidate in candidates]
+    raw = [d.ood.p for d in differences if d.ood is not None and d.ood.p is not None]
+    adjusted = iter(holm(raw))
+    findings = []
+    for difference in differences:
+        tested = difference.ood is not None and difference.ood.p is not None
+        p_holm = next(adjusted) if tested else None
+        finding = _measured(difference, p_holm, terms, zero_shots)
+        findings.append(replace(finding, merged=_merged(difference, chosen)))
+    return tuple(findings)
+
+
+def differ(candidate: Arm, reference: Arm) -> Difference:
+    """Paired over the seeds in which both have every number that is compared.
+
+    A reference that no seed changes (zero-shot) stands against each seed of the candidate.
+    """
+    columns: dict[str, tuple[dict[int | None, float], dict[int | None, float]]] = {}
+    for metric in (OOD, ID):
+        ours, theirs = candidate.by_seed(metric), reference.by_seed(metric)
+        if not reference.trains and theirs:
+            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        if ours and theirs:
+            columns[metric] = (ours, theirs)
+    seeds: list[int | None] = [
+        run.seed
+        for run in candidate.done
+        if columns and all(run.seed in side for pair in columns.values() for side in pair)
+    ]
+    tests: dict[str, Paired] = {}
+    if seeds:
+        for metric, (ours, theirs) in columns.items():
+            tests[metric] = paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
+    return Difference(candidate, reference, tuple(seeds), tests.get(OOD), tests.get(ID))
+
+
+def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> RunRecord | None:
+    """The finished zero-shot run under this arm's own prompts and data."""
+    for zero_shot in zero_shots:
+        shared = {key: zero_shot.params[key] for key in zero_shot.params if key in arm.params}
+        if zero_shot.done and all(arm.params[key] == value for key, value in shared.items()):
+            return zero_shot.done[0]
+    return None
+
+
+def gain_over_zero_shot(arm: Arm, zero_shots: Sequence[Arm]) -> Summary | None:
+    """OOD mean minus zero-shot's by seed: as the run measured it, else from the zero-shot arm."""
+    measured = arm.values(GAIN)
+    if measured and None not in measured:
+        return summary(measured)
+    base = zero_shot_of(arm, zero_shots)
+    start = None if base is None else base.value(OOD)
+    values = arm.values(OOD)
+    if start is None or not values:
+        return None
+    return summary([None if value is None else value - start for value in values])
+
+
+def _measured(
+    difference: Difference, p_holm: float | None, terms: Terms, zero_shots: Sequence[Arm]
+) -> Finding:
+    candidate, reference = difference.candidate, difference.reference
+    zero_shot = zero_shot_of(reference, zero_shots)
+    above, beyond = _above_curve(difference, zero_shot)
+    above_mean, dominated_by = _against_mean_curve(candidate, reference, zero_shot)
+    return Finding(
+        difference=difference,
+        p_holm=p_holm,
+        outcome=_outcome(difference, p_holm, terms),
+        gain=gain_over_zero_shot(candidate, zero_shots),
+        above_curve=above,
+        beyond=beyond,
+        above_mean_curve=above_mean,
+        dominated_by=dominated_by,
+    )
+
+
+def _outcome(difference: Difference, p_holm: float | None, terms: Terms) -> Outcome:
+    if not difference.seeds:
+        return "no_pairs"
+    if len(difference.seeds) < terms.fewest_seeds:
+        return "too_few_seeds"
+    if difference.ood is None:
+        return "no_shifts"
+    if p_holm is None or p_holm >= terms.alpha:
+        return "no_difference"
+    if difference.ood.mean < 0:
+        return "worse"
+    lower = difference.id_lower
+    return "better" if lower is not None and lower > -terms.id_margin else "trade_off"
+
+
+def _above_curve(
+    difference: Difference, zero_shot: RunRecord | None
+) -> tuple[Summary | None, Beyond | None]:
+    """By common seed; no summary where the reference has no WiSE-FT curve."""
+    runs = {run.seed: run for run in difference.reference.done}
+    ours = {run.seed: run for run in difference.candidate.done}
+    merge = difference.candidate.merge
+    values: list[float | None] = []
+    sides: set[Beyond] = set()
+    for seed in difference.seeds:
+        curve = run_curve(runs[seed], zero_shot) if seed in runs else None
+        x, y = ours[seed].value(ID, merge), ours[seed].value(OOD, merge)
+        if curve is None or x is None or y is None:
+            return None, None
+        height = ood_at(curve, x)
+        values.append(None if height is None else y - height)
+        if height is None:
+            sides.add("above" if x > max(point.id for point in curve.points) else "below")
+    if not values:
+        return None, None
+    return summary(values), "above or below" if len(sides) > 1 else next(iter(sides), None)
+
+
+def _against_mean_curve(
+    candidate: Arm, reference: Arm, zero_shot: RunRecord | None
+) -> tuple[float | None, Point | None]:
+    curve = mean_curve(reference, zero_shot)
+    x, y = summary(candidate.values(ID)).mean, summary(candidate.values(OOD)).mean
+    if curve is None or x is None or y is None:
+        return None, None
+    height = ood_at(curve, x)
+    return None if height is None else y - height, dominating(curve, x, y)
+
+
+def _merged(
+    difference: Difference, chosen: Mapping[str, Mapping[str, str]]
+) -> Mapping[str, Difference]:
+    candidate, reference = difference.candidate, difference.reference
+    ours, theirs = chosen.get(candidate.label, {}), chosen.get(reference.label, {})
+    return {
+        name: differ(candidate.merged(ours[name]), reference.merged(theirs[name]))
+        for name in ours
+        if name in theirs
+    }

@@ -1,0 +1,93 @@
+"""Where the runs of a home are kept: its own database, or the server that the environment names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from tracking.spool import Spool
+
+EXPERIMENT = "carft-sweep"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Everything that decides where runs go."""
+
+    uri: str
+    """Tracking URI: `sqlite:///...`, another database, or `http(s)://...`."""
+    experiment: str
+    artifacts: Path | None
+    """Folder of artifacts; None where the server decides."""
+    spool: Path
+    """Folder of journals: one for each place, since half a run's records mean nothing elsewhere."""
+
+
+def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
+    """`home`/mlflow.db and `home`/mlartifacts, unless MLFLOW_TRACKING_URI says otherwise."""
+    chosen = os.environ if environ is None else environ
+    home = home.resolve()
+    uri = chosen.get("MLFLOW_TRACKING_URI", "").strip()
+    experiment = chosen.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+    spool = home / "spool"
+    if uri or experiment != EXPERIMENT:
+        place = f"{without_password(uri)}\n{experiment}".encode()
+        spool /= hashlib.sha256(place).hexdigest()[:8]
+    return Where(
+        uri=uri or f"sqlite:///{home / 'mlflow.db'}",
+        experiment=experiment,
+        artifacts=None if is_server(uri) else home / "mlartifacts",
+        spool=spool,
+    )
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI is answered by a server that keeps artifacts itself."""
+    return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown: without user and password."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def home_id(home: Path) -> str:
+    """Who a home is on a server that several homes share; made on the first call.
+
+    Two people may both have a sweep of the same name: its runs are told apart by this.
+    """
+    file = home / "id"
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        pass
+    home.mkdir(parents=True, exist_ok=True)
+    mine = file.with_name(f".id.{uuid.uuid4().hex}")
+    mine.write_text(f"{uuid.uuid4().hex}\n")
+    try:
+        os.link(mine, file)  # fails where another process was first: theirs holds
+    except FileExistsError:
+        pass
+    finally:
+        mine.unlink()
+    return file.read_text().strip()
+
+
+def open_tracking(home: Path, environ: Mapping[str, str] | None = None) -> Spool:
+    """The tracker of a home: MLflow behind a spool. Imports MLflow only when a run is opened."""
+    from tracking.mlflow_store import MlflowStore
+    from tracking.spool import Spool
+
+    place = where(home, environ)
+    store = MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
+    return Spool(store, place.spool)

@@ -1,0 +1,177 @@
+"""A verdict in plain English: what was compared, by how much, how sure, and what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracking.records import Arm, merge_number
+from tracking.statistics import Interval, Paired, Summary
+from tracking.verdict import Difference, Finding, Terms
+
+
+def points(value: float) -> str:
+    """A difference of fractions in percentage points: `+1.80 pp`."""
+    return f"{_signed(value)} pp"
+
+
+def with_interval(value: float, ci95: Interval | None) -> str:
+    """`+1.80 pp [+1.49, +2.11]`."""
+    if ci95 is None:
+        return points(value)
+    return f"{points(value)} [{_signed(ci95.low)}, {_signed(ci95.high)}]"
+
+
+def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
+    """The sentences on one candidate; `tests` is how many Holm's adjustment covers."""
+    return (
+        _main(found, terms, tests),
+        *_gain(found.gain),
+        *_curve(found, terms),
+        *(_merged(name, difference) for name, difference in found.merged.items()),
+    )
+
+
+def no_reference(arm: Arm, reference: str, gain: Summary | None) -> tuple[str, ...]:
+    """When there is nothing finished to compare with."""
+    if arm.algorithm == reference:
+        first = f"No comparison: {reference} is the only algorithm here, at {arm.label}."
+    else:
+        first = f"No verdict: there is no finished {reference} run to compare {arm.label} with."
+    return (first, *_gain(gain))
+
+
+def nothing_done() -> tuple[str, ...]:
+    """When no setting has a value."""
+    return ("No verdict: no run gave a value to select on.",)
+
+
+def _main(found: Finding, terms: Terms, tests: int) -> str:
+    ours, theirs = found.candidate.label, found.reference.label
+    difference, n = found.difference, len(found.difference.seeds)
+    ood, identity = _ood(difference), _id(difference)
+    seeds = f"{n} seed{'' if n == 1 else 's'}"
+    test = _test(found, tests)
+    beside = f"; {identity}" if identity else ""
+    match found.outcome:
+        case "no_pairs":
+            return f"No verdict: {ours} and {theirs} have no finished seed in common."
+        case "too_few_seeds":
+            numbers = "; ".join(part for part in (ood, identity) if part)
+            untested = "no shift was measured" if not ood else "no test below 3 seeds"
+            return (
+                f"too few seeds ({n}, a verdict needs {terms.fewest_seeds}): "
+                f"{ours} minus {theirs}, {numbers} ({test or untested})."
+            )
+        case "no_shifts":
+            return (
+                f"No verdict on robustness, as no shift was measured: {ours} minus {theirs} over "
+                f"{seeds}, {identity}."
+            )
+        case "better":
+            return (
+                f"{ours} is better than {theirs}: {ood} over {seeds} ({test}), and {identity}, "
+                f"not worse than the margin of {_percent(terms.id_margin)} pp."
+            )
+        case "trade_off":
+            return (
+                f"{ours} is more robust than {theirs} but not better: {ood} over {seeds} ({test}), "
+                f"while {identity or 'ID test was not measured'} is not shown to stay within the "
+                f"margin of {_percent(terms.id_margin)} pp."
+            )
+        case "worse":
+            return f"{ours} is less robust than {theirs}: {ood} over {seeds} ({test}){beside}."
+        case "no_difference":
+            return (
+                f"No difference in robustness is shown between {ours} and {theirs}: {ood} over "
+                f"{seeds} ({test}){beside}."
+            )
+
+
+def _ood(difference: Difference) -> str:
+    return _named("OOD mean", difference.ood)
+
+
+def _id(difference: Difference) -> str:
+    return _named("ID test", difference.id)
+
+
+def _named(name: str, pair: Paired | None) -> str:
+    return "" if pair is None else f"{name} {with_interval(pair.mean, pair.ci95)}"
+
+
+def _test(found: Finding, tests: int) -> str:
+    ood = found.difference.ood
+    if ood is None or ood.p is None or found.p_holm is None:
+        return ""
+    holm = f", Holm over {tests}: {_p(found.p_holm)}" if tests > 1 else ""
+    return f"paired t: {_p(ood.p)}{holm}; sign-flip: {_p(ood.p_sign_flip)}"
+
+
+def _gain(gain: Summary | None) -> tuple[str, ...]:
+    if gain is None or gain.mean is None:
+        return ()
+    return (f"Against zero-shot its OOD mean is {with_interval(gain.mean, gain.ci95)}.",)
+
+
+def _curve(found: Finding, terms: Terms) -> tuple[str, ...]:
+    above, rival = found.above_curve, f"{found.reference.algorithm} + WiSE-FT"
+    if above is None:
+        return ()
+    inside = [value for value in above.values if value is not None]
+    if above.mean is None:
+        out, n = len(above.values) - len(inside), len(above.values)
+        text = f"In {out} of {n} seeds its ID accuracy lies {found.beyond} the whole WiSE-FT curve "
+        text += f"of {found.reference.algorithm}, so there is no distance at equal ID accuracy"
+        if found.above_mean_curve is not None:
+            text += f" for each seed; that of the means is {points(found.above_mean_curve)}"
+        return (text + _dominated(found) + ".",)
+    text = f"At equal ID accuracy its OOD mean is {with_interval(above.mean, above.ci95)} "
+    text += f"against the curve of {rival}"
+    if len(inside) < terms.fewest_seeds or above.ci95 is None:
+        return (text + _dominated(found) + ".",)
+    if found.gains_over_curve:
+        return (f"{text}: a gain that {rival} does not give.",)
+    if above.ci95.high < 0 or found.dominated_by is not None:
+        return (f"{text}{_dominated(found)}: no gain over {rival}.",)
+    return (f"{text}: no gain over {rival} is shown.",)
+
+
+def _dominated(found: Finding) -> str:
+    point = found.dominated_by
+    if point is None:
+        return ""
+    ends = {0.0: "zero-shot", 1.0: f"{found.reference.algorithm} itself"}
+    rival = ends.get(point.alpha, f"{found.reference.algorithm} at alpha {point.alpha:g}")
+    return f", and {rival} is at least as good on both"
+
+
+def _merged(name: str, difference: Difference) -> str:
+    ours, theirs = (_number(arm) for arm in (difference.candidate, difference.reference))
+    head = f"With {name} on both (alpha {ours} and {theirs}, chosen by the same rule)"
+    if not difference.seeds:
+        return f"{head} there is no seed in common."
+    numbers = [part for part in (_ood(difference), _id(difference)) if part]
+    return f"{head}: {', '.join(numbers)}; described, not tested."
+
+
+def joined(sentences: Sequence[str]) -> str:
+    """One paragraph."""
+    return " ".join(sentences)
+
+
+def _number(arm: Arm) -> str:
+    number = None if arm.merge is None else merge_number(arm.merge)
+    return f"{arm.merge}" if number is None else f"{number:g}"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _signed(fraction: float) -> str:
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}"
