@@ -1,0 +1,56 @@
+# make sweep: the main job, on real images, from nothing.   make test: everything CI runs.
+# The virtual environment is made on the first call and again when the requirements change.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: the tests run in as many processes as there are cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: sweep test test-full check docs clean
+.DELETE_ON_ERROR:
+
+sweep: $(VENV)/.installed
+	@$(BIN)/carft-sweep run sweeps/kl_weight.yaml
+
+test: check docs
+	$(PYTEST) --cov --cov-report=term
+
+test-full: check docs
+	$(PYTEST) --cov --cov-report=term -m ""
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) dist site .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	  .import_linter_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): once, a few minutes."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV) with what development needs: once, a few minutes."
+	@$(INSTALL) -e ".[dev,docs,build]"
+	@touch $@ $(VENV)/.installed
+
+# PYTHON=... names the interpreter.
+$(VENV)/bin/python:
+	@set -e; for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  $$python -c 'import ensurepip, venv' 2>/dev/null || { lacks=$$python; continue; }; \
+	  $$python -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; exit 0; \
+	done; \
+	if [ -n "$$lacks" ]; then \
+	  echo "$$lacks has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	else \
+	  echo "carft-sweep needs Python 3.11 or newer; name one with make PYTHON=/path/to/python" >&2; \
+	fi; exit 1

@@ -1,0 +1,70 @@
+"""Tables of what there is, put into a page where it says `<!-- table: algorithms -->`."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from carft_core.algorithms import ALGORITHMS
+from carft_core.data import FAMILIES
+from carft_core.merges import MERGES
+
+ROOT = Path(__file__).parents[2]
+MARK = re.compile(r"<!-- table: (\w+) -->")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """MkDocs calls this for every page. Raises KeyError for a table that is not there."""
+    return MARK.sub(lambda mark: TABLES[mark.group(1)](), markdown)
+
+
+def models(kind: str, registry: Mapping[str, type[BaseModel]]) -> str:
+    """A row for each registered model: name, what it is, its fields with their defaults."""
+    rows = [f"| {kind} | what it is | fields and defaults |", "|---|---|---|"]
+    rows += [
+        f"| `{name}` | {vars(cls)['summary']} | {fields(cls)} |" for name, cls in registry.items()
+    ]
+    return "\n".join(rows)
+
+
+def fields(cls: type[BaseModel]) -> str:
+    """`kl_weight` = 1.0, ... as a sweep file writes them."""
+    told = [f"`{name}` = {json.dumps(info.default)}" for name, info in cls.model_fields.items()]
+    return ", ".join(told) or "none"
+
+
+def families() -> str:
+    """A row for each family: name, what it is, the defaults that it brings."""
+    rows = ["| family | what it is | defaults that it brings |", "|---|---|---|"]
+    for family in FAMILIES.values():
+        brought = ", ".join(
+            f"`{key}` = {json.dumps(value)}" for key, value in family.defaults.items()
+        )
+        rows.append(f"| `{family.name}` | {family.summary} | {brought or 'none'} |")
+    return "\n".join(rows)
+
+
+def source_map() -> str:
+    """A row for each module: its path and the first line of its docstring."""
+    rows = ["| file | what it is |", "|---|---|"]
+    for package in ("carft_core", "sweeps", "tracking"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            claim = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            if claim:
+                first = claim.splitlines()[0].replace("|", "\\|")
+                rows.append(f"| `{path.relative_to(ROOT)}` | {first} |")
+    return "\n".join(rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "algorithms": lambda: models("algorithm", ALGORITHMS),
+    "merges": lambda: models("merge", MERGES),
+    "families": families,
+    "map": source_map,
+}

@@ -1,0 +1,168 @@
+"""What the docs show works: their examples are run as they stand."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from carft_core.algorithms import ALGORITHMS, Algorithm, Batch
+from carft_core.clip import OpenedClip
+from carft_core.config import DataConfig, trial_config
+from carft_core.data import Family, Transform
+from carft_core.errors import RequestError
+from carft_core.prompts import class_weights, context_weights, template_set, text_features
+from carft_core.teacher import Teacher
+from sweeps.spec import load_spec
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+KEYS = {"name", "description", "method", "metric", "parameters", "seeds", "baselines", "trial"}
+KEYS |= {"run_cap", "selection", "report", "retries", "resources", "seed", "aliases"}
+PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    text = (ROOT / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def module(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The first Python block of a page that is a whole module, imported from a file."""
+    source = next(block for block in blocks(page, "python") if block.startswith('"""'))
+    name = f"shown_{Path(page).stem.replace('-', '_')}"
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    templates = template_set("simple")
+    w_raw = text_features(tiny_clip, templates, ["anchor", "bell", "cat"], cache=None)
+    weights = (class_weights(w_raw), context_weights(w_raw))
+    return Teacher(tiny_clip, *weights, templates, torch.device("cpu"))
+
+
+@pytest.fixture
+def l2_sp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Algorithm]:
+    """The algorithm of the page, registered as the page says."""
+    shown = module("docs/add-an-algorithm.md", tmp_path, monkeypatch)
+    cls: type[Algorithm] = shown.L2Sp
+    registry = {**ALGORITHMS, cls.name: cls}
+    monkeypatch.setattr("carft_core.config.ALGORITHMS", registry)
+    return cls
+
+
+def test_the_algorithm_of_the_page_starts_at_distance_0_and_is_drawn_back(
+    l2_sp: type[Algorithm], teacher: Teacher
+) -> None:
+    algorithm = l2_sp.model_validate({"alpha": 0.5})
+    student = teacher.new_classifier()
+    batch = Batch(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]))
+    assert algorithm.terms(student, batch, teacher)["distance"].value == 0
+    moved = next(student.visual.parameters())
+    with torch.no_grad():
+        moved.add_(0.1)
+    distance = algorithm.terms(student, batch, teacher)["distance"]
+    assert distance.weight == 0.5
+    assert float(distance.value.detach()) == pytest.approx(0.01 * moved.numel(), rel=1e-3)
+    distance.value.backward()
+    assert moved.grad is not None
+    assert torch.allclose(moved.grad, torch.full_like(moved, 0.2), rtol=1e-3)
+
+
+def test_the_algorithm_of_the_page_is_configured_as_its_sweep_file_says(
+    l2_sp: type[Algorithm],
+) -> None:
+    (text,) = blocks("docs/add-an-algorithm.md", "yaml")
+    shown = yaml.safe_load(text)
+    for alpha in shown["parameters"]["algorithm.alpha"]["values"]:
+        named = {**shown["trial"]["algorithm"], "alpha": alpha}
+        config = trial_config({**shown["trial"], "algorithm": named})
+        assert config.algorithm == l2_sp.model_validate({"alpha": alpha})
+
+
+def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
+    text = (DOCS / "add-an-algorithm.md").read_text()
+    listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    own = {name for name in vars(Algorithm) if not name.startswith("_")}
+    own |= set(vars(Algorithm)["__annotations__"])
+    inherited = {"model_config", "model_fields", "model_computed_fields", "name", "summary"}
+    assert listed == {name for name in own if not name.startswith("_")} - inherited
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Family, DataConfig]:
+    """The family of the page, and a config of files as it expects them."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "test", "sketch"):
+        pixels = rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", pixels=pixels, labels=np.arange(6) % 2)
+    shown = module("docs/add-a-family.md", tmp_path, monkeypatch)
+    return shown.MY_FAMILY, DataConfig(root=str(tmp_path))
+
+
+def test_the_family_of_the_page_opens_and_its_views_are_pure(
+    family: tuple[Family, DataConfig],
+) -> None:
+    declared, config = family
+    opened = declared.open(config)
+    assert set(opened.shifts) == {"sketch"}
+    train = opened.train
+
+    def view(indices: list[int], seed: int | None, epoch: int = 1) -> torch.Tensor:
+        return train.views(indices, transform=PLAIN, seed=seed, epoch=epoch)
+
+    everything = view(list(range(len(train))), seed=3)
+    assert torch.equal(view([4, 2], seed=3), everything[[4, 2]])
+    others = [view(list(range(len(train))), seed=3, epoch=epoch) for epoch in range(2, 8)]
+    assert any(not torch.equal(other, everything) for other in others)
+    assert torch.equal(view([1], seed=None, epoch=1), view([1], seed=None, epoch=2))
+
+
+def test_the_family_of_the_page_says_what_it_misses(
+    family: tuple[Family, DataConfig], tmp_path: Path
+) -> None:
+    declared, _ = family
+    with pytest.raises(RequestError, match=r"train\.npz"):
+        declared.open(DataConfig(root=str(tmp_path / "elsewhere")))
+
+
+def test_the_readme_and_the_tutorial_show_the_recipe_that_is_shipped() -> None:
+    shipped = (ROOT / "sweeps" / "kl_weight.yaml").read_text()
+    for page in ("README.md", "docs/tutorial.md"):
+        assert blocks(page, "yaml")[0] == shipped, page
+
+
+def sweep_files() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sweep files on the pages; one without a name is a part, laid over `kl_weight`."""
+    recipe = yaml.safe_load((ROOT / "sweeps" / "kl_weight.yaml").read_text())
+    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
+        page = str(path.relative_to(ROOT))
+        if page == "docs/add-an-algorithm.md":
+            continue  # Its algorithm is not registered; it has tests of its own above.
+        for number, block in enumerate(blocks(page, "yaml")):
+            shown = yaml.safe_load(block)
+            if isinstance(shown, dict) and not shown.keys() - KEYS:
+                trial = {**recipe["trial"], **shown.get("trial", {})}
+                whole = shown if "name" in shown else {**recipe, **shown, "trial": trial}
+                yield f"{page}-{number}", whole
+
+
+@pytest.mark.parametrize("shown", [pytest.param(s, id=name) for name, s in sweep_files()])
+def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "shown.yaml"
+    file.write_text(yaml.safe_dump(shown, sort_keys=False))
+    assert load_spec(file).name == shown["name"]

@@ -1,0 +1,239 @@
+"""The repository keeps its promises: light commands, a whole wheel, live links, honest ranges."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("carft_core", "sweeps", "tracking")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def modules_after(code: str, *, cwd: Path) -> set[str]:
+    """The top-level modules in a fresh interpreter after `code`, wherever it exits."""
+    script = (
+        "import atexit, json, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "told = sys.__stdout__\n"
+        "atexit.register(lambda: told.write('\\n' + json.dumps(sorted(sys.modules))))\n"
+        f"{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def command(*arguments: str) -> str:
+    return (
+        f"sys.argv = {['carft-sweep', *arguments]!r}\n"
+        "from sweeps.cli import main\n"
+        "sys.exit(main())\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("run", "--help")])
+def test_help_and_list_start_without_torch_ray_and_mlflow(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    loaded = modules_after(command(*arguments), cwd=tmp_path)
+    assert "sweeps" in loaded
+    assert not loaded & {"torch", "torchvision", "open_clip", "ray", "mlflow", "optuna"}
+
+
+def test_check_loads_neither_ray_nor_mlflow(tmp_path: Path) -> None:
+    recipe = ROOT / "sweeps" / "kl_weight.yaml"
+    loaded = modules_after(command("check", str(recipe)), cwd=tmp_path)
+    assert "carft_core" in loaded
+    assert not loaded & {"ray", "mlflow"}
+
+
+@pytest.mark.parametrize("module", ["sweeps.home", "sweeps.ledger", "sweeps.engines.base"])
+def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: Path) -> None:
+    loaded = modules_after(f"import {module}", cwd=tmp_path)
+    assert not loaded & {"torch", "carft_core", "ray", "mlflow"}
+
+
+def test_the_core_trains_without_orchestration_and_tracking(tmp_path: Path) -> None:
+    loaded = modules_after("import carft_core.train", cwd=tmp_path)
+    assert "torch" in loaded
+    assert not loaded & {"sweeps", "tracking", "ray", "optuna", "mlflow"}
+
+
+def test_the_comparison_is_made_without_torch(tmp_path: Path) -> None:
+    loaded = modules_after("import tracking.compare", cwd=tmp_path)
+    assert not loaded & {"sweeps", "carft_core", "torch", "ray", "optuna", "mlflow"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_resolve_to_this_project_from_anywhere(package: str, tmp_path: Path) -> None:
+    # Weights & Biases publishes a package named `sweeps`; installed later, it would win.
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import {package}; print({package}.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == ROOT / package / "__init__.py"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
+    """The names of the files in a wheel built from this tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    (file,) = folder.glob("*.whl")
+    return frozenset(zipfile.ZipFile(file).namelist())
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel: frozenset[str]) -> None:
+    there = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
+    assert "sweeps/kl_weight.yaml" in there
+    assert {name for name in wheel if ".dist-info/" not in name} == there
+
+
+def test_the_wheel_carries_its_licences(wheel: frozenset[str]) -> None:
+    names = {Path(name).name for name in wheel if ".dist-info/" in name}
+    assert {"LICENSE", "NOTICE"} <= names
+
+
+def requirements() -> Iterator[tuple[str, Requirement]]:
+    for text in PROJECT["project"]["dependencies"]:
+        yield "run", Requirement(text)
+    for extra, texts in PROJECT["project"]["optional-dependencies"].items():
+        for text in texts:
+            yield extra, Requirement(text)
+
+
+def pins() -> dict[str, Version]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line]
+    parts = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonical(name): Version(version) for name, version in parts}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+CHOSEN_BY_THE_MACHINE = {"torch", "torchvision"}
+
+
+def test_every_requirement_has_a_lower_bound_and_a_pin_within_its_range() -> None:
+    pinned = pins()
+    for extra, requirement in requirements():
+        name = canonical(requirement.name)
+        bounds = {specifier.operator for specifier in requirement.specifier}
+        assert name.startswith("types-") or ">=" in bounds, requirement
+        assert bounds <= {">=", "<"}, f"{extra}: {requirement} is a pin; pins stand in constraints"
+        if name not in CHOSEN_BY_THE_MACHINE:
+            assert requirement.specifier.contains(pinned[name]), requirement
+
+
+def test_constraints_leave_the_build_of_torch_to_the_machine() -> None:
+    pinned = pins()
+    assert not CHOSEN_BY_THE_MACHINE & set(pinned)
+    assert not [name for name in pinned if name.startswith(("nvidia-", "cuda-", "triton"))]
+    assert not [name for name, version in pinned.items() if version.local]
+
+
+def text_files() -> Iterator[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.split("\0"):
+        path = ROOT / name
+        if name and path.is_file() and b"\0" not in path.read_bytes()[:8000]:
+            yield path
+
+
+def test_no_file_names_a_package_index() -> None:
+    # Where packages come from is pip's and npm's configuration, and the user's (decision 5).
+    indexes = ("pypi.", "download.pytorch.", "registry.npmjs.", "deb.debian.")
+    hosts = re.compile("|".join(re.escape(name) + "org" for name in indexes) + "|--index-url")
+    found = [
+        f"{path.relative_to(ROOT)}: {hit.group()}"
+        for path in text_files()
+        if path != Path(__file__)
+        for hit in hosts.finditer(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert found == []
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"\s+", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_relative_link_is_dead(page: Path) -> None:
+    dead = []
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(target)
+    assert dead == []
+
+
+def test_the_readme_lists_the_commands_that_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from sweeps.cli import main; sys.exit(main())", "-h"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    listed = re.findall(r"^\| `(\w+)[ `]", (ROOT / "README.md").read_text(), re.MULTILINE)
+    there = re.search(r"\{([\w,]+)\}", done.stdout)
+    assert there is not None, done.stdout
+    assert sorted(listed) == sorted(there.group(1).split(","))
+
+
+def test_the_readme_shows_the_tree_that_there_is() -> None:
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"^```\n(carft_core/.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    folder = ROOT
+    for line in block.group(1).splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith("  ") else ROOT / name
+        path = folder / name if line.startswith("  ") else folder
+        assert path.exists(), line
