@@ -1,0 +1,1 @@
+"""Sweep files, and the code that executes one."""

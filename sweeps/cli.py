@@ -1,0 +1,52 @@
+"""The command line: `carft-sweep COMMAND`; the only place that prints."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from sweeps.arguments import parse
+from tracking.base import ServiceUnreachable, TrackingError
+from tracking.privacy import stay_private
+
+INTERRUPTED = 3
+UNREACHABLE = 4
+WRONG = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. 0 done; 1 no run succeeded; 2 the request is wrong; 3 interrupted and
+    resumable; 4 a service is unreachable.
+    """
+    from carft_core.errors import RequestError
+
+    stay_private()
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        command = importlib.import_module(f"sweeps.commands.{arguments.command}")
+        code: int = command.run(arguments, print)
+        sys.stdout.flush()
+    except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
+        return leaving.code if isinstance(leaving.code, int) else WRONG
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not try to write the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ServiceUnreachable as error:
+        return _complain(error, UNREACHABLE)
+    except (RequestError, TrackingError) as error:
+        return _complain(error, WRONG)
+    return code
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"carft-sweep: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The seam between a sweep and the place where its runs execute.
+
+The engine drives and the handler decides, since Ray Tune owns its loop: its searcher asks for the
+next job, its scheduler asks whether to go on. The local engine has the same shape.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+FailureClass = Literal["nan", "out_of_memory", "data", "preempted", "crashed", "timeout"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be executed: all a worker needs, as plain data."""
+
+    digest: str
+    label: str
+    """For display: `trial 3, seed 1`."""
+    config: Mapping[str, Any]
+    """`TrialConfig.as_dict()`."""
+    seed: int
+    workdir: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run did not succeed."""
+
+    kind: FailureClass
+    message: str
+    """One line."""
+    log_tail: str = ""
+
+
+class Decision(Enum):
+    """What the handler wants of a run that has reported an epoch."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+class Wait(Enum):
+    """What `next_job` answers when there is none just now."""
+
+    LATER = "later"
+    """Every remaining job waits for a running one."""
+    NEVER = "never"
+    """Nothing is left to be started."""
+
+
+class Handler(Protocol):
+    """The sweep's side. An engine calls it from one thread only."""
+
+    def next_job(self) -> Job | Wait:
+        """The next run to start."""
+
+    def started(self, job: Job, worker: str) -> None:
+        """A worker has begun with the job."""
+
+    def alive(self, job: Job) -> None:
+        """The worker of the job has shown life; renews the lease."""
+
+    def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
+        """An epoch is done; `report` is `EpochReport.as_dict()`."""
+
+    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+        """The run is trained and evaluated; `result` is `RunResult.as_dict()`."""
+
+    def stopped(self, job: Job) -> None:
+        """The run was closed between epochs, as decided or because the engine stops."""
+
+    def failed(self, job: Job, failure: Failure) -> bool:
+        """The run failed. True: `next_job` may give it again."""
+
+
+class Engine(ABC):
+    """Executes the jobs of a handler."""
+
+    @abstractmethod
+    def run(self, handler: Handler) -> None:
+        """Execute until the handler has no more jobs and none is running, or `stop` was called."""
+
+    @abstractmethod
+    def stop(self, *, now: bool = False) -> None:
+        """Start nothing more; close running jobs after their epoch, or at once.
+
+        May be called from a signal handler or another thread.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of workers."""

@@ -1,0 +1,72 @@
+"""Runs executed in the driver's own process, for a debugger: same contract, no supervision."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from time import sleep
+from typing import Any
+
+from sweeps.engines.base import Decision, Engine, Failure, Handler, Job, Wait
+from sweeps.engines.local import POLL
+from sweeps.engines.training import CORE, failure_class, find_entry, one_line
+
+
+class Interrupted(BaseException):
+    """The run is to be closed at once; not an Exception, so that no run can hold it up."""
+
+
+class InProcessEngine(Engine):
+    """What a run prints stays on the terminal, and `breakpoint()` in it works."""
+
+    def __init__(self, entry: str = CORE) -> None:
+        self._entry = entry
+        self._stopping = False
+        self._running = False
+
+    def run(self, handler: Handler) -> None:
+        """See Engine."""
+        while not self._stopping:
+            job = handler.next_job()
+            if job is Wait.NEVER:
+                return
+            if isinstance(job, Wait):
+                sleep(POLL)
+                continue
+            self._execute(handler, job)
+
+    def stop(self, *, now: bool = False) -> None:
+        """See Engine. `now` raises where the run is, when the caller is a signal handler."""
+        self._stopping = True
+        if now and self._running:
+            raise Interrupted
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _execute(self, handler: Handler, job: Job) -> None:
+        handler.started(job, "in process")
+
+        def report(epoch: Mapping[str, Any]) -> Decision:
+            handler.alive(job)
+            decision = handler.reported(job, epoch)
+            return Decision.STOP if self._stopping else decision
+
+        try:
+            self._running = True
+            result = find_entry(self._entry)(
+                job.config, job.seed, report=report, workdir=job.workdir, cache=job.cache
+            )
+        except Interrupted:
+            handler.stopped(job)
+            return
+        except Exception as error:  # whatever a run raises is its failure; the sweep goes on
+            tail = "".join(traceback.format_exception(error)).rstrip()
+            handler.failed(job, Failure(failure_class(error), one_line(error), tail))
+            return
+        finally:
+            self._running = False
+        if result is None:
+            handler.stopped(job)
+        else:
+            handler.finished(job, result)

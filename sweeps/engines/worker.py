@@ -1,0 +1,145 @@
+"""The worker process of the local engine: takes jobs from a pipe, keeps model and data warm.
+
+Run as `python -m sweeps.engines.worker ENTRY DRIVER_PID`. Frames are lines of JSON, on copies of
+stdin and stdout that nothing else knows; what a run prints goes to its log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeps.engines.base import Decision
+from sweeps.engines.training import LOG, failure_class, find_entry, one_line
+
+BEAT = 2.0
+"""Seconds between two signs of life."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Channel:
+    """The worker's end of the two pipes. Ends the process when the driver is gone."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._lock = threading.Lock()
+        self._inbox: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Write one frame."""
+        frame = (json.dumps({"kind": kind, **fields}) + "\n").encode()
+        with self._lock:
+            try:
+                while frame:
+                    frame = frame[os.write(self._writing, frame) :]
+            except BrokenPipeError:
+                os._exit(1)
+
+    def receive(self) -> dict[str, Any]:
+        """The next frame; waits for it."""
+        return self._inbox.get()
+
+    def beat(self) -> None:
+        """Show life until the process ends."""
+
+        def beating() -> None:
+            while True:
+                self.send("alive")
+                pause.wait(BEAT)
+
+        pause = threading.Event()
+        threading.Thread(target=beating, daemon=True).start()
+
+    def _read(self) -> None:
+        with os.fdopen(self._reading, "rb") as pipe:
+            for line in pipe:
+                self._inbox.put(json.loads(line))
+        os._exit(1)  # The driver is gone: nobody would ever collect the result.
+
+
+def main(arguments: list[str]) -> int:
+    """Serve one driver until it says close."""
+    entry, driver = arguments[0], int(arguments[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
+    _die_with(driver)
+    channel = Channel(os.dup(0), os.dup(1))
+    with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 - descriptors, not a path's content
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+    channel.beat()
+    while (frame := channel.receive())["kind"] != "close":
+        _serve(channel, entry, frame)
+    return 0
+
+
+def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
+    workdir = Path(job["workdir"])
+    _print_to(workdir / LOG)
+    _log(f"{job['label']}: process {os.getpid()} begins")
+    channel.send("started")
+
+    def report(epoch: Mapping[str, Any]) -> Decision:
+        _log(" ".join(f"{name}={value}" for name, value in _told(epoch)))
+        channel.send("report", report=dict(epoch))
+        return Decision(channel.receive()["decision"])
+
+    try:
+        result = find_entry(entry)(
+            job["config"], job["seed"], report=report, workdir=workdir, cache=Path(job["cache"])
+        )
+    except Exception as error:  # whatever a run raises is its failure; the sweep goes on
+        traceback.print_exc()
+        sys.stderr.flush()
+        channel.send("failed", failure=failure_class(error), message=one_line(error))
+        return
+    _log("stopped" if result is None else "done")
+    sys.stdout.flush()
+    if result is None:
+        channel.send("stopped")
+    else:
+        channel.send("finished", result=dict(result))
+
+
+def _told(epoch: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "epoch", f"{epoch['epoch']}/{epoch['epochs']}"
+    for name, value in epoch["metrics"].items():
+        yield name, f"{value:.6g}"
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def _print_to(log: Path) -> None:
+    """Let Python and every library below it print into the log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _die_with(driver: int) -> None:
+    """Ask the system to end this process with its driver (Linux; elsewhere the pipe tells)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != driver:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

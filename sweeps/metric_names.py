@@ -1,0 +1,55 @@
+"""Which metrics a run has, by name, and which of them a sweep may honestly select on."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from carft_core.errors import unknown
+
+Goal = Literal["maximize", "minimize"]
+
+QUANTITIES = ("top1", "nll", "ece", "brier")
+_SPLITS = ("id/val", "id/test", "ood/mean", "ood/SHIFT")
+NAMES = (
+    "train/loss",
+    *(f"{split}/{quantity}" for split in _SPLITS for quantity in QUANTITIES),
+    "gap/top1",
+    "hmean/top1",
+    "gain/ood/top1",
+    "context/SPLIT/kl",
+    "context/SPLIT/entropy",
+    "system/images_per_s",
+    "system/peak_memory_mb",
+)
+"""All names; SHIFT and SPLIT stand for a name of the family, and `train/` has each loss term."""
+
+PATTERN = (
+    r"(train/\w+|(id/val|id/test|ood/[^/\s]+)/(top1|nll|ece|brier)|gap/top1|hmean/top1"
+    r"|gain/ood/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
+)
+_SYNONYMS = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")
+_SMALLER_IS_BETTER = re.compile(r"(^train/|/nll$|/ece$|/brier$|/kl$|^gap/|memory)")
+
+
+def problem(name: str) -> str | None:
+    """What is wrong with a metric's name, or None."""
+    if re.fullmatch(PATTERN, name):
+        return None
+    plainer = _SYNONYMS.sub(r"\1top1", name)
+    if plainer != name and re.fullmatch(PATTERN, plainer):
+        return f"unknown metric {name!r}; did you mean {plainer!r}?"
+    if re.fullmatch(f"[a-z_]+/{PATTERN}", name):
+        merge, rest = name.split("/", 1)
+        return f"write {rest!r}, and the merge's point apart: merge: {merge}@..."
+    return unknown("metric", name, NAMES)
+
+
+def natural_goal(name: str) -> Goal:
+    """The direction in which the metric is better."""
+    return "minimize" if _SMALLER_IS_BETTER.search(name) else "maximize"
+
+
+def is_selectable(name: str) -> bool:
+    """Whether selecting on it looks at no test split and no shift (design, section 7)."""
+    return name.startswith(("id/val/", "train/"))

@@ -1,0 +1,87 @@
+"""The runs of a sweep: what each is called, what it trains, and by which digest it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from carft_core.config import TrialConfig
+from carft_core.identity import Identity, identify
+from sweeps.records import NO_SEED
+from sweeps.spec import SweepSpec
+from tracking.records import Role, setting
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run and its place in the sweep."""
+
+    role: Role
+    params: Mapping[str, Any]
+    """The varied fields that it has."""
+    config: TrialConfig
+    seed: int | None
+    identity: Identity
+    trial: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """The training digest."""
+        return self.identity.digest
+
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
+        return self.config.algorithm.name
+
+    @property
+    def label(self) -> str:
+        """`car_ft kl_weight=0.3 seed 1`."""
+        parts = [self.algorithm, setting(self.params)]
+        parts += [] if self.seed is None else [f"seed {self.seed}"]
+        return " ".join(part for part in parts if part)
+
+
+class Planner:
+    """Makes the tasks of a sweep."""
+
+    def __init__(self, spec: SweepSpec, cache: Path) -> None:
+        self.spec = spec
+        self._cache = cache
+
+    def baselines(self) -> list[list[Task]]:
+        """One list of runs for each baseline at each of its points, the zero-shot model first."""
+        points = sorted(
+            self.spec.baseline_configs(), key=lambda point: point.config.algorithm.trains
+        )
+        return [list(self._tasks("baseline", point.params, point.config)) for point in points]
+
+    def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[Task]:
+        """The runs of one trial, one for each seed."""
+        return list(self._tasks("trial", params, self.spec.config_for(params), number))
+
+    def _tasks(
+        self,
+        role: Role,
+        params: Mapping[str, Any],
+        config: TrialConfig,
+        number: int | None = None,
+    ) -> Iterator[Task]:
+        seeds: Sequence[int | None] = self.spec.seeds if config.algorithm.trains else (None,)
+        for seed in seeds:
+            identity = identify(config, seed or 0, cache=self._cache)
+            yield Task(role, params, config, seed, identity, number)
+
+
+def digests(tasks: Sequence[Task]) -> dict[str, str]:
+    """The digests of one setting's runs, by seed."""
+    return {NO_SEED if task.seed is None else str(task.seed): task.digest for task in tasks}
+
+
+def merge_labels(config: TrialConfig) -> list[str]:
+    """The merged models that are measured of a run."""
+    if not config.algorithm.trains:
+        return []
+    return [point.label for merge in config.merges for point in merge.points()]

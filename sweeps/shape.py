@@ -1,0 +1,169 @@
+"""The many ways to write a sweep file, brought into one: aliases, dotted names, nests, `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from carft_core.config import SECTIONS, field_names
+from carft_core.errors import unknown
+from sweeps.draft import Draft, Place
+from sweeps.parameters import KEYS as PARAMETER_KEYS
+from sweeps.settings import Settings
+from sweeps.yaml_lines import Route, YamlError, parse
+
+TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", "device", "precision", "workers")
+KEYS = (*Settings.model_fields, "parameters", "baselines", "trial", "aliases")
+KEYS_LATER = ("early_terminate", "metrics", "import", "scheduler", "allow_grid")
+KEYS_IGNORED = ("program", "command", "project")
+"""W&B's, without a meaning here."""
+
+
+def normalise(draft: Draft) -> None:
+    """Let every value of the file stand at its one route; report keys that nobody knows."""
+    _top_keys(draft)
+    aliases = _aliases(draft)
+    _bare_algorithm(draft)
+    for key in list(draft.mapping(("trial",))):
+        name = aliases.get(key, key)
+        if name != key or (name in field_names() and "." in name):
+            draft.move(("trial", key), ("trial", *name.split(".")))
+    for route, written in list(_leaves(draft, ("parameters",), "")):
+        name = aliases.get(written, written)
+        if name not in field_names():
+            draft.report(route, _unknown_field("parameter", written, aliases))
+            draft.drop(route)
+        elif route != ("parameters", name):
+            draft.move(route, ("parameters", name))
+    for key, value in list(draft.mapping(("parameters",)).items()):
+        if isinstance(value, dict) and "parameters" in value:
+            draft.drop(("parameters", key))
+
+
+def apply(draft: Draft, overrides: Sequence[str]) -> None:
+    """Put each `key=value` of the command line over what a normalised file says."""
+    aliases = {name: str(field) for name, field in draft.mapping(("aliases",)).items()}
+    for index, override in enumerate(overrides):
+        shown = override if len(override) <= 60 else f"{override[:60]}..."
+        place = Place(1_000_000_000 + index, f"--set {shown}")
+        key, equals, text = override.partition("=")
+        if not equals:
+            draft.complain(place, "must be key=value, such as optim.lr=3e-4")
+            continue
+        try:
+            document = parse(text)
+            route = _route(key.strip(), aliases)
+        except YamlError as error:
+            draft.complain(place, error.reason)
+        except KeyError as error:
+            draft.complain(place, str(error.args[0]))
+        else:
+            for mistake in document.mistakes:
+                draft.complain(place, mistake.message)
+            if not document.mistakes:
+                _put(draft, route, document.data, place)
+
+
+def _top_keys(draft: Draft) -> None:
+    for key in list(draft.data):
+        if key in KEYS:
+            if draft.data[key] is None:
+                draft.drop((key,))
+        elif key in KEYS_LATER:
+            draft.report((key,), "is known, but not available in this version")
+        elif key in KEYS_IGNORED:
+            place = draft.place((key,)).text
+            draft.warnings.append(f"{place}: {key} is W&B's and ignored here")
+        elif key in TRIAL_KEYS or key in field_names():
+            draft.report((key,), f"stands at the top; write it under trial: {key}")
+        else:
+            draft.report((key,), unknown("key", key, KEYS))
+
+
+def _aliases(draft: Draft) -> dict[str, str]:
+    """The file's aliases, as far as they are right."""
+    taken = {*KEYS, *TRIAL_KEYS, *field_names()}
+    right: dict[str, str] = {}
+    for alias, field in draft.mapping(("aliases",)).items():
+        route = ("aliases", alias)
+        if alias in taken:
+            draft.report(route, "is a name of its own already; choose another alias")
+        elif not isinstance(field, str) or field not in field_names():
+            draft.report(route, _unknown_field("field", field, ()))
+        else:
+            right[alias] = field
+    return right
+
+
+def _bare_algorithm(draft: Draft) -> None:
+    route = ("trial", "algorithm")
+    if isinstance(draft.get(route), str):
+        place = draft.place(route)
+        draft.put(route, {"name": draft.get(route)}, place)
+
+
+def _leaves(draft: Draft, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
+    """Each parameter's route and dotted name, W&B's nested ones too."""
+    for key, value in draft.mapping(route).items():
+        if isinstance(value, Mapping) and "parameters" in value:
+            for other in value:
+                if other != "parameters":
+                    message = "does not stand beside nested parameters"
+                    draft.report((*route, key, other), message)
+            yield from _leaves(draft, (*route, key, "parameters"), f"{prefix}{key}.")
+        else:
+            yield (*route, key), f"{prefix}{key}"
+
+
+def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
+    """Names the near fields: of the same section, or of the same last name (`lr`: `optim.lr`)."""
+    names = (*field_names(), *more)
+    section, _, last = str(name).rpartition(".")
+    same = [known for known in names if known.rpartition(".")[2] == last]
+    if same:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, same))}?"
+    near = [known for known in names if section and known.startswith(f"{section}.")]
+    return unknown(kind, name, near or names)
+
+
+def _route(key: str, aliases: Mapping[str, str]) -> Route:
+    """Where a key of the command line stands. Raises KeyError with a message."""
+    key = aliases.get(key, key)
+    field = key.removeprefix("trial.")
+    if field in field_names() or field in TRIAL_KEYS:
+        return ("trial", *field.split("."))
+    head, _, rest = key.partition(".")
+    if head == "parameters":
+        return ("parameters", *_parameter(rest, aliases))
+    if head == "aliases":
+        raise KeyError("aliases are given in the file")
+    if head in KEYS and head != "trial":
+        return tuple(key.split("."))
+    raise KeyError(_unknown_field("key", key, (*KEYS, *aliases)))
+
+
+def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """`optim.lr.values` as ("optim.lr", "values")."""
+    name, _, key = text.rpartition(".")
+    known = {*field_names(), *aliases}
+    if not text:
+        raise KeyError("parameters are set one by one: parameters.optim.lr.values=[...]")
+    if text in known:
+        return (aliases.get(text, text),)
+    if name in known and key in PARAMETER_KEYS:
+        return (aliases.get(name, name), key)
+    raise KeyError(_unknown_field("parameter", text, aliases))
+
+
+def _put(draft: Draft, route: Route, value: object, place: Place) -> None:
+    whole = route[:2]
+    if route[0] == "parameters" and value is None and len(route) == 2:
+        draft.drop(route)
+    elif route[0] == "parameters" and route[-1] in ("value", "values") and len(route) == 3:
+        # A new list of values replaces whatever described the parameter.
+        draft.put(whole, {route[-1]: value}, place)
+    elif route == ("trial", "algorithm") and isinstance(value, str):
+        draft.put(route, {"name": value}, place)
+    elif route == ("selection", "within"):
+        draft.put(("selection",), {"within": value}, place)
+    else:
+        draft.put(route, value, place)

@@ -1,0 +1,294 @@
+"""What a sweep tells its tracker: one run for the sweep, and one below it for each of its runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from carft_core.data.splits import prepare
+from carft_core.files import read_json
+from sweeps.engines.base import Failure
+from sweeps.engines.training import LOG
+from sweeps.plan import Task, merge_labels
+from sweeps.records import measured
+from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
+from tracking.context import context_tags
+from tracking.curves import plot, run_curve
+from tracking.records import RunRecord
+
+OWN = "unmerged"
+
+
+class TrackedSweep:
+    """Tells a tracker of one sweep; remembers in `folder` what it has told.
+
+    Everything may be told again after a crash: the tracker keeps equal records once. What was told
+    completely is not told again.
+    """
+
+    def __init__(self, tracker: Tracker, name: str, folder: Path) -> None:
+        self._tracker = tracker
+        self._parent = RunKey(name)
+        self._folder = folder
+        self._book = _Book(folder / "told.jsonl")
+        self._tags: Mapping[str, str] = {}
+        self._start: RunStart | None = None
+        self._spec_file = folder
+        self._opened: set[str] = set()
+
+    def begin(self, spec_file: Path, tags: Mapping[str, str]) -> None:
+        """End what an earlier driver left open. The sweep's own run opens with the first news."""
+        self._tags = context_tags()
+        self._spec_file = spec_file
+        self._start = RunStart(
+            self._parent,
+            self._parent.sweep,
+            _now(),
+            tags={**self._tags, **tags, "carft.state": "running"},
+        )
+        for digest in self._book.left_open():
+            if digest == self._parent.digest:
+                continue
+            key = self._key(digest)
+            self._open_parent()
+            self._tracker.tags(key, {"carft.state": "stopped"})
+            self._tracker.end(key, "killed", timestamp=_now())
+            self._book.ended(digest, "")
+
+    def started(self, task: Task, *, attempt: int, worker: str) -> None:
+        """A run is trained or evaluated from now on."""
+        self._open(task, _now(), {"carft.attempt": str(attempt), "carft.worker": worker})
+
+    def reported(self, task: Task, report: Mapping[str, Any]) -> None:
+        """An epoch is done."""
+        self._tracker.metrics(self._key(task.digest), list(_epoch(report)))
+
+    def finished(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
+        """A run is complete: all that is known of it, from its folder. Told once."""
+        content = _content(task, folder)
+        if self._book.knows(task.digest, content):
+            return
+        key = self._key(task.digest)
+        history: Sequence[Mapping[str, Any]] = read_json(folder / "history.json") or []
+        began = int(history[0]["timestamp"]) if history else _modified(folder / "config.json")
+        if task.digest not in self._opened:
+            self._open(
+                task, began, {} if reused_from is None else {"carft.reused_from": reused_from}
+            )
+        values = [metric for report in history for metric in _epoch(report)]
+        values += _results(task, folder, history[-1] if history else {"epoch": 0, "metrics": {}})
+        self._tracker.metrics(key, values)
+        for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
+            if file is not None and file.exists():
+                self._tracker.artifact(key, file)
+        self._tracker.tags(key, {"carft.state": "done"})
+        self._end(task, "finished", content)
+
+    def failed(self, task: Task, failure: Failure, folder: Path) -> None:
+        """A run has failed and is not tried again."""
+        key, content = self._key(task.digest), f"failed: {failure.message}"
+        if self._book.knows(task.digest, content):
+            return
+        if task.digest not in self._opened:
+            self._open(task, _now(), {})
+        told = {"carft.state": "failed", "carft.failure": failure.kind}
+        self._tracker.tags(key, {**told, "carft.failure_message": failure.message})
+        if (folder / LOG).exists():
+            self._tracker.artifact(key, folder / LOG)
+        self._end(task, "failed", content)
+
+    def stopped(self, task: Task) -> None:
+        """A run was closed before its end."""
+        self._tracker.tags(self._key(task.digest), {"carft.state": "stopped"})
+        self._end(task, "killed", "")
+
+    def end(self, state: EndState, tags: Mapping[str, str], files: Sequence[Path]) -> None:
+        """The sweep is over for now; nothing is told when nothing is new."""
+        content = f"{state} {_content_of(files)}"
+        if self._start is not None and self._book.knows(self._parent.digest, content):
+            return
+        self._open_parent()
+        for file in files:
+            self._tracker.artifact(self._parent, file)
+        self._tracker.tags(self._parent, tags)
+        self._tracker.end(self._parent, state, timestamp=_now())
+        self._book.ended(self._parent.digest, content)
+
+    def _open_parent(self) -> None:
+        if self._start is not None:
+            self._book.opened(self._parent.digest)
+            self._tracker.open(self._start)
+            self._tracker.artifact(self._parent, self._spec_file)
+            self._start = None
+
+    def _open(self, task: Task, timestamp: int, tags: Mapping[str, str]) -> None:
+        self._open_parent()
+        self._book.opened(task.digest)
+        self._opened.add(task.digest)
+        own = {
+            "carft.digest": task.digest,
+            "carft.algorithm": task.algorithm,
+            "carft.role": task.role,
+            "carft.seed": "none" if task.seed is None else str(task.seed),
+            "carft.data": str(task.identity.parts["data"]["digest"]),
+            "carft.weights": str(task.identity.parts["model"]),
+            "carft.state": "running",
+        }
+        if task.trial is not None:
+            own["carft.trial"] = str(task.trial)
+        params = {"algorithm": task.algorithm, **_plain(task.params)}
+        params |= {} if task.seed is None else {"seed": task.seed}
+        self._tracker.open(
+            RunStart(
+                self._key(task.digest),
+                task.label,
+                timestamp,
+                parent=self._parent,
+                params=params,
+                tags={**self._tags, **own, **tags},
+                datasets=list(_datasets(task)),
+            )
+        )
+
+    def _end(self, task: Task, state: EndState, content: str) -> None:
+        self._tracker.end(self._key(task.digest), state, timestamp=_now())
+        self._opened.discard(task.digest)
+        self._book.ended(task.digest, content)
+
+    def _key(self, digest: str) -> RunKey:
+        return RunKey(self._parent.sweep, digest)
+
+    def _curve(self, task: Task, folder: Path) -> Path | None:
+        """The run's WiSE-FT curve as a picture, where it has one."""
+        own = measured(folder, OWN)
+        found = {label: measured(folder, label) for label in merge_labels(task.config)}
+        record = RunRecord(
+            task.algorithm,
+            {},
+            task.seed,
+            task.digest,
+            "done",
+            task.role,
+            metrics=own["metrics"] if own else {},
+            merges={label: item["metrics"] for label, item in found.items() if item},
+        )
+        curve = run_curve(record)
+        if curve is None:
+            return None
+        file = self._folder / "curves" / task.digest / "wise_ft.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plot([curve], file, title=task.label)
+        return file
+
+
+class _Book:
+    """Lines of what was told: which runs are open, and what was told of those that ended."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._open: dict[str, None] = {}
+        self._content: dict[str, str] = {}
+        for line in file.read_text().splitlines() if file.exists() else ():
+            try:
+                digest, content = json.loads(line)
+            except ValueError:
+                continue  # a line that a crash has torn: its run is told again
+            self._take(digest, content)
+
+    def left_open(self) -> list[str]:
+        """Runs that were opened and not ended."""
+        return list(self._open)
+
+    def knows(self, digest: str, content: str) -> bool:
+        """Whether exactly this was told of the run, to its end."""
+        return digest not in self._open and self._content.get(digest) == content
+
+    def opened(self, digest: str) -> None:
+        """Before it is told."""
+        if digest not in self._open:
+            self._add(digest, None)
+
+    def ended(self, digest: str, content: str) -> None:
+        """After it was told."""
+        self._add(digest, content)
+
+    def _add(self, digest: str, content: str | None) -> None:
+        self._take(digest, content)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as file:
+            file.write(json.dumps([digest, content]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _take(self, digest: str, content: str | None) -> None:
+        if content is None:
+            self._open[digest] = None
+            return
+        self._open.pop(digest, None)
+        self._content[digest] = content
+
+
+def _content(task: Task, folder: Path) -> str:
+    """What there is to tell of a complete run, in one word that changes with it."""
+    found = (measured(folder, label) for label in (OWN, *merge_labels(task.config)))
+    return " ".join(item["digest"][:16] for item in found if item)
+
+
+def _content_of(files: Sequence[Path]) -> str:
+    """One word that changes with what the files hold."""
+    hashed = hashlib.sha256()
+    for file in files:
+        hashed.update(file.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def _epoch(report: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, value in report["metrics"].items():
+        yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
+
+
+def _results(task: Task, folder: Path, last: Mapping[str, Any]) -> Iterator[Metric]:
+    """The metrics of every evaluated model; of merged ones along the merge's own axis.
+
+    What the report of the `last` epoch has told already is not told again.
+    """
+    for label in (OWN, *merge_labels(task.config)):
+        found = measured(folder, label)
+        if found is None:
+            continue
+        when = _modified(folder / "evaluations" / label / "metrics.json")
+        for name, value in found["metrics"].items():
+            if label != OWN:
+                merged = f"{label.partition('@')[0]}/{name}"
+                yield Metric(merged, float(value), int(found["step"]), when)
+            elif last["metrics"].get(name) != value:
+                yield Metric(name, float(value), int(last["epoch"]), when)
+
+
+def _datasets(task: Task) -> Iterator[DatasetInput]:
+    config = task.config.data
+    digest = str(task.identity.parts["data"]["digest"])
+    shifts = [f"shift/{name}" for name in prepare(config).shifts]
+    for context in ("train", "val", "test", *shifts):
+        yield DatasetInput(config.family, digest, config.root or "builtin", context)
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, str | int | float | bool | None]:
+    return {
+        name: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+        for name, value in params.items()
+    }
+
+
+def _modified(file: Path) -> int:
+    """When a file was written, in milliseconds: the same whenever its content is told."""
+    return file.stat().st_mtime_ns // 1_000_000
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,120 @@
+"""Sweeps on a toy core: a second for a whole sweep, and everything around the core is real."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sweeps.engines.base import Engine
+from sweeps.engines.in_process import InProcessEngine
+from sweeps.home import Home
+from sweeps.ledger import Ledger
+from sweeps.progress import Plain
+from sweeps.session import Ended, execute
+from sweeps.spec import load_spec
+from tests.sweeps import toy_core
+from tracking.base import RunKey
+from tracking.memory import MemoryRun, MemoryTracker
+
+TOY = {
+    "name": "toy",
+    "method": "grid",
+    "parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3]}},
+    "seeds": [0, 1],
+    "baselines": ["zero_shot", "fine_tune"],
+    "trial": {
+        "algorithm": {"name": "car_ft"},
+        "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+        "device": "cpu",
+    },
+}
+
+
+@dataclass
+class ToySweep:
+    """Runs sweep files in one home, and looks at what came of it."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    tracker: MemoryTracker = field(default_factory=MemoryTracker)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def home(self) -> Home:
+        return Home(self.folder / "home")
+
+    def file(self, **changes: Any) -> Path:
+        path = self.folder / "toy.yaml"
+        path.write_text(json.dumps({**TOY, **changes}))  # JSON is YAML
+        return path
+
+    def plan(self, acts: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Let runs misbehave: `kl_weight/seed` to one act for each attempt."""
+        path = self.folder / "plan.json"
+        path.write_text(json.dumps(dict(acts)))
+        self.monkeypatch.setenv("TOY_PLAN", str(path))
+
+    def run(self, engine: Engine | None = None, *, fresh: bool = False, **changes: Any) -> Ended:
+        self.home.prepare()
+        self.lines.clear()
+        return execute(
+            load_spec(self.file(**changes)),
+            self.home,
+            engine or InProcessEngine(toy_core.ENTRY),
+            self.tracker,
+            Plain(self.lines.append),
+            fresh=fresh,
+        )
+
+    def ledger(self, name: str = "toy") -> Ledger:
+        found = Ledger.newest(self.home, name)
+        assert found is not None
+        return found
+
+    def values(self) -> dict[float, float | None]:
+        """KL weight to the value of its trial."""
+        return {t.params["algorithm.kl_weight"]: t.value for t in self.ledger().trials()}
+
+    def trained(self) -> Counter[str]:
+        """Digest to how many epochs were really trained."""
+        log = self.home.runs / "toy.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return Counter(line.split()[0] for line in lines if " epoch " in line)
+
+    def evaluated(self) -> Counter[str]:
+        """Label of a model to how often it was evaluated."""
+        log = self.home.runs / "toy.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return Counter(line.split()[-1] for line in lines if " evaluated " in line)
+
+    def tracked(self, sweep: str = "toy") -> dict[str, MemoryRun]:
+        """The children of a sweep by name."""
+        parent = RunKey(sweep)
+        return {run.name: run for run in self.tracker.runs.values() if run.parent == parent}
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
+    """A fresh home."""
+    monkeypatch.setattr("sweeps.plan.identify", toy_core.toy_identity)
+    monkeypatch.setattr(
+        "sweeps.tracked.prepare", lambda config: SimpleNamespace(shifts={"dark": None})
+    )
+    return ToySweep(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def labels() -> Callable[[ToySweep], list[str]]:
+    """The labels of the runs that ended, in order."""
+
+    def of(toy: ToySweep) -> list[str]:
+        return [line.split("] ")[1].split("  ")[0] for line in toy.lines if line.startswith("[")]
+
+    return of

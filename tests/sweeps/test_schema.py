@@ -1,0 +1,93 @@
+"""The JSON schema: it accepts what ships, and refuses what an editor should underline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from carft_core.algorithms import ALGORITHMS
+from carft_core.config import SECTIONS
+from carft_core.merges import MERGES
+from sweeps.recipes import recipes
+from sweeps.schema import sweep_schema
+from sweeps.shape import KEYS, KEYS_IGNORED
+from sweeps.spec import load_spec
+from sweeps.yaml_lines import parse
+
+VALIDATOR = Draft202012Validator(sweep_schema())
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(sweep_schema())
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_shipped_recipe_and_its_canonical_form_suit_the_schema(name: str) -> None:
+    VALIDATOR.validate(parse(recipes()[name].read_text()).data)
+    VALIDATOR.validate(load_spec(name).as_dict())
+
+
+def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
+    properties = sweep_schema()["properties"]
+    assert set(properties) == {*KEYS, *KEYS_IGNORED}
+    trial = properties["trial"]["properties"]
+    assert {name: set(trial[name]["properties"]) for name in SECTIONS} == {
+        name: set(cls.model_fields) for name, cls in SECTIONS.items()
+    }
+    bare, *forms = trial["algorithm"]["anyOf"]
+    assert bare["enum"] == sorted(ALGORITHMS)
+    assert {form["properties"]["name"]["const"] for form in forms} == set(ALGORITHMS)
+    assert trial["merges"]["items"]["anyOf"][0]["enum"] == sorted(MERGES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "two words"},
+        {"naem": "x"},
+        {"method": "grit"},
+        {"metric": {"name": "id/val/top5"}},
+        {"metric": {"goal": "max"}},
+        {"seeds": []},
+        {"seeds": [0, 0]},
+        {"seeds": -1},
+        {"run_cap": 0},
+        {"selection": "best_test"},
+        {"selection": {"within": 2}},
+        {"baselines": ["nobody"]},
+        {"baselines": [{"name": "fine_tune", "kl_weight": 1.0}]},
+        {"parameters": {"optim.lr": [1e-4]}},
+        {"parameters": {"optim.lr": {"vals": [1e-4]}}},
+        {"parameters": {"optim.lr": {"distribution": "loguniform", "min": 1, "max": 2}}},
+        {"trial": {"optim": {"lr": -1}}},
+        {"trial": {"optim": {"rate": 1}}},
+        {"trial": {"optim": {"epochs": 1.5}}},
+        {"trial": {"algorithm": {"name": "car_ft", "kl_wight": 1}}},
+        {"trial": {"merges": [{"name": "wise_ft", "alphas": [2]}]}},
+        {"trial": {"precision": "fp16"}},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
+    base = {"name": "x", "trial": {"algorithm": "car_ft"}}
+    assert VALIDATOR.is_valid(base)
+    assert not VALIDATOR.is_valid(base | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": 3},
+        {"method": "bayes"},
+        {"selection": {"within": 0.005}},
+        {"aliases": {"lr": "optim.lr"}, "parameters": {"lr": {"values": [1e-4]}}},
+        {"parameters": {"algorithm": {"parameters": {"kl_weight": {"values": [1]}}}}},
+        {"trial": {"algorithm": {"name": "car_ft"}, "optim.lr": 1e-4}},
+        {"program": "train.py", "command": ["python"], "project": "robust"},
+    ],
+    ids=str,
+)
+def test_the_schema_accepts_each_way_to_write(change: dict[str, Any]) -> None:
+    VALIDATOR.validate({"name": "x", "trial": {"algorithm": "car_ft"}} | change)

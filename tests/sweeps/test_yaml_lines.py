@@ -1,0 +1,130 @@
+"""YAML with lines: YAML 1.2's scalars, PyYAML's structure, and where each value stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeps.yaml_lines import MAX_NODES, YamlError, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("-.inf", float("-inf")),
+        ("010", 10),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("1_000", "1_000"),
+        ("12:30:45", "12:30:45"),
+        ("2024-01-01", "2024-01-01"),
+        ("on", "on"),
+        ("No", "No"),
+        ("yes", "yes"),
+        ("true", True),
+        ("FALSE", False),
+        ("~", None),
+        ("Null", None),
+        ("", None),
+        ("'1e-4'", "1e-4"),
+        ("!!str 1e-4", "1e-4"),
+        ("!!float 1", 1.0),
+        ("<<", "<<"),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    read = parse(f"x: {text}\n").data["x"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+PLAIN = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63) + 1, 2**63 - 1),
+        st.floats(allow_nan=False),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc.", min_size=1), inner),
+    max_leaves=20,
+)
+
+
+@given(data=st.dictionaries(st.text("abcdef", min_size=1), PLAIN), flow=st.booleans())
+def test_what_pyyaml_writes_is_read_back_equal(data: dict[str, Any], flow: bool) -> None:
+    # Strings are quoted, since PyYAML leaves `1e-4` bare: text to it, a number to YAML 1.2.
+    class Quoting(yaml.SafeDumper):
+        pass
+
+    Quoting.add_representer(
+        str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+    )
+    document = parse(yaml.dump(data, Dumper=Quoting, default_flow_style=flow, allow_unicode=False))
+    assert document.data == data
+    assert document.mistakes == ()
+
+
+@given(data=st.dictionaries(st.text("abcdef", min_size=1), st.lists(st.integers())))
+def test_the_line_of_a_key_and_of_an_item_is_where_the_text_has_it(data: dict[str, Any]) -> None:
+    text = yaml.safe_dump(data, default_flow_style=False)
+    lines = text.splitlines()
+    document = parse(text)
+    for key, items in data.items():
+        assert lines[document.lines[key,] - 1].startswith((f"{key}:", f"'{key}'"))
+        for index, item in enumerate(items):
+            assert lines[document.lines[key, index] - 1].strip() == f"- {item}"
+
+
+def test_an_alias_has_the_lines_of_its_anchor() -> None:
+    document = parse("a: &x\n  p: 1\nb: *x\n")
+    assert document.data == {"a": {"p": 1}, "b": {"p": 1}}
+    assert document.lines["b",] == 3
+    assert document.lines["b", "p"] == 2
+
+
+def test_a_merge_key_brings_in_what_the_mapping_does_not_say_itself() -> None:
+    document = parse("base: &x {p: 1, q: 1}\nother: &y {q: 2, r: 2}\nc:\n  q: 3\n  <<: [*x, *y]\n")
+    assert document.data["c"] == {"p": 1, "q": 3, "r": 2}
+    assert document.lines["c", "q"] == 4
+    assert document.lines["c", "p"] == 1
+    assert document.mistakes == ()
+
+
+def test_a_duplicate_key_keeps_its_first_value_and_is_noted() -> None:
+    document = parse("a: 1\nb: 2\na: 3\n")
+    assert document.data == {"a": 1, "b": 2}
+    assert [(item.line, item.route) for item in document.mistakes] == [(3, ("a",))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 500_000,
+        "{" * 500_000,
+        "- " * 300_000,
+        "x: [" + "1, " * 300_000 + "]",
+        "a: &a [x, x]\n"
+        + "".join(
+            f"{name}: &{name} [*{before}, *{before}]\n"
+            for before, name in zip("abcdefghijklmnopqrs", "bcdefghijklmnopqrst", strict=True)
+        ),
+    ],
+    ids=["brackets", "braces", "dashes", "long", "bomb"],
+)
+def test_a_text_that_grows_without_end_is_stopped(text: str) -> None:
+    with pytest.raises(YamlError, match=f"more than {MAX_NODES}|nested more than"):
+        parse(text)
+
+
+def test_as_many_values_as_are_allowed_are_read() -> None:
+    inner = MAX_NODES - 3
+    assert parse("x: [" + "1," * inner + "]").data["x"] == [1] * inner

@@ -1,0 +1,124 @@
+"""A core that trains nothing: known values, written as the real one writes them.
+
+What it does beyond that stands in the file that TOY_PLAN names, as JSON: a label of the form
+`kl_weight/seed` to a list of acts, one for each attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from carft_core.config import TrialConfig, trial_config
+from carft_core.files import read_json, write_json
+from carft_core.identity import Identity, digest_of, evaluation_digest
+from sweeps.engines.base import Decision
+from sweeps.engines.training import Report
+from sweeps.plan import merge_labels
+from tests.sweeps.toy_runs import act, epoch_report
+
+ENTRY = "tests.sweeps.toy_core:train_run"
+EPOCHS = 2
+
+
+def toy_identity(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Identity:
+    """In the place of `identify`: opens nothing."""
+    del cache
+    parts: dict[str, Any] = {
+        "algorithm": config.as_dict()["algorithm"],
+        "optim": config.optim.model_dump(),
+        "data": {"digest": "d" * 64},
+        "model": "m" * 64,
+    }
+    if config.algorithm.trains:
+        parts["seed"] = seed
+    return Identity(digest_of(parts), parts)
+
+
+def name_of(config: TrialConfig, seed: int) -> str:
+    """`0.3/1`, or the algorithm where it has no KL weight."""
+    weight = getattr(config.algorithm, "kl_weight", None)
+    return f"{config.algorithm.name if weight is None else f'{weight:g}'}/{seed}"
+
+
+def value(config: TrialConfig, seed: int) -> float:
+    """The validation accuracy that this run comes to: best at 0.3, a little more by seed."""
+    weight = getattr(config.algorithm, "kl_weight", 0.0)
+    return 0.8 - abs(weight - 0.3) / 10 + seed / 100
+
+
+def train_run(
+    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path, cache: Path
+) -> Mapping[str, Any] | None:
+    """An entry: resumes behind the last reported epoch, as the core does."""
+    known = trial_config(config)
+    history = _train(known, seed, report, workdir)
+    if history is None:
+        return None
+    _misbehave(known, seed, workdir, cache)
+    top1 = value(known, seed)
+    for step, label in enumerate(["unmerged", *merge_labels(known)]):
+        file = workdir / "evaluations" / label / "metrics.json"
+        digest = evaluation_digest(workdir.name, label, known)
+        if (read_json(file) or {}).get("digest") == digest:
+            continue
+        write_json(
+            file,
+            {
+                "digest": digest,
+                "label": label,
+                "step": step,
+                "values": {},
+                "metrics": {"id/val/top1": top1, "id/test/top1": top1, "ood/mean/top1": top1 / 2},
+                "facts": {"data": "d", "images": {}},
+            },
+        )
+        _note(workdir, f"evaluated {label}")
+    return {"digest": workdir.name, "seed": seed, "warnings": []}
+
+
+def _train(
+    config: TrialConfig, seed: int, report: Report, workdir: Path
+) -> list[dict[str, Any]] | None:
+    if read_json(workdir / "trained.json"):
+        return []
+    digest = workdir.name
+    write_json(
+        workdir / "config.json", {"digest": digest, "seed": seed, "config": config.as_dict()}
+    )
+    history: list[dict[str, Any]] = read_json(workdir / "history.json") or []
+    if config.algorithm.trains:
+        for epoch in range(len(history), EPOCHS + 1):
+            history.append(epoch_report(epoch, EPOCHS))
+            write_json(workdir / "history.json", history)
+            _note(workdir, f"epoch {epoch}")
+            if report(history[-1]) is Decision.STOP and epoch < EPOCHS:
+                return None
+    write_json(workdir / "trained.json", {"seconds": 0.1})
+    return history
+
+
+def _misbehave(config: TrialConfig, seed: int, workdir: Path, cache: Path) -> None:
+    if "TOY_PLAN" not in os.environ:
+        return
+    file = Path(os.environ["TOY_PLAN"])
+    plan: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())
+    acts = plan.get(name_of(config, seed))
+    if not acts:
+        return
+    todo = acts.pop(0)
+    file.write_text(json.dumps(plan))
+    act({"epochs": 0, **todo}, seed, report=_nobody, workdir=workdir, cache=cache)
+
+
+def _nobody(report: Mapping[str, Any]) -> Decision:
+    del report
+    return Decision.CONTINUE
+
+
+def _note(workdir: Path, text: str) -> None:
+    with (workdir.parent / "toy.log").open("a") as log:
+        log.write(f"{workdir.name} {text}\n")
