@@ -81,7 +81,7 @@ def serve(
     allowed_hosts: Sequence[str] = (),
     start_seconds: float = _START_SECONDS,
 ) -> Server:
-    """Show the runs at `uri`: start a server on `host` at `port` or the next free one.
+    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or the next free one.
 
     A `uri` that is a server's address already is returned as it is. Raises TrackingError when no
     port is free or the server ends at once, ServiceUnreachable when it does not answer in time.
@@ -146,7 +146,8 @@ def _free_port(host: str, first: int) -> int:
                 raise TrackingError(f"unknown host {host!r}: {error}") from None
             except OSError:
                 continue
-            return port
+            bound: int = probe.getsockname()[1]  # another one than `port` when that is 0, any
+            return bound
     raise TrackingError(
         f"no port from {first} to {last} is free on {host}: name another one with --port"
     )

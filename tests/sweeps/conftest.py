@@ -100,13 +100,24 @@ class ToySweep:
         return {run.name: run for run in self.tracker.runs.values() if run.parent == parent}
 
 
+def _one_shift(config: object) -> SimpleNamespace:
+    del config
+    return SimpleNamespace(shifts={"dark": None})
+
+
+def _blank(curves: object, path: Path, *, title: str) -> None:
+    del curves
+    path.write_text(title)
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A fresh home."""
     monkeypatch.setattr("sweeps.plan.identify", toy_core.toy_identity)
-    monkeypatch.setattr(
-        "sweeps.tracked.prepare", lambda config: SimpleNamespace(shifts={"dark": None})
-    )
+    monkeypatch.setattr("sweeps.tracked.prepare", _one_shift)
+    # Pictures take longer than all the rest; test_tracked.py looks at one.
+    for module in ("sweeps.tracked", "sweeps.session"):
+        monkeypatch.setattr(f"{module}.plot", _blank)
     return ToySweep(tmp_path, monkeypatch)
 
 

@@ -254,9 +254,9 @@ def test_what_a_dead_driver_left_open_is_ended_even_if_nobody_asks_for_it_any_mo
 
 def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) -> None:
     toy.home.prepare()
-    with Claim(toy.home.sweep("toy")):
-        with pytest.raises(RequestError, match=rf"by process {os.getpid()} on .+ since 20"):
-            toy.run()
+    refused = pytest.raises(RequestError, match=rf"by process {os.getpid()} on .+ since 20")
+    with Claim(toy.home.sweep("toy")), refused:
+        toy.run()
     assert toy.run().exit_code == 0
 
 
@@ -351,14 +351,16 @@ def test_changed_code_begins_anew_and_trains_again(
 
 
 def test_tpe_proposes_the_same_points_whether_or_not_it_was_interrupted(toy: ToySweep) -> None:
-    space = {
+    space: dict[str, Any] = {
         "method": "tpe",
         "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
         "run_cap": 12,
         "seeds": [0],
         "baselines": [],
     }
-    toy.run(name="whole", **space)
+    # Another learning rate, which changes no value here, so that no run is reused.
+    trial = {"algorithm": {"name": "car_ft"}, "optim": {"lr": 0.5}, "device": "cpu"}
+    toy.run(name="whole", trial=trial, **space)
     for after in (7, 11, 16):
         assert toy.run(Interrupting(signal.SIGINT, after), name="parts", **space).exit_code == 3
     toy.run(name="parts", **space)
@@ -369,7 +371,7 @@ def test_tpe_proposes_the_same_points_whether_or_not_it_was_interrupted(toy: Toy
 
 
 def test_a_larger_run_cap_goes_on_behind_the_last_point(toy: ToySweep) -> None:
-    space = {
+    space: dict[str, Any] = {
         "method": "random",
         "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
         "seeds": [0],

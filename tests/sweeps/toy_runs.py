@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def act(
         case "sleep":
             time.sleep(config["seconds"])
         case "print":
-            print("to stdout")
+            sys.stdout.write("to stdout\n")
             os.write(1, b'{"kind": "finished", "result": {"forged": 1}}\n')
             os.write(2, b"to stderr\n")
     return {"pid": os.getpid(), "seed": seed, "workdir": str(workdir), "warnings": []}

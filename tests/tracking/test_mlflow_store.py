@@ -321,7 +321,7 @@ def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
         for name in ("a", "b")
     ]
     for process in started:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=240)
         assert process.returncode == 0, said
         assert said == ""  # no log of migrations on the user's terminal
     assert len(all_runs(uri, "shared")) == 2

@@ -587,6 +587,7 @@ def test_a_server_killed_amid_spooling_has_everything_once_in_the_end(
                 assert spool.flush(30)
                 spool.metrics(RUN, [loss(1000)])
                 server.stop()
+                spool.metrics(RUN, [loss(1001)])
                 assert not spool.flush(1)
                 assert spool.last_error is not None
         spool.tags(RUN, {"late": "told while it was away"})
@@ -598,7 +599,7 @@ def test_a_server_killed_amid_spooling_has_everything_once_in_the_end(
         assert spool.flush(60)
         seen = look_into_mlflow(server.address, experiment)(RUN)
         assert seen is not None
-        expected = [(step, NOW + step, 1 / (step + 1)) for step in [*range(60), 1000]]
+        expected = [(step, NOW + step, 1 / (step + 1)) for step in [*range(60), 1000, 1001]]
         assert seen.history == {"train/loss": points(expected)}
         assert seen.tags == {"late": "told while it was away"}
         assert {run.info.status for run in all_runs(server.address, experiment)} == {"FINISHED"}
