@@ -11,6 +11,7 @@ from sweeps.arguments import parse
 from tracking.base import ServiceUnreachable, TrackingError
 from tracking.privacy import stay_private
 
+FAILED = 1
 INTERRUPTED = 3
 UNREACHABLE = 4
 WRONG = 2
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; Python must not try to write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, no permission
+        return _complain(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except ServiceUnreachable as error:

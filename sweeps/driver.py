@@ -59,6 +59,7 @@ class Driver:
         carried: Sequence[Mapping[str, Any]] = (),
         fresh: bool = False,
         alive: Callable[[], None] = lambda: None,
+        told: Callable[[], None] = lambda: None,
     ) -> None:
         self.planner, self.ledger, self.runs = planner, ledger, runs
         self.tracked, self.progress = tracked, progress
@@ -67,7 +68,7 @@ class Driver:
         self._cache = cache
         self._carried = carried
         self._fresh = fresh
-        self._alive = alive
+        self._alive, self._told = alive, told
         self._queue: deque[Task] = deque()
         self._waiting: deque[Task] = deque()
         self._active: dict[str, Task] = {}
@@ -160,6 +161,13 @@ class Driver:
         self.tracked.failed(task, failure, job.workdir)
         self._settle(task, Outcome("failed", failure))
         return False
+
+    def abandon(self) -> None:
+        """The engine has failed under its jobs: they are stopped, and can go on later."""
+        for task in self._active.values():
+            self.runs.end(task.digest, "stopped")
+            self.tracked.stopped(task)
+        self._active.clear()
 
     def _asked(self) -> Iterator[tuple[int, Trial | None]]:
         """Every point of the sweep, with the trial that is there already."""
@@ -281,6 +289,7 @@ class Driver:
         else:
             name = self.planner.spec.metric.name
             self.ledger.fail(trial.trial.number, "nan", f"{name} is not there or not finite")
+        self._told()
 
     def _value(self, trial: OpenTrial) -> float:
         """The mean of the sweep's metric over the seeds."""

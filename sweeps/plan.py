@@ -47,7 +47,7 @@ class Task:
 class Planner:
     """Makes the tasks of a sweep."""
 
-    def __init__(self, spec: SweepSpec, cache: Path) -> None:
+    def __init__(self, spec: SweepSpec, cache: Path | None) -> None:
         self.spec = spec
         self._cache = cache
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 Say = Callable[[str], None]
@@ -174,17 +173,16 @@ class Shown(Plain):
     def _left(self) -> str:
         return ""
 
-    def _render(self) -> Table:
-        table = Table.grid(padding=(0, 2))
+    def _render(self) -> Text:
         left = self.left()
-        table.add_row(
-            f"{self.ended_runs} of {self.total} runs",
-            f"{duration(time.monotonic() - self._began)} gone",
-            f"{duration(left)} left" if left is not None else "",
-        )
-        for label, state in self._current.items():
-            table.add_row(label, state)
-        return table
+        parts = [f"{self.ended_runs} of {self.total} runs"]
+        parts.append(f"{duration(time.monotonic() - self._began)} gone")
+        if self.ended_runs == self.total > 0:
+            parts.append("comparing")
+        elif left is not None:
+            parts.append(f"{duration(left)} left")
+        lines = ["  ".join(parts), *(f"{name}  {at}" for name, at in self._current.items())]
+        return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
 
 def epoch_line(report: Mapping[str, Any]) -> str:

@@ -81,12 +81,19 @@ def execute(
             carried=opening.carried,
             fresh=fresh,
             alive=claim.renew,
+            told=functools.partial(summary.write, folder, opening.ledger, "running"),
         )
         driver.begin()
         summary.write(folder, opening.ledger, "running")
         tracked.begin(folder / "sweep.yaml", _tags(spec, opening.ledger))
         with closing(engine), _interruptible(engine, progress) as interruption:
-            engine.run(driver)
+            try:
+                engine.run(driver)
+            except Exception:
+                driver.abandon()
+                summary.write(folder, opening.ledger, "interrupted")
+                tracked.end("killed", {"carft.state": "interrupted"}, [])
+                raise
         return _end(driver, tracked, folder, interrupted=interruption.asked)
 
 

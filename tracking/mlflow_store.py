@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -171,6 +173,8 @@ class MlflowStore(Tracker):
                 from mlflow import MlflowClient
 
                 _quiet()
+                if file is not None and not file.exists():
+                    _create(file)
                 client = MlflowClient(self._uri)
                 with self._translated():
                     return client, self._experiment_id(client)
@@ -272,6 +276,24 @@ class MlflowStore(Tracker):
 def _batches(entries: Iterator[_T], size: int) -> Iterator[list[_T]]:
     while batch := list(islice(entries, size)):
         yield batch
+
+
+def _create(file: Path) -> None:
+    """A new database with MLflow's tables, put in place when it is whole.
+
+    The migrations take seconds and cannot be repeated: a process killed among them would leave a
+    database that MLflow never opens again.
+    """
+    from mlflow import MlflowClient
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in file.parent.glob(f".{file.name}.new-*"):  # by a process that was killed here
+        shutil.rmtree(left)
+    # A name of its own each time: MLflow keeps what it knows of a URI for the process's life.
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.new-", dir=file.parent) as folder:
+        new = Path(folder) / file.name
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        new.replace(file)
 
 
 def _quiet() -> None:

@@ -40,7 +40,8 @@ def _check_file(file: Path) -> None:
     if not file.exists():
         return
     try:
-        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        # Not read-only: what a killed process has begun to write is rolled back on opening.
+        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)
         try:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {row[0] for row in rows}

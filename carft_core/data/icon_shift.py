@@ -49,7 +49,7 @@ ICON_TEMPLATES: tuple[str, ...] = tuple(
 """The template set `icon_shift`: every style's templates."""
 
 SHIFTS = ("outline", "duotone", "flat-emoji", "3d-emoji", "black-emoji", "pixel")
-TRAIN_VIEWS = 4
+TRAIN_VIEWS = 2
 EVAL_VIEWS = 2
 _EVAL_SEED = 20240229
 
@@ -153,7 +153,7 @@ def _open_development(config: DataConfig) -> FamilyData:
 
 
 _DEFAULTS: dict[str, object] = {
-    "optim.lr": 3e-4,
+    "optim.lr": 5e-4,
     "optim.epochs": 6,
     "optim.batch_size": 64,
     "prompts.classes": "icon_shift",

@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
 
 def make_plan(spec: SweepSpec, home: Home) -> Plan:
     """Look at every run that is known before the sweep runs, and at what the home has of it."""
-    planner, runs = Planner(spec, home.cache), Runs(home.runs)
+    # A look at what would be creates no home.
+    planner = Planner(spec, home.cache if home.path.exists() else None)
+    runs = Runs(home.runs)
     settings = planner.baselines()
     if spec.method == "grid":
         settings += [planner.trial(params) for params in spec.points()]

@@ -80,7 +80,8 @@ def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
     output = Console()
     if ended.done and not ended.interrupted:
         say("")
-        say(terminal(ended.comparison, width=output.width, colour=output.is_terminal))
+        text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
+        say(text.rstrip())
     if ended.failures:
         say(f"{len(ended.failures)} runs failed. `carft-sweep show {ended.comparison.sweep}` tells")
         say(f"of each; the first: {ended.failures[0]}")

@@ -18,6 +18,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -92,10 +93,8 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def wait_for(browser: webdriver.Chrome, by: str, what: str) -> WebElement:
-    def found(driver: webdriver.Chrome) -> WebElement | None:
-        return next(iter(driver.find_elements(by, what)), None)
-
-    return WebDriverWait(browser, SECONDS).until(found, f"{what} did not appear")
+    there = expected_conditions.presence_of_element_located((by, what))
+    return WebDriverWait(browser, SECONDS).until(there, f"{what} did not appear")
 
 
 def show_column(browser: webdriver.Chrome, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
+from carft_core.identity import Identity, digest_of
 from sweeps.claim import Claim
 from sweeps.engines.in_process import InProcessEngine
 from sweeps.engines.local import LocalEngine
@@ -252,6 +253,24 @@ def test_what_a_dead_driver_left_open_is_ended_even_if_nobody_asks_for_it_any_mo
     assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "killed"
 
 
+def test_a_mistake_that_shows_only_while_the_sweep_runs_leaves_nothing_open(
+    toy: ToySweep,
+) -> None:
+    class Failing(InProcessEngine):
+        def run(self, handler: Any) -> None:
+            handler.started(handler.next_job(), "w")
+            raise RequestError("the data are gone")
+
+    with pytest.raises(RequestError, match="the data are gone"):
+        toy.run(Failing())
+    assert {run.state for run in toy.tracker.runs.values()} == {"killed"}
+    (digest,) = Runs(toy.home.runs).digests()
+    state = Runs(toy.home.runs).read(digest)
+    assert state is not None
+    assert state.state == "stopped"
+    assert toy.run().exit_code == 0
+
+
 def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) -> None:
     toy.home.prepare()
     refused = pytest.raises(RequestError, match=rf"by process {os.getpid()} on .+ since 20")
@@ -341,7 +360,7 @@ def test_changed_code_begins_anew_and_trains_again(
     def other_code(*args: Any, **fields: Any) -> Any:
         identity = toy_core.toy_identity(*args, **fields)
         parts = {**identity.parts, "code": 2}
-        return toy_core.Identity(toy_core.digest_of(parts), parts)
+        return Identity(digest_of(parts), parts)
 
     monkeypatch.setattr("sweeps.plan.identify", other_code)
     toy.run()
