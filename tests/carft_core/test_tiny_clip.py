@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -12,14 +13,17 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from carft_core.builtin.build.batches import Batches
-from carft_core.builtin.build.manifest import Pair
+from carft_core.builtin.build.corpus import Corpus
+from carft_core.builtin.build.manifest import Item, Pair, read_classes, subset_of
 from carft_core.builtin.build.source import Drawing
 from carft_core.builtin.build.tiny_clip import (
     CONFIG,
     NAME,
     Recipe,
     contrastive_loss,
+    export,
     learning_rate,
+    train,
 )
 from carft_core.config import DataConfig
 from carft_core.data.base import Split, Transform
@@ -125,6 +129,46 @@ def test_a_batch_is_a_function_of_seed_and_step_and_holds_no_concept_twice() -> 
     assert not torch.equal(first(5).images, first(6).images)
     assert not torch.equal(first(5).images, batches(1)(5).images)
     assert len({tuple(text.tolist()) for text in first(5).texts}) == 8
+
+
+def _corpus(count: int) -> Corpus:
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
+    flags = np.ones(count, dtype=bool)
+    pairs = _pairs(count)
+    development = next(name for name in read_classes() if subset_of(name) == "development")
+    items = [
+        Item(pairs[n].drawing, development, split) for n, split in enumerate(("test", "outline"))
+    ]
+    return Corpus(pairs, pixels, flags, items, pixels[:2], flags[:2])
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    corpus, recipe = _corpus(20), Recipe(steps=3, batch_size=4, warmup=1)
+    whole = train(recipe, corpus, tmp_path / "whole", every=1)
+    work = tmp_path / "killed"
+    killed = iter([1])
+
+    class KilledError(Exception):
+        pass
+
+    def die(path: Path, row: dict[str, float]) -> None:
+        del path, row
+        if next(killed, None) is None:
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("carft_core.builtin.build.tiny_clip._append", die)
+        with pytest.raises(KilledError):
+            train(recipe, corpus, work, every=1)
+    resumed = train(recipe, corpus, work, every=1)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    with pytest.raises(SystemExit, match="another recipe"):
+        train(Recipe(steps=4, batch_size=4, warmup=1), corpus, work, every=1)
+    export(whole, corpus, tmp_path / "whole.safetensors")
+    opened = open_clip.create_model(NAME, pretrained=str(tmp_path / "whole.safetensors"))
+    assert torch.equal(opened.logit_scale, whole.logit_scale.half().float())
 
 
 def test_the_loss_is_least_on_the_diagonal() -> None:

@@ -92,19 +92,10 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     model = create_model(recipe.seed, recipe.layer_scale)
     optimizer = create_optimizer(model, recipe)
-    tokenizer = open_clip.get_tokenizer(NAME)
-    size = int(model.visual.image_size[0])
     normalise = _normaliser(model)
-    batches = Batches(
-        corpus.pairs,
-        corpus.pixels,
-        corpus.monochrome,
-        seed=recipe.seed,
-        size=size,
-        batch_size=recipe.batch_size,
-        tokenizer=tokenizer,
-    )
-    development = DevelopmentSet(corpus, tokenizer, size)
+    size = int(model.visual.image_size[0])
+    batches = _batches(recipe, corpus, size)
+    development = DevelopmentSet(corpus, open_clip.get_tokenizer(NAME), size)
     start = _resume(work / "last.pt", recipe, model, optimizer)
     seen, clock, total = 0, time.monotonic(), 0.0
     with ThreadPoolExecutor(1) as loader:
@@ -112,19 +103,8 @@ def train(
         for step in range(start, recipe.steps):
             batch: Batch = coming.result()
             coming = loader.submit(batches, step + 1)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
-            pixels = normalise(batch.images).contiguous(memory_format=torch.channels_last)
-            images = model.encode_image(pixels, normalize=True)
-            texts = model.encode_text(batch.texts, normalize=True)
-            loss = contrastive_loss(images, texts, model.logit_scale.exp())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-            seen, total = seen + len(batch.images), total + float(loss.detach())
+            loss = _update(model, optimizer, recipe, step, normalise(batch.images), batch.texts)
+            seen, total = seen + len(batch.images), total + loss
             done = step + 1
             if done % every == 0 or done == recipe.steps:
                 rate = seen / (time.monotonic() - clock)
@@ -142,6 +122,44 @@ def train(
             if done % keep == 0:
                 export(model, corpus, work / f"step-{done}.safetensors")
     return model
+
+
+def _batches(recipe: Recipe, corpus: Corpus, size: int) -> Batches:
+    return Batches(
+        corpus.pairs,
+        corpus.pixels,
+        corpus.monochrome,
+        seed=recipe.seed,
+        size=size,
+        batch_size=recipe.batch_size,
+        tokenizer=open_clip.get_tokenizer(NAME),
+    )
+
+
+def _update(
+    model: open_clip.CLIP,
+    optimizer: torch.optim.AdamW,
+    recipe: Recipe,
+    step: int,
+    pixels: Tensor,
+    texts: Tensor,
+) -> float:
+    """One step on normalised images [B, 3, S, S] and tokens [B, L]; returns the loss before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    images = model.encode_image(
+        pixels.contiguous(memory_format=torch.channels_last), normalize=True
+    )
+    loss = contrastive_loss(
+        images, model.encode_text(texts, normalize=True), model.logit_scale.exp()
+    )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+    return float(loss.detach())
 
 
 def export(model: open_clip.CLIP, corpus: Corpus, path: Path) -> None:
