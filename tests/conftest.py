@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from carft_core.clip import OpenedClip, open_model
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what runs in the background; children would inherit it, and no test of
+    # Ctrl-C could end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_CONFIG: dict[str, Any] = {
     "embed_dim": 32,
