@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         command = importlib.import_module(f"sweeps.commands.{arguments.command}")
-        code: int = command.run(arguments, print)
-        sys.stdout.flush()
+        code: int = command.run(arguments, _say)
+
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
         return leaving.code if isinstance(leaving.code, int) else WRONG
     except BrokenPipeError:
@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RequestError, TrackingError) as error:
         return _complain(error, WRONG)
     return code
+
+
+def _say(text: str) -> None:
+    # At once, also into a pipe: `ui` and `run` go on for long after what they say.
+    print(text, flush=True)
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -56,6 +57,7 @@ class Server:
         """End our server together with all its children."""
         if self.process is None:
             return
+        atexit.unregister(self.stop)
         _signal_group(self.process, signal.SIGTERM)
         try:
             self.process.wait(_STOP_SECONDS)
@@ -111,6 +113,8 @@ def serve(
         start_new_session=True,  # so that it and its children can be ended together
     )
     server = Server(f"http://{_bracketed(shown)}:{port}", process, log, sigterm)
+    # A signal may come before the caller waits; the server must not outlive that either.
+    atexit.register(server.stop)
     try:
         file = sqlite_file(uri)
         if file is None:
