@@ -178,8 +178,8 @@ def text_files() -> Iterator[Path]:
 
 def test_no_file_names_a_package_index() -> None:
     # Where packages come from is pip's and npm's configuration, and the user's (decision 5).
-    hosts = (("pypi",), ("download", "pytorch"), ("registry", "npmjs"), ("deb", "debian"))
-    indexes = tuple(".".join((*host, "")) for host in hosts)  # in parts: nor does this file
+    parts = (("pypi",), ("download", "pytorch"), ("registry", "npmjs"), ("deb", "debian"))
+    indexes = tuple(".".join((*host, "")) for host in parts)  # in parts: nor does this file
     hosts = re.compile("|".join(re.escape(name) + "org" for name in indexes) + "|--index-url")
     found = [
         f"{path.relative_to(ROOT)}: {hit.group()}"
