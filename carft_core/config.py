@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.data import FAMILIES
-from carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
+from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 
 M = TypeVar("M", bound=BaseModel)
@@ -199,14 +198,6 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{name}.")
         else:
             yield name, value
-
-
-def load_trial_config(path: Path) -> TrialConfig:
-    """A config written by `TrialConfig.as_dict` as JSON."""
-    try:
-        return trial_config(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{path} is not a trial config: {error}") from None
 
 
 def _mapping(value: object, path: tuple[str | int, ...], problems: list[Problem]) -> dict[str, Any]:

@@ -6,12 +6,16 @@ next job, its scheduler asks whether to go on. The local engine has the same sha
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+POLL = 0.25
+"""Seconds between two looks at the clock and at whether to stop."""
 
 FailureClass = Literal["nan", "out_of_memory", "data", "preempted", "crashed", "timeout"]
 
@@ -79,6 +83,18 @@ class Handler(Protocol):
 
     def failed(self, job: Job, failure: Failure) -> bool:
         """The run failed. True: `next_job` may give it again."""
+
+
+def one_by_one(handler: Handler, stopping: Callable[[], bool]) -> Iterator[Job]:
+    """The handler's jobs, each when the one before has ended, until none is left or `stopping`."""
+    while not stopping():
+        job = handler.next_job()
+        if job is Wait.NEVER:
+            return
+        if isinstance(job, Wait):
+            time.sleep(POLL)
+            continue
+        yield job
 
 
 class Engine(ABC):

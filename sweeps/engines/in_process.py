@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from time import sleep
 from typing import Any
 
-from sweeps.engines.base import Decision, Engine, Failure, Handler, Job, Wait
-from sweeps.engines.local import POLL
+from sweeps.engines.base import Decision, Engine, Failure, Handler, Job, one_by_one
 from sweeps.engines.training import CORE, failure_class, find_entry, one_line
 
 
@@ -26,13 +24,7 @@ class InProcessEngine(Engine):
 
     def run(self, handler: Handler) -> None:
         """See Engine."""
-        while not self._stopping:
-            job = handler.next_job()
-            if job is Wait.NEVER:
-                return
-            if isinstance(job, Wait):
-                sleep(POLL)
-                continue
+        for job in one_by_one(handler, lambda: self._stopping):
             self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:

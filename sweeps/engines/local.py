@@ -7,12 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sweeps.engines.base import Decision, Engine, Failure, Handler, Job, Wait
+from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, one_by_one
 from sweeps.engines.process import WorkerDied, WorkerProcess
 from sweeps.engines.training import CORE, log_tail
 
-POLL = 0.25
-"""Seconds between two looks at the clock and at whether to stop."""
 _FRESH_AFTER = frozenset({"crashed", "out_of_memory"})
 """Failures after which the process is not trusted any more."""
 
@@ -43,13 +41,7 @@ class LocalEngine(Engine):
 
     def run(self, handler: Handler) -> None:
         """See Engine."""
-        while not self._stopping:
-            job = handler.next_job()
-            if job is Wait.NEVER:
-                return
-            if isinstance(job, Wait):
-                time.sleep(POLL)
-                continue
+        for job in one_by_one(handler, lambda: self._stopping):
             self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:
