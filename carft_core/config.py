@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.data import FAMILIES
@@ -102,7 +111,19 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": EvalConfig,
     "keep": KeepConfig,
 }
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
+
+
+def _device(value: str) -> str:
+    if re.fullmatch(DEVICE, value):
+        return value
+    near = "; for an Nvidia GPU say cuda" if value.lower().startswith("gpu") else ""
+    raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value[:80]!r}{near}")
+
+
+Device = Annotated[
+    str, AfterValidator(_device), Field(json_schema_extra={"pattern": f"^({DEVICE})$"})
+]
 DEFAULT_EPOCHS = 10
 
 
@@ -147,17 +168,7 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
         Problem((key,), unknown("field", key, allowed)) for key in data if key not in allowed
     ]
     given = {name: _mapping(data.get(name), (name,), problems) for name in SECTIONS}
-    family_name = given["data"].get("family", "icon_shift")
-    family = FAMILIES.get(family_name) if isinstance(family_name, str) else None
-    if family is None and isinstance(family_name, str):
-        problems.append(Problem(("data", "family"), unknown("family", family_name, FAMILIES)))
-    for field, value in (family.defaults if family else {}).items():
-        section, key = field.split(".")
-        if field == "optim.epochs" and given["optim"].get("steps") is not None:
-            continue
-        given[section].setdefault(key, value)
-    if given["optim"].get("steps") is None:
-        given["optim"].setdefault("epochs", DEFAULT_EPOCHS)
+    _fill_in(given, problems)
     parts: dict[str, Any] = {
         name: _validated(cls, given[name], (name,), problems) for name, cls in SECTIONS.items()
     }
@@ -179,6 +190,25 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
     if problems or config is None:
         raise InvalidConfig(problems)
     return config
+
+
+def _fill_in(given: Mapping[str, dict[str, Any]], problems: list[Problem]) -> None:
+    """Give the fields that are left out the family's default, then the product's."""
+    family_name = given["data"].get("family", "icon_shift")
+    family = FAMILIES.get(family_name) if isinstance(family_name, str) else None
+    if family is None and isinstance(family_name, str):
+        problems.append(Problem(("data", "family"), unknown("family", family_name, FAMILIES)))
+    for field, value in (family.defaults if family else {}).items():
+        section, _, key = field.partition(".")
+        if section not in given:
+            message = f"the family has a default for an {unknown('field', field, field_names())}"
+            problems.append(Problem(("data", "family"), message))
+            continue
+        if field == "optim.epochs" and given["optim"].get("steps") is not None:
+            continue
+        given[section].setdefault(key, value)
+    if given["optim"].get("steps") is None:
+        given["optim"].setdefault("epochs", DEFAULT_EPOCHS)
 
 
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:
@@ -263,7 +293,13 @@ def explained(
     error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
 ) -> Iterator[Problem]:
     """pydantic's errors in the house's words: field, rule, value."""
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
+        depth = len(item["loc"])
+        if item["type"] == "too_short" and any(
+            place[:depth] == item["loc"] and len(place) > depth for place in places
+        ):
+            continue  # pydantic leaves wrong elements out and then counts
         where = (*path, *item["loc"])
         value = item.get("input")
         if item["type"] == "extra_forbidden":

@@ -50,8 +50,8 @@ def write_json(path: Path, data: object) -> None:
 def read_json(path: Path) -> Any:
     """The JSON at `path`, or None when there is none."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise RequestError(f"{path} is not JSON: {error}") from None

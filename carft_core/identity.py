@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from carft_core.clip import weights_digest
@@ -19,6 +16,7 @@ from carft_core.data import FAMILIES
 from carft_core.data.splits import prepare
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.prompts import template_set
+from carft_core.sources import sources_behind
 
 CORE = Path(__file__).parent
 TRAINING_SOURCES = (
@@ -34,7 +32,6 @@ TRAINING_SOURCES = (
 )
 """The sources that decide the weights of every run; an algorithm's and a family's are added."""
 MEASURING_SOURCES = ("evaluate.py", "metrics.py")
-NOT_TRAINING = frozenset({"carft_core.config", "carft_core.errors"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,11 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
 
 def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:
     """The digest of one evaluated model of a run: a new alpha is evaluated, not trained."""
+    measuring = {CORE / name for name in MEASURING_SOURCES}
+    for merge in config.merges:
+        own = not type(merge).__module__.startswith(f"{CORE.name}.")
+        if own and any(point.label == label for point in merge.points()):
+            measuring |= sources_behind(type(merge))
     return digest_of(
         {
             "training": training_digest,
@@ -87,7 +89,7 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
             "context_probe": config.eval.context_probe,
             "logits": config.eval.logits,
             "predictions": config.keep.predictions,
-            "code": source_digest(CORE / name for name in MEASURING_SOURCES),
+            "code": source_digest(measuring),
         }
     )
 
@@ -100,19 +102,6 @@ def training_code(config: TrialConfig) -> str:
     return source_digest(
         core | data | sources_behind(type(config.algorithm)) | sources_behind(family.open)
     )
-
-
-def sources_behind(thing: object) -> set[Path]:
-    """The file that defines `thing`, and those of its own package that this file draws on."""
-    home = inspect.getmodule(thing)
-    if home is None or home.__file__ is None:
-        return set()
-    package = home.__name__.partition(".")[0]
-    names = {getattr(value, "__module__", None) or "" for value in vars(home).values()}
-    names |= {value.__name__ for value in vars(home).values() if isinstance(value, ModuleType)}
-    own = {name for name in names if name.partition(".")[0] == package} - NOT_TRAINING
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in own)
-    return {Path(home.__file__), *(Path(file) for file in files if file)}
 
 
 def source_digest(files: Iterable[Path]) -> str:

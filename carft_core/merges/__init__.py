@@ -1,13 +1,14 @@
-"""The merges by name: one file and one line here each."""
+"""The merges by name: one file and one line here each; users register their own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+import functools
 
 from carft_core.merges.base import Merge, MergePoint, State
 from carft_core.merges.wise_ft import WiseFt
+from carft_core.registry import Registry, no_concrete
 
-MERGES: Mapping[str, type[Merge]] = MappingProxyType({cls.name: cls for cls in (WiseFt,)})
+MERGES: Registry[type[Merge]] = Registry("merge", functools.partial(no_concrete, Merge))
+MERGES.register(WiseFt)
 
 __all__ = ["MERGES", "Merge", "MergePoint", "State"]

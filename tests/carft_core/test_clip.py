@@ -113,7 +113,8 @@ def test_images_and_texts_are_encoded_as_by_open_clip(pair: tuple[OpenedClip, nn
         image = theirs.encode_image(images(), normalize=True)  # type: ignore[operator]
         text = theirs.encode_text(tokens, normalize=True)  # type: ignore[operator]
     classifier = ImageClassifier(ours.model.visual, nn.Linear(32, 3, bias=False))  # type: ignore[arg-type]
-    assert torch.equal(classifier.features(images()), image)
+    # The same weights elsewhere in memory may add up in another order: not equal to the last bit.
+    assert torch.allclose(classifier.features(images()), image, atol=1e-6)
     assert torch.allclose(ours.encode_text(TEXTS), text, atol=1e-6)
     assert ours.logit_scale == pytest.approx(float(theirs.logit_scale.detach().exp()))  # type: ignore[operator]
 

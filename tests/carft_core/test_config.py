@@ -77,9 +77,10 @@ def test_every_mistake_is_told_at_once() -> None:
         "algorithm.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'?",
         "merges[0].alphas[0]: must be less than or equal to 1, got 2",
         "merges[1].name: unknown merge 'soup'; Known: wise_ft",
-        "device: must match pattern",
+        "device: must be auto, cpu, cuda, cuda:N or mps, got 'gpu'; for an Nvidia GPU say cuda",
     ):
         assert expected in text
+    assert text.count("alphas") == 1
 
 
 @pytest.mark.parametrize(

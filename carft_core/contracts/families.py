@@ -1,0 +1,152 @@
+"""What holds for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from carft_core.config import DataConfig, trial_config
+from carft_core.contracts.base import must, must_be_registered
+from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.data.splits import prepare
+
+TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A family with its data, as a run gets it."""
+
+    family: Family
+    config: DataConfig
+    data: FamilyData
+
+    @property
+    def name(self) -> str:
+        """The family's."""
+        return self.family.name
+
+    def splits(self) -> Mapping[str, Split]:
+        """In distribution by name, then the shifts."""
+        val = {} if self.data.val is None else {"val": self.data.val}
+        return {"train": self.data.train, **val, "test": self.data.test, **self.data.shifts}
+
+
+def check_family(family: Family, config: DataConfig | None = None) -> None:
+    """Open a registered family and hold it to every law.
+
+    `config` says more of it than its name, such as `DataConfig(family="mine", root="...")`.
+    Raises BrokenContract with what must hold and does not, RequestError when it does not open.
+    """
+    opened = opened_for_check(family, config or DataConfig(family=family.name))
+    for law in FAMILY_LAWS:
+        law(opened)
+
+
+def opened_for_check(family: Family, config: DataConfig) -> Opened:
+    """What the laws look at. Raises as `check_family` does."""
+    must_be_registered(FAMILIES, family.name, family)
+    return Opened(family, config, prepare(config))
+
+
+def it_describes_itself_and_its_defaults_make_a_config(opened: Opened) -> None:
+    """Two classes at least, each with its own name, and a digest of the content."""
+    names = opened.data.class_names
+    must(len(names) == len(set(names)) > 1, f"{opened.name}: two or more classes, each named once")
+    must(
+        len(opened.data.digest) == 64 and set(opened.data.digest) <= set("0123456789abcdef"),
+        f"{opened.name}: digest must be a sha256 in hex, got {opened.data.digest!r}",
+    )
+    config = trial_config({"data": {"family": opened.name}, "algorithm": "fine_tune"})
+    must(config.data.family == opened.name, f"{opened.name}: its defaults must leave the family")
+
+
+def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: Opened) -> None:
+    """And labels lie in the classes that the split says can occur."""
+    for name, split in opened.splits().items():
+        where = f"{opened.name}, {name}"
+        must(
+            len(split) == len(split.ids) == len(split.units) == len(split.labels) > 0,
+            f"{where}: as many ids as units and labels, and one at least",
+        )
+        must(len(set(split.ids)) == len(split.ids), f"{where}: each id must be unique")
+        must(split.labels.dtype == torch.int64, f"{where}: labels must be int64")
+        occurring = set(split.labels.tolist())
+        allowed = range(len(opened.data.class_names)) if split.classes is None else split.classes
+        must(
+            occurring <= set(allowed) <= set(range(len(opened.data.class_names))),
+            f"{where}: labels must be indices of classes, those of `classes` if it is given",
+        )
+
+
+def no_unit_stands_in_two_in_distribution_splits(opened: Opened) -> None:
+    """Nothing is tested that was trained on."""
+    seen: set[str] = set()
+    for name, split in opened.splits().items():
+        if name not in opened.data.shifts:
+            twice = seen & set(split.units)
+            must(not twice, f"{opened.name}, {name}: units of another split: {sorted(twice)[:3]}")
+            seen |= set(split.units)
+
+
+def every_class_is_trained_validated_and_tested(opened: Opened) -> None:
+    """A class that is missing in one of them would be scored for nothing."""
+    everything = set(range(len(opened.data.class_names)))
+    for name, split in opened.splits().items():
+        if name not in opened.data.shifts:
+            missing = everything - set(split.labels.tolist())
+            must(not missing, f"{opened.name}, {name}: no image of the classes {sorted(missing)}")
+
+
+def a_view_depends_on_seed_epoch_and_index_alone(opened: Opened) -> None:
+    """Neither on the batch nor on global random state."""
+    split = opened.data.train
+    last = len(split) - 1
+    one = split.views([0, 1, last], transform=TRANSFORM, seed=5, epoch=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        other = split.views([last, 0], transform=TRANSFORM, seed=5, epoch=2)
+    size = TRANSFORM.size
+    must(
+        one.shape == (3, 3, size, size) and one.dtype == torch.float32,
+        f"{opened.name}: views must be float32 [B, 3, {size}, {size}], got {one.dtype} "
+        f"{list(one.shape)}",
+    )
+    must(bool(torch.isfinite(one).all()), f"{opened.name}: views must be finite")
+    must(
+        torch.equal(one[[2, 0]], other),
+        f"{opened.name}: a training view must depend on seed, epoch and index alone",
+    )
+
+
+def the_evaluation_view_is_fixed(opened: Opened) -> None:
+    """With seed None every epoch sees the same."""
+    for name, split in opened.splits().items():
+        ends = [0, len(split) - 1]
+        one, two = (split.views(ends, transform=TRANSFORM, seed=None, epoch=e) for e in (0, 7))
+        must(torch.equal(one, two), f"{opened.name}, {name}: the evaluation view must be fixed")
+
+
+def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: Opened) -> None:
+    """The digest knows the content, not the moment."""
+    less = prepare(opened.config.model_copy(update={"train_fraction": 0.5}))
+    must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
+    must(less.test.ids == opened.data.test.ids, f"{opened.name}: the same data, the same test")
+    must(
+        set(less.train.ids) <= set(opened.data.train.ids),
+        f"{opened.name}: a fraction of train must be a part of it",
+    )
+
+
+FAMILY_LAWS: tuple[Callable[[Opened], None], ...] = (
+    it_describes_itself_and_its_defaults_make_a_config,
+    items_have_unique_names_a_unit_and_a_label_of_the_family,
+    no_unit_stands_in_two_in_distribution_splits,
+    every_class_is_trained_validated_and_tested,
+    a_view_depends_on_seed_epoch_and_index_alone,
+    the_evaluation_view_is_fixed,
+    opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test,
+)
+"""Each raises BrokenContract; its name is what holds."""

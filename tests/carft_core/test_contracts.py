@@ -1,0 +1,273 @@
+"""The laws that users call from their own tests find what breaks them, and say what must hold."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pydantic import ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
+from carft_core.config import DataConfig
+from carft_core.contracts import BrokenContract, check_algorithm, check_family, check_merge
+from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.merges import MERGES, Merge, MergePoint, State
+from carft_core.teacher import Teacher
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+
+class Plain(Algorithm):
+    """Cross-entropy."""
+
+    name: ClassVar[str] = "plain"
+    summary: ClassVar[str] = "Cross-entropy"
+
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        """The cross-entropy alone."""
+        del teacher
+        return {"ce": Term(F.cross_entropy(student(batch.images), batch.labels))}
+
+
+class NeedsAField(Plain):
+    weight: float
+
+
+class NotFrozen(Plain):
+    model_config = ConfigDict(frozen=False)
+    weight: float = 1.0
+
+
+class TakesAnything(Plain):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Infinite(Plain):
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        (term,) = super().terms(student, batch, teacher).values()
+        return {"ce": Term(term.value / 0)}
+
+
+class TrainsNothing(Plain):
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        del teacher
+        return {"ce": Term(student(batch.images).sum() * 0)}
+
+
+class TrainsTheTeacher(Plain):
+    def student(self, teacher: Teacher) -> nn.Module:
+        return teacher.classifier.requires_grad_(True)
+
+
+class Random(Plain):
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        (term,) = super().terms(student, batch, teacher).values()
+        return {"ce": Term(term.value + random.random())}
+
+
+class SumOverTheBatch(Plain):
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        del teacher
+        loss = F.cross_entropy(student(batch.images), batch.labels, reduction="sum")
+        return {"ce": Term(loss)}
+
+
+class InfiniteInHalfPrecision(Plain):
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        (term,) = super().terms(student, batch, teacher).values()
+        return {"ce": Term(term.value / (0 if torch.is_autocast_enabled("cpu") else 1))}
+
+
+class StartsElsewhere(Plain):
+    def student(self, teacher: Teacher) -> nn.Module:
+        student = teacher.new_classifier()
+        nn.init.zeros_(student.head.weight)
+        return student
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (NeedsAField, "every field must have a default.*weight"),
+        (NotFrozen, "must be frozen, but weight"),
+        (TakesAnything, "must refuse a field"),
+        (Infinite, "loss must be finite"),
+        (TrainsNothing, "must reach some trainable parameter"),
+        (TrainsTheTeacher, "teacher must stay"),
+        (Random, "same whenever"),
+        (SumOverTheBatch, "ce must be a mean .*loss_depends_on_batch"),
+        (InfiniteInHalfPrecision, "finite in bf16"),
+        (StartsElsewhere, "must be the zero-shot one"),
+    ],
+)
+def test_an_algorithm_that_breaks_a_law_is_told_which(
+    cls: type[Algorithm], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    things = {**ALGORITHMS, "plain": cls}
+    monkeypatch.setattr(ALGORITHMS, "_things", things)
+    from carft_core.contracts import algorithms
+
+    algorithms.built_in_teacher.cache_clear()  # one of them spoils it
+    with pytest.raises(BrokenContract, match=f"^plain: .*{words}"):
+        check_algorithm(cls)
+    algorithms.built_in_teacher.cache_clear()
+
+
+def test_an_algorithm_keeps_all_laws_once_it_is_registered() -> None:
+    with pytest.raises(BrokenContract, match="plain: it must be registered"):
+        check_algorithm(Plain)
+    ALGORITHMS.register(Plain)
+    check_algorithm(Plain)
+
+
+class Halfway(Merge):
+    """Half of both."""
+
+    name: ClassVar[str] = "halfway"
+    summary: ClassVar[str] = "Half of both"
+
+    def points(self) -> Sequence[MergePoint]:
+        return (MergePoint("halfway@1", 1, {}),)
+
+    def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
+        del point
+        return {
+            name: ((value + tuned[name]) / 2).to(value.dtype) for name, value in zero_shot.items()
+        }
+
+
+class Nothing(Halfway):
+    def points(self) -> Sequence[MergePoint]:
+        return ()
+
+
+class TwoAlike(Halfway):
+    def points(self) -> Sequence[MergePoint]:
+        return (*super().points(), MergePoint("halfway@2", 1, {}))
+
+
+class OtherLabels(Halfway):
+    def points(self) -> Sequence[MergePoint]:
+        return (MergePoint("soup@1", 1, {}),)
+
+
+class OtherTypes(Halfway):
+    def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
+        del point, zero_shot
+        return {name: value.double() for name, value in tuned.items()}
+
+
+class InPlace(Halfway):
+    def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
+        del point, zero_shot
+        return {name: value.add_(1) for name, value in tuned.items()}
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (Nothing, "must yield some model"),
+        (TwoAlike, "each step must be unique"),
+        (OtherLabels, "'soup@1' must begin"),
+        (OtherTypes, "names, shapes and types"),
+        (InPlace, "leave the weights"),
+    ],
+)
+def test_a_merge_that_breaks_a_law_is_told_which(
+    cls: type[Merge], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MERGES, "_things", {**MERGES, "halfway": cls})
+    with pytest.raises(BrokenContract, match=words):
+        check_merge(cls)
+
+
+def test_a_merge_keeps_all_laws_once_it_is_registered() -> None:
+    with pytest.raises(BrokenContract, match="halfway: it must be registered"):
+        check_merge(Halfway)
+    MERGES.register(Halfway)
+    check_merge(Halfway)
+
+
+class Grey(Split):
+    """Grey squares, one brightness an item."""
+
+    def __init__(self, name: str, count: int, **broken: Any) -> None:
+        self.ids = tuple(f"{name}/{index}" for index in range(count))
+        self.units = self.ids
+        self.labels = torch.arange(count) % 2
+        self.size, self.noise, self.evaluated_with = 32, False, 0
+        vars(self).update(broken)
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        del transform
+        bright = torch.tensor([float(index) for index in indices])
+        if seed is None:
+            bright += epoch * self.evaluated_with
+        if self.noise:
+            bright += torch.rand(())
+        return bright.view(-1, 1, 1, 1).expand(-1, 3, self.size, self.size)
+
+
+def family(digest: str = "a" * 64, names: Sequence[str] = ("a", "b"), **splits: Split) -> Family:
+    """A family of grey squares, some of whose splits are others."""
+
+    def opened(config: DataConfig) -> FamilyData:
+        del config
+        kept = {name: Grey(name, 4) for name in ("train", "val", "test", "shift")} | splits
+        return FamilyData(
+            tuple(names), kept["train"], kept["val"], kept["test"], {"x": kept["shift"]}, digest
+        )
+
+    return Family("grey", "Grey squares", opened)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (family(digest="abc"), "digest must be a sha256"),
+        (family(names=("a", "a")), "each named once"),
+        (family(test=Grey("test", 4, units=("x",))), "test: as many ids as units"),
+        (family(test=Grey("test", 2, ids=("x", "x"))), "test: each id must be unique"),
+        (family(shift=Grey("s", 4, labels=torch.zeros(4))), "x: labels must be int64"),
+        (family(shift=Grey("s", 4, classes=(1,))), "x: labels must be indices"),
+        (family(test=Grey("train", 4)), "test: units of another split"),
+        (family(test=Grey("test", 1)), r"test: no image of the classes \[1\]"),
+        (family(train=Grey("train", 4, size=16)), r"must be float32 \[B, 3, 32, 32\]"),
+        (family(train=Grey("train", 4, noise=True)), "seed, epoch and index alone"),
+        (family(test=Grey("test", 4, evaluated_with=1)), "test: the evaluation view must be fixed"),
+    ],
+)
+def test_a_family_that_breaks_a_law_is_told_which(broken: Family, words: str) -> None:
+    FAMILIES.register(broken)
+    # A process opens the data of one name once.
+    config = DataConfig(family="grey", root=words)
+    with pytest.raises(BrokenContract, match=words):
+        check_family(broken, config)
+
+
+def test_a_family_keeps_all_laws_once_it_is_registered() -> None:
+    good = family()
+    with pytest.raises(BrokenContract, match="grey: it must be registered"):
+        check_family(good)
+    FAMILIES.register(good)
+    check_family(good)
+
+
+def test_users_need_no_pytest_for_it() -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['pytest'] = None\n"
+        "from carft_core.contracts import check_merge\n"
+        "from carft_core.merges import MERGES\n"
+        "check_merge(MERGES['wise_ft'])\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -1,0 +1,191 @@
+"""A user's own algorithm and family, in a file outside the repository, swept from the shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PULLS = (0.0, 0.01, 0.1)
+METHODS = '''
+"""Fine-tuning that is pulled back to the zero-shot weights, and squares of three colours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
+from carft_core.config import DataConfig
+from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.prompts import TemplateSet
+from carft_core.teacher import Teacher
+from carft_core.template_sets import register_templates
+from my_colours import COLOURS
+
+
+@ALGORITHMS.register
+class Pulled(Algorithm):
+    """CE + pull * sum of squared distances to the zero-shot weights."""
+
+    name: ClassVar[str] = "pulled"
+    summary: ClassVar[str] = "Fine-tuning, pulled to the zero-shot weights"
+
+    pull: Annotated[float, Field(ge=0)] = 0.01
+
+    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+        start = dict(teacher.classifier.named_parameters())
+        distances = [(p - start[name]).square().sum() for name, p in student.named_parameters()]
+        loss = F.cross_entropy(student(batch.images), batch.labels)
+        return {"ce": Term(loss), "distance": Term(torch.stack(distances).sum(), self.pull)}
+
+
+class Squares(Split):
+    def __init__(self, name: str, count: int, brightness: float) -> None:
+        self.labels = torch.arange(3).repeat(count)
+        self.ids = self.units = tuple(f"{name}/{index}" for index in range(len(self.labels)))
+        self.brightness = brightness
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        views = [self.view(index, transform.size, f"{seed}/{epoch}") for index in indices]
+        return transform.normalise(torch.stack(views))
+
+    def view(self, index: int, size: int, key: str) -> Tensor:
+        key = "fixed" if key.startswith("None") else key
+        number = int(hashlib.sha256(f"{key}/{self.ids[index]}".encode()).hexdigest()[:8], 16)
+        noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(number)) / 8
+        colour = torch.tensor(COLOURS[int(self.labels[index])]).view(3, 1, 1)
+        return (self.brightness * colour + noise).clamp(0, 1)
+
+
+def open_squares(config: DataConfig) -> FamilyData:
+    del config
+    return FamilyData(
+        class_names=("red square", "green square", "blue square"),
+        train=Squares("train", 8, 0.9),
+        val=None,
+        test=Squares("test", 3, 0.9),
+        shifts={"dark": Squares("dark", 3, 0.3)},
+        digest=hashlib.sha256(b"squares/1").hexdigest(),
+    )
+
+
+FAMILIES.register(
+    Family("squares", "Squares of three colours", open_squares, {"prompts.contexts": "squares"})
+)
+register_templates(TemplateSet("squares", ("a photo of a {}", "a dark photo of a {}"), ("dark",)))
+'''
+COLOURS = "COLOURS = ((1.0, 0.2, 0.2), (0.2, 1.0, 0.2), (0.2, 0.2, 1.0))\n"
+
+
+def sweep_file(folder: Path, clip: Path, **changes: Any) -> Path:
+    """The user's folder: two Python files and a sweep file that names one of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my_methods.py").write_text(METHODS)
+    (folder / "my_colours.py").write_text(COLOURS)
+    spec: dict[str, Any] = {
+        "name": "pulled",
+        "import": ["./my_methods.py"],
+        "method": "grid",
+        "parameters": {"algorithm.pull": {"values": list(PULLS)}},
+        "seeds": [0],
+        "baselines": ["zero_shot", "fine_tune"],
+        "trial": {
+            "model": {"name": str(clip)},
+            "data": {"family": "squares", "val_fraction": 0.25},
+            "prompts": {"classes": "simple"},
+            "algorithm": {"name": "pulled"},
+            "optim": {"lr": 0.0003, "epochs": 2, "batch_size": 6},
+            "device": "cpu",
+        },
+    }
+    path = folder / "pulled.yaml"
+    path.write_text(json.dumps({**spec, **changes}))  # JSON is YAML
+    return path
+
+
+def carft(home: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command of the shell in `folder`, where nothing of the user's or the product's lies."""
+    environ = {**os.environ, "CARFT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    environ.pop("MLFLOW_TRACKING_URI", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "sweeps", *map(str, words)],
+        cwd=folder,
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def trained(home: Path) -> dict[str, float]:
+    """The digest of every trained run to when its training ended."""
+    files = [
+        file
+        for file in (home / "runs").glob("*/trained.json")
+        if (file.parent / "history.json").exists()
+    ]
+    return {file.parent.name: json.loads(file.read_text())["ended"] for file in files}
+
+
+@pytest.mark.timeout(600)
+def test_a_users_own_algorithm_and_family_are_checked_run_compared_and_resumed(
+    tmp_path: Path, tiny_clip_files: Path
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    sweep = sweep_file(tmp_path / "mine", tiny_clip_files)
+    part = "parameters.algorithm.pull.values=[0.0,0.01]"
+    done = carft(home, elsewhere, "run", sweep, "--set", part)
+    assert done.returncode == 0, done.stderr
+    first = trained(home)
+    assert len(first) == 2 + 1
+
+    # An edit of a file on which the algorithm does not draw trains nothing anew.
+    (sweep.parent / "notes.py").write_text("X = 1\n")
+    whole = carft(home, tmp_path / "third", "run", sweep, "--json")
+    assert whole.returncode == 0, whole.stderr
+    rows = json.loads(whole.stdout)["rows"]
+    assert {row["algorithm"] for row in rows} == {"pulled", "fine_tune", "zero_shot"}
+    assert len(trained(home)) == len(PULLS) + 1
+    assert trained(home).items() > first.items()
+
+    resumed = carft(home, tmp_path / "fourth", "resume", "pulled")
+    assert resumed.returncode == 0, resumed.stderr
+
+    (sweep.parent / "my_colours.py").write_text(f"{COLOURS}# brighter\n")
+    plan = carft(home, elsewhere, "check", sweep, "--json")
+    assert plan.returncode == 0, plan.stderr
+    assert json.loads(plan.stdout)["to_train"] == len(PULLS) + 1
+
+
+def test_a_module_that_breaks_is_one_message_and_exit_code_2(
+    tmp_path: Path, tiny_clip_files: Path
+) -> None:
+    sweep = sweep_file(tmp_path / "mine", tiny_clip_files)
+    methods = sweep.with_name("my_methods.py")
+    methods.write_text(f"{METHODS}\nraise KeyError('colour')\n")
+    line = len(METHODS.splitlines()) + 2
+    for command in ("check", "run"):
+        done = carft(tmp_path / "home", tmp_path / "elsewhere", command, sweep)
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"carft-sweep: pulled.yaml:1: import: cannot import {methods}: KeyError: 'colour' "
+            f"(at {methods}:{line})\n"
+        )
+    assert not (tmp_path / "home").exists()
