@@ -1,33 +1,39 @@
-"""What must hold of a sweep file beyond its form: names, ranges, and honesty about selection."""
+"""What must hold of a sweep file beyond its form: names, ranges, and what goes with what."""
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
-from carft_core.config import explained
 from carft_core.errors import InvalidConfig, unknown
-from sweeps.dimensions import Dimension, IntRange, grid, listed
+from sweeps.dimensions import Dimension, IntRange, Law, Params, grid, grid_size, listed
 from sweeps.draft import Draft
-from sweeps.metric_names import is_selectable, natural_goal, problem
+from sweeps.goals import goals
+from sweeps.models import validated
 from sweeps.parameters import MAX_VALUES, dimension
 from sweeps.points import baseline_at, config_at
-from sweeps.settings import METHOD_ALIASES, Metric, Report, Resources, Settings
+from sweeps.settings import METHODS, RUN_CAP, Metric, Report, Resources, Retries, Settings
+from sweeps.shorthands import METHOD_ALIASES
+from sweeps.stopping import early_terminate, race_seeds
 from sweeps.trial_space import TrialSpace
+from sweeps.try_first import try_first
 from sweeps.yaml_lines import Route
 
-M = TypeVar("M", bound=BaseModel)
-
 MAX_POINTS = 10_000
-METHODS_OF_SEARCH = ("random", "tpe", *METHOD_ALIASES)
-LATER = (("metric", "target"), ("metric", "impute"), ("resources", "gpus"))
+METHODS_OF_SEARCH = (*(name for name in METHODS if name != "grid"), *METHOD_ALIASES)
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "report": Report,
+    "resources": Resources,
+    "retries": Retries,
+}
+_APART = ("metric", "metrics", "early_terminate", "race_seeds", "try_first")
+"""Settings that are checked with what they depend on."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Parts:
     """The validated parts of a sweep file."""
 
     settings: Settings
+    """Those that depend on others are filled in."""
+    goals: tuple[Metric, ...]
     dimensions: tuple[Dimension, ...]
     baselines: tuple[Mapping[str, Any], ...]
     trial: Mapping[str, Any]
@@ -43,54 +51,55 @@ class Parts:
 def checked(draft: Draft) -> Parts:
     """Validate a normalised draft. Raises InvalidConfig with every mistake, by line."""
     settings = _settings(draft)
-    dimensions = _dimensions(draft)
     _fixed_and_varied(draft)
-    space = TrialSpace(draft, dimensions)
+    space = TrialSpace(draft, _dimensions(draft))
     space.check()
-    _metric(draft, space)
+    found = goals(draft, space)
     baselines = _baselines(draft, space)
-    if draft.get(("method",)) in (None, "grid"):
-        _grid(draft, space)
-    elif draft.get(("method",)) in METHODS_OF_SEARCH and not draft.mapping(("parameters",)):
-        draft.report(("method",), "searches parameters, and there are none; vary one, or use grid")
+    _method(draft, space)
+    late = _late(draft, settings, space, found[0] if found else None)
     draft.check()
     if settings is None:
         raise TypeError("settings are missing, and no mistake was reported")
-    return Parts(settings, dimensions, baselines, space.trial)
+    return Parts(settings.model_copy(update=late), found, space.dimensions, baselines, space.trial)
 
 
 def _settings(draft: Draft) -> Settings | None:
-    for route in LATER:
-        if draft.get(route) is not None:
-            draft.report(route, "is known, but not available in this version")
-            draft.drop(route)
     method = draft.get(("method",))
     if isinstance(method, str) and method in METHOD_ALIASES:
         plain = METHOD_ALIASES[method]
         draft.warnings.append(f"{draft.place(('method',)).text}: method {method} runs as {plain}")
-    given = {key: draft.data[key] for key in Settings.model_fields if key in draft.data}
-    sections: tuple[tuple[str, type[BaseModel]], ...] = (
-        ("metric", Metric),
-        ("report", Report),
-        ("resources", Resources),
-    )
-    for key, cls in sections:
-        fields = dict(draft.mapping((key,)))
-        if key == "metric" and isinstance(fields.get("name"), str):
-            fields = {"goal": natural_goal(fields["name"]), **fields}
-        given[key] = _model(draft, cls, fields, (key,))
+    keys = [field.alias or name for name, field in Settings.model_fields.items()]
+    given = {key: draft.data[key] for key in keys if key in draft.data and key not in _APART}
+    for key, cls in _SECTIONS.items():
+        if key == "retries" and not isinstance(given.get(key, {}), Mapping):
+            continue  # the short form, which is wrong: normalising leaves no other
+        given[key] = validated(draft, cls, draft.mapping((key,)), (key,))
         if given[key] is None:
             del given[key]
-    return _model(draft, Settings, given, ())
+    settings = validated(draft, Settings, given, ())
+    if settings is not None and settings.engine == "local" and (settings.parallel or 1) > 1:
+        message = "the local engine has one run at a time; leave it out, or say engine: ray"
+        draft.report(("parallel",), message)
+    return settings
 
 
-def _model(draft: Draft, cls: type[M], fields: Mapping[str, Any], route: Route) -> M | None:
-    try:
-        return cls.model_validate(dict(fields))
-    except ValidationError as error:
-        for mistake in explained(error, cls, route):
-            draft.report(mistake.path, mistake.message)
-        return None
+def _late(
+    draft: Draft,
+    settings: Settings | None,
+    space: TrialSpace,
+    goal: Metric | None,
+) -> dict[str, Any]:
+    """The settings that depend on others, by name."""
+    # With wrong settings no number of seeds or trials is known; then nothing is reported of them.
+    seeds = len(settings.seeds) if settings else 1 << 32
+    trials = (settings.run_cap or RUN_CAP) if settings else 1 << 32
+    points: tuple[Params, ...] = try_first(draft, space.dimensions, trials)
+    return {
+        "early_terminate": early_terminate(draft, goal),
+        "race_seeds": race_seeds(draft, seeds),
+        "try_first": points,
+    }
 
 
 def _dimensions(draft: Draft) -> tuple[Dimension, ...]:
@@ -105,34 +114,25 @@ def _dimensions(draft: Draft) -> tuple[Dimension, ...]:
 
 
 def _fixed_and_varied(draft: Draft) -> None:
-    for name in draft.mapping(("parameters",)):
+    for name, data in draft.mapping(("parameters",)).items():
         route = ("trial", *name.split("."))
+        if isinstance(data, Mapping) and "when" in data:
+            continue  # what it is where it does not vary
         if draft.get(route) is not None:
             other = draft.place(("parameters", name)).text
             draft.report(route, f"is fixed here and varied at {other}; keep one of the two")
 
 
-def _metric(draft: Draft, space: TrialSpace) -> None:
-    """A known name, its own direction, no look at a test split, and an existing merge point."""
-    name = draft.get(("metric", "name")) or Metric().name
-    goal = draft.get(("metric", "goal"))
-    if not isinstance(name, str):
+def _method(draft: Draft, space: TrialSpace) -> None:
+    """A grid of listed values, or a search of something."""
+    method = draft.get(("method",))
+    if method in (None, "grid"):
+        _grid(draft, space)
         return
-    wrong = problem(name)
-    if wrong:
-        draft.report(("metric", "name"), wrong)
-        return
-    if goal in ("maximize", "minimize") and goal != natural_goal(name):
-        draft.report(("metric", "goal"), f"{name} is better the other way round; leave goal out")
-    if not is_selectable(name) and draft.get(("selection",)) != "oracle":
-        draft.report(
-            ("metric", "name"),
-            f"selecting on {name} looks at what is to be measured; select on id/val/top1, or say "
-            "`selection: oracle`, and every table will carry the word",
-        )
-    merge = draft.get(("metric", "merge"))
-    if isinstance(merge, str):
-        space.check_merge(name, merge)
+    # Parameters that are wrong are told as such; those whose conditions never hold are none.
+    none = not space.dimensions and not (draft.is_wrong and draft.mapping(("parameters",)))
+    if method in METHODS_OF_SEARCH and none:
+        draft.report(("method",), "searches parameters, and there are none; vary one, or use grid")
 
 
 def _baselines(draft: Draft, space: TrialSpace) -> tuple[Mapping[str, Any], ...]:
@@ -182,19 +182,18 @@ def _baseline(
 
 def _grid(draft: Draft, space: TrialSpace) -> None:
     """Listed values, not too many, and a valid config at every point."""
-    size = 1
     for dimension_ in space.dimensions:
         route = ("parameters", dimension_.name)
-        if isinstance(dimension_, IntRange):
-            count = (dimension_.high - dimension_.low) // dimension_.step + 1
-            if count > MAX_VALUES:
-                draft.report(route, f"has {count} values, more than {MAX_VALUES} for a grid")
-                return
-        values = listed(dimension_)
-        if values is None:
-            draft.report(route, "a grid wants values, or min, max and q; else use random or tpe")
+        if isinstance(dimension_, IntRange) and dimension_.count > MAX_VALUES:
+            message = f"has {dimension_.count} values, more than {MAX_VALUES} for a grid"
+            draft.report(route, message)
             return
-        size = math.prod((size, len(values)))
+        if listed(dimension_) is None:
+            if not isinstance(dimension_, Law):  # of which the space reports it
+                message = "a grid wants values, or min, max and q; else use random or tpe"
+                draft.report(route, message)
+            return
+    size = grid_size(space.dimensions, MAX_POINTS)
     if size > MAX_POINTS:
         message = f"make a grid of {size} points, more than {MAX_POINTS}; use random or tpe"
         draft.report(("parameters",), message)

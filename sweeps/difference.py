@@ -10,7 +10,8 @@ Effect = Literal["goes on", "told again", "anew"]
 """`told again`: the same points keep their trained runs, and get new values from them."""
 
 _GOES_ON = (
-    *("description", "baselines", "run_cap", "retries", "report", "resources"),
+    *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
+    *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )
 _TOLD_AGAIN = ("seeds", "trial.keep", "trial.eval")

@@ -85,7 +85,10 @@ class Draft:
         """The value at `route`; None when there is none."""
         value: Any = self.data
         for step in route:
-            value = value.get(step) if isinstance(value, dict) else None
+            if isinstance(value, list) and isinstance(step, int):
+                value = value[step] if step < len(value) else None
+            else:
+                value = value.get(step) if isinstance(value, dict) else None
         return value
 
     def mapping(self, route: Route) -> dict[str, Any]:

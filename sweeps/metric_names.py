@@ -53,3 +53,10 @@ def natural_goal(name: str) -> Goal:
 def is_selectable(name: str) -> bool:
     """Whether selecting on it looks at no test split and no shift (design, section 7)."""
     return name.startswith(("id/val/", "train/"))
+
+
+def is_reported(name: str, *, every_epoch: bool) -> bool:
+    """Whether runs tell it after every epoch; `every_epoch`: they measure test and shifts then."""
+    if name.startswith(("id/val/", "train/")):
+        return True
+    return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"

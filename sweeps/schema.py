@@ -11,7 +11,9 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.config import SECTIONS, TrialConfig, field_names
 from carft_core.merges import MERGES
 from sweeps.parameters import DISTRIBUTIONS
-from sweeps.settings import Settings
+from sweeps.settings import RULES, Settings
+from sweeps.shorthands import MAX_RETRIES
+from sweeps.wandb_keys import IGNORED, SHORT
 
 Schema = dict[str, Any]
 
@@ -22,9 +24,9 @@ def sweep_schema() -> Schema:
     It guides an editor: names, types and ranges. `load_spec` decides: it knows what no schema can
     tell, such as that a parameter's values suit its field, and forgives keys left empty.
     """
-    settings = Settings.model_json_schema()
-    properties = settings["properties"]
+    properties, definitions = _settings()
     properties |= {
+        "allow_grid": {"type": "boolean", "description": "Of early_terminate."},
         "parameters": _parameters(),
         "baselines": {
             "type": "array",
@@ -37,10 +39,8 @@ def sweep_schema() -> Schema:
             "additionalProperties": {"enum": list(field_names())},
             "description": "Short names for trial fields, such as {lr: optim.lr}.",
         },
-        "program": {"description": "W&B's; ignored."},
-        "command": {"description": "W&B's; ignored."},
-        "project": {"description": "W&B's; ignored."},
     }
+    properties |= {key: {"description": "W&B's; ignored."} for key in IGNORED}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "carft-sweep sweep file",
@@ -48,8 +48,27 @@ def sweep_schema() -> Schema:
         "properties": properties,
         "required": ["name"],
         "additionalProperties": False,
-        "$defs": settings.get("$defs", {}),
+        "$defs": definitions,
     }
+
+
+def _settings() -> tuple[Schema, Schema]:
+    """The keys of the plain settings, and the definitions to which they refer."""
+    schema = Settings.model_json_schema()
+    properties, definitions = schema["properties"], schema["$defs"]
+    properties["early_terminate"] = _early_terminate(definitions.pop("EarlyTerminate"))
+    properties["retries"] = {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": MAX_RETRIES},
+            {"$ref": "#/$defs/Retries"},
+        ]
+    }
+    properties["webhook"] = {"type": "string", "pattern": "^(https?://|env:)"}
+    text = {"type": "string"}
+    properties["import"] = {"anyOf": [text, {"type": "array", "items": text}]}
+    for name, field in Settings.model_fields.items():
+        properties[field.alias or name]["description"] = field.description
+    return properties, definitions
 
 
 def _trial() -> Schema:
@@ -96,31 +115,74 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
     return {"anyOf": forms}
 
 
+def _early_terminate(schema: Schema) -> Schema:
+    """One form for each type, with its own fields; W&B's hyperband is one more."""
+    fields = schema["properties"]
+    shared = {key: fields[key] for key in ("metric", "allow_grid")}
+    count = {"type": "integer", "minimum": 1}
+    own = {kind: {key: fields[key] for key in keys} for kind, keys in RULES.items()}
+    own["asha"] |= {
+        name: {**fields[field], "description": f"Is {field}."} for name, field in SHORT.items()
+    }
+    own["hyperband"] = {
+        **own["asha"],
+        **{"min_iter": count, "max_iter": count, "s": count, "strict": {"type": "boolean"}},
+    }
+    forms = [
+        {
+            "type": "object",
+            "properties": {"type": {"const": kind}, **shared, **keys},
+            "required": ["type"],
+            "additionalProperties": False,
+        }
+        for kind, keys in own.items()
+    ]
+    return {"anyOf": forms, "description": schema["description"]}
+
+
 def _parameters() -> Schema:
     """One parameter a key: W&B's description of it, or more parameters nested in it."""
-    number = {"type": "number"}
-    distribution = {
-        "type": "object",
-        "properties": {
-            "distribution": {"enum": list(DISTRIBUTIONS)},
-            "value": {"description": "The only value."},
-            "values": {"type": "array", "minItems": 1, "description": "The values to choose from."},
-            "min": number,
-            "max": number,
-            "q": {**number, "exclusiveMinimum": 0, "description": "The step of q_uniform."},
-        },
-        "additionalProperties": False,
-    }
     nested = {
         "type": "object",
         "properties": {"parameters": {"$ref": "#/properties/parameters"}},
         "required": ["parameters"],
         "additionalProperties": False,
     }
-    one = {"anyOf": [distribution, nested]}
+    one = {"anyOf": [_distribution(), nested]}
     return {
         "type": "object",
         "description": "What varies: trial fields (dotted, nested or by alias).",
         "properties": dict.fromkeys(field_names(), one),
         "additionalProperties": one,
+    }
+
+
+def _distribution() -> Schema:
+    number: Schema = {"type": "number"}
+    positive = {**number, "exclusiveMinimum": 0}
+    return {
+        "type": "object",
+        "properties": {
+            "distribution": {"enum": list(DISTRIBUTIONS)},
+            "value": {"description": "The only value."},
+            "values": {"type": "array", "minItems": 1, "description": "The values to choose from."},
+            "probabilities": {
+                "type": "array",
+                "items": {**number, "minimum": 0, "maximum": 1},
+                "description": "One for each value.",
+            },
+            "min": number,
+            "max": number,
+            "q": {**positive, "description": "The step."},
+            "mu": number,
+            "sigma": positive,
+            "a": positive,
+            "b": positive,
+            "when": {
+                "type": "object",
+                "minProperties": 1,
+                "description": "It varies where these fields have these values.",
+            },
+        },
+        "additionalProperties": False,
     }

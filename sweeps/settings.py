@@ -2,68 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from carft_core.config import Section
+from sweeps import shorthands
+from sweeps.addresses import address
+from sweeps.durations import FORM, NUMBER, seconds
 from sweeps.metric_names import PATTERN, Goal
+from sweeps.shorthands import MAX_RETRIES, MAX_SEED, METHOD_ALIASES, NAME
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-MAX_SEED = 2**32 - 1
-MAX_SEEDS = 1000
 RUN_CAP = 20
-METHODS: Mapping[str, str] = {
+MOST_GOALS = 4
+Method = Literal["grid", "random", "tpe", "gp", "qmc", "nsga2"]
+METHODS: Mapping[Method, str] = {
     "grid": "every combination of the listed values",
     "random": "independent draws",
     "tpe": "Optuna's tree-structured Parzen estimator",
+    "gp": "Optuna's Gaussian process",
+    "qmc": "a quasi-random sequence, which fills the space evenly",
+    "nsga2": "Optuna's genetic algorithm, made for several goals",
 }
-METHODS_LATER = ("gp", "nsga2", "qmc")
-METHOD_ALIASES: Mapping[str, str] = {"bayes": "tpe"}
-
-
-def _name(value: str) -> str:
-    """A name becomes a folder and a run's name in the tracker."""
-    if re.fullmatch(NAME, value):
-        return value
-    raise ValueError(
-        "must be at most 100 letters, digits, '_', '-' and '.', beginning with a letter or digit, "
-        f"got {value[:120]!r}"
-    )
-
-
-def _method(value: object) -> object:
-    name = METHOD_ALIASES.get(value, value) if isinstance(value, str) else value
-    if name in METHODS_LATER:
-        raise ValueError(f"method {name} is known, but not available in this version")
-    return name
-
-
-def _seeds(value: object) -> object:
-    """A number n stands for 0, ..., n - 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
-        raise ValueError(f"must be a list of seeds, or how many, got {value!r}")
-    if isinstance(value, int):
-        if not 1 <= value <= MAX_SEEDS:
-            raise ValueError(f"must be 1 to {MAX_SEEDS} seeds, got {value}")
-        return tuple(range(value))
-    if not 1 <= len(value) <= MAX_SEEDS:
-        raise ValueError(f"must be 1 to {MAX_SEEDS} seeds, got a list of {len(value)}")
-    twice = [seed for index, seed in enumerate(value) if seed in value[:index]]
-    if twice:
-        raise ValueError(f"the seed {twice[0]!r} stands in the list twice")
-    return tuple(value)
-
-
-def _selection(value: object) -> object:
-    """`best_val` and `oracle` are short for a mapping with the rule alone."""
-    if isinstance(value, str):
-        return {"rule": value}
-    if isinstance(value, Mapping) and set(value) == {"within"}:
-        return {"rule": "within", **value}
-    raise ValueError(f"must be best_val, oracle, or {{within: 0.005}}, got {value!r}")
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "exclusiveMinimum": 0,
+            "pattern": f"^({NUMBER}|{FORM})$",
+            "examples": [5400, "90m", "2h30m", "1d"],
+        }
+    ),
+]
+"""In seconds."""
 
 
 class Metric(Section):
@@ -74,6 +49,12 @@ class Metric(Section):
     """Left out, it is the metric's own direction: accuracy up, losses and errors down."""
     merge: str | None = None
     """A point of one of the trial's merges, such as `wise_ft@0.5`; left out, the unmerged model."""
+    target: Finite | None = None
+    """Once a trial's value has reached it, no new trial begins."""
+
+    def plain(self) -> dict[str, Any]:
+        """As the sweep file writes it."""
+        return self.model_dump(exclude={"target"} if self.target is None else None)
 
 
 class Selection(Section):
@@ -100,62 +81,145 @@ class Resources(Section):
 
     cpus: Annotated[int, Field(ge=1)] | None = None
     """Threads; left out, as many as torch takes by itself."""
+    gpus: (
+        Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(shorthands.gpus)] | None
+    ) = None
+    """A whole number, or 1/n for n runs on one GPU; left out, one where there is one."""
+    custom: Mapping[
+        Annotated[str, AfterValidator(shorthands.resource)],
+        Annotated[Finite, Field(ge=0.0001)],
+    ] = Field(default_factory=dict)
+    """Resources of a Ray cluster by name."""
+
+    def plain(self) -> dict[str, Any]:
+        """As the sweep file writes it."""
+        return {"cpus": self.cpus} | self.model_dump(exclude_defaults=True)
+
+
+class EarlyTerminate(Section):
+    """When a trial is not worth going on with (docs/early-termination.md)."""
+
+    type: Literal["median", "asha", "patience", "threshold"]
+    metric: str | None = None
+    """A metric of the epoch reports; `load_spec` fills in the sweep's own."""
+    min_epochs: Annotated[int, Field(ge=1)] = 1
+    """Nothing is decided before so many epochs; asha's first rung."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 4
+    startup_trials: Annotated[int, Field(ge=0)] = 5
+    min_trials: Annotated[int, Field(ge=1)] = 1
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Epochs without an improvement of more than `min_delta`."""
+    min_delta: Annotated[Finite, Field(ge=0)] = 0.0
+    lower: Finite | None = None
+    upper: Finite | None = None
+    allow_grid: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """As the sweep file writes it: with the fields of its type."""
+        kept = {"type", "metric", *RULES[self.type]} | (
+            {"allow_grid"} if self.allow_grid else set()
+        )
+        return self.model_dump(include=kept, exclude_none=True)
+
+
+RULES: Mapping[str, tuple[str, ...]] = {
+    "median": ("min_epochs", "startup_trials", "min_trials"),
+    "asha": ("min_epochs", "reduction_factor"),
+    "patience": ("min_epochs", "patience", "min_delta"),
+    "threshold": ("min_epochs", "lower", "upper"),
+}
+"""Each type of early termination with the fields of its own; the others go with every type."""
+
+
+class RaceSeeds(Section):
+    """When a trial that is clearly worse after its first seeds needs no more."""
+
+    margin: Annotated[Finite, Field(gt=0)]
+    """Of the metric: how much worse is clearly worse."""
+    after: Annotated[int, Field(ge=1)] = 1
+    """Seeds that every trial runs."""
+
+
+class Retries(Section):
+    """How often a run that failed is tried again, by class; `nan` and `data` never are."""
+
+    crashed: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 1
+    timeout: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 1
+    preempted: Annotated[int, Field(ge=0, le=1000)] = 10
+    out_of_memory: Annotated[int, Field(ge=0, le=20)] = 3
+    """Each time with half the micro-batch and the same effective batch."""
+
+    def plain(self) -> int | dict[str, int]:
+        """As the sweep file writes it."""
+        short = self == Retries(crashed=self.crashed, timeout=self.crashed)
+        return self.crashed if short else self.model_dump()
 
 
 class Settings(Section):
     """The keys of a sweep file that are checked one by one."""
 
-    name: Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: Annotated[
+        str, AfterValidator(shorthands.name), Field(json_schema_extra={"pattern": f"^{NAME}$"})
+    ]
+    """The sweep's identity in its home."""
     description: str = ""
+    """Shown beside the name."""
     method: Annotated[
-        Literal["grid", "random", "tpe"],
-        BeforeValidator(_method),
+        Method,
+        BeforeValidator(shorthands.method),
         WithJsonSchema({"enum": [*METHODS, *METHOD_ALIASES]}),
     ] = "grid"
+    """How points of the space are chosen."""
     metric: Metric = Metric()
+    """What a trial is valued by."""
+    metrics: Annotated[
+        tuple[Metric, ...],
+        Field(strict=False, json_schema_extra={"minItems": 2, "maxItems": MOST_GOALS}),
+    ] = ()
+    """Several goals, instead of `metric`; selection and tables go by the first."""
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
-        BeforeValidator(_seeds),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS},
-                    {
-                        "type": "array",
-                        "items": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
-                        "minItems": 1,
-                        "maxItems": MAX_SEEDS,
-                        "uniqueItems": True,
-                    },
-                ]
-            }
-        ),
+        BeforeValidator(shorthands.seeds),
+        WithJsonSchema(shorthands.SEEDS_SCHEMA),
     ] = (0,)
+    """Runs per trial: a list of seeds, or how many."""
+    race_seeds: RaceSeeds | None = None
+    """Spares trials that are clearly worse the rest of their seeds."""
     run_cap: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many trials there are; left out, a whole grid, else 20."""
+    time_budget: Duration | None = None
+    """Of the sweep, over all its executions; then no run is started any more."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Of the search: with it the same points are proposed again."""
+    try_first: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
+    """Points that are tried before the method proposes any; what they leave out is proposed."""
+    early_terminate: EarlyTerminate | None = None
+    """Stops trials that are not worth going on with."""
     selection: Annotated[
         Selection,
-        BeforeValidator(_selection),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"enum": ["best_val", "oracle"]},
-                    {
-                        "type": "object",
-                        "properties": {
-                            "within": {
-                                "type": "number",
-                                "exclusiveMinimum": 0,
-                                "exclusiveMaximum": 1,
-                            }
-                        },
-                        "required": ["within"],
-                        "additionalProperties": False,
-                    },
-                ]
-            }
-        ),
+        BeforeValidator(shorthands.selection),
+        WithJsonSchema(shorthands.SELECTION_SCHEMA),
     ] = Selection()
+    """How the setting that represents the sweep is chosen."""
     report: Report = Report()
-    retries: Annotated[int, Field(ge=0, le=100)] = 1
+    """What the verdict calls better."""
+    retries: Annotated[Retries, BeforeValidator(shorthands.retries)] = Retries()
+    """How often a run that failed is tried again: a number, or one for each class of failure."""
+    timeout: Duration | None = None
+    """Of one run; one that takes longer has failed."""
+    breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
+    """So many runs that fail in a row for one cause, or on one node, stop the sweep; 0: never."""
+    engine: Literal["auto", "local", "ray"] = "auto"
+    """Where runs execute; auto takes Ray where there is a cluster or more than one GPU."""
+    parallel: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """The most runs at once."""
     resources: Resources = Resources()
+    """What one run may use."""
+    webhook: Annotated[str, BeforeValidator(address)] | None = None
+    """Is told of the end and of failures: a URL, or env:NAME for a variable that holds one."""
+    imports: Annotated[tuple[str, ...], BeforeValidator(shorthands.imports)] = Field(
+        (), alias="import"
+    )
+    """Modules of the user's own: names, or paths of files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from carft_core.config import SECTIONS, field_names
@@ -9,13 +10,15 @@ from carft_core.errors import unknown
 from sweeps.draft import Draft, Place
 from sweeps.parameters import KEYS as PARAMETER_KEYS
 from sweeps.settings import Settings
+from sweeps.shorthands import retries
+from sweeps.wandb_keys import IGNORED, UNSUPPORTED
 from sweeps.yaml_lines import Route, YamlError, parse
 
 TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", "device", "precision", "workers")
-KEYS = (*Settings.model_fields, "parameters", "baselines", "trial", "aliases")
-KEYS_LATER = ("early_terminate", "metrics", "import", "scheduler", "allow_grid")
-KEYS_IGNORED = ("program", "command", "project")
-"""W&B's, without a meaning here."""
+KEYS = (
+    *(field.alias or name for name, field in Settings.model_fields.items()),
+    *("allow_grid", "parameters", "baselines", "trial", "aliases"),
+)
 
 
 def normalise(draft: Draft) -> None:
@@ -23,6 +26,7 @@ def normalise(draft: Draft) -> None:
     _top_keys(draft)
     aliases = _aliases(draft)
     _bare_algorithm(draft)
+    _bare_retries(draft)
     for key in list(draft.mapping(("trial",))):
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
@@ -43,9 +47,16 @@ def apply(draft: Draft, overrides: Sequence[str]) -> None:
     """Put each `key=value` of the command line over what a normalised file says."""
     aliases = {name: str(field) for name, field in draft.mapping(("aliases",)).items()}
     for index, override in enumerate(overrides):
-        shown = override if len(override) <= 60 else f"{override[:60]}..."
-        place = Place(1_000_000_000 + index, f"--set {shown}")
         key, equals, text = override.partition("=")
+        secret = key.strip() == "webhook" and not text.strip().startswith("env:")
+        said = "webhook=..." if secret else override
+        shown = said if len(said) <= 60 else f"{said[:60]}..."
+        place = Place(1_000_000_000 + index, f"--set {shown}")
+        if secret and text.strip() not in ("", "null"):
+            draft.complain(
+                place, "others can see a command line; write it into the file, or say env:NAME"
+            )
+            continue
         if not equals:
             draft.complain(place, "must be key=value, such as optim.lr=3e-4")
             continue
@@ -68,9 +79,9 @@ def _top_keys(draft: Draft) -> None:
         if key in KEYS:
             if draft.data[key] is None:
                 draft.drop((key,))
-        elif key in KEYS_LATER:
-            draft.report((key,), "is known, but not available in this version")
-        elif key in KEYS_IGNORED:
+        elif key in UNSUPPORTED:
+            draft.report((key,), f"{key} of W&B is not supported; {UNSUPPORTED[key]}")
+        elif key in IGNORED:
             place = draft.place((key,)).text
             draft.warnings.append(f"{place}: {key} is W&B's and ignored here")
         elif key in TRIAL_KEYS or key in field_names():
@@ -99,6 +110,14 @@ def _bare_algorithm(draft: Draft) -> None:
     if isinstance(draft.get(route), str):
         place = draft.place(route)
         draft.put(route, {"name": draft.get(route)}, place)
+
+
+def _bare_retries(draft: Draft) -> None:
+    """A number in its long form, so that `--set retries.preempted=3` finds its place."""
+    value, place = draft.get(("retries",)), draft.place(("retries",))
+    if type(value) is int:
+        with contextlib.suppress(ValueError):  # reported when the settings are checked
+            draft.put(("retries",), retries(value), place)
 
 
 def _leaves(draft: Draft, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
@@ -136,6 +155,8 @@ def _route(key: str, aliases: Mapping[str, str]) -> Route:
         return ("parameters", *_parameter(rest, aliases))
     if head == "aliases":
         raise KeyError("aliases are given in the file")
+    if head == "import":
+        raise KeyError("modules are named in the file, or with --import")
     if head in KEYS and head != "trial":
         return tuple(key.split("."))
     raise KeyError(_unknown_field("key", key, (*KEYS, *aliases)))
@@ -159,10 +180,15 @@ def _put(draft: Draft, route: Route, value: object, place: Place) -> None:
     if route[0] == "parameters" and value is None and len(route) == 2:
         draft.drop(route)
     elif route[0] == "parameters" and route[-1] in ("value", "values") and len(route) == 3:
-        # A new list of values replaces whatever described the parameter.
-        draft.put(whole, {route[-1]: value}, place)
+        # A new list of values replaces whatever described the parameter, but for its condition.
+        given = draft.get(whole)
+        kept = {"when": given["when"]} if isinstance(given, dict) and "when" in given else {}
+        draft.put(whole, {**kept, route[-1]: value}, place)
     elif route == ("trial", "algorithm") and isinstance(value, str):
         draft.put(route, {"name": value}, place)
+    elif route == ("retries",) and type(value) is int:
+        draft.put(route, value, place)
+        _bare_retries(draft)
     elif route == ("selection", "within"):
         draft.put(("selection",), {"within": value}, place)
     else:

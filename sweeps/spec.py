@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
+from sweeps.addresses import VARIABLE, is_masked, masked
 from sweeps.checks import checked
 from sweeps.dimensions import Dimension, Params, distinct, grid
 from sweeps.draft import Draft
+from sweeps.own_modules import import_all
 from sweeps.points import baseline_at, baseline_params, config_at
 from sweeps.recipes import locate
-from sweeps.settings import RUN_CAP, Metric, Report, Resources, Selection
+from sweeps.settings import (
+    RUN_CAP,
+    EarlyTerminate,
+    Method,
+    Metric,
+    RaceSeeds,
+    Report,
+    Resources,
+    Retries,
+    Selection,
+    Settings,
+)
 from sweeps.shape import apply, normalise
 from sweeps.yaml_lines import YamlError, parse, read_text
+
+OPTIONS = (
+    *("early_terminate", "race_seeds", "try_first", "time_budget", "timeout", "breaker"),
+    *("engine", "parallel", "webhook", "imports"),
+)
+"""Settings that plain data has only where they differ from their defaults."""
 
 
 class BaselinePoint(NamedTuple):
@@ -37,8 +58,9 @@ class SweepSpec:
 
     name: str
     description: str
-    method: Literal["grid", "random", "tpe"]
-    metric: Metric
+    method: Method
+    goals: tuple[Metric, ...]
+    """One, or several; selection, early termination and tables go by the first."""
     parameters: tuple[Dimension, ...]
     seeds: tuple[int, ...]
     baselines: tuple[Mapping[str, Any], ...]
@@ -46,11 +68,27 @@ class SweepSpec:
     trial: Mapping[str, Any]
     """The shared fields as given, nested."""
     run_cap: int | None
+    time_budget: float | None
+    """Seconds, over all executions."""
     seed: int
+    try_first: tuple[Params, ...]
+    """Points, maybe partial, before any that the method proposes."""
+    early_terminate: EarlyTerminate | None
+    """Its metric is filled in."""
+    race_seeds: RaceSeeds | None
     selection: Selection
     report: Report
-    retries: int
+    retries: Retries
+    timeout: float | None
+    """Seconds, of one run."""
+    breaker: int
+    engine: Literal["auto", "local", "ray"]
+    parallel: int | None
     resources: Resources
+    webhook: str | None = field(repr=False)
+    """As given, and so secret; `sweeps.addresses.masked` is what may be shown."""
+    imports: tuple[str, ...]
+    """Modules by name, files by absolute path."""
     text: str
     """The file as read, to be kept beside the results."""
     source_path: Path
@@ -65,6 +103,11 @@ class SweepSpec:
         if self.method != "grid":
             raise ValueError(f"the points of a {self.method} sweep are not known before it runs")
         return grid(self.parameters)[: self.run_cap]
+
+    @property
+    def metric(self) -> Metric:
+        """The first goal."""
+        return self.goals[0]
 
     @property
     def trial_count(self) -> int:
@@ -93,11 +136,11 @@ class SweepSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The sweep as plain data, however its file wrote it; loads again to an equal sweep."""
-        return {
+        written = {
             "name": self.name,
             "description": self.description,
             "method": self.method,
-            "metric": self.metric.model_dump(),
+            "metric": self.metric.plain(),
             "parameters": {dimension.name: dimension.plain() for dimension in self.parameters},
             "seeds": list(self.seeds),
             "baselines": [dict(baseline) for baseline in self.baselines],
@@ -106,9 +149,19 @@ class SweepSpec:
             "seed": self.seed,
             "selection": self.selection.plain(),
             "report": self.report.model_dump(),
-            "retries": self.retries,
-            "resources": self.resources.model_dump(),
+            "retries": self.retries.plain(),
+            "resources": self.resources.plain(),
         }
+        if len(self.goals) > 1:
+            written["metrics"] = [goal.plain() for goal in self.goals]
+        return written | dict(self._options())
+
+    def _options(self) -> Iterator[tuple[str, Any]]:
+        """What most files leave out, where it is given; of a webhook only what may be shown."""
+        for name in OPTIONS:
+            value, known = getattr(self, name), Settings.model_fields[name]
+            if value != known.default:
+                yield known.alias or name, masked(value) if name == "webhook" else _plain(value)
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
         if self.method != "grid":
@@ -122,24 +175,51 @@ class SweepSpec:
         return baseline_params(baseline, {dimension.name: None for dimension in self.parameters})
 
 
-def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+def _plain(value: Any) -> Any:
+    """An option as plain data, as the sweep file writes it."""
+    if isinstance(value, EarlyTerminate):
+        return value.plain()
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return list(value) if isinstance(value, tuple) else value
+
+
+_SHARED = tuple(
+    name for name in Settings.model_fields if name in {item.name for item in fields(SweepSpec)}
+)
+
+
+def load_spec(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    *,
+    text: str | None = None,
+) -> SweepSpec:
     """Read and validate a sweep file, or a shipped recipe by its name.
 
-    `overrides` are `key=value` texts, as `--set` takes them. Raises RequestError when the file
-    cannot be read, InvalidConfig with every mistake in it otherwise, in the order of the lines.
+    `overrides` are `key=value` texts, as `--set` takes them; `imports` are modules beside the
+    file's own, as `--import` takes them. Modules are imported before anything is checked, since
+    they register algorithms, merges and families. `text` is what the file held when it was run;
+    then it need not be there any more. Raises RequestError when the file cannot be read,
+    InvalidConfig with every mistake in it otherwise, in the order of the lines.
     """
-    source = locate(path)
-    text = read_text(source)
+    source = locate(path) if text is None else Path(path)
+    text = read_text(source) if text is None else text
     try:
         document = parse(text)
     except YamlError as error:
         raise RequestError(f"{source.name}:{error.line}: {error.reason}") from None
     draft = Draft(document, source.name)
+    imported = import_all(draft, source.parent, imports)
     normalise(draft)
     apply(draft, overrides)
     parts = checked(draft)
+    shared = {name: getattr(parts.settings, name) for name in _SHARED}
+    shared["webhook"], text = _kept_secret(draft, parts.settings.webhook, text)
     return SweepSpec(
-        **{name: getattr(parts.settings, name) for name in type(parts.settings).model_fields},
+        **{**shared, "imports": imported},
+        goals=parts.goals,
         parameters=parts.dimensions,
         baselines=parts.baselines,
         trial=parts.trial,
@@ -148,3 +228,20 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         overrides=tuple(overrides),
         warnings=tuple(draft.warnings),
     )
+
+
+def _kept_secret(draft: Draft, webhook: str | None, text: str) -> tuple[str | None, str]:
+    """The address to call, and the file's text without it: that is kept, and shown by trackers."""
+    if webhook is None or webhook.startswith("env:"):
+        return webhook, text
+    place = draft.place(("webhook",))
+    if is_masked(webhook):
+        draft.warnings.append(
+            f"{place.text}: of the webhook only its host is kept here; give it again, or set "
+            f"{VARIABLE}"
+        )
+        return None, text
+    if webhook not in text:
+        draft.report(("webhook",), "must be written without escapes, so that it can be hidden")
+        draft.check()
+    return webhook, text.replace(webhook, masked(webhook))

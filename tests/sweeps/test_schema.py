@@ -12,8 +12,10 @@ from carft_core.config import SECTIONS
 from carft_core.merges import MERGES
 from sweeps.recipes import recipes
 from sweeps.schema import sweep_schema
-from sweeps.shape import KEYS, KEYS_IGNORED
+from sweeps.settings import RULES
+from sweeps.shape import KEYS
 from sweeps.spec import load_spec
+from sweeps.wandb_keys import IGNORED
 from sweeps.yaml_lines import parse
 
 VALIDATOR = Draft202012Validator(sweep_schema())
@@ -31,7 +33,7 @@ def test_a_shipped_recipe_and_its_canonical_form_suit_the_schema(name: str) -> N
 
 def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
     properties = sweep_schema()["properties"]
-    assert set(properties) == {*KEYS, *KEYS_IGNORED}
+    assert set(properties) == {*KEYS, *IGNORED}
     trial = properties["trial"]["properties"]
     assert {name: set(trial[name]["properties"]) for name in SECTIONS} == {
         name: set(cls.model_fields) for name, cls in SECTIONS.items()
@@ -67,6 +69,30 @@ def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
         {"trial": {"algorithm": {"name": "car_ft", "kl_wight": 1}}},
         {"trial": {"merges": [{"name": "wise_ft", "alphas": [2]}]}},
         {"trial": {"precision": "fp16"}},
+        {"trial": {"device": "gpu"}},
+        {"metric": {"target": "high"}},
+        {"metrics": [{"name": "id/val/top1"}]},
+        {"early_terminate": "asha"},
+        {"early_terminate": {"type": "medain"}},
+        {"early_terminate": {"type": "median", "patience": 3}},
+        {"early_terminate": {"min_epochs": 3}},
+        {"race_seeds": {"after": 1}},
+        {"race_seeds": {"margin": 0}},
+        {"try_first": {"optim.lr": 1e-4}},
+        {"time_budget": "2 hours"},
+        {"timeout": 0},
+        {"retries": -1},
+        {"retries": {"nan": 1}},
+        {"breaker": -1},
+        {"engine": "slurm"},
+        {"parallel": 0},
+        {"resources": {"gpus": -1}},
+        {"resources": {"custom": {"tpu": 0}}},
+        {"webhook": "hooks.example.org/x"},
+        {"import": 3},
+        {"parameters": {"optim.lr": {"values": [1e-4], "probabilities": [2]}}},
+        {"parameters": {"optim.lr": {"values": [1e-4], "when": {}}}},
+        {"scheduler": {"engine": "optuna"}},
     ],
     ids=str,
 )
@@ -85,7 +111,27 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
         {"aliases": {"lr": "optim.lr"}, "parameters": {"lr": {"values": [1e-4]}}},
         {"parameters": {"algorithm": {"parameters": {"kl_weight": {"values": [1]}}}}},
         {"trial": {"algorithm": {"name": "car_ft"}, "optim.lr": 1e-4}},
-        {"program": "train.py", "command": ["python"], "project": "robust"},
+        {"program": "train.py", "command": ["python"], "project": "robust", "entity": "me"},
+        {"metric": {"name": "id/val/top1", "target": 0.9}},
+        {"metrics": [{"name": "id/val/top1"}, {"name": "id/val/nll", "merge": "wise_ft@0.5"}]},
+        *({"early_terminate": {"type": kind}} for kind in RULES),
+        {"early_terminate": {"type": "asha", "eta": 3, "grace_period": 2}, "allow_grid": True},
+        {"early_terminate": {"type": "hyperband", "max_iter": 27, "s": 2, "strict": True}},
+        {"race_seeds": {"margin": 0.02, "after": 2}},
+        {"try_first": [{"optim.lr": 1e-4}, {"lr": 1e-3}]},
+        {"time_budget": "1d2h30m", "timeout": 90},
+        {"retries": 3},
+        {"retries": {"crashed": 1, "out_of_memory": 0}, "breaker": 0},
+        {"engine": "ray", "parallel": 8},
+        {"resources": {"cpus": 4, "gpus": 0.5, "custom": {"tpu": 1}}},
+        {"webhook": "env:MY_HOOK", "import": "my_lab.methods"},
+        {"webhook": "https://hooks.example.org/x", "import": ["a", "./b.py"]},
+        {"parameters": {"optim.lr": {"distribution": "normal", "mu": 1, "sigma": 0.1}}},
+        {
+            "parameters": {
+                "algorithm.kl_weight": {"min": 0.1, "max": 1, "when": {"algorithm.name": "car_ft"}}
+            }
+        },
     ],
     ids=str,
 )

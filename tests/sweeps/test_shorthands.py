@@ -1,0 +1,137 @@
+"""Short ways to write a setting: lengths of time, shares of a GPU, addresses that stay secret."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeps.addresses import address, is_masked, masked
+from sweeps.durations import LONGEST, seconds
+from sweeps.shorthands import gpus
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (90, 90.0),
+        (0.5, 0.5),
+        ("90", 90.0),
+        ("90s", 90.0),
+        ("90m", 5400.0),
+        ("2h30m", 9000.0),
+        ("1d", 86_400.0),
+        ("1d2h3m4s", 93_784.0),
+        ("1.5h", 5400.0),
+        (" 10m ", 600.0),
+    ],
+)
+def test_a_length_of_time_is_read(written: object, expected: float) -> None:
+    assert seconds(written) == expected
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            0,
+            -1,
+            math.inf,
+            math.nan,
+            True,
+            None,
+            [],
+            "",
+            " ",
+            "0m",
+            "m",
+            "h2",
+            "30m2h",
+            "2x",
+            "-1h",
+        ),
+        *("1h 30m", "1e3", "10000d", "9" * 100, "1d" * 40, LONGEST + 1),
+    ],
+)
+def test_what_is_no_length_of_time_is_refused_with_what_is(written: object) -> None:
+    with pytest.raises(ValueError, match=r"must be a number of seconds over 0.*such as 1d, 2h30m"):
+        seconds(written)
+
+
+@given(
+    days=st.integers(0, 99),
+    hours=st.integers(0, 99),
+    minutes=st.integers(0, 99),
+    rest=st.integers(1, 99),
+)
+def test_a_length_of_time_is_the_sum_of_its_parts(
+    days: int, hours: int, minutes: int, rest: int
+) -> None:
+    text = f"{days}d{hours}h{minutes}m{rest}s"
+    assert seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+@given(runs=st.integers(2, 100), noise=st.floats(-0.001, 0.001))
+def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float) -> None:
+    share = gpus(1 / runs + (noise if runs <= 10 else 0))
+    assert runs * share <= 1
+    assert (runs + 1) * share > 1
+    assert share == gpus(share)
+    assert share == int(share * 10_000 + 0.5) / 10_000  # no finer than Ray counts
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"), [(0, 0), (1, 1), (8, 8), (2.0, 2), (0.333, 0.3333)]
+)
+def test_whole_gpus_none_and_a_rounded_share_are_taken(written: float, expected: float) -> None:
+    assert gpus(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "nearest"),
+    [
+        (0.6, "0.5, for 2 runs"),
+        (0.4, "0.5, for 2 runs"),
+        (0.29, "0.3333, for 3 runs"),
+        (0.75, "1, f"),
+    ],
+)
+def test_another_share_is_refused_with_the_nearest(written: float, nearest: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
+        gpus(written)
+
+
+ADDRESSES = {
+    "https://hooks.example.org/services/T0/B0/secret": "https://hooks.example.org/***",
+    "https://hooks.example.org": "https://hooks.example.org/***",
+    "http://127.0.0.1:8080/secret?token=secret#secret": "http://127.0.0.1:8080/***",
+    "https://me:secret@example.org/x": "https://example.org/***",
+    "https://secret@example.org:8443": "https://example.org:8443/***",
+    "http://[::1]:9/secret": "http://[::1]:9/***",
+    "env:MY_HOOK": "env:MY_HOOK",
+}
+
+
+@pytest.mark.parametrize(("given", "shown"), ADDRESSES.items())
+def test_of_an_address_only_the_host_is_shown(given: str, shown: str) -> None:
+    assert address(given) == given
+    assert masked(given) == shown
+    assert is_masked(shown) == (given != shown)
+    assert masked(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "secret", "ftp://secret/x", "http:///secret", "https://", "//secret/x", "env:"),
+        *("env:1", "env:MY-SECRET", "https://a b/secret", "https://x:secret/y", "https://[secret"),
+        *("http://x:99999/secret", "https://x/\nsecret", 3, None, ["https://x/secret"]),
+    ],
+)
+def test_what_is_no_address_is_refused_and_not_shown(given: object) -> None:
+    with pytest.raises(ValueError, match="must be an http:// or https:// address") as caught:
+        address(given)
+    assert "secret" not in str(caught.value).lower()
