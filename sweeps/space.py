@@ -9,7 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from optuna.distributions import (
     BaseDistribution,
@@ -18,17 +18,32 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import Trial
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers.nsgaii import UniformCrossover
 
-from sweeps.dimensions import Choice, Dimension, FloatRange, IntRange, Params, StepRange, applies
+from sweeps.dimensions import (
+    Choice,
+    Dimension,
+    FloatRange,
+    IntRange,
+    Law,
+    Params,
+    StepRange,
+    assigned,
+)
+from sweeps.draws import ends
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 STARTUP_TRIALS = 10
-"""So many trials are drawn at random before TPE models what came of them."""
+"""So many trials are drawn at random before TPE or a Gaussian process models what came of them."""
+POPULATION = 20
+"""Trials of a generation; Optuna's 50 would leave most sweeps in their first, random one."""
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
-    """What Optuna draws from for one dimension."""
+    """What Optuna holds a dimension for; it contains every value of it."""
     match dimension:
         case Choice():
             return CategoricalDistribution(tuple(_stored(dimension, v) for v in dimension.values))
@@ -38,6 +53,9 @@ def distribution(dimension: Dimension) -> BaseDistribution:
             return FloatDistribution(dimension.low, dimension.high, step=dimension.step)
         case FloatRange():
             return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        case Law():
+            low, high = ends(dimension)
+            return FloatDistribution(low, high, log=low > 0 and dimension.shape.startswith("log"))
         case _:
             assert_never(dimension)
 
@@ -48,7 +66,7 @@ def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution
 
 
 def encode(dimensions: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A point as Optuna stores it, for `Study.enqueue_trial`."""
+    """A point, or a part of one, as Optuna stores it."""
     return {
         dimension.name: _stored(dimension, params[dimension.name])
         for dimension in dimensions
@@ -66,62 +84,69 @@ def decode(dimensions: Sequence[Dimension], stored: Mapping[str, Any]) -> Params
 
 
 def suggest(dimensions: Sequence[Dimension], trial: Trial) -> Params:
-    """Let Optuna choose a point; a trial that was enqueued gets its own.
+    """Let Optuna choose a point: first what decides, then what is active by it."""
 
-    Where `algorithm.name` is varied it is drawn first, and then only what that algorithm has.
-    """
-    first = [dimension for dimension in dimensions if dimension.name == "algorithm.name"]
-    drawn: Params = {dimension.name: _suggested(dimension, trial) for dimension in first}
-    algorithm = drawn.get("algorithm.name")
-    for dimension in dimensions:
-        if dimension not in first and (algorithm is None or applies(dimension.name, algorithm)):
-            drawn[dimension.name] = _suggested(dimension, trial)
-    return {item.name: drawn[item.name] for item in dimensions if item.name in drawn}
+    def suggested(dimension: Dimension) -> Any:
+        name = dimension.name
+        match distribution(dimension):
+            case CategoricalDistribution(choices=choices):
+                return _meant(dimension, trial.suggest_categorical(name, choices))
+            case IntDistribution(low=low, high=high, step=step):
+                return trial.suggest_int(name, low, high, step=step)
+            case FloatDistribution(low=low, high=high, step=step, log=log):
+                return _meant(dimension, trial.suggest_float(name, low, high, step=step, log=log))
+            case other:
+                raise TypeError(f"nothing suggests from {other}")
+
+    return assigned(dimensions, suggested)
 
 
-def derived_seed(seed: int, trial_number: int) -> int:
-    """A seed in [0, 2**32) of its own for each trial: the same after any restart."""
-    digest = hashlib.sha256(f"{seed}:{trial_number}".encode()).digest()
+def derived_seed(seed: int, point: int) -> int:
+    """A seed in [0, 2**32) of its own for each point: the same after any restart."""
+    digest = hashlib.sha256(f"{seed}:{point}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
-def sampler(method: Literal["grid", "random", "tpe"], seed: int, trial_number: int) -> BaseSampler:
-    """The sampler that proposes trial `trial_number`; make a new one for each.
+def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> BaseSampler:
+    """The sampler that proposes a point; make a new one for each.
 
     A sampler that is made again with the sweep's own seed would propose the first points again.
-    TPE's options are all stated, since Optuna's defaults change between releases. A grid's points
-    are enqueued, so its sampler draws nothing.
+    All options are stated, since Optuna's defaults change between releases.
     """
-    derived = derived_seed(seed, trial_number)
-    if method != "tpe":
-        return RandomSampler(seed=derived)
+    derived = derived_seed(seed, point)
     with warnings.catch_warnings():
         # `group` is marked as experimental, and is what Optuna's guide wants for such spaces.
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=STARTUP_TRIALS,
-            seed=derived,
-        )
-
-
-def _suggested(dimension: Dimension, trial: Trial) -> Any:
-    name = dimension.name
-    match dimension:
-        case Choice():
-            choices = [_stored(dimension, value) for value in dimension.values]
-            return _meant(dimension, trial.suggest_categorical(name, choices))
-        case IntRange():
-            return trial.suggest_int(name, dimension.low, dimension.high, step=dimension.step)
-        case StepRange():
-            low, high, step = dimension.low, dimension.high, dimension.step
-            return _meant(dimension, trial.suggest_float(name, low, high, step=step))
-        case FloatRange():
-            return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
-        case _:
-            assert_never(dimension)
+        match method:
+            case "tpe":
+                return TPESampler(
+                    multivariate=True,
+                    group=True,
+                    constant_liar=True,
+                    n_startup_trials=STARTUP_TRIALS,
+                    n_ei_candidates=24,
+                    seed=derived,
+                )
+            case "gp":
+                return GPSampler(
+                    n_startup_trials=STARTUP_TRIALS,
+                    deterministic_objective=False,
+                    independent_sampler=RandomSampler(seed=derived),
+                    warn_independent_sampling=False,
+                    seed=derived,
+                )
+            case "nsga2":
+                return NSGAIISampler(
+                    population_size=POPULATION,
+                    crossover=UniformCrossover(swapping_prob=0.5),
+                    crossover_prob=0.9,
+                    swapping_prob=0.5,
+                    mutation=None,
+                    mutation_prob=None,
+                    seed=derived,
+                )
+            case _:
+                assert_never(method)
 
 
 def _as_json(dimension: Choice) -> bool:
@@ -140,4 +165,6 @@ def _meant(dimension: Dimension, stored: Any) -> Any:
     if isinstance(dimension, StepRange):
         # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.
         return dimension.at(round((stored - dimension.low) / dimension.step))
+    if isinstance(dimension, Law) and isinstance(dimension.q, int):
+        return int(stored)  # Optuna keeps a float
     return stored

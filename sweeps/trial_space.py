@@ -9,21 +9,37 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.config import PromptsConfig, TrialConfig, field_names
 from carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
 from carft_core.prompts import template_set
-from sweeps.dimensions import Choice, Dimension, Params, applies, probes
+from sweeps.conditions import needs, resolved
+from sweeps.dimensions import Choice, Dimension, Law, Params, applies, assigned, canonical
 from sweeps.draft import Draft
+from sweeps.draws import probes
 from sweeps.points import config_at
 from sweeps.yaml_lines import Route
 
 ENOUGH = 20
 """With so many mistakes in what all trials share, single values are not looked at any more."""
+DRAWN_BY = ("random", "qmc")
+"""The methods that draw by quantiles, and so from every distribution."""
+
+INSTEAD: Mapping[str, str] = {
+    "normal": "uniform",
+    "q_normal": "q_uniform",
+    "log_normal": "log_uniform_values",
+    "beta": "uniform",
+    "q_beta": "q_uniform",
+}
+"""What every method of search draws from and is nearest to a law; where there is none, `values`."""
+
+Probed = tuple[Route, Any]
+"""A value of a dimension, with its place in it."""
 
 
 class TrialSpace:
-    """A draft's trial with its dimensions."""
+    """A draft's trial with its dimensions; their conditions are on each other only."""
 
     def __init__(self, draft: Draft, dimensions: Sequence[Dimension]) -> None:
         self.draft = draft
-        self.dimensions = tuple(dimensions)
+        self.dimensions = resolved(draft, dimensions)
         self.trial: Mapping[str, Any] = draft.mapping(("trial",))
         self.varied: Dimension | None = next(
             (item for item in self.dimensions if item.name == "algorithm.name"), None
@@ -33,21 +49,21 @@ class TrialSpace:
 
     def check(self) -> None:
         """Report every mistake in the trial and in the values of its dimensions."""
+        self._check_method()
         if self.draft.get(("trial",)) is not None and not self.trial:
             return
         suited = self._suited()
-        ends = {item.name: probes(item) for item in self.dimensions if item.name in suited}
-        first = {name: values[0] for name, values in ends.items()}
-        if self.varied is None:
-            self._probe(first, ends)
-            return
-        for end in ends.pop("algorithm.name"):
-            self._probe({**first, "algorithm.name": end}, ends)
-            ends = {name: ends for name, ends in ends.items() if name.startswith("algorithm.")}
+        dimensions = [item for item in self.dimensions if item.name in suited]
+        for item in dimensions:
+            if needs(item, dimensions, {}) is None:
+                message = "never holds: its conditions exclude each other"
+                self.draft.report(("parameters", item.name, "when"), message)
+        done: set[str] = set()
+        for end in [None] if self.varied is None else probes(self.varied):
+            self._check_with({} if end is None else {"algorithm.name": end}, dimensions, done)
 
-    def check_merge(self, metric: str, label: str) -> None:
-        """Report a `metric.merge` that is no merge point of some trial."""
-        route = ("metric", "merge")
+    def check_merge(self, metric: str, label: str, route: Route) -> None:
+        """Report a metric's `merge`, which stands at `route`, when some trial has no such point."""
         untrained = [name for name in self.algorithms if not ALGORITHMS[name].trains]
         if metric.startswith(("train/", "system/")):
             self.draft.report(route, f"a merged model has no {metric}")
@@ -92,24 +108,66 @@ class TrialSpace:
                 self.draft.report(("trial", "algorithm", field), message)
         return suited
 
-    def _probe(
-        self,
-        first: Mapping[str, tuple[Route, Any]],
-        ends: Mapping[str, Sequence[tuple[Route, Any]]],
+    def _check_method(self) -> None:
+        """Report what only our own draws know, where the method does not use them."""
+        method = self.draft.get(("method",)) or "grid"
+        if not isinstance(method, str) or method in DRAWN_BY:
+            return
+        for item in self.dimensions:
+            if isinstance(item, Law):
+                key, kind, other = "distribution", item.kind, INSTEAD.get(item.kind, "values")
+            elif isinstance(item, Choice) and item.probabilities is not None:
+                key, kind, other = "probabilities", "a choice with probabilities", "values alone"
+            else:
+                continue
+            other = "values" if method == "grid" else other
+            message = (
+                f"{kind} is drawn by the methods {' and '.join(DRAWN_BY)} only, "
+                f"and this one is {method}; change it, or use {other}"
+            )
+            self.draft.report(("parameters", item.name, key), message)
+
+    def _check_with(
+        self, fixed: Mapping[str, Probed], dimensions: Sequence[Dimension], done: set[str]
     ) -> None:
-        """Build the config at `first`, then with each end of each dimension in its turn."""
-        params = {name: value for name, (_, value) in first.items()}
-        routes = {name: route for name, (route, _) in first.items()}
-        known = self._problems(params)
-        for problem in known:
-            self._tell(problem, routes, None)
+        """Build the config at the first values, then with each other value that is to be looked at.
+
+        With another algorithm only its own fields are looked at again; `done` are the others.
+        """
+        first = {**{item.name: probes(item)[0] for item in dimensions}, **fixed}
+        known = self._probe(dimensions, first, None, [])
         if len(known) > ENOUGH:
             return
-        for name, values in ends.items():
-            for route, value in values[1:]:
-                for problem in self._problems({**params, name: value}):
-                    if problem not in known:
-                        self._tell(problem, {**routes, name: route}, name)
+        among = {name: [value] for name, (_, value) in fixed.items()}
+        for item in dimensions:
+            wanted = needs(item, dimensions, among)
+            if wanted is None or item.name in (*done, "algorithm.name"):
+                continue
+            if not item.name.startswith("algorithm."):
+                done.add(item.name)
+            others = {
+                other.name: _placed(other, wanted[other.name])
+                for other in dimensions
+                if other.name in wanted
+            }
+            for probed in probes(item)[0 if item.when else 1 :]:
+                values = first | others | {item.name: probed}
+                self._probe(dimensions, values, item.name, known)
+
+    def _probe(
+        self,
+        dimensions: Sequence[Dimension],
+        values: Mapping[str, Probed],
+        changed: str | None,
+        known: Sequence[Problem],
+    ) -> list[Problem]:
+        """The problems of the config with these values; those not known before are told."""
+        params = assigned(dimensions, lambda item: values[item.name][1])
+        found = self._problems(params)
+        for problem in found:
+            if problem not in known:
+                self._tell(problem, {name: values[name][0] for name in params}, changed)
+        return found
 
     def _problems(self, params: Params) -> list[Problem]:
         found: list[Problem] = []
@@ -140,3 +198,9 @@ class TrialSpace:
         else:
             message = f"{dotted(problem.path)}: {problem.message}"
             self.draft.report(("parameters", changed, *routes[changed]), message)
+
+
+def _placed(dimension: Dimension, value: Any) -> Probed:
+    """A value of a dimension, with its place."""
+    same = (route for route, other in probes(dimension) if canonical(other) == canonical(value))
+    return next(same, ()), value

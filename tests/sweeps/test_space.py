@@ -1,97 +1,103 @@
-"""The space: Optuna draws valid points, stores them losslessly, and repeats none on a restart."""
+"""The space: what Optuna stores means what was drawn, and a grid has each point once, in order."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+import json
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import TPESampler
+from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from sweeps.dimensions import Choice, Dimension, FloatRange, IntRange, StepRange, grid, listed
-from sweeps.space import decode, derived_seed, distributions, encode, sampler, suggest
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.dimensions import (
+    Choice,
+    Condition,
+    Dimension,
+    FloatRange,
+    IntRange,
+    Law,
+    StepRange,
+    assigned,
+    distinct,
+    grid,
+    grid_size,
+    is_active,
+    listed,
+    ordered,
+)
+from sweeps.draws import drawn, hashed
+from sweeps.space import decode, derived_seed, distribution, distributions, encode, sampler, suggest
+from tests.sweeps.spaces import dimensions, spaces
 
-MERGES: list[Any] = [[], [{"name": "wise_ft", "alphas": [0.5]}]]
 SPACE: tuple[Dimension, ...] = (
     FloatRange("optim.lr", 1e-5, 1e-2, log=True),
     FloatRange("optim.label_smoothing", 0.0, 0.3),
     StepRange("optim.warmup", 0.1, 0.7, 0.1),
     IntRange("optim.epochs", 2, 10, 4),
     Choice("optim.clip", (None, 1.0, 5.0)),
-    Choice("merges", tuple(MERGES)),
+    Choice("merges", ([], [{"name": "wise_ft", "alphas": [0.5]}])),
 )
+A_IS_2 = (Condition("a", (2,)),)
+ENDLESS = FloatRange("optim.lr", 1e-5, 1e-2)
 
 
-def study(
-    space: tuple[Dimension, ...], method: Any, seed: int, trials: int
-) -> list[dict[str, Any]]:
-    """The points of a sweep whose sampler is made anew before each ask, as the ledger does."""
-    found = []
-    made = optuna.create_study(direction="maximize")
-    for number in range(trials):
-        made.sampler = sampler(method, seed, number)
-        trial = made.ask()
-        point = suggest(space, trial)
-        found.append(point)
-        made.tell(trial, -abs(float(point.get("optim.lr", 0.0)) - 3e-4))
-    return found
+@given(space=spaces(), seed=st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_what_optuna_stores_decodes_to_the_point_that_was_drawn(
+    space: tuple[Dimension, ...], seed: int
+) -> None:
+    point = drawn(space, lambda name: hashed(seed, 0, name), {})
+    stored = encode(space, point)
+    kept = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        params=stored,
+        distributions={name: distributions(space)[name] for name in stored},
+    )
+    decoded = decode(space, kept.params)
+    assert decoded == point
+    assert [type(value) for value in decoded.values()] == [type(v) for v in point.values()]
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
-def test_every_drawn_point_lies_in_the_space(seed: int) -> None:
-    for point in study(SPACE, "random", seed, 4):
-        assert list(point) == [dimension.name for dimension in SPACE]
-        assert 1e-5 <= point["optim.lr"] <= 1e-2
-        assert 0.0 <= point["optim.label_smoothing"] <= 0.3
-        assert point["optim.warmup"] in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-        assert point["optim.epochs"] in (2, 6, 10)
-        assert point["optim.clip"] in (None, 1.0, 5.0)
-        assert point["merges"] in MERGES
+@given(dimension=dimensions(), u=st.floats(0, 1))
+@settings(max_examples=200, deadline=None)
+def test_a_distribution_is_storable_and_contains_every_value(dimension: Any, u: float) -> None:
+    held = distribution(dimension)
+    text = optuna.distributions.distribution_to_json(held)
+    assert optuna.distributions.json_to_distribution(text) == held
+    drawn_value = drawn([dimension], lambda _: u, {})
+    for value in [*drawn_value.values(), *(listed(dimension) or ())]:
+        internal = held.to_internal_repr(encode([dimension], {"x": value})["x"])
+        assert held._contains(internal)
 
 
-@given(seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
-def test_what_optuna_stores_decodes_to_what_was_suggested(seed: int) -> None:
-    made = optuna.create_study(sampler=sampler("random", seed, 0))
-    trial = made.ask()
-    point = suggest(SPACE, trial)
-    assert decode(SPACE, trial.params) == point
-    assert decode(SPACE, encode(SPACE, point)) == point
+@given(space=spaces((Choice, IntRange, StepRange, FloatRange)), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_suggested_point_has_what_is_active_and_decodes_from_what_optuna_kept(
+    space: tuple[Dimension, ...], seed: int
+) -> None:
+    trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
+    point = suggest(space, trial)
+    assert decode(space, trial.params) == point
+    assert [*point] == [item.name for item in space if is_active(item, point)]
 
 
 def test_an_enqueued_point_is_suggested_as_it_is() -> None:
     space = (*SPACE[2:], Choice("optim.lr", (1e-4, 3e-4)))
-    points = grid(space)
-    made = optuna.create_study(sampler=sampler("grid", 0, 0))
-    for point in points[:50]:
+    made = optuna.create_study()
+    for point in grid(space)[:50]:
         made.enqueue_trial(encode(space, point))
-    assert [suggest(space, made.ask()) for _ in points[:50]] == points[:50]
-
-
-def test_the_distributions_are_storable_and_hold_their_own_grid() -> None:
-    drawn = distributions(SPACE)
-    storable = [optuna.distributions.distribution_to_json(item) for item in drawn.values()]
-    assert [optuna.distributions.json_to_distribution(text) for text in storable] == [
-        *drawn.values()
-    ]
-    for dimension in SPACE:
-        for value in listed(dimension) or ():
-            internal = drawn[dimension.name].to_internal_repr(
-                encode([dimension], {dimension.name: value})[dimension.name]
-            )
-            assert drawn[dimension.name]._contains(internal)
+    assert [suggest(space, made.ask()) for _ in range(50)] == grid(space)[:50]
 
 
 def test_steps_are_decimal_and_no_binary_noise() -> None:
     assert listed(StepRange("optim.warmup", 0.1, 0.7, 0.1)) == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     assert listed(IntRange("optim.epochs", 2, 10, 4)) == (2, 6, 10)
-    assert listed(FloatRange("optim.lr", 1e-5, 1e-3)) is None
+    assert listed(ENDLESS) is None
+    assert listed(Law("optim.lr", "beta", (1, 1))) is None
 
 
 def test_the_first_parameter_of_a_grid_is_the_slowest() -> None:
@@ -103,8 +109,9 @@ def test_the_first_parameter_of_a_grid_is_the_slowest() -> None:
         (1e-3, 2),
     ]
     assert grid(()) == [{}]
-    with pytest.raises(ValueError, match="listed values"):
-        grid(SPACE)
+    for made in (grid, lambda space: grid_size(space, 9)):
+        with pytest.raises(ValueError, match="listed values"):
+            made((ENDLESS,))
 
 
 def test_a_grid_over_algorithms_has_each_point_once_with_its_own_fields() -> None:
@@ -121,93 +128,98 @@ def test_a_grid_over_algorithms_has_each_point_once_with_its_own_fields() -> Non
     ]
 
 
-@pytest.mark.parametrize("method", ["random", "tpe"])
-def test_a_search_over_algorithms_draws_only_what_the_algorithm_has(method: str) -> None:
+def test_a_conditional_grid_is_written_out_in_declared_order() -> None:
     space = (
-        FloatRange("algorithm.kl_weight", 0.1, 3.0),
-        Choice("algorithm.name", ("car_ft", "fine_tune")),
+        Choice("c", ("x", "y"), when=(Condition("b", (True,)),)),
+        Choice("a", (1, 2)),
+        Choice("b", (False, True), when=A_IS_2),
     )
-    points = study(space, method, 0, 20)
-    fields = {point["algorithm.name"]: set(point) for point in points}
-    assert fields == {
-        "car_ft": {"algorithm.name", "algorithm.kl_weight"},
-        "fine_tune": {"algorithm.name"},
-    }
+    assert grid(space) == [
+        {"a": 1},
+        {"a": 2, "b": False},
+        {"c": "x", "a": 2, "b": True},
+        {"c": "y", "a": 2, "b": True},
+    ]
+    assert [item.name for item in ordered(space)] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("method", ["random", "tpe"])
-def test_the_same_seed_searches_the_same_points_and_another_seed_others(method: str) -> None:
-    first = study(SPACE, method, 7, 14)
-    assert study(SPACE, method, 7, 14) == first
-    assert study(SPACE, method, 8, 14) != first
-    assert len({point["optim.lr"] for point in first}) == 14
+@given(space=spaces((Choice, IntRange, StepRange)))
+@settings(max_examples=150, deadline=None)
+def test_a_grid_is_the_product_with_each_active_part_once_where_it_first_comes(
+    space: tuple[Dimension, ...],
+) -> None:
+    axes = [listed(item) or () for item in space]
+    names = [item.name for item in space]
+    every = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
+    active = [assigned(space, chosen(point)) for point in every]
+    assert list(map(repr, grid(space))) == list(map(repr, distinct(active)))
+    assert grid_size(space, 10**9) == len(grid(space))
 
 
-def test_each_trial_has_a_seed_of_its_own_that_never_changes() -> None:
+def chosen(point: dict[str, Any]) -> Callable[[Dimension], Any]:
+    return lambda dimension: point[dimension.name]
+
+
+def test_the_size_of_a_grid_is_counted_without_making_it() -> None:
+    wide = tuple(IntRange(name, 1, 1000) for name in "abcdefgh")
+    assert grid_size(wide, 10_000) == 1000**8
+    deep: tuple[Dimension, ...] = (
+        Choice("a", (1, 2)),
+        *(IntRange(name, 1, 1000, when=A_IS_2) for name in "bcd"),
+    )
+    assert grid_size(deep, 10_000) == 1 + 1000**3
+    deciding = tuple(IntRange(name, 1, 1000) for name in "bcd")
+    last = Choice("e", (1,), when=tuple(Condition(name, (1,)) for name in "bcd"))
+    assert 10_000 < grid_size((*deciding, last), 10_000) <= 1000**3
+
+
+def test_a_circle_of_conditions_has_no_order() -> None:
+    space = (
+        Choice("a", (1, 2), when=(Condition("b", (1,)),)),
+        Choice("b", (1, 2), when=(Condition("a", (1,)),)),
+    )
+    with pytest.raises(ValueError, match="in a circle: a, b"):
+        ordered(space)
+
+
+@given(space=spaces())
+@settings(max_examples=50, deadline=None)
+def test_a_space_is_plain_data(space: tuple[Dimension, ...]) -> None:
+    plain = [item.plain() for item in space]
+    assert json.loads(json.dumps(plain)) == plain
+    assert [set(item.get("when", {})) for item in plain] == [
+        {condition.name for condition in item.when} for item in space
+    ]
+
+
+def test_each_point_has_a_seed_of_its_own_that_never_changes() -> None:
     assert derived_seed(0, 0) == 0xAC72368A  # sha256("0:0"), first four bytes
     seeds = {derived_seed(seed, number) for seed in range(20) for number in range(50)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_tpe_states_every_option_that_optuna_changes_between_releases() -> None:
-    made = sampler("tpe", 0, 3)
-    assert isinstance(made, TPESampler)
-    assert (made._multivariate, made._group, made._constant_liar) == (True, True, True)
-    assert made._n_startup_trials == 10
+def test_every_option_that_optuna_may_change_is_stated() -> None:
+    tpe = sampler("tpe", 0, 3)
+    assert isinstance(tpe, TPESampler)
+    assert (tpe._multivariate, tpe._group, tpe._constant_liar) == (True, True, True)
+    assert (tpe._n_startup_trials, tpe._n_ei_candidates) == (10, 24)
+    gp = sampler("gp", 0, 3)
+    assert isinstance(gp, GPSampler)
+    assert (gp._n_startup_trials, gp._deterministic) == (10, False)
+    assert isinstance(gp._independent_sampler, RandomSampler)
+    nsga2 = sampler("nsga2", 0, 3)
+    assert isinstance(nsga2, NSGAIISampler)
+    assert nsga2.population_size == 20
+    made: Any = nsga2._child_generation_strategy
+    assert (made._crossover_prob, made._swapping_prob, made._mutation_prob) == (0.9, 0.5, None)
 
 
-def test_tpe_finds_a_better_rate_than_its_random_start() -> None:
-    space = (FloatRange("optim.lr", 1e-6, 1e-1, log=True),)
-    miss = [abs(point["optim.lr"] - 3e-4) for point in study(space, "tpe", 1, 40)]
-    assert min(miss[10:]) < min(miss[:10])
+@pytest.mark.parametrize("method", ["tpe", "gp", "nsga2"])
+def test_a_sampler_of_optunas_has_a_seed_of_its_point(method: Any) -> None:
+    def first(point: int, seed: int = 0) -> float:
+        made = optuna.create_study(sampler=sampler(method, seed, point))
+        return float(suggest((ENDLESS,), made.ask())["optim.lr"])
 
-
-DISTRIBUTIONS = st.one_of(
-    st.builds(
-        lambda values: {"values": values},
-        st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=4, unique=True),
-    ),
-    st.builds(
-        lambda low, wide, kind: {"distribution": kind, "min": low, "max": low + wide},
-        st.floats(1e-6, 0.1),
-        st.floats(0.01, 0.5),
-        st.sampled_from(["uniform", "log_uniform_values"]),
-    ),
-    st.builds(
-        lambda low, wide: {"distribution": "log_uniform", "min": low, "max": low + wide},
-        st.floats(-12, -2),
-        st.floats(0.1, 1.9),
-    ),
-    st.builds(
-        lambda low, steps, step: {"min": low, "max": low + steps * step, "q": step},
-        st.sampled_from([0.01, 0.1, 0.3]),
-        st.integers(2, 9),
-        st.sampled_from([0.01, 0.025, 0.1]),
-    ),
-)
-
-
-@given(lr=DISTRIBUTIONS, decay=DISTRIBUTIONS, seed=st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
-def test_every_point_of_an_accepted_sweep_is_a_valid_config(
-    tmp_path_factory: pytest.TempPathFactory, lr: Any, decay: Any, seed: int
-) -> None:
-    spec = loaded(
-        tmp_path_factory.getbasetemp() / "space.yaml",
-        {
-            "name": "x",
-            "method": "tpe",
-            "parameters": {"optim.lr": lr, "optim.weight_decay": decay},
-            "trial": {"algorithm": "car_ft"},
-        },
-    )
-    for point in study(spec.parameters, "tpe", seed, 2):
-        config = spec.config_for(point)
-        assert config.optim.lr == point["optim.lr"]
-        assert config.optim.weight_decay == point["optim.weight_decay"]
-
-
-def loaded(file: Path, data: dict[str, Any]) -> SweepSpec:
-    file.write_text(yaml.safe_dump(data))
-    return load_spec(file)
+    assert first(4) == first(4)
+    assert len({first(0), first(1), first(0, seed=1)}) == 3

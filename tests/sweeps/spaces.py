@@ -1,0 +1,99 @@
+"""Search spaces of every kind, for properties that hold of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from sweeps.dimensions import (
+    Choice,
+    Condition,
+    Dimension,
+    FloatRange,
+    IntRange,
+    Law,
+    StepRange,
+    canonical,
+    listed,
+)
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(-1, 1), st.sampled_from("abc")
+)
+VALUES = st.one_of(
+    SCALARS, st.lists(SCALARS, max_size=2), st.dictionaries(st.sampled_from("xy"), SCALARS)
+)
+
+
+def dimensions(name: str = "x") -> st.SearchStrategy[Any]:
+    """A dimension of any kind, without conditions."""
+    choices = st.lists(VALUES, min_size=1, max_size=5, unique_by=canonical).map(tuple)
+    q = st.one_of(st.none(), st.sampled_from([1, 2, 0.1, 0.25]))
+    positive = st.floats(0.1, 5.0)
+    return st.one_of(
+        st.builds(Choice, st.just(name), choices),
+        choices.flatmap(lambda values: weighted(name, values)),
+        st.builds(
+            lambda low, steps, step: IntRange(name, low, low + steps * step, step),
+            st.integers(-10, 10),
+            st.integers(1, 6),
+            st.integers(1, 4),
+        ),
+        st.builds(
+            lambda low, steps, step: (lambda wide: StepRange(name, low, wide.at(steps), step))(
+                StepRange(name, low, low + 10 * step, step)
+            ),
+            st.sampled_from([-0.3, 0.0, 0.1, 1.0]),
+            st.integers(1, 8),
+            st.sampled_from([0.1, 0.25, 0.3]),
+        ),
+        st.builds(
+            lambda low, wide, log: FloatRange(name, low, low + wide, log),
+            st.floats(1e-6, 1.0),
+            st.floats(1e-3, 10.0),
+            st.booleans(),
+        ),
+        st.builds(lambda m, s, q: Law(name, "normal", (m, s), q), st.floats(-9, 9), positive, q),
+        st.builds(
+            lambda m, s, q: Law(name, "log_normal", (m, s), q), st.floats(-3, 3), positive, q
+        ),
+        st.builds(lambda a, b: Law(name, "beta", (a, b)), positive, positive),
+        st.builds(
+            lambda low, wide, q: Law(name, "log_uniform_values", (low, low + wide), q),
+            st.floats(1e-3, 1.0),
+            st.floats(1, 100),
+            q,
+        ),
+    )
+
+
+def weighted(name: str, values: tuple[Any, ...]) -> st.SearchStrategy[Choice]:
+    """A choice with probabilities."""
+    return st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values)).map(
+        lambda weights: Choice(name, values, tuple(w / sum(weights) for w in weights))
+    )
+
+
+@st.composite
+def spaces(draw: st.DrawFn, kinds: tuple[type, ...] = ()) -> tuple[Dimension, ...]:
+    """A few dimensions, some of which depend on others; of these kinds only, if any are named."""
+    count = draw(st.integers(1, 4))
+    made: list[Dimension] = []
+    for name in "abcd"[:count]:
+        one = dimensions(name)
+        made.append(draw(one.filter(lambda item: isinstance(item, kinds)) if kinds else one))
+    # Each may depend on some before it; declared in any order.
+    for index in range(1, count):
+        deciding = [item for item in made[:index] if listed(item) is not None]
+        some = st.lists(st.sampled_from(deciding), max_size=2, unique_by=lambda item: item.name)
+        chosen = draw(some) if deciding else []
+        when = tuple(
+            Condition(
+                item.name,
+                tuple(draw(st.lists(st.sampled_from(listed(item) or ()), min_size=1, max_size=2))),
+            )
+            for item in chosen
+        )
+        made[index] = type(made[index])(**{**vars(made[index]), "when": when})
+    return tuple(draw(st.permutations(made)))

@@ -1,0 +1,43 @@
+"""Whole sweeps by every method of search: what it proposes and notes reaches the ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweeps.proposals import GENERATION
+from sweeps.settings import METHODS
+from sweeps.spec import load_spec
+from tests.sweeps.conftest import ToySweep
+
+PARAMETERS: dict[str, Any] = {
+    "algorithm.kl_weight": {"min": 0.1, "max": 3.0},
+    "optim.clip": {"values": [None, 1.0]},
+    "optim.warmup": {"min": 0.0, "max": 0.5, "when": {"optim.clip": 1.0}},
+}
+FIRST = [{"algorithm.kl_weight": 0.5, "optim.clip": 1.0, "optim.warmup": 0.25}]
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "grid"])
+def test_a_search_keeps_what_is_active_and_goes_on_where_it_was(toy: ToySweep, method: str) -> None:
+    keys: dict[str, Any] = {
+        "method": method,
+        "parameters": PARAMETERS,
+        "try_first": FIRST,
+        "seeds": [0],
+        "baselines": [],
+    }
+    toy.run(**keys, run_cap=3)
+    assert toy.run(**keys, run_cap=6).exit_code == 0
+    trials = toy.ledger().trials()
+    assert [trial.state for trial in trials] == ["complete"] * 6
+    assert trials[0].params == FIRST[0]
+    for trial in trials:
+        assert ("optim.warmup" in trial.params) == (trial.params["optim.clip"] == 1.0)
+    assert len({trial.params["algorithm.kl_weight"] for trial in trials}) == 6
+    spec = load_spec(toy.file(**keys, run_cap=6))
+    assert all(spec.config_for(trial.params) for trial in trials)
+    noted = [GENERATION in trial.system_attrs for trial in toy.ledger().study.get_trials()]
+    # Nothing is asked for the first, which is given whole.
+    assert noted == [False, *[method == "nsga2"] * 5]
