@@ -1,0 +1,601 @@
+"""The judge decides as Optuna's pruners do, and a restart changes no decision."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeps.judge import Judge, clearly_worse, pruner
+from sweeps.metric_names import Goal
+from sweeps.settings import EarlyTerminate, RaceSeeds
+
+TOP1 = "id/val/top1"
+RULES: Mapping[str, EarlyTerminate] = {
+    "median": EarlyTerminate(type="median", metric=TOP1, startup_trials=2, min_trials=2),
+    "median from epoch 3": EarlyTerminate(
+        type="median", metric=TOP1, startup_trials=0, min_epochs=3
+    ),
+    "asha": EarlyTerminate(type="asha", metric=TOP1, reduction_factor=2),
+    "asha from epoch 2": EarlyTerminate(type="asha", metric=TOP1, min_epochs=2, reduction_factor=3),
+    "patience": EarlyTerminate(type="patience", metric=TOP1, patience=2),
+    "patience from epoch 4": EarlyTerminate(
+        type="patience", metric=TOP1, patience=1, min_delta=0.05, min_epochs=4
+    ),
+    "threshold": EarlyTerminate(type="threshold", metric=TOP1, lower=0.3, upper=0.9),
+}
+
+each_rule = pytest.mark.parametrize("name", RULES)
+each_goal = pytest.mark.parametrize("goal", ["maximize", "minimize"])
+
+
+def play(judge: Judge, trial: int, curve: Sequence[float], seed: int = 0) -> tuple[int, str | None]:
+    """Let one seed of a trial run: how many epochs it came to, and why no more."""
+    for epoch, value in enumerate(curve[:-1], start=1):
+        reason = judge.heard(trial, seed, epoch, value)
+        if reason is not None:
+            judge.pruned(trial)
+            return epoch, reason
+    judge.recall(trial, seed, len(curve), curve[-1])
+    judge.run_ended(trial, seed)
+    return len(curve), None
+
+
+def judge_of(**rule: Any) -> Judge:
+    """Of the accuracy, which is to be large."""
+    return Judge(EarlyTerminate(metric=TOP1, **rule), "maximize")
+
+
+# Known values, by hand.
+
+
+def test_median_prunes_what_is_below_the_median_of_the_complete_trials_at_the_epoch() -> None:
+    judge = judge_of(type="median", startup_trials=3)
+    for trial, value in enumerate([0.4, 0.5, 0.6]):
+        assert play(judge, trial, [value, value + 0.1, value + 0.2]) == (3, None)
+    assert play(judge, 3, [0.5, 0.61, 0.9]) == (3, None)  # the median is 0.5, then 0.6
+    assert play(judge, 4, [0.55, 0.58, 0.9]) == (
+        2,
+        "id/val/top1 0.58 after 2 epochs is below the median 0.605 of 4 trials",
+    )
+    assert play(judge, 5, [0.2, 0.9, 0.9]) == (
+        1,
+        "id/val/top1 0.2 after 1 epoch is below the median 0.5 of 4 trials",
+    )
+
+
+def test_median_takes_the_best_epoch_so_far_and_says_so() -> None:
+    judge = judge_of(type="median", startup_trials=1)
+    play(judge, 0, [0.5, 0.75, 0.75])
+    assert play(judge, 1, [0.75, 0.25, 0.75]) == (3, None)
+    assert play(judge, 2, [0.625, 0.25, 0.75]) == (3, None)  # the median of 0.75 and 0.25 is 0.5
+    assert play(judge, 3, [0.625, 0.125, 0.75]) == (3, None)
+    judge = judge_of(type="median", startup_trials=1)
+    play(judge, 0, [0.5, 0.75, 0.75])
+    assert play(judge, 1, [0.5, 0.25, 0.75]) == (
+        2,
+        "id/val/top1 0.5 at best after 2 epochs is below the median 0.75 of 1 trial",
+    )
+
+
+def test_median_waits_for_the_trials_that_startup_trials_and_min_trials_ask_for() -> None:
+    judge = judge_of(type="median", startup_trials=2, min_trials=3)
+    for trial in range(2):
+        assert play(judge, trial, [0.5, 0.5, 0.5]) == (3, None)
+    assert play(judge, 2, [0.4, 0.4, 0.4]) == (3, None)  # two trials are there, min_trials is 3
+    assert play(judge, 3, [0.4, 0.4, 0.4])[0] == 1
+    judge = judge_of(type="median", startup_trials=2)
+    assert play(judge, 0, [0.5, 0.5]) == (2, None)
+    assert play(judge, 1, [0.4, 0.4]) == (2, None)  # one trial is there, startup_trials is 2
+    assert play(judge, 2, [0.4, 0.4])[0] == 1
+
+
+def test_numbers_that_differ_are_told_with_the_digits_in_which_they_do() -> None:
+    judge = judge_of(type="median", startup_trials=1)
+    play(judge, 0, [0.655312, 0.7])
+    assert play(judge, 1, [0.655311, 0.7])[1] == (
+        "id/val/top1 0.655311 after 1 epoch is below the median 0.655312 of 1 trial"
+    )
+
+
+def test_asha_lets_the_best_part_go_on_at_each_rung() -> None:
+    judge = judge_of(type="asha", reduction_factor=2)  # rungs at 1, 2 and 4 epochs
+    assert play(judge, 0, [0.5] * 5) == (5, None)
+    assert play(judge, 1, [0.4] * 5) == (
+        1,
+        "id/val/top1 0.4 after 1 epoch is not among the best 1/2 of 2 trials",
+    )
+    assert play(judge, 2, [0.6, 0.5, 0.1, 0.2, 0.9]) == (
+        4,
+        "id/val/top1 0.2 after 4 epochs is not among the best 1/2 of 2 trials",
+    )
+    assert play(judge, 3, [0.55, 0.4, 0.9, 0.9, 0.9]) == (
+        2,
+        "id/val/top1 0.4 after 2 epochs is not among the best 1/2 of 3 trials",
+    )
+
+
+def test_asha_has_its_first_rung_at_min_epochs() -> None:
+    judge = judge_of(type="asha", reduction_factor=3, min_epochs=2)  # 2, 6, 18
+    assert play(judge, 0, [0.5] * 8) == (8, None)
+    assert play(judge, 1, [0.1, 0.6] + [0.1] * 6)[0] == 6
+    assert play(judge, 2, [0.9, 0.1] + [0.9] * 6)[0] == 2
+
+
+def test_patience_counts_the_epochs_without_an_improvement_of_more_than_min_delta() -> None:
+    judge = judge_of(type="patience", patience=3, min_delta=0.125)
+    #                             best        1      2      3
+    assert play(judge, 0, [0.25, 0.5, 0.5, 0.625, 0.25, 0.9, 0.9]) == (
+        5,
+        "id/val/top1 0.25 after 5 epochs: no improvement by more than 0.125 for 3 epochs",
+    )
+    # Each step is an improvement on the last one, or, being small, on the one before.
+    assert play(judge, 1, [0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]) == (7, None)
+    assert play(judge_of(type="patience", patience=1), 0, [0.5, 0.5, 0.5])[0] == 2
+
+
+def test_patience_holds_its_decision_until_min_epochs() -> None:
+    judge = judge_of(type="patience", patience=2, min_epochs=5)
+    assert play(judge, 0, [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])[0] == 5
+    assert play(judge, 1, [0.5, 0.4, 0.3, 0.2, 0.6, 0.1, 0.1, 0.1])[0] == 7
+
+
+def test_threshold_prunes_outside_its_bounds_whatever_the_goal() -> None:
+    for goal in ("maximize", "minimize"):
+        rule = EarlyTerminate(type="threshold", metric=TOP1, lower=0.25, upper=0.75)
+        judge = Judge(rule, goal)
+        assert play(judge, 0, [0.25, 0.75, 0.5]) == (3, None)
+        assert play(judge, 1, [0.5, 0.2, 0.5]) == (
+            2,
+            "id/val/top1 0.2 after 2 epochs is below lower, 0.25",
+        )
+        assert play(judge, 2, [0.8, 0.2, 0.5]) == (
+            1,
+            "id/val/top1 0.8 after 1 epoch is above upper, 0.75",
+        )
+
+
+def test_where_small_is_good_median_and_asha_prune_the_large() -> None:
+    judge = Judge(EarlyTerminate(type="median", metric="id/val/nll", startup_trials=1), "minimize")
+    assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
+    assert play(judge, 1, [1.0, 1.0, 1.0]) == (3, None)
+    assert play(judge, 2, [1.75, 1.5, 1.0]) == (
+        1,
+        "id/val/nll 1.75 after 1 epoch is above the median 1.5 of 2 trials",
+    )
+    judge = Judge(EarlyTerminate(type="asha", metric="id/val/nll"), "minimize")
+    assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
+    assert play(judge, 1, [2.5, 1.0, 1.0])[0] == 1
+    assert play(judge, 2, [1.5, 1.0, 1.0]) == (3, None)
+
+
+# Laws.
+
+
+@each_goal
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"type": "median", "startup_trials": 0},
+        {"type": "asha", "reduction_factor": 2},
+        {"type": "patience", "patience": 1},
+        {"type": "threshold", "lower": 0.9, "upper": 0.91},
+    ],
+    ids=lambda rule: rule["type"],
+)
+def test_nothing_is_decided_before_min_epochs_and_something_at_them(
+    rule: Mapping[str, Any], goal: Goal
+) -> None:
+    judge = Judge(EarlyTerminate(min_epochs=3, metric=TOP1, **rule), goal)
+    good, bad = (0.9, [0.4, 0.3, 0.2, 0.1]) if goal == "maximize" else (0.1, [0.6, 0.7, 0.8, 0.9])
+    for epoch in range(1, 5):
+        judge.recall(0, 0, epoch, good)
+    judge.run_ended(0, 0)
+    assert play(judge, 1, [*bad, good])[0] == 3
+
+
+@each_rule
+@pytest.mark.parametrize("before", [-5.0, 5.0])
+def test_the_model_before_training_is_not_judged(name: str, before: float) -> None:
+    judges = [Judge(RULES[name], "maximize") for _ in range(2)]
+    curves = [[value, value, value + 0.02, value, value, value] for value in (0.5, 0.4, 0.3, 0.2)]
+    for trial in range(4):
+        assert judges[1].heard(trial, 0, 0, before) is None
+    told = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
+    assert told[0] == told[1]
+
+
+@each_goal
+@pytest.mark.parametrize("name", [name for name in RULES if name.startswith(("median", "asha"))])
+@given(curve=st.lists(st.floats(-1, 1), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_one_trial_alone_is_never_pruned(name: str, goal: Goal, curve: list[float]) -> None:
+    assert play(Judge(RULES[name], goal), 0, curve) == (len(curve), None)
+
+
+@each_goal
+@given(
+    curves=st.lists(st.lists(st.floats(-1, 1), min_size=6, max_size=6), max_size=6),
+    more=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+)
+@settings(deadline=None)
+def test_a_trial_as_good_as_all_before_at_every_epoch_is_pruned_by_neither_median_nor_asha(
+    goal: Goal, curves: list[list[float]], more: list[float]
+) -> None:
+    sign = 1 if goal == "maximize" else -1
+    best = [max((sign * curve[epoch] for curve in curves), default=0) for epoch in range(6)]
+    for rule in (EarlyTerminate(type="median", startup_trials=0), RULES["asha"]):
+        judge = Judge(rule, goal)
+        for trial, curve in enumerate(curves):
+            play(judge, trial, curve)
+        champion = [sign * (value + extra) for value, extra in zip(best, more, strict=True)]
+        assert play(judge, len(curves), champion) == (6, None)
+
+
+# Optuna itself.
+
+
+def by_optuna(
+    by: optuna.pruners.BasePruner, goal: Goal, curves: Sequence[Sequence[float]]
+) -> list[int]:
+    """How far each of the curves comes in a study, one after another."""
+    epochs = []
+
+    def objective(trial: optuna.Trial) -> float:
+        curve = curves[trial.number]
+        for epoch, value in enumerate(curve, start=1):
+            trial.report(value, epoch)
+            if trial.should_prune() and epoch < len(curve):
+                epochs.append(epoch)
+                raise optuna.TrialPruned
+        epochs.append(len(curve))
+        return curve[-1]
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction=goal, pruner=by, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    study.optimize(objective, n_trials=len(curves))
+    return epochs
+
+
+PLAIN: Mapping[str, tuple[EarlyTerminate, optuna.pruners.BasePruner]] = {
+    "median": (
+        EarlyTerminate(type="median", min_epochs=2, startup_trials=3, min_trials=2),
+        optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2, n_min_trials=2),
+    ),
+    "asha": (
+        EarlyTerminate(type="asha", min_epochs=2, reduction_factor=2),
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
+    ),
+    "asha by 4": (
+        EarlyTerminate(type="asha"),
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
+    ),
+    "patience": (
+        EarlyTerminate(type="patience", patience=3),
+        optuna.pruners.PatientPruner(None, patience=2),
+    ),
+    "threshold": (
+        EarlyTerminate(type="threshold", min_epochs=3, lower=0.2, upper=0.9),
+        optuna.pruners.ThresholdPruner(lower=0.2, upper=0.9, n_warmup_steps=3),
+    ),
+}
+
+
+@each_goal
+@pytest.mark.parametrize("name", PLAIN)
+@given(
+    curves=st.lists(
+        st.lists(st.floats(0, 1), min_size=2, max_size=9, unique=True), min_size=1, max_size=12
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_one_seed_one_at_a_time_is_what_optuna_alone_does(
+    name: str, goal: Goal, curves: list[list[float]]
+) -> None:
+    rule, by = PLAIN[name]
+    judge = Judge(rule, goal)
+    found = [play(judge, trial, curve)[0] for trial, curve in enumerate(curves)]
+    assert found == by_optuna(by, goal, curves)
+
+
+def test_optunas_patience_is_one_epoch_longer_and_its_min_delta_lets_a_flat_curve_run_on() -> None:
+    """Why `pruner` takes one off, and why the judge applies min_delta itself."""
+    flat, falling = [0.5] * 9, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    ours = EarlyTerminate(type="patience", patience=3)
+    alone = optuna.pruners.PatientPruner(None, patience=3)
+    assert by_optuna(alone, "maximize", [flat, falling]) == [9, 5]
+    assert play(Judge(ours, "maximize"), 0, flat)[0] == 4
+    assert play(Judge(ours, "maximize"), 0, falling)[0] == 4
+
+
+def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for rule in RULES.values():
+            pruner(rule)
+    assert heard == []
+
+
+def test_every_option_of_optunas_pruners_is_stated() -> None:
+    """A new option of a new Optuna shall be noticed."""
+    kept = {rule.type: vars(pruner(rule)) for rule in RULES.values()}
+    assert {name: set(options) for name, options in kept.items()} == {
+        "median": {
+            "_percentile",
+            "_n_startup_trials",
+            "_n_warmup_steps",
+            "_interval_steps",
+            "_n_min_trials",
+        },
+        "asha": {
+            "_min_resource",
+            "_reduction_factor",
+            "_min_early_stopping_rate",
+            "_bootstrap_count",
+        },
+        "patience": {"_wrapped_pruner", "_patience", "_min_delta"},
+        "threshold": {"_lower", "_upper", "_n_warmup_steps", "_interval_steps"},
+    }
+
+
+# Seeds.
+
+
+def test_a_later_seed_is_judged_by_the_mean_over_the_seeds_so_far() -> None:
+    judge = judge_of(type="median", startup_trials=1)
+    play(judge, 0, [0.5, 0.5], seed=0)
+    play(judge, 0, [0.25, 0.5], seed=1)  # the mean after 1 epoch is 0.375
+    play(judge, 1, [0.75, 0.5], seed=0)
+    assert play(judge, 1, [0.0, 0.5], seed=1) == (2, None)  # 0.375, though 0 is below all
+    play(judge, 2, [0.5, 0.5], seed=0)
+    assert play(judge, 2, [0.125, 0.5], seed=1) == (
+        1,
+        "id/val/top1 0.3125 after 1 epoch is below the median 0.375 of 2 trials",
+    )
+
+
+def test_each_seed_has_rungs_of_its_own() -> None:
+    judge = judge_of(type="asha", reduction_factor=2)
+    for seed in range(2):
+        assert play(judge, 0, [0.5, 0.5], seed) == (2, None)
+    assert play(judge, 1, [0.25, 0.5])[0] == 1
+    assert play(judge, 2, [0.75, 0.5], seed=0) == (2, None)
+    assert play(judge, 2, [0.0, 0.5], seed=1) == (
+        1,  # (0.75 + 0) / 2
+        "id/val/top1 0.375 after 1 epoch is not among the best 1/2 of 2 trials",
+    )
+
+
+def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_with() -> None:
+    judge = judge_of(type="median", startup_trials=1)
+    play(judge, 0, [0.75, 0.75], seed=0)
+    judge.heard(0, 1, 1, 0.1)
+    judge.pruned(0)
+    assert play(judge, 1, [0.5, 0.5], seed=0)[0] == 1
+    assert play(judge, 2, [0.75, 0.5], seed=0) == (2, None)
+    assert play(judge, 2, [0.0, 0.5], seed=1) == (2, None)  # of seed 1 no trial is complete
+
+
+# What is not a number, and what comes twice or late.
+
+
+@each_goal
+@each_rule
+def test_what_is_not_a_number_decides_nothing_and_disturbs_nothing(name: str, goal: Goal) -> None:
+    judge = Judge(RULES[name], goal)
+    for trial in range(6):
+        for epoch in range(1, 6):
+            assert judge.heard(trial, 0, epoch, math.nan) is None
+        judge.run_ended(trial, 0)
+    values = [0.5, 0.52, 0.54, 0.56, 0.58, 0.6]
+    good = values if goal == "maximize" else values[::-1]
+    rising = Judge(EarlyTerminate(type="patience", min_delta=0.0), goal)
+    judged = rising if name.startswith("patience") else judge
+    assert play(judged, 9, good) == (6, None)
+
+
+@each_goal
+@each_rule
+def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal: Goal) -> None:
+    worst = -math.inf if goal == "maximize" else math.inf
+    judge = Judge(RULES[name], goal)
+    for trial in range(3):
+        for epoch, value in enumerate([worst, 0.5, worst, worst, -worst], start=1):
+            judge.heard(trial, 0, epoch, value)
+        judge.run_ended(trial, 0)
+    judge.recall(3, 0, 1, worst)
+    judge.recall(3, 1, 1, -worst)  # together not a number
+    assert judge.heard(3, 2, 1, worst) is None
+    assert judge.heard(4, 0, 1, -worst) is None or name == "threshold"
+
+
+def test_an_infinite_loss_is_above_upper() -> None:
+    rule = EarlyTerminate(type="threshold", metric="train/loss", upper=5.0)
+    reason = Judge(rule, "minimize").heard(0, 0, 1, math.inf)
+    assert reason == "train/loss inf after 1 epoch is above upper, 5"
+
+
+@each_rule
+def test_what_comes_twice_or_after_the_end_counts_once(name: str) -> None:
+    once, twice = (Judge(RULES[name], "maximize") for _ in range(2))
+    random = Random(0)
+    for trial in range(12):
+        for epoch in range(1, 6):
+            value = random.random()
+            reason = once.heard(trial, 0, epoch, value)
+            assert twice.heard(trial, 0, epoch, value) == reason
+            assert twice.heard(trial, 0, epoch, 0.0) is None
+            twice.recall(trial, 0, epoch, 1.0)
+            if reason is not None:
+                once.pruned(trial)
+                twice.pruned(trial)
+                break
+        else:
+            once.run_ended(trial, 0)
+        twice.run_ended(trial, 0)
+        twice.pruned(trial)
+        assert twice.heard(trial, 0, 6, 0.0) is None
+
+
+# Restarts.
+
+
+@dataclass
+class Sweep:
+    """Trials that report at random, and a judge that is lost and recalled on the way."""
+
+    rule: EarlyTerminate
+    goal: Goal
+    lengths: Sequence[int]
+    """Epochs of each trial."""
+    seeds: int
+    random: Random
+    judge: Judge = field(init=False)
+    log: dict[int, list[tuple[int, int, float]]] = field(default_factory=dict)
+    """By trial: seed, epoch and value."""
+    over: set[int] = field(default_factory=set)
+    pruned: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.judge = Judge(self.rule, self.goal)
+
+    def play(self, turns: Sequence[int], kills: frozenset[int]) -> Iterator[str | None]:
+        """One epoch of a trial for each turn; before the turns in `kills` the judge is lost."""
+        for turn, trial in enumerate(turns):
+            if turn in kills:
+                self._restart()
+            value = self._value()
+            if trial not in self.over:
+                yield self._epoch(trial, value)
+
+    def _value(self) -> float:
+        odd = self.random.random()
+        number = round(self.random.random(), 2)
+        return math.nan if odd < 0.03 else math.inf if odd < 0.05 else number
+
+    def _epoch(self, trial: int, value: float) -> str | None:
+        log, length = self.log.setdefault(trial, []), self.lengths[trial]
+        seed, before = divmod(len(log), length)
+        log.append((seed, before + 1, value))
+        if before + 1 < length:
+            reason = self.judge.heard(trial, seed, before + 1, value)
+            if reason is not None:
+                self.judge.pruned(trial)
+                self.over.add(trial)
+                self.pruned.add(trial)
+            return reason
+        self.judge.recall(trial, seed, length, value)
+        self.judge.run_ended(trial, seed)
+        if seed == self.seeds - 1:
+            self.over.add(trial)
+        return None
+
+    def _restart(self) -> None:
+        self.judge = Judge(self.rule, self.goal)
+        for trial, log in sorted(self.log.items(), reverse=True):  # not as it was
+            for seed, epoch, value in log:
+                self.judge.recall(trial, seed, epoch, value)
+                if epoch == self.lengths[trial]:
+                    self.judge.run_ended(trial, seed)
+            if trial in self.pruned:
+                self.judge.pruned(trial)
+
+
+@each_rule
+@given(
+    goal=st.sampled_from(["maximize", "minimize"]),
+    lengths=st.lists(st.integers(1, 9), min_size=8, max_size=8),
+    seeds=st.integers(1, 3),
+    turns=st.lists(st.integers(0, 7), min_size=30, max_size=120),
+    kills=st.frozensets(st.integers(0, 120), max_size=4),
+    chance=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_restart_changes_no_decision(
+    name: str,
+    goal: Goal,
+    lengths: list[int],
+    seeds: int,
+    turns: list[int],
+    kills: frozenset[int],
+    chance: int,
+) -> None:
+    def decisions(restarts: frozenset[int]) -> list[str | None]:
+        sweep = Sweep(RULES[name], goal, lengths, seeds, Random(chance))
+        return list(sweep.play(turns, restarts))
+
+    assert decisions(kills) == decisions(frozenset())
+
+
+@each_rule
+def test_the_streams_of_the_restart_test_have_decisions_to_change(name: str) -> None:
+    found = []
+    for chance in range(20):
+        random = Random(chance)
+        turns = [random.randrange(8) for _ in range(120)]
+        sweep = Sweep(RULES[name], "maximize", [6] * 8, 2, Random(chance))
+        found += [reason is not None for reason in sweep.play(turns, frozenset())]
+    assert 20 < sum(found) < len(found) - 20
+
+
+def test_rungs_survive_a_restart() -> None:
+    judge = judge_of(type="asha", reduction_factor=2)
+    for trial, value in enumerate([0.5, 0.4, 0.6]):
+        judge.recall(trial, 0, 1, value)
+    judge.pruned(1)
+    assert judge.heard(3, 0, 1, 0.55) is None  # the second of four
+    assert judge.heard(4, 0, 1, 0.5) is not None  # the third of five, of which two go on
+    assert judge.heard(0, 0, 2, 0.1) is None  # alone at the rung of two epochs
+
+
+# The race of seeds.
+
+
+@pytest.mark.parametrize(
+    ("goal", "values", "best", "told"),
+    [
+        ("maximize", [0.5], [0.75], "0.5 over its first seed is worse"),
+        ("maximize", [0.75], [0.5], None),
+        ("maximize", [0.5, 1.0], [0.75, 0.75], None),  # worse and better by as much
+        ("maximize", [0.5, 0.5], [0.75, 0.5], None),  # worse by 0.125 in the mean: no more
+        ("maximize", [0.5, 0.25], [0.75, 0.5], "0.375 over its first 2 seeds is worse"),
+        ("minimize", [0.75], [0.5], "0.75 over its first seed is worse"),
+        ("minimize", [0.5], [0.75], None),
+        ("maximize", [math.nan], [0.5], None),
+        ("maximize", [0.5], [math.nan], None),
+    ],
+)
+def test_a_trial_is_clearly_worse_by_the_mean_of_the_paired_differences(
+    goal: Goal, values: list[float], best: list[float], told: str | None
+) -> None:
+    reason = clearly_worse(RaceSeeds(margin=0.125), goal, values, best)
+    assert reason is None if told is None else (reason or "").startswith(told)
+
+
+def test_the_race_begins_after_as_many_seeds_as_the_file_says() -> None:
+    rule = RaceSeeds(margin=0.1, after=2)
+    assert clearly_worse(rule, "maximize", [0.1], [0.9]) is None
+    assert clearly_worse(rule, "maximize", [0.1, 0.1], [0.9, 0.8]) == (
+        "0.1 over its first 2 seeds is worse than the best trial's 0.85 "
+        "over the same by more than 0.1"
+    )
+
+
+def test_a_difference_of_just_the_margin_is_not_more() -> None:
+    assert 0.8 - 0.75 > 0.05
+    assert clearly_worse(RaceSeeds(margin=0.05), "maximize", [0.75], [0.8]) is None
+
+
+def test_the_race_refuses_to_compare_unequal_seeds() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        clearly_worse(RaceSeeds(margin=0.1), "maximize", [0.5, 0.5], [0.75])
