@@ -32,6 +32,8 @@ class Job:
     seed: int
     workdir: Path
     cache: Path
+    imports: tuple[str, ...] = ()
+    """Modules of the user's own to import first: names, or paths of files."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Failure:
     message: str
     """One line."""
     log_tail: str = ""
+    node: str = ""
+    """The host on which it happened, where that is known."""
 
 
 class Decision(Enum):
@@ -64,7 +68,8 @@ class Handler(Protocol):
     """The sweep's side. An engine calls it from one thread only."""
 
     def next_job(self) -> Job | Wait:
-        """The next run to start."""
+        """The next run to start. Asked only when there is room for it, since a search proposes
+        better the more it knows."""
 
     def started(self, job: Job, worker: str) -> None:
         """A worker has begun with the job."""

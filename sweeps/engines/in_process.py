@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeps.engines.base import Decision, Engine, Failure, Handler, Job, one_by_one
-from sweeps.engines.training import CORE, failure_class, find_entry, one_line
+from sweeps.engines.supervision import NODE, plain
+from sweeps.engines.training import CORE, failure_class, one_line, run_entry
 
 
 class Interrupted(BaseException):
@@ -38,23 +39,29 @@ class InProcessEngine(Engine):
 
     def _execute(self, handler: Handler, job: Job) -> None:
         handler.started(job, "in process")
+        broken: list[Exception] = []
 
         def report(epoch: Mapping[str, Any]) -> Decision:
-            handler.alive(job)
-            decision = handler.reported(job, epoch)
+            try:
+                handler.alive(job)
+                decision = handler.reported(job, epoch)
+            except Exception as error:
+                broken.append(error)
+                raise
             return Decision.STOP if self._stopping else decision
 
         try:
             self._running = True
-            result = find_entry(self._entry)(
-                job.config, job.seed, report=report, workdir=job.workdir, cache=job.cache
-            )
+            result = run_entry(self._entry, plain(job), report)
         except Interrupted:
             handler.stopped(job)
             return
         except Exception as error:  # whatever a run raises is its failure; the sweep goes on
+            if broken:  # but that is the handler's, and went through the run only
+                raise broken[0] from None
             tail = "".join(traceback.format_exception(error)).rstrip()
-            handler.failed(job, Failure(failure_class(error), one_line(error), tail))
+            failure = Failure(failure_class(error), one_line(error), tail, NODE)
+            handler.failed(job, failure)
             return
         finally:
             self._running = False

@@ -34,9 +34,9 @@ class WorkerDied(RuntimeError):
 
 
 class WorkerProcess:
-    """One worker, started at once."""
+    """One worker, started at once. It dies with the thread that starts it (worker.py)."""
 
-    def __init__(self, entry: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, entry: str, environ: Mapping[str, str], cwd: str | None = None) -> None:
         self._process = subprocess.Popen(
             # -P: no file of the folder that one happens to be in stands for a module.
             [sys.executable, "-P", "-m", "sweeps.engines.worker", entry, str(os.getpid())],
@@ -45,6 +45,7 @@ class WorkerProcess:
             # Before its first job it prints nothing but what keeps it from starting.
             stderr=None,
             env={**environ, "PYTHONPATH": _with_this_package(environ.get("PYTHONPATH", ""))},
+            cwd=cwd,
             start_new_session=True,  # so that Ctrl-C at the terminal reaches the driver alone
         )
         if self._process.stdin is None or self._process.stdout is None:
@@ -54,11 +55,6 @@ class WorkerProcess:
         self._buffer = b""
         self.heard = time.monotonic()
         """When it last showed life."""
-
-    @property
-    def name(self) -> str:
-        """For the tracker: `local:4711`."""
-        return f"local:{self._process.pid}"
 
     @property
     def pid(self) -> int:
@@ -112,4 +108,5 @@ class WorkerProcess:
 
 def _with_this_package(path: str) -> str:
     """The search path with this very package first, whatever else is named `sweeps`."""
-    return os.pathsep.join([str(_ROOT), *([path] if path else [])])
+    # An empty part would stand for the folder that one happens to be in.
+    return os.pathsep.join([str(_ROOT), *filter(None, path.split(os.pathsep))])

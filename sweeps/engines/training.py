@@ -49,8 +49,22 @@ def train_with_core(
     return None if result is None else result.as_dict()
 
 
-def find_entry(name: str) -> Entry:
-    """The function that `module:function` names."""
+def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str, Any] | None:
+    """Import what a job asks for, then run it with the entry that `module:function` names."""
+    if job["imports"]:
+        from sweeps.imports import load
+
+        load(job["imports"])
+    return _entry(name)(
+        job["config"],
+        job["seed"],
+        report=report,
+        workdir=Path(job["workdir"]),
+        cache=Path(job["cache"]),
+    )
+
+
+def _entry(name: str) -> Entry:
     module, _, function = name.partition(":")
     return cast(Entry, getattr(importlib.import_module(module), function))
 

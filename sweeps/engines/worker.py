@@ -1,4 +1,4 @@
-"""The worker process of the local engine: takes jobs from a pipe, keeps model and data warm.
+"""The worker process of an engine: takes jobs from a pipe, keeps model and data warm.
 
 Run as `python -m sweeps.engines.worker ENTRY DRIVER_PID`. Frames are lines of JSON, on copies of
 stdin and stdout that nothing else knows; what a run prints goes to its log.
@@ -16,11 +16,13 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sweeps.engines.base import Decision
-from sweeps.engines.training import LOG, failure_class, find_entry, one_line
+from sweeps.engines.training import LOG, failure_class, one_line, run_entry
+from tracking.locks import waiting
 
 BEAT = 2.0
 """Seconds between two signs of life."""
@@ -96,9 +98,8 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         return Decision(channel.receive()["decision"])
 
     try:
-        result = find_entry(entry)(
-            job["config"], job["seed"], report=report, workdir=workdir, cache=Path(job["cache"])
-        )
+        with _alone_in(workdir):
+            result = run_entry(entry, job, report)
     except Exception as error:  # whatever a run raises is its failure; the sweep goes on
         traceback.print_exc()
         sys.stderr.flush()
@@ -110,6 +111,16 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         channel.send("stopped")
     else:
         channel.send("finished", result=dict(result))
+
+
+@contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Wait until no other process works in the folder.
+
+    One whose driver was killed may live a moment longer, and would write over what this one does.
+    """
+    with waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"):
+        yield
 
 
 def _told(epoch: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,182 @@
+"""The Ray that runs are executed on: one of our own on this machine, or a cluster that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from carft_core.errors import RequestError
+from sweeps.resources import Node, this_machine
+from tracking.base import ServiceUnreachable
+
+ROOT = Path(__file__).parents[2]
+_SCRATCH = "carft-ray-"
+_CONNECT_SECONDS = 10.0
+_OBJECT_STORE_BYTES = 100 * 2**20  # runs send a few kilobytes through it
+_NOT_CUSTOM = ("node:", "memory", "object_store_memory", "CPU", "GPU")
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else every worker warns that some day Ray will no longer hide GPUs from who asks for none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class Cluster:
+    """A connection to Ray. What it started it ends; what was there it leaves alone."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Connect to `address` (`HOST:PORT`, or `auto` for the one on this machine), or start Ray
+        here. A Ray that this process is connected to already is taken as it is.
+
+        Raises RequestError for an address that cannot serve, ServiceUnreachable when nobody
+        answers there.
+        """
+        _clear_left_behind()
+        # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
+        self.scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=_place()))
+        """For what Ray writes and nobody needs afterwards; removed at the end."""
+        self._owned = not ray.is_initialized()
+        if not self._owned:
+            return
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        with signals_kept():
+            if address is None:
+                self._start()
+            else:
+                _connect(address)
+
+    def nodes(self) -> list[Node]:
+        """What each living node has."""
+        return list(self.nodes_by_id().values())
+
+    def nodes_by_id(self) -> dict[str, Node]:
+        """The same by Ray's id of the node."""
+        living = [node for node in ray.nodes() if node["Alive"]]
+        hosts = Counter(node["NodeManagerHostname"] for node in living)
+        return {
+            node["NodeID"]: Node(
+                _name(node, hosts),
+                node["Resources"].get("CPU", 0.0),
+                node["Resources"].get("GPU", 0.0),
+                {
+                    name: amount
+                    for name, amount in node["Resources"].items()
+                    if not name.startswith(_NOT_CUSTOM)
+                },
+            )
+            for node in living
+        }
+
+    def close(self) -> None:
+        """Disconnect; a Ray of our own ends."""
+        if self._owned and ray.is_initialized():
+            with signals_kept():
+                ray.shutdown()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _start(self) -> None:
+        ray.init(
+            address="local",
+            num_cpus=int(this_machine().cpus),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _temp_dir=str(self.scratch),
+            **_options(os.environ.get("PYTHONPATH", "")),
+        )
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """What Ray does to the handlers of signals is undone: they are the session's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _place() -> str:
+    return os.environ.get("RAY_TMPDIR", "/tmp")
+
+
+def _clear_left_behind() -> None:
+    """Remove the scratch folders of drivers that were killed."""
+    for folder in Path(_place()).glob(f"{_SCRATCH}*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and _is_gone(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # another user's
+    return False
+
+
+def _connect(address: str) -> None:
+    if address.startswith("ray://"):
+        raise RequestError(
+            f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
+            "on a machine of the cluster and give --address HOST:6379, or auto"
+        )
+    _see_somebody(address)
+    try:
+        ray.init(address=address, **_options("${PYTHONPATH}"))
+    except ConnectionError as error:
+        raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
+    except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
+        raise RequestError(f"the Ray cluster at {address} cannot be used: {error}") from None
+
+
+def _see_somebody(address: str) -> None:
+    """Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdigit():
+        raise RequestError(f"an address of Ray is HOST:PORT (the port is 6379), got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
+
+
+def _options(path: str) -> dict[str, Any]:
+    """Nothing of Ray's is printed, and its processes find this very package first."""
+    search = os.pathsep.join([str(ROOT), *([path] if path else [])])
+    return {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": {"PYTHONPATH": search}},
+    }
+
+
+def _name(node: dict[str, Any], hosts: Counter[str]) -> str:
+    host: str = node["NodeManagerHostname"]
+    return host if hosts[host] == 1 else f"{host} ({node['NodeID'][:8]})"
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

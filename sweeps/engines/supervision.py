@@ -1,0 +1,180 @@
+"""One worker process and the job it has: how a run is followed to its end, in every engine.
+
+Events are plain data, so that they travel from a cluster's node as they are: `kind` is `started`
+(with `worker`), `alive`, `report` (with `report`, and it waits for an answer), or one of ENDS:
+`finished` (with `result`), `stopped`, `failed` (with `failure`, the fields of a Failure).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
+from sweeps.engines.process import WorkerDied, WorkerProcess
+from sweeps.engines.training import CORE, log_tail
+
+Event = Mapping[str, Any]
+ENDS = frozenset({"finished", "stopped", "failed"})
+NODE = socket.gethostname()
+SILENCE = 60.0
+"""Seconds without a sign of life after which a worker is given up."""
+_FRESH_AFTER = frozenset({"crashed", "out_of_memory", "timeout"})
+"""Failures after which the process is not trusted any more, and its memory is to be free."""
+
+
+def plain(job: Job) -> dict[str, Any]:
+    """A job as a worker gets it."""
+    return {
+        "label": job.label,
+        "config": dict(job.config),
+        "seed": job.seed,
+        "workdir": str(job.workdir),
+        "cache": str(job.cache),
+        "imports": list(job.imports),
+    }
+
+
+def tell(handler: Handler, job: Job, event: Event) -> Decision | None:
+    """Tell the handler of an event; its decision when the event is a report."""
+    match event["kind"]:
+        case "started":
+            handler.started(job, event["worker"])
+        case "alive":
+            handler.alive(job)
+        case "report":
+            return handler.reported(job, event["report"])
+        case "finished":
+            handler.finished(job, event["result"])
+        case "stopped":
+            handler.stopped(job)
+        case "failed":
+            handler.failed(job, Failure(**event["failure"]))
+    return None
+
+
+def environ_for(threads: int | None, gpus: float | None) -> dict[str, str]:
+    """What the environment of a worker says of how much of its machine it may use."""
+    environ: dict[str, str] = {}
+    if threads is not None:
+        environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if gpus == 0:
+        environ["CUDA_VISIBLE_DEVICES"] = ""
+    return environ
+
+
+class Supervisor:
+    """Gives jobs to a worker process that stays warm; a dead or silent one costs its run only.
+
+    `silence` is how many seconds a worker may show no life, `timeout` how many a run may take
+    (None: any), `environ` is added to this process's own, `place` is told of workers
+    (`local`, `ray:HOST`), `cwd` is where the worker runs, if that folder is here.
+    """
+
+    def __init__(
+        self,
+        entry: str = CORE,
+        *,
+        silence: float = SILENCE,
+        timeout: float | None = None,
+        environ: Mapping[str, str] | None = None,
+        place: str = "local",
+        cwd: str | None = None,
+    ) -> None:
+        self._entry = entry
+        self._silence = silence
+        self._timeout = timeout
+        self._environ = dict(environ or {})
+        self._place = place
+        self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
+        self._worker: WorkerProcess | None = None
+        self._workdir: Path | None = None
+        self._began = 0.0
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Start a job (as `plain` gives it). One that still runs is ended."""
+        if self._workdir is not None:
+            self.kill()
+        worker = self._worker = self._warm() or WorkerProcess(
+            self._entry, {**os.environ, **self._environ}, cwd=self._cwd
+        )
+        self._workdir = Path(job["workdir"])
+        self._began = worker.heard = time.monotonic()
+        with suppress(WorkerDied):  # the next event tells
+            worker.send({"kind": "job", **job})
+
+    def next(self, within: float) -> Event | None:
+        """The next event of the job; None when nothing happens within so many seconds."""
+        worker = self._working()
+        try:
+            frame = worker.receive(within)
+        except WorkerDied as died:
+            return self._failed("crashed", str(died))
+        ended = frame is not None and frame["kind"] in ENDS
+        late = None if ended else self._late(worker)
+        if late is not None:
+            return self._failed("timeout", late)
+        if frame is None:
+            return None
+        if frame["kind"] == "failed":
+            return self._failed(frame["failure"], frame["message"])
+        if ended:
+            self._workdir = None
+        if frame["kind"] == "started":
+            return {**frame, "worker": f"{self._place}:{worker.pid}"}
+        return frame
+
+    def answer(self, decision: Decision) -> None:
+        """Let the run that has reported go on, or close it."""
+        with suppress(WorkerDied):  # the next event tells
+            self._working().send({"kind": "decision", "decision": decision.value})
+
+    def kill(self) -> None:
+        """End the worker process at once, and the job with it."""
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker = self._workdir = None
+
+    def close(self) -> None:
+        """Let go of the worker process; a job that still runs is ended."""
+        if self._worker is not None and self._workdir is None:
+            self._worker.close()
+            self._worker = None
+        self.kill()
+
+    def _working(self) -> WorkerProcess:
+        if self._worker is None or self._workdir is None:
+            raise RuntimeError("there is no job to follow")
+        return self._worker
+
+    def _warm(self) -> WorkerProcess | None:
+        """The process that served the last job, if it still lives."""
+        if self._worker is None:
+            return None
+        try:
+            while self._worker.receive(0) is not None:
+                pass  # signs of life since then
+        except WorkerDied:
+            self.kill()
+        return self._worker
+
+    def _failed(self, kind: FailureClass, message: str) -> Event:
+        tail = "" if self._workdir is None else log_tail(self._workdir)
+        if kind in _FRESH_AFTER:
+            self.kill()
+        self._workdir = None
+        return {"kind": "failed", "failure": asdict(Failure(kind, message, tail, NODE))}
+
+    def _late(self, worker: WorkerProcess) -> str | None:
+        now = time.monotonic()
+        if now - worker.heard > self._silence:
+            return f"the worker showed no life for {self._silence:g} s"
+        if self._timeout is not None and now - self._began > self._timeout:
+            return f"the run took longer than {self._timeout:g} s"
+        return None

@@ -1,0 +1,214 @@
+"""What one run needs against what a machine or a cluster has: refused, or how many at once."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carft_core.files import read_json
+
+if TYPE_CHECKING:  # they import torch, which a cluster's nodes need not, to say what they have
+    from carft_core.config import TrialConfig
+    from sweeps.settings import Resources
+
+QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
+PEAK = "system/peak_memory_mb"
+_NVIDIA_SECONDS = 15.0
+_LOOKED_AT = 200
+"""Earlier runs whose memory is looked at, the newest."""
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one run takes of one node."""
+
+    cpus: float
+    gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        custom = [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        return ", ".join([_count(self.cpus, "CPU"), _count(self.gpus, "GPU"), *custom])
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine has."""
+
+    name: str
+    cpus: float
+    gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    gpu_memory_mb: tuple[float, ...] = ()
+    """Of each GPU, where it is known."""
+
+    def fits(self, need: Need) -> int:
+        """How many such runs it holds at once."""
+        room = [self.cpus / need.cpus] if need.cpus else []
+        if need.gpus >= 1:
+            room.append(self.gpus / need.gpus)
+        elif need.gpus > 0:  # a run never spreads over two GPUs
+            room.append(int(self.gpus) * math.floor(1 / need.gpus + _EPSILON))
+        room += [self.custom.get(name, 0.0) / amount for name, amount in need.custom.items()]
+        return math.floor(min(room, default=1.0) + _EPSILON)
+
+
+def need_of(asked: Resources, supply: Sequence[Node], parallel: int | None = None) -> Need:
+    """What one run takes, with what the sweep file leaves open.
+
+    GPUs: one where there are any. CPUs: an even share of a node's among the runs that its GPUs
+    hold, or among `parallel` runs; else one.
+    """
+    has_gpus = any(node.gpus >= 1 for node in supply)
+    gpus = asked.gpus if asked.gpus is not None else float(has_gpus)
+    if asked.cpus is not None:
+        return Need(asked.cpus, gpus, asked.custom)
+    sharing = Need(0, gpus, asked.custom)
+    if gpus > 0:
+        shares = [node.cpus // node.fits(sharing) for node in supply if node.fits(sharing)]
+        return Need(max(1, min(shares, default=1)), gpus, asked.custom)
+    if parallel is None:
+        return Need(1, gpus, asked.custom)
+    share = sum(node.cpus for node in supply) // parallel
+    return Need(max(1, min(share, max(node.cpus for node in supply))), gpus, asked.custom)
+
+
+def slots(need: Need, supply: Sequence[Node], parallel: int | None = None) -> int:
+    """How many runs at once."""
+    room = sum(node.fits(need) for node in supply)
+    return room if parallel is None else min(room, parallel)
+
+
+def refusal(need: Need, supply: Sequence[Node]) -> str | None:
+    """Why no run could ever start, with need and supply; None when one can."""
+    if any(node.fits(need) for node in supply):
+        return None
+    lines = [f"  {node.name}: {_supply(node, need)}" for node in supply]
+    return "\n".join(
+        [
+            f"no node can ever meet `resources`: one run needs {need}; there are",
+            *(lines or ["  no nodes"]),
+        ]
+    )
+
+
+def too_little_memory(need: Need, supply: Sequence[Node], peak_mb: float | None) -> str | None:
+    """Why so small a share of a GPU cannot hold a run that took `peak_mb` MiB before; None when
+    it can, or when nobody knows.
+    """
+    known = [
+        (min(node.gpu_memory_mb), node.name)
+        for node in supply
+        if node.gpu_memory_mb and node.fits(need)
+    ]
+    if not 0 < need.gpus < 1 or peak_mb is None or not known:
+        return None
+    memory, name = min(known)
+    if peak_mb <= memory * need.gpus:
+        return None
+    runs = int(memory // peak_mb)
+    hint = f"at most {runs} such runs fit: say gpus: {1 / runs:.4g}" if runs else "none fits"
+    return (
+        f"resources.gpus: {need.gpus:g} of a GPU of {name} is {memory * need.gpus:.0f} MiB, but "
+        f"earlier runs of this model and batch took {peak_mb:.0f} MiB; {hint}"
+    )
+
+
+def peak_memory_mb(runs: Path, config: TrialConfig) -> float | None:
+    """The most GPU memory, in MiB, that earlier CUDA runs with the same model and batch took.
+
+    `runs` is the home's folder of runs. None when there were none.
+    """
+    files = sorted(runs.glob("*/config.json"), key=_age)[:_LOOKED_AT]
+    return max((peak for file in files for peak in _peaks(file, config)), default=None)
+
+
+def this_machine() -> Node:
+    """What the machine of this process has, as far as the process may use it."""
+    memory = gpu_memory_mb()
+    known = tuple(amount for amount in memory if amount is not None)
+    return Node("this machine", usable_cpus(), len(memory), gpu_memory_mb=known)
+
+
+def usable_cpus() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpu_memory_mb(
+    environ: Mapping[str, str] | None = None, listing: str | None = None
+) -> list[float | None]:
+    """The memory in MiB of each NVIDIA GPU that `environ` makes visible; None where unknown.
+
+    `listing` is what QUERY prints; asked for when left out. Imports no torch.
+    """
+    visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    rows = [
+        [part.strip() for part in line.split(",")]
+        for line in (_listing() if listing is None else listing).splitlines()
+        if line.count(",") == 2
+    ]
+    if visible is None:
+        return [_number(memory) for _, _, memory in rows]
+    found: list[float | None] = []
+    for name in filter(None, (part.strip() for part in visible.split(","))):
+        memory = next((m for i, uuid, m in rows if name == i or uuid.startswith(name)), None)
+        if memory is None and not name.startswith("MIG-"):
+            break  # so does CUDA: what follows one that is not there is hidden
+        found.append(None if memory is None else _number(memory))
+    return found
+
+
+def _listing() -> str:
+    if shutil.which(QUERY[0]) is None:
+        return ""
+    try:
+        told = subprocess.run(QUERY, capture_output=True, text=True, timeout=_NVIDIA_SECONDS)
+    except subprocess.TimeoutExpired:
+        return ""
+    return told.stdout if told.returncode == 0 else ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # `[N/A]`, on machines whose GPU shares the host's memory
+        return None
+
+
+def _peaks(file: Path, config: TrialConfig) -> Iterator[float]:
+    known = read_json(file) or {}
+    if known.get("identity", {}).get("device") != "cuda":
+        return
+    ran, asked = known["config"], config.as_dict()
+    if (ran["model"], _batch(ran["optim"])) != (asked["model"], _batch(asked["optim"])):
+        return
+    for epoch in read_json(file.with_name("history.json")) or []:
+        if PEAK in epoch["metrics"]:
+            yield float(epoch["metrics"][PEAK])
+
+
+def _batch(optim: Mapping[str, int | None]) -> int | None:
+    return optim["micro_batch"] or optim["batch_size"]
+
+
+def _age(file: Path) -> float:
+    return -file.stat().st_mtime
+
+
+def _supply(node: Node, need: Need) -> str:
+    custom = {name: node.custom.get(name, 0.0) for name in need.custom}
+    return str(Need(node.cpus, node.gpus, custom))
+
+
+def _count(amount: float, what: str) -> str:
+    return f"{amount:g} {what}{'' if amount == 1 else 's'}"

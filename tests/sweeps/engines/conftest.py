@@ -1,0 +1,102 @@
+"""Engines on toy runs: one Ray for all tests of this folder, since it takes seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.engines.base import Engine, Job
+from sweeps.engines.in_process import InProcessEngine
+from sweeps.engines.local import LocalEngine
+from sweeps.resources import Need
+from tests.sweeps.toy_runs import ENTRY
+
+CORES = 2
+"""Of Ray's first node, whatever this machine has."""
+MakeJob = Callable[..., Job]
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> MakeJob:
+    def make(digest: str, **config: Any) -> Job:
+        return Job(digest, f"run {digest}", config, 5, tmp_path / digest, tmp_path / "cache")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[Any]:
+    """Ray's own way to have several nodes on one machine; this process is connected to it."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    from sweeps.engines.ray_cluster import Cluster
+
+    nodes = Nodes(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": CORES,
+            "include_dashboard": False,
+            "object_store_memory": 100 * 2**20,
+        },
+    )
+    connected = Cluster(nodes.address)
+    yield nodes
+    connected.close()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def on_ray(ray_nodes: object) -> Iterator[MakeEngine]:
+    """Makes Ray engines."""
+    del ray_nodes
+    from sweeps.engines.ray_cluster import Cluster
+    from sweeps.engines.ray_tune import RayEngine
+
+    made: list[Engine] = []
+
+    def make(entry: str = ENTRY, *, need: Need | None = None, **options: Any) -> Engine:
+        made.append(RayEngine(Cluster(), need or Need(CORES), entry, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def on_local() -> Iterator[MakeEngine]:
+    """Makes local engines."""
+    made: list[Engine] = []
+
+    def make(entry: str = ENTRY, **options: Any) -> Engine:
+        made.append(LocalEngine(entry, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+RAY = pytest.param("ray", marks=pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(params=["local", RAY])
+def make(request: pytest.FixtureRequest) -> MakeEngine:
+    """Makes engines that supervise worker processes, of each kind."""
+    made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
+    return made
+
+
+@pytest.fixture(params=["in process", "local", RAY])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """One engine of each kind."""
+    if request.param != "in process":
+        yield request.getfixturevalue(f"on_{request.param}")()
+        return
+    with closing(InProcessEngine(ENTRY)) as made:
+        yield made

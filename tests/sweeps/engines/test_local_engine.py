@@ -1,0 +1,102 @@
+"""The local engine's worker process lives and dies with its driver, and is nobody else's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.engines.base import Decision, Job
+from tests.sweeps.engines.conftest import MakeEngine, MakeJob
+from tests.sweeps.toy_runs import Recorder, gone_within
+from tracking.locks import Lock
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_worker_ignores_the_terminals_interrupt(on_local: MakeEngine, job: MakeJob) -> None:
+    recorder = Recorder([job("a", epochs=3)])
+
+    def decide(job: Job, report: Mapping[str, Any]) -> Decision:
+        del job
+        if report["epoch"] == 1:
+            os.kill(recorder.pids()[0], signal.SIGINT)
+        return Decision.CONTINUE
+
+    recorder.decide = decide
+    on_local().run(recorder)
+    assert recorder.events[-1] == ("finished", "a")
+
+
+def test_a_worker_that_died_between_two_runs_costs_none(on_local: MakeEngine, job: MakeJob) -> None:
+    class Killing(Recorder):
+        def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+            super().finished(job, result)
+            os.kill(result["pid"], signal.SIGKILL)
+            gone_within(10, result["pid"])
+
+    recorder = Killing([job("a"), job("b")])
+    on_local().run(recorder)
+    assert recorder.failures == {}
+    assert recorder.events[-1] == ("finished", "b")
+
+
+def test_two_processes_never_work_in_one_folder(
+    on_local: MakeEngine, job: MakeJob, tmp_path: Path
+) -> None:
+    """As when a driver was killed and its worker lives a moment longer."""
+    other = Lock(tmp_path / ".locks" / "a.worker")
+
+    class Releasing(Recorder):
+        def alive(self, job: Job) -> None:
+            super().alive(job)
+            if self.beats == 3:
+                other.release()
+
+    recorder = Releasing([job("a")])
+    on_local().run(recorder)
+    assert recorder.beats >= 3
+    assert recorder.events[-1] == ("finished", "a")
+
+
+def test_a_worker_dies_with_its_driver(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from sweeps.engines.base import Job
+from sweeps.engines.local import LocalEngine
+from tests.sweeps.toy_runs import ENTRY, Recorder
+place = Path({str(tmp_path)!r})
+job = Job("a", "a", {{"do": "sleep", "seconds": 300}}, 0, place / "a", place)
+class Telling(Recorder):
+    def started(self, job, worker):
+        print(worker.rpartition(":")[2], flush=True)
+LocalEngine(ENTRY).run(Telling([job]))
+"""
+    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    worker = int(driver.stdout.readline())
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    assert gone_within(20, worker)
+
+
+def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
+    on_local: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not this one')")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}")  # the empty part is that folder
+    recorder = Recorder([job("a")])
+    on_local().run(recorder)
+    assert recorder.events[-1] == ("finished", "a")

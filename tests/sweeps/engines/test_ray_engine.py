@@ -1,0 +1,306 @@
+"""Several runs at once on Ray, and what becomes of them when actors and nodes go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from carft_core.errors import RequestError
+from sweeps.engines import ray_loop
+from sweeps.engines.base import Failure, Job, Wait
+from sweeps.engines.ray_cluster import Cluster
+from sweeps.engines.ray_nodes import check_nodes
+from sweeps.resources import Need, Node, refusal
+from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
+from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
+from tracking.base import ServiceUnreachable
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+class Retrying(Recorder):
+    """Gives a job that was lost again, and may be told what to do when things happen."""
+
+    def __init__(self, jobs: list[Job | Wait], **on: Callable[[Job], None]) -> None:
+        super().__init__(jobs)
+        self.on = on
+
+    def started(self, job: Job, worker: str) -> None:
+        super().started(job, worker)
+        self.on.get(f"started_{job.digest}", lambda _: None)(job)
+
+    def failed(self, job: Job, failure: Failure) -> bool:
+        super().failed(job, failure)
+        self.jobs.append(job)
+        self.on.get("failed", lambda _: None)(job)
+        return True
+
+    def order(self, *kinds: str) -> list[str]:
+        """`started a`, ... of some kinds of event."""
+        return [f"{kind} {digest}" for kind, digest in self.events if kind in kinds]
+
+
+def first_node(ray_nodes: Any) -> dict[str, Node]:
+    """The one that is always there: others may be seen for a moment after their end."""
+    id_ = ray_nodes.head_node.node_id
+    return {id_: Cluster().nodes_by_id()[id_]}
+
+
+def go(tmp_path: Path) -> Callable[[Job], None]:
+    """Lets runs end that wait."""
+    return lambda _: (tmp_path / "go").touch()
+
+
+def test_as_many_runs_as_fit_are_there_at_once(
+    on_ray: MakeEngine, job: MakeJob, tmp_path: Path
+) -> None:
+    jobs: list[Job | Wait] = [job(d, do="wait") for d in "abc"]
+    recorder = Retrying(jobs)
+    begun: list[str] = []
+
+    def started(job: Job, worker: str) -> None:
+        Recorder.started(recorder, job, worker)
+        begun.append(job.digest)
+        if len(begun) == CORES:
+            (tmp_path / "go").touch()
+
+    recorder.started = started  # type: ignore[method-assign]
+    on_ray(need=Need(1)).run(recorder)
+    assert set(begun[:CORES]) == {"a", "b"}
+    ends = [f"finished {digest}" for digest in "abc"]
+    assert sorted(recorder.order("finished")) == ends
+    first_end = min(recorder.events.index(("finished", d)) for d in "ab")
+    assert recorder.events.index(("started", "c")) > first_end
+    assert len(set(recorder.pids())) == CORES
+
+
+def test_parallel_is_the_most_runs_at_once(on_ray: MakeEngine, job: MakeJob) -> None:
+    recorder = Recorder([job("a", epochs=1), job("b", epochs=1)])
+    on_ray(need=Need(1), parallel=1).run(recorder)
+    assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 2
+
+
+def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begun(
+    on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
+
+    class Tenant:
+        def here(self) -> bool:
+            return True
+
+    tenant: Any = ray.remote(num_cpus=CORES)(Tenant).remote()
+    ray.get(tenant.here.remote())
+    engine = on_ray()
+    recorder = Recorder([job("a"), job("b")])
+    threading.Timer(4, engine.stop).start()
+    engine.run(recorder)
+    ray.kill(tenant)
+    assert recorder.events == [("stopped", "a")]
+    assert recorder.beats >= 2
+
+
+def test_a_killed_actor_takes_its_worker_along_and_the_run_goes_on_in_another(
+    on_ray: MakeEngine, job: MakeJob, tmp_path: Path
+) -> None:
+    recorder = Retrying(
+        [job("a", do="wait")],
+        started_a=lambda _: (
+            os.kill(parent_of(recorder.pids()[0]), signal.SIGKILL)
+            if len(recorder.workers) == 1
+            else go(tmp_path)(_)
+        ),
+    )
+    on_ray().run(recorder)
+    failure = recorder.failures["a"]
+    assert failure.kind == "preempted"
+    assert failure.message == "the run was lost: its worker process has died"
+    assert failure.node
+    assert "epoch=1/2" in failure.log_tail
+    assert recorder.order("started", "failed", "finished") == [
+        *["started a", "failed a", "started a", "finished a"]
+    ]
+    first, second = recorder.pids()
+    assert first != second
+    assert gone_within(10, first)
+
+
+def test_an_actor_that_tells_nothing_is_given_up(
+    on_ray: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
+    monkeypatch.setattr(ray_loop, "GRACE", 2.0)
+    recorder = Retrying(
+        [job("a", do="wait")],
+        started_a=lambda _: (
+            os.kill(parent_of(recorder.pids()[0]), signal.SIGSTOP)
+            if len(recorder.workers) == 1
+            else go(tmp_path)(_)
+        ),
+    )
+    on_ray(silence=4).run(recorder)
+    failure = recorder.failures["a"]
+    assert (failure.kind, failure.message) == ("timeout", "nothing was heard of the node for 6 s")
+    assert recorder.events[-1] == ("finished", "a")
+
+
+def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
+    ray_nodes: Any,
+    on_ray: MakeEngine,
+    job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
+    here = [ray_nodes.add_node(num_cpus=1, resources={"spot": 1})]
+    ray_nodes.wait_for_nodes()
+    recorder = Retrying(
+        [job("a", do="wait"), job("b", do="wait")],
+        started_a=lambda _: here.append(ray_nodes.add_node(num_cpus=1, resources={"spot": 1})),
+        started_b=lambda _: (
+            ray_nodes.remove_node(here.pop(), allow_graceful=False) if len(here) == 2 else None
+        ),
+        failed=go(tmp_path),
+    )
+    on_ray(need=Need(1, custom={"spot": 1})).run(recorder)
+    ray_nodes.remove_node(here.pop())
+    assert recorder.order("started", "failed", "finished") == [
+        *["started a", "started b", "failed b", "finished a", "started b", "finished b"]
+    ]
+    assert recorder.failures["b"].kind == "preempted"
+    assert "the run was lost: " in recorder.failures["b"].message
+
+
+def test_a_request_that_no_node_can_meet_is_told_with_what_each_has(ray_nodes: object) -> None:
+    del ray_nodes
+    told = refusal(Need(CORES + 1, 0.5, {"spot": 1}), Cluster().nodes())
+    assert told is not None
+    assert "one run needs 3 CPUs, 0.5 GPUs, 1 spot" in told
+    assert "2 CPUs, 0 GPUs, 0 spot" in told
+
+
+def test_nodes_that_share_the_home_are_taken_and_nothing_stays_in_it(
+    ray_nodes: Any, tmp_path: Path
+) -> None:
+    nodes = first_node(ray_nodes)
+    assert check_nodes(nodes, tmp_path).keys() == nodes.keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_does_not_see_the_home_is_named(ray_nodes: Any, tmp_path: Path) -> None:
+    nodes = first_node(ray_nodes)
+    (name,) = [node.name for node in nodes.values()]
+    with pytest.raises(RequestError) as refused:
+        check_nodes(nodes, tmp_path, seen_as=tmp_path / "on another disk")
+    assert f"{name}: does not share the home" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_lacks_an_imported_file_or_does_not_answer_is_named(
+    ray_nodes: Any, tmp_path: Path
+) -> None:
+    nodes = first_node(ray_nodes)
+    with pytest.raises(RequestError, match=r"does not see /nowhere/own\.py, which the sweep imp"):
+        check_nodes(nodes, tmp_path, imports=["installed_package", "/nowhere/own.py"])
+    with pytest.raises(RequestError, match="gone-node: "):
+        check_nodes({"0123abcd" * 7: Node("gone-node", 1)}, tmp_path)
+
+
+def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
+    on_ray: MakeEngine, job: MakeJob, tmp_path: Path
+) -> None:
+    recorder = Recorder([Job(**{**vars(job("a")), "workdir": tmp_path / "unshared" / "a"})])
+    on_ray().run(recorder)
+    assert "must be shared storage" in recorder.failures["a"].message
+    assert not (tmp_path / "unshared").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        ("ray://head:10001", RequestError, "cannot be a Ray client"),
+        ("head", RequestError, "an address of Ray is HOST:PORT"),
+        ("127.0.0.1:1", ServiceUnreachable, "no Ray cluster at 127.0.0.1:1"),
+    ],
+)
+def test_an_address_where_no_ray_is_says_so_at_once(
+    address: str, error: type[Exception], said: str
+) -> None:
+    from sweeps.engines.ray_cluster import _connect
+
+    with pytest.raises(error, match=said):
+        _connect(address)
+
+
+SCRIPT = f"""
+import json, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from sweeps.engines.base import Job
+from sweeps.engines.ray_cluster import Cluster
+from sweeps.engines.ray_tune import RayEngine
+from sweeps.resources import Need
+from tests.sweeps.toy_runs import ENTRY, Recorder
+place, config = Path(sys.argv[1]), json.loads(sys.argv[2])
+class Telling(Recorder):
+    def started(self, job, worker):
+        print(worker.rpartition(":")[2], file=sys.__stdout__, flush=True)
+def handler(number, frame):
+    engine.stop()
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, handler)
+cluster = Cluster()
+engine = RayEngine(cluster, Need(1), ENTRY, parallel=1)
+telling = Telling([Job("a", "a", config, 0, place / "a", place)])
+engine.run(telling)
+engine.close()
+kept = {{signal.getsignal(number) is handler for number in (signal.SIGINT, signal.SIGTERM)}}
+print(json.dumps([telling.events[-1][0], kept == {{True}}, cluster.scratch.exists()]))
+"""
+
+
+def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
+    """A process of its own, with a Ray of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path), json.dumps(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_ray_of_our_own_is_silent_leaves_signals_alone_and_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    """Ctrl-C at a terminal reaches every process of the group: Ray's own must not mind."""
+    with driver(tmp_path, epochs=200, pause=0.1) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGINT)
+        told, errors = process.communicate(timeout=120)
+    assert errors == ""
+    assert json.loads(told) == ["stopped", True, False]
+    assert process.returncode == 0
+    assert gone_within(10, worker)
+
+
+def test_a_driver_that_is_killed_takes_its_ray_and_workers_along(tmp_path: Path) -> None:
+    with driver(tmp_path, do="sleep", seconds=300) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        assert is_running(worker)
+        process.kill()
+        process.communicate(timeout=60)
+    assert gone_within(60, worker)
