@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-
-from carft_core.errors import RequestError
 from sweeps.home import Home
+from sweeps.known import no_such_sweep
 from sweeps.ledger import Ledger
-from sweeps.summary import read_all
+from sweeps.mirror import Kept, view
+
+
+def look(home: Home, name: str) -> Kept:
+    """The sweep for who only reads: its mirror, or its ledger where there is none.
+
+    Raises RequestError with the nearest name when there is no such sweep.
+    """
+    return view(home, name) or find(home, name)
 
 
 def find(home: Home, name: str) -> Ledger:
@@ -15,9 +21,4 @@ def find(home: Home, name: str) -> Ledger:
     ledger = Ledger.newest(home, name)
     if ledger is not None:
         return ledger
-    known = [str(summary["name"]) for summary in read_all(home)]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise RequestError(
-        f"no sweep {name!r} in {home.path}{hint} Known: {', '.join(known) or 'none'}."
-    )
+    raise no_such_sweep(home, name)

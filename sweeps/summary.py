@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +14,34 @@ from sweeps.home import Home
 from sweeps.ledger import Ledger
 
 FILE = "summary.json"
+SHARE = 0.01
+"""Of a driver's time that may go into summaries while trials end."""
 State = Literal["running", "done", "interrupted", "failed"]
+
+
+class Summary:
+    """Writes the summary of a running sweep, less often the longer it takes."""
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        self._folder, self._ledger = folder, ledger
+        self._next = 0.0
+
+    def told(self) -> None:
+        """A trial has ended: write, unless that was done a moment ago."""
+        began = time.monotonic()
+        if began >= self._next:
+            write(self._folder, self._ledger, "running")
+            self._next = began + (time.monotonic() - began) / SHARE
 
 
 def write(folder: Path, ledger: Ledger, state: State) -> None:
     """Write the state of a sweep; times in seconds since the Unix epoch."""
     spec, trials = ledger.spec, ledger.trials()
-    sign = 1 if spec["metric"]["goal"] == "maximize" else -1
+    goal = goals(spec)[0]
+    sign = 1 if goal["goal"] == "maximize" else -1
     complete = [trial for trial in trials if trial.value is not None]
     best = max(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
+    states = Counter(trial.state for trial in trials)
     write_json(
         folder / FILE,
         {
@@ -29,11 +49,12 @@ def write(folder: Path, ledger: Ledger, state: State) -> None:
             "description": spec["description"],
             "state": state,
             "generation": ledger.generation,
-            "metric": spec["metric"]["name"],
+            "metric": goal["name"],
             "trials": {
                 "asked": ledger.recall("trial_count"),
                 "complete": len(complete),
-                "failed": sum(trial.state == "failed" for trial in trials),
+                "failed": states["failed"],
+                "pruned": states["pruned"],
             },
             "best": None
             if best is None
@@ -41,6 +62,12 @@ def write(folder: Path, ledger: Ledger, state: State) -> None:
             "updated": time.time(),
         },
     )
+
+
+def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What a sweep's trials are valued by, one or several: `name`, `goal`, `merge` of each."""
+    found: Sequence[Mapping[str, Any]] = spec.get("metrics") or [spec["metric"]]
+    return found
 
 
 def read_all(home: Home) -> list[Mapping[str, Any]]:

@@ -36,13 +36,11 @@ _STATES = {
 
 def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
     """One sentence per fact in which finished runs differ."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, dict[str, None]]] = {}  # the labels are a set that keeps its order
     for arm in arms:
         for run in arm.done:
             for name, value in _comparable(run):
-                labels = found.setdefault(name, {}).setdefault(value, [])
-                if arm.label not in labels:
-                    labels.append(arm.label)
+                found.setdefault(name, {}).setdefault(value, {})[arm.label] = None
     return tuple(_mixed(name, found[name]) for name in sorted(found) if len(found[name]) > 1)
 
 
@@ -58,7 +56,7 @@ def named_domains(arm: Arm) -> tuple[str, ...]:
     words: set[str] = set()
     for run in arm.runs:
         told = run.facts.get(NAMED_DOMAINS) or ()
-        words |= {*told.split(",")} if isinstance(told, str) else {*map(str, _listed(told))}
+        words.update(told.split(",") if isinstance(told, str) else map(str, _listed(told)))
     return tuple(sorted(word.strip() for word in words if word.strip()))
 
 
@@ -158,8 +156,8 @@ def _listed(told: object) -> Iterable[object]:
     return told if isinstance(told, Iterable) else (told,)
 
 
-def _mixed(name: str, labels_by_value: Mapping[str, Sequence[str]]) -> str:
-    parts = [f"{value[:12]} in {_few(labels)}" for value, labels in labels_by_value.items()]
+def _mixed(name: str, labels_by_value: Mapping[str, Iterable[str]]) -> str:
+    parts = [f"{value[:12]} in {_few([*labels])}" for value, labels in labels_by_value.items()]
     return f"mixed {_COMPARED[name]}, these rows are not comparable: {_few(parts, '; ')}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from tracking.compare import Comparison, Row
@@ -13,6 +13,8 @@ from tracking.verdict import GAIN
 
 GAP = "gap/top1"
 NOTHING = "–"
+MOST = 50
+"""Trials in a table, unless more are asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class MetricColumn:
 
     def text(self, row: Row) -> str:
         """`81.2 ±0.4`, or a dash where the row has no mean."""
-        found = row.metrics.get(self.metric)
-        if found is None or found.mean is None:
+        found = row.metric(self.metric)
+        if found.mean is None:
             return NOTHING
         # Adding 0.0 turns a rounded -0.0 into 0.0.
         number = round(100 * found.mean, 1) + 0.0
@@ -50,8 +52,7 @@ class MetricColumn:
 
 def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
     """What the selection saw, ID, every shift, their mean, the gap, and the gain."""
-    rule = comparison.rule
-    names = {name for row in comparison.rows for name in row.metrics}
+    rule, names = comparison.rule, comparison.metric_names
     wanted = [
         MetricColumn(VAL, "ID val"),
         MetricColumn(ID, "ID test"),
@@ -65,19 +66,43 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
     return tuple(column for column in wanted if column.metric in names)
 
 
-def shifts(names: set[str]) -> list[tuple[str, str]]:
+def shifts(names: Collection[str]) -> list[tuple[str, str]]:
     """Every shift's top-1 metric and the shift's name, by name."""
     found = sorted(name for name in names if name.startswith("ood/") and name.endswith("/top1"))
     return [(name, name[len("ood/") : -len("/top1")]) for name in found if name != OOD]
 
 
-def visible(comparison: Comparison, *, all_alphas: bool) -> tuple[Row, ...]:
-    """Every arm, and of its merged models all or the chosen one of each merge."""
+def visible(
+    comparison: Comparison, *, all_alphas: bool, most: int | None = MOST
+) -> tuple[Row, ...]:
+    """The best arms, and of their merged models all or the chosen one of each merge.
+
+    At most so many trials (None: every one), with the baselines and what stands for an algorithm.
+    """
+    kept = None if most is None else _best(comparison, most)
     return tuple(
         row
         for row in comparison.rows
-        if row.arm.merge is None or all_alphas or row.chosen or row.selected
+        if (row.arm.merge is None or all_alphas or row.chosen or row.selected)
+        and (kept is None or row.arm.trial in kept)
     )
+
+
+def _best(comparison: Comparison, most: int) -> set[int | None] | None:
+    """Trials by number; None where there are no more than that."""
+    rule = comparison.rule
+    rows = [row for row in comparison.rows if row.arm.merge is None and row.arm.trial is not None]
+    if len(rows) <= most:
+        return None
+    valued = [
+        (rule.better(row.value), row.arm.trial)
+        for row in comparison.rows
+        if row.arm.merge == rule.merge and row.value is not None
+    ]
+    best = sorted(valued, key=lambda item: -item[0])[:most]
+    standing = {row.arm.trial for row in comparison.rows if row.selected}
+    standing |= {row.arm.trial for row in rows if row.chosen}
+    return {None, *standing, *(trial for _, trial in best)}
 
 
 def setting(comparison: Comparison, row: Row, *, grouped: bool) -> str:
@@ -90,12 +115,8 @@ def pointer(comparison: Comparison, row: Row) -> str:
     """A triangle for the selected setting, a dot for what stands for an algorithm with several."""
     if row.selected:
         return "▸ "
-    rivals = [
-        other
-        for other in comparison.rows
-        if other.arm.algorithm == row.arm.algorithm and other.arm.merge == row.arm.merge
-    ]
-    stands = row.chosen and len(rivals) > 1 and row.arm.merge == comparison.rule.merge
+    rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
+    stands = row.chosen and rivals > 1 and row.arm.merge == comparison.rule.merge
     return "• " if stands else "  "
 
 
@@ -124,22 +145,31 @@ def title(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
-    """What the numbers and signs mean, as far as they occur."""
+    """What the numbers and signs mean, as far as they occur, and what is not shown."""
     told = ["Top-1 accuracy in percent, mean over seeds"]
     spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
     told[0] += " ± half of the 95 % t interval." if spread else "; no interval below 3 seeds."
-    if any(row.arm.merge is not None for row in rows) and len(rows) < len(comparison.rows):
+    shown = {row.arm.trial for row in rows}
+    every = [row for row in comparison.rows if row.arm.trial in shown]
+    if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         told.append("Of each merge the row chosen by the same rule as the settings.")
     if any(row.selected for row in rows):
         told.append("▸ selected.")
     if any(pointer(comparison, row) == "• " for row in rows):
         told.append("• stands for its algorithm.")
+    settings, all_settings = _settings(rows), _settings(comparison.rows)
+    if settings < all_settings:
+        told.append(f"{settings} of {all_settings} settings, the best by {comparison.rule.metric}.")
     marks = {mark for row in rows for mark in row.marks}
     if "untuned" in marks:
         told.append("‡ untuned.")
     if "names domains" in marks:
         told.append("† its contexts name held-out domains.")
     return told
+
+
+def _settings(rows: Sequence[Row]) -> int:
+    return sum(row.arm.merge is None for row in rows)
 
 
 def _spread(found: Summary) -> str:

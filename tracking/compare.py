@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tracking import caveats, images, wording
 from tracking.curves import OOD, Curve, mean_curve
@@ -43,8 +45,6 @@ class Row:
     """One line of the table: an arm, unmerged or through one merged model."""
 
     arm: Arm
-    metrics: Mapping[str, Summary]
-    """Every metric that some finished run has, in the order of `metric_order`."""
     value: float | None
     """What the selection rule saw of this row."""
     selected: bool = False
@@ -60,6 +60,20 @@ class Row:
     def n(self) -> int:
         """How many finished runs the means are over."""
         return len(self.arm.done)
+
+    @property
+    def metrics(self) -> Mapping[str, Summary]:
+        """Every metric that some finished run has, in the order of `metric_order`."""
+        return {name: self.metric(name) for name in sorted(self.names, key=metric_order)}
+
+    @property
+    def names(self) -> set[str]:
+        """Of those metrics, in no order."""
+        return set().union(*(run.values(self.arm.merge) for run in self.arm.done))
+
+    def metric(self, name: str) -> Summary:
+        """One metric over the finished runs; without a mean where one of them lacks it."""
+        return summary(self.arm.values(name))
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for standard JSON."""
@@ -107,6 +121,17 @@ class Comparison:
     curves: tuple[Curve, ...]
     """Mean WiSE-FT curves of the settings that stand for their algorithms."""
 
+    @cached_property
+    def metric_names(self) -> frozenset[str]:
+        """Every metric of some row."""
+        every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
+        return frozenset().union(*(run.values(merge) for run, merge in every))
+
+    @cached_property
+    def rivals(self) -> Mapping[tuple[str, str | None], int]:
+        """How many rows each algorithm has, through each merge."""
+        return Counter((row.arm.algorithm, row.arm.merge) for row in self.rows)
+
     @property
     def verdict(self) -> str:
         """The sentences as one paragraph."""
@@ -114,6 +139,10 @@ class Comparison:
 
     def as_dict(self) -> dict[str, object]:
         """What `compare --json` prints: standard JSON, accuracies as fractions."""
+        return {**self.in_parts(), "rows": [row.as_dict() for row in self.rows]}
+
+    def in_parts(self) -> dict[str, object]:
+        """The same with the rows one after another, since of many they are large."""
         chosen = self.selected
         return {
             "sweep": self.sweep,
@@ -124,7 +153,7 @@ class Comparison:
             "seeds": list(self.seeds),
             "verdict": self.verdict,
             "warnings": list(self.warnings),
-            "rows": [row.as_dict() for row in self.rows],
+            "rows": (row.as_dict() for row in self.rows),
             "selected": None
             if chosen is None
             else {
@@ -209,18 +238,17 @@ class _Look:
 def _rows(arm: Arm, look: _Look) -> Iterable[Row]:
     standing = look.choices.get(arm.algorithm)
     labels = look.merges.get(arm.label, {}).values()
+    marks = _marks(arm, look)
     for seen in (arm, *(arm.merged(label) for label in arm.merge_labels)):
         stands = standing is not None and standing.arm.label == seen.label
         chosen = stands if seen.merge is None else stands or seen.merge in labels
         shown = bool(seen.done) and (seen.merge is None or chosen)
-        names = {name for run in seen.done for name in run.values(seen.merge)}
         yield Row(
             arm=seen,
-            metrics={n: summary(seen.values(n)) for n in sorted(names, key=metric_order)},
             value=value_of(seen, look.rule.metric),
             selected=look.best is not None and look.best.arm.label == seen.label,
             chosen=chosen,
-            marks=_marks(seen, look),
+            marks=marks,
             ci95_images=_image_intervals(seen) if look.with_images and shown else {},
         )
 
@@ -241,13 +269,12 @@ def _seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
 
 def _choices(arms: Sequence[Arm], rule: Rule, seeds: Sequence[int]) -> dict[str, Choice]:
     """Each algorithm's choice by the same rule, baselines included; trials' algorithms first."""
-    found: dict[str, Choice] = {}
-    for arm in sorted(arms, key=lambda arm: arm.role != "trial"):
-        ours = [other for other in arms if other.algorithm == arm.algorithm]
-        choice = choose(ours, rule, seeds) if arm.algorithm not in found else None
-        if choice is not None:
-            found[arm.algorithm] = choice
-    return found
+    trials_first = sorted(arms, key=lambda arm: arm.role != "trial")
+    of_algorithm: dict[str, list[Arm]] = {arm.algorithm: [] for arm in trials_first}
+    for arm in arms:
+        of_algorithm[arm.algorithm].append(arm)
+    chosen = {name: choose(ours, rule, seeds) for name, ours in of_algorithm.items()}
+    return {name: choice for name, choice in chosen.items() if choice is not None}
 
 
 def _findings(

@@ -162,6 +162,17 @@ def sweeps_behind(folder: Path) -> list[str]:
     return found
 
 
+def records_behind(folder: Path, sweep: str) -> int:
+    """How many records of a sweep's journal are not acknowledged."""
+    base = folder / _file_name(sweep)
+    try:
+        with base.with_name(f"{base.name}{_SUFFIX}").open("rb") as file:
+            file.seek(int(_position(base)["acknowledged"]))
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
+    except FileNotFoundError:
+        return 0
+
+
 def known_run_ids(folder: Path, sweep: str) -> Mapping[str, str]:
     """The store's ids of a sweep's runs by digest ("" is the sweep itself), as far as delivered."""
     return dict(_position(folder / _file_name(sweep))["runs"])

@@ -28,10 +28,13 @@ def name(text: str) -> str:
     """A metric, parameter or tag name that is accepted: `gap(id=ood)` becomes `gap_id_ood_`.
 
     Characters other than letters, digits and `_ - . / : space` become `_`; empty and `.` parts of
-    a path go, `..` becomes `__`; a name that is too long is cut and ends in a hash of the whole.
+    a path go, `..` as a part or at the start becomes `__`; a name that is too long is cut and ends
+    in a hash of the whole.
     """
     parts = [part for part in _ILLEGAL.sub("_", text).split("/") if part not in ("", ".")]
     clean = "/".join("__" if part == ".." else part for part in parts) or "_"
+    if clean.startswith(".."):  # refused, as if it led out of a folder
+        clean = f"__{clean[2:]}"
     if len(clean) <= NAME_LENGTH:
         return clean
     # A name must not end in a slash, and a cut may leave one: the hash follows it then.

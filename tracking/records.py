@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ class Arm:
     runs: tuple[RunRecord, ...]
     """One per seed, in the order of the seeds, in whatever state."""
 
-    @property
+    @cached_property
     def done(self) -> tuple[RunRecord, ...]:
         """The runs that enter means and tests."""
         return tuple(run for run in self.runs if run.state == "done")
@@ -71,7 +72,7 @@ class Arm:
         """False for an arm that no seed changes."""
         return any(run.seed is not None for run in self.runs)
 
-    @property
+    @cached_property
     def states(self) -> Mapping[str, int]:
         """How many runs are in each state."""
         return Counter(run.state for run in self.runs)
@@ -99,7 +100,15 @@ class Arm:
 
     def merged(self, label: str) -> Arm:
         """The same runs, seen through one of their merged models."""
-        return replace(self, label=f"{self.label} + {label}", merge=label)
+        seen = self._merged.get(label)
+        if seen is None:
+            seen = replace(self, label=f"{self.label} + {label}", merge=label)
+            self._merged[label] = seen
+        return seen
+
+    @cached_property
+    def _merged(self) -> dict[str, Arm]:
+        return {}
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 
 from rich.console import Console
 
 from sweeps.home import find_home
-from sweeps.named import find
+from sweeps.json_lines import json_lines, json_list
+from sweeps.named import look
 from sweeps.records import comparison
 from sweeps.runs import Runs
+from tracking.columns import MOST
+from tracking.compare import Comparison
 from tracking.report import csv_text, markdown, terminal
 
 Say = Callable[[str], None]
@@ -21,25 +23,29 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Several sweeps are shown one after another, as JSON in a list."""
     home = find_home(arguments.home)
     runs = Runs(home.runs)
-    ledgers = [find(home, name) for name in arguments.sweeps]
-    found = [comparison(ledger, runs, with_images=arguments.images) for ledger in ledgers]
+    sweeps = [look(home, name) for name in arguments.sweeps]
+    found = [comparison(sweep, runs, with_images=arguments.images) for sweep in sweeps]
     if arguments.json:
-        plain = [item.as_dict() for item in found]
-        say(json.dumps(plain[0] if len(plain) == 1 else plain, indent=1, allow_nan=False))
+        plain = [item.in_parts() for item in found]
+        for line in json_lines(plain[0]) if len(plain) == 1 else json_list(plain):
+            say(line)
         return 0
     console = Console()
     for item in found:
-        if arguments.csv:
-            say(csv_text(item).rstrip())
-        elif arguments.markdown:
-            say(markdown(item, all_alphas=arguments.all_alphas).rstrip())
-        else:
-            say(
-                terminal(
-                    item,
-                    width=console.width,
-                    all_alphas=arguments.all_alphas,
-                    colour=console.is_terminal,
-                ).rstrip()
-            )
+        say(_text(item, arguments, console).rstrip())
     return 0
+
+
+def _text(found: Comparison, arguments: argparse.Namespace, console: Console) -> str:
+    most, all_alphas = None if arguments.all else MOST, arguments.all_alphas
+    if arguments.csv:
+        return csv_text(found)
+    if arguments.markdown:
+        return markdown(found, all_alphas=all_alphas, most=most)
+    return terminal(
+        found,
+        width=console.width,
+        all_alphas=all_alphas,
+        colour=console.is_terminal,
+        most=most,
+    )

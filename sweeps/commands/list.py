@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
 def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     trials, best = summary["trials"], summary["best"]
     counted = f"{trials['complete']}/{trials['asked']}"
-    counted += f", {trials['failed']} failed" if trials["failed"] else ""
+    for state in ("pruned", "failed"):
+        counted += f", {trials[state]} {state}" if trials.get(state) else ""
     shown = "" if best is None else f"{summary['metric']} {best['value']:.4f} {_params(best)}"
     when = datetime.fromtimestamp(summary["updated"]).astimezone().strftime("%Y-%m-%d %H:%M")
     return summary["name"], summary["state"], counted, shown.rstrip(), when

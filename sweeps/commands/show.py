@@ -1,102 +1,179 @@
-"""`carft-sweep show SWEEP`: every trial and baseline with its runs."""
+"""`carft-sweep show SWEEP`: the trials and baselines of a sweep with their runs."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from sweeps.front import front
 from sweeps.home import Home, find_home
-from sweeps.ledger import Ledger
-from sweeps.named import find
+from sweeps.json_lines import json_lines
+from sweeps.named import look
 from sweeps.progress import accuracies
-from sweeps.records import NO_SEED, measured, state_of
+from sweeps.records import NO_SEED, OWN, measured, state_of
 from sweeps.runs import Runs
+from sweeps.summary import goals
 from tracking.journal import known_run_ids
 from tracking.records import setting
 from tracking.where import where
 
+if TYPE_CHECKING:
+    from sweeps.ledger import State, Trial
+    from sweeps.mirror import Kept
+
 Say = Callable[[str], None]
+MOST = 50
+"""Trials that are printed, unless more are asked for."""
+STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
+"""In the order in which they are shown when there are too many."""
 
 
 def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    shown = sweep_as_dict(home, find(home, arguments.sweep))
+    shown = Shown.of(home, look(home, arguments.sweep))
     if arguments.json:
-        say(json.dumps(shown, indent=1))
-    else:
-        for line in _lines(shown):
+        for line in json_lines(shown.in_parts(shown.chosen(arguments.state, None))):
             say(line)
+        return 0
+    most = None if arguments.all else arguments.limit or MOST
+    trials = shown.chosen(arguments.state, most)
+    for line in _lines(shown.in_parts(trials), len(trials), arguments.state):
+        say(line)
     return 0
 
 
-def sweep_as_dict(home: Home, ledger: Ledger) -> dict[str, Any]:
-    """Plain data: what `show --json` prints."""
-    runs = Runs(home.runs)
-    ids = known_run_ids(where(home.path).spool, ledger.name)
+@dataclass(frozen=True)
+class Shown:
+    """A sweep and what of its files is shown with it."""
 
-    def of(setting: Mapping[str, str]) -> list[dict[str, Any]]:
-        return [_run(runs, ids, seed, digest) for seed, digest in setting.items()]
+    sweep: Kept
+    runs: Runs
+    ids: Mapping[str, str]
+    """Digest to the id of the run in MLflow."""
+    trials: Sequence[Trial]
+    on_front: set[int] | None
+    """Numbers of the trials that no other one beats; None with one goal."""
 
-    return {
-        "sweep": ledger.name,
-        "generation": ledger.generation,
-        "metric": ledger.spec["metric"],
-        "seeds": ledger.spec["seeds"],
-        "mlflow_run_id": ids.get(""),
-        "baselines": [
-            {
-                "algorithm": baseline["algorithm"],
-                "params": baseline["params"],
-                "runs": of(baseline["runs"]),
-            }
-            for baseline in ledger.recall("baselines", [])
-        ],
-        "trials": [
-            {
-                "number": trial.number,
-                "state": trial.state,
-                "algorithm": trial.algorithm,
-                "params": dict(trial.params),
-                "value": trial.value,
-                "reason": None if trial.reason is None else dict(trial.reason),
-                "runs": of(trial.runs),
-            }
-            for trial in ledger.trials()
-        ],
-    }
+    @classmethod
+    def of(cls, home: Home, sweep: Kept) -> Shown:
+        """Read the sweep, but not its runs."""
+        ids = known_run_ids(where(home.path).spool, sweep.name)
+        trials = sweep.trials()
+        maximized = [goal["goal"] == "maximize" for goal in goals(sweep.spec)]
+        values = {trial.number: trial.values for trial in trials if trial.values}
+        best = front(values, maximized) if len(maximized) > 1 else None
+        return cls(sweep, Runs(home.runs), ids, trials, best)
+
+    def chosen(self, state: str | None, most: int | None) -> Sequence[Trial]:
+        """All trials in that state, or so many: what runs, then the front and the best."""
+        found = [trial for trial in self.trials if state is None or trial.state == state]
+        if most is None or len(found) <= most:
+            return found
+        sign = 1 if goals(self.sweep.spec)[0]["goal"] == "minimize" else -1
+
+        def rank(trial: Trial) -> tuple[int, bool, float, int]:
+            beaten = trial.number not in (self.on_front or ())
+            return STATES.index(trial.state), beaten, sign * (trial.value or 0.0), trial.number
+
+        return sorted(found, key=rank)[:most]
+
+    def in_parts(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """What `show --json` prints: plain data, the trials read one after another."""
+        sweep = self.sweep
+        front_ = {} if self.on_front is None else {"front": sorted(self.on_front)}
+        counts = Counter(trial.state for trial in self.trials)
+        return {
+            "sweep": sweep.name,
+            "generation": sweep.generation,
+            "metric": goals(sweep.spec)[0],
+            "metrics": list(goals(sweep.spec)),
+            "seeds": sweep.spec["seeds"],
+            "mlflow_run_id": self.ids.get(""),
+            "counts": {"trials": len(self.trials), **{state: counts[state] for state in STATES}},
+            **front_,
+            "baselines": [
+                {
+                    "algorithm": baseline["algorithm"],
+                    "params": baseline["params"],
+                    "runs": self._runs(baseline["runs"]),
+                }
+                for baseline in sweep.recall("baselines", [])
+            ],
+            "trials": map(self._trial, trials),
+        }
+
+    def _trial(self, trial: Trial) -> dict[str, Any]:
+        return {
+            "number": trial.number,
+            "state": trial.state,
+            "algorithm": trial.algorithm,
+            "params": dict(trial.params),
+            "value": trial.value,
+            "values": list(trial.values),
+            "reason": None if trial.reason is None else dict(trial.reason),
+            "runs": self._runs(trial.runs),
+        }
+
+    def _runs(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
+        return [self._run(seed, digest) for seed, digest in digests.items()]
+
+    def _run(self, seed: str, digest: str) -> dict[str, Any]:
+        folder = self.runs.folder(digest)
+        own, known = measured(folder, OWN), self.runs.read(digest)
+        return {
+            "seed": None if seed == NO_SEED else int(seed),
+            "state": state_of(known, done=own is not None),
+            "digest": digest,
+            "mlflow_run_id": self.ids.get(digest),
+            "attempts": known.attempts if known else 0,
+            "failure": known.failure if known else None,
+            "folder": str(folder),
+            "metrics": dict(own["metrics"]) if own else {},
+        }
 
 
-def _run(runs: Runs, ids: Mapping[str, str], seed: str, digest: str) -> dict[str, Any]:
-    own = measured(runs.folder(digest), "unmerged")
-    known = runs.read(digest)
-    return {
-        "seed": None if seed == NO_SEED else int(seed),
-        "state": state_of(runs, digest, done=own is not None),
-        "digest": digest,
-        "mlflow_run_id": ids.get(digest),
-        "attempts": known.attempts if known else 0,
-        "failure": known.failure if known else None,
-        "folder": str(runs.folder(digest)),
-        "metrics": dict(own["metrics"]) if own else {},
-    }
-
-
-def _lines(shown: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{shown['sweep']} (generation {shown['generation']}), by {shown['metric']['name']}"
+def _lines(shown: Mapping[str, Any], count: int, state: str | None) -> Iterator[str]:
+    names = ", ".join(goal["name"] for goal in shown["metrics"])
+    yield f"{shown['sweep']} (generation {shown['generation']}), by {names}"
+    counts = dict(shown["counts"])
+    total = counts.pop("trials")
+    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    yield f"{total} trials{': ' if told else ''}{told}"
+    if "front" in shown:
+        yield from _front_lines(shown["front"])
     for baseline in shown["baselines"]:
         name = f"{baseline['algorithm']} {setting(baseline['params'])}".rstrip()
         yield f"\nbaseline {name}"
         yield from _run_lines(baseline)
     for trial in shown["trials"]:
-        name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
-        value = "" if trial["value"] is None else f"  {trial['value']:.4f}"
-        yield f"\ntrial {trial['number']}  {trial['state']}{value}  {name}"
-        if trial["reason"]:
-            yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"
-        yield from _run_lines(trial)
+        yield from _trial_lines(trial, trial["number"] in shown.get("front", ()))
+    asked = total if state is None else counts[state]
+    if count < asked:
+        yield (
+            f"\n{asked - count} more trials. --limit N shows the best N, --all every one, "
+            "--state failed those that failed."
+        )
+
+
+def _front_lines(numbers: Sequence[int]) -> Iterator[str]:
+    if numbers:
+        some = ", ".join(map(str, numbers[:MOST]))
+        rest = f" and {len(numbers) - MOST} more" if len(numbers) > MOST else ""
+        yield f"Pareto front: {len(numbers)} trials that no other one beats: {some}{rest}"
+
+
+def _trial_lines(trial: Mapping[str, Any], on_front: bool) -> Iterator[str]:
+    name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
+    values = " / ".join(f"{value:.4f}" for value in trial["values"])
+    words = [f"trial {trial['number']}", trial["state"], values, "front" if on_front else "", name]
+    yield "\n" + "  ".join(word for word in words if word)
+    if trial["reason"]:
+        yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"
+    yield from _run_lines(trial)
 
 
 def _run_lines(of: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,7 +117,15 @@ def test_the_plot_is_a_png_and_the_same_every_time(tmp_path: Path) -> None:
         assert len(image.convert("RGB").resize((96, 72)).getcolors(96 * 72) or []) > 10
     plot([], tmp_path / "none.png")
     assert (tmp_path / "none.png").stat().st_size > 0
-    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_the_plot_needs_no_pyplot(tmp_path: Path) -> None:
+    """Which keeps every figure and looks for a screen."""
+    script = (
+        "import sys; from pathlib import Path; from tracking.curves import plot; "
+        "plot([], Path(sys.argv[1]), title='s'); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "none.png"], check=True, timeout=60)
 
 
 def test_curves_are_plain_data() -> None:

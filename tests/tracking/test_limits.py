@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.utils import validation as untyped
@@ -19,6 +19,8 @@ TEXT = st.text(max_size=300) | st.from_regex(r"[a-z/.(=@ ]{0,300}", fullmatch=Tr
 
 
 @given(TEXT)
+@example("..0")
+@example("../a")
 def test_mlflow_accepts_every_name(text: str) -> None:
     name = limits.name(text)
     validation._validate_metric_name(name)

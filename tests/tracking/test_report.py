@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
-from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 from tracking import report
 from tracking.compare import Comparison, RunRecord, compare
 from tracking.selection import Rule
@@ -180,3 +181,41 @@ def test_the_csv_holds_every_row_and_value() -> None:
     assert json.loads(rows[-1]["params"]) == {KL: 3.0}
     zero = next(row for row in rows if row["label"] == "zero_shot")
     assert zero["id/test/top1 ci95_low"] == ""
+
+
+def crowd(trials: int) -> Comparison:
+    """Fine-tuning and so many settings of CAR-FT, the best ones in the middle."""
+    runs = [zero_shot(), *arm("fine_tune", [0.6] * 3, [0.3] * 3)]
+    for trial in range(trials):
+        test = 0.7 - abs(trial - trials / 2) / 1000
+        merges = bent(test, 0.35)
+        runs += [
+            run("car_ft", s, metrics(test, 0.35), trial=trial, params={KL: trial}, merges=merges)
+            for s in range(3)
+        ]
+    return compare(runs, sweep="crowd")
+
+
+def test_of_many_trials_the_best_are_shown_with_what_they_are_compared_with() -> None:
+    comparison = crowd(300)
+    text = report.terminal(comparison, width=100)
+    assert len(re.findall(r"^..car_ft kl_weight", text, re.MULTILINE)) == 50
+    assert "\n▸ car_ft kl_weight=150 " in text
+    assert "\n  zero_shot " in text
+    assert "\n  fine_tune " in text
+    assert "52 of 302 settings, the best by id/val/top1." in " ".join(text.split())
+    everything = report.terminal(comparison, width=100, most=None)
+    assert len(re.findall(r"^..car_ft kl_weight", everything, re.MULTILINE)) == 300
+    assert "settings, the best" not in everything
+    assert "52 of 302 settings" in report.markdown(comparison)
+    assert report.markdown(comparison, most=None).count("car_ft kl_weight") > 300
+
+
+def test_the_selected_setting_is_shown_even_when_its_value_is_not_among_the_best() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.7 - trial / 10_000, 0.3), trial=trial, params={KL: trial + 1})
+        for trial in range(80)
+    ]
+    rule = Rule(within=0.5, strength={KL: 1})
+    text = report.terminal(compare(runs, sweep="s", rule=rule), width=100)
+    assert "\n▸ car_ft kl_weight=80 " in text

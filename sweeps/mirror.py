@@ -1,0 +1,186 @@
+"""The ledger of a sweep once more, as lines of JSON, so that a look at it opens no database."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from carft_core.files import write_atomically
+from sweeps.home import Home
+
+if TYPE_CHECKING:
+    from sweeps.ledger import Ledger, Trial
+
+FILE = "ledger.jsonl"
+VERSION = 1
+"""Of the lines; a mirror of another version counts as none."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One generation of a sweep as its mirror shows it; reads like a Ledger."""
+
+    name: str
+    generation: int
+    kept: Mapping[str, Any]
+    """What the ledger remembers, by key."""
+    by_point: Mapping[int, Trial]
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The sweep as plain data, as it was last run."""
+        spec: Mapping[str, Any] = self.kept["spec"]
+        return spec
+
+    def recall(self, key: str, default: Any = None) -> Any:
+        """What the ledger was told to remember."""
+        return self.kept.get(key, default)
+
+    def trials(self) -> list[Trial]:
+        """The newest trial at each point, by point."""
+        return [self.by_point[point] for point in sorted(self.by_point)]
+
+
+class Kept(Protocol):
+    """A sweep to be read: its ledger, or a view of its mirror."""
+
+    @property
+    def name(self) -> str:
+        """Of the sweep."""
+
+    @property
+    def generation(self) -> int:
+        """Its newest one."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The sweep as plain data, as it was last run."""
+
+    def recall(self, key: str, default: Any = None) -> Any:
+        """What the ledger was told to remember."""
+
+    def trials(self) -> list[Trial]:
+        """The newest trial at each point, by point."""
+
+
+class Mirror:
+    """Written by the driver behind each change of the ledger; nothing that counts depends on it.
+
+    A crash between the two leaves a mirror that lags: `mend` sees it when the next driver starts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+
+    def trial(self, trial: Trial) -> None:
+        """A trial was proposed, or has come to its end."""
+        self._append({"trial": _plain(trial)})
+
+    def attributes(self, attributes: Mapping[str, Any]) -> None:
+        """The ledger remembers these."""
+        self._append({"kept": dict(attributes)})
+
+    def mend(self, ledger: Ledger) -> bool:
+        """Make the mirror equal to the ledger; whether it was not."""
+        seen = _read(self._file) if _is_whole(self._file) else None
+        if seen is not None and _parsed(seen, seen.kept) == _parsed(ledger, _kept(ledger)):
+            return False
+        self.rebuild(ledger)
+        return True
+
+    def rebuild(self, ledger: Ledger) -> None:
+        """Write it anew, one line for each trial; readers see the old one until it is whole."""
+        text = "".join(f"{line}\n" for line in _lines(ledger, _kept(ledger)))
+        write_atomically(self._file, lambda file: file.write_text(text))
+
+    def _append(self, change: Mapping[str, Any]) -> None:
+        """One line, unless there is no mirror: then the readers ask the database."""
+        data = f"{_json(change)}\n".encode()
+        try:
+            file = os.open(self._file, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:
+            return
+        try:
+            whole = os.write(file, data) == len(data)
+        except OSError:
+            whole = False
+        finally:
+            os.close(file)
+        if not whole:  # a full disk; the ledger has the change, and no mirror is better than half
+            self._file.unlink(missing_ok=True)
+
+
+def view(home: Home, name: str) -> View | None:
+    """The sweep as its mirror shows it; None where there is none that can be read."""
+    return _read(home.sweep(name) / FILE)
+
+
+def _read(file: Path) -> View | None:
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]  # what stands behind the last end is torn
+        head, *changes = json.loads(b"[%s]" % b",".join(lines))
+        if head["mirror"] != VERSION:
+            return None
+        return _viewed(head, changes)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _viewed(head: Mapping[str, Any], changes: list[Mapping[str, Any]]) -> View:
+    from sweeps.ledger import Trial  # the ledger writes mirrors: neither module can be first
+
+    kept: dict[str, Any] = {}
+    by_point: dict[int, dict[str, Any]] = {}
+    for change in changes:
+        kept |= change.get("kept", {})
+        trial = change.get("trial")
+        # A point that is tried again has a new number; a late word on the old one is not news.
+        if trial and trial["number"] >= by_point.get(trial["point"], trial)["number"]:
+            by_point[trial["point"]] = trial
+    if "spec" not in kept:
+        raise KeyError("spec")
+    trials = {
+        point: Trial(**{**trial, "values": tuple(trial["values"])})
+        for point, trial in by_point.items()
+    }
+    return View(head["sweep"], head["generation"], kept, trials)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether its last line has an end, so that the next one can be put behind it."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-1, os.SEEK_END)
+            return opened.read() == b"\n"
+    except OSError:
+        return False
+
+
+def _parsed(sweep: Kept, kept: Mapping[str, Any]) -> list[Any]:
+    """As plain data, so that a tuple and the list that was read of it are equal."""
+    return [json.loads(line) for line in _lines(sweep, kept)]
+
+
+def _lines(sweep: Kept, kept: Mapping[str, Any]) -> Iterator[str]:
+    """A mirror without history."""
+    yield _json({"mirror": VERSION, "sweep": sweep.name, "generation": sweep.generation})
+    yield _json({"kept": dict(kept)})
+    for trial in sweep.trials():
+        yield _json({"trial": _plain(trial)})
+
+
+def _kept(ledger: Ledger) -> Mapping[str, Any]:
+    kept: Mapping[str, Any] = ledger.study.user_attrs
+    return kept
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    return dict(vars(trial))
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, separators=(",", ":"))

@@ -1,0 +1,244 @@
+"""optuna-dashboard opens a home as it is, and Optuna's own plots work on its studies."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import optuna.visualization as plots
+import pytest
+from optuna.trial import TrialState
+
+from sweeps.ledger import storage
+from sweeps.proposals import propose
+from sweeps.spec import load_spec
+from tests.sweeps.conftest import ToySweep, _blank, _one_shift
+from tests.sweeps.toy_core import toy_identity
+
+RANGES = {
+    "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.01, "max": 10},
+    "optim.lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3},
+}
+SEARCH: dict[str, Any] = {
+    "name": "search",
+    "method": "tpe",
+    "run_cap": 16,
+    "seeds": [0],
+    "baselines": [],
+    "parameters": {
+        "algorithm.name": {"values": ["car_ft", "fine_tune"]},
+        **RANGES,
+        "algorithm.kl_weight": {
+            **RANGES["algorithm.kl_weight"],
+            "when": {"algorithm.name": "car_ft"},
+        },
+        "merges": {"values": [[{"name": "wise_ft", "alphas": [0.5]}], []]},
+    },
+    "early_terminate": {"type": "threshold", "metric": "id/val/top1", "lower": 0.18},
+    "trial": {"device": "cpu"},
+}
+"""One goal; conditional parameters; lists among the values; pruned trials."""
+GOALS: dict[str, Any] = {
+    "name": "goals",
+    "method": "random",
+    "run_cap": 8,
+    "seeds": [0],
+    "baselines": [],
+    "selection": "oracle",
+    "metrics": [{"name": "id/val/top1"}, {"name": "ood/mean/top1"}],
+    "parameters": RANGES,
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
+    """A home with both sweeps: trials that are complete, pruned, failed, and one running."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.plan.identify", toy_identity)
+        patch.setattr("sweeps.tracked.prepare", _one_shift)
+        for module in ("sweeps.tracked", "sweeps.session"):
+            patch.setattr(f"{module}.plot", _blank)
+        toy = ToySweep(tmp_path_factory.mktemp("toy"), patch)
+        toy.plan({"fine_tune/0": [{"do": "raise", "error": "nan"}]})
+        toy.run(**SEARCH)
+        leave_one_running(toy)
+        toy.run(**GOALS)
+        yield toy
+
+
+def leave_one_running(toy: ToySweep) -> None:
+    """As a driver that was killed in the first epoch of the last trial."""
+    ledger, spec = toy.ledger("search"), load_spec(toy.file(**SEARCH))
+    found = propose(spec, ledger, SEARCH["run_cap"])
+    trial = ledger.propose(
+        SEARCH["run_cap"],
+        stored=found.stored,
+        distributions=found.distributions,
+        attributes={"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []},
+    )
+    ledger.report(trial.number, 1, 0.25)
+
+
+def study(toy: ToySweep, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=storage(toy.home))
+
+
+def test_the_studies_hold_trials_in_every_state(toy: ToySweep) -> None:
+    states = {trial.state for trial in study(toy, "search").trials}
+    assert states == {
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+        TrialState.RUNNING,
+    }
+
+
+ONE: dict[str, Callable[[optuna.Study], Any]] = {
+    "history": plots.plot_optimization_history,
+    "intermediate_values": plots.plot_intermediate_values,
+    "parallel_coordinate": plots.plot_parallel_coordinate,
+    "contour": plots.plot_contour,
+    "slice": plots.plot_slice,
+    "edf": plots.plot_edf,
+    "rank": plots.plot_rank,
+    "timeline": plots.plot_timeline,
+    "param_importances": plots.plot_param_importances,
+}
+FIRST: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": "id/val/top1"}
+SEVERAL: dict[str, Callable[[optuna.Study], Any]] = {
+    "pareto_front": plots.plot_pareto_front,
+    "timeline": plots.plot_timeline,
+    "history": lambda study: plots.plot_optimization_history(study, **FIRST),
+    "parallel_coordinate": lambda study: plots.plot_parallel_coordinate(study, **FIRST),
+    "contour": lambda study: plots.plot_contour(study, **FIRST),
+    "slice": lambda study: plots.plot_slice(study, **FIRST),
+    "edf": lambda study: plots.plot_edf(study, **FIRST),
+    "rank": lambda study: plots.plot_rank(study, **FIRST),
+    "param_importances": lambda study: plots.plot_param_importances(study, **FIRST),
+    "hypervolume_history": lambda study: plots.plot_hypervolume_history(study, [0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_optunas_plots_of_a_study_with_one_goal_show_it(toy: ToySweep, name: str) -> None:
+    figure = ONE[name](study(toy, "search"))
+    assert figure.data
+    assert json.loads(figure.to_json())["data"]
+
+
+@pytest.mark.filterwarnings("ignore:PedAnovaImportanceEvaluator:UserWarning")
+@pytest.mark.parametrize("name", SEVERAL)
+def test_optunas_plots_of_a_study_with_several_goals_show_it(toy: ToySweep, name: str) -> None:
+    figure = SEVERAL[name](study(toy, "goals"))
+    assert figure.data
+    assert json.loads(figure.to_json())["data"]
+
+
+def test_the_importances_are_of_the_fields_by_their_dotted_names(toy: ToySweep) -> None:
+    importances = optuna.importance.get_param_importances(study(toy, "search"))
+    assert {"optim.lr", "algorithm.name", "merges"} <= set(importances)
+
+
+@pytest.fixture(scope="module")
+def dashboard(toy: ToySweep) -> Iterator[str]:
+    """Where the real server shows the home's database."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = Path(sys.executable).with_name("optuna-dashboard")
+    url = f"sqlite:///{toy.home.optuna}"
+    server = subprocess.Popen([command, "--quiet", "--port", str(port), url])
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert server.poll() is None, "the server has ended"
+            try:
+                urllib.request.urlopen(f"{address}/api/meta", timeout=10).read()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.25)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def answer(address: str, path: str) -> Any:
+    with urllib.request.urlopen(f"{address}{path}", timeout=60) as response:
+        return json.loads(response.read())
+
+
+def detail(address: str, name: str) -> Any:
+    studies = answer(address, "/api/studies")["study_summaries"]
+    number = next(found["study_id"] for found in studies if found["study_name"] == name)
+    return answer(address, f"/api/studies/{number}")
+
+
+def test_the_dashboard_lists_the_sweeps_with_their_directions(dashboard: str) -> None:
+    studies = answer(dashboard, "/api/studies")["study_summaries"]
+    found = {study["study_name"]: study["directions"] for study in studies}
+    assert found == {"search": ["maximize"], "goals": ["maximize", "maximize"]}
+
+
+def test_the_dashboard_shows_every_trial_as_the_ledger_has_it(
+    toy: ToySweep, dashboard: str
+) -> None:
+    shown = {trial["number"]: trial for trial in detail(dashboard, "search")["trials"]}
+    words = {"complete": "Complete", "pruned": "Pruned", "failed": "Fail", "running": "Running"}
+    for trial in toy.ledger("search").trials():
+        found = shown[trial.number]
+        assert found["state"] == words[trial.state]
+        if trial.state == "complete":
+            assert found["values"] == [trial.value]
+        params = {item["name"]: item["param_external_value"] for item in found["params"]}
+        assert params["algorithm.name"] == trial.params["algorithm.name"]
+        assert ("algorithm.kl_weight" in params) == ("algorithm.kl_weight" in trial.params)
+        assert float(params["optim.lr"]) == pytest.approx(trial.params["optim.lr"])
+        assert json.loads(params["merges"]) == trial.params["merges"]
+        attributes = {item["key"]: item["value"] for item in found["user_attrs"]}
+        assert json.loads(attributes["runs"]) == dict(trial.runs)
+        if trial.reason is not None:
+            assert json.loads(attributes["reason"]) == dict(trial.reason)
+
+
+def test_the_dashboard_shows_the_values_by_epoch(toy: ToySweep, dashboard: str) -> None:
+    kept = study(toy, "search").trials
+    for shown in detail(dashboard, "search")["trials"]:
+        values = {item["step"]: item["value"] for item in shown["intermediate_values"]}
+        assert values == kept[shown["number"]].intermediate_values
+    running = next(trial for trial in kept if trial.state is TrialState.RUNNING)
+    assert running.intermediate_values == {1: 0.25}
+
+
+def test_the_dashboard_shows_the_front_of_a_study_with_several_goals(
+    toy: ToySweep, dashboard: str
+) -> None:
+    shown = detail(dashboard, "goals")
+    assert {trial["state"] for trial in shown["trials"]} == {"Complete"}
+    assert all(len(trial["values"]) == 2 for trial in shown["trials"])
+    front = {trial.number for trial in study(toy, "goals").best_trials}
+    assert {trial["number"] for trial in shown["best_trials"]} == front
+
+
+def test_the_dashboard_computes_importances_and_gives_a_table(dashboard: str) -> None:
+    number = next(
+        found["study_id"]
+        for found in answer(dashboard, "/api/studies")["study_summaries"]
+        if found["study_name"] == "search"
+    )
+    importances = answer(dashboard, f"/api/studies/{number}/param_importances")
+    names = {item["name"] for item in importances["param_importances"][0]}
+    assert {"optim.lr", "algorithm.name"} <= names
+    with urllib.request.urlopen(f"{dashboard}/csv/{number}", timeout=60) as response:
+        lines = response.read().decode().splitlines()
+    assert len([line for line in lines if re.match(r"\d+,", line)]) == SEARCH["run_cap"] + 1

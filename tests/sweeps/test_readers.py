@@ -1,0 +1,283 @@
+"""What `list`, `show`, `compare` and `clean` say of pruned trials, several goals, many trials."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import FloatDistribution
+
+from carft_core.files import write_json
+from sweeps import summary
+from sweeps.cli import main
+from sweeps.home import Home
+from sweeps.ledger import Ledger
+from sweeps.mirror import FILE, Mirror
+from sweeps.named import look
+from sweeps.records import comparison
+from sweeps.runs import Runs
+from sweeps.summary import Summary
+
+TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
+NLL = {"name": "id/val/nll", "goal": "minimize", "merge": None}
+
+
+class Made:
+    """A sweep whose trials are told by hand, with the files that their runs leave."""
+
+    def __init__(self, home: Home, *goals: Mapping[str, Any]) -> None:
+        self.home = home
+        home.prepare()
+        self.runs = Runs(home.runs)
+        spec = {
+            "name": "made",
+            "description": "",
+            "seeds": [0],
+            "selection": "best_val",
+            "report": {"id_margin": 0.005},
+            "parameters": {},
+            **({"metric": goals[0]} if len(goals) == 1 else {"metrics": list(goals)}),
+        }
+        self.ledger = Ledger.create(home, "made", 1, goals=[g["goal"] for g in goals], spec=spec)
+        self.ledger.mirror = Mirror(home.sweep("made"))
+        self.ledger.mirror.mend(self.ledger)
+        self.ledger.remember("baselines", [])
+
+    def trial(self, weight: float) -> int:
+        point = len(self.ledger.trials())
+        digest = f"{point:064d}"
+        self.runs.take(digest, f"car_ft {weight}", "made")
+        return self.ledger.propose(
+            point,
+            stored={"algorithm.kl_weight": weight},
+            distributions={"algorithm.kl_weight": FloatDistribution(0, 100)},
+            attributes={
+                "params": {"algorithm.kl_weight": weight},
+                "algorithm": "car_ft",
+                "runs": {"0": digest},
+                "merges": [],
+            },
+        ).number
+
+    def complete(self, weight: float, *values: float) -> int:
+        number = self.trial(weight)
+        folder = self.runs.folder(f"{number:064d}")
+        metrics = {"id/val/top1": values[0], "id/test/top1": values[0], "ood/mean/top1": 0.3}
+        write_json(
+            folder / "evaluations" / "unmerged" / "metrics.json", {"metrics": metrics, "facts": {}}
+        )
+        self.runs.end(folder.name, "done")
+        self.ledger.complete(number, values)
+        return number
+
+    def prune(self, weight: float) -> int:
+        number = self.trial(weight)
+        self.runs.end(f"{number:064d}", "stopped")
+        self.ledger.prune(number, "asha", "not in the best quarter at epoch 1")
+        return number
+
+    def fail(self, weight: float) -> int:
+        number = self.trial(weight)
+        failure = {"kind": "nan", "message": "train/loss is nan", "log_tail": ""}
+        self.runs.end(f"{number:064d}", "failed", failure)
+        self.ledger.fail(number, "nan", "train/loss is nan")
+        return number
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
+    return Made(Home(tmp_path / "home"), TOP1)
+
+
+def told(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    capsys.readouterr()
+    assert main(command) == 0
+    return capsys.readouterr().out
+
+
+def trials_in(text: str) -> list[int]:
+    lines = [line.split() for line in text.splitlines()]
+    return [int(words[1]) for words in lines if words[:1] == ["trial"]]
+
+
+def test_a_pruned_trial_is_counted_and_shown_with_its_reason(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.complete(1, 0.8)
+    pruned = made.prune(2)
+    made.fail(3)
+    made.trial(4)
+    summary.write(made.home.sweep("made"), made.ledger, "interrupted")
+    (listed,) = json.loads(told(capsys, "list", "--json"))
+    counts = {"asked": None, "complete": 1, "failed": 1, "pruned": 1}
+    assert {key: listed["trials"].get(key) for key in counts} == counts
+    assert "1 pruned, 1 failed" in told(capsys, "list")
+    text = told(capsys, "show", "made")
+    assert "4 trials: 1 running, 1 complete, 1 pruned, 1 failed" in text
+    assert f"trial {pruned}  pruned  car_ft kl_weight=2\n  asha: not in the best quarter" in text
+    shown = json.loads(told(capsys, "show", "made", "--json"))
+    assert shown["counts"] == {"trials": 4, "running": 1, "complete": 1, "pruned": 1, "failed": 1}
+    assert shown["trials"][1]["reason"]["kind"] == "asha"
+    assert shown["trials"][1]["runs"][0]["state"] == "stopped"
+
+
+def test_a_pruned_trial_enters_no_mean_and_the_comparison_counts_it(made: Made) -> None:
+    made.complete(1, 0.8)
+    pruned = made.prune(2)
+    # Its run may have been measured, for another sweep or after its last epoch.
+    folder = made.runs.folder(f"{pruned:064d}")
+    metrics = {"id/val/top1": 0.99, "id/test/top1": 0.99, "ood/mean/top1": 0.99}
+    write_json(
+        folder / "evaluations" / "unmerged" / "metrics.json", {"metrics": metrics, "facts": {}}
+    )
+    found = comparison(made.ledger, made.runs)
+    assert found.selected is not None
+    assert found.selected.params == {"algorithm.kl_weight": 1}
+    (row,) = [row for row in found.rows if row.arm.trial == pruned]
+    assert (row.n, dict(row.arm.states), row.value) == (0, {"pruned": 1}, None)
+    assert any("1 pruned run" in warning for warning in found.warnings)
+
+
+def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
+    made = Made(Home(tmp_path / "home"), TOP1, NLL)
+    accurate, calibrated = made.complete(1, 0.8, 1.5), made.complete(2, 0.7, 0.5)
+    beaten = made.complete(3, 0.7, 1.0)
+    made.prune(4)
+    text = told(capsys, "show", "made")
+    assert "by id/val/top1, id/val/nll" in text
+    assert "Pareto front: 2 trials that no other one beats: 0, 1" in text
+    assert f"trial {accurate}  complete  0.8000 / 1.5000  front  car_ft" in text
+    assert f"trial {calibrated}  complete  0.7000 / 0.5000  front  car_ft" in text
+    assert f"trial {beaten}  complete  0.7000 / 1.0000  car_ft" in text
+    shown = json.loads(told(capsys, "show", "made", "--json"))
+    assert shown["front"] == [accurate, calibrated]
+    assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
+    assert shown["trials"][1]["values"] == [0.7, 0.5]
+    assert shown["front"] == [trial.number for trial in made.ledger.study.best_trials]
+    found = json.loads(told(capsys, "compare", "made", "--json"))
+    assert (found["metric"], found["selected"]["trial"]) == ("id/val/top1", accurate)
+
+
+def test_with_one_goal_there_is_no_front(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made.complete(1, 0.8)
+    assert "front" not in told(capsys, "show", "made")
+    assert "front" not in json.loads(told(capsys, "show", "made", "--json"))
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Sixty trials, the best in the middle; a running, a pruned and a failed one behind."""
+    made = Made(Home(tmp_path_factory.mktemp("crowd")), TOP1)
+    for index in range(60):
+        made.complete(index, 0.8 - abs(index - 30) / 1000)
+    made.trial(60)
+    made.prune(61)
+    made.fail(62)
+    return made
+
+
+@pytest.fixture
+def crowd(crowded: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
+    monkeypatch.setenv("CARFT_HOME", str(crowded.home.path))
+    return crowded
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), [60, 30, 29, 31]),
+        (("--limit", "3"), [60, 30, 29]),
+        (("--state", "complete", "--limit", "2"), [30, 29]),
+        (("--state", "pruned"), [61]),
+        (("--state", "failed"), [62]),
+        (("--state", "running"), [60]),
+        (("--all",), [*range(63)]),
+    ],
+)
+def test_of_many_trials_the_ones_that_matter_are_shown(
+    crowd: Made,
+    capsys: pytest.CaptureFixture[str],
+    options: Sequence[str],
+    expected: Sequence[int],
+) -> None:
+    del crowd
+    text = told(capsys, "show", "made", *options)
+    found = trials_in(text)
+    assert found[: len(expected)] == expected
+    assert len(found) == (50 if options == () else len(expected))
+    assert ("13 more trials" in text) == (options == ())
+
+
+def test_json_has_every_trial_unless_a_state_is_asked_for(
+    crowd: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del crowd
+    assert len(json.loads(told(capsys, "show", "made", "--json"))["trials"]) == 63
+    (one,) = json.loads(told(capsys, "show", "made", "--json", "--state", "pruned"))["trials"]
+    assert one["number"] == 61
+
+
+def test_compare_shows_the_best_settings_and_all_of_them_when_asked(
+    crowd: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del crowd
+    assert told(capsys, "compare", "made").count("car_ft kl_weight=") < 60
+    assert told(capsys, "compare", "made", "--all").count("\n  car_ft kl_weight=") == 62
+    rows = json.loads(told(capsys, "compare", "made", "--json"))["rows"]
+    assert len(rows) == 63
+    several = json.loads(told(capsys, "compare", "made", "made", "--json"))
+    assert [len(found["rows"]) for found in several] == [63, 63]
+
+
+def test_readers_say_the_same_with_and_without_a_mirror(
+    crowd: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = [("show", "made", "--json"), ("show", "made"), ("compare", "made", "--json")]
+    with_mirror = [told(capsys, *command) for command in commands]
+    assert crowd.ledger.mirror is not None
+    (crowd.home.sweep("made") / FILE).unlink()
+    assert isinstance(look(crowd.home, "made"), Ledger)
+    without = [told(capsys, *command) for command in commands]
+    crowd.ledger.mirror.rebuild(crowd.ledger)
+    assert without == with_mirror
+
+
+def test_clean_asks_the_ledger_so_that_a_lagging_mirror_costs_nothing(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.complete(1, 0.8)
+    made.ledger.mirror = None  # killed behind the ledger's change
+    number = made.trial(2)
+    made.runs.end(f"{number:064d}", "stopped")
+    summary.write(made.home.sweep("made"), made.ledger, "interrupted")
+    assert len(look(made.home, "made").trials()) == 1
+    told(capsys, "clean", "--yes")
+    assert made.runs.folder(f"{number:064d}").exists()
+    assert (made.home.sweep("made") / FILE).exists()
+
+
+def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    written: list[float] = []
+
+    def slowly(*_: object) -> None:
+        written.append(clock[0])
+        clock[0] += 0.01
+
+    monkeypatch.setattr("sweeps.summary.write", slowly)
+    monkeypatch.setattr("sweeps.summary.time.monotonic", lambda: clock[0])
+    running = Summary(made.home.sweep("made"), made.ledger)
+    for _ in range(1000):
+        clock[0] += 0.05
+        running.told()
+    assert math.isclose(len(written), clock[0], rel_tol=0.1)  # one a second, of 0.01 s each
