@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn, TypeVar
 
+from sweeps.durations import seconds
+
+T = TypeVar("T")
+ENGINES = ("auto", "local", "ray")
 COMMANDS: Mapping[str, str] = {
     "run": "run a sweep, or go on with it",
-    "check": "validate a sweep file and say what would run",
+    "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
+    "resume": "go on with a sweep by its name, as it was run",
+    "stop": "ask a running sweep to stop, on whatever host",
+    "watch": "how a sweep stands, from another terminal",
     "list": "the sweeps of this home",
     "show": "trials and runs of one sweep",
     "compare": "the comparison and the verdict of sweeps",
+    "sync": "deliver to the tracking server what it missed",
     "ui": "start MLflow's server on this home",
     "schema": "the JSON schema of sweep files, for an editor",
     "clean": "remove what no sweep needs any more",
@@ -28,7 +36,9 @@ class Parser(argparse.ArgumentParser):
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         if wrong:
             allowed = re.findall(r"[\w-]+", wrong[2])
-            message = f"unknown command {wrong[1]!r}{near(wrong[1], allowed)}"
+            option = re.match(r"argument (--[\w-]+):", message)
+            kind = f"value of {option[1]}:" if option else "command"
+            message = f"unknown {kind} {wrong[1]!r}{near(wrong[1], allowed)}"
             message += f" Known: {', '.join(allowed)}."
         self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
@@ -78,7 +88,15 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         _home(command, default=argparse.SUPPRESS)
         commands[name] = command
     _of_files(commands["run"], commands["check"])
-    _of_run(commands["run"])
+    _of_execution(commands["run"], commands["resume"])
+    _of_place(commands["run"], commands["resume"], commands["check"])
+    commands["run"].add_argument("--fresh", action="store_true", help="train every run again")
+    commands["check"].add_argument(
+        "--measure",
+        action="store_true",
+        help="train a few steps of the first run, to tell how long it all takes",
+    )
+    _of_going_on(commands)
     _of_results(commands)
     _of_upkeep(commands)
     return parser, commands
@@ -104,29 +122,112 @@ def _of_files(*parsers: Parser) -> None:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _of_run(parser: Parser) -> None:
-    parser.add_argument("--fresh", action="store_true", help="train every run again")
-    parser.add_argument(
-        "--in-process", action="store_true", help="train in this process, for a debugger"
+def _of_execution(*parsers: Parser) -> None:
+    for parser in parsers:
+        parser.add_argument(
+            "--in-process", action="store_true", help="train in this process, for a debugger"
+        )
+        parser.add_argument(
+            "--quiet", action="store_true", help="no progress, only failures and the end"
+        )
+        parser.add_argument(
+            "--timeout",
+            metavar="TIME",
+            type=_checked(seconds),
+            help="a run that takes longer has failed: seconds, or 90m, 2h30m",
+        )
+        parser.add_argument(
+            "--webhook",
+            choices=["no"],
+            help="no: tell no webhook, whatever the file and CARFT_WEBHOOK say",
+        )
+
+
+def _of_place(*parsers: Parser) -> None:
+    for parser in parsers:
+        parser.add_argument(
+            "--engine",
+            choices=ENGINES,
+            help="where runs execute: local, ray, or auto (the file's `engine`)",
+        )
+        parser.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (RAY_ADDRESS)")
+        parser.add_argument(
+            "--parallel", metavar="N", type=_checked(_count), help="most runs at once, with ray"
+        )
+        parser.add_argument(
+            "--import",
+            metavar="MODULE",
+            action="append",
+            default=[],
+            dest="imports",
+            help="a module or file with algorithms, merges or families of your own; repeatable",
+        )
+
+
+def _of_going_on(commands: Mapping[str, Parser]) -> None:
+    resume, stop, watch = commands["resume"], commands["stop"], commands["watch"]
+    for parser in (resume, stop, watch):
+        parser.add_argument("sweep", metavar="SWEEP", help="its name")
+    resume.add_argument(
+        "--failed", action="store_true", help="try every failed trial again, NaN too"
     )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress, only failures and the end"
+    resume.add_argument("--trials", metavar="+N", type=_checked(_count), help="so many trials more")
+    resume.add_argument("--json", action="store_true", help="print the result as JSON")
+    stop.add_argument("--now", action="store_true", help="in the middle of an epoch")
+    stop.add_argument("--no-wait", action="store_true", help="only ask")
+    watch.add_argument("--once", action="store_true", help="print it and end")
+    watch.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=_checked(seconds),
+        default=2.0,
+        help="between two looks (2)",
     )
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, help="a run that takes longer has failed"
+    commands["sync"].add_argument(
+        "sweeps", metavar="SWEEP", nargs="*", help="names; left out, every sweep"
     )
+
+
+def _checked(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """For `type=`: what is wrong with a value is said in its own words."""
+
+    def converted(text: str) -> T:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return converted
+
+
+def _count(text: str) -> int:
+    """`3` or `+3`. Raises ValueError."""
+    if not re.fullmatch(r"\+?[1-9][0-9]{0,8}", text):
+        raise ValueError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _of_results(commands: Mapping[str, Parser]) -> None:
     commands["list"].add_argument("--json", action="store_true", help="print as JSON")
     show, compare = commands["show"], commands["compare"]
     show.add_argument("sweep", metavar="SWEEP", help="its name")
-    show.add_argument("--json", action="store_true", help="print as JSON")
+    show.add_argument("--json", action="store_true", help="print as JSON, every trial")
+    show.add_argument(
+        "--state",
+        choices=["running", "complete", "pruned", "failed"],
+        help="only the trials in this state",
+    )
+    number = show.add_mutually_exclusive_group()
+    number.add_argument(
+        "--limit", metavar="N", type=_checked(_count), help="the best N trials (50)"
+    )
+    number.add_argument("--all", action="store_true", help="every trial")
     compare.add_argument("sweeps", metavar="SWEEP", nargs="+", help="names")
     form = compare.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print as JSON")
     form.add_argument("--csv", action="store_true", help="print as CSV, fractions")
     form.add_argument("--markdown", action="store_true", help="print as Markdown")
+    compare.add_argument("--all", action="store_true", help="every trial, not the best 50 only")
     compare.add_argument("--all-alphas", action="store_true", help="every point of every merge")
     compare.add_argument(
         "--images", action="store_true", help="add bootstrap intervals over images"

@@ -1,137 +1,111 @@
-"""`carft-sweep check FILE`: validate a sweep file and say what would run."""
+"""`carft-sweep check FILE`: validate a sweep file, and plan: what runs, how long, on what."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-from carft_core.data.splits import prepare
-from carft_core.files import read_json
-from carft_core.result import is_complete
+from carft_core.errors import RequestError
+from sweeps.commands.execution import with_options
+from sweeps.engines.choose import address_of, choose, is_ray
 from sweeps.home import Home, find_home
-from sweeps.plan import Planner, Task
+from sweeps.imports import resolve
+from sweeps.measuring import measure, measured
+from sweeps.pace import experience
+from sweeps.planned import Plan, estimate, make_plan
 from sweeps.progress import duration
+from sweeps.resources import (
+    Need,
+    Node,
+    need_of,
+    peak_memory_mb,
+    refusal,
+    slots,
+    this_machine,
+    too_little_memory,
+)
 from sweeps.runs import Runs
 from sweeps.spec import SweepSpec, load_spec
 
 Say = Callable[[str], None]
-
-
-@dataclass
-class Plan:
-    """What a sweep would do now."""
-
-    sweep: str
-    method: str
-    trials: int
-    runs: int
-    done: int = 0
-    to_evaluate: int = 0
-    to_train: int = 0
-    unknown: int = 0
-    """Runs whose point a sampler has yet to choose."""
-    epochs: int = 0
-    """To be trained, of the runs that are known."""
-    seconds: float | None = None
-    disk_mb: float | None = None
-    warnings: tuple[str, ...] = ()
-    rows: list[dict[str, Any]] = field(default_factory=list)
+_MIB = 2**20
 
 
 def run(arguments: argparse.Namespace, say: Say) -> int:
-    """Run the command."""
-    spec = load_spec(arguments.file, arguments.overrides)
-    plan = make_plan(spec, find_home(arguments.home))
+    """Run the command. Raises RequestError when the sweep can never be run as asked."""
+    overrides = with_options(arguments.overrides, arguments)
+    spec = load_spec(arguments.file, overrides, resolve(arguments.imports, Path.cwd()))
+    home = find_home(arguments.home)
+    plan = make_plan(spec, home)
+    need, nodes = _feasible(plan, spec, arguments, home)
+    _estimate(plan, spec, home, measuring=arguments.measure)
     if arguments.json:
-        say(json.dumps(vars(plan), indent=1))
+        told = {**plan.as_dict(), "need": str(need), "nodes": [str(_has(node)) for node in nodes]}
+        say(json.dumps(told, indent=1))
     else:
-        for line in _lines(plan, spec):
+        for line in (*_lines(plan, spec), *_resource_lines(plan, need, nodes)):
             say(line)
     return 0
 
 
-def make_plan(spec: SweepSpec, home: Home) -> Plan:
-    """Look at every run that is known before the sweep runs, and at what the home has of it."""
-    # A look at what would be creates no home.
-    planner = Planner(spec, home.cache if home.path.exists() else None)
-    runs = Runs(home.runs)
-    settings = planner.baselines()
-    if spec.method == "grid":
-        settings += [planner.trial(params) for params in spec.points()]
-    unknown = 0 if spec.method == "grid" else spec.trial_count * len(spec.seeds)
-    plan = Plan(
-        spec.name,
-        spec.method,
-        spec.trial_count,
-        sum(map(len, settings)) + unknown,
-        unknown=unknown,
-        warnings=spec.warnings,
+def _feasible(
+    plan: Plan, spec: SweepSpec, arguments: argparse.Namespace, home: Home
+) -> tuple[Need, list[Node]]:
+    """What one run takes, and the machines that could give it; says how many run at once.
+
+    Raises RequestError when none ever can, ServiceUnreachable when the cluster is silent.
+    """
+    asked = {"engine": arguments.engine, "address": arguments.address}
+    if not is_ray(spec, **asked):
+        choose(spec, **asked).close()  # refuses what this machine has not
+        machine = this_machine()
+        cpus = spec.resources.cpus or machine.cpus  # torch takes them all
+        return Need(cpus, spec.resources.gpus or 0), [machine]
+    nodes = _nodes(address_of(arguments.address))
+    need = need_of(spec.resources, nodes, spec.parallel)
+    refused = refusal(need, nodes)
+    if refused is None and plan.work:
+        peak = peak_memory_mb(home.runs, plan.work[-1].config)
+        refused = too_little_memory(need, nodes, peak)
+    if refused is not None:
+        raise RequestError(refused)
+    plan.at_once = max(1, slots(need, nodes, spec.parallel))
+    return need, nodes
+
+
+def _nodes(address: str | None) -> list[Node]:
+    """Of a cluster; without an address only this machine, since nothing is started to look."""
+    if address is None:
+        return [this_machine()]
+    from sweeps.engines.ray_cluster import Cluster
+
+    cluster = Cluster(address)
+    try:
+        return cluster.nodes()
+    finally:
+        cluster.close()
+
+
+def _estimate(plan: Plan, spec: SweepSpec, home: Home, *, measuring: bool) -> None:
+    known = experience(Runs(home.runs))
+    first = next((work for work in plan.work if work.trains), None)
+    if measuring and first is not None:
+        cache = home.cache if home.path.exists() else None
+        sample = measure(first.config, spec.seeds[0], cache=cache, threads=spec.resources.cpus)
+        known = measured(sample)
+    estimate(plan, known)
+    place = next(
+        path for path in (home.path.absolute(), *home.path.absolute().parents) if path.exists()
     )
-    for tasks in settings:
-        plan.rows.append(_row(plan, tasks, runs))
-    _estimate(plan, runs)
-    return plan
-
-
-def _row(plan: Plan, tasks: Sequence[Task], runs: Runs) -> dict[str, Any]:
-    states = {"done": 0, "evaluate": 0, "train": 0}
-    for task in tasks:
-        folder = runs.folder(task.digest)
-        if is_complete(folder, task.config):
-            states["done"] += 1
-            plan.done += 1
-        elif (folder / "trained.json").exists() or not task.config.algorithm.trains:
-            states["evaluate"] += 1
-            plan.to_evaluate += 1
-        else:
-            states["train"] += 1
-            plan.to_train += 1
-            plan.epochs += max(0, _epochs(task) - _trained(runs, task))
-    name = tasks[0].label if tasks[0].seed is None else tasks[0].label.rsplit(" seed ", 1)[0]
-    seeds = [task.seed for task in tasks if task.seed is not None]
-    return {"label": name, "role": tasks[0].role, "seeds": seeds, **states}
-
-
-def _epochs(task: Task) -> int:
-    optim = task.config.optim
-    if optim.epochs is not None:
-        return optim.epochs
-    images = len(prepare(task.config.data).train)
-    return math.ceil((optim.steps or 0) / math.ceil(images / optim.batch_size))
-
-
-def _trained(runs: Runs, task: Task) -> int:
-    """The epochs that an unfinished run has behind it."""
-    if not (runs.folder(task.digest) / "checkpoint.pt").exists():
-        return 0
-    history = read_json(runs.folder(task.digest) / "history.json") or []
-    return int(history[-1]["epoch"]) if history else 0
-
-
-def _estimate(plan: Plan, runs: Runs) -> None:
-    """Time and disk from what earlier runs of this home took."""
-    seconds: list[float] = []
-    sizes: list[int] = []
-    for digest in runs.digests():
-        folder = runs.folder(digest)
-        trained = read_json(folder / "trained.json")
-        history = read_json(folder / "history.json") or []
-        if trained is None or len(history) < 2:
-            continue
-        # With the evaluation of each epoch: from the first report to the last.
-        span = (history[-1]["timestamp"] - history[0]["timestamp"]) / 1000
-        seconds.append(span / (len(history) - 1))
-        sizes.append(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
-    if not seconds:
-        return
-    per_run = sum(sizes) / len(sizes) / 2**20
-    plan.disk_mb = round(per_run * (plan.to_train + plan.unknown), 1)
-    share = 1 + plan.unknown / plan.to_train if plan.to_train else 1.0
-    plan.seconds = round(sum(seconds) / len(seconds) * plan.epochs * share, 1)
+    plan.free_mb = round(shutil.disk_usage(place).free / _MIB, 1)
+    if plan.disk_mb is not None and plan.disk_mb > plan.free_mb:
+        plan.warnings += (
+            f"the disk of {home.path} has {plan.free_mb:.0f} MB free, the sweep needs about "
+            f"{plan.disk_mb:.0f} MB; `carft-sweep clean` tells what can go",
+        )
 
 
 def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
@@ -139,26 +113,69 @@ def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
         yield f"! {warning}"
     seeds = "1 seed" if len(spec.seeds) == 1 else f"{len(spec.seeds)} seeds"
     yield f"{plan.sweep}: {plan.method}, {plan.trials} trials, {seeds}, {plan.runs} runs"
+    yield from _search_lines(spec)
     width = max((len(row["label"]) for row in plan.rows), default=0)
     for row in plan.rows:
         states = [f"{row[name]} {word}" for name, word in _WORDS.items() if row[name]]
         yield f"  {row['label']:<{width}}  {', '.join(states)}"
     if plan.unknown:
         yield f"  and {plan.unknown} runs at points that {plan.method} has yet to choose"
+    reused = f" ({plan.reused} reused)" if plan.reused else ""
+    to_train = plan.to_train + plan.unknown
+    epochs = f"{'at most ' if plan.at_most else ''}{plan.epochs} epochs"
     yield (
-        f"{plan.done} done already, {plan.to_evaluate} to evaluate only, "
-        f"{plan.to_train + plan.unknown} to train ({plan.epochs} epochs"
-        + (" of the known ones)" if plan.unknown else ")")
+        f"{plan.done} done already{reused}, {plan.to_evaluate} to evaluate only, "
+        f"{to_train} to train ({epochs})"
     )
-    if plan.to_train + plan.unknown == 0:
-        return
-    if plan.seconds is None:
-        yield "No run of this home tells how long an epoch takes."
-    else:
+    if plan.work:
+        yield from _time_lines(plan, spec)
+
+
+def _search_lines(spec: SweepSpec) -> Iterator[str]:
+    """What decides how the search goes, and when it ends, besides its method."""
+    goals = [f"{goal.goal} {goal.name}" for goal in spec.goals]
+    yield f"  goal: {', '.join(goals)}"
+    if spec.metric.target is not None:
+        yield f"  ends when {spec.metric.name} has reached {spec.metric.target:g}"
+    if spec.run_cap is not None:
+        yield f"  run_cap: {spec.run_cap} trials"
+    if spec.time_budget is not None:
+        yield f"  time budget: {duration(spec.time_budget)} over all executions"
+    if spec.try_first:
+        yield f"  tries {len(spec.try_first)} given points first"
+    if spec.early_terminate is not None:
+        yield f"  stops trials early: {spec.early_terminate.type} on {spec.early_terminate.metric}"
+    if spec.race_seeds is not None:
+        race = spec.race_seeds
+        yield f"  stops seeds early: after {race.after}, when worse by more than {race.margin:g}"
+
+
+def _time_lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
+    if plan.seconds is None or plan.wall_seconds is None:
         yield (
-            f"About {duration(plan.seconds)} of training and {plan.disk_mb:g} MB of disk, "
-            "by earlier runs of this home."
+            "No run of this home tells how long this takes; --measure trains a few steps and "
+            "tells it."
         )
+        return
+    about = "At most about" if plan.at_most else "About"
+    wall = (
+        "" if plan.at_once == 1 else f"; {duration(plan.wall_seconds)} with {plan.at_once} at once"
+    )
+    yield f"{about} {duration(plan.seconds)} of work{wall}, and {plan.disk_mb:g} MB of disk."
+    yield f"  by {plan.measured}"
+    if spec.time_budget is not None and plan.wall_seconds > spec.time_budget:
+        yield f"  more than the time budget: the sweep ends after {duration(spec.time_budget)}"
+
+
+def _resource_lines(plan: Plan, need: Need, nodes: Sequence[Node]) -> Iterator[str]:
+    side_by_side = "one run at a time" if plan.at_once == 1 else f"{plan.at_once} runs at once"
+    yield f"One run takes {need}; {side_by_side} on:"
+    for node in nodes:
+        yield f"  {node.name}: {_has(node)}"
+
+
+def _has(node: Node) -> Need:
+    return Need(node.cpus, node.gpus, node.custom)
 
 
 _WORDS = {"done": "done", "evaluate": "to evaluate", "train": "to train"}

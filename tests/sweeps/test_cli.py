@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sweeps.arguments import COMMANDS, _parsers
 from sweeps.cli import main
-from sweeps.engines.in_process import InProcessEngine
 from sweeps.progress import Plain, duration
 from sweeps.runs import Runs
-from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.base import ServiceUnreachable
 from tracking.memory import MemoryTracker
-from tracking.spool import Spool
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
-    """The commands on the toy core, with runs kept in memory behind a real spool."""
-    monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
-    monkeypatch.setattr(
-        "sweeps.commands.run.InProcessEngine", lambda: InProcessEngine(toy_core.ENTRY)
-    )
-    monkeypatch.setattr(
-        "sweeps.commands.run.open_tracking",
-        lambda home: Spool(toy.tracker, home / "spool", pace=0.01),
-    )
-    return toy
 
 
 def run(toy: ToySweep, *more: str) -> int:
@@ -84,14 +70,51 @@ def test_show_gives_every_trial_and_run_with_its_tracked_id(
     assert "trial 1  complete  0.8050  car_ft kl_weight=0.3" in text
 
 
-def test_show_tells_why_a_run_failed_and_where_its_log_is(
+def test_the_end_says_what_failed_and_why_with_its_log_and_how_to_try_again(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
     assert run(toy_cli) == 0
     told = capsys.readouterr()
-    assert "1 runs failed" in told.out
-    assert "nan: train/loss is nan in epoch 3" in told.out
+    assert "failed." not in told.out
+    *before, last = told.err.rstrip().splitlines()
+    assert last == "To try what failed again: carft-sweep resume toy --failed"
+    end = before[before.index("1 run failed.") :]
+    assert "car_ft kl_weight=0.1 seed 0  nan: train/loss is nan in epoch 3" in end
+    assert any(line.startswith("  | ") and "NonFinite" in line for line in end)
+    assert any(line.startswith("  log: ") and line.endswith("/log.txt") for line in end)
+
+
+def test_each_cause_is_told_once_and_its_last_run_stands_for_it(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = [{"do": "raise", "error": "key"}] * 2
+    toy_cli.plan({"0.1/0": key, "0.3/1": key, "0.3/0": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    told = capsys.readouterr().err
+    end = told[told.index("3 runs failed.") :]
+    assert end.count("  log: ") == 2
+    assert "car_ft kl_weight=0.3 seed 1  crashed: KeyError: 'weights'" in end
+    assert "car_ft kl_weight=0.3 seed 0  data: data.root: there is no folder x" in end
+
+
+def test_a_sweep_that_is_given_up_says_so_last_and_exits_with_1(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act = [{"do": "raise", "error": "request"}]
+    toy_cli.plan({f"{weight}/{seed}": act for weight in (0.1, 0.3) for seed in (0, 1)})
+    assert run(toy_cli, "--set", "breaker=2") == 1
+    *_, reason, last = capsys.readouterr().err.rstrip().splitlines()
+    assert reason.startswith("The sweep was given up: 2 runs in a row failed for one cause (data)")
+    assert last == "Once that is mended: carft-sweep resume toy"
+
+
+def test_show_tells_why_a_run_failed_and_where_its_log_is(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
+    assert run(toy_cli) == 0
+    capsys.readouterr()
     assert main(["show", "toy"]) == 0
     text = capsys.readouterr().out
     assert "trial 0  failed  car_ft kl_weight=0.1" in text
@@ -109,7 +132,7 @@ def test_list_has_a_line_for_each_sweep(
     assert main(["list", "--json"]) == 0
     (summary,) = json.loads(capsys.readouterr().out)
     assert summary["state"] == "done"
-    assert summary["trials"] == {"asked": 2, "complete": 2, "failed": 0}
+    assert summary["trials"] == {"asked": 2, "complete": 2, "failed": 0, "pruned": 0}
     assert summary["best"]["params"] == {"algorithm.kl_weight": 0.3}
     assert main(["list"]) == 0
     assert "2/2" in capsys.readouterr().out
@@ -195,6 +218,16 @@ def test_a_wrong_file_is_told_without_a_traceback_and_exits_with_2(
         (["show"], "SWEEP"),
         (["show", "nowhere"], "no sweep 'nowhere'"),
         (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "x.yaml", "--engine", "rai"], "unknown value of --engine: 'rai'; did you mean"),
+        (["run", "x.yaml", "--parallel", "0"], "--parallel: must be a whole number from 1 on"),
+        (["run", "x.yaml", "--timeout", "soon"], "--timeout: must be a number of seconds over 0"),
+        (["run", "x.yaml", "--webhook", "https://host/x"], "unknown value of --webhook"),
+        (["run", "kl_weight", "--import", "nowhere_to_be_found"], "no module 'nowhere_to_be"),
+        (["watch", "nowhere"], "no sweep 'nowhere'"),
+        (["watch", "x", "--interval", "0"], "--interval: must be a number of seconds over 0"),
+        (["stop"], "SWEEP"),
+        (["resume", "nowhere"], "no sweep 'nowhere'"),
+        (["sync", "nowhere"], "no sweep 'nowhere'"),
     ],
 )
 def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
@@ -205,6 +238,47 @@ def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
     assert said in told
     assert "Traceback" not in told
     assert not toy_cli.home.path.exists()
+
+
+LIGHT = """
+import contextlib, io, json, sys
+from sweeps.arguments import COMMANDS
+from sweeps.cli import main
+
+told = {}
+for command in ("", *COMMANDS):
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        code = main([*command.split(), "--help"])
+    told[command] = [code, written.getvalue()]
+heavy = {"torch", "ray", "mlflow", "optuna", "scipy", "numpy", "rich", "pydantic", "yaml"}
+print(json.dumps({"told": told, "heavy": sorted(heavy & set(sys.modules))}))
+"""
+
+
+def test_the_help_of_every_command_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    found = json.loads(done.stdout)
+    assert found["heavy"] == []
+    for command, (code, text) in found["told"].items():
+        assert code == 0
+        assert text.startswith(f"usage: carft-sweep {command}".rstrip())
+    assert set(found["told"]) == {"", *COMMANDS}
+
+
+def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    for command in COMMANDS:
+        assert importlib.util.find_spec(f"sweeps.commands.{command}"), command
+        assert f"`{command}" in page, command
+
+
+def test_every_option_stands_in_the_docs() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    _, commands = _parsers()
+    options = {name for parser in commands.values() for name in parser.options()}
+    assert options - set(re.findall(r"--[a-z-]+", page)) == {"-h"}
 
 
 def test_no_command_shows_the_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,13 +319,13 @@ class Away(MemoryTracker):
 def test_a_tracking_server_that_is_away_never_stops_a_sweep(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweeps.commands.run.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.commands.execution.PATIENCE", 0.2)
     toy_cli.tracker = Away()
     assert run(toy_cli) == 0
     told = capsys.readouterr()
     assert "records still wait for the tracking server (connection refused)" in told.err
     toy_cli.tracker = MemoryTracker()
-    monkeypatch.setattr("sweeps.commands.run.PATIENCE", 30)
+    monkeypatch.setattr("sweeps.commands.execution.PATIENCE", 30)
     assert run(toy_cli) == 0
     assert len(toy_cli.tracked()) == 7
     assert {kept.state for kept in toy_cli.tracker.runs.values()} == {"finished"}

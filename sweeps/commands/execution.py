@@ -1,0 +1,152 @@
+"""What `run` and `resume` share: an execution from the validated sweep to its last words."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+
+from sweeps.engines.choose import choose
+from sweeps.home import Home
+from sweeps.known import command
+from sweeps.live import FailedRun, failed_runs
+from sweeps.named import look
+from sweeps.progress import Plain, Progress, Quiet, Shown
+from sweeps.session import Ended, execute
+from sweeps.spec import SweepSpec
+from sweeps.webhook import Webhook, webhook_url
+from tracking.report import terminal
+from tracking.spool import Spool
+from tracking.where import open_tracking
+
+Say = Callable[[str], None]
+PATIENCE = 30.0
+"""Seconds that the end waits for the tracker to have everything."""
+CAUSES = 3
+"""So many different failures are told at the end."""
+TAIL = 12
+"""Lines of a log that the end shows."""
+
+
+def carry_out(
+    spec: SweepSpec,
+    home: Home,
+    arguments: argparse.Namespace,
+    say: Say,
+    *,
+    notes: Sequence[str] = (),
+    fresh: bool = False,
+    failed_again: bool = False,
+) -> int:
+    """Execute a sweep, show how it goes, and say how it ended and how to go on; the exit code.
+
+    Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
+    """
+    url = None if arguments.webhook == "no" else webhook_url(spec.webhook)
+    home.prepare()
+    engine = choose(
+        spec,
+        engine=arguments.engine,
+        address=arguments.address,
+        in_process=arguments.in_process,
+        timeout=arguments.timeout,
+        home=home.path,
+    )
+    console = Console(stderr=True)
+    progress = _progress(arguments, console)
+    for note in notes:
+        progress.note(note)
+    webhook, tracker = Webhook(url, progress.note), open_tracking(home.path)
+    try:
+        ended = execute(
+            spec,
+            home,
+            engine,
+            tracker,
+            progress,
+            fresh=fresh,
+            failed_again=failed_again,
+            claimed=functools.partial(tracker.take_up, spec.name),
+            webhook=webhook,
+        )
+        progress.close()
+        _tell(ended, arguments, say)
+        tracker.flush(PATIENCE)
+    finally:
+        engine.close()
+        progress.close()
+        webhook.close()
+        _close(tracker, console)
+    for line in _last_words(ended, home, arguments):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return ended.exit_code
+
+
+def with_options(overrides: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+    """The overrides, with those options that stand for a key of the file."""
+    more = [] if arguments.parallel is None else [f"parallel={arguments.parallel}"]
+    return [*overrides, *more]
+
+
+def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
+    def line(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    if arguments.quiet:
+        return Quiet(line)
+    if console.is_terminal and not arguments.in_process:
+        return Shown(console)
+    return Plain(line)
+
+
+def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
+    if arguments.json:
+        say(json.dumps(ended.comparison.as_dict(), indent=1, allow_nan=False))
+    elif ended.done and not ended.interrupted:
+        output = Console()
+        say("")
+        text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
+        say(text.rstrip())
+
+
+def _close(tracker: Spool, console: Console) -> None:
+    behind, error = tracker.behind(), tracker.last_error
+    tracker.close()
+    if behind:
+        console.print(
+            f"{behind} records still wait for the tracking server ({error or 'slow'}); "
+            "nothing is lost: `carft-sweep sync` or the next run delivers them",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _last_words(ended: Ended, home: Home, arguments: argparse.Namespace) -> Iterator[str]:
+    name = ended.comparison.sweep
+    resume = command("resume", name, arguments.home)
+    if ended.failures:
+        count = len(ended.failures)
+        yield f"{count} run{'' if count == 1 else 's'} failed."
+        yield from _causes(failed_runs(home, look(home, name), most=50))
+        yield f"To try what failed again: {resume} --failed"
+    if ended.broken is not None:
+        yield f"The sweep was given up: {ended.broken}"
+        yield f"Once that is mended: {resume}"
+    elif ended.interrupted:
+        yield f"Interrupted. To go on: {resume}"
+
+
+def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
+    """One run for each of the last causes, the last one last, with the end of its log."""
+    by_cause = {(run.kind, run.message): run for run in failed}
+    for run in list(by_cause.values())[-CAUSES:]:
+        yield f"\n{run.label}  {run.kind}: {run.message}"
+        for line in run.log_tail.splitlines()[-TAIL:]:
+            yield f"  | {line}"
+        yield f"  log: {run.folder / 'log.txt'}"

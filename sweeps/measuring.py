@@ -1,0 +1,68 @@
+"""A few steps of a run, really trained and timed, in a folder that goes away again."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from carft_core.bench import open_bench
+from carft_core.config import TrialConfig, trial_config
+from carft_core.errors import RequestError
+from carft_core.train import epochs
+from sweeps.engines.training import failure_class, one_line
+from sweeps.pace import Experience, Pace, Sample, kept_bytes
+
+STEPS = 10
+_WARM_UP = 2
+"""Steps that are not timed: the first ones wait for what later ones find ready."""
+
+
+def measure(config: TrialConfig, seed: int, *, cache: Path | None, threads: int | None) -> Sample:
+    """Train `STEPS` steps and evaluate `id/val`; larger splits are taken to go as fast.
+
+    Raises RequestError when the run cannot be trained at all, with the reason.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        _timed(config, seed, _WARM_UP, cache)
+        reports, kept = _timed(config, seed, STEPS, cache)
+        bench = open_bench(config, cache)
+    except RequestError:
+        raise
+    except Exception as error:  # whatever a run raises, it would raise in the sweep
+        raise RequestError(
+            f"the first run cannot be trained ({failure_class(error)}): {one_line(error)}"
+        ) from error
+    training = sum(report["seconds"] for report in reports)
+    span = (reports[-1]["timestamp"] - reports[0]["timestamp"]) / 1000
+    validation = max(0.0, span - training) / max(1, len(reports) - 1)
+    images = sum(len(split) for split in bench.evaluated_splits().values())
+    pace = Pace(
+        step=training / max(1, reports[-1]["step"]),
+        epoch=validation,
+        model=validation * images / max(1, len(bench.validation)),
+    )
+    return Sample(config.as_dict(), bench.device.type, pace, kept)
+
+
+def measured(sample: Sample) -> Experience:
+    """What one measurement says of every run."""
+    return Experience([sample], f"{STEPS} steps and an evaluation of id/val, measured now")
+
+
+def _timed(
+    config: TrialConfig, seed: int, steps: int, cache: Path | None
+) -> tuple[list[dict[str, Any]], int]:
+    """The reports of so many steps, and the bytes of the weights that were kept."""
+    plain = config.as_dict()
+    per_run = {"steps": min(steps, plain["optim"]["steps"] or steps), "epochs": None}
+    plain["optim"] = {**plain["optim"], **per_run}
+    short = trial_config(plain)
+    with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
+        workdir = Path(scratch)
+        reports = [report.as_dict() for report in epochs(short, seed, workdir=workdir, cache=cache)]
+        return reports, kept_bytes(workdir)

@@ -1,0 +1,199 @@
+"""What a sweep would do now: its runs, what is there of them, and what the rest would take."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from carft_core.config import TrialConfig
+from carft_core.data.splits import prepare
+from carft_core.files import read_json
+from carft_core.result import is_complete
+from sweeps.dimensions import assigned
+from sweeps.draws import quantile
+from sweeps.home import Home
+from sweeps.mirror import view
+from sweeps.pace import Experience, usual
+from sweeps.plan import Planner, Task, digests, merge_labels
+from sweeps.runs import Runs
+from sweeps.spec import SweepSpec
+
+TYPICAL = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Where in its ranges a point lies that nobody has proposed yet: quantiles, for want of better."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has still before it."""
+
+    config: TrialConfig
+    steps: int
+    epochs: int
+    models: int
+
+    @property
+    def trains(self) -> bool:
+        """Whether more than an evaluation is left."""
+        return self.epochs > 0
+
+
+@dataclass
+class Plan:
+    """What a sweep would do now. Times in seconds, sizes in MiB."""
+
+    sweep: str
+    method: str
+    trials: int
+    runs: int
+    done: int = 0
+    reused: int = 0
+    """Of those that are done: trained by another sweep, or the same as an earlier one of this."""
+    to_evaluate: int = 0
+    to_train: int = 0
+    unknown: int = 0
+    """Runs whose point a sampler has yet to choose."""
+    epochs: int = 0
+    """To be trained; for unknown runs as typical points of the space would."""
+    seconds: float | None = None
+    """Of work, one run after another."""
+    at_once: int = 1
+    """Runs side by side."""
+    at_most: bool = False
+    """Whether the sweep may well need less: it stops trials early, or when a target is reached."""
+    measured: str | None = None
+    """What the time is measured on."""
+    disk_mb: float | None = None
+    free_mb: float | None = None
+    warnings: tuple[str, ...] = ()
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """As long as one waits for it."""
+        return None if self.seconds is None else self.seconds / self.at_once
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = {key: value for key, value in vars(self).items() if key != "work"}
+        return {**plain, "wall_seconds": self.wall_seconds}
+
+
+def make_plan(spec: SweepSpec, home: Home) -> Plan:
+    """Look at every run that is known before the sweep runs, and at what the home has of it."""
+    # A look at what would be creates no home.
+    planner = Planner(spec, home.cache if home.path.exists() else None)
+    settings = [*planner.baselines(), *_known_trials(planner, home)]
+    unknown = (spec.trial_count - sum(tasks[0].role == "trial" for tasks in settings)) * len(
+        spec.seeds
+    )
+    plan = Plan(
+        spec.name,
+        spec.method,
+        spec.trial_count,
+        sum(map(len, settings)) + unknown,
+        unknown=unknown,
+        at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
+        warnings=spec.warnings,
+    )
+    runs, seen = Runs(home.runs), set[str]()
+    for tasks in settings:
+        plan.rows.append(_row(plan, tasks, runs, seen))
+    plan.work += _to_come(spec, unknown)
+    plan.epochs = sum(work.epochs for work in plan.work)
+    return plan
+
+
+def estimate(plan: Plan, experience: Experience) -> None:
+    """Fill in time and disk, as far as runs were measured that tell."""
+    seconds, sizes, ways = 0.0, 0.0, list[str]()
+    for work in plan.work:
+        found = experience.of(work.config)
+        if found is None:
+            return
+        samples, how = found
+        pace = usual(samples)
+        seconds += pace.seconds(steps=work.steps, epochs=work.epochs, models=work.models)
+        sizes += statistics.median(sample.bytes for sample in samples) if work.trains else 0.0
+        ways.append(how)
+    plan.seconds, plan.disk_mb = round(seconds, 1), round(sizes / 2**20, 1)
+    # Where one run rests on less, the sum does.
+    plan.measured = max(ways, key=len, default=None)
+
+
+def _known_trials(planner: Planner, home: Home) -> Iterator[list[Task]]:
+    """Of a grid every point; else what was proposed already and still is what it was."""
+    spec = planner.spec
+    if spec.method == "grid":
+        yield from (planner.trial(params) for params in spec.points())
+        return
+    kept = view(home, spec.name)
+    for trial in () if kept is None else kept.trials():
+        if trial.point >= spec.trial_count:
+            continue
+        try:
+            tasks = planner.trial(trial.params, trial.number)
+        except ValueError:  # the space has changed, and has no such point any more
+            continue
+        if digests(tasks) == dict(trial.runs) and trial.state != "pruned":
+            yield tasks
+
+
+def _row(plan: Plan, tasks: Sequence[Task], runs: Runs, seen: set[str]) -> dict[str, Any]:
+    states = {"done": 0, "evaluate": 0, "train": 0}
+    for task in tasks:
+        folder = runs.folder(task.digest)
+        twice = task.digest in seen
+        seen.add(task.digest)
+        if twice or is_complete(folder, task.config):
+            states["done"] += 1
+            plan.done += 1
+            known = runs.read(task.digest)
+            plan.reused += twice or (known is not None and known.sweep != plan.sweep)
+            continue
+        models = 1 + len(merge_labels(task.config))
+        if (folder / "trained.json").exists() or not task.config.algorithm.trains:
+            states["evaluate"] += 1
+            plan.to_evaluate += 1
+            plan.work.append(Work(task.config, 0, 0, models))
+        else:
+            states["train"] += 1
+            plan.to_train += 1
+            plan.work.append(_left(task.config, runs, task.digest, models))
+    name = tasks[0].label if tasks[0].seed is None else tasks[0].label.rsplit(" seed ", 1)[0]
+    seeds = [task.seed for task in tasks if task.seed is not None]
+    return {"label": name, "role": tasks[0].role, "seeds": seeds, **states}
+
+
+def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> Work:
+    """What an unfinished run has before it: it goes on behind its last epoch."""
+    whole = _whole(config, models)
+    folder = runs.folder(digest)
+    history = read_json(folder / "history.json") or []
+    if not history or not (folder / "checkpoint.pt").exists():
+        return whole
+    last = history[-1]
+    return Work(
+        config, max(0, whole.steps - last["step"]), max(1, whole.epochs - last["epoch"]), models
+    )
+
+
+def _whole(config: TrialConfig, models: int) -> Work:
+    optim = config.optim
+    per_epoch = math.ceil(len(prepare(config.data).train) / optim.batch_size)
+    steps = optim.steps or (optim.epochs or 1) * per_epoch
+    return Work(config, steps, math.ceil(steps / per_epoch), models)
+
+
+def _to_come(spec: SweepSpec, count: int) -> Iterator[Work]:
+    """So many runs at points that are still to be chosen, in the middle of the space."""
+    for number in range(count):
+        u = TYPICAL[number % len(TYPICAL)]
+        params = assigned(spec.parameters, functools.partial(quantile, u=u))
+        config = spec.config_for(params)
+        models = 1 + len(merge_labels(config))
+        yield _whole(config, models) if config.algorithm.trains else Work(config, 0, 0, models)

@@ -1,0 +1,227 @@
+"""Going on with a sweep by its name: as it was run, from anywhere, with more trials, or again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.as_run import AsRun
+from sweeps.claim import Claim
+from sweeps.cli import main
+from tests.sweeps.conftest import ToySweep
+
+RANDOM = {
+    "method": "random",
+    "run_cap": 2,
+    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
+    "baselines": [],
+    "seeds": 1,
+}
+
+
+def run(toy: ToySweep, *more: str, **changes: Any) -> int:
+    return main(["run", str(toy.file(**changes)), "--in-process", *more])
+
+
+def resume(*more: str) -> int:
+    return main(["resume", "toy", "--in-process", *more])
+
+
+def trials(toy: ToySweep) -> list[dict[str, Any]]:
+    return [dict(trial.params) for trial in toy.ledger().trials()]
+
+
+def test_a_sweep_that_is_done_says_so(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    capsys.readouterr()
+    assert resume() == 0
+    told = capsys.readouterr()
+    assert told.out == (
+        "toy has nothing left to do: 2 of 2 trials have come to their end. The result: "
+        "carft-sweep compare toy\n"
+    )
+    assert told.err == ""
+
+
+def test_what_was_left_over_is_done(toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    capsys.readouterr()
+    assert resume() == 0
+    assert "[7/7] car_ft kl_weight=0.3 seed 1  done" in capsys.readouterr().err
+    assert toy_cli.values()[0.3] == pytest.approx(0.805)
+
+
+def test_a_trial_that_became_nan_is_tried_again_only_when_that_is_asked(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
+    run(toy_cli)
+    capsys.readouterr()
+    assert resume() == 0
+    told = capsys.readouterr().out
+    assert "nothing left to do: 1 of 2 trials" in told
+    assert "1 failed; to try them again: carft-sweep resume toy --failed" in told
+    assert toy_cli.values()[0.1] is None
+    assert resume("--failed") == 0
+    assert toy_cli.values()[0.1] == pytest.approx(0.785)
+    assert resume("--failed") == 0
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+def test_more_trials_are_more_each_time_and_the_next_resume_knows(toy_cli: ToySweep) -> None:
+    run(toy_cli, **RANDOM)
+    first = trials(toy_cli)
+    assert resume("--trials", "+3") == 0
+    assert len(trials(toy_cli)) == 5
+    assert trials(toy_cli)[:2] == first
+    assert resume() == 0
+    assert len(trials(toy_cli)) == 5
+    assert resume("--trials", "1") == 0
+    assert len(trials(toy_cli)) == 6
+    assert AsRun.read(toy_cli.home.sweep("toy")).overrides == ("run_cap=6",)
+
+
+def test_a_grid_has_no_more_points_than_its_values_make(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli, "--set", "run_cap=1")
+    assert len(trials(toy_cli)) == 1
+    assert resume("--trials", "+5") == 0
+    assert len(trials(toy_cli)) == 2
+    capsys.readouterr()
+    assert resume("--trials", "+1") == 2
+    assert "the grid of toy has no more points than its 2 trials" in capsys.readouterr().err
+
+
+def test_the_file_goes_on_as_it_was_run_and_that_it_has_changed_is_said(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli, "--set", "baselines=[]")
+    file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
+    capsys.readouterr()
+    assert resume() == 0
+    told = capsys.readouterr().err
+    assert f"{file} has changed since; the sweep goes on with the file as it was run" in told
+    assert f"carft-sweep run {file}" in told
+    assert set(toy_cli.values()) == {0.1, 0.3}
+    assert len(toy_cli.tracked()) == 4
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken"])
+def test_a_file_that_is_gone_or_broken_by_now_is_no_obstacle(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    file = toy_cli.folder / "toy.yaml"
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_text("name: [")
+    capsys.readouterr()
+    assert resume() == 0
+    assert ("is gone" if harm == "gone" else "has changed since") in capsys.readouterr().err
+    assert toy_cli.values()[0.3] is not None
+
+
+def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    there.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(there)
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    monkeypatch.chdir(elsewhere)
+    seen: list[Path] = []
+
+    monkeypatch.setattr("tracking.spool.Spool.take_up", lambda *_: seen.append(Path.cwd()))
+    assert resume() == 0
+    assert seen == [there]
+    assert Path.cwd() == elsewhere
+
+
+def test_a_folder_that_is_gone_is_said(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    folder = toy_cli.home.sweep("toy")
+    known = json.loads((folder / "execution.json").read_text())
+    (folder / "execution.json").write_text(json.dumps({**known, "folder": str(tmp_path / "no")}))
+    capsys.readouterr()
+    assert resume() == 0
+    assert "is gone, where the sweep was run" in capsys.readouterr().err
+
+
+def test_a_sweep_that_somebody_runs_is_refused_with_their_name(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    with Claim(toy_cli.home.sweep("toy")):
+        assert resume() == 2
+    assert "is being run by process" in capsys.readouterr().err
+
+
+def test_an_unknown_sweep_and_one_of_which_too_little_is_kept_are_told(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["resume", "toi"]) == 2
+    assert "no sweep 'toi'" in capsys.readouterr().err
+    (toy_cli.home.sweep("toy") / "execution.json").unlink()
+    assert resume() == 2
+    assert "go on with it by its file: carft-sweep run FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "+", "1.5"])
+def test_a_number_of_trials_that_is_none_is_told(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resume", "toy", f"--trials={number}"]) == 2
+    assert "--trials: must be a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_an_override_takes_the_place_of_earlier_ones_of_its_key() -> None:
+    before = AsRun("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
+    assert before.changed("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
+
+
+def test_a_secret_webhook_of_the_file_is_still_known(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "http://127.0.0.1:1/SECRET"
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli, "--webhook", "no", webhook=secret)
+    folder = toy_cli.home.sweep("toy")
+    spec, note = AsRun.read(folder).load(folder)
+    assert (spec.webhook, note) == (secret, None)
+    assert resume("--webhook", "no") == 0
+    told = capsys.readouterr()
+    assert "SECRET" not in told.out + told.err
+    kept = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not any(b"SECRET" in content for content in kept)
+
+
+def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) -> None:
+    (tmp_path / "carft_toy_plugin.py").write_text("LOADED = True\n")
+    plugin = tmp_path / "carft_toy_plugin.py"
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli, "--import", str(plugin))
+    folder = toy_cli.home.sweep("toy")
+    assert AsRun.read(folder).imports == (str(plugin.resolve()),)
+    assert resume() == 0
+    assert AsRun.read(folder).imports == (str(plugin.resolve()),)
+    plugin.unlink()
+    with pytest.raises(RequestError, match="does not exist"):
+        AsRun.read(folder).load(folder)
