@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from carft_core.result import is_complete
+from sweeps.asking import Asking
 from sweeps.engines.base import Decision, Failure, Job, Wait
-from sweeps.ledger import Ledger, Trial
+from sweeps.failures import Breaker, RetryPolicy, halved, node_of
+from sweeps.ledger import Ledger
+from sweeps.listeners import NOBODY, Listeners
+from sweeps.open_trial import OpenTrial, Outcome, end
 from sweeps.plan import Planner, Task, digests, merge_labels
 from sweeps.progress import Progress
-from sweeps.proposals import proposal, propose
+from sweeps.pruning import Pruning
 from sweeps.records import measured
 from sweeps.runs import Runs
+from sweeps.time_budget import TimeBudget
 from sweeps.tracked import OWN, TrackedSweep
-
-RETRIED = frozenset({"crashed", "timeout", "preempted"})
-"""Failures that may not happen again; the others would."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended in this sweep."""
-
-    state: Literal["done", "failed"]
-    failure: Failure | None = None
-
-
-@dataclass
-class OpenTrial:
-    """A trial whose runs are being collected; `told` once its value is in the ledger."""
-
-    trial: Trial
-    digests: Sequence[str]
-    told: bool
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
 
 
 class Driver:
     """A Handler. Runs are given out in order: zero-shot, baselines, then trials with their seeds.
 
-    A trial is asked when every earlier one has its value, so that the same sweep asks the same.
+    A method that learns from results is asked when there is room for a run, so that with one run
+    at a time the same sweep asks the same.
     """
 
     def __init__(
@@ -53,33 +36,37 @@ class Driver:
         ledger: Ledger,
         runs: Runs,
         *,
+        asking: Asking,
         cache: Path,
         tracked: TrackedSweep,
         progress: Progress,
-        carried: Sequence[Mapping[str, Any]] = (),
         fresh: bool = False,
-        alive: Callable[[], None] = lambda: None,
-        told: Callable[[], None] = lambda: None,
+        failed_again: bool = False,
+        listeners: Listeners = NOBODY,
     ) -> None:
         self.planner, self.ledger, self.runs = planner, ledger, runs
         self.tracked, self.progress = tracked, progress
         self.outcomes: dict[str, Outcome] = {}
         self.interrupted = False
+        self.broken: str | None = None
+        """Why the sweep was given up."""
+        self._spec = planner.spec
+        self._asking, self._listeners = asking, listeners
+        self._pruning = Pruning(planner.spec, ledger, runs)
+        self._retries = RetryPolicy(planner.spec.retries)
+        self._breaker = Breaker(planner.spec.breaker)
+        self._budget = TimeBudget(ledger, planner.spec.time_budget)
         self._cache = cache
-        self._carried = carried
-        self._fresh = fresh
-        self._alive, self._told = alive, told
+        self._fresh, self._failed_again = fresh, failed_again
         self._queue: deque[Task] = deque()
         self._waiting: deque[Task] = deque()
         self._active: dict[str, Task] = {}
-        self._tries: dict[str, int] = {}
+        self._workers: dict[str, str] = {}
         self._renewed: set[str] = set()
         self._open: dict[int, OpenTrial] = {}
-        self._points = self._asked()
 
     def begin(self) -> None:
         """Plan the baselines, and keep in the ledger what a comparison needs to know of them."""
-        spec = self.planner.spec
         settings = self.planner.baselines()
         self.ledger.remember(
             "baselines",
@@ -93,13 +80,15 @@ class Driver:
                 for tasks in settings
             ],
         )
-        self.ledger.remember("trial_count", spec.trial_count)
+        self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
-        self.progress.begin(len(self._queue) + spec.trial_count * len(spec.seeds))
+        self.progress.begin(len(self._queue) + self._spec.trial_count * len(self._spec.seeds))
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
         while True:
+            if self.broken is not None or self.is_out_of_time:
+                return Wait.NEVER
             self._retry_waiting()
             if not self._queue and not self._ask():
                 return Wait.LATER if self._active or self._waiting else Wait.NEVER
@@ -108,9 +97,15 @@ class Driver:
                 if job is not None:
                     return job
 
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the sweep has used up its time budget."""
+        return self._budget.is_used_up
+
     def started(self, job: Job, worker: str) -> None:
         """See Handler."""
         known = self.runs.read(job.digest)
+        self._workers[job.digest] = worker
         self.progress.started(job.label)
         self.tracked.started(
             self._active[job.digest], attempt=known.attempts if known else 1, worker=worker
@@ -119,19 +114,28 @@ class Driver:
     def alive(self, job: Job) -> None:
         """See Handler."""
         self.runs.renew(job.digest)
-        self._alive()
+        self._budget.count()
+        self._listeners.alive()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """See Handler."""
+        task = self._active[job.digest]
         self.progress.epoch(job.label, report)
-        self.tracked.reported(self._active[job.digest], report)
-        return Decision.CONTINUE
+        self.tracked.reported(task, report)
+        trial = self._trial(task)
+        if trial is None or (trial.told and not trial.pruned):
+            return Decision.CONTINUE
+        reason = None if trial.pruned else self._pruning.reported(trial, task, report)
+        if reason is not None:
+            self._prune(trial, reason)
+        return Decision.STOP if trial.pruned else Decision.CONTINUE
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
         """See Handler."""
         task = self._active.pop(job.digest)
         self.runs.end(job.digest, "done")
         self.runs.settle(job.digest)
+        self._breaker.succeeded(node_of(self._workers.get(job.digest, "")))
         for warning in result.get("warnings", ()):
             self.progress.note(f"{task.label}: {warning}")
         self._done(task, reused_from=None)
@@ -139,20 +143,31 @@ class Driver:
     def stopped(self, job: Job) -> None:
         """See Handler."""
         task = self._active.pop(job.digest)
-        self.interrupted = True
         self.runs.end(job.digest, "stopped")
+        trial = self._trial(task)
+        if trial is not None and trial.pruned:
+            self.tracked.pruned(task, job.workdir)
+            return
+        self.interrupted = True
         self.progress.stopped(task.label)
         self.tracked.stopped(task)
 
     def failed(self, job: Job, failure: Failure) -> bool:
         """See Handler."""
-        task = self._active.pop(job.digest)
+        task, trial = self._active[job.digest], self._trial(self._active[job.digest])
+        if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
+            self.stopped(job)
+            return False
+        del self._active[job.digest]
         told = {"kind": failure.kind, "message": failure.message, "log_tail": failure.log_tail}
         self.runs.end(job.digest, "failed", told)
-        tries = self._tries[job.digest] = self._tries.get(job.digest, 0) + 1
-        again = failure.kind in RETRIED and tries <= self.planner.spec.retries
-        self.progress.fail(task.label, failure.kind, failure.message, again=again)
+        again = self._retries.again(
+            job.digest, failure, halved(task.config, self._halvings(job.digest))
+        )
+        self._note_failure(task, failure, again=again)
         if again:
+            if failure.kind == "out_of_memory":
+                self.runs.halve(job.digest)
             self._queue.appendleft(task)
             return True
         if self.runs.restore(job.digest):
@@ -169,53 +184,37 @@ class Driver:
             self.tracked.stopped(task)
         self._active.clear()
 
-    def _asked(self) -> Iterator[tuple[int, Trial | None]]:
-        """Every point of the sweep, with the trial that is there already."""
-        known = {trial.point: trial for trial in self.ledger.trials()}
-        for point in range(self.planner.spec.trial_count):
-            yield point, known.get(point)
+    def close(self) -> None:
+        """Keep what only this driver knows."""
+        self._budget.count(now=True)
+
+    def _trial(self, task: Task) -> OpenTrial | None:
+        return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
         """Queue the runs of the next trial; False when there is none, or not yet."""
-        if any(not trial.told for trial in self._open.values()):
-            return False
-        point, trial = next(self._points, (None, None))
-        if point is None:
-            return False
+        if self._asking.is_adaptive and self._waiting and not self._active:
+            return False  # another sweep trains what the next proposal depends on
+        trial = self._asking.next()
         if trial is None:
-            trial = self._propose(point, None)
-        elif trial.state == "failed" and (trial.reason or {}).get("kind") != "nan":
-            # What broke it may be mended by now; a finished trial cannot be told again.
-            trial = self._propose(point, trial.params)
-        tasks = self.planner.trial(trial.params, trial.number)
-        if tasks[0].config.algorithm.trains:
-            # What the file asks for now; a finished trial keeps what it was asked with.
-            self.ledger.remember("merges", merge_labels(tasks[0].config))
-        known = OpenTrial(trial, [task.digest for task in tasks], told=trial.state != "running")
-        self._open[trial.number] = known
+            return False
+        self._open[trial.number] = trial
+        tasks = list(trial.tasks)
+        if trial.trial.state == "pruned":
+            trial.pruned = True
+            self.progress.skip(len(tasks))
+            for task in tasks:
+                self.tracked.pruned(task, self.runs.folder(task.digest))
+            return True
+        if self._pruning.in_order and not trial.told:
+            trial.waiting.extend(tasks[1:])
+            del tasks[1:]
         self._queue.extend(tasks)
         return True
 
-    def _propose(self, point: int, params: Mapping[str, Any] | None) -> Trial:
-        spec = self.planner.spec
-        if params is None and point < len(self._carried):
-            params = self._carried[point]
-        found = propose(spec, self.ledger, point) if params is None else proposal(spec, params)
-        tasks = self.planner.trial(found.params)
-        return self.ledger.propose(
-            point,
-            stored=found.stored,
-            distributions=found.distributions,
-            attributes={
-                "params": dict(found.params),
-                "algorithm": tasks[0].algorithm,
-                "runs": digests(tasks),
-                "merges": merge_labels(tasks[0].config),
-            },
-        )
-
     def _job(self, task: Task) -> Job | None:
         """The job that a run still needs; None when it is settled, or waits for somebody."""
+        trial = self._trial(task)
         known = self.outcomes.get(task.digest)
         if known is not None:
             self._settle(task, known)
@@ -225,6 +224,12 @@ class Driver:
             return None
         if self._is_settled_by_earlier(task):
             return None
+        if trial is not None and not trial.told:
+            reason = self._pruning.catch_up(trial, task)
+            if reason is not None:
+                self._prune(trial, reason)
+                self.tracked.pruned(task, self.runs.folder(task.digest))
+                return None
         if not self.runs.take(task.digest, task.label, self.ledger.name):
             self._waiting.append(task)
             return None
@@ -235,11 +240,16 @@ class Driver:
         return Job(
             digest=task.digest,
             label=task.label,
-            config=task.config.as_dict(),
+            config=halved(task.config, self._halvings(task.digest)).as_dict(),
             seed=task.seed or 0,
             workdir=self.runs.folder(task.digest),
             cache=self._cache,
+            imports=self._spec.imports,
         )
+
+    def _halvings(self, digest: str) -> int:
+        known = self.runs.read(digest)
+        return 0 if known is None else known.halvings
 
     def _is_settled_by_earlier(self, task: Task) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
@@ -252,13 +262,14 @@ class Driver:
                 self.runs.end(task.digest, "done")  # its driver died before it could say so
             self._done(task, reused_from=state.sweep if state is not None else "elsewhere")
             return True
-        if state is not None and state.failed_for_good and state.failure is not None:
-            failure = Failure("nan", state.failure["message"], state.failure["log_tail"])
-            self.progress.fail(task.label, failure.kind, failure.message, again=False)
-            self.tracked.failed(task, failure, folder)
-            self._settle(task, Outcome("failed", failure))
-            return True
-        return False
+        if self._failed_again or state is None or not state.failed_for_good:
+            return False
+        told = state.failure or {}
+        failure = Failure("nan", told.get("message", ""), told.get("log_tail", ""))
+        self.progress.fail(task.label, failure.kind, failure.message, again=False)
+        self.tracked.failed(task, failure, folder)
+        self._settle(task, Outcome("failed", failure))
+        return True
 
     def _done(self, task: Task, *, reused_from: str | None) -> None:
         folder = self.runs.folder(task.digest)
@@ -273,32 +284,60 @@ class Driver:
     def _settle(self, task: Task, outcome: Outcome) -> None:
         """The run has ended; with the last one of its trial the trial has its value."""
         self.outcomes[task.digest] = outcome
-        trial = None if task.trial is None else self._open[task.trial]
+        trial = self._trial(task)
         if trial is None:
             return
         trial.outcomes[task.digest] = outcome
-        if trial.told or set(trial.outcomes) < set(trial.digests):
+        if trial.told:
             return
-        trial.told = True
-        broken = [o.failure for o in trial.outcomes.values() if o.failure is not None]
-        value = math.nan if broken else self._value(trial)
-        if broken:
-            self.ledger.fail(trial.trial.number, broken[0].kind, broken[0].message)
-        elif math.isfinite(value):
-            self.ledger.complete(trial.trial.number, value)
-        else:
-            name = self.planner.spec.metric.name
-            self.ledger.fail(trial.trial.number, "nan", f"{name} is not there or not finite")
-        self._told()
+        if outcome.state == "done":
+            reason = self._pruning.seed_done(trial, task)
+            if reason is not None:
+                self._prune(trial, reason)
+                return
+        elif self._pruning.in_order:  # the seeds that wait cannot give the trial a value any more
+            self.progress.skip(len(trial.waiting))
+            trial.waiting.clear()
+            self._tell(trial)
+            return
+        if trial.waiting:
+            self._queue.appendleft(trial.waiting.popleft())
+        if trial.is_settled:
+            self._tell(trial)
 
-    def _value(self, trial: OpenTrial) -> float:
-        """The mean of the sweep's metric over the seeds."""
-        metric = self.planner.spec.metric
-        values = []
-        for digest in trial.digests:
-            found = measured(self.runs.folder(digest), metric.merge or OWN)
-            values.append(float((found or {"metrics": {}})["metrics"].get(metric.name, math.nan)))
-        return sum(values) / len(values)
+    def _tell(self, trial: OpenTrial) -> None:
+        """The trial has ended: its values, or why it has none."""
+        trial.told = True
+        found = end(trial, self.runs, self._spec.goals)
+        if isinstance(found, Failure):
+            self.ledger.fail(trial.number, found.kind, found.message)
+        else:
+            self.ledger.complete(trial.number, found)
+        self._ended(trial)
+
+    def _prune(self, trial: OpenTrial, reason: str) -> None:
+        """Before anything is stopped: the decision is in the ledger."""
+        trial.told = trial.pruned = True
+        self.ledger.prune(trial.number, "pruned", reason)
+        left = sum(task.digest not in trial.outcomes for task in trial.tasks)
+        trial.waiting.clear()
+        self.progress.prune(trial.tasks[0].label, reason, runs=left)
+        self._ended(trial)
+
+    def _ended(self, trial: OpenTrial) -> None:
+        self._asking.ended(trial.trial.point)
+        self._pruning.ended(self.ledger.trial(trial.trial.point))
+        self._listeners.told()
+
+    def _note_failure(self, task: Task, failure: Failure, *, again: bool) -> None:
+        self.progress.fail(task.label, failure.kind, failure.message, again=again)
+        if not again:
+            text = f"{task.label} failed ({failure.kind}): {failure.message}"
+            self._listeners.alarm("run_failed", text)
+        setting = task.role if task.trial is None else f"trial {task.trial}"
+        self.broken = self.broken or self._breaker.failed(failure, setting)
+        if self.broken is not None:
+            self._listeners.alarm("breaker", self.broken)
 
     def _retry_waiting(self) -> None:
         """Queue what waited for a run that is free now."""

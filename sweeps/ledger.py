@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.home import Home
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
+    from sweeps.mirror import Mirror
+
+Goal = Literal["minimize", "maximize"]
 State = Literal["running", "complete", "failed", "pruned"]
 PROPOSED = "proposed"
 LOST = "proposal_lost"
@@ -39,7 +43,8 @@ class Trial:
     point: int
     """The place among the sweep's points, from 0; a trial that is tried again keeps it."""
     state: State
-    value: float | None
+    values: tuple[float, ...]
+    """One for each goal when it is complete; else none."""
     params: Mapping[str, Any]
     algorithm: str
     runs: Mapping[str, str]
@@ -47,16 +52,24 @@ class Trial:
     merges: Sequence[str]
     """The labels of the merged models that were asked for."""
     reason: Mapping[str, str] | None
-    """Of a failure: `kind` and `message`."""
+    """Why it failed or was pruned: `kind` and `message`."""
+
+    @property
+    def value(self) -> float | None:
+        """By the first goal."""
+        return self.values[0] if self.values else None
 
 
 class Ledger:
-    """One generation of a sweep: an Optuna study."""
+    """One generation of a sweep: an Optuna study. One driver at a time writes to it."""
 
     def __init__(self, study: Study, name: str, generation: int) -> None:
         self.study = study
         self.name = name
         self.generation = generation
+        self.mirror: Mirror | None = None
+        """Told of every change once it is durable."""
+        self._newest: dict[int, Trial] | None = None
 
     @classmethod
     def create(
@@ -65,14 +78,14 @@ class Ledger:
         name: str,
         generation: int,
         *,
-        goal: Literal["minimize", "maximize"],
+        goals: Sequence[Goal],
         spec: Mapping[str, Any],
     ) -> Ledger:
         """Begin a generation; its first attribute is the sweep as plain data."""
         import optuna
 
         study = optuna.create_study(
-            storage=storage(home), study_name=study_name(name, generation), direction=goal
+            storage=storage(home), study_name=study_name(name, generation), directions=[*goals]
         )
         study.set_user_attr("generation", generation)
         study.set_user_attr("spec", dict(spec))
@@ -100,12 +113,14 @@ class Ledger:
 
     def extend(self, spec: Mapping[str, Any]) -> None:
         """The sweep goes on with a changed file."""
-        self.study.set_user_attr("spec", dict(spec))
+        self.remember("spec", dict(spec))
 
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the generation."""
         if self.study.user_attrs.get(key) != value:
             self.study.set_user_attr(key, value)
+            if self.mirror is not None:
+                self.mirror.attributes({key: value})
 
     def recall(self, key: str, default: Any = None) -> Any:
         """What `remember` kept."""
@@ -113,12 +128,16 @@ class Ledger:
 
     def trials(self) -> list[Trial]:
         """The newest trial at each point, by point; lost proposals are nobody's."""
-        found: dict[int, Trial] = {}
-        for frozen in self.study.get_trials(deepcopy=False):
-            if "point" in frozen.user_attrs:
-                trial = _trial(frozen)
-                found[trial.point] = trial
-        return [found[point] for point in sorted(found)]
+        if self._newest is None:
+            found = map(_trial, self.study.get_trials(deepcopy=False))
+            self._newest = {trial.point: trial for trial in found if trial is not None}
+        return [self._newest[point] for point in sorted(self._newest)]
+
+    def trial(self, point: int) -> Trial:
+        """The newest trial at a point. Raises KeyError when there is none."""
+        if self._newest is None:
+            self.trials()
+        return (self._newest or {})[point]
 
     def propose(
         self,
@@ -127,11 +146,12 @@ class Ledger:
         stored: Mapping[str, Any],
         distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
+        system_attrs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Trial:
         """Add a running trial, with everything known of it, in one transaction.
 
         Optuna's own `ask` writes the trial first and its parameters later: a crash in between
-        leaves a trial that nobody can go on with.
+        leaves a trial that nobody can go on with. `system_attrs` are the sampler's own notes.
         """
         from optuna.trial import TrialState, create_trial
 
@@ -141,17 +161,38 @@ class Ledger:
                 params=dict(stored),
                 distributions={name: distributions[name] for name in stored},
                 user_attrs={"point": point, **attributes, PROPOSED: True},
+                system_attrs=dict(system_attrs),
             )
         )
-        return next(trial for trial in self.trials() if trial.point == point)
+        trial = self._changed(len(self.study.get_trials(deepcopy=False)) - 1)
+        if trial is None:
+            raise RuntimeError("another process writes to the study of a sweep that is ours")
+        return trial
 
-    def complete(self, number: int, value: float) -> None:
-        """The trial has its value."""
-        self.study.tell(number, value)
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Keep the value that a running trial has after so many epochs.
+
+        With several goals nothing is kept: Optuna knows one such value only.
+        """
+        if len(self.study.directions) == 1:
+            self.study._storage.set_trial_intermediate_value(self._id(number), epoch, value)
+
+    def complete(self, number: int, values: Sequence[float]) -> None:
+        """The trial has its values, one for each goal."""
+        self.study.tell(number, list(values))
+        self._changed(number)
+
+    def prune(self, number: int, kind: str, message: str) -> None:
+        """The trial was not worth going on with, and why."""
+        from optuna.trial import TrialState
+
+        self._end(number, TrialState.PRUNED, kind, message)
 
     def fail(self, number: int, kind: str, message: str) -> None:
-        """The trial has none, and why."""
-        self._fail(number, kind, message)
+        """The trial has no value, and why."""
+        from optuna.trial import TrialState
+
+        self._end(number, TrialState.FAIL, kind, message)
 
     def reconcile(self) -> int:
         """Give up trials that were asked and never proposed; how many there were.
@@ -162,22 +203,36 @@ class Ledger:
 
         lost = [
             frozen.number
-            for frozen in self.study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING])
+            for frozen in self.study.get_trials(
+                deepcopy=False, states=[TrialState.RUNNING, TrialState.WAITING]
+            )
             if not frozen.user_attrs.get(PROPOSED)
         ]
         for number in lost:
-            self._fail(number, LOST, "the driver ended before the point was known")
+            self.fail(number, LOST, "the driver ended before the point was known")
         return len(lost)
 
-    def _fail(self, number: int, kind: str, message: str) -> None:
-        from optuna.trial import TrialState
-
-        trial = self.study.get_trials(deepcopy=False)[number]
+    def _end(self, number: int, state: TrialState, kind: str, message: str) -> None:
         # The storage itself: a Trial object would draw again from the sampler.
         self.study._storage.set_trial_user_attr(
-            trial._trial_id, "reason", {"kind": kind, "message": message}
+            self._id(number), "reason", {"kind": kind, "message": message}
         )
-        self.study.tell(number, state=TrialState.FAIL)
+        self.study.tell(number, state=state)
+        self._changed(number)
+
+    def _id(self, number: int) -> int:
+        storage, study = self.study._storage, self.study._study_id
+        return storage.get_trial_id_from_study_id_trial_number(study, number)
+
+    def _changed(self, number: int) -> Trial | None:
+        """The trial as it is now, None when it was never proposed; the mirror learns of it."""
+        trial = _trial(self.study._storage.get_trial(self._id(number)))
+        if trial is not None:
+            if self._newest is not None:
+                self._newest[trial.point] = trial
+            if self.mirror is not None:
+                self.mirror.trial(trial)
+        return trial
 
 
 def storage(home: Home) -> RDBStorage:
@@ -220,13 +275,17 @@ def _check(file: Path) -> None:
         raise RequestError(f"{file} is not an SQLite database; move it away")
 
 
-def _trial(frozen: FrozenTrial) -> Trial:
+def _trial(frozen: FrozenTrial) -> Trial | None:
+    """None for a trial that was never proposed."""
     attributes = frozen.user_attrs
+    if "point" not in attributes:
+        return None
+    state = _STATES[frozen.state.name]
     return Trial(
         number=frozen.number,
         point=attributes["point"],
-        state=_STATES[frozen.state.name],
-        value=frozen.value,
+        state=state,
+        values=tuple(frozen.values) if state == "complete" else (),
         params=attributes.get("params", frozen.params),
         algorithm=attributes.get("algorithm", ""),
         runs=attributes.get("runs", {}),

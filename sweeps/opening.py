@@ -65,4 +65,5 @@ def _create(home: Home, spec: SweepSpec, generation: int, plain: Mapping[str, An
 
     # A generation whose creation was cut off is left behind.
     number = max([generation, *(n + 1 for n in generations(storage(home), spec.name))])
-    return Ledger.create(home, spec.name, number, goal=spec.metric.goal, spec=plain)
+    goals = [metric.goal for metric in spec.goals]
+    return Ledger.create(home, spec.name, number, goals=goals, spec=plain)

@@ -22,6 +22,8 @@ class Progress:
         self.ended_runs = 0
         self.reused = 0
         self.failed = 0
+        self.pruned = 0
+        """Trials."""
         self.seconds: list[float] = []
         self._began = time.monotonic()
         self._open: dict[str, float] = {}
@@ -64,6 +66,17 @@ class Progress:
         """A run was closed early."""
         self._open.pop(label, None)
 
+    def prune(self, label: str, reason: str, *, runs: int) -> None:
+        """A trial is not gone on with; so many of its runs need no end any more."""
+        del reason
+        self._open.pop(label, None)
+        self.pruned += 1
+        self.skip(runs)
+
+    def skip(self, runs: int) -> None:
+        """So many runs are not needed."""
+        self.total -= runs
+
     def close(self) -> None:
         """Nothing more comes."""
 
@@ -73,7 +86,8 @@ class Progress:
             return None
         mean = sum(self.seconds) / len(self.seconds)
         running = sum(min(mean, time.monotonic() - began) for began in self._open.values())
-        return max(0.0, mean * (self.total - self.ended_runs) - running)
+        side_by_side = max(1, len(self._open))
+        return max(0.0, mean * (self.total - self.ended_runs) - running) / side_by_side
 
 
 class Quiet(Progress):
@@ -121,6 +135,11 @@ class Plain(Progress):
         super().stopped(label)
         self._say(f"        {label}  stopped; it goes on from its last epoch")
 
+    def prune(self, label: str, reason: str, *, runs: int) -> None:
+        """See Progress."""
+        super().prune(label, reason, runs=runs)
+        self._say(f"{self._place()} {label}  pruned: {reason}")
+
     def _place(self) -> str:
         return f"[{self.ended_runs:>{len(str(self.total))}}/{self.total}]"
 
@@ -165,6 +184,11 @@ class Shown(Plain):
         """See Progress."""
         self._current.pop(label, None)
         super().stopped(label)
+
+    def prune(self, label: str, reason: str, *, runs: int) -> None:
+        """See Progress."""
+        self._current.pop(label, None)
+        super().prune(label, reason, runs=runs)
 
     def close(self) -> None:
         """See Progress."""

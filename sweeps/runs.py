@@ -35,6 +35,8 @@ class RunState:
     lease: Lease | None = None
     failure: dict[str, str] | None = None
     """`kind` (a failure class), `message`, `log_tail`."""
+    halvings: int = 0
+    """How often its micro-batches were halved, because it ran out of memory."""
 
     @property
     def is_live(self) -> bool:
@@ -111,6 +113,14 @@ class Runs:
             return replace(known, state=state, ended=time.time(), lease=None, failure=failure)
 
         self._change(digest, ended)
+
+    def halve(self, digest: str) -> None:
+        """The next attempt makes do with half the memory."""
+
+        def smaller(known: RunState | None) -> RunState | None:
+            return None if known is None else replace(known, halvings=known.halvings + 1)
+
+        self._change(digest, smaller)
 
     def put_aside(self, digest: str) -> None:
         """Begin a claimed run anew; what it had is kept until `settle` or `restore`."""

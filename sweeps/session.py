@@ -11,40 +11,69 @@ from pathlib import Path
 from types import FrameType
 
 from carft_core.files import write_atomically, write_json
-from sweeps import summary
+from sweeps.as_run import AsRun
+from sweeps.asking import Asking
 from sweeps.claim import Claim
 from sweeps.driver import Driver
 from sweeps.engines.base import Engine
 from sweeps.home import Home
 from sweeps.ledger import Ledger, Trial
+from sweeps.listeners import Listeners
+from sweeps.mirror import Mirror
 from sweeps.opening import open_ledger
 from sweeps.plan import Planner, digests
 from sweeps.progress import Progress
 from sweeps.records import comparison
+from sweeps.requests import StopRequests
 from sweeps.runs import Runs
 from sweeps.spec import SweepSpec
+from sweeps.summary import State, Summary
+from sweeps.summary import write as write_summary
 from sweeps.tracked import TrackedSweep
+from sweeps.webhook import Event, Webhook
 from tracking.base import EndState, Tracker
 from tracking.compare import Comparison
 from tracking.curves import plot
 from tracking.report import csv_text, markdown
+
+ENDS: Mapping[State, EndState] = {
+    "interrupted": "killed",
+    "done": "finished",
+    "failed": "failed",
+}
+"""How the tracker calls the states of a sweep."""
+EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
+EVENTS: Mapping[State, Event] = {
+    "interrupted": "interrupted",
+    "done": "finished",
+    "failed": "failed",
+}
+"""How a webhook is told of them."""
 
 
 @dataclass(frozen=True)
 class Ended:
     """How an execution ended."""
 
-    interrupted: bool
+    state: State
     done: int
+    """Runs that succeeded, now or earlier."""
     failures: tuple[str, ...]
     comparison: Comparison
+    broken: str | None = None
+    """Why the circuit breaker stopped the sweep."""
+    log_tail: str = ""
+    """The last lines of the log of the run that failed last."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody stopped it; it can go on."""
+        return self.state == "interrupted"
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 no run succeeded, 3 interrupted."""
-        if self.interrupted:
-            return 3
-        return 0 if self.done else 1
+        """0 done, 1 no run succeeded or the breaker stopped the sweep, 3 interrupted."""
+        return EXIT_CODES[self.state]
 
 
 def execute(
@@ -55,68 +84,112 @@ def execute(
     progress: Progress,
     *,
     fresh: bool = False,
+    failed_again: bool = False,
     claimed: Callable[[], None] = lambda: None,
+    webhook: Webhook | None = None,
 ) -> Ended:
     """Run a sweep, or go on with it. `claimed` is called once it is ours.
 
-    Raises RequestError when another driver has the sweep or the request cannot be met.
+    With `failed_again` also trials that became NaN are tried again. Raises RequestError when
+    another driver has the sweep or the request cannot be met.
     """
-    folder = home.sweep(spec.name)
+    folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     with Claim(folder) as claim:
         claimed()
         planner = Planner(spec, home.cache)
         opening = open_ledger(home, spec, is_stale=_Staleness(planner), fresh=fresh)
+        ledger = opening.ledger
         for note in (*spec.warnings, *opening.notes):
             progress.note(note)
-        write_atomically(folder / "sweep.yaml", functools.partial(_fill, spec.text))
-        tracked = TrackedSweep(tracker, spec.name, folder)
-        runs = Runs(home.runs)
+        _keep_request(spec, folder)
+        ledger.mirror = Mirror(folder)
+        ledger.mirror.mend(ledger)
         driver = Driver(
             planner,
-            opening.ledger,
-            runs,
+            ledger,
+            Runs(home.runs),
+            asking=Asking(planner, ledger, carried=opening.carried, failed_again=failed_again),
             cache=home.cache,
-            tracked=tracked,
+            tracked=TrackedSweep(tracker, spec.name, folder),
             progress=progress,
-            carried=opening.carried,
             fresh=fresh,
-            alive=claim.renew,
-            told=functools.partial(summary.write, folder, opening.ledger, "running"),
+            failed_again=failed_again,
+            listeners=Listeners(
+                alive=claim.renew,
+                told=Summary(folder, ledger).told,
+                alarm=lambda event, text: hook.send(event, spec.name, text),
+            ),
         )
         driver.begin()
-        summary.write(folder, opening.ledger, "running")
-        tracked.begin(folder / "sweep.yaml", _tags(spec, opening.ledger))
-        with closing(engine), _interruptible(engine, progress) as interruption:
-            try:
-                engine.run(driver)
-            except Exception:
-                driver.abandon()
-                summary.write(folder, opening.ledger, "interrupted")
-                tracked.end("killed", {"carft.state": "interrupted"}, [])
-                raise
-        return _end(driver, tracked, folder, interrupted=interruption.asked)
+        write_summary(folder, ledger, "running")
+        driver.tracked.begin(folder / "sweep.yaml", _tags(spec, ledger))
+        interrupted = _drive(driver, engine, folder, progress)
+        ended = _end(driver, folder, interrupted=interrupted)
+    verdict = ended.comparison.verdict
+    hook.send(EVENTS[ended.state], spec.name, _in_a_word(ended), state=ended.state, verdict=verdict)
+    return ended
 
 
-def _end(driver: Driver, tracked: TrackedSweep, folder: Path, *, interrupted: bool) -> Ended:
+def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> bool:
+    """Let the engine run; whether it was asked to stop."""
+    with (
+        closing(engine),
+        _interruptible(engine, progress) as interruption,
+        StopRequests(folder, lambda: interruption.asked),
+    ):
+        try:
+            engine.run(driver)
+        except Exception:
+            driver.abandon()
+            driver.tracked.end("killed", {"carft.state": "interrupted"}, [])
+            write_summary(folder, driver.ledger, "interrupted")
+            raise
+        finally:
+            driver.close()
+    if driver.broken is not None:
+        progress.note(f"The sweep was given up: {driver.broken}")
+    elif driver.is_out_of_time and not interruption.asked:
+        progress.note("the time budget is used up; with a larger one the sweep goes on")
+    return interruption.asked
+
+
+def _end(driver: Driver, folder: Path, *, interrupted: bool) -> Ended:
     done = sum(outcome.state == "done" for outcome in driver.outcomes.values())
     found = comparison(driver.ledger, driver.runs)
-    state: summary.State = "interrupted" if interrupted else "done" if done else "failed"
-    summary.write(folder, driver.ledger, state)
-    ends: Mapping[summary.State, EndState] = {
-        "interrupted": "killed",
-        "done": "finished",
-        "failed": "failed",
-    }
+    state: State = "interrupted" if interrupted else "done" if done else "failed"
+    if driver.broken is not None:
+        state = "failed"
+    write_summary(folder, driver.ledger, state)
     tags = {"carft.state": state, "carft.verdict": found.verdict}
     if found.selected is not None:
         tags["carft.selected"] = found.selected.label
-    tracked.end(ends[state], tags, _write_results(found, folder))
-    failures = tuple(
-        f"{outcome.failure.kind}: {outcome.failure.message}"
-        for outcome in driver.outcomes.values()
-        if outcome.failure is not None
+    if driver.broken is not None:
+        tags["carft.failure_message"] = driver.broken
+    driver.tracked.end(ENDS[state], tags, _write_results(found, folder))
+    failed = [o.failure for o in driver.outcomes.values() if o.failure is not None]
+    return Ended(
+        state,
+        done,
+        tuple(f"{failure.kind}: {failure.message}" for failure in failed),
+        found,
+        driver.broken,
+        failed[-1].log_tail if failed else "",
     )
-    return Ended(interrupted, done, failures, found)
+
+
+def _in_a_word(ended: Ended) -> str:
+    """One line for people who are told from afar."""
+    name = ended.comparison.sweep
+    if ended.broken is not None:
+        return f"{name} was given up: {ended.broken}"
+    failed = f", {len(ended.failures)} runs failed" if ended.failures else ""
+    return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
+
+
+def _keep_request(spec: SweepSpec, folder: Path) -> None:
+    """What `resume` needs: the file as it was, where it lay, and what was said besides."""
+    write_atomically(folder / "sweep.yaml", functools.partial(_fill, spec.text))
+    AsRun.of(spec).write(folder)
 
 
 def _write_results(found: Comparison, folder: Path) -> list[Path]:

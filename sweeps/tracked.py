@@ -22,6 +22,7 @@ from tracking.curves import plot, run_curve
 from tracking.records import RunRecord
 
 OWN = "unmerged"
+PRUNED = "pruned"
 
 
 class TrackedSweep:
@@ -106,6 +107,17 @@ class TrackedSweep:
         """A run was closed before its end."""
         self._tracker.tags(self._key(task.digest), {"carft.state": "stopped"})
         self._end(task, "killed", "")
+
+    def pruned(self, task: Task, folder: Path) -> None:
+        """A run was closed because its trial was not worth going on with. Told once."""
+        if not self._book.has(task.digest) or self._book.knows(task.digest, PRUNED):
+            return
+        self._open_parent()
+        key = self._key(task.digest)
+        self._tracker.tags(key, {"carft.state": PRUNED})
+        if (folder / LOG).exists():
+            self._tracker.artifact(key, folder / LOG)
+        self._end(task, "killed", PRUNED)
 
     def end(self, state: EndState, tags: Mapping[str, str], files: Sequence[Path]) -> None:
         """The sweep is over for now; nothing is told when nothing is new."""
@@ -207,6 +219,10 @@ class _Book:
     def knows(self, digest: str, content: str) -> bool:
         """Whether exactly this was told of the run, to its end."""
         return digest not in self._open and self._content.get(digest) == content
+
+    def has(self, digest: str) -> bool:
+        """Whether anything was ever told of the run."""
+        return digest in self._open or digest in self._content
 
     def opened(self, digest: str) -> None:
         """Before it is told."""

@@ -12,7 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from carft_core.algorithms import ALGORITHMS
 from carft_core.clip import OpenedClip, open_model
+from carft_core.data import FAMILIES
+from carft_core.merges import MERGES
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background; children would inherit it, and no test of
@@ -45,3 +48,10 @@ def tiny_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_clip(tiny_clip_files: Path) -> OpenedClip:
     """The tiny CLIP, opened. It is shared: copy its tower before training it."""
     return open_model(str(tiny_clip_files))
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    for registry in (ALGORITHMS, MERGES, FAMILIES):
+        monkeypatch.setattr(registry, "_things", dict(registry))

@@ -17,17 +17,18 @@ import yaml
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch
 from carft_core.clip import OpenedClip
-from carft_core.config import DataConfig, trial_config
-from carft_core.data import Family, Transform
+from carft_core.config import DataConfig
+from carft_core.data import FAMILIES, Family, Transform
 from carft_core.errors import RequestError
 from carft_core.prompts import class_weights, context_weights, template_set, text_features
 from carft_core.teacher import Teacher
+from sweeps.shape import KEYS as ALL_KEYS
 from sweeps.spec import load_spec
+from sweeps.yaml_lines import parse
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-KEYS = {"name", "description", "method", "metric", "parameters", "seeds", "baselines", "trial"}
-KEYS |= {"run_cap", "selection", "report", "retries", "resources", "seed", "aliases"}
+KEYS = {*ALL_KEYS} - {"import"}  # a page's modules are not there
 PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -37,14 +38,31 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def module(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None) -> Iterator[Path]:
+    """A folder of a user's own; what is imported from it is forgotten after the test."""
+    del registries
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("l2_sp", "my_family"):
+        sys.modules.pop(name, None)
+
+
+def module(page: str, name: str, folder: Path) -> ModuleType:
     """The first Python block of a page that is a whole module, imported from a file."""
     source = next(block for block in blocks(page, "python") if block.startswith('"""'))
-    name = f"shown_{Path(page).stem.replace('-', '_')}"
     (folder / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module(name)
+
+
+def run_the_test(page: str) -> None:
+    """Run the test that a page shows."""
+    (source,) = (block for block in blocks(page, "python") if "\ndef test_" in block)
+    shown: dict[str, Any] = {}
+    exec(compile(source, page, "exec"), shown)
+    (test,) = (value for name, value in shown.items() if name.startswith("test_"))
+    test()
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +74,9 @@ def teacher(tiny_clip: OpenedClip) -> Teacher:
 
 
 @pytest.fixture
-def l2_sp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Algorithm]:
+def l2_sp(own_folder: Path) -> type[Algorithm]:
     """The algorithm of the page, registered as the page says."""
-    shown = module("docs/add-an-algorithm.md", tmp_path, monkeypatch)
-    cls: type[Algorithm] = shown.L2Sp
-    registry = {**ALGORITHMS, cls.name: cls}
-    monkeypatch.setattr("carft_core.config.ALGORITHMS", registry)
+    cls: type[Algorithm] = module("docs/add-an-algorithm.md", "l2_sp", own_folder).L2Sp
     return cls
 
 
@@ -83,15 +98,26 @@ def test_the_algorithm_of_the_page_starts_at_distance_0_and_is_drawn_back(
     assert torch.allclose(moved.grad, torch.full_like(moved, 0.2), rtol=1e-3)
 
 
-def test_the_algorithm_of_the_page_is_configured_as_its_sweep_file_says(
+def test_the_algorithm_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
     l2_sp: type[Algorithm],
 ) -> None:
+    assert ALGORITHMS["l2_sp"] is l2_sp
+    run_the_test("docs/add-an-algorithm.md")
+
+
+def test_the_sweep_file_of_the_page_imports_the_algorithm_and_sweeps_its_field(
+    l2_sp: type[Algorithm], own_folder: Path
+) -> None:
     (text,) = blocks("docs/add-an-algorithm.md", "yaml")
-    shown = yaml.safe_load(text)
-    for alpha in shown["parameters"]["algorithm.alpha"]["values"]:
-        named = {**shown["trial"]["algorithm"], "alpha": alpha}
-        config = trial_config({**shown["trial"], "algorithm": named})
-        assert config.algorithm == l2_sp.model_validate({"alpha": alpha})
+    file = own_folder / "l2_sp.yaml"
+    file.write_text(text)
+    spec = load_spec(file)
+    assert [spec.config_for(point).algorithm for point in spec.points()] == [
+        l2_sp.model_validate({"alpha": alpha}) for alpha in (0.001, 0.01, 0.1)
+    ]
+    (own_folder / "l2_sp.py").unlink()
+    with pytest.raises(RequestError, match=r"l2_sp\.py does not exist"):
+        load_spec(file)
 
 
 def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
@@ -104,14 +130,34 @@ def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
 
 
 @pytest.fixture
-def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Family, DataConfig]:
+def family(own_folder: Path) -> tuple[Family, DataConfig]:
     """The family of the page, and a config of files as it expects them."""
     rng = np.random.default_rng(0)
+    root = own_folder / "data" / "my_family"
+    root.mkdir(parents=True)
     for name in ("train", "test", "sketch"):
         pixels = rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
-        np.savez(tmp_path / f"{name}.npz", pixels=pixels, labels=np.arange(6) % 2)
-    shown = module("docs/add-a-family.md", tmp_path, monkeypatch)
-    return shown.MY_FAMILY, DataConfig(root=str(tmp_path))
+        np.savez(root / f"{name}.npz", pixels=pixels, labels=np.arange(6) % 2)
+    shown = module("docs/add-a-family.md", "my_family", own_folder)
+    return shown.MY_FAMILY, DataConfig(family="my_family", root=str(root))
+
+
+def test_the_family_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
+    family: tuple[Family, DataConfig],
+) -> None:
+    assert FAMILIES["my_family"] is family[0]
+    run_the_test("docs/add-a-family.md")
+
+
+def test_the_sweep_file_of_the_page_imports_the_family(
+    family: tuple[Family, DataConfig], own_folder: Path
+) -> None:
+    (text,) = blocks("docs/add-a-family.md", "yaml")
+    file = own_folder / "on_my_family.yaml"
+    file.write_text(text)
+    config = load_spec(file).config_for({"algorithm.kl_weight": 0.3})
+    assert config.data.family == family[0].name
+    assert config.optim.batch_size == 128
 
 
 def test_the_family_of_the_page_opens_and_its_views_are_pure(
@@ -151,10 +197,10 @@ def sweep_files() -> Iterator[tuple[str, dict[str, Any]]]:
     recipe = yaml.safe_load((ROOT / "sweeps" / "kl_weight.yaml").read_text())
     for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
         page = str(path.relative_to(ROOT))
-        if page == "docs/add-an-algorithm.md":
-            continue  # Its algorithm is not registered; it has tests of its own above.
+        if page in ("docs/add-an-algorithm.md", "docs/add-a-family.md"):
+            continue  # They import a file of the page; they have tests of their own above.
         for number, block in enumerate(blocks(page, "yaml")):
-            shown = yaml.safe_load(block)
+            shown = parse(block).data
             if isinstance(shown, dict) and not shown.keys() - KEYS:
                 trial = {**recipe["trial"], **shown.get("trial", {})}
                 whole = shown if "name" in shown else {**recipe, **shown, "trial": trial}

@@ -22,6 +22,7 @@ from sweeps.spec import load_spec
 from tests.sweeps import toy_core
 from tracking.base import RunKey
 from tracking.memory import MemoryRun, MemoryTracker
+from tracking.spool import Spool
 
 TOY = {
     "name": "toy",
@@ -61,7 +62,14 @@ class ToySweep:
         path.write_text(json.dumps(dict(acts)))
         self.monkeypatch.setenv("TOY_PLAN", str(path))
 
-    def run(self, engine: Engine | None = None, *, fresh: bool = False, **changes: Any) -> Ended:
+    def run(
+        self,
+        engine: Engine | None = None,
+        *,
+        fresh: bool = False,
+        failed_again: bool = False,
+        **changes: Any,
+    ) -> Ended:
         self.home.prepare()
         self.lines.clear()
         return execute(
@@ -71,6 +79,7 @@ class ToySweep:
             self.tracker,
             Plain(self.lines.append),
             fresh=fresh,
+            failed_again=failed_again,
         )
 
     def ledger(self, name: str = "toy") -> Ledger:
@@ -129,3 +138,20 @@ def labels() -> Callable[[ToySweep], list[str]]:
         return [line.split("] ")[1].split("  ")[0] for line in toy.lines if line.startswith("[")]
 
     return of
+
+
+@pytest.fixture
+def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
+    """The commands on the toy core, with runs kept in memory behind a real spool."""
+    monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
+    for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        "sweeps.commands.execution.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
+    )
+    for command in ("execution", "sync"):
+        monkeypatch.setattr(
+            f"sweeps.commands.{command}.open_tracking",
+            lambda home: Spool(toy.tracker, home / "spool", pace=0.01),
+        )
+    return toy

@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def ledger(home: Home) -> Ledger:
-    return Ledger.create(home, "toy", 1, goal="maximize", spec=SPEC)
+    return Ledger.create(home, "toy", 1, goals=["maximize"], spec=SPEC)
 
 
 def proposed(ledger: Ledger, point: int, lr: float = 0.1) -> int:
@@ -74,7 +74,7 @@ def test_a_running_trial_of_a_dead_driver_is_told_by_its_number(home: Home, ledg
         proposed(ledger, point, 0.1 + point % 2 / 10)
     later = again(home)
     assert later.reconcile() == 0
-    later.complete(1, 0.75)
+    later.complete(1, [0.75])
     later.fail(2, "crashed", "it broke")
     states = [(t.number, t.state, t.value) for t in again(home).trials()]
     assert states == [(0, "running", None), (1, "complete", 0.75), (2, "failed", None)]
@@ -86,9 +86,9 @@ def test_a_running_trial_of_a_dead_driver_is_told_by_its_number(home: Home, ledg
 
 def test_a_trial_is_told_once(ledger: Ledger) -> None:
     number = proposed(ledger, 0)
-    ledger.complete(number, 0.5)
+    ledger.complete(number, [0.5])
     with pytest.raises(ValueError, match="Cannot tell a COMPLETE trial"):
-        ledger.complete(number, 0.6)
+        ledger.complete(number, [0.6])
 
 
 def test_a_trial_that_was_asked_and_never_proposed_is_given_up(home: Home, ledger: Ledger) -> None:
@@ -126,7 +126,7 @@ def test_a_crash_while_proposing_leaves_no_trial(
 
 
 def test_the_newest_whole_generation_counts(home: Home, ledger: Ledger) -> None:
-    Ledger.create(home, "toy", 2, goal="minimize", spec={**SPEC, "seeds": [0, 1]})
+    Ledger.create(home, "toy", 2, goals=["minimize"], spec={**SPEC, "seeds": [0, 1]})
     # A crash between the study and its attributes.
     optuna.create_study(storage=storage(home), study_name="toy@3")
     assert again(home).generation == 2
@@ -135,8 +135,8 @@ def test_the_newest_whole_generation_counts(home: Home, ledger: Ledger) -> None:
 
 
 def test_sweeps_whose_names_begin_alike_are_different(home: Home, ledger: Ledger) -> None:
-    Ledger.create(home, "toy.2", 1, goal="maximize", spec=SPEC)
-    Ledger.create(home, "toy2", 4, goal="maximize", spec=SPEC)
+    Ledger.create(home, "toy.2", 1, goals=["maximize"], spec=SPEC)
+    Ledger.create(home, "toy2", 4, goals=["maximize"], spec=SPEC)
     assert again(home).generation == ledger.generation == 1
 
 

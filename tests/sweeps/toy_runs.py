@@ -1,4 +1,4 @@
-"""Toy entries for engines: what they do stands in the config, so that they run in any process."""
+"""Toy runs for engines: entries that do what their config says, and a handler that writes down."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.engines.base import Decision
+from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.engines.training import Report
 
 ENTRY = "tests.sweeps.toy_runs:act"
+REPLAY = "tests.sweeps.toy_runs:replay"
+ENVIRONMENT = "tests.sweeps.toy_runs:environment"
 
 
 class NonFinite(RuntimeError):
@@ -41,6 +43,26 @@ def epoch_report(epoch: int, epochs: int) -> dict[str, Any]:
     }
 
 
+def replay(
+    config: Mapping[str, Any], seed: int, *, report: Report, **_: Any
+) -> dict[str, Any] | None:
+    """Report the validation accuracies of a recorded run, one an epoch."""
+    values = config["values"]
+    for epoch, value in enumerate(values, start=1):
+        told = epoch_report(epoch, len(values))
+        told["metrics"]["id/val/top1"] = value
+        if report(told) is Decision.STOP and epoch < len(values):
+            return None
+    return {"pid": os.getpid(), "seed": seed, "warnings": []}
+
+
+def environment(config: Mapping[str, Any], seed: int, **_: Any) -> dict[str, Any]:
+    """Tell what the environment says of resources."""
+    del config, seed
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    return {name: os.environ.get(name) for name in names}
+
+
 def act(
     config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path, cache: Path
 ) -> Mapping[str, Any] | None:
@@ -50,6 +72,7 @@ def act(
     for epoch in range(1, epochs + 1):
         if report(epoch_report(epoch, epochs)) is Decision.STOP:
             return None
+        time.sleep(config.get("pause", 0))
     match config.get("do"):
         case "raise":
             raise {
@@ -69,8 +92,78 @@ def act(
             os.kill(os.getpid(), signal.SIGSTOP)
         case "sleep":
             time.sleep(config["seconds"])
+        case "wait":
+            while not (workdir.parent / "go").exists():
+                time.sleep(0.05)
         case "print":
             sys.stdout.write("to stdout\n")
             os.write(1, b'{"kind": "finished", "result": {"forged": 1}}\n')
             os.write(2, b"to stderr\n")
     return {"pid": os.getpid(), "seed": seed, "workdir": str(workdir), "warnings": []}
+
+
+class Recorder:
+    """A handler that gives out jobs in order and writes down what it is told."""
+
+    def __init__(self, jobs: list[Job | Wait]) -> None:
+        self.jobs = jobs
+        self.events: list[tuple[str, str]] = []
+        self.results: dict[str, Mapping[str, Any]] = {}
+        self.failures: dict[str, Failure] = {}
+        self.workers: list[str] = []
+        self.beats = 0
+        self.decide: Callable[[Job, Mapping[str, Any]], Decision] = lambda *_: Decision.CONTINUE
+
+    def next_job(self) -> Job | Wait:
+        return self.jobs.pop(0) if self.jobs else Wait.NEVER
+
+    def started(self, job: Job, worker: str) -> None:
+        self.events.append(("started", job.digest))
+        self.workers.append(worker)
+
+    def alive(self, job: Job) -> None:
+        del job
+        self.beats += 1
+
+    def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
+        self.events.append((f"epoch {report['epoch']}", job.digest))
+        return self.decide(job, report)
+
+    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+        self.events.append(("finished", job.digest))
+        self.results[job.digest] = result
+
+    def stopped(self, job: Job) -> None:
+        self.events.append(("stopped", job.digest))
+
+    def failed(self, job: Job, failure: Failure) -> bool:
+        self.events.append(("failed", job.digest))
+        self.failures[job.digest] = failure
+        return False
+
+    def pids(self) -> list[int]:
+        """Of the worker process of each run, in the order in which they began."""
+        return [int(worker.rpartition(":")[2]) for worker in self.workers]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def parent_of(pid: int) -> int:
+    """The process that started another."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def gone_within(seconds: float, pid: int) -> bool:
+    """Whether a process ends within so many seconds."""
+    until = time.monotonic() + seconds
+    while is_running(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True

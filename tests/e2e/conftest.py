@@ -1,0 +1,145 @@
+"""Sweeps of the real core on a tiny CLIP and images of noise, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 300
+"""Seconds for one command, with the start of Ray."""
+APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK")
+"""Variables of the caller's that no test should see."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A sweep file in a folder with its images, and one home for it."""
+
+    file: Path
+    home: Path
+
+    def start(self, command: str = "run", *words: str, **environ: str) -> subprocess.Popen[str]:
+        """`carft-sweep COMMAND FILE` (or the sweep's name), as a process."""
+        kept = {name: value for name, value in os.environ.items() if name not in APART}
+        what = str(self.file) if command in ("run", "check") else self.file.stem
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeps", command, what, *words],
+            cwd=ROOT,
+            env={**kept, "CARFT_HOME": str(self.home), "OMP_NUM_THREADS": "1", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(
+        self, command: str = "run", *words: str, expect: int | None = 0, **environ: str
+    ) -> tuple[str, str]:
+        """The same to its end: what it printed, and what it said besides."""
+        process = self.start(command, *words, **environ)
+        out, said = process.communicate(timeout=LIMIT)
+        assert expect in (None, process.returncode), f"{process.returncode}\n{out}\n{said}"
+        return out, said
+
+    def show(self) -> dict[str, Any]:
+        """What `show --json` tells."""
+        found: dict[str, Any] = json.loads(self.call("show", "--json")[0])
+        return found
+
+    def outcomes(self) -> dict[float, Any]:
+        """KL weight to the trial's value and to every metric of its run."""
+        return {
+            trial["params"]["algorithm.kl_weight"]: (trial["value"], trial["runs"][0]["metrics"])
+            for trial in self.show()["trials"]
+        }
+
+    def mlflow(self) -> list[dict[str, Any]]:
+        """Every run in the home's MLflow: tags, status, and the epochs of its training loss."""
+        # Not mlflow in this process: it holds on to its first store.
+        script = (
+            "import json, sys\n"
+            "from mlflow import MlflowClient\n"
+            "client = MlflowClient(sys.argv[1])\n"
+            "experiment = client.get_experiment_by_name('carft-sweep').experiment_id\n"
+            "found = []\n"
+            "for run in client.search_runs([experiment]):\n"
+            "    history = client.get_metric_history(run.info.run_id, 'train/loss')\n"
+            "    found.append({'tags': run.data.tags, 'status': run.info.status,"
+            " 'epochs': sorted(m.step for m in history)})\n"
+            "print(json.dumps(found))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, f"sqlite:///{self.home / 'mlflow.db'}"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LIMIT,
+        )
+        found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+
+MakeTiny = Callable[..., Tiny]
+
+
+def _write_images(root: Path) -> None:
+    """An image_folder tree of two classes: coloured noise."""
+    rng = np.random.default_rng(0)
+    for folder, count in {"train": 12, "test": 4, "shifts/dark": 4}.items():
+        for name, colour in {"red": (200, 60, 60), "blue": (60, 60, 200)}.items():
+            place = root / folder / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.array(colour) + rng.integers(-55, 55, (36, 36, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of every tiny sweep."""
+    folder = tmp_path_factory.mktemp("images")
+    _write_images(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_clip_files: Path, images: Path) -> MakeTiny:
+    """Writes a sweep file: KL weights of `weights`, one seed, and the keys given."""
+
+    def make(
+        name: str, weights: list[float], *, epochs: int = 4, home: Path | None = None, **keys: Any
+    ) -> Tiny:
+        optim = {"lr": 0.0003, "epochs": epochs, "batch_size": 4, **keys.pop("optim", {})}
+        spec = {
+            "name": name,
+            "method": "grid",
+            "parameters": {"algorithm.kl_weight": {"values": weights}},
+            "seeds": [0],
+            "baselines": ["zero_shot"],
+            "resources": {"cpus": 1},
+            "trial": {
+                "model": {"name": str(tiny_clip_files)},
+                "data": {"family": "image_folder", "root": str(images), "val_fraction": 0.25},
+                "prompts": {"classes": "simple", "contexts": "simple"},
+                "algorithm": {"name": "car_ft"},
+                "optim": optim,
+                "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+                "device": "cpu",
+            },
+            **keys,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(spec))
+        return Tiny(path, home or tmp_path / "home")
+
+    return make

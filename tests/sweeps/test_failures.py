@@ -1,0 +1,162 @@
+"""A failure is answered by its class, and a sweep that only fails is given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from carft_core.config import trial_config
+from sweeps.engines.base import Failure, Handler, Job
+from sweeps.engines.in_process import InProcessEngine
+from sweeps.failures import Breaker, RetryPolicy, can_be_halved, halved
+from sweeps.runs import Runs
+from sweeps.settings import Retries
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep
+
+CRASH = {"do": "raise", "error": "key"}
+NAN = {"do": "raise", "error": "nan"}
+MEMORY = {"do": "raise", "error": "memory"}
+ONE: dict[str, Any] = {"seeds": [0], "baselines": []}
+CONFIG = trial_config(
+    {"algorithm": {"name": "fine_tune"}, "optim": {"batch_size": 48}, "device": "cpu"}
+)
+
+
+def failure(kind: Any, message: str = "m", node: str = "") -> Failure:
+    return Failure(kind, message, node=node)
+
+
+@pytest.mark.parametrize(
+    ("kind", "times"),
+    [("crashed", 2), ("timeout", 0), ("preempted", 3), ("nan", 0), ("data", 0)],
+)
+def test_each_class_is_tried_again_as_often_as_the_policy_says(kind: str, times: int) -> None:
+    policy = RetryPolicy(Retries(crashed=2, timeout=0, preempted=3, out_of_memory=1))
+    answers = [policy.again("d", failure(kind), CONFIG) for _ in range(times + 2)]
+    assert answers == [True] * times + [False] * 2
+
+
+def test_classes_and_runs_are_counted_apart() -> None:
+    policy = RetryPolicy(Retries(crashed=1, preempted=1))
+    assert policy.again("a", failure("crashed"), CONFIG)
+    assert policy.again("a", failure("preempted"), CONFIG)
+    assert policy.again("b", failure("crashed"), CONFIG)
+    assert not policy.again("a", failure("crashed"), CONFIG)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
+    sizes = [halved(CONFIG, times).optim.micro_batch for times in range(8)]
+    assert sizes == [None, 24, 12, 6, 3, 1, 1, 1]
+    assert halved(CONFIG, 3).optim.batch_size == 48
+    assert halved(CONFIG, 1).eval.batch_size == CONFIG.eval.batch_size // 2
+    assert can_be_halved(halved(CONFIG, 4))
+    assert not can_be_halved(halved(CONFIG, 5))
+
+
+class Watching(InProcessEngine):
+    """Remembers with which micro-batch each attempt began."""
+
+    def __init__(self) -> None:
+        super().__init__(toy_core.ENTRY)
+        self.micro_batches: list[int | None] = []
+
+    def _execute(self, handler: Handler, job: Job) -> None:
+        self.micro_batches.append(job.config["optim"]["micro_batch"])
+        super()._execute(handler, job)
+
+
+def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [MEMORY, MEMORY]})
+    engine, batch = Watching(), CONFIG.optim.batch_size
+    trial = {
+        "algorithm": {"name": "car_ft"},
+        "optim": {"batch_size": batch},
+        "device": "cpu",
+    }
+    assert toy.run(engine, trial=trial, **ONE).exit_code == 0
+    assert engine.micro_batches == [None, batch // 2, batch // 4, None]
+    found = toy.ledger().trials()[0]
+    state = Runs(toy.home.runs).read(found.runs["0"])
+    assert state is not None
+    assert (found.state, state.attempts, state.halvings) == ("complete", 3, 2)
+
+
+def test_a_run_that_never_fits_fails_for_want_of_memory(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [MEMORY] * 9})
+    toy.run(retries={"out_of_memory": 2}, breaker=0, **ONE)
+    trial = toy.ledger().trials()[0]
+    state = Runs(toy.home.runs).read(trial.runs["0"])
+    assert state is not None
+    assert (trial.state, (trial.reason or {})["kind"]) == ("failed", "out_of_memory")
+    assert state.attempts == 3
+
+
+def test_the_breaker_wants_one_cause_in_a_row() -> None:
+    breaker = Breaker(3)
+    assert breaker.failed(failure("crashed", "KeyError: 'a'"), "trial 0") is None
+    assert breaker.failed(failure("crashed", "OSError: b"), "trial 1") is None
+    assert breaker.failed(failure("crashed", "OSError: b"), "trial 2") is None
+    message = breaker.failed(failure("crashed", "OSError: b"), "trial 3")
+    assert message == "3 runs in a row failed for one cause (crashed): OSError: b"
+
+
+def test_numbers_do_not_make_another_cause() -> None:
+    breaker = Breaker(2)
+    assert breaker.failed(failure("out_of_memory", "tried to allocate 3 GiB"), "a") is None
+    assert breaker.failed(failure("out_of_memory", "tried to allocate 41 GiB"), "b")
+
+
+def test_a_success_in_between_mends_the_breaker() -> None:
+    breaker = Breaker(2)
+    breaker.failed(failure("crashed"), "a")
+    breaker.succeeded()
+    assert breaker.failed(failure("crashed"), "b") is None
+
+
+def test_the_seeds_of_one_setting_that_become_nan_count_once() -> None:
+    breaker = Breaker(2)
+    assert [breaker.failed(failure("nan", "loss is nan"), "trial 0") for _ in range(5)] == [
+        None
+    ] * 5
+    assert breaker.failed(failure("nan", "loss is nan"), "trial 1")
+
+
+def test_one_bad_node_breaks_the_sweep_though_others_succeed() -> None:
+    breaker = Breaker(3)
+    messages = []
+    for number in range(3):
+        messages.append(breaker.failed(failure("crashed", f"{'abc'[number]}", "bad"), "s"))
+        breaker.succeeded("good")
+    assert messages[:2] == [None, None]
+    assert messages[2] == "3 runs in a row failed on bad, the last one (crashed): c"
+
+
+def test_a_breaker_of_zero_never_breaks() -> None:
+    breaker = Breaker(0)
+    assert [breaker.failed(failure("crashed"), "s") for _ in range(20)] == [None] * 20
+
+
+def test_a_sweep_that_only_fails_is_given_up_and_can_go_on(toy: ToySweep) -> None:
+    weights = {"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}}
+    toy.plan({f"{w}/0": [CRASH] * 2 for w in weights["algorithm.kl_weight"]["values"]})
+    ended = toy.run(parameters=weights, breaker=4, **ONE)
+    assert ended.exit_code == 1
+    assert ended.broken == "4 runs in a row failed for one cause (crashed): KeyError: 'weights'"
+    assert any("given up" in line for line in toy.lines)
+    assert [t.state for t in toy.ledger().trials()] == ["failed"] * 2
+    assert {run.state for run in toy.tracker.runs.values()} == {"failed"}
+    toy.plan({})
+    assert toy.run(parameters=weights, breaker=4, **ONE).exit_code == 0
+    assert [t.state for t in toy.ledger().trials()] == ["complete"] * 6
+
+
+def test_nan_is_tried_again_only_on_demand(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [NAN]})
+    toy.run(**ONE)
+    toy.run(**ONE)
+    assert toy.ledger().trials()[0].state == "failed"
+    toy.run(failed_again=True, **ONE)
+    assert toy.ledger().trials()[0].state == "complete"
+    assert len(toy.ledger().study.trials) == 3

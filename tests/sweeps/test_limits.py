@@ -1,0 +1,103 @@
+"""A sweep ends at its target, at its time budget and by its cap, and goes on when they grow."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from sweeps.ledger import Ledger
+from sweeps.time_budget import TimeBudget
+from tests.sweeps.conftest import ToySweep
+
+RANDOM: dict[str, Any] = {
+    "method": "random",
+    "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
+    "seeds": [0],
+    "baselines": [],
+}
+
+
+def test_no_trial_begins_once_one_is_as_good_as_the_target(toy: ToySweep) -> None:
+    toy.run(run_cap=50, metric={"name": "id/val/top1", "target": 0.75}, **RANDOM)
+    values = [trial.value or 0.0 for trial in toy.ledger().trials()]
+    assert max(values[:-1], default=0.0) < 0.75 <= values[-1]
+    assert len(values) < 50
+    toy.run(run_cap=50, metric={"name": "id/val/top1", "target": 0.75}, **RANDOM)
+    assert len(toy.ledger().trials()) == len(values)
+    toy.run(run_cap=len(values) + 2, **RANDOM)
+    assert len(toy.ledger().trials()) == len(values) + 2
+
+
+def test_a_used_up_time_budget_starts_nothing_and_a_larger_one_goes_on(toy: ToySweep) -> None:
+    toy.run(run_cap=1, **RANDOM)
+    ledger = toy.ledger()
+    ledger.remember("seconds", 3600.0)
+    ended = toy.run(run_cap=3, time_budget="1h", **RANDOM)
+    assert len(toy.ledger().trials()) == 1
+    assert ended.exit_code == 0 or not ended.done
+    assert any("time budget is used up" in line for line in toy.lines)
+    toy.run(run_cap=3, time_budget="2h", **RANDOM)
+    assert len(toy.ledger().trials()) == 3
+    assert toy.ledger().generation == 1
+
+
+def test_time_is_counted_over_all_drivers(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.run(run_cap=1, **RANDOM)
+    ledger: Ledger = toy.ledger()
+    ledger.remember("seconds", 0.0)
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for spent in (40.0, 80.0):
+        budget = TimeBudget(ledger, 100.0)
+        now[0] += 40.0
+        assert budget.spent == spent
+        budget.count(now=True)
+    budget = TimeBudget(ledger, 100.0)
+    assert not budget.is_used_up
+    now[0] += 20.0
+    assert budget.is_used_up
+
+
+def test_several_goals_are_told_together_and_the_first_one_leads(toy: ToySweep) -> None:
+    goals = [{"name": "id/val/top1"}, {"name": "ood/mean/top1"}]
+    ended = toy.run(metrics=goals, selection="oracle", baselines=[])
+    study = toy.ledger().study
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE"] * 2
+    assert [t.values for t in study.trials] == [
+        [pytest.approx(v), pytest.approx(v / 2)] for v in (0.785, 0.805)
+    ]
+    assert [t.value for t in toy.ledger().trials()] == [pytest.approx(0.785), pytest.approx(0.805)]
+    assert ended.comparison.selected is not None
+    assert ended.comparison.selected.params == {"algorithm.kl_weight": 0.3}
+
+
+def test_a_trial_of_several_goals_can_be_pruned(toy: ToySweep) -> None:
+    toy.run(
+        metrics=[{"name": "id/val/top1"}, {"name": "ood/mean/top1"}],
+        selection="oracle",
+        parameters={"algorithm.kl_weight": {"values": [0.3, 3.0]}},
+        early_terminate={
+            "type": "threshold",
+            "lower": 0.3,
+            "min_epochs": 2,
+            "allow_grid": True,
+        },
+        seeds=[0],
+        baselines=[],
+    )
+    states = [t.state.name for t in toy.ledger().study.trials]
+    assert states == ["COMPLETE", "PRUNED"]
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "gp", "qmc", "nsga2"])
+def test_every_method_goes_on_where_it_was_interrupted(toy: ToySweep, method: str) -> None:
+    space = {**RANDOM, "method": method}
+    trial = {"algorithm": {"name": "car_ft"}, "optim": {"lr": 0.5}, "device": "cpu"}
+    toy.run(run_cap=14, name="whole", trial=trial, **space)
+    for cap in (3, 11, 14):
+        toy.run(run_cap=cap, name="parts", **space)
+    whole, parts = toy.ledger("whole").trials(), toy.ledger("parts").trials()
+    assert [t.params for t in parts] == [t.params for t in whole]
+    assert len({str(t.params) for t in whole}) == 14
