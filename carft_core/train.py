@@ -127,7 +127,8 @@ class _Run:
         self.history = progress["history"]
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
-        """Make the epoch durable, then hand it out."""
+        """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""
+        self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         self.history.append(report.as_dict())
         classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
@@ -152,13 +153,16 @@ class _Run:
     def _before_training(self) -> dict[str, float]:
         """The terms of the loss on the first batch and what the algorithm tells of its teacher."""
         images, labels, _ = next(self._batches(epoch=1))
-        batch = self._batch(images, labels)
         # Under a gradient, as in training: without one some layers round differently.
         self.student.eval()
-        with autocast(self.bench.device, self.bench.precision):
-            terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
-            told = self.config.algorithm.probe(batch, self.bench.teacher)
-        values = {name: float(term.value.detach()) for name, term in terms.items()} | dict(told)
+        values: dict[str, float] = {}
+        for share, batch in self._micro_batches(images, labels):
+            with autocast(self.bench.device, self.bench.precision):
+                terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
+                told = self.config.algorithm.probe(batch, self.bench.teacher)
+            of_terms = {name: float(term.value.detach()) for name, term in terms.items()}
+            for name, value in {**of_terms, **told}.items():
+                values[name] = values.get(name, 0.0) + share * value
         return {f"train/{name}": value for name, value in values.items()} | self._validate()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
@@ -178,8 +182,8 @@ class _Run:
                     )
                 images_seen += len(labels)
                 if number % FINITE_CHECK_EVERY == 0:
-                    self._check_finite(sums, epoch)
-        self._check_finite(sums, epoch)
+                    self._check_finite(sums, epoch, "train/")
+        self._check_finite(sums, epoch, "train/")
         seconds = time.perf_counter() - began
         return {
             **{f"train/{name}": float(total) / images_seen for name, total in sums.items()},
@@ -195,13 +199,9 @@ class _Run:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        size = self.config.optim.micro_batch or len(labels)
         values: dict[str, Tensor] = {}
         self.optimiser.zero_grad(set_to_none=True)
-        for first in range(0, len(labels), size):
-            part = slice(first, first + size)
-            batch = self._batch(images[part], labels[part])
-            share = len(batch.labels) / len(labels)
+        for share, batch in self._micro_batches(images, labels):
             with autocast(self.bench.device, self.bench.precision):
                 terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
             (share * _loss(terms)).backward()
@@ -212,6 +212,14 @@ class _Run:
         self.optimiser.step()
         self.step += 1
         return values
+
+    def _micro_batches(self, images: Tensor, labels: Tensor) -> Iterator[tuple[float, Batch]]:
+        """The batch in parts that fit into memory, each with its share of the images."""
+        size = self.config.optim.micro_batch or len(labels)
+        for first in range(0, len(labels), size):
+            part = slice(first, first + size)
+            batch = self._batch(images[part], labels[part])
+            yield len(batch.labels) / len(labels), batch
 
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
         device, algorithm = self.bench.device, self.config.algorithm
@@ -257,11 +265,13 @@ class _Run:
                 metrics[f"{name}/{metric}"] = value
         return metrics
 
-    def _check_finite(self, sums: Mapping[str, Tensor], epoch: int) -> None:
-        for name, total in sums.items():
-            if not math.isfinite(float(total)):
+    def _check_finite(
+        self, values: Mapping[str, Tensor] | Mapping[str, float], epoch: int, group: str = ""
+    ) -> None:
+        for name, value in values.items():
+            if not math.isfinite(float(value)):
                 raise NonFinite(
-                    f"train/{name} is {float(total)} in epoch {epoch}, step {self.step}, "
+                    f"{group}{name} is {float(value)} in epoch {epoch}, step {self.step}, "
                     f"at optim.lr {self.config.optim.lr:g}"
                 )
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from carft_core.algorithms.base import Batch, Term
+from carft_core.algorithms.car_ft import CarFt
 from carft_core.checkpoint import load_weights
 from carft_core.config import TrialConfig
 from carft_core.errors import NonFinite, RequestError
 from carft_core.reporting import Decision, EpochReport
 from carft_core.result import RunFolder, finish, is_complete, read_result
+from carft_core.teacher import Teacher
 from carft_core.train import epochs, train
 
 Config = Callable[..., TrialConfig]
@@ -98,6 +102,41 @@ def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -
     parts = run(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
     assert all(torch.allclose(whole[k], parts[k], atol=2e-3) for k in whole)
     assert not same(whole, run(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
+
+
+def test_no_more_than_a_micro_batch_is_held_at_once(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    terms = CarFt.terms
+
+    def counting(
+        self: CarFt, student: nn.Module, batch: Batch, teacher: Teacher
+    ) -> Mapping[str, Term]:
+        seen.append(len(batch.labels))
+        return terms(self, student, batch, teacher)
+
+    monkeypatch.setattr(CarFt, "terms", counting)
+    first = next(epochs(toy_config({"optim.micro_batch": 3}), 0, workdir=tmp_path / "parts"))
+    assert set(seen) == {3, 2}  # the eight of the first batch
+    whole = next(epochs(toy_config(), 0, workdir=tmp_path / "whole"))
+    for name in ("train/cross_entropy", "train/teacher_context_entropy"):
+        assert first.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5)
+
+
+def test_a_model_that_is_no_number_before_training_ends_the_run_at_once(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(
+        self: CarFt, student: nn.Module, batch: Batch, teacher: Teacher
+    ) -> Mapping[str, Term]:
+        del self, student, teacher
+        return {"cross_entropy": Term(batch.images.sum() * float("nan"))}
+
+    monkeypatch.setattr(CarFt, "terms", broken)
+    with pytest.raises(NonFinite, match=r"train/cross_entropy is nan in epoch 0, step 0"):
+        next(epochs(toy_config(), 0, workdir=tmp_path))
+    assert not RunFolder(tmp_path).checkpoint.exists()
 
 
 def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_path: Path) -> None:
