@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         command = importlib.import_module(f"sweeps.commands.{arguments.command}")
         code: int = command.run(arguments, _say)
-
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
         return leaving.code if isinstance(leaving.code, int) else WRONG
     except BrokenPipeError:
@@ -52,7 +51,7 @@ def _say(text: str) -> None:
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"carft-sweep: {error}", file=sys.stderr)
+    print("\n".join([f"carft-sweep: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
     return code
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from carft_core.config import TrialConfig
 from carft_core.result import is_complete
 from sweeps.asking import Asking
 from sweeps.engines.base import Decision, Failure, Job, Wait
@@ -56,8 +57,7 @@ class Driver:
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = Breaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
-        self._cache = cache
-        self._fresh, self._failed_again = fresh, failed_again
+        self._cache, self._fresh, self._failed_again = cache, fresh, failed_again
         self._queue: deque[Task] = deque()
         self._waiting: deque[Task] = deque()
         self._active: dict[str, Task] = {}
@@ -161,9 +161,7 @@ class Driver:
         del self._active[job.digest]
         told = {"kind": failure.kind, "message": failure.message, "log_tail": failure.log_tail}
         self.runs.end(job.digest, "failed", told)
-        again = self._retries.again(
-            job.digest, failure, halved(task.config, self._halvings(job.digest))
-        )
+        again = self._retries.again(job.digest, failure, self._config(task))
         self._note_failure(task, failure, again=again)
         if again:
             if failure.kind == "out_of_memory":
@@ -240,16 +238,17 @@ class Driver:
         return Job(
             digest=task.digest,
             label=task.label,
-            config=halved(task.config, self._halvings(task.digest)).as_dict(),
+            config=self._config(task).as_dict(),
             seed=task.seed or 0,
             workdir=self.runs.folder(task.digest),
             cache=self._cache,
             imports=self._spec.imports,
         )
 
-    def _halvings(self, digest: str) -> int:
-        known = self.runs.read(digest)
-        return 0 if known is None else known.halvings
+    def _config(self, task: Task) -> TrialConfig:
+        """In smaller batches where memory was short before."""
+        known = self.runs.read(task.digest)
+        return halved(task.config, 0 if known is None else known.halvings)
 
     def _is_settled_by_earlier(self, task: Task) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
@@ -334,6 +333,8 @@ class Driver:
         if not again:
             text = f"{task.label} failed ({failure.kind}): {failure.message}"
             self._listeners.alarm("run_failed", text)
+        if again and failure.kind in ("out_of_memory", "preempted"):
+            return  # with less to hold, or elsewhere, it may do: nothing is broken yet
         setting = task.role if task.trial is None else f"trial {task.trial}"
         self.broken = self.broken or self._breaker.failed(failure, setting)
         if self.broken is not None:

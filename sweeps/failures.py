@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -21,6 +23,8 @@ class RetryPolicy:
 
     def again(self, digest: str, failure: Failure, config: TrialConfig) -> bool:
         """Whether the run of `digest`, which was trained with `config`, is tried once more."""
+        if is_full_disk(failure):
+            return False
         failed = self._failed.setdefault(digest, Counter())
         failed[failure.kind] += 1
         if failed[failure.kind] > self._allowed.get(failure.kind, 0):
@@ -63,7 +67,8 @@ class Breaker:
     """Says when runs keep failing for one cause, or on one node, so that going on is waste.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
-    count once, since that is what a setting does, not what is broken.
+    count once, since that is what a setting does, not what is broken. A full disk is enough once:
+    whatever runs next needs room too.
     """
 
     def __init__(self, limit: int) -> None:
@@ -81,6 +86,8 @@ class Breaker:
 
     def failed(self, failure: Failure, setting: str) -> str | None:
         """A run of a setting (what its seeds share) has failed; why to stop, or None."""
+        if is_full_disk(failure):
+            return f"the disk is full ({failure.message})"
         if not self._limit:
             return None
         entry = _Failed(_cause(failure), setting)
@@ -107,6 +114,11 @@ def node_of(worker: str) -> str | None:
     """The node in a worker's name: of `ray:HOST:PID`; a `local:PID` works on the only one."""
     words = worker.split(":")
     return words[1] if len(words) == 3 else None
+
+
+def is_full_disk(failure: Failure) -> bool:
+    """Whether the run failed because there was no room for what it wrote."""
+    return failure.kind == "crashed" and os.strerror(errno.ENOSPC) in failure.message
 
 
 def _cause(failure: Failure) -> str:

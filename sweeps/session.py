@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -140,12 +140,13 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
         try:
             engine.run(driver)
         except Exception:
-            driver.abandon()
-            driver.tracked.end("killed", {"carft.state": "interrupted"}, [])
-            write_summary(folder, driver.ledger, "interrupted")
+            with suppress(OSError):  # a full disk does not let us: the next driver sees to it
+                driver.abandon()
+                driver.tracked.end("killed", {"carft.state": "interrupted"}, [])
+                write_summary(folder, driver.ledger, "interrupted")
+                driver.close()
             raise
-        finally:
-            driver.close()
+        driver.close()
     if driver.broken is not None:
         progress.note(f"The sweep was given up: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:

@@ -76,6 +76,10 @@ def carry_out(
         progress.close()
         _tell(ended, arguments, say)
         tracker.flush(PATIENCE)
+    except OSError as error:
+        resume = command("resume", spec.name, arguments.home)
+        error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
+        raise
     finally:
         engine.close()
         progress.close()

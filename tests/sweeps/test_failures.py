@@ -93,6 +93,15 @@ def test_a_run_that_never_fits_fails_for_want_of_memory(toy: ToySweep) -> None:
     assert state.attempts == 3
 
 
+def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
+    full = failure("crashed", "OSError: [Errno 28] No space left on device: 'w.safetensors'")
+    assert not RetryPolicy(Retries(crashed=5)).again("d", full, CONFIG)
+    message = "the disk is full (OSError: [Errno 28] No space left on device: 'w.safetensors')"
+    assert Breaker(5).failed(full, "trial 0") == message
+    assert Breaker(0).failed(full, "trial 0") == message
+    assert RetryPolicy(Retries(crashed=1)).again("d", failure("crashed", "OSError: else"), CONFIG)
+
+
 def test_the_breaker_wants_one_cause_in_a_row() -> None:
     breaker = Breaker(3)
     assert breaker.failed(failure("crashed", "KeyError: 'a'"), "trial 0") is None
