@@ -18,6 +18,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 LIMIT = 300
 """Seconds for one command, with the start of Ray."""
+WEIGHTS = [round(0.25 * step, 2) for step in range(12)]
+EPOCHS = 4
 APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_WEBHOOK")
 """Variables of the caller's that no test should see."""
 
@@ -63,8 +65,23 @@ class Tiny:
             for trial in self.show()["trials"]
         }
 
-    def mlflow(self) -> list[dict[str, Any]]:
-        """Every run in the home's MLflow: tags, status, and the epochs of its training loss."""
+    def workers(self) -> list[int]:
+        """The processes that train runs of the home, whoever started them (Linux)."""
+        found = []
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                trains = b"sweeps.engines.worker" in command.read_bytes()
+                environ = (command.parent / "environ").read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
+            if trains and f"CARFT_HOME={self.home}\0".encode() in environ:
+                found.append(int(command.parent.name))
+        return found
+
+    def mlflow(self, uri: str | None = None) -> list[dict[str, Any]]:
+        """Every run in an MLflow, the home's own if none is named: tags, status, and the epochs of
+        its training loss.
+        """
         # Not mlflow in this process: it holds on to its first store.
         script = (
             "import json, sys\n"
@@ -79,7 +96,7 @@ class Tiny:
             "print(json.dumps(found))\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script, f"sqlite:///{self.home / 'mlflow.db'}"],
+            [sys.executable, "-c", script, uri or f"sqlite:///{self.home / 'mlflow.db'}"],
             capture_output=True,
             text=True,
             check=True,
@@ -112,13 +129,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, tiny_clip_files: Path, images: Path) -> MakeTiny:
-    """Writes a sweep file: KL weights of `weights`, one seed, and the keys given."""
+def make_tiny(folder: Path, clip: Path, images: Path) -> MakeTiny:
+    """Writes sweep files into a folder: KL weights of `weights`, one seed, and the keys given.
+
+    `algorithm` and `optim` are those of the trial; what is None is left out.
+    """
 
     def make(
-        name: str, weights: list[float], *, epochs: int = 4, home: Path | None = None, **keys: Any
+        name: str,
+        weights: list[float],
+        *,
+        epochs: int = EPOCHS,
+        home: Path | None = None,
+        **keys: Any,
     ) -> Tiny:
+        algorithm = keys.pop("algorithm", {"name": "car_ft"})
         optim = {"lr": 0.0003, "epochs": epochs, "batch_size": 4, **keys.pop("optim", {})}
         spec = {
             "name": name,
@@ -128,18 +153,35 @@ def tiny(tmp_path: Path, tiny_clip_files: Path, images: Path) -> MakeTiny:
             "baselines": ["zero_shot"],
             "resources": {"cpus": 1},
             "trial": {
-                "model": {"name": str(tiny_clip_files)},
+                "model": {"name": str(clip)},
                 "data": {"family": "image_folder", "root": str(images), "val_fraction": 0.25},
                 "prompts": {"classes": "simple", "contexts": "simple"},
-                "algorithm": {"name": "car_ft"},
-                "optim": optim,
+                "algorithm": algorithm,
+                "optim": {key: value for key, value in optim.items() if value is not None},
                 "merges": [{"name": "wise_ft", "alphas": [0.5]}],
                 "device": "cpu",
             },
             **keys,
         }
-        path = tmp_path / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.write_text(json.dumps(spec))
-        return Tiny(path, home or tmp_path / "home")
+        return Tiny(path, home or folder / "home")
 
     return make
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_clip_files: Path, images: Path) -> MakeTiny:
+    """Writes sweep files for one test."""
+    return make_tiny(tmp_path, tiny_clip_files, images)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images: Path
+) -> dict[float, Any]:
+    """KL weight to outcome of a sweep of WEIGHTS that nobody disturbs."""
+    make = make_tiny(tmp_path_factory.mktemp("undisturbed"), tiny_clip_files, images)
+    sweep = make("undisturbed", WEIGHTS)
+    sweep.call("run", "--engine", "local")
+    return sweep.outcomes()

@@ -6,30 +6,13 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
-from tests.e2e.conftest import LIMIT, MakeTiny, Tiny
-
-WEIGHTS = [round(0.25 * step, 2) for step in range(12)]
-EPOCHS = 4
-
-
-def workers(home: Path) -> list[int]:
-    """The processes that train runs of a home, whoever started them."""
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            trains = b"sweeps.engines.worker" in command.read_bytes()
-            ours = f"CARFT_HOME={home}\0".encode() in (command.parent / "environ").read_bytes()
-        except OSError:  # it has ended meanwhile
-            continue
-        if trains and ours:
-            found.append(int(command.parent.name))
-    return found
+from tests.e2e.conftest import EPOCHS, WEIGHTS, MakeTiny, Tiny
 
 
 def killed_at_random(sweep: Tiny, engine: str, kills: int, chance: random.Random) -> int:
@@ -39,26 +22,25 @@ def killed_at_random(sweep: Tiny, engine: str, kills: int, chance: random.Random
     """
     done, apart = 0, 3 * len(WEIGHTS) * EPOCHS // (2 * kills)
     while done < kills:
-        process = sweep.start("run", "--engine", engine)
-        assert process.stderr is not None
-        left = chance.randrange(apart)
-        for line in process.stderr:
-            left -= "epoch" in line
-            if left > 0:
-                continue
-            time.sleep(chance.random() * 0.3)
-            targets = workers(sweep.home) if done % 2 else [process.pid]
-            if not targets:
-                continue  # the worker of an earlier kill is not replaced yet
-            os.kill(chance.choice(targets), signal.SIGKILL)
-            done += 1
+        with sweep.start("run", "--engine", engine) as process:
+            assert process.stderr is not None
             left = chance.randrange(apart)
-            if targets == [process.pid] or done == kills:
-                break
-        if done == kills and process.poll() is None:
-            process.kill()
-        process.stderr.close()
-        if process.wait(timeout=LIMIT) >= 0:
+            for line in process.stderr:
+                left -= "epoch" in line
+                if left > 0:
+                    continue
+                time.sleep(chance.random() * 0.3)
+                targets = sweep.workers() if done % 2 else [process.pid]
+                if not targets:
+                    continue  # the worker of an earlier kill is not replaced yet
+                os.kill(chance.choice(targets), signal.SIGKILL)
+                done += 1
+                left = chance.randrange(apart)
+                if targets == [process.pid] or done == kills:
+                    break
+            if done == kills:
+                process.kill()
+        if process.returncode >= 0:
             break
     return done
 
@@ -68,14 +50,12 @@ def killed_at_random(sweep: Tiny, engine: str, kills: int, chance: random.Random
 @pytest.mark.parametrize("engine", ["local", "ray"])
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_ends_with_the_same_values_and_nothing_twice(
-    tiny: MakeTiny, tmp_path: Path, engine: str, kills: int
+    tiny: MakeTiny, undisturbed: dict[float, Any], engine: str, kills: int
 ) -> None:
-    undisturbed = tiny("killed", WEIGHTS, epochs=EPOCHS, retries=30, breaker=0)
-    undisturbed.call("run", "--engine", "local")
-    sweep = replace(undisturbed, home=tmp_path / "disturbed")
+    sweep = tiny("killed", WEIGHTS, retries=30, breaker=0)
     assert killed_at_random(sweep, engine, kills, random.Random(kills)) == kills
     sweep.call("run", "--engine", engine)
-    assert sweep.outcomes() == undisturbed.outcomes()
+    assert sweep.outcomes() == undisturbed
 
     database = f"sqlite:///{sweep.home / 'optuna.db'}"
     study = optuna.load_study(study_name="killed", storage=database)

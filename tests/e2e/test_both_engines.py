@@ -1,0 +1,91 @@
+"""The same sweep in either engine: the same proposals, decisions, states and best trial."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.files import read_json
+from tests.e2e.conftest import MakeTiny, Tiny
+from tests.e2e.test_things_go_wrong import end, until
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def seen(sweep: Tiny) -> list[dict[str, Any]]:
+    """What was proposed, reported and decided, trial by trial."""
+    return [
+        {
+            "params": trial["params"],
+            "state": trial["state"],
+            "value": trial["value"],
+            "reason": trial["reason"],
+            "epochs": [
+                (Path(run["folder"]) / "history.json").read_text().count('"epoch"')
+                for run in trial["runs"]
+                if (Path(run["folder"]) / "history.json").exists()
+            ],
+            "metrics": [run["metrics"] for run in trial["runs"]],
+        }
+        for trial in sweep.show()["trials"]
+    ]
+
+
+def test_tpe_with_asha_proposes_prunes_and_finds_the_same_in_both(
+    tiny: MakeTiny, tmp_path: Path
+) -> None:
+    local = tiny(
+        "search",
+        [],
+        optim={"lr": None},
+        method="tpe",
+        run_cap=9,
+        parameters={
+            "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.01, "max": 10},
+            "optim.lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-2},
+        },
+        metric={"name": "id/val/nll"},
+        early_terminate={"type": "asha", "min_epochs": 1, "reduction_factor": 2},
+        seeds=[0, 1],
+        parallel=1,
+    )
+    ray = replace(local, home=tmp_path / "ray")
+    local.call("run", "--engine", "local")
+    ray.call("run", "--engine", "ray")
+    assert seen(local) == seen(ray)
+    states = [trial["state"] for trial in seen(local)]
+    assert states.count("complete") >= 1
+    assert states.count("pruned") >= 2
+    best, other = (read_json(s.home / "sweeps/search/summary.json")["best"] for s in (local, ray))
+    assert best == other
+    assert best["value"] == min(trial["value"] for trial in seen(local) if trial["value"])
+
+
+@pytest.mark.slow  # tests/sweeps/engines loses a node too, under runs that train nothing
+def test_a_node_that_is_lost_costs_nothing_but_the_epoch(tiny: MakeTiny, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    undisturbed = tiny("node", [0.0, 1.0, 2.0, 3.0], epochs=6, parallel=2)
+    undisturbed.call("run", "--engine", "local", "--set", "parallel=null")
+    sweep = replace(undisturbed, home=tmp_path / "disturbed")
+    memory: dict[str, Any] = {"object_store_memory": 100 * 2**20}
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory}
+    )
+    try:
+        lost = nodes.add_node(num_cpus=1, **memory)
+        process = sweep.start("run", "--engine", "ray", "--address", nodes.address)
+        until(process, "epoch", 6)  # both have begun
+        nodes.remove_node(lost, allow_graceful=False)
+        said = end(process, 0)
+    finally:
+        nodes.shutdown()
+    assert "preempted" in said
+    assert sweep.outcomes() == undisturbed.outcomes()
+    attempts = [run["attempts"] for trial in sweep.show()["trials"] for run in trial["runs"]]
+    assert max(attempts) == 2
+    assert {run["status"] for run in sweep.mlflow()} == {"FINISHED"}
+    assert sweep.workers() == []

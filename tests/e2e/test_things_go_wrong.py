@@ -1,0 +1,236 @@
+"""What goes wrong in a real sweep ends as the policy says, and what was done stays done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import EPOCHS, LIMIT, WEIGHTS, MakeTiny
+
+pytestmark = pytest.mark.timeout(900)
+ENGINES = ["local", "ray"]
+PLANTED = '''
+"""Fine-tuning that goes wrong on request."""
+
+import time
+from typing import ClassVar, Literal
+
+import torch
+
+from carft_core.algorithms import ALGORITHMS, Term
+from carft_core.algorithms.fine_tune import FineTune
+
+
+@ALGORITHMS.register
+class Planted(FineTune):
+    """Plain fine-tuning, and what goes wrong in it."""
+
+    name: ClassVar[str] = "planted"
+    summary: ClassVar[str] = "Fine-tuning that goes wrong on request"
+    fault: Literal["none", "nan", "memory", "hang"] = "none"
+
+    def terms(self, student, batch, teacher):
+        loss = super().terms(student, batch, teacher)["cross_entropy"].value
+        if self.fault == "nan":
+            loss = loss * float("nan")
+        if self.fault == "memory" and len(batch.labels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        if self.fault == "hang":
+            time.sleep(LONG)
+        return {"cross_entropy": Term(loss)}
+
+
+LONG = 3600
+'''
+
+
+def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
+    """Read what a command says up to the line that has the text so many times before."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        times -= text in line
+        if not times:
+            return said
+    raise AssertionError(f"{process.wait(LIMIT)}: not told of {text!r}\n{said}")
+
+
+def end(process: subprocess.Popen[str], code: int) -> str:
+    """Wait for the exit code; what was said until then."""
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == code, f"{process.returncode}\n{said}"
+    assert "Traceback" not in said
+    return said
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Stop a server at the end, whatever comes between."""
+    try:
+        yield
+    finally:
+        stop()
+
+
+def statuses(runs: list[dict[str, Any]]) -> set[str]:
+    return {run["status"] for run in runs}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nan_too_little_memory_and_a_hang_end_as_their_class_says(
+    tiny: MakeTiny, tmp_path: Path, engine: str
+) -> None:
+    (tmp_path / "planted.py").write_text(PLANTED)
+    sweep = tiny(
+        "faults",
+        [],
+        epochs=2,
+        **{"import": ["./planted.py"]},
+        parameters={"algorithm.fault": {"values": ["nan", "memory", "hang", "none"]}},
+        algorithm={"name": "planted"},
+        baselines=[],
+        timeout="25s",
+        retries={"timeout": 0},
+    )
+    _, said = sweep.call("run", "--engine", engine)
+    trials = {trial["params"]["algorithm.fault"]: trial for trial in sweep.show()["trials"]}
+    runs = {fault: trial["runs"][0] for fault, trial in trials.items()}
+    assert {fault: trial["state"] for fault, trial in trials.items()} == {
+        "nan": "failed",
+        "memory": "complete",
+        "hang": "failed",
+        "none": "complete",
+    }
+    assert {fault: run["attempts"] for fault, run in runs.items()} == {
+        "nan": 1,  # would come again
+        "memory": 3,  # batches of 4, of 2, of 1
+        "hang": 1,
+        "none": 1,
+    }
+    assert trials["nan"]["reason"]["kind"] == "nan"
+    assert trials["hang"]["reason"]["kind"] == "timeout"
+    for name, value in runs["none"]["metrics"].items():
+        assert runs["memory"]["metrics"][name] == pytest.approx(value, abs=0.02), name
+    assert "2 runs failed" in said
+    assert "nan: " in said
+    assert "longer than 25 s" in said
+    assert "resume faults --failed" in said
+    failures = {run["tags"]["carft.failure"] for run in sweep.mlflow() if run["status"] == "FAILED"}
+    assert failures == {"nan", "timeout"}
+    assert sweep.workers() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(disk: Path, *, but: int) -> Path:
+    """Take all room of a disk but so many bytes."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(max(0, file.tell() - but))
+    return ballast
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("room", [0, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
+    tiny: MakeTiny, undisturbed: dict[float, Any], small_disk: Path, room: int
+) -> None:
+    sweep = tiny("full", WEIGHTS[:3], home=small_disk / "home")
+    process = sweep.start("run")
+    until(process, "epoch", EPOCHS + 1)  # the first trial has all of its epochs
+    ballast = fill(small_disk, but=room)
+    said = end(process, 1)
+    assert "disk is full" in said or "No space left on device" in said, said
+    assert "resume full" in said
+    assert sweep.workers() == []
+    ballast.unlink()
+    sweep.call("resume")
+    assert sweep.outcomes().items() <= undisturbed.items()
+    runs = sweep.mlflow()
+    assert len(runs) == 1 + 1 + 3
+    assert statuses(runs) == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("comes_back", "port"),
+    [
+        pytest.param("during the sweep", 6400, marks=pytest.mark.slow),
+        ("afterwards", 6500),
+    ],
+)
+def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
+    tiny: MakeTiny, tmp_path: Path, comes_back: str, port: int
+) -> None:
+    from tracking.ui import Server, serve
+
+    def start(port: int) -> Server:
+        store = f"sqlite:///{tmp_path / 'server.db'}"
+        return serve(store, tmp_path / "artifacts", port=port)
+
+    sweep = tiny("away", WEIGHTS[:3])
+    server = start(port)
+    uri = server.address
+    with stopping(server.stop):
+        process = sweep.start("run", MLFLOW_TRACKING_URI=uri)
+        until(process, "epoch")
+    if comes_back == "afterwards":
+        said = end(process, 0)
+        assert "records still wait" in said
+        assert "carft-sweep sync" in said
+        assert sweep.call("sync", MLFLOW_TRACKING_URI=uri, expect=4)[1].startswith("carft-sweep: ")
+    else:
+        until(process, "epoch", EPOCHS)
+    server = start(int(uri.rpartition(":")[2]))
+    with stopping(server.stop):
+        assert server.address == uri
+        if comes_back == "afterwards":
+            sweep.call("sync", MLFLOW_TRACKING_URI=uri)
+        else:
+            assert "still wait" not in end(process, 0)
+        runs = sweep.mlflow(uri)
+    assert len(runs) == 1 + 1 + 3
+    assert statuses(runs) == {"FINISHED"}
+    trained = [run["epochs"] for run in runs if "carft.trial" in run["tags"]]
+    assert trained == [list(range(1, EPOCHS + 1))] * 3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sigterm_ends_after_the_epoch_and_the_sweep_goes_on_behind_it(
+    tiny: MakeTiny, undisturbed: dict[float, Any], engine: str
+) -> None:
+    sweep = tiny("terminated", WEIGHTS[:2])
+    process = sweep.start("run", "--engine", engine)
+    until(process, "epoch")
+    process.send_signal(signal.SIGTERM)
+    said = end(process, 3)
+    assert "resume terminated" in said
+    assert sweep.workers() == []
+    runs = sweep.mlflow()
+    assert "RUNNING" not in statuses(runs)
+    assert "KILLED" in statuses(runs)
+    sweep.call("resume", "--engine", engine)
+    assert sweep.outcomes().items() <= undisturbed.items()
+    runs = sweep.mlflow()
+    assert statuses(runs) == {"FINISHED"}
+    trained = [run["epochs"] for run in runs if "carft.trial" in run["tags"]]
+    assert trained == [list(range(1, EPOCHS + 1))] * 2
