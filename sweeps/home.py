@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracking.base import TrackingError
+from tracking.file_systems import OBJECT_STORES, network_file_system
+from tracking.locks import waiting
+from tracking.where import where
+
 DEFAULT = ".carft"
 VARIABLE = "CARFT_HOME"
-NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        *("nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "lustre", "gpfs"),
-        *("beegfs", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse"),
-    }
-)
-"""File systems on which SQLite's locks cannot be relied upon."""
-MOUNTS = Path("/proc/mounts")
+DATABASE = "optuna.db"
+JOURNAL = "optuna.journal"
+_ANOTHER = f"name another folder with --home or {VARIABLE}"
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,24 @@ class Home:
 
     @property
     def optuna(self) -> Path:
-        """Optuna's database: the trials of every sweep."""
-        return self.path / "optuna.db"
+        """The trials of every sweep: Optuna's database, on a network file system its journal.
+
+        What is there already decides, so that a home goes on with its own wherever it lies.
+        """
+        there = self.optuna_files()
+        if there:
+            return there[0]
+        return self.path / (JOURNAL if network_file_system(self.path) else DATABASE)
+
+    def optuna_files(self) -> list[Path]:
+        """Those that are there: none, or one of the two kinds."""
+        files = [self.path / DATABASE, self.path / JOURNAL]
+        return [file for file in files if file.exists()]
+
+    @property
+    def optuna_lock(self) -> Path:
+        """Held while the trials are opened, so that whoever begins a home begins one file."""
+        return self.path / "optuna.lock"
 
     @property
     def runs(self) -> Path:
@@ -49,19 +65,36 @@ class Home:
         """The folder of one sweep: its file as run, its summary, its lock."""
         return self.sweeps / name
 
+    def check(self) -> None:
+        """Raise RequestError where a sweep's data would not be safe; nothing is created."""
+        from carft_core.errors import RequestError
+
+        kind = network_file_system(self.path)
+        if kind in OBJECT_STORES:
+            raise RequestError(
+                f"the home {self.path} lies on an object store ({kind}), which has neither locks "
+                f"nor a way to append; {_ANOTHER}: on a local disk or a shared file system"
+            )
+        if kind is not None and self.optuna.name == DATABASE:
+            raise RequestError(
+                f"{self.optuna} is an SQLite database on a network file system ({kind}), where "
+                "SQLite loses data; use this home where it lies on a local disk, or begin "
+                f"another one with --home or {VARIABLE}: copies of folders of runs/ are reused "
+                "there"
+            )
+        try:
+            where(self.path).check()
+        except TrackingError as error:
+            raise RequestError(str(error)) from None
+
     def prepare(self) -> None:
         """Create the folder, with a `.gitignore` that keeps it out of repositories.
 
-        Raises RequestError when it cannot be written or lies on a network file system.
+        Raises RequestError when it cannot be written, and as `check` does.
         """
         from carft_core.errors import RequestError
 
-        kind = file_system(self.path.absolute())
-        if kind in NETWORK_FILE_SYSTEMS:
-            raise RequestError(
-                f"the home {self.path} lies on a network file system ({kind}), where SQLite loses "
-                f"data; name a folder on a local disk with --home or {VARIABLE}"
-            )
+        self.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             ignore = self.path / ".gitignore"
@@ -69,8 +102,24 @@ class Home:
                 ignore.write_text("*\n")
         except OSError as error:
             raise RequestError(
-                f"the home {self.path} cannot be written: {error.strerror}; name another folder "
-                f"with --home or {VARIABLE}"
+                f"the home {self.path} cannot be written: {error.strerror}; {_ANOTHER}"
+            ) from None
+        if network_file_system(self.path):
+            self._try_locks()
+
+    def _try_locks(self) -> None:
+        """Later a file system without locks would look like a lock that somebody else holds."""
+        from carft_core.errors import RequestError
+
+        try:
+            with waiting(self.optuna_lock):
+                pass
+        except OSError as error:
+            kind = network_file_system(self.path)
+            raise RequestError(
+                f"no file can be locked in the home {self.path} on {kind}: {error.strerror}; "
+                "mount it so that locks reach every host (Lustre: with `flock`, NFS: without "
+                f"`nolock`), or {_ANOTHER}"
             ) from None
 
 
@@ -78,28 +127,3 @@ def find_home(option: str | None, environ: Mapping[str, str] | None = None) -> H
     """The home that `--home` names, else CARFT_HOME, else `.carft` in the current folder."""
     chosen = os.environ if environ is None else environ
     return Home(Path(option or chosen.get(VARIABLE) or DEFAULT).expanduser())
-
-
-def file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
-    """The type of the file system that holds `path` (which need not exist yet).
-
-    None where the system does not tell.
-    """
-    try:
-        lines = mounts.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    place = _existing(path).resolve()
-    best: tuple[int, str | None] = (-1, None)
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        mounted = Path(fields[1].replace("\\040", " "))
-        if place.is_relative_to(mounted) and len(mounted.parts) >= best[0]:
-            best = (len(mounted.parts), fields[2])
-    return best[1]
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from sweeps.home import Home
+from sweeps.home import DATABASE, JOURNAL, Home
 from tracking.locks import waiting
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState
 
     from sweeps.mirror import Mirror
@@ -32,6 +33,19 @@ _STATES: Mapping[str, State] = {
     "FAIL": "failed",
     "PRUNED": "pruned",
 }
+
+
+@contextmanager
+def as_a_file() -> Iterator[None]:
+    """A database that cannot be written (a full disk) raises OSError, as the journal does."""
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except StorageInternalError as error:
+        said = str(getattr(error.__cause__, "orig", error))
+        number = errno.ENOSPC if "disk is full" in said else errno.EIO
+        raise OSError(number, said, DATABASE) from error
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,10 @@ class Trial:
 
 
 class Ledger:
-    """One generation of a sweep: an Optuna study. One driver at a time writes to it."""
+    """One generation of a sweep: an Optuna study. One driver at a time writes to it.
+
+    What writes raises OSError where the database cannot be written.
+    """
 
     def __init__(self, study: Study, name: str, generation: int) -> None:
         self.study = study
@@ -72,6 +89,7 @@ class Ledger:
         self._newest: dict[int, Trial] | None = None
 
     @classmethod
+    @as_a_file()
     def create(
         cls,
         home: Home,
@@ -115,6 +133,7 @@ class Ledger:
         """The sweep goes on with a changed file."""
         self.remember("spec", dict(spec))
 
+    @as_a_file()
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the generation."""
         if self.study.user_attrs.get(key) != value:
@@ -139,6 +158,7 @@ class Ledger:
             self.trials()
         return (self._newest or {})[point]
 
+    @as_a_file()
     def propose(
         self,
         point: int,
@@ -169,6 +189,7 @@ class Ledger:
             raise RuntimeError("another process writes to the study of a sweep that is ours")
         return trial
 
+    @as_a_file()
     def report(self, number: int, epoch: int, value: float) -> None:
         """Keep the value that a running trial has after so many epochs.
 
@@ -177,6 +198,7 @@ class Ledger:
         if len(self.study.directions) == 1:
             self.study._storage.set_trial_intermediate_value(self._id(number), epoch, value)
 
+    @as_a_file()
     def complete(self, number: int, values: Sequence[float]) -> None:
         """The trial has its values, one for each goal."""
         self.study.tell(number, list(values))
@@ -212,6 +234,7 @@ class Ledger:
             self.fail(number, LOST, "the driver ended before the point was known")
         return len(lost)
 
+    @as_a_file()
     def _end(self, number: int, state: TrialState, kind: str, message: str) -> None:
         # The storage itself: a Trial object would draw again from the sampler.
         self.study._storage.set_trial_user_attr(
@@ -235,15 +258,20 @@ class Ledger:
         return trial
 
 
-def storage(home: Home) -> RDBStorage:
-    """Optuna's database in the home, created quietly. Raises RequestError when it is another's."""
+def storage(home: Home) -> BaseStorage:
+    """What Optuna keeps in the home, created quietly. Raises RequestError when it is another's."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _check(home.optuna)
-    with waiting(home.optuna.with_name("optuna.db.lock")):
+    with waiting(home.optuna_lock):
+        _check(home)
+        file = home.optuna
+        if file.name == JOURNAL:
+            from sweeps.study_journal import open_journal
+
+            return open_journal(file)
         return optuna.storages.RDBStorage(
-            f"sqlite:///{home.optuna.absolute()}",
+            f"sqlite:///{file.absolute()}",
             engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}},
         )
 
@@ -253,7 +281,7 @@ def study_name(name: str, generation: int) -> str:
     return name if generation == 1 else f"{name}@{generation}"
 
 
-def generations(opened: RDBStorage, name: str) -> list[int]:
+def generations(opened: BaseStorage, name: str) -> list[int]:
     """The generations of a sweep."""
     found = []
     for study in opened.get_all_studies():
@@ -263,16 +291,21 @@ def generations(opened: RDBStorage, name: str) -> list[int]:
     return found
 
 
-def _check(file: Path) -> None:
+def _check(home: Home) -> None:
     from carft_core.errors import RequestError
 
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(16)
-    except FileNotFoundError:
+    there = home.optuna_files()
+    if len(there) > 1:
+        raise RequestError(
+            f"{home.path} has two files of trials, {DATABASE} and {JOURNAL}; move away the one "
+            "that is not this home's"
+        )
+    if not there or there[0].name == JOURNAL:
         return
+    with there[0].open("rb") as opened:
+        head = opened.read(16)
     if head and head != b"SQLite format 3\0":
-        raise RequestError(f"{file} is not an SQLite database; move it away")
+        raise RequestError(f"{there[0]} is not an SQLite database; move it away")
 
 
 def _trial(frozen: FrozenTrial) -> Trial | None:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from tracking.base import TrackingError
+from tracking.file_systems import network_file_system
+
 if TYPE_CHECKING:
     from tracking.spool import Spool
 
@@ -21,13 +24,32 @@ EXPERIMENT = "carft-sweep"
 class Where:
     """Everything that decides where runs go."""
 
-    uri: str
+    named: str
     """Tracking URI: `sqlite:///...`, another database, or `http(s)://...`."""
     experiment: str
     artifacts: Path | None
     """Folder of artifacts; None where the server decides."""
     spool: Path
     """Folder of journals: one for each place, since half a run's records mean nothing elsewhere."""
+
+    @property
+    def uri(self) -> str:
+        """`named`, for who opens it. Raises as `check` does."""
+        self.check()
+        return self.named
+
+    def check(self) -> None:
+        """Raise TrackingError where that is SQLite on a network file system."""
+        from tracking.reachable import sqlite_file  # which needs this module
+
+        file = sqlite_file(self.named)
+        kind = None if file is None else network_file_system(file)
+        if kind is not None:
+            raise TrackingError(
+                f"MLflow's database {file} would lie on a network file system ({kind}), where "
+                "SQLite loses data; name a server in MLFLOW_TRACKING_URI, or a home on a local "
+                "disk with --home or CARFT_HOME"
+            )
 
 
 def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
@@ -41,7 +63,7 @@ def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
         place = f"{without_password(uri)}\n{experiment}".encode()
         spool /= hashlib.sha256(place).hexdigest()[:8]
     return Where(
-        uri=uri or f"sqlite:///{home / 'mlflow.db'}",
+        named=uri or f"sqlite:///{home / 'mlflow.db'}",
         experiment=experiment,
         artifacts=None if is_server(uri) else home / "mlartifacts",
         spool=spool,
@@ -84,7 +106,10 @@ def home_id(home: Path) -> str:
 
 
 def open_tracking(home: Path, environ: Mapping[str, str] | None = None) -> Spool:
-    """The tracker of a home: MLflow behind a spool. Imports MLflow only when a run is opened."""
+    """The tracker of a home: MLflow behind a spool. Imports MLflow only when a run is opened.
+
+    Raises TrackingError where its database would not be safe.
+    """
     from tracking.mlflow_store import MlflowStore
     from tracking.spool import Spool
 

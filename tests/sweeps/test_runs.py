@@ -14,7 +14,6 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.claim import Claim, holder
-from sweeps.home import Home, file_system, find_home
 from sweeps.lease import SILENCE, Lease, new_owner, process_start
 from sweeps.runs import FILE, Runs
 
@@ -175,41 +174,3 @@ def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
     (folder / "driver.json").write_text(json.dumps(silent.as_dict()))
     with Claim(folder):
         pass
-
-
-def test_the_home_is_the_option_then_the_variable_then_a_folder_here() -> None:
-    assert find_home("x", {"CARFT_HOME": "y"}).path == Path("x")
-    assert find_home(None, {"CARFT_HOME": "y"}).path == Path("y")
-    assert find_home(None, {}).path == Path(".carft")
-
-
-def test_a_home_keeps_itself_out_of_repositories(tmp_path: Path) -> None:
-    Home(tmp_path / "a" / "home").prepare()
-    assert (tmp_path / "a" / "home" / ".gitignore").read_text() == "*\n"
-
-
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre"])
-def test_a_home_on_a_network_file_system_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\n")
-    assert file_system(tmp_path / "not" / "there", mounts) == kind
-    assert file_system(Path("/"), mounts) == "ext4"
-    monkeypatch.setattr("sweeps.home.file_system", lambda path: kind if path else None)
-    with pytest.raises(RequestError, match=rf"network file system \({kind}\).*--home"):
-        Home(tmp_path / "home").prepare()
-    assert not (tmp_path / "home").exists()
-
-
-def test_a_later_mount_on_the_same_place_covers_the_earlier(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/a {tmp_path} ext4 rw 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
-    assert file_system(tmp_path, mounts) == "nfs"
-    assert file_system(tmp_path, tmp_path / "no such file") is None
-
-
-def test_a_home_that_cannot_be_written_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match=r"cannot be written.*--home"):
-        Home(tmp_path / "file" / "home").prepare()

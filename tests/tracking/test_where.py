@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounts import mount
+from tracking.base import TrackingError
 from tracking.context import context_tags
 from tracking.locks import Held, Lock
 from tracking.privacy import QUIET, stay_private
@@ -44,6 +46,35 @@ def test_each_place_has_a_journal_of_its_own_whatever_the_password(tmp_path: Pat
 def test_a_database_server_leaves_artifacts_in_the_home(tmp_path: Path) -> None:
     place = where(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql://db/mlflow"})
     assert place.artifacts == tmp_path.resolve() / "mlartifacts"
+
+
+@pytest.mark.parametrize("named", [None, "in the home"])
+def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    home = tmp_path / "share" / "home"
+    home.parent.mkdir()
+    mount(monkeypatch, home.parent, "nfs4")
+    environ = {} if named is None else {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+    place = where(home, environ)
+    assert place.spool.is_relative_to(home / "spool"), "what is read only can be found"
+    said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
+    with pytest.raises(TrackingError, match=said):
+        _ = place.uri
+    with pytest.raises(TrackingError, match=said):
+        open_tracking(home, environ)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("uri", ["http://lab:5000", "postgresql://db/mlflow", "sqlite:///{local}"])
+def test_a_home_on_a_network_file_system_has_its_runs_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    home = tmp_path / "share"
+    home.mkdir()
+    mount(monkeypatch, home, "nfs4")
+    uri = uri.format(local=tmp_path / "mlflow.db")
+    assert where(home, {"MLFLOW_TRACKING_URI": uri}).uri == uri
 
 
 @pytest.mark.parametrize(

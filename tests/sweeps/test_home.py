@@ -1,0 +1,117 @@
+"""Where the home is, and on which kinds of storage it may lie."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.home import Home, find_home
+from sweeps.ledger import Ledger
+from tests.mounts import mount
+
+SERVER = "http://server"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Below a folder that tests mount, with no tracking server named."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "share").mkdir()
+    return Home(tmp_path / "share" / "home")
+
+
+def test_the_home_is_the_option_then_the_variable_then_a_folder_here() -> None:
+    assert find_home("x", {"CARFT_HOME": "y"}).path == Path("x")
+    assert find_home(None, {"CARFT_HOME": "y"}).path == Path("y")
+    assert find_home(None, {}).path == Path(".carft")
+
+
+def test_a_home_keeps_itself_out_of_repositories(tmp_path: Path) -> None:
+    Home(tmp_path / "a" / "home").prepare()
+    assert (tmp_path / "a" / "home" / ".gitignore").read_text() == "*\n"
+
+
+def test_a_home_that_cannot_be_written_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match=r"cannot be written.*--home"):
+        Home(tmp_path / "file" / "home").prepare()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "nfs4", "lustre"])
+def test_the_kind_of_storage_decides_where_trials_lie(
+    home: Home, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    mount(monkeypatch, home.path.parent, kind)
+    home.prepare()
+    assert home.optuna.name == ("optuna.db" if kind == "ext4" else "optuna.journal")
+    assert home.optuna_files() == [], "nothing is created before it is needed"
+
+
+def test_a_relative_home_is_looked_up_where_it_lies(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount(monkeypatch, home.path.parent, "nfs4")
+    monkeypatch.chdir(home.path.parent)
+    assert Home(Path("home")).optuna == Path("home/optuna.journal")
+
+
+def test_on_a_network_file_system_runs_need_a_server(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount(monkeypatch, home.path.parent, "nfs4")
+    said = r"mlflow\.db .*network file system \(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
+    with pytest.raises(RequestError, match=said):
+        home.prepare()
+    assert not home.path.exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    home.prepare()
+    assert home.path.exists()
+
+
+def test_a_database_on_a_network_file_system_is_refused_and_kept(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home that was begun on a local disk and moved, or is seen from another host."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    home.prepare()
+    Ledger.create(home, "toy", 1, goals=["maximize"], spec={"name": "toy"})
+    mount(monkeypatch, home.path.parent, "nfs4")
+    with pytest.raises(RequestError, match=r"optuna\.db is an SQLite database on a .*\(nfs4\)"):
+        home.prepare()
+    found = Ledger.newest(home, "toy")
+    assert found is not None, "it can be looked at"
+    assert [file.name for file in home.optuna_files()] == ["optuna.db"]
+
+
+@pytest.mark.parametrize("kind", ["fuse.s3fs", "fuse.gcsfuse"])
+def test_a_home_in_an_object_store_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    mount(monkeypatch, home.path.parent, kind)
+    with pytest.raises(RequestError, match=rf"object store \({kind}\).*--home"):
+        home.prepare()
+    assert not home.path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_network_file_system_without_locks_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    mount(monkeypatch, home.path.parent, "lustre")
+
+    def none(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    said = rf"no file can be locked in .* on lustre: {os.strerror(number)}; .*`flock`.*--home"
+    with pytest.raises(RequestError, match=said):
+        home.prepare()
