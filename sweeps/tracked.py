@@ -12,31 +12,37 @@ from typing import Any
 
 from carft_core.data.splits import prepare
 from carft_core.files import read_json
+from carft_core.result import is_complete
 from sweeps.engines.base import Failure
 from sweeps.engines.training import LOG
 from sweeps.plan import Task, merge_labels
 from sweeps.records import measured
+from sweeps.runs import Runs
 from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.context import context_tags
 from tracking.curves import plot, run_curve
 from tracking.records import RunRecord
+from tracking.where import where
 
 OWN = "unmerged"
 PRUNED = "pruned"
 
 
 class TrackedSweep:
-    """Tells a tracker of one sweep; remembers in `folder` what it has told.
+    """Tells a tracker of one sweep; remembers in `folder`, the home's for it, what it has told.
 
     Everything may be told again after a crash: the tracker keeps equal records once. What was told
-    completely is not told again.
+    completely is not told again to the same place (the server and experiment of the environment);
+    another one is told everything.
     """
 
     def __init__(self, tracker: Tracker, name: str, folder: Path) -> None:
         self._tracker = tracker
         self._parent = RunKey(name)
         self._folder = folder
-        self._book = _Book(folder / "told.jsonl")
+        # One for each place, as its journals have a folder of their own, and by the same name.
+        place = where(folder.parents[1]).spool.name
+        self._book = _Book(folder / "told" / f"{place}.jsonl")
         self._tags: Mapping[str, str] = {}
         self._start: RunStart | None = None
         self._spec_file = folder
@@ -75,15 +81,8 @@ class TrackedSweep:
         if self._book.knows(task.digest, content):
             return
         key = self._key(task.digest)
-        history: Sequence[Mapping[str, Any]] = read_json(folder / "history.json") or []
-        began = int(history[0]["timestamp"]) if history else _modified(folder / "config.json")
-        if task.digest not in self._opened:
-            self._open(
-                task, began, {} if reused_from is None else {"carft.reused_from": reused_from}
-            )
-        values = [metric for report in history for metric in _epoch(report)]
-        values += _results(task, folder, history[-1] if history else {"epoch": 0, "metrics": {}})
-        self._tracker.metrics(key, values)
+        self._catch_up(task, folder, reused_from=reused_from)
+        self._tracker.metrics(key, list(_results(task, folder)))
         for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
             if file is not None and file.exists():
                 self._tracker.artifact(key, file)
@@ -96,7 +95,7 @@ class TrackedSweep:
         if self._book.knows(task.digest, content):
             return
         if task.digest not in self._opened:
-            self._open(task, _now(), {})
+            self._catch_up(task, folder)
         told = {"carft.state": "failed", "carft.failure": failure.kind}
         self._tracker.tags(key, {**told, "carft.failure_message": failure.message})
         if (folder / LOG).exists():
@@ -109,10 +108,21 @@ class TrackedSweep:
         self._end(task, "killed", "")
 
     def pruned(self, task: Task, folder: Path) -> None:
-        """A run was closed because its trial was not worth going on with. Told once."""
-        if not self._book.has(task.digest) or self._book.knows(task.digest, PRUNED):
+        """A run was closed because its trial was not worth going on with. Told once.
+
+        One that this sweep never began is not told of, one that was done before stays done.
+        """
+        if self._book.knows(task.digest, PRUNED):
+            return
+        is_new = not self._book.has(task.digest)
+        if is_new and not self._was_begun(folder):
+            return
+        if is_complete(folder, task.config):
+            self.finished(task, folder)
             return
         self._open_parent()
+        if is_new:
+            self._catch_up(task, folder)
         key = self._key(task.digest)
         self._tracker.tags(key, {"carft.state": PRUNED})
         if (folder / LOG).exists():
@@ -166,6 +176,22 @@ class TrackedSweep:
                 datasets=list(_datasets(task)),
             )
         )
+
+    def _catch_up(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
+        """Tell the epochs of a run; open it, where this driver has not, as of its beginning."""
+        history: Sequence[Mapping[str, Any]] = read_json(folder / "history.json") or []
+        if task.digest not in self._opened:
+            began = int(history[0]["timestamp"]) if history else _modified(folder / "config.json")
+            tags = {} if reused_from is None else {"carft.reused_from": reused_from}
+            self._open(task, began, tags)
+        values = [metric for report in history for metric in _epoch(report)]
+        self._tracker.metrics(self._key(task.digest), values)
+
+    def _was_begun(self, folder: Path) -> bool:
+        """Whether the run of a folder has epochs behind it, and this sweep began it."""
+        known = Runs(folder.parent).read(folder.name)
+        ours = known is not None and known.sweep == self._parent.sweep
+        return ours and (folder / "history.json").exists()
 
     def _end(self, task: Task, state: EndState, content: str) -> None:
         self._tracker.end(self._key(task.digest), state, timestamp=_now())
@@ -268,11 +294,13 @@ def _epoch(report: Mapping[str, Any]) -> Iterator[Metric]:
         yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
-def _results(task: Task, folder: Path, last: Mapping[str, Any]) -> Iterator[Metric]:
+def _results(task: Task, folder: Path) -> Iterator[Metric]:
     """The metrics of every evaluated model; of merged ones along the merge's own axis.
 
-    What the report of the `last` epoch has told already is not told again.
+    What the report of the last epoch has told already is not told again.
     """
+    history = read_json(folder / "history.json") or [{"epoch": 0, "metrics": {}}]
+    last: Mapping[str, Any] = history[-1]
     for label in (OWN, *merge_labels(task.config)):
         found = measured(folder, label)
         if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,26 @@ from sweeps.tracked import TrackedSweep
 from tests.sweeps.conftest import ToySweep
 from tracking import curves
 from tracking.base import RunKey
-from tracking.memory import MemoryTracker
+from tracking.memory import MemoryRun, MemoryTracker
 
 PNG = b"\x89PNG"
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
+PRUNING: dict[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
+    "early_terminate": {
+        "type": "median",
+        "startup_trials": 2,
+        "min_epochs": 2,
+        "allow_grid": True,
+    },
+    "seeds": [0],
+}
+RACING: dict[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": [0.3, 3.0]}},
+    "race_seeds": {"margin": 0.05},
+    "seeds": [0, 1],
+    "baselines": [],
+}
 
 
 def test_each_run_with_a_merge_has_its_curve_and_the_sweep_has_one(
@@ -41,7 +58,7 @@ def test_data_and_weights_are_named_in_every_run(toy: ToySweep) -> None:
 
 def test_a_torn_line_of_the_book_costs_one_telling_and_no_run(toy: ToySweep) -> None:
     toy.run(parameters=ONE, seeds=[0], baselines=[])
-    book = toy.home.sweep("toy") / "told.jsonl"
+    (book,) = toy.home.sweep("toy").glob("told/*.jsonl")
     lines = book.read_text().splitlines()
     child = next(i for i, line in enumerate(lines) if json.loads(line)[0] and i > 0)
     ended = next(i for i, line in enumerate(lines) if i > child and json.loads(line)[0])
@@ -62,3 +79,62 @@ def test_a_sweep_in_which_nothing_is_new_opens_no_run(tmp_path: Path) -> None:
         tracked.begin(result, {})
         tracked.end("finished", {}, [result])
         assert len(tracker.runs) == expected
+
+
+def whole(run: MemoryRun) -> tuple[Any, ...]:
+    """What is kept of a run, without when it was told and how it came to be."""
+    apart = ("carft.attempt", "carft.worker", "carft.reused_from")
+    tags = {name: value for name, value in run.tags.items() if name not in apart}
+    # As text: one NaN is not equal to another.
+    history = {name: str(sorted(points)) for name, points in run.history.items()}
+    return run.state, run.params, tags, history, sorted(run.artifacts), run.datasets
+
+
+@pytest.mark.parametrize("changes", [{}, PRUNING, RACING])
+def test_another_place_is_told_everything_and_the_first_one_nothing_again(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    toy.plan({"0.3/0": [{"do": "raise", "error": "nan"}]} if not changes else {})
+    toy.run(**changes)
+    first, trained = toy.tracker, toy.trained()
+    before = str(first.runs)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    second = toy.tracker = MemoryTracker()
+    toy.run(**changes)
+    assert toy.trained() == trained
+    assert second.runs.keys() == first.runs.keys()
+    for key, run in first.runs.items():
+        if key.digest:
+            assert whole(second.runs[key]) == whole(run)
+    assert second.runs[RunKey("toy")].state == first.runs[RunKey("toy")].state
+    toy.tracker = MemoryTracker()
+    toy.run(**changes)
+    assert toy.tracker.runs == {}
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    toy.run(**changes)
+    assert toy.tracker.runs.keys() == first.runs.keys()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    toy.tracker = first
+    toy.run(**changes)
+    assert str(first.runs) == before
+
+
+def test_a_seed_that_was_done_before_its_trial_was_pruned_stays_done(toy: ToySweep) -> None:
+    toy.run(**RACING)
+    child = toy.tracked()["car_ft kl_weight=3 seed 0"]
+    for _ in range(2):
+        assert (child.state, child.tags["carft.state"]) == ("finished", "done")
+        toy.run(**RACING)
+
+
+def test_another_place_hears_nothing_of_a_run_that_only_another_sweep_began(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(**PRUNING)
+    toy.run(name="again", **PRUNING)
+    told = toy.tracked("again").keys()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    toy.tracker = MemoryTracker()
+    toy.run(name="again", **PRUNING)
+    assert toy.tracked("again").keys() == told
