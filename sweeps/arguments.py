@@ -12,6 +12,8 @@ from sweeps.durations import seconds
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
+KEYS = ("engine", "parallel", "timeout")
+"""Options that stand for a key of the sweep file."""
 COMMANDS: Mapping[str, str] = {
     "run": "run a sweep, or go on with it",
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
@@ -68,6 +70,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         parser.exit(2)
     return found
+
+
+def keys(arguments: argparse.Namespace) -> dict[str, object]:
+    """What was given for keys of the sweep file, by key, but for `--set`."""
+    given = vars(arguments)
+    return {key: given[key] for key in KEYS if given.get(key) is not None}
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """Every `key=value` that goes before the file: `--set`, and the options that say the same."""
+    return [*arguments.overrides, *(f"{key}={value}" for key, value in keys(arguments).items())]
 
 
 def _parsers() -> tuple[Parser, dict[str, Parser]]:

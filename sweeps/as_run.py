@@ -30,6 +30,8 @@ class AsRun:
     imports: tuple[str, ...] = ()
     folder: str | None = None
     """The working folder: paths in a trial, such as `data.root`, are relative to it."""
+    address: str | None = None
+    """Of the Ray cluster, where `--address` named one."""
 
     @classmethod
     def of(cls, spec: SweepSpec) -> AsRun:
@@ -46,12 +48,19 @@ class AsRun:
                 f"how the sweep {folder.name} was run is not kept in {folder}; go on with it by "
                 "its file: carft-sweep run FILE"
             )
-        lists = {key: tuple(known.get(key, ())) for key in ("overrides", "imports")}
-        return cls(file=known["file"], folder=known.get("folder"), **lists)
+        return cls(
+            file=known["file"],
+            overrides=tuple(known.get("overrides", ())),
+            imports=tuple(known.get("imports", ())),
+            folder=known.get("folder"),
+            address=known.get("address"),
+        )
 
     def write(self, folder: Path) -> None:
-        """Keep it with the sweep in `folder`."""
-        write_json(folder / FILE, asdict(self))
+        """Keep it with the sweep in `folder`; the address there stays where this has none."""
+        known = read_json(folder / FILE) or {}
+        address = self.address or known.get("address")
+        write_json(folder / FILE, {**asdict(self), "address": address})
 
     def changed(self, key: str, value: object) -> AsRun:
         """The same with one key of the file overridden, in the place of earlier overrides of it."""
@@ -94,3 +103,14 @@ class AsRun:
             yield None
         finally:
             os.chdir(before)
+
+
+def keep_address(folder: Path, address: str | None) -> None:
+    """Keep the cluster's address, or that none was given, with the sweep in `folder`.
+
+    Whoever holds the claim does it first: only the command line knows the address. One that
+    carries a user or a password is not kept.
+    """
+    known = read_json(folder / FILE) or {}
+    is_secret = address is not None and "@" in address
+    write_json(folder / FILE, {**known, "address": None if is_secret else address})

@@ -79,7 +79,9 @@ def _settings(draft: Draft) -> Settings | None:
             del given[key]
     settings = validated(draft, Settings, given, ())
     if settings is not None and settings.engine == "local" and (settings.parallel or 1) > 1:
-        message = "the local engine has one run at a time; leave it out, or say engine: ray"
+        message = (
+            "the local engine has one run at a time; leave it out, say parallel: 1, or engine: ray"
+        )
         draft.report(("parallel",), message)
     return settings
 

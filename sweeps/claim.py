@@ -56,8 +56,8 @@ class Claim:
 
     def _refusal(self, who: object) -> RequestError:
         return RequestError(
-            f"the sweep {self._name} is being run by {who}; wait for it, or stop it there "
-            "with Ctrl-C"
+            f"the sweep {self._name} is being run by {who}; wait for it, or stop it: "
+            f"carft-sweep stop {self._name}, or Ctrl-C there"
         )
 
 

@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from carft_core.bench import open_bench
+from carft_core.bench import Bench, open_bench
 from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
+from carft_core.evaluate import predict, write_predictions
 from carft_core.train import epochs
 from sweeps.engines.training import failure_class, one_line
 from sweeps.pace import Experience, Pace, Sample, kept_bytes
+from sweeps.plan import merge_labels
 
 STEPS = 10
 _WARM_UP = 2
@@ -29,8 +31,9 @@ def measure(config: TrialConfig, seed: int, *, cache: Path | None, threads: int 
         torch.set_num_threads(threads)
     try:
         _timed(config, seed, _WARM_UP, cache)
-        reports, kept = _timed(config, seed, STEPS, cache)
+        reports, kept, weights = _timed(config, seed, STEPS, cache)
         bench = open_bench(config, cache)
+        per_image = _bytes_per_image(config, bench) if config.keep.predictions else 0.0
     except RequestError:
         raise
     except Exception as error:  # whatever a run raises, it would raise in the sweep
@@ -46,7 +49,8 @@ def measure(config: TrialConfig, seed: int, *, cache: Path | None, threads: int 
         epoch=validation,
         model=validation * images / max(1, len(bench.validation)),
     )
-    return Sample(config.as_dict(), bench.device.type, pace, kept)
+    kept += round(per_image * images * (1 + len(merge_labels(config))))
+    return Sample(config.as_dict(), bench.device.type, pace, kept, weights)
 
 
 def measured(sample: Sample) -> Experience:
@@ -56,8 +60,8 @@ def measured(sample: Sample) -> Experience:
 
 def _timed(
     config: TrialConfig, seed: int, steps: int, cache: Path | None
-) -> tuple[list[dict[str, Any]], int]:
-    """The reports of so many steps, and the bytes of the weights that were kept."""
+) -> tuple[list[dict[str, Any]], int, int]:
+    """The reports of so many steps, and the bytes that were kept: of the weights, after others."""
     plain = config.as_dict()
     per_run = {"steps": min(steps, plain["optim"]["steps"] or steps), "epochs": None}
     plain["optim"] = {**plain["optim"], **per_run}
@@ -65,4 +69,22 @@ def _timed(
     with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
         workdir = Path(scratch)
         reports = [report.as_dict() for report in epochs(short, seed, workdir=workdir, cache=cache)]
-        return reports, kept_bytes(workdir)
+        return reports, *kept_bytes(workdir)
+
+
+def _bytes_per_image(config: TrialConfig, bench: Bench) -> float:
+    """Of the predictions of one model on disk; those of `id/val` stand for every split."""
+    predicted = predict(
+        bench.teacher.classifier,
+        bench.validation,
+        "id/val",
+        transform=bench.transform,
+        device=bench.device,
+        precision=bench.precision,
+        batch_size=config.eval.batch_size,
+        workers=config.workers,
+    )
+    with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
+        file = Path(scratch) / "predictions.parquet"
+        write_predictions(file, [predicted], config.eval.logits)
+        return file.stat().st_size / len(bench.validation)

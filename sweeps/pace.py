@@ -16,6 +16,8 @@ from sweeps.runs import OPTIMISER_STATE, Runs
 
 MOST = 200
 """So many runs of a home are looked at, the newest."""
+WEIGHTS = ".safetensors"
+"""How the names of files with weights end."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,13 @@ class Sample:
     device: str
     pace: Pace
     bytes: int
-    """That stay on disk once it is done."""
+    """That stay on disk once it is done, besides its weights."""
+    weights: int = 0
+    """Bytes of its weights, as far as they were kept."""
+
+    def kept(self, config: TrialConfig) -> int:
+        """The bytes that a run like it keeps on disk when it is done, with `config`."""
+        return self.bytes + (self.weights if config.keep.weights else 0)
 
 
 Likeness = Callable[[Mapping[str, Any]], object]
@@ -130,14 +138,15 @@ def _sample(runs: Runs, folder: Path) -> Iterator[Sample]:
         known["config"],
         known.get("identity", {}).get("device") or _type(known["config"]["device"]),
         Pace(statistics.median(steps), statistics.median(waits), max(0.0, end) / max(1, models)),
-        kept_bytes(folder),
+        *kept_bytes(folder),
     )
 
 
-def kept_bytes(folder: Path) -> int:
-    """What a run keeps on disk when it is done."""
-    files = (file for file in folder.rglob("*") if file.name != OPTIMISER_STATE and file.is_file())
-    return sum(file.stat().st_size for file in files)
+def kept_bytes(folder: Path) -> tuple[int, int]:
+    """What a run has on disk, but for its optimiser's state: all besides its weights, and these."""
+    files = [file for file in folder.rglob("*") if file.name != OPTIMISER_STATE and file.is_file()]
+    weights = sum(file.stat().st_size for file in files if file.suffix == WEIGHTS)
+    return sum(file.stat().st_size for file in files) - weights, weights
 
 
 def _type(device: str) -> str:

@@ -118,7 +118,8 @@ def estimate(plan: Plan, experience: Experience) -> None:
         samples, how = found
         pace = usual(samples)
         seconds += pace.seconds(steps=work.steps, epochs=work.epochs, models=work.models)
-        sizes += statistics.median(sample.bytes for sample in samples) if work.trains else 0.0
+        if work.trains:
+            sizes += statistics.median(sample.kept(work.config) for sample in samples)
         ways.append(how)
     plan.seconds, plan.disk_mb = round(seconds, 1), round(sizes / 2**20, 1)
     # Where one run rests on less, the sum does.

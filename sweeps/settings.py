@@ -210,7 +210,8 @@ class Settings(Section):
     timeout: Duration | None = None
     """Of one run; one that takes longer has failed."""
     breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
-    """So many runs that fail in a row for one cause, or on one node, stop the sweep; 0: never."""
+    """So many runs that fail in a row for one cause, or on one node, stop the sweep; 0: never.
+    A full disk stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
     """Where runs execute; auto takes Ray where there is a cluster or more than one GPU."""
     parallel: Annotated[int, Field(ge=1, le=100_000)] | None = None

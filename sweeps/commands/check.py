@@ -6,10 +6,11 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from carft_core.errors import RequestError
-from sweeps.commands.execution import with_options
+from sweeps.arguments import overrides
 from sweeps.engines.choose import address_of, choose, is_ray
 from sweeps.home import Home, find_home
 from sweeps.imports import resolve
@@ -36,9 +37,10 @@ _MIB = 2**20
 
 def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError when the sweep can never be run as asked."""
-    overrides = with_options(arguments.overrides, arguments)
-    spec = load_spec(arguments.file, overrides, resolve(arguments.imports, Path.cwd()))
+    modules = resolve(arguments.imports, Path.cwd())
+    spec = load_spec(arguments.file, overrides(arguments), modules)
     home = find_home(arguments.home)
+    home.check()
     plan = make_plan(spec, home)
     need, nodes = _feasible(plan, spec, arguments, home)
     _estimate(plan, spec, home, measuring=arguments.measure)
@@ -58,13 +60,14 @@ def _feasible(
 
     Raises RequestError when none ever can, ServiceUnreachable when the cluster is silent.
     """
-    asked = {"engine": arguments.engine, "address": arguments.address}
-    if not is_ray(spec, **asked):
-        choose(spec, **asked).close()  # refuses what this machine has not
+    if not is_ray(spec, address=arguments.address):
+        choose(spec, address=arguments.address).close()  # refuses what this machine has not
         machine = this_machine()
         cpus = spec.resources.cpus or machine.cpus  # torch takes them all
         return Need(cpus, spec.resources.gpus or 0), [machine]
-    nodes = _nodes(address_of(arguments.address))
+    address = address_of(arguments.address)
+    # Without one only this machine: nothing is started to look.
+    nodes = [this_machine()] if address is None else _nodes(address, plan, spec, home)
     need = need_of(spec.resources, nodes, spec.parallel)
     refused = refusal(need, nodes)
     if refused is None and plan.work:
@@ -76,15 +79,28 @@ def _feasible(
     return need, nodes
 
 
-def _nodes(address: str | None) -> list[Node]:
-    """Of a cluster; without an address only this machine, since nothing is started to look."""
-    if address is None:
-        return [this_machine()]
+def _nodes(address: str, plan: Plan, spec: SweepSpec, home: Home) -> list[Node]:
+    """Of a cluster, when those that could hold a run have told that they can serve.
+
+    They are not asked while there is no home that they could share, and the plan says so.
+    """
     from sweeps.engines.ray_cluster import Cluster
+    from sweeps.engines.ray_nodes import check_nodes
 
     cluster = Cluster(address)
     try:
-        return cluster.nodes()
+        nodes = cluster.nodes_by_id()
+        need = need_of(spec.resources, list(nodes.values()), spec.parallel)
+        able = {id_: node for id_, node in nodes.items() if node.fits(need)}
+        if not home.path.exists():
+            plan.warnings += (
+                f"{home.path} does not exist yet, so the nodes were not asked whether they share "
+                "it; `run` asks them",
+            )
+        elif able:
+            memory = check_nodes(able, home.path.absolute(), imports=spec.imports)
+            nodes |= {id_: replace(able[id_], gpu_memory_mb=memory[id_]) for id_ in able}
+        return list(nodes.values())
     finally:
         cluster.close()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 
+from sweeps.as_run import keep_address
 from sweeps.engines.choose import choose
 from sweeps.home import Home
 from sweeps.known import command
@@ -38,29 +38,29 @@ def carry_out(
     arguments: argparse.Namespace,
     say: Say,
     *,
+    address: str | None,
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
 ) -> int:
     """Execute a sweep, show how it goes, and say how it ended and how to go on; the exit code.
 
-    Raises RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
+    `address` is of the Ray cluster, where one was named; `resume` knows it again. Raises
+    RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
     """
     url = None if arguments.webhook == "no" else webhook_url(spec.webhook)
     home.prepare()
-    engine = choose(
-        spec,
-        engine=arguments.engine,
-        address=arguments.address,
-        in_process=arguments.in_process,
-        timeout=arguments.timeout,
-        home=home.path,
-    )
+    engine = choose(spec, address=address, in_process=arguments.in_process, home=home.path)
     console = Console(stderr=True)
     progress = _progress(arguments, console)
     for note in notes:
         progress.note(note)
     webhook, tracker = Webhook(url, progress.note), open_tracking(home.path)
+
+    def claimed() -> None:
+        tracker.take_up(spec.name)
+        keep_address(home.sweep(spec.name), address)
+
     try:
         ended = execute(
             spec,
@@ -70,7 +70,7 @@ def carry_out(
             progress,
             fresh=fresh,
             failed_again=failed_again,
-            claimed=functools.partial(tracker.take_up, spec.name),
+            claimed=claimed,
             webhook=webhook,
         )
         progress.close()
@@ -88,12 +88,6 @@ def carry_out(
     for line in _last_words(ended, home, arguments):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return ended.exit_code
-
-
-def with_options(overrides: Sequence[str], arguments: argparse.Namespace) -> list[str]:
-    """The overrides, with those options that stand for a key of the file."""
-    more = [] if arguments.parallel is None else [f"parallel={arguments.parallel}"]
-    return [*overrides, *more]
 
 
 def _progress(arguments: argparse.Namespace, console: Console) -> Progress:

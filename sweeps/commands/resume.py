@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json
+from sweeps.arguments import keys
 from sweeps.as_run import AsRun
 from sweeps.claim import holder
 from sweeps.home import Home, find_home
@@ -32,8 +33,8 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     more = resolve(arguments.imports, Path.cwd())
     with before.in_its_folder() as lost:
         now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
-        if arguments.parallel is not None:
-            now = now.changed("parallel", arguments.parallel)
+        for key, value in keys(arguments).items():
+            now = now.changed(key, value)
         spec, changed = now.load(folder)
         if arguments.trials is not None:
             spec, changed = now.changed("run_cap", _cap(spec, arguments.trials)).load(folder)
@@ -43,8 +44,22 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
             return 0
         from sweeps.commands.execution import carry_out
 
-        notes = [note for note in (changed, lost) if note]
-        return carry_out(spec, home, arguments, say, notes=notes, failed_again=arguments.failed)
+        return carry_out(
+            spec,
+            home,
+            arguments,
+            say,
+            address=_address(arguments.address, before, spec),
+            notes=[note for note in (changed, lost) if note],
+            failed_again=arguments.failed,
+        )
+
+
+def _address(given: str | None, before: AsRun, spec: SweepSpec) -> str | None:
+    """Of the cluster to go on with: what is given, else the one it was run on."""
+    if given is not None:
+        return given
+    return None if spec.engine == "local" else before.address
 
 
 def _cap(spec: SweepSpec, more: int) -> int:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeps.commands.execution import carry_out, with_options
+from sweeps.arguments import overrides
+from sweeps.commands.execution import carry_out
 from sweeps.home import find_home
 from sweeps.imports import resolve
 from sweeps.spec import load_spec
@@ -17,6 +18,7 @@ Say = Callable[[str], None]
 def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    overrides = with_options(arguments.overrides, arguments)
-    spec = load_spec(arguments.file, overrides, resolve(arguments.imports, Path.cwd()))
-    return carry_out(spec, home, arguments, say, fresh=arguments.fresh)
+    modules = resolve(arguments.imports, Path.cwd())
+    spec = load_spec(arguments.file, overrides(arguments), modules)
+    address = arguments.address
+    return carry_out(spec, home, arguments, say, address=address, fresh=arguments.fresh)

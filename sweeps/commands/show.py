@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeps.claim import holder
 from sweeps.front import front
 from sweeps.home import Home, find_home
 from sweeps.json_lines import json_lines
@@ -29,6 +30,8 @@ MOST = 50
 """Trials that are printed, unless more are asked for."""
 STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
 """In the order in which they are shown when there are too many."""
+_UNDRIVEN: Mapping[str, str] = {"running": "unfinished"}
+"""How people are told the states of trials while nobody runs the sweep."""
 
 
 def run(arguments: argparse.Namespace, say: Say) -> int:
@@ -41,7 +44,8 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
         return 0
     most = None if arguments.all else arguments.limit or MOST
     trials = shown.chosen(arguments.state, most)
-    for line in _lines(shown.in_parts(trials), len(trials), arguments.state):
+    words = _UNDRIVEN if holder(home.sweep(arguments.sweep)) is None else {}
+    for line in _lines(shown.in_parts(trials), len(trials), arguments.state, words):
         say(line)
     return 0
 
@@ -136,12 +140,16 @@ class Shown:
         }
 
 
-def _lines(shown: Mapping[str, Any], count: int, state: str | None) -> Iterator[str]:
+def _lines(
+    shown: Mapping[str, Any], count: int, state: str | None, words: Mapping[str, str]
+) -> Iterator[str]:
     names = ", ".join(goal["name"] for goal in shown["metrics"])
     yield f"{shown['sweep']} (generation {shown['generation']}), by {names}"
     counts = dict(shown["counts"])
     total = counts.pop("trials")
-    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    told = ", ".join(
+        f"{number} {words.get(name, name)}" for name, number in counts.items() if number
+    )
     yield f"{total} trials{': ' if told else ''}{told}"
     if "front" in shown:
         yield from _front_lines(shown["front"])
@@ -150,7 +158,8 @@ def _lines(shown: Mapping[str, Any], count: int, state: str | None) -> Iterator[
         yield f"\nbaseline {name}"
         yield from _run_lines(baseline)
     for trial in shown["trials"]:
-        yield from _trial_lines(trial, trial["number"] in shown.get("front", ()))
+        told_state = words.get(trial["state"], trial["state"])
+        yield from _trial_lines(trial, told_state, trial["number"] in shown.get("front", ()))
     asked = total if state is None else counts[state]
     if count < asked:
         yield (
@@ -166,10 +175,10 @@ def _front_lines(numbers: Sequence[int]) -> Iterator[str]:
         yield f"Pareto front: {len(numbers)} trials that no other one beats: {some}{rest}"
 
 
-def _trial_lines(trial: Mapping[str, Any], on_front: bool) -> Iterator[str]:
+def _trial_lines(trial: Mapping[str, Any], state: str, on_front: bool) -> Iterator[str]:
     name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
     values = " / ".join(f"{value:.4f}" for value in trial["values"])
-    words = [f"trial {trial['number']}", trial["state"], values, "front" if on_front else "", name]
+    words = [f"trial {trial['number']}", state, values, "front" if on_front else "", name]
     yield "\n" + "  ".join(word for word in words if word)
     if trial["reason"]:
         yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"

@@ -33,34 +33,30 @@ ADDRESS = "RAY_ADDRESS"
 def choose(
     spec: SweepSpec,
     *,
-    engine: str | None = None,
     address: str | None = None,
     in_process: bool = False,
-    timeout: float | None = None,
     home: Path | None = None,
 ) -> Engine:
     """The engine of a sweep, ready to run it: connected, and able to.
 
-    What is given goes before the file. `home` is the folder that a cluster's nodes must share and
+    `home` is the folder that a cluster's nodes must share and
     where memory that earlier runs took is looked up. Raises RequestError when a run needs what is
     not there, ServiceUnreachable when no Ray answers.
     """
     if in_process:
         return InProcessEngine()
-    timeout = spec.timeout if timeout is None else timeout
-    if not is_ray(spec, engine=engine, address=address):
-        return _local(spec, timeout)
-    return _ray(spec, address_of(address), timeout, home)
+    if not is_ray(spec, address=address):
+        return _local(spec)
+    return _ray(spec, address_of(address), home)
 
 
-def is_ray(spec: SweepSpec, *, engine: str | None = None, address: str | None = None) -> bool:
+def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
     """Whether the engine is ray: asked for, or `auto` finds a cluster or that runs can share this
     machine.
     """
-    name = engine or spec.engine
-    if name == "auto":
+    if spec.engine == "auto":
         return address_of(address) is not None or shares(spec, this_machine())
-    return name == "ray"
+    return spec.engine == "ray"
 
 
 def address_of(given: str | None) -> str | None:
@@ -79,7 +75,7 @@ def shares(spec: SweepSpec, machine: Node) -> bool:
     return (machine.gpus > 1 and gpus != 0) or (gpus is not None and 0 < gpus < 1)
 
 
-def _local(spec: SweepSpec, timeout: float | None) -> Engine:
+def _local(spec: SweepSpec) -> Engine:
     asked, machine = spec.resources, this_machine()
     if asked.custom:
         raise RequestError(
@@ -89,10 +85,10 @@ def _local(spec: SweepSpec, timeout: float | None) -> Engine:
     problem = refusal(Need(asked.cpus or 1, asked.gpus or 0), [machine])
     if problem is not None:
         raise RequestError(problem)
-    return LocalEngine(timeout=timeout, threads=asked.cpus, gpus=asked.gpus)
+    return LocalEngine(timeout=spec.timeout, threads=asked.cpus, gpus=asked.gpus)
 
 
-def _ray(spec: SweepSpec, address: str | None, timeout: float | None, home: Path | None) -> Engine:
+def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
     if address is None:  # before Ray is started for nothing
         _need(spec, [this_machine()], home)
     from sweeps.engines.ray_cluster import Cluster
@@ -105,7 +101,7 @@ def _ray(spec: SweepSpec, address: str | None, timeout: float | None, home: Path
     except BaseException:
         cluster.close()
         raise
-    return RayEngine(cluster, need, parallel=spec.parallel, timeout=timeout)
+    return RayEngine(cluster, need, parallel=spec.parallel, timeout=spec.timeout)
 
 
 def _supply(cluster: Cluster, spec: SweepSpec, home: Path | None) -> list[Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from carft_core.config import trial_config
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
+from carft_core.train import train
 from sweeps.cli import main
 from sweeps.measuring import measure, measured
 from sweeps.pace import ALIKE, ANY, Experience, Pace, Sample, experience, usual
@@ -20,6 +21,7 @@ from sweeps.planned import Plan, Work, estimate
 from sweeps.resources import Node
 from sweeps.runs import Runs
 from tests.sweeps.conftest import ToySweep
+from tests.sweeps.test_resources import write_run
 
 RANDOM: dict[str, Any] = {
     "method": "random",
@@ -27,6 +29,7 @@ RANDOM: dict[str, Any] = {
     "run_cap": 3,
 }
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
+SHORT = {**CONFIG, "optim": {"batch_size": 16, "steps": 12}, "data": {"train_fraction": 0.05}}
 
 
 def check(toy: ToySweep, capsys: pytest.CaptureFixture[str], *more: str, **changes: Any) -> str:
@@ -177,6 +180,15 @@ def test_time_and_disk_add_up_over_the_runs() -> None:
     assert (unknown.seconds, unknown.disk_mb, unknown.measured) == (None, None, None)
 
 
+def test_weights_count_where_they_are_kept() -> None:
+    config = trial_config(CONFIG)
+    bare = trial_config({**CONFIG, "keep": {"weights": False}})
+    known = Sample(config.as_dict(), "cpu", Pace(1.0, 0.0, 0.0), 2 * 2**20, weights=5 * 2**20)
+    found = Plan("toy", "grid", 3, 3, work=[Work(config, 1, 1, 1), *[Work(bare, 1, 1, 1)] * 2])
+    estimate(found, Experience([known]))
+    assert found.disk_mb == 7.0 + 2 * 2.0
+
+
 def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     runs, folder = Runs(tmp_path), tmp_path / "abc"
     runs.take("abc", "a run", "toy")
@@ -196,7 +208,9 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
-    (folder / "checkpoint.pt").write_bytes(b"x" * 100_000)
+    for name in ("checkpoint.pt", "weights/last.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x" * 100_000)
     found = experience(runs).of(trial_config({**CONFIG, "device": "cpu"}))
     assert found is not None
     (one,), how = found
@@ -204,7 +218,8 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     assert one.device == "cuda"
     assert (one.pace.step, one.pace.epoch) == (0.5, 2.0)
     assert one.pace.model == pytest.approx(6.0)
-    assert one.bytes < 100_000
+    assert 0 < one.bytes < 100_000
+    assert one.weights == 100_000
 
 
 def test_a_disk_that_is_too_small_is_warned_of(
@@ -247,6 +262,73 @@ def test_runs_side_by_side_shorten_the_wait(
     assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
 
 
+class SmallCluster:
+    """Stands for a connection to a cluster of two nodes."""
+
+    def __init__(self, address: str) -> None:
+        assert address == "head:6379"
+
+    def nodes_by_id(self) -> dict[str, Node]:
+        return {"b1g": Node("big", 8.0, 1.0), "sma11": Node("small", 8.0)}
+
+    def close(self) -> None:
+        """Nothing is there to be let go of."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequence[str]]]:
+    """The nodes of `head:6379` that are asked whether they can serve, home, imports."""
+    seen: list[tuple[list[str], Path, Sequence[str]]] = []
+
+    def check_nodes(
+        nodes: Mapping[str, Node], home: Path, *, imports: Sequence[str]
+    ) -> dict[str, tuple[float, ...]]:
+        seen.append((list(nodes), home, imports))
+        if (home / "apart").exists():
+            raise RequestError("big: does not share the home")
+        return dict.fromkeys(nodes, (1000.0,))
+
+    monkeypatch.setattr("sweeps.engines.ray_cluster.Cluster", SmallCluster)
+    monkeypatch.setattr("sweeps.engines.ray_nodes.check_nodes", check_nodes)
+    return seen
+
+
+ON_CLUSTER = ("--address", "head:6379", "--set", "resources.gpus=0.5")
+
+
+def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> None:
+    toy_cli.home.prepare()
+    assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, capsys, *ON_CLUSTER)
+    assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
+    write_run(toy_cli.home.runs, "earlier", [600.0])
+    assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
+    assert "500 MiB, but earlier runs of this model and batch took 600" in capsys.readouterr().err
+    (toy_cli.home.path / "apart").touch()
+    assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
+    assert "big: does not share the home" in capsys.readouterr().err
+
+
+def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_said(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> None:
+    text = check(toy_cli, capsys, *ON_CLUSTER)
+    assert f"! {toy_cli.home.path} does not exist yet, so the nodes were not asked whether" in text
+    assert "2 runs at once on:" in text
+    assert asked == []
+    assert not toy_cli.home.path.exists()
+
+
+def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> None:
+    toy_cli.home.prepare()
+    assert main(["check", str(toy_cli.file()), *ON_CLUSTER, "--set", "resources.gpus=2"]) == 2
+    assert "one run needs 1 CPU, 2 GPUs" in capsys.readouterr().err
+    assert asked == []
+
+
 def test_a_time_budget_that_is_too_small_is_said(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,11 +341,11 @@ def test_a_few_steps_are_really_trained_and_nothing_of_them_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    config = trial_config({**CONFIG, "optim": {"batch_size": 16}, "data": {"train_fraction": 0.05}})
+    config = trial_config({**SHORT, "keep": {"weights": False, "predictions": False}})
     found = measure(config, 0, cache=None, threads=None)
     assert found.pace.step > 0
     assert found.pace.model > found.pace.epoch > 0
-    assert found.bytes > 0
+    assert 0 < found.kept(config) < 20_000
     assert found.device == "cpu"
     assert list(tmp_path.iterdir()) == []
     assert "measured now" in (measured(found).of(trial_config(CONFIG)) or ((), ""))[1]
@@ -276,3 +358,13 @@ def test_measuring_says_why_the_first_run_cannot_be_trained() -> None:
     hot = {"optim": {"lr": 1e30, "warmup": 0.0, "clip": None}, "data": {"train_fraction": 0.05}}
     with pytest.raises(RequestError, match=r"the first run cannot be trained \(nan\)"):
         measure(trial_config({**CONFIG, **hot}), 0, cache=None, threads=None)
+
+
+def test_measuring_counts_what_the_run_will_keep(tmp_path: Path) -> None:
+    plain = {**SHORT, "merges": [{"name": "wise_ft", "alphas": [0.5]}]}
+    config = trial_config({**plain, "keep": {"weights": False}})
+    train(config, 0, workdir=tmp_path)
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    found = measure(config, 0, cache=None, threads=None)
+    assert found.kept(config) == pytest.approx(size, rel=0.25)
+    assert found.kept(trial_config(plain)) > 10 * size

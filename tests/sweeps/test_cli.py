@@ -168,6 +168,29 @@ def test_check_plans_and_knows_what_is_done(
     assert "MB of disk" in text
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({}, ["--engine", "local", "--parallel", "2"]),
+        ({"engine": "local"}, ["--parallel", "2"]),
+        ({"parallel": 2}, ["--engine", "local"]),
+        ({"engine": "local", "parallel": 2}, []),
+    ],
+)
+def test_several_runs_at_once_are_refused_for_the_local_engine_wherever_they_are_asked_for(
+    toy_cli: ToySweep,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    keys: dict[str, object],
+    options: list[str],
+) -> None:
+    assert main([command, str(toy_cli.file(**keys)), *options]) == 2
+    told = capsys.readouterr().err
+    assert "parallel: the local engine has one run at a time; leave it out, say parallel: 1" in told
+    assert not toy_cli.home.path.exists()
+
+
 def test_set_changes_what_runs(toy_cli: ToySweep) -> None:
     assert run(toy_cli, "--set", "seeds=1", "--set", "baselines=[]") == 0
     assert len(toy_cli.tracked()) == 2

@@ -118,7 +118,7 @@ def test_a_pruned_trial_is_counted_and_shown_with_its_reason(
     assert {key: listed["trials"].get(key) for key in counts} == counts
     assert "1 pruned, 1 failed" in told(capsys, "list")
     text = told(capsys, "show", "made")
-    assert "4 trials: 1 running, 1 complete, 1 pruned, 1 failed" in text
+    assert "4 trials: 1 unfinished, 1 complete, 1 pruned, 1 failed" in text
     assert f"trial {pruned}  pruned  car_ft kl_weight=2\n  asha: not in the best quarter" in text
     shown = json.loads(told(capsys, "show", "made", "--json"))
     assert shown["counts"] == {"trials": 4, "running": 1, "complete": 1, "pruned": 1, "failed": 1}

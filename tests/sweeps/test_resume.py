@@ -12,6 +12,10 @@ from carft_core.errors import RequestError
 from sweeps.as_run import AsRun
 from sweeps.claim import Claim
 from sweeps.cli import main
+from sweeps.engines.base import Handler
+from sweeps.engines.in_process import InProcessEngine
+from sweeps.spec import SweepSpec
+from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 
 RANDOM = {
@@ -225,3 +229,78 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
     plugin.unlink()
     with pytest.raises(RequestError, match="does not exist"):
         AsRun.read(folder).load(folder)
+
+
+class Chosen:
+    """Stands for `choose`: what it was asked for, and what was kept when the engine ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.engine, self.timeout, self.address = "", 0.0, ""
+        self.kept: AsRun | None = None
+
+    def __call__(self, spec: SweepSpec, **options: Any) -> InProcessEngine:
+        self.engine, self.timeout = spec.engine, spec.timeout or 0.0
+        self.address = options["address"]
+        chosen = self
+
+        class Engine(InProcessEngine):
+            def run(self, handler: Handler) -> None:
+                chosen.kept = AsRun.read(chosen.folder)
+                super().run(handler)
+
+        return Engine(toy_core.ENTRY)
+
+
+@pytest.fixture
+def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
+    """Each execution of `toy` leaves a run to be tried again."""
+    seen = Chosen(toy_cli.home.sweep("toy"))
+    monkeypatch.setattr("sweeps.commands.execution.choose", seen)
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
+    return seen
+
+
+def test_engine_and_timeout_are_kept_until_others_are_given(
+    toy_cli: ToySweep, chosen: Chosen
+) -> None:
+    run(toy_cli, "--engine", "ray", "--timeout", "2h", "--set", "timeout=1h")
+    assert (chosen.engine, chosen.timeout) == ("ray", 7200)
+    resume()
+    assert (chosen.engine, chosen.timeout) == ("ray", 7200)
+    resume("--engine", "local", "--timeout", "90m")
+    assert (chosen.engine, chosen.timeout) == ("local", 5400)
+    resume()
+    assert (chosen.engine, chosen.timeout) == ("local", 5400)
+    run(toy_cli)
+    assert (chosen.engine, chosen.timeout) == ("auto", 0)
+
+
+def test_the_address_of_a_cluster_is_kept_before_anything_runs_and_used_again(
+    toy_cli: ToySweep, chosen: Chosen
+) -> None:
+    run(toy_cli, "--address", "head:6379")
+    assert chosen.kept is not None
+    assert chosen.kept.address == "head:6379"
+    resume()
+    assert chosen.address == "head:6379"
+    assert chosen.kept.address == "head:6379"
+    resume("--address", "other:6379")
+    assert chosen.address == "other:6379"
+    resume("--engine", "local")
+    assert chosen.address is None
+    resume("--engine", "ray", "--address", "local")
+    assert chosen.address == "local"
+    run(toy_cli)
+    assert (chosen.address, chosen.kept.address) == (None, None)
+    resume()
+    assert chosen.address is None
+
+
+def test_an_address_with_a_password_is_used_and_kept_nowhere(
+    toy_cli: ToySweep, chosen: Chosen
+) -> None:
+    run(toy_cli, "--address", "me:SECRET@head:6379")
+    assert chosen.address == "me:SECRET@head:6379"
+    files = [path.read_bytes() for path in toy_cli.home.path.rglob("*") if path.is_file()]
+    assert not any(b"SECRET" in content for content in files)

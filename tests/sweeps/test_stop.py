@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from carft_core.errors import RequestError
 from sweeps.claim import Claim
 from sweeps.cli import main
+from sweeps.engines.base import Handler, Job
 from sweeps.engines.in_process import InProcessEngine
 from sweeps.home import Home
 from sweeps.requests import FILE, StopRequests, ask_to_stop
@@ -204,3 +206,44 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: Toy
     assert ended.exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
     assert toy.run().exit_code == 0
+
+
+def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(tmp_path: Path) -> None:
+    with (
+        Claim(tmp_path / "toy"),
+        pytest.raises(RequestError, match=r"stop it: carft-sweep stop toy"),
+        Claim(tmp_path / "toy"),
+    ):
+        pass
+
+
+class AskedInARun(InProcessEngine):
+    """Somebody else asks the sweep to stop while its first run trains."""
+
+    folder: Path
+
+    def _execute(self, handler: Handler, job: Job) -> None:
+        assert ask_to_stop(self.folder) is not None
+        until(lambda: self._stopping)
+        super()._execute(handler, job)
+
+
+def test_show_calls_a_trial_running_only_while_somebody_runs_the_sweep(
+    toy: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = AskedInARun(toy_core.ENTRY)
+    engine.folder = toy.home.sweep("toy")
+    assert toy.run(engine, baselines=[], seeds=1).interrupted
+    show = ["show", "toy", "--home", str(toy.home.path)]
+    main(show)
+    told = capsys.readouterr().out
+    assert "1 trials: 1 unfinished" in told
+    assert "trial 0  unfinished  car_ft kl_weight=0.1" in told
+    with Claim(toy.home.sweep("toy")):
+        main(show)
+    told = capsys.readouterr().out
+    assert "1 trials: 1 running" in told
+    assert "trial 0  running  car_ft" in told
+    main([*show, "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["counts"]["running"], shown["trials"][0]["state"]) == (1, "running")

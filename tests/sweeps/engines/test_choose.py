@@ -50,11 +50,9 @@ ONE_GPU, TWO_GPUS = Node("m", 8, 1), Node("m", 8, 2)
         (TWO_GPUS, {"parallel": 1}, {}, False),
         (TWO_GPUS, {"resources": {"gpus": 0}}, {}, False),
         (TWO_GPUS, {"engine": "local"}, {}, False),
-        (TWO_GPUS, {}, {"engine": "local"}, False),
         (ONE_GPU, {"resources": {"gpus": 0.5}}, {}, True),
         (Node("m", 8), {"parallel": 4}, {}, True),
         (Node("m", 8), {"engine": "ray"}, {}, True),
-        (Node("m", 8), {"engine": "ray"}, {"engine": "auto"}, False),
         (Node("m", 8), {}, {"address": "head:6379"}, True),
         (Node("m", 8), {"engine": "local"}, {"address": "head:6379"}, False),
     ],
@@ -108,7 +106,7 @@ def test_a_share_of_a_gpu_that_earlier_runs_would_not_fit_is_refused(
 def test_engines_on_this_machine_are_made_without_starting_anything(spec: MakeSpec) -> None:
     with closing(choose(spec())) as engine:
         assert isinstance(engine, LocalEngine)
-    with closing(choose(spec(), in_process=True, engine="ray")) as engine:
+    with closing(choose(spec(engine="ray"), in_process=True)) as engine:
         assert isinstance(engine, InProcessEngine)
 
 
