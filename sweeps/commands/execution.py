@@ -9,23 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 
-from sweeps.as_run import keep_address
-from sweeps.engines.choose import choose
 from sweeps.home import Home
 from sweeps.known import command
 from sweeps.live import FailedRun, failed_runs
 from sweeps.named import look
+from sweeps.performing import perform
 from sweeps.progress import Plain, Progress, Quiet, Shown
-from sweeps.session import Ended, execute
+from sweeps.session import Ended
 from sweeps.spec import SweepSpec
-from sweeps.webhook import Webhook, webhook_url
+from sweeps.webhook import webhook_url
 from tracking.report import terminal
-from tracking.spool import Spool
-from tracking.where import open_tracking
 
 Say = Callable[[str], None]
-PATIENCE = 30.0
-"""Seconds that the end waits for the tracker to have everything."""
 CAUSES = 3
 """So many different failures are told at the end."""
 TAIL = 12
@@ -48,45 +43,31 @@ def carry_out(
     `address` is of the Ray cluster, where one was named; `resume` knows it again. Raises
     RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
     """
-    url = None if arguments.webhook == "no" else webhook_url(spec.webhook)
-    home.prepare()
-    engine = choose(spec, address=address, in_process=arguments.in_process, home=home.path)
     console = Console(stderr=True)
-    progress = _progress(arguments, console)
-    for note in notes:
-        progress.note(note)
-    webhook, tracker = Webhook(url, progress.note), open_tracking(home.path)
 
-    def claimed() -> None:
-        tracker.take_up(spec.name)
-        keep_address(home.sweep(spec.name), address)
+    def out(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     try:
-        ended = execute(
+        ended = perform(
             spec,
             home,
-            engine,
-            tracker,
-            progress,
+            _progress(arguments, console),
+            address=address,
+            in_process=arguments.in_process,
+            webhook=None if arguments.webhook == "no" else webhook_url(spec.webhook),
+            notes=notes,
             fresh=fresh,
             failed_again=failed_again,
-            claimed=claimed,
-            webhook=webhook,
+            ended=lambda ended: _tell(ended, arguments, say),
+            undelivered=out,
         )
-        progress.close()
-        _tell(ended, arguments, say)
-        tracker.flush(PATIENCE)
     except OSError as error:
         resume = command("resume", spec.name, arguments.home)
         error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
         raise
-    finally:
-        engine.close()
-        progress.close()
-        webhook.close()
-        _close(tracker, console)
     for line in _last_words(ended, home, arguments):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        out(line)
     return ended.exit_code
 
 
@@ -110,19 +91,6 @@ def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
         say("")
         text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
         say(text.rstrip())
-
-
-def _close(tracker: Spool, console: Console) -> None:
-    behind, error = tracker.behind(), tracker.last_error
-    tracker.close()
-    if behind:
-        console.print(
-            f"{behind} records still wait for the tracking server ({error or 'slow'}); "
-            "nothing is lost: `carft-sweep sync` or the next run delivers them",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
 
 
 def _last_words(ended: Ended, home: Home, arguments: argparse.Namespace) -> Iterator[str]:

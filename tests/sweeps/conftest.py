@@ -147,11 +147,11 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        "sweeps.commands.execution.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
+        "sweeps.performing.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
-    for command in ("execution", "sync"):
+    for module in ("performing", "commands.sync"):
         monkeypatch.setattr(
-            f"sweeps.commands.{command}.open_tracking",
+            f"sweeps.{module}.open_tracking",
             lambda home: Spool(toy.tracker, home / "spool", pace=0.01),
         )
     return toy

@@ -342,13 +342,13 @@ class Away(MemoryTracker):
 def test_a_tracking_server_that_is_away_never_stops_a_sweep(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweeps.commands.execution.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.performing.PATIENCE", 0.2)
     toy_cli.tracker = Away()
     assert run(toy_cli) == 0
     told = capsys.readouterr()
     assert "records still wait for the tracking server (connection refused)" in told.err
     toy_cli.tracker = MemoryTracker()
-    monkeypatch.setattr("sweeps.commands.execution.PATIENCE", 30)
+    monkeypatch.setattr("sweeps.performing.PATIENCE", 30)
     assert run(toy_cli) == 0
     assert len(toy_cli.tracked()) == 7
     assert {kept.state for kept in toy_cli.tracker.runs.values()} == {"finished"}

@@ -31,7 +31,7 @@ def missed(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> ToySweep:
     """A sweep that has ended, and of which its server knows nothing."""
-    monkeypatch.setattr("sweeps.commands.execution.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.performing.PATIENCE", 0.2)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     toy_cli.tracker = Away()
