@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -241,8 +242,14 @@ class _Interruption:
 
 @contextmanager
 def _interruptible(engine: Engine, progress: Progress) -> Iterator[_Interruption]:
-    """The first Ctrl-C or SIGTERM ends after the epoch, the second at once."""
+    """The first Ctrl-C or SIGTERM ends after the epoch, the second at once.
+
+    Python gives signals to its main thread alone: elsewhere nothing is changed.
+    """
     interruption = _Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         del number, frame

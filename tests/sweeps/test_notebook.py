@@ -1,0 +1,88 @@
+"""Running a sweep from Python."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sweeps
+from carft_core.errors import RequestError
+from sweeps import SweepFailed, run_sweep
+from sweeps.home import Home
+from sweeps.named import look
+from sweeps.records import comparison
+from sweeps.runs import Runs
+from tests.sweeps.conftest import TOY, ToySweep
+
+
+def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
+    found = run_sweep(toy_cli.file())
+    home = toy_cli.home
+    assert found.as_dict() == comparison(look(home, "toy"), Runs(home.runs)).as_dict()
+    assert found.selected is not None
+
+
+def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
+    toy_cli: ToySweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "elsewhere"
+    found = run_sweep(TOY, home=home, overrides={"seeds": [7], "name": "mine"}, quiet=True)
+    assert (found.sweep, found.seeds) == ("mine", (7,))
+    assert look(Home(home), "mine").spec["seeds"] == [7]
+    assert not toy_cli.home.sweep("mine").exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_second_call_trains_nothing_again(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_sweep(TOY)
+    capsys.readouterr()
+    assert run_sweep(TOY).as_dict() == first.as_dict()
+    shown = capsys.readouterr().err
+    assert "reused" in shown
+    assert "epoch" not in shown
+    del toy_cli
+
+
+def test_it_runs_in_another_thread_too_where_signals_cannot_be_caught(toy_cli: ToySweep) -> None:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(run_sweep(TOY, quiet=True)))
+    thread.start()
+    thread.join(60)
+    assert found[0].selected is not None
+    del toy_cli
+
+
+def test_a_sweep_of_which_no_run_succeeds_raises_with_the_cause(toy_cli: ToySweep) -> None:
+    acts = [{"do": "raise", "error": "nan"}] * 9
+    settings = [f"{weight}/{seed}" for weight in (0.1, 0.3) for seed in (0, 1)]
+    toy_cli.plan(dict.fromkeys(settings, acts))
+    with pytest.raises(SweepFailed, match="nan: train/loss is nan"):
+        run_sweep({**TOY, "baselines": []}, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "overrides", "said"),
+    [
+        ({**TOY, "metod": "grid"}, {}, "unknown key 'metod'"),
+        (TOY, {"seeds": [0.5]}, "seeds"),
+        ({**TOY, "seed": {1, 2}}, {}, "numbers, texts, lists and mappings"),
+        (TOY, {"seed": float("nan")}, "numbers, texts, lists and mappings"),
+        ("kl_wieght", {}, "kl_weight"),
+    ],
+)
+def test_a_wrong_request_says_what_is_wrong(
+    toy_cli: ToySweep, sweep: Any, overrides: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        run_sweep(sweep, overrides=overrides)
+    assert not toy_cli.home.path.exists()
+
+
+def test_the_package_tells_what_it_lacks() -> None:
+    with pytest.raises(AttributeError, match="run_swep"):
+        sweeps.run_swep  # noqa: B018
