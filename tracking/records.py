@@ -11,13 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-CONFIRMED = " (confirmed)"
-"""Ends the label of an arm that was run again on fresh seeds."""
 Scalar = str | int | float | bool | None
-Role = Literal["trial", "baseline", "confirmation"]
+Role = Literal["trial", "baseline"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
-_ROLES: Sequence[Role] = ("baseline", "trial", "confirmation")
-"""In the order of rows."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,6 @@ class RunRecord:
     """The run's folder; predictions lie in `evaluations/<label>/predictions.parquet`."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
-    epochs: int | None = None
-    """How many were trained, to whatever end; None where nobody tells."""
 
     def values(self, merge: str | None) -> Mapping[str, float]:
         """The metrics of the unmerged model, or of the merge with this label (empty if none)."""
@@ -64,7 +58,7 @@ class Arm:
     params: Mapping[str, Scalar]
     role: Role
     trial: int | None
-    """The earliest trial with this setting; None for a baseline, and for what confirms."""
+    """The earliest trial with this setting; None for a baseline."""
     runs: tuple[RunRecord, ...]
     """One per seed, in the order of the seeds, in whatever state."""
 
@@ -72,11 +66,6 @@ class Arm:
     def done(self) -> tuple[RunRecord, ...]:
         """The runs that enter means and tests."""
         return tuple(run for run in self.runs if run.state == "done")
-
-    @property
-    def confirms(self) -> bool:
-        """Whether these are the runs of a chosen setting on fresh seeds."""
-        return self.role == "confirmation"
 
     @property
     def trains(self) -> bool:
@@ -109,10 +98,6 @@ class Arm:
             return bool(finished)
         return set(seeds) <= finished and len(self.done) == len(self.runs)
 
-    def is_setting_of(self, other: Arm) -> bool:
-        """Whether both are one algorithm with the same fields, on whatever seeds."""
-        return self.algorithm == other.algorithm and self.params == other.params
-
     def merged(self, label: str) -> Arm:
         """The same runs, seen through one of their merged models."""
         seen = self._merged.get(label)
@@ -127,16 +112,14 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """The unmerged arms: zero-shot first, baselines, trials by number, then what confirms.
+    """The unmerged arms: zero-shot first, then baselines, then trials by number.
 
-    Runs belong together by algorithm and params, those that confirm apart from those that were
-    chosen among. The same seed twice (a point proposed again, a baseline that is a trial too)
-    counts once, a finished run before an unfinished one.
+    Runs belong together by algorithm and params. The same seed twice (a point proposed again, a
+    baseline that is a trial too) counts once, a finished run before an unfinished one.
     """
-    groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
-        key = (record.role == "confirmation", record.algorithm, params_key(record.params))
-        groups.setdefault(key, []).append(record)
+        groups.setdefault((record.algorithm, params_key(record.params)), []).append(record)
     arms = sorted((_arm(runs) for runs in groups.values()), key=_arm_order)
     repeated = Counter(arm.label for arm in arms)
     return tuple(
@@ -185,15 +168,15 @@ def merge_number(label: str) -> float | None:
 
 
 def _arm(runs: Sequence[RunRecord]) -> Arm:
-    role: Role = "trial" if any(run.role == "trial" for run in runs) else runs[0].role
+    role: Role = "trial" if any(run.role == "trial" for run in runs) else "baseline"
     trials = [run.trial for run in runs if run.role == "trial" and run.trial is not None]
     by_seed: dict[int | None, RunRecord] = {}
     for run in sorted(runs, key=lambda run: (run.state != "done", run.trial or 0)):
         by_seed.setdefault(run.seed, run)
     first = runs[0]
-    label = f"{first.algorithm} {setting(first.params)}".rstrip()
+    shown = setting(first.params)
     return Arm(
-        label=f"{label}{CONFIRMED}" if role == "confirmation" else label,
+        label=f"{first.algorithm} {shown}".rstrip(),
         algorithm=first.algorithm,
         merge=None,
         params=dict(first.params),
@@ -203,9 +186,9 @@ def _arm(runs: Sequence[RunRecord]) -> Arm:
     )
 
 
-def _arm_order(arm: Arm) -> tuple[bool, int, float, str]:
-    trial = -1 if arm.trial is None else arm.trial
-    return (arm.trains, _ROLES.index(arm.role), trial, arm.label)
+def _arm_order(arm: Arm) -> tuple[bool, bool, float, str]:
+    trial = math.inf if arm.trial is None else arm.trial
+    return (arm.trains, arm.role == "trial", trial, arm.label)
 
 
 def _seed_order(seed: int | None) -> int:
