@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from carft_core.errors import RequestError
 from sweeps.home import find_home
 from sweeps.imports import resolve
 from sweeps.performing import perform
-from sweeps.progress import Plain, Progress, Quiet
+from sweeps.progress import Plain, Quiet, to_stderr
 from sweeps.session import Ended
 from sweeps.spec import SweepSpec, load_spec
 from sweeps.webhook import webhook_url
@@ -54,7 +53,7 @@ def run_sweep(
     ended = perform(
         spec,
         place,
-        _progress(quiet=quiet),
+        Quiet(to_stderr) if quiet else Plain(to_stderr),
         address=address,
         in_process=in_process,
         webhook=webhook_url(spec.webhook),
@@ -93,14 +92,6 @@ def _json(value: object) -> str:
         raise RequestError(
             f"a sweep holds numbers, texts, lists and mappings only, as its file does: {error}"
         ) from None
-
-
-def _progress(*, quiet: bool) -> Progress:
-    def line(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-    return Quiet(line) if quiet else Plain(line)
 
 
 def _why(ended: Ended) -> str:

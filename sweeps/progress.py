@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,12 @@ from rich.text import Text
 
 Say = Callable[[str], None]
 SHOWN = ("id/val/top1", "id/test/top1", "ood/mean/top1")
+
+
+def to_stderr(text: str) -> None:
+    """A line on standard error, at once: also into a pipe."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 class Progress:

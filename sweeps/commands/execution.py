@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from sweeps.known import command
 from sweeps.live import FailedRun, failed_runs
 from sweeps.named import look
 from sweeps.performing import perform
-from sweeps.progress import Plain, Progress, Quiet, Shown
+from sweeps.progress import Plain, Progress, Quiet, Shown, to_stderr
 from sweeps.session import Ended
 from sweeps.spec import SweepSpec
 from sweeps.webhook import webhook_url
@@ -72,15 +71,11 @@ def carry_out(
 
 
 def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
-    def line(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
     if arguments.quiet:
-        return Quiet(line)
+        return Quiet(to_stderr)
     if console.is_terminal and not arguments.in_process:
         return Shown(console)
-    return Plain(line)
+    return Plain(to_stderr)
 
 
 def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
