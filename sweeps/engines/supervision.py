@@ -95,19 +95,17 @@ class Supervisor:
         self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
         self._worker: WorkerProcess | None = None
         self._workdir: Path | None = None
+        self._offered: Mapping[str, Any] | None = None
+        """The job that a warm worker was given and has not begun."""
         self._began = 0.0
 
     def begin(self, job: Mapping[str, Any]) -> None:
         """Start a job (as `plain` gives it). One that still runs is ended."""
         if self._workdir is not None:
             self.kill()
-        worker = self._worker = self._warm() or WorkerProcess(
-            self._entry, {**os.environ, **self._environ}, cwd=self._cwd
-        )
-        self._workdir = Path(job["workdir"])
-        self._began = worker.heard = time.monotonic()
-        with suppress(WorkerDied):  # the next event tells
-            worker.send({"kind": "job", **job})
+        warm = self._warm()
+        self._offered = job if warm is not None else None
+        self._give(job, warm or self._fresh())
 
     def next(self, within: float) -> Event | None:
         """The next event of the job; None when nothing happens within so many seconds."""
@@ -115,7 +113,14 @@ class Supervisor:
         try:
             frame = worker.receive(within)
         except WorkerDied as died:
-            return self._failed("crashed", str(died))
+            if self._offered is None:
+                return self._failed("crashed", str(died))
+            # It was ending when it got the job, so the job has cost nothing yet.
+            job, self._offered = self._offered, None
+            self._worker = None
+            worker.kill()
+            self._give(job, self._fresh())
+            return None
         ended = frame is not None and frame["kind"] in ENDS
         late = None if ended else self._late(worker)
         if late is not None:
@@ -127,6 +132,7 @@ class Supervisor:
         if ended:
             self._workdir = None
         if frame["kind"] == "started":
+            self._offered = None
             return {**frame, "worker": f"{self._place}:{worker.pid}"}
         return frame
 
@@ -139,7 +145,7 @@ class Supervisor:
         """End the worker process at once, and the job with it."""
         if self._worker is not None:
             self._worker.kill()
-        self._worker = self._workdir = None
+        self._worker = self._workdir = self._offered = None
 
     def close(self) -> None:
         """Let go of the worker process; a job that still runs is ended."""
@@ -147,6 +153,16 @@ class Supervisor:
             self._worker.close()
             self._worker = None
         self.kill()
+
+    def _fresh(self) -> WorkerProcess:
+        return WorkerProcess(self._entry, {**os.environ, **self._environ}, cwd=self._cwd)
+
+    def _give(self, job: Mapping[str, Any], worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._workdir = Path(job["workdir"])
+        self._began = worker.heard = time.monotonic()
+        with suppress(WorkerDied):  # the next event tells
+            worker.send({"kind": "job", **job})
 
     def _working(self) -> WorkerProcess:
         if self._worker is None or self._workdir is None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from sweeps.engines.base import Decision, Job
+from sweeps.engines.base import POLL, Decision, Job
+from sweeps.engines.supervision import ENDS, Supervisor, plain
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import Recorder, gone_within
+from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
 from tracking.locks import Lock
 
 ROOT = Path(__file__).parents[3]
@@ -45,6 +46,27 @@ def test_a_worker_that_died_between_two_runs_costs_none(on_local: MakeEngine, jo
     on_local().run(recorder)
     assert recorder.failures == {}
     assert recorder.events[-1] == ("finished", "b")
+
+
+def test_a_worker_that_dies_as_it_gets_a_job_costs_none(job: MakeJob) -> None:
+    """The pipe took the job, and nobody read it."""
+
+    def until_the_end() -> Mapping[str, Any]:
+        while (event := supervisor.next(POLL)) is None or event["kind"] not in ENDS:
+            if event is not None and event["kind"] == "report":
+                supervisor.answer(Decision.CONTINUE)
+        return event
+
+    supervisor = Supervisor(ENTRY)
+    supervisor.begin(plain(job("a")))
+    worker = until_the_end()["result"]["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    supervisor.begin(plain(job("b")))
+    os.kill(worker, signal.SIGKILL)
+    event = until_the_end()
+    supervisor.close()
+    assert event["kind"] == "finished"
+    assert event["result"]["pid"] != worker
 
 
 def test_two_processes_never_work_in_one_folder(
