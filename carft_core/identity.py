@@ -96,12 +96,18 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
 
 def training_code(config: TrialConfig) -> str:
     """The digest of the sources that train this run, a user's own algorithm or family included."""
+    return source_digest(_shared_sources(config) | sources_behind(type(config.algorithm)))
+
+
+def shared_code(config: TrialConfig) -> str:
+    """The same without the algorithm's own source: equal for all that runs on one data family."""
+    return source_digest(_shared_sources(config))
+
+
+def _shared_sources(config: TrialConfig) -> set[Path]:
     core = {CORE / name for name in TRAINING_SOURCES}
     data = {CORE / "data" / name for name in ("base.py", "loader.py", "splits.py")}
-    family = FAMILIES[config.data.family]
-    return source_digest(
-        core | data | sources_behind(type(config.algorithm)) | sources_behind(family.open)
-    )
+    return core | data | sources_behind(FAMILIES[config.data.family].open)
 
 
 def source_digest(files: Iterable[Path]) -> str:

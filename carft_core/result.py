@@ -6,13 +6,13 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from carft_core.bench import Bench, open_bench
-from carft_core.checkpoint import load_weights
 from carft_core.clip import ImageClassifier
 from carft_core.config import EvalConfig, TrialConfig
 from carft_core.data import FAMILIES
@@ -26,12 +26,9 @@ from carft_core.evaluate import (
     write_predictions,
 )
 from carft_core.files import read_json, write_json
-from carft_core.identity import Identity, evaluation_digest
-from carft_core.merges import Merge, MergePoint
+from carft_core.identity import Identity, evaluation_digest, shared_code, training_code
 from carft_core.prompts import named_domains, template_set
-
-UNMERGED = "unmerged"
-"""The label of the run's own model among its evaluations."""
+from carft_core.run_models import UNMERGED, Model, model_state, models_of, tuned_state
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
     folder = RunFolder(workdir)
     claimed = folder.claimed()
     found: dict[str, dict[str, Any]] = {}
-    for label in _models(config):
+    for label in models_of(config):
         evaluation = read_json(folder.metrics(label))
         if evaluation is None:
             raise RequestError(f"{workdir} has no evaluation of {label}")
@@ -175,23 +172,9 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
     )
 
 
-def _models(config: TrialConfig) -> dict[str, tuple[Merge, MergePoint] | None]:
-    """The models to evaluate: the run's own, then each point of each merge.
-
-    A merge with the zero-shot model has nothing to say of an algorithm that trains nothing.
-    """
-    models: dict[str, tuple[Merge, MergePoint] | None] = {UNMERGED: None}
-    if config.algorithm.trains:
-        for merge in config.merges:
-            models |= {point.label: (merge, point) for point in merge.points()}
-    return models
-
-
-def _missing(
-    folder: RunFolder, config: TrialConfig
-) -> Iterator[tuple[str, tuple[Merge, MergePoint] | None]]:
+def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Model]]:
     digest = folder.claimed()["digest"]
-    for label, model in _models(config).items():
+    for label, model in models_of(config).items():
         known = read_json(folder.metrics(label))
         if known is None or known["digest"] != evaluation_digest(digest, label, config):
             yield label, model
@@ -201,20 +184,17 @@ def _evaluate(
     folder: RunFolder,
     config: TrialConfig,
     bench: Bench,
-    models: Mapping[str, tuple[Merge, MergePoint] | None],
+    models: Mapping[str, Model],
 ) -> None:
     # On the CPU, where the tuned weights are read to and the two are merged.
     zero_shot = {k: v.cpu() for k, v in bench.teacher.classifier.state_dict().items()}
-    tuned = zero_shot
-    if config.algorithm.trains:
-        tuned = load_weights(folder.weights(config.keep.result))
+    tuned = tuned_state(folder.weights(config.keep.result), config, zero_shot)
     digest = folder.claimed()["digest"]
     facts = _facts(config, bench)
     reference = _zero_shot_predictions(bench, config.eval.batch_size, config.workers)
     own: dict[str, Predictions] | None = None
     for label, model in models.items():
-        merge, point = model or (None, None)
-        state = tuned if merge is None or point is None else merge.state(point, zero_shot, tuned)
+        state = model_state(model, zero_shot, tuned)
         if _same(state, zero_shot):
             predicted = reference
         elif own is not None and _same(state, tuned):
@@ -232,8 +212,8 @@ def _evaluate(
             {
                 "digest": evaluation_digest(digest, label, config),
                 "label": label,
-                "step": 0 if point is None else point.step,
-                "values": {} if point is None else dict(point.values),
+                "step": 0 if model is None else model[1].step,
+                "values": {} if model is None else dict(model[1].values),
                 "metrics": _measured(predicted, reference, bench, config.eval),
                 "facts": facts,
             },
@@ -315,4 +295,7 @@ def _facts(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts": contexts.name,
         "contexts_name": sorted(shown),
         "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
+        "code": training_code(config),
+        "core": shared_code(config),
+        "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
     }

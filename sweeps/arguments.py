@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
+from sweeps import compare_options
 from sweeps.durations import seconds
 
 T = TypeVar("T")
@@ -23,6 +24,9 @@ COMMANDS: Mapping[str, str] = {
     "list": "the sweeps of this home",
     "show": "trials and runs of one sweep",
     "compare": "the comparison and the verdict of sweeps",
+    "report": "the comparison as one HTML page, with charts and images",
+    "export": "a model of a sweep as a folder that plain open_clip loads",
+    "predict": "what an exported model says of images",
     "sync": "deliver to the tracking server what it missed",
     "ui": "start MLflow's server on this home",
     "schema": "the JSON schema of sweep files, for an editor",
@@ -111,6 +115,8 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     _of_going_on(commands)
     _of_results(commands)
+    _of_report(commands["report"])
+    _of_models(commands)
     _of_upkeep(commands)
     return parser, commands
 
@@ -235,16 +241,58 @@ def _of_results(commands: Mapping[str, Parser]) -> None:
         "--limit", metavar="N", type=_checked(_count), help="the best N trials (50)"
     )
     number.add_argument("--all", action="store_true", help="every trial")
-    compare.add_argument("sweeps", metavar="SWEEP", nargs="+", help="names")
-    form = compare.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print as JSON")
-    form.add_argument("--csv", action="store_true", help="print as CSV, fractions")
-    form.add_argument("--markdown", action="store_true", help="print as Markdown")
-    compare.add_argument("--all", action="store_true", help="every trial, not the best 50 only")
-    compare.add_argument("--all-alphas", action="store_true", help="every point of every merge")
-    compare.add_argument(
-        "--images", action="store_true", help="add bootstrap intervals over images"
+    compare_options.add(compare)
+
+
+def _of_models(commands: Mapping[str, Parser]) -> None:
+    export, predict = commands["export"], commands["predict"]
+    export.add_argument("sweep", metavar="SWEEP", help="its name")
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--run", metavar="DIGEST", help="this run, by the beginning of its digest")
+    which.add_argument("--setting", metavar="LABEL", help="this setting, not the selected one")
+    export.add_argument(
+        "--seed", metavar="N", type=_checked(_whole), help="the run with this seed (the median)"
     )
+    export.add_argument("--merge", metavar="LABEL", help="merged: wise_ft@0.5")
+    export.add_argument("--out", metavar="FOLDER", help="where to (SWEEP-model)")
+    export.add_argument("--mlflow", action="store_true", help="keep it in MLflow too")
+    export.add_argument("--register", metavar="NAME", help="and register it there")
+    export.add_argument("--force", action="store_true", help="replace another model there")
+    export.add_argument("--json", action="store_true", help="print the result as JSON")
+    predict.add_argument("model", metavar="MODEL", help="an exported folder, or a sweep's name")
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="files, or folders of them")
+    predict.add_argument(
+        "--top", metavar="N", type=_checked(_count), default=5, help="most likely classes (5)"
+    )
+    predict.add_argument(
+        "--contexts", metavar="N", type=_checked(_whole), default=3, help="contexts (3)"
+    )
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    predict.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _whole(text: str) -> int:
+    """`0`, `3`. Raises ValueError."""
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise ValueError(f"must be a whole number, got {text!r}")
+    return int(text)
+
+
+def _of_report(report: Parser) -> None:
+    report.add_argument("sweeps", metavar="SWEEP", nargs="+", help="names; several are one report")
+    report.add_argument(
+        "--out", metavar="FILE", help="where the page goes (report.html in the sweep's folder)"
+    )
+    report.add_argument(
+        "--figures", metavar="FOLDER", help="write each chart there too, as PNG and SVG"
+    )
+    report.add_argument(
+        "--reference",
+        metavar="ALGORITHM",
+        default="fine_tune",
+        help="what the others are tested against (fine_tune)",
+    )
+    report.add_argument("--json", action="store_true", help="print where the files are as JSON")
 
 
 def _of_upkeep(commands: Mapping[str, Parser]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeps.ledger import Ledger, Trial
 from sweeps.open_trial import OpenTrial
-from sweeps.plan import Planner, digests, merge_labels
+from sweeps.plan import Planner, kept, merge_labels
 from sweeps.proposals import proposal, propose
 
 ADAPTIVE = frozenset({"tpe", "gp", "nsga2"})
@@ -83,12 +83,7 @@ class Asking:
             point,
             stored=found.stored,
             distributions=found.distributions,
-            attributes={
-                "params": dict(found.params),
-                "algorithm": tasks[0].algorithm,
-                "runs": digests(tasks),
-                "merges": merge_labels(tasks[0].config),
-            },
+            attributes=kept(tasks),
             system_attrs=found.system_attrs,
         )
         return self._as_its_twin(trial)

@@ -19,7 +19,7 @@ from sweeps.models import validated
 from sweeps.parameters import MAX_VALUES, dimension
 from sweeps.points import baseline_at, config_at
 from sweeps.settings import METHODS, RUN_CAP, Metric, Report, Resources, Retries, Settings
-from sweeps.shorthands import METHOD_ALIASES
+from sweeps.shorthands import METHOD_ALIASES, fresh_seeds
 from sweeps.stopping import early_terminate, race_seeds
 from sweeps.trial_space import TrialSpace
 from sweeps.try_first import try_first
@@ -77,13 +77,31 @@ def _settings(draft: Draft) -> Settings | None:
         given[key] = validated(draft, cls, draft.mapping((key,)), (key,))
         if given[key] is None:
             del given[key]
+    if given.get("confirm_seeds") is None:
+        given.pop("confirm_seeds", None)
+    else:
+        given["confirm_seeds"] = fresh_seeds(given["confirm_seeds"], given.get("seeds", [0]))
     settings = validated(draft, Settings, given, ())
-    if settings is not None and settings.engine == "local" and (settings.parallel or 1) > 1:
+    if settings is None:
+        return None
+    _disjoint(draft, settings)
+    if settings.engine == "local" and (settings.parallel or 1) > 1:
         message = (
             "the local engine has one run at a time; leave it out, say parallel: 1, or engine: ray"
         )
         draft.report(("parallel",), message)
     return settings
+
+
+def _disjoint(draft: Draft, settings: Settings) -> None:
+    """What confirms a choice has seeds that the choice has not seen."""
+    for index, seed in enumerate(settings.confirm_seeds):
+        if seed in settings.seeds:
+            message = (
+                f"{seed} is one of seeds, by which settings are chosen; "
+                f"take seeds from {max(settings.seeds) + 1} on, or say how many"
+            )
+            draft.report(("confirm_seeds", index), message)
 
 
 def _late(

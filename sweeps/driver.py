@@ -10,12 +10,13 @@ from typing import Any
 from carft_core.config import TrialConfig
 from carft_core.result import is_complete
 from sweeps.asking import Asking
+from sweeps.confirming import Confirming
 from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.failures import Breaker, RetryPolicy, halved, node_of
 from sweeps.ledger import Ledger
 from sweeps.listeners import NOBODY, Listeners
 from sweeps.open_trial import OpenTrial, Outcome, end
-from sweeps.plan import Planner, Task, digests, merge_labels
+from sweeps.plan import Planner, Task, kept
 from sweeps.progress import Progress
 from sweeps.pruning import Pruning
 from sweeps.records import measured
@@ -53,6 +54,7 @@ class Driver:
         """Why the sweep was given up."""
         self._spec = planner.spec
         self._asking, self._listeners = asking, listeners
+        self._confirming = Confirming(planner, ledger, runs, progress)
         self._pruning = Pruning(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = Breaker(planner.spec.breaker)
@@ -68,21 +70,11 @@ class Driver:
     def begin(self) -> None:
         """Plan the baselines, and keep in the ledger what a comparison needs to know of them."""
         settings = self.planner.baselines()
-        self.ledger.remember(
-            "baselines",
-            [
-                {
-                    "algorithm": tasks[0].algorithm,
-                    "params": dict(tasks[0].params),
-                    "runs": digests(tasks),
-                    "merges": merge_labels(tasks[0].config),
-                }
-                for tasks in settings
-            ],
-        )
+        self.ledger.remember("baselines", [kept(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
-        self.progress.begin(len(self._queue) + self._spec.trial_count * len(self._spec.seeds))
+        runs = len(self._queue) + self._spec.trial_count * len(self._spec.seeds)
+        self.progress.begin(runs + self._confirming.begin())
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
@@ -90,7 +82,7 @@ class Driver:
             if self.broken is not None or self.is_out_of_time:
                 return Wait.NEVER
             self._retry_waiting()
-            if not self._queue and not self._ask():
+            if not self._queue and not self._ask() and not self._confirm():
                 return Wait.LATER if self._active or self._waiting else Wait.NEVER
             if self._queue:
                 job = self._job(self._queue.popleft())
@@ -209,6 +201,12 @@ class Driver:
             del tasks[1:]
         self._queue.extend(tasks)
         return True
+
+    def _confirm(self) -> bool:
+        """Queue the runs of what was chosen on fresh seeds, when every other run has ended."""
+        if not self._active and not self._waiting:
+            self._queue.extend(self._confirming.tasks())
+        return bool(self._queue)
 
     def _job(self, task: Task) -> Job | None:
         """The job that a run still needs; None when it is settled, or waits for somebody."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 from tracking.base import TrackingError
 from tracking.file_systems import OBJECT_STORES, network_file_system
 from tracking.locks import waiting
-from tracking.where import where
+from tracking.where import HOME_VARIABLE, home_folder, where
 
-DEFAULT = ".carft"
-VARIABLE = "CARFT_HOME"
 DATABASE = "optuna.db"
 JOURNAL = "optuna.journal"
-_ANOTHER = f"name another folder with --home or {VARIABLE}"
+_ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,8 @@ class Home:
             raise RequestError(
                 f"{self.optuna} is an SQLite database on a network file system ({kind}), where "
                 "SQLite loses data; use this home where it lies on a local disk, or begin "
-                f"another one with --home or {VARIABLE}: copies of folders of runs/ are reused "
-                "there"
+                f"another one with --home or {HOME_VARIABLE}: copies of folders of runs/ are "
+                "reused there"
             )
         try:
             where(self.path).check()
@@ -125,5 +122,4 @@ class Home:
 
 def find_home(option: str | None, environ: Mapping[str, str] | None = None) -> Home:
     """The home that `--home` names, else CARFT_HOME, else `.carft` in the current folder."""
-    chosen = os.environ if environ is None else environ
-    return Home(Path(option or chosen.get(VARIABLE) or DEFAULT).expanduser())
+    return Home(home_folder(option, environ))

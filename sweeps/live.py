@@ -15,7 +15,7 @@ from sweeps.claim import holder
 from sweeps.home import Home
 from sweeps.known import sweep_folder
 from sweeps.lease import Lease
-from sweeps.mirror import view
+from sweeps.mirror import CONFIRM_RUNS, CONFIRMATIONS, beside_trials, view
 from sweeps.named import look
 from sweeps.runs import Runs, RunState
 
@@ -87,11 +87,12 @@ def see(home: Home, name: str) -> Seen:
     if kept is None:
         return Seen(name, "starting" if driver else state, driver)
     runs = Runs(home.runs)
-    trials, baselines = kept.trials(), kept.recall("baselines", [])
+    trials, beside = kept.trials(), beside_trials(kept)
     asked = int(kept.recall("trial_count", len(trials)))
-    open_runs = list(_states(runs, _digests(baselines, trials, "running")))
+    open_runs = list(_states(runs, _digests(beside, trials, "running")))
     seeds = len(kept.spec["seeds"])
-    total = sum(len(baseline["runs"]) for baseline in baselines) + asked * seeds
+    baselines = sum(len(baseline["runs"]) for baseline in kept.recall("baselines", []))
+    total = baselines + asked * seeds + int(kept.recall(CONFIRM_RUNS, 0))
     ended = sum(run.state in ("done", "failed") for run in open_runs)
     ended += seeds * sum(trial.state != "running" for trial in trials)
     running = tuple(_running(runs, run) for run in open_runs if run.is_live)
@@ -126,7 +127,7 @@ def failed_runs(home: Home, kept: Kept, most: int = 5) -> tuple[FailedRun, ...]:
     trials.sort(key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
     last = [trial for trial in trials if trial.state == "failed"][-most:]
-    digests = _digests(kept.recall("baselines", []), [*open_ones, *last])
+    digests = _digests(beside_trials(kept), [*open_ones, *last])
     found = [
         FailedRun(
             label=state.label,
@@ -143,10 +144,10 @@ def failed_runs(home: Home, kept: Kept, most: int = 5) -> tuple[FailedRun, ...]:
 
 
 def _digests(
-    baselines: Sequence[Mapping[str, Any]], trials: Sequence[Trial], state: str | None = None
+    beside: Sequence[Mapping[str, Any]], trials: Sequence[Trial], state: str | None = None
 ) -> Iterator[str]:
-    for baseline in baselines:
-        yield from baseline["runs"].values()
+    for setting in beside:
+        yield from setting["runs"].values()
     for trial in trials:
         if state is None or trial.state == state:
             yield from trial.runs.values()
@@ -208,9 +209,11 @@ def is_open(home: Home, kept: Kept, asked: int, *, failed_again: bool) -> bool:
             return True
         if trial.state == "failed" and (failed_again or kind != "nan"):
             return True
+    if kept.spec.get("confirm_seeds") and kept.recall(CONFIRMATIONS) is None:
+        return True
     runs = Runs(home.runs)
-    baselines = [runs.read(digest) for digest in _digests(kept.recall("baselines", []), ())]
+    beside = [runs.read(digest) for digest in _digests(beside_trials(kept), ())]
     return any(
         run is None or not (run.state == "done" or (run.failed_for_good and not failed_again))
-        for run in baselines
+        for run in beside
     )

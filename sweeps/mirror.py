@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sweeps.ledger import Ledger, Trial
 
 FILE = "ledger.jsonl"
+CONFIRMATIONS, CONFIRM_RUNS = "confirmations", "confirm_runs"
+"""What a ledger remembers of them: the settings, once they are chosen, and how many runs."""
 VERSION = 1
 """Of the lines; a mirror of another version counts as none."""
 
@@ -65,6 +67,18 @@ class Kept(Protocol):
 
     def trials(self) -> list[Trial]:
         """The newest trial at each point, by point."""
+
+
+def beside_trials(sweep: Kept) -> list[Mapping[str, Any]]:
+    """The settings that are no trials, each with its runs: baselines, and what is confirmed."""
+    return [*sweep.recall("baselines", []), *confirmations(sweep)]
+
+
+def confirmations(sweep: Kept) -> list[Mapping[str, Any]]:
+    """The settings that are run again on fresh seeds, as far as the sweep still asks for it."""
+    asked = sweep.spec.get("confirm_seeds")
+    found: list[Mapping[str, Any]] = sweep.recall(CONFIRMATIONS, []) if asked else []
+    return found
 
 
 class Mirror:

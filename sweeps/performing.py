@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sweeps.as_run import keep_address
 from sweeps.engines.choose import choose
+from sweeps.exporting import log_selected
 from sweeps.home import Home
 from sweeps.progress import Progress
 from sweeps.session import Ended, execute
@@ -62,7 +63,8 @@ def perform(
         )
         progress.close()
         ended(found)
-        tracker.flush(PATIENCE)
+        if tracker.flush(PATIENCE):
+            _keep_model(spec, home, found, progress)
     finally:
         engine.close()
         progress.close()
@@ -75,3 +77,11 @@ def perform(
                 "lost: `carft-sweep sync` or the next run delivers them"
             )
     return found
+
+
+def _keep_model(spec: SweepSpec, home: Home, found: Ended, progress: Progress) -> None:
+    """The selected model in MLflow, whose runs are there now."""
+    if found.state == "done" and spec.report.model:
+        told = log_selected(home, spec, found.comparison)
+        if told is not None:
+            progress.note(told)

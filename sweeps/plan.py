@@ -62,15 +62,29 @@ class Planner:
         """The runs of one trial, one for each seed."""
         return list(self._tasks("trial", params, self.spec.config_for(params), number))
 
+    def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[Task]:
+        """The runs of a trial's or baseline's setting on fresh seeds, one for each.
+
+        Raises ValueError when the sweep has no such setting any more.
+        """
+        own = (
+            point.config for point in self.spec.baseline_configs() if point.is_at(algorithm, params)
+        )
+        config = next(own, None) or self.spec.config_for(params)
+        if config.algorithm.name != algorithm:
+            raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
+        return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
+
     def _tasks(
         self,
         role: Role,
         params: Mapping[str, Any],
         config: TrialConfig,
         number: int | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> Iterator[Task]:
-        seeds: Sequence[int | None] = self.spec.seeds if config.algorithm.trains else (None,)
-        for seed in seeds:
+        trained = self.spec.seeds if seeds is None else seeds
+        for seed in trained if config.algorithm.trains else (None,):
             identity = identify(config, seed or 0, cache=self._cache)
             yield Task(role, params, config, seed, identity, number)
 
@@ -78,6 +92,16 @@ class Planner:
 def digests(tasks: Sequence[Task]) -> dict[str, str]:
     """The digests of one setting's runs, by seed."""
     return {NO_SEED if task.seed is None else str(task.seed): task.digest for task in tasks}
+
+
+def kept(tasks: Sequence[Task]) -> dict[str, Any]:
+    """What the ledger keeps of one setting, as plain data."""
+    return {
+        "algorithm": tasks[0].algorithm,
+        "params": dict(tasks[0].params),
+        "runs": digests(tasks),
+        "merges": merge_labels(tasks[0].config),
+    }
 
 
 def merge_labels(config: TrialConfig) -> list[str]:

@@ -16,11 +16,12 @@ from carft_core.result import is_complete
 from sweeps.dimensions import assigned
 from sweeps.draws import quantile
 from sweeps.home import Home
-from sweeps.mirror import view
+from sweeps.mirror import confirmations, view
 from sweeps.pace import Experience, usual
 from sweeps.plan import Planner, Task, digests, merge_labels
 from sweeps.runs import Runs
 from sweeps.spec import SweepSpec
+from tracking.records import CONFIRMED
 
 TYPICAL = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where in its ranges a point lies that nobody has proposed yet: quantiles, for want of better."""
@@ -56,6 +57,8 @@ class Plan:
     to_train: int = 0
     unknown: int = 0
     """Runs whose point a sampler has yet to choose."""
+    to_confirm: int = 0
+    """Runs on fresh seeds of settings that are still to be chosen."""
     epochs: int = 0
     """To be trained; for unknown runs as typical points of the space would."""
     seconds: float | None = None
@@ -88,22 +91,31 @@ def make_plan(spec: SweepSpec, home: Home) -> Plan:
     # A look at what would be creates no home.
     planner = Planner(spec, home.cache if home.path.exists() else None)
     settings = [*planner.baselines(), *_known_trials(planner, home)]
-    unknown = (spec.trial_count - sum(tasks[0].role == "trial" for tasks in settings)) * len(
-        spec.seeds
-    )
+    known = sum(tasks[0].role == "trial" for tasks in settings)
+    unknown = (spec.trial_count - known) * len(spec.seeds)
+    fresh = list(_known_confirmations(planner, home))
+    confirmed = {tasks[0].algorithm for tasks in fresh}
+    to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
+    confirming = [
+        work
+        for name in to_confirm
+        for work in _usual(spec, settings, name, len(spec.confirm_seeds))
+    ]
+    settings += fresh
     plan = Plan(
         spec.name,
         spec.method,
         spec.trial_count,
-        sum(map(len, settings)) + unknown,
+        sum(map(len, settings)) + unknown + len(confirming),
         unknown=unknown,
+        to_confirm=len(confirming),
         at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
         warnings=spec.warnings,
     )
     runs, seen = Runs(home.runs), set[str]()
     for tasks in settings:
         plan.rows.append(_row(plan, tasks, runs, seen))
-    plan.work += _to_come(spec, unknown)
+    plan.work += [*_to_come(spec, unknown), *confirming]
     plan.epochs = sum(work.epochs for work in plan.work)
     return plan
 
@@ -144,6 +156,29 @@ def _known_trials(planner: Planner, home: Home) -> Iterator[list[Task]]:
             yield tasks
 
 
+def _known_confirmations(planner: Planner, home: Home) -> Iterator[list[Task]]:
+    """What was chosen when the sweep last ended, as far as its runs would be the same now."""
+    kept = view(home, planner.spec.name)
+    for setting in () if kept is None or not planner.spec.confirm_seeds else confirmations(kept):
+        try:
+            tasks = planner.confirmation(setting["algorithm"], setting["params"])
+        except ValueError:  # the space has changed, and has no such point any more
+            continue
+        if digests(tasks) == setting["runs"]:
+            yield tasks
+
+
+def _usual(
+    spec: SweepSpec, settings: Sequence[Sequence[Task]], algorithm: str, count: int
+) -> list[Work]:
+    """So many runs at the setting of an algorithm that will be chosen, taken to be like another."""
+    configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
+    config = next(configs, None)
+    if config is None:
+        return list(_to_come(spec, count))
+    return [_whole(config, 1 + len(merge_labels(config)))] * count
+
+
 def _row(plan: Plan, tasks: Sequence[Task], runs: Runs, seen: set[str]) -> dict[str, Any]:
     states = {"done": 0, "evaluate": 0, "train": 0}
     for task in tasks:
@@ -166,6 +201,7 @@ def _row(plan: Plan, tasks: Sequence[Task], runs: Runs, seen: set[str]) -> dict[
             plan.to_train += 1
             plan.work.append(_left(task.config, runs, task.digest, models))
     name = tasks[0].label if tasks[0].seed is None else tasks[0].label.rsplit(" seed ", 1)[0]
+    name += CONFIRMED if tasks[0].role == "confirmation" else ""
     seeds = [task.seed for task in tasks if task.seed is not None]
     return {"label": name, "role": tasks[0].role, "seeds": seeds, **states}
 

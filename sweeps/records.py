@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.files import read_json
+from sweeps.mirror import confirmations
 from sweeps.runs import Runs, RunState
 from sweeps.summary import goals
 from tracking.compare import Comparison, Rule, RunRecord, Terms, compare
@@ -41,6 +42,7 @@ def comparison(sweep: Kept, runs: Runs, *, with_images: bool = False) -> Compari
             sweep=sweep.name,
             rule=rule(sweep.spec),
             seeds=sweep.spec["seeds"],
+            confirm_seeds=sweep.spec.get("confirm_seeds", ()),
             terms=Terms(id_margin=sweep.spec["report"]["id_margin"]),
             with_images=with_images,
         )
@@ -61,7 +63,7 @@ def rule(spec: Mapping[str, Any]) -> Rule:
 
 
 def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
-    """One record for each run of each baseline and trial, in whatever state."""
+    """One record for each run of each setting, in whatever state: baselines, trials, confirmed."""
     spec, shared = sweep.spec, sweep.recall("merges", [])
     found: list[RunRecord] = []
     for baseline in sweep.recall("baselines", []):
@@ -73,6 +75,8 @@ def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
         setting = {"algorithm": trial.algorithm, "params": trial.params, "runs": trial.runs}
         labels = trial.merges if "merges" in spec["parameters"] else shared
         found += _setting(runs, "trial", setting, labels, trial)
+    for fresh in confirmations(sweep):
+        found += _setting(runs, "confirmation", fresh, fresh["merges"])
     return found
 
 
@@ -112,7 +116,17 @@ def _setting(
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
             facts=own["facts"] if own else {},
+            epochs=_epochs(folder, own),
         )
+
+
+def _epochs(folder: Path, own: Mapping[str, Any] | None) -> int:
+    """How many a run has trained, by its budget where it is done: ten thousand files less."""
+    count, _, unit = str(own["facts"].get("budget") if own else None).partition(" ")
+    if unit == "epochs":
+        return int(count)
+    history = read_json(Path(f"{folder}/history.json"))
+    return int(history[-1]["epoch"]) if history else 0
 
 
 def state_of(known: RunState | None, *, done: bool) -> State:

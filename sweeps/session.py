@@ -22,6 +22,8 @@ from sweeps.ledger import Ledger, Trial
 from sweeps.listeners import Listeners
 from sweeps.mirror import Mirror
 from sweeps.opening import open_ledger
+from sweeps.page import FILE as PAGE
+from sweeps.page import keep
 from sweeps.plan import Planner, digests
 from sweeps.progress import Progress
 from sweeps.records import comparison
@@ -43,6 +45,7 @@ ENDS: Mapping[State, EndState] = {
     "failed": "failed",
 }
 """How the tracker calls the states of a sweep."""
+RESULT = "comparison.json"
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
 EVENTS: Mapping[State, Event] = {
     "interrupted": "interrupted",
@@ -125,7 +128,7 @@ def execute(
         write_summary(folder, ledger, "running")
         driver.tracked.begin(folder / "sweep.yaml", _tags(spec, ledger))
         interrupted = _drive(driver, engine, folder, progress)
-        ended = _end(driver, folder, interrupted=interrupted)
+        ended = _end(driver, home, folder, interrupted=interrupted)
     verdict = ended.comparison.verdict
     hook.send(EVENTS[ended.state], spec.name, _in_a_word(ended), state=ended.state, verdict=verdict)
     return ended
@@ -155,7 +158,7 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
     return interruption.asked
 
 
-def _end(driver: Driver, folder: Path, *, interrupted: bool) -> Ended:
+def _end(driver: Driver, home: Home, folder: Path, *, interrupted: bool) -> Ended:
     done = sum(outcome.state == "done" for outcome in driver.outcomes.values())
     found = comparison(driver.ledger, driver.runs)
     state: State = "interrupted" if interrupted else "done" if done else "failed"
@@ -167,7 +170,15 @@ def _end(driver: Driver, folder: Path, *, interrupted: bool) -> Ended:
         tags["carft.selected"] = found.selected.label
     if driver.broken is not None:
         tags["carft.failure_message"] = driver.broken
-    driver.tracked.end(ENDS[state], tags, _write_results(found, folder))
+    before = _read(folder / RESULT)
+    files = _write_results(found, folder)
+    pages: Sequence[Path] = ()
+    if state == "done" and driver.planner.spec.report.page:
+        page = folder / PAGE
+        is_new = not page.exists() or _read(folder / RESULT) != before
+        pages = keep(home, driver.ledger, found, driver.progress.note) if is_new else [page]
+    tags["mlflow.note.content"] = _described(driver.planner.spec, found, has_page=bool(pages))
+    driver.tracked.end(ENDS[state], tags, files, beside=pages)
     failed = [o.failure for o in driver.outcomes.values() if o.failure is not None]
     return Ended(
         state,
@@ -199,12 +210,25 @@ def _write_results(found: Comparison, folder: Path) -> list[Path]:
     texts = {"comparison.md": markdown(found), "comparison.csv": csv_text(found)}
     for name, text in texts.items():
         write_atomically(folder / name, functools.partial(_fill, text))
-    write_json(folder / "comparison.json", found.as_dict())
-    files = [folder / name for name in (*texts, "comparison.json")]
+    write_json(folder / RESULT, found.as_dict())
+    files = [folder / name for name in (*texts, RESULT)]
     if found.curves:
         plot(found.curves, folder / "wise_ft.png", title=found.sweep)
         files.append(folder / "wise_ft.png")
     return files
+
+
+def _read(file: Path) -> bytes | None:
+    return file.read_bytes() if file.exists() else None
+
+
+def _described(spec: SweepSpec, found: Comparison, *, has_page: bool) -> str:
+    """What MLflow's page of the sweep says of it, as Markdown."""
+    parts = [spec.description] if spec.description else []
+    parts.append(f"**Verdict.** {found.verdict}")
+    if has_page:
+        parts.append(f"The whole report, with charts and images: `{PAGE}` among the artifacts.")
+    return "\n\n".join(parts)
 
 
 def _fill(text: str, file: Path) -> None:

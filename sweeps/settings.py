@@ -70,10 +70,14 @@ class Selection(Section):
 
 
 class Report(Section):
-    """What the verdict calls better."""
+    """What the verdict calls better, and what a sweep leaves at its end beside it."""
 
     id_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """By how much the ID accuracy may be lower."""
+    page: bool = True
+    """The report as an HTML page, also with the sweep's run in MLflow."""
+    model: bool = True
+    """The selected model in MLflow, where its weights are kept."""
 
 
 class Resources(Section):
@@ -185,6 +189,12 @@ class Settings(Section):
         WithJsonSchema(shorthands.SEEDS_SCHEMA),
     ] = (0,)
     """Runs per trial: a list of seeds, or how many."""
+    confirm_seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
+        BeforeValidator(shorthands.seeds),
+        WithJsonSchema(shorthands.SEEDS_SCHEMA),
+    ] = ()
+    """More runs of what was chosen, on which it is judged: seeds none of `seeds`, or how many."""
     race_seeds: RaceSeeds | None = None
     """Spares trials that are clearly worse the rest of their seeds."""
     run_cap: Annotated[int, Field(ge=1, le=100_000)] | None = None

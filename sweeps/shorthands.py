@@ -80,6 +80,20 @@ def seeds(value: object) -> object:
     return tuple(value)
 
 
+def fresh_seeds(value: object, taken: object) -> object:
+    """A number n stands for the n seeds that follow the largest of `taken`, a list or a number.
+
+    Whatever is wrong in either is left as it is, for `seeds` to say.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEEDS:
+        return value
+    if isinstance(taken, int):
+        taken = list(range(taken)) if 1 <= taken <= MAX_SEEDS else []
+    known = [seed for seed in taken if isinstance(seed, int)] if isinstance(taken, list) else []
+    first = max(known, default=-1) + 1
+    return list(range(first, first + value))
+
+
 def selection(value: object) -> object:
     """`best_val` and `oracle` are short for a mapping with the rule alone."""
     if isinstance(value, str):

@@ -14,7 +14,7 @@ from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from sweeps.addresses import VARIABLE, is_masked, masked
 from sweeps.checks import checked
-from sweeps.dimensions import Dimension, Params, distinct, grid
+from sweeps.dimensions import Dimension, Params, distinct, grid, listed
 from sweeps.draft import Draft
 from sweeps.own_modules import import_all
 from sweeps.points import baseline_at, baseline_params, config_at
@@ -35,8 +35,8 @@ from sweeps.shape import apply, normalise
 from sweeps.yaml_lines import YamlError, parse, read_text
 
 OPTIONS = (
-    *("early_terminate", "race_seeds", "try_first", "time_budget", "timeout", "breaker"),
-    *("engine", "parallel", "webhook", "imports"),
+    *("confirm_seeds", "early_terminate", "race_seeds", "try_first", "time_budget", "timeout"),
+    *("breaker", "engine", "parallel", "webhook", "imports"),
 )
 """Settings that plain data has only where they differ from their defaults."""
 
@@ -51,6 +51,10 @@ class BaselinePoint(NamedTuple):
     untuned: bool
     """Its varied fields stay at their defaults, while those of the trials are searched."""
 
+    def is_at(self, algorithm: str, params: Mapping[str, Any]) -> bool:
+        """Whether it is this algorithm at this point."""
+        return self.algorithm == algorithm and self.params == params
+
 
 @dataclass(frozen=True)
 class SweepSpec:
@@ -63,6 +67,8 @@ class SweepSpec:
     """One, or several; selection, early termination and tables go by the first."""
     parameters: tuple[Dimension, ...]
     seeds: tuple[int, ...]
+    confirm_seeds: tuple[int, ...]
+    """Of the runs that confirm what was chosen; none of `seeds`."""
     baselines: tuple[Mapping[str, Any], ...]
     """Each with `name` and the algorithm fields that it fixes."""
     trial: Mapping[str, Any]
@@ -113,6 +119,15 @@ class SweepSpec:
     def trial_count(self) -> int:
         """How many trials the sweep has."""
         return len(self.points()) if self.method == "grid" else self.run_cap or RUN_CAP
+
+    @property
+    def trained_algorithms(self) -> tuple[str, ...]:
+        """Those of the trials and of the baselines that train: for each a setting is chosen."""
+        varied = next((item for item in self.parameters if item.name == "algorithm.name"), None)
+        own = listed(varied) if varied is not None else None
+        names = own or [self.trial["algorithm"]["name"]]
+        names = [*names, *(baseline["name"] for baseline in self.baselines)]
+        return tuple(name for name in dict.fromkeys(names) if ALGORITHMS[name].trains)
 
     def config_for(self, params: Mapping[str, Any]) -> TrialConfig:
         """The trial config at one point (dotted field -> value) of the space."""

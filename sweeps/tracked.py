@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,17 +13,22 @@ from carft_core.files import read_json
 from carft_core.result import is_complete
 from sweeps.engines.base import Failure
 from sweeps.engines.training import LOG
+from sweeps.for_compare import ForCompare
 from sweeps.plan import Task, merge_labels
 from sweeps.records import measured
 from sweeps.runs import Runs
+from sweeps.told_book import Book
 from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.context import context_tags
 from tracking.curves import plot, run_curve
+from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, VERSION
 from tracking.records import RunRecord
 from tracking.where import where
 
 OWN = "unmerged"
 PRUNED = "pruned"
+OF_ITS_RUNS = ("carft.generation",)
+"""Tags of the sweep that each of its runs has too."""
 
 
 class TrackedSweep:
@@ -40,10 +43,11 @@ class TrackedSweep:
         self._tracker = tracker
         self._parent = RunKey(name)
         self._folder = folder
+        self._for_compare = ForCompare(name, folder)
         # One for each place, as its journals have a folder of their own, and by the same name.
         place = where(folder.parents[1]).spool.name
-        self._book = _Book(folder / "told" / f"{place}.jsonl")
-        self._tags: Mapping[str, str] = {}
+        self._book = Book(folder / "told" / f"{place}.jsonl")
+        self._tags: dict[str, str] = {}
         self._start: RunStart | None = None
         self._spec_file = folder
         self._opened: set[str] = set()
@@ -52,12 +56,9 @@ class TrackedSweep:
         """End what an earlier driver left open. The sweep's own run opens with the first news."""
         self._tags = context_tags()
         self._spec_file = spec_file
-        self._start = RunStart(
-            self._parent,
-            self._parent.sweep,
-            _now(),
-            tags={**self._tags, **tags, "carft.state": "running"},
-        )
+        own = {**self._tags, **tags, **self._for_compare.tags(), "carft.state": "running"}
+        self._start = RunStart(self._parent, self._parent.sweep, _now(), tags=own)
+        self._tags |= {name: tags[name] for name in OF_ITS_RUNS if name in tags}
         for digest in self._book.left_open():
             if digest == self._parent.digest:
                 continue
@@ -83,10 +84,12 @@ class TrackedSweep:
         key = self._key(task.digest)
         self._catch_up(task, folder, reused_from=reused_from)
         self._tracker.metrics(key, list(_results(task, folder)))
+        with self._for_compare.result(task, folder) as result:
+            self._tracker.artifact(key, result)
         for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
             if file is not None and file.exists():
                 self._tracker.artifact(key, file)
-        self._tracker.tags(key, {"carft.state": "done"})
+        self._tracker.tags(key, {"carft.state": "done", HAS_RESULT: result.name})
         self._end(task, "finished", content)
 
     def failed(self, task: Task, failure: Failure, folder: Path) -> None:
@@ -129,13 +132,26 @@ class TrackedSweep:
             self._tracker.artifact(key, folder / LOG)
         self._end(task, "killed", PRUNED)
 
-    def end(self, state: EndState, tags: Mapping[str, str], files: Sequence[Path]) -> None:
-        """The sweep is over for now; nothing is told when nothing is new."""
+    def end(
+        self,
+        state: EndState,
+        tags: Mapping[str, str],
+        files: Sequence[Path],
+        *,
+        beside: Sequence[Path] = (),
+    ) -> None:
+        """The sweep is over for now; nothing is told when nothing is new.
+
+        Files `beside` the others follow from them, and are nothing new by themselves.
+        """
+        settings = self._for_compare.settings()
+        if settings is not None:
+            files, tags = [*files, settings], {**tags, HAS_SETTINGS: settings.name}
         content = f"{state} {_content_of(files)}"
         if self._start is not None and self._book.knows(self._parent.digest, content):
             return
         self._open_parent()
-        for file in files:
+        for file in (*files, *beside):
             self._tracker.artifact(self._parent, file)
         self._tracker.tags(self._parent, tags)
         self._tracker.end(self._parent, state, timestamp=_now())
@@ -224,61 +240,11 @@ class TrackedSweep:
         return file
 
 
-class _Book:
-    """Lines of what was told: which runs are open, and what was told of those that ended."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._open: dict[str, None] = {}
-        self._content: dict[str, str] = {}
-        for line in file.read_text().splitlines() if file.exists() else ():
-            try:
-                digest, content = json.loads(line)
-            except ValueError:
-                continue  # a line that a crash has torn: its run is told again
-            self._take(digest, content)
-
-    def left_open(self) -> list[str]:
-        """Runs that were opened and not ended."""
-        return list(self._open)
-
-    def knows(self, digest: str, content: str) -> bool:
-        """Whether exactly this was told of the run, to its end."""
-        return digest not in self._open and self._content.get(digest) == content
-
-    def has(self, digest: str) -> bool:
-        """Whether anything was ever told of the run."""
-        return digest in self._open or digest in self._content
-
-    def opened(self, digest: str) -> None:
-        """Before it is told."""
-        if digest not in self._open:
-            self._add(digest, None)
-
-    def ended(self, digest: str, content: str) -> None:
-        """After it was told."""
-        self._add(digest, content)
-
-    def _add(self, digest: str, content: str | None) -> None:
-        self._take(digest, content)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps([digest, content]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _take(self, digest: str, content: str | None) -> None:
-        if content is None:
-            self._open[digest] = None
-            return
-        self._open.pop(digest, None)
-        self._content[digest] = content
-
-
 def _content(task: Task, folder: Path) -> str:
     """What there is to tell of a complete run, in one word that changes with it."""
     found = (measured(folder, label) for label in (OWN, *merge_labels(task.config)))
-    return " ".join(item["digest"][:16] for item in found if item)
+    # What an earlier version told of a run is told again once, for the files that it did not make.
+    return " ".join([f"v{VERSION}", *(item["digest"][:16] for item in found if item)])
 
 
 def _content_of(files: Sequence[Path]) -> str:

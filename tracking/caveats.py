@@ -1,47 +1,23 @@
-"""What a reader must know before believing the table: mixed facts, oracle choices, missing runs."""
+"""What a reader must know before believing the table: oracle choices, ties, missing runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from tracking.budgets import OWN, Budget, unequal
 from tracking.curves import ID, OOD
-from tracking.records import Arm, RunRecord, params_key
+from tracking.records import Arm, params_key
 from tracking.selection import Choice, Rule
+from tracking.wording import few
 
 NAMED_DOMAINS = "contexts_name"
 """The fact that lists the domains of the family which a run's contexts speak of; empty if none."""
-_OWN = ("algorithm.", "prompts.contexts")
-"""Fields that mean nothing to an algorithm which does not vary them."""
-_COMPARED = {
-    "data": "data",
-    "data_digest": "data",
-    "model": "backbones",
-    "model_digest": "backbones",
-    "transform": "image transforms",
-    "budget": "training budgets",
-    "epochs": "training budgets (epochs)",
-    "steps": "training budgets (steps)",
-    "precision": "precisions",
-    "device": "kinds of device",
-}
-"""The facts that must be equal, in words."""
-_OF_TRAINING = frozenset({"budget", "epochs", "steps"})
 _STATES = {
     "failed": ("failed",),
     "pruned": ("pruned",),
     "stopped": ("stopped",),
     "unfinished": ("running", "missing"),
 }
-
-
-def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """One sentence per fact in which finished runs differ."""
-    found: dict[str, dict[str, dict[str, None]]] = {}  # the labels are a set that keeps its order
-    for arm in arms:
-        for run in arm.done:
-            for name, value in _comparable(run):
-                found.setdefault(name, {}).setdefault(value, {})[arm.label] = None
-    return tuple(_mixed(name, found[name]) for name in sorted(found) if len(found[name]) > 1)
 
 
 def oracle(rule: Rule) -> tuple[str, ...]:
@@ -67,7 +43,7 @@ def contexts(arms: Sequence[Arm]) -> tuple[str, ...]:
         if words := named_domains(arm):
             by_words.setdefault(words, []).append(arm.label)
     return tuple(
-        f"the contexts of {_few(labels)} name held-out domains: {', '.join(words)}"
+        f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
         for words, labels in by_words.items()
     )
 
@@ -81,7 +57,7 @@ def unfinished(arms: Sequence[Arm]) -> tuple[str, ...]:
         total = sum(counts.values())
         if total:
             noun = "run" if total == 1 else "runs"
-            sentences.append(f"{total} {said} {noun} ({_few(where)}): in no mean, test or curve")
+            sentences.append(f"{total} {said} {noun} ({few(where)}): in no mean, test or curve")
     return tuple(sentences)
 
 
@@ -103,11 +79,12 @@ def holes(arms: Sequence[Arm]) -> tuple[str, ...]:
 
 def incomplete(choices: Iterable[Choice]) -> tuple[str, ...]:
     """Settings that stand for their algorithm without all their seeds."""
-    return tuple(
+    sentences = (
         f"no setting of {choice.arm.algorithm} has all its seeds; {choice.arm.label} stands for it"
         for choice in choices
         if not choice.complete
     )
+    return tuple(dict.fromkeys(sentences))
 
 
 def no_strength(rule: Rule, arms: Sequence[Arm]) -> tuple[str, ...]:
@@ -118,12 +95,47 @@ def no_strength(rule: Rule, arms: Sequence[Arm]) -> tuple[str, ...]:
     return ("no regularisation field is varied, so within its margin the best value was chosen",)
 
 
+def ties(choices: Iterable[Choice], rule: Rule) -> tuple[str, ...]:
+    """Settings that are equally good by what was looked at, and which of them was taken."""
+    found: dict[str, Choice] = {}
+    for choice in choices:
+        if choice.tied:
+            known = found.setdefault(choice.arm.label, choice)
+            if len(choice.tied) > len(known.tied):
+                found[choice.arm.label] = choice
+    by = "the first of them"
+    if rule.within is not None:
+        by = "the most strongly regularised within the margin, the first of equals"
+    return tuple(
+        f"{few([label, *(arm.label for arm in choice.tied)])} tie on {rule.metric}; "
+        f"{label} was taken, {by}"
+        for label, choice in found.items()
+    )
+
+
+def unequal_budgets(
+    arms: Sequence[Arm], spent: Iterable[Budget], poor: Collection[str]
+) -> tuple[str, ...]:
+    """Algorithms that were tried at different numbers of settings, unless called untuned."""
+    found = {name for pair in unequal(arms) if pair[0] not in poor for name in pair}
+    if not found:
+        return ()
+    told = (
+        f"{budget.algorithm} {_count(budget.settings, 'setting')} "
+        f"({_count(budget.runs, 'run')}{_epochs(budget)})"
+        for budget in spent
+        if budget.algorithm in found
+    )
+    return (f"unequal tuning budgets, which favour what was tried more: {', '.join(told)}",)
+
+
 def untuned(arms: Sequence[Arm]) -> frozenset[str]:
     """Baseline algorithms that had fewer points than the trials' space holds for their fields.
 
     The fields of a baseline are those that it varies itself and all that any algorithm has: a
     grid over `algorithm.kl_weight` alone leaves fine-tuning one point, and that is not too few.
     """
+    arms = [arm for arm in arms if not arm.confirms]
     trials = [arm for arm in arms if arm.role == "trial" and arm.trains]
     poor = set()
     for algorithm in {arm.algorithm for arm in arms if arm.role == "baseline" and arm.trains}:
@@ -140,28 +152,18 @@ def _projected(arm: Arm, fields: set[str]) -> str:
         {
             name: value
             for name, value in arm.params.items()
-            if name in fields or not name.startswith(_OWN)
+            if name in fields or not name.startswith(OWN)
         }
     )
-
-
-def _comparable(run: RunRecord) -> Iterable[tuple[str, str]]:
-    for name in _COMPARED:
-        value = run.facts.get(name)
-        if value is not None and not (run.seed is None and name in _OF_TRAINING):
-            yield name, str(value)
 
 
 def _listed(told: object) -> Iterable[object]:
     return told if isinstance(told, Iterable) else (told,)
 
 
-def _mixed(name: str, labels_by_value: Mapping[str, Iterable[str]]) -> str:
-    parts = [f"{value[:12]} in {_few([*labels])}" for value, labels in labels_by_value.items()]
-    return f"mixed {_COMPARED[name]}, these rows are not comparable: {_few(parts, '; ')}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _few(parts: Sequence[str], separator: str = ", ") -> str:
-    rest = len(parts) - 3
-    shown = separator.join(parts[:3])
-    return f"{shown}{separator}{rest} more" if rest > 0 else shown
+def _epochs(budget: Budget) -> str:
+    return "" if budget.epochs is None else f", {_count(budget.epochs, 'epoch')}"

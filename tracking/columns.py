@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from tracking.base import TrackingError
 from tracking.compare import Comparison, Row
 from tracking.curves import ID, OOD
+from tracking.metric_kinds import is_fraction
+from tracking.names import unknown
 from tracking.selection import VAL
-from tracking.statistics import Summary
 from tracking.verdict import GAIN
 
 GAP = "gap/top1"
@@ -18,16 +20,8 @@ MOST = 50
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column; accuracies are shown in percent."""
-
-    header: str
-    cell: Callable[[Row], str]
-
-
-@dataclass(frozen=True)
 class MetricColumn:
-    """A metric that some row has."""
+    """A metric that some row has; accuracies are shown in percent."""
 
     metric: str
     header: str
@@ -41,13 +35,52 @@ class MetricColumn:
 
     def text(self, row: Row) -> str:
         """`81.2 ±0.4`, or a dash where the row has no mean."""
+        mean, half = self.parts(row)
+        return f"{mean} ±{half}" if half else mean
+
+    def parts(self, row: Row) -> tuple[str, str]:
+        """The mean and half of its interval as a table prints them; the latter may be empty."""
         found = row.metric(self.metric)
         if found.mean is None:
-            return NOTHING
+            return NOTHING, ""
+        half = found.half_width if self.spread else None
+        return self.number(found.mean), "" if half is None else self._magnitude(half)
+
+    def number(self, value: float) -> str:
+        """A fraction in percent with one decimal, any other number with three digits."""
+        if not is_fraction(self.metric):
+            return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
         # Adding 0.0 turns a rounded -0.0 into 0.0.
-        number = round(100 * found.mean, 1) + 0.0
-        shown = f"{number:+.1f}" if self.signed else f"{number:.1f}"
-        return f"{shown} {_spread(found)}".rstrip() if self.spread else shown
+        percent = round(100 * value, 1) + 0.0
+        return f"{percent:+.1f}" if self.signed else f"{percent:.1f}"
+
+    def _magnitude(self, half: float) -> str:
+        return f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
+
+
+def shown_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[MetricColumn, ...]:
+    """The columns by header or metric name, in this order; without names the usual ones.
+
+    Raises TrackingError with the nearest name for one that no row has.
+    """
+    if not names:
+        return metric_columns(comparison)
+    return tuple(column_of(comparison, name) for name in names)
+
+
+def column_of(comparison: Comparison, name: str) -> MetricColumn:
+    """The column of a header (`OOD mean`, `outline`) or of a metric (`id/test/ece`).
+
+    Raises TrackingError with the nearest name when no row has it.
+    """
+    usual = metric_columns(comparison)
+    for column in usual:
+        if name == column.metric or name.lower() == column.header.lower():
+            return column
+    if name in comparison.metric_names:
+        return MetricColumn(name, name)
+    headers = [column.header for column in usual]
+    raise TrackingError(unknown("column", name, [*headers, *sorted(comparison.metric_names)]))
 
 
 def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
@@ -84,25 +117,31 @@ def visible(
         row
         for row in comparison.rows
         if (row.arm.merge is None or all_alphas or row.chosen or row.selected)
-        and (kept is None or row.arm.trial in kept)
+        and (kept is None or unmerged(row) in kept)
     )
 
 
-def _best(comparison: Comparison, most: int) -> set[int | None] | None:
-    """Trials by number; None where there are no more than that."""
+def unmerged(row: Row) -> str:
+    """The label of a row's arm without its merge: trials of several sweeps share their numbers."""
+    return row.arm.label.removesuffix(f" + {row.arm.merge}")
+
+
+def _best(comparison: Comparison, most: int) -> set[str] | None:
+    """Settings by label; None where no more than so many are trials'."""
     rule = comparison.rule
-    rows = [row for row in comparison.rows if row.arm.merge is None and row.arm.trial is not None]
-    if len(rows) <= most:
+    rows = [row for row in comparison.rows if row.arm.merge is None]
+    trials = {row.arm.label for row in rows if row.arm.trial is not None}
+    if len(trials) <= most:
         return None
     valued = [
-        (rule.better(row.value), row.arm.trial)
+        (rule.better(row.value), unmerged(row))
         for row in comparison.rows
-        if row.arm.merge == rule.merge and row.value is not None
+        if row.arm.merge == rule.merge and row.value is not None and row.arm.trial is not None
     ]
-    best = sorted(valued, key=lambda item: -item[0])[:most]
-    standing = {row.arm.trial for row in comparison.rows if row.selected}
-    standing |= {row.arm.trial for row in rows if row.chosen}
-    return {None, *standing, *(trial for _, trial in best)}
+    best = {label for _, label in sorted(valued, key=lambda item: -item[0])[:most]}
+    standing = {unmerged(row) for row in comparison.rows if row.selected}
+    standing |= {row.arm.label for row in rows if row.chosen}
+    return best | standing | {row.arm.label for row in rows if row.arm.label not in trials}
 
 
 def setting(comparison: Comparison, row: Row, *, grouped: bool) -> str:
@@ -131,7 +170,8 @@ def count(comparison: Comparison, row: Row) -> str:
     """Finished runs, and of how many where some are lacking."""
     if "incomplete" not in row.marks:
         return str(row.n)
-    expected = max(len(comparison.seeds), len(row.arm.runs)) if row.arm.trains else 1
+    seeds = 0 if row.arm.confirms else len(comparison.seeds)
+    expected = max(seeds, len(row.arm.runs)) if row.arm.trains else 1
     return f"{row.n}/{expected}"
 
 
@@ -149,8 +189,8 @@ def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     told = ["Top-1 accuracy in percent, mean over seeds"]
     spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
     told[0] += " ± half of the 95 % t interval." if spread else "; no interval below 3 seeds."
-    shown = {row.arm.trial for row in rows}
-    every = [row for row in comparison.rows if row.arm.trial in shown]
+    shown = {unmerged(row) for row in rows}
+    every = [row for row in comparison.rows if unmerged(row) in shown]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         told.append("Of each merge the row chosen by the same rule as the settings.")
     if any(row.selected for row in rows):
@@ -163,6 +203,8 @@ def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     marks = {mark for row in rows for mark in row.marks}
     if "untuned" in marks:
         told.append("‡ untuned.")
+    if "confirmed" in marks:
+        told.append("(confirmed) the chosen setting once more, on fresh seeds.")
     if "names domains" in marks:
         told.append("† its contexts name held-out domains.")
     return told
@@ -170,8 +212,3 @@ def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
 
 def _settings(rows: Sequence[Row]) -> int:
     return sum(row.arm.merge is None for row in rows)
-
-
-def _spread(found: Summary) -> str:
-    half = found.half_width
-    return "" if half is None else f"±{100 * half:.1f}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tracking.curves import OOD
 from tracking.records import RunRecord
 from tracking.statistics import RESAMPLES, Interval, cluster_bootstrap, percentile_interval
 
@@ -18,10 +19,10 @@ COLUMNS = ("split", "id", "unit", "label", "prediction")
 
 @dataclass(frozen=True)
 class Hits:
-    """Which items of the test split and the shifts are classified correctly, in a fixed order."""
+    """Which items of every measured split are classified correctly, in a fixed order."""
 
     split: NDArray[np.str_]
-    """[N] `id/test` or `ood/<shift>`."""
+    """[N] `id/val`, `id/test` or `ood/<shift>`."""
     item: NDArray[np.str_]
     unit: NDArray[np.str_]
     value: NDArray[np.float64]
@@ -38,15 +39,15 @@ def predictions_path(folder: Path, merge: str | None) -> Path:
 
 
 def read_hits(path: Path) -> Hits:
-    """The items of test and shifts. Raises OSError or pyarrow's errors for a file that is none."""
+    """The items of all splits. Raises OSError or pyarrow's errors for a file that is none."""
     import pyarrow.parquet as parquet
 
     table = parquet.read_table(path, columns=list(COLUMNS))
-    column = {name: np.asarray(table[name].to_pylist()) for name in COLUMNS}
-    split = np.array([_metric_prefix(str(name)) for name in column["split"]], dtype=np.str_)
+    column = {name: table[name].to_numpy() for name in COLUMNS}
+    names, which = np.unique(column["split"].astype(np.str_), return_inverse=True)
+    split = np.array([_metric_prefix(str(name)) for name in names], dtype=np.str_)[which]
     item = column["id"].astype(np.str_)
-    kept = np.flatnonzero(np.char.startswith(split, "ood/") | (split == "id/test"))
-    order = kept[np.lexsort((item[kept], split[kept]))]
+    order = np.lexsort((item, split))
     return Hits(
         split=split[order],
         item=item[order],
@@ -76,7 +77,7 @@ def difference(first: Hits, second: Hits) -> Hits | None:
 
 
 def intervals(hits: Hits, *, resamples: int = RESAMPLES, seed: int = 0) -> Mapping[str, Interval]:
-    """95 % percentile intervals of `id/test/top1` and `ood/mean/top1` over units.
+    """95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
 
     They hold the trained weights fixed: how much another draw of images would change the number.
     """
@@ -92,12 +93,12 @@ def intervals(hits: Hits, *, resamples: int = RESAMPLES, seed: int = 0) -> Mappi
     draws = cluster_bootstrap(
         totals.reshape(shape), counts.reshape(shape), resamples=resamples, seed=seed
     )
-    found: dict[str, Interval] = {}
-    test = splits == "id/test"
-    if test.any():
-        found["id/test/top1"] = percentile_interval(draws[:, test].mean(axis=1))
-    if not test.all():
-        found["ood/mean/top1"] = percentile_interval(draws[:, ~test].mean(axis=1))
+    found = {
+        f"{name}/top1": percentile_interval(draws[:, place]) for place, name in enumerate(splits)
+    }
+    shifts = np.char.startswith(splits, "ood/")
+    if shifts.any():
+        found[OOD] = percentile_interval(draws[:, shifts].mean(axis=1))
     return found
 
 

@@ -11,9 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+CONFIRMED = " (confirmed)"
+"""Ends the label of an arm that was run again on fresh seeds."""
 Scalar = str | int | float | bool | None
-Role = Literal["trial", "baseline"]
+Role = Literal["trial", "baseline", "confirmation"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
+_ROLES: Sequence[Role] = ("baseline", "trial", "confirmation")
+"""In the order of rows."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class RunRecord:
     """The run's folder; predictions lie in `evaluations/<label>/predictions.parquet`."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
+    epochs: int | None = None
+    """How many were trained, to whatever end; None where nobody tells."""
 
     def values(self, merge: str | None) -> Mapping[str, float]:
         """The metrics of the unmerged model, or of the merge with this label (empty if none)."""
@@ -58,7 +64,7 @@ class Arm:
     params: Mapping[str, Scalar]
     role: Role
     trial: int | None
-    """The earliest trial with this setting; None for a baseline."""
+    """The earliest trial with this setting; None for a baseline, and for what confirms."""
     runs: tuple[RunRecord, ...]
     """One per seed, in the order of the seeds, in whatever state."""
 
@@ -66,6 +72,11 @@ class Arm:
     def done(self) -> tuple[RunRecord, ...]:
         """The runs that enter means and tests."""
         return tuple(run for run in self.runs if run.state == "done")
+
+    @property
+    def confirms(self) -> bool:
+        """Whether these are the runs of a chosen setting on fresh seeds."""
+        return self.role == "confirmation"
 
     @property
     def trains(self) -> bool:
@@ -98,6 +109,10 @@ class Arm:
             return bool(finished)
         return set(seeds) <= finished and len(self.done) == len(self.runs)
 
+    def is_setting_of(self, other: Arm) -> bool:
+        """Whether both are one algorithm with the same fields, on whatever seeds."""
+        return self.algorithm == other.algorithm and self.params == other.params
+
     def merged(self, label: str) -> Arm:
         """The same runs, seen through one of their merged models."""
         seen = self._merged.get(label)
@@ -112,14 +127,16 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """The unmerged arms: zero-shot first, then baselines, then trials by number.
+    """The unmerged arms: zero-shot first, baselines, trials by number, then what confirms.
 
-    Runs belong together by algorithm and params. The same seed twice (a point proposed again, a
-    baseline that is a trial too) counts once, a finished run before an unfinished one.
+    Runs belong together by algorithm and params, those that confirm apart from those that were
+    chosen among. The same seed twice (a point proposed again, a baseline that is a trial too)
+    counts once, a finished run before an unfinished one.
     """
-    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
     for record in records:
-        groups.setdefault((record.algorithm, params_key(record.params)), []).append(record)
+        key = (record.role == "confirmation", record.algorithm, params_key(record.params))
+        groups.setdefault(key, []).append(record)
     arms = sorted((_arm(runs) for runs in groups.values()), key=_arm_order)
     repeated = Counter(arm.label for arm in arms)
     return tuple(
@@ -168,15 +185,15 @@ def merge_number(label: str) -> float | None:
 
 
 def _arm(runs: Sequence[RunRecord]) -> Arm:
-    role: Role = "trial" if any(run.role == "trial" for run in runs) else "baseline"
+    role: Role = "trial" if any(run.role == "trial" for run in runs) else runs[0].role
     trials = [run.trial for run in runs if run.role == "trial" and run.trial is not None]
     by_seed: dict[int | None, RunRecord] = {}
     for run in sorted(runs, key=lambda run: (run.state != "done", run.trial or 0)):
         by_seed.setdefault(run.seed, run)
     first = runs[0]
-    shown = setting(first.params)
+    label = f"{first.algorithm} {setting(first.params)}".rstrip()
     return Arm(
-        label=f"{first.algorithm} {shown}".rstrip(),
+        label=f"{label}{CONFIRMED}" if role == "confirmation" else label,
         algorithm=first.algorithm,
         merge=None,
         params=dict(first.params),
@@ -186,9 +203,9 @@ def _arm(runs: Sequence[RunRecord]) -> Arm:
     )
 
 
-def _arm_order(arm: Arm) -> tuple[bool, bool, float, str]:
-    trial = math.inf if arm.trial is None else arm.trial
-    return (arm.trains, arm.role == "trial", trial, arm.label)
+def _arm_order(arm: Arm) -> tuple[bool, int, float, str]:
+    trial = -1 if arm.trial is None else arm.trial
+    return (arm.trains, _ROLES.index(arm.role), trial, arm.label)
 
 
 def _seed_order(seed: int | None) -> int:

@@ -5,28 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracking.columns import (
-    GAP,
-    MOST,
-    MetricColumn,
-    count,
-    metric_columns,
-    notes,
-    setting,
-    shifts,
-    title,
-    visible,
-)
+from tracking.columns import GAP, NOTHING, MetricColumn, count, shifts, title
 from tracking.compare import Comparison, Row, metric_order
 from tracking.selection import VAL
 from tracking.verdict import GAIN
+from tracking.view import View, quoted_cell
 
 NARROWEST = 40
 _BETWEEN = 2
@@ -35,21 +26,35 @@ SIDE = frozenset({VAL, GAP, GAIN})
 """Columns whose spread is the first to go."""
 
 
+@dataclass(frozen=True)
+class _Body:
+    """The rows of a terminal table before they are laid out."""
+
+    comparison: Comparison
+    view: View
+    rows: tuple[Row, ...]
+
+    def lines(self, columns: Sequence[MetricColumn]) -> Iterator[list[str]]:
+        """The cells of every row, ours and then the quoted ones."""
+        for row in self.rows:
+            cells = [self.view.name(self.comparison, row), count(self.comparison, row)]
+            yield cells + [column.text(row) for column in columns]
+        for quoted in self.view.quoted:
+            numbers = [quoted_cell(column, quoted) for column in columns]
+            yield [f"  {quoted.label}", NOTHING, *numbers]
+
+
 def terminal(
-    comparison: Comparison,
-    *,
-    width: int = 100,
-    all_alphas: bool = False,
-    colour: bool = False,
-    most: int | None = MOST,
+    comparison: Comparison, *, width: int = 100, colour: bool = False, view: View | None = None
 ) -> str:
     """Warnings, the table, what its signs mean, and the verdict, in lines of at most `width`.
 
     Where the table does not fit, first the spread of the shifts and of less important columns
-    goes, then the shifts get tables of their own, then columns are left out and named below. At
-    most so many trials are shown, the best ones; None: all.
+    goes, then the shifts get tables of their own, then columns are left out and named below.
+    Columns that were asked for are never left out: they get tables of their own.
     """
-    rows = visible(comparison, all_alphas=all_alphas, most=most)
+    view = view or View()
+    body = _Body(comparison, view, view.rows(comparison))
     console = Console(
         width=max(width, NARROWEST),
         file=io.StringIO(),
@@ -59,19 +64,19 @@ def terminal(
     )
 
     def fits(columns: Sequence[MetricColumn]) -> bool:
-        return _width(comparison, rows, columns) <= console.width
+        return _width(body, columns) <= console.width
 
-    everything = metric_columns(comparison)
-    blocks = _blocks(everything, fits)
+    everything = view.metrics(comparison)
+    blocks = _asked(everything, fits) if view.columns else _blocks(everything, fits)
     with console.capture() as captured:
         for warning in comparison.warnings:
             _paragraph(console, f"! {warning}", style="yellow", hang=2)
         _paragraph(console, title(comparison), style="bold")
         for columns in blocks:
             console.print()
-            console.print(_table(comparison, rows, columns), no_wrap=True, crop=False)
+            console.print(_table(body, columns), no_wrap=True, crop=False)
         console.print()
-        _paragraph(console, " ".join(notes(comparison, rows)), style="dim")
+        _paragraph(console, " ".join(view.told(comparison, body.rows, everything)), style="dim")
         shown = {column.metric for columns in blocks for column in columns}
         left = [column.header for column in everything if column.metric not in shown]
         if left:
@@ -82,42 +87,73 @@ def terminal(
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def markdown(comparison: Comparison, *, all_alphas: bool = False, most: int | None = MOST) -> str:
+def markdown(comparison: Comparison, *, view: View | None = None) -> str:
     """The same as a page section: warnings as a list, the table, the notes, the verdict."""
-    rows = visible(comparison, all_alphas=all_alphas, most=most)
-    columns = metric_columns(comparison)
+    view = view or View()
+    columns = view.metrics(comparison)
     lines = [f"- **Note:** {_escaped(warning)}" for warning in comparison.warnings]
     lines += [""] if lines else []
     lines.append(_line(["setting", "n", *(column.header for column in columns)]))
     lines.append("| --- | ---: |" + " ---: |" * len(columns))
+    flat = replace(view, grouped=False)
+    rows = view.rows(comparison)
     for row in rows:
-        name = setting(comparison, row, grouped=False).strip()
+        name = flat.name(comparison, row).strip()
         cells = [name, count(comparison, row), *(column.text(row) for column in columns)]
         lines.append(_line([f"**{cell}**" for cell in cells] if row.selected else cells))
-    lines += ["", _escaped(f"{title(comparison)}. {' '.join(notes(comparison, rows))}"), ""]
+    for quoted in view.quoted:
+        numbers = (quoted_cell(column, quoted) for column in columns)
+        lines.append(_line([quoted.label, NOTHING, *numbers]))
+    lines += [
+        "",
+        _escaped(f"{title(comparison)}. {' '.join(view.told(comparison, rows, columns))}"),
+        "",
+    ]
     lines += [_escaped(sentence) for sentence in comparison.sentences]
     return "\n".join(lines) + "\n"
 
 
-def csv_text(comparison: Comparison) -> str:
-    """Every row and metric, as fractions: mean, both ends of the interval, the seeds' values."""
+def csv_text(
+    comparison: Comparison,
+    *,
+    view: View | None = None,
+    sweeps: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Every row as fractions: mean, both ends of the interval, the seeds' values of each metric.
+
+    Of the metrics all, or those that the view names. With `sweeps`, the names by digest, each row
+    says whose it is.
+    """
+    view = view or View()
     names = sorted(comparison.metric_names, key=metric_order)
+    if view.columns:
+        names = [column.metric for column in view.metrics(comparison)]
     ends = ("mean", "ci95_low", "ci95_high", "values")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["label", "algorithm", "merge", "params", "role", "trial", "n", "selected", "chosen"]
-        + ["marks"]
-        + [f"{name} {end}" for name in names for end in ends]
-    )
+    head = ["label", "algorithm", "merge", "params", "role", "trial", "n", "selected", "chosen"]
+    whose = [] if sweeps is None else ["sweeps"]
+    writer.writerow([*head, "marks", *whose, *(f"{name} {end}" for name in names for end in ends)])
     for row in comparison.rows:
         arm = row.arm
+        whose = [] if sweeps is None else [" ".join(sweeps_of_row(row, sweeps))]
         writer.writerow(
             [arm.label, arm.algorithm, arm.merge, json.dumps(dict(arm.params)), arm.role]
-            + [arm.trial, row.n, row.selected, row.chosen, " ".join(row.marks)]
+            + [arm.trial, row.n, row.selected, row.chosen, " ".join(row.marks), *whose]
             + [cell for name in names for cell in _csv_cells(row, name)]
         )
+    for quoted in view.quoted:
+        whose = [] if sweeps is None else [""]
+        known = [quoted.label, quoted.published.method, None, "{}", "quoted", None, None]
+        cells = [cell for name in names for cell in (quoted.values.get(name), None, None, None)]
+        writer.writerow([*known, False, False, "quoted", *whose, *cells])
     return out.getvalue()
+
+
+def sweeps_of_row(row: Row, sweeps: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of the sweeps that have a run of this row."""
+    names = (name for run in row.arm.runs for name in sweeps.get(run.digest, ()))
+    return list(dict.fromkeys(names))
 
 
 def _csv_cells(row: Row, name: str) -> list[object]:
@@ -143,6 +179,17 @@ def _blocks(
             break
     apart = [_broken(column) for column in everything if column.metric in shift]
     return [columns, *_chunks(apart, fits)]
+
+
+def _asked(
+    columns: Sequence[MetricColumn], fits: Callable[[Sequence[MetricColumn]], bool]
+) -> list[Sequence[MetricColumn]]:
+    """Every column that was asked for, in one table where they fit, else in several."""
+    broken = [_broken(column) for column in columns]
+    for tried in (columns, broken, [column.plain() for column in broken]):
+        if fits(tried):
+            return [tried]
+    return _chunks(broken, fits)
 
 
 def _ever_narrower(
@@ -185,32 +232,27 @@ def _chunks(
 
 def _broken(column: MetricColumn) -> MetricColumn:
     """A header in one line per word."""
-    words = column.header.replace("_", " ").replace("-", " ").split()
+    words = column.header.replace("_", " ").replace("-", " ").replace("/", "/ ").split()
     return MetricColumn(column.metric, "\n".join(words), column.spread, column.signed)
 
 
-def _table(comparison: Comparison, rows: Sequence[Row], columns: Sequence[MetricColumn]) -> Table:
+def _table(body: _Body, columns: Sequence[MetricColumn]) -> Table:
     table = Table(box=None, pad_edge=False)
     # Where even the poorest table is too wide the names break, never the numbers.
     table.add_column("setting")
     table.add_column("n", justify="right", no_wrap=True)
     for column in columns:
         table.add_column(column.header, justify="right", no_wrap=True)
-    for row in rows:
-        cells = _cells(comparison, row, columns)
-        table.add_row(*map(Text, cells), style="bold" if row.selected else "")
+    styles = ["bold" if row.selected else "" for row in body.rows]
+    styles += ["dim"] * len(body.view.quoted)
+    for cells, style in zip(body.lines(columns), styles, strict=True):
+        table.add_row(*map(Text, cells), style=style)
     return table
 
 
-def _cells(comparison: Comparison, row: Row, columns: Sequence[MetricColumn]) -> list[str]:
-    cells = [setting(comparison, row, grouped=True), count(comparison, row)]
-    return cells + [column.text(row) for column in columns]
-
-
-def _width(comparison: Comparison, rows: Sequence[Row], columns: Sequence[MetricColumn]) -> int:
+def _width(body: _Body, columns: Sequence[MetricColumn]) -> int:
     """Of the table where nothing is cut; rich measures the same, fifty times as slowly."""
-    lines = [["setting", "n", *("" for _ in columns)]]
-    lines += [_cells(comparison, row, columns) for row in rows]
+    lines = [["setting", "n", *("" for _ in columns)], *body.lines(columns)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     heads = [max(map(cell_len, column.header.split("\n"))) for column in columns]
     widths[2:] = map(max, widths[2:], heads)

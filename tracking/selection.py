@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -74,6 +74,8 @@ class Choice:
     value: float
     complete: bool
     """False: no setting had all its seeds, so this is the best of the unfinished ones."""
+    tied: tuple[Arm, ...] = ()
+    """Others with the same value that it was taken before."""
 
 
 def value_of(arm: Arm, metric: str) -> float | None:
@@ -96,11 +98,27 @@ def choose(arms: Sequence[Arm], rule: Rule, seeds: Sequence[int]) -> Choice | No
     complete = [(arm, value) for arm, value in valued if arm.is_complete(seeds)]
     most = max(len(arm.done) for arm, _ in valued)
     pool = complete or [(arm, value) for arm, value in valued if len(arm.done) == most]
-    best = max(pool, key=lambda item: rule.better(item[1]))
+    taken, value = _best(pool, rule)
     if rule.within is not None:
-        same = [item for item in pool if item[0].algorithm == best[0].algorithm]
-        best = _strongest(same, rule, lambda arm: _strength(arm, rule.strength))
-    return Choice(arm=best[0], value=best[1], complete=bool(complete))
+        same = [item for item in pool if item[0].algorithm == taken.algorithm]
+        taken, value = _strongest(same, rule, lambda arm: _strength(arm, rule.strength))
+    equal = (arm for arm, other in pool if arm is not taken and abs(other - value) <= _ROUNDING)
+    return Choice(taken, value, complete=bool(complete), tied=tuple(equal))
+
+
+def choose_each(arms: Iterable[Arm], rule: Rule, seeds: Sequence[int]) -> dict[str, Choice]:
+    """Each algorithm's choice by the same rule, baselines included; trials' algorithms first.
+
+    Runs on fresh seeds, which confirm a choice, are not chosen among.
+    """
+    of_algorithm: dict[str, list[Arm]] = {}
+    tuned = [arm for arm in arms if not arm.confirms]
+    for arm in sorted(tuned, key=lambda arm: arm.role != "trial"):
+        of_algorithm.setdefault(arm.algorithm, [])
+    for arm in tuned:
+        of_algorithm[arm.algorithm].append(arm)
+    found = {name: choose(ours, rule, seeds) for name, ours in of_algorithm.items()}
+    return {name: choice for name, choice in found.items() if choice is not None}
 
 
 def choose_merges(arm: Arm, rule: Rule) -> Mapping[str, str]:
@@ -126,7 +144,7 @@ def choose_merges(arm: Arm, rule: Rule) -> Mapping[str, str]:
 
 def _best_label(valued: Sequence[tuple[str, float]], rule: Rule) -> str:
     if rule.within is None:
-        return max(valued, key=lambda item: rule.better(item[1]))[0]
+        return _best(valued, rule)[0]
     return _strongest(valued, rule, _merge_strength)[0]
 
 
@@ -135,14 +153,24 @@ def _merge_strength(label: str) -> tuple[float, ...]:
     return (-math.inf,) if number is None else (-number,)
 
 
+def _near(pool: Sequence[tuple[T, float]], rule: Rule, margin: float) -> list[tuple[T, float]]:
+    """Those within a margin of the best."""
+    threshold = max(rule.better(value) for _, value in pool) - margin - _ROUNDING
+    return [item for item in pool if rule.better(item[1]) >= threshold]
+
+
+def _best(pool: Sequence[tuple[T, float]], rule: Rule) -> tuple[T, float]:
+    """The best value, the earlier of equals."""
+    return _near(pool, rule, 0.0)[0]
+
+
 def _strongest(
     pool: Sequence[tuple[T, float]], rule: Rule, strength: Callable[[T], tuple[float, ...]]
 ) -> tuple[T, float]:
-    """The strongest within the margin of the best; `max` keeps the earlier of equals."""
-    margin = 0.0 if rule.within is None else rule.within
-    threshold = max(rule.better(value) for _, value in pool) - margin - _ROUNDING
-    near = [item for item in pool if rule.better(item[1]) >= threshold]
-    return max(near, key=lambda item: (strength(item[0]), rule.better(item[1])))
+    """The strongest within the margin of the best; of equally strong ones the best."""
+    near = _near(pool, rule, rule.within or 0.0)
+    most = max(strength(item) for item, _ in near)
+    return _best([item for item in near if strength(item[0]) == most], rule)
 
 
 def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 # scipy.special, not scipy.stats: the same t distribution, a tenth of the import time.
 from scipy.special import stdtr, stdtrit
 
+from tracking.signed_rank import signed_rank_p
+
 FEWEST_SEEDS = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
+FEWEST_RANKED = 6
+"""Below it a signed-rank test cannot reach 0.05: with 5 pairs its smallest p is 0.0625."""
 EXACT_SIGN_FLIPS = 16
 """Up to so many pairs all 2^n sign patterns are counted; beyond, a seeded sample of them."""
 SAMPLED_SIGN_FLIPS = 99_999
@@ -39,11 +43,18 @@ class Paired:
     ci95: Interval | None
     p: float | None
     p_sign_flip: float
+    p_signed_rank: float | None = None
+    """Of Wilcoxon's test; None below 6 pairs."""
 
     @property
     def n(self) -> int:
         """How many pairs."""
         return len(self.differences)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether both have the same value in every pair, but for float rounding."""
+        return max(map(abs, self.differences)) < _ROUNDING
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for standard JSON."""
@@ -53,6 +64,7 @@ class Paired:
             "values": list(self.differences),
             "p": self.p,
             "p_sign_flip": self.p_sign_flip,
+            "p_signed_rank": self.p_signed_rank,
         }
 
 
@@ -123,10 +135,11 @@ def lower_bound(values: Sequence[float], confidence: float = 0.95) -> float | No
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """`first - second`, pair by pair, with the paired t test and the sign-flip test.
+    """`first - second`, pair by pair, with the paired t, the sign-flip and the signed-rank test.
 
-    The t test is None below 3 pairs. Where all differences are equal and not zero the t
-    statistic is infinite, which is no evidence about spread: the sign-flip p stands in.
+    The t test is None below 3 pairs, the signed-rank test below 6. Where all differences are equal
+    and not zero the t statistic is infinite, which is no evidence about spread: the sign-flip p
+    stands in.
     Raises ValueError unless both have the same length, at least 1.
     """
     differences = tuple(a - b for a, b in zip(first, second, strict=True))
@@ -139,6 +152,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
         ci95=t_interval(differences),
         p=_paired_t(differences, p_sign_flip),
         p_sign_flip=p_sign_flip,
+        p_signed_rank=signed_rank_p(differences) if len(differences) >= FEWEST_RANKED else None,
     )
 
 

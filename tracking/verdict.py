@@ -20,7 +20,14 @@ from tracking.statistics import (
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
-    "better", "trade_off", "worse", "no_difference", "too_few_seeds", "no_shifts", "no_pairs"
+    "better",
+    "trade_off",
+    "worse",
+    "tie",
+    "no_difference",
+    "too_few_seeds",
+    "no_shifts",
+    "no_pairs",
 ]
 
 Beyond = Literal["above", "below", "above or below"]
@@ -50,6 +57,13 @@ class Difference:
     def id_lower(self) -> float | None:
         """The one-sided 95 % lower bound of the ID difference."""
         return None if self.id is None else lower_bound(self.id.differences)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether OOD, and ID where it was measured, are equal in every common seed."""
+        if self.ood is None or not self.ood.is_tie:
+            return False
+        return self.id is None or self.id.is_tie
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for standard JSON."""
@@ -83,8 +97,8 @@ class Finding:
     """The model on the reference's curve that is as good on both and better on one, if any."""
     merged: Mapping[str, Difference] = field(default_factory=dict)
     """By merge: the same difference with the merge on both, each at its own chosen label."""
-    ood_images: Interval | None = None
-    """Bootstrap over images of the OOD difference, the weights held fixed."""
+    ci95_images: Mapping[str, Interval] = field(default_factory=dict)
+    """By metric: bootstrap over images of the difference, the weights held fixed."""
 
     @property
     def candidate(self) -> Arm:
@@ -95,6 +109,11 @@ class Finding:
     def reference(self) -> Arm:
         """What it is judged against."""
         return self.difference.reference
+
+    @property
+    def ood_images(self) -> Interval | None:
+        """The interval over images of the OOD difference."""
+        return self.ci95_images.get(OOD)
 
     @property
     def gains_over_curve(self) -> bool:
@@ -117,6 +136,7 @@ class Finding:
             "dominated_by": None if beaten is None else beaten._asdict(),
             "merged": {name: pair.as_dict() for name, pair in self.merged.items()},
             "ood_ci95_images": None if self.ood_images is None else list(self.ood_images),
+            "ci95_images": {name: list(ends) for name, ends in self.ci95_images.items()},
         }
 
 
@@ -217,6 +237,8 @@ def _outcome(difference: Difference, p_holm: float | None, terms: Terms) -> Outc
         return "too_few_seeds"
     if difference.ood is None:
         return "no_shifts"
+    if difference.is_tie:
+        return "tie"
     if p_holm is None or p_holm >= terms.alpha:
         return "no_difference"
     if difference.ood.mean < 0:

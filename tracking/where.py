@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tracking.spool import Spool
 
 EXPERIMENT = "carft-sweep"
+HOME, HOME_VARIABLE = ".carft", "CARFT_HOME"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Where:
                 "SQLite loses data; name a server in MLFLOW_TRACKING_URI, or a home on a local "
                 "disk with --home or CARFT_HOME"
             )
+
+
+def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
+    """The home that was asked for, else that of CARFT_HOME, else `.carft` in the current folder."""
+    chosen = os.environ if environ is None else environ
+    return Path(option or chosen.get(HOME_VARIABLE) or HOME).expanduser()
 
 
 def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracking.records import Arm, merge_number
+from tracking.confirmation import Confirmation
+from tracking.records import CONFIRMED, Arm, merge_number
 from tracking.statistics import Interval, Paired, Summary
 from tracking.verdict import Difference, Finding, Terms
 
@@ -34,9 +35,9 @@ def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
 def no_reference(arm: Arm, reference: str, gain: Summary | None) -> tuple[str, ...]:
     """When there is nothing finished to compare with."""
     if arm.algorithm == reference:
-        first = f"No comparison: {reference} is the only algorithm here, at {arm.label}."
+        first = f"No comparison: {reference} is the only algorithm here, at {_name(arm)}."
     else:
-        first = f"No verdict: there is no finished {reference} run to compare {arm.label} with."
+        first = f"No verdict: there is no finished {reference} run to compare {_name(arm)} with."
     return (first, *_gain(gain))
 
 
@@ -45,23 +46,34 @@ def nothing_done() -> tuple[str, ...]:
     return ("No verdict: no run gave a value to select on.",)
 
 
+def confirmed(seen: Confirmation, chosen_on: Sequence[int]) -> tuple[str, ...]:
+    """What the verdict is of, where fresh seeds were asked for."""
+    if not seen.asked:
+        return ()
+    if seen.is_complete:
+        fresh = f"judged on {_listed(seen.seeds)}, which no choice has seen"
+        return (f"The settings were chosen on {_listed(chosen_on)} and {fresh}.",)
+    return (
+        f"Not confirmed yet: {seen.done} of {seen.asked} runs on {_listed(seen.seeds)} are "
+        "done, so this is judged on the seeds that the settings were chosen on.",
+    )
+
+
 def _main(found: Finding, terms: Terms, tests: int) -> str:
-    ours, theirs = found.candidate.label, found.reference.label
+    ours, theirs = _name(found.candidate), _name(found.reference)
     difference, n = found.difference, len(found.difference.seeds)
     ood, identity = _ood(difference), _id(difference)
-    seeds = f"{n} seed{'' if n == 1 else 's'}"
+    fresh = "fresh " if found.candidate.confirms or found.reference.confirms else ""
+    seeds = f"{n} {fresh}seed{'' if n == 1 else 's'}"
     test = _test(found, tests)
     beside = f"; {identity}" if identity else ""
     match found.outcome:
         case "no_pairs":
             return f"No verdict: {ours} and {theirs} have no finished seed in common."
         case "too_few_seeds":
-            numbers = "; ".join(part for part in (ood, identity) if part)
-            untested = "no shift was measured" if not ood else "no test below 3 seeds"
-            return (
-                f"too few seeds ({n}, a verdict needs {terms.fewest_seeds}): "
-                f"{ours} minus {theirs}, {numbers} ({test or untested})."
-            )
+            had = f"{n} {fresh}".rstrip()
+            head = f"too few seeds ({had}, a verdict needs {terms.fewest_seeds})"
+            return f"{head}: {_so_far(found, seeds, test)}."
         case "no_shifts":
             return (
                 f"No verdict on robustness, as no shift was measured: {ours} minus {theirs} over "
@@ -80,11 +92,31 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
             )
         case "worse":
             return f"{ours} is less robust than {theirs}: {ood} over {seeds} ({test}){beside}."
+        case "tie":
+            return f"A tie: {_tied(found, seeds)}."
         case "no_difference":
             return (
                 f"No difference in robustness is shown between {ours} and {theirs}: {ood} over "
                 f"{seeds} ({test}){beside}."
             )
+
+
+def _so_far(found: Finding, seeds: str, test: str) -> str:
+    """What few seeds give, without a claim."""
+    difference = found.difference
+    if difference.is_tie:
+        return f"so far a tie, {_tied(found, seeds)}"
+    numbers = "; ".join(part for part in (_ood(difference), _id(difference)) if part)
+    untested = "no shift was measured" if difference.ood is None else "no test below 3 seeds"
+    names = f"{_name(found.candidate)} minus {_name(found.reference)}"
+    return f"{names}, {numbers} ({test or untested})"
+
+
+def _tied(found: Finding, seeds: str) -> str:
+    pairs = {"OOD mean": found.difference.ood, "ID test": found.difference.id}
+    equal = " and ".join(name for name, pair in pairs.items() if pair is not None)
+    names = f"{_name(found.candidate)} and {_name(found.reference)}"
+    return f"{names} are equal in {equal}, in {'' if seeds[:2] == '1 ' else 'each of '}{seeds}"
 
 
 def _ood(difference: Difference) -> str:
@@ -104,7 +136,9 @@ def _test(found: Finding, tests: int) -> str:
     if ood is None or ood.p is None or found.p_holm is None:
         return ""
     holm = f", Holm over {tests}: {_p(found.p_holm)}" if tests > 1 else ""
-    return f"paired t: {_p(ood.p)}{holm}; sign-flip: {_p(ood.p_sign_flip)}"
+    text = f"paired t: {_p(ood.p)}{holm}; sign-flip: {_p(ood.p_sign_flip)}"
+    ranked = ood.p_signed_rank
+    return text if ranked is None else f"{text}; signed-rank: {_p(ranked)}"
 
 
 def _gain(gain: Summary | None) -> tuple[str, ...]:
@@ -157,6 +191,25 @@ def _merged(name: str, difference: Difference) -> str:
 def joined(sentences: Sequence[str]) -> str:
     """One paragraph."""
     return " ".join(sentences)
+
+
+def few(parts: Sequence[str], separator: str = ", ") -> str:
+    """At most three of them, and how many more there are."""
+    rest = len(parts) - 3
+    shown = separator.join(parts[:3])
+    return f"{shown}{separator}{rest} more" if rest > 0 else shown
+
+
+def _name(arm: Arm) -> str:
+    """The setting; a sentence says for itself on which seeds it is."""
+    return arm.label.replace(CONFIRMED, "")
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """`seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
 
 
 def _number(arm: Arm) -> str:

@@ -136,8 +136,10 @@ def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
         yield f"  {row['label']:<{width}}  {', '.join(states)}"
     if plan.unknown:
         yield f"  and {plan.unknown} runs at points that {plan.method} has yet to choose"
+    if plan.to_confirm:
+        yield f"  and {plan.to_confirm} runs that confirm what will be chosen, on fresh seeds"
     reused = f" ({plan.reused} reused)" if plan.reused else ""
-    to_train = plan.to_train + plan.unknown
+    to_train = plan.to_train + plan.unknown + plan.to_confirm
     epochs = f"{'at most ' if plan.at_most else ''}{plan.epochs} epochs"
     yield (
         f"{plan.done} done already{reused}, {plan.to_evaluate} to evaluate only, "

@@ -12,6 +12,7 @@ from pathlib import Path
 from sweeps.claim import holder
 from sweeps.home import Home, find_home
 from sweeps.ledger import Ledger, generations, storage, study_name
+from sweeps.mirror import beside_trials
 from sweeps.runs import OPTIMISER_STATE, Runs
 from sweeps.summary import read_all
 
@@ -80,8 +81,8 @@ def _used(home: Home) -> Iterator[str]:
         for generation in generations(opened, name):
             study = optuna.load_study(study_name=study_name(name, generation), storage=opened)
             ledger = Ledger(study, name, generation)
-            for baseline in ledger.recall("baselines", []):
-                yield from baseline["runs"].values()
+            for setting in beside_trials(ledger):
+                yield from setting["runs"].values()
             for trial in ledger.trials():
                 yield from trial.runs.values()
 

@@ -12,6 +12,7 @@ from sweeps.claim import holder
 from sweeps.front import front
 from sweeps.home import Home, find_home
 from sweeps.json_lines import json_lines
+from sweeps.mirror import confirmations
 from sweeps.named import look
 from sweeps.progress import accuracies
 from sweeps.records import NO_SEED, OWN, measured, state_of
@@ -30,6 +31,8 @@ MOST = 50
 """Trials that are printed, unless more are asked for."""
 STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
 """In the order in which they are shown when there are too many."""
+_BESIDE = {"baseline": "baselines", "confirmation of": "confirmations"}
+"""What is shown before the trials: how a setting is called, and its key."""
 _UNDRIVEN: Mapping[str, str] = {"running": "unfinished"}
 """How people are told the states of trials while nobody runs the sweep."""
 
@@ -99,15 +102,16 @@ class Shown:
             "mlflow_run_id": self.ids.get(""),
             "counts": {"trials": len(self.trials), **{state: counts[state] for state in STATES}},
             **front_,
-            "baselines": [
-                {
-                    "algorithm": baseline["algorithm"],
-                    "params": baseline["params"],
-                    "runs": self._runs(baseline["runs"]),
-                }
-                for baseline in sweep.recall("baselines", [])
-            ],
+            "baselines": [self._setting(item) for item in sweep.recall("baselines", [])],
+            "confirmations": [self._setting(item) for item in confirmations(sweep)],
             "trials": map(self._trial, trials),
+        }
+
+    def _setting(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "algorithm": kept["algorithm"],
+            "params": kept["params"],
+            "runs": self._runs(kept["runs"]),
         }
 
     def _trial(self, trial: Trial) -> dict[str, Any]:
@@ -153,10 +157,10 @@ def _lines(
     yield f"{total} trials{': ' if told else ''}{told}"
     if "front" in shown:
         yield from _front_lines(shown["front"])
-    for baseline in shown["baselines"]:
-        name = f"{baseline['algorithm']} {setting(baseline['params'])}".rstrip()
-        yield f"\nbaseline {name}"
-        yield from _run_lines(baseline)
+    for word, key in _BESIDE.items():
+        for item in shown[key]:
+            yield f"\n{word} {item['algorithm']} {setting(item['params'])}".rstrip()
+            yield from _run_lines(item)
     for trial in shown["trials"]:
         told_state = words.get(trial["state"], trial["state"])
         yield from _trial_lines(trial, told_state, trial["number"] in shown.get("front", ()))

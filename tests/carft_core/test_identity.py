@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_core.config import TrialConfig
-from carft_core.identity import digest_of, evaluation_digest, identify, training_code
+from carft_core.identity import (
+    digest_of,
+    evaluation_digest,
+    identify,
+    shared_code,
+    training_code,
+)
 
 Config = Callable[..., TrialConfig]
 
@@ -51,6 +57,13 @@ def test_what_does_not_decide_the_weights_is_outside(
 )
 def test_what_decides_the_weights_is_inside(toy_config: Config, change: dict[str, Any]) -> None:
     assert identify(toy_config(change), 0).digest != identify(toy_config(), 0).digest
+
+
+def test_algorithms_share_all_code_but_their_own(toy_config: Config) -> None:
+    ours, theirs = toy_config(), toy_config({"algorithm": {"name": "fine_tune"}})
+    assert ours.algorithm.name != theirs.algorithm.name
+    assert shared_code(ours) == shared_code(theirs)
+    assert len({training_code(ours), training_code(theirs), shared_code(ours)}) == 3
 
 
 def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> None:

@@ -78,6 +78,8 @@ def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path
     assert set(result.metrics) == expected
     assert result.facts["contexts"] == "simple"
     assert result.facts["images"]["ood/pale"] == 6
+    assert result.facts["code"] != result.facts["core"]
+    assert set(result.facts["versions"]) == {"torch", "open_clip_torch"}
 
 
 def test_without_the_probe_the_contexts_are_not_measured(

@@ -152,6 +152,7 @@ def make_tiny(folder: Path, clip: Path, images: Path) -> MakeTiny:
             "seeds": [0],
             "baselines": ["zero_shot"],
             "resources": {"cpus": 1},
+            "report": {"page": False, "model": False},  # they take longer than these sweeps
             "trial": {
                 "model": {"name": str(clip)},
                 "data": {"family": "image_folder", "root": str(images), "val_fraction": 0.25},

@@ -119,15 +119,21 @@ def _blank(curves: object, path: Path, *, title: str) -> None:
     path.write_text(title)
 
 
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
-    """A fresh home."""
+def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
+    """A home in `folder` whose runs are the toy core's."""
     monkeypatch.setattr("sweeps.plan.identify", toy_core.toy_identity)
     monkeypatch.setattr("sweeps.tracked.prepare", _one_shift)
     # Pictures take longer than all the rest; test_tracked.py looks at one.
     for module in ("sweeps.tracked", "sweeps.session"):
         monkeypatch.setattr(f"{module}.plot", _blank)
-    return ToySweep(tmp_path, monkeypatch)
+    monkeypatch.setattr("sweeps.session.keep", lambda *_: [])  # the page too
+    return ToySweep(folder, monkeypatch)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
+    """A fresh home."""
+    return toy_in(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -233,8 +233,8 @@ def test_compare_shows_the_best_settings_and_all_of_them_when_asked(
     assert told(capsys, "compare", "made", "--all").count("\n  car_ft kl_weight=") == 62
     rows = json.loads(told(capsys, "compare", "made", "--json"))["rows"]
     assert len(rows) == 63
-    several = json.loads(told(capsys, "compare", "made", "made", "--json"))
-    assert [len(found["rows"]) for found in several] == [63, 63]
+    twice = json.loads(told(capsys, "compare", "made", "made", "--json"))
+    assert twice["rows"] == rows  # the same sweep named twice is one
 
 
 def test_readers_say_the_same_with_and_without_a_mirror(

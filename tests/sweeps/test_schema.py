@@ -55,6 +55,8 @@ def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
         {"seeds": []},
         {"seeds": [0, 0]},
         {"seeds": -1},
+        {"confirm_seeds": 0},
+        {"confirm_seeds": [5, 5]},
         {"run_cap": 0},
         {"selection": "best_test"},
         {"selection": {"within": 2}},
@@ -106,6 +108,8 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
     "change",
     [
         {"seeds": 3},
+        {"seeds": 3, "confirm_seeds": 5},
+        {"confirm_seeds": [7, 8, 9]},
         {"method": "bayes"},
         {"selection": {"within": 0.005}},
         {"aliases": {"lr": "optim.lr"}, "parameters": {"lr": {"values": [1e-4]}}},

@@ -120,6 +120,7 @@ def test_a_file_with_name_and_algorithm_alone_is_one_trial_with_the_defaults(loa
     assert (spec.selection.rule, spec.report.id_margin) == ("best_val", 0.005)
     assert spec.retries == Retries(crashed=1, timeout=1, preempted=10, out_of_memory=3)
     assert (spec.early_terminate, spec.race_seeds, spec.try_first) == (None, None, ())
+    assert spec.confirm_seeds == ()
     assert (spec.time_budget, spec.timeout, spec.webhook, spec.imports) == (None, None, None, ())
     assert (spec.breaker, spec.engine, spec.parallel) == (5, "auto", None)
     assert spec.resources == Resources(cpus=None, gpus=None, custom={})
@@ -208,6 +209,7 @@ parameters:
   optim.epochs: {min: 2, max: 8, q: 2}
 aliases: {lr: optim.lr}
 seeds: 3
+confirm_seeds: 5
 race_seeds: {margin: 0.02}
 run_cap: 30
 time_budget: 2h30m
@@ -233,6 +235,7 @@ def test_every_setting_is_read_and_the_canonical_form_loads_again_to_an_equal_sw
     spec = load(WHOLE)
     assert spec.metric == spec.goals[0] == Metric(name="id/val/top1", goal="maximize")
     assert spec.goals[1] == Metric(name="id/val/nll", goal="minimize", merge="wise_ft@0.5")
+    assert spec.confirm_seeds == (3, 4, 5, 6, 7)
     assert spec.race_seeds == RaceSeeds(margin=0.02, after=1)
     assert (spec.run_cap, spec.time_budget, spec.timeout) == (30, 9000.0, 90.0)
     assert spec.try_first == (
@@ -252,6 +255,23 @@ def test_every_setting_is_read_and_the_canonical_form_loads_again_to_an_equal_sw
     again = load(yaml.safe_dump(spec.as_dict(), sort_keys=False))
     assert again.as_dict() == spec.as_dict()
     assert (again.goals, again.early_terminate) == (spec.goals, spec.early_terminate)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "written", "fresh"),
+    [
+        ("3", "2", (3, 4)),
+        ("[7, 2]", "3", (8, 9, 10)),
+        ("[7, 2]", "[0, 1]", (0, 1)),
+        ("1", "null", ()),
+    ],
+)
+def test_what_confirms_follows_the_largest_seed_or_is_named(
+    load: Load, seeds: str, written: str, fresh: tuple[int, ...]
+) -> None:
+    file = f"name: x\nseeds: {seeds}\n{TRIAL}"
+    assert load(file, f"confirm_seeds={written}").confirm_seeds == fresh
+    assert load(f"confirm_seeds: {written}\n{file}").confirm_seeds == fresh
 
 
 def test_what_is_left_out_is_left_out_of_plain_data(load: Load) -> None:

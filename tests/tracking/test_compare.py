@@ -156,48 +156,15 @@ def test_an_oracle_is_told_on_every_row_and_above_the_table() -> None:
 
 def with_facts(changes: dict[str, object]) -> Comparison:
     """CAR-FT measured under facts that differ from fine-tuning's by `changes`."""
-    facts: dict[str, object] = {"data": "d1" * 32, "model": "m1" * 32, "budget": "10 epochs"}
+    facts: dict[str, object] = {"data": "d1" * 32, "budget": "10 epochs"}
     runs = arm("fine_tune", [0.6] * 3, [0.3] * 3, facts=facts)
     runs += arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0, facts=facts | changes)
-    runs.append(zero_shot(facts=facts | {"budget": None}))
-    return compare(runs, sweep="s")
+    return compare([*runs, zero_shot(facts=facts | {"budget": None})], sweep="s")
 
 
-@pytest.mark.parametrize(
-    ("fact", "said"),
-    [
-        ("data", "mixed data"),
-        ("model", "mixed backbones"),
-        ("transform", "mixed image transforms"),
-        ("budget", "mixed training budgets"),
-    ],
-)
-def test_rows_measured_differently_are_told_above_the_table(fact: str, said: str) -> None:
+def test_rows_measured_differently_are_told_above_the_table() -> None:
     assert with_facts({}).warnings == ()
-    other = "d2" * 32
-    comparison = with_facts({fact: other})
-    if fact == "transform":  # Only one side tells it: nothing to compare with.
-        assert comparison.warnings == ()
-        return
-    assert warned(comparison, said, "not comparable", f"{other[:12]} in car_ft")
-
-
-def test_transforms_and_precisions_are_compared_too() -> None:
-    runs = [
-        run(name, 0, metrics(0.6, 0.3), facts={"transform": name, "precision": name, "note": name})
-        for name in ("a", "b")
-    ]
-    said = compare(runs, sweep="s").warnings
-    assert [warning.split(",")[0] for warning in said] == [
-        "mixed precisions",
-        "mixed image transforms",
-    ]
-
-
-def test_zero_shot_has_no_training_budget_to_differ_by() -> None:
-    runs = [zero_shot(facts={"budget": "0"}), *arm("fine_tune", [0.6], [0.3])]
-    runs[1] = run("fine_tune", 0, metrics(0.6, 0.3), facts={"budget": "10 epochs"})
-    assert compare(runs, sweep="s").warnings == ()
+    assert warned(with_facts({"data": "d2" * 32}), "mixed data", "d2d2d2d2d2d2 in car_ft")
 
 
 @pytest.mark.parametrize("told", [["sketch", "clipart"], "sketch, clipart"], ids=["list", "text"])
@@ -246,6 +213,35 @@ def test_the_caller_may_know_better_which_baseline_is_untuned() -> None:
     assert "untuned" in row(comparison, "fine_tune").marks
 
 
+def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> None:
+    runs = [
+        run("car_ft", seed, metrics(0.6, 0.3), trial=trial, params={KL: weight})
+        for trial, weight in enumerate((0.1, 1.0))
+        for seed in (0, 1)
+    ]
+    comparison = compare(runs, sweep="s")
+    assert comparison.warnings == (
+        "car_ft kl_weight=0.1, car_ft kl_weight=1 tie on id/val/top1; car_ft kl_weight=0.1 was "
+        "taken, the first of them",
+    )
+    strong = compare(runs, sweep="s", rule=Rule(within=0.005, strength={KL: 1}))
+    assert warned(
+        strong, "car_ft kl_weight=1 was taken, the most strongly regularised within the margin"
+    )
+
+
+def test_a_tie_across_algorithms_is_told_once_for_the_setting_that_the_sweep_takes() -> None:
+    runs = [
+        run(name, 0, metrics(0.6, 0.3), trial=trial)
+        for trial, name in enumerate(("fine_tune", "car_ft", "flyp"))
+    ]
+    said = [text for text in compare(runs, sweep="s").warnings if " tie on " in text]
+    assert said == [
+        "fine_tune, car_ft, flyp tie on id/val/top1; fine_tune was taken, the first of them"
+    ]
+    assert not warned(compare(kl_sweep(), sweep="s"), "tie on")
+
+
 def test_an_unfinished_setting_that_must_stand_in_is_told() -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), trial=0), run("car_ft", 1, trial=0)]
     comparison = compare(runs, sweep="s")
@@ -289,7 +285,7 @@ def test_the_order_of_the_records_changes_nothing(runs: list[RunRecord]) -> None
 values = st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf, -math.inf]))
 states = st.sampled_from(["done", "failed", "pruned", "stopped", "running", "missing"])
 records = st.builds(
-    lambda algorithm, seed, state, trial, kl, test, ood: run(
+    lambda algorithm, seed, state, trial, kl, test, ood, fresh: run(
         algorithm,
         None if algorithm == "zero_shot" else seed,
         metrics(test, ood),
@@ -297,6 +293,7 @@ records = st.builds(
         trial=None if algorithm == "zero_shot" else trial,
         params={} if kl is None else {KL: kl},
         merges={"wise_ft@0.5": metrics(test / 2, ood)},
+        **({"role": "confirmation"} if fresh else {}),
     ),
     st.sampled_from(["zero_shot", "fine_tune", "car_ft"]),
     st.integers(0, 5),
@@ -305,6 +302,7 @@ records = st.builds(
     st.none() | st.sampled_from([0.1, 1.0]),
     values,
     st.none() | values,
+    st.booleans(),
 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from scipy import stats
 
 from tests.tracking.made_up import metrics, run
 from tracking.compare import compare
@@ -62,10 +63,10 @@ def test_hits_are_read_in_one_order_whatever_the_files(tmp_path: Path) -> None:
     assert a.value.sum() == sum(map(sum, HITS))
 
 
-def test_validation_is_left_out_and_plain_split_names_are_understood(tmp_path: Path) -> None:
+def test_plain_split_names_are_understood(tmp_path: Path) -> None:
     keep(tmp_path, HITS, splits=("test", "shift/a", "val"))
     hits = read_hits(predictions_path(tmp_path, None))
-    assert set(hits.split) == {"id/test", "ood/a"}
+    assert set(hits.split) == {"id/val", "id/test", "ood/a"}
 
 
 def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
@@ -129,7 +130,10 @@ def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
     plain = compare(runs, sweep="s")
     assert all(not row.ci95_images for row in plain.rows)
     asked = compare(runs, sweep="s", with_images=True)
-    assert all(set(row.ci95_images) == {"id/test/top1", "ood/mean/top1"} for row in asked.rows)
+    splits = {"id/test/top1", "ood/a/top1", "ood/b/top1", "ood/mean/top1"}
+    assert all(set(row.ci95_images) == splits for row in asked.rows)
+    assert set(asked.findings[0].ci95_images) == splits
+    assert asked.findings[0].ci95_images["id/test/top1"] == (0, 0)
     over_images = asked.findings[0].ood_images
     assert over_images is not None
     assert 0 < over_images.low < (100 - sum(HITS[1])) / 200 < over_images.high
@@ -145,4 +149,21 @@ def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_p
         hits = arm_hits([kept_run(tmp_path / name)], None)
         assert hits is not None
         found[name] = set(intervals(hits))
-    assert found == {"test": {"id/test/top1"}, "shift": {"ood/mean/top1"}, "val": set()}
+    assert found == {
+        "test": {"id/test/top1"},
+        "shift": {"ood/a/top1", "ood/mean/top1"},
+        "val": {"id/val/top1"},
+    }
+
+
+def test_each_split_has_the_interval_it_would_have_alone(tmp_path: Path) -> None:
+    splits = ("id/val", "id/test", "ood/a")
+    keep(tmp_path / "all", HITS, splits=splits)
+    together = arm_hits([kept_run(tmp_path / "all")], None)
+    assert together is not None
+    found = intervals(together)
+    for split, hits in zip(splits, HITS, strict=True):
+        low, high = found[f"{split}/top1"]
+        share = sum(hits) / 100
+        exact = stats.binom.ppf([0.025, 0.975], 100, share) / 100
+        assert (low, high) == pytest.approx(exact, abs=0.011)

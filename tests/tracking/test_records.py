@@ -64,6 +64,21 @@ def test_a_value_that_is_not_finite_is_no_value(value: float) -> None:
     assert arm.by_seed("id/test/top1") == {}
 
 
+def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
+    fresh = {"params": {KL: 1.0}, "role": "confirmation"}
+    runs = [run("car_ft", seed, metrics(0.6, 0.3), **fresh) for seed in (5, 6)]
+    runs += [run("car_ft", seed, metrics(0.6, 0.3), trial=3, params={KL: 1}) for seed in (0, 5)]
+    arms = group([*runs, run("fine_tune", 0)])
+    assert [(arm.label, arm.trial, len(arm.done)) for arm in arms] == [
+        ("fine_tune", None, 0),
+        ("car_ft kl_weight=1", 3, 2),
+        ("car_ft kl_weight=1 (confirmed)", None, 2),
+    ]
+    assert [arm.confirms for arm in arms] == [False, False, True]
+    assert arms[2].is_setting_of(arms[1])
+    assert not arms[2].is_setting_of(arms[0])
+
+
 def test_completeness_asks_for_every_seed() -> None:
     arm = group([run("fine_tune", seed, metrics(0.6, 0.3)) for seed in (0, 1)])[0]
     assert arm.is_complete((0, 1))

@@ -16,6 +16,7 @@ from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_s
 from tracking import report
 from tracking.compare import Comparison, RunRecord, compare
 from tracking.selection import Rule
+from tracking.view import View
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -48,7 +49,9 @@ TEXTS = {
     "comparison_100.txt": lambda: report.terminal(SWEEP, width=100),
     "comparison_120.txt": lambda: report.terminal(SWEEP, width=120),
     "comparison_troubled_80.txt": lambda: report.terminal(troubled(), width=80),
-    "comparison_all_alphas_120.txt": lambda: report.terminal(SWEEP, width=120, all_alphas=True),
+    "comparison_all_alphas_120.txt": lambda: report.terminal(
+        SWEEP, width=120, view=View(all_alphas=True)
+    ),
     "comparison.md": lambda: report.markdown(SWEEP),
     "comparison.csv": lambda: report.csv_text(SWEEP),
 }
@@ -69,7 +72,7 @@ def test_the_text_is_the_one_that_was_looked_at(name: str) -> None:
 @pytest.mark.parametrize("width", [40, 60, 79, 80, 99, 100, 120, 132, 200])
 def test_no_line_is_wider_than_asked_and_no_number_is_cut(width: int, all_alphas: bool) -> None:
     for comparison in (SWEEP, troubled()):
-        text = report.terminal(comparison, width=width, all_alphas=all_alphas)
+        text = report.terminal(comparison, width=width, view=View(all_alphas=all_alphas))
         assert max(map(cell_len, text.splitlines())) <= width
         assert "…" not in text
 
@@ -99,8 +102,8 @@ def test_many_shifts_take_several_tables_rather_than_being_left_out() -> None:
 
 def test_only_the_chosen_alpha_is_shown_unless_all_are_asked_for() -> None:
     assert report.terminal(SWEEP, width=120).count("+ wise_ft@") == 5
-    assert report.terminal(SWEEP, width=120, all_alphas=True).count("+ wise_ft@") == 15
-    assert report.markdown(SWEEP, all_alphas=True).count("+ wise_ft@") == 15
+    assert report.terminal(SWEEP, width=120, view=View(all_alphas=True)).count("+ wise_ft@") == 15
+    assert report.markdown(SWEEP, view=View(all_alphas=True)).count("+ wise_ft@") == 15
 
 
 def test_a_merged_row_stands_under_its_arm() -> None:
@@ -204,11 +207,11 @@ def test_of_many_trials_the_best_are_shown_with_what_they_are_compared_with() ->
     assert "\n  zero_shot " in text
     assert "\n  fine_tune " in text
     assert "52 of 302 settings, the best by id/val/top1." in " ".join(text.split())
-    everything = report.terminal(comparison, width=100, most=None)
+    everything = report.terminal(comparison, width=100, view=View(most=None))
     assert len(re.findall(r"^..car_ft kl_weight", everything, re.MULTILINE)) == 300
     assert "settings, the best" not in everything
     assert "52 of 302 settings" in report.markdown(comparison)
-    assert report.markdown(comparison, most=None).count("car_ft kl_weight") > 300
+    assert report.markdown(comparison, view=View(most=None)).count("car_ft kl_weight") > 300
 
 
 def test_the_selected_setting_is_shown_even_when_its_value_is_not_among_the_best() -> None:

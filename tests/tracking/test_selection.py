@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, metrics, run
 from tracking.records import Arm, RunRecord, group
-from tracking.selection import Rule, choose, choose_merges, looks_at_tests
+from tracking.selection import Rule, choose, choose_each, choose_merges, looks_at_tests
 
 SEEDS = (0, 1)
 
@@ -52,6 +52,21 @@ def test_a_loss_is_chosen_at_its_lowest() -> None:
 
 def test_equal_values_go_to_the_earlier_trial() -> None:
     assert chosen(trials([[0.5, 0.5], [0.6, 0.6], [0.6, 0.6]])) == 1
+
+
+def test_values_that_differ_by_rounding_only_are_equal() -> None:
+    arms = trials([[0.1 + 0.2, 0.5], [0.3, 0.5], [0.3, 0.4]])
+    assert 0.1 + 0.2 > 0.3
+    choice = choose(arms[::-1], Rule(), SEEDS)  # the later one would be better by a hair
+    assert choice is not None
+    assert [arm.trial for arm in (choice.arm, *choice.tied)] == [1, 0]
+
+
+def test_who_ties_with_the_choice_is_known_and_nobody_else() -> None:
+    choice = choose(trials([[0.5, 0.6], [0.6, 0.5], [0.5, 0.4], [0.55, 0.55]]), Rule(), SEEDS)
+    assert choice is not None
+    assert choice.arm.trial == 0
+    assert [arm.trial for arm in choice.tied] == [1, 3]
 
 
 def test_a_lucky_seed_beside_a_failed_one_is_not_chosen() -> None:
@@ -152,6 +167,17 @@ def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
 def test_a_rule_without_a_meaning_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"margin|strength"):
         Rule(**wrong)
+
+
+def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> None:
+    runs = [run("fine_tune", seed, metrics(0.6, 0.3)) for seed in SEEDS]
+    runs += [run("car_ft", seed, metrics(0.5, 0.3), trial=0) for seed in SEEDS]
+    runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
+    found = choose_each(group(runs), Rule(), SEEDS)
+    assert [(name, choice.value) for name, choice in found.items()] == [
+        ("car_ft", 0.5),
+        ("fine_tune", 0.6),
+    ]
 
 
 def merged_arm(val_by_alpha: dict[float, float], ood_by_alpha: dict[float, float]) -> Arm:

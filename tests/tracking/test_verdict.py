@@ -70,12 +70,43 @@ def test_a_difference_within_the_noise_is_none_shown() -> None:
     assert comparison.verdict.startswith("No difference in robustness is shown between car_ft and")
 
 
-def test_bit_identical_runs_are_no_difference() -> None:
+def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     comparison = compared(FINE_TUNE, rival(STEADY, LOW))
     finding = comparison.findings[0]
-    assert (finding.outcome, finding.p_holm) == ("no_difference", 1.0)
+    assert (finding.outcome, finding.p_holm) == ("tie", 1.0)
+    assert comparison.sentences[0] == (
+        "A tie: car_ft and fine_tune are equal in OOD mean and ID test, in each of 5 seeds."
+    )
+
+
+def test_a_tie_allows_for_rounding_and_not_for_one_image() -> None:
+    rounded = [value + 1e-16 for value in LOW]
+    assert compared(FINE_TUNE, rival(STEADY, rounded)).findings[0].outcome == "tie"
+    by_one = [*LOW[:4], LOW[4] + 1e-5]
+    assert compared(FINE_TUNE, rival(STEADY, by_one)).findings[0].outcome == "no_difference"
+
+
+def test_equal_robustness_at_another_id_accuracy_is_no_tie() -> None:
+    comparison = compared(FINE_TUNE, rival([value - 0.01 for value in STEADY], LOW))
+    assert comparison.findings[0].outcome == "no_difference"
     assert "OOD mean +0.00 pp [+0.00, +0.00]" in comparison.verdict
     assert "-0.00" not in comparison.verdict
+
+
+@pytest.mark.parametrize(("n", "where"), [(1, "in 1 seed"), (3, "in each of 3 seeds")])
+def test_a_tie_of_few_seeds_is_called_one_so_far(n: int, where: str) -> None:
+    comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(STEADY[:n], LOW[:n]))
+    assert comparison.findings[0].outcome == "too_few_seeds"
+    said = comparison.sentences[0]
+    assert said.startswith(f"too few seeds ({n}, a verdict needs 5): so far a tie, ")
+    assert said.endswith(f"are equal in OOD mean and ID test, {where}.")
+
+
+@pytest.mark.parametrize("n", [5, 6])
+def test_the_signed_ranks_are_told_where_they_can_show_something(n: int) -> None:
+    more = [*STEADY, 0.6505][:n], [*LOW, 0.34][:n], [*HIGH, 0.3605][:n]
+    comparison = compared(arm("fine_tune", more[0], more[1]), rival(more[0], more[2]))
+    assert ("; signed-rank: p = 0.031)" in comparison.verdict) == (n == 6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])

@@ -1,0 +1,71 @@
+"""Small pictures of a split's items as the image tower sees them, for pages."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from carft_core.clip_source import find_model
+from carft_core.config import TrialConfig
+from carft_core.data import Split, Transform
+from carft_core.data.splits import prepare
+from carft_core.errors import RequestError
+
+SIDE = 96
+"""Most pixels of a side."""
+DEFAULT_SIZE = 224
+"""open_clip's image size where an architecture names none."""
+RESIZING = ("interpolation", "resize_mode")
+
+
+def thumbnails(
+    config: TrialConfig, wanted: Mapping[str, Sequence[str]], *, data_digest: str
+) -> dict[tuple[str, str], bytes]:
+    """PNG files by (split, item): of each split (`id/test`, `ood/<shift>`) the items by their ids.
+
+    The evaluation view at the model's own size, at most `SIDE` pixels; the model's weights are
+    not opened. Raises RequestError when the data cannot be opened, or is not that of
+    `data_digest`, on which the runs were made.
+    """
+    data = prepare(config.data)
+    if data.digest != data_digest:
+        raise RequestError(f"the data of {config.data.family} is not what the runs were made on")
+    splits = {"id/test": data.test, **{f"ood/{name}": it for name, it in data.shifts.items()}}
+    transform = _plain_transform(config)
+    found: dict[tuple[str, str], bytes] = {}
+    for name, items in wanted.items():
+        pixels = _pixels(splits[name], items, transform)
+        found |= {(name, item): _png(view) for item, view in zip(items, pixels, strict=True)}
+    return found
+
+
+def _plain_transform(config: TrialConfig) -> Transform:
+    """The model's, but for the normalisation: views come as pixels in [0, 1]."""
+    source = find_model(config.model.name, config.model.pretrained)
+    size = source.architecture["vision_cfg"].get("image_size", DEFAULT_SIZE)
+    resized = {key: source.preprocess[key] for key in RESIZING if key in source.preprocess}
+    return Transform(
+        size if isinstance(size, int) else max(size),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        **resized,
+    )
+
+
+def _pixels(split: Split, items: Sequence[str], transform: Transform) -> Tensor:
+    """[B, 3, S, S] in [0, 1] but for what resampling overshoots."""
+    place = {item: index for index, item in enumerate(split.ids)}
+    return split.views([place[item] for item in items], transform=transform, seed=None, epoch=0)
+
+
+def _png(view: Tensor) -> bytes:
+    pixels = (view.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()

@@ -1,0 +1,76 @@
+"""How `compare` chooses when it is told so: `--metric`, `--selection` and `--id-margin`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from carft_core.errors import RequestError, unknown
+from sweeps.metric_names import PATTERN, natural_goal, problem
+from tracking.judging import Judging
+from tracking.selection import Rule
+from tracking.verdict import Terms
+
+
+def chosen_by(
+    told: Judging, *, metric: str | None, selection: str | None, id_margin: float | None
+) -> Judging:
+    """The judging of a sweep with what was said instead. Raises RequestError for what is wrong."""
+    rule, terms = told.rule, told.terms
+    changes = [_selection(selection)] if selection else []
+    changes += [_metric(metric)] if metric else []
+    if not changes and id_margin is None:
+        return told
+    if id_margin is not None:
+        terms = Terms(alpha=terms.alpha, id_margin=id_margin, fewest_seeds=terms.fewest_seeds)
+    fields = dict(vars(rule))
+    for change in changes:
+        fields |= change
+    try:
+        return replace(told, rule=Rule(**fields), terms=terms)
+    except ValueError as error:
+        raise RequestError(f"{error} (--selection oracle)") from None
+
+
+def check_merge(merge: str | None, labels: Iterable[str]) -> None:
+    """Raise RequestError where no run has the merged model that counts."""
+    known = set(labels)
+    if merge is not None and merge not in known:
+        raise RequestError(f"--metric: {unknown('merged model', merge, known)}")
+
+
+def _metric(text: str) -> dict[str, object]:
+    """`id/val/nll`, `wise_ft@0.5/id/val/top1`, either with `:minimize` behind it."""
+    name, _, goal = text.partition(":")
+    merge = None
+    if not re.fullmatch(PATTERN, name):
+        head, _, rest = name.partition("/")
+        if "@" in head and re.fullmatch(PATTERN, rest):
+            merge, name = head, rest
+    wrong = problem(name)
+    if wrong:
+        raise RequestError(f"--metric: {wrong}")
+    natural = natural_goal(name)
+    if goal and goal not in ("minimize", "maximize"):
+        allowed = unknown("direction", goal, ("minimize", "maximize"))
+        raise RequestError(f"--metric {text}: {allowed}")
+    if goal and goal != natural:
+        raise RequestError(f"--metric {text}: {name} is better the other way round; say {natural}")
+    return {"metric": name, "goal": natural, "merge": merge}
+
+
+def _selection(text: str) -> dict[str, object]:
+    """`best_val`, `within=0.005` or `oracle`."""
+    if text in ("best_val", "oracle"):
+        return {"within": None, "oracle": text == "oracle"}
+    name, _, margin = text.partition("=")
+    try:
+        within = float(margin)
+    except ValueError:
+        within = -1.0
+    if name != "within" or not 0 < within < 1:
+        raise RequestError(
+            f"--selection {text}: say best_val, oracle, or within=0.005 (a margin between 0 and 1)"
+        )
+    return {"within": within, "oracle": False}

@@ -1,0 +1,135 @@
+"""`carft-sweep predict MODEL IMAGE...`: what an exported model says of images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carft_core.errors import RequestError
+from sweeps.cli import FAILED
+from sweeps.home import Home, find_home
+from sweeps.known import sweep_folder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from carft_core.predictor import Guess, Prediction, Predictor
+
+Say = Callable[[str], None]
+BATCH = 64
+
+
+def run(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command. 1 when no image could be read."""
+    from carft_core.predictor import Predictor
+
+    images = list(_images([Path(text).expanduser() for text in arguments.images]))
+    model = Predictor.load(_folder(arguments), _device(arguments.device))
+    seen: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    for image, prediction in _predicted(model, images, arguments):
+        if isinstance(prediction, RequestError):
+            unreadable.append({"image": str(image), "reason": str(prediction)})
+            continue
+        seen.append({"image": str(image), **_plain(prediction)})
+        if not arguments.json:
+            for line in _lines(image, prediction):
+                say(line)
+    if arguments.json:
+        say(json.dumps({"predictions": seen, "unreadable": unreadable}, indent=1))
+    elif unreadable:
+        say(f"{len(unreadable)} of {len(images)} could not be read:")
+        for item in unreadable:
+            say(f"  {item['reason']}")
+    return 0 if seen else FAILED
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    """The export that the first argument names, or that of the sweep's selected model."""
+    from carft_core.export import FACTS
+    from sweeps.exporting import selected_in_cache
+
+    home = Home(find_home(arguments.home).path.absolute())
+    folder = Path(arguments.model).expanduser()
+    if (folder / FACTS).is_file():
+        return folder
+    try:
+        sweep_folder(home, arguments.model)
+    except RequestError as error:
+        if folder.is_dir():
+            raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
+        raise RequestError(
+            f"{arguments.model} is no folder that `carft-sweep export` made, and there is {error}"
+        ) from None
+    return selected_in_cache(home, arguments.model)
+
+
+def _device(text: str) -> str:
+    from carft_core.config import DEVICE
+
+    if not re.fullmatch(DEVICE, text):
+        raise RequestError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}")
+    return text
+
+
+def _images(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files, and the images below the folders."""
+    from carft_core.data.folder_tree import EXTENSIONS
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        below = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+        )
+        if not below:
+            raise RequestError(f"there is no image in {path} ({', '.join(EXTENSIONS)})")
+        yield from below
+
+
+def _predicted(
+    model: Predictor, images: Sequence[Path], arguments: argparse.Namespace
+) -> Iterator[tuple[Path, Prediction | RequestError]]:
+    """In the order of the images; what cannot be read comes with the reason."""
+    for first in range(0, len(images), BATCH):
+        batch = images[first : first + BATCH]
+        opened = [_opened(path) for path in batch]
+        readable = [image for image in opened if not isinstance(image, RequestError)]
+        told = iter(model.predict(readable, top=arguments.top, contexts=arguments.contexts))
+        for path, image in zip(batch, opened, strict=True):
+            yield path, image if isinstance(image, RequestError) else next(told)
+
+
+def _opened(path: Path) -> Image | RequestError:
+    from carft_core.predictor import read_image
+
+    try:
+        return read_image(path)
+    except RequestError as error:
+        return error
+
+
+def _plain(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "classes": [{"class": name, "probability": p} for name, p in prediction.classes],
+        "contexts": [{"context": name, "probability": p} for name, p in prediction.contexts],
+    }
+
+
+def _lines(image: Path, prediction: Prediction) -> Iterator[str]:
+    yield str(image)
+    yield from _guesses(prediction.classes, indent=2)
+    if prediction.contexts:
+        yield "  seen as"
+        yield from _guesses(prediction.contexts, indent=4)
+
+
+def _guesses(guesses: Sequence[Guess], *, indent: int) -> Iterator[str]:
+    width = max(len(guess.name) for guess in guesses)
+    for name, probability in guesses:
+        yield f"{' ' * indent}{name:{width}}  {100 * probability:5.1f} %"

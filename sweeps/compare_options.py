@@ -1,0 +1,86 @@
+"""The options of `compare`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(compare: argparse.ArgumentParser) -> None:
+    """Add them to the parser of the command."""
+    compare.add_argument(
+        "sweeps", metavar="SWEEP", nargs="*", help="names; several are one comparison"
+    )
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print as JSON")
+    form.add_argument("--csv", action="store_true", help="print as CSV, fractions")
+    form.add_argument("--markdown", action="store_true", help="print as Markdown")
+    form.add_argument("--latex", action="store_true", help="print as a LaTeX table (booktabs)")
+    compare.add_argument("--separate", action="store_true", help="one comparison for each sweep")
+    _of_rows(compare)
+    _of_choice(compare)
+    _of_server(compare)
+
+
+def _of_rows(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "--where",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        help="only these runs: algorithm=car_ft, kl_weight>=0.3; repeatable",
+    )
+    compare.add_argument("--columns", metavar="NAME,...", help="headers or metrics, in this order")
+    compare.add_argument(
+        "--sort", metavar="COLUMN", help="rows by this column; COLUMN:asc, COLUMN:desc"
+    )
+    compare.add_argument("--all", action="store_true", help="every trial, not the best 50 only")
+    compare.add_argument("--all-alphas", action="store_true", help="every point of every merge")
+    compare.add_argument(
+        "--images", action="store_true", help="add bootstrap intervals over images"
+    )
+    compare.add_argument(
+        "--published", action="store_true", help="add what others have published, marked as quoted"
+    )
+
+
+def _of_choice(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "--reference",
+        metavar="ALGORITHM",
+        default="fine_tune",
+        help="what the others are tested against (fine_tune)",
+    )
+    compare.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="choose by this metric: id/val/nll, wise_ft@0.5/id/val/top1",
+    )
+    compare.add_argument(
+        "--selection", metavar="RULE", help="choose by best_val, within=0.005 or oracle"
+    )
+    compare.add_argument(
+        "--id-margin",
+        metavar="FRACTION",
+        type=_fraction,
+        help="by how much ID may be lower and still count as not worse",
+    )
+
+
+def _of_server(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="read from this MLflow server or database; without names, list its sweeps",
+    )
+    compare.add_argument("--experiment", metavar="NAME", help="of that server (carft-sweep)")
+
+
+def _fraction(text: str) -> float:
+    """`0.005`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, got {text!r}")
+    return value

@@ -1,0 +1,126 @@
+"""What an exported model says of a file is what its run said, from the export's folder alone."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from carft_core.bench import open_bench
+from carft_core.config import TrialConfig
+from carft_core.errors import RequestError
+from carft_core.evaluate import read_predictions
+from carft_core.export import export
+from carft_core.predictor import Picture, Prediction, Predictor, read_image
+from carft_core.result import RunFolder
+from carft_core.train import train
+
+Config = Callable[..., TrialConfig]
+CLASSES = ("anchor", "bell", "cat")
+
+
+@pytest.fixture(scope="module")
+def exported(toy_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export `model` of a run in `run`."""
+    folder = tmp_path_factory.mktemp("exported")
+    config = toy_config()
+    train(config, 0, workdir=folder / "run")
+    export(folder / "run", config, folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return Predictor.load(exported / "model", "cpu")
+
+
+def as_bytes(file: Path) -> Picture:
+    return file.read_bytes()
+
+
+def opened(file: Path) -> Picture:
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("form", [Path, as_bytes, opened])
+def test_it_says_of_every_image_what_the_run_said(
+    exported: Path, predictor: Predictor, toy_root: Path, form: Callable[[Path], Picture]
+) -> None:
+    rows = read_predictions(RunFolder(exported / "run").predictions("unmerged")).to_pylist()
+    tested: list[dict[str, Any]] = [row for row in rows if row["split"] == "id/test"]
+    assert len(tested) == 12
+    told = predictor.predict([form(toy_root / row["id"]) for row in tested])
+    for row, prediction in zip(tested, told, strict=True):
+        assert [CLASSES.index(guess.name) for guess in prediction.classes] == row["top5"]
+        assert prediction.classes[0].probability == pytest.approx(row["confidence"], abs=1e-5)
+        assert sum(guess.probability for guess in prediction.classes) == pytest.approx(1)
+
+
+def test_contexts_are_the_softmax_over_the_templates(
+    exported: Path, predictor: Predictor, toy_config: Config, toy_root: Path
+) -> None:
+    bench = open_bench(toy_config())
+    classifier = bench.teacher.new_classifier()
+    classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
+    image = bench.data.test.views([0], transform=bench.transform, seed=None, epoch=0)
+    with torch.no_grad():
+        features = classifier.eval().features(image)
+        expected = bench.teacher.context_log_probs(features).exp()[0]
+    (told,) = predictor.predict([toy_root / bench.data.test.ids[0]], contexts=2)
+    for guess in told.contexts:
+        place = bench.teacher.contexts.templates.index(guess.name)
+        assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)
+    assert [g.probability for g in told.contexts] == pytest.approx(
+        expected.sort(descending=True).values[:2].tolist(), abs=1e-5
+    )
+
+
+def test_so_many_are_told_as_are_asked_for_and_are_there(
+    predictor: Predictor, toy_root: Path
+) -> None:
+    file = next((toy_root / "test").rglob("*.png"))
+    (told,) = predictor.predict([file], top=99, contexts=0)
+    assert {guess.name for guess in told.classes} == set(CLASSES)
+    assert told.contexts == ()
+    assert predictor.predict([]) == []
+    many = predictor.predict([file] * 70, top=1)
+    assert [prediction.classes[0].name for prediction in many] == [told.classes[0].name] * 70
+
+
+def test_it_needs_nothing_that_it_was_trained_on(
+    exported: Path, toy_root: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    shutil.copytree(exported / "model", tmp_path / "elsewhere")
+    moved = Predictor.load(tmp_path / "elsewhere")
+    file = next((toy_root / "test").rglob("*.png"))
+    found: list[Prediction] = [one.predict([file])[0] for one in (moved, predictor)]
+    assert found[0] == found[1]
+
+
+def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"holds no exported model: there is no carft\.json"):
+        Predictor.load(tmp_path)
+    for name in ("classes.json", "head.safetensors", "contexts.safetensors"):
+        folder = tmp_path / name
+        shutil.copytree(exported / "model", folder)
+        (folder / name).unlink()
+        with pytest.raises(RequestError, match=f"is not whole: there is no {name}"):
+            Predictor.load(folder)
+
+
+def test_what_is_no_image_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no image of a known format"):
+        read_image(b"hello")
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_image(file.getvalue()[:1500])
+    with pytest.raises(RequestError, match=r"none\.png cannot be read as an image"):
+        read_image(tmp_path / "none.png")

@@ -1,0 +1,73 @@
+"""Headless Chromium for tests and screenshots: its window, its colours, what it photographs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+IS_THERE = CHROMIUM is not None and DRIVER is not None
+WHY_NOT = "needs a browser: the packages chromium and chromium-driver"
+SWITCHES = (
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "hide-scrollbars",
+)
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[webdriver.Chrome]:
+    """Chromium that looks nothing up on its own, and logs what it is asked to fetch."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for switch in SWITCHES:
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def show(
+    driver: webdriver.Chrome,
+    url: str,
+    *,
+    width: int,
+    height: int = 800,
+    scheme: Literal["light", "dark"] = "light",
+) -> None:
+    """Open a page in a window of this size, in this colour scheme."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    colours(driver, scheme)
+    driver.get(url)
+
+
+def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
+    """As if the user had chosen this scheme."""
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def photograph(driver: webdriver.Chrome, path: Path, *, top: int = 0, height: int) -> None:
+    """A part of the page, over its whole width, as PNG."""
+    width = driver.execute_script("return document.documentElement.clientWidth")
+    clip: dict[str, Any] = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
+    wanted = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+    found = driver.execute_cdp_cmd("Page.captureScreenshot", wanted)
+    path.write_bytes(base64.b64decode(found["data"]))

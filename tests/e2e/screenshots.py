@@ -1,0 +1,144 @@
+"""The pictures of report and MLflow in the docs, of a sweep that has ended, in headless Chromium.
+
+    python -m tests.e2e.screenshots HOME SWEEP docs/images
+
+HOME's MLflow must hold the report: it is logged when a sweep ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from sweeps.home import Home
+from tests.e2e.browser import browser, photograph, show
+from tracking.journal import known_run_ids
+from tracking.where import where
+
+SECONDS = 60
+NARROW = 600
+"""Pixels below which MLflow's side bar leaves no place for anything else."""
+DRAWN = (
+    "const left = document.querySelectorAll('[data-chart]:not(.drawn)');"
+    "left[0]?.scrollIntoView(); return left.length === 0"
+)
+
+
+class Shot(NamedTuple):
+    """A part of the report, from the top of a section on."""
+
+    name: str
+    width: int
+    height: int
+    scheme: Literal["light", "dark"]
+    begins_at: str | None
+    """The id of the section; None: the page."""
+
+
+SHOTS = (
+    Shot("report-desktop", 1280, 1500, "light", None),
+    Shot("report-dark", 1280, 1300, "dark", "shifts"),
+    Shot("report-gallery", 1280, 1000, "light", "gallery"),
+    Shot("report-phone", 390, 1400, "light", None),
+)
+
+
+def main() -> None:
+    """Make them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("home", type=Path)
+    parser.add_argument("sweep")
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    home = Home(given.home.absolute())
+    given.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "sweeps", "--home", str(home.path)]
+    page = (given.folder / "report.html").absolute()
+    subprocess.run([*command, "report", given.sweep, "--out", str(page)], check=True)
+    with browser() as driver:
+        for shot in SHOTS:
+            _report(driver, page.as_uri(), shot, given.folder)
+        page.unlink()
+        with _served([*command, "ui", "--port", "0"]) as address:
+            run = known_run_ids(where(home.path).spool, given.sweep)[""]
+            url = f"{address}/#/experiments/1/runs/{run}/artifacts/report.html"
+            _mlflow(driver, url, 1500, 1000, given.folder / "mlflow-report.png")
+            _mlflow(driver, url, 390, 800, given.folder / "mlflow-report-phone.png")
+
+
+def _report(driver: webdriver.Chrome, url: str, shot: Shot, folder: Path) -> None:
+    show(driver, url, width=shot.width, scheme=shot.scheme)
+    _wait(driver, lambda: bool(driver.execute_script(DRAWN)))
+    driver.execute_script("scrollTo(0, 0)")
+    top = 0
+    if shot.begins_at is not None:
+        edge = f"return document.getElementById('{shot.begins_at}').getBoundingClientRect().top"
+        top = round(driver.execute_script(edge))
+    photograph(driver, folder / f"{shot.name}.png", top=top, height=shot.height)
+
+
+def _mlflow(driver: webdriver.Chrome, url: str, width: int, height: int, path: Path) -> None:
+    """The report in its frame among the artifacts, with its charts drawn."""
+    show(driver, "about:blank", width=width, height=height)
+    show(driver, url, width=width, height=height)
+    # What asks for attention at the side is closed, as a reader does.
+    panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
+
+    def is_drawn() -> bool:
+        for button in driver.find_elements(By.CSS_SELECTOR, panel):
+            button.click()
+        frames = driver.find_elements(By.CSS_SELECTOR, "iframe.mlflow-html-iframe")
+        if not frames:
+            return False
+        driver.switch_to.frame(frames[0])
+        try:
+            return bool(driver.execute_script(f"{DRAWN} && location.protocol === 'blob:'"))
+        finally:
+            driver.switch_to.default_content()
+
+    _wait(driver, is_drawn)
+    if width < NARROW:
+        driver.find_element(By.CSS_SELECTOR, '[aria-label="Toggle sidebar"]').click()
+        time.sleep(1)  # it slides away, and MLflow lays out anew
+        _wait(driver, is_drawn)
+    driver.switch_to.frame(driver.find_element(By.CSS_SELECTOR, "iframe.mlflow-html-iframe"))
+    driver.execute_script("scrollTo(0, 0)")
+    driver.switch_to.default_content()
+    time.sleep(1)  # for the panel to slide away
+    driver.save_screenshot(str(path))
+
+
+def _wait(driver: webdriver.Chrome, holds: Callable[[], bool]) -> None:
+    """MLflow builds its page more than once: what was there a moment ago may be gone."""
+    ignored = (WebDriverException,)
+    WebDriverWait(driver, SECONDS, ignored_exceptions=ignored).until(lambda _: holds())
+
+
+@contextmanager
+def _served(command: list[str]) -> Iterator[str]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://\S+", server.stdout.readline())
+            assert found is not None
+            yield found[0]
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    main()

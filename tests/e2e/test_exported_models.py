@@ -1,0 +1,635 @@
+"""An exported model is loaded by open_clip and MLflow in a fresh process without carft-sweep."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pickletools
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.model import PythonModelContext
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from carft_core.bench import open_bench
+from carft_core.config import trial_config
+from carft_core.evaluate import read_predictions
+from carft_core.export import export
+from carft_core.predictor import Predictor
+from carft_core.result import RunFolder
+from carft_core.train import train
+from sweeps.cli import main
+from sweeps.exporting import log_selected
+from sweeps.home import Home
+from sweeps.named import look
+from sweeps.records import comparison
+from sweeps.runs import Runs
+from sweeps.spec import load_spec
+from tracking import served_model
+
+CLASSES = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
+SPLITS = {"train": 6, "test": 4, "shifts/dark": 3}
+ALONE = """
+import importlib.abc, sys
+
+class WithoutUs(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"carft_core", "sweeps", "tracking"}:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, WithoutUs())
+"""
+OPENED = """
+import open_clip, torch
+from safetensors.torch import load_file, save_file
+
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{sys.argv[1]}")
+head = load_file(f"{sys.argv[1]}/head.safetensors")["weight"]
+
+def said(images):
+    with torch.inference_mode():
+        return model.eval().encode_image(images, normalize=True) @ head.T
+"""
+BY_OPEN_CLIP = f"""{OPENED}
+from PIL import Image
+
+images = [preprocess(Image.open(file).convert("RGB")) for file in sys.argv[3:]]
+save_file({{"logits": said(torch.stack(images))}}, sys.argv[2])
+"""
+OF_VIEWS = f"""{OPENED}
+views = load_file(sys.argv[2])
+save_file({{name: said(images) for name, images in views.items()}}, sys.argv[3])
+"""
+BY_MLFLOW = """
+import json
+import mlflow, pandas as pd
+
+uri, images, out = sys.argv[1:4]
+model = mlflow.pyfunc.load_model(uri)
+told = model.predict(pd.DataFrame({"image": json.load(open(images))}), params={"top": 3})
+told.to_json(out, orient="records", double_precision=15)
+"""
+CONTEXT = PythonModelContext({}, {})
+Command = Callable[..., Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured noise, and a shift."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in SPLITS.items():
+        for name, colour in CLASSES.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = rng.integers(-60, 60, (36, 40, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def home(
+    root: Path, tiny_clip_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Home]:
+    """A home with the sweep `small`, kept in its own MLflow."""
+    folder = tmp_path_factory.mktemp("sweep")
+    sweep = {
+        "name": "small",
+        "method": "grid",
+        "parameters": {"algorithm.kl_weight": {"values": [0.3]}},
+        "seeds": [0, 1],
+        "baselines": ["zero_shot", "fine_tune"],
+        "trial": {
+            "model": {"name": str(tiny_clip_files)},
+            "data": {"family": "image_folder", "root": str(root), "val_fraction": 0.3},
+            "prompts": {"classes": "simple", "contexts": "simple"},
+            "algorithm": {"name": "car_ft"},
+            "optim": {"lr": 1e-3, "steps": 1, "batch_size": 8},
+            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+            "device": "cpu",
+        },
+    }
+    (folder / "small.yaml").write_text(json.dumps(sweep))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_WEBHOOK"):
+            patch.delenv(name, raising=False)
+        patch.setenv("CARFT_HOME", str(folder / "home"))
+        patch.chdir(folder)
+        assert main(["run", "small.yaml", "--in-process", "--quiet"]) == 0
+        yield Home(folder / "home")
+
+
+@pytest.fixture
+def command(home: Home, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`command("export", "small")`: the exit code, what was printed, and it as JSON if it is."""
+    del home
+
+    def run(*words: object) -> dict[str, Any]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return {"code": code, "out": out, "err": err, **(json.loads(out) if out[:1] == "{" else {})}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def kept(home: Home, root: Path) -> dict[str, Any]:
+    """The selected model exported, kept in MLflow, and registered."""
+    del root
+    out = home.path.parent / "kept"
+    text: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.cli._say", text.append)
+        words = ["--out", str(out), "--mlflow", "--register", "tiny", "--json"]
+        assert main(["export", "small", *words]) == 0
+    told: dict[str, Any] = json.loads(text[0])
+    return told
+
+
+def uri(home: Home) -> str:
+    return f"sqlite:///{home.path / 'mlflow.db'}"
+
+
+def png(pixels: torch.Tensor) -> bytes:
+    """Of [3, S, S] in [0, 1]."""
+    file = io.BytesIO()
+    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def alone(script: str, *words: object, cwd: Path, **environ: str) -> None:
+    """Run a script where carft-sweep is not installed."""
+    subprocess.run(
+        [sys.executable, "-c", ALONE + script, *map(str, words)],
+        check=True,
+        cwd=cwd,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **environ},
+        timeout=120,
+    )
+
+
+def stored(workdir: Path, *splits: str) -> list[dict[str, Any]]:
+    rows = read_predictions(RunFolder(workdir).predictions("unmerged")).to_pylist()
+    return [row for row in rows if row["split"] in splits]
+
+
+def test_in_a_fresh_process_without_us_both_give_the_stored_predictions(
+    home: Home, kept: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    rows = stored(home.runs / kept["digest"], "id/test", "ood/dark")
+    assert len(rows) == 3 * (SPLITS["test"] + SPLITS["shifts/dark"])
+    files = [root / row["id"] for row in rows]
+    texts = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    (tmp_path / "images.json").write_text(json.dumps(texts))
+    words = (kept["folder"], tmp_path / "said.safetensors", *files)
+    model = (f"models:/{kept['model_id']}", tmp_path / "images.json", tmp_path / "told.json")
+    both = f"{BY_OPEN_CLIP}\nsys.argv[1:] = {[str(word) for word in model]!r}\n{BY_MLFLOW}"
+    alone(both, *words, cwd=tmp_path, MLFLOW_TRACKING_URI=uri(home))
+    logits = load_file(tmp_path / "said.safetensors")["logits"]
+    assert torch.allclose(torch.tensor([row["logits"] for row in rows]), logits, atol=0.02)
+    assert [row["prediction"] for row in rows] == logits.argmax(dim=1).tolist()
+    told = json.loads((tmp_path / "told.json").read_text())
+    for row, answer in zip(rows, told, strict=True):
+        assert [[*CLASSES].index(guess["label"]) for guess in answer["top"]] == row["top5"]
+        assert answer["label"] == [*CLASSES][row["prediction"]]
+        assert answer["probability"] == pytest.approx(row["confidence"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_open_clip_alone_says_of_every_view_of_icon_shift_what_the_run_said(
+    tmp_path: Path,
+) -> None:
+    config = trial_config(
+        {
+            "data": {"family": "icon_shift", "train_fraction": 0.05},
+            "algorithm": {"name": "car_ft"},
+            "optim": {"epochs": 1},
+            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+            "device": "cpu",
+        }
+    )
+    train(config, 0, workdir=tmp_path / "run")
+    export(tmp_path / "run", config, tmp_path / "icons")
+    bench = open_bench(config)
+    splits = bench.evaluated_splits()
+    views = {
+        name: split.views(range(len(split)), transform=bench.transform, seed=None, epoch=0)
+        for name, split in splits.items()
+    }
+    save_file(views, tmp_path / "views.safetensors")
+    names = ("icons", "views.safetensors", "said.safetensors")
+    alone(OF_VIEWS, *(tmp_path / name for name in names), cwd=tmp_path)
+    for split, logits in load_file(tmp_path / "said.safetensors").items():
+        rows = stored(tmp_path / "run", split)
+        assert len(rows) == len(logits) == len(splits[split])
+        assert torch.allclose(torch.tensor([row["logits"] for row in rows]), logits, atol=0.02)
+        assert [row["prediction"] for row in rows] == logits.argmax(dim=1).tolist()
+
+
+def test_the_model_belongs_to_its_run_and_its_sweep_and_has_their_numbers(
+    home: Home, kept: dict[str, Any]
+) -> None:
+    client = MlflowClient(uri(home))
+    model = client.get_logged_model(kept["model_id"])
+    run = client.get_run(str(model.source_run_id))
+    assert run.data.tags["carft.run"] == kept["digest"]
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    for one in (run, parent):
+        assert one.outputs is not None
+        assert [output.model_id for output in one.outputs.model_outputs] == [model.model_id]
+    assert model.params == {
+        "label": "unmerged",
+        "algorithm": "car_ft",
+        "algorithm.kl_weight": "0.3",
+        "seed": str(kept["seed"]),
+    }
+    assert model.tags["carft.digest"] == kept["digest"]
+    measured = {metric.key: metric for metric in model.metrics or []}
+    for name in ("id/val/top1", "id/test/top1", "ood/dark/top1", "ood/mean/top1", "gap/top1"):
+        assert measured[name].value == kept["metrics"][name] == run.data.metrics[name]
+        assert measured[name].dataset_name == "image_folder"
+        assert len(client.get_metric_history(run.info.run_id, name)) <= 2  # once an epoch
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert version.source == model.artifact_location
+    assert str(version.description).startswith("car_ft kl_weight=0.3, seed")
+
+
+def test_nothing_in_the_kept_model_is_pickled(home: Home, kept: dict[str, Any]) -> None:
+    model = MlflowClient(uri(home)).get_logged_model(kept["model_id"])
+    files = [file for file in Path(model.artifact_location).rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"MLmodel", "served_model.py", "head.safetensors"}
+    for file in files:
+        assert file.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".bin"}, file
+        content = file.read_bytes()
+        assert content[:2] != b"PK", file
+        assert not is_pickle(content), file
+    requirements = next(file for file in files if file.name == "requirements.txt").read_text()
+    assert f"torch=={torch.__version__.partition('+')[0]}\n" in requirements
+    assert "+" not in requirements
+    assert "carft" not in requirements
+
+
+def is_pickle(content: bytes) -> bool:
+    """Whether the bytes are a pickle from the first to the last."""
+    try:
+        *_, last = pickletools.genops(content)
+    except ValueError:
+        return False
+    return last[0].name == "STOP" and last[2] == len(content) - 1
+
+
+def test_what_is_pickled_would_be_seen() -> None:
+    import pickle
+
+    assert is_pickle(pickle.dumps({"a": [1]}))
+
+
+def test_the_same_model_is_kept_and_registered_once(
+    home: Home, kept: dict[str, Any], command: Command
+) -> None:
+    again = command(
+        "export", "small", "--out", kept["folder"], "--mlflow", "--register", "tiny", "--json"
+    )
+    assert again["model_id"] == kept["model_id"]
+    assert again["registered"] == {"name": "tiny", "version": "1"}
+    text = command("export", "small", "--out", kept["folder"], "--mlflow")["out"]
+    assert f"MLflow: models:/{kept['model_id']} (was there already)" in text
+    client = MlflowClient(uri(home))
+    run = client.get_run(str(client.get_logged_model(kept["model_id"]).source_run_id))
+    assert run.outputs is not None
+    assert len(run.outputs.model_outputs) == 1
+
+
+def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fatal(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(home.path.parent / "small.yaml")
+    found = comparison(look(home, "small"), Runs(home.runs))
+    shutil.rmtree(home.sweep("small") / "told", ignore_errors=True)
+    log_selected(home, spec, found)
+    client = MlflowClient(uri(home))
+    (experiment,) = [e for e in client.search_experiments() if e.name == "carft-sweep"]
+    models = client.search_logged_models([experiment.experiment_id])
+    assert len({model.tags["carft.evaluation"] for model in models}) == len(models)
+    assert not list(home.cache.glob(".export-*"))
+
+    def unreached(*_: object, **__: object) -> None:
+        raise AssertionError("there is nothing new")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeps.exporting.Exporter.write", unreached)
+        assert log_selected(home, spec, found) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    note = log_selected(home, spec, found)
+    assert note is not None
+    assert note.startswith("the selected model is not in MLflow: ")
+    assert note.endswith("carft-sweep export small --mlflow")
+
+
+# The commands
+
+
+def test_export_takes_the_selected_setting_and_the_median_seed(
+    home: Home, command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    told = command("export", "small", "--out", out)
+    assert told["code"] == 0, told["err"]
+    assert f"{out}: car_ft kl_weight=0.3, seed " in told["out"]
+    assert "(the median of 2 by id/val/top1)" in told["out"]
+    assert f'create_model_and_transforms("local-dir:{out}")' in told["out"]
+    card = (out / "README.md").read_text()
+    rows = [line.split(" |")[0] for line in card.splitlines() if line.count("|") > 5]
+    assert rows[2:] == [
+        "| **this model**",
+        "| zero_shot",
+        "| fine_tune",
+        "| fine_tune + wise_ft@0.5",
+        "| car_ft kl_weight=0.3",
+    ]
+    one = comparison(look(home, "small"), Runs(home.runs))
+    arm = next(row.arm for row in one.rows if row.selected)
+    values = sorted(run.metrics["id/val/top1"] for run in arm.done)
+    facts = json.loads((out / "carft.json").read_text())
+    assert facts["metrics"]["id/val/top1"] == values[0]  # of two in the middle the lower
+
+
+def test_export_takes_what_is_named(command: Command, tmp_path: Path) -> None:
+    told = command(
+        "export", "small", "--setting", "fine_tune", "--seed", 1, "--merge", "wise_ft@0.5",
+        "--out", tmp_path / "one", "--json",
+    )  # fmt: skip
+    assert (told["setting"], told["seed"]) == ("fine_tune + wise_ft@0.5", 1)
+    digest = told["digest"]
+    again = command("export", "small", "--run", digest[:9], "--out", tmp_path / "two", "--json")
+    assert (again["digest"], again["label"]) == (digest, "unmerged")
+    merged = command(
+        "export", "small", "--setting", "fine_tune + wise_ft@0.5", "--out", tmp_path / "three",
+        "--json",
+    )  # fmt: skip
+    assert merged["label"] == "wise_ft@0.5"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["smal"], "no sweep 'smal' in .*; did you mean 'small'"),
+        (["small", "--setting", "fine_tun"], "no setting 'fine_tun'; did you mean 'fine_tune'"),
+        (["small", "--run", "zz"], "no run of small begins with 'zz'"),
+        (["small", "--seed", "7"], "has no run with seed 7. Its seeds: 0, 1"),
+        (["small", "--setting", "zero_shot", "--seed", "0"], "no seed changes zero_shot"),
+        (["small", "--merge", "wise_ft@.5"], "no model 'wise_ft@.5'; did you mean 'wise_ft@0.5'"),
+        (["small", "--seed", "one"], "must be a whole number, got 'one'"),
+    ],
+)
+def test_export_tells_what_is_not_there(
+    command: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    told = command("export", *words, "--out", tmp_path / "model")
+    assert told["code"] == 2
+    assert re.search(message, told["err"]), told["err"]
+    assert not (tmp_path / "model").exists()
+
+
+def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
+    home: Home, command: Command, root: Path, tmp_path: Path
+) -> None:
+    command("export", "small", "--out", tmp_path / "model")
+    file = root / "test" / "cat" / "0.png"
+    by_folder = command("predict", tmp_path / "model", root / "test", "--json")
+    assert by_folder["code"] == 0
+    assert len(by_folder["predictions"]) == 12
+    by_sweep = command("predict", "small", file, "--top", 2, "--contexts", 0, "--json")
+    (one,) = by_sweep["predictions"]
+    same = next(item for item in by_folder["predictions"] if item["image"] == str(file))
+    for guess, other in zip(one["classes"], same["classes"], strict=False):
+        assert guess["class"] == other["class"]
+        assert guess["probability"] == pytest.approx(other["probability"], abs=1e-5)
+    assert len(one["classes"]) == 2
+    assert one["contexts"] == []
+    (copy,) = (home.cache / "exports").iterdir()
+    before = (copy / "carft.json").stat().st_mtime_ns
+    text = command("predict", "small", file)["out"]
+    assert (copy / "carft.json").stat().st_mtime_ns == before, "it was exported again"
+    first = one["classes"][0]
+    assert text.splitlines()[0] == str(file)
+    assert f"{first['class']}" in text.splitlines()[1]
+    assert f"{100 * first['probability']:.1f} %" in text.splitlines()[1]
+    assert "  seen as" in text.splitlines()
+
+
+def test_predict_names_what_it_cannot_read_and_goes_on(
+    kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    good = root / "test" / "cat" / "0.png"
+    told = command("predict", kept["folder"], tmp_path / "bad.png", good, tmp_path / "none.png")
+    assert told["code"] == 0
+    assert "2 of 3 could not be read:" in told["out"]
+    assert "bad.png cannot be read" in told["out"]
+    assert "none.png cannot be read" in told["out"]
+    assert command("predict", kept["folder"], tmp_path / "bad.png")["code"] == 1
+
+
+def test_predict_tells_what_is_wrong(
+    kept: dict[str, Any], command: Command, tmp_path: Path
+) -> None:
+    wrong = {
+        ("smal", "a.png"): "smal is no folder that `carft-sweep export` made, and there is no "
+        "sweep 'smal'",
+        ("smal", "b.png"): "did you mean 'small'",
+        (tmp_path, "a.png"): "holds no exported model: there is no carft.json",
+        (kept["folder"], tmp_path): "there is no image in",
+        (kept["folder"], "a.png", "--device", "gpu"): "--device must be auto, cpu, cuda",
+        (kept["folder"], "a.png", "--top", "0"): "must be a whole number from 1 on",
+    }
+    for words, message in wrong.items():
+        told = command("predict", *words)
+        assert told["code"] == 2
+        assert message in told["err"]
+
+
+def test_without_kept_weights_it_is_told_how_to_get_them(
+    home: Home, command: Command, tmp_path: Path
+) -> None:
+    digest = command(
+        "export", "small", "--setting", "fine_tune", "--seed", 0, "--out", tmp_path / "m", "--json"
+    )["digest"]
+    weights = home.runs / digest / "weights"
+    weights.rename(tmp_path / "weights")
+    try:
+        told = command("export", "small", "--run", digest, "--out", tmp_path / "again")
+    finally:
+        (tmp_path / "weights").rename(weights)
+    assert told["code"] == 2
+    assert "are not kept (trial.keep.weights: false)" in told["err"]
+    assert "--set trial.keep.weights=true --fresh" in told["err"]
+
+
+# What is served
+
+
+@pytest.fixture(scope="module")
+def served(kept: dict[str, Any]) -> served_model.ServedModel:
+    model = served_model.ServedModel()
+    model.load_context(PythonModelContext({"model": kept["folder"]}, {}))
+    return model
+
+
+def strange_images() -> dict[str, bytes]:
+    """Of every kind that is read in a way of its own."""
+    rng = np.random.default_rng(1)
+    colours = Image.fromarray(rng.integers(0, 256, (48, 33, 3), dtype=np.uint8))
+    sixteen = Image.fromarray(rng.integers(0, 65536, (40, 40), dtype=np.uint16))
+    clear = colours.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "rgb.png": (colours, {}),
+        "grey.png": (colours.convert("L"), {}),
+        "cmyk.jpeg": (colours.convert("CMYK"), {}),
+        "turned.jpeg": (colours, {"exif": turned}),
+        "alpha.png": (clear, {}),
+        "grey_alpha.png": (clear.convert("LA"), {}),
+        "palette.gif": (colours.convert("P"), {"transparency": 3}),
+        "sixteen.png": (sixteen, {}),
+        "bits.png": (colours.convert("1"), {}),
+        "page.webp": (clear, {"lossless": True}),
+    }
+    files = {}
+    for name, (image, options) in made.items():
+        file = io.BytesIO()
+        image.save(file, name.partition(".")[2], **options)
+        files[name] = file.getvalue()
+    return files
+
+
+def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
+    kept: dict[str, Any], served: served_model.ServedModel
+) -> None:
+    files = strange_images()
+    texts = [base64.b64encode(content).decode() for content in files.values()]
+    texts[0] = f"data:image/png;base64,{texts[0][:40]}\n{texts[0][40:]}"
+    table = served.predict(CONTEXT, pd.DataFrame({"image": texts}), {"top": 3, "contexts": 2})
+    told = Predictor.load(Path(kept["folder"]), "cpu").predict([*files.values()], contexts=2)
+    for name, row, prediction in zip(files, table.to_dict("records"), told, strict=True):
+        assert [g["label"] for g in row["top"]] == [g.name for g in prediction.classes], name
+        assert [g["context"] for g in row["contexts"]] == [g.name for g in prediction.contexts]
+        for guess, other in zip(row["top"], prediction.classes, strict=True):
+            assert guess["probability"] == pytest.approx(other.probability, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("%%%", r"row 1: `image` is not base64"),
+        (base64.b64encode(b"hello").decode(), r"row 1: `image` is no image of a known format"),
+        (
+            base64.b64encode(strange_images()["rgb.png"][:900]).decode(),
+            r"row 1: `image` is no readable image",
+        ),
+        (7, r"row 1: `image` is no text but int"),
+    ],
+)
+def test_what_is_served_tells_the_row_that_is_wrong(
+    served: served_model.ServedModel, image: object, message: str
+) -> None:
+    good = base64.b64encode(strange_images()["rgb.png"]).decode()
+    with pytest.raises(MlflowException, match=message) as caught:
+        served.predict(CONTEXT, pd.DataFrame({"image": [good, image]}))
+    assert caught.value.get_http_status_code() == 400
+    with pytest.raises(MlflowException, match="at least 1"):
+        served.predict(CONTEXT, pd.DataFrame({"image": [good]}), {"top": 0})
+    with pytest.raises(MlflowException, match="there is no row"):
+        served.predict(CONTEXT, pd.DataFrame({"image": []}))
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it(home: Home, kept: dict[str, Any], root: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = f"http://127.0.0.1:{port}"
+    tools = Path(sys.executable).parent
+    environ = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": uri(home),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",  # MLflow calls uvicorn by its name
+    }
+    words = ["models", "serve", "--model-uri", "models:/tiny/1", "--env-manager", "local"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words, "--port", str(port)],
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            wait_for(f"{place}/ping")
+            file = root / "test" / "bell" / "1.png"
+            text = base64.b64encode(file.read_bytes()).decode()
+            (expected,) = Predictor.load(Path(kept["folder"])).predict([file], top=2)
+            for body in (
+                {"dataframe_split": {"columns": ["image"], "data": [[text]]}},
+                {"inputs": {"image": [text]}, "params": {"top": 2}},
+            ):
+                status, answer = posted(place, body)
+                assert status == 200, answer
+                (row,) = answer["predictions"]
+                assert row["label"] == expected.classes[0].name
+                assert row["probability"] == pytest.approx(
+                    expected.classes[0].probability, abs=1e-5
+                )
+            status, answer = posted(place, {"dataframe_records": [{"image": "%%%"}]})
+            assert status == 400
+            assert "is not base64" in answer["message"]
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def wait_for(address: str) -> None:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+
+def posted(place: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(
+        f"{place}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)

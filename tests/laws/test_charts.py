@@ -1,0 +1,165 @@
+"""What holds for every chart of the report. A new one is tested by being registered."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import pytest
+import vl_convert
+
+from tests.tracking.charted import full, grid_runs, searched
+from tests.tracking.charts.drawn import Spec, nodes, spec_of
+from tests.tracking.made_up import metrics, run, zero_shot
+from tracking.charts import CHARTS
+from tracking.charts.layout import fitted
+from tracking.charts.palette import colour_of
+from tracking.compare import compare
+from tracking.evidence import Evidence, gather
+from tracking.records import RunRecord
+
+BUILT_IN: tuple[str, ...] = (
+    "id_ood",
+    "response",
+    "map",
+    "parallel",
+    "importance",
+    "learning",
+    "shifts",
+)
+BUILT_IN += ("classes", "calibration", "context", "cost")
+WITH_FOLDERS = {"learning", "classes", "calibration"}
+SVG = "{http://www.w3.org/2000/svg}"
+PHONE, DESKTOP = 340, 1060
+"""Pixels that a page leaves to a chart."""
+each_chart = pytest.mark.parametrize("name", CHARTS)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return full(tmp_path_factory.mktemp("charted"))
+
+
+@pytest.fixture(scope="module")
+def specs(everything: Evidence) -> dict[str, Spec]:
+    """Of every chart, checked against the schema."""
+    return {name: spec_of(name, everything) for name in CHARTS}
+
+
+def of(*runs: RunRecord) -> Evidence:
+    return gather(compare(runs, sweep="small"))
+
+
+def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
+    assert tuple(CHARTS) == BUILT_IN
+    assert all(name == chart.name for name, chart in CHARTS.items())
+    assert all(chart.title and chart.about.endswith(".") for chart in CHARTS.values())
+
+
+@each_chart
+def test_a_chart_renders_without_a_warning_and_says_what_it_is(
+    name: str, specs: dict[str, Spec], capfd: pytest.CaptureFixture[str]
+) -> None:
+    vl_convert.vegalite_to_vega(specs[name], show_warnings=True)
+    assert "WARN" not in "".join(capfd.readouterr())
+    assert specs[name]["description"]
+
+
+@each_chart
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_a_chart_is_drawn_and_fits_its_place(name: str, width: int, specs: dict[str, Spec]) -> None:
+    svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(fitted(specs[name], width)))
+    assert len(list(svg.iter(f"{SVG}path"))) > 2
+    assert width * 0.6 < float(svg.attrib["width"]) <= width + 10
+
+
+@each_chart
+@pytest.mark.parametrize(
+    "runs",
+    [
+        (),
+        (run("car_ft", 0, None, trial=0),),
+        (run("car_ft", 0, {"id/val/top1": float("nan")}, trial=0),),
+    ],
+    ids=["nothing", "failed", "no number"],
+)
+def test_a_sweep_without_results_has_no_chart_or_a_whole_one(
+    name: str, runs: tuple[RunRecord, ...]
+) -> None:
+    picture = CHARTS[name].draw(of(*runs))
+    assert picture is None or (name == "cost" and runs)
+
+
+@each_chart
+def test_a_chart_of_one_algorithm_and_one_seed_is_none_or_whole(name: str) -> None:
+    """No reference, no interval, no shift, no merge, nothing that varies."""
+    for runs in (
+        [zero_shot()],
+        [run("car_ft", 0, metrics(0.6, None), trial=0)],
+        [run("car_ft", 0, metrics(0.6, 0.3), trial=0), zero_shot()],
+        [run("fine_tune", 0, metrics(0.6, 0.3)), run("car_ft", 1, metrics(0.6, 0.3), trial=0)],
+    ):
+        picture = CHARTS[name].draw(of(*runs))
+        if picture is not None:
+            vl_convert.vegalite_to_svg(fitted(picture.to_dict(), DESKTOP))
+
+
+@each_chart
+def test_without_folders_only_what_needs_them_is_left_out(name: str) -> None:
+    left_out = CHARTS[name].draw(of(*grid_runs())) is None
+    assert left_out == (name in WITH_FOLDERS or name == "importance")
+
+
+@each_chart
+def test_the_data_are_standard_json_and_the_same_each_time(
+    name: str, everything: Evidence, specs: dict[str, Spec]
+) -> None:
+    picture = CHARTS[name].draw(everything)
+    assert picture is not None
+    again = picture.to_dict(validate=False)
+    assert json.dumps(specs[name], allow_nan=False) == json.dumps(again)
+
+
+@each_chart
+def test_text_and_axes_take_their_colour_from_the_page(name: str, specs: dict[str, Spec]) -> None:
+    spec = specs[name]
+    assert spec["background"] == "transparent"
+    for node in nodes(spec):
+        assert not {"labelColor", "titleColor", "gridColor", "domainColor", "tickColor"} & set(node)
+        if node.get("type") == "text":  # White stands on coloured cells, whatever the page.
+            assert node.get("color", "white") == "white"
+
+
+@each_chart
+def test_an_algorithm_has_one_colour_in_every_chart(
+    name: str, everything: Evidence, specs: dict[str, Spec]
+) -> None:
+    found = [
+        pair
+        for node in nodes(specs[name])
+        for pair in zip(*_domain_and_range(node.get("color")), strict=True)
+    ]
+    for text, colour in found:
+        assert colour == colour_of(re.split(r"[ ,]", text)[0], everything.algorithms), text
+    assert bool(found) == (name not in {"map", "parallel", "importance"})
+
+
+def _domain_and_range(channel: Any) -> tuple[list[str], list[str]]:
+    scale = channel.get("scale", {}) if isinstance(channel, dict) else {}
+    domain = scale.get("domain", [])
+    named = all(isinstance(text, str) for text in domain)
+    return (domain, scale["range"]) if named and domain else ([], [])
+
+
+def test_two_thousand_runs_are_drawn_in_seconds_and_megabytes() -> None:
+    evidence = searched(2_000)
+    began, letters = time.process_time(), 0
+    for chart in CHARTS.values():
+        picture = chart.draw(evidence)
+        if picture is not None:
+            letters += len(json.dumps(picture.to_dict(validate=False)))
+    assert time.process_time() - began < 4  # 1.3 s on a quiet machine.
+    assert letters < 4_000_000

@@ -1,0 +1,89 @@
+"""What is said on the command line goes before a sweep's own rule, and stays honest."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.choosing import check_merge, chosen_by
+from tracking.judging import Judging
+from tracking.selection import Rule
+
+TOLD = Judging(Rule(within=0.01, strength={"optim.lr": -1}), (0, 1))
+
+
+def chosen(
+    metric: str | None = None, selection: str | None = None, id_margin: float | None = None
+) -> Judging:
+    return chosen_by(TOLD, metric=metric, selection=selection, id_margin=id_margin)
+
+
+def test_nothing_said_changes_nothing() -> None:
+    assert chosen() is TOLD
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("id/val/top1", ("id/val/top1", "maximize", None)),
+        ("id/val/nll", ("id/val/nll", "minimize", None)),
+        ("id/val/nll:minimize", ("id/val/nll", "minimize", None)),
+        ("wise_ft@0.5/id/val/top1", ("id/val/top1", "maximize", "wise_ft@0.5")),
+        ("wise_ft@0.5/id/val/ece:minimize", ("id/val/ece", "minimize", "wise_ft@0.5")),
+    ],
+)
+def test_a_metric_brings_its_own_direction_and_maybe_a_merged_model(
+    metric: str, expected: tuple[str, str, str | None]
+) -> None:
+    rule = chosen(metric).rule
+    assert (rule.metric, rule.goal, rule.merge) == expected
+    assert (rule.within, rule.strength) == (0.01, {"optim.lr": -1})
+    assert chosen(metric).seeds == TOLD.seeds
+
+
+@pytest.mark.parametrize(
+    ("selection", "name"),
+    [("best_val", "best_val"), ("within=0.02", "within 0.02"), ("oracle", "oracle")],
+)
+def test_a_selection_replaces_the_sweeps_own(selection: str, name: str) -> None:
+    assert chosen(selection=selection).rule.name == name
+
+
+def test_a_margin_is_of_the_verdict_alone() -> None:
+    found = chosen(id_margin=0.02)
+    assert found.terms.id_margin == 0.02
+    assert found.rule == TOLD.rule
+
+
+@pytest.mark.parametrize(
+    ("metric", "selection", "said"),
+    [
+        ("id/val/acc", None, "did you mean 'id/val/top1'?"),
+        ("wise_ft/id/val/top1", None, "the merge's point apart"),
+        ("id/val/top1:minimize", None, "is better the other way round; say maximize"),
+        ("id/val/top1:max", None, "unknown direction 'max'; Known: maximize, minimize."),
+        ("ood/mean/top1", None, "(--selection oracle)"),
+        ("id/test/top1", "best_val", "(--selection oracle)"),
+        (None, "within", "say best_val, oracle, or within=0.005"),
+        (None, "within=2", "say best_val, oracle, or within=0.005"),
+        (None, "margin=0.1", "say best_val, oracle, or within=0.005"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_remedy(
+    metric: str | None, selection: str | None, said: str
+) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)):
+        chosen(metric, selection)
+
+
+def test_a_test_metric_may_be_chosen_on_if_it_is_called_an_oracle() -> None:
+    assert chosen("ood/mean/top1", "oracle").rule.oracle
+
+
+def test_a_merged_model_that_no_run_has_is_told() -> None:
+    check_merge(None, [])
+    check_merge("wise_ft@0.5", ["wise_ft@0.5"])
+    with pytest.raises(RequestError, match=r"did you mean 'wise_ft@0\.5'"):
+        check_merge("wise_ft@0.6", ["wise_ft@0.5"])

@@ -1,0 +1,194 @@
+"""`compare` of several sweeps at once, with filters, columns, an order and rules of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.cli import main
+from tests.sweeps.conftest import toy_in
+
+LEARNING: dict[str, Any] = {
+    "name": "learning",
+    "parameters": {"optim.lr": {"values": [5e-4, 1e-3]}},
+    "trial": {
+        "algorithm": {"name": "car_ft", "kl_weight": 0.3},
+        "merges": [{"name": "wise_ft", "alphas": [0.25]}],
+        "device": "cpu",
+    },
+}
+Told = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweeps `toy` (over kl_weight), `learning` (over lr), and one with another rule."""
+    with pytest.MonkeyPatch.context() as patched:
+        sweep = toy_in(tmp_path_factory.mktemp("compared"), patched)
+        sweep.run()
+        sweep.run(**LEARNING)
+        sweep.run(name="margin", selection={"within": 0.01})
+    return sweep.home.path
+
+
+@pytest.fixture
+def told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """What `compare` prints of that home."""
+    monkeypatch.setenv("CARFT_HOME", str(home))
+
+    def compare(*words: str, expect: int = 0) -> str:
+        capsys.readouterr()
+        assert main(["compare", *words]) == expect
+        seen = capsys.readouterr()
+        return seen.out if expect == 0 else seen.err
+
+    return compare
+
+
+def rows_of(text: str) -> dict[str, dict[str, Any]]:
+    return {row["label"]: row for row in json.loads(text)["rows"]}
+
+
+def test_two_sweeps_are_one_comparison_with_the_fields_of_both(told: Told) -> None:
+    found = json.loads(told("toy", "learning", "--json"))
+    assert found["sweeps"] == ["toy", "learning"]
+    arms = {row["label"]: row for row in found["rows"] if row["merge"] is None}
+    assert list(arms) == [
+        "zero_shot",
+        "fine_tune lr=0.0005",
+        "fine_tune lr=0.001",
+        "car_ft kl_weight=0.1 lr=0.0005",
+        "car_ft kl_weight=0.3 lr=0.0005",
+        "car_ft kl_weight=0.3 lr=0.001",
+    ]
+    assert all(row["n"] == (1 if label == "zero_shot" else 2) for label, row in arms.items())
+    assert arms["car_ft kl_weight=0.3 lr=0.0005"]["sweeps"] == ["toy", "learning"]
+    assert arms["car_ft kl_weight=0.1 lr=0.0005"]["sweeps"] == ["toy"]
+    assert len(found["tests"]) == 1
+
+
+def test_a_run_of_both_sweeps_has_the_merged_models_of_both(told: Told) -> None:
+    rows = rows_of(told("toy", "learning", "--json"))
+    shared = {label for label in rows if label.startswith("car_ft kl_weight=0.3 lr=0.0005 +")}
+    assert {label.rpartition("@")[2] for label in shared} == {"0.25", "0.5"}
+
+
+def test_apart_each_sweep_has_its_own_comparison(told: Told) -> None:
+    both = json.loads(told("toy", "learning", "--separate", "--json"))
+    alone = [json.loads(told(name, "--json")) for name in ("toy", "learning")]
+    assert both == alone
+    assert "sweeps" not in alone[0]
+    assert told("toy", "learning", "--separate").count("settings chosen by") == 2
+
+
+def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(told: Told) -> None:
+    found = json.loads(told("toy", "learning", "--where", "kl_weight>=0.3", "--json"))
+    labels = [row["label"] for row in found["rows"] if row["merge"] is None]
+    assert "car_ft kl_weight=0.1 lr=0.0005" not in labels
+    assert "fine_tune lr=0.0005" in labels
+    assert found["warnings"][0].startswith("only the runs where kl_weight>=0.3: 9 of 11;")
+    one = rows_of(told("toy", "learning", "--where", "sweep=learning", "--json"))
+    assert {row["params"].get("algorithm.kl_weight") for row in one.values()} <= {None, 0.3}
+
+
+def test_columns_come_in_the_order_asked_for_and_rows_by_the_column_named(told: Told) -> None:
+    text = told("toy", "--columns", "OOD mean,id/val/top1", "--sort", "OOD mean:asc", "--csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [name for name in rows[0] if name.endswith(" mean")] == [
+        "ood/mean/top1 mean",
+        "id/val/top1 mean",
+    ]
+    values = [float(row["ood/mean/top1 mean"]) for row in rows]
+    assert values == sorted(values)
+    head = told("toy", "--columns", "OOD mean,id/val/top1").splitlines()[2]
+    assert head.split() == ["setting", "n", "OOD", "mean", "ID", "val"]
+
+
+def test_another_reference_is_what_the_others_are_tested_against(told: Told) -> None:
+    found = json.loads(told("toy", "--reference", "zero_shot", "--json"))
+    assert {test["reference"] for test in found["tests"]} == {"zero_shot"}
+    assert "did you mean 'zero_shot'" in told("toy", "--reference", "zeroshot", expect=2)
+
+
+def test_what_sweeps_judge_differently_is_named_with_the_option_that_settles_it(
+    told: Told,
+) -> None:
+    said = told("toy", "margin", expect=2)
+    assert "the selection of one is best_val, of the other within 0.01" in said
+    assert "say which with --selection" in said
+    found = json.loads(told("toy", "margin", "--selection", "within=0.02", "--json"))
+    assert found["selection"] == "within 0.02"
+
+
+def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_none(
+    told: Told,
+) -> None:
+    refused = told("toy", "--metric", "ood/mean/top1", expect=2)
+    assert "selecting on it needs `selection: oracle` (--selection oracle)" in refused
+    found = json.loads(told("toy", "--metric", "ood/mean/top1", "--selection", "oracle", "--json"))
+    assert (found["metric"], found["selection"]) == ("ood/mean/top1", "oracle")
+    assert found["warnings"][0].startswith("oracle")
+    merged = json.loads(told("toy", "--metric", "wise_ft@0.5/id/val/top1", "--json"))
+    assert merged["metric_merge"] == "wise_ft@0.5"
+    assert "did you mean 'wise_ft@0.5'" in told(
+        "toy", "--metric", "wise_ft@0.25/id/val/top1", expect=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "which sweep? `carft-sweep list`"),
+        (("toi",), "no sweep 'toi'"),
+        (("toy", "--where", "kl_wieght>1"), "unknown field 'kl_wieght'; did you mean 'kl_weight'?"),
+        (("toy", "--where", "kl_weight"), "write FIELD=VALUE"),
+        (("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"), "no run is left"),
+        (("toy", "--columns", "OOD meen"), "unknown column 'OOD meen'; did you mean 'OOD mean'?"),
+        (("toy", "--sort", "od mean:asc"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
+        (("toy", "--selection", "best"), "say best_val, oracle, or within=0.005"),
+        (("toy", "--metric", "id/val/top"), "unknown metric 'id/val/top'"),
+        (("toy", "--metric", "id/val/nll:maximize"), "is better the other way round"),
+        (("toy", "--id-margin", "2"), "must be a number from 0 to below 1"),
+        (("toy", "--experiment", "x"), "--experiment goes with --tracking-uri"),
+        (("toy", "--images", "--tracking-uri", "http://127.0.0.1:9"), "--images reads the runs'"),
+        (("toy", "--csv", "--latex"), "not allowed with"),
+    ],
+)
+def test_a_wrong_request_is_told_with_its_remedy(
+    told: Told, words: tuple[str, ...], said: str
+) -> None:
+    message = told(*words, expect=2)
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_the_latex_table_names_the_command_that_made_it_without_where_the_home_lies(
+    home: Path, told: Told
+) -> None:
+    text = told("--home", str(home), "toy", "--latex", "--where", "kl_weight>=0.1")
+    first = text.splitlines()[0]
+    assert first == (
+        "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"
+    )
+    assert str(home) not in text
+
+
+def test_when_nothing_is_published_for_these_runs_it_is_said_what_there_is(told: Told) -> None:
+    text = " ".join(told("toy", "--published").split())
+    assert "Nothing is quoted for builtin on icon_shift. There are published numbers for" in text
+    found = json.loads(told("toy", "--published", "--json"))
+    assert found["quoted"] == []
+    assert "CLIP ViT-B/16 (OpenAI) on imagenet" in found["notes"][0]
+
+
+def test_the_server_of_the_environment_is_not_asked(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "settings chosen by" in told("toy")

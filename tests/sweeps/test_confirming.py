@@ -1,0 +1,248 @@
+"""What was chosen is run again on seeds that no choice has seen, and judged by these alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sweeps.cli import main
+from sweeps.commands.clean import waste
+from sweeps.engines.base import Handler
+from sweeps.engines.in_process import InProcessEngine
+from sweeps.live import is_open, see
+from sweeps.runs import Runs
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep
+from tracking.compare import Comparison
+
+FRESH: dict[str, Any] = {"confirm_seeds": 3}
+SEEDS = (2, 3, 4)
+"""What follows the toy's 0 and 1."""
+CRASH = {"do": "raise", "error": "key"}
+TUNED = 1 + 2 + 4
+BETTER = {"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3]}}
+
+
+class StopsAfter(InProcessEngine):
+    """Stops when so many runs have begun, as if somebody had pressed Ctrl-C."""
+
+    def __init__(self, runs: int) -> None:
+        super().__init__(toy_core.ENTRY)
+        self._left = runs
+
+    def _execute(self, handler: Handler, job: Any) -> None:
+        self._left -= 1
+        super()._execute(handler, job)
+        if self._left == 0:
+            self.stop()
+
+
+def confirmed(found: Comparison) -> dict[str, list[int | None]]:
+    """Label to the seeds of each unmerged row that confirms."""
+    arms = [row.arm for row in found.rows if "confirmed" in row.marks and row.arm.merge is None]
+    return {arm.label: [run.seed for run in arm.done] for arm in arms}
+
+
+def test_what_was_chosen_runs_on_fresh_seeds_when_every_trial_has_ended(
+    toy: ToySweep, labels: Callable[[ToySweep], list[str]]
+) -> None:
+    toy.run(**FRESH)
+    assert labels(toy)[TUNED:] == [
+        *(f"car_ft kl_weight=0.3 seed {seed}" for seed in SEEDS),
+        *(f"fine_tune seed {seed}" for seed in SEEDS),
+    ]
+    assert toy.lines[-1].startswith("[13/13]")
+
+
+def test_a_trial_keeps_the_value_of_the_seeds_it_was_chosen_by(toy: ToySweep) -> None:
+    ended = toy.run(**FRESH)
+    assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
+    assert len(toy.ledger().study.trials) == 2
+    selected = [row.arm for row in ended.comparison.rows if row.selected]
+    assert [[run.seed for run in arm.runs] for arm in selected] == [[0, 1]]
+
+
+def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> None:
+    found = toy.run(confirm_seeds=[7, 8, 9, 10, 11]).comparison
+    assert confirmed(found) == {
+        "car_ft kl_weight=0.3 (confirmed)": [7, 8, 9, 10, 11],
+        "fine_tune (confirmed)": [7, 8, 9, 10, 11],
+    }
+    assert found.fresh_seeds == (7, 8, 9, 10, 11)
+    assert found.findings[0].difference.seeds == (7, 8, 9, 10, 11)
+    assert "between car_ft kl_weight=0.3 and fine_tune: OOD mean" in found.verdict
+    assert "over 5 fresh seeds" in found.verdict
+    assert found.verdict.endswith(
+        "The settings were chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has "
+        "seen."
+    )
+
+
+def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
+    first = toy.run(**FRESH).comparison
+    trained, tracked = toy.trained(), str(toy.tracker.runs)
+    assert toy.run(**FRESH).comparison.as_dict() == first.as_dict()
+    assert toy.trained() == trained
+    assert str(toy.tracker.runs) == tracked
+
+
+def test_each_fresh_run_is_tracked_as_one(toy: ToySweep) -> None:
+    toy.run(**FRESH)
+    child = toy.tracked()["car_ft kl_weight=0.3 seed 4"]
+    assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
+    assert "carft.trial" not in child.tags
+
+
+def test_fresh_runs_of_another_sweep_are_reused(toy: ToySweep) -> None:
+    toy.run(seeds=[2, 3, 4])
+    trained = toy.trained()
+    toy.run(name="other", **FRESH)
+    new = toy.trained() - trained
+    assert sum(new.values()) == (TUNED - 1) * (toy_core.EPOCHS + 1)
+
+
+def test_asking_for_it_later_goes_on_and_trains_nothing_else(toy: ToySweep) -> None:
+    toy.run()
+    before = toy.trained()
+    assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
+    assert toy.ledger().generation == 1
+    assert len(toy.trained() - before) == 2 * len(SEEDS)
+    without = toy.run().comparison
+    assert (without.fresh_seeds, confirmed(without)) == ((), {})
+
+
+def test_more_trials_that_change_the_choice_confirm_the_new_one(toy: ToySweep) -> None:
+    few = toy.run(run_cap=2, parameters=BETTER, **FRESH).comparison
+    assert "car_ft kl_weight=0.2 (confirmed)" in confirmed(few)
+    more = toy.run(run_cap=3, parameters=BETTER, **FRESH).comparison
+    assert [*confirmed(more)] == ["car_ft kl_weight=0.3 (confirmed)", "fine_tune (confirmed)"]
+    assert toy.ledger().generation == 1
+    assert more.findings[0].candidate.params == {"algorithm.kl_weight": 0.3}
+
+
+def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is_gone_on_with(
+    toy: ToySweep,
+) -> None:
+    found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
+    assert found.fresh_seeds == ()
+    assert found.findings[0].difference.seeds == (0, 1)
+    assert "fresh seed" not in found.sentences[0]
+    assert found.sentences[-1].startswith("Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done")
+    assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    before = toy.trained()
+    assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
+    assert len(toy.trained() - before) == 2
+    assert not is_open(toy.home, toy.ledger(), 2, failed_again=False)
+
+
+def test_a_fresh_run_that_fails_leaves_the_verdict_to_the_other_seeds(toy: ToySweep) -> None:
+    toy.plan({"0.3/3": [CRASH]})
+    ended = toy.run(retries=0, **FRESH)
+    assert ended.exit_code == 0
+    assert ended.comparison.fresh_seeds == ()
+    assert "5 of 6 runs" in ended.comparison.verdict
+    row = next(row for row in ended.comparison.rows if row.arm.confirms and row.arm.params)
+    assert {"confirmed", "incomplete"} <= {*row.marks}
+    assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"early_terminate": {"type": "threshold", "lower": 0.3, "min_epochs": 2}},
+        {"race_seeds": {"margin": 0.001}},
+    ],
+    ids=["early_terminate", "race_seeds"],
+)
+def test_what_confirms_is_never_stopped(toy: ToySweep, rule: dict[str, Any]) -> None:
+    # By either rule a run of this weight would be stopped; here nothing else can be chosen.
+    toy.run(
+        method="random",
+        run_cap=2,
+        parameters={"algorithm.kl_weight": {"values": [0.3, 3.0]}},
+        try_first=[{"algorithm.kl_weight": 0.3}, {"algorithm.kl_weight": 3.0}],
+        **FRESH,
+        **rule,
+    )
+    fresh = [run for name, run in toy.tracked().items() if name.rsplit(" ", 1)[-1] in "234"]
+    assert [run.state for run in fresh] == ["finished"] * 2 * len(SEEDS)
+    assert {t.state for t in toy.ledger().trials()} == {"complete", "pruned"}
+
+
+def test_nothing_is_confirmed_where_nothing_was_chosen(toy: ToySweep) -> None:
+    toy.plan({f"{weight}/{seed}": [CRASH] for weight in (0.1, 0.3) for seed in (0, 1)})
+    ended = toy.run(retries=0, breaker=0, baselines=[], **FRESH)
+    assert ended.exit_code == 1
+    assert toy.ledger().recall("confirmations") == []
+    assert see(toy.home, "toy").runs == 4
+
+
+def test_a_model_that_trains_nothing_is_not_confirmed(toy: ToySweep) -> None:
+    ended = toy.run(trial={"algorithm": "zero_shot"}, parameters={}, baselines=[], **FRESH)
+    assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
+    assert "confirm" not in ended.comparison.verdict.lower()
+
+
+def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
+    metric = {"name": "id/val/top1", "merge": "wise_ft@0.5"}
+    found = toy.run(metric=metric, baselines=["fine_tune"], **FRESH).comparison
+    assert found.findings[0].candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
+    assert "car_ft kl_weight=0.3 + wise_ft@0.5 minus fine_tune + wise_ft@0.5" in found.verdict
+
+
+def test_an_algorithm_among_the_parameters_is_confirmed_at_its_own_best(toy: ToySweep) -> None:
+    found = toy.run(
+        parameters={
+            "algorithm.name": {"values": ["fine_tune", "car_ft"]},
+            "algorithm.kl_weight": {"values": [0.1, 0.3]},
+        },
+        trial={"device": "cpu"},
+        baselines=["zero_shot"],
+        **FRESH,
+    ).comparison
+    assert len(confirmed(found)) == 2
+    assert found.fresh_seeds == SEEDS
+
+
+def test_the_commands_count_and_show_it(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*command: str) -> Any:
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    file = str(toy_cli.file(**FRESH))
+    plan = told("check", file)
+    assert (plan["runs"], plan["to_confirm"], plan["to_train"]) == (13, 6, 6)
+    assert main(["check", file]) == 0
+    assert "and 6 runs that confirm what will be chosen" in capsys.readouterr().out
+    assert main(["run", file, "--in-process"]) == 0
+    plan = told("check", file)
+    assert (plan["runs"], plan["to_confirm"], plan["done"]) == (13, 0, 13)
+    assert [row["label"] for row in plan["rows"] if row["role"] == "confirmation"] == [
+        "car_ft kl_weight=0.3 (confirmed)",
+        "fine_tune (confirmed)",
+    ]
+    seen = see(toy_cli.home, "toy")
+    assert (seen.runs, seen.runs_ended) == (13, 13)
+    shown = told("show", "toy")["confirmations"]
+    assert [(item["algorithm"], [run["seed"] for run in item["runs"]]) for item in shown] == [
+        ("car_ft", [2, 3, 4]),
+        ("fine_tune", [2, 3, 4]),
+    ]
+    assert main(["show", "toy"]) == 0
+    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in capsys.readouterr().out
+    assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
+    assert main(["resume", "toy"]) == 0
+    assert "has nothing left to do" in capsys.readouterr().out
+    assert len([*Runs(toy_cli.home.runs).digests()]) == 13
+
+
+def test_before_the_end_whoever_watches_knows_how_many_there_will_be(toy: ToySweep) -> None:
+    toy.run(StopsAfter(3), **FRESH)
+    assert see(toy.home, "toy").runs == 13
+    assert is_open(toy.home, toy.ledger(), 2, failed_again=False)

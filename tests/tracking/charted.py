@@ -1,0 +1,101 @@
+"""Sweeps made up for the charts: one that has everything, and one of two thousand runs."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+from tests.tracking.kept import CLASSES, with_folder
+from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
+from tracking.compare import Comparison, compare
+from tracking.evidence import Evidence, gather
+from tracking.records import RunRecord
+from tracking.selection import Rule
+
+LR = "optim.lr"
+CLASS_NAMES = [f"thing {number}" for number in range(CLASSES)]
+IMPORTANCE = {
+    metric: {KL: 0.7, LR: 0.3} for metric in ("id/val/top1", "id/test/top1", "ood/mean/top1")
+}
+
+
+def context(moved: float) -> dict[str, float]:
+    """The context probe of a model that has moved so far."""
+    splits = ("id/val", "id/test", *(f"ood/{shift}" for shift in SHIFTS))
+    found = {f"context/{split}/kl": moved for split in splits}
+    return found | {f"context/{split}/entropy": 1.5 + moved / 3 for split in splits}
+
+
+def grid_runs(seeds: int = 3) -> list[RunRecord]:
+    """CAR-FT on a grid of two parameters and FLYP as a user's own algorithm, beside baselines."""
+    wobble = [0.0, 0.006, -0.004, 0.003, -0.002][:seeds]
+    runs = [zero_shot(digest="zero")]
+    for lr, test, ood in ((1e-5, 0.63, 0.35), (1e-4, 0.65, 0.34)):
+        for seed, w in enumerate(wobble):
+            at, height = test + w, ood - w / 2
+            measured = metrics(at, height, **context(0.5 + w))
+            changes = {"params": {LR: lr}, "merges": bent(at, height)}
+            runs.append(run("fine_tune", seed, measured, digest=f"ft-{lr}-{seed}", **changes))
+    trial = 0
+    for kl in (0.0, 0.1, 1.0, 10.0):
+        for lr in (1e-5, 1e-4, 1e-3):
+            for seed, w in enumerate(wobble):
+                test = 0.64 + 0.01 * math.log10(1e4 * lr + 1) - 0.002 * kl + w
+                ood = 0.345 + 0.004 * math.log1p(10 * kl) - 20 * lr * 0.3 - w / 3
+                failed = kl == 10.0 and lr == 1e-3 and seed == 1
+                measured = metrics(test, ood, **context(0.4 / (1 + kl) + w))
+                runs.append(
+                    run(
+                        "car_ft",
+                        seed,
+                        None if failed else measured,
+                        trial=trial,
+                        params={KL: kl, LR: lr},
+                        merges={} if failed else bent(test, ood),
+                    )
+                )
+            trial += 1
+    for seed, w in enumerate(wobble):
+        measured = metrics(0.645 - w, 0.351 + w, **context(0.3))
+        runs.append(run("flyp", seed, measured, trial=trial, params={LR: 1e-4}))
+    runs.append(run("car_ft", 0, None, trial=trial + 1, params={KL: 3.0, LR: 1e-2}, state="pruned"))
+    return runs
+
+
+def full_comparison(home: Path, seeds: int = 3) -> Comparison:
+    """Of that grid, with all its folders."""
+    return compare([with_folder(record, home) for record in grid_runs(seeds)], sweep="full")
+
+
+def full(home: Path, seeds: int = 3) -> Evidence:
+    """Every chart has something to show of it."""
+    comparison = full_comparison(home, seeds)
+    return gather(comparison, importance=IMPORTANCE, class_names=CLASS_NAMES)
+
+
+def searched(trials: int, seed: int = 0) -> Evidence:
+    """A search over eight parameters of three kinds with one run a trial, and no folders."""
+    rng = random.Random(seed)
+    runs = [zero_shot(), run("fine_tune", 0, metrics(0.65, 0.34), merges=bent(0.65, 0.34))]
+    for trial in range(trials):
+        kl, lr = 10 ** rng.uniform(-2, 1), 10 ** rng.uniform(-6, -3)
+        params = {
+            KL: kl,
+            LR: lr,
+            "optim.weight_decay": rng.uniform(0, 0.3),
+            "optim.label_smoothing": rng.uniform(0, 0.2),
+            "optim.epochs": rng.choice([5, 10, 20]),
+            "optim.warmup": rng.uniform(0, 0.2),
+            "prompts.contexts": rng.choice(["simple", "openai", "icon_shift"]),
+            "optim.batch_norm": rng.choice(["frozen", "train"]),
+        }
+        good = -((math.log10(lr) + 4.5) ** 2) / 40
+        test = 0.63 + good + rng.gauss(0, 0.01)
+        ood = 0.35 + good + 0.01 * math.log10(kl + 1) + rng.gauss(0, 0.01)
+        told = metrics(test, ood, val=test - 0.01)
+        runs.append(run("car_ft", 0, told, trial=trial, params=params, merges=bent(test, ood)))
+    names = (KL, LR, "optim.weight_decay", "optim.epochs", "prompts.contexts")
+    shares = dict(zip(names, (0.2, 0.5, 0.1, 0.1, 0.1), strict=True))
+    comparison = compare(runs, sweep="searched", rule=Rule())
+    return gather(comparison, importance={"ood/mean/top1": shares, "id/test/top1": shares})

@@ -1,0 +1,48 @@
+"""What a drawn chart holds: its spec, and the rows that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tracking.charts import CHARTS
+from tracking.evidence import Evidence
+
+Spec = dict[str, Any]
+
+
+def spec_of(name: str, evidence: Evidence) -> Spec:
+    """The checked spec of a chart that has something to show."""
+    picture = CHARTS[name].draw(evidence)
+    assert picture is not None
+    found: Spec = picture.to_dict()
+    return found
+
+
+def data_of(spec: Spec, *fields: str) -> list[dict[str, Any]]:
+    """The rows of every data set that has these fields."""
+    found = [
+        rows
+        for rows in spec["datasets"].values()
+        if set(fields) <= {field for row in rows for field in row}
+    ]
+    assert found, f"no data with {fields}"
+    return [row for rows in found for row in rows]
+
+
+def channels(spec: Spec, name: str) -> list[dict[str, Any]]:
+    """Every encoding of a channel by a field."""
+    found = (node.get(name) for node in nodes(spec))
+    return [channel for channel in found if isinstance(channel, dict) and "field" in channel]
+
+
+def nodes(spec: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in a spec but for its data."""
+    if isinstance(spec, dict):
+        yield spec
+        for name, part in spec.items():
+            if name != "datasets":
+                yield from nodes(part)
+    elif isinstance(spec, list):
+        for part in spec:
+            yield from nodes(part)

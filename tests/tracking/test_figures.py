@@ -1,0 +1,50 @@
+"""Every chart that has something to show is written as a PNG and an SVG."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.tracking.made_up import kl_sweep
+from tracking import figures
+from tracking.base import TrackingError
+from tracking.compare import compare
+from tracking.evidence import gather
+
+EVIDENCE = gather(compare(kl_sweep(3), sweep="kl_weight"))
+NAMES = ["id_ood", "response", "shifts", "cost"]
+
+
+def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> None:
+    written = figures.write(EVIDENCE, tmp_path / "new" / "folder")
+    assert [file.name for file in written] == [f"{n}.{k}" for n in NAMES for k in ("png", "svg")]
+    for file in written:
+        if file.suffix == ".svg":
+            root = ElementTree.fromstring(file.read_text())
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert float(root.attrib["width"]) <= figures.WIDTH + 10
+        else:
+            with Image.open(file) as image:
+                assert image.format == "PNG"
+                assert figures.WIDTH < image.width <= 2 * figures.WIDTH + 20
+                white = image.convert("RGB").getpixel((1, 1))
+                assert white == (255, 255, 255)
+
+
+def test_one_kind_alone_is_written(tmp_path: Path) -> None:
+    written = figures.write(EVIDENCE, tmp_path, kinds=["svg"])
+    assert [file.name for file in written] == [f"{name}.svg" for name in NAMES]
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+
+
+def test_an_unknown_kind_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="unknown kind of figure 'sgv'; did you mean 'svg'"):
+        figures.write(EVIDENCE, tmp_path / "new", kinds=["png", "sgv"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_sweep_without_results_has_no_figures(tmp_path: Path) -> None:
+    assert figures.write(gather(compare([], sweep="empty")), tmp_path) == []

@@ -1,0 +1,219 @@
+"""Several sweeps as one: settings neither merge wrongly nor fall apart, and a run counts once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
+from tracking.base import TrackingError
+from tracking.compare import Comparison, compare
+from tracking.filters import condition
+from tracking.joint import Part, compared, unified
+from tracking.judging import Judging
+from tracking.records import RunRecord, Scalar, group
+from tracking.selection import Rule
+from tracking.verdict import Terms
+
+LR = "optim.lr"
+SHARED: dict[str, Scalar] = {"model.name": "builtin", LR: 1e-5, "data.train_fraction": 1.0}
+SEEDS = range(5)
+
+
+def made(algorithm: str, seed: int | None, value: float, digest: str, **changes: Any) -> RunRecord:
+    return run(algorithm, seed, metrics(value, value / 2), digest=digest, **changes)
+
+
+def part(
+    sweep: str,
+    records: list[RunRecord],
+    fields: dict[str, Scalar] | None = None,
+    judging: Judging | None = None,
+) -> Part:
+    """With the fields of each run: the shared ones, its params, and `fields`."""
+    own = fields or {}
+    known = {
+        r.digest: {
+            **SHARED,
+            **{n: v for n, v in own.items() if n != KL or r.algorithm == "car_ft"},
+            **r.params,
+        }
+        for r in records
+    }
+    return Part(sweep, records, judging or Judging(seeds=tuple(SEEDS)), known)
+
+
+def weights(sweep: str = "weights") -> Part:
+    records = [made("zero_shot", None, 0.5, "zero"), made("fine_tune", 0, 0.6, "tuned0")]
+    records += [
+        made(
+            "car_ft",
+            seed,
+            0.6 + weight / 100,
+            f"car{weight}{seed}",
+            trial=trial,
+            params={KL: weight},
+        )
+        for trial, weight in enumerate((0.1, 0.3))
+        for seed in (0, 1)
+    ]
+    return part(sweep, records)
+
+
+def rates() -> Part:
+    """One point of it is a run of `weights`; zero-shot and fine-tuning are the same runs."""
+    records = [
+        made("zero_shot", None, 0.5, "zero"),
+        made("fine_tune", 0, 0.6, "tuned0", params={LR: 1e-5}),
+    ]
+    records += [
+        made("car_ft", 0, 0.6, "car0.30", trial=0, params={LR: 1e-5}, merges=bent(0.6, 0.3)),
+        made("car_ft", 0, 0.7, "car0.3-fast", trial=1, params={LR: 1e-4}),
+    ]
+    return part("rates", records, {KL: 0.3})
+
+
+def labels(records: list[RunRecord]) -> dict[str, list[int | None]]:
+    return {arm.label: [r.seed for r in arm.runs] for arm in group(records)}
+
+
+def test_settings_are_told_apart_by_what_either_sweep_varies_and_shared_runs_count_once() -> None:
+    assert labels(unified([weights(), rates()])) == {
+        "zero_shot": [None],
+        "fine_tune lr=1e-05": [0],
+        "car_ft kl_weight=0.1 lr=1e-05": [0, 1],
+        "car_ft kl_weight=0.3 lr=1e-05": [0, 1],
+        "car_ft kl_weight=0.3 lr=0.0001": [0],
+    }
+
+
+def test_the_same_sweep_twice_is_the_sweep() -> None:
+    once, twice = compared([weights()]), compared([weights(), weights("again")])
+    assert [row.as_dict() for row in twice.rows] == [row.as_dict() for row in once.rows]
+
+
+def test_what_differs_between_sweeps_alone_becomes_part_of_the_setting() -> None:
+    large = [replace(r, digest=f"large-{r.digest}") for r in weights().records]
+    found = labels(unified([weights(), part("large", large, {"model.name": "ViT-B-32"})]))
+    assert set(found) == {
+        "zero_shot name=builtin",
+        "zero_shot name=ViT-B-32",
+        "fine_tune name=builtin",
+        "fine_tune name=ViT-B-32",
+        *(f"car_ft kl_weight={w} name={n}" for w in (0.1, 0.3) for n in ("builtin", "ViT-B-32")),
+    }
+
+
+@pytest.mark.parametrize("field", ["keep.result", "eval.logits", "workers", "data.root", "device"])
+def test_what_decides_no_weights_parts_no_setting(field: str) -> None:
+    other = part("other", list(weights().records), {field: "x"})
+    assert labels(unified([weights(), other])) == labels(list(weights().records))
+
+
+def test_more_seeds_of_a_setting_from_another_sweep_join_it() -> None:
+    more = [made("car_ft", seed, 0.6, f"more{seed}", trial=7, params={KL: 0.3}) for seed in (2, 3)]
+    found = labels(unified([weights(), part("more", more)]))
+    assert found["car_ft kl_weight=0.3"] == [0, 1, 2, 3]
+
+
+def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> None:
+    again = [
+        replace(r, digest=f"new-{r.digest}") for r in weights().records if r.params.get(KL) == 0.3
+    ]
+    found = labels(unified([weights(), part("later", again)]))
+    assert found == {
+        "zero_shot": [None],
+        "fine_tune": [0],
+        "car_ft kl_weight=0.1": [0, 1],
+        "car_ft kl_weight=0.3 sweep=weights": [0, 1],
+        "car_ft kl_weight=0.3 sweep=later": [0, 1],
+    }
+    comparison = compared([weights(), part("later", again)])
+    assert not [row for row in comparison.rows if "untuned" in row.marks]
+
+
+def test_a_failed_run_beside_a_finished_one_of_another_digest_parts_nothing() -> None:
+    failed = [run("car_ft", 1, None, digest="failed", trial=0, params={KL: 0.3})]
+    assert labels(unified([weights(), part("later", failed)])) == labels(list(weights().records))
+
+
+def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> None:
+    one = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
+    other = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
+    (found,) = unified([part("a", [one]), part("b", [other])])
+    assert (found.role, found.trial) == ("trial", 4)
+    assert set(found.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
+
+
+def test_an_optimiser_parts_no_model_that_is_not_trained() -> None:
+    first, second = zero_shot(digest="zero"), zero_shot(digest="zero")
+    found = unified([part("a", [first], {LR: 1e-3}), part("b", [second], {LR: 1e-4})])
+    assert labels(found) == {"zero_shot": [None]}
+
+
+def test_a_run_without_a_config_stands_with_its_siblings() -> None:
+    records = [*weights().records, run("car_ft", 2, None, digest="lost", trial=1, params={KL: 0.3})]
+    known = weights().fields
+    ours = Part("weights", records, Judging(seeds=(0, 1, 2)), known)
+    found = labels(
+        unified([ours, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
+    )
+    assert found["car_ft kl_weight=0.3"] == [0, 1, 2]
+
+
+def test_one_part_is_compared_as_it_is() -> None:
+    alone = compared([Part("kl", kl_sweep(), Judging(seeds=tuple(SEEDS)))])
+    assert alone == compare(kl_sweep(), sweep="kl", seeds=tuple(SEEDS))
+
+
+def joined(first: Judging, second: Judging, **told: Any) -> Comparison:
+    return compared(
+        [part("a", kl_sweep(), judging=first), part("b", kl_sweep(), judging=second)], **told
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Judging(Rule("id/val/nll", "minimize")), "the metric of one is id/val/top1, .*--metric"),
+        (Judging(Rule(merge="wise_ft@0.5")), "the merge of one is none, of the other wise_ft@0.5"),
+        (
+            Judging(Rule(within=0.01)),
+            "the selection of one is best_val, .*within 0.01.*--selection",
+        ),
+        (Judging(Rule(oracle=True)), "the selection of one is best_val, of the other oracle"),
+        (Judging(terms=Terms(id_margin=0.01)), "the id_margin of one is 0.005, .*--id-margin"),
+    ],
+)
+def test_sweeps_that_judge_differently_are_not_compared_in_silence(
+    other: Judging, said: str
+) -> None:
+    with pytest.raises(TrackingError, match=f"a and b cannot be compared as one: {said}"):
+        joined(Judging(), other)
+    assert joined(Judging(), other, judging=other).rule == other.rule
+
+
+def test_a_setting_is_whole_with_the_seeds_that_the_sweeps_have_in_common() -> None:
+    found = joined(Judging(seeds=(0, 1, 2, 3, 4)), Judging(seeds=(0, 1, 2)))
+    assert found.seeds == (0, 1, 2)
+    assert found.warnings[0] == (
+        "the sweeps have different seeds (a: 0, 1, 2, 3, 4; b: 0, 1, 2); a setting is whole with "
+        "the common ones"
+    )
+    assert joined(Judging(seeds=(0,)), Judging(seeds=(0,))).warnings == ()
+
+
+def test_a_verdict_of_filtered_runs_says_so() -> None:
+    whole = Part("kl", kl_sweep(), Judging(seeds=tuple(SEEDS)))
+    found = compared([whole], conditions=[condition("kl_weight<=0.3")])
+    assert found.warnings[0].startswith("only the runs where kl_weight<=0.3: 16 of 26;")
+    assert found.selected is not None
+    assert found.selected.label == "car_ft kl_weight=0.3"
+    assert found.findings[0].candidate.label == "car_ft kl_weight=0.3"
+
+
+def test_what_had_to_be_read_otherwise_is_said_above_the_table() -> None:
+    told = replace(weights(), warnings=("3 runs have no result",))
+    assert "3 runs have no result" in compared([told, rates()]).warnings

@@ -1,0 +1,54 @@
+"""How a sweep judges survives its way through a tag, and what is no rule is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tracking.base import TrackingError
+from tracking.judging import Judging, agreed
+from tracking.selection import Rule
+from tracking.verdict import Terms
+
+EVERY = [
+    Judging(),
+    Judging(Rule("id/val/nll", "minimize", within=0.01, strength={"optim.lr": -1}), (0, 3)),
+    Judging(Rule("ood/mean/top1", oracle=True), (), terms=Terms(id_margin=0.02)),
+    Judging(Rule(merge="wise_ft@0.5"), (1,), (2, 3)),
+]
+
+
+@pytest.mark.parametrize("judging", EVERY, ids=lambda judging: judging.rule.name)
+def test_it_is_read_back_as_it_was_told(judging: Judging) -> None:
+    assert Judging.of_plain(json.loads(json.dumps(judging.plain()))) == judging
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"metric": "ood/mean/top1"},
+        {"within": -1},
+        {"strength": {"a": 7}},
+        {"seeds": "x"},
+        {"confirm_seeds": None},
+        {"id_margin": None},
+    ],
+    ids=str,
+)
+def test_what_no_sweep_tells_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(TrackingError, match="no rule of a sweep"):
+        Judging.of_plain({**Judging().plain(), **change})
+    with pytest.raises(TrackingError, match="no rule of a sweep"):
+        Judging.of_plain({})
+
+
+def test_what_one_sweep_has_chosen_on_confirms_nothing_in_another() -> None:
+    mine, yours = Judging(seeds=(0, 1), confirm_seeds=(5, 6, 7)), Judging(seeds=(0, 1, 5))
+    assert agreed({"mine": mine}) is mine
+    both = agreed({"mine": mine, "yours": yours})
+    assert (both.seeds, both.confirm_seeds) == ((0, 1), (6, 7))
+    theirs = Judging(seeds=(0,), confirm_seeds=(7, 8))
+    assert agreed({"mine": mine, "theirs": theirs}).confirm_seeds == (7,)
+    assert agreed({"a": yours, "b": yours}).confirm_seeds == ()

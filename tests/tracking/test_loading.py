@@ -1,0 +1,73 @@
+"""Comparisons loaded from Python are those of the commands."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import tracking
+from sweeps.named import look
+from sweeps.records import comparison
+from sweeps.runs import Runs
+from tests.sweeps.conftest import ToySweep, toy_in
+from tracking import load_comparison
+from tracking.base import TrackingError
+from tracking.compare import Comparison
+from tracking.mlflow_store import MlflowStore
+from tracking.where import EXPERIMENT, home_id
+
+
+@pytest.fixture(scope="module")
+def told(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
+    """A sweep in its home, and the home's own database that was told of it."""
+    folder = tmp_path_factory.mktemp("told")
+    with pytest.MonkeyPatch.context() as patched:
+        toy = toy_in(folder, patched)
+        home = toy.home.path
+        home.mkdir()
+        shutil.copy(migrated, home / "mlflow.db")
+        toy.tracker = MlflowStore(  # type: ignore[assignment]
+            f"sqlite:///{home / 'mlflow.db'}", EXPERIMENT, home / "mlartifacts", home=home_id(home)
+        )
+        toy.run()
+    return toy
+
+
+def of_home(toy: ToySweep) -> Comparison:
+    return comparison(look(toy.home, "toy"), Runs(toy.home.runs))
+
+
+def test_from_its_home_it_is_what_compare_prints(told: ToySweep) -> None:
+    assert load_comparison("toy", home=told.home.path).as_dict() == of_home(told).as_dict()
+
+
+def test_the_environment_says_which_home(told: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARFT_HOME", str(told.home.path))
+    assert load_comparison("toy").selected == of_home(told).selected
+
+
+def test_from_a_server_it_is_named_by_its_address(told: ToySweep) -> None:
+    uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
+    found = load_comparison("toy", tracking_uri=uri)
+    assert found.as_dict() == of_home(told).as_dict()
+
+
+def test_conditions_leave_out_runs(told: ToySweep) -> None:
+    found = load_comparison("toy", home=told.home.path, conditions=["kl_weight>=0.3"])
+    tuned = {row.arm.label for row in found.rows if row.arm.algorithm == "car_ft"}
+    assert tuned == {label for label in tuned if "kl_weight=0.3" in label}
+    assert tuned
+
+
+def test_what_is_not_there_is_told_with_the_nearest_name(told: ToySweep, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"'toi'; did you mean 'toy'"):
+        load_comparison("toi", home=told.home.path)
+    with pytest.raises(TrackingError, match="there is no MLflow database"):
+        load_comparison("toy", home=tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match="name of a sweep"):
+        load_comparison()
+    with pytest.raises(AttributeError, match="load_comparisons"):
+        tracking.load_comparisons  # noqa: B018

@@ -1,0 +1,26 @@
+"""Every metric has a unit and a direction, and both agree with what sweeps select by."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeps.metric_names import NAMES, natural_goal
+from tracking.metric_kinds import direction, is_fraction
+
+
+@pytest.mark.parametrize(
+    "name", [name.replace("SHIFT", "x").replace("SPLIT", "x") for name in NAMES]
+)
+def test_what_is_better_is_better_for_the_selection_too(name: str) -> None:
+    if direction(name):
+        assert (direction(name) > 0) == (natural_goal(name) == "maximize")
+
+
+def test_what_moved_and_what_it_cost_is_neither_better_nor_worse() -> None:
+    assert [direction(n) for n in ("context/id/test/kl", "system/images_per_s")] == [0, 0]
+    assert [direction(n) for n in ("gap/top1", "id/test/ece", "hmean/top1")] == [-1, -1, 1]
+
+
+def test_accuracies_and_calibration_errors_are_fractions() -> None:
+    assert all(map(is_fraction, ("id/test/top1", "ood/x/ece", "gap/top1")))
+    assert not any(map(is_fraction, ("id/test/nll", "id/test/brier", "context/id/test/kl")))

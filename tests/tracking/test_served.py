@@ -1,0 +1,157 @@
+"""What a server knows of a sweep becomes records, whole or as far as it goes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.tracking.made_up import KL, run, zero_shot
+from tracking import kept_results
+from tracking.base import TrackingError
+from tracking.joint import Part
+from tracking.kept_results import Result, read_result, read_settings
+from tracking.records import RunRecord
+from tracking.served import ServedRun, ServedSweep, find, part
+
+EVALUATIONS = {
+    "unmerged": {"step": 0, "values": {}, "metrics": {"id/test/top1": 0.6}, "facts": {"data": "d"}},
+    "wise_ft@0.5": {"step": 500, "values": {"alpha": 0.5}, "metrics": {"id/test/top1": 0.7}},
+}
+RECORD = run("car_ft", 1, {"id/test/top1": 0.6}, trial=3, params={KL: 0.3}, digest="a" * 64)
+CLAIMED = {"config": {"optim": {"lr": 1e-5}}, "identity": {"optim": {"lr": 1e-5}}, "seed": 1}
+
+
+def sweep(state: str = "done", *, generation: str = "1", home: str = "mine") -> ServedSweep:
+    tags = {
+        "carft.sweep": "toy",
+        "carft.home": home,
+        "carft.state": state,
+        "carft.generation": generation,
+        "mlflow.user": "me",
+    }
+    return ServedSweep(ServedRun(tags), "f" * 32, 1_790_000_000_000)
+
+
+def child(record: RunRecord, **tags: str) -> ServedRun:
+    told = {
+        "carft.run": record.digest,
+        "carft.algorithm": record.algorithm,
+        "carft.role": record.role,
+        "carft.seed": "none" if record.seed is None else str(record.seed),
+        "carft.trial": str(record.trial),
+        "carft.state": record.state,
+        "carft.data": "d",
+        **{f"carft.{name}": value for name, value in tags.items()},
+    }
+    own = {KL: "0.3", "algorithm": record.algorithm, "seed": "1", "optim.name": "adam"}
+    merged = {f"wise_ft/{name}": 0.1 for name in record.metrics}
+    return ServedRun(told, own, {**record.metrics, **merged, "train/loss": 1.0})
+
+
+def served(of: ServedSweep, *children: ServedRun, listed: Any = None, results: Any = None) -> Part:
+    runs = {item.digest: item for item in children}
+    settings = None if listed is None else read_settings(json.dumps(listed))
+    return part(of, runs, settings, results or {}, "toy")
+
+
+def test_a_result_is_read_back_as_it_was_written() -> None:
+    text = json.dumps(kept_results.result(RECORD, CLAIMED, EVALUATIONS))
+    assert read_result(text) == Result(
+        params={KL: 0.3},
+        metrics={"id/test/top1": 0.6},
+        merges={"wise_ft@0.5": {"id/test/top1": 0.7}},
+        facts={"data": "d"},
+        fields={"optim.lr": 1e-5},
+    )
+
+
+def test_a_list_of_runs_is_read_back_as_it_was_written() -> None:
+    records = [RECORD, zero_shot(digest="z"), run("car_ft", 0, digest="f", trial=1)]
+    told = read_settings(json.dumps(kept_results.settings(records, 4)))
+    assert told is not None
+    assert told.generation == 4
+    bare = [replace(record, metrics={}, merges={}) for record in records]
+    assert list(told.records) == bare
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", "7", '{"version": 2}', '{"version": 1, "runs": 3, "evaluations": 5}'],
+)
+def test_a_file_that_is_none_of_ours_counts_as_none(text: str) -> None:
+    assert read_result(text) is None
+    assert read_settings(text) is None
+
+
+@pytest.mark.parametrize("value", ["x", None, [1]])
+def test_a_metric_that_is_no_number_makes_a_result_none(value: object) -> None:
+    broken = {"unmerged": {"metrics": {"id/test/top1": value}}}
+    assert read_result(json.dumps(kept_results.result(RECORD, CLAIMED, broken))) is None
+
+
+def test_the_list_of_the_sweep_decides_which_runs_count_and_in_which_role() -> None:
+    found = Result({KL: 0.3}, {"id/test/top1": 0.6}, {"wise_ft@0.5": {}, "wise_ft@0.9": {}})
+    listed = kept_results.settings([replace(RECORD, merges={"wise_ft@0.5": {}})], 1)
+    old = child(run("car_ft", 5, {}, trial=9, digest="old"))
+    told = served(sweep(), child(RECORD), old, listed=listed, results={RECORD.digest: found})
+    (record,) = told.records
+    assert (record.trial, record.role, set(record.merges)) == (3, "trial", {"wise_ft@0.5"})
+    assert not [said for said in told.warnings if "result.json" in said]
+
+
+def test_without_a_result_tags_and_metrics_tell() -> None:
+    told = served(sweep(), child(RECORD), child(zero_shot(digest="z")))
+    by_digest = {record.digest: record for record in told.records}
+    found = by_digest[RECORD.digest]
+    assert (found.algorithm, found.seed, found.trial, found.state) == ("car_ft", 1, 3, "done")
+    assert found.params == {KL: 0.3, "optim.name": "adam"}
+    assert found.metrics == {"id/test/top1": 0.6}
+    assert found.merges == {}
+    assert found.facts == {"data": "d"}
+    assert by_digest["z"].seed is None
+    assert "of toy only the runs that have begun are known" in told.warnings[1]
+    assert "2 finished runs have no result.json" in told.warnings[2]
+
+
+def test_of_a_running_sweep_the_newest_states_count_and_what_has_begun_since() -> None:
+    listed = kept_results.settings([replace(RECORD, state="stopped")], 1)
+    new = run("car_ft", 0, trial=4, digest="new", state="running")
+    older = child(run("car_ft", 0, trial=1, digest="older"), generation="0")
+    runs = (child(replace(RECORD, state="running")), child(new, generation="1"), older)
+    told = served(sweep("running"), *runs, listed=listed)
+    assert {r.digest: r.state for r in told.records} == {RECORD.digest: "running", "new": "running"}
+    ended = served(sweep("interrupted"), *runs, listed=listed)
+    assert {r.digest: r.state for r in ended.records} == {RECORD.digest: "stopped"}
+
+
+def test_a_list_of_an_earlier_generation_is_not_taken() -> None:
+    listed = kept_results.settings([replace(RECORD, digest="gone")], 1)
+    told = served(sweep(generation="2"), child(RECORD, generation="2"), listed=listed)
+    assert [record.digest for record in told.records] == [RECORD.digest]
+
+
+def test_a_rule_that_is_not_told_or_cannot_be_read_is_said() -> None:
+    assert "toy does not tell how it chooses" in served(sweep()).warnings[0]
+    broken = sweep()
+    tags = {**broken.run.tags, kept_results.RULE: "{"}
+    with pytest.raises(TrackingError, match=r"carft\.rule is no JSON"):
+        served(replace(broken, run=ServedRun(tags)))
+
+
+def test_a_name_finds_its_sweep_and_a_home_tells_two_apart() -> None:
+    mine, yours = sweep(home="1f3a9c02aa"), sweep(home="77aa")
+    assert find([mine], "toy") is mine
+    assert find([mine, yours], "toy@1f3a") is mine
+    assert mine.place == "toy@1f3a9c02"
+    with pytest.raises(TrackingError, match=r"2 homes have a sweep 'toy'; say which:\n  toy@1f3a"):
+        find([mine, yours], "toy")
+    with pytest.raises(TrackingError, match="no home '9' has"):
+        find([mine, yours], "toy@9")
+    with pytest.raises(TrackingError, match="unknown sweep 'tay'; did you mean 'toy'"):
+        find([mine], "tay")
+    with pytest.raises(TrackingError, match="Known: none"):
+        find([], "toy")
+    assert mine.line() == "toy@1f3a9c02  done, begun 2026-09-21 14:13 UTC by me"

@@ -1,0 +1,138 @@
+"""Columns and order are the ones asked for, by header or by metric."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tracking.made_up import arm, kl_sweep, metrics, run
+from tracking import report
+from tracking.base import TrackingError
+from tracking.columns import MetricColumn, shown_columns, unmerged
+from tracking.compare import Comparison, compare
+from tracking.view import View, ordered
+
+SWEEP = compare(kl_sweep(), sweep="kl_weight")
+
+
+def wide() -> Comparison:
+    more = {"id/test/nll": 1.23456, "context/id/test/kl": 4.9e-5, "id/test/ece": 0.0623}
+    more["system/images_per_s"] = 1234.4
+    runs = [run("car_ft", s, metrics(0.6, 0.3) | more, trial=0) for s in range(3)]
+    return compare(runs, sweep="wide")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("OOD mean", "ood/mean/top1"),
+        ("ood MEAN", "ood/mean/top1"),
+        ("ood/mean/top1", "ood/mean/top1"),
+        ("outline", "ood/outline/top1"),
+        ("gap", "gap/top1"),
+        ("ID val", "id/val/top1"),
+    ],
+)
+def test_a_column_goes_by_header_or_metric(name: str, metric: str) -> None:
+    (column,) = shown_columns(SWEEP, [name])
+    assert column.metric == metric
+
+
+def test_columns_come_in_the_order_asked_for() -> None:
+    names = ("gain", "id/test/nll", "ID test")
+    assert [c.header for c in shown_columns(wide(), names)] == list(names)
+    head = report.markdown(wide(), view=View(columns=names)).splitlines()[0]
+    assert head == "| setting | n | gain | id/test/nll | ID test |"
+
+
+def test_a_column_that_no_row_has_is_told_with_the_nearest_name() -> None:
+    with pytest.raises(
+        TrackingError, match="unknown column 'id/test/nil'; did you mean 'id/test/nll'"
+    ):
+        shown_columns(wide(), ["id/test/nil"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("id/test/top1", 0.6512, "65.1"),
+        ("id/test/ece", 0.0623, "6.2"),
+        ("id/test/nll", 1.23456, "1.23"),
+        ("context/id/test/kl", 4.9e-5, "4.9e-05"),
+        ("system/images_per_s", 1234.4, "1234"),
+        ("id/test/top1", -0.00001, "0.0"),
+    ],
+)
+def test_fractions_are_percent_and_the_rest_is_not(metric: str, value: float, text: str) -> None:
+    assert MetricColumn(metric, metric).number(value) == text
+
+
+def test_what_is_not_in_percent_is_said_below_the_table() -> None:
+    view = View(columns=("id/test/nll", "id/test/ece", "ID test"))
+    assert "Not in percent: id/test/nll." in " ".join(report.terminal(wide(), view=view).split())
+    assert "Not in percent" not in report.terminal(wide())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_columns_that_were_asked_for_are_never_left_out(width: int) -> None:
+    names = (
+        "id/test/nll",
+        "context/id/test/kl",
+        "id/test/ece",
+        "ID val",
+        "gap",
+        "system/images_per_s",
+    )
+    text = report.terminal(wide(), width=width, view=View(columns=names))
+    assert "Not shown" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for number in ("1.23", "4.9e-05", "6.2", "60.0", "30.0", "1234"):
+        assert number in text
+
+
+def values(comparison: Comparison, metric: str) -> list[float | None]:
+    return [row.metric(metric).mean for row in comparison.rows]
+
+
+@pytest.mark.parametrize(
+    ("by", "metric", "falls"),
+    [
+        ("OOD mean", "ood/mean/top1", True),
+        ("OOD mean:asc", "ood/mean/top1", False),
+        ("gap", "gap/top1", False),
+        ("gap:desc", "gap/top1", True),
+        ("id/test/top1", "id/test/top1", True),
+    ],
+)
+def test_rows_come_by_a_column_the_better_end_first(by: str, metric: str, falls: bool) -> None:
+    found = values(ordered(SWEEP, by), metric)
+    assert found == sorted(values(SWEEP, metric), key=lambda v: v or 0.0, reverse=falls)
+
+
+def test_rows_without_a_number_come_last_either_way() -> None:
+    runs = [*arm("car_ft", [0.6], [0.3], trial=0), run("fine_tune", 0), *arm("flyp", [0.7], [0.2])]
+    for by in ("ID test", "ID test:asc"):
+        assert ordered(compare(runs, sweep="s"), by).rows[-1].arm.algorithm == "fine_tune"
+
+
+def test_rows_come_by_name_and_by_count_too() -> None:
+    labels = [row.arm.label for row in ordered(SWEEP, "setting").rows]
+    assert labels == sorted(labels)
+    counts = [row.n for row in ordered(SWEEP, "n").rows]
+    assert counts == sorted(counts, reverse=True)
+    with pytest.raises(TrackingError, match="unknown column"):
+        ordered(SWEEP, "nowhere:asc")
+
+
+def test_in_an_order_of_its_own_a_merged_model_carries_its_whole_name() -> None:
+    text = report.terminal(ordered(SWEEP, "OOD mean"), width=120, view=View(grouped=False))
+    assert "  car_ft kl_weight=3 + wise_ft@0.75 " in text
+    assert "\n    + wise_ft" not in text
+
+
+def test_trials_of_several_sweeps_may_share_their_numbers() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.5 + i / 1000, 0.3), trial=i % 60, params={"optim.lr": i})
+        for i in range(120)
+    ]
+    rows = View(most=10).rows(compare(runs, sweep="a + b"))
+    assert {unmerged(row) for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}

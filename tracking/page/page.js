@@ -1,0 +1,187 @@
+"use strict";
+
+// Draws each chart when it comes near the screen, and again when colours or width change; makes
+// tables sortable; shows a chart's numbers when asked.
+(() => {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const areas = [...document.querySelectorAll("[data-chart]")];
+  const views = new Map();
+  const READ_AT_MOST = 200;
+
+  const spec = (name) => JSON.parse(document.getElementById(`spec-${name}`).textContent);
+
+  function theme() {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+    const [text, muted, line] = ["text", "muted", "line"].map(colour);
+    const words = { labelColor: muted, titleColor: text };
+    return {
+      background: "transparent",
+      font: getComputedStyle(document.body).fontFamily,
+      axis: { ...words, gridColor: line, gridOpacity: 0.6, domainColor: muted, tickColor: muted },
+      legend: words,
+      header: words,
+      title: { color: text, subtitleColor: muted },
+      view: { stroke: line },
+      text: { color: text },
+      rule: { color: muted },
+    };
+  }
+
+  // Vega-Lite fits a single chart to its place, but not panels: as `fitted` in tracking/charts/layout.py.
+  function fit(chart, width) {
+    const rules = chart.usermeta?.panels;
+    if (!rules) return chart;
+    const columns = Math.max(1, Math.min(rules.most, Math.floor(width / rules.least)));
+    const each = Math.floor(width / columns) - rules.margin;
+    return { ...chart, columns, concat: chart.concat.map((one) => ({ ...one, width: each })) };
+  }
+
+  const MENU = 38; // pixels that Vega-Embed leaves at the right to its menu, which a phone goes without
+
+  async function draw(area) {
+    const name = area.dataset.chart;
+    views.get(name)?.finalize();
+    views.set(name, null);
+    const wide = innerWidth >= 640;
+    try {
+      const embedded = await vegaEmbed(area, fit(spec(name), area.clientWidth - (wide ? MENU : 0)), {
+        renderer: "svg",
+        ast: true, // no code is made of expressions, so that a strict policy can be kept
+        config: theme(),
+        logLevel: 1, // errors; what Vega warns of is the business of those who write charts
+        tooltip: { theme: dark.matches ? "dark" : "light" },
+        downloadFileName: name,
+        actions: wide && { export: true, source: false, compiled: false, editor: false },
+      });
+      views.set(name, embedded);
+      // Vega calls some groups of marks symbols, which would need a name.
+      for (const group of area.querySelectorAll('[role="graphics-symbol"]:not([aria-label])')) {
+        group.setAttribute("role", "graphics-object");
+      }
+      area.classList.add("drawn");
+    } catch (error) {
+      area.textContent = `This chart could not be drawn: ${error.message}`;
+      console.error(name, error);
+    }
+  }
+
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries.filter((entry) => entry.isIntersecting)) {
+        near.unobserve(entry.target);
+        draw(entry.target);
+      }
+    },
+    { rootMargin: "600px" },
+  );
+  areas.forEach((area) => near.observe(area));
+
+  function again() {
+    for (const area of areas.filter((area) => views.has(area.dataset.chart))) {
+      near.observe(area); // those far from the screen wait until they are near again
+    }
+  }
+  dark.addEventListener("change", again);
+  let width = innerWidth;
+  let resized;
+  addEventListener("resize", () => {
+    clearTimeout(resized);
+    resized = setTimeout(() => {
+      if (innerWidth !== width) again(); // on a phone the height changes with every scroll
+      width = innerWidth;
+    }, 200);
+  });
+  addEventListener("beforeprint", () => {
+    areas.filter((area) => !views.has(area.dataset.chart)).forEach(draw);
+  });
+
+  // Where MLflow shows the page, in a frame without an origin, links within it lead nowhere.
+  if (location.protocol === "blob:" || location.protocol === "about:") {
+    for (const link of document.querySelectorAll('a[href^="#"]')) {
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        document.querySelector(link.hash).scrollIntoView();
+      });
+    }
+  }
+
+  // Sorting.
+  function value(row, column) {
+    const text = row.cells[column].textContent;
+    const number = parseFloat(text.replace("−", "-"));
+    return column === 0 || Number.isNaN(number) ? text : number;
+  }
+
+  function compare(one, two) {
+    if (typeof one !== typeof two) return typeof one === "number" ? -1 : 1;
+    return typeof one === "number" ? two - one : one.localeCompare(two, "en", { numeric: true });
+  }
+
+  function sort(table, column) {
+    const head = table.tHead.rows[0].cells[column];
+    const words = column === 0 ? ["ascending", "descending"] : ["descending", "ascending"];
+    const turned = head.ariaSort === words[0];
+    for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
+    head.ariaSort = words[turned ? 1 : 0];
+    const body = table.tBodies[0];
+    const keyed = [...body.rows].map((row) => [value(row, column), row]);
+    keyed.sort(([one], [two]) => (turned ? compare(two, one) : compare(one, two)));
+    body.append(...keyed.map(([, row]) => row));
+  }
+
+  for (const table of document.querySelectorAll("table.numbers")) {
+    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...cell.childNodes);
+      button.addEventListener("click", () => sort(table, column));
+      cell.append(button);
+    });
+  }
+
+  // The numbers behind a chart.
+  function shown(found) {
+    if (typeof found === "number") return String(Number(found.toPrecision(6)));
+    return found === null || found === undefined ? "–" : String(found);
+  }
+
+  function rowsTable(rows, number) {
+    const fields = [...new Set(rows.flatMap(Object.keys))];
+    const table = document.createElement("table");
+    const most = rows.length > READ_AT_MOST ? `, the first ${READ_AT_MOST}` : "";
+    table.createCaption().textContent = `Data ${number}: ${rows.length} rows${most}`;
+    const head = table.createTHead().insertRow();
+    for (const field of fields) {
+      const cell = document.createElement("th");
+      cell.scope = "col";
+      cell.textContent = field;
+      head.append(cell);
+    }
+    const body = table.createTBody();
+    for (const row of rows.slice(0, READ_AT_MOST)) {
+      const line = body.insertRow();
+      for (const field of fields) line.insertCell().textContent = shown(row[field]);
+    }
+    return table;
+  }
+
+  for (const details of document.querySelectorAll("details.data")) {
+    details.addEventListener(
+      "toggle",
+      () => {
+        const { datasets = {} } = spec(details.dataset.of);
+        Object.values(datasets).forEach((rows, index) => {
+          const region = document.createElement("div");
+          region.className = "wide";
+          region.tabIndex = 0;
+          region.setAttribute("role", "region");
+          region.setAttribute("aria-label", `Data ${index + 1} of ${details.dataset.of}`);
+          region.append(rowsTable(rows, index + 1));
+          details.append(region);
+        });
+      },
+      { once: true },
+    );
+  }
+})();
