@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from carft_core.files import write_atomically, write_json
+from sweeps import executions
 from sweeps.as_run import AsRun
 from sweeps.asking import Asking
 from sweeps.claim import Claim
@@ -34,7 +35,7 @@ from sweeps.summary import State, Summary
 from sweeps.summary import write as write_summary
 from sweeps.tracked import TrackedSweep
 from sweeps.webhook import Event, Webhook
-from tracking.base import EndState, Tracker
+from tracking.base import ARTIFACT, EndState, Tracker
 from tracking.compare import Comparison
 from tracking.curves import plot
 from tracking.report import csv_text, markdown
@@ -100,6 +101,7 @@ def execute(
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     with Claim(folder) as claim:
         claimed()
+        executions.keep(folder)
         planner = Planner(spec, home.cache)
         opening = open_ledger(home, spec, is_stale=_Staleness(planner), fresh=fresh)
         ledger = opening.ledger
@@ -223,11 +225,11 @@ def _read(file: Path) -> bytes | None:
 
 
 def _described(spec: SweepSpec, found: Comparison, *, has_page: bool) -> str:
-    """What MLflow's page of the sweep says of it, as Markdown."""
-    parts = [spec.description] if spec.description else []
+    """What MLflow's page of the sweep says of it, as Markdown. It folds all but some lines."""
+    parts = [f"[The report, with charts and images]({ARTIFACT}{PAGE})"] if has_page else []
     parts.append(f"**Verdict.** {found.verdict}")
-    if has_page:
-        parts.append(f"The whole report, with charts and images: `{PAGE}` among the artifacts.")
+    if spec.description:
+        parts.append(spec.description)
     return "\n\n".join(parts)
 
 

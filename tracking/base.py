@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 EndState = Literal["finished", "failed", "killed"]
+ARTIFACT = "artifact:"
+"""What the target of a link begins with, in a run's description, that is an artifact of the run."""
 
 
 class ServiceUnreachable(RuntimeError):
@@ -75,7 +77,11 @@ class Tracker(ABC):
 
     @abstractmethod
     def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
-        """Set tags; a later value replaces an earlier one."""
+        """Set tags; a later value replaces an earlier one.
+
+        In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` is
+        one to an artifact of this run: a store with pages puts its address there.
+        """
 
     @abstractmethod
     def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:

@@ -188,7 +188,11 @@ def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     """What the numbers and signs mean, as far as they occur, and what is not shown."""
     told = ["Top-1 accuracy in percent, mean over seeds"]
     spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
-    told[0] += " ± half of the 95 % t interval." if spread else "; no interval below 3 seeds."
+    told[0] += (
+        " ± half of the 95 % t interval, for this teacher and these classes."
+        if spread
+        else "; no interval below 3 seeds."
+    )
     shown = {unmerged(row) for row in rows}
     every = [row for row in comparison.rows if unmerged(row) in shown]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):

@@ -1,4 +1,4 @@
-"""Runs kept in MLflow, the only module that imports it.
+"""Runs kept in MLflow.
 
 Always through MlflowClient with explicit run ids: the fluent API obeys MLFLOW_RUN_ID and the like
 in the environment. MLflow is imported when it is first needed, which takes seconds.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tracking import limits, run_tags
 from tracking.base import (
+    ARTIFACT,
     DatasetInput,
     EndState,
     Metric,
@@ -44,6 +45,8 @@ _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "kil
 # One attempt a request, and not for two minutes: to try again, and when, is the spool's part, and
 # a request that MLflow repeats by itself may open a run twice.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+_DESCRIPTION = "mlflow.note.content"
 
 _T = TypeVar("_T")
 
@@ -117,10 +120,12 @@ class MlflowStore(Tracker):
             self._set_tags(run_id, told)
 
     def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
-        """Set tags, names and values made to fit."""
-        self._store()
+        """Set tags, names and values made to fit; links to artifacts lead to MLflow's page."""
+        _, experiment = self._store()
         with self._translated():
-            self._set_tags(self._id(key), limits.tags(values))
+            run_id = self._id(key)
+            linked = _linked(values, experiment, run_id)
+            self._set_tags(run_id, limits.tags(linked))
 
     def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Upload a file; the one of the same place and name is replaced."""
@@ -317,3 +322,11 @@ def _input(dataset: DatasetInput) -> MlflowInput:
         ),
         tags=[InputTag("mlflow.data.context", dataset.context)],
     )
+
+
+def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
+    """With the links of a description leading to where MLflow's own pages show an artifact."""
+    if _DESCRIPTION not in tags:
+        return tags
+    page = f"](#/experiments/{experiment}/runs/{run_id}/artifacts/"
+    return {**tags, _DESCRIPTION: tags[_DESCRIPTION].replace(f"]({ARTIFACT}", page)}

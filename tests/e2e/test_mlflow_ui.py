@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +13,14 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
+
 SECONDS = 90
 SMALL = (
     "data.family=icon_shift_dev",
@@ -32,10 +31,7 @@ SMALL = (
 )
 COLUMNS = ("id/test/top1", "ood/mean/top1", "gap/top1", "algorithm.kl_weight")
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="needs a browser: the packages chromium and chromium-driver",
-)
+pytestmark = pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
 
 
 @pytest.fixture(scope="module")
@@ -69,65 +65,77 @@ def address(home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium that looks nothing up on its own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for switch in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "window-size=1900,800",
-    ):
-        options.add_argument(f"--{switch}")
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+def driver() -> Iterator[webdriver.Chrome]:
+    with browser() as opened:
+        yield opened
 
 
-def wait_for(browser: webdriver.Chrome, by: str, what: str) -> WebElement:
+def wait_for(driver: webdriver.Chrome, by: str, what: str) -> WebElement:
     there = expected_conditions.presence_of_element_located((by, what))
-    return WebDriverWait(browser, SECONDS).until(there, f"{what} did not appear")
+    return WebDriverWait(driver, SECONDS).until(there, f"{what} did not appear")
 
 
-def show_column(browser: webdriver.Chrome, name: str) -> None:
-    search = wait_for(browser, By.CSS_SELECTOR, 'input[placeholder="Search columns"]')
+def close_panel(driver: webdriver.Chrome) -> None:
+    """What asks for attention at the side, as a reader does."""
+    with contextlib.suppress(StopIteration):
+        panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
+        next(iter(driver.find_elements(By.CSS_SELECTOR, panel))).click()
+
+
+def show_column(driver: webdriver.Chrome, name: str) -> None:
+    search = wait_for(driver, By.CSS_SELECTOR, 'input[placeholder="Search columns"]')
     search.send_keys(Keys.CONTROL, "a")
     search.send_keys(name)
     exact = f'//div[contains(@class,"tree-treenode")][.//*[normalize-space(text())="{name}"]]'
-    wait_for(browser, By.XPATH, f'{exact}//span[contains(@class,"tree-checkbox")]').click()
+    wait_for(driver, By.XPATH, f'{exact}//span[contains(@class,"tree-checkbox")]').click()
 
 
 def test_the_runs_of_a_sweep_are_nested_finished_and_comparable(
-    browser: webdriver.Chrome, address: str
+    driver: webdriver.Chrome, address: str
 ) -> None:
-    browser.get(f"{address}/#/experiments/1/runs")
-    parent = wait_for(browser, By.LINK_TEXT, "kl_weight")
-    with contextlib.suppress(StopIteration):
-        panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
-        next(iter(browser.find_elements(By.CSS_SELECTOR, panel))).click()
-    assert not browser.find_elements(By.LINK_TEXT, "zero_shot"), "children stand beside the sweep"
+    show(driver, f"{address}/#/experiments/1/runs", width=1900)
+    parent = wait_for(driver, By.LINK_TEXT, "kl_weight")
+    close_panel(driver)
+    assert not driver.find_elements(By.LINK_TEXT, "zero_shot"), "children stand beside the sweep"
     parent.find_element(By.XPATH, 'ancestor::div[@role="presentation"][1]//button').click()
-    wait_for(browser, By.LINK_TEXT, "zero_shot")
-    wait_for(browser, By.LINK_TEXT, "fine_tune seed 0")
-    wait_for(browser, By.LINK_TEXT, "car_ft kl_weight=1 seed 0")
+    wait_for(driver, By.LINK_TEXT, "zero_shot")
+    wait_for(driver, By.LINK_TEXT, "fine_tune seed 0")
+    wait_for(driver, By.LINK_TEXT, "car_ft kl_weight=1 seed 0")
 
-    wait_for(browser, By.CSS_SELECTOR, '[data-testid="column-selection-dropdown"]').click()
+    wait_for(driver, By.CSS_SELECTOR, '[data-testid="column-selection-dropdown"]').click()
     for name in COLUMNS:
-        show_column(browser, name)
-    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
-    heads = [head.text for head in browser.find_elements(By.CSS_SELECTOR, ".ag-header-cell")]
+        show_column(driver, name)
+    driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    heads = [head.text for head in driver.find_elements(By.CSS_SELECTOR, ".ag-header-cell")]
     assert set(COLUMNS) <= {*heads}
-    cells = browser.find_elements(By.CSS_SELECTOR, '[col-id*="id/test/top1"][role="gridcell"]')
+    cells = driver.find_elements(By.CSS_SELECTOR, '[col-id*="id/test/top1"][role="gridcell"]')
     values = [cell.text for cell in cells if cell.text not in {"", "-"}]
     assert len(values) >= 3
     assert all(0 <= float(value) <= 1 for value in values)
     if "CARFT_SCREENSHOT" in os.environ:
-        browser.save_screenshot(os.environ["CARFT_SCREENSHOT"])
+        driver.save_screenshot(os.environ["CARFT_SCREENSHOT"])
+
+
+def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
+    driver: webdriver.Chrome, address: str
+) -> None:
+    show(driver, f"{address}/#/experiments/1/runs", width=1900)
+    wait_for(driver, By.LINK_TEXT, "kl_weight").click()
+    link = wait_for(driver, By.LINK_TEXT, "The report, with charts and images")
+    described = link.find_element(By.XPATH, "ancestor::div[.//*[contains(., 'Verdict.')]][1]").text
+    assert "car_ft" in described
+    page = link.get_attribute("href")
+    assert page is not None
+    show(driver, page, width=1900)
+    frame = wait_for(driver, By.CSS_SELECTOR, "iframe.mlflow-html-iframe")
+    driver.switch_to.frame(frame)
+    try:
+        assert wait_for(driver, By.TAG_NAME, "h1").text == "kl_weight"
+        # Charts are drawn when they come near the screen.
+        driver.execute_script("document.querySelector('[data-chart]').scrollIntoView()")
+        wait_for(driver, By.CSS_SELECTOR, "[data-chart].drawn svg")
+        address_inside = driver.execute_script("return location.href")
+    finally:
+        driver.switch_to.default_content()
+    logged = driver.get_log("browser")
+    assert [entry["message"] for entry in logged if address_inside in entry["message"]] == []

@@ -86,6 +86,21 @@ def test_children_are_nested_under_their_sweep_for_mlflow(server: Server) -> Non
     assert len(all_runs(server.address, experiment)) == 4
 
 
+def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
+    new_database: NewDatabase,
+) -> None:
+    uri, name = new_database(), unique()
+    store = MlflowStore(uri, name)
+    store.open(PARENT)
+    text = "See [the page](artifact:report.html) and [the site](https://example.org)."
+    store.tags(SWEEP, {"mlflow.note.content": text, "carft.note": text})
+    (run,) = all_runs(uri, name)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html"
+    linked = f"See [the page]({page}) and [the site](https://example.org)."
+    assert run.data.tags["mlflow.note.content"] == linked
+    assert run.data.tags["carft.note"] == text
+
+
 def test_another_process_takes_up_the_same_runs(new_database: NewDatabase) -> None:
     uri, experiment = new_database(), unique()
     first = MlflowStore(uri, experiment)

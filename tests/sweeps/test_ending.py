@@ -1,0 +1,83 @@
+"""What a sweep leaves when it ends: the page, the answer in MLflow, and with which code it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.executions import Code, executed
+from sweeps.home import Home
+from sweeps.page import keep
+from tests.sweeps.conftest import ToySweep
+from tracking.base import RunKey
+from tracking.memory import MemoryRun
+
+ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
+LINK = "[The report, with charts and images](artifact:report.html)"
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sweeps whose pages were made, with a page that takes no time."""
+    made: list[str] = []
+
+    def make(home: Home, sweep: Any, *_: object) -> Sequence[Path]:
+        made.append(sweep.name)
+        page = home.sweep(sweep.name) / "report.html"
+        page.write_text("a page")
+        return [page]
+
+    monkeypatch.setattr("sweeps.session.keep", make)
+    return made
+
+
+def parent(toy: ToySweep) -> MemoryRun:
+    return toy.tracker.runs[RunKey("toy")]
+
+
+def test_the_answer_stands_in_mlflow_with_a_link_to_the_page(
+    toy: ToySweep, pages: list[str]
+) -> None:
+    ended = toy.run(**ONE, description="Does the term help?")
+    told = parent(toy)
+    assert told.artifacts["report.html"] == b"a page"
+    described = f"{LINK}\n\n**Verdict.** {ended.comparison.verdict}\n\nDoes the term help?"
+    assert told.tags["mlflow.note.content"] == described
+    assert pages == ["toy"]
+
+
+def test_the_page_is_made_again_only_when_something_is_new(toy: ToySweep, pages: list[str]) -> None:
+    toy.run(**ONE)
+    toy.run(**ONE)
+    assert pages == ["toy"]
+    assert LINK in parent(toy).tags["mlflow.note.content"]
+    toy.run(**{**ONE, "seeds": [0, 1]})
+    assert pages == ["toy", "toy"]
+
+
+def test_without_a_page_nothing_links_to_one(toy: ToySweep, pages: list[str]) -> None:
+    toy.run(**ONE, report={"page": False})
+    assert pages == []
+    assert "artifact:" not in parent(toy).tags["mlflow.note.content"]
+
+
+def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("sweeps.session.keep", keep)
+    monkeypatch.setattr("sweeps.page.page", broken)
+    assert toy.run(**ONE).exit_code == 0
+    assert any("the report was not written (RuntimeError: no font)" in line for line in toy.lines)
+    assert "artifact:" not in parent(toy).tags["mlflow.note.content"]
+
+
+def test_with_which_code_a_sweep_ran_is_kept_once(toy: ToySweep) -> None:
+    toy.run(**ONE)
+    toy.run(**ONE)
+    assert executed(toy.home.sweep("toy")) == [Code.here()]
