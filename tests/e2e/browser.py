@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IS_THERE = CHROMIUM is not None and DRIVER is not None
@@ -62,6 +63,13 @@ def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
     """As if the user had chosen this scheme."""
     feature = {"name": "prefers-color-scheme", "value": scheme}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def close_assistant(driver: webdriver.Chrome) -> None:
+    """MLflow's panel that asks for attention at the side, as a reader closes it."""
+    panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
+    for button in driver.find_elements(By.CSS_SELECTOR, panel):
+        button.click()
 
 
 def photograph(driver: webdriver.Chrome, path: Path, *, top: int = 0, height: int) -> None:

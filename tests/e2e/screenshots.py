@@ -24,7 +24,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from sweeps.home import Home
-from tests.e2e.browser import browser, photograph, show
+from tests.e2e.browser import browser, close_assistant, photograph, show
 from tracking.journal import known_run_ids
 from tracking.where import where
 
@@ -74,7 +74,9 @@ def main() -> None:
         page.unlink()
         with _served([*command, "ui", "--port", "0"]) as address:
             run = known_run_ids(where(home.path).spool, given.sweep)[""]
-            url = f"{address}/#/experiments/1/runs/{run}/artifacts/report.html"
+            url = f"{address}/#/experiments/1/runs/{run}"
+            _overview(driver, url, given.folder / "mlflow-sweep.png")
+            url += "/artifacts/report.html"
             _mlflow(driver, url, 1500, 1000, given.folder / "mlflow-report.png")
             _mlflow(driver, url, 390, 800, given.folder / "mlflow-report-phone.png")
 
@@ -90,16 +92,26 @@ def _report(driver: webdriver.Chrome, url: str, shot: Shot, folder: Path) -> Non
     photograph(driver, folder / f"{shot.name}.png", top=top, height=shot.height)
 
 
+def _overview(driver: webdriver.Chrome, url: str, path: Path) -> None:
+    """The sweep's own page: description, runs, tags."""
+    show(driver, url, width=1500, height=1000)
+
+    def is_there() -> bool:
+        close_assistant(driver)
+        return bool(driver.find_elements(By.PARTIAL_LINK_TEXT, "The report"))
+
+    _wait(driver, is_there)
+    time.sleep(1)  # for the panel to slide away
+    driver.save_screenshot(str(path))
+
+
 def _mlflow(driver: webdriver.Chrome, url: str, width: int, height: int, path: Path) -> None:
     """The report in its frame among the artifacts, with its charts drawn."""
     show(driver, "about:blank", width=width, height=height)
     show(driver, url, width=width, height=height)
-    # What asks for attention at the side is closed, as a reader does.
-    panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
 
     def is_drawn() -> bool:
-        for button in driver.find_elements(By.CSS_SELECTOR, panel):
-            button.click()
+        close_assistant(driver)
         frames = driver.find_elements(By.CSS_SELECTOR, "iframe.mlflow-html-iframe")
         if not frames:
             return False

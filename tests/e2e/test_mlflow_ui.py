@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -19,34 +18,25 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
+from tests.e2e.browser import IS_THERE, WHY_NOT, browser, close_assistant, show
+from tests.e2e.conftest import make_tiny
 
 SECONDS = 90
-SMALL = (
-    "data.family=icon_shift_dev",
-    "data.train_fraction=0.1",
-    "optim.epochs=1",
-    "seeds=[0]",
-    "parameters.algorithm.kl_weight.values=[1.0]",
-)
 COLUMNS = ("id/test/top1", "ood/mean/top1", "gap/top1", "algorithm.kl_weight")
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images: Path) -> Path:
     """A home with one small sweep; or the one that CARFT_SHOWN_HOME names."""
     if "CARFT_SHOWN_HOME" in os.environ:
         return Path(os.environ["CARFT_SHOWN_HOME"])
-    home = tmp_path_factory.mktemp("home")
-    changes = [word for change in SMALL for word in ("--set", change)]
-    subprocess.run(
-        [sys.executable, "-m", "sweeps", "--home", str(home), "run", "kl_weight", *changes],
-        check=True,
-        timeout=240,
-    )
-    return home
+    make = make_tiny(tmp_path_factory.mktemp("shown"), tiny_clip_files, images)
+    baselines = ["zero_shot", "fine_tune"]
+    sweep = make("kl_weight", [1.0], epochs=1, baselines=baselines, report={"model": False})
+    sweep.call("run", "--engine", "local")
+    return sweep.home
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +65,6 @@ def wait_for(driver: webdriver.Chrome, by: str, what: str) -> WebElement:
     return WebDriverWait(driver, SECONDS).until(there, f"{what} did not appear")
 
 
-def close_panel(driver: webdriver.Chrome) -> None:
-    """What asks for attention at the side, as a reader does."""
-    with contextlib.suppress(StopIteration):
-        panel = '[data-component-id="mlflow.assistant.chat_panel.close"]'
-        next(iter(driver.find_elements(By.CSS_SELECTOR, panel))).click()
-
-
 def show_column(driver: webdriver.Chrome, name: str) -> None:
     search = wait_for(driver, By.CSS_SELECTOR, 'input[placeholder="Search columns"]')
     search.send_keys(Keys.CONTROL, "a")
@@ -95,7 +78,7 @@ def test_the_runs_of_a_sweep_are_nested_finished_and_comparable(
 ) -> None:
     show(driver, f"{address}/#/experiments/1/runs", width=1900)
     parent = wait_for(driver, By.LINK_TEXT, "kl_weight")
-    close_panel(driver)
+    close_assistant(driver)
     assert not driver.find_elements(By.LINK_TEXT, "zero_shot"), "children stand beside the sweep"
     parent.find_element(By.XPATH, 'ancestor::div[@role="presentation"][1]//button').click()
     wait_for(driver, By.LINK_TEXT, "zero_shot")

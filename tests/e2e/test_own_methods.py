@@ -104,6 +104,7 @@ def sweep_file(folder: Path, clip: Path, **changes: Any) -> Path:
         "parameters": {"algorithm.pull": {"values": list(PULLS)}},
         "seeds": [0],
         "baselines": ["zero_shot", "fine_tune"],
+        "report": {"page": False, "model": False},  # they take longer than this sweep
         "trial": {
             "model": {"name": str(clip)},
             "data": {"family": "squares", "val_fraction": 0.25},
