@@ -6,8 +6,10 @@ The difference decides whether the spool sets a record aside or waits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from tracking import limits
 from tracking.base import ServiceUnreachable, TrackingError
 from tracking.where import is_server, without_password
 
@@ -55,6 +57,20 @@ def meaning_of_os_error(uri: str, error: OSError) -> RuntimeError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     message = f"MLflow at {without_password(uri)}: {_without_passwords(str(error))}"
     return (TrackingError if status in _UPLOAD_MISTAKES else ServiceUnreachable)(message)
+
+
+@contextmanager
+def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """MLflow's errors as ours; `answers` is as for `meaning`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = limits.cut(str(error.message), 1000)
+        raise meaning(uri, error.error_code, text, answers) from error
+    except OSError as error:  # requests' errors are OSErrors too
+        raise meaning_of_os_error(uri, error) from error
 
 
 def deleted_experiment(uri: str, name: str, experiment_id: str) -> TrackingError:

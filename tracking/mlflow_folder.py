@@ -6,13 +6,14 @@ import base64
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tracking.quiet import quieted
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -112,18 +113,6 @@ def _requirements(folder: Path) -> Iterator[str]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Nothing but what MLflow itself warns of, and nothing of the folder the user stands in."""
-    logger = logging.getLogger("mlflow")
-    level, before = logger.level, {name: os.environ.get(name) for name in _QUIET}
-    logger.setLevel(logging.WARNING)
-    os.environ.update(_QUIET)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pandas' and pydantic's, of how MLflow calls them
-            yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with quieted("mlflow", logging.WARNING, _QUIET), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas' and pydantic's, of how MLflow calls them
+        yield

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracking import limits, run_tags
 from tracking.base import DatasetInput, RunKey, TrackingError
-from tracking.mlflow_errors import meaning, meaning_of_os_error
+from tracking.mlflow_errors import translated
 from tracking.mlflow_folder import quiet, save
 from tracking.mlflow_store import MlflowStore
 from tracking.where import Where, without_password
@@ -86,18 +86,18 @@ class _Keeper:
 
         self._uri, self._home = place.uri, home
         self._client: MlflowClient = MlflowClient(place.uri)
-        with self._translated():
+        with translated(self._uri):
             found = self._client.get_experiment_by_name(place.experiment)
         if found is None:
             raise TrackingError(f"the MLflow experiment {place.experiment!r} is gone")
         self._experiment = str(found.experiment_id)
 
     def keep(self, start: ModelStart, folder: Path, register: str | None) -> KeptModel:
-        with self._translated():
+        with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             known = self._known(start)
         kept = known or self._created(start, runs[0], folder)
-        with self._translated():
+        with translated(self._uri):
             for run in runs:
                 self._link(run, kept)
             if not kept.metrics:
@@ -131,7 +131,7 @@ class _Keeper:
         return {**run_tags.identity(start.key, self._home), **own}
 
     def _created(self, start: ModelStart, run: Run, folder: Path) -> LoggedModel:
-        with self._translated():
+        with translated(self._uri):
             model = self._client.create_logged_model(
                 self._experiment,
                 name=_ILLEGAL.sub("_", start.name),
@@ -151,13 +151,13 @@ class _Keeper:
             with tempfile.TemporaryDirectory() as scratch, quiet():
                 local = Path(scratch) / "model"
                 save(local, folder, model)
-                with self._translated():
+                with translated(self._uri):
                     self._client.log_model_artifacts(model.model_id, str(local))
         except BaseException:
             with suppress(Exception):  # the store may be what failed
                 self._client.delete_logged_model(model.model_id)
             raise
-        with self._translated():
+        with translated(self._uri):
             return self._client.finalize_logged_model(model.model_id, "READY")
 
     def _link(self, run: Run, model: LoggedModel) -> None:
@@ -224,16 +224,3 @@ class _Keeper:
             tags={"carft.digest": start.key.digest, "carft.label": start.label},
         )
         return str(made.version)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """MLflow's errors as ours."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            text = limits.cut(str(error.message), 1000)
-            raise meaning(self._uri, error.error_code, text, lambda: False) from error
-        except OSError as error:  # requests' errors are OSErrors too
-            raise meaning_of_os_error(self._uri, error) from error

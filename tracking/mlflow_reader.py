@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tracking import kept_results, limits, run_tags, served
+from tracking import kept_results, run_tags, served
 from tracking.base import TrackingError
 from tracking.joint import Part
 from tracking.kept_results import Result, Settings
-from tracking.mlflow_errors import deleted_experiment, meaning, meaning_of_os_error
+from tracking.mlflow_errors import deleted_experiment, translated
 from tracking.names import unknown
 from tracking.privacy import stay_private
 from tracking.reachable import check_reachable, sqlite_file
@@ -46,7 +45,7 @@ class MlflowReader:
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         self._uri = uri
         self._client = self._connect()
-        with self._translated():
+        with translated(self._uri):
             self._experiment = self._experiment_id(experiment)
 
     def sweeps(self) -> list[ServedSweep]:
@@ -93,7 +92,7 @@ class MlflowReader:
         from mlflow.artifacts import download_artifacts, list_artifacts
         from mlflow.exceptions import MlflowException
 
-        with self._translated():
+        with translated(self._uri):
             try:
                 file = download_artifacts(
                     artifact_uri=f"{place}/{name}", dst_path=str(folder), tracking_uri=self._uri
@@ -110,7 +109,7 @@ class MlflowReader:
         """Every run with these tags, in the order in which they were begun."""
         token: str | None = None
         while True:
-            with self._translated():
+            with translated(self._uri):
                 page = self._client.search_runs(
                     [self._experiment],
                     run_tags.query(tags),
@@ -149,19 +148,6 @@ class MlflowReader:
         if found.lifecycle_stage == "deleted":
             raise deleted_experiment(self._uri, name, found.experiment_id)
         return found.experiment_id
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """MLflow's errors as ours."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            text = limits.cut(str(error.message), 1000)
-            raise meaning(self._uri, error.error_code, text, lambda: False) from error
-        except OSError as error:  # requests' errors are OSErrors too
-            raise meaning_of_os_error(self._uri, error) from error
 
 
 def _plain(run: Run) -> ServedRun:

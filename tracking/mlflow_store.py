@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,7 +30,7 @@ from tracking.base import (
     TrackingError,
 )
 from tracking.locks import waiting
-from tracking.mlflow_errors import deleted_experiment, meaning, meaning_of_os_error
+from tracking.mlflow_errors import deleted_experiment, translated
 from tracking.privacy import stay_private
 from tracking.reachable import check_reachable, sqlite_file
 from tracking.where import EXPERIMENT, without_password
@@ -251,18 +251,8 @@ class MlflowStore(Tracker):
         for batch in _batches(entries, _BATCH_TAGS):
             client.log_batch(run_id, tags=batch)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """MLflow's errors as ours."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            text = limits.cut(str(error.message), 1000)
-            raise meaning(self._uri, error.error_code, text, self._answers) from error
-        except OSError as error:  # requests' errors are OSErrors too
-            raise meaning_of_os_error(self._uri, error) from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._uri, self._answers)
 
     def _answers(self) -> bool:
         """Whether the store does what it is asked, after it failed at something."""

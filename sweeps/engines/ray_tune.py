@@ -26,6 +26,7 @@ from sweeps.engines.ray_loop import Asking, Loop, Place, Stop, Telling
 from sweeps.engines.supervision import SILENCE, environ_for
 from sweeps.engines.training import CORE
 from sweeps.resources import Need
+from tracking.quiet import quieted
 
 _NEVER = str(10**9)
 _TUNE = {
@@ -132,19 +133,10 @@ def _name(trial: Trial) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Tune as it is set up here, and silent: what its user must know the handler is told."""
-    before = {name: os.environ.get(name) for name in _TUNE}
-    logger = logging.getLogger("ray")
-    level = logger.level
-    os.environ.update(_TUNE)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        # Ray prints there what it thinks of nodes that went, whatever `log_to_driver` says.
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-            yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says.
+    with (
+        quieted("ray", logging.CRITICAL, _TUNE),
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+    ):
+        yield

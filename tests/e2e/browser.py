@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +67,21 @@ def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
     """As if the user had chosen this scheme."""
     feature = {"name": "prefers-color-scheme", "value": scheme}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+@contextlib.contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The address of MLflow's pages, as `carft-sweep ui` serves a home."""
+    command = [sys.executable, "-m", "sweeps", "--home", str(home), "ui", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://\S+", server.stdout.readline())
+            assert found is not None
+            yield found[0]
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=30)
 
 
 def close_assistant(driver: webdriver.Chrome) -> None:

@@ -8,13 +8,10 @@ HOME's MLflow must hold the report: it is logged when a sweep ends.
 from __future__ import annotations
 
 import argparse
-import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from sweeps.home import Home
-from tests.e2e.browser import browser, close_assistant, photograph, show
+from tests.e2e.browser import browser, close_assistant, photograph, served, show
 from tracking.journal import known_run_ids
 from tracking.where import where
 
@@ -72,7 +69,7 @@ def main() -> None:
         for shot in SHOTS:
             _report(driver, page.as_uri(), shot, given.folder)
         page.unlink()
-        with _served([*command, "ui", "--port", "0"]) as address:
+        with served(home.path) as address:
             run = known_run_ids(where(home.path).spool, given.sweep)[""]
             url = f"{address}/#/experiments/1/runs/{run}"
             _overview(driver, url, given.folder / "mlflow-sweep.png")
@@ -137,19 +134,6 @@ def _wait(driver: webdriver.Chrome, holds: Callable[[], bool]) -> None:
     """MLflow builds its page more than once: what was there a moment ago may be gone."""
     ignored = (WebDriverException,)
     WebDriverWait(driver, SECONDS, ignored_exceptions=ignored).until(lambda _: holds())
-
-
-@contextmanager
-def _served(command: list[str]) -> Iterator[str]:
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            found = re.search(r"http://\S+", server.stdout.readline())
-            assert found is not None
-            yield found[0]
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=30)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.browser import IS_THERE, WHY_NOT, browser, close_assistant, show
+from tests.e2e.browser import IS_THERE, WHY_NOT, browser, close_assistant, served, show
 from tests.e2e.conftest import make_tiny
 
 SECONDS = 90
@@ -42,16 +38,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images
 @pytest.fixture(scope="module")
 def address(home: Path) -> Iterator[str]:
     """Where `carft-sweep ui` serves it."""
-    command = [sys.executable, "-m", "sweeps", "--home", str(home), "ui", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            found = re.search(r"http://\S+", server.stdout.readline())
-            assert found is not None
-            yield found[0]
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=30)
+    with served(home) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
