@@ -13,7 +13,7 @@ import vl_convert
 
 from tests.tracking.charted import full, grid_runs, searched
 from tests.tracking.charts.drawn import Spec, nodes, spec_of
-from tests.tracking.made_up import metrics, run, zero_shot
+from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS
 from tracking.charts.layout import fitted
 from tracking.charts.palette import colour_of
@@ -49,6 +49,17 @@ def specs(everything: Evidence) -> dict[str, Spec]:
     return {name: spec_of(name, everything) for name in CHARTS}
 
 
+@pytest.fixture(scope="module")
+def sweeps(everything: Evidence) -> dict[str, Evidence]:
+    """Such as differ in what their charts have to show."""
+    return {
+        "everything": everything,
+        "a search": searched(30),
+        "one parameter": of(*kl_sweep()),
+        "one seed": of(*kl_sweep(1)),
+    }
+
+
 def of(*runs: RunRecord) -> Evidence:
     return gather(compare(runs, sweep="small"))
 
@@ -60,12 +71,30 @@ def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
 
 
 @each_chart
-def test_a_chart_renders_without_a_warning_and_says_what_it_is(
-    name: str, specs: dict[str, Spec], capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("sweep", ["everything", "a search", "one parameter", "one seed"])
+def test_a_chart_compiles_without_a_warning_and_says_what_it_is(
+    name: str, sweep: str, sweeps: dict[str, Evidence], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    vl_convert.vegalite_to_vega(specs[name], show_warnings=True)
-    assert "WARN" not in "".join(capfd.readouterr())
-    assert specs[name]["description"]
+    picture = CHARTS[name].draw(sweeps[sweep])
+    if picture is not None:
+        spec = picture.to_dict(validate=False)
+        assert spec["description"]
+        assert warnings(fitted(spec, DESKTOP), capfd) == ""
+
+
+def test_a_legend_that_only_one_layer_disables_is_warned_of(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """What the law above rests on."""
+    shown: Spec = {"field": "a", "type": "nominal", "legend": {}}
+    colours = (shown, {**shown, "legend": None})
+    layers = [{"mark": "point", "encoding": {"color": colour}} for colour in colours]
+    assert 'legend property "disable"' in warnings({"data": {"values": []}, "layer": layers}, capfd)
+
+
+def warnings(spec: Spec, capfd: pytest.CaptureFixture[str]) -> str:
+    vl_convert.vegalite_to_vega(spec, show_warnings=True)
+    return "".join(capfd.readouterr())
 
 
 @each_chart

@@ -85,12 +85,13 @@ def _diagram(title: str, rows: list[dict[str, Any]], signs: Signs) -> alt.LayerC
 
 
 def _shares(title: str, rows: list[dict[str, Any]], signs: Signs) -> alt.LayerChart:
-    """Steps, since bars of several rows would hide each other."""
-    lines = alt.Chart(marks.data(rows)).mark_line(interpolate="step", strokeWidth=1.5, aria=False)
+    """Steps over the bins, since bars of several rows would hide each other."""
+    middle = alt.Chart(marks.data(rows)).transform_calculate(middle="(datum.low + datum.high) / 2")
+    lines = middle.mark_line(interpolate="step", strokeWidth=1.5, aria=False)
     hints = marks.hints(_FIELD, ("low", ".1f"), ("high", ".1f"), ("share", ".1f"), ("images", "d"))
     lines = lines.encode(
         alt.X(
-            field="confidence",
+            field="middle",
             type="quantitative",
             title=f"confidence (%), {title}",
             scale=alt.Scale(domain=[0, 100]),
@@ -109,7 +110,8 @@ CHART = Chart(
     about=(
         "How often a model is right at each confidence, in fifteen bins: on the dotted line it "
         "knows how sure it may be, below it is too sure. All seeds together; on OOD each shift "
-        "counts the same. ECE is the mean over seeds, as in the table. Below: where its images lie."
+        "counts the same; the larger a symbol, the more images. ECE is the mean over seeds, as in "
+        "the table. Below: where its images lie."
     ),
     draw=draw,
 )

@@ -18,7 +18,8 @@ from tracking.statistics import t_interval
 
 MOST = 10
 """Classes that gain, and as many that lose."""
-_LINE = 18
+_DOT, _SPACE = 5, 8
+"""Pixels of height that a dot takes, and between classes: equal differences hide no dot."""
 _VALUE = "difference"
 
 
@@ -32,7 +33,7 @@ def draw(evidence: Evidence) -> Picture | None:
     rows = [row for split in splits for row in _of_split(evidence, parts, lead, split)]
     shown = {part.row.arm.label: part.row for part in parts}
     signs = palette.of_rows(shown, evidence.algorithms)
-    names = [split_name(split) for split in splits]
+    names, settings = [split_name(split) for split in splits], list(signs.entries)
     chooser = alt.binding_select(options=names, name="Split: ")
     choice = alt.param(name="split", value=names[0], bind=chooser)
     base = (
@@ -43,17 +44,19 @@ def draw(evidence: Evidence) -> Picture | None:
                 "class:N",
                 sort=alt.EncodingSortField("rank", op="min"),
                 title=None,
-                axis=alt.Axis(grid=True, labelLimit=120),
+                axis=alt.Axis(grid=True, tickBand="extent", labelLimit=120),
             ),
+            alt.YOffset("setting:N", sort=settings, scale=alt.Scale(domain=settings)),
             alt.X(**marks.number(_VALUE, f"Top-1 minus {reference.arm.label} (points)")),
             signs.colour(),
         )
     )
     hints = marks.hints("setting", "class", (_VALUE, "+.1f"), ("images", "d"))
-    height = _LINE * max(len({row["class"] for row in rows if row["split"] == n}) for n in names)
+    most = max(len({row["class"] for row in rows if row["split"] == name}) for name in names)
+    height = most * (_DOT * len(settings) + _SPACE)
     layers = [
         marks.rule_at(0, "x"),
-        marks.interval(base, "x", _VALUE),
+        *marks.interval(base, "x", _VALUE, rows),
         base.mark_point(filled=True, size=70, opacity=0.9).encode(signs.shape(), tooltip=hints),
     ]
     told = f"Classes that gain and lose most against {reference.arm.label}"

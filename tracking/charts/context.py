@@ -47,7 +47,7 @@ def draw(evidence: Evidence) -> Picture | None:
 
 
 def _panel(rows: list[dict[str, Any]], signs: Signs, kind: str) -> alt.LayerChart:
-    scale = alt.Scale(domainMin=0) if kind == "kl" else None
+    scale = alt.Scale(zero=True, nice=False, padding=8) if kind == "kl" else None
     layers, height = dots.dots(rows, signs, kind, _TITLES[kind], ".3f", scale=scale)
     return layered(layers, height)
 

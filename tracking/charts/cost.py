@@ -14,7 +14,7 @@ from tracking.charts.palette import NEUTRAL, Signs
 from tracking.evidence import Evidence
 from tracking.statistics import mean
 
-_BAR = 30
+_BAR = 34
 _SPACE = "indexof(datum.label, ' ')"
 _TWO_LINES = alt.Axis(
     labelLimit=140,
@@ -76,7 +76,7 @@ def _bars(rows: list[dict[str, Any]], signs: Signs, field: str) -> alt.LayerChar
     )
     hints = marks.hints("setting", (field, ".3~g"), ("epochs", "d"), ("runs", "d"))
     bars = base.mark_bar().encode(signs.colour(legend=False), tooltip=hints)
-    return layered([bars, marks.interval(base, "x", field)], _BAR * len(rows))
+    return layered([bars, *marks.interval(base, "x", field, rows)], _BAR * len(rows))
 
 
 def _runs(evidence: Evidence) -> alt.Chart:
@@ -92,7 +92,7 @@ def _runs(evidence: Evidence) -> alt.Chart:
     names = list(dict.fromkeys(part.algorithm for part in evidence.runs))
     colours = [palette.colour_of(name, evidence.algorithms) for name in names]
     states = [state for state in _OPACITY if any(row["state"] == state for row in rows)]
-    paler = alt.Scale(domain=states, range=[_OPACITY[state] for state in states])
+    paler = alt.Scale(type="ordinal", domain=states, range=[_OPACITY[s] for s in states])
     legend = alt.Legend(orient="bottom", title=None, symbolFillColor=NEUTRAL)
     shown = legend if len(states) > 1 else None
     bars: alt.Chart = (
@@ -100,7 +100,9 @@ def _runs(evidence: Evidence) -> alt.Chart:
         .mark_bar()
         .encode(
             alt.Y("algorithm:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),
-            alt.X("runs:Q", title="runs", axis=alt.Axis(tickMinStep=1, format="d")),
+            alt.X(
+                "runs:Q", title="runs", axis=alt.Axis(tickMinStep=1, format="d", labelFlush=False)
+            ),
             alt.Color("algorithm:N", scale=alt.Scale(domain=names, range=colours), legend=None),
             alt.Opacity("state:N", sort=states, scale=paler, legend=shown),
             alt.Order("rank:Q"),

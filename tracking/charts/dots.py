@@ -35,9 +35,8 @@ def dots(
         offset,
         signs.colour(),
     )
-    interval = marks.interval(base, "x", value)
     hints = marks.hints("setting", "split", (value, form), (f"{value} low", form))
     hints += marks.hints((f"{value} high", form))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(signs.shape(), tooltip=hints)
     height = len(splits) * (_DOT * len(settings) + _SPACE)
-    return [interval, points], height
+    return [*marks.interval(base, "x", value, rows), points], height

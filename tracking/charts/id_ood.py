@@ -8,6 +8,7 @@ import altair as alt
 
 from tracking.charts import marks, palette
 from tracking.charts.base import Chart, Picture
+from tracking.charts.labels import Box, Frame, Label, sides
 from tracking.charts.layout import single
 from tracking.charts.measures import ends, percent, titled
 from tracking.charts.palette import NEUTRAL, Signs
@@ -18,6 +19,7 @@ from tracking.records import merge_name
 
 _X, _Y = "ID test", "OOD mean"
 _HEIGHT = 420
+_Rows = list[dict[str, Any]]
 
 
 def draw(evidence: Evidence) -> Picture | None:
@@ -26,14 +28,13 @@ def draw(evidence: Evidence) -> Picture | None:
     if not models:
         return None
     signs = _signs(evidence)
-    layers = [
-        *_curves(evidence, signs),
-        *_distances(evidence),
-        *_points(signs),
-        _front(),
-    ]
+    points = [_point(model) for model in models]
+    curves, distances = _curve_rows(evidence, signs), _distance_rows(evidence)
+    reference = None if evidence.reference is None else evidence.reference.arm.label
+    _place_alphas(curves, reference, points, distances)
+    layers = [*_curves(curves, signs), *_distances(distances), *_points(points, signs), _front()]
     told = f"ID test against OOD mean accuracy of {len(models)} models"
-    return single(layers, _HEIGHT, told, [_point(model) for model in models])
+    return single(layers, _HEIGHT, told, points)
 
 
 def _x() -> alt.X:
@@ -56,7 +57,7 @@ def _signs(evidence: Evidence) -> Signs:
     return palette.of_series(series, evidence.algorithms)
 
 
-def _points(signs: Signs) -> list[alt.Chart]:
+def _points(rows: _Rows, signs: Signs) -> list[alt.Chart]:
     place = alt.Chart().encode(
         _x(),
         _y(),
@@ -67,8 +68,8 @@ def _points(signs: Signs) -> list[alt.Chart]:
     shown = "datum['on show']"
     points = place.encode(signs.shape(), tooltip=hints)
     return [
-        marks.interval(place, "x", _X),
-        marks.interval(place, "y", _Y),
+        *marks.interval(place, "x", _X, rows),
+        *marks.interval(place, "y", _Y, rows),
         points.transform_filter(f"!{shown}").mark_point(
             filled=True, size=34, opacity=0.55, aria=False
         ),
@@ -104,44 +105,76 @@ def _front() -> alt.Chart:
     return front
 
 
-def _curves(evidence: Evidence, signs: Signs) -> list[alt.Chart]:
-    reference = evidence.reference and evidence.reference.arm.label
+def _curve_rows(evidence: Evidence, signs: Signs) -> _Rows:
     algorithms = {row.arm.label: row.arm.algorithm for row in evidence.comparison.rows}
-    rows = [
+    rows: _Rows = [
         {
             "curve": curve.label,
             "series": _series(algorithms[curve.label], "wise_ft"),
             "alpha": point.alpha,
-            "reference": curve.label == reference,
             _X: percent(point.id),
             _Y: percent(point.ood),
         }
         for curve in evidence.comparison.curves
         for point in curve.points
     ]
-    rows = [row for row in rows if row["series"] in signs.entries]
+    return [row for row in rows if row["series"] in signs.entries]
+
+
+def _place_alphas(curves: _Rows, reference: str | None, points: _Rows, distances: _Rows) -> None:
+    """Set `above` where an alpha has room for its number, on the reference's curve first.
+
+    Its numbers stand above it, and those of the others, which may be near, below.
+    """
+    xs, ys = (
+        [
+            row[end]
+            for row in (*points, *curves)
+            for end in (f, f"{f} low", f"{f} high")
+            if end in row
+        ]
+        for f in (_X, _Y)
+    )
+    frame = Frame(min(xs), max(xs), min(ys), max(ys))
+    taken = [Box(*frame.at(row[_X], row[_Y]), 0, 0, 6, 6) for row in points if row["on show"]]
+    taken += [Box(*frame.at(row[_X], row["middle"]), -25, 0, 13, 6) for row in distances]
+    inner = [row for row in curves if 0 < row["alpha"] < 1]
+    inner.sort(key=lambda row: row["curve"] != reference)
+    wanted = [
+        Label(f"{row['alpha']:g}", *frame.at(row[_X], row[_Y]), above=row["curve"] == reference)
+        for row in inner
+    ]
+    for row, above in zip(inner, sides(wanted, taken), strict=True):
+        if above is not None:
+            row["above"] = above
+
+
+def _curves(rows: _Rows, signs: Signs) -> list[alt.Chart]:
     if not rows:
         return []
     base = alt.Chart(marks.data(rows)).encode(_x(), _y())
     lines = base.mark_line(strokeWidth=1.5, opacity=0.8, strokeDash=[5, 3], aria=False).encode(
         signs.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q")
     )
-    return [lines, _alphas(base, reference=True), _alphas(base, reference=False)]
+    used = sorted({row["above"] for row in rows if "above" in row})
+    return [lines, *(_alphas(base, above=above) for above in used)]
 
 
-def _alphas(base: alt.Chart, *, reference: bool) -> alt.Chart:
-    """The numbers along the reference's curve above it, and below the others, which may be near."""
-    side = 1 if reference else -1
-    inner = "datum.alpha > 0 && datum.alpha < 1 && "
-    words = base.transform_filter(f"{inner}{'' if reference else '!'}datum.reference").mark_text(
-        align="left" if reference else "right", dx=7 * side, dy=-8 * side, fontSize=10, aria=False
+def _alphas(base: alt.Chart, *, above: bool) -> alt.Chart:
+    side = 1 if above else -1
+    words = base.transform_filter(f"datum.above === {'true' if above else 'false'}").mark_text(
+        align="left" if above else "right",
+        dx=Label.DX * side,
+        dy=-Label.DY * side,
+        fontSize=10,
+        aria=False,
     )
     numbers: alt.Chart = words.encode(alt.Text("alpha:Q", format="~g"))
     return numbers
 
 
-def _distances(evidence: Evidence) -> list[alt.Chart]:
-    rows = [
+def _distance_rows(evidence: Evidence) -> _Rows:
+    return [
         {
             "setting": found.label,
             _X: percent(found.id),
@@ -152,6 +185,9 @@ def _distances(evidence: Evidence) -> list[alt.Chart]:
         }
         for found in evidence.distances
     ]
+
+
+def _distances(rows: _Rows) -> list[alt.Chart]:
     if not rows:
         return []
     x = _x()
@@ -160,7 +196,9 @@ def _distances(evidence: Evidence) -> list[alt.Chart]:
     rules = base.mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(
         x, _y(), alt.Y2(field="curve"), tooltip=hints
     )
-    numbers = base.mark_text(align="right", dx=-12, fontSize=10, fontWeight="bold").encode(
+    # Rounded before it is written, a distance just below zero has no minus.
+    rounded = base.transform_calculate(distance="round(10 * datum.distance) / 10 + 0")
+    numbers = rounded.mark_text(align="right", dx=-12, fontSize=10, fontWeight="bold").encode(
         x,
         alt.Y(field="middle", type="quantitative", title=titled(OOD)),
         alt.Text("distance:Q", format="+.1f"),

@@ -16,9 +16,14 @@ _ROWS = "rows"
 Spec = dict[str, Any]
 
 
-def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.LayerChart:
-    """One panel of charts upon each other, the last on top."""
-    return alt.LayerChart(layer=list(charts), height=height)
+def layered(
+    charts: Sequence[alt.Chart | alt.LayerChart],
+    height: int,
+    transform: Sequence[alt.Transform] = (),
+) -> alt.LayerChart:
+    """One panel of charts upon each other, the last on top; `transform` is for their rows."""
+    transforms = list(transform) or alt.Undefined
+    return alt.LayerChart(layer=list(charts), height=height, transform=transforms)
 
 
 def single(

@@ -28,7 +28,10 @@ def number(
     """A channel of numbers, which need not begin at zero."""
     found: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
     found["scale"] = alt.Scale(zero=zero, nice=True, padding=8) if scale is None else scale
-    return found if axis is None else {**found, "axis": axis}
+    found["axis"] = alt.Axis() if axis is None else axis.copy()
+    # Moved inwards from its tick, the first or last number would touch the one beside it.
+    found["axis"]["labelFlush"] = False
+    return found
 
 
 def hints(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
@@ -41,18 +44,22 @@ def hints(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
     ]
 
 
-def interval(base: alt.Chart, along: Literal["x", "y"], field: str) -> alt.Chart:
-    """A bar from `<field> low` to `<field> high`, where there is one."""
+def interval(base: alt.Chart, along: Literal["x", "y"], field: str, rows: Rows) -> list[alt.Chart]:
+    """A bar from `<field> low` to `<field> high` for the `rows` that have them; none: no layer."""
+    if not any(f"{field} low" in row for row in rows):
+        return []
     channel, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
     start = channel(field=f"{field} low", type="quantitative")
     known = base.transform_filter(f"isValid(datum['{field} low'])")
-    rule: alt.Chart = known.mark_rule(strokeWidth=1.5, opacity=0.75, aria=False)
-    return rule.encode(start, second(field=f"{field} high"))
+    rule = known.mark_rule(strokeWidth=1.5, opacity=0.75, aria=False)
+    return [rule.encode(start, second(field=f"{field} high"))]
 
 
 def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
     """A thin line across, at a value of the axis."""
-    channel = alt.XDatum(value) if along == "x" else alt.YDatum(value)
+    kind = alt.XDatum if along == "x" else alt.YDatum
+    # Without a word from it, the first layer would take the grid from the others.
+    channel = kind(value, axis=alt.Axis(grid=True))
     mark = alt.Chart(data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
     rule: alt.Chart = mark.encode(channel)
     return rule

@@ -37,6 +37,8 @@ _RING = "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0ZM.55,0A.55,.55,0,1,0,-.55,0A.55,.55,0
 _HOLE = 0.5
 _SHORT = 20
 """Letters of a name in a legend of two columns."""
+_LONG = 46
+"""Letters that a legend has room for on a phone."""
 _SOLID = (1, 0)
 _DASHES: Sequence[Sequence[int]] = (_SOLID, (6, 3), (2, 2), (9, 3, 2, 3), (1, 3), (12, 4))
 
@@ -78,10 +80,13 @@ class Signs:
     def _channel(self, values: Sequence[Any], legend: bool) -> dict[str, Any]:
         # Two short names stand side by side on a phone. The columns do not go by the width of the
         # chart: Vega would reserve too little height when it fits the width afterwards.
-        columns = 2 if max(map(len, self.entries)) <= _SHORT else 1
+        longest = max(map(len, self.entries))
+        columns = 2 if longest <= _SHORT else 1
         shown = alt.Legend(
             orient="bottom", title=None, columns=columns, labelLimit=300, symbolOpacity=1
         )
+        if longest > _LONG:  # What tells settings apart is often at the end: `+ wise_ft@0.5`.
+            shown["labelExpr"] = f"truncate(datum.label, {_LONG}, 'center')"
         return {
             "field": self.field,
             "type": "nominal",

@@ -119,7 +119,7 @@ def _cells(
 def _colour(cells: Sequence[dict[str, Any]], shown: _Shown) -> alt.Color:
     values = [cell[shown.field] for cell in cells if shown.field in cell]
     scale = palette.ramp(min(values), max(values))
-    legend = alt.Legend(format="~g", title=None)
+    legend = alt.Legend(title=None)
     return alt.Color(field=shown.field, type="quantitative", scale=scale, legend=legend)
 
 
@@ -140,7 +140,13 @@ def _heat(
         number = alt.Text(field=shown.field, type="quantitative", format=form(shown.metric))
         layers.append(words.encode(number))
     chosen = base.transform_filter("datum.selected")
-    layers.append(chosen.mark_rect(filled=False, stroke="white", strokeWidth=3, aria=False))
+    # At the rim of its cell, half of the frame would lie on a page that may be white.
+    size = alt.RelativeBandSize(band=0.95)
+    layers.append(
+        chosen.mark_rect(
+            filled=False, stroke="white", strokeWidth=3, width=size, height=size, aria=False
+        )
+    )
     return layered(layers, _HEIGHT)
 
 

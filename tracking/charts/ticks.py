@@ -23,6 +23,8 @@ class Axis:
     categories: tuple[str, ...] = ()
     constant: float = 1.0
     """Of a symlog axis."""
+    labelled: tuple[float, ...] = ()
+    """What has a tick each; empty: round numbers have."""
 
     def position(self, value: Scalar) -> float | None:
         """From 0, the bottom, to 1; None for what is not on this axis."""
@@ -33,16 +35,17 @@ class Axis:
             return (self.categories.index(shown) + 0.5) / len(self.categories)
         if not isinstance(value, (int, float)):
             return None
-        low, high, at = map(self._bent, (self.low, self.high, float(value)))
+        low, high, at = map(self.bent, (self.low, self.high, float(value)))
         return 0.5 if high == low else round((at - low) / (high - low), 4)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Positions with labels."""
-        values: Sequence[Scalar] = self.categories or self._round_values()
+        values: Sequence[Scalar] = self.categories or self.labelled or self._round_values()
         found = [(self.position(value), text(value)) for value in values]
         return [(place, shown) for place, shown in found if place is not None]
 
-    def _bent(self, value: float) -> float:
+    def bent(self, value: float) -> float:
+        """A number such that equal steps of the axis are equal differences."""
         if self.scale == "log":
             return math.log(value)
         return math.log1p(value / self.constant) if self.scale == "symlog" else value
@@ -68,8 +71,14 @@ def of_parameter(parameter: Parameter) -> Axis:
     if not parameter.numeric:
         names = tuple(text(value) for value in parameter.values)
         return Axis(parameter.title, "categories", 0.0, 1.0, names)
-    ends = parameter.numbers[0], parameter.numbers[-1]
-    return Axis(parameter.title, parameter.scale, *ends, constant=parameter.constant)
+    numbers = tuple(parameter.numbers)
+    return Axis(
+        parameter.title,
+        parameter.scale,
+        *(numbers[0], numbers[-1]),
+        constant=parameter.constant,
+        labelled=numbers if len(numbers) <= _MOST else (),
+    )
 
 
 def of_numbers(title: str, values: Sequence[float]) -> Axis:

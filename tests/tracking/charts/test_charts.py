@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import pytest
+import vl_convert
 
 from tests.tracking.charted import CLASS_NAMES, IMPORTANCE, LR, grid_runs, searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
@@ -68,6 +72,12 @@ def test_the_curves_carry_their_alphas(plain: Evidence) -> None:
     assert [row["alpha"] for row in rows if row["curve"] == "fine_tune"] == [0, 0.25, 0.5, 0.75, 1]
 
 
+def test_numbers_along_curves_that_coincide_stand_once_and_apart(everything: Evidence) -> None:
+    rows = data_of(spec_of("id_ood", everything), "curve", "alpha")
+    told = {(row["curve"], row["alpha"]): row["above"] for row in rows if "above" in row}
+    assert told == {("fine_tune lr=0.0001", alpha): True for alpha in (0.25, 0.5, 0.75)}
+
+
 def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: Evidence) -> None:
     spec = spec_of("response", plain)
     rows = data_of(spec, "kl_weight")
@@ -83,6 +93,50 @@ def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: 
         "zero_shot": pytest.approx(55),
         "fine_tune": pytest.approx(65.04),
     }
+
+
+@pytest.mark.parametrize("alike", [3, 40])
+@pytest.mark.parametrize(
+    "values",
+    [[1e-5, 1e-4, 1e-3], [0.0, 0.1, 1.0, 10.0], [1.0, 2.0, 3.0], ["frozen", "train"]],
+    ids=["log", "symlog", "linear", "categories"],
+)
+def test_settings_with_the_same_value_are_drawn_side_by_side(
+    values: list[float | str], alike: int
+) -> None:
+    every = [value for value in values for _ in range(alike)]
+    runs = [
+        run("car_ft", 0, metrics(0.6, None), trial=n, params={LR: value, KL: n})
+        for n, value in enumerate(every)
+    ]
+    spec = spec_of("response", gather(compare(runs, sweep="alike")))
+    of_lr = next(panel for panel in spec["concat"] if channels(panel, "x")[0]["title"] == "lr")
+    places = drawn_at(vl_convert.vegalite_to_svg({**spec, "concat": [of_lr]}))
+    assert len(places) == len(set(places)) == len(values) * alike
+    groups = [sorted(places)[n : n + alike] for n in range(0, len(places), alike)]
+    middles = [sum(group) / alike for group in groups]
+    nearest = min(two - one for one, two in pairwise(middles))
+    for group in groups:
+        assert group[-1] - group[0] < 0.8 * nearest
+        steps = [two - one for one, two in pairwise(group)]
+        assert max(steps) < 2 * min(steps)
+
+
+def drawn_at(svg: str) -> list[float]:
+    """How far to the right the symbols of a chart stand."""
+    marks, _ = svg.split('class="mark-group role-legend"')
+    return [float(x) for x in re.findall(r'translate\(([-.\de]+),[-.\de]+\)" d="M[^"]*A', marks)]
+
+
+def test_what_is_read_aloud_of_a_symbol_is_its_setting_and_not_its_place(
+    everything: Evidence,
+) -> None:
+    svg = vl_convert.vegalite_to_svg(spec_of("response", everything))
+    read = re.findall(r'<path aria-label="([^"]*)"', svg)
+    assert any(
+        text.startswith("car_ft kl_weight=0 lr=0.001, ID test top-1 (%): 65.") for text in read
+    )
+    assert not any("place" in text for text in read)
 
 
 def test_of_many_parameters_the_most_important_ones_have_panels() -> None:
@@ -272,6 +326,9 @@ def test_cost_has_seconds_throughput_and_how_runs_ended(everything: Evidence) ->
         ("car_ft", "pruned"): 1,
         ("flyp", "done"): 3,
     }
+    paler = channels(spec, "opacity")[0]["scale"]
+    # Of a scale between two ends, Vega would not take each value as it stands.
+    assert (paler["type"], paler["range"]) == ("ordinal", [1.0, 0.7, 0.4])
 
 
 def test_without_shifts_id_alone_is_shown() -> None:

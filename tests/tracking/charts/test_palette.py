@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
+import altair as alt
 import numpy as np
 import pytest
+import vl_convert
 from numpy.typing import NDArray
 
 from tests.tracking.made_up import arm, zero_shot
@@ -75,6 +78,18 @@ def test_a_merged_row_has_its_colour_and_a_symbol_with_a_hole() -> None:
     assert signs["car_ft"].symbol != signs["merged"].symbol
     assert signs["merged"].symbol.count("Z") == 2
     assert signs["car_ft"].dash != signs["merged"].dash
+
+
+def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
+    names = ["car_ft " + "x=1 " * 20, "car_ft " + "x=1 " * 20 + "+ wise_ft@0.5"]
+    signs = of_series(dict.fromkeys(names, ("car_ft", False)), KNOWN)
+    data = alt.InlineData(values=[{"series": name} for name in names])
+    chart = alt.Chart(data).mark_point().encode(signs.colour())
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    shown = [text for text in re.findall("<text[^>]*>([^<]*)</text>", svg) if "car_ft" in text]
+    assert len(shown) == 2
+    assert all(text.startswith("car_ft x=1 ") and "…" in text for text in shown)
+    assert shown[1].endswith("x=1 + wise_ft@0.5")
 
 
 def test_settings_of_one_algorithm_differ_in_symbol_and_dash() -> None:

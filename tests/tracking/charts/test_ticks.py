@@ -56,6 +56,13 @@ def test_round_numbers_are_labelled(
     assert round_values(scale, low, high, 0.1) == pytest.approx(values)
 
 
+def test_what_was_tried_is_labelled_where_it_is_little() -> None:
+    few = of_parameter(Parameter("a", "a", (1e-4, 3e-4), "linear"))
+    assert few.ticks() == [(0.0, "0.0001"), (1.0, "0.0003")]
+    many = of_parameter(Parameter("a", "a", tuple(map(float, range(11))), "linear"))
+    assert [text for _, text in many.ticks()] == ["0", "2", "4", "6", "8", "10"]
+
+
 @given(st.sampled_from(["linear", "log"]), st.floats(1e-6, 1e3), st.floats(1.01, 1e9))
 def test_ticks_are_few_and_on_their_axis(scale: Scale, low: float, factor: float) -> None:
     found = round_values(scale, low, low * factor, 1.0)
