@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: sweep test test-full check docs clean
+.PHONY: sweep test test-full check docs notebook clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/.installed
@@ -27,6 +27,10 @@ check: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The outputs stored in docs/notebooks/example.ipynb, made anew.
+notebook: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.docs.notebook
 
 clean:
 	rm -rf $(VENV) dist site .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \

@@ -10,7 +10,6 @@ from carft_core.errors import RequestError, unknown
 from sweeps.metric_names import PATTERN, natural_goal, problem
 from tracking.judging import Judging
 from tracking.selection import Rule
-from tracking.verdict import Terms
 
 
 def chosen_by(
@@ -23,7 +22,7 @@ def chosen_by(
     if not changes and id_margin is None:
         return told
     if id_margin is not None:
-        terms = Terms(alpha=terms.alpha, id_margin=id_margin, fewest_seeds=terms.fewest_seeds)
+        terms = replace(terms, id_margin=id_margin)
     fields = dict(vars(rule))
     for change in changes:
         fields |= change

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from tracking import caveats, images, wording
 from tracking.budgets import Budget, budgets
@@ -16,6 +18,10 @@ from tracking.records import Arm, RunRecord, Scalar, group
 from tracking.rows import Look, Row, metric_order, rows_of
 from tracking.selection import Choice, Rule, choose, choose_each, choose_merges
 from tracking.verdict import Finding, Terms, gain_over_zero_shot, judge, zero_shot_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from altair import TopLevelMixin
 
 __all__ = [
     "Arm",
@@ -32,6 +38,8 @@ __all__ = [
 ]
 
 REFERENCE = "fine_tune"
+_REPR_VERDICT = 240
+"""Characters of the verdict in a repr; the first sentence has fewer."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,39 @@ class Comparison:
     def verdict(self) -> str:
         """The sentences as one paragraph."""
         return wording.joined(self.sentences)
+
+    def __repr__(self) -> str:
+        """At most two lines: that of a dataclass would print every run."""
+        rows = f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"
+        verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
+        return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tracking import notebook
+
+        return notebook.html(self)
+
+    def rows_frame(self, *, intervals: bool = False) -> pd.DataFrame:
+        """One line per row of the table, as `tracking.frames.rows_frame`."""
+        from tracking import frames
+
+        return frames.rows_frame(self, intervals=intervals)
+
+    def runs_frame(self) -> pd.DataFrame:
+        """One line per run and evaluated model, as `tracking.frames.runs_frame`."""
+        from tracking import frames
+
+        return frames.runs_frame(self)
+
+    def chart(self, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
+        """A chart of the report as Altair's own, so many pixels wide.
+
+        Raises TrackingError for a name that no chart has, and where there is nothing to show.
+        """
+        from tracking import notebook
+
+        return notebook.chart(self, name, width=width)
 
     def as_dict(self) -> dict[str, object]:
         """What `compare --json` prints: standard JSON, accuracies as fractions."""

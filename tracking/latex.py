@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tracking.columns import NOTHING, MetricColumn, count, title
 from tracking.compare import Comparison, Row
-from tracking.metric_kinds import direction
+from tracking.ranking import places
 from tracking.view import View, quoted_cell
 
 _ESCAPES: Mapping[str, str] = {
@@ -37,28 +37,25 @@ _ESCAPES: Mapping[str, str] = {
     "·": r"$\cdot$",
     "×": r"$\times$",
 }
-_SAME = ("model", "data", "transform")
-"""The facts that rows must share to be ranked together."""
-_OUTSIDE = frozenset({"oracle", "incomplete"})
-"""Marks of rows that are not ranked."""
+_EMPHASIS: Mapping[int, str] = {1: r"\textbf", 2: r"\underline"}
+"""By place in the column."""
 
 
 def latex(comparison: Comparison, *, view: View | None = None, command: str = "") -> str:
     r"""A `tabular` for `booktabs`, with notes, verdict and `command` above it as comments.
 
-    In each column the best value is bold and the next one underlined, equal ones as printed alike.
-    Ranked are rows with all their runs, among those of the same backbone and data; of an oracle,
-    and what is quoted, nothing is ranked, nor a metric of which neither end is better.
+    In each column the best value is bold and the next one underlined, by `ranking.places`; what is
+    quoted is not ranked.
     """
     flat = replace(view or View(), grouped=False)
     rows, columns = flat.rows(comparison), flat.metrics(comparison)
-    emphasis = _emphasis(rows, columns)
-    told = _comments(comparison, flat, rows, columns, command)
+    found = places(rows, columns)
+    told = _comments(comparison, flat, rows, columns, command, ranked=bool(found))
     lines = [f"% {' '.join(line.split())}" for line in told]  # no name may end a comment
     lines += [rf"\begin{{tabular}}{{lr{'r' * len(columns)}}}", r"\toprule"]
     lines += [_line(["setting", "n", *(escaped(column.header) for column in columns)]), r"\midrule"]
     for row in rows:
-        cells = [_cell(column, row, emphasis) for column in columns]
+        cells = [_cell(column, row, found) for column in columns]
         name = escaped(flat.name(comparison, row).strip())
         lines.append(_line([name, escaped(count(comparison, row)), *cells]))
     if flat.quoted:
@@ -80,6 +77,8 @@ def _comments(
     rows: Sequence[Row],
     columns: Sequence[MetricColumn],
     command: str,
+    *,
+    ranked: bool,
 ) -> Iterator[str]:
     if command:
         yield command
@@ -87,45 +86,14 @@ def _comments(
     for warning in comparison.warnings:
         yield f"! {warning}"
     yield f"{title(comparison)}. {' '.join(view.told(comparison, rows, columns))}"
-    if any(_ranked(row) for row in rows):
+    if ranked:
         yield "Bold: best, underlined: second, as printed."
     yield from comparison.sentences
 
 
-def _emphasis(rows: Sequence[Row], columns: Sequence[MetricColumn]) -> dict[tuple[str, str], str]:
-    """By metric and label the LaTeX command of the best and the second among comparable rows."""
-    alike: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        if _ranked(row):
-            facts = row.arm.done[0].facts
-            alike.setdefault(tuple(str(facts.get(name)) for name in _SAME), []).append(row)
-    found: dict[tuple[str, str], str] = {}
-    for column in columns:
-        for rivals in alike.values():
-            for label, command in _places(rivals, column):
-                found[column.metric, label] = command
-    return found
-
-
-def _places(rivals: Sequence[Row], column: MetricColumn) -> Iterator[tuple[str, str]]:
-    sign = direction(column.metric)
-    printed = {row.arm.label: column.parts(row)[0] for row in rivals}
-    numbers = {label: float(text) for label, text in printed.items() if text != NOTHING}
-    places = sorted(set(numbers.values()), key=lambda number: -sign * number)
-    if not sign or len(numbers) < 2 or len(places) < 2:
-        return  # one row alone, or all alike: there is no best
-    for label, number in numbers.items():
-        if number in places[:2]:
-            yield label, r"\textbf" if number == places[0] else r"\underline"
-
-
-def _ranked(row: Row) -> bool:
-    return bool(row.arm.done) and not _OUTSIDE & set(row.marks)
-
-
-def _cell(column: MetricColumn, row: Row, emphasis: Mapping[tuple[str, str], str]) -> str:
+def _cell(column: MetricColumn, row: Row, found: Mapping[tuple[str, str], int]) -> str:
     mean, half = column.parts(row)
-    command = emphasis.get((column.metric, row.arm.label))
+    command = _EMPHASIS.get(found.get((column.metric, row.arm.label), 0))
     shown = _number(mean) if command is None else f"{command}{{{_number(mean)}}}"
     return rf"{shown} {{\scriptsize $\pm${half}}}" if half else shown
 

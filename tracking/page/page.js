@@ -49,7 +49,7 @@
         renderer: "svg",
         ast: true, // no code is made of expressions, so that a strict policy can be kept
         config: theme(),
-        logLevel: 1, // errors; what Vega warns of is the business of those who write charts
+        logLevel: 2, // warnings too: a test wants none
         tooltip: { theme: dark.matches ? "dark" : "light" },
         downloadFileName: name,
         actions: wide && { export: true, source: false, compiled: false, editor: false },

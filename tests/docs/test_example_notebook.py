@@ -1,0 +1,126 @@
+"""The example notebook is executed, names no machine, and uses only what there is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nbformat import NotebookNode, validate
+
+from sweeps import run_sweep
+from sweeps.spec import load_spec
+from tests.docs.notebook import execute, read
+from tracking import load_comparison
+from tracking.compare import Comparison
+
+PAGE = Path(__file__).parents[2] / "docs" / "notebooks.md"
+OURS = ("sweeps", "tracking", "carft_core")
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "run_sweep": run_sweep,
+    "load_comparison": load_comparison,
+}
+ABSOLUTE = re.compile(r"(?<![\w<./])(/[\w.-]+){2,}|\b[A-Z]:\\")
+"""A path from the root of some machine."""
+
+
+@pytest.fixture(scope="module")
+def stored() -> NotebookNode:
+    return read()
+
+
+def codes(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def kinds(cell: NotebookNode) -> list[list[str]]:
+    """Of each output of a cell what it is."""
+    return [sorted(output.get("data", {output.output_type: ""})) for output in cell.outputs]
+
+
+def texts(notebook: NotebookNode) -> Iterator[str]:
+    """All that a reader can read: sources, and outputs but for pictures."""
+    for cell in notebook.cells:
+        yield cell.source
+        for output in cell.get("outputs", ()):
+            yield output.get("text", "")
+            yield from (
+                text for kind, text in output.get("data", {}).items() if "image" not in kind
+            )
+
+
+def sources() -> list[str]:
+    """The code of the notebook and of the page that explains it."""
+    shown = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return ["\n".join(cell.source for cell in codes(read())), *shown]
+
+
+def test_every_cell_was_executed_in_order_and_none_failed_or_warned(stored: NotebookNode) -> None:
+    validate(stored)
+    assert [cell.execution_count for cell in codes(stored)] == [*range(1, len(codes(stored)) + 1)]
+    assert all(cell.outputs for cell in codes(stored))
+    kept = {output.output_type for cell in codes(stored) for output in cell.outputs}
+    assert kept <= {"execute_result", "display_data"}
+    assert sum(["text/html", "text/plain"] in kinds(cell) for cell in codes(stored)) >= 4
+    assert sum(["image/png", "text/plain"] in kinds(cell) for cell in codes(stored)) == 1
+
+
+def test_it_names_no_machine_and_no_time(stored: NotebookNode) -> None:
+    found = [hit.group() for text in texts(stored) for hit in ABSOLUTE.finditer(text)]
+    assert found == []
+    assert all("execution" not in cell.metadata for cell in stored.cells)
+    assert stored.metadata.language_info == {"name": "python"}
+
+
+def test_it_shows_the_verdict_of_its_sweep_and_is_honest_about_it(stored: NotebookNode) -> None:
+    first = codes(stored)[0].outputs[0].data
+    assert "<Comparison of 'kl_weight_small'" in first["text/plain"]
+    assert "too few seeds" in first["text/html"]
+
+
+def test_its_sweep_is_a_valid_one(stored: NotebookNode, tmp_path: Path) -> None:
+    (sweep,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse(codes(stored)[0].source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SWEEP"
+    )
+    file = tmp_path / "shown.yaml"
+    file.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    assert load_spec(file).name == "kl_weight_small"
+
+
+@pytest.mark.parametrize("source", sources())
+def test_what_is_imported_called_and_asked_is_there(source: str) -> None:
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in OURS:
+                there = importlib.import_module(module)
+                assert all(hasattr(there, alias.name) for alias in node.names), module
+            case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:
+                inspect.signature(FUNCTIONS[name]).bind(*node.args, **keywords(node))
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="comparison"), attr=name)):
+                asked = inspect.signature(getattr(Comparison, name))
+                asked.bind(None, *node.args, **keywords(node))
+
+
+def keywords(call: ast.Call) -> Mapping[str, Any]:
+    return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_executed_anew_it_gives_outputs_of_the_same_kinds(
+    stored: NotebookNode, tmp_path: Path
+) -> None:
+    again = execute(read(), tmp_path)
+    assert [kinds(cell) for cell in codes(again)] == [kinds(cell) for cell in codes(stored)]
+    assert (tmp_path / ".carft" / "sweeps" / "kl_weight_small").is_dir()
+    before, now = (codes(notebook)[0].outputs[0].data["text/html"] for notebook in (stored, again))
+    names = re.compile(r'scope="row"[^>]*>\s*▸?\s*([^<]+)')
+    assert names.findall(now) == names.findall(before)

@@ -1,0 +1,165 @@
+"""A comparison in a notebook: short as text, whole and harmless as HTML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
+from tracking import frames
+from tracking.base import TrackingError
+from tracking.compare import Comparison, compare
+from tracking.notebook import MOST_ROWS, MOST_WARNINGS
+from tracking.view import View
+
+HOSTILE = "</td></table><script>alert(1)</script>&'\""
+
+
+class Read(HTMLParser):
+    """The tags with their attributes, and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.stack: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.texts.setdefault(tag, []).append("")
+        self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack:
+            self.texts[self.stack[-1]][-1] += data
+
+    def rows(self) -> list[tuple[str, bool]]:
+        """The name of each line, and whether it is bold."""
+        heads = [attributes for tag, attributes in self.tags if tag == "th"]
+        return [
+            (text.strip(), "bold" in str(attributes["style"]))
+            for text, attributes in zip(self.texts["th"], heads, strict=True)
+            if attributes["scope"] == "row"
+        ]
+
+
+def many(trials: int, seeds: int = 2) -> Comparison:
+    runs = [zero_shot()]
+    for trial in range(trials):
+        for seed in range(seeds):
+            at, height = 0.6 + trial / 1e5 + seed / 1e4, 0.34
+            changes = {"params": {KL: float(trial)}, "merges": bent(at, height)}
+            runs.append(run("car_ft", seed, metrics(at, height), trial=trial, **changes))
+            baseline = run("fine_tune", seed, metrics(at, height), params={"optim.lr": trial})
+            runs.append(replace(baseline, digest=f"fine_tune-{trial}-{seed}"))
+    return compare(runs, sweep="many")
+
+
+@pytest.fixture(scope="module")
+def found() -> Comparison:
+    return compare(kl_sweep(), sweep="kl_weight")
+
+
+def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
+    found: Comparison,
+) -> None:
+    told = replace(found, warnings=("look out", "there too"))
+    read = Read(told._repr_html_())
+    assert read.texts["strong"] == [told.sentences[0]]
+    assert read.texts["p"][1 : len(told.sentences)] == [*told.sentences[1:]]
+    assert read.texts["li"] == ["look out", "there too"]
+    view = View(grouped=False)
+    assert [name for name, _ in read.rows()] == [
+        view.name(told, row).strip() for row in view.rows(told)
+    ]
+    assert [name for name, bold in read.rows() if bold] == [
+        f"▸ {row.arm.label}" for row in told.rows if row.selected
+    ]
+    assert any(re.fullmatch(r"\d+\.\d ±\d+\.\d", cell) for cell in read.texts["td"])
+    assert "▸ selected." in read.texts["small"][0]
+
+
+def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(found: Comparison) -> None:
+    read = Read(found._repr_html_())
+    assert {tag for tag, _ in read.tags}.isdisjoint({"script", "style", "a", "img", "link"})
+    for tag, attributes in read.tags:
+        assert attributes.keys() <= {"style", "scope", "open"}, tag
+        assert not re.search(r"color|background|#|rgb|url", attributes.get("style") or ""), tag
+
+
+def test_what_a_cell_quotes_stays_text() -> None:
+    runs = [
+        run("fine_tune", 0, metrics(0.6, 0.3)),
+        run("car_ft", 0, metrics(0.61, 0.3), trial=0, params={"prompts.classes": HOSTILE}),
+    ]
+    hostile = replace(compare(runs, sweep=HOSTILE), warnings=(HOSTILE,))
+    read = Read(hostile._repr_html_())
+    assert "script" not in read.texts
+    assert read.texts["li"] == [HOSTILE]
+    assert read.texts["caption"][0].startswith(HOSTILE)
+    assert any(HOSTILE in name for name, _ in read.rows())
+
+
+def test_nothing_at_all_is_shown_too() -> None:
+    empty = compare([], sweep="none")
+    read = Read(empty._repr_html_())
+    assert read.rows() == []
+    assert read.texts["strong"] == [empty.sentences[0]]
+    assert repr(empty).startswith("<Comparison of 'none', 0 rows\n ")
+
+
+def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
+    large = replace(many(400), warnings=("odd",) * 1000)
+    read = Read(large._repr_html_())
+    rows = read.rows()
+    assert len(large.rows) > 10 * MOST_ROWS
+    assert 3 <= len(rows) <= MOST_ROWS
+    assert any(bold for _, bold in rows)
+    assert len(read.texts["li"]) == MOST_WARNINGS + 1
+    assert read.texts["li"][-1] == "and 995 more, in its warnings"
+    left = len(View().rows(large)) - len(rows)
+    assert read.texts["small"][0].endswith(f" {left} more rows are in rows_frame().")
+    assert len(large._repr_html_()) < 200_000
+    assert len(repr(large)) < 400
+    assert repr(large).count("\n") == 1
+
+
+def test_the_repr_names_sweep_rows_and_verdict(found: Comparison) -> None:
+    first, second = repr(found).split("\n")
+    assert first == f"<Comparison of 'kl_weight', {len(found.rows)} rows"
+    assert found.sentences[0][:100] in second
+
+
+def test_its_frames_are_those_of_the_functions(found: Comparison) -> None:
+    assert found.rows_frame().equals(frames.rows_frame(found))
+    assert found.rows_frame(intervals=True).equals(frames.rows_frame(found, intervals=True))
+    assert found.runs_frame().equals(frames.runs_frame(found))
+
+
+@pytest.mark.parametrize("name", ["id_ood", "response"])
+def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(
+    found: Comparison, name: str
+) -> None:
+    spec = found.chart(name, width=500).properties(title="mine").to_dict()
+    assert spec["title"] == "mine"
+    assert "background" not in spec
+    widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
+    assert all(isinstance(width, int) and 0 < width <= 500 for width in widths)
+
+
+def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(found: Comparison) -> None:
+    with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
+        found.chart("id_odd")
+    with pytest.raises(
+        TrackingError, match="kl_weight has nothing to show in the chart 'learning'"
+    ):
+        found.chart("learning")
