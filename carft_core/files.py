@@ -29,7 +29,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A crash at any instant leaves the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:  # it names the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     try:
         write(Path(name))
@@ -49,7 +52,10 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     the new one, and in between the old one under a name that begins with a dot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:  # it names the temporary folder
+        raise OSError(error.errno, error.strerror, str(path)) from None
     old = new.with_name(f"{new.name}.old")
     try:
         fill(new)

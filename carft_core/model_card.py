@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
 head = load_file("head.safetensors")["weight"]
 classes = json.loads(Path("classes.json").read_text())["classes"]
-image = preprocess(Image.open("image.png").convert("RGB"))[None]
+image = Image.open("image.png").convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+image = preprocess(image)[None]
 with torch.inference_mode():
     p = (model.eval().encode_image(image, normalize=True) @ head.T).softmax(dim=1)[0]
 print(classes[int(p.argmax())], float(p.max()))

@@ -286,13 +286,8 @@ def _of_report(report: Parser) -> None:
     report.add_argument(
         "--figures", metavar="FOLDER", help="write each chart there too, as PNG and SVG"
     )
-    report.add_argument(
-        "--reference",
-        metavar="ALGORITHM",
-        default="fine_tune",
-        help="what the others are tested against (fine_tune)",
-    )
     report.add_argument("--json", action="store_true", help="print where the files are as JSON")
+    compare_options.of_choice(report)
 
 
 def _of_upkeep(commands: Mapping[str, Parser]) -> None:

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from carft_core.errors import RequestError, unknown
 from sweeps.metric_names import PATTERN, natural_goal, problem
+from tracking.compare import REFERENCE
+from tracking.joint import Part
 from tracking.judging import Judging
 from tracking.selection import Rule
+
+
+def judged(parts: Sequence[Part], arguments: argparse.Namespace) -> list[Part]:
+    """Sweeps, judged as the options of a command say. Raises RequestError for what is wrong."""
+    options = {name: getattr(arguments, name) for name in ("metric", "selection", "id_margin")}
+    found = [replace(part, judging=chosen_by(part.judging, **options)) for part in parts]
+    if arguments.metric:
+        labels = {label for part in found for run in part.records for label in run.merges}
+        check_merge(found[0].judging.rule.merge, labels)
+    return found
+
+
+def said(arguments: argparse.Namespace) -> list[str]:
+    """These options once more, as far as they were given."""
+    given = {name: getattr(arguments, name) for name in ("metric", "selection", "id_margin")}
+    if arguments.reference != REFERENCE:
+        given["reference"] = arguments.reference
+    found = {name: value for name, value in given.items() if value is not None}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in found.items()]
 
 
 def chosen_by(

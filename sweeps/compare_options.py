@@ -1,4 +1,4 @@
-"""The options of `compare`."""
+"""The options of `compare`, of which `report` has those that choose and judge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(compare: argparse.ArgumentParser) -> None:
     form.add_argument("--latex", action="store_true", help="print as a LaTeX table (booktabs)")
     compare.add_argument("--separate", action="store_true", help="one comparison for each sweep")
     _of_rows(compare)
-    _of_choice(compare)
+    of_choice(compare)
     _of_server(compare)
 
 
@@ -43,22 +43,23 @@ def _of_rows(compare: argparse.ArgumentParser) -> None:
     )
 
 
-def _of_choice(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument(
+def of_choice(command: argparse.ArgumentParser) -> None:
+    """What is chosen by what, and tested against which algorithm."""
+    command.add_argument(
         "--reference",
         metavar="ALGORITHM",
         default="fine_tune",
         help="what the others are tested against (fine_tune)",
     )
-    compare.add_argument(
+    command.add_argument(
         "--metric",
         metavar="NAME",
         help="choose by this metric: id/val/nll, wise_ft@0.5/id/val/top1",
     )
-    compare.add_argument(
+    command.add_argument(
         "--selection", metavar="RULE", help="choose by best_val, within=0.005 or oracle"
     )
-    compare.add_argument(
+    command.add_argument(
         "--id-margin",
         metavar="FRACTION",
         type=_fraction,

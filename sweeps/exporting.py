@@ -74,10 +74,12 @@ class Exporter:
         from carft_core.export import export
 
         if not self.has_weights(chosen):
+            kept = self.config(chosen).keep.weights
+            why = "gone from its folder" if kept else "not kept (trial.keep.weights: false)"
+            option = "" if kept else " --set trial.keep.weights=true"
             raise RequestError(
-                f"the weights of run {chosen.run.digest[:DIGITS]} are not kept "
-                "(trial.keep.weights: false); train the sweep again with them: carft-sweep run "
-                f"{self.spec.source_path} --set trial.keep.weights=true --fresh"
+                f"the weights of run {chosen.run.digest[:DIGITS]} are {why}; train the sweep again "
+                f"with them: carft-sweep run {self.spec.source_path}{option} --fresh"
             )
         export(
             self._folder(chosen),

@@ -18,6 +18,11 @@ def sweep_folder(home: Home, name: str) -> Path:
 
 def no_such_sweep(home: Home, name: str) -> RequestError:
     """What to say of a name that no sweep has."""
+    if not home.path.is_dir():
+        return RequestError(
+            f"there is no home {home.path}, so no sweep {name!r}; name another with --home or "
+            "CARFT_HOME, or make this one with carft-sweep run"
+        )
     known = _names(home)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."

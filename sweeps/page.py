@@ -30,8 +30,13 @@ class Page:
         write_atomically(path, lambda file: file.write_text(self.text, encoding="utf-8"))
 
 
-def page(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Page:
-    """The report of one sweep, or of several that were compared as one."""
+def page(
+    home: Home, sweeps: Sequence[Kept], comparison: Comparison, *, options: Sequence[str] = ()
+) -> Page:
+    """The report of one sweep, or of several that were compared as one.
+
+    `options` are those of the command that makes it again, beside the sweeps.
+    """
     from sweeps.importance import importance
     from sweeps.pictures import look_at_data
     from sweeps.provenance import provenance
@@ -47,7 +52,7 @@ def page(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Page:
         evidence,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
         pictures=data.pictures,
-        provenance=provenance(home, sweeps, comparison),
+        provenance=provenance(home, sweeps, comparison, options),
         cache=home.cache,
     )
     return Page(text, evidence)

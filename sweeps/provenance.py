@@ -16,7 +16,7 @@ from sweeps.executions import Code, executed
 from sweeps.home import Home
 from sweeps.mirror import Kept
 from sweeps.runs import Runs
-from tracking.compare import REFERENCE, Comparison
+from tracking.compare import Comparison
 from tracking.page import Fact, Provenance, SweepFile
 from tracking.page.provenance import without_user
 from tracking.records import RunRecord
@@ -31,29 +31,24 @@ _FACTS: Mapping[str, str] = {
 """What every run tells of itself, in words."""
 
 
-def provenance(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Provenance:
+def provenance(
+    home: Home, sweeps: Sequence[Kept], comparison: Comparison, options: Sequence[str] = ()
+) -> Provenance:
     """What a reader needs to judge the numbers, and to make them again.
 
-    It names neither user nor machine, and does not change until a run does.
+    `options` are those of `report`. It names neither user nor machine, and does not change until
+    a run does.
     """
-    commands, files = [], []
+    commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
         command, file = _as_run(home.sweep(sweep.name), sweep.name)
         commands.append(command)
         files += [] if file is None else [file]
     return Provenance(
         facts=tuple(_facts(home, sweeps, comparison)),
-        commands=(*commands, shlex.join(_report(sweeps, comparison))),
+        commands=(*commands, shlex.join(["carft-sweep", "report", *names, *options])),
         files=tuple(files),
     )
-
-
-def _report(sweeps: Sequence[Kept], comparison: Comparison) -> list[str]:
-    words = ["carft-sweep", "report", *(sweep.name for sweep in sweeps)]
-    for finding in comparison.findings[:1]:
-        if finding.reference.algorithm != REFERENCE:
-            words += ["--reference", finding.reference.algorithm]
-    return words
 
 
 def _facts(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Iterator[Fact]:

@@ -228,6 +228,8 @@ def _described(spec: SweepSpec, found: Comparison, *, has_page: bool) -> str:
     """What MLflow's page of the sweep says of it, as Markdown. It folds all but some lines."""
     parts = [f"[The report, with charts and images]({ARTIFACT}{PAGE})"] if has_page else []
     parts.append(f"**Verdict.** {found.verdict}")
+    if found.selected is not None:
+        parts.append(f"**Selected.** `{found.selected.label}`, by {found.rule.metric}.")
     if spec.description:
         parts.append(spec.description)
     return "\n\n".join(parts)

@@ -22,6 +22,7 @@ from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Trac
 from tracking.context import context_tags
 from tracking.curves import plot, run_curve
 from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, VERSION
+from tracking.metric_kinds import is_told
 from tracking.records import RunRecord
 from tracking.where import where
 
@@ -257,7 +258,8 @@ def _content_of(files: Sequence[Path]) -> str:
 
 def _epoch(report: Mapping[str, Any]) -> Iterator[Metric]:
     for name, value in report["metrics"].items():
-        yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
+        if is_told(name):
+            yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
 def _results(task: Task, folder: Path) -> Iterator[Metric]:
@@ -273,6 +275,8 @@ def _results(task: Task, folder: Path) -> Iterator[Metric]:
             continue
         when = _modified(folder / "evaluations" / label / "metrics.json")
         for name, value in found["metrics"].items():
+            if not is_told(name, merged=label != OWN):
+                continue
             if label != OWN:
                 merged = f"{label.partition('@')[0]}/{name}"
                 yield Metric(merged, float(value), int(found["step"]), when)

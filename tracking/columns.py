@@ -15,6 +15,8 @@ from tracking.verdict import GAIN
 
 GAP = "gap/top1"
 NOTHING = "–"
+OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
+"""What stands above a table of such intervals."""
 MOST = 50
 """Trials in a table, unless more are asked for."""
 
@@ -58,6 +60,27 @@ class MetricColumn:
         return f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
 
 
+@dataclass(frozen=True)
+class ImagesColumn(MetricColumn):
+    """The interval over images of an accuracy, of the rows for which it was asked."""
+
+    def text(self, row: Row) -> str:
+        """`80.1 to 82.4`, or a dash."""
+        ends = row.ci95_images.get(self.metric)
+        return NOTHING if ends is None else f"{self.number(ends.low)} to {self.number(ends.high)}"
+
+
+def over_images(
+    rows: Sequence[Row], columns: Sequence[MetricColumn]
+) -> tuple[tuple[Row, ...], tuple[ImagesColumn, ...]]:
+    """The rows and columns that have intervals over images; neither where none was asked for."""
+    found = tuple(row for row in rows if row.ci95_images)
+    names = {name for row in found for name in row.ci95_images}
+    return found, tuple(
+        ImagesColumn(column.metric, column.header) for column in columns if column.metric in names
+    )
+
+
 def shown_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[MetricColumn, ...]:
     """The columns by header or metric name, in this order; without names the usual ones.
 
@@ -68,10 +91,10 @@ def shown_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[Me
     return tuple(column_of(comparison, name) for name in names)
 
 
-def column_of(comparison: Comparison, name: str) -> MetricColumn:
+def column_of(comparison: Comparison, name: str, besides: Sequence[str] = ()) -> MetricColumn:
     """The column of a header (`OOD mean`, `outline`) or of a metric (`id/test/ece`).
 
-    Raises TrackingError with the nearest name when no row has it.
+    Raises TrackingError with the nearest name when no row has it; the message names `besides` too.
     """
     usual = metric_columns(comparison)
     for column in usual:
@@ -79,7 +102,7 @@ def column_of(comparison: Comparison, name: str) -> MetricColumn:
             return column
     if name in comparison.metric_names:
         return MetricColumn(name, name)
-    headers = [column.header for column in usual]
+    headers = [*besides, *(column.header for column in usual)]
     raise TrackingError(unknown("column", name, [*headers, *sorted(comparison.metric_names)]))
 
 

@@ -189,19 +189,24 @@ def compare(
     standing = [arm for arm in judged.values() if arm.merge is None]
     curves = [mean_curve(arm, zero_shot_of(arm, zero_shots)) for arm in standing]
     spent = budgets(arms)
+    rows = tuple(row for arm in arms for row in rows_of(arm, look))
     return Comparison(
         sweep=sweep,
         rule=rule,
         seeds=wanted,
         terms=terms,
-        rows=tuple(row for arm in arms for row in rows_of(arm, look)),
+        rows=rows,
         selected=_selected(best),
         findings=findings,
         sentences=(
             *_sentences(best, judged, findings, reference, terms, zero_shots),
+            *(said for finding in findings for said in wording.over_images(finding)),
             *wording.confirmed(fresh, wanted),
         ),
-        warnings=_warnings(arms, rule, (*choices.values(), best), spent, poor),
+        warnings=(
+            *_warnings(arms, rule, (*choices.values(), best), spent, poor),
+            *(_no_images(rows) if with_images else ()),
+        ),
         curves=tuple(curve for curve in curves if curve is not None),
         budgets=spent,
         fresh_seeds=fresh.seeds if fresh.is_complete else (),
@@ -275,6 +280,18 @@ def _warnings(
         *caveats.no_strength(rule, arms),
         *caveats.unfinished(arms),
         *caveats.holes(arms),
+    )
+
+
+def _no_images(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Settings for which no interval over images could be made."""
+    done = (row for row in rows if row.arm.merge is None and row.n)
+    lacking = [row.arm.label for row in done if not row.ci95_images]
+    if not lacking:
+        return ()
+    return (
+        f"no interval over images for {wording.few(lacking)}: a run keeps no predictions "
+        "(trial.keep.predictions), or they are of other images than those of its other seeds",
     )
 
 

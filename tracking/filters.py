@@ -84,7 +84,9 @@ def chosen(
         if all(one.holds(_values(record, name, sweeps)) for one, name in by_field)
     ]
     if records and not kept:
-        raise TrackingError(f"no run is left where {' and '.join(map(str, conditions))}")
+        told = (_nobody(one, name, records, sweeps) for one, name in by_field)
+        left = f"no run is left where {' and '.join(map(str, conditions))}"
+        raise TrackingError("; ".join([left, *filter(None, told)]))
     return kept
 
 
@@ -110,6 +112,17 @@ def _field(written: str, names: Sequence[str]) -> str:
     short = [name.rsplit(".", 1)[-1] for name in names]
     told = unknown("field", written, [*OWN, *short, *names])
     raise TrackingError(f"--where: {told} Fields in which no two runs differ are not among them.")
+
+
+def _nobody(
+    one: Condition, name: str, records: Sequence[RunRecord], sweeps: Mapping[str, Sequence[str]]
+) -> str:
+    """What to say of a condition `field=value` whose value no run has."""
+    there = {value for record in records for value in _values(record, name, sweeps)}
+    if one.operator != "=" or any(_equal(value, text) for value in there for text in one.values):
+        return ""
+    shown = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in there)
+    return f"--where {one}: {unknown(name, ','.join(one.values), shown)}"
 
 
 def _check_order(one: Condition, name: str, records: Sequence[RunRecord]) -> None:

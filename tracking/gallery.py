@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.images import predictions_path
+from tracking.images import COLUMNS, predictions_path, read_columns
 from tracking.records import Arm, RunRecord
 
-COLUMNS = ("split", "id", "unit", "label", "prediction")
 EACH_WAY = 12
 """Most images that one of the two kept and the other lost, and as many the other way round."""
 Keeper = Literal["candidate", "reference"]
@@ -208,9 +207,7 @@ def _read(runs: Sequence[RunRecord], merge: str | None) -> _Said | None:
 
 def _said(path: Path) -> _Said:
     """By one run, in an order that all files share."""
-    import pyarrow.parquet as parquet
-
-    table = parquet.read_table(path, columns=list(COLUMNS))
+    table = read_columns(path, COLUMNS)
     split, item, unit = (
         np.asarray(table[name].to_pylist(), dtype=np.str_) for name in ("split", "id", "unit")
     )

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracking.base import TrackingError
 from tracking.curves import OOD
 from tracking.records import RunRecord
 from tracking.statistics import RESAMPLES, Interval, cluster_bootstrap, percentile_interval
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 UNMERGED = "unmerged"
 COLUMNS = ("split", "id", "unit", "label", "prediction")
@@ -38,11 +43,24 @@ def predictions_path(folder: Path, merge: str | None) -> Path:
     return folder / "evaluations" / (merge or UNMERGED) / "predictions.parquet"
 
 
-def read_hits(path: Path) -> Hits:
-    """The items of all splits. Raises OSError or pyarrow's errors for a file that is none."""
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """These columns of kept predictions. Raises TrackingError for a file that has them not."""
+    import pyarrow
     import pyarrow.parquet as parquet
 
-    table = parquet.read_table(path, columns=list(COLUMNS))
+    try:
+        table = parquet.read_table(path, columns=list(names))
+        return table.select(list(names))
+    except (pyarrow.ArrowException, KeyError, OSError) as error:
+        raise TrackingError(
+            f"{path} holds no predictions ({' '.join(str(error).split())}); remove the folder "
+            f"{path.parent}, and the next `carft-sweep run` of the sweep evaluates the model again"
+        ) from None
+
+
+def read_hits(path: Path) -> Hits:
+    """The items of all splits. Raises TrackingError for a file that is none."""
+    table = read_columns(path, COLUMNS)
     column = {name: table[name].to_numpy() for name in COLUMNS}
     names, which = np.unique(column["split"].astype(np.str_), return_inverse=True)
     split = np.array([_metric_prefix(str(name)) for name in names], dtype=np.str_)[which]

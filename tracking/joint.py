@@ -11,7 +11,7 @@ from tracking.base import TrackingError
 from tracking.compare import REFERENCE, Comparison, compare
 from tracking.fields import tells_apart
 from tracking.filters import Condition
-from tracking.judging import Judging, agreed
+from tracking.judging import Judging, agreed, common_seeds
 from tracking.names import unknown
 from tracking.records import RunRecord, Scalar, group, params_key
 
@@ -179,7 +179,9 @@ def _seeds(parts: Sequence[Part]) -> tuple[str, ...]:
     if len(set(told.values())) < 2:
         return ()
     each = "; ".join(f"{name}: {_numbers(seeds)}" for name, seeds in told.items())
-    return (f"the sweeps have different seeds ({each}); a setting is whole with the common ones",)
+    whole = common_seeds([*told.values()])
+    ones = "those of all, since none is common" if whole is None else "the common ones"
+    return (f"the sweeps have different seeds ({each}); a setting is whole with {ones}",)
 
 
 def _numbers(seeds: Sequence[int] | None) -> str:

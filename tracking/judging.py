@@ -73,7 +73,8 @@ OPTIONS: Mapping[str, str] = {
 
 
 def agreed(by_sweep: Mapping[str, Judging]) -> Judging:
-    """The judging that all have; whole is a setting with the seeds that they have in common.
+    """The judging that all have; whole is a setting with the seeds that they have in common, or,
+    where there are none, with those of all.
 
     Raises TrackingError that names the first difference and the option that settles it.
     """
@@ -86,10 +87,10 @@ def agreed(by_sweep: Mapping[str, Judging]) -> Judging:
             if ours != theirs:
                 raise TrackingError(
                     f"{first[0]} and {name} cannot be compared as one: the {key} of one is "
-                    f"{_shown(ours)}, of the other {_shown(theirs)}; say which with {option}, or "
-                    "compare them one after another with --separate"
+                    f"{_shown(ours)}, of the other {_shown(theirs)}; say which with {option} "
+                    "(in Python: judging=), or look at each by itself"
                 )
-    whole = _common([item.seeds for item in by_sweep.values()])
+    whole = common_seeds([item.seeds for item in by_sweep.values()])
     fresh = _fresh(list(by_sweep.values()))
     return Judging(first[1].rule, whole, fresh, first[1].terms)
 
@@ -101,9 +102,11 @@ def _fresh(every: Sequence[Judging]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*asked) - seen)) if asked else ()
 
 
-def _common(every: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+def common_seeds(every: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The seeds that a setting of all these sweeps is whole with; None: all that occur."""
     known = [set(seeds) for seeds in every if seeds is not None]
-    return tuple(sorted(set.intersection(*known))) if known else None
+    # With no seed asked for, a setting with a single one would stand against those with many.
+    return tuple(sorted(set.intersection(*known))) or None if known else None
 
 
 def _shown(value: object) -> str:

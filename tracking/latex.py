@@ -42,16 +42,16 @@ _EMPHASIS: Mapping[int, str] = {1: r"\textbf", 2: r"\underline"}
 
 
 def latex(comparison: Comparison, *, view: View | None = None, command: str = "") -> str:
-    r"""A `tabular` for `booktabs`, with notes, verdict and `command` above it as comments.
+    r"""A `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
     In each column the best value is bold and the next one underlined, by `ranking.places`; what is
-    quoted is not ranked.
+    quoted is not ranked. Below it stands in small print what signs and numbers mean.
     """
     flat = replace(view or View(), grouped=False)
     rows, columns = flat.rows(comparison), flat.metrics(comparison)
     found = places(rows, columns)
-    told = _comments(comparison, flat, rows, columns, command, ranked=bool(found))
-    lines = [f"% {' '.join(line.split())}" for line in told]  # no name may end a comment
+    # No name may end a comment.
+    lines = [f"% {' '.join(line.split())}" for line in _comments(comparison, command)]
     lines += [rf"\begin{{tabular}}{{lr{'r' * len(columns)}}}", r"\toprule"]
     lines += [_line(["setting", "n", *(escaped(column.header) for column in columns)]), r"\midrule"]
     for row in rows:
@@ -63,7 +63,11 @@ def latex(comparison: Comparison, *, view: View | None = None, command: str = ""
     for quoted in flat.quoted:
         cells = [_number(quoted_cell(column, quoted)) for column in columns]
         lines.append(_line([escaped(quoted.label), escaped(NOTHING), *cells]))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    notes = flat.told(comparison, rows, columns)
+    notes += ["Bold: best, underlined: second, as printed."] if found else []
+    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip"]
+    lines.append(rf"{{\footnotesize {escaped(' '.join(notes))}\par}}")
+    return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
@@ -71,23 +75,13 @@ def escaped(text: str) -> str:
     return "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))
 
 
-def _comments(
-    comparison: Comparison,
-    view: View,
-    rows: Sequence[Row],
-    columns: Sequence[MetricColumn],
-    command: str,
-    *,
-    ranked: bool,
-) -> Iterator[str]:
+def _comments(comparison: Comparison, command: str) -> Iterator[str]:
     if command:
         yield command
     yield r"Needs \usepackage{booktabs}."
     for warning in comparison.warnings:
         yield f"! {warning}"
-    yield f"{title(comparison)}. {' '.join(view.told(comparison, rows, columns))}"
-    if ranked:
-        yield "Bold: best, underlined: second, as printed."
+    yield f"{title(comparison)}."
     yield from comparison.sentences
 
 

@@ -6,6 +6,7 @@ of another kind with a message about migrations.
 
 from __future__ import annotations
 
+import re
 import socket
 import sqlite3
 from pathlib import Path
@@ -26,6 +27,10 @@ def sqlite_file(uri: str) -> Path | None:
 
 def check_reachable(uri: str) -> None:
     """Raise ServiceUnreachable or TrackingError where MLflow would hang or mislead."""
+    if not uri.strip():
+        raise TrackingError("the tracking URI is empty; is the variable that it comes from set?")
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        raise TrackingError(f"{uri} is no tracking URI; for a server write http://{uri}")
     file = sqlite_file(uri)
     if file is not None:
         _check_file(file)

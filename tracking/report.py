@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracking.columns import GAP, NOTHING, MetricColumn, count, shifts, title
+from tracking.columns import (
+    GAP,
+    NOTHING,
+    OVER_IMAGES,
+    MetricColumn,
+    count,
+    over_images,
+    shifts,
+    title,
+)
 from tracking.compare import Comparison, Row, metric_order
 from tracking.selection import VAL
 from tracking.verdict import GAIN
@@ -75,6 +84,7 @@ def terminal(
         for columns in blocks:
             console.print()
             console.print(_table(body, columns), no_wrap=True, crop=False)
+        _over_images(console, body, everything)
         console.print()
         _paragraph(console, " ".join(view.told(comparison, body.rows, everything)), style="dim")
         shown = {column.metric for columns in blocks for column in columns}
@@ -104,6 +114,7 @@ def markdown(comparison: Comparison, *, view: View | None = None) -> str:
     for quoted in view.quoted:
         numbers = (quoted_cell(column, quoted) for column in columns)
         lines.append(_line([quoted.label, NOTHING, *numbers]))
+    lines += _images_table(comparison, flat, columns)
     lines += [
         "",
         _escaped(f"{title(comparison)}. {' '.join(view.told(comparison, rows, columns))}"),
@@ -111,6 +122,20 @@ def markdown(comparison: Comparison, *, view: View | None = None) -> str:
     ]
     lines += [_escaped(sentence) for sentence in comparison.sentences]
     return "\n".join(lines) + "\n"
+
+
+def _images_table(
+    comparison: Comparison, view: View, columns: Sequence[MetricColumn]
+) -> Iterator[str]:
+    rows, chosen = over_images(view.rows(comparison), columns)
+    if not rows:
+        return
+    yield from ("", f"{OVER_IMAGES}:", "")
+    yield _line(["setting", *(column.header for column in chosen)])
+    yield "| --- |" + " ---: |" * len(chosen)
+    for row in rows:
+        name = view.name(comparison, row).strip()
+        yield _line([name, *(column.text(row) for column in chosen)])
 
 
 def csv_text(
@@ -121,7 +146,8 @@ def csv_text(
 ) -> str:
     """Every row as fractions: mean, both ends of the interval, the seeds' values of each metric.
 
-    Of the metrics all, or those that the view names. With `sweeps`, the names by digest, each row
+    Behind them stand both ends of the intervals over images, where they were asked for. Of the
+    metrics all, or those that the view names. With `sweeps`, the names by digest, each row
     says whose it is.
     """
     view = view or View()
@@ -133,7 +159,10 @@ def csv_text(
     writer = csv.writer(out, lineterminator="\n")
     head = ["label", "algorithm", "merge", "params", "role", "trial", "n", "selected", "chosen"]
     whose = [] if sweeps is None else ["sweeps"]
-    writer.writerow([*head, "marks", *whose, *(f"{name} {end}" for name in names for end in ends)])
+    images = sorted({name for row in comparison.rows for name in row.ci95_images} & {*names})
+    heads = [f"{name} {end}" for name in names for end in ends]
+    heads += [f"{name} images_{end}" for name in images for end in ("low", "high")]
+    writer.writerow([*head, "marks", *whose, *heads])
     for row in comparison.rows:
         arm = row.arm
         whose = [] if sweeps is None else [" ".join(sweeps_of_row(row, sweeps))]
@@ -141,11 +170,13 @@ def csv_text(
             [arm.label, arm.algorithm, arm.merge, json.dumps(dict(arm.params)), arm.role]
             + [arm.trial, row.n, row.selected, row.chosen, " ".join(row.marks), *whose]
             + [cell for name in names for cell in _csv_cells(row, name)]
+            + [end for name in images for end in row.ci95_images.get(name, (None, None))]
         )
     for quoted in view.quoted:
         whose = [] if sweeps is None else [""]
         known = [quoted.label, quoted.published.method, None, "{}", "quoted", None, None]
         cells = [cell for name in names for cell in (quoted.values.get(name), None, None, None)]
+        cells += [None] * 2 * len(images)
         writer.writerow([*known, False, False, "quoted", *whose, *cells])
     return out.getvalue()
 
@@ -162,6 +193,20 @@ def _csv_cells(row: Row, name: str) -> list[object]:
     found = row.metric(name)
     low, high = (None, None) if found.ci95 is None else found.ci95
     return [found.mean, low, high, json.dumps(list(found.values))]
+
+
+def _over_images(console: Console, body: _Body, columns: Sequence[MetricColumn]) -> None:
+    """The tables of the intervals over images, where there are some."""
+    rows, chosen = over_images(body.rows, columns)
+    if not rows:
+        return
+    apart = _Body(body.comparison, replace(body.view, quoted=()), rows)
+    console.print()
+    _paragraph(console, f"{OVER_IMAGES}:", style="bold")
+    broken = [replace(column, header=_broken(column).header) for column in chosen]
+    for some in _chunks(broken, lambda columns: _width(apart, columns) <= console.width):
+        console.print()
+        console.print(_table(apart, some), no_wrap=True, crop=False)
 
 
 def _blocks(

@@ -179,10 +179,14 @@ class _Known:
         """What was not there to be read of them."""
         said = []
         if self.settings is None and self.runs:
-            said.append(
-                f"of {self.sweep.name} only the runs that have begun are known: it has not ended, "
-                "or was tracked by an older version"
+            lost = kept_results.HAS_SETTINGS in self.sweep.run.tags and not self.is_running
+            why = (
+                f"its {kept_results.SETTINGS} is not at {self.sweep.run.artifacts}, where the "
+                "server says, or is of an earlier generation"
+                if lost
+                else "it has not ended, or was tracked by an older version"
             )
+            said.append(f"of {self.sweep.name} only the runs that have begun are known: {why}")
         done = {record.digest for record in records if record.state == "done"}
         lacking = len(done - self.results.keys())
         if lacking:

@@ -96,5 +96,5 @@ def _value(comparison: Comparison, name: str) -> tuple[Callable[[Row], float | N
     """What a row is sorted by, and whether the largest comes first."""
     if name == _BY_COUNT:
         return lambda row: float(row.n), True
-    metric = column_of(comparison, name).metric
+    metric = column_of(comparison, name, besides=(_BY_NAME, _BY_COUNT)).metric
     return lambda row: row.metric(metric).mean, direction(metric) >= 0

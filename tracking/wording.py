@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracking.confirmation import Confirmation
+from tracking.curves import ID, OOD
 from tracking.records import CONFIRMED, Arm, merge_number
 from tracking.statistics import Interval, Paired, Summary
 from tracking.verdict import Difference, Finding, Terms
@@ -30,6 +31,21 @@ def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
         *_curve(found, terms),
         *(_merged(name, difference) for name, difference in found.merged.items()),
     )
+
+
+def over_images(found: Finding) -> tuple[str, ...]:
+    """How much other images would change the difference, where that was asked for."""
+    pairs = {OOD: found.difference.ood, ID: found.difference.id}
+    names = {OOD: "OOD mean", ID: "ID test"}
+    told = [
+        f"{names[metric]} {with_interval(pair.mean, ends)}"
+        for metric, pair in pairs.items()
+        if pair is not None and (ends := found.ci95_images.get(metric)) is not None
+    ]
+    if not told:
+        return ()
+    of = f"{_name(found.candidate)} minus {_name(found.reference)}"
+    return (f"Over images instead of seeds (bootstrap, these weights): {of}, {'; '.join(told)}.",)
 
 
 def no_reference(arm: Arm, reference: str, gain: Summary | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from carft_core.errors import RequestError
-from sweeps.choosing import check_merge, chosen_by
+from sweeps.choosing import judged
 from sweeps.home import find_home
 from sweeps.json_lines import json_lines, json_list
 from sweeps.parts import parts
@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
         if arguments.tracking_uri and not arguments.sweeps:
             return _list(arguments, say)
         found = [_shown(chosen, arguments) for chosen in _chosen(arguments)]
+        if arguments.csv and len(found) > 1:
+            found = [replace(item, sweeps=item.sweeps or sweeps_of(item.parts)) for item in found]
         for text in _json(found) if arguments.json else _texts(found, arguments):
             say(text)
     finally:
@@ -51,6 +53,7 @@ class _Shown:
 
     comparison: Comparison
     view: View
+    parts: Sequence[Part]
     sweeps: Mapping[str, Sequence[str]] | None
     """By digest whose a run is, where there are several sweeps."""
 
@@ -72,21 +75,7 @@ class _Shown:
 
 def _chosen(arguments: argparse.Namespace) -> Iterator[list[Part]]:
     """The sweeps of each comparison, judged as the options say."""
-    found = [
-        replace(
-            part,
-            judging=chosen_by(
-                part.judging,
-                metric=arguments.metric,
-                selection=arguments.selection,
-                id_margin=arguments.id_margin,
-            ),
-        )
-        for part in _read(arguments)
-    ]
-    if arguments.metric:
-        labels = {label for part in found for run in part.records for label in run.merges}
-        check_merge(found[0].judging.rule.merge, labels)
+    found = judged(_read(arguments), arguments)
     yield from ([part] for part in found) if arguments.separate else [found]
 
 
@@ -141,7 +130,7 @@ def _shown(chosen: Sequence[Part], arguments: argparse.Namespace) -> _Shown:
         found, view = ordered(found, arguments.sort), replace(view, grouped=False)
     if arguments.published:
         view = _with_published(view, found, chosen)
-    return _Shown(found, view, sweeps_of(chosen) if len(chosen) > 1 else None)
+    return _Shown(found, view, chosen, sweeps_of(chosen) if len(chosen) > 1 else None)
 
 
 def _with_published(view: View, found: Comparison, chosen: Sequence[Part]) -> View:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.chosen import Chosen, choose_model
 from sweeps.exporting import exporter
 from sweeps.home import Home, find_home
+from sweeps.places import written
 from sweeps.progress import accuracies
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
             seed=arguments.seed,
             merge=arguments.merge,
         )
-        models.write(chosen, out, force=arguments.force)
+        with written("--out", out):
+            models.write(chosen, out, force=arguments.force)
         if arguments.mlflow or arguments.register:
             kept = models.keep(chosen, out, register=arguments.register)
     if arguments.json:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from carft_core.errors import RequestError
+from sweeps.choosing import judged, said
 from sweeps.home import Home, find_home
 from sweeps.mirror import Kept
 from sweeps.named import look
 from sweeps.page import FILE, page
 from sweeps.parts import part
+from sweeps.places import written
 from sweeps.runs import Runs
 from tracking.joint import compared
 
@@ -29,14 +31,16 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
         raise RequestError(f"--figures: {figures} is a file; name a folder")
     runs, several = Runs(home.runs), len(sweeps) > 1
     parts = [part(sweep, runs, with_fields=several) for sweep in sweeps]
-    found = compared(parts, reference=arguments.reference)
-    made = page(home, sweeps, found)
-    made.write(out)
+    found = compared(judged(parts, arguments), reference=arguments.reference)
+    made = page(home, sweeps, found, options=said(arguments))
+    with written("--out", out):
+        made.write(out)
     files: list[Path] = []
     if figures is not None:
         from tracking.figures import write
 
-        files = write(made.evidence, figures)
+        with written("--figures", figures):
+            files = write(made.evidence, figures)
     if arguments.json:
         told = {"page": str(out), "figures": [str(file) for file in files]}
         say(json.dumps({**told, "verdict": found.verdict}, indent=1))

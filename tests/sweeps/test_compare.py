@@ -85,6 +85,9 @@ def test_apart_each_sweep_has_its_own_comparison(told: Told) -> None:
     assert both == alone
     assert "sweeps" not in alone[0]
     assert told("toy", "learning", "--separate").count("settings chosen by") == 2
+    tables = told("toy", "learning", "--separate", "--csv").split("label,")[1:]
+    whose = [{row["sweeps"] for row in csv.DictReader(io.StringIO(f"label,{t}"))} for t in tables]
+    assert whose == [{"toy"}, {"learning"}]
 
 
 def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(told: Told) -> None:
@@ -146,6 +149,10 @@ def test_one_sweep_may_be_chosen_in_another_way_if_that_is_honest_or_said_to_be_
     [
         ((), "which sweep? `carft-sweep list`"),
         (("toi",), "no sweep 'toi'"),
+        (("toy", "--home", "nowhere"), "there is no home nowhere"),
+        (("toy", "--tracking-uri", ""), "the tracking URI is empty"),
+        (("toy", "--tracking-uri", "lab:5000"), "for a server write http://lab:5000"),
+        (("toy", "--sort", "setings"), "did you mean 'setting'?"),
         (("toy", "--where", "kl_wieght>1"), "unknown field 'kl_wieght'; did you mean 'kl_weight'?"),
         (("toy", "--where", "kl_weight"), "write FIELD=VALUE"),
         (("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"), "no run is left"),

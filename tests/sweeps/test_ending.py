@@ -44,8 +44,12 @@ def test_the_answer_stands_in_mlflow_with_a_link_to_the_page(
     ended = toy.run(**ONE, description="Does the term help?")
     told = parent(toy)
     assert told.artifacts["report.html"] == b"a page"
-    described = f"{LINK}\n\n**Verdict.** {ended.comparison.verdict}\n\nDoes the term help?"
-    assert told.tags["mlflow.note.content"] == described
+    assert told.tags["mlflow.note.content"].split("\n\n") == [
+        LINK,
+        f"**Verdict.** {ended.comparison.verdict}",
+        "**Selected.** `car_ft kl_weight=0.3`, by id/val/top1.",
+        "Does the term help?",
+    ]
     assert pages == ["toy"]
 
 

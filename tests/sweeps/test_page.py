@@ -67,7 +67,7 @@ def test_another_reference_and_another_place(
     said = capsys.readouterr().out
     assert said.endswith(f"The report is {out}\n")
     assert "minus zero_shot" in said
-    assert "carft-sweep report shown --reference zero_shot" in out.read_text()
+    assert "carft-sweep report shown --reference=zero_shot" in out.read_text()
 
 
 def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +95,9 @@ def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture
         ([NAME, "--reference", "fine_tuen"], "did you mean 'fine_tune'?"),
         ([NAME, "--out", "{folder}"], "is a folder; name a file"),
         ([NAME, "--figures", "{file}"], "is a file; name a folder"),
+        ([NAME, "--out", "{file}/page.html"], "--out: {file}/page.html cannot be written"),
+        ([NAME, "--figures", "{file}/figures"], "--figures: {file}/figures cannot be written"),
+        ([NAME, "--metric", "id/val/top"], "unknown metric 'id/val/top'"),
     ],
 )
 def test_a_wrong_request_is_told(
@@ -108,7 +111,7 @@ def test_a_wrong_request_is_told(
     places = {"folder": tmp_path, "file": tmp_path / "file"}
     given = [word.format(**places) for word in words]
     assert main(["--home", str(home.path), "report", *given]) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(**places) in capsys.readouterr().err
 
 
 def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
@@ -169,4 +172,5 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
     notes: list[str] = []
     assert sweep_page.keep(copy, sweep, comparison(sweep, Runs(copy.runs)), notes.append) == []
     (note,) = notes
-    assert note.startswith("the report was not written (ArrowInvalid: ")
+    assert note.startswith("the report was not written (TrackingError: ")
+    assert "predictions.parquet holds no predictions" in note

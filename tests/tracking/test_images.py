@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +16,12 @@ import pytest
 from scipy import stats
 
 from tests.tracking.made_up import metrics, run
+from tracking.base import TrackingError
+from tracking.columns import OVER_IMAGES
 from tracking.compare import compare
 from tracking.images import arm_hits, difference, intervals, predictions_path, read_hits
 from tracking.records import RunRecord
+from tracking.report import csv_text, markdown, terminal
 
 
 def keep(
@@ -120,6 +126,26 @@ def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path:
     assert difference(one, other) is None
 
 
+@pytest.mark.parametrize("content", [b"torn", None])
+def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: bytes | None) -> None:
+    keep(tmp_path, HITS)
+    path = predictions_path(tmp_path, None)
+    if content is None:
+        parquet.write_table(pa.table({"id": ["a"]}), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(TrackingError, match=rf"{path} holds no predictions .*remove the folder"):
+        arm_hits([kept_run(tmp_path)], None)
+
+
+def test_what_has_no_interval_though_asked_is_said(tmp_path: Path) -> None:
+    keep(tmp_path, HITS)
+    runs = [kept_run(tmp_path), run("car_ft", 0, metrics(0.6, 0.3), trial=0)]
+    said = "no interval over images for car_ft: a run keeps no predictions"
+    assert any(said in text for text in compare(runs, sweep="s", with_images=True).warnings)
+    assert not any(said in text for text in compare(runs, sweep="s").warnings)
+
+
 def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
     runs = []
     for seed in range(5):
@@ -137,6 +163,15 @@ def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
     over_images = asked.findings[0].ood_images
     assert over_images is not None
     assert 0 < over_images.low < (100 - sum(HITS[1])) / 200 < over_images.high
+    assert "Over images instead of seeds" in asked.verdict
+    for text in (terminal(asked, width=60), markdown(asked)):
+        assert OVER_IMAGES.split(" (")[0] in text
+        assert len(re.findall(r"\d+\.\d to \d+\.\d", text)) == 2 * 2  # ID and OOD of both
+    assert OVER_IMAGES not in terminal(plain) + markdown(plain)
+    row = next(csv.DictReader(io.StringIO(csv_text(asked))))
+    low, high = (float(row[f"ood/mean/top1 images_{end}"]) for end in ("low", "high"))
+    assert (low, high) == pytest.approx(asked.rows[0].ci95_images["ood/mean/top1"])
+    assert "images_low" not in csv_text(plain)
     assert compare([*runs, run("flyp", 0, metrics(0.6, 0.3))], sweep="s", with_images=True).rows
 
 

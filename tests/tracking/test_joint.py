@@ -205,6 +205,19 @@ def test_a_setting_is_whole_with_the_seeds_that_the_sweeps_have_in_common() -> N
     assert joined(Judging(seeds=(0,)), Judging(seeds=(0,))).warnings == ()
 
 
+def test_without_a_common_seed_the_settings_with_most_seeds_are_chosen_among() -> None:
+    """Else a setting would win by its one lucky seed over one that has both."""
+    lucky = part("a", [made("car_ft", 0, 0.7, "l", trial=0)], {KL: 0.1}, Judging(seeds=(0,)))
+    both = [made("car_ft", s, (0.8, 0.5)[s], f"b{s}", trial=1) for s in (0, 1)]
+    first = part("c", both[:1], {KL: 1.0}, Judging(seeds=(0,)))
+    second = part("b", both[1:], {KL: 1.0}, Judging(seeds=(1,)))
+    found = compared([lucky, first, second])
+    assert found.seeds == (0, 1)
+    assert found.selected is not None
+    assert found.selected.params == {KL: 1.0}
+    assert "those of all, since none is common" in found.warnings[0]
+
+
 def test_a_verdict_of_filtered_runs_says_so() -> None:
     whole = Part("kl", kl_sweep(), Judging(seeds=tuple(SEEDS)))
     found = compared([whole], conditions=[condition("kl_weight<=0.3")])

@@ -52,3 +52,8 @@ def test_what_one_sweep_has_chosen_on_confirms_nothing_in_another() -> None:
     theirs = Judging(seeds=(0,), confirm_seeds=(7, 8))
     assert agreed({"mine": mine, "theirs": theirs}).confirm_seeds == (7,)
     assert agreed({"a": yours, "b": yours}).confirm_seeds == ()
+
+
+def test_sweeps_without_a_common_seed_have_settings_that_are_whole_with_all() -> None:
+    found = agreed({"a": Judging(seeds=(0,)), "b": Judging(seeds=(1,))})
+    assert found.seeds is None

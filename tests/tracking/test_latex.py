@@ -128,7 +128,15 @@ def test_notes_verdict_and_command_are_comments() -> None:
 def test_no_name_breaks_out_of_its_line(name: str) -> None:
     odd = run("car_ft", 0, metrics(0.6, 0.3), trial=0, params={"prompts.classes": name})
     lines = latex(compare([odd], sweep=name)).split("\n")
-    assert sum(not line.startswith("% ") for line in lines) == 9 - 1
+    assert sum(not line.startswith("% ") for line in lines) == 9 - 1 + 2
+
+
+def test_what_signs_and_quoted_numbers_mean_is_printed_below() -> None:
+    view = View(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], {"id/test/top1"}))
+    below = latex(SWEEP, view=view).split("\\end{tabular}\n")[1]
+    assert below.startswith("\\par\\smallskip\n{\\footnotesize Top-1 accuracy in percent")
+    assert r"$\triangleright$ selected." in below
+    assert r"\S{}1 " in below
 
 
 @pytest.mark.parametrize("char", "%&#$_{}")

@@ -15,7 +15,9 @@ from tests.sweeps.conftest import ToySweep, toy_in
 from tracking import load_comparison
 from tracking.base import TrackingError
 from tracking.compare import Comparison
+from tracking.judging import Judging
 from tracking.mlflow_store import MlflowStore
+from tracking.selection import Rule
 from tracking.where import EXPERIMENT, home_id
 
 
@@ -59,6 +61,24 @@ def test_conditions_leave_out_runs(told: ToySweep) -> None:
     tuned = {row.arm.label for row in found.rows if row.arm.algorithm == "car_ft"}
     assert tuned == {label for label in tuned if "kl_weight=0.3" in label}
     assert tuned
+
+
+def test_one_condition_may_stand_alone_and_a_rule_goes_before_the_sweeps_own(
+    told: ToySweep,
+) -> None:
+    home = told.home.path
+    alone = load_comparison("toy", home=home, conditions="kl_weight>=0.3")
+    assert alone == load_comparison("toy", home=home, conditions=["kl_weight>=0.3"])
+    found = load_comparison("toy", home=home, judging=Judging(Rule("id/val/nll", "minimize")))
+    assert found.rule.metric == "id/val/nll"
+
+
+def test_in_the_home_that_made_them_runs_have_their_folders(told: ToySweep) -> None:
+    runs = [run for row in load_comparison("toy", home=told.home.path).rows for run in row.arm.runs]
+    assert {run.folder for run in runs} == {told.home.runs / run.digest for run in runs}
+    uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
+    away = [run for row in load_comparison("toy", tracking_uri=uri).rows for run in row.arm.runs]
+    assert {run.folder for run in away} == {None}
 
 
 def test_what_is_not_there_is_told_with_the_nearest_name(told: ToySweep, tmp_path: Path) -> None:

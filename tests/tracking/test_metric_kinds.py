@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeps.metric_names import NAMES, natural_goal
-from tracking.metric_kinds import direction, is_fraction
+from tracking.metric_kinds import direction, is_fraction, is_told
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,14 @@ def test_what_is_better_is_better_for_the_selection_too(name: str) -> None:
 def test_what_moved_and_what_it_cost_is_neither_better_nor_worse() -> None:
     assert [direction(n) for n in ("context/id/test/kl", "system/images_per_s")] == [0, 0]
     assert [direction(n) for n in ("gap/top1", "id/test/ece", "hmean/top1")] == [-1, -1, 1]
+
+
+def test_of_hundreds_of_metrics_mlflow_is_told_the_ones_that_runs_are_compared_by() -> None:
+    told = ("ood/x/top1", "ood/mean/ece", "id/test/brier", "context/ood/x/kl", "train/loss")
+    assert all(map(is_told, told))
+    assert not any(map(is_told, ("ood/x/ece", "ood/x/nll", "context/id/test/entropy")))
+    merged = {name for name in (*told, "gap/top1") if is_told(name, merged=True)}
+    assert merged == {"ood/x/top1", "gap/top1"}
 
 
 def test_accuracies_and_calibration_errors_are_fractions() -> None:

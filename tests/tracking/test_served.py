@@ -133,6 +133,15 @@ def test_a_list_of_an_earlier_generation_is_not_taken() -> None:
     assert [record.digest for record in told.records] == [RECORD.digest]
 
 
+def test_a_list_that_the_server_has_lost_is_told_from_one_that_it_never_had() -> None:
+    told = sweep()
+    tags = {**told.run.tags, kept_results.HAS_SETTINGS: kept_results.SETTINGS}
+    lost = replace(told, run=ServedRun(tags, artifacts="s3://gone"))
+    (said, *_), (usual, *_) = (served(one, child(RECORD)).warnings[1:] for one in (lost, told))
+    assert "settings.json is not at s3://gone" in said
+    assert "it has not ended" in usual
+
+
 def test_a_rule_that_is_not_told_or_cannot_be_read_is_said() -> None:
     assert "toy does not tell how it chooses" in served(sweep()).warnings[0]
     broken = sweep()

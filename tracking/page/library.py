@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,14 +27,19 @@ def library(cache: Path | None = None) -> str:
     file = cache / "page" / f"vega-{'-'.join(versions)}.js"
     try:
         return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except OSError:
         text = _bundle()
+    with suppress(OSError):  # of a home that may only be read it is made each time
+        _keep(text, file)
+    return text
+
+
+def _keep(text: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as written:
         written.write(text)
     Path(name).replace(file)  # another process may do the same: whoever is last, it is whole
-    return text
 
 
 def _bundle() -> str:

@@ -239,6 +239,11 @@ def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path
     assert len(Read(page).of("tr")) > 2000
 
 
+def test_where_nothing_can_be_kept_the_library_is_made_each_time(tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("in the way of its folder")
+    assert library(tmp_path).count("vegaEmbed") > 0
+
+
 def test_the_library_is_bundled_once_and_read_again(cache: Path) -> None:
     (file,) = (cache / "page").iterdir()
     text = library(cache)
