@@ -2,8 +2,8 @@
 
     python benchmarks/listing.py FOLDER [--images 100000] [--classes 1000]
 
-Makes an ImageNet `train` of tiny files in FOLDER unless one is there, and opens it as a run does, in
-fresh processes: listed from the disk, then from the cache; and then carves `val` from it.
+Makes an ImageNet `train` of tiny files in FOLDER unless one is there, and opens it as a run does,
+in fresh processes: listed from the disk, then from the cache; and then carves `val` from it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from carft_core.data.splits import carve
 start = time.perf_counter()
 found = read_manifest(Path(sys.argv[1]))
 listed = time.perf_counter()
-labels = torch.repeat_interleave(torch.arange(len(found.counts)), torch.tensor([*found.counts.values()]))
+counts = torch.tensor([*found.counts.values()])
+labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
 split = FolderSplit(Path(sys.argv[1]), found.paths, labels, None, read=read_plain)
 carve(split, val_fraction=0.02, split_seed=0)
 carved = time.perf_counter()
-print(f"{len(found.paths):,} images: listed in {listed - start:.2f} s, carved in {carved - listed:.2f} s")
+print(f"{len(found.paths):,} images: listed in {listed - start:.2f} s", end=", ")
+print(f"carved in {carved - listed:.2f} s")
 """
 
 
