@@ -34,6 +34,11 @@ class Bench:
         shifts = {f"ood/{name}": split for name, split in self.data.shifts.items()}
         return {"id/val": self.validation, "id/test": self.data.test, **shifts}
 
+    def test_parts(self) -> Mapping[str, tuple[int, ...]]:
+        """The classes of each part of the test split that is measured by itself too, by its
+        metric name."""
+        return {f"id/test_{name}": classes for name, classes in self.data.parts.items()}
+
     @property
     def validation(self) -> Split:
         """The split on which settings are selected."""

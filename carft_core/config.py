@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -29,6 +30,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
+ShiftName = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -53,6 +55,17 @@ class DataConfig(Section):
     val_fraction: OpenFraction = 0.1
     split_seed: Annotated[int, Field(ge=0)] = 0
     test_domain: str | None = None
+    shifts: Annotated[tuple[ShiftName, ...], Field(strict=False)] | None = None
+    """Those that are measured; left out, the family's own choice. A name stands for every shift
+    that begins with it and `-`."""
+
+    @field_validator("shifts")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
+        if twice:
+            raise ValueError(f"{twice[0]} stands in the list twice")
+        return names
 
 
 class PromptsConfig(Section):

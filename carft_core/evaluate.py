@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -37,7 +38,7 @@ class Predictions:
     """What a classifier says of each item of a split, in the split's order, on the CPU."""
 
     split: str
-    """The split's metric name: `id/val`, `id/test`, `ood/<shift>`."""
+    """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<shift>`."""
     ids: tuple[str, ...]
     units: tuple[str, ...]
     labels: Tensor
@@ -67,7 +68,7 @@ def predict(
     Raises RequestError when an image cannot be used, ValueError for an empty split or a label
     outside `split.classes`.
     """
-    impossible = _impossible(split, name, classifier.head.out_features)
+    _check_labels(split, name)
     features, logits = [], []
     with torch.inference_mode(), _evaluating(classifier):
         for images, _, _ in batches(
@@ -91,8 +92,47 @@ def predict(
         ids=split.ids,
         units=split.units,
         labels=split.labels,
-        logits=torch.cat(logits).masked_fill_(impossible, -torch.inf),
+        logits=among(torch.cat(logits), split.classes, split.alike),
         features=torch.cat(features),
+    )
+
+
+def among(
+    logits: Tensor,
+    classes: Sequence[int] | None,
+    alike: Mapping[int, Sequence[int]] = MappingProxyType({}),
+) -> Tensor:
+    """Logits [N, C] of a choice among `classes`: -inf for the others; None is all of them.
+
+    A class takes the greatest logit of those that are `alike`, which are looked up under it.
+    Source: wise-ft's `project_logits`, which masks, and of ObjectNet takes the maximum.
+    """
+    if classes is None:
+        return logits
+    chosen = torch.full_like(logits, -torch.inf)
+    possible = list(classes)
+    chosen[:, possible] = logits[:, possible]
+    for number, same in alike.items():
+        chosen[:, number] = logits[:, list(same)].amax(dim=1)
+    return chosen
+
+
+def part(predictions: Predictions, name: str, classes: Sequence[int]) -> Predictions:
+    """The items of some classes, predicted among these classes alone, as the split `name`.
+
+    Raises ValueError when there is no such item.
+    """
+    inside = torch.isin(predictions.labels, torch.tensor(classes))
+    kept = inside.nonzero()[:, 0].tolist()
+    if not kept:
+        raise ValueError(f"{name} has no items")
+    return Predictions(
+        split=name,
+        ids=tuple(predictions.ids[index] for index in kept),
+        units=tuple(predictions.units[index] for index in kept),
+        labels=predictions.labels[inside],
+        logits=among(predictions.logits[inside], classes),
+        features=predictions.features[inside],
     )
 
 
@@ -250,17 +290,13 @@ def _ood_mean(per_split: Mapping[str, Mapping[str, float]], metric: str) -> floa
     return sum(values) / len(values) if values else None
 
 
-def _impossible(split: Split, name: str, classes: int) -> Tensor:
-    """[C] bool: the classes that cannot occur in a split."""
+def _check_labels(split: Split, name: str) -> None:
     if len(split) == 0:
         raise ValueError(f"{name} has no items")
-    impossible = torch.zeros(classes, dtype=torch.bool)
-    if split.classes is not None:
-        impossible[:] = True
-        impossible[list(split.classes)] = False
-    if bool(impossible[split.labels].any()):
+    if split.classes is None:
+        return
+    if not bool(torch.isin(split.labels, torch.tensor(split.classes)).all()):
         raise ValueError(f"{name} has labels outside the classes that it declares")
-    return impossible
 
 
 @contextlib.contextmanager

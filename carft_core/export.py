@@ -142,7 +142,7 @@ def _check_unchanged(claimed: Mapping[str, Any], source: _Source) -> None:
     then = claimed["identity"]
     pairs = {
         "the model": (then["model"], source.clip.digest),
-        "the data": (then["data"]["digest"], source.data.digest),
+        "the data": (then["data"]["digest"], source.data.digest_of_training),
         "prompts.classes": (then["prompts"]["classes"], source.classes.digest),
         "prompts.contexts": (then["prompts"]["contexts"], source.contexts.digest),
     }

@@ -45,9 +45,9 @@ class Identity:
 def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Identity:
     """The identity of one run: whatever decides its weights, and nothing else.
 
-    `data.root`, `merges`, `eval`, `keep` and `workers` are outside; so is `optim.micro_batch`,
-    unless the algorithm's loss depends on it. An algorithm that trains nothing has neither a seed
-    nor an optimiser. Raises RequestError when model or data cannot be opened.
+    `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
+    `optim.micro_batch`, unless the algorithm's loss depends on it. An algorithm that trains nothing
+    has neither a seed nor an optimiser. Raises RequestError when model or data cannot be opened.
     """
     algorithm = config.algorithm
     data = prepare(config.data)
@@ -55,8 +55,8 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     parts: dict[str, Any] = {
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
         "data": {
-            "digest": data.digest,
-            **config.data.model_dump(exclude={"root"}),
+            "digest": data.digest_of_training,
+            **config.data.model_dump(exclude={"root", "shifts"}),
         },
         "prompts": {
             "classes": template_set(config.prompts.classes).digest,
@@ -75,7 +75,13 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
 
 
 def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:
-    """The digest of one evaluated model of a run: a new alpha is evaluated, not trained."""
+    """The digest of one evaluated model of a run: a new alpha or shift is evaluated, not trained.
+
+    Raises RequestError when the data cannot be opened.
+    """
+    data = prepare(config.data)
+    # A digest that training knows as well need not stand here again.
+    measured = {} if data.training_digest is None else {"data": data.digest}
     measuring = {CORE / name for name in MEASURING_SOURCES}
     for merge in config.merges:
         own = not type(merge).__module__.startswith(f"{CORE.name}.")
@@ -90,6 +96,7 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
             "logits": config.eval.logits,
             "predictions": config.keep.predictions,
             "code": source_digest(measuring),
+            **measured,
         }
     )
 

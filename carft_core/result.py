@@ -20,6 +20,7 @@ from carft_core.errors import RequestError
 from carft_core.evaluate import (
     Predictions,
     context_probe,
+    part,
     predict,
     split_metrics,
     summary,
@@ -242,7 +243,7 @@ def _zero_shot_predictions(bench: Bench, batch_size: int, workers: int) -> dict[
 def _predict_splits(
     bench: Bench, batch_size: int, workers: int, classifier: ImageClassifier
 ) -> dict[str, Predictions]:
-    return {
+    predicted = {
         name: predict(
             classifier,
             split,
@@ -254,6 +255,10 @@ def _predict_splits(
             workers=workers,
         )
         for name, split in bench.evaluated_splits().items()
+    }
+    return predicted | {
+        name: part(predicted["id/test"], name, classes)
+        for name, classes in bench.test_parts().items()
     }
 
 
@@ -295,6 +300,7 @@ def _facts(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts": contexts.name,
         "contexts_name": sorted(shown),
         "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
+        "data_notes": list(bench.data.notes),
         "code": training_code(config),
         "core": shared_code(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},

@@ -28,11 +28,13 @@ def thumbnails(
     """PNG files by (split, item): of each split (`id/test`, `ood/<shift>`) the items by their ids.
 
     The evaluation view at the model's own size, at most `SIDE` pixels; the model's weights are
-    not opened. Raises RequestError when the data cannot be opened, or is not that of
-    `data_digest`, on which the runs were made.
+    not opened. Raises RequestError when the data cannot be opened, lacks an item, or is not that
+    of `data_digest`, which the runs' identities hold.
     """
-    data = prepare(config.data)
-    if data.digest != data_digest:
+    # A run's own config may be of a time when other shifts were measured.
+    shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
+    data = prepare(config.data.model_copy(update={"shifts": shifts}))
+    if data.digest_of_training != data_digest:
         raise RequestError(f"the data of {config.data.family} is not what the runs were made on")
     splits = {"id/test": data.test, **{f"ood/{name}": it for name, it in data.shifts.items()}}
     transform = _plain_transform(config)
@@ -59,6 +61,9 @@ def _plain_transform(config: TrialConfig) -> Transform:
 def _pixels(split: Split, items: Sequence[str], transform: Transform) -> Tensor:
     """[B, 3, S, S] in [0, 1] but for what resampling overshoots."""
     place = {item: index for index, item in enumerate(split.ids)}
+    gone = [item for item in items if item not in place]
+    if gone:
+        raise RequestError(f"{gone[0]} is not among the images any more")
     return split.views([place[item] for item in items], transform=transform, seed=None, epoch=0)
 
 

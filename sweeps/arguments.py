@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from sweeps import compare_options
@@ -13,8 +15,13 @@ from sweeps.durations import seconds
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
-KEYS = ("engine", "parallel", "timeout")
-"""Options that stand for a key of the sweep file."""
+KEYS: Mapping[str, str] = {
+    "engine": "engine",
+    "parallel": "parallel",
+    "timeout": "timeout",
+    "data_root": "data.root",
+}
+"""Options that stand for a key of the sweep file, and the key."""
 COMMANDS: Mapping[str, str] = {
     "run": "run a sweep, or go on with it",
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
@@ -79,7 +86,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def keys(arguments: argparse.Namespace) -> dict[str, object]:
     """What was given for keys of the sweep file, by key, but for `--set`."""
     given = vars(arguments)
-    return {key: given[key] for key in KEYS if given.get(key) is not None}
+    return {key: given[name] for name, key in KEYS.items() if given.get(name) is not None}
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
@@ -106,6 +113,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         commands[name] = command
     _of_files(commands["run"], commands["check"])
     _of_execution(commands["run"], commands["resume"])
+    _of_data(commands["run"], commands["resume"], commands["check"])
     _of_place(commands["run"], commands["resume"], commands["check"])
     commands["run"].add_argument("--fresh", action="store_true", help="train every run again")
     commands["check"].add_argument(
@@ -160,6 +168,21 @@ def _of_execution(*parsers: Parser) -> None:
             choices=["no"],
             help="no: tell no webhook, whatever the file and CARFT_WEBHOOK say",
         )
+
+
+def _of_data(*parsers: Parser) -> None:
+    for parser in parsers:
+        parser.add_argument(
+            "--data-root",
+            metavar="FOLDER",
+            type=_folder,
+            help="where the data sets lie (the file's `data.root`, CARFT_DATA)",
+        )
+
+
+def _folder(text: str) -> str:
+    """Absolute, as YAML: a sweep may go on from another folder."""
+    return json.dumps(str(Path(text).expanduser().absolute()), ensure_ascii=False)
 
 
 def _of_place(*parsers: Parser) -> None:

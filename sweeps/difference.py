@@ -15,7 +15,7 @@ _GOES_ON = (
     "confirm_seeds",
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )
-_TOLD_AGAIN = ("seeds", "trial.keep", "trial.eval")
+_TOLD_AGAIN = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")
 _SHOWN = 60
 _ABSENT = object()
 

@@ -10,7 +10,7 @@ from carft_core.errors import unknown
 Goal = Literal["maximize", "minimize"]
 
 QUANTITIES = ("top1", "nll", "ece", "brier")
-_SPLITS = ("id/val", "id/test", "ood/mean", "ood/SHIFT")
+_SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
 NAMES = (
     "train/loss",
     *(f"{split}/{quantity}" for split in _SPLITS for quantity in QUANTITIES),
@@ -22,10 +22,10 @@ NAMES = (
     "system/images_per_s",
     "system/peak_memory_mb",
 )
-"""All names; SHIFT and SPLIT stand for a name of the family, and `train/` has each loss term."""
+"""All names; SHIFT, PART and SPLIT stand for a name of the family; `train/` has each loss term."""
 
 PATTERN = (
-    r"(train/\w+|(id/val|id/test|ood/[^/\s]+)/(top1|nll|ece|brier)|gap/top1|hmean/top1"
+    r"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/(top1|nll|ece|brier)|gap/top1|hmean/top1"
     r"|gain/ood/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
 )
 _SYNONYMS = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")

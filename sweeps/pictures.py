@@ -55,7 +55,7 @@ def _seen(claimed: dict[str, Any], gallery: Gallery | None) -> Look:
 
     config, digest = trial_config(claimed["config"]), claimed["identity"]["data"]["digest"]
     data = prepare(config.data)
-    if data.digest != digest:
+    if data.digest_of_training != digest:
         raise RequestError(f"the data of {config.data.family} has changed")
     names = tuple(data.class_names)
     if gallery is None:

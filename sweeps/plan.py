@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig
+from carft_core.data.splits import prepare
 from carft_core.identity import Identity, identify
 from sweeps.records import NO_SEED
 from sweeps.spec import SweepSpec
@@ -47,9 +48,16 @@ class Task:
 class Planner:
     """Makes the tasks of a sweep."""
 
-    def __init__(self, spec: SweepSpec, cache: Path | None) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        cache: Path | None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """`note` is told once what people should know of the data."""
         self.spec = spec
-        self._cache = cache
+        self._cache, self._note = cache, note
+        self._noted: set[str] = set()
 
     def baselines(self) -> list[list[Task]]:
         """One list of runs for each baseline at each of its points, the zero-shot model first."""
@@ -86,7 +94,14 @@ class Planner:
         trained = self.spec.seeds if seeds is None else seeds
         for seed in trained if config.algorithm.trains else (None,):
             identity = identify(config, seed or 0, cache=self._cache)
+            self._tell(config)
             yield Task(role, params, config, seed, identity, number)
+
+    def _tell(self, config: TrialConfig) -> None:
+        for text in prepare(config.data).notes:
+            if self._note is not None and text not in self._noted:
+                self._noted.add(text)
+                self._note(text)
 
 
 def digests(tasks: Sequence[Task]) -> dict[str, str]:

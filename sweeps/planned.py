@@ -89,7 +89,8 @@ class Plan:
 def make_plan(spec: SweepSpec, home: Home) -> Plan:
     """Look at every run that is known before the sweep runs, and at what the home has of it."""
     # A look at what would be creates no home.
-    planner = Planner(spec, home.cache if home.path.exists() else None)
+    notes: list[str] = []
+    planner = Planner(spec, home.cache if home.path.exists() else None, notes.append)
     settings = [*planner.baselines(), *_known_trials(planner, home)]
     known = sum(tasks[0].role == "trial" for tasks in settings)
     unknown = (spec.trial_count - known) * len(spec.seeds)
@@ -110,7 +111,7 @@ def make_plan(spec: SweepSpec, home: Home) -> Plan:
         unknown=unknown,
         to_confirm=len(confirming),
         at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
-        warnings=spec.warnings,
+        warnings=(*spec.warnings, *notes),
     )
     runs, seen = Runs(home.runs), set[str]()
     for tasks in settings:

@@ -14,6 +14,7 @@ from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from sweeps.addresses import VARIABLE, is_masked, masked
 from sweeps.checks import checked
+from sweeps.data_root import from_environment
 from sweeps.dimensions import Dimension, Params, distinct, grid, listed
 from sweeps.draft import Draft
 from sweeps.own_modules import import_all
@@ -215,9 +216,11 @@ def load_spec(
 
     `overrides` are `key=value` texts, as `--set` takes them; `imports` are modules beside the
     file's own, as `--import` takes them. Modules are imported before anything is checked, since
-    they register algorithms, merges and families. `text` is what the file held when it was run;
-    then it need not be there any more. Raises RequestError when the file cannot be read,
-    InvalidConfig with every mistake in it otherwise, in the order of the lines.
+    they register algorithms, merges and families. Where CARFT_DATA is the data root it becomes an
+    override: workers elsewhere, and a later `resume`, have another environment. `text` is what
+    the file held when it was run; then it need not be there any more. Raises RequestError when
+    the file cannot be read, InvalidConfig with every mistake in it otherwise, in the order of the
+    lines.
     """
     source = locate(path) if text is None else Path(path)
     text = read_text(source) if text is None else text
@@ -229,6 +232,8 @@ def load_spec(
     imported = import_all(draft, source.parent, imports)
     normalise(draft)
     apply(draft, overrides)
+    placed = from_environment(draft)
+    apply(draft, placed)
     parts = checked(draft)
     shared = {name: getattr(parts.settings, name) for name in _SHARED}
     shared["webhook"], text = _kept_secret(draft, parts.settings.webhook, text)
@@ -240,7 +245,7 @@ def load_spec(
         trial=parts.trial,
         text=text,
         source_path=source,
-        overrides=tuple(overrides),
+        overrides=(*overrides, *placed),
         warnings=tuple(draft.warnings),
     )
 

@@ -286,8 +286,9 @@ def _results(task: Task, folder: Path) -> Iterator[Metric]:
 
 def _datasets(task: Task) -> Iterator[DatasetInput]:
     config = task.config.data
-    digest = str(task.identity.parts["data"]["digest"])
-    shifts = [f"shift/{name}" for name in prepare(config).shifts]
+    data = prepare(config)
+    digest = data.digest
+    shifts = [f"shift/{name}" for name in data.shifts]
     for context in ("train", "val", "test", *shifts):
         yield DatasetInput(config.family, digest, config.root or "builtin", context)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.clip import OpenedClip, open_model
 from carft_core.data import FAMILIES
 from carft_core.merges import MERGES
+from tests import imagenet_tree
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background; children would inherit it, and no test of
@@ -27,6 +29,21 @@ TINY_CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes into the user's cache, or finds the user's data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("CARFT_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def imagenet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with ImageNet and its shifts; it is shared: copy what is to be changed."""
+    return imagenet_tree.make(tmp_path_factory.mktemp("imagenet"))
 
 
 @pytest.fixture(scope="session")

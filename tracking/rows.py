@@ -13,6 +13,7 @@ from tracking.statistics import Interval, Summary, summary
 _GROUPS = (
     "id/val/",
     "id/test/",
+    "id/test_",
     "ood/",
     "ood/mean/",
     "gap/",

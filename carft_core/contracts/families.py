@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -52,9 +53,13 @@ def opened_for_check(family: Family, config: DataConfig) -> Opened:
 
 
 def it_describes_itself_and_its_defaults_make_a_config(opened: Opened) -> None:
-    """Two classes at least, each with its own name, and a digest of the content."""
+    """Two classes at least, each with its own name unless others are declared, and a digest."""
     names = opened.data.class_names
-    must(len(names) == len(set(names)) > 1, f"{opened.name}: two or more classes, each named once")
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    must(
+        len(names) > 1 and shared <= set(opened.family.shared_names),
+        f"{opened.name}: two or more classes, each named once, or the name in shared_names",
+    )
     must(
         len(opened.data.digest) == 64 and set(opened.data.digest) <= set("0123456789abcdef"),
         f"{opened.name}: digest must be a sha256 in hex, got {opened.data.digest!r}",
@@ -78,6 +83,34 @@ def items_have_unique_names_a_unit_and_a_label_of_the_family(opened: Opened) -> 
         must(
             occurring <= set(allowed) <= set(range(len(opened.data.class_names))),
             f"{where}: labels must be indices of classes, those of `classes` if it is given",
+        )
+
+
+def classes_that_count_as_one_are_of_one_group(opened: Opened) -> None:
+    """Each group of `alike` holds the class that stands for it, and no class is in two groups."""
+    every = set(range(len(opened.data.class_names)))
+    for name, split in opened.splits().items():
+        where = f"{opened.name}, {name}"
+        grouped = [number for group in split.alike.values() for number in group]
+        allowed = every if split.classes is None else set(split.classes)
+        must(
+            set(split.alike) <= allowed and set(grouped) <= every,
+            f"{where}: alike must be of its classes, and of classes of the family",
+        )
+        must(
+            len(set(grouped)) == len(grouped)
+            and all(number in group for number, group in split.alike.items()),
+            f"{where}: a group of alike must hold the class it is under, and no class of another",
+        )
+
+
+def parts_of_test_are_some_of_its_classes(opened: Opened) -> None:
+    """Otherwise there would be nothing to measure."""
+    tested = set(opened.data.test.labels.tolist())
+    for name, classes in opened.data.parts.items():
+        must(
+            bool(tested & set(classes)) and len(set(classes)) == len(classes),
+            f"{opened.name}: the part {name} must be some classes of test, each once",
         )
 
 
@@ -143,6 +176,8 @@ def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: O
 FAMILY_LAWS: tuple[Callable[[Opened], None], ...] = (
     it_describes_itself_and_its_defaults_make_a_config,
     items_have_unique_names_a_unit_and_a_label_of_the_family,
+    classes_that_count_as_one_are_of_one_group,
+    parts_of_test_are_some_of_its_classes,
     no_unit_stands_in_two_in_distribution_splits,
     every_class_is_trained_validated_and_tested,
     a_view_depends_on_seed_epoch_and_index_alone,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from carft_core.data.base import Family, FamilyData, Split, Transform
+from carft_core.data.base import DataFolder, Family, FamilyData, Split, Transform
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_core.data.image_folder import IMAGE_FOLDER
+from carft_core.data.imagenet import IMAGENET
 from carft_core.registry import Registry
 
 
@@ -21,5 +22,6 @@ FAMILIES: Registry[Family] = Registry("family", _refusal, code=lambda family: fa
 FAMILIES.register(ICON_SHIFT)
 FAMILIES.register(ICON_SHIFT_DEV)
 FAMILIES.register(IMAGE_FOLDER)
+FAMILIES.register(IMAGENET)
 
-__all__ = ["FAMILIES", "Family", "FamilyData", "Split", "Transform"]
+__all__ = ["FAMILIES", "DataFolder", "Family", "FamilyData", "Split", "Transform"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,6 +49,9 @@ class Split(ABC):
     """[N] int64, each an index into `FamilyData.class_names`."""
     classes: tuple[int, ...] | None = None
     """The classes that can occur here, when they are a subset; logits are restricted to them."""
+    alike: Mapping[int, tuple[int, ...]] = MappingProxyType({})
+    """One of `classes` -> all classes of the family that count as it here, itself among them; its
+    logit is the greatest of theirs."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +79,33 @@ class FamilyData:
     shifts: Mapping[str, Split]
     digest: str
     """sha256 of the data's content, independent of where it lies."""
+    training_digest: str | None = None
+    """That of what decides the weights, where the family tells it from what is only measured;
+    then another test set or shift trains nothing again."""
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Classes whose images of `test` are measured once more by themselves, among these classes
+    alone: as `id/test_<name>`, which is in no mean."""
+    notes: tuple[str, ...] = ()
+    """What people should know of the data as found, such as counts that are not the published."""
+
+    @property
+    def digest_of_training(self) -> str:
+        """What of the data a run's identity holds."""
+        return self.training_digest or self.digest
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder that a family reads below the data root, as its makers publish it."""
+
+    names: tuple[str, ...]
+    """Its paths below the root, of which one is there; the usual one first."""
+    layout: str
+    """What lies in it, such as `<wnid>/<image>`."""
+    origin: str
+    """Where to get it."""
+    images: int
+    """How many images of it the whole data set has."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +120,8 @@ class Family:
     """Trial config fields (dotted) that take these values when a sweep file leaves them out."""
     domains: tuple[str, ...] = ()
     """Words for the family's domains; contexts that name one of them are marked."""
+    folders: Mapping[str, DataFolder] = field(default_factory=dict)
+    """What it reads below the data root, by split: `train`, `test`, or a shift. Where there is
+    any, `data.root` left out is CARFT_DATA."""
+    shared_names: tuple[str, ...] = ()
+    """Names that several of its classes have, as published: their prompts are the same."""

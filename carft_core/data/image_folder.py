@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from carft_core.data.base import Family, FamilyData, Split, Transform
+from carft_core.data.base import Family, FamilyData, Split
+from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import Listing, Tree, class_names, listed, nearest, read_tree
-from carft_core.data.photo_views import evaluation_view, read_rgb, training_view
+from carft_core.data.photo_views import read_rgb
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,31 +26,6 @@ LAYOUT = (
 )
 SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 PROBLEMS_SHOWN = 20
-
-
-class FolderSplit(Split):
-    """The images of one split; they are decoded when they are looked at."""
-
-    def __init__(
-        self, root: Path, ids: Sequence[str], labels: Tensor, classes: tuple[int, ...] | None
-    ) -> None:
-        self.root, self.labels, self.classes = root, labels, classes
-        self.ids = self.units = tuple(ids)
-        """Paths below the root, such as `test/cat/1.jpg`; each image is its own unit."""
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Views as the base class says. Raises RequestError naming a file that is broken."""
-        return transform.normalise(
-            torch.stack([self._view(index, transform, seed, epoch) for index in indices])
-        )
-
-    def _view(self, index: int, transform: Transform, seed: int | None, epoch: int) -> Tensor:
-        image = read_rgb(self.root / self.ids[index])
-        if seed is None:
-            return evaluation_view(image, transform)
-        return training_view(image, transform, seed=seed, epoch=epoch, index=index)
 
 
 def open_image_folder(config: DataConfig) -> FamilyData:
@@ -101,7 +76,8 @@ def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
     present = tuple(index for index, name in enumerate(classes) if name in listing)
-    return FolderSplit(root, ids, labels, None if len(present) == len(classes) else present)
+    some = None if len(present) == len(classes) else present
+    return FolderSplit(root, ids, labels, some, read=read_rgb)
 
 
 def _split_problems(tree: Tree) -> list[str]:

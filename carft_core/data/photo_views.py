@@ -19,6 +19,8 @@ from carft_core.errors import RequestError
 AREA = (0.9, 1.0)
 RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10
+BORDER = 2
+"""Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -53,10 +55,26 @@ def read_rgb(path: Path) -> Image.Image:
     # Decoders meet arbitrary bytes here, and Pillow's raise whatever those lead to: OSError,
     # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
     except Exception as error:
-        raise RequestError(
-            f"{path} cannot be read as an image ({str(error) or type(error).__name__}); "
-            "replace it or take it out"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def read_plain(path: Path) -> Image.Image:
+    """The first frame of an image file as torchvision's own loader gives it, which published
+    numbers were measured with: not turned by its EXIF data, transparency dropped.
+
+    Raises RequestError naming the file when it cannot be decoded to its end.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def read_inside_border(path: Path) -> Image.Image:
+    """The same without 2 pixels at each edge, where ObjectNet's images have a red border."""
+    image = read_plain(path)
+    return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
 
 
 def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
@@ -123,6 +141,13 @@ def random_box(width: int, height: int, numbers: Tensor) -> Box:
     elif width / height > RATIO[1]:
         w = round(height * RATIO[1])
     return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    return RequestError(
+        f"{path} cannot be read as an image ({str(error) or type(error).__name__}); "
+        "replace it or take it out"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

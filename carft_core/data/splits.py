@@ -15,6 +15,7 @@ from torch import Tensor
 
 from carft_core.data import FAMILIES
 from carft_core.data.base import FamilyData, Split, Transform
+from carft_core.data.shift_names import named_shifts
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Subset(Split):
         self.ids = tuple(whole.ids[index] for index in self.indices)
         self.units = tuple(whole.units[index] for index in self.indices)
         self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
-        self.classes = whole.classes
+        self.classes, self.alike = whole.classes, whole.alike
 
     def views(
         self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
@@ -117,7 +118,17 @@ def _prepared(config: DataConfig) -> FamilyData:
             class_names=data.class_names,
         )
     train = take_fraction(train, config.train_fraction, config.split_seed)
-    return replace(data, train=train, val=val)
+    data = replace(data, train=train, val=val)
+    return data if config.shifts is None else _with_shifts(data, config.shifts)
+
+
+def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
+    """The same data measured on some of its shifts; their choice is a part of its digest."""
+    shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
+    if tuple(shifts) == tuple(data.shifts):
+        return data
+    digest = hashlib.sha256("\0".join([data.digest, *shifts]).encode()).hexdigest()
+    return replace(data, shifts=shifts, digest=digest, training_digest=data.digest_of_training)
 
 
 def _share(count: int, fraction: float) -> int:

@@ -123,3 +123,16 @@ def test_a_config_cannot_be_changed() -> None:
     assert isinstance(config, TrialConfig)
     with pytest.raises(ValueError, match="frozen"):
         config.device = "cpu"  # type: ignore[misc]
+
+
+def test_shifts_are_a_list_of_names_each_once() -> None:
+    def shifts(value: object) -> tuple[str, ...] | None:
+        data = {"family": "image_folder", "shifts": value}
+        return trial_config({"data": data, "algorithm": "fine_tune"}).data.shifts
+
+    assert shifts(["v2", "r"]) == ("v2", "r")
+    assert shifts([]) == ()
+    assert shifts(None) is None
+    for wrong, words in ((["r", "r"], "r stands in the list twice"), ("r", "must "), ([""], "")):
+        with pytest.raises(InvalidConfig, match=rf"data\.shifts.*{words}"):
+            shifts(wrong)

@@ -217,17 +217,29 @@ class Grey(Split):
         return bright.view(-1, 1, 1, 1).expand(-1, 3, self.size, self.size)
 
 
-def family(digest: str = "a" * 64, names: Sequence[str] = ("a", "b"), **splits: Split) -> Family:
+def family(
+    digest: str = "a" * 64,
+    names: Sequence[str] = ("a", "b"),
+    parts: Mapping[str, tuple[int, ...]] | None = None,
+    shared_names: tuple[str, ...] = (),
+    **splits: Split,
+) -> Family:
     """A family of grey squares, some of whose splits are others."""
 
     def opened(config: DataConfig) -> FamilyData:
         del config
         kept = {name: Grey(name, 4) for name in ("train", "val", "test", "shift")} | splits
         return FamilyData(
-            tuple(names), kept["train"], kept["val"], kept["test"], {"x": kept["shift"]}, digest
+            tuple(names),
+            kept["train"],
+            kept["val"],
+            kept["test"],
+            {"x": kept["shift"]},
+            digest,
+            parts=parts or {},
         )
 
-    return Family("grey", "Grey squares", opened)
+    return Family("grey", "Grey squares", opened, shared_names=shared_names)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +251,10 @@ def family(digest: str = "a" * 64, names: Sequence[str] = ("a", "b"), **splits: 
         (family(test=Grey("test", 2, ids=("x", "x"))), "test: each id must be unique"),
         (family(shift=Grey("s", 4, labels=torch.zeros(4))), "x: labels must be int64"),
         (family(shift=Grey("s", 4, classes=(1,))), "x: labels must be indices"),
+        (family(shift=Grey("s", 4, alike={2: (0, 2)})), "x: alike must be of its classes"),
+        (family(shift=Grey("s", 4, alike={0: (1,)})), "x: a group of alike must hold"),
+        (family(shift=Grey("s", 4, alike={0: (0, 1), 1: (1,)})), "x: a group of alike"),
+        (family(parts={"few": (2,)}), "the part few must be some classes of test"),
         (family(test=Grey("train", 4)), "test: units of another split"),
         (family(test=Grey("test", 1)), r"test: no image of the classes \[1\]"),
         (family(train=Grey("train", 4, size=16)), r"must be float32 \[B, 3, 32, 32\]"),
@@ -260,6 +276,12 @@ def test_a_family_keeps_all_laws_once_it_is_registered() -> None:
         check_family(good)
     FAMILIES.register(good)
     check_family(good)
+
+
+def test_classes_may_share_a_name_that_the_family_declares() -> None:
+    shared = family(names=("a", "a"), shared_names=("a",))
+    FAMILIES.register(shared)
+    check_family(shared, DataConfig(family="grey", root="shared"))
 
 
 def test_users_need_no_pytest_for_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,9 @@ from carft_core.data.base import Split, Transform
 from carft_core.errors import RequestError
 from carft_core.evaluate import (
     Predictions,
+    among,
     context_probe,
+    part,
     predict,
     read_predictions,
     split_metrics,
@@ -37,11 +39,16 @@ CLASSES, WIDTH = 6, 8
 class NoiseSplit(Split):
     """Images of noise, a pure function of the index; only evaluation views."""
 
-    def __init__(self, labels: Sequence[int], classes: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        labels: Sequence[int],
+        classes: tuple[int, ...] | None = None,
+        alike: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
         self.labels = torch.tensor(labels, dtype=torch.int64)
         self.ids = tuple(f"image {index}" for index in range(len(labels)))
         self.units = tuple(f"drawing {index // 2}" for index in range(len(labels)))
-        self.classes = classes
+        self.classes, self.alike = classes, alike or {}
 
     def views(
         self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
@@ -141,6 +148,43 @@ def test_bf16_computes_the_tower_in_bf16_and_the_head_in_float32(
     assert half.logits.dtype == torch.float32
     head = classifier.head.weight.detach()
     torch.testing.assert_close(half.logits, half.features @ head.T, rtol=1e-6, atol=1e-6)
+
+
+def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
+    classifier: ImageClassifier,
+) -> None:
+    plain = predicted(classifier, NoiseSplit([1, 3, 4, 1]))
+    split = NoiseSplit([1, 3, 4, 1], classes=(1, 3, 4), alike={3: (3, 5), 1: (0, 1, 2)})
+    made = predicted(classifier, split).logits
+    assert torch.equal(made[:, 1], plain.logits[:, :3].amax(dim=1))
+    assert torch.equal(made[:, 3], plain.logits[:, [3, 5]].amax(dim=1))
+    assert torch.equal(made[:, 4], plain.logits[:, 4])
+    assert torch.isneginf(made[:, [0, 2, 5]]).all()
+    assert torch.equal(among(plain.logits, None), plain.logits)
+
+
+def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
+    whole = random_predictions(items=40)
+    some = part(whole, "id/test_r", (1, 4))
+    kept = [index for index, label in enumerate(whole.labels.tolist()) if label in (1, 4)]
+    assert some.split == "id/test_r"
+    assert some.ids == tuple(whole.ids[index] for index in kept)
+    assert some.units == tuple(whole.units[index] for index in kept)
+    assert torch.equal(some.features, whole.features[kept])
+    assert torch.equal(some.logits[:, [1, 4]], whole.logits[kept][:, [1, 4]])
+    assert torch.isneginf(some.logits[:, [0, 2, 3, 5]]).all()
+    accurate = (whole.logits[kept][:, 4] > whole.logits[kept][:, 1]) == (some.labels == 4)
+    assert split_metrics(some)["top1"] == float(accurate.double().mean())
+    with pytest.raises(ValueError, match="id/test_x has no items"):
+        part(random_predictions(items=3, possible=2), "id/test_x", (5,))
+
+
+def test_a_part_of_the_test_split_is_in_no_mean() -> None:
+    per_split = {"id/test": {"top1": 0.8}, "ood/x": {"top1": 0.5}, "id/test_x": {"top1": 0.1}}
+    found = summary(per_split, per_split)
+    assert found["id/test_x/top1"] == 0.1
+    assert found["ood/mean/top1"] == 0.5
+    assert found["gap/top1"] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (100, 0), (2, 2)])

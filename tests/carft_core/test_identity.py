@@ -31,6 +31,7 @@ Config = Callable[..., TrialConfig]
         {"keep": {"result": "best_val"}},
         {"workers": 2},
         {"optim.micro_batch": 4},
+        {"data.shifts": ["pale"]},
     ],
 )
 def test_what_does_not_decide_the_weights_is_outside(
@@ -100,6 +101,14 @@ def test_a_change_of_an_algorithms_own_source_is_a_change_of_its_runs_only(
     }
     assert after["car_ft"] != before["car_ft"]
     assert after["fine_tune"] == before["fine_tune"]
+
+
+def test_another_shift_is_another_evaluation_of_the_same_run(toy_config: Config) -> None:
+    whole, some, one = (
+        evaluation_digest("a" * 64, "wise_ft@0.5", toy_config({"data.shifts": shifts}))
+        for shifts in (None, ["dark", "pale"], ["pale"])
+    )
+    assert whole == some != one
 
 
 def test_an_evaluation_is_named_by_run_label_and_what_is_measured(toy_config: Config) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from carft_core.config import DataConfig
-from carft_core.data.base import Split, Transform
+from carft_core.data.base import FamilyData, Split, Transform
 from carft_core.data.splits import Subset, carve, prepare, take_fraction
 from carft_core.errors import RequestError
 
@@ -223,6 +223,25 @@ def test_a_relative_root_is_read_from_where_the_process_stands(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(RequestError, match="does not exist"):
         prepare(config(root.name))
+
+
+def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
+    for name in ("c-fog-1", "c-fog-2", "c-snow-1", "r"):
+        (root / "shifts" / name / "cat").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(root / "shifts" / name / "cat" / "1.png")
+    everything = prepare(config(root))
+
+    def chosen(*names: str) -> FamilyData:
+        return prepare(config(root).model_copy(update={"shifts": names}))
+
+    assert list(chosen("r", "c-fog").shifts) == ["r", "c-fog-1", "c-fog-2"]
+    assert list(chosen("c", "r", "c-fog-1").shifts) == ["c-fog-1", "c-fog-2", "c-snow-1", "r"]
+    assert dict(chosen().shifts) == {}
+    assert chosen("c", "r").digest == everything.digest
+    assert chosen("r").digest != everything.digest
+    assert chosen("r").digest_of_training == everything.digest_of_training
+    with pytest.raises(RequestError, match=r"data\.shifts: unknown shift 'c-f'"):
+        chosen("c-f")
 
 
 def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:

@@ -9,8 +9,14 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
-from carft_core.config import TrialConfig
+from carft_core.clip import open_model
+from carft_core.config import DataConfig, TrialConfig
+from carft_core.data.splits import Subset, prepare
+from carft_core.evaluate import predict
+from carft_core.prompts import class_weights, template_set, text_features
+from carft_core.teacher import zero_shot_classifier
 from carft_core.train import train
 
 
@@ -44,3 +50,40 @@ def test_car_ft_trains_vit_b_32_from_a_checkpoint_file(
     assert result.metrics["context/id/test/kl"] > 0
     assert all(math.isfinite(value) for value in result.metrics.values())
     assert 0 <= result.merges["wise_ft@0.5"]["metrics"]["id/test/top1"] <= 1
+
+
+def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
+    checkpoint: Path, imagenet_root: Path
+) -> None:
+    names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
+    clip = open_model("ViT-B-32", str(checkpoint))
+    w_cls = class_weights(text_features(clip, template_set("simple"), names, cache=None))
+    data = prepare(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
+    ours = predict(
+        zero_shot_classifier(clip, w_cls),
+        Subset(data.test, places),
+        "id/test",
+        transform=clip.transform,
+        device=torch.device("cpu"),
+        precision="fp32",
+        batch_size=3,
+    )
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-B-32", pretrained=str(checkpoint), weights_only=False
+    )
+    model.eval()
+    weights = open_clip.build_zero_shot_classifier(
+        model,
+        open_clip.get_tokenizer("ViT-B-32"),
+        names,
+        open_clip.SIMPLE_IMAGENET_TEMPLATES,
+        device="cpu",
+    )
+    folder = imagenet_root / "imagenet" / "val"
+    files = [folder / data.test.ids[index].removeprefix("test/") for index in places]
+    with torch.no_grad():
+        images = torch.stack([preprocess(Image.open(file)) for file in files])
+        features = model.encode_image(images, normalize=True)
+        theirs = model.logit_scale.exp() * features @ weights
+    assert float(ours.logits.std()) > 1e-3
+    torch.testing.assert_close(ours.logits, theirs, rtol=1e-5, atol=1e-5)

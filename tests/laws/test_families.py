@@ -15,6 +15,7 @@ from carft_core.contracts import FAMILY_LAWS, check_family
 from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
 from carft_core.data import FAMILIES
 from carft_core.data.splits import prepare
+from tests import imagenet_tree
 
 
 def _image_folder(root: Path) -> None:
@@ -27,7 +28,10 @@ def _image_folder(root: Path) -> None:
                 Image.fromarray(pixels).save(root / folder / name / f"{index}.png")
 
 
-NEEDS_ROOT: dict[str, Callable[[Path], None]] = {"image_folder": _image_folder}
+NEEDS_ROOT: dict[str, Callable[[Path], object]] = {
+    "image_folder": _image_folder,
+    "imagenet": imagenet_tree.make,
+}
 """How a test makes the data of a family that reads the user's own."""
 
 

@@ -52,6 +52,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "selection": ({"selection": {"within": 0.01}}, "anew"),
     "parameters": ({"parameters": {"optim.lr": {"min": 1e-6, "max": 1e-3}}}, "anew"),
     "trial": ({"trial": {**BASE["trial"], "optim": {"epochs": 3}}}, "anew"),
+    "shifts": ({"trial": {**BASE["trial"], "data": {"shifts": ["pixel"]}}}, "told again"),
     "early_terminate": ({"early_terminate": {"type": "median"}}, "anew"),
     "race_seeds": ({"race_seeds": {"margin": 0.02}}, "anew"),
     "try_first": ({"try_first": [{"optim.lr": 1e-4}]}, "anew"),

@@ -266,10 +266,11 @@ def test_metrics_come_in_a_stable_order() -> None:
     names = [
         "gain/ood/top1", "ood/mean/nll", "ood/b/top1", "id/test/ece", "train/loss", "ood/mean/top1",
         "hmean/top1", "id/val/top1", "ood/a/top1", "gap/top1", "context/id/test/kl",
-        "id/test/top1", "id/test/nll", "system/images_per_s",
+        "id/test/top1", "id/test/nll", "system/images_per_s", "id/test_r/top1",
     ]  # fmt: skip
     expected = [
-        "id/val/top1", "id/test/top1", "id/test/nll", "id/test/ece", "ood/a/top1", "ood/b/top1",
+        "id/val/top1", "id/test/top1", "id/test/nll", "id/test/ece", "id/test_r/top1",
+        "ood/a/top1", "ood/b/top1",
         "ood/mean/top1", "ood/mean/nll", "gap/top1", "hmean/top1", "gain/ood/top1",
         "context/id/test/kl", "train/loss", "system/images_per_s",
     ]  # fmt: skip

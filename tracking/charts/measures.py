@@ -11,8 +11,8 @@ _NATS = frozenset({"nll", "kl", "entropy"})
 
 
 def split_name(split: str) -> str:
-    """`ID test` of `id/test`, `outline` of `ood/outline`."""
-    return _SPLITS.get(split, split.removeprefix("ood/"))
+    """`ID test` of `id/test`, `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
+    return _SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
 
 
 def short(metric: str) -> str:

@@ -1,0 +1,52 @@
+"""A split whose images are files below one folder, decoded when they are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from carft_core.data.base import Split, Transform
+from carft_core.data.photo_views import evaluation_view, training_view
+
+
+class FolderSplit(Split):
+    """Image files; each image is its own unit."""
+
+    def __init__(
+        self,
+        root: Path,
+        ids: Sequence[str],
+        labels: Tensor,
+        classes: tuple[int, ...] | None,
+        *,
+        read: Callable[[Path], Image.Image],
+        prefix: str = "",
+        alike: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
+        """`ids` are the files' paths below `root`, behind `prefix`.
+
+        `read` makes a picture of a file and is a function of a module, for workers. It raises
+        RequestError naming a file that is broken.
+        """
+        self.root, self.labels, self.classes = root, labels, classes
+        self.ids = self.units = tuple(ids)
+        self.alike = alike or {}
+        self._read, self._prefix = read, prefix
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Views as the base class says. Raises RequestError naming a file that is broken."""
+        return transform.normalise(
+            torch.stack([self._view(index, transform, seed, epoch) for index in indices])
+        )
+
+    def _view(self, index: int, transform: Transform, seed: int | None, epoch: int) -> Tensor:
+        image = self._read(self.root / self.ids[index].removeprefix(self._prefix))
+        if seed is None:
+            return evaluation_view(image, transform)
+        return training_view(image, transform, seed=seed, epoch=epoch, index=index)

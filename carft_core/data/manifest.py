@@ -1,0 +1,181 @@
+"""What lies in a folder of class folders, remembered from one start to the next.
+
+A million files are listed once. Later only the class folders' modification times are looked at,
+which change when a file comes, goes or is renamed; a file that is overwritten in place is seen
+when something else in its folder changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from carft_core.data.folder_tree import EXTENSIONS
+from carft_core.errors import RequestError
+from carft_core.files import write_atomically
+
+VERSION = 1
+VARIABLE = "CARFT_CACHE"
+SETTLED = 2_000_000_000
+"""Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
+THREADS = 8
+"""A listing mostly waits for the disk."""
+_ABOUT = b"carft.manifest"
+
+Files = Sequence[tuple[str, int]]
+"""Names and sizes in bytes, in the order of the names."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a folder of class folders."""
+
+    paths: tuple[str, ...]
+    """`<class folder>/<image>`, in the order of the folders' names, then of the images'."""
+    counts: Mapping[str, int]
+    """How many images each class folder has, in order."""
+    empty: tuple[str, ...]
+    """Those of the paths that hold nothing, or are links that lead nowhere."""
+    digest: str
+    """sha256 over every path and size."""
+
+    def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Each class folder with its paths."""
+        at = 0
+        for folder, count in self.counts.items():
+            yield folder, self.paths[at : at + count]
+            at += count
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A manifest with what tells whether it still holds."""
+
+    manifest: Manifest
+    sizes: Sequence[int]
+    changed: Mapping[str, int]
+    """When each class folder changed last, in nanoseconds; 0 where that was too short ago."""
+
+    def files(self) -> dict[str, Files]:
+        sizes = iter(self.sizes)
+        return {
+            folder: [(path.removeprefix(f"{folder}/"), next(sizes)) for path in paths]
+            for folder, paths in self.manifest.groups()
+        }
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The images one level below a folder's own folders; hidden and other files are left out.
+
+    What was found is kept for the user, outside of the folder: in CARFT_CACHE, XDG_CACHE_HOME or
+    `~/.cache`. Raises OSError for what cannot be read, RequestError for a name that is no text.
+    """
+    file = cache_folder() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
+    started = time.time_ns()
+    changed = {name: (folder / name).stat().st_mtime_ns for name in _class_folders(folder)}
+    kept = _kept(file)
+    known = {} if kept is None else kept.changed
+    stale = [name for name, when in changed.items() if known.get(name) != when]
+    if kept is not None and not stale and list(changed) == list(kept.manifest.counts):
+        return kept.manifest
+    with ThreadPoolExecutor(THREADS) as pool:
+        listed = dict(zip(stale, pool.map(_images, [folder / name for name in stale]), strict=True))
+    before = {} if kept is None else kept.files()
+    found = _made(
+        {name: listed[name] if name in listed else before[name] for name in changed},
+        {name: when if started - when > SETTLED else 0 for name, when in changed.items()},
+    )
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        write_atomically(file, lambda new: _write(new, found))
+    return found.manifest
+
+
+def cache_folder() -> Path:
+    """Where the user's own caches lie, whatever home a sweep has."""
+    own = os.environ.get(VARIABLE)
+    if own:
+        return Path(own).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "carft-sweep"
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    return [_text(name, folder) for name in sorted(names)]
+
+
+def _images(folder: Path) -> Files:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower().endswith(EXTENSIONS):
+                is_there = entry.is_file()
+                size = entry.stat().st_size if is_there else 0
+                if is_there or entry.is_symlink():
+                    found.append((_text(entry.name, folder), size))
+    return sorted(found)
+
+
+def _text(name: str, folder: Path) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{str(folder)!r}: {name!r} is not a name in UTF-8; rename it") from None
+    return name
+
+
+def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
+    paths = [f"{folder}/{name}" for folder, items in files.items() for name, _ in items]
+    sizes = [size for items in files.values() for _, size in items]
+    told = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
+    manifest = Manifest(
+        tuple(paths),
+        {folder: len(items) for folder, items in files.items()},
+        tuple(path for path, size in zip(paths, sizes, strict=True) if size == 0),
+        _sha256(told),
+    )
+    return _Kept(manifest, sizes, changed)
+
+
+def _write(file: Path, found: _Kept) -> None:
+    manifest = found.manifest
+    about = {
+        "version": VERSION,
+        "counts": manifest.counts,
+        "changed": found.changed,
+        "empty": manifest.empty,
+        "digest": manifest.digest,
+    }
+    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": found.sizes})
+    table = table.replace_schema_metadata({_ABOUT: json.dumps(about)})
+    pq.write_table(table, file, compression="zstd", use_dictionary=False)
+
+
+def _kept(file: Path) -> _Kept | None:
+    """What `_write` wrote; None where there is nothing of use."""
+    try:
+        table = pq.read_table(file)
+        about: dict[str, Any] = json.loads((table.schema.metadata or {})[_ABOUT])
+    except (OSError, KeyError, ValueError):  # ValueError: pyarrow's for what is no parquet file
+        return None
+    if about.get("version") != VERSION:
+        return None
+    manifest = Manifest(
+        tuple(table["path"].to_pylist()), about["counts"], tuple(about["empty"]), about["digest"]
+    )
+    return _Kept(manifest, table["size"].to_pylist(), about["changed"])
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,72 @@
+"""ImageNet and its shifts in their makers' layouts, with a tiny picture or more of each class."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "imagenet_classes"
+WNIDS = tuple((LISTS / "wnids.txt").read_text().split())
+OBJECTS = {
+    folder: [int(index) for index in indices]
+    for folder, *indices in (
+        line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines()
+    )
+}
+V2 = "imagenetv2-matched-frequency-format-val"
+OBJECTNET = "objectnet-1.0/images"
+
+
+def pictures(count: int = 8) -> list[bytes]:
+    """JPEG files of noise."""
+    files = []
+    for seed in range(count):
+        noise = np.random.default_rng(seed).integers(0, 256, (36, 40, 3), dtype=np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(noise).save(out, "JPEG", quality=60)
+        files.append(out.getvalue())
+    return files
+
+
+def make(root: Path, *, per_class: int = 3) -> Path:
+    """Train has so many images of a class, everything else one; ObjectNet one more object."""
+    kinds = pictures()
+
+    def fill(part: str, folders: Iterable[str], images: int, suffix: str = "JPEG") -> None:
+        for place, folder in enumerate(folders):
+            (root / part / folder).mkdir(parents=True)
+            for number in range(images):
+                name = f"{folder}_{number}.{suffix}"
+                (root / part / folder / name).write_bytes(kinds[(place + number) % len(kinds)])
+
+    fill("imagenet/train", WNIDS, per_class)
+    fill("imagenet/val", WNIDS, 1)
+    fill(V2, map(str, range(1000)), 1, "jpeg")
+    for part, listing in (("imagenet-r", "r.txt"), ("imagenet-a", "a.txt")):
+        fill(part, (LISTS / listing).read_text().split(), 1, "jpg")
+    fill("sketch", WNIDS, 1)
+    fill(OBJECTNET, [*OBJECTS, "air_freshener"], 1, "png")
+    return root
+
+
+def sweep(root: Path, model: Path, **changes: object) -> str:
+    """A sweep file of one setting on it, as JSON."""
+    return json.dumps(
+        {
+            "name": "shifts",
+            "parameters": {"algorithm.kl_weight": {"values": [1.0]}},
+            "trial": {
+                "model": {"name": str(model)},
+                "data": {"family": "imagenet", "root": str(root)},
+                "prompts": {"classes": "class_only", "contexts": "class_only"},
+                "algorithm": "car_ft",
+                "device": "cpu",
+            },
+            **changes,
+        }
+    )

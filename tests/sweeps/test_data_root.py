@@ -1,0 +1,123 @@
+"""Where the data lie: the option, the file, the environment, in this order, and told to workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.config import trial_config
+from carft_core.errors import RequestError
+from sweeps.arguments import overrides, parse
+from sweeps.as_run import AsRun
+from sweeps.cli import main
+from sweeps.home import Home
+from sweeps.planned import make_plan
+from sweeps.spec import SweepSpec, load_spec
+from tests.imagenet_tree import sweep
+
+Load = Callable[..., SweepSpec]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads a sweep of some data, with CARFT_DATA and options."""
+
+    def loaded(
+        data: object, *given: str, environment: str | None = None, **changes: Any
+    ) -> SweepSpec:
+        if environment is not None:
+            monkeypatch.setenv("CARFT_DATA", environment)
+        else:
+            monkeypatch.delenv("CARFT_DATA", raising=False)
+        file = tmp_path / "rooted.yaml"
+        trial = {"data": data, "algorithm": "car_ft"}
+        file.write_text(json.dumps({"name": "rooted", "trial": trial, **changes}))
+        return load_spec(file, overrides(parse(["run", str(file), *given])))
+
+    return loaded
+
+
+IMAGENET = {"family": "imagenet"}
+
+
+def test_the_environment_fills_in_what_nobody_said(load: Load) -> None:
+    assert load(IMAGENET, environment="/data").config_for({}).data.root == "/data"
+    assert load(IMAGENET).config_for({}).data.root is None
+    assert load(IMAGENET, environment="").config_for({}).data.root is None
+
+
+def test_the_file_goes_before_the_environment_and_the_option_before_both(load: Load) -> None:
+    there = {**IMAGENET, "root": "/mine"}
+    assert load(there, environment="/data").config_for({}).data.root == "/mine"
+    given = load(there, "--data-root", "/given: here", environment="/data")
+    assert given.config_for({}).data.root == "/given: here"
+    set_ = load(IMAGENET, "--set", "data.root=/set", environment="/data")
+    assert set_.config_for({}).data.root == "/set"
+
+
+def test_a_relative_folder_is_one_of_where_the_command_was_given(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(IMAGENET, "--data-root", "x").config_for({}).data.root == str(tmp_path / "x")
+    assert load(IMAGENET, environment="y").config_for({}).data.root == str(tmp_path / "y")
+
+
+@pytest.mark.parametrize("data", [None, {}, {"family": "icon_shift"}, {"family": "image_folder"}])
+def test_families_that_lie_elsewhere_do_not_look_at_the_environment(
+    load: Load, data: object
+) -> None:
+    assert load(data, environment="/data").config_for({}).data.root is None
+
+
+def test_where_the_family_varies_all_must_lie_below_the_root(load: Load) -> None:
+    def roots(*families: str) -> set[str | None]:
+        found = load(
+            {},
+            environment="/data",
+            parameters={"data.family": {"values": list(families)}},
+        )
+        return {found.config_for(point).data.root for point in found.points()}
+
+    assert roots("imagenet") == {"/data"}
+    assert roots("imagenet", "icon_shift") == {None}
+
+
+def test_a_root_that_varies_is_left_alone(load: Load) -> None:
+    found = load(IMAGENET, environment="/data", parameters={"data.root": {"values": ["/a", "/b"]}})
+    assert [found.config_for(point).data.root for point in found.points()] == ["/a", "/b"]
+
+
+def test_resuming_needs_no_environment(load: Load) -> None:
+    spec = load(IMAGENET, environment="/data")
+    assert spec.overrides == ('data.root="/data"',)
+    assert load_spec(spec.source_path, spec.overrides).config_for({}).data.root == "/data"
+    again = AsRun.of(spec).changed("data.root", '"/moved"')
+    assert again.overrides == ('data.root="/moved"',)
+    assert trial_config(spec.config_for({}).as_dict()) == spec.config_for({})
+
+
+def test_check_tells_what_of_the_data_is_not_as_published(
+    imagenet_root: Path, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "shifts.yaml"
+    file.write_text(sweep(imagenet_root, tiny_clip_files))
+    plan = make_plan(load_spec(file), Home(tmp_path / "home"))
+    told = [warning for warning in plan.warnings if "as published" in warning]
+    assert len(told) == 7  # once, whatever number of runs
+    assert told[0].startswith("imagenet: train has 3,000 images here")
+
+
+def test_what_is_missing_is_told_by_check(
+    tmp_path: Path, tiny_clip_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shifts.yaml"
+    file.write_text(sweep(tmp_path, tiny_clip_files))
+    assert main(["check", str(file), "--home", str(tmp_path / "home")]) == 2
+    assert "lacks folders:\n  imagenet/train (or" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="lacks folders"):
+        make_plan(load_spec(file), Home(tmp_path / "home"))
