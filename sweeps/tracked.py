@@ -91,7 +91,7 @@ class TrackedSweep:
             if file is not None and file.exists():
                 self._tracker.artifact(key, file)
         self._tracker.tags(key, {"carft.state": "done", HAS_RESULT: result.name})
-        self._end(task, "finished", content)
+        self._end(task, "finished", content, at=_measured_at(task, folder))
 
     def failed(self, task: Task, failure: Failure, folder: Path) -> None:
         """A run has failed and is not tried again."""
@@ -210,8 +210,8 @@ class TrackedSweep:
         ours = known is not None and known.sweep == self._parent.sweep
         return ours and (folder / "history.json").exists()
 
-    def _end(self, task: Task, state: EndState, content: str) -> None:
-        self._tracker.end(self._key(task.digest), state, timestamp=_now())
+    def _end(self, task: Task, state: EndState, content: str, *, at: int | None = None) -> None:
+        self._tracker.end(self._key(task.digest), state, timestamp=_now() if at is None else at)
         self._opened.discard(task.digest)
         self._book.ended(task.digest, content)
 
@@ -273,7 +273,7 @@ def _results(task: Task, folder: Path) -> Iterator[Metric]:
         found = measured(folder, label)
         if found is None:
             continue
-        when = _modified(folder / "evaluations" / label / "metrics.json")
+        when = _measured(folder, label)
         for name, value in found["metrics"].items():
             if not is_told(name, merged=label != OWN):
                 continue
@@ -282,6 +282,15 @@ def _results(task: Task, folder: Path) -> Iterator[Metric]:
                 yield Metric(merged, float(value), int(found["step"]), when)
             elif last["metrics"].get(name) != value:
                 yield Metric(name, float(value), int(last["epoch"]), when)
+
+
+def _measured_at(task: Task, folder: Path) -> int:
+    """When a finished run was measured to its end, however late it is told."""
+    return max(_measured(folder, label) for label in (OWN, *merge_labels(task.config)))
+
+
+def _measured(folder: Path, label: str) -> int:
+    return _modified(folder / "evaluations" / label / "metrics.json")
 
 
 def _datasets(task: Task) -> Iterator[DatasetInput]:

@@ -472,7 +472,7 @@ def test_predict_tells_what_is_wrong(
         assert message in told["err"]
 
 
-def test_without_kept_weights_it_is_told_how_to_get_them(
+def test_without_its_weights_it_is_told_how_to_get_them(
     home: Home, command: Command, tmp_path: Path
 ) -> None:
     digest = command(
@@ -485,7 +485,7 @@ def test_without_kept_weights_it_is_told_how_to_get_them(
     finally:
         (tmp_path / "weights").rename(weights)
     assert told["code"] == 2
-    assert "are not kept (trial.keep.weights: false)" in told["err"]
+    assert "are gone from its folder; train the sweep again" in told["err"]
     assert "--set trial.keep.weights=true --fresh" in told["err"]
 
 

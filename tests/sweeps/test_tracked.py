@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,15 @@ def test_another_place_hears_nothing_of_a_run_that_only_another_sweep_began(
     toy.tracker = MemoryTracker()
     toy.run(name="again", **PRUNING)
     assert toy.tracked("again").keys() == told
+
+
+def test_a_run_that_is_told_late_ended_when_it_was_measured(toy: ToySweep) -> None:
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    for file in toy.home.runs.glob("*/evaluations/*/metrics.json"):
+        os.utime(file, ns=(0, 1_790_000_000_000_000_000))
+    toy.tracker = MemoryTracker()
+    for book in (toy.home.sweep("toy") / "told").iterdir():
+        book.unlink()
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    (child,) = toy.tracked().values()
+    assert child.ended == 1_790_000_000_000
