@@ -111,7 +111,7 @@ class ToySweep:
 
 def _one_shift(config: object) -> SimpleNamespace:
     del config
-    return SimpleNamespace(shifts={"dark": None})
+    return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
 
 
 def _blank(curves: object, path: Path, *, title: str) -> None:
@@ -122,7 +122,8 @@ def _blank(curves: object, path: Path, *, title: str) -> None:
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
     monkeypatch.setattr("sweeps.plan.identify", toy_core.toy_identity)
-    monkeypatch.setattr("sweeps.tracked.prepare", _one_shift)
+    for module in ("sweeps.plan", "sweeps.tracked"):
+        monkeypatch.setattr(f"{module}.prepare", _one_shift)
     # Pictures take longer than all the rest; test_tracked.py looks at one.
     for module in ("sweeps.tracked", "sweeps.session"):
         monkeypatch.setattr(f"{module}.plot", _blank)
