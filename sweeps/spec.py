@@ -16,6 +16,7 @@ from sweeps.addresses import VARIABLE, is_masked, masked
 from sweeps.checks import checked
 from sweeps.dimensions import Dimension, Params, distinct, grid, listed
 from sweeps.draft import Draft
+from sweeps.own_families import name_all
 from sweeps.own_modules import import_all
 from sweeps.points import baseline_at, baseline_params, config_at
 from sweeps.recipes import locate
@@ -229,6 +230,7 @@ def load_spec(
     imported = import_all(draft, source.parent, imports)
     normalise(draft)
     apply(draft, overrides)
+    imported = tuple(dict.fromkeys([*imported, *name_all(draft, source.parent)]))
     parts = checked(draft)
     shared = {name: getattr(parts.settings, name) for name in _SHARED}
     shared["webhook"], text = _kept_secret(draft, parts.settings.webhook, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,15 +65,31 @@ def carve(
             f"data.val_fraction: there is no val split, and train has a single image of "
             f"{_listed(names)}: none would be left to train on; add images or a val split"
         )
-    val = {
+    return _divided(train, classes, val_fraction)
+
+
+def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
+    """(train, test): test gets about `fraction` of each class's units, at least one of them.
+
+    Which ones depends on the units' names alone, so that no seed makes another test. At least one
+    unit of each class is left, two where there are three.
+    """
+    return _divided(images, _units_by_class(images, "test"), fraction, left=2)
+
+
+def _divided(
+    whole: Split, classes: Mapping[int, Sequence[str]], fraction: float, *, left: int = 1
+) -> tuple[Split, Split]:
+    """(the rest, the part): the first units of each class, of which about `left` stay."""
+    part = {
         unit
         for units in classes.values()
-        for unit in units[: min(_share(len(units), val_fraction), len(units) - 1)]
+        for unit in units[: min(_share(len(units), fraction), max(1, len(units) - left))]
     }
-    inside = [unit in val for unit in train.units]
+    inside = [unit in part for unit in whole.units]
     return (
-        Subset(train, [index for index, is_val in enumerate(inside) if not is_val]),
-        Subset(train, [index for index, is_val in enumerate(inside) if is_val]),
+        Subset(whole, [index for index, is_part in enumerate(inside) if not is_part]),
+        Subset(whole, [index for index, is_part in enumerate(inside) if is_part]),
     )
 
 
@@ -100,14 +116,15 @@ def prepare(config: DataConfig) -> FamilyData:
     if config.root is not None:
         # A relative root means another folder once the process has moved.
         config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
-    return _prepared(config)
+    if config.family not in FAMILIES:
+        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    return _prepared(config, FAMILIES[config.family].open)
 
 
 @functools.lru_cache(maxsize=8)
-def _prepared(config: DataConfig) -> FamilyData:
-    if config.family not in FAMILIES:
-        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
-    data = FAMILIES[config.family].open(config)
+def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """`opened` is the family's own: one that is registered anew is opened anew."""
+    data = opened(config)
     train, val = data.train, data.val
     if val is None:
         train, val = carve(
