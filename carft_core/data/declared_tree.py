@@ -38,15 +38,18 @@ class DeclaredTree:
 def read_declared(declared: Declaration, root: Path, report: Report) -> DeclaredTree:
     """List what is declared below `root`. Raises OSError for what cannot be read."""
     there = _class_folders(root, ("train",), declared.train, report)
-    classes = _chosen(declared, there, report)
+    others = {
+        name: _class_folders(root, (name,), folders, report)
+        for name, folders in (("val", declared.val), ("test", declared.test))
+        if folders
+    }
+    classes = _chosen(declared, there, {*there}.union(*others.values()), report)
     splits = {"train": _listing(root, {name: there[name] for name in classes}, ("train",), report)}
-    for name in ("val", "test"):
-        folders = getattr(declared, name)
-        if folders:
-            found = _class_folders(root, (name,), folders, report)
-            _fits(name, found, classes, there, report)
-            own = {folder: found[folder] for folder in classes if folder in found}
-            splits[name] = _listing(root, own, (name,), report)
+    for name, found in others.items():
+        known = {*there, *(declared.exclude or ())}
+        _fits(name, found, classes, known, report)
+        own = {folder: found[folder] for folder in classes if folder in found}
+        splits[name] = _listing(root, own, (name,), report)
     for name, shift in declared.shifts.items():
         found = _class_folders(root, ("shifts", name), shift.folders, report)
         kept = _of_shift(name, shift, found, classes, there, report) if found and classes else {}
@@ -85,12 +88,19 @@ def _missing(root: Path, folder: str) -> str:
     )
 
 
-def _chosen(declared: Declaration, there: Folders, report: Report) -> tuple[str, ...]:
-    """The classes: train's folders, without those that are left out."""
-    for key in ("classes", "exclude"):
-        for index, name in enumerate(getattr(declared, key) or ()):
-            if there and name not in there:
-                report((key, index), _unknown("class folder of train", name, there))
+def _chosen(
+    declared: Declaration, there: Folders, anywhere: Collection[str], report: Report
+) -> tuple[str, ...]:
+    """The classes: train's folders, without those that are left out.
+
+    What is left out may also be a folder of val or test alone: `anywhere` has all three.
+    """
+    for index, name in enumerate(declared.classes or ()):
+        if there and name not in there:
+            report(("classes", index), _unknown("class folder of train", name, there))
+    for index, name in enumerate(declared.exclude or ()):
+        if there and name not in anywhere:
+            report(("exclude", index), _unknown("class folder", name, anywhere))
     wanted = there.keys() if declared.classes is None else set(declared.classes) & there.keys()
     classes = tuple(sorted(set(wanted) - set(declared.exclude or ())))
     if there and len(classes) < 2:
@@ -103,14 +113,14 @@ def _chosen(declared: Declaration, there: Folders, report: Report) -> tuple[str,
 
 
 def _fits(
-    name: str, found: Folders, classes: Sequence[str], there: Folders, report: Report
+    name: str, found: Folders, classes: Sequence[str], known: Collection[str], report: Report
 ) -> None:
     """An in-distribution split has every class, and no others but those that are left out."""
-    strange = [folder for folder in found if folder not in there]
-    if strange and there:
+    strange = [folder for folder in found if folder not in known]
+    if strange and classes:
         near = nearest(strange[0], classes)
         message = f"has folders that are no class of train: {listed(strange)}{near}"
-        report((name,), f"{message}; train has {len(there)}: {listed(sorted(there))}")
+        report((name,), f"{message}; there are {len(classes)}: {listed(classes)}")
     missing = [folder for folder in classes if folder not in found]
     if missing and found:
         message = f"lacks classes that train has: {listed(missing)}; `exclude` leaves classes out"

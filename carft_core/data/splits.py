@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,27 +65,36 @@ def carve(
             f"data.val_fraction: there is no val split, and train has a single image of "
             f"{_listed(names)}: none would be left to train on; add images or a val split"
         )
-    return _divided(train, classes, val_fraction)
+    val = {
+        unit
+        for units in classes.values()
+        for unit in units[: min(_share(len(units), val_fraction), len(units) - 1)]
+    }
+    return _divided(train, val)
 
 
 def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
-    """(train, test): test gets about `fraction` of each class's units, at least one of them.
+    """(train, test): test gets `test_share` of each class's units.
 
-    Which ones depends on the units' names alone, so that no seed makes another test. At least one
-    unit of each class is left, two where there are three.
+    Which ones depends on the units' names alone, so that no seed makes another test.
     """
-    return _divided(images, _units_by_class(images, "test"), fraction, left=2)
+    classes = _units_by_class(images, "test")
+    return _divided(
+        images,
+        {unit for units in classes.values() for unit in units[: test_share(len(units), fraction)]},
+    )
 
 
-def _divided(
-    whole: Split, classes: Mapping[int, Sequence[str]], fraction: float, *, left: int = 1
-) -> tuple[Split, Split]:
-    """(the rest, the part): the first units of each class, of which about `left` stay."""
-    part = {
-        unit
-        for units in classes.values()
-        for unit in units[: min(_share(len(units), fraction), max(1, len(units) - left))]
-    }
+def test_share(count: int, fraction: float) -> int:
+    """How many of a class's `count` units become a test: at least one, and two of three are left.
+
+    One for train, one for a val that is carved from it.
+    """
+    return min(_share(count, fraction), max(1, count - 2))
+
+
+def _divided(whole: Split, part: Collection[str]) -> tuple[Split, Split]:
+    """(the rest, the part), by units."""
     inside = [unit in part for unit in whole.units]
     return (
         Subset(whole, [index for index, is_part in enumerate(inside) if not is_part]),
