@@ -43,9 +43,10 @@ def register_family(file: Path) -> Family:
         beside = [path.name for end in SUFFIXES for path in file.parent.glob(f"*{end}")]
         raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
     text = read_text(file, "a family file")
-    known = _registered(file)
-    if known is not None and _declared(known).text == text:
-        return known
+    for known in FAMILIES.values():
+        before = _declared_or_none(known)
+        if before is not None and (before.file, before.text) == (file, text):
+            return known
     draft = _draft(file, text)
     declared = _read(draft, file, text)
     _check_name(draft, declared)
@@ -107,7 +108,7 @@ def _prompts(draft: Draft, declared: Declared) -> dict[str, object]:
                 continue
             else:
                 templates = _from_file(texts[0], declared.file.parent, name)
-            register_templates(templates, again=_is_ours(name, declared.file))
+            register_templates(templates, again=_is_ours(name, declared.declaration.name))
         except RequestError as error:
             draft.report(("prompts", key), str(error))
         else:
@@ -122,31 +123,19 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
     return TemplateSet(name, read.templates, read.domains)
 
 
-def _is_ours(name: str, file: Path) -> bool:
-    """Whether a set of this name can only come from an earlier text of the same file."""
-    known = _registered(file)
-    return known is not None and name in known.defaults.values()
-
-
-def _registered(file: Path) -> Family | None:
-    """The family that was read from this file before."""
-    for family in FAMILIES.values():
-        declared = _declared_or_none(family)
-        if declared is not None and declared.file == file:
-            return family
-    return None
+def _is_ours(name: str, family: str) -> bool:
+    """Whether a set of this name can only come from an earlier text of the family's file."""
+    known = FAMILIES.get(family)
+    return (
+        known is not None
+        and _declared_or_none(known) is not None
+        and name in known.defaults.values()
+    )
 
 
 def _declared_or_none(family: Family) -> Declared | None:
     owner = getattr(family.open, "__self__", None)
     return owner if isinstance(owner, Declared) else None
-
-
-def _declared(family: Family) -> Declared:
-    declared = _declared_or_none(family)
-    if declared is None:
-        raise TypeError(f"{family.name} is not declared in a file")
-    return declared
 
 
 def _check_name(draft: Draft, declared: Declared) -> None:

@@ -68,7 +68,11 @@ def _one_line(value: str) -> str:
 
 def _listed(value: object) -> object:
     """A text is a list of one."""
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"must be a text, or a list of one or more, got {repr(value)[:80]}")
+    return value
 
 
 _TEXTS = WithJsonSchema(
@@ -76,12 +80,8 @@ _TEXTS = WithJsonSchema(
 )
 Text = Annotated[str, AfterValidator(_text)]
 Folder = Annotated[str, AfterValidator(_folder)]
-Folders = Annotated[
-    tuple[Folder, ...], Field(strict=False, min_length=1), BeforeValidator(_listed), _TEXTS
-]
-Texts = Annotated[
-    tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_listed), _TEXTS
-]
+Folders = Annotated[tuple[Folder, ...], Field(strict=False), BeforeValidator(_listed), _TEXTS]
+Texts = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed), _TEXTS]
 
 
 class ShiftFolders(Section):

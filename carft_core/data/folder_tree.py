@@ -165,13 +165,14 @@ def images(
             problems.append(f"{path} is a link to nothing")
         elif (size := entry.stat().st_size) == 0:
             problems.append(f"{path} is empty")
-        elif not _is_text(path):
+        elif not is_text(path):
             problems.append(f"{path!r} is not a name in UTF-8; rename it")
         else:
             yield path, size
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a name on disk is UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,15 @@ class Sizes:
     """Of the longer sides, in pixels; None when none could be opened."""
     broken: tuple[str, ...]
     """Those that could not be opened."""
+    seen: int
+    """How many were tried."""
 
 
 def sizes(found: Survey) -> Sizes:
     """Open some images, spread evenly over train."""
-    paths = [path for files in found.splits["train"].values() for path in files]
-    chosen = paths[:: max(1, len(paths) // SAMPLE)][:SAMPLE]
+    by_class = list(found.splits["train"].values())
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_class[:: _step(by_class)]))
+    chosen = itertools.islice((path for path in rounds if path is not None), SAMPLE)
     sides, broken = [], []
     for path in chosen:
         try:
@@ -46,7 +50,13 @@ def sizes(found: Survey) -> Sizes:
                 sides.append(max(image.size))
         except (OSError, ValueError, Image.DecompressionBombError):
             broken.append(path)
-    return Sizes(round(statistics.median(sides)) if sides else None, tuple(broken))
+    median = round(statistics.median(sides)) if sides else None
+    return Sizes(median, tuple(broken), len(sides) + len(broken))
+
+
+def _step(classes: Sized) -> int:
+    """So that not the first classes alone are seen where there are many."""
+    return max(1, len(classes) // SAMPLE)
 
 
 def doubts(found: Survey, top: Folder, seen: Sizes) -> Iterator[str]:
@@ -56,7 +66,8 @@ def doubts(found: Survey, top: Folder, seen: Sizes) -> Iterator[str]:
     yield from _names(found)
     yield from _files(found, top)
     if seen.broken:
-        yield f"{len(seen.broken)} of {SAMPLE} images cannot be opened: {listed(seen.broken)}"
+        tried = f"{len(seen.broken)} of {seen.seen} images that were tried"
+        yield f"{tried} cannot be opened: {listed(seen.broken)}"
 
 
 def _numbers(found: Survey) -> Iterator[str]:
@@ -121,7 +132,7 @@ def _files(found: Survey, top: Folder) -> Iterator[str]:
     for folder in (found.layout.train, found.layout.test, *found.layout.shifts.values()):
         if folder is not None and folder.loose and folder.folders:
             where = found.layout.root.name if folder.below == "." else folder.below
-            yield f"{folder.loose} images lie in {where}/ outside its class folders: left out"
+            yield f"images outside the class folders of {where}/ are left out: {folder.loose}"
     copies = list(_copies(found))
     if copies:
         yield (

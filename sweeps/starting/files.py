@@ -148,7 +148,7 @@ def sweep_text(found: Survey, name: str, family_file: str, side: int | None) -> 
 
 def _model(side: int | None) -> Iterator[str]:
     if side is not None and side <= TINY:
-        yield f"  # The images are tiny (about {side} pixels), and so is the model that is built in."
+        yield f"  # The images are tiny (about {side} pixels), and so is the built-in model."
         yield "  # For larger ones: {name: ViT-B-32, pretrained: openai}"
         yield "  model: {name: builtin}"
         return

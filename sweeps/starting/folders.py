@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from carft_core.data.folder_tree import EXTENSIONS
+from carft_core.data.folder_tree import EXTENSIONS, is_text
 
 Place = tuple[int, int]
 """Device and inode, by which a folder is known whatever link leads to it."""
@@ -28,6 +28,8 @@ class Folder:
     """Sorted by name."""
     others: Mapping[str, int]
     """Files that are no images: ending -> how many, at any depth."""
+    misnamed: tuple[str, ...] = ()
+    """Folders, at any depth, whose names are not UTF-8; they are not looked into."""
 
     @cached_property
     def total(self) -> int:
@@ -61,13 +63,16 @@ def _look(path: Path, below: str, above: tuple[Place, ...]) -> Folder:
         visible = sorted(
             (entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name
         )
-    inner = []
+    inner: list[Folder] = []
+    misnamed: list[str] = []
     loose, others = 0, Counter[str]()
     for entry in visible:
         if entry.is_dir():
             status = entry.stat()
-            if (status.st_dev, status.st_ino) not in (*above, here):  # else a link into a circle
-                where = entry.name if below == "." else f"{below}/{entry.name}"
+            where = entry.name if below == "." else f"{below}/{entry.name}"
+            if not is_text(entry.name):
+                misnamed.append(where)
+            elif (status.st_dev, status.st_ino) not in (*above, here):  # else a link into a circle
                 inner.append(_look(path / entry.name, where, (*above, here)))
         elif entry.name.lower().endswith(EXTENSIONS):
             loose += 1
@@ -75,7 +80,8 @@ def _look(path: Path, below: str, above: tuple[Place, ...]) -> Folder:
             others[PurePath(entry.name).suffix.lower()] += 1
     for folder in inner:
         others.update(folder.others)
-    return Folder(path.name, below, loose, tuple(inner), others)
+        misnamed += folder.misnamed
+    return Folder(path.name, below, loose, tuple(inner), others, tuple(misnamed))
 
 
 def _moved(folder: Folder, old: str, new: str) -> Folder:

@@ -92,8 +92,6 @@ def _of_splits(top: Folder, root: Path, roles: dict[str, Folder]) -> Layout:
             )
         elif folder is not None:
             setattr(layout, name, folder)
-            if folder.name != name:
-                layout.assumed.append(f"took {folder.name}/ for {name}")
     if layout.test is None and layout.val is not None:
         layout.test, layout.val = layout.val, None
         layout.assumed.append(
@@ -102,6 +100,10 @@ def _of_splits(top: Folder, root: Path, roles: dict[str, Folder]) -> Layout:
         )
     elif layout.test is None:
         layout.assumed.append(_carved(layout.train.name))
+    elif layout.test.name != "test":
+        layout.assumed.append(f"took {layout.test.name}/ for the test")
+    if layout.val is not None and layout.val.name != "val":
+        layout.assumed.append(f"took {layout.val.name}/ for val, on which settings are chosen")
     if layout.val is None:
         layout.assumed.append("settings are chosen on a part of train that nothing trains on")
     _add_shifts(layout, top, roles)

@@ -15,6 +15,8 @@ from sweeps.starting.layout import TEST_FRACTION, Layout, plain
 Images = Mapping[str, Mapping[str, int]]
 """Class folder -> path below the root -> size in bytes."""
 
+LEFT_OUT = "left out the"
+
 
 @dataclass
 class ShiftRules:
@@ -73,10 +75,8 @@ def survey(layout: Layout) -> Survey:
         layout.val = None
         classes = _usable(layout, train, test)
     if len(classes) < 2:
-        raise RequestError(
-            f"{layout.root}: less than two classes can be used; "
-            + "; ".join(layout.assumed[-3:] or ["there are no others"])
-        )
+        why = [text for text in layout.assumed if text.startswith(LEFT_OUT)]
+        raise RequestError("; ".join([f"{layout.root}: fewer than two classes can be used", *why]))
     there = [*train, *test, *(val if layout.val is not None else ())]
     exclude = [name for name in dict.fromkeys(there) if name not in classes]
     splits = {"train": _only(train, classes)}
@@ -86,6 +86,7 @@ def survey(layout: Layout) -> Survey:
     files = name_files(layout.root)
     found = Survey(layout, classes, splits, exclude, {}, files[0] if files else None, mend)
     _add_shifts(found, set(train))
+    mend.sort()
     return found
 
 
@@ -95,11 +96,8 @@ def _only(found: Images, classes: Sequence[str]) -> Images:
 
 def _images(layout: Layout, folder: Folder, mend: list[str]) -> Images:
     """By class folder, empty ones too."""
-    return {
-        one.name: dict(sorted(images(layout.root, one.below, mend)))
-        for one in folder.folders
-        if one.total or not one.others  # a folder of other files is no class without images
-    }
+    mend += [f"{name!r} is not a name in UTF-8; rename it" for name in folder.misnamed]
+    return {one.name: dict(sorted(images(layout.root, one.below, mend))) for one in folder.folders}
 
 
 def _usable(layout: Layout, train: Images, test: Images) -> tuple[str, ...]:
@@ -124,7 +122,7 @@ def _usable(layout: Layout, train: Images, test: Images) -> tuple[str, ...]:
 
 def _leave_out(layout: Layout, names: Sequence[str], why: str) -> None:
     one = "class" if len(names) == 1 else f"{len(names)} classes"
-    text = f"left out the {one} {listed(names)}: {why}"
+    text = f"{LEFT_OUT} {one} {listed(names)}: {why}"
     if text not in layout.assumed:
         layout.assumed.append(text)
 
@@ -146,7 +144,6 @@ def _add_shifts(found: Survey, known: set[str]) -> None:
             if target != one:
                 rules.rename[one] = target
             kept.setdefault(target, {}).update(files)
-        rules.exclude += [one.name for one in folder.folders if not one.total and one.others]
         if not kept:
             del layout.shifts[name]
             layout.assumed.append(f"left out the shift {name}: no class of it is left")
