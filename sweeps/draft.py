@@ -69,7 +69,7 @@ class Draft:
         """Note a mistake that has a place but no route, such as that of an unreadable `--set`."""
         self._say(place, (), message)
 
-    def quote(self, place: Place, error: RequestError) -> None:
+    def quote(self, place: Place, error: Exception) -> None:
         """Note what is wrong in a module or file that is named at `place`, mistake by mistake."""
         for text in str(error).splitlines() if isinstance(error, InvalidConfig) else [str(error)]:
             self._say(place, (), text.removeprefix("import: "))

@@ -93,6 +93,8 @@ class Exporter:
         """Keep its export in `folder` in MLflow; raises as `tracking.mlflow_model.keep_model`."""
         from tracking.mlflow_model import ModelStart, keep_model
 
+        from sweeps.family_file import place_of
+
         told, config = _measured(self.home, chosen), self.config(chosen).data
         merged = "" if chosen.label == OWN else f"{merge_name(chosen.label)}/"
         seed = {} if chosen.run.seed is None else {"seed": chosen.run.seed}
@@ -108,9 +110,7 @@ class Exporter:
                 if name.endswith("/top1")
             },
             step=told["step"] if merged else None,
-            dataset=DatasetInput(
-                config.family, told["facts"]["data"], config.root or "builtin", "test"
-            ),
+            dataset=DatasetInput(config.family, told["facts"]["data"], place_of(config), "test"),
             description=" ".join(part for part in (_named(chosen), self.found.verdict) if part),
         )
         return keep_model(

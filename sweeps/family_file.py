@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from carft_core.config import flatten
+from carft_core.config import DataConfig, flatten
 from carft_core.data import FAMILIES, Family
 from carft_core.data.declaration import Declaration, Prompts, names_a_set, problems
 from carft_core.data.declared import Declared
@@ -38,9 +38,10 @@ def register_family(file: Path) -> Family:
     it cannot be read or another family has its name, InvalidConfig with every mistake in it, each
     with its line.
     """
-    file = file.expanduser().absolute()
-    if not file.exists():
-        beside = [path.name for end in SUFFIXES for path in file.parent.glob(f"*{end}")]
+    file = file.absolute()
+    if found(str(file)) is None:
+        folder = found(str(file.parent))
+        beside = [] if folder is None else [path.name for path in folder.glob("*.y*ml")]
         raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
     text = read_text(file, "a family file")
     for known in FAMILIES.values():
@@ -54,6 +55,13 @@ def register_family(file: Path) -> Family:
     draft.check()
     family: Family = FAMILIES.register(declared.family(defaults))
     return family
+
+
+def place_of(config: DataConfig) -> str:
+    """Where the images of a run lie: `data.root`, or the root that its family declares."""
+    known = FAMILIES.get(config.family)
+    declared = None if known is None else _declared_or_none(known)
+    return config.root or ("builtin" if declared is None else str(declared.root))
 
 
 def _draft(file: Path, text: str) -> Draft:

@@ -24,10 +24,10 @@ def name_all(draft: Draft, folder: Path) -> tuple[str, ...]:
     for holder, key, route in list(_named(draft)):
         place = draft.place(route)
         base = Path.cwd() if place.is_of_command_line else folder
-        file = base.absolute() / Path(holder[key]).expanduser()
         try:
+            file = base.absolute() / Path(holder[key]).expanduser()
             holder[key] = register_family(file).name
-        except RequestError as error:
+        except (RequestError, RuntimeError) as error:  # `~nobody/birds.yaml`: no such home
             draft.quote(Place(place.order, f"{place.text}: {dotted(FIELD)}"), error)
             draft.drop(route[:2] if route[0] == "parameters" else route)
         else:

@@ -48,9 +48,7 @@ class Declared:
                 f"data.test_domain: {config.family} has no domains to hold out; leave the field "
                 f"out, and declare what is held out as one of the shifts in {self.file.name}"
             )
-        given = Path(self.declaration.root if config.root is None else config.root).expanduser()
-        # `data.root` is the sweep's and so relative to the working folder.
-        root = given.absolute() if config.root is not None else self.file.parent / given
+        root = self.root if config.root is None else Path(config.root).expanduser().absolute()
         if not root.is_dir():
             where = "data.root" if config.root is not None else self.place(("root",))
             what = "is not a folder" if root.exists() else "does not exist"
@@ -61,6 +59,11 @@ class Declared:
             raise RequestError(
                 f"data.family: {error.filename} cannot be read: {error.strerror}"
             ) from None
+
+    @property
+    def root(self) -> Path:
+        """The declared folder of all images."""
+        return self.file.parent / Path(self.declaration.root).expanduser()
 
     def place(self, route: Route) -> str:
         """`birds.family.yaml:7: shifts.night`, or without the line where there is none."""

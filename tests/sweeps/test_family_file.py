@@ -21,7 +21,7 @@ from carft_core.identity import identify
 from carft_core.prompts import template_set
 from sweeps.as_run import AsRun
 from sweeps.cli import main
-from sweeps.family_file import register_family
+from sweeps.family_file import place_of, register_family
 from sweeps.imports import load, resolve
 from sweeps.schema import family_schema
 from sweeps.spec import load_spec
@@ -192,6 +192,20 @@ def test_a_missing_file_is_answered_with_the_nearest_name(folder: Path) -> None:
         RequestError, match=r"bird\.family\.yaml does not exist; did you mean 'birds\."
     ):
         load_spec(folder / "birds.yaml", [f"data.family={folder / 'bird.family.yaml'}"])
+
+
+@pytest.mark.parametrize("name", ["~nobody/b.yaml", f"{'x' * 5000}.yaml", "no/folder/b.yml"])
+def test_an_impossible_file_is_a_wrong_request(folder: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"birds\.yaml:6: data\.family: "):
+        (folder / "birds.yaml").write_text(SWEEP.replace("birds.family.yaml", name))
+        load_spec(folder / "birds.yaml")
+
+
+def test_the_tracker_is_told_where_the_images_lie(folder: Path) -> None:
+    config = load_spec(folder / "birds.yaml").config_for({}).data
+    assert place_of(config) == str(folder / "pictures")
+    assert place_of(config.model_copy(update={"root": "elsewhere"})) == "elsewhere"
+    assert place_of(DataConfig(family="icon_shift")) == "builtin"
 
 
 def test_two_files_cannot_share_a_name(folder: Path) -> None:
