@@ -91,9 +91,8 @@ class Exporter:
 
     def keep(self, chosen: Chosen, folder: Path, *, register: str | None = None) -> KeptModel:
         """Keep its export in `folder` in MLflow; raises as `tracking.mlflow_model.keep_model`."""
-        from tracking.mlflow_model import ModelStart, keep_model
-
         from sweeps.family_file import place_of
+        from tracking.mlflow_model import ModelStart, keep_model
 
         told, config = _measured(self.home, chosen), self.config(chosen).data
         merged = "" if chosen.label == OWN else f"{merge_name(chosen.label)}/"

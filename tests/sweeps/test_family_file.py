@@ -196,8 +196,8 @@ def test_a_missing_file_is_answered_with_the_nearest_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["~nobody/b.yaml", f"{'x' * 5000}.yaml", "no/folder/b.yml"])
 def test_an_impossible_file_is_a_wrong_request(folder: Path, name: str) -> None:
+    (folder / "birds.yaml").write_text(SWEEP.replace("birds.family.yaml", name))
     with pytest.raises(RequestError, match=r"birds\.yaml:6: data\.family: "):
-        (folder / "birds.yaml").write_text(SWEEP.replace("birds.family.yaml", name))
         load_spec(folder / "birds.yaml")
 
 
