@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import re
 import statistics
@@ -135,16 +136,18 @@ def _files(found: Survey, top: Folder) -> Iterator[str]:
             yield f"images outside the class folders of {where}/ are left out: {folder.loose}"
     copies = list(_copies(found))
     if copies:
-        yield (
-            f"{len(copies)} images of test have name and size of one in train, such as "
-            f"{copies[0]}: copies would be tested on what was trained on"
-        )
+        many = "1 image of test is" if len(copies) == 1 else f"{len(copies)} images of test are"
+        yield f"{many} in train as well, such as {copies[0]}: tested on what was trained on"
 
 
 def _copies(found: Survey) -> Iterator[str]:
+    """Images of test whose name, size and content one of train has."""
+    root = found.layout.root
     for name, files in found.splits.get("test", {}).items():
-        train = found.splits["train"][name]
-        known = {(Path(path).name, size) for path, size in train.items()}
+        known = {
+            (Path(path).name, size): path for path, size in found.splits["train"][name].items()
+        }
         for path, size in files.items():
-            if (Path(path).name, size) in known:
+            same = known.get((Path(path).name, size))
+            if same is not None and filecmp.cmp(root / path, root / same, shallow=False):
                 yield path

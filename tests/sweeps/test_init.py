@@ -197,7 +197,7 @@ def test_classes_that_a_split_lacks_are_left_out(
 
 def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = plant(place / "birds", {"train/n01440764": 40, "train/n01443537": 3})
-    plant(root, {"test/n01440764": 2, "test/n01443537": 1})
+    plant(root, {"test/n01440764": 2, "test/n01443537": 1})  # drawn like the first of train
     (root / "train" / "loose.png").write_bytes((root / "test/n01440764/0.png").read_bytes())
     (root / "train" / "n01440764" / "cartoon.gif").write_bytes(b"GIF")
     (root / "train" / "n01443537" / "0.png").write_bytes(b"no image")
@@ -209,7 +209,7 @@ def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixtur
         "prompts would speak of n01440764, n01443537: say what these are in class_names",
         "images outside the class folders of train/ are left out: 1",
         "images of these kinds are not read; convert them: 1 .gif",
-        "images of test have name and size of one in train, such as test/n01440764/0.png",
+        "2 images of test are in train as well, such as test/n01440764/0.png",
         "1 of 24 images that were tried cannot be opened: train/n01443537/0.png",
     ):
         assert text in told, text
