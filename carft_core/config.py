@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -316,7 +316,7 @@ def explained(
         where = (*path, *item["loc"])
         value = item.get("input")
         if item["type"] == "extra_forbidden":
-            message = unknown("field", item["loc"][-1], cls.model_fields)
+            message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
         elif item["type"] == "missing":
             message = "is required"
         elif item["type"] == "value_error":
@@ -327,6 +327,23 @@ def explained(
             shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
             message = f"must {rule}, got {shown}"
         yield Problem(where, message)
+
+
+def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
+    """The fields of the model that stands at `path` inside another."""
+    for step in path:
+        field = cls.model_fields.get(step) if isinstance(step, str) else None
+        inner = field and next(_models_in(field.annotation), None)
+        cls = inner or cls
+    return cls.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Those of `X`, `X | None`, `Mapping[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _scalar_problems(scalars: dict[str, Any]) -> list[Problem]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from carft_core.errors import RequestError
 
 CORE = Path(__file__).parent
+FAMILIES = "carft_core.data."
 PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
 NOT_TRAINING = frozenset(
     f"carft_core.{name}" for name in ("config", "contracts", "errors", "registry", "template_sets")
@@ -73,11 +74,26 @@ def module_place(top: str) -> Path | None:
 
 
 def _behind_the_products(home: ModuleType) -> set[Path]:
-    names = {getattr(value, "__module__", None) or "" for value in vars(home).values()}
-    names |= {value.__name__ for value in vars(home).values() if isinstance(value, ModuleType)}
-    own = {name for name in names if _top(name) == CORE.name} - NOT_TRAINING
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in own)
-    return {Path(str(home.__file__)), *(Path(file) for file in files if file)}
+    """A family draws on others of its kind, and so on what these draw on."""
+    found = {home.__name__: Path(str(home.__file__))}
+    waiting = [home]
+    while waiting:
+        module = waiting.pop()
+        for name in _drawn_on(module) - found.keys():
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file is None:
+                continue
+            found[name] = Path(file)
+            if name.startswith(FAMILIES):
+                waiting.append(sys.modules[name])
+    return set(found.values())
+
+
+def _drawn_on(module: ModuleType) -> set[str]:
+    """The modules of the product that train and that a module has names of."""
+    names = {getattr(value, "__module__", None) or "" for value in vars(module).values()}
+    names |= {value.__name__ for value in vars(module).values() if isinstance(value, ModuleType)}
+    return {name for name in names if _top(name) == CORE.name} - NOT_TRAINING
 
 
 @functools.cache

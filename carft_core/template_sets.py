@@ -10,10 +10,11 @@ from carft_core.prompts import TEMPLATE_SETS, TemplateSet, _LazySets
 from carft_core.registry import NAME
 
 
-def register_templates(templates: TemplateSet) -> TemplateSet:
+def register_templates(templates: TemplateSet, *, again: bool = False) -> TemplateSet:
     """Make a set known to `prompts.classes` and `prompts.contexts`; gives it back.
 
-    The same set may come again. Raises RequestError when its name is another's, or no name.
+    The same set may come again, and `again` lets it take the place of an earlier one. Raises
+    RequestError when its name is another's, or no name.
     """
     name = templates.name
     if not NAME.fullmatch(name):
@@ -21,7 +22,7 @@ def register_templates(templates: TemplateSet) -> TemplateSet:
             f"template set {name!r} cannot be registered: its name must be lower-case letters, "
             "digits and '_', beginning with a letter"
         )
-    if name in TEMPLATE_SETS and TEMPLATE_SETS[name] != templates:
+    if not again and name in TEMPLATE_SETS and TEMPLATE_SETS[name] != templates:
         raise RequestError(
             f"template set {name!r} cannot be registered: another set has this name; give it "
             "another"

@@ -23,6 +23,7 @@ KEYS: Mapping[str, str] = {
 }
 """Options that stand for a key of the sweep file, and the key."""
 COMMANDS: Mapping[str, str] = {
+    "init": "look at a folder of images, and write a first family file and sweep file for it",
     "run": "run a sweep, or go on with it",
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
     "resume": "go on with a sweep by its name, as it was run",
@@ -36,7 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "what an exported model says of images",
     "sync": "deliver to the tracking server what it missed",
     "ui": "start MLflow's server on this home",
-    "schema": "the JSON schema of sweep files, for an editor",
+    "schema": "the JSON schema of sweep files or family files, for an editor",
     "clean": "remove what no sweep needs any more",
 }
 
@@ -111,6 +112,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         )
         _home(command, default=argparse.SUPPRESS)
         commands[name] = command
+    _of_beginning(commands["init"])
     _of_files(commands["run"], commands["check"])
     _of_execution(commands["run"], commands["resume"])
     _of_data(commands["run"], commands["resume"], commands["check"])
@@ -133,6 +135,14 @@ def _home(parser: Parser, *, default: str | None) -> None:
     parser.add_argument(
         "--home", metavar="FOLDER", default=default, help="where state lies (CARFT_HOME, .carft)"
     )
+
+
+def _of_beginning(init: Parser) -> None:
+    init.add_argument("folder", metavar="DIR", help="the folder of images")
+    init.add_argument("--out", metavar="FOLDER", help="where to write (the current folder)")
+    init.add_argument("--name", metavar="NAME", help="of family and sweep (made of the folder's)")
+    init.add_argument("--force", action="store_true", help="write over files that are there")
+    init.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def _of_files(*parsers: Parser) -> None:
@@ -315,6 +325,9 @@ def _of_report(report: Parser) -> None:
 
 def _of_upkeep(commands: Mapping[str, Parser]) -> None:
     ui, clean = commands["ui"], commands["clean"]
+    commands["schema"].add_argument(
+        "--family", action="store_true", help="of family files instead of sweep files"
+    )
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     ui.add_argument("--port", type=int, default=5000, help="first port to try (5000)")
     clean.add_argument("--yes", action="store_true", help="remove; without it only tell")

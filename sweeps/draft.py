@@ -12,6 +12,9 @@ from carft_core.errors import InvalidConfig, Problem, RequestError, dotted
 from sweeps.yaml_lines import Document, Route
 
 MOST_SHOWN = 100
+COMMAND_LINE = 1_000_000_000
+"""Places from here on are not lines of the file."""
+NEEDS = "a sweep file has at least name and trial"
 
 
 class Place(NamedTuple):
@@ -20,19 +23,22 @@ class Place(NamedTuple):
     order: int
     text: str
 
+    @property
+    def is_of_command_line(self) -> bool:
+        """Whether it was given there and not in the file."""
+        return self.order >= COMMAND_LINE
+
 
 class Draft:
     """A sweep file's data with the place of each value, and the mistakes found so far."""
 
-    def __init__(self, document: Document, source: str) -> None:
-        """Raises RequestError when the document is no mapping."""
+    def __init__(self, document: Document, source: str, needs: str = NEEDS) -> None:
+        """Raises RequestError when the document is no mapping; `needs` says what it must hold."""
         if not isinstance(document.data, dict):
             found = "is empty" if document.data is None else "holds no mapping"
-            raise RequestError(
-                f"{source}:{document.lines[()]}: the file {found}; "
-                "a sweep file has at least name and trial"
-            )
+            raise RequestError(f"{source}:{document.lines[()]}: the file {found}; {needs}")
         self.data: dict[str, Any] = document.data
+        self.lines = document.lines
         self.warnings: list[str] = []
         self._places = {
             route: Place(line, f"{source}:{line}") for route, line in document.lines.items()
@@ -63,6 +69,11 @@ class Draft:
         """Note a mistake that has a place but no route, such as that of an unreadable `--set`."""
         self._say(place, (), message)
 
+    def quote(self, place: Place, error: Exception) -> None:
+        """Note what is wrong in a module or file that is named at `place`, mistake by mistake."""
+        for text in str(error).splitlines() if isinstance(error, InvalidConfig) else [str(error)]:
+            self._say(place, (), text.removeprefix("import: "))
+
     def _say(self, place: Place, route: Route, message: str) -> None:
         shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
         text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
@@ -75,7 +86,7 @@ class Draft:
 
     def check(self) -> None:
         """Raise InvalidConfig with every mistake so far, by line."""
-        lines = [text for _, text in sorted(self._mistakes)]
+        lines = [text for place, text in sorted(self._mistakes, key=lambda found: found[0])]
         if len(lines) > MOST_SHOWN:
             lines = [*lines[:MOST_SHOWN], "and more mistakes"]
         if lines:

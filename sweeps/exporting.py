@@ -93,6 +93,7 @@ class Exporter:
 
     def keep(self, chosen: Chosen, folder: Path, *, register: str | None = None) -> KeptModel:
         """Keep its export in `folder` in MLflow; raises as `tracking.mlflow_model.keep_model`."""
+        from sweeps.family_file import place_of
         from tracking.mlflow_model import ModelStart, keep_model
 
         told, config = _measured(self.home, chosen), self.config(chosen).data
@@ -110,9 +111,7 @@ class Exporter:
                 if name.endswith("/top1")
             },
             step=told["step"] if merged else None,
-            dataset=DatasetInput(
-                config.family, told["facts"]["data"], config.root or "builtin", "test"
-            ),
+            dataset=DatasetInput(config.family, told["facts"]["data"], place_of(config), "test"),
             description=" ".join(part for part in (_named(chosen), self.found.verdict) if part),
         )
         return keep_model(

@@ -15,14 +15,17 @@ from pathlib import Path
 from carft_core.errors import RequestError
 from carft_core.sources import module_place
 
+DECLARED = (".yaml", ".yml")
+"""A family's file, which is declared and not programmed."""
+
 
 def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
     """Each import such that it means the same in every process, whatever its current folder.
 
-    A path (of a `.py` file, or of a package's folder) is relative to `folder`, where the sweep
-    file lies, and becomes the absolute one of a file. A module's name stays when it is installed;
-    else it is looked for in `folder`, then in the current folder, and becomes the path of its
-    file. Raises RequestError for a name that is found nowhere.
+    A path (of a `.py` file, a package's folder, or a family's YAML file) is relative to `folder`,
+    where the sweep file lies, and becomes the absolute one of a file. A module's name stays when
+    it is installed; else it is looked for in `folder`, then in the current folder, and becomes the
+    path of its file. Raises RequestError for a name that is found nowhere.
     """
     return tuple(_resolved(item, folder.resolve()) for item in imports)
 
@@ -30,11 +33,18 @@ def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
 def load(imports: Sequence[str]) -> None:
     """Import what `resolve` gave, in its order, so that it registers itself; once per process.
 
+    What a family's file declares is registered.
+
     A file is imported under its own name, as a part of its package where it has one. Its folder
     comes last on the search path: files beside it can be imported, and nothing that is installed
     is hidden. Raises RequestError that tells what cannot be imported, why, and at which line.
     """
     for item in imports:
+        if item.endswith(DECLARED):
+            from sweeps.family_file import register_family
+
+            register_family(Path(item))
+            continue
         if _is_path(item):
             name, folder = _located(Path(item))
             _refuse_taken(item, name.partition(".")[0], folder)
@@ -46,7 +56,7 @@ def load(imports: Sequence[str]) -> None:
 
 
 def _is_path(item: str) -> bool:
-    return item.endswith(".py") or "/" in item or item.startswith(("~", "."))
+    return item.endswith((".py", *DECLARED)) or "/" in item or item.startswith(("~", "."))
 
 
 def _resolved(item: str, folder: Path) -> str:

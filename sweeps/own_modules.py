@@ -7,7 +7,7 @@ from pathlib import Path
 
 from carft_core.errors import RequestError
 from sweeps import shorthands
-from sweeps.draft import Draft, Place
+from sweeps.draft import COMMAND_LINE, Draft, Place
 
 _ROUTE = "import"
 
@@ -24,7 +24,7 @@ def import_all(draft: Draft, folder: Path, more: Sequence[str]) -> tuple[str, ..
         place = draft.place((_ROUTE, index))
         found += _imported(draft, Place(place.order, f"{place.text}: {_ROUTE}"), item, folder)
     for index, item in enumerate(more):
-        shown = Place(2_000_000_000 + index, f"--import {item[:60]}")
+        shown = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
         found += _imported(draft, shown, item, Path.cwd())
     if draft.data.get(_ROUTE) or more:
         # A module that is missing would make every name that it registers a mistake.
@@ -48,6 +48,6 @@ def _imported(draft: Draft, place: Place, item: str, folder: Path) -> list[str]:
         resolved = resolve([item], folder)
         load(resolved)
     except RequestError as error:
-        draft.complain(place, str(error).removeprefix("import: "))
+        draft.quote(place, error)
         return []
     return list(resolved)

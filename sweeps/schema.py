@@ -1,4 +1,4 @@
-"""The JSON schema of sweep files, from the same models that validate them, for editors."""
+"""The JSON schemas of sweep files and family files, from the models that validate them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import SECTIONS, TrialConfig, field_names
+from carft_core.data.declaration import Declaration
 from carft_core.merges import MERGES
 from sweeps.parameters import DISTRIBUTIONS
 from sweeps.settings import RULES, Settings
@@ -49,6 +50,20 @@ def sweep_schema() -> Schema:
         "required": ["name"],
         "additionalProperties": False,
         "$defs": definitions,
+    }
+
+
+def family_schema() -> Schema:
+    """JSON schema (draft 2020-12) of a family file; like the other it guides an editor."""
+    schema = Declaration.model_json_schema()
+    shift = schema["$defs"].pop("ShiftFolders")
+    texts = schema["properties"]["train"]["anyOf"]
+    schema["properties"]["shifts"]["additionalProperties"] = {"anyOf": [*texts, shift]}
+    del schema["required"]  # the name may be the file's
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "carft-sweep family file",
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from carft_core.config import SECTIONS, field_names
 from carft_core.errors import unknown
-from sweeps.draft import Draft, Place
+from sweeps.draft import COMMAND_LINE, Draft, Place
 from sweeps.parameters import KEYS as PARAMETER_KEYS
 from sweeps.settings import Settings
 from sweeps.shorthands import retries
@@ -51,7 +51,7 @@ def apply(draft: Draft, overrides: Sequence[str]) -> None:
         secret = key.strip() == "webhook" and not text.strip().startswith("env:")
         said = "webhook=..." if secret else override
         shown = said if len(said) <= 60 else f"{said[:60]}..."
-        place = Place(1_000_000_000 + index, f"--set {shown}")
+        place = Place(COMMAND_LINE + index, f"--set {shown}")
         if secret and text.strip() not in ("", "null"):
             draft.complain(
                 place, "others can see a command line; write it into the file, or say env:NAME"

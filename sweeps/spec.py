@@ -17,6 +17,7 @@ from sweeps.checks import checked
 from sweeps.data_root import from_environment
 from sweeps.dimensions import Dimension, Params, distinct, grid, listed
 from sweeps.draft import Draft
+from sweeps.own_families import name_all
 from sweeps.own_modules import import_all
 from sweeps.points import baseline_at, baseline_params, config_at
 from sweeps.recipes import locate
@@ -232,6 +233,7 @@ def load_spec(
     imported = import_all(draft, source.parent, imports)
     normalise(draft)
     apply(draft, overrides)
+    imported = tuple(dict.fromkeys([*imported, *name_all(draft, source.parent)]))
     placed = from_environment(draft)
     apply(draft, placed)
     parts = checked(draft)

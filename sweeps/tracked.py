@@ -13,6 +13,7 @@ from carft_core.files import read_json
 from carft_core.result import is_complete
 from sweeps.engines.base import Failure
 from sweeps.engines.training import LOG
+from sweeps.family_file import place_of
 from sweeps.for_compare import ForCompare
 from sweeps.plan import Task, merge_labels
 from sweeps.records import measured
@@ -299,7 +300,7 @@ def _datasets(task: Task) -> Iterator[DatasetInput]:
     digest = data.digest
     shifts = [f"shift/{name}" for name in data.shifts]
     for context in ("train", "val", "test", *shifts):
-        yield DatasetInput(config.family, digest, config.root or "builtin", context)
+        yield DatasetInput(config.family, digest, place_of(config), context)
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, str | int | float | bool | None]:

@@ -53,7 +53,7 @@ _PLAINER = (
     ("expected ',' or", "a comma or a closing bracket is missing before this"),
     ("found unexpected document", "a quote is still open where the document ends"),
     ("that cannot start any token", "a text that begins with this character must be quoted"),
-    ("but found another document", "a second document begins here; a sweep file holds one"),
+    ("but found another document", "a second document begins here; a file holds one"),
 )
 
 
@@ -85,11 +85,11 @@ class Document:
     mistakes: tuple[Mistake, ...]
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, kind: str = "a sweep file") -> str:
     """The text of a file of at most 1 MiB. Raises RequestError when it is no such file."""
     if path.is_dir():
         names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
-        raise RequestError(f"{path} is a folder, not a sweep file; in it: {names}")
+        raise RequestError(f"{path} is a folder, not {kind}; in it: {names}")
     if path.exists() and not path.is_file():
         raise RequestError(f"{path} is not a regular file")
     try:
@@ -99,7 +99,7 @@ def read_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(f"{path} cannot be read: {reason}") from None
     if len(content) > MAX_BYTES:
-        raise RequestError(f"{path} is larger than 1 MiB, too large for a sweep file")
+        raise RequestError(f"{path} is larger than 1 MiB, too large for {kind}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

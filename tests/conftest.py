@@ -17,6 +17,7 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.clip import OpenedClip, open_model
 from carft_core.data import FAMILIES
 from carft_core.merges import MERGES
+from carft_core.prompts import TEMPLATE_SETS
 from tests import imagenet_tree
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -72,3 +73,5 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     for registry in (ALGORITHMS, MERGES, FAMILIES):
         monkeypatch.setattr(registry, "_things", dict(registry))
+    makers = vars(TEMPLATE_SETS)["_makers"]
+    monkeypatch.setattr(TEMPLATE_SETS, "_makers", dict(makers))

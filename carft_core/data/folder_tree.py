@@ -33,8 +33,8 @@ class Tree:
 def read_tree(root: Path) -> Tree:
     """List a tree and its mistakes. Raises OSError for what cannot be read."""
     problems: list[str] = []
-    found = _visible_folders(root)
-    shifts = _visible_folders(root / "shifts") if "shifts" in found else []
+    found = visible_folders(root)
+    shifts = visible_folders(root / "shifts") if "shifts" in found else []
     names = [*(name for name in SPLITS if name in found), *(f"shifts/{name}" for name in shifts)]
     splits = {name: _listing(root, name, problems) for name in names}
     problems = [*_misnamed(found), *problems]
@@ -44,32 +44,49 @@ def read_tree(root: Path) -> Tree:
 def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """What prompts call each class, and what is wrong with that.
 
-    From `classes.json` (folder -> name, or a list of names of which the first counts) or
-    `classes.txt` (a line `folder name` each) when there is one, else the folder's own name with
-    spaces for underscores.
+    From `classes.json` or `classes.txt` when there is one, else as `plain_name` says.
     """
-    files = [root / name for name in ("classes.json", "classes.txt") if (root / name).exists()]
+    files = name_files(root)
     if len(files) > 1:
         return (), ["classes.json and classes.txt are both there; keep one of them"]
     if not files:
-        names = {folder: folder.replace("_", " ").strip() for folder in classes}
-        return tuple(names.values()), _repeated(names)
+        names = {folder: plain_name(folder) for folder in classes}
+        return tuple(names.values()), repeated(names)
+    return names_in(files[0], classes)
+
+
+def name_files(root: Path) -> list[Path]:
+    """The files in a folder that say what its classes are called."""
+    return [root / name for name in ("classes.json", "classes.txt") if (root / name).exists()]
+
+
+def plain_name(folder: str) -> str:
+    """What prompts call a class of which nobody says more: spaces for underscores."""
+    return folder.replace("_", " ").strip()
+
+
+def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """What a file calls each class, and what is wrong with that.
+
+    JSON: folder -> name, or a list of names of which the first counts; else a line `folder name`
+    each. Raises OSError when it cannot be read.
+    """
     try:
-        text = files[0].read_text(encoding="utf-8-sig")
-        pairs = _json_pairs(text) if files[0].suffix == ".json" else _text_pairs(text)
+        text = file.read_text(encoding="utf-8-sig")
+        pairs = _json_pairs(text) if file.suffix == ".json" else _text_pairs(text)
     except ValueError as error:
-        return (), [f"{files[0].name}: {error}"]
+        return (), [f"{file.name}: {error}"]
     names = dict(pairs)
     counts = Counter(folder for folder, _ in pairs)
-    problems = [f"{files[0].name} names {f!r} twice" for f, count in counts.items() if count > 1]
+    problems = [f"{file.name} names {f!r} twice" for f, count in counts.items() if count > 1]
     missing = [folder for folder in classes if not names.get(folder)]
     for folder in missing[:3]:
         near = nearest(folder, [name for name in names if name not in classes])
-        problems.append(f"{files[0].name} has no name for the class folder {folder!r}{near}")
+        problems.append(f"{file.name} has no name for the class folder {folder!r}{near}")
     if len(missing) > 3:
-        problems.append(f"{files[0].name} lacks {len(missing) - 3} more class folders")
+        problems.append(f"{file.name} lacks {len(missing) - 3} more class folders")
     chosen = {folder: names.get(folder, "") for folder in classes}
-    return tuple(chosen.values()), [*problems, *_repeated(chosen)]
+    return tuple(chosen.values()), [*problems, *repeated(chosen)]
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
@@ -84,7 +101,8 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
-def _visible_folders(folder: Path) -> list[str]:
+def visible_folders(folder: Path) -> list[str]:
+    """The names of its folders that do not begin with a dot, sorted."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
@@ -108,22 +126,25 @@ def _misnamed(found: Sequence[str]) -> Iterator[str]:
 
 def _listing(root: Path, name: str, problems: list[str]) -> dict[str, dict[str, int]]:
     """The images of one split by class folder."""
-    folders = _visible_folders(root / name)
+    folders = visible_folders(root / name)
     if not folders:
-        loose = any(file.name.lower().endswith(EXTENSIONS) for file in (root / name).iterdir())
-        problems.append(
-            f"{name}/ has no class folders" + ("; its images lie outside them" if loose else "")
-        )
+        problems.append(f"{name}/ {no_class_folders(root / name)}")
     listing = {
-        folder: dict(sorted(_images(root, f"{name}/{folder}", problems))) for folder in folders
+        folder: dict(sorted(images(root, f"{name}/{folder}", problems))) for folder in folders
     }
-    empty = [folder for folder, images in listing.items() if not images]
+    empty = [folder for folder, found in listing.items() if not found]
     if empty:
         problems.append(f"{name}/ has class folders without images: {listed(empty)}")
     return listing
 
 
-def _images(
+def no_class_folders(folder: Path) -> str:
+    """What to say of a split that has none."""
+    loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+    return "has no class folders" + ("; its images lie outside them" if loose else "")
+
+
+def images(
     root: Path, below: str, problems: list[str], above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, int]]:
     """(path below the root, size) of every visible image in a folder, at any depth."""
@@ -137,20 +158,21 @@ def _images(
     for entry in visible:
         path = f"{below}/{entry.name}"
         if entry.is_dir():
-            yield from _images(root, path, problems, (*above, here))
+            yield from images(root, path, problems, (*above, here))
         elif not entry.name.lower().endswith(EXTENSIONS):
             continue
         elif not entry.is_file():
             problems.append(f"{path} is a link to nothing")
         elif (size := entry.stat().st_size) == 0:
             problems.append(f"{path} is empty")
-        elif not _is_text(path):
+        elif not is_text(path):
             problems.append(f"{path!r} is not a name in UTF-8; rename it")
         else:
             yield path, size
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a name on disk is UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -185,13 +207,13 @@ def _text_pairs(text: str) -> list[tuple[str, str]]:
     return named
 
 
-def _repeated(names: Mapping[str, str]) -> list[str]:
-    """Classes that a text tower could not tell apart."""
+def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]:
+    """Classes, by folder, that a text tower could not tell apart; `where` names are given."""
     folders: dict[str, list[str]] = {}
     for folder, name in names.items():
         folders.setdefault(name, []).append(folder)
     return [
-        f"the classes {listed(same)} have one name, {name!r}; give each its own in classes.json"
+        f"the classes {listed(same)} have one name, {name!r}; give each its own in {where}"
         for name, same in folders.items()
         if len(same) > 1 and name
     ]

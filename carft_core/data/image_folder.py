@@ -61,7 +61,9 @@ def _opened(root: Path) -> FamilyData:
     problems += name_problems
     if problems:
         raise RequestError(_told(root, problems))
-    splits = {name: _split(root, listing, tree.classes) for name, listing in tree.splits.items()}
+    splits = {
+        name: folder_split(root, listing, tree.classes) for name, listing in tree.splits.items()
+    }
     shifts = {
         name.removeprefix("shifts/"): split
         for name, split in splits.items()
@@ -71,7 +73,8 @@ def _opened(root: Path) -> FamilyData:
     return FamilyData(names, splits["train"], splits.get("val"), splits["test"], shifts, digest)
 
 
-def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
+def folder_split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
+    """The split that holds the images of a listing, whose folders are among `classes`, sorted."""
     ids = [path for name in sorted(listing) for path in listing[name]]
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)

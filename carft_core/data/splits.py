@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,10 +71,35 @@ def carve(
         for units in classes.values()
         for unit in units[: min(_share(len(units), val_fraction), len(units) - 1)]
     }
-    inside = [unit in val for unit in train.units]
+    return _divided(train, val)
+
+
+def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
+    """(train, test): test gets `test_share` of each class's units.
+
+    Which ones depends on the units' names alone, so that no seed makes another test.
+    """
+    classes = _units_by_class(images, "test")
+    return _divided(
+        images,
+        {unit for units in classes.values() for unit in units[: test_share(len(units), fraction)]},
+    )
+
+
+def test_share(count: int, fraction: float) -> int:
+    """How many of a class's `count` units become a test: at least one, and two of three are left.
+
+    One for train, one for a val that is carved from it.
+    """
+    return min(_share(count, fraction), max(1, count - 2))
+
+
+def _divided(whole: Split, part: Collection[str]) -> tuple[Split, Split]:
+    """(the rest, the part), by units."""
+    inside = [unit in part for unit in whole.units]
     return (
-        Subset(train, [index for index, is_val in enumerate(inside) if not is_val]),
-        Subset(train, [index for index, is_val in enumerate(inside) if is_val]),
+        Subset(whole, [index for index, is_part in enumerate(inside) if not is_part]),
+        Subset(whole, [index for index, is_part in enumerate(inside) if is_part]),
     )
 
 
@@ -101,14 +126,15 @@ def prepare(config: DataConfig) -> FamilyData:
     if config.root is not None:
         # A relative root means another folder once the process has moved.
         config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
-    return _prepared(config)
+    if config.family not in FAMILIES:
+        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    return _prepared(config, FAMILIES[config.family].open)
 
 
 @functools.lru_cache(maxsize=8)
-def _prepared(config: DataConfig) -> FamilyData:
-    if config.family not in FAMILIES:
-        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
-    data = FAMILIES[config.family].open(config)
+def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """`opened` is the family's own: one that is registered anew is opened anew."""
+    data = opened(config)
     train, val = data.train, data.val
     if val is None:
         train, val = carve(

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_core.errors import RequestError
 from sweeps.engines.ray_cluster import ROOT
+from sweeps.imports import DECLARED
 from sweeps.resources import Node
 
 PACKAGES = ("carft_core", "sweeps", "tracking")
@@ -39,7 +40,7 @@ def check_nodes(
     RequestError with the name of each node that cannot serve.
     """
     token = f".shared-{uuid.uuid4().hex}"
-    files = [path for path in imports if path.endswith(".py")]
+    files = [path for path in imports if path.endswith((".py", *DECLARED))]
     home.mkdir(parents=True, exist_ok=True)
     try:
         (home / token).write_text("the driver was here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from carft_core.contracts import FAMILY_LAWS, check_family
 from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
 from carft_core.data import FAMILIES
 from carft_core.data.splits import prepare
+from sweeps.family_file import register_family
 from tests import imagenet_tree
 
 
@@ -35,15 +36,35 @@ NEEDS_ROOT: dict[str, Callable[[Path], object]] = {
 """How a test makes the data of a family that reads the user's own."""
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
-    name: str = request.param
+def _declared(root: Path) -> str:
+    """A family that a file declares: a shift of one class, the test carved. Gives its name."""
+    _image_folder(root)
+    file = root / "law_abiding.family.yaml"
+    file.write_text(
+        "train: [train, test]\ntest_fraction: 0.25\n"
+        "shifts: {grey: {folders: shifts/grey, exclude: cat}}\n"
+        "prompts: {contexts: ['a photo of a {}', 'a grey {}']}\n"
+    )
+    return register_family(file).name
+
+
+@pytest.fixture(scope="module", params=[*sorted(FAMILIES), "a YAML file"])
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    if request.param == "a YAML file":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FAMILIES, "_things", dict(FAMILIES))
+            name = _declared(tmp_path_factory.mktemp("declared"))
+            yield opened_for_check(FAMILIES[name], DataConfig(family=name, val_fraction=0.25))
+        return
+    name = request.param
     root = None
     if name in NEEDS_ROOT:
         root = tmp_path_factory.mktemp(name)
         NEEDS_ROOT[name](root)
     config = DataConfig(family=name, root=None if root is None else str(root), val_fraction=0.25)
-    return opened_for_check(FAMILIES[name], config)
+    yield opened_for_check(FAMILIES[name], config)
 
 
 @pytest.mark.parametrize("law", FAMILY_LAWS, ids=lambda law: law.__name__)

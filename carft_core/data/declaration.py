@@ -1,0 +1,196 @@
+"""A family of class folders as a user declares it: which folders are what, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from carft_core.config import SECTIONS, OpenFraction, Section, explained, flatten
+from carft_core.data.image_folder import SHIFT_NAME
+from carft_core.errors import Problem, unknown
+from carft_core.registry import NAME
+from carft_core.template_files import mistakes
+
+APART = ("data.family", "data.root", "data.test_domain")
+"""Fields of a trial for which a family has no default."""
+
+
+def _family_name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            f"must be lower-case letters, digits and '_', beginning with a letter, got {value!r}"
+        )
+    return value
+
+
+def _shift_name(value: str) -> str:
+    if value == "mean" or not SHIFT_NAME.fullmatch(value):
+        raise ValueError(
+            f"gives its name to the metric ood/{value}/top1: letters, digits, '_', '-' and '.' "
+            "only, and not 'mean', which is the mean over shifts"
+        )
+    return value
+
+
+def _folder(value: str) -> str:
+    """Below the root, so that moving the root changes no name of an image."""
+    path = PurePosixPath(value)
+    if not value.strip() or "\0" in value:
+        raise ValueError("must name a folder")
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            f"must lie below `root`, got {value!r}; choose a root that holds all the folders"
+        )
+    return str(path)
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value.strip()
+
+
+def _one_line(value: str) -> str:
+    if not value.strip() or "\n" in value:
+        raise ValueError("must be one line that says what it is")
+    return value
+
+
+def _listed(value: object) -> object:
+    """A text is a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"must be a text, or a list of one or more, got {repr(value)[:80]}")
+    return value
+
+
+_TEXTS = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+)
+Text = Annotated[str, AfterValidator(_text)]
+Folder = Annotated[str, AfterValidator(_folder)]
+Folders = Annotated[tuple[Folder, ...], Field(strict=False), BeforeValidator(_listed), _TEXTS]
+Texts = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed), _TEXTS]
+
+
+class ShiftFolders(Section):
+    """Where a shift's images are, and which of them count. A text or a list is its folders."""
+
+    folders: Folders = Field(description="One folder of class folders, or a list of them.")
+    classes: Texts | None = Field(
+        None, description="Only these classes; its other folders are left out."
+    )
+    exclude: Texts | None = Field(None, description="Classes, or folders of it, to leave out.")
+    rename: Mapping[str, str] = Field(
+        default_factory=dict, description="Its folders that are named otherwise: folder to class."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: object) -> object:
+        return {"folders": value} if isinstance(value, (str, list, tuple)) else value
+
+
+class Prompts(Section):
+    """What prompts say where a sweep file does not: a set's name, a file, or templates."""
+
+    classes: Texts | None = Field(None, description="Of the classifier.")
+    contexts: Texts | None = Field(None, description="The contexts that CAR-FT holds on to.")
+
+
+class Declaration(Section):
+    """A family; every folder holds class folders and lies below `root`."""
+
+    name: Annotated[str, AfterValidator(_family_name)] = Field(
+        description="What the family is known by; left out, the file's name up to its first dot."
+    )
+    summary: Annotated[str, AfterValidator(_one_line)] = Field(
+        "images in class folders, declared in a file", description="What it is, in one line."
+    )
+    root: Text = Field(".", description="The folder of all images, relative to this file.")
+    train: Folders = Field(("train",), description="One folder, or several that are joined.")
+    val: Folders | None = Field(
+        None, description="For choosing settings; left out, a part of train is carved."
+    )
+    test: Folders | None = Field(None, description="The in-distribution test.")
+    test_fraction: OpenFraction | None = Field(
+        None, description="Without a test: this part of each class of train becomes one."
+    )
+    shifts: Mapping[Annotated[str, AfterValidator(_shift_name)], ShiftFolders] = Field(
+        default_factory=dict, description="Out of distribution: a name and its folders."
+    )
+    classes: Texts | None = Field(
+        None, description="Only these class folders of train; left out, all."
+    )
+    exclude: Texts | None = Field(None, description="Class folders of train to leave out.")
+    class_names: Mapping[str, Text] = Field(
+        default_factory=dict,
+        description="What prompts call a class folder; left out, its name, spaces for underscores.",
+    )
+    class_names_file: Text | None = Field(
+        None, description="A classes.json or classes.txt with these names, relative to this file."
+    )
+    prompts: Prompts = Field(default_factory=Prompts, description="What prompts say.")
+    domains: Annotated[tuple[Text, ...], Field(strict=False)] = Field(
+        (), description="Words for its domains: contexts that name one are marked."
+    )
+    defaults: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Fields of a trial that take these values when a sweep file leaves them out.",
+    )
+
+
+def problems(declared: Declaration) -> Iterator[Problem]:
+    """What is wrong in it as a whole: keys that exclude each other, templates, defaults."""
+    if declared.test is None and declared.test_fraction is None:
+        message = "which folder is the test? If there is none, say test_fraction: 0.2"
+        yield Problem(("test",), message)
+    for one, other in (
+        ("test", "test_fraction"),
+        ("classes", "exclude"),
+        ("class_names", "class_names_file"),
+    ):
+        if getattr(declared, one) and getattr(declared, other):
+            yield Problem((other,), f"does not go with {one}; keep one of the two")
+    for key in Prompts.model_fields:
+        texts = getattr(declared.prompts, key) or ()
+        if not names_a_set(texts):
+            for index, message in mistakes(texts):
+                yield Problem(("prompts", key, index), message)
+    yield from _wrong_defaults(declared.defaults)
+
+
+def names_a_set(texts: tuple[str, ...]) -> bool:
+    """Whether it is the name or the file of a template set, and not templates."""
+    return len(texts) == 1 and "{" not in texts[0]
+
+
+def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
+    allowed = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in cls.model_fields}
+    for field, value in flatten(defaults):
+        route = ("defaults", *_as_written(defaults, field))
+        if field not in allowed - set(APART):
+            yield Problem(route, unknown("field", field, allowed - set(APART)))
+            continue
+        section, _, key = field.partition(".")
+        try:
+            SECTIONS[section].model_validate({key: value})
+        except ValidationError as error:
+            for problem in explained(error, SECTIONS[section], ()):
+                yield Problem(route, problem.message)
+
+
+def _as_written(defaults: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """`optim.lr` stands there as such, or nested."""
+    return (field,) if field in defaults else tuple(field.split("."))

@@ -1,0 +1,157 @@
+"""A user's own family in a YAML file: read, checked, and registered under its name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from carft_core.config import DataConfig, flatten
+from carft_core.data import FAMILIES, Family
+from carft_core.data.declaration import Declaration, Prompts, names_a_set, problems
+from carft_core.data.declared import Declared
+from carft_core.data.folder_tree import nearest
+from carft_core.errors import RequestError
+from carft_core.paths import found
+from carft_core.prompts import TEMPLATE_SETS, TemplateSet, template_set
+from carft_core.template_sets import register_templates
+from sweeps.draft import Draft
+from sweeps.models import validated
+from sweeps.yaml_lines import YamlError, parse, read_text
+
+SUFFIXES = (".yaml", ".yml")
+NEEDS = "a family file has at least test, or test_fraction"
+
+
+def is_family_file(text: object) -> bool:
+    """Whether it names a file and not a family: no family's name has a dot."""
+    return isinstance(text, str) and text.endswith(SUFFIXES)
+
+
+def register_family(file: Path) -> Family:
+    """Make the family that a file declares known under its name, with its templates; gives it back.
+
+    The same file may come again: read anew where its text has changed. Raises RequestError when
+    it cannot be read or another family has its name, InvalidConfig with every mistake in it, each
+    with its line.
+    """
+    file = file.absolute()
+    if found(str(file)) is None:
+        folder = found(str(file.parent))
+        beside = [] if folder is None else [path.name for path in folder.glob("*.y*ml")]
+        raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
+    text = read_text(file, "a family file")
+    for known in FAMILIES.values():
+        before = _declared_or_none(known)
+        if before is not None and (before.file, before.text) == (file, text):
+            return known
+    draft = _draft(file, text)
+    declared = _read(draft, file, text)
+    _check_name(draft, declared)
+    defaults = dict(flatten(declared.declaration.defaults)) | _prompts(draft, declared)
+    draft.check()
+    family: Family = FAMILIES.register(declared.family(defaults))
+    return family
+
+
+def place_of(config: DataConfig) -> str:
+    """Where the images of a run lie: `data.root`, or the root that its family declares."""
+    known = FAMILIES.get(config.family)
+    declared = None if known is None else _declared_or_none(known)
+    return config.root or ("builtin" if declared is None else str(declared.root))
+
+
+def _draft(file: Path, text: str) -> Draft:
+    try:
+        return Draft(parse(text), file.name, NEEDS)
+    except YamlError as error:
+        raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
+
+
+def _read(draft: Draft, file: Path, text: str) -> Declared:
+    """Raises InvalidConfig with what is wrong in the file itself."""
+    given: dict[str, Any] = {key: value for key, value in draft.data.items() if value is not None}
+    given.setdefault("name", file.name.partition(".")[0])
+    declaration = validated(draft, Declaration, given, ())
+    if declaration is not None:
+        for problem in problems(declaration):
+            draft.report(problem.path, problem.message)
+    else:
+        _report_the_rest(draft, given)
+    draft.check()
+    if declaration is None:
+        raise TypeError("a declaration is missing, and no mistake was reported")
+    return Declared(declaration, file, text, draft.lines)
+
+
+def _report_the_rest(draft: Draft, given: Mapping[str, Any]) -> None:
+    """With mistakes in some keys the others are looked at as well, so that all come at once."""
+    right: dict[str, Any] = {}
+    for key, value in given.items():
+        with contextlib.suppress(ValidationError):
+            Declaration.model_validate({"name": "some", key: value})
+            right[key] = value
+    wrong = given.keys() - right.keys()
+    for problem in problems(Declaration.model_validate({"name": "some", **right})):
+        if not wrong & {problem.path[0], "test", "test_fraction"}:
+            draft.report(problem.path, problem.message)
+
+
+def _prompts(draft: Draft, declared: Declared) -> dict[str, object]:
+    """The defaults of the fields that name templates; inline ones become sets of the family's."""
+    chosen: dict[str, object] = {}
+    for key in Prompts.model_fields:
+        texts: tuple[str, ...] | None = getattr(declared.declaration.prompts, key)
+        if texts is None:
+            continue
+        name = f"{declared.declaration.name}_{key}"
+        try:
+            if not names_a_set(texts):
+                templates = TemplateSet(name, texts)
+            elif texts[0] in TEMPLATE_SETS:
+                chosen[f"prompts.{key}"] = texts[0]
+                continue
+            else:
+                templates = _from_file(texts[0], declared.file.parent, name)
+            register_templates(templates, again=_is_ours(name, declared.declaration.name))
+        except RequestError as error:
+            draft.report(("prompts", key), str(error))
+        else:
+            chosen[f"prompts.{key}"] = name
+    return chosen
+
+
+def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
+    """The templates of a file that lies beside the family's."""
+    path = found(str(folder / Path(text).expanduser()))
+    read = template_set(text if path is None else str(path))
+    return TemplateSet(name, read.templates, read.domains)
+
+
+def _is_ours(name: str, family: str) -> bool:
+    """Whether a set of this name can only come from an earlier text of the family's file."""
+    known = FAMILIES.get(family)
+    return (
+        known is not None
+        and _declared_or_none(known) is not None
+        and name in known.defaults.values()
+    )
+
+
+def _declared_or_none(family: Family) -> Declared | None:
+    owner = getattr(family.open, "__self__", None)
+    return owner if isinstance(owner, Declared) else None
+
+
+def _check_name(draft: Draft, declared: Declared) -> None:
+    """A name is one family's, unless one file took the other's place."""
+    known = FAMILIES.get(declared.declaration.name)
+    was = None if known is None else _declared_or_none(known)
+    if known is not None and was is None:
+        draft.report(("name",), f"{known.name!r} is a family already: {known.summary}; rename it")
+    elif was is not None and was.file != declared.file and was.file.exists():
+        message = f"{was.declaration.name!r} is taken by {was.file}; give it another"
+        draft.report(("name",), message)

@@ -1,0 +1,307 @@
+"""A family in a YAML file: how a sweep names it, and every mistake in it with its line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+from carft_core.config import DataConfig
+from carft_core.contracts import check_family
+from carft_core.data import FAMILIES
+from carft_core.data.declaration import Declaration
+from carft_core.errors import RequestError
+from carft_core.identity import identify
+from carft_core.prompts import template_set
+from sweeps.as_run import AsRun
+from sweeps.cli import main
+from sweeps.family_file import place_of, register_family
+from sweeps.imports import load, resolve
+from sweeps.schema import family_schema
+from sweeps.spec import load_spec
+from sweeps.yaml_lines import parse
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+FAMILY = """\
+name: birds
+root: pictures
+train: [first, second]
+test: held_out
+shifts:
+  night: dark
+  part: {folders: dark, classes: [owl]}
+class_names: {owl: barn owl}
+domains: [night]
+prompts:
+  contexts: ["a photo of a {}", "a {} at night"]
+defaults: {data.val_fraction: 0.25, optim.epochs: 2}
+"""
+SWEEP = """\
+name: first
+parameters:
+  algorithm.kl_weight: {values: [1.0]}
+trial:
+  model: {name: builtin}
+  data: {family: birds.family.yaml}
+  algorithm: {name: car_ft}
+  device: cpu
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A family file and a sweep file beside its images."""
+    place = tmp_path / "project"
+    noise = np.random.default_rng(0)
+    for name in ("first", "second", "held_out", "dark"):
+        for label in ("owl", "rook"):
+            (place / "pictures" / name / label).mkdir(parents=True)
+            for index in range(4):
+                pixels = noise.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / "pictures" / name / label / f"{index}.png")
+    (place / "birds.family.yaml").write_text(FAMILY)
+    (place / "birds.yaml").write_text(SWEEP)
+    return place
+
+
+def refusal(file: Path) -> list[str]:
+    with pytest.raises(RequestError) as caught:
+        register_family(file)
+    return str(caught.value).splitlines()
+
+
+def test_a_sweep_names_the_file_and_knows_the_family_by_its_name(folder: Path) -> None:
+    spec = load_spec(folder / "birds.yaml")
+    assert spec.imports == (str(folder / "birds.family.yaml"),)
+    assert spec.trial["data"]["family"] == "birds"
+    config = spec.config_for({})
+    assert (config.data.val_fraction, config.optim.epochs) == (0.25, 2)
+    assert template_set(config.prompts.contexts).templates == ("a photo of a {}", "a {} at night")
+    assert config.prompts.classes == "openai"
+    assert FAMILIES["birds"].domains == ("night",)
+    assert (
+        load_spec(folder / "birds.yaml", text=json.dumps(spec.as_dict())).as_dict()
+        == spec.as_dict()
+    )
+
+
+def test_the_family_keeps_the_contract(folder: Path) -> None:
+    family = register_family(folder / "birds.family.yaml")
+    check_family(family, DataConfig(family="birds", val_fraction=0.25))
+
+
+def test_a_worker_and_a_resumed_sweep_find_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(folder / "birds.yaml")
+    as_run = AsRun.of(spec)
+    kept = folder / "kept"
+    kept.mkdir()
+    (kept / "sweep.yaml").write_text(spec.text)
+    monkeypatch.setattr(FAMILIES, "_things", {})
+    load(spec.imports)
+    assert "birds" in FAMILIES
+    monkeypatch.chdir("/")
+    again, note = as_run.load(kept)
+    assert (again.as_dict(), note) == (spec.as_dict(), None)
+
+
+def test_a_sweep_that_moves_with_its_images_is_the_same(folder: Path, tmp_path: Path) -> None:
+    before = identify(load_spec(folder / "birds.yaml").config_for({}), 0)
+    moved = tmp_path / "elsewhere"
+    shutil.move(folder, moved)
+    after = identify(load_spec(moved / "birds.yaml").config_for({}), 0)
+    assert after.digest == before.digest
+    (moved / "pictures" / "dark" / "owl" / "0.png").unlink()
+    file = moved / "birds.family.yaml"
+    file.write_text(FAMILY.replace("class_names", "# nothing\nclass_names"))
+    assert identify(load_spec(moved / "birds.yaml").config_for({}), 0).digest != before.digest
+
+
+def test_a_file_that_is_edited_is_read_again(folder: Path) -> None:
+    file = folder / "birds.family.yaml"
+    first = register_family(file)
+    assert register_family(file) is first
+    file.write_text(FAMILY.replace("a {} at night", "a {} in the dark"))
+    assert register_family(file) is not first
+    assert template_set("birds_contexts").templates[1] == "a {} in the dark"
+
+
+def test_the_command_line_names_a_file_of_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    spec = load_spec("kl_weight", ["data.family=birds.family.yaml"])
+    assert spec.trial["data"]["family"] == "birds"
+    assert spec.imports == (str(folder / "birds.family.yaml"),)
+
+
+def test_families_may_be_varied_and_imported(folder: Path) -> None:
+    (folder / "more.family.yaml").write_text(FAMILY.replace("name: birds", "name: more"))
+    text = SWEEP.replace("  data: {family: birds.family.yaml}\n", "")
+    text = text.replace(
+        "trial:", "  data.family: {values: [birds.family.yaml, icon_shift, more]}\ntrial:"
+    )
+    (folder / "birds.yaml").write_text(text + "import: [./more.family.yaml]\n")
+    spec = load_spec(folder / "birds.yaml")
+    points = [spec.config_for(point).data.family for point in spec.points()]
+    assert points == ["birds", "icon_shift", "more"]
+    assert len(spec.imports) == 2
+
+
+def test_a_bare_name_of_a_file_is_a_path(folder: Path) -> None:
+    assert resolve(["birds.family.yaml"], folder) == (str(folder / "birds.family.yaml"),)
+
+
+def test_check_reads_the_images(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = ["--home", str(tmp_path / "home")]
+    assert main(["check", str(folder / "birds.yaml"), *home]) == 0
+    shutil.rmtree(folder / "pictures" / "held_out")
+    family = folder / "birds.family.yaml"
+    family.write_text(FAMILY + "\n")
+    assert main(["check", str(folder / "birds.yaml"), *home]) == 2
+    assert "birds.family.yaml:4: test: there is no held_out/ in" in capsys.readouterr().err
+
+
+def test_mistakes_of_both_files_come_at_once(folder: Path) -> None:
+    (folder / "birds.family.yaml").write_text(
+        "trian: first\ntest: t\nname: Birds\ndefaults: {optim.lr: -1}\n"
+    )
+    (folder / "birds.yaml").write_text(SWEEP.replace("car_ft", "car_tf"))
+    with pytest.raises(RequestError) as caught:
+        load_spec(folder / "birds.yaml")
+    lines = str(caught.value).splitlines()
+    where = "birds.yaml:6: data.family: birds.family.yaml"
+    assert lines[0].startswith(f"{where}:1: trian: unknown field 'trian'; did you mean 'train'?")
+    assert lines[1].startswith(f"{where}:3: name: must be lower-case letters, digits and '_'")
+    assert lines[2] == f"{where}:4: defaults.optim.lr: must be greater than 0, got -1"
+    assert lines[3].startswith("birds.yaml:7: algorithm.name: unknown algorithm 'car_tf'")
+
+
+def test_a_missing_file_is_answered_with_the_nearest_name(folder: Path) -> None:
+    with pytest.raises(
+        RequestError, match=r"bird\.family\.yaml does not exist; did you mean 'birds\."
+    ):
+        load_spec(folder / "birds.yaml", [f"data.family={folder / 'bird.family.yaml'}"])
+
+
+@pytest.mark.parametrize("name", ["~nobody/b.yaml", f"{'x' * 5000}.yaml", "no/folder/b.yml"])
+def test_an_impossible_file_is_a_wrong_request(folder: Path, name: str) -> None:
+    (folder / "birds.yaml").write_text(SWEEP.replace("birds.family.yaml", name))
+    with pytest.raises(RequestError, match=r"birds\.yaml:6: data\.family: "):
+        load_spec(folder / "birds.yaml")
+
+
+def test_the_tracker_is_told_where_the_images_lie(folder: Path) -> None:
+    config = load_spec(folder / "birds.yaml").config_for({}).data
+    assert place_of(config) == str(folder / "pictures")
+    assert place_of(config.model_copy(update={"root": "elsewhere"})) == "elsewhere"
+    assert place_of(DataConfig(family="icon_shift")) == "builtin"
+
+
+def test_two_files_cannot_share_a_name(folder: Path) -> None:
+    register_family(folder / "birds.family.yaml")
+    other = folder / "other.yaml"
+    other.write_text(FAMILY)
+    assert refusal(other) == [
+        f"other.yaml:1: name: 'birds' is taken by {folder / 'birds.family.yaml'}; give it another"
+    ]
+    other.write_text(FAMILY.replace("name: birds", "name: icon_shift"))
+    (told,) = refusal(other)
+    assert told.startswith("other.yaml:1: name: 'icon_shift' is a family already: things as icon")
+
+
+def test_the_name_is_the_files_when_it_is_left_out(folder: Path) -> None:
+    file = folder / "garden.family.yaml"
+    file.write_text("test_fraction: 0.2\n")
+    assert register_family(file).name == "garden"
+    file = folder / "My garden.yaml"
+    file.write_text("test_fraction: 0.2\n")
+    (told,) = refusal(file)
+    assert told.startswith("My garden.yaml:1: name: must be lower-case letters")
+
+
+@pytest.mark.parametrize("end", ["txt", "yaml"])
+def test_templates_may_be_a_set_or_lie_in_a_file(folder: Path, end: str) -> None:
+    text = "a sketch of a {}\n" if end == "txt" else "templates: ['a sketch of a {}']\n"
+    (folder / f"styles.{end}").write_text(text)
+    file = folder / "birds.family.yaml"
+    file.write_text(f"test: t\nname: b\nprompts: {{classes: simple, contexts: styles.{end}}}\n")
+    defaults = register_family(file).defaults
+    assert defaults == {"prompts.classes": "simple", "prompts.contexts": "b_contexts"}
+    assert template_set("b_contexts").templates == ("a sketch of a {}",)
+
+
+WRONG: dict[str, list[str]] = {
+    "": [":1: the file is empty; a family file has at least test, or test_fraction"],
+    "- test": [":1: the file holds no mapping; a family file has at least test, or test_fraction"],
+    "test: [t": [":1: a bracket that opens here is never closed"],
+    "name: b": [":1: test: which folder is the test? If there is none, say test_fraction: 0.2"],
+    "test: t\ntest: u": [":2: test: stands here a second time; the first is on line 1"],
+    "test: t\ntest_fraction: 0.2": [":2: test_fraction: does not go with test; keep one"],
+    "test: t\ntest_fraction: 2": [":2: test_fraction: must be less than 1, got 2"],
+    "test: t\nclasses: [a]\nexclude: b": [":3: exclude: does not go with classes; keep one"],
+    "test: t\nclass_names: {a: x}\nclass_names_file: f": [
+        ":3: class_names_file: does not go with class_names; keep one of the two"
+    ],
+    "test: /data/t": [":1: test[0]: must lie below `root`, got '/data/t'; choose a root that"],
+    "test: [t, ../u]": [":1: test[1]: must lie below `root`, got '../u'; choose a root"],
+    "test: []": [":1: test: must be a text, or a list of one or more, got []"],
+    "test: 3": [":1: test: must be a text, or a list of one or more, got 3"],
+    "test: t\nshifts: [night]": [":2: shifts: must be a valid dictionary, got ['night']"],
+    "test: t\nshifts:\n  mean: m": [":3: shifts.mean: gives its name to the metric ood/mean/top1"],
+    "test: t\nshifts:\n  a b: m": [":3: shifts.a b: gives its name to the metric ood/a b/top1"],
+    "test: t\nshifts:\n  n: {folder: m}": [
+        ":3: shifts.n.folders: is required",
+        ":3: shifts.n.folder: unknown field 'folder'; did you mean 'folders'? Known: classes",
+    ],
+    "test: t\nclass_names: {a: ''}": [":2: class_names.a: must not be empty"],
+    "test: t\nclass_names: {1: one}": [":2: class_names: a key must be text, got '1'"],
+    "test: t\nsummary: ''": [":2: summary: must be one line that says what it is"],
+    "test: t\nprompts: {contexts: openia}": [
+        ":2: prompts.contexts: unknown template set 'openia'; did you mean 'openai'?"
+    ],
+    "test: t\nprompts: {contexts: ['a {}', 'b']}": [
+        ":2: prompts.contexts[1]: 'b' has no {}; it takes exactly one"
+    ],
+    "test: t\nprompts: {context: simple}": [
+        ":2: prompts.context: unknown field 'context'; did you mean 'contexts'? Known: classes, "
+    ],
+    "test: t\ndefaults: {optim: {lr: x}}": [":2: defaults.optim.lr: must be a valid number, got"],
+    "test: t\ndefaults:\n  data.root: x": [":3: defaults.data.root: unknown field 'data.root'"],
+    "test: t\ndefaults:\n  lr: 1": [":3: defaults.lr: unknown field 'lr'"],
+}
+
+
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: text.replace("\n", "|")[:50])
+def test_each_mistake_has_its_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "b.yaml"
+    file.write_text(text)
+    found = refusal(file)
+    assert len(found) == len(WRONG[text]), found
+    for line, expected in zip(found, WRONG[text], strict=True):
+        assert line.startswith(f"b.yaml{expected}"), line
+
+
+def test_the_schema_accepts_what_is_read_and_refuses_what_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["schema", "--family"]) == 0
+    assert '"carft-sweep family file"' in capsys.readouterr().out
+    schema = family_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    assert set(schema["properties"]) == set(Declaration.model_fields)
+    validator.validate(parse(FAMILY).data)
+    wrong: list[dict[str, Any]] = [{"trian": "x"}, {"test": []}, {"shifts": {"x": {"folder": "y"}}}]
+    for item in wrong:
+        assert not validator.is_valid({"test": "t", **item}), item

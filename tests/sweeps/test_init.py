@@ -1,0 +1,412 @@
+"""`init`: which layouts it knows, what it says of them, and that what it writes can be run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carft_core.data import FAMILIES
+from sweeps.cli import main
+from sweeps.spec import load_spec
+from sweeps.starting.files import Budget, budget, quoted
+from sweeps.starting.names import class_names, family_name
+from sweeps.yaml_lines import parse
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+Tree = Mapping[str, int]
+"""Folder of images -> how many."""
+ICONS = (24, 20)
+PHOTO = (320, 240)
+
+
+def plant(root: Path, tree: Tree, size: tuple[int, int] = ICONS) -> Path:
+    noise = np.random.default_rng(0)
+    for folder, count in tree.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            # A row more for each, so that no two have one size in bytes.
+            pixels = noise.integers(0, 256, (size[1] + index, size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{index}.png")
+    return root
+
+
+def classes(folders: Mapping[str, int], names: str = "owl rook wren") -> Tree:
+    return {
+        f"{folder}/{name}": count for folder, count in folders.items() for name in names.split()
+    }
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user is, with a home of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def begun(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What `init --json` tells, once the two files have passed `check`."""
+    assert main(["init", *words, "--json"]) == 0, capsys.readouterr().err
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert main(["check", told["sweep"], "--set", "model={name: builtin}"]) == 0, (
+        capsys.readouterr().err
+    )
+    capsys.readouterr()
+    return told
+
+
+def declared(told: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = parse(Path(told["family"]).read_text()).data
+    return found
+
+
+def counted(told: Mapping[str, Any]) -> dict[str, int]:
+    return {split: sum(of.values()) for split, of in told["counts"].items()}
+
+
+def test_our_own_layout(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(place / "birds", classes({"train": 6, "val": 2, "test": 3, "shifts/night": 2}))
+    told = begun(capsys, "birds")
+    assert counted(told) == {"train": 18, "val": 6, "test": 9, "night": 6}
+    assert told["counts"]["night"] == {"owl": 2, "rook": 2, "wren": 2}
+    assert told["assumed"] == []
+    family = declared(told)
+    assert {key: family[key] for key in ("name", "root", "train", "val", "test", "shifts")} == {
+        "name": "birds",
+        "root": "birds",
+        "train": "train",
+        "val": "val",
+        "test": "test",
+        "shifts": {"night": "shifts/night"},
+    }
+    assert family["domains"] == ["night"]
+    assert family["class_names"] == {"owl": "owl", "rook": "rook", "wren": "wren"}
+    assert told["next"] == ["carft-sweep check birds.yaml", "carft-sweep run birds.yaml"]
+
+
+def test_image_folders_val_becomes_the_test(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"training": 6, "validation": 2}))
+    told = begun(capsys, "birds")
+    assert counted(told) == {"train": 18, "test": 6}
+    assert told["assumed"][0].startswith("took validation/ for the test, since there is none")
+    assert declared(told)["test"] == "validation"
+    assert "there is no shift, so nothing is measured out of distribution" in told["doubts"]
+
+
+def test_one_folder_of_classes_has_its_test_carved(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", {"owl": 10, "rook": 10, "wren/brown": 5, "wren/grey": 5, "notes": 0})
+    (place / "birds" / "notes" / "readme.txt").write_text("mine")
+    told = begun(capsys, "birds")
+    assert told["layout"] == "classes"
+    assert told["counts"] == {"train": {"owl": 10, "rook": 10, "wren": 10}}
+    assert "took each folder for a class; there is no shift to measure" in told["assumed"]
+    assert "left out the class notes: train has fewer than 3 images of it" in told["assumed"]
+    family = declared(told)
+    assert (family["train"], family["test_fraction"]) == (".", 0.2)
+    assert family["exclude"] == ["notes"]
+
+
+def test_train_alone_has_its_test_carved(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(place / "birds", classes({"train": 10}))
+    told = begun(capsys, "birds")
+    assert (declared(told)["train"], told["layout"]) == ("train", "train and test")
+    assert told["assumed"][0].startswith("there is no test: 20 % of train become one")
+
+
+def test_of_domains_the_largest_is_in_distribution(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(
+        place / "birds", {**classes({"art": 5, "photo": 8}), **classes({"sketch": 4}, "owl wren")}
+    )
+    plant(place / "birds", {"other/fish": 3, "other/crab": 3})
+    told = begun(capsys, "birds")
+    assert told["layout"] == "domains"
+    assert counted(told) == {"train": 24, "art": 15, "sketch": 8}
+    assert "photo, which has the most images, is in distribution" in told["assumed"][0]
+    assert "left out other/: it has no folders of photo's" in told["assumed"]
+    assert any(
+        text.startswith("the shift sketch has 2 of 3 classes, not rook") for text in told["doubts"]
+    )
+
+
+def test_folders_around_it_are_looked_through(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds" / "v1" / "images", classes({"train": 3, "test": 1}))
+    (place / "birds" / "docs").mkdir()
+    told = begun(capsys, "birds")
+    assert declared(told)["root"] == "birds/v1/images"
+    assert told["assumed"][:2] == [
+        "looked into v1/, the only folder with images in it",
+        "looked into images/, the only folder with images in it",
+    ]
+
+
+def test_folders_beside_train_with_its_classes_are_shifts(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"train": 4, "test": 2, "by night": 2}))
+    plant(place / "birds", {"fish/cod": 2, "fish/eel": 2})
+    told = begun(capsys, "birds")
+    assert declared(told)["shifts"] == {"by_night": "by night"}
+    assert "took by night/ for a shift: its folders are train's" in told["assumed"]
+    assert "left out fish/: it has no folders of train's classes" in told["assumed"]
+
+
+def test_a_shift_with_other_spellings_and_classes_is_written_so(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"train": 4, "test": 2}, "barn_owl rook wren"))
+    plant(place / "birds" / "shifts" / "night", {"Barn Owl": 2, "rook": 2, "bat": 1, "wren": 0})
+    told = begun(capsys, "birds")
+    assert declared(told)["shifts"]["night"] == {
+        "folders": "shifts/night",
+        "exclude": ["bat", "wren"],
+        "rename": {"Barn Owl": "barn_owl"},
+    }
+    assert told["counts"]["night"] == {"barn_owl": 2, "rook": 2}
+    assert "in the shift night took Barn Owl for barn_owl, by its spelling" in told["assumed"]
+
+
+def test_classes_that_a_split_lacks_are_left_out(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"train": 4, "test": 2, "val": 1, "shifts/x": 1}))
+    plant(place / "birds", {"train/kiwi": 4, "val/kiwi": 1, "test/emu": 2, "shifts/x/kiwi": 2})
+    plant(place / "birds", {"train/lone": 1, "test/lone": 1})
+    told = begun(capsys, "birds")
+    assert sorted(told["counts"]["train"]) == ["owl", "rook", "wren"]
+    assert sorted(declared(told)["exclude"]) == ["emu", "kiwi", "lone"]
+    assert "left out the class kiwi: test/ has no images of it" in told["assumed"]
+    assert "left out the class emu: train/ has no such class" in told["assumed"]
+
+
+def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plant(place / "birds", {"train/n01440764": 40, "train/n01443537": 3})
+    plant(root, {"test/n01440764": 2, "test/n01443537": 1})  # drawn like the first of train
+    (root / "train" / "loose.png").write_bytes((root / "test/n01440764/0.png").read_bytes())
+    (root / "train" / "n01440764" / "cartoon.gif").write_bytes(b"GIF")
+    (root / "train" / "n01443537" / "0.png").write_bytes(b"no image")
+    told = "\n".join(begun(capsys, "birds")["doubts"])
+    for text in (
+        "the classes of train are uneven: 40 images of n01440764, 3 of n01443537",
+        "train has fewer than 10 images of n01443537",
+        "the test is small: 3 images, 1 in its smallest class; an accuracy on it is uncertain by",
+        "prompts would speak of n01440764, n01443537: say what these are in class_names",
+        "images outside the class folders of train/ are left out: 1",
+        "images of these kinds are not read; convert them: 1 .gif",
+        "2 images of test are in train as well, such as test/n01440764/0.png",
+        "1 of 24 images that were tried cannot be opened: train/n01443537/0.png",
+    ):
+        assert text in told, text
+
+
+def test_names_of_classes_come_from_a_file_where_there_is_one(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plant(place / "birds", classes({"train": 4, "test": 2}, "n01440764 n01443537"))
+    (root / "classes.txt").write_text("n01440764 tench\nn01443537 goldfish\n")
+    told = begun(capsys, "birds")
+    assert declared(told)["class_names_file"] == "birds/classes.txt"
+    assert "prompts would speak" not in "\n".join(told["doubts"])
+
+
+def test_what_only_its_owner_can_mend_is_told(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plant(place / "birds", classes({"train": 4, "test": 2}))
+    (root / "train" / "owl" / "empty.png").touch()
+    (root / "train" / "owl" / "gone.png").symlink_to(root / "nowhere.png")
+    assert main(["init", "birds"]) == 0
+    out = capsys.readouterr().out
+    assert "Has to be mended before it runs:\n  - train/owl/empty.png is empty\n" in out
+    assert "  - train/owl/gone.png is a link to nothing\n" in out
+    assert main(["check", "birds.yaml", "--set", "model={name: builtin}"]) == 2
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold UTF-8 names only")
+def test_a_name_that_is_not_utf_8_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plant(place / "birds", classes({"train": 4, "test": 2}))
+    (root / "train" / "owl" / "0.png").rename(root / "train" / "owl" / os.fsdecode(b"\xff.png"))
+    (root / "train" / os.fsdecode(b"\xfe")).mkdir()
+    assert main(["init", "birds"]) == 0
+    out = capsys.readouterr().out
+    assert r"'train/owl/\udcff.png' is not a name in UTF-8; rename it" in out
+    assert r"'train/\udcfe' is not a name in UTF-8; rename it" in out
+
+
+def test_a_link_into_a_circle_ends(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plant(place / "birds", classes({"train": 4, "test": 2}))
+    (root / "again").symlink_to(root)
+    assert counted(begun(capsys, "birds")) == {"train": 12, "test": 6}
+
+
+def test_the_table_and_the_next_commands_are_printed(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"train": 4, "test": 2, "shifts/night": 1}, "owl wren"))
+    assert main(["init", "birds", "--out", "mine"]) == 0
+    out = capsys.readouterr().out
+    table = (
+        "             train   test  night\n"
+        "owl              4      2      1\n"
+        "wren             4      2      1\n"
+        "all classes      8      4      2\n"
+    )
+    assert table in out
+    assert out.endswith(
+        "Wrote mine/birds.family.yaml and mine/birds.yaml. Next:\n"
+        "  carft-sweep check mine/birds.yaml\n  carft-sweep run mine/birds.yaml\n"
+    )
+    assert load_spec("mine/birds.yaml").trial["data"] == {"family": "birds"}
+    assert parse(Path("mine/birds.family.yaml").read_text()).data["root"] == str(place / "birds")
+
+
+def test_many_classes_are_summed_up(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = " ".join(f"bird{index}" for index in range(31))
+    plant(place / "birds", classes({"train": 3, "test": 1}, names), (4, 4))
+    assert main(["init", "birds"]) == 0
+    out = capsys.readouterr().out
+    assert "bird7 " not in out.partition("Worth")[0]
+    assert "all classes     93     31\nclasses         31     31\n" in out
+
+
+def test_nothing_is_written_over_unless_it_is_forced(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"train": 4, "test": 2}))
+    begun(capsys, "birds")
+    Path("birds.yaml").write_text("mine")
+    assert main(["init", "birds"]) == 2
+    told = capsys.readouterr().err
+    assert "birds.family.yaml and birds.yaml are in" in told
+    assert "--force writes anew, --name and --out write elsewhere" in told
+    assert Path("birds.yaml").read_text() == "mine"
+    begun(capsys, "birds", "--name", "others")
+    begun(capsys, "birds", "--force")
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({}, "there is no image in"),
+        ({".": 3}, "has no folders of classes: put the images of each class into a folder"),
+        ({"owl": 3}, "has no folders of classes"),
+        ({"train": 3}, "has no folders of classes"),
+        ({"train/owl": 3, "test/owl": 3}, "fewer than two classes can be used"),
+        ({"owl": 2, "wren": 2}, "fewer than two classes can be used; left out the 2 classes owl"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_used_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], tree: Tree, message: str
+) -> None:
+    (place / "birds").mkdir()
+    plant(place / "birds", tree)
+    assert main(["init", "birds"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("birds.yaml").exists()
+
+
+def test_a_wrong_folder_or_name_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "nowhere"]) == 2
+    assert "nowhere does not exist; `init` wants a folder of images" in capsys.readouterr().err
+    plant(place / "birds", classes({"train": 4, "test": 2}))
+    assert main(["init", "birds/train/owl/0.png"]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    for name, why in (("Birds", "is no name for a family"), ("icon_shift", "is a family already")):
+        assert main(["init", "birds", "--name", name]) == 2
+        assert f"--name {name} {why}" in capsys.readouterr().err
+
+
+def test_tiny_images_begin_with_the_built_in_model_and_others_do_not(place: Path) -> None:
+    plant(place / "icons", classes({"train": 4, "test": 2}))
+    plant(place / "photos", classes({"train": 4, "test": 2}), PHOTO)
+    assert main(["init", "icons"]) == main(["init", "photos"]) == 0
+    assert load_spec("icons.yaml").trial["model"] == {"name": "builtin"}
+    photos = load_spec("photos.yaml")
+    assert photos.trial["model"] == {"name": "ViT-B-32", "pretrained": "openai"}
+    assert photos.seeds == (0, 1, 2)
+    assert [item["name"] for item in photos.baselines] == ["zero_shot", "fine_tune"]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (100, Budget(20, 32)),
+        (3000, Budget(13, 128)),
+        (50_000, Budget(4, 512)),
+        (10**6, Budget(3, 512)),
+    ],
+)
+def test_the_budget_is_modest(images: int, expected: Budget) -> None:
+    assert budget(images) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Birds of 2024!", "birds_of_2024"),
+        ("2024", "images_2024"),
+        ("???", "images"),
+        ("icon_shift", "my_icon_shift"),
+    ],
+)
+def test_a_family_gets_a_name_that_it_can_have(folder: str, name: str) -> None:
+    assert family_name(folder, list(FAMILIES)) == name
+
+
+def test_class_names_lose_numbers_but_stay_apart() -> None:
+    folders = ["001.Black_footed_Albatross", "2 cats", "7up", "1_dog", "2_dog"]
+    assert list(class_names(folders).values()) == [
+        "Black footed Albatross",
+        "cats",
+        "7up",
+        "1_dog",
+        "2_dog",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "owl",
+        "a b",
+        "true",
+        "Null",
+        "1",
+        "1e5",
+        ".",
+        "a: b",
+        "#x",
+        "it's",
+        'a "b" \\',
+        "é",
+        "x\x85\t",
+        "- a",
+        "@",
+        "",
+        "hot-dog",
+        "[x",
+        "~",
+        "x ",
+        "日本",
+    ],
+)
+def test_a_text_is_written_so_that_it_is_read_again(text: str) -> None:
+    line = f"{{{quoted(text)}: [{quoted(text)}]}}"
+    assert parse(line).data == {text: [text]}
