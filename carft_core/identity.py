@@ -6,13 +6,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES
+from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import prepare
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.prompts import template_set
@@ -46,8 +47,9 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     """The identity of one run: whatever decides its weights, and nothing else.
 
     `data.root`, `merges`, `eval`, `keep` and `workers` are outside; so is `optim.micro_batch`,
-    unless the algorithm's loss depends on it. An algorithm that trains nothing has neither a seed
-    nor an optimiser. Raises RequestError when model or data cannot be opened.
+    unless the algorithm's loss depends on it. Inside is what an augmentation does, not its name,
+    and which images were skipped, not the policy. An algorithm that trains nothing has no seed, no
+    optimiser and no augmentation. Raises RequestError when model or data cannot be opened.
     """
     algorithm = config.algorithm
     data = prepare(config.data)
@@ -56,7 +58,8 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
         "data": {
             "digest": data.digest,
-            **config.data.model_dump(exclude={"root"}),
+            **config.data.model_dump(exclude={"root", "augmentation", "bad_files"}),
+            "skipped": {name: sorted(found) for name, found in data.skipped.items()},
         },
         "prompts": {
             "classes": template_set(config.prompts.classes).digest,
@@ -71,6 +74,8 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
         parts["optim"] = config.optim.model_dump(mode="json", exclude=outside)
         parts["seed"] = seed
+        views = config.data.augmentation
+        parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
     return Identity(digest_of(parts), parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tracking.budgets import OWN, Budget, unequal
 from tracking.curves import ID, OOD
@@ -10,6 +10,8 @@ from tracking.records import Arm, params_key
 from tracking.selection import Choice, Rule
 from tracking.wording import few
 
+SKIPPED = "skipped"
+"""The fact that lists, by split, the images that could not be read and were left out."""
 NAMED_DOMAINS = "contexts_name"
 """The fact that lists the domains of the family which a run's contexts speak of; empty if none."""
 _STATES = {
@@ -46,6 +48,19 @@ def contexts(arms: Sequence[Arm]) -> tuple[str, ...]:
         f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
         for words, labels in by_words.items()
     )
+
+
+def skipped(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Splits that miss images which could not be read: the table is of what was left."""
+    counts: dict[str, int] = {}
+    for run in (run for arm in arms for run in arm.done):
+        told = run.facts.get(SKIPPED)
+        for split, items in (told if isinstance(told, Mapping) else {}).items():
+            counts[split] = max(counts.get(split, 0), len(items))
+    if not counts:
+        return ()
+    told = few([f"{_count(count, 'image')} of {split}" for split, count in counts.items()])
+    return (f"{told} cannot be read and were skipped: all numbers are of the others",)
 
 
 def unfinished(arms: Sequence[Arm]) -> tuple[str, ...]:

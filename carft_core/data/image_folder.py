@@ -161,5 +161,9 @@ IMAGE_FOLDER = Family(
     name="image_folder",
     summary="your own images, in class folders under data.root",
     open=open_image_folder,
-    defaults={"prompts.classes": "openai", "prompts.contexts": "openai"},
+    defaults={
+        "data.augmentation": "wise_ft",
+        "prompts.classes": "openai",
+        "prompts.contexts": "openai",
+    },
 )

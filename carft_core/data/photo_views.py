@@ -1,8 +1,9 @@
-"""A view of an image file: RGB whatever the format, cropped as CLIP and WiSE-FT do."""
+"""A view of an image file: RGB whatever the format, cropped and changed as CLIP and recipes do."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,22 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from carft_core.data.augmentation import Augmentation
 from carft_core.data.base import Transform
 from carft_core.errors import RequestError
 
-AREA = (0.9, 1.0)
-RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10
+CENTRAL = 224 / 256
+"""What lipsum-ft keeps of the shorter side when it finds no crop."""
+
+_CROP, _LOOK = 1, 2
+"""The streams of draws; the loader's order has 0."""
+_COLOURS: Mapping[str, Callable[[Image.Image, float], Image.Image]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+    "hue": F.adjust_hue,
+}
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -39,6 +50,15 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
+
+
+class Look(NamedTuple):
+    """What is done to a crop."""
+
+    flip: bool
+    colours: tuple[tuple[str, float], ...]
+    """torchvision's adjustments with their factors, in the order in which they are made."""
+    grey: bool
 
 
 def read_rgb(path: Path) -> Image.Image:
@@ -82,47 +102,109 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
 def training_view(
     image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
 ) -> Tensor:
-    """Pixels [3, S, S] in [0, 1] of a random crop, a pure function of (seed, epoch, index).
+    """Pixels [3, S, S] in [0, 1] as `transform.augmentation` says: a pure function of (seed, epoch,
+    index), which are integers from 0.
 
-    Source: WiSE-FT's `RandomResizedCrop(S, scale=(0.9, 1.0), interpolation=bicubic)`, no flip.
+    Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and
+    `RandomGrayscale`, equal to the pixel for the same draws.
     """
-    box = random_box(image.width, image.height, draws(seed, epoch, index))
+    augmentation = transform.augmentation
+    if augmentation.crop == "fixed":
+        return evaluation_view(image, transform)
+    box = random_box(image.width, image.height, draws(seed, epoch, index), augmentation)
     size = [transform.size, transform.size]
-    pixels: Tensor = F.to_tensor(F.resized_crop(image, *box, size, InterpolationMode.BICUBIC))
+    image = F.resized_crop(image, *box, size, InterpolationMode(augmentation.interpolation))
+    look = random_look(_uniform(_LOOK, seed, epoch, index, 10), augmentation)
+    if look.flip:
+        image = F.hflip(image)
+    for name, factor in look.colours:
+        image = _COLOURS[name](image, factor)
+    if look.grey:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    pixels: Tensor = F.to_tensor(image)
     return pixels
 
 
 def draws(seed: int, epoch: int, index: int) -> Tensor:
-    """[ATTEMPTS, 4] numbers in [0, 1), float64, a pure function of the three integers.
+    """[ATTEMPTS, 4] numbers in [0, 1), float64, a pure function of the three integers."""
+    return _uniform(_CROP, seed, epoch, index, ATTEMPTS * 4).reshape(ATTEMPTS, 4)
 
-    Raw output of Philox, a counter-based generator whose stream numpy keeps fixed over versions.
+
+def random_box(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """A crop of the `area` and `ratio` of an augmentation, anywhere inside the image.
+
+    `numbers` [ATTEMPTS, 4] as of `draws`. By area: the area uniform, the ratio log-uniform; when
+    no attempt fits, as with a panorama, the greatest central crop of an allowed ratio. Source:
+    torchvision's `RandomResizedCrop.get_params`. By height: see `_box_by_height`.
     """
-    # Arrays of uint64, since a list of both small and large integers would go through float64.
-    key = np.array([seed, 1], dtype=np.uint64)
-    stream = np.random.Philox(key=key, counter=np.array([0, 0, epoch, index], dtype=np.uint64))
-    bits = stream.random_raw(ATTEMPTS * 4).reshape(ATTEMPTS, 4) >> np.uint64(11)
-    return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
-
-
-def random_box(width: int, height: int, numbers: Tensor) -> Box:
-    """A crop of 0.9 to 1.0 of the area and of ratio 3:4 to 4:3, log-uniform, anywhere inside.
-
-    `numbers` [ATTEMPTS, 4] as of `draws`. When no attempt fits, as with a panorama, the greatest
-    central crop of an allowed ratio. Source: torchvision's `RandomResizedCrop.get_params`.
-    """
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    if augmentation.crop == "height":
+        return _box_by_height(width, height, numbers, augmentation)
+    least, most = augmentation.area
+    low, high = math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])
     for area_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
-        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * area_draw)
+        area = height * width * (least + (most - least) * area_draw)
         ratio = math.exp(low + (high - low) * ratio_draw)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w)
     h, w = height, width
-    if width / height < RATIO[0]:
-        h = round(width / RATIO[0])
-    elif width / height > RATIO[1]:
-        w = round(height * RATIO[1])
+    if width / height < augmentation.ratio[0]:
+        h = round(width / augmentation.ratio[0])
+    elif width / height > augmentation.ratio[1]:
+        w = round(height * augmentation.ratio[1])
     return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def _box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """The ratio uniform, then the height uniform among those that keep the area and fit.
+
+    When no attempt does, or one shows the whole image, the central square of CENTRAL of the shorter
+    side. Source: TensorFlow's `sample_distorted_bounding_box` (the whole image its one object),
+    and lipsum-ft's `_random_crop` around it.
+    """
+    least, most = (part * width * height for part in augmentation.area)
+    low, high = augmentation.ratio
+    for height_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
+        ratio = low + (high - low) * ratio_draw
+        greatest = min(height, round(math.sqrt(most / ratio)), int((width + 0.5) / ratio))
+        smallest = min(round(math.sqrt(least / ratio)), greatest)
+        h = smallest + int(height_draw * (greatest - smallest + 1))
+        w = round(h * ratio)
+        if not 0 < w <= width or w * h < augmentation.covered * width * height:
+            continue
+        if w * h == width * height:
+            break
+        return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
+    side = max(1, int(CENTRAL * min(width, height)))
+    return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+
+
+def random_look(numbers: Tensor, augmentation: Augmentation) -> Look:
+    """Mirror image, colours and grey from ten numbers in [0, 1).
+
+    Source: torchvision's `ColorJitter.get_params`, whose factors never fall below 0.
+    """
+    flip, grey, *rest = numbers.tolist()
+    places, values = rest[:4], rest[4:]
+    colours = []
+    for _, name, value in sorted(zip(places, _COLOURS, values, strict=True)):
+        most: float = getattr(augmentation, name)
+        if most > 0:
+            low, high = (-most, most) if name == "hue" else (max(0.0, 1 - most), 1 + most)
+            colours.append((name, low + (high - low) * value))
+    return Look(flip < augmentation.flip, tuple(colours), grey < augmentation.grey)
+
+
+def _uniform(stream: int, seed: int, epoch: int, index: int, count: int) -> Tensor:
+    """[count] numbers in [0, 1), float64, a pure function of the integers.
+
+    Raw output of Philox, a counter-based generator whose stream numpy keeps fixed over versions.
+    """
+    # Arrays of uint64, since a list of both small and large integers would go through float64.
+    key = np.array([seed, stream], dtype=np.uint64)
+    philox = np.random.Philox(key=key, counter=np.array([0, 0, epoch, index], dtype=np.uint64))
+    bits = philox.random_raw(count) >> np.uint64(11)
+    return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Parts of a split: a validation set carved from train, and a fraction of train."""
+"""Parts of a split: what can be read of it, a validation set carved from train, a fraction."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from carft_core.data import FAMILIES
+from carft_core.data.bad_files import bad_files
 from carft_core.data.base import FamilyData, Split, Transform
 from carft_core.errors import RequestError, unknown
 
@@ -90,17 +91,49 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
     return Subset(train, [index for index, unit in enumerate(train.units) if unit in kept])
 
 
+def without_bad_files(data: FamilyData) -> FamilyData:
+    """The same without images that cannot be read, which stand in `skipped`.
+
+    Raises RequestError when a class of train, val or test is left without images, or a shift.
+    """
+    shifts = {f"shifts/{name}": split for name, split in data.shifts.items()}
+    val = {} if data.val is None else {"val": data.val}
+    splits = {"train": data.train, **val, "test": data.test, **shifts}
+    skipped = bad_files(splits, data.digest)
+    for name, bad in skipped.items():
+        whole = splits[name]
+        good = [index for index, item in enumerate(whole.ids) if item not in bad]
+        splits[name] = Subset(whole, good)
+        gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
+        if gone and (not good or name not in shifts):
+            names = _listed([data.class_names[label] for label in sorted(gone)])
+            why = next(iter(bad.values()))
+            raise RequestError(
+                f"data.bad_files: {name} has no image of {names} that is whole: {why}"
+            )
+    return replace(
+        data,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits["test"],
+        shifts={name: splits[f"shifts/{name}"] for name in data.shifts},
+        skipped=skipped,
+    )
+
+
 def prepare(config: DataConfig) -> FamilyData:
     """The family's data as a run uses it: opened, with a val split, train cut to its fraction.
 
-    Val is carved before the fraction is taken, so it is the same for every `train_fraction`. A
-    process opens the same data once; what changes on disk meanwhile is seen by the next process.
+    Bad files go first, if they are skipped. Val is carved before the fraction is taken, so it is
+    the same for every `train_fraction`. A process opens the same data once; what changes on disk
+    meanwhile is seen by the next process.
     Raises RequestError when the data cannot be used as asked.
     """
     if config.root is not None:
         # A relative root means another folder once the process has moved.
         config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
-    return _prepared(config)
+    # The views are the transform's: under each augmentation the data are the same.
+    return _prepared(config.model_copy(update={"augmentation": None}))
 
 
 @functools.lru_cache(maxsize=8)
@@ -108,6 +141,8 @@ def _prepared(config: DataConfig) -> FamilyData:
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
     data = FAMILIES[config.family].open(config)
+    if config.bad_files == "skip":
+        data = without_bad_files(data)
     train, val = data.train, data.val
     if val is None:
         train, val = carve(

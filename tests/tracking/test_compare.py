@@ -176,6 +176,12 @@ def test_contexts_that_name_a_held_out_domain_mark_their_row(told: object) -> No
     assert with_facts({"contexts_name": type(told)()}).warnings == ()
 
 
+def test_images_that_were_skipped_are_told_above_the_table() -> None:
+    comparison = with_facts({"skipped": {"train": ["a", "b"], "test": ["c"]}})
+    assert warned(comparison, "2 images of train, 1 image of test cannot be read and were skipped")
+    assert with_facts({"skipped": {}}).warnings == ()
+
+
 def grid(baseline: list[dict[str, float]], trials: list[dict[str, float]]) -> Comparison:
     runs = [run("fine_tune", 0, metrics(0.6, 0.3), params=params) for params in baseline]
     runs += [
