@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from carft_core.data.base import Family, FamilyData, Split, Transform
 from carft_core.data.folder_tree import Listing, Tree, class_names, listed, nearest, read_tree
-from carft_core.data.photo_views import evaluation_view, read_rgb, training_view
+from carft_core.data.photo_views import photo_views, read_rgb
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -42,15 +43,10 @@ class FolderSplit(Split):
         self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         """Views as the base class says. Raises RequestError naming a file that is broken."""
-        return transform.normalise(
-            torch.stack([self._view(index, transform, seed, epoch) for index in indices])
-        )
+        return photo_views(self._read, indices, transform=transform, seed=seed, epoch=epoch)
 
-    def _view(self, index: int, transform: Transform, seed: int | None, epoch: int) -> Tensor:
-        image = read_rgb(self.root / self.ids[index])
-        if seed is None:
-            return evaluation_view(image, transform)
-        return training_view(image, transform, seed=seed, epoch=epoch, index=index)
+    def _read(self, index: int) -> Image.Image:
+        return read_rgb(self.root / self.ids[index])
 
 
 def open_image_folder(config: DataConfig) -> FamilyData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +79,32 @@ def read_rgb(path: Path) -> Image.Image:
         ) from error
 
 
+def photo_views(
+    read: Callable[[int], Image.Image],
+    indices: Sequence[int],
+    *,
+    transform: Transform,
+    seed: int | None,
+    epoch: int,
+) -> Tensor:
+    """Normalised views [B, 3, S, S] as `Split.views` says, of RGB images that `read` gives.
+
+    Equal to `transform.normalise` of the stacked views, in half of the time: no pixel is written
+    to memory that has not been used before, but once.
+    """
+    views = torch.empty(len(indices), 3, transform.size, transform.size)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
+    for view, index in zip(views, indices, strict=True):
+        image = read(index)
+        if seed is None:
+            image = _evaluated(image, transform)
+        else:
+            image = _trained(image, transform, seed=seed, epoch=epoch, index=index)
+        view.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        view.div_(255).sub_(mean).div_(std)
+    return views
+
+
 def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     """Pixels [3, S, S] in [0, 1], as `transform.resize_mode` says.
 
@@ -86,6 +112,11 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     resized to S; `longest`: the longer side resized to S, black beside the shorter.
     Source: open_clip's `image_transform(..., is_train=False)`, equal to the pixel.
     """
+    pixels: Tensor = F.to_tensor(_evaluated(image, transform))
+    return pixels
+
+
+def _evaluated(image: Image.Image, transform: Transform) -> Image.Image:
     interpolation, side = InterpolationMode(transform.interpolation), transform.size
     if transform.resize_mode == "squash":
         resized = F.resize(image, [side, side], interpolation)
@@ -95,8 +126,8 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
         resized = F.resize(image, fitting, interpolation)
     else:
         resized = F.resize(image, side, interpolation)
-    pixels: Tensor = F.to_tensor(F.center_crop(resized, side))  # pads with black where smaller
-    return pixels
+    square: Image.Image = F.center_crop(resized, side)  # pads with black where smaller
+    return square
 
 
 def training_view(
@@ -108,9 +139,17 @@ def training_view(
     Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and
     `RandomGrayscale`, equal to the pixel for the same draws.
     """
+    changed = _trained(image, transform, seed=seed, epoch=epoch, index=index)
+    pixels: Tensor = F.to_tensor(changed)
+    return pixels
+
+
+def _trained(
+    image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
+) -> Image.Image:
     augmentation = transform.augmentation
     if augmentation.crop == "fixed":
-        return evaluation_view(image, transform)
+        return _evaluated(image, transform)
     box = random_box(image.width, image.height, draws(seed, epoch, index), augmentation)
     size = [transform.size, transform.size]
     image = F.resized_crop(image, *box, size, InterpolationMode(augmentation.interpolation))
@@ -121,8 +160,7 @@ def training_view(
         image = _COLOURS[name](image, factor)
     if look.grey:
         image = F.rgb_to_grayscale(image, num_output_channels=3)
-    pixels: Tensor = F.to_tensor(image)
-    return pixels
+    return image
 
 
 def draws(seed: int, epoch: int, index: int) -> Tensor:
