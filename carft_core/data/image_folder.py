@@ -1,4 +1,4 @@
-"""A user's own images in class folders: `train/`, `test/`, optional `val/`, `shifts/<name>/`."""
+"""A user's own images, in class folders or shards: `train/`, `test/`, `val/`, `shifts/<name>/`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from carft_core.data.base import Family, FamilyData, Split, Transform
 from carft_core.data.folder_tree import Listing, Tree, class_names, listed, nearest, read_tree
-from carft_core.data.photo_views import photo_views, read_rgb
+from carft_core.data.photo_views import Part, photo_views, read_rgb
+from carft_core.data.shards import ShardIndex
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 LAYOUT = (
     "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
-    "shifts/<name>/<class>/<image>"
+    "shifts/<name>/<class>/<image>; or tar shards in the place of <class>/<image>"
 )
 SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 PROBLEMS_SHOWN = 20
@@ -47,6 +48,26 @@ class FolderSplit(Split):
 
     def _read(self, index: int) -> Image.Image:
         return read_rgb(self.root / self.ids[index])
+
+
+class ShardSplit(FolderSplit):
+    """The images of one split in tar shards, each read from its own place."""
+
+    def __init__(
+        self,
+        root: Path,
+        ids: Sequence[str],
+        labels: Tensor,
+        classes: tuple[int, ...] | None,
+        index: ShardIndex,
+    ) -> None:
+        super().__init__(root, ids, labels, classes)
+        rows = {image: row for row, image in enumerate(index.ids)}
+        self.shards, self.places = index.shards, index.places[[rows[image] for image in ids]]
+
+    def _read(self, index: int) -> Image.Image:
+        shard, offset, size = self.places[index].tolist()
+        return read_rgb(self.root / self.shards[shard], Part(self.ids[index], offset, size))
 
 
 def open_image_folder(config: DataConfig) -> FamilyData:
@@ -82,7 +103,7 @@ def _opened(root: Path) -> FamilyData:
     problems += name_problems
     if problems:
         raise RequestError(_told(root, problems))
-    splits = {name: _split(root, listing, tree.classes) for name, listing in tree.splits.items()}
+    splits = {name: _split(root, name, listing, tree) for name, listing in tree.splits.items()}
     shifts = {
         name.removeprefix("shifts/"): split
         for name, split in splits.items()
@@ -92,12 +113,16 @@ def _opened(root: Path) -> FamilyData:
     return FamilyData(names, splits["train"], splits.get("val"), splits["test"], shifts, digest)
 
 
-def _split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
-    ids = [path for name in sorted(listing) for path in listing[name]]
+def _split(root: Path, split: str, listing: Listing, tree: Tree) -> Split:
+    classes = tree.classes
+    ids = [path for name in classes for path in listing.get(name, ())]
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
     present = tuple(index for index, name in enumerate(classes) if name in listing)
-    return FolderSplit(root, ids, labels, None if len(present) == len(classes) else present)
+    occurring = None if len(present) == len(classes) else present
+    if split in tree.shards:
+        return ShardSplit(root, ids, labels, occurring, tree.shards[split])
+    return FolderSplit(root, ids, labels, occurring)
 
 
 def _split_problems(tree: Tree) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,22 +62,39 @@ class Look(NamedTuple):
     grey: bool
 
 
-def read_rgb(path: Path) -> Image.Image:
+class Part(NamedTuple):
+    """Where in a larger file an image lies."""
+
+    name: str
+    offset: int
+    size: int
+    """In bytes, as is `offset`."""
+
+
+def read_rgb(path: Path, part: Part | None = None) -> Image.Image:
     """The first frame of an image file, upright and in 8-bit RGB, transparency shown on white.
 
-    Raises RequestError naming the file when it cannot be decoded to its end.
+    With `part` the image lies in a part of the file. Raises RequestError naming the file and the
+    part when it cannot be decoded to its end.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if part is None else _bytes(path, part)) as image:
             image.load()
             return _rgb(_upright(image))
     # Decoders meet arbitrary bytes here, and Pillow's raise whatever those lead to: OSError,
     # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
     except Exception as error:
+        named = path if part is None else f"{part.name} in {path}"
         raise RequestError(
-            f"{path} cannot be read as an image ({str(error) or type(error).__name__}); "
+            f"{named} cannot be read as an image ({str(error) or type(error).__name__}); "
             "replace it or take it out"
         ) from error
+
+
+def _bytes(path: Path, part: Part) -> io.BytesIO:
+    with path.open("rb") as file:
+        file.seek(part.offset)
+        return io.BytesIO(file.read(part.size))
 
 
 def photo_views(
