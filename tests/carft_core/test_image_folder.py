@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,14 @@ from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.folder_tree import EXTENSIONS
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import batches
-from carft_core.data.photo_views import draws, random_box, read_rgb
+from carft_core.data.photo_views import (
+    draws,
+    evaluation_view,
+    photo_views,
+    random_box,
+    read_rgb,
+    training_view,
+)
 from carft_core.errors import RequestError
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -619,13 +627,17 @@ def test_a_training_view_depends_on_seed_epoch_and_index_and_on_nothing_else(roo
     assert len({view(0, 1, epoch).sum().item() for epoch in range(6)}) == 6
 
 
-@pytest.mark.parametrize("seed", [None, 5])
-def test_workers_load_the_same_views(root: Path, seed: int | None) -> None:
+@pytest.mark.parametrize(
+    ("seed", "augmentation"), [(None, "wise_ft"), *((5, name) for name in sorted(AUGMENTATIONS))]
+)
+def test_workers_load_the_same_views(root: Path, seed: int | None, augmentation: str) -> None:
+    transform = replace(CLIP, augmentation=AUGMENTATIONS[augmentation])
+
     def load(workers: int) -> list[torch.Tensor]:
         stream = batches(
             opened(root).train,
             batch_size=4,
-            transform=CLIP,
+            transform=transform,
             seed=seed,
             epoch=1,
             workers=workers,
@@ -641,3 +653,20 @@ def test_a_small_image_is_enlarged(root: Path) -> None:
     view = views(root)[0]
     assert view.shape == (3, 8, 8)
     assert view[:, 0, 0].tolist() == pytest.approx([0.2, 0.4, 0.8], abs=1e-6)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.one_of(st.none(), st.integers(0, 99)))
+@settings(deadline=None)
+def test_a_batch_is_its_views_normalised_to_the_bit(
+    width: int, height: int, seed: int | None
+) -> None:
+    transform = replace(CLIP, augmentation=AUGMENTATIONS["domainbed"])
+    images = [noise(width, height, seed=index) for index in range(3)]
+    batch = photo_views(images.__getitem__, range(3), transform=transform, seed=seed, epoch=1)
+    single = [
+        evaluation_view(image, transform)
+        if seed is None
+        else training_view(image, transform, seed=seed, epoch=1, index=index)
+        for index, image in enumerate(images)
+    ]
+    assert torch.equal(batch, transform.normalise(torch.stack(single)))
