@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
@@ -17,6 +17,8 @@ from carft_core.user_cache import user_cache
 
 LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""
+PART = 256
+"""So many images are one thread's at a time."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,16 +46,23 @@ def bad_files(splits: Mapping[str, Split], digest: str) -> dict[str, dict[str, s
 
 
 def _bad_files(split: Split) -> dict[str, str]:
+    parts = [range(at, min(at + PART, len(split))) for at in range(0, len(split), PART)]
+    # Threads: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        told = pool.map(lambda index: _wrong(split, index), range(len(split)))
-        return {split.ids[index]: why for index, why in enumerate(told) if why is not None}
+        told = [why for part in pool.map(lambda it: _wrong(split, it), parts) for why in part]
+    return {item: why for item, why in zip(split.ids, told, strict=True) if why is not None}
 
 
-def _wrong(split: Split, index: int) -> str | None:
-    try:
-        split.views([index], transform=LOOKED_AT, seed=None, epoch=0)
-    except RequestError as error:
-        if getattr(error.__cause__, "errno", None) is not None:
-            raise
-        return str(error)
-    return None
+def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
+    told: list[str | None] = []
+    for index in indices:
+        try:
+            split.views([index], transform=LOOKED_AT, seed=None, epoch=0)
+        except RequestError as error:
+            cause = error.__cause__
+            if isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None:
+                raise
+            told.append(str(error))
+        else:
+            told.append(None)
+    return told

@@ -113,6 +113,15 @@ def test_other_images_are_looked_at_anew(root: Path) -> None:
     assert set(opened(copied).skipped["train"]) == {BAD[0], "train/bell/2.png"}
 
 
+def test_more_images_than_one_thread_takes_are_all_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 5)
+    train = opened(root, "refuse").train
+    spoil(root / train.ids[-1])
+    assert {*module._bad_files(train)} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
+
+
 def test_a_class_without_images_is_refused(root: Path) -> None:
     for file in (root / "test/cat").iterdir():
         spoil(file)
