@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from carft_core.clip import open_model
 from carft_core.config import DataConfig, ModelConfig, PromptsConfig, TrialConfig
 from carft_core.data import FamilyData, Split, Transform
+from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import prepare
 from carft_core.device import Precision, resolve_device, resolve_precision
 from carft_core.prompts import class_weights, context_weights, template_set, text_features
@@ -74,6 +75,9 @@ def _open(
 ) -> Bench:
     data = prepare(data_config)
     clip = open_model(model.name, model.pretrained, cache=cache)
+    transform = clip.transform
+    if data_config.augmentation is not None:
+        transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
     classes, contexts = template_set(prompts.classes), template_set(prompts.contexts)
     names = data.class_names
     w_cls = class_weights(text_features(clip, classes, names, cache=cache))
@@ -83,4 +87,4 @@ def _open(
         # fp32 is to mean fp32: cuDNN would otherwise round convolutions to TF32.
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
         convert_conv2d_weight_memory_format(teacher.classifier, torch.channels_last)
-    return Bench(data, clip.transform, teacher, device, precision)
+    return Bench(data, transform, teacher, device, precision)

@@ -20,6 +20,7 @@ from pydantic import (
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.data import FAMILIES
+from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 
@@ -46,8 +47,19 @@ class ModelConfig(Section):
     pretrained: str | None = None
 
 
+def _augmentation(value: str) -> str:
+    if value not in AUGMENTATIONS:
+        raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
+    return value
+
+
+AugmentationName = Annotated[
+    str, AfterValidator(_augmentation), Field(json_schema_extra={"enum": list(AUGMENTATIONS)})
+]
+
+
 class DataConfig(Section):
-    """Which family of data sets, where it lies, and how much of it trains."""
+    """Which family of data sets, where it lies, how much of it trains, and in which views."""
 
     family: str = "icon_shift"
     root: str | None = None
@@ -58,6 +70,11 @@ class DataConfig(Section):
     shifts: Annotated[tuple[ShiftName, ...], Field(strict=False)] | None = None
     """Those that are measured; left out, the family's own choice. A name stands for every shift
     that begins with it and `-`."""
+
+    augmentation: AugmentationName | None = None
+    """The training views of families that have a default for it; others have their own views."""
+    bad_files: Literal["refuse", "skip"] = "refuse"
+    """What happens to images that cannot be read: `skip` looks for them before anything begins."""
 
     @field_validator("shifts")
     @classmethod
@@ -211,6 +228,9 @@ def _fill_in(given: Mapping[str, dict[str, Any]], problems: list[Problem]) -> No
     family = FAMILIES.get(family_name) if isinstance(family_name, str) else None
     if family is None and isinstance(family_name, str):
         problems.append(Problem(("data", "family"), unknown("family", family_name, FAMILIES)))
+    if family and "data.augmentation" not in family.defaults and given["data"].get("augmentation"):
+        message = f"{family.name} has training views of its own; leave the field out"
+        problems.append(Problem(("data", "augmentation"), message))
     for field, value in (family.defaults if family else {}).items():
         section, _, key = field.partition(".")
         if section not in given:

@@ -6,14 +6,15 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES
-from carft_core.data.splits import prepare
+from carft_core.data import FAMILIES, FamilyData
+from carft_core.data.augmentation import AUGMENTATIONS
+from carft_core.data.splits import TRAINING_SPLITS, prepare
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.prompts import template_set
 from carft_core.sources import sources_behind
@@ -31,6 +32,8 @@ TRAINING_SOURCES = (
     "train.py",
 )
 """The sources that decide the weights of every run; an algorithm's and a family's are added."""
+OUTSIDE = {"root", "shifts", "augmentation", "bad_files"}
+"""Fields of `data` that stand in no identity; what the last two come to does."""
 MEASURING_SOURCES = ("evaluate.py", "metrics.py")
 
 
@@ -46,8 +49,10 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     """The identity of one run: whatever decides its weights, and nothing else.
 
     `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
-    `optim.micro_batch`, unless the algorithm's loss depends on it. An algorithm that trains nothing
-    has neither a seed nor an optimiser. Raises RequestError when model or data cannot be opened.
+    `optim.micro_batch`, unless the algorithm's loss depends on it. Inside is what an augmentation
+    does, not its name, and which images training lacks, not `data.bad_files`. An algorithm that
+    trains nothing has no seed, no optimiser and no augmentation. Raises RequestError when model or
+    data cannot be opened.
     """
     algorithm = config.algorithm
     data = prepare(config.data)
@@ -56,7 +61,8 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
         "data": {
             "digest": data.digest_of_training,
-            **config.data.model_dump(exclude={"root", "shifts"}),
+            **config.data.model_dump(exclude=OUTSIDE),
+            "skipped": _skipped(data, training=True),
         },
         "prompts": {
             "classes": template_set(config.prompts.classes).digest,
@@ -71,6 +77,8 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
         parts["optim"] = config.optim.model_dump(mode="json", exclude=outside)
         parts["seed"] = seed
+        views = config.data.augmentation
+        parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
     return Identity(digest_of(parts), parts)
 
 
@@ -81,7 +89,7 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
     """
     data = prepare(config.data)
     # A digest that training knows as well need not stand here again.
-    measured = {} if data.training_digest is None else {"data": data.digest}
+    measured: dict[str, Any] = {} if data.training_digest is None else {"data": data.digest}
     measuring = {CORE / name for name in MEASURING_SOURCES}
     for merge in config.merges:
         own = not type(merge).__module__.startswith(f"{CORE.name}.")
@@ -96,9 +104,19 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
             "logits": config.eval.logits,
             "predictions": config.keep.predictions,
             "code": source_digest(measuring),
+            "skipped": _skipped(data, training=False),
             **measured,
         }
     )
+
+
+def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
+    """The images that were left out of what trains, or of what is only measured."""
+    return {
+        name: sorted(bad)
+        for name, bad in data.skipped.items()
+        if (name in TRAINING_SPLITS) == training
+    }
 
 
 def training_code(config: TrialConfig) -> str:

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from carft_core.bench import Bench, open_bench
 from carft_core.clip import ImageClassifier
 from carft_core.config import EvalConfig, TrialConfig
-from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from carft_core.evaluate import (
     Predictions,
@@ -26,9 +24,9 @@ from carft_core.evaluate import (
     summary,
     write_predictions,
 )
+from carft_core.facts import facts_of
 from carft_core.files import read_json, write_json
-from carft_core.identity import Identity, evaluation_digest, shared_code, training_code
-from carft_core.prompts import named_domains, template_set
+from carft_core.identity import Identity, evaluation_digest
 from carft_core.run_models import UNMERGED, Model, model_state, models_of, tuned_state
 
 
@@ -191,7 +189,7 @@ def _evaluate(
     zero_shot = {k: v.cpu() for k, v in bench.teacher.classifier.state_dict().items()}
     tuned = tuned_state(folder.weights(config.keep.result), config, zero_shot)
     digest = folder.claimed()["digest"]
-    facts = _facts(config, bench)
+    facts = facts_of(config, bench)
     reference = _zero_shot_predictions(bench, config.eval.batch_size, config.workers)
     own: dict[str, Predictions] | None = None
     for label, model in models.items():
@@ -280,28 +278,3 @@ def _measured(
             )
             metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
     return metrics
-
-
-def _facts(config: TrialConfig, bench: Bench) -> dict[str, Any]:
-    """What rows of a comparison must share, and what must be said of a row."""
-    family = FAMILIES[config.data.family]
-    contexts = template_set(config.prompts.contexts)
-    shown = named_domains(contexts, family.domains)
-    budget = (
-        f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
-    )
-    return {
-        "model": bench.teacher.clip_digest,
-        "data": bench.data.digest,
-        "transform": repr(bench.transform),
-        "budget": budget if config.algorithm.trains else None,
-        "precision": bench.precision,
-        "device": bench.device.type,
-        "contexts": contexts.name,
-        "contexts_name": sorted(shown),
-        "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
-        "data_notes": list(bench.data.notes),
-        "code": training_code(config),
-        "core": shared_code(config),
-        "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
-    }

@@ -33,7 +33,9 @@ def thumbnails(
     """
     # A run's own config may be of a time when other shifts were measured.
     shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
-    data = prepare(config.data.model_copy(update={"shifts": shifts}))
+    # No image that cannot be read is wanted, so none is looked for.
+    changes = {"shifts": shifts, "bad_files": "refuse"}
+    data = prepare(config.data.model_copy(update=changes))
     if data.digest_of_training != data_digest:
         raise RequestError(f"the data of {config.data.family} is not what the runs were made on")
     splits = {"id/test": data.test, **{f"ood/{name}": it for name, it in data.shifts.items()}}

@@ -23,6 +23,7 @@ from tracking.records import RunRecord
 
 _FACTS: Mapping[str, str] = {
     "transform": "image transform",
+    "augmentation": "training transform",
     "budget": "training budget",
     "device": "device",
     "precision": "precision",

@@ -10,6 +10,9 @@ from tracking.records import Arm, params_key
 from tracking.selection import Choice, Rule
 from tracking.wording import few
 
+NOTES = "data_notes"
+"""The fact that lists what people should know of the data as found, a sentence each."""
+NOTES_SHOWN = 8
 NAMED_DOMAINS = "contexts_name"
 """The fact that lists the domains of the family which a run's contexts speak of; empty if none."""
 _STATES = {
@@ -46,6 +49,16 @@ def contexts(arms: Sequence[Arm]) -> tuple[str, ...]:
         f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
         for words, labels in by_words.items()
     )
+
+
+def data_notes(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """What the runs found in the data that readers of their numbers should know."""
+    told = [
+        note for arm in arms for run in arm.done for note in _listed(run.facts.get(NOTES) or ())
+    ]
+    notes = list(dict.fromkeys(map(str, told)))
+    more = len(notes) - NOTES_SHOWN
+    return (*notes[:NOTES_SHOWN], *((f"and {more} more notes on the data",) if more > 0 else ()))
 
 
 def unfinished(arms: Sequence[Arm]) -> tuple[str, ...]:

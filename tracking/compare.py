@@ -272,6 +272,7 @@ def _warnings(
     return (
         *caveats.oracle(rule),
         *mixed_facts(arms),
+        *caveats.data_notes(arms),
         *caveats.contexts(arms),
         *(f"{name} is untuned: it ran at fewer points than the trials" for name in sorted(poor)),
         *caveats.unequal_budgets(arms, spent, poor),

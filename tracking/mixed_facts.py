@@ -16,15 +16,17 @@ _COMPARED = {
     "model": "backbones",
     "model_digest": "backbones",
     "transform": "image transforms",
+    "augmentation": "training transforms",
     "budget": "training budgets",
     "epochs": "training budgets (epochs)",
     "steps": "training budgets (steps)",
+    "skipped": "images skipped as unreadable",
     "precision": "precisions",
     "device": "kinds of device",
     _CORE: "versions of the code",
 }
 """The facts that must be equal, in words."""
-_OF_TRAINING = frozenset({"budget", "epochs", "steps"})
+_OF_TRAINING = frozenset({"augmentation", "budget", "epochs", "steps"})
 _ALGORITHM_CODE = "code"
 """The fact that holds a digest of an algorithm's own code too: compared within the algorithm."""
 _VERSIONS = "versions"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from carft_core.data.augmentation import Augmentation
+
 if TYPE_CHECKING:
     from carft_core.config import DataConfig
 
@@ -30,6 +32,8 @@ class Transform:
     resize_mode: str = "shortest"
     """How an evaluation view becomes square: `shortest` side resized and cropped, `squash`ed, or
     the `longest` side resized and filled up."""
+    augmentation: Augmentation = field(default=Augmentation(), repr=False)
+    """What training views draw, in a family that follows `data.augmentation`."""
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] in [0, 1] to what the tower was trained on."""
@@ -87,6 +91,9 @@ class FamilyData:
     alone: as `id/test_<name>`, which is in no mean."""
     notes: tuple[str, ...] = ()
     """What people should know of the data as found, such as counts that are not the published."""
+    skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By split (`train`, `val`, `test`, `shifts/<name>`): the ids that `data.bad_files: skip` left
+    out, and what is wrong with each."""
 
     @property
     def digest_of_training(self) -> str:

@@ -36,7 +36,8 @@ class Declared:
     def family(self, defaults: Mapping[str, object]) -> Family:
         """As it is to be registered, with its defaults for the fields of a trial."""
         given = self.declaration
-        return Family(given.name, given.summary, self.open, defaults, given.domains)
+        known = {"data.augmentation": "wise_ft", **defaults}
+        return Family(given.name, given.summary, self.open, known, given.domains)
 
     def open(self, config: DataConfig) -> FamilyData:
         """Open the folders below `data.root`, else below the declared root; once in a process.

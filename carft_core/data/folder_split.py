@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from carft_core.data.base import Split, Transform
-from carft_core.data.photo_views import evaluation_view, training_view
+from carft_core.data.photo_views import photo_views
 
 
 class FolderSplit(Split):
@@ -41,12 +40,7 @@ class FolderSplit(Split):
         self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         """Views as the base class says. Raises RequestError naming a file that is broken."""
-        return transform.normalise(
-            torch.stack([self._view(index, transform, seed, epoch) for index in indices])
-        )
+        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
 
-    def _view(self, index: int, transform: Transform, seed: int | None, epoch: int) -> Tensor:
-        image = self._read(self.root / self.ids[index].removeprefix(self._prefix))
-        if seed is None:
-            return evaluation_view(image, transform)
-        return training_view(image, transform, seed=seed, epoch=epoch, index=index)
+    def _image(self, index: int) -> Image.Image:
+        return self._read(self.root / self.ids[index].removeprefix(self._prefix))

@@ -7,14 +7,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from carft_core.data.shards import ShardIndex, indexed, shards_in
 
 # torchvision's IMG_EXTENSIONS; its module would import every data set that it knows.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
 REQUIRED = ("train", "test")
 LISTED_AT_MOST = 8
+CLASS_FILES = ("classes.json", "classes.txt")
 
 Listing = Mapping[str, Mapping[str, int]]
 """Class folder -> path below the root -> size in bytes, in the order of the paths."""
@@ -25,9 +28,12 @@ class Tree:
     """The splits of a tree: `train`, `val`, `test`, `shifts/<name>`, those that are there."""
 
     classes: tuple[str, ...]
-    """Train's class folders, sorted; a label is an index into them."""
+    """Train's class folders, sorted (labels of shards that are numbers, by number); a label is an
+    index into them."""
     splits: Mapping[str, Listing]
     problems: Sequence[str]
+    shards: Mapping[str, ShardIndex] = field(default_factory=dict)
+    """Of the splits that are tar shards; the others are class folders."""
 
 
 def read_tree(root: Path) -> Tree:
@@ -36,9 +42,17 @@ def read_tree(root: Path) -> Tree:
     found = visible_folders(root)
     shifts = visible_folders(root / "shifts") if "shifts" in found else []
     names = [*(name for name in SPLITS if name in found), *(f"shifts/{name}" for name in shifts)]
-    splits = {name: _listing(root, name, problems) for name in names}
+    shards = {
+        name: indexed(root, name, EXTENSIONS, problems) for name in names if shards_in(root / name)
+    }
+    splits = {
+        name: _labelled(root, name, shards[name], problems)
+        if name in shards
+        else _listing(root, name, problems)
+        for name in names
+    }
     problems = [*_misnamed(found), *problems]
-    return Tree(tuple(splits.get("train", ())), splits, problems)
+    return Tree(tuple(splits.get("train", ())), splits, problems, shards)
 
 
 def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -57,7 +71,7 @@ def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], li
 
 def name_files(root: Path) -> list[Path]:
     """The files in a folder that say what its classes are called."""
-    return [root / name for name in ("classes.json", "classes.txt") if (root / name).exists()]
+    return [root / name for name in CLASS_FILES if (root / name).exists()]
 
 
 def plain_name(folder: str) -> str:
@@ -142,6 +156,24 @@ def no_class_folders(folder: Path) -> str:
     """What to say of a split that has none."""
     loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
     return "has no class folders" + ("; its images lie outside them" if loose else "")
+
+
+def _labelled(
+    root: Path, name: str, index: ShardIndex, problems: list[str]
+) -> dict[str, dict[str, int]]:
+    """The images of a split in shards, by label as if that were their folder."""
+    if folders := visible_folders(root / name):
+        problems.append(f"{name}/ has shards and folders ({listed(folders)}): keep one of them")
+    listing: dict[str, dict[str, int]] = {}
+    for image, label, size in zip(index.ids, index.labels, index.places[:, 2], strict=True):
+        listing.setdefault(label, {})[image] = int(size)
+    if not listing:
+        problems.append(f"{name}/ has shards without images")
+    numbers = all(label.isdecimal() for label in listing)
+    if numbers and not name_files(root):
+        problems.append(f"{name}/ has numbers as labels: classes.json must say what they mean")
+    order = sorted(listing, key=int if numbers else None)
+    return {label: dict(sorted(listing[label].items())) for label in order}
 
 
 def images(

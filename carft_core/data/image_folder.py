@@ -1,4 +1,4 @@
-"""A user's own images in class folders: `train/`, `test/`, optional `val/`, `shifts/<name>/`."""
+"""A user's own images, in class folders or shards: `train/`, `test/`, `val/`, `shifts/<name>/`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from carft_core.data.base import Family, FamilyData, Split
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import Listing, Tree, class_names, listed, nearest, read_tree
 from carft_core.data.photo_views import read_rgb
+from carft_core.data.shard_split import ShardSplit
+from carft_core.data.shards import ShardIndex
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 LAYOUT = (
     "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
-    "shifts/<name>/<class>/<image>"
+    "shifts/<name>/<class>/<image>; or tar shards in the place of <class>/<image>"
 )
 SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 PROBLEMS_SHOWN = 20
@@ -62,7 +64,8 @@ def _opened(root: Path) -> FamilyData:
     if problems:
         raise RequestError(_told(root, problems))
     splits = {
-        name: folder_split(root, listing, tree.classes) for name, listing in tree.splits.items()
+        name: folder_split(root, listing, tree.classes, tree.shards.get(name))
+        for name, listing in tree.splits.items()
     }
     shifts = {
         name.removeprefix("shifts/"): split
@@ -73,13 +76,20 @@ def _opened(root: Path) -> FamilyData:
     return FamilyData(names, splits["train"], splits.get("val"), splits["test"], shifts, digest)
 
 
-def folder_split(root: Path, listing: Listing, classes: Sequence[str]) -> Split:
-    """The split that holds the images of a listing, whose folders are among `classes`, sorted."""
-    ids = [path for name in sorted(listing) for path in listing[name]]
+def folder_split(
+    root: Path, listing: Listing, classes: Sequence[str], shards: ShardIndex | None = None
+) -> Split:
+    """The split that holds the images of a listing, in the order of `classes`.
+
+    Its folders are among them. With `shards` the images lie in these.
+    """
+    ids = [path for name in classes for path in listing.get(name, ())]
     counts = torch.tensor([len(listing.get(name, ())) for name in classes])
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
     present = tuple(index for index, name in enumerate(classes) if name in listing)
     some = None if len(present) == len(classes) else present
+    if shards is not None:
+        return ShardSplit(root, ids, labels, some, shards)
     return FolderSplit(root, ids, labels, some, read=read_rgb)
 
 
@@ -140,5 +150,9 @@ IMAGE_FOLDER = Family(
     name="image_folder",
     summary="your own images, in class folders under data.root",
     open=open_image_folder,
-    defaults={"prompts.classes": "openai", "prompts.contexts": "openai"},
+    defaults={
+        "data.augmentation": "wise_ft",
+        "prompts.classes": "openai",
+        "prompts.contexts": "openai",
+    },
 )

@@ -154,6 +154,7 @@ IMAGENET = Family(
     summary="ImageNet-1k under data.root, with V2, R, A, Sketch, ObjectNet, and C when asked for",
     open=open_imagenet,
     defaults={
+        "data.augmentation": "wise_ft",
         "data.val_fraction": 0.02,
         "prompts.classes": "openai",
         "prompts.contexts": "openai",

@@ -7,7 +7,6 @@ when something else in its folder changes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from carft_core.data.folder_tree import EXTENSIONS
 from carft_core.errors import RequestError
-from carft_core.files import write_atomically
+from carft_core.user_cache import keep_table, kept_table, user_cache
 
 VERSION = 1
-VARIABLE = "CARFT_CACHE"
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
 THREADS = 8
@@ -78,10 +75,10 @@ class _Kept:
 def read_manifest(folder: Path) -> Manifest:
     """The images one level below a folder's own folders; hidden and other files are left out.
 
-    What was found is kept for the user, outside of the folder: in CARFT_CACHE, XDG_CACHE_HOME or
-    `~/.cache`. Raises OSError for what cannot be read, RequestError for a name that is no text.
+    What was found is kept in the user's cache. Raises OSError for what cannot be read,
+    RequestError for a name that is no text.
     """
-    file = cache_folder() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
+    file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
     changed = {name: (folder / name).stat().st_mtime_ns for name in _class_folders(folder)}
     kept = _kept(file)
@@ -96,17 +93,8 @@ def read_manifest(folder: Path) -> Manifest:
         {name: listed[name] if name in listed else before[name] for name in changed},
         {name: when if started - when > SETTLED else 0 for name, when in changed.items()},
     )
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        write_atomically(file, lambda new: _write(new, found))
+    keep_table(file, _table(found))
     return found.manifest
-
-
-def cache_folder() -> Path:
-    """Where the user's own caches lie, whatever home a sweep has."""
-    own = os.environ.get(VARIABLE)
-    if own:
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "carft-sweep"
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -148,7 +136,7 @@ def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
     return _Kept(manifest, sizes, changed)
 
 
-def _write(file: Path, found: _Kept) -> None:
+def _table(found: _Kept) -> pa.Table:
     manifest = found.manifest
     about = {
         "version": VERSION,
@@ -158,18 +146,15 @@ def _write(file: Path, found: _Kept) -> None:
         "digest": manifest.digest,
     }
     table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": found.sizes})
-    table = table.replace_schema_metadata({_ABOUT: json.dumps(about)})
-    pq.write_table(table, file, compression="zstd", use_dictionary=False)
+    return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
 
 
 def _kept(file: Path) -> _Kept | None:
-    """What `_write` wrote; None where there is nothing of use."""
-    try:
-        table = pq.read_table(file)
-        about: dict[str, Any] = json.loads((table.schema.metadata or {})[_ABOUT])
-    except (OSError, KeyError, ValueError):  # ValueError: pyarrow's for what is no parquet file
-        return None
-    if about.get("version") != VERSION:
+    """What was made a table of; None where there is nothing of use."""
+    table = kept_table(file)
+    told = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
+    about: dict[str, Any] = json.loads(told)
+    if table is None or about.get("version") != VERSION:
         return None
     manifest = Manifest(
         tuple(table["path"].to_pylist()), about["counts"], tuple(about["empty"]), about["digest"]

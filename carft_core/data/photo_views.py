@@ -1,8 +1,10 @@
-"""A view of an image file: RGB whatever the format, cropped as CLIP and WiSE-FT do."""
+"""A view of an image file: RGB whatever the format, cropped and changed as CLIP and recipes do."""
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +15,24 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from carft_core.data.augmentation import Augmentation
 from carft_core.data.base import Transform
 from carft_core.errors import RequestError
 
-AREA = (0.9, 1.0)
-RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 BORDER = 2
 """Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
+CENTRAL = 224 / 256
+"""What lipsum-ft keeps of the shorter side when it finds no crop."""
+
+_CROP, _LOOK = 1, 2
+"""The streams of draws; the loader's order has 0."""
+_COLOURS: Mapping[str, Callable[[Image.Image, float], Image.Image]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+    "hue": F.adjust_hue,
+}
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -43,19 +55,38 @@ class Box(NamedTuple):
     width: int
 
 
-def read_rgb(path: Path) -> Image.Image:
+class Look(NamedTuple):
+    """What is done to a crop."""
+
+    flip: bool
+    colours: tuple[tuple[str, float], ...]
+    """torchvision's adjustments with their factors, in the order in which they are made."""
+    grey: bool
+
+
+class Part(NamedTuple):
+    """Where in a larger file an image lies."""
+
+    name: str
+    offset: int
+    size: int
+    """In bytes, as is `offset`."""
+
+
+def read_rgb(path: Path, part: Part | None = None) -> Image.Image:
     """The first frame of an image file, upright and in 8-bit RGB, transparency shown on white.
 
-    Raises RequestError naming the file when it cannot be decoded to its end.
+    With `part` the image lies in a part of the file. Raises RequestError naming the file and the
+    part when it cannot be decoded to its end.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if part is None else _bytes(path, part)) as image:
             image.load()
             return _rgb(_upright(image))
     # Decoders meet arbitrary bytes here, and Pillow's raise whatever those lead to: OSError,
     # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path if part is None else f"{part.name} in {path}", error) from error
 
 
 def read_plain(path: Path) -> Image.Image:
@@ -77,6 +108,38 @@ def read_inside_border(path: Path) -> Image.Image:
     return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
 
 
+def _bytes(path: Path, part: Part) -> io.BytesIO:
+    with path.open("rb") as file:
+        file.seek(part.offset)
+        return io.BytesIO(file.read(part.size))
+
+
+def photo_views(
+    read: Callable[[int], Image.Image],
+    indices: Sequence[int],
+    *,
+    transform: Transform,
+    seed: int | None,
+    epoch: int,
+) -> Tensor:
+    """Normalised views [B, 3, S, S] as `Split.views` says, of RGB images that `read` gives.
+
+    Equal to `transform.normalise` of the stacked views, in half of the time: no pixel is written
+    to memory that has not been used before, but once.
+    """
+    views = torch.empty(len(indices), 3, transform.size, transform.size)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
+    for view, index in zip(views, indices, strict=True):
+        image = read(index)
+        if seed is None:
+            image = _evaluated(image, transform)
+        else:
+            image = _trained(image, transform, seed=seed, epoch=epoch, index=index)
+        view.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        view.div_(255).sub_(mean).div_(std)
+    return views
+
+
 def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     """Pixels [3, S, S] in [0, 1], as `transform.resize_mode` says.
 
@@ -84,6 +147,11 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     resized to S; `longest`: the longer side resized to S, black beside the shorter.
     Source: open_clip's `image_transform(..., is_train=False)`, equal to the pixel.
     """
+    pixels: Tensor = F.to_tensor(_evaluated(image, transform))
+    return pixels
+
+
+def _evaluated(image: Image.Image, transform: Transform) -> Image.Image:
     interpolation, side = InterpolationMode(transform.interpolation), transform.size
     if transform.resize_mode == "squash":
         resized = F.resize(image, [side, side], interpolation)
@@ -93,61 +161,130 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
         resized = F.resize(image, fitting, interpolation)
     else:
         resized = F.resize(image, side, interpolation)
-    pixels: Tensor = F.to_tensor(F.center_crop(resized, side))  # pads with black where smaller
-    return pixels
+    square: Image.Image = F.center_crop(resized, side)  # pads with black where smaller
+    return square
 
 
 def training_view(
     image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
 ) -> Tensor:
-    """Pixels [3, S, S] in [0, 1] of a random crop, a pure function of (seed, epoch, index).
+    """Pixels [3, S, S] in [0, 1] as `transform.augmentation` says: a pure function of (seed, epoch,
+    index), which are integers from 0.
 
-    Source: WiSE-FT's `RandomResizedCrop(S, scale=(0.9, 1.0), interpolation=bicubic)`, no flip.
+    Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and
+    `RandomGrayscale`, equal to the pixel for the same draws.
     """
-    box = random_box(image.width, image.height, draws(seed, epoch, index))
-    size = [transform.size, transform.size]
-    pixels: Tensor = F.to_tensor(F.resized_crop(image, *box, size, InterpolationMode.BICUBIC))
+    changed = _trained(image, transform, seed=seed, epoch=epoch, index=index)
+    pixels: Tensor = F.to_tensor(changed)
     return pixels
 
 
+def _trained(
+    image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
+) -> Image.Image:
+    augmentation = transform.augmentation
+    if augmentation.crop == "fixed":
+        return _evaluated(image, transform)
+    box = random_box(image.width, image.height, draws(seed, epoch, index), augmentation)
+    size = [transform.size, transform.size]
+    image = F.resized_crop(image, *box, size, InterpolationMode(augmentation.interpolation))
+    look = random_look(_uniform(_LOOK, seed, epoch, index, 10), augmentation)
+    if look.flip:
+        image = F.hflip(image)
+    for name, factor in look.colours:
+        image = _COLOURS[name](image, factor)
+    if look.grey:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    return image
+
+
 def draws(seed: int, epoch: int, index: int) -> Tensor:
-    """[ATTEMPTS, 4] numbers in [0, 1), float64, a pure function of the three integers.
+    """[ATTEMPTS, 4] numbers in [0, 1), float64, a pure function of the three integers."""
+    return _uniform(_CROP, seed, epoch, index, ATTEMPTS * 4).reshape(ATTEMPTS, 4)
 
-    Raw output of Philox, a counter-based generator whose stream numpy keeps fixed over versions.
+
+def random_box(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """A crop of the `area` and `ratio` of an augmentation, anywhere inside the image.
+
+    `numbers` [ATTEMPTS, 4] as of `draws`. By area: the area uniform, the ratio log-uniform; when
+    no attempt fits, as with a panorama, the greatest central crop of an allowed ratio. Source:
+    torchvision's `RandomResizedCrop.get_params`. By height: see `_box_by_height`.
     """
-    # Arrays of uint64, since a list of both small and large integers would go through float64.
-    key = np.array([seed, 1], dtype=np.uint64)
-    stream = np.random.Philox(key=key, counter=np.array([0, 0, epoch, index], dtype=np.uint64))
-    bits = stream.random_raw(ATTEMPTS * 4).reshape(ATTEMPTS, 4) >> np.uint64(11)
-    return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
-
-
-def random_box(width: int, height: int, numbers: Tensor) -> Box:
-    """A crop of 0.9 to 1.0 of the area and of ratio 3:4 to 4:3, log-uniform, anywhere inside.
-
-    `numbers` [ATTEMPTS, 4] as of `draws`. When no attempt fits, as with a panorama, the greatest
-    central crop of an allowed ratio. Source: torchvision's `RandomResizedCrop.get_params`.
-    """
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    if augmentation.crop == "height":
+        return _box_by_height(width, height, numbers, augmentation)
+    least, most = augmentation.area
+    low, high = math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])
     for area_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
-        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * area_draw)
+        area = height * width * (least + (most - least) * area_draw)
         ratio = math.exp(low + (high - low) * ratio_draw)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w)
     h, w = height, width
-    if width / height < RATIO[0]:
-        h = round(width / RATIO[0])
-    elif width / height > RATIO[1]:
-        w = round(height * RATIO[1])
+    if width / height < augmentation.ratio[0]:
+        h = round(width / augmentation.ratio[0])
+    elif width / height > augmentation.ratio[1]:
+        w = round(height * augmentation.ratio[1])
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def _unreadable(path: Path, error: Exception) -> RequestError:
+def _unreadable(named: object, error: Exception) -> RequestError:
     return RequestError(
-        f"{path} cannot be read as an image ({str(error) or type(error).__name__}); "
+        f"{named} cannot be read as an image ({str(error) or type(error).__name__}); "
         "replace it or take it out"
     )
+
+
+def _box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """The ratio uniform, then the height uniform among those that keep the area and fit.
+
+    When no attempt does, or one shows the whole image, the central square of CENTRAL of the shorter
+    side. Source: TensorFlow's `sample_distorted_bounding_box` (the whole image its one object),
+    and lipsum-ft's `_random_crop` around it.
+    """
+    least, most = (part * width * height for part in augmentation.area)
+    low, high = augmentation.ratio
+    for height_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
+        ratio = low + (high - low) * ratio_draw
+        greatest = min(height, round(math.sqrt(most / ratio)), int((width + 0.5) / ratio))
+        smallest = min(round(math.sqrt(least / ratio)), greatest)
+        h = smallest + int(height_draw * (greatest - smallest + 1))
+        w = round(h * ratio)
+        if not 0 < w <= width or w * h < augmentation.covered * width * height:
+            continue
+        if w * h == width * height:
+            break
+        return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
+    side = max(1, int(CENTRAL * min(width, height)))
+    return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+
+
+def random_look(numbers: Tensor, augmentation: Augmentation) -> Look:
+    """Mirror image, colours and grey from ten numbers in [0, 1).
+
+    Source: torchvision's `ColorJitter.get_params`, whose factors never fall below 0.
+    """
+    flip, grey, *rest = numbers.tolist()
+    places, values = rest[:4], rest[4:]
+    colours = []
+    for _, name, value in sorted(zip(places, _COLOURS, values, strict=True)):
+        most: float = getattr(augmentation, name)
+        if most > 0:
+            low, high = (-most, most) if name == "hue" else (max(0.0, 1 - most), 1 + most)
+            colours.append((name, low + (high - low) * value))
+    return Look(flip < augmentation.flip, tuple(colours), grey < augmentation.grey)
+
+
+def _uniform(stream: int, seed: int, epoch: int, index: int, count: int) -> Tensor:
+    """[count] numbers in [0, 1), float64, a pure function of the integers.
+
+    Raw output of Philox, a counter-based generator whose stream numpy keeps fixed over versions.
+    """
+    # Arrays of uint64, since a list of both small and large integers would go through float64.
+    key = np.array([seed, stream], dtype=np.uint64)
+    philox = np.random.Philox(key=key, counter=np.array([0, 0, epoch, index], dtype=np.uint64))
+    bits = philox.random_raw(count) >> np.uint64(11)
+    return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
 
 
 def _upright(image: Image.Image) -> Image.Image:

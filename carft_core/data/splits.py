@@ -1,4 +1,4 @@
-"""Parts of a split: a validation set carved from train, and a fraction of train."""
+"""Parts of a split: what can be read of it, a validation set carved from train, a fraction."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from carft_core.data import FAMILIES
+from carft_core.data.bad_files import bad_files, told
 from carft_core.data.base import FamilyData, Split, Transform
 from carft_core.data.shift_names import named_shifts
 from carft_core.errors import RequestError, unknown
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from carft_core.config import DataConfig
 
 NAMED_AT_MOST = 5
+TRAINING_SPLITS = ("train", "val")
+"""Those that decide the weights; the others are only measured."""
 
 
 class Subset(Split):
@@ -116,11 +119,47 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
     return Subset(train, [index for index, unit in enumerate(train.units) if unit in kept])
 
 
+def without_bad_files(data: FamilyData) -> FamilyData:
+    """The same without images that cannot be read, which stand in `skipped` and in the notes.
+
+    Raises RequestError when a class of train, val or test is left without images, or a shift.
+    """
+    shifts = {f"shifts/{name}": split for name, split in data.shifts.items()}
+    val = {} if data.val is None else {"val": data.val}
+    splits = {"train": data.train, **val, "test": data.test, **shifts}
+    skipped = {}
+    for name, whole in list(splits.items()):
+        trains = name in TRAINING_SPLITS
+        bad = bad_files(name, whole, data.digest_of_training if trains else data.digest)
+        if not bad:
+            continue
+        skipped[name] = bad
+        good = [index for index, item in enumerate(whole.ids) if item not in bad]
+        splits[name] = Subset(whole, good)
+        gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
+        if gone and (not good or name not in shifts):
+            names = _listed([data.class_names[label] for label in sorted(gone)])
+            why = next(iter(bad.values()))
+            raise RequestError(
+                f"data.bad_files: {name} has no image of {names} that is whole: {why}"
+            )
+    return replace(
+        data,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits["test"],
+        shifts={name: splits[f"shifts/{name}"] for name in data.shifts},
+        skipped=skipped,
+        notes=(*data.notes, *(told(name, bad) for name, bad in skipped.items())),
+    )
+
+
 def prepare(config: DataConfig) -> FamilyData:
     """The family's data as a run uses it: opened, with a val split, train cut to its fraction.
 
-    Val is carved before the fraction is taken, so it is the same for every `train_fraction`. A
-    process opens the same data once; what changes on disk meanwhile is seen by the next process.
+    Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
+    before the fraction is taken, so it is the same for every `train_fraction`. A process opens the
+    same data once; what changes on disk meanwhile is seen by the next process.
     Raises RequestError when the data cannot be used as asked.
     """
     if config.root is not None:
@@ -128,6 +167,8 @@ def prepare(config: DataConfig) -> FamilyData:
         config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    # The views are the transform's: under each augmentation the data are the same.
+    config = config.model_copy(update={"augmentation": None})
     return _prepared(config, FAMILIES[config.family].open)
 
 
@@ -135,6 +176,10 @@ def prepare(config: DataConfig) -> FamilyData:
 def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """`opened` is the family's own: one that is registered anew is opened anew."""
     data = opened(config)
+    if config.shifts is not None:
+        data = _with_shifts(data, config.shifts)
+    if config.bad_files == "skip":
+        data = without_bad_files(data)
     train, val = data.train, data.val
     if val is None:
         train, val = carve(
@@ -144,8 +189,7 @@ def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) ->
             class_names=data.class_names,
         )
     train = take_fraction(train, config.train_fraction, config.split_seed)
-    data = replace(data, train=train, val=val)
-    return data if config.shifts is None else _with_shifts(data, config.shifts)
+    return replace(data, train=train, val=val)
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:

@@ -101,6 +101,22 @@ def test_every_mistake_is_told_at_once() -> None:
         ({"algorithm": {"name": "fine_tune"}, "optim": {"lr": True}}, "optim.lr: must"),
         ({"algorithm": {"name": "fine_tune"}, "workers": -1}, "workers: must be greater than"),
         ({"algorithm": {"name": ["x"]}}, "algorithm.name: unknown algorithm"),
+        (
+            {"algorithm": "fine_tune", "data": {"augmentation": "wise_ft"}},
+            "data.augmentation: icon_shift has training views of its own; leave the field out",
+        ),
+        (
+            {
+                "algorithm": "fine_tune",
+                "data": {"family": "image_folder", "augmentation": "wise-ft"},
+            },
+            "data.augmentation: unknown augmentation 'wise-ft'; did you mean 'wise_ft'? Known: "
+            "domainbed, flyp, lipsum, none, wise_ft.",
+        ),
+        (
+            {"algorithm": "fine_tune", "data": {"bad_files": "ignore"}},
+            "data.bad_files: must be 'refuse' or 'skip', got 'ignore'",
+        ),
     ],
 )
 def test_a_mistake_says_where_and_what_is_allowed(data: dict[str, Any], expected: str) -> None:

@@ -32,6 +32,8 @@ Config = Callable[..., TrialConfig]
         {"workers": 2},
         {"optim.micro_batch": 4},
         {"data.shifts": ["pale"]},
+        {"data.augmentation": "flyp"},  # the same views as wise_ft
+        {"data.bad_files": "skip"},  # of none
     ],
 )
 def test_what_does_not_decide_the_weights_is_outside(
@@ -51,6 +53,8 @@ def test_what_does_not_decide_the_weights_is_outside(
         {"data.val_fraction": 0.5},
         {"data.train_fraction": 0.5},
         {"data.split_seed": 1},
+        {"data.augmentation": "domainbed"},
+        {"data.augmentation": "none"},
         {"prompts.classes": "openai"},
         {"prompts.contexts": "openai"},
         {"precision": "bf16"},
@@ -71,8 +75,9 @@ def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> Non
     assert identify(toy_config(), 0).digest != identify(toy_config(), 1).digest
     zero_shot = toy_config({"algorithm": "zero_shot"})
     assert identify(zero_shot, 0).digest == identify(zero_shot, 1).digest
-    slower = toy_config({"algorithm": "zero_shot", "optim.lr": 1e-9})
-    assert identify(zero_shot, 0).digest == identify(slower, 0).digest
+    for change in ({"optim.lr": 1e-9}, {"data.augmentation": "lipsum"}):
+        other = toy_config({"algorithm": "zero_shot", **change})
+        assert identify(zero_shot, 0).digest == identify(other, 0).digest
 
 
 def test_moving_the_data_changes_nothing(

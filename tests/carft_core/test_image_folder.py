@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,18 @@ from torchvision.transforms import RandomResizedCrop
 
 from carft_core.config import DataConfig
 from carft_core.data import FAMILIES, FamilyData, Transform
+from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.folder_tree import EXTENSIONS
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import batches
-from carft_core.data.photo_views import draws, random_box, read_rgb
+from carft_core.data.photo_views import (
+    draws,
+    evaluation_view,
+    photo_views,
+    random_box,
+    read_rgb,
+    training_view,
+)
 from carft_core.errors import RequestError
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -35,6 +44,7 @@ CLIP = Transform(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
+WISE_FT = AUGMENTATIONS["wise_ft"]
 SPLITS = ("train", "test", "shifts/sketch", "shifts/art")
 
 
@@ -152,7 +162,11 @@ def test_a_tree_is_read_once_in_a_process(root: Path) -> None:
 
 def test_the_family_is_registered_with_templates_for_photos() -> None:
     assert FAMILIES["image_folder"] is IMAGE_FOLDER
-    assert IMAGE_FOLDER.defaults == {"prompts.classes": "openai", "prompts.contexts": "openai"}
+    assert IMAGE_FOLDER.defaults == {
+        "data.augmentation": "wise_ft",
+        "prompts.classes": "openai",
+        "prompts.contexts": "openai",
+    }
 
 
 # The digest
@@ -552,7 +566,7 @@ def test_draws_are_uniform() -> None:
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10**6))
 @settings(deadline=None)
 def test_a_random_crop_lies_inside_the_image(width: int, height: int, seed: int) -> None:
-    box = random_box(width, height, draws(seed, 1, 0))
+    box = random_box(width, height, draws(seed, 1, 0), WISE_FT)
     assert box.height >= 1
     assert box.width >= 1
     assert 0 <= box.top <= height - box.height
@@ -564,7 +578,7 @@ def test_a_random_crop_lies_inside_the_image(width: int, height: int, seed: int)
 def test_a_random_crop_has_the_area_and_ratio_of_wise_ft(
     width: int, height: int, seed: int
 ) -> None:
-    box = random_box(width, height, draws(seed, 1, 0))
+    box = random_box(width, height, draws(seed, 1, 0), WISE_FT)
     ratio = box.width / box.height
     rounding = 1.02  # Each side is a whole number of pixels.
     assert 3 / 4 / rounding <= ratio <= 4 / 3 * rounding
@@ -578,7 +592,7 @@ def test_a_panorama_is_cropped_as_torchvision_does(size: tuple[int, int]) -> Non
     theirs = RandomResizedCrop.get_params(
         Image.new("RGB", size), scale=[0.9, 1.0], ratio=[3 / 4, 4 / 3]
     )
-    assert random_box(*size, draws(0, 1, 0)) == theirs
+    assert random_box(*size, draws(0, 1, 0), WISE_FT) == theirs
 
 
 def test_random_crops_are_distributed_like_torchvisions() -> None:
@@ -587,7 +601,9 @@ def test_random_crops_are_distributed_like_torchvisions() -> None:
     theirs = torch.tensor(
         [RandomResizedCrop.get_params(image, [0.9, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
     ).double()
-    ours = torch.tensor([random_box(110, 100, draws(1, 1, i)) for i in range(count)]).double()
+    ours = torch.tensor(
+        [random_box(110, 100, draws(1, 1, i), WISE_FT) for i in range(count)]
+    ).double()
     for place in range(4):
         one, other = ours[:, place], theirs[:, place]
         error = math.sqrt(float(one.var() + other.var()) / count)
@@ -611,13 +627,17 @@ def test_a_training_view_depends_on_seed_epoch_and_index_and_on_nothing_else(roo
     assert len({view(0, 1, epoch).sum().item() for epoch in range(6)}) == 6
 
 
-@pytest.mark.parametrize("seed", [None, 5])
-def test_workers_load_the_same_views(root: Path, seed: int | None) -> None:
+@pytest.mark.parametrize(
+    ("seed", "augmentation"), [(None, "wise_ft"), *((5, name) for name in sorted(AUGMENTATIONS))]
+)
+def test_workers_load_the_same_views(root: Path, seed: int | None, augmentation: str) -> None:
+    transform = replace(CLIP, augmentation=AUGMENTATIONS[augmentation])
+
     def load(workers: int) -> list[torch.Tensor]:
         stream = batches(
             opened(root).train,
             batch_size=4,
-            transform=CLIP,
+            transform=transform,
             seed=seed,
             epoch=1,
             workers=workers,
@@ -633,3 +653,20 @@ def test_a_small_image_is_enlarged(root: Path) -> None:
     view = views(root)[0]
     assert view.shape == (3, 8, 8)
     assert view[:, 0, 0].tolist() == pytest.approx([0.2, 0.4, 0.8], abs=1e-6)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.one_of(st.none(), st.integers(0, 99)))
+@settings(deadline=None)
+def test_a_batch_is_its_views_normalised_to_the_bit(
+    width: int, height: int, seed: int | None
+) -> None:
+    transform = replace(CLIP, augmentation=AUGMENTATIONS["domainbed"])
+    images = [noise(width, height, seed=index) for index in range(3)]
+    batch = photo_views(images.__getitem__, range(3), transform=transform, seed=seed, epoch=1)
+    single = [
+        evaluation_view(image, transform)
+        if seed is None
+        else training_view(image, transform, seed=seed, epoch=1, index=index)
+        for index, image in enumerate(images)
+    ]
+    assert torch.equal(batch, transform.normalise(torch.stack(single)))

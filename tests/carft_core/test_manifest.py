@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from carft_core.data import manifest
-from carft_core.data.manifest import cache_folder, read_manifest
+from carft_core.data.manifest import read_manifest
 from carft_core.errors import RequestError
+from carft_core.user_cache import user_cache
 
 LONG_AGO = 1_000_000_000
 
@@ -135,7 +136,7 @@ def test_links_to_folders_and_files_are_followed(folder: Path, tmp_path: Path) -
 
 def test_a_damaged_cache_is_made_anew(folder: Path) -> None:
     first = read_manifest(folder)
-    for file in (cache_folder() / "manifests").iterdir():
+    for file in (user_cache() / "manifests").iterdir():
         file.write_bytes(b"PAR1 and then nothing")
     assert read_manifest(folder) == first
 
@@ -158,13 +159,3 @@ def test_a_name_that_is_no_text_is_refused_by_name(folder: Path) -> None:
     (folder / "a" / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
     with pytest.raises(RequestError, match=r"udcff\.jpg' is not a name in UTF-8"):
         read_manifest(folder)
-
-
-def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CARFT_CACHE", "/elsewhere")
-    assert cache_folder() == Path("/elsewhere")
-    monkeypatch.delenv("CARFT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/xdg/carft-sweep")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "carft-sweep"

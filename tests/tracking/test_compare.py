@@ -176,6 +176,15 @@ def test_contexts_that_name_a_held_out_domain_mark_their_row(told: object) -> No
     assert with_facts({"contexts_name": type(told)()}).warnings == ()
 
 
+def test_notes_on_the_data_are_told_above_the_table_once_each() -> None:
+    notes = ["1 image of test was skipped", "v2 has 9,000 images here"]
+    told = with_facts({"data_notes": notes}).warnings
+    assert [text for text in told if text in notes] == notes
+    assert with_facts({"data_notes": []}).warnings == ()
+    many = with_facts({"data_notes": [f"note {number}" for number in range(20)]}).warnings
+    assert many[-2:] == ("note 7", "and 12 more notes on the data")
+
+
 def grid(baseline: list[dict[str, float]], trials: list[dict[str, float]]) -> Comparison:
     runs = [run("fine_tune", 0, metrics(0.6, 0.3), params=params) for params in baseline]
     runs += [

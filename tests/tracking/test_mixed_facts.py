@@ -16,6 +16,7 @@ FACTS: dict[str, object] = {
     "data": "d1" * 32,
     "model": "e1" * 32,
     "transform": SQUARE,
+    "augmentation": "Augmentation(crop='area', area=(0.9, 1.0), flip=0.0)",
     "budget": "10 epochs",
     "precision": "fp32",
     "device": "cpu",
@@ -29,7 +30,9 @@ def said(changes: dict[str, Any], **kept: Any) -> tuple[str, ...]:
     ours = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
     runs = arm("fine_tune", [0.6] * 2, [0.3] * 2, facts={**FACTS, **kept})
     runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**ours, **kept})
-    return mixed_facts(group([zero_shot(facts={**FACTS, "budget": None}), *runs]))
+    return mixed_facts(
+        group([zero_shot(facts={**FACTS, "budget": None, "augmentation": None}), *runs])
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,13 @@ def test_a_difference_is_named_with_its_values_and_rows(
     assert said({fact: value}) == (
         f"mixed {named}, these rows are not comparable: {was} in zero_shot, fine_tune; "
         f"{now} in car_ft",
+    )
+
+
+def test_training_transforms_are_told_apart_by_what_they_do() -> None:
+    assert said({"augmentation": "Augmentation(crop='area', area=(0.7, 1.0), flip=0.5)"}) == (
+        "mixed training transforms, these rows are not comparable: area=(0.9, 1.0), flip=0.0 in "
+        "fine_tune; area=(0.7, 1.0), flip=0.5 in car_ft",
     )
 
 

@@ -1,0 +1,45 @@
+"""What rows of a comparison must share, and what must be said of a row."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from carft_core.bench import Bench
+from carft_core.config import TrialConfig
+from carft_core.data import FAMILIES
+from carft_core.identity import shared_code, training_code
+from carft_core.prompts import named_domains, template_set
+
+
+def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
+    """The facts of a run on its bench, as plain data.
+
+    `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
+    trained, or where the family has training views of its own.
+    """
+    family = FAMILIES[config.data.family]
+    contexts = template_set(config.prompts.contexts)
+    shown = named_domains(contexts, family.domains)
+    budget = (
+        f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
+    )
+    trains = config.algorithm.trains
+    follows = trains and config.data.augmentation is not None
+    return {
+        "model": bench.teacher.clip_digest,
+        "data": bench.data.digest,
+        "transform": repr(bench.transform),
+        "augmentation": repr(bench.transform.augmentation) if follows else None,
+        "budget": budget if trains else None,
+        "precision": bench.precision,
+        "device": bench.device.type,
+        "contexts": contexts.name,
+        "contexts_name": sorted(shown),
+        "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
+        "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
+        "data_notes": list(bench.data.notes),
+        "code": training_code(config),
+        "core": shared_code(config),
+        "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
+    }
