@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from carft_core.data import FAMILIES
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
+from carft_core.validation_errors import explained
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -320,50 +321,6 @@ def _validated(
     except ValidationError as error:
         problems += explained(error, cls, path)
         return None
-
-
-def explained(
-    error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
-) -> Iterator[Problem]:
-    """pydantic's errors in the house's words: field, rule, value."""
-    places = [item["loc"] for item in error.errors()]
-    for item in error.errors():
-        depth = len(item["loc"])
-        if item["type"] == "too_short" and any(
-            place[:depth] == item["loc"] and len(place) > depth for place in places
-        ):
-            continue  # pydantic leaves wrong elements out and then counts
-        where = (*path, *item["loc"])
-        value = item.get("input")
-        if item["type"] == "extra_forbidden":
-            message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
-        elif item["type"] == "missing":
-            message = "is required"
-        elif item["type"] == "value_error":
-            message = str(item["ctx"]["error"])
-        else:
-            rule = item["msg"].partition(" should ")[2] or item["msg"]
-            shown = repr(value)
-            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-            message = f"must {rule}, got {shown}"
-        yield Problem(where, message)
-
-
-def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
-    """The fields of the model that stands at `path` inside another."""
-    for step in path:
-        field = cls.model_fields.get(step) if isinstance(step, str) else None
-        inner = field and next(_models_in(field.annotation), None)
-        cls = inner or cls
-    return cls.model_fields
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Those of `X`, `X | None`, `Mapping[str, X]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
 
 
 def _scalar_problems(scalars: dict[str, Any]) -> list[Problem]:

@@ -19,7 +19,12 @@ CORE = Path(__file__).parent
 FAMILIES = "carft_core.data."
 PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
 NOT_TRAINING = frozenset(
-    f"carft_core.{name}" for name in ("config", "contracts", "errors", "registry", "template_sets")
+    f"carft_core.{name}"
+    for name in (
+        *("config", "contracts", "errors", "registry", "template_sets"),
+        *("user_cache", "validation_errors"),
+        "data.augmentation",  # what one does stands in the identity itself
+    )
 )
 
 

@@ -15,11 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from carft_core.config import SECTIONS, OpenFraction, Section, explained, flatten
+from carft_core.config import SECTIONS, OpenFraction, Section, flatten
 from carft_core.data.image_folder import SHIFT_NAME
 from carft_core.errors import Problem, unknown
 from carft_core.registry import NAME
 from carft_core.template_files import mistakes
+from carft_core.validation_errors import explained
 
 APART = ("data.family", "data.root", "data.test_domain")
 """Fields of a trial for which a family has no default."""

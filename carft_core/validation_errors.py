@@ -1,0 +1,54 @@
+"""pydantic's errors in the house's words: field, rule, value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from carft_core.errors import Problem, unknown
+
+
+def explained(
+    error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
+) -> Iterator[Problem]:
+    """A problem for each error of a model that stands at `path`."""
+    places = [item["loc"] for item in error.errors()]
+    for item in error.errors():
+        depth = len(item["loc"])
+        if item["type"] == "too_short" and any(
+            place[:depth] == item["loc"] and len(place) > depth for place in places
+        ):
+            continue  # pydantic leaves wrong elements out and then counts
+        where = (*path, *item["loc"])
+        value = item.get("input")
+        if item["type"] == "extra_forbidden":
+            message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
+        elif item["type"] == "missing":
+            message = "is required"
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+        else:
+            rule = item["msg"].partition(" should ")[2] or item["msg"]
+            shown = repr(value)
+            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+            message = f"must {rule}, got {shown}"
+        yield Problem(where, message)
+
+
+def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
+    """The fields of the model that stands at `path` inside another."""
+    for step in path:
+        field = cls.model_fields.get(step) if isinstance(step, str) else None
+        inner = field and next(_models_in(field.annotation), None)
+        cls = inner or cls
+    return cls.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Those of `X`, `X | None`, `Mapping[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
