@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from carft_core.data.base import Family, FamilyData, Split
 from carft_core.data.declaration import Declaration
 from carft_core.data.declared_tree import DeclaredTree, Report, Route, read_declared
-from carft_core.data.folder_tree import listed, names_in, plain_name, repeated
-from carft_core.data.image_folder import PROBLEMS_SHOWN, folder_split
+from carft_core.data.folder_tree import listed, names_in, plain_name, refusal, repeated
+from carft_core.data.image_folder import folder_split
 from carft_core.data.splits import carve_test
 from carft_core.errors import RequestError, dotted
 
@@ -97,7 +97,8 @@ def _opened(declared: Declared, root: Path) -> FamilyData:
                 f"{listed(few)}; add images, or `exclude` it",
             )
     if problems:
-        raise RequestError(_told(declared, root, sorted(problems, key=lambda text: problems[text])))
+        title = f"data.family: {given.name} is not as declared in {root}:"
+        raise RequestError(refusal(title, sorted(problems, key=lambda text: problems[text])))
     splits = {name: folder_split(root, found, tree.classes) for name, found in tree.splits.items()}
     if given.test_fraction is not None:
         splits["train"], splits["test"] = carve_test(splits["train"], given.test_fraction)
@@ -127,14 +128,6 @@ def _names(declared: Declared, tree: DeclaredTree, report: Report) -> tuple[str,
     for text in wrong:
         report(("class_names_file",), text)
     return found
-
-
-def _told(declared: Declared, root: Path, problems: Sequence[str]) -> str:
-    shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
-    if len(problems) > PROBLEMS_SHOWN:
-        shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
-    name = declared.declaration.name
-    return "\n".join([f"data.family: {name} is not as declared in {root}:", *shown])
 
 
 def _digest(tree: DeclaredTree, names: Sequence[str], splits: Mapping[str, Split]) -> str:

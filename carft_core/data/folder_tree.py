@@ -17,6 +17,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 SPLITS = ("train", "val", "test")
 REQUIRED = ("train", "test")
 LISTED_AT_MOST = 8
+PROBLEMS_SHOWN = 20
 CLASS_FILES = ("classes.json", "classes.txt")
 
 Listing = Mapping[str, Mapping[str, int]]
@@ -115,6 +116,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
+def refusal(title: str, problems: Sequence[str]) -> str:
+    """A message with the first problems, each in its line."""
+    shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
+    return "\n".join([title, *shown])
+
+
 def visible_folders(folder: Path) -> list[str]:
     """The names of its folders that do not begin with a dot, sorted."""
     with os.scandir(folder) as entries:
@@ -154,8 +163,13 @@ def _listing(root: Path, name: str, problems: list[str]) -> dict[str, dict[str, 
 
 def no_class_folders(folder: Path) -> str:
     """What to say of a split that has none."""
-    loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+    loose = has_loose_images(folder)
     return "has no class folders" + ("; its images lie outside them" if loose else "")
+
+
+def has_loose_images(folder: Path) -> bool:
+    """Whether images lie right in a folder."""
+    return any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
 
 
 def _labelled(

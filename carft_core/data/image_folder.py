@@ -13,7 +13,15 @@ import torch
 
 from carft_core.data.base import Family, FamilyData, Split
 from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import Listing, Tree, class_names, listed, nearest, read_tree
+from carft_core.data.folder_tree import (
+    Listing,
+    Tree,
+    class_names,
+    listed,
+    nearest,
+    read_tree,
+    refusal,
+)
 from carft_core.data.photo_views import read_rgb
 from carft_core.data.shard_split import ShardSplit
 from carft_core.data.shards import ShardIndex
@@ -27,7 +35,6 @@ LAYOUT = (
     "shifts/<name>/<class>/<image>; or tar shards in the place of <class>/<image>"
 )
 SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-PROBLEMS_SHOWN = 20
 
 
 def open_image_folder(config: DataConfig) -> FamilyData:
@@ -62,7 +69,8 @@ def _opened(root: Path) -> FamilyData:
     names, name_problems = class_names(root, tree.classes)
     problems += name_problems
     if problems:
-        raise RequestError(_told(root, problems))
+        title = f"data.root: {root} cannot be used ({LAYOUT}):"
+        raise RequestError(refusal(title, problems))
     splits = {
         name: folder_split(root, listing, tree.classes, tree.shards.get(name))
         for name, listing in tree.splits.items()
@@ -118,13 +126,6 @@ def _split_problems(tree: Tree) -> list[str]:
                 "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts"
             )
     return problems
-
-
-def _told(root: Path, problems: Sequence[str]) -> str:
-    shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
-    if len(problems) > PROBLEMS_SHOWN:
-        shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
-    return "\n".join([f"data.root: {root} cannot be used ({LAYOUT}):", *shown])
 
 
 def _digest(tree: Tree, names: Sequence[str]) -> str:

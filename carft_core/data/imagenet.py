@@ -14,7 +14,7 @@ from open_clip import IMAGENET_CLASSNAMES
 from carft_core.data.base import Family, FamilyData, Split
 from carft_core.data.data_root import data_root, find_folders
 from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import EXTENSIONS, listed, nearest
+from carft_core.data.folder_tree import has_loose_images, listed, nearest, refusal
 from carft_core.data.imagenet_folders import FOLDERS, SHIFTS, corrupted, folder_of
 from carft_core.data.imagenet_labels import alike_in, labels_of
 from carft_core.data.manifest import Manifest, read_manifest
@@ -31,7 +31,6 @@ ADVICE = (
     f"The OOD mean is over the shifts in data.shifts, {', '.join(SHIFTS)} where it is left out: "
     "name those that you have, or [] for none."
 )
-PROBLEMS_SHOWN = 20
 
 
 def open_imagenet(config: DataConfig) -> FamilyData:
@@ -67,9 +66,7 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
         for problem in _problems(name, folder, manifests[name])
     ]
     if problems:
-        more = len(problems) - PROBLEMS_SHOWN
-        shown = [*problems[:PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-        raise RequestError("\n  ".join(["data.root: imagenet cannot be used:", *shown]))
+        raise RequestError(refusal("data.root: imagenet cannot be used:", problems))
     splits = {name: _split(name, folder, manifests[name]) for name, folder in places}
     train, test = splits.pop("train"), splits.pop("test")
     digests = {name: manifest.digest for name, manifest in manifests.items()}
@@ -90,11 +87,10 @@ def _problems(name: str, folder: Path, manifest: Manifest) -> Iterator[str]:
     """Why the folder is not what its makers publish; numbers of images are no reason."""
     wanted, found = labels_of(name), manifest.counts
     if not found:
-        loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
         yield f"has no class folders, expected {folder_of(name).layout}" + (
             "; its images lie outside them: sort them into folders by their classes, as "
             "torchvision.datasets.ImageNet does with the archive of val and the development kit"
-            if loose
+            if has_loose_images(folder)
             else ""
         )
         return

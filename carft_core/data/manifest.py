@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from carft_core.data.folder_tree import EXTENSIONS
+from carft_core.data.folder_tree import EXTENSIONS, is_text, visible_folders
 from carft_core.errors import RequestError
 from carft_core.user_cache import keep_table, kept_table, user_cache
 
@@ -98,9 +98,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-    return [_text(name, folder) for name in sorted(names)]
+    return [_text(name, folder) for name in visible_folders(folder)]
 
 
 def _images(folder: Path) -> Files:
@@ -116,10 +114,8 @@ def _images(folder: Path) -> Files:
 
 
 def _text(name: str, folder: Path) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise RequestError(f"{str(folder)!r}: {name!r} is not a name in UTF-8; rename it") from None
+    if not is_text(name):
+        raise RequestError(f"{str(folder)!r}: {name!r} is not a name in UTF-8; rename it")
     return name
 
 
