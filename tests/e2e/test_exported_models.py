@@ -32,13 +32,15 @@ from safetensors.torch import load_file, save_file
 
 from carft_core.bench import open_bench
 from carft_core.config import trial_config
+from carft_core.errors import RequestError
 from carft_core.evaluate import read_predictions
 from carft_core.export import export
 from carft_core.predictor import Predictor
 from carft_core.result import RunFolder
 from carft_core.train import train
+from sweeps.chosen import choose_model
 from sweeps.cli import main
-from sweeps.exporting import log_selected
+from sweeps.exporting import exporter, log_selected
 from sweeps.home import Home
 from sweeps.named import look
 from sweeps.records import comparison
@@ -472,21 +474,25 @@ def test_predict_tells_what_is_wrong(
         assert message in told["err"]
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (True, r"are gone from its folder; .* carft-sweep run \S+ --fresh"),
+        (False, r"are not kept \(trial.keep.weights: false\); .*=true --fresh"),
+    ],
+)
 def test_without_its_weights_it_is_told_how_to_get_them(
-    home: Home, command: Command, tmp_path: Path
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, said: str
 ) -> None:
-    digest = command(
-        "export", "small", "--setting", "fine_tune", "--seed", 0, "--out", tmp_path / "m", "--json"
-    )["digest"]
-    weights = home.runs / digest / "weights"
-    weights.rename(tmp_path / "weights")
-    try:
-        told = command("export", "small", "--run", digest, "--out", tmp_path / "again")
-    finally:
-        (tmp_path / "weights").rename(weights)
-    assert told["code"] == 2
-    assert "are gone from its folder; train the sweep again" in told["err"]
-    assert "--set trial.keep.weights=true --fresh" in told["err"]
+    with exporter(home, "small") as models:
+        chosen = choose_model(models.found)
+        known = models.config(chosen)
+        config = known.model_copy(update={"keep": known.keep.model_copy(update={"weights": kept})})
+        monkeypatch.setattr(type(models), "config", lambda *_: config)
+        monkeypatch.setattr(type(models), "has_weights", lambda *_: False)
+        with pytest.raises(RequestError, match=said):
+            models.write(chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # What is served
