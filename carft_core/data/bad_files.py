@@ -48,7 +48,7 @@ def bad_files(name: str, split: Split, digest: str) -> dict[str, str]:
     return found
 
 
-def told(name: str, bad: Collection[str]) -> str:
+def note(name: str, bad: Collection[str]) -> str:
     """What people should know of a split whose bad files were left out: a sentence."""
     images, were = ("image", "was") if len(bad) == 1 else ("images", "were")
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""

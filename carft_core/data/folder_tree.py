@@ -183,7 +183,7 @@ def _labelled(
         listing.setdefault(label, {})[image] = int(size)
     if not listing:
         problems.append(f"{name}/ has shards without images")
-    numbers = all(label.isdecimal() for label in listing)
+    numbers = bool(listing) and all(label.isdecimal() for label in listing)
     if numbers and not name_files(root):
         problems.append(f"{name}/ has numbers as labels: classes.json must say what they mean")
     order = sorted(listing, key=int if numbers else None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from carft_core.data import FAMILIES
-from carft_core.data.bad_files import bad_files, told
+from carft_core.data.bad_files import bad_files, note
 from carft_core.data.base import FamilyData, Split, Transform
 from carft_core.data.shift_names import named_shifts
 from carft_core.errors import RequestError, unknown
@@ -150,7 +150,7 @@ def without_bad_files(data: FamilyData) -> FamilyData:
         test=splits["test"],
         shifts={name: splits[f"shifts/{name}"] for name in data.shifts},
         skipped=skipped,
-        notes=(*data.notes, *(told(name, bad) for name, bad in skipped.items())),
+        notes=(*data.notes, *(note(name, bad) for name, bad in skipped.items())),
     )
 
 
