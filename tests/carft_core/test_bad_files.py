@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from carft_core.config import DataConfig, TrialConfig
-from carft_core.data import FamilyData
+from carft_core.data import FamilyData, Split
 from carft_core.data import bad_files as module
 from carft_core.data.splits import prepare
 from carft_core.errors import RequestError
@@ -171,12 +171,21 @@ def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
     assert evaluated[0] != evaluated[1]
 
 
-def test_only_shifts_that_are_measured_are_looked_at(root: Path) -> None:
-    for file in (root / "shifts/pale").rglob("*.png"):
-        spoil(file)
+def test_only_shifts_that_are_measured_are_looked_at_and_train_not_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(root)
+    looked_at: list[str] = []
+
+    def look(split: Split) -> dict[str, str]:
+        looked_at.append(split.ids[0].partition("/")[0])
+        return {}
+
+    monkeypatch.setattr(module, "_bad_files", look)
     config = {"family": "image_folder", "root": str(root), "bad_files": "skip", "shifts": ["dark"]}
     data = prepare(DataConfig.model_validate(config))
-    assert set(data.skipped) == {"train", "test", "shifts/dark"}
+    assert looked_at == ["test", "shifts"]
+    assert set(data.skipped) == {"train"}
 
 
 def test_a_damaged_cache_is_made_anew(
