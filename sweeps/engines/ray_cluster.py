@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker
 
 from carft_core.errors import RequestError
 from sweeps.resources import Node, this_machine
@@ -57,6 +58,9 @@ class Cluster:
                 self._start()
             else:
                 _connect(address)
+        # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says, at
+        # any time and into the midst of what a command prints.
+        self._prints, worker.print_to_stdstream = worker.print_to_stdstream, _ignored
 
     def nodes(self) -> list[Node]:
         """What each living node has."""
@@ -85,6 +89,7 @@ class Cluster:
         if self._owned and ray.is_initialized():
             with signals_kept():
                 ray.shutdown()
+            worker.print_to_stdstream = self._prints
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _start(self) -> None:
@@ -171,6 +176,10 @@ def _options(path: str) -> dict[str, Any]:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": {"PYTHONPATH": search}},
     }
+
+
+def _ignored(*_: Any, **__: Any) -> None:
+    """In the place of what prints."""
 
 
 def _name(node: dict[str, Any], hosts: Counter[str]) -> str:

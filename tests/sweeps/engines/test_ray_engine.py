@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,19 @@ def test_an_actor_that_tells_nothing_is_given_up(
     failure = recorder.failures["a"]
     assert (failure.kind, failure.message) == ("timeout", "nothing was heard of the node for 6 s")
     assert recorder.events[-1] == ("finished", "a")
+
+
+def test_what_ray_has_to_say_of_its_nodes_never_stands_in_what_a_command_prints(
+    ray_nodes: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del ray_nodes
+    from ray._private import utils, worker
+
+    connected: Any = worker.global_worker
+    utils.publish_error_to_driver("node", "a node is gone", connected.gcs_client)
+    time.sleep(2)  # a thread of Ray's listens
+    said = capfd.readouterr()
+    assert "a node is gone" not in said.out + said.err
 
 
 def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
