@@ -125,6 +125,8 @@ class _Run:
         self.optimiser.load_state_dict(progress["optimiser"])
         self.step, self.best = progress["step"], progress["best"]
         self.history = progress["history"]
+        # A crash between the two has left the last epoch in the checkpoint alone, which goes.
+        self.folder.write_history(self.history)
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
         """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""

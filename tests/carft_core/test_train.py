@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,28 @@ def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
     whole, stopped = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
     losses = [[item["metrics"].get("train/loss") for item in h] for h in (whole, stopped)]
     assert losses[0] == losses[1]
+
+
+def test_an_epoch_that_only_the_checkpoint_knew_is_in_the_history(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, in the last epoch: nothing is trained any more that would tell."""
+    config, folder = toy_config({"optim.epochs": 2}), RunFolder(tmp_path)
+
+    def killed(self: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
+        if len(history) == 3:
+            raise KeyboardInterrupt
+        write(self, history)
+
+    write = RunFolder.write_history
+    monkeypatch.setattr(RunFolder, "write_history", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(epochs(config, 0, workdir=tmp_path))
+    assert [report["epoch"] for report in folder.history()] == [0, 1]
+    monkeypatch.undo()
+    assert list(epochs(config, 0, workdir=tmp_path)) == []
+    assert [report["epoch"] for report in folder.history()] == [0, 1, 2]
+    assert folder.is_trained(config)
 
 
 def test_an_unreadable_checkpoint_costs_a_start_from_the_beginning(
