@@ -15,7 +15,8 @@ import pytest
 from tests.e2e.conftest import EPOCHS, LIMIT, WEIGHTS, MakeTiny
 
 pytestmark = pytest.mark.timeout(900)
-ENGINES = ["local", "ray"]
+# What holds of the local engine alone is tested faster in tests/sweeps; under Ray it runs too.
+ENGINES = [pytest.param("local", marks=pytest.mark.slow), "ray"]
 PLANTED = '''
 """Fine-tuning that goes wrong on request."""
 
