@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -95,10 +96,20 @@ class FamilyData:
     """By split (`train`, `val`, `test`, `shifts/<name>`): the ids that `data.bad_files: skip` left
     out, and what is wrong with each."""
 
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By split, named as in `splits`: sha256 of that split alone, where the family tells it."""
+
     @property
     def digest_of_training(self) -> str:
         """What of the data a run's identity holds."""
         return self.training_digest or self.digest
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """Those that there are: `train`, `val`, `test`, `shifts/<name>`."""
+        shifts = {f"shifts/{name}": split for name, split in self.shifts.items()}
+        named = {"train": self.train, "val": self.val, "test": self.test, **shifts}
+        return {name: split for name, split in named.items() if split is not None}
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,37 @@ class DataFolder:
     """Where to get it."""
     images: int
     """How many images of it the whole data set has."""
+
+
+@dataclass(frozen=True)
+class FoundSplit:
+    """What lies there of one split, whether or not a run could use it."""
+
+    folder: Path | None = None
+    """Where; None where it is missing, or lies in no folder of its own."""
+    is_there: bool = True
+    images: int | None = None
+    """None: nobody could look."""
+    published: int | None = None
+    """How many images its makers published."""
+    classes: int | None = None
+    """How many of its classes have an image."""
+    expected_classes: int | None = None
+    digest: str | None = None
+    """sha256 of what is there, independent of where it lies."""
+    problems: tuple[str, ...] = ()
+    """Why a run refuses it."""
+
+    @property
+    def status(self) -> str:
+        """`missing`, `wrong`, `unseen`, `differs` (in number from the published) or `ok`."""
+        if not self.is_there:
+            return "missing"
+        if self.problems:
+            return "wrong"
+        if self.images is None:
+            return "unseen"
+        return "ok" if self.published in (None, self.images) else "differs"
 
 
 @dataclass(frozen=True)
@@ -132,3 +174,7 @@ class Family:
     any, `data.root` left out is CARFT_DATA."""
     shared_names: tuple[str, ...] = ()
     """Names that several of its classes have, as published: their prompts are the same."""
+    look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
+    """What is there of each split that is asked for, named as in `FamilyData.splits`, however wrong.
+
+    Raises RequestError where there is nothing to look at. None: only `open` knows."""
