@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from sweeps import compare_options
+from sweeps import compare_options, data_options
 from sweeps.durations import seconds
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ KEYS: Mapping[str, str] = {
 """Options that stand for a key of the sweep file, and the key."""
 COMMANDS: Mapping[str, str] = {
     "init": "look at a folder of images, and write a first family file and sweep file for it",
+    "data": "the data sets: what is expected where, what is there, and whether it is whole",
     "run": "run a sweep, or go on with it",
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
     "resume": "go on with a sweep by its name, as it was run",
@@ -72,7 +73,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, commands = _parsers()
     found, extra = parser.parse_known_args(arguments)
     if extra:
-        own = commands.get(found.command, parser) if found.command else parser
+        own = commands.get(_full_name(found), parser)
         unknown = next((word for word in extra if word.startswith("-")), None)
         if unknown is None:
             own.error(f"what is {extra[0]!r} for? It is one argument too many")
@@ -82,6 +83,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         parser.exit(2)
     return found
+
+
+def _full_name(found: argparse.Namespace) -> str:
+    """`check`, `data check`."""
+    action = getattr(found, "action", None)
+    return f"{found.command} {action}" if action else str(found.command)
 
 
 def keys(arguments: argparse.Namespace) -> dict[str, object]:
@@ -113,6 +120,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         _home(command, default=argparse.SUPPRESS)
         commands[name] = command
     _of_beginning(commands["init"])
+    commands |= _of_datasets(commands["data"])
     _of_files(commands["run"], commands["check"])
     _of_execution(commands["run"], commands["resume"])
     _of_data(commands["run"], commands["resume"], commands["check"])
@@ -143,6 +151,20 @@ def _of_beginning(init: Parser) -> None:
     init.add_argument("--name", metavar="NAME", help="of family and sweep (made of the folder's)")
     init.add_argument("--force", action="store_true", help="write over files that are there")
     init.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _of_datasets(data: Parser) -> dict[str, Parser]:
+    """The actions of `data`, by their full names."""
+    subparsers = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = {}
+    for name, told in data_options.ACTIONS.items():
+        actions[name] = subparsers.add_parser(
+            name, help=told, description=f"{told[0].upper()}{told[1:]}.", allow_abbrev=False
+        )
+        _home(actions[name], default=argparse.SUPPRESS)
+    _of_data(*actions.values())
+    data_options.add(actions)
+    return {f"data {name}": action for name, action in actions.items()}
 
 
 def _of_files(*parsers: Parser) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +95,8 @@ def _bad_files(split: Split, part: Path, seen: Seen | None) -> dict[str, str]:
                     keep(part, functools.partial(_write, found=[at, found]))
                     written = time.monotonic()
         except BaseException:
-            keep(part, functools.partial(_write, found=[at, found]))
+            if at > start:
+                keep(part, functools.partial(_write, found=[at, found]))
             raise
     return found
 

@@ -175,6 +175,6 @@ class Family:
     shared_names: tuple[str, ...] = ()
     """Names that several of its classes have, as published: their prompts are the same."""
     look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
-    """What is there of each split that is asked for, named as in `FamilyData.splits`, however wrong.
+    """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
 
     Raises RequestError where there is nothing to look at. None: only `open` knows."""

@@ -80,7 +80,9 @@ def _refused(
 
 def _places(family: Family, config: DataConfig) -> dict[str, FoundSplit]:
     """The folders of a family that says no more of them than where they lie: there or not."""
-    wanted = {name: folder for name, folder in family.folders.items() if _is_asked_for(name, config)}
+    wanted = {
+        name: folder for name, folder in family.folders.items() if _is_asked_for(name, config)
+    }
     if not wanted:
         return {}
     root = data_root(config, wanted)
@@ -101,9 +103,7 @@ def _place(root: Path, wanted: DataFolder) -> FoundSplit:
     folder = found_folder(root, wanted)
     if folder is not None:
         return FoundSplit(folder, published=wanted.images)
-    return FoundSplit(
-        is_there=False, published=wanted.images, problems=(missing_folder(wanted),)
-    )
+    return FoundSplit(is_there=False, published=wanted.images, problems=(missing_folder(wanted),))
 
 
 def _merged(

@@ -1,0 +1,45 @@
+"""The data that a command line names: a family by its name or its file, with fields of `data`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from carft_core.config import DataConfig, trial_config
+from carft_core.errors import InvalidConfig
+from sweeps.data_root import from_environment
+from sweeps.draft import COMMAND_LINE, Draft, Place
+from sweeps.own_families import name_all
+from sweeps.own_modules import import_all
+from sweeps.shape import apply
+from sweeps.yaml_lines import parse
+
+_FAMILY = ("trial", "data", "family")
+
+
+def chosen(family: str, overrides: Sequence[str], imports: Sequence[str]) -> DataConfig:
+    """As a sweep file with the same `data` has it: the family's defaults, then CARFT_DATA.
+
+    `overrides` are `data.key=value`. Raises InvalidConfig with every mistake at once.
+    """
+    draft = Draft(parse("{}"), "data")
+    import_all(draft, Path.cwd(), imports)
+    draft.put(_FAMILY, family, Place(COMMAND_LINE - 1, family))
+    for index, override in enumerate(overrides):
+        key = override.partition("=")[0].strip().removeprefix("trial.")
+        if not key.startswith("data.") or key == "data.family":
+            place = Place(COMMAND_LINE + index, f"--set {override[:60]}")
+            draft.complain(place, "only fields of data count here, such as data.shifts=[v2,r]")
+    draft.check()
+    apply(draft, overrides)
+    name_all(draft, Path.cwd())
+    draft.check()
+    apply(draft, from_environment(draft))
+    draft.check()
+    try:
+        return trial_config({"data": draft.get(_FAMILY[:2]), "algorithm": "fine_tune"}).data
+    except InvalidConfig as error:
+        for problem in error.problems:
+            draft.report(("trial", *problem.path), problem.message)
+        draft.check()
+        raise

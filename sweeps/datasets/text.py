@@ -1,0 +1,28 @@
+"""Tables of data sets as plain lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def lines(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], width: int, *, right: Sequence[str] = ()
+) -> Iterator[str]:
+    """A table no wider than `width`, whose columns in `right` are numbers.
+
+    The last column wraps between words.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        side = "right" if column in right else "left"
+        table.add_column(column, justify=side, no_wrap=column != columns[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    written = io.StringIO()
+    Console(file=written, width=width, color_system=None).print(table)
+    yield from (line.rstrip() for line in written.getvalue().splitlines())
