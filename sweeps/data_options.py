@@ -44,5 +44,5 @@ def add(actions: Mapping[str, argparse.ArgumentParser]) -> None:
     actions["check"].add_argument(
         "--expect",
         metavar="DIGEST",
-        help="the digest of the data, or 8 or more of its first characters",
+        help="the digest that the data must have, or 8 or more of its first characters",
     )

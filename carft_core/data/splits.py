@@ -208,7 +208,14 @@ def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
 @functools.lru_cache(maxsize=8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """`open_` is the family's own: one that is registered anew is opened anew."""
-    data = _asked_for(config, open_(config))
+    return as_used(_asked_for(config, open_(config)), config)
+
+
+def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
+    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
+
+    Raises RequestError when there is too little of them for that.
+    """
     if config.bad_files == "skip":
         data = without_bad_files(data)
     train, val = data.train, data.val

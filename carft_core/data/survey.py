@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from carft_core.data import FAMILIES
 from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
 from carft_core.data.data_root import data_root, found_folder, missing_folder
-from carft_core.data.splits import opened, prepare
+from carft_core.data.splits import as_used, opened
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def survey(config: DataConfig) -> Survey:
     family = FAMILIES[config.family]
     seen = _places(family, config) if family.look is None else family.look(config)
     try:
-        data = prepare(config)
-        splits = dict(_merged(opened(config), family, seen))
+        whole = opened(config)
+        data = as_used(whole, config)
     except RequestError as error:
         return _refused(config, family, seen, str(error))
-    return Survey(config, splits, data, None)
+    return Survey(config, dict(_merged(whole, family, seen)), data, None)
 
 
 def _refused(
@@ -62,6 +62,7 @@ def _refused(
 ) -> Survey:
     wrong = [problem for split in seen.values() for problem in split.problems]
     more = [f"  {problem}" for problem in wrong if problem not in told]
+    more = ["And of what is there:", *more] if more else []
     shifts = [name for name in seen if name.startswith(SHIFT)]
     good = tuple(
         name.removeprefix(SHIFT) for name in shifts if seen[name].status not in ("missing", "wrong")
@@ -71,10 +72,11 @@ def _refused(
         return Survey(config, seen, None, refusal)
     less = config.model_copy(update={"shifts": good})
     try:
-        prepare(less)
-        splits = {**seen, **dict(_merged(opened(less), family, seen))}
+        whole = opened(less)
+        as_used(whole, less)
     except RequestError:
         return Survey(config, seen, None, refusal)
+    splits = {**seen, **dict(_merged(whole, family, seen))}
     return Survey(config, splits, None, refusal, good)
 
 

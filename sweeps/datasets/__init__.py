@@ -1,1 +1,1 @@
-"""Data sets before any run: what is expected where, what is there, and everything slow done once."""
+"""Data sets before any run: what is expected where, what is there, what can be read."""

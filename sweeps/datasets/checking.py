@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from carft_core.data.base import FoundSplit
 from carft_core.data.survey import Survey, survey
 from carft_core.errors import RequestError
@@ -50,7 +48,7 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     if arguments.json:
         say(json.dumps(_plain(found, saved), indent=1))
     else:
-        for line in _lines(found, Console().width):
+        for line in _lines(found):
             say(line)
         if saved is not None and file is not None:
             for line in against_lines(found, saved, file):
@@ -86,12 +84,16 @@ def _plain(found: Survey, saved: Saved | None) -> dict[str, Any]:
     return told if saved is None else {**told, "against": compared(found.splits, saved)}
 
 
-def _lines(found: Survey, width: int) -> Iterator[str]:
+def _lines(found: Survey) -> Iterator[str]:
     place = place_of(found.config)
     yield f"{found.config.family}{'' if place == 'builtin' else f' in {place}'}"
     columns = ["split", "images", "published", "classes", "digest", "status"]
-    rows = [_row(name, split, Path(place)) for name, split in found.splits.items()]
-    yield from lines(columns, rows, width, right=columns[1:4])
+    rows = [_row(name, split) for name, split in found.splits.items()]
+    head, *body = lines(columns, rows, right=columns[1:4])
+    yield head
+    for line, (name, split) in zip(body, found.splits.items(), strict=True):
+        yield line
+        yield from _folder(name, split, Path(place))
     if found.data is not None:
         yield f"digest {found.data.digest}"
         if "val" not in found.splits and found.data.val is not None:
@@ -104,12 +106,12 @@ def _lines(found: Survey, width: int) -> Iterator[str]:
         yield f"  data: {{family: {found.config.family}, shifts: [{', '.join(found.usable)}]}}"
 
 
-def _row(name: str, split: FoundSplit, place: Path) -> list[str]:
+def _row(name: str, split: FoundSplit) -> list[str]:
     classes = _number(split.classes)
     if split.classes is not None and split.expected_classes is not None:
         classes = f"{split.classes}/{split.expected_classes}"
     return [
-        "\n  ".join([name, *_folder(name, split, place)]),
+        name,
         _number(split.images),
         _number(split.published),
         classes,
@@ -118,14 +120,13 @@ def _row(name: str, split: FoundSplit, place: Path) -> list[str]:
     ]
 
 
-def _folder(name: str, split: FoundSplit, place: Path) -> list[str]:
+def _folder(name: str, split: FoundSplit, place: Path) -> Iterator[str]:
     """The folder, where it is called otherwise than the split."""
-    if split.folder is None:
-        return []
-    below = split.folder
-    if below.is_relative_to(place):
-        below = below.relative_to(place)
-    return [] if str(below) == name else [str(below)]
+    if split.folder is not None:
+        inside = split.folder.is_relative_to(place)
+        folder = str(split.folder.relative_to(place) if inside else split.folder)
+        if folder != name:
+            yield f"  {folder}"
 
 
 def _number(count: int | None) -> str:

@@ -30,12 +30,10 @@ def chosen(family: str, overrides: Sequence[str], imports: Sequence[str]) -> Dat
         if not key.startswith("data.") or key == "data.family":
             place = Place(COMMAND_LINE + index, f"--set {override[:60]}")
             draft.complain(place, "only fields of data count here, such as data.shifts=[v2,r]")
-    draft.check()
     apply(draft, overrides)
     name_all(draft, Path.cwd())
     draft.check()
     apply(draft, from_environment(draft))
-    draft.check()
     try:
         return trial_config({"data": draft.get(_FAMILY[:2]), "algorithm": "fine_tune"}).data
     except InvalidConfig as error:

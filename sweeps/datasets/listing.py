@@ -104,7 +104,7 @@ def _lines(family: Family, root: Path | None, width: int) -> Iterator[str]:
         others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
         what = f"{folder.names[0]}{others}\nwith {folder.layout}, from {folder.origin}"
         rows.append([name, f"{folder.images:,}", *(told[name] for told in there.values()), what])
-    for line in lines(columns, rows, width - 2, right=["images"]):
+    for line in lines(columns, rows, width=width - 2, right=["images"]):
         yield f"  {line}"
 
 

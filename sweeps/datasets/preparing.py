@@ -130,27 +130,27 @@ def _lines(
     listed: float,
     refusal: str | None,
 ) -> Iterator[str]:
-    yield f"{family}: listed in {duration(listed)}, digest {data.digest[:8]}"
+    yield f"{family}: listed in {_time(listed)}, digest {data.digest[:8]}"
     rows = [
         [
             name,
             f"{found.images:,}",
             f"{len(found.bad):,}",
-            "known already" if found.seconds is None else duration(found.seconds),
+            "known already" if found.seconds is None else _time(found.seconds),
         ]
         for name, found in looked.items()
     ]
     columns = ["split", "images", "cannot be read", "looked at in"]
-    yield from lines(columns, rows, Console().width, right=columns[1:3])
+    yield from lines(columns, rows, right=columns[1:3])
     bad = [f"{item}: {why}" for found in looked.values() for item, why in found.bad.items()]
     yield from (f"! {text}" for text in bad[:NAMED])
     if len(bad) > NAMED:
         yield f"  and {len(bad) - NAMED:,} more; --json names them all"
-    yield _verdict(data, looked, len(bad), refusal)
+    yield _verdict(looked, len(bad), refusal)
     yield f"Kept in {user_cache()}: later starts list and look at only what has changed."
 
 
-def _verdict(data: FamilyData, looked: Mapping[str, Looked], bad: int, refusal: str | None) -> str:
+def _verdict(looked: Mapping[str, Looked], bad: int, refusal: str | None) -> str:
     if not bad:
         return "Every image can be read."
     if refusal is not None:
@@ -164,3 +164,7 @@ def _verdict(data: FamilyData, looked: Mapping[str, Looked], bad: int, refusal: 
         "A run ends at the first of them. Mend them, or say data.bad_files: skip, which leaves "
         f"{left}, and says so above every table."
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)

@@ -1,4 +1,4 @@
-"""Data as somebody else found them: what `data check --json` printed, compared with what is here."""
+"""Data as they were found elsewhere (`data check --json`), compared with what is here."""
 
 from __future__ import annotations
 

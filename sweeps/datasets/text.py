@@ -9,18 +9,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+WIDEST = 400
+
 
 def lines(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], width: int, *, right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    width: int = WIDEST,
+    right: Sequence[str] = (),
 ) -> Iterator[str]:
-    """A table no wider than `width`, whose columns in `right` are numbers.
-
-    The last column wraps between words.
-    """
+    """A table, whose columns in `right` are numbers; only the last column wraps, between words."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        side = "right" if column in right else "left"
-        table.add_column(column, justify=side, no_wrap=column != columns[-1], overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column != columns[-1],
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*map(Text, row))
     written = io.StringIO()
