@@ -51,10 +51,13 @@ def survey(config: DataConfig) -> Survey:
     seen = _places(family, config) if family.look is None else family.look(config)
     try:
         whole = opened(config)
-        data = as_used(whole, config)
     except RequestError as error:
         return _refused(config, family, seen, str(error))
-    return Survey(config, dict(_merged(whole, family, seen)), data, None)
+    splits = dict(_merged(whole, family, seen))
+    try:
+        return Survey(config, splits, as_used(whole, config), None)
+    except RequestError as error:
+        return Survey(config, splits, None, str(error))
 
 
 def _refused(

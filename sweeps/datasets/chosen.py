@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carft_core.config import DataConfig, trial_config
-from carft_core.errors import InvalidConfig
+from carft_core.errors import InvalidConfig, Problem
 from sweeps.data_root import from_environment
 from sweeps.draft import COMMAND_LINE, Draft, Place
 from sweeps.own_families import name_all
@@ -37,7 +37,7 @@ def chosen(family: str, overrides: Sequence[str], imports: Sequence[str]) -> Dat
     try:
         return trial_config({"data": draft.get(_FAMILY[:2]), "algorithm": "fine_tune"}).data
     except InvalidConfig as error:
-        for problem in error.problems:
-            draft.report(("trial", *problem.path), problem.message)
-        draft.check()
-        raise
+        raise InvalidConfig(
+            Problem((), f"{draft.place(('trial', *problem.path)).text}: {problem}")
+            for problem in error.problems
+        ) from None
