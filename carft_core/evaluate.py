@@ -1,17 +1,13 @@
-"""The one evaluation: predictions per split, then metrics; and how predictions are kept."""
+"""The one evaluation: predictions per split, then metrics."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,18 +15,27 @@ from torch.nn import functional as F
 from carft_core.data.base import Split, Transform
 from carft_core.data.loader import batches
 from carft_core.device import Precision, autocast
-from carft_core.errors import RequestError
-from carft_core.files import write_atomically
-from carft_core.metrics import brier, ece, entropy, kl_divergence, nll, top1
+from carft_core.metrics import (
+    brier,
+    ece,
+    entropy,
+    kl_divergence,
+    macro_f1,
+    mean_group_top1,
+    mean_per_class_top1,
+    nll,
+    top1,
+    worst_group_top1,
+)
 
 if TYPE_CHECKING:
     from carft_core.clip import ImageClassifier
 
 METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
-SCHEMA_VERSION = "1"
-LOGITS_LIMIT = 50_000_000
-"""Bytes of fp16 logits per split up to which `auto` keeps them."""
-TOP = 5
+OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
+OF_GROUPS = {"mean_group_top1": mean_group_top1, "worst_group_top1": worst_group_top1}
+FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
+"""What a family may ask for besides; those of groups are of the splits that have groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +43,7 @@ class Predictions:
     """What a classifier says of each item of a split, in the split's order, on the CPU."""
 
     split: str
-    """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<shift>`."""
+    """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<name>`."""
     ids: tuple[str, ...]
     units: tuple[str, ...]
     labels: Tensor
@@ -47,6 +52,8 @@ class Predictions:
     """[N, C] float32; -inf for classes that cannot occur in the split."""
     features: Tensor
     """[N, d] float32 unit-norm image features; never written to disk."""
+    groups: tuple[str, ...] | None = None
+    """What each item belongs to, where the split has groups; not written either."""
 
 
 def predict(
@@ -94,6 +101,7 @@ def predict(
         labels=split.labels,
         logits=among(torch.cat(logits), split.classes, split.alike),
         features=torch.cat(features),
+        groups=split.groups,
     )
 
 
@@ -122,7 +130,7 @@ def part(predictions: Predictions, name: str, classes: Sequence[int]) -> Predict
 
     Raises ValueError when there is no such item.
     """
-    inside = torch.isin(predictions.labels, torch.tensor(classes))
+    inside, groups = torch.isin(predictions.labels, torch.tensor(classes)), predictions.groups
     kept = inside.nonzero()[:, 0].tolist()
     if not kept:
         raise ValueError(f"{name} has no items")
@@ -133,41 +141,66 @@ def part(predictions: Predictions, name: str, classes: Sequence[int]) -> Predict
         labels=predictions.labels[inside],
         logits=among(predictions.logits[inside], classes),
         features=predictions.features[inside],
+        groups=None if groups is None else tuple(groups[index] for index in kept),
     )
 
 
-def split_metrics(predictions: Predictions) -> dict[str, float]:
+def together(parts: Sequence[Predictions], name: str) -> Predictions:
+    """The items of several splits, one after another, as the split `name`."""
+    groups = [item.groups for item in parts if item.groups is not None]
+    return Predictions(
+        split=name,
+        ids=tuple(one for item in parts for one in item.ids),
+        units=tuple(one for item in parts for one in item.units),
+        labels=torch.cat([item.labels for item in parts]),
+        logits=torch.cat([item.logits for item in parts]),
+        features=torch.cat([item.features for item in parts]),
+        groups=tuple(one for of in groups for one in of) if len(groups) == len(parts) else None,
+    )
+
+
+def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
     """`top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
 
-    Raises NonFinite when a logit is NaN or +inf.
+    `further` names some of FURTHER_METRICS besides. Raises NonFinite when a logit is NaN or +inf.
     """
-    return {
-        name: metric(predictions.logits, predictions.labels) for name, metric in METRICS.items()
-    }
+    logits, labels, groups = predictions.logits, predictions.labels, predictions.groups
+    asked = METRICS | {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
+    values = {name: metric(logits, labels) for name, metric in asked.items()}
+    if groups is not None:
+        of_groups = {name: OF_GROUPS[name] for name in further if name in OF_GROUPS}
+        values |= {name: metric(logits, labels, groups) for name, metric in of_groups.items()}
+    return values
 
 
 def summary(
     per_split: Mapping[str, Mapping[str, float]],
     zero_shot: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    outside: Collection[str] = (),
 ) -> dict[str, float]:
     """Flat metrics `<split>/<metric>`, and what follows from several splits.
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
     minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
     `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
+    Splits `outside` are in no mean.
     """
     flat = {
         f"{split}/{metric}": value
         for split, metrics in per_split.items()
         for metric, value in metrics.items()
     }
-    means = {metric: _ood_mean(per_split, metric) for metric in METRICS}
+    shifts = {split: metrics for split, metrics in per_split.items() if split not in outside}
+    known = dict.fromkeys(metric for metrics in shifts.values() for metric in metrics)
+    means = {metric: _ood_mean(shifts, metric) for metric in known}
     flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items() if mean is not None}
-    test, ood = flat.get("id/test/top1"), means["top1"]
+    test, ood = flat.get("id/test/top1"), means.get("top1")
     if test is not None and ood is not None:
         flat["gap/top1"] = test - ood
         flat["hmean/top1"] = 2 * test * ood / (test + ood) if test + ood > 0 else 0.0
-    reference = None if zero_shot is None else _ood_mean(zero_shot, "top1")
+    kept = {split: metrics for split, metrics in (zero_shot or {}).items() if split in shifts}
+    reference = _ood_mean(kept, "top1")
     if ood is not None and reference is not None:
         flat["gain/ood/top1"] = ood - reference
     return flat
@@ -187,98 +220,6 @@ def context_probe(
         for features in (teacher_features, student_features)
     )
     return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
-
-
-def write_predictions(
-    path: Path,
-    predictions: Sequence[Predictions],
-    logits: Literal["auto", "always", "never"] = "auto",
-) -> None:
-    """Keep predictions as parquet, atomically; the columns are described in docs/metrics.md.
-
-    `logits` says whether full logits are kept beside them; `auto`: of splits below LOGITS_LIMIT.
-    """
-    kept = [
-        logits == "always" or (logits == "auto" and 2 * item.logits.numel() < LOGITS_LIMIT)
-        for item in predictions
-    ]
-    tables = [_table(item, keep) for item, keep in zip(predictions, kept, strict=True)]
-    table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
-    if not any(kept):
-        table = table.drop_columns("logits")
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
-
-
-def read_predictions(path: Path) -> pa.Table:
-    """The table that `write_predictions` wrote.
-
-    Raises RequestError when the file is missing, not parquet, or not such a table.
-    """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise RequestError(f"there are no predictions at {path}") from None
-    except pa.ArrowInvalid as error:
-        raise RequestError(f"{path} is not a parquet file: {error}") from None
-    version = (table.schema.metadata or {}).get(b"carft.predictions", b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise RequestError(
-            f"{path} does not hold predictions of version {SCHEMA_VERSION}, but {version}"
-        )
-    return table
-
-
-_SCHEMA = pa.schema(
-    [
-        pa.field("split", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("id", pa.string()),
-        pa.field("unit", pa.string()),
-        pa.field("label", pa.int32()),
-        pa.field("prediction", pa.int32()),
-        pa.field("p_label", pa.float32()),
-        pa.field("confidence", pa.float32()),
-        pa.field("top5", pa.list_(pa.int32())),
-        pa.field("logits", pa.list_(pa.float16())),
-    ],
-    metadata={"carft.predictions": SCHEMA_VERSION},
-)
-
-
-def _table(item: Predictions, keep_logits: bool) -> pa.Table:
-    count = len(item.labels)
-    logits = item.logits
-    p = F.softmax(logits.double(), dim=1)
-    possible = int((logits > -torch.inf).any(dim=0).sum())
-    # Stable: of equal logits the class that comes first, as in the metric top1.
-    order = logits.argsort(dim=1, descending=True, stable=True)[:, : min(TOP, possible)]
-    prediction = order[:, :1]
-    columns = [
-        pa.array([item.split] * count, pa.dictionary(pa.int32(), pa.string())),
-        pa.array(item.ids, pa.string()),
-        pa.array(item.units, pa.string()),
-        pa.array(item.labels.numpy(), pa.int32()),
-        pa.array(prediction[:, 0].numpy(), pa.int32()),
-        pa.array(p.gather(1, item.labels[:, None])[:, 0].numpy(), pa.float32()),
-        pa.array(p.gather(1, prediction)[:, 0].numpy(), pa.float32()),
-        _lists(order.to(torch.int32), pa.int32()),
-        _lists(_half(logits), pa.float16())
-        if keep_logits
-        else pa.nulls(count, _SCHEMA.field("logits").type),
-    ]
-    return pa.Table.from_arrays(columns, schema=_SCHEMA)
-
-
-def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:
-    """[N, k] as N lists of k values."""
-    count, width = rows.shape
-    offsets = np.arange(count + 1, dtype=np.int32) * width
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.numpy().reshape(-1), kind))
-
-
-def _half(logits: Tensor) -> Tensor:
-    """In fp16; a logit beyond its range stays finite, since -inf says that a class cannot occur."""
-    top = torch.finfo(torch.float16).max
-    return torch.where(logits.isfinite(), logits.clamp(-top, top), logits).half()
 
 
 def _ood_mean(per_split: Mapping[str, Mapping[str, float]], metric: str) -> float | None:

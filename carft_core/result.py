@@ -22,11 +22,12 @@ from carft_core.evaluate import (
     predict,
     split_metrics,
     summary,
-    write_predictions,
+    together,
 )
 from carft_core.facts import facts_of
 from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, evaluation_digest
+from carft_core.predictions import write_predictions
 from carft_core.run_models import UNMERGED, Model, model_state, models_of, tuned_state
 
 
@@ -254,10 +255,14 @@ def _predict_splits(
         )
         for name, split in bench.evaluated_splits().items()
     }
-    return predicted | {
+    parts = {
         name: part(predicted["id/test"], name, classes)
         for name, classes in bench.test_parts().items()
     }
+    unions = {
+        name: together([predicted[one] for one in of], name) for name, of in bench.unions().items()
+    }
+    return predicted | parts | unions
 
 
 def _measured(
@@ -266,9 +271,11 @@ def _measured(
     bench: Bench,
     config: EvalConfig,
 ) -> dict[str, float]:
+    further = bench.further_metrics
     metrics = summary(
-        {name: split_metrics(item) for name, item in predicted.items()},
+        {name: split_metrics(item, further) for name, item in predicted.items()},
         {name: split_metrics(item) for name, item in zero_shot.items()},
+        outside=bench.outside_means(),
     )
     if config.context_probe:
         teacher = bench.teacher

@@ -73,8 +73,13 @@ def keys(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
-    """Every `key=value` that goes before the file: `--set`, and the options that say the same."""
-    return [*arguments.overrides, *(f"{key}={value}" for key, value in keys(arguments).items())]
+    """Every `key=value` that goes before the file, the later ones before the earlier.
+
+    Profiles, then `--set`, then the options that say the same.
+    """
+    profiles = (f"profile={name}" for name in arguments.profiles)
+    said = (f"{key}={value}" for key, value in keys(arguments).items())
+    return [*profiles, *arguments.overrides, *said]
 
 
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
@@ -152,6 +157,14 @@ def _of_files(*parsers: Parser) -> None:
             default=[],
             dest="overrides",
             help="change a key of the file: --set seeds=5, --set trial.optim.epochs=3; repeatable",
+        )
+        parser.add_argument(
+            "--profile",
+            metavar="NAME",
+            action="append",
+            default=[],
+            dest="profiles",
+            help="the changes that the file keeps under profiles.NAME; repeatable",
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -1,4 +1,4 @@
-"""An argument parser whose complaints name the nearest thing that there is."""
+"""A command-line parser that says what was meant."""
 
 from __future__ import annotations
 

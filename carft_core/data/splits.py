@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
+IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Subset(Split):
         self.units = tuple(whole.units[index] for index in self.indices)
         self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
         self.classes, self.alike = whole.classes, whole.alike
+        groups = whole.groups
+        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
 
     def views(
         self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
@@ -143,7 +146,8 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
     """The same without some images by split, which stand in `skipped` and in the notes.
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift.
+    Raises RequestError when a class of train, val or test is left without images, or a shift, or
+    an extra.
     """
     splits = dict(data.splits)
     for name, bad in skipped.items():
@@ -151,7 +155,7 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or not name.startswith("shifts/")):
+        if gone and (not good or name in IN_DISTRIBUTION):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
@@ -161,8 +165,9 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
         data,
         train=splits["train"],
         val=splits.get("val"),
-        test=splits["test"],
+        test=splits.get("test"),
         shifts={name: splits[f"shifts/{name}"] for name in data.shifts},
+        extras={name: splits[f"extras/{name}"] for name in data.extras},
         skipped=skipped,
         notes=(*data.notes, *(note(name, bad) for name, bad in skipped.items())),
     )

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 from carft_core.data import FAMILIES
 from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
 from carft_core.data.data_root import data_root, found_folder, missing_folder
-from carft_core.data.splits import as_used, opened
+from carft_core.data.splits import IN_DISTRIBUTION, as_used, opened
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
     from carft_core.config import DataConfig
 
 SHIFT = "shifts/"
-IN_DISTRIBUTION = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,15 @@ def survey(config: DataConfig) -> Survey:
     try:
         whole = opened(config)
     except RequestError as error:
-        return _refused(config, family, seen, str(error))
-    splits = dict(_merged(whole, family, seen))
+        return _refused(config, seen, str(error))
+    splits = dict(_merged(whole, seen))
     try:
         return Survey(config, splits, as_used(whole, config), None)
     except RequestError as error:
         return Survey(config, splits, None, str(error))
 
 
-def _refused(
-    config: DataConfig, family: Family, seen: Mapping[str, FoundSplit], told: str
-) -> Survey:
+def _refused(config: DataConfig, seen: Mapping[str, FoundSplit], told: str) -> Survey:
     wrong = [problem for split in seen.values() for problem in split.problems]
     more = [f"  {problem}" for problem in wrong if problem not in told]
     more = ["And of what is there:", *more] if more else []
@@ -79,7 +76,7 @@ def _refused(
         as_used(whole, less)
     except RequestError:
         return Survey(config, seen, None, refusal)
-    splits = {**seen, **dict(_merged(whole, family, seen))}
+    splits = {**seen, **dict(_merged(whole, seen))}
     return Survey(config, splits, None, refusal, good)
 
 
@@ -111,13 +108,12 @@ def _place(root: Path, wanted: DataFolder) -> FoundSplit:
     return FoundSplit(is_there=False, published=wanted.images, problems=(missing_folder(wanted),))
 
 
-def _merged(
-    data: FamilyData, family: Family, seen: Mapping[str, FoundSplit]
-) -> Iterator[tuple[str, FoundSplit]]:
+def _merged(data: FamilyData, seen: Mapping[str, FoundSplit]) -> Iterator[tuple[str, FoundSplit]]:
     """The splits of opened data, with what is known of their folders."""
     for name, split in data.splits.items():
-        declared = family.folders.get(name.removeprefix(SHIFT))
-        known = seen.get(name, FoundSplit(published=None if declared is None else declared.images))
+        folder = name.partition("/")[2] or name
+        # An extra's folder is told of as if it were a shift's while nothing could be opened.
+        known = seen.get(name, seen.get(f"{SHIFT}{folder}", FoundSplit()))
         possible = len(data.class_names) if split.classes is None else len(split.classes)
         yield (
             name,

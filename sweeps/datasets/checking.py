@@ -11,7 +11,6 @@ from typing import Any
 from carft_core.data.base import FoundSplit
 from carft_core.data.survey import Survey, survey
 from carft_core.errors import RequestError
-from sweeps.arguments import overrides
 from sweeps.datasets.chosen import chosen
 from sweeps.datasets.saved import (
     FORMAT,
@@ -33,7 +32,7 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError, after the table, when a run would refuse the data, or
     they are not those that are expected.
     """
-    config = chosen(arguments.family, overrides(arguments), arguments.imports)
+    config = chosen(arguments)
     file = None if arguments.against is None else Path(arguments.against)
     saved = None if file is None else read_saved(file, config.family)
     found = survey(config)

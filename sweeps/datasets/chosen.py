@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from carft_core.config import DataConfig, trial_config
 from carft_core.errors import InvalidConfig, Problem
+from sweeps.arguments import keys
 from sweeps.data_root import from_environment
 from sweeps.draft import COMMAND_LINE, Draft, Place
 from sweeps.own_families import name_all
@@ -17,13 +18,15 @@ from sweeps.yaml_lines import parse
 _FAMILY = ("trial", "data", "family")
 
 
-def chosen(family: str, overrides: Sequence[str], imports: Sequence[str]) -> DataConfig:
-    """As a sweep file with the same `data` has it: the family's defaults, then CARFT_DATA.
+def chosen(arguments: argparse.Namespace) -> DataConfig:
+    """As a sweep file with the same `data` has it: the options, CARFT_DATA, the family's defaults.
 
-    `overrides` are `data.key=value`. Raises InvalidConfig with every mistake at once.
+    Raises InvalidConfig with every mistake at once.
     """
+    family: str = arguments.family
+    overrides = [*arguments.overrides, *(f"{key}={it}" for key, it in keys(arguments).items())]
     draft = Draft(parse("{}"), "data")
-    import_all(draft, Path.cwd(), imports)
+    import_all(draft, Path.cwd(), arguments.imports)
     draft.put(_FAMILY, family, Place(COMMAND_LINE - 1, family))
     for index, override in enumerate(overrides):
         key = override.partition("=")[0].strip().removeprefix("trial.")

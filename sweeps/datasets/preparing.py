@@ -22,7 +22,6 @@ from carft_core.data import FamilyData
 from carft_core.data.splits import bad_files_of, opened, without
 from carft_core.errors import RequestError
 from carft_core.user_cache import user_cache
-from sweeps.arguments import overrides
 from sweeps.datasets.chosen import chosen
 from sweeps.datasets.text import lines
 from sweeps.progress import duration, to_stderr
@@ -45,7 +44,7 @@ class Looked:
 
 def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError when the data cannot be used, whole images or not."""
-    config = chosen(arguments.family, overrides(arguments), arguments.imports)
+    config = chosen(arguments)
     began = time.monotonic()
     data = opened(config)
     listed = time.monotonic() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,15 @@ def open_mine(config: DataConfig) -> FamilyData:
     wanted = {name: FOLDERS[name] for name in ("train", "test", *asked)}
     places = find_folders(data_root(config, FOLDERS), wanted)
     splits = {name: Names(place) for name, place in places.items()}
-    return FamilyData(
-        ("zero", "one"),
-        splits.pop("train"),
-        None,
-        splits.pop("test"),
-        splits,
-        "d" * 64,
-    )
+    train, test = splits.pop("train"), splits.pop("test")
+    return FamilyData(("zero", "one"), train, None, test, splits, "d" * 64)
+
+
+def open_domains(config: DataConfig) -> FamilyData:
+    """As in DomainBed: no test, and one domain is in no mean."""
+    data = open_mine(config)
+    shifts = dict(data.shifts)
+    return replace(data, test=None, extras={"snow": shifts.pop("snow")}, shifts=shifts)
 
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -123,6 +125,14 @@ def test_a_family_that_declares_no_folders_is_told_of_as_well(root: Path) -> Non
     refused = survey(DataConfig(family="plain", root=str(root)))
     assert (refused.splits, refused.usable) == ({}, None)
     assert "mine/test with" in str(refused.refusal)
+
+
+def test_a_family_without_a_test_and_with_extras_is_told_of_as_well(root: Path) -> None:
+    FAMILIES.register(Family("domains", "without a test", open_domains, folders=FOLDERS))
+    found = survey(DataConfig(family="domains", root=str(root)))
+    assert list(found.splits) == ["train", "shifts/fog-1", "shifts/fog-2", "extras/snow"]
+    extra = found.splits["extras/snow"]
+    assert (extra.folder, extra.published, extra.status) == (root / "mine/snow", 4, "ok")
 
 
 def test_only_shifts_that_are_asked_for_are_looked_at(root: Path) -> None:
