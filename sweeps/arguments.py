@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from sweeps import compare_options, data_options
@@ -103,7 +101,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     commands |= _of_datasets(commands["data"])
     _of_files(commands["run"], commands["check"])
     _of_execution(commands["run"], commands["resume"])
-    _of_data(commands["run"], commands["resume"], commands["check"])
+    data_options.of_root(commands["run"], commands["resume"], commands["check"])
     _of_place(commands["run"], commands["resume"], commands["check"])
     commands["run"].add_argument("--fresh", action="store_true", help="train every run again")
     commands["check"].add_argument(
@@ -142,7 +140,6 @@ def _of_datasets(data: Parser) -> dict[str, Parser]:
             name, help=told, description=f"{told[0].upper()}{told[1:]}.", allow_abbrev=False
         )
         _home(actions[name], default=argparse.SUPPRESS)
-    _of_data(*actions.values())
     data_options.add(actions)
     return {f"data {name}": action for name, action in actions.items()}
 
@@ -188,21 +185,6 @@ def _of_execution(*parsers: Parser) -> None:
             choices=["no"],
             help="no: tell no webhook, whatever the file and CARFT_WEBHOOK say",
         )
-
-
-def _of_data(*parsers: Parser) -> None:
-    for parser in parsers:
-        parser.add_argument(
-            "--data-root",
-            metavar="FOLDER",
-            type=_folder,
-            help="where the data sets lie (the file's `data.root`, CARFT_DATA)",
-        )
-
-
-def _folder(text: str) -> str:
-    """Absolute, as YAML: a sweep may go on from another folder."""
-    return json.dumps(str(Path(text).expanduser().absolute()), ensure_ascii=False)
 
 
 def _of_place(*parsers: Parser) -> None:

@@ -1,9 +1,11 @@
-"""The options of `data list`, `data check` and `data prepare`."""
+"""The options of `data list`, `data check` and `data prepare`, and where data lie in general."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 ACTIONS: Mapping[str, str] = {
     "list": "what each family reads, where to get it, and whether it is there",
@@ -14,6 +16,7 @@ ACTIONS: Mapping[str, str] = {
 
 def add(actions: Mapping[str, argparse.ArgumentParser]) -> None:
     """Add them to the parsers of the three."""
+    of_root(*actions.values())
     actions["list"].add_argument(
         "families", metavar="FAMILY", nargs="*", help="names or family files; left out, every one"
     )
@@ -46,3 +49,19 @@ def add(actions: Mapping[str, argparse.ArgumentParser]) -> None:
         metavar="DIGEST",
         help="the digest that the data must have, or 8 or more of its first characters",
     )
+
+
+def of_root(*parsers: argparse.ArgumentParser) -> None:
+    """Add `--data-root`."""
+    for parser in parsers:
+        parser.add_argument(
+            "--data-root",
+            metavar="FOLDER",
+            type=_folder,
+            help="where the data sets lie (the file's `data.root`, CARFT_DATA)",
+        )
+
+
+def _folder(text: str) -> str:
+    """Absolute, as YAML: a sweep may go on from another folder."""
+    return json.dumps(str(Path(text).expanduser().absolute()), ensure_ascii=False)
