@@ -125,8 +125,8 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
 def without_bad_files(data: FamilyData) -> FamilyData:
     """The same without images that cannot be read, which stand in `skipped` and in the notes.
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift, or
-    an extra.
+    Raises RequestError when a class of train, val or test is left without images (of train alone,
+    where the others lack classes anyhow), or a shift, or an extra.
     """
     shifts = {f"shifts/{name}": split for name, split in data.shifts.items()}
     extras = {f"extras/{name}": split for name, split in data.extras.items()}
@@ -134,6 +134,7 @@ def without_bad_files(data: FamilyData) -> FamilyData:
     test = {} if data.test is None else {"test": data.test}
     splits = {"train": data.train, **val, **test, **shifts, **extras}
     skipped = {}
+    complete = ("train",) if data.uneven else IN_DISTRIBUTION
     for name, whole in list(splits.items()):
         trains = name in TRAINING_SPLITS
         bad = bad_files(name, whole, data.digest_of_training if trains else data.digest)
@@ -143,7 +144,7 @@ def without_bad_files(data: FamilyData) -> FamilyData:
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or name in IN_DISTRIBUTION):
+        if gone and (not good or name in complete):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
