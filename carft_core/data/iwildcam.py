@@ -1,4 +1,4 @@
-"""iWildCam of WILDS: animals before camera traps, shifted to cameras that no training image is of."""
+"""iWildCam of WILDS: animals before camera traps, shifted to cameras that trained nothing."""
 
 from __future__ import annotations
 

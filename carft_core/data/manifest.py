@@ -76,8 +76,8 @@ class _Kept:
 def read_manifest(folder: Path, only: str | None = None) -> Manifest:
     """The images one level below a folder's own folders; hidden and other files are left out.
 
-    With `only` those of one of its folders. What was found is kept in the user's cache. Raises OSError for what cannot be read,
-    RequestError for a name that is no text.
+    With `only` those of one of its folders. What was found is kept in the user's cache. Raises
+    OSError for what cannot be read, RequestError for a name that is no text.
     """
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()

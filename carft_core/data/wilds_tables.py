@@ -48,11 +48,14 @@ def read_columns(
         table = csv.read_csv(file, convert_options=options)
     except FileNotFoundError:
         raise RequestError(f"{file} is missing; it is in WILDS' archive") from None
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error}") from None
     except pa.ArrowInvalid as error:
         raise RequestError(f"{file} is not the table that WILDS publishes: {error}") from None
     for name in needed:
         if table[name].null_count:
-            raise RequestError(f"{file}: row {table[name].index(None).as_py()} has no {name}")
+            row = table[name].is_null().index(True).as_py()
+            raise RequestError(f"{file}: row {row} has no {name}")
     return table
 
 
