@@ -22,7 +22,7 @@ from carft_core.data.iwildcam import BENCHMARK as IWILDCAM
 from carft_core.data.splits import prepare
 from carft_core.data.wilds import Benchmark, _notes, _opened
 from carft_core.errors import RequestError
-from carft_core.evaluate import read_predictions
+from carft_core.predictions import read_predictions
 from carft_core.prompts import template_set
 from carft_core.result import RunFolder
 from carft_core.train import train
