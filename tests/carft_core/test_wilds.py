@@ -27,8 +27,17 @@ from carft_core.prompts import template_set
 from carft_core.result import RunFolder
 from carft_core.train import train
 from tests import wilds_tree
-from tests.wilds_tree import CATEGORIES, Row, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
+from tests.wilds_tree import CATEGORIES, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
 
+FEW = [
+    iwildcam_row("train", 0, 0, 0),
+    iwildcam_row("train", 0, 0, 1),
+    *(
+        iwildcam_row(split, 0, 1 + n)
+        for n, split in enumerate(("id_val", "id_test", "val", "test"))
+    ),
+]
+"""A burst of two images to train on, and an image of each other split; all empty of animals."""
 PLAIN = Transform(size=36, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -225,21 +234,24 @@ def test_a_view_is_of_the_file_that_the_id_names(root: Path, family: str) -> Non
 # The identity
 
 
-def test_the_digest_knows_rows_names_and_sizes_but_no_place(root: Path, tmp_path: Path) -> None:
-    before = opened(root, "iwildcam").digest
-    folder = tmp_path / wilds_tree.IWILDCAM
-    shutil.copytree(root / wilds_tree.IWILDCAM, folder)
-    (folder / "train" / "more.jpg").write_bytes(b"x")
-    (folder / "categories.csv").write_text("y\n")
-    digest = _opened.__wrapped__
-    assert digest(folder, IWILDCAM).digest == before
-    (folder / "train" / "0-0.jpg").write_bytes(b"xy")
-    (folder / "train" / "more.jpg").unlink()  # a folder whose files are named as before is kept
-    resized = digest(folder, IWILDCAM).digest
-    text = (folder / "metadata.csv").read_text()
-    (folder / "metadata.csv").write_text(text.replace("train,1,0,1,", "train,1,5,1,", 1))
-    relabelled = digest(folder, IWILDCAM).digest
-    assert len({before, resized, relabelled}) == 3
+def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> None:
+    def digest(name: str, change: Callable[[Path], object]) -> str:
+        root = tmp_path / name
+        change(wilds_tree.make_iwildcam(root / wilds_tree.IWILDCAM, FEW))
+        return opened(root, "iwildcam").digest
+
+    same = {
+        digest("as it is", lambda _: None),
+        digest("a file more", lambda it: (it / "train" / "more.jpg").write_bytes(b"x")),
+        digest("a table more", lambda it: (it / "categories.csv").write_text("y")),
+    }
+    others = {
+        digest("another size", lambda it: (it / "train" / "0-0.jpg").write_bytes(b"xy")),
+        digest("another class", replaced("train,0,0,", "train,0,5,")),
+        digest("another burst", replaced("train,0,0,0,", "train,0,0,7,")),
+        digest("another split", replaced("train,", "val,")),
+    }
+    assert (len(same), len(others | same)) == (1, 5)
 
 
 def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,16 +271,6 @@ def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 Change = Callable[[Path], object]
-
-
-def rows_of(*rows: Row) -> Change:
-    """The tree of iWildCam with these rows."""
-
-    def change(folder: Path) -> None:
-        shutil.rmtree(folder)
-        wilds_tree.make_iwildcam(folder, rows)
-
-    return change
 
 
 def replaced(old: str, new: str, file: str = "metadata.csv") -> Change:
@@ -303,7 +305,7 @@ def as_folder(file: str) -> Change:
         (lambda it: shutil.rmtree(it / "train"), "lacks the folder train/ with its images"),
         (
             lambda it: (it / "train" / "0-1.jpg").unlink(),
-            "train lacks 1 of the 622 images that the table names: 0-1.jpg",
+            "train lacks 1 of the 6 images that the table names: 0-1.jpg",
         ),
         (
             lambda it: (it / "train" / "0-1.jpg").write_bytes(b""),
@@ -311,24 +313,13 @@ def as_folder(file: str) -> Change:
         ),
         (replaced("0-1.jpg", "0-0.jpg"), "its table names images twice: 0-0.jpg"),
         (replaced("0-1.jpg", "../metadata.csv"), "that the table names: ../metadata.csv"),
-        (
-            rows_of(iwildcam_row("train", 0, 0), iwildcam_row("test", 0, 1)),
-            "its table names no image of id_val, id_test, val",
-        ),
+        (replaced("id_val,", "train,"), "its table names no image of id_val"),
     ],
 )
 def test_a_tree_that_is_not_wilds_is_refused_with_what_is_wrong(
-    root: Path, tmp_path: Path, change: Change, told: str
+    tmp_path: Path, change: Change, told: str
 ) -> None:
-    folder = tmp_path / wilds_tree.IWILDCAM
-    folder.mkdir()
-    shutil.copy(root / wilds_tree.IWILDCAM / "metadata.csv", folder)
-    (folder / "train").mkdir()
-    for file in (root / wilds_tree.IWILDCAM / "train").iterdir():
-        (folder / "train" / file.name).symlink_to(file)
-    if "0-1.jpg" in told and "empty" in told:
-        (folder / "train" / "0-1.jpg").unlink()
-    change(folder)
+    change(wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW))
     assert told in refusal(tmp_path, "iwildcam")
 
 
@@ -359,7 +350,7 @@ def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str)
 def test_what_the_system_cannot_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM)
+    wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW)
 
     def broken(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "train")
@@ -369,25 +360,17 @@ def test_what_the_system_cannot_read_is_told(
 
 
 def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_path: Path) -> None:
-    folder = wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM)
-    row = next(row for row in iwildcam_rows() if row["split"] == "id_val")
-    (folder / "train" / str(row["filename"])).write_bytes(b"no image")
-    config = DataConfig(family="iwildcam", root=str(tmp_path), bad_files="skip")
-    data = prepare(config)
-    assert list(data.skipped) == ["val"]
-    for name in ("0-0.jpg", "0-1.jpg", "1-0.jpg"):
-        (folder / "train" / name).write_bytes(b"no image" * len(name))
-    _opened.cache_clear()
-    with pytest.raises(RequestError, match="train has no image of empty that is whole"):
-        prepare(replace_root(config))
-
-
-def replace_root(config: DataConfig) -> DataConfig:
-    """The same data under a path that no cache has seen."""
-    assert config.root is not None
-    alias = Path(config.root).with_name("alias")
-    alias.symlink_to(config.root)
-    return config.model_copy(update={"root": str(alias)})
+    more = [*FEW, iwildcam_row("id_val", 1, 9), iwildcam_row("train", 1, 10)]
+    for name, broken in {"one": "9-0.jpg", "two": "10-0.jpg"}.items():
+        folder = wilds_tree.make_iwildcam(tmp_path / name / wilds_tree.IWILDCAM, more)
+        (folder / "train" / broken).write_bytes(b"no image")
+    one, two = (
+        DataConfig(family="iwildcam", root=str(tmp_path / name), bad_files="skip")
+        for name in ("one", "two")
+    )
+    assert list(prepare(one).skipped["val"]) == ["val/9-0.jpg"]
+    with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
+        prepare(two)
 
 
 # How they are measured
