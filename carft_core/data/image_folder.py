@@ -28,6 +28,7 @@ from carft_core.data.folder_tree import (
 from carft_core.data.photo_views import read_rgb
 from carft_core.data.shard_split import ShardSplit
 from carft_core.data.shards import ShardIndex
+from carft_core.data.shift_names import RESERVED
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -176,10 +177,11 @@ def _split_problems(tree: Tree) -> list[str]:
         problems.append(f"train/ has the single class {tree.classes[0]!r}; two are the least")
     for name in tree.splits:
         shift = name.removeprefix("shifts/")
-        if shift != name and (shift == "mean" or not SHIFT_NAME.fullmatch(shift)):
+        if shift != name and (shift in RESERVED or not SHIFT_NAME.fullmatch(shift)):
             problems.append(
                 f"{name}/ gives its name to the metric ood/{shift}/top1: rename it, using letters, "
-                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts"
+                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts, "
+                "or 'val', which is for choosing"
             )
     return problems
 

@@ -146,16 +146,17 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
     """The same without some images by split, which stand in `skipped` and in the notes.
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift, or
-    an extra.
+    Raises RequestError when a class of train, val or test is left without images (of train alone,
+    where the others lack classes anyhow), or a shift, or an extra.
     """
     splits = dict(data.splits)
+    complete = ("train",) if data.uneven else IN_DISTRIBUTION
     for name, bad in skipped.items():
         whole = splits[name]
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or name in IN_DISTRIBUTION):
+        if gone and (not good or name in complete):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
