@@ -13,6 +13,7 @@ from carft_core.data.base import Family, FamilyData, Split
 from carft_core.data.declaration import Declaration
 from carft_core.data.declared_tree import DeclaredTree, Report, Route, read_declared
 from carft_core.data.folder_tree import listed, names_in, plain_name, refusal, repeated
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.image_folder import folder_split
 from carft_core.data.splits import carve_test
 from carft_core.errors import RequestError, dotted
@@ -44,11 +45,11 @@ class Declared:
 
         Raises RequestError with everything that does not fit, each with its line in the file.
         """
-        if config.test_domain is not None:
-            raise RequestError(
-                f"data.test_domain: {config.family} has no domains to hold out; leave the field "
-                f"out, and declare what is held out as one of the shifts in {self.file.name}"
-            )
+        refuse_held_out(
+            config,
+            "leave the field out, and declare what is held out as one of the shifts in "
+            f"{self.file.name}",
+        )
         root = self.root if config.root is None else Path(config.root).expanduser().absolute()
         if not root.is_dir():
             where = "data.root" if config.root is not None else self.place(("root",))

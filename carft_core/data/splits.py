@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from carft_core.data import FAMILIES
 from carft_core.data.bad_files import bad_files, note
-from carft_core.data.base import FamilyData, Split, Transform
+from carft_core.data.base import FamilyData, Split
 from carft_core.data.shift_names import named_shifts
+from carft_core.data.subset import Subset, whole_of
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
@@ -26,30 +24,6 @@ NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
-
-
-class Subset(Split):
-    """A split restricted to some of its items, in the given order.
-
-    A view stays that of the item in the whole split, so an image looks the same whatever part of
-    the data trains.
-    """
-
-    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, tuple(indices)
-        self.ids = tuple(whole.ids[index] for index in self.indices)
-        self.units = tuple(whole.units[index] for index in self.indices)
-        self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
-        self.classes, self.alike = whole.classes, whole.alike
-        groups = whole.groups
-        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Those of the whole split."""
-        inside = [self.indices[index] for index in indices]
-        return self.whole.views(inside, transform=transform, seed=seed, epoch=epoch)
 
 
 def carve(
@@ -133,16 +107,17 @@ def without_bad_files(data: FamilyData) -> FamilyData:
     val = {} if data.val is None else {"val": data.val}
     test = {} if data.test is None else {"test": data.test}
     splits = {"train": data.train, **val, **test, **shifts, **extras}
+    training = {whole_of(splits[name]) for name in TRAINING_SPLITS if name in splits}
     skipped = {}
-    for name, whole in list(splits.items()):
-        trains = name in TRAINING_SPLITS
-        bad = bad_files(name, whole, data.digest_of_training if trains else data.digest)
+    for name, split in list(splits.items()):
+        trains = whole_of(split) in training
+        bad = bad_files(name, split, data.digest_of_training if trains else data.digest)
         if not bad:
             continue
         skipped[name] = bad
-        good = [index for index, item in enumerate(whole.ids) if item not in bad]
-        splits[name] = Subset(whole, good)
-        gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
+        good = [index for index, item in enumerate(split.ids) if item not in bad]
+        splits[name] = Subset(split, good)
+        gone = set(split.labels.tolist()) - set(splits[name].labels.tolist())
         if gone and (not good or name in IN_DISTRIBUTION):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
@@ -174,9 +149,14 @@ def prepare(config: DataConfig) -> FamilyData:
         config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
-    # The views are the transform's: under each augmentation the data are the same.
-    config = config.model_copy(update={"augmentation": None})
-    return _prepared(config, FAMILIES[config.family].open)
+    # The views are the transform's, the batches the loader's: the data are the same.
+    plain = config.model_copy(update={"augmentation": None, "balanced": False})
+    data = _prepared(plain, FAMILIES[config.family].open)
+    if config.balanced and data.train.groups is None:
+        raise RequestError(
+            f"data.balanced: {config.family} has no domains to balance batches over; leave it out"
+        )
+    return data
 
 
 @functools.lru_cache(maxsize=8)
@@ -200,12 +180,25 @@ def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) ->
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
-    """The same data measured on some of its shifts; their choice is a part of its digest."""
+    """The same data measured on some of its shifts; their choice is a part of its digest.
+
+    Extras are always measured, and unions of what is there.
+    """
+    besides = {*data.extras, *data.unions}
+    asked = [name for name in asked if name not in besides]
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data
+    there = {*shifts, *data.extras}
+    unions = {name: of for name, of in data.unions.items() if there.issuperset(of)}
     digest = hashlib.sha256("\0".join([data.digest, *shifts]).encode()).hexdigest()
-    return replace(data, shifts=shifts, digest=digest, training_digest=data.digest_of_training)
+    return replace(
+        data,
+        shifts=shifts,
+        unions=unions,
+        digest=digest,
+        training_digest=data.digest_of_training,
+    )
 
 
 def _share(count: int, fraction: float) -> int:
