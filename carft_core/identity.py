@@ -56,8 +56,8 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
     `optim.micro_batch`, unless the algorithm's loss depends on it. Inside is what an augmentation
     does, not its name, and which images training lacks, not `data.bad_files`. An algorithm that
-    trains nothing has no seed, no optimiser, no augmentation and no balance. Raises RequestError when model or
-    data cannot be opened.
+    trains nothing has no seed, no optimiser, no augmentation and no balance. Raises RequestError
+    when model or data cannot be opened.
     """
     algorithm = config.algorithm
     data = prepare(config.data)
@@ -90,7 +90,9 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
 
 def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Without those that are None or False, so that a new field makes no old run another."""
-    return {name: value for name, value in fields.items() if value is not None and value is not False}
+    return {
+        name: value for name, value in fields.items() if value is not None and value is not False
+    }
 
 
 def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:

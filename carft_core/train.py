@@ -169,7 +169,7 @@ class _Run:
         return {f"train/{name}": value for name, value in values.items()} | self._validate()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training split, or as many steps as are asked for; the last may be cut."""
+        """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut."""
         sums: dict[str, Tensor] = {}
         images_seen, began = 0, time.perf_counter()
         set_mode(self.student, train=True, batch_norm=self.config.optim.batch_norm)

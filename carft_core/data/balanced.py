@@ -26,10 +26,10 @@ def step_batches(
     """The batches of some steps, as `carft_core.data.loader.batches` yields them.
 
     A stream goes through its items pass after pass, each pass in an order of its own, drawn from
-    (seed, pass, stream) alone; an item's view is that of (seed, pass, item), the first pass being 1.
-    With `balanced` each group of the split is a stream and a batch has `batch_size` items of each;
-    else all items are one. A batch may straddle two passes. Step s takes what step s - 1 has left,
-    so that nothing but the number of the step says what is in a batch.
+    (seed, pass, stream) alone; an item's view is that of (seed, pass, item), and the first pass is
+    number 1. With `balanced` each group of the split is a stream and a batch has `batch_size` items
+    of each; else all items are one. A batch may straddle two passes. Step s takes what step s - 1
+    has left, so that nothing but the number of the step says what is in a batch.
 
     Raises RequestError when an image cannot be used.
     """
@@ -51,9 +51,7 @@ def _by_group(split: Split) -> list[npt.NDArray[np.int64]]:
     return [np.flatnonzero(groups == name) for name in dict.fromkeys(split.groups)]
 
 
-def _drawn(
-    items: npt.NDArray[np.int64], stream: int, step: int, count: int, seed: int
-) -> Draw:
+def _drawn(items: npt.NDArray[np.int64], stream: int, step: int, count: int, seed: int) -> Draw:
     """What one stream of items gives to a step."""
     places = np.arange(step * count, (step + 1) * count)
     passes, within = places // len(items) + 1, places % len(items)

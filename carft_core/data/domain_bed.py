@@ -194,8 +194,8 @@ def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) 
     )
 
 
-# Rates: `scripts.sh` of thuml/CLIPood, which trains CLIP on these sets by AdamW with cosine decay and
-# the weight decay 0.1. Steps and batch: `domainbed/datasets.py` and `hparams_registry.py`.
+# Rates: `scripts.sh` of thuml/CLIPood, which trains CLIP on these sets by AdamW with cosine decay
+# and the weight decay 0.1. Steps and batch: DomainBed's `datasets.py` and `hparams_registry.py`.
 PACS = _family("pacs", "known_domain_words", lr=5e-6)
 VLCS = _family("vlcs", "openai", lr=5e-6)
 OFFICE_HOME = _family("office_home", "known_domain_words", lr=1e-5)

@@ -1,4 +1,4 @@
-"""The five image sets of DomainBed: their domains in its order, folders, classes and published counts."""
+"""The five image sets of DomainBed: domains in its order, folders, classes, published counts."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ SETS: Mapping[str, DomainSet] = MappingProxyType(
     }
 )
 """By family. Folders and their order: `domainbed/datasets.py` of facebookresearch/DomainBed.
-Counts: its `misc/vlcs_files.txt`; those by which the DomainBed paper's totals come to 9,991, 15,588,
-24,788 and 586,575 (DomainNet without the duplicates that DomainBed takes out)."""
+Counts: its `misc/vlcs_files.txt`; else those that make the totals of the DomainBed paper, 9,991,
+15,588, 24,788 and 586,575 (DomainNet without the duplicates that DomainBed takes out)."""
 
 
 @functools.cache
