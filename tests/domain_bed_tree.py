@@ -1,4 +1,4 @@
-"""DomainBed's image sets in its folders, with tiny pictures of one colour."""
+"""DomainBed's image sets in its folders, with tiny pictures."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from carft_core.data.domain_bed_folders import SETS, classes_of
 
 
 def pictures(count: int = 5) -> list[bytes]:
-    """JPEG files of one colour each, each of another size in bytes and in pixels."""
+    """JPEG files of noise."""
     files = []
-    for number in range(count):
+    for seed in range(count):
+        noise = np.random.default_rng(seed).integers(0, 256, (10, 12, 3), dtype=np.uint8)
         out = io.BytesIO()
-        colour = (40 * number, 200 - 30 * number, 90)
-        Image.new("RGB", (12 + number, 10), colour).save(out, "JPEG", comment=b"." * number)
+        Image.fromarray(noise).save(out, "JPEG")
         files.append(out.getvalue())
     return files
 
@@ -25,7 +26,7 @@ def pictures(count: int = 5) -> list[bytes]:
 def make(root: Path, family: str, *, per_domain: int | None = None, per_class: int = 3) -> Path:
     """So many images in each domain, spread over the classes; else so many of each class.
 
-    Domains differ in colour; files are links to few, so that a large set is there in a moment.
+    Files are links to few, so that a large set is there in a moment.
     """
     kinds = [root / f".{number}.jpg" for number in range(5)]
     for file, content in zip(kinds, pictures(len(kinds)), strict=True):
