@@ -16,7 +16,7 @@ def pictures(count: int = 5) -> list[bytes]:
     """JPEG files of noise."""
     files = []
     for seed in range(count):
-        noise = np.random.default_rng(seed).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+        noise = np.random.default_rng(seed).integers(0, 256, (30, 36, 3), dtype=np.uint8)
         out = io.BytesIO()
         Image.fromarray(noise).save(out, "JPEG")
         files.append(out.getvalue())
