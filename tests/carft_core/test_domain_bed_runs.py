@@ -14,9 +14,9 @@ from carft_core.config import TrialConfig, trial_config
 from carft_core.data import Family
 from carft_core.data.domain_bed import DOMAIN_BED
 from carft_core.data.splits import prepare
-from carft_core.evaluate import read_predictions
 from carft_core.export import export
 from carft_core.identity import identify
+from carft_core.predictions import read_predictions
 from carft_core.reporting import Decision, EpochReport
 from carft_core.result import RunFolder, RunResult
 from carft_core.thumbnails import thumbnails
