@@ -25,6 +25,7 @@ from carft_core.data.folder_tree import (
     read_tree,
     refusal,
 )
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.photo_views import read_rgb
 from carft_core.data.shard_split import ShardSplit
 from carft_core.data.shards import ShardIndex
@@ -88,11 +89,9 @@ def _root(config: DataConfig) -> Path:
     """Raises RequestError when there is none."""
     if config.root is None:
         raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
-    if config.test_domain is not None:
-        raise RequestError(
-            "data.test_domain: image_folder has no domains to hold out; leave the field out and "
-            "put what is to be held out into shifts/<name>/"
-        )
+    refuse_held_out(
+        config, "leave the field out and put what is to be held out into shifts/<name>/"
+    )
     root = Path(config.root).expanduser().absolute()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
