@@ -14,6 +14,7 @@ from carft_core.config import DataConfig, TrialConfig
 from carft_core.data import FamilyData
 from carft_core.data import bad_files as module
 from carft_core.data.splits import prepare
+from carft_core.data.subset import whole_of
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
@@ -122,7 +123,21 @@ def test_more_images_than_one_thread_takes_are_all_looked_at(
     told: list[int] = []
     found = module.bad_files(train, "d", told.append)
     assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
-    assert told == [*range(5, len(train), 5), len(train)]
+    every = len(whole_of(train))
+    assert every > len(train)
+    assert told == [*range(5, every, 5), every]
+
+
+def test_of_two_parts_the_whole_is_looked_at_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(root, "refuse")
+    assert data.val is not None
+    found = module.bad_files(data.train, "d")
+    monkeypatch.setattr(module, "_bad_files", None)
+    found |= module.bad_files(data.val, "d")
+    assert BAD[0] in found
+    assert {*found} <= {*data.train.ids, *data.val.ids}
 
 
 def test_what_was_interrupted_goes_on_where_it_was(
