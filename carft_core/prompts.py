@@ -105,6 +105,8 @@ TEMPLATE_SETS: Mapping[str, TemplateSet] = _LazySets(
         ),
         "photo": lambda: _with_domains(_own_file("photo.txt")),
         "class_only": lambda: _own_file("class_only.txt"),
+        "iwildcam": lambda: _own_file("iwildcam.txt"),
+        "fmow": lambda: _own_file("fmow.txt"),
     }
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from carft_core.data.folder_tree import has_loose_images, listed, nearest
+from carft_core.data.folder_tree import has_loose_images, listed, nearest, visible_folders
 from carft_core.data.manifest import Manifest
 
 
@@ -28,6 +28,10 @@ def problems_of(
         yield f"has no class folders, expected {layout}" + (
             f"; its images lie outside them{loose}" if has_loose_images(folder) else ""
         )
+        return
+    deeper = [one for one in found if set(wanted) <= {*visible_folders(folder / one)}]
+    if deeper and not set(wanted) & set(found):
+        yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
         return
     missing = [one for one in wanted if one not in found]
     if missing:
