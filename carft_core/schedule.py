@@ -15,8 +15,6 @@ class Schedule:
 
     steps: int
     per_epoch: int
-    batch: int
-    """Images of a whole batch."""
 
     @property
     def epochs(self) -> int:
@@ -33,6 +31,5 @@ def schedule_of(config: TrialConfig, train: Split) -> Schedule:
     takes; with `data.balanced`, as many as show as many images as a pass."""
     optim = config.optim
     groups = len(set(train.groups)) if config.data.balanced and train.groups else 1
-    batch = optim.batch_size * groups
-    per_epoch = optim.steps_per_epoch or math.ceil(len(train) / batch)
-    return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch, batch)
+    per_epoch = optim.steps_per_epoch or math.ceil(len(train) / (optim.batch_size * groups))
+    return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch)

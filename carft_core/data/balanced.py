@@ -44,7 +44,7 @@ def step_batches(
 
 
 def _by_group(split: Split) -> list[npt.NDArray[np.int64]]:
-    """The items of each group. Raises ValueError where there are no groups."""
+    """The items of each group, those of none together. Raises ValueError without groups."""
     if split.groups is None:
         raise ValueError("this split has no groups to balance")
     groups = np.array(split.groups)

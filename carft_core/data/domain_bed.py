@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 CRITERION = "mean_group_top1"
 """DomainBed's training-domain validation: each domain that trains counts the same."""
 
+UNEVEN = "a domain is divided without regard to classes, and some have few images"
+
 
 class Domains(FolderSplit):
     """The images of all domains, one domain after another, each in torchvision's order."""
 
     def __init__(self, folders: Mapping[str, Path], ids: Sequence[str], labels: Tensor) -> None:
         """`ids` are `<domain>/<class>/<image>`; `folders` say where each domain lies."""
-        super().__init__(Path(), ids, labels, None, read=read_plain)
-        self.groups = tuple(item.partition("/")[0] for item in self.ids)
+        groups = [item.partition("/")[0] for item in ids]
+        super().__init__(Path(), ids, labels, None, read=read_plain, groups=groups)
         self._folders = folders
 
     def _image(self, index: int) -> Image.Image:
@@ -92,6 +94,7 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
         shifts={test: shift},
         extras={f"{test}_out": out},
         unions={f"{test}_all": (test, f"{test}_out")},
+        uneven=UNEVEN,
         digest=found.digest,
         notes=found.notes,
     )

@@ -16,6 +16,7 @@ from carft_core.data.base import DataFolder, FamilyData, Split
 from carft_core.data.data_root import data_root, find_folders
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import listed
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.manifest import read_manifest
 from carft_core.data.photo_views import read_plain
 from carft_core.data.wilds_tables import Image
@@ -75,11 +76,7 @@ def open_benchmark(config: DataConfig, benchmark: Benchmark) -> FamilyData:
     names are missing or empty. Images are not decoded here: a broken one raises when its turn
     comes.
     """
-    if config.test_domain is not None:
-        raise RequestError(
-            f"data.test_domain: {benchmark.family} has official splits and no domains to hold "
-            "out; leave the field out"
-        )
+    refuse_held_out(config, "leave the field out: its splits are official")
     wanted = {"train": benchmark.whole}
     folder = find_folders(data_root(config, wanted), wanted)["train"]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,10 @@ from torchvision.datasets import ImageFolder
 
 from carft_core.config import DataConfig
 from carft_core.contracts import check_family
-from carft_core.data import FAMILIES, FamilyData, Transform, bad_files
+from carft_core.data import FAMILIES, FamilyData, Transform, bad_files, domain_bed
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.domain_bed_folders import SETS, classes_of, names_of
+from carft_core.data.manifest import Manifest
 from carft_core.data.splits import prepare
 from carft_core.errors import RequestError
 from tests import domain_bed_tree
@@ -283,3 +285,35 @@ def test_families_without_domains_hold_none_out(family: str, field: str, tmp_pat
 def test_only_what_has_domains_can_be_balanced() -> None:
     with pytest.raises(RequestError, match=r"data\.balanced: icon_shift has no domains"):
         prepare(DataConfig(family="icon_shift", balanced=True))
+
+
+def test_a_folder_that_the_disk_does_not_give_is_named(
+    pacs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(folder: Path) -> Manifest:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(domain_bed, "read_manifest", refusing)
+    with pytest.raises(RequestError) as caught:
+        opened(tmp_path)
+    place = tmp_path / "PACS" / "art_painting"
+    assert str(caught.value) == f"data.root: {place} cannot be read: Permission denied"
+
+
+def test_a_whole_set_says_nothing_of_its_size(
+    pacs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {name: it.images for name, it in SETS["pacs"].folders.items()}
+
+    def listed(folder: Path) -> Manifest:
+        first, *others = classes_of("pacs")
+        counts = {first: published[folder.name] - len(others), **dict.fromkeys(others, 1)}
+        paths = tuple(f"{name}/{at}.jpg" for name, count in counts.items() for at in range(count))
+        return Manifest(paths, counts, (), "")
+
+    shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(domain_bed, "read_manifest", listed)
+    data = opened(tmp_path)
+    assert data.notes == ()
+    assert (len(data.shifts["sketch"]), len(data.extras["sketch_out"])) == (3144, 785)

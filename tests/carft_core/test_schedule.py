@@ -33,7 +33,7 @@ def schedule(*, balanced: bool = False, **optim: int) -> Schedule:
 
 def test_an_epoch_is_a_pass() -> None:
     found = schedule(epochs=3, batch_size=4)
-    assert (found.steps, found.per_epoch, found.epochs, found.batch) == (9, 3, 3, 4)
+    assert (found.steps, found.per_epoch, found.epochs) == (9, 3, 3)
     assert [found.of_epoch(epoch) for epoch in (1, 2, 3)] == [range(3), range(3, 6), range(6, 9)]
 
 
@@ -51,7 +51,7 @@ def test_steps_per_epoch_say_what_an_epoch_is() -> None:
 
 def test_a_balanced_batch_has_as_many_of_each_group() -> None:
     found = schedule(balanced=True, epochs=2, batch_size=2)
-    assert (found.batch, found.per_epoch, found.steps) == (4, 3, 6)
+    assert (found.per_epoch, found.steps) == (3, 6)
 
 
 def test_steps_per_epoch_need_the_number_of_all_steps() -> None:

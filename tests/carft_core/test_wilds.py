@@ -339,7 +339,7 @@ def test_a_category_or_split_of_fmow_that_nobody_knows_is_refused(tmp_path: Path
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
 def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str) -> None:
     config = DataConfig(family=family, root=str(root), test_domain="Asia")
-    with pytest.raises(RequestError, match=r"data\.test_domain: .* has official splits"):
+    with pytest.raises(RequestError, match=r"data\.test_domain: .* its splits are official"):
         FAMILIES[family].open(config)
     with pytest.raises(RequestError, match=r"unknown shift 'val'; Known: test\."):
         prepare(DataConfig(family=family, root=str(root), shifts=("val",)))

@@ -41,9 +41,7 @@ NEEDS_ROOT: dict[str, Callable[[Path], object]] = {
 }
 """How a test makes the data of a family that reads the user's own."""
 HELD_OUT: dict[str, dict[str, object]] = {
-    # The parts are drawn without regard to classes: half of a few images has each of them.
-    name: {"test_domain": it.domains[-1], "val_fraction": 0.5}
-    for name, it in SETS.items()
+    name: {"test_domain": it.domains[-1]} for name, it in SETS.items()
 }
 """What a family of domains asks for."""
 
