@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,3 +69,14 @@ def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[st
             )
     if advice:
         yield advice
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises RequestError for what the system cannot read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"data.root: {error.filename} cannot be read: {error.strerror}"
+        ) from None

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from carft_core.data.base import Family, FamilyData
 from carft_core.data.class_folders import problems_of
-from carft_core.data.data_root import data_root, find_folders
+from carft_core.data.data_root import data_root, find_folders, readable
 from carft_core.data.domain_bed_folders import LAYOUT, SETS, classes_of, names_of
 from carft_core.data.domain_bed_split import divided
+from carft_core.data.domain_bed_survey import look_domain_bed
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import refusal
 from carft_core.data.held_out import check_held_out
@@ -72,12 +73,8 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     known = SETS[config.family]
     test = check_held_out(config, known.domains)
     places = find_folders(data_root(config, known.folders), known.folders)
-    try:
+    with readable():
         found = _opened(config.family, tuple(places.items()))
-    except OSError as error:
-        raise RequestError(
-            f"data.root: {error.filename} cannot be read: {error.strerror}"
-        ) from None
     greater, smaller = _halves(found.counts, config)
     training = [name for name in known.domains if name not in (test, config.val_domain)]
     validating = (
@@ -194,6 +191,7 @@ def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) 
         folders=known.folders,
         metrics=(CRITERION, "worst_group_top1"),
         validated_by=CRITERION,
+        look=look_domain_bed,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +13,13 @@ from open_clip import IMAGENET_CLASSNAMES
 
 from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
 from carft_core.data.class_folders import problems_of
-from carft_core.data.data_root import data_root, find_folders, found_folder, missing_folder
+from carft_core.data.data_root import (
+    data_root,
+    find_folders,
+    found_folder,
+    missing_folder,
+    readable,
+)
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import listed, refusal
 from carft_core.data.held_out import refuse_held_out
@@ -45,7 +50,7 @@ def open_imagenet(config: DataConfig) -> FamilyData:
     """
     root, wanted = _wanted(config)
     places = find_folders(root, wanted, advice=ADVICE)
-    with _readable():
+    with readable():
         return _opened(tuple(places.items()))
 
 
@@ -55,7 +60,7 @@ def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
     Raises RequestError where there is no data root, or for a shift that nobody knows.
     """
     root, wanted = _wanted(config)
-    with _readable():
+    with readable():
         return {_key(name): _found(name, folder, root) for name, folder in wanted.items()}
 
 
@@ -66,17 +71,6 @@ def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
     known = (*SHIFTS, *corrupted())
     shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, known)
     return root, {name: folder_of(name) for name in (*IN_DISTRIBUTION, *shifts)}
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Raises RequestError for what the system cannot read."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(
-            f"data.root: {error.filename} cannot be read: {error.strerror}"
-        ) from None
 
 
 def _key(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from carft_core.data.base import DataFolder, FamilyData, Split
-from carft_core.data.data_root import data_root, find_folders
+from carft_core.data.data_root import data_root, find_folders, readable
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import listed
 from carft_core.data.held_out import refuse_held_out
@@ -79,12 +79,8 @@ def open_benchmark(config: DataConfig, benchmark: Benchmark) -> FamilyData:
     refuse_held_out(config, "leave the field out: its splits are official")
     wanted = {"train": benchmark.whole}
     folder = find_folders(data_root(config, wanted), wanted)["train"]
-    try:
+    with readable():
         return _opened(folder, benchmark)
-    except OSError as error:
-        raise RequestError(
-            f"data.root: {error.filename} cannot be read: {error.strerror}"
-        ) from None
 
 
 @functools.lru_cache(maxsize=4)
