@@ -203,6 +203,9 @@ class Settings(Section):
     """Of the sweep, over all its executions; then no run is started any more."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     """Of the search: with it the same points are proposed again."""
+    tasks: str | None = None
+    """The parameter whose values are tasks: every setting runs on each, and settings are chosen
+    for each apart."""
     try_first: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
     """Points that are tried before the method proposes any; what they leave out is proposed."""
     early_terminate: EarlyTerminate | None = None
