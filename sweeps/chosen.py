@@ -122,7 +122,7 @@ def _of_seed(arm: Arm, seed: int) -> RunRecord:
     for run in arm.runs:
         if run.seed == seed:
             return run
-    if not arm.trains:
+    if not arm.has_seeds:
         raise RequestError(f"no seed changes {arm.label}; leave --seed out")
     seeds = ", ".join(str(run.seed) for run in arm.runs)
     raise RequestError(f"{arm.label} has no run with seed {seed}. Its seeds: {seeds}.")

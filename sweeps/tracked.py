@@ -22,7 +22,7 @@ from sweeps.told_book import Book
 from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.context import context_tags
 from tracking.curves import plot, run_curve
-from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, VERSION
+from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, TRAINS, VERSION
 from tracking.metric_kinds import is_told
 from tracking.records import RunRecord
 from tracking.where import where
@@ -179,6 +179,8 @@ class TrackedSweep:
             "carft.weights": str(task.identity.parts["model"]),
             "carft.state": "running",
         }
+        if task.untrained:
+            own[TRAINS] = "false"
         if task.trial is not None:
             own["carft.trial"] = str(task.trial)
         params = {"algorithm": task.algorithm, **_plain(task.params)}

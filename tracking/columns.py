@@ -194,7 +194,7 @@ def count(comparison: Comparison, row: Row) -> str:
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)
-    expected = max(seeds, len(row.arm.runs)) if row.arm.trains else 1
+    expected = max(seeds, len(row.arm.runs)) if row.arm.has_seeds else 1
     return f"{row.n}/{expected}"
 
 

@@ -174,7 +174,8 @@ def compare(
     `with_images` reads the kept predictions and adds bootstrap intervals. Nothing is raised for
     missing, failed or non-finite results: they are counted, and what cannot be said is not said.
     """
-    rule, terms, arms = rule or Rule(), terms or Terms(), group(records)
+    rule, arms = rule or Rule(), group(records)
+    terms = (terms or Terms()).suited(_measured(arms))
     wanted = tuple(seeds) if seeds is not None else _seeds(arms)
     choices, merges = choose_each(arms, rule, wanted), _merges(arms, rule)
     best = choose([arm for arm in arms if arm.role == "trial"], rule, wanted)
@@ -187,7 +188,9 @@ def compare(
     poor = caveats.untuned(arms) if untuned is None else frozenset(untuned)
     look = Look(rule, wanted, fresh.seeds, best, choices, merges, poor, with_images)
     standing = [arm for arm in judged.values() if arm.merge is None]
-    curves = [mean_curve(arm, zero_shot_of(arm, zero_shots)) for arm in standing]
+    curves = [
+        mean_curve(arm, zero_shot_of(arm, zero_shots), terms.id_metric) for arm in standing
+    ]
     spent = budgets(arms)
     rows = tuple(row for arm in arms for row in rows_of(arm, look))
     return Comparison(
@@ -205,12 +208,18 @@ def compare(
         ),
         warnings=(
             *_warnings(arms, rule, (*choices.values(), best), spent, poor),
+            *caveats.holes(arms, terms.id_metric),
             *(_no_images(rows) if with_images else ()),
         ),
         curves=tuple(curve for curve in curves if curve is not None),
         budgets=spent,
         fresh_seeds=fresh.seeds if fresh.is_complete else (),
     )
+
+
+def _measured(arms: Sequence[Arm]) -> set[str]:
+    """The metrics of finished runs."""
+    return {name for arm in arms for run in arm.done for name in run.metrics}
 
 
 def _seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
@@ -280,7 +289,6 @@ def _warnings(
         *caveats.ties(made, rule),
         *caveats.no_strength(rule, arms),
         *caveats.unfinished(arms),
-        *caveats.holes(arms),
     )
 
 
@@ -306,7 +314,7 @@ def _with_images(finding: Finding) -> Finding:
     """Adds the paired bootstrap over images of the differences, on the common seeds."""
     sides = []
     for arm in (finding.candidate, finding.reference):
-        seeds = finding.difference.seeds if arm.trains else (None,)
+        seeds = finding.difference.seeds if arm.has_seeds else (None,)
         runs = [run for run in arm.done if run.seed in seeds]
         sides.append(images.arm_hits(runs, arm.merge))
     ours, theirs = sides

@@ -114,7 +114,7 @@ def _known(part: Part) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
         known = part.fields.get(record.digest, shared.get(record.algorithm, {}))
         varied = {name: value for name, value in record.params.items() if tells_apart(name)}
         fields = {**known, **varied}
-        if record.seed is None:  # Nothing is trained, whatever the optimiser would have been.
+        if not record.trains:  # Nothing is trained, whatever the optimiser would have been.
             fields = {name: v for name, v in fields.items() if not name.startswith("optim.")}
         yield record, fields
 

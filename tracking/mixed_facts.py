@@ -37,7 +37,7 @@ _SHOWN = 80
 def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
     """One sentence per fact in which finished runs differ; a run that lacks it says nothing."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
-    trained = [(label, run) for label, run in done if run.seed is not None]
+    trained = [(label, run) for label, run in done if run.trains]
     found = [
         f"mixed {_COMPARED[name]}, these rows are not comparable: {told}"
         for name in sorted(_COMPARED)
