@@ -43,6 +43,9 @@ class Exporter:
 
     def config(self, chosen: Chosen) -> TrialConfig:
         """The trial config of the run. Raises RequestError when the sweep file lost it."""
+        return self._of_setting(chosen).for_seed(chosen.run.seed or 0)
+
+    def _of_setting(self, chosen: Chosen) -> TrialConfig:
         digest = chosen.run.digest
         for trial in self.sweep.trials():
             if digest in trial.runs.values():

@@ -251,6 +251,6 @@ def _to_come(spec: SweepSpec, count: int) -> Iterator[Work]:
     for number in range(count):
         u = TYPICAL[number % len(TYPICAL)]
         params = assigned(spec.parameters, functools.partial(quantile, u=u))
-        config = spec.config_for(params)
+        config = spec.config_for(params).for_seed(spec.seeds[0])
         models = 1 + len(merge_labels(config))
         yield _whole(config, models) if config.algorithm.trains else Work(config, 0, 0, models)

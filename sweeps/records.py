@@ -72,7 +72,9 @@ def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
     for trial in sweep.trials():
         if count is not None and trial.point >= count:
             continue  # the file asks for fewer now
-        setting = {"algorithm": trial.algorithm, "params": trial.params, "runs": trial.runs}
+        setting = {
+            name: getattr(trial, name) for name in ("algorithm", "params", "runs", "untrained")
+        }
         labels = trial.merges if "merges" in spec["parameters"] else shared
         found += _setting(runs, "trial", setting, labels, trial)
     for fresh in confirmations(sweep):
@@ -117,6 +119,7 @@ def _setting(
             folder=folder,
             facts=own["facts"] if own else {},
             epochs=_epochs(folder, own),
+            untrained=bool(setting.get("untrained")),
         )
 
 

@@ -188,9 +188,7 @@ def compare(
     poor = caveats.untuned(arms) if untuned is None else frozenset(untuned)
     look = Look(rule, wanted, fresh.seeds, best, choices, merges, poor, with_images)
     standing = [arm for arm in judged.values() if arm.merge is None]
-    curves = [
-        mean_curve(arm, zero_shot_of(arm, zero_shots), terms.id_metric) for arm in standing
-    ]
+    curves = [mean_curve(arm, zero_shot_of(arm, zero_shots), terms.id_metric) for arm in standing]
     spent = budgets(arms)
     rows = tuple(row for arm in arms for row in rows_of(arm, look))
     return Comparison(

@@ -64,9 +64,7 @@ def run_curve(
     return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
 
 
-def mean_curve(
-    arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID
-) -> Curve | None:
+def mean_curve(arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID) -> Curve | None:
     """The mean over an arm's finished seeds, at the alphas that every one of them has."""
     starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
     found = (run_curve(run, start, id_metric) for run, start in zip(arm.done, starts, strict=True))

@@ -17,6 +17,7 @@ from tracking.records import RunRecord, Scalar, group, params_key
 
 SWEEP = "sweep"
 """The field that tells two runs apart which differ in nothing that a config says."""
+SPLIT_SEED = "data.split_seed"
 _SAME = frozenset({"trial", "baseline"})
 """Roles in which a run may stand twice and count once."""
 
@@ -100,6 +101,7 @@ def sweeps_of(parts: Sequence[Part]) -> dict[str, tuple[str, ...]]:
 def _known(part: Part) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
     """Every run with its fields; one that left no config takes those that its siblings share."""
     shared: dict[str, dict[str, Scalar]] = {}
+    follows = _follows_seed(part)
     for record in part.records:
         own = part.fields.get(record.digest)
         if own is None:
@@ -116,7 +118,17 @@ def _known(part: Part) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
         fields = {**known, **varied}
         if not record.trains:  # Nothing is trained, whatever the optimiser would have been.
             fields = {name: v for name, v in fields.items() if not name.startswith("optim.")}
-        yield record, fields
+        yield record, {**fields, SPLIT_SEED: "seed"} if follows else fields
+
+
+def _follows_seed(part: Part) -> bool:
+    """Whether every run's split is that of its own seed: then it parts no two of a setting."""
+    known = [
+        (record.seed, own.get(SPLIT_SEED))
+        for record in part.records
+        if record.seed is not None and (own := part.fields.get(record.digest)) is not None
+    ]
+    return len(set(known)) > 1 and all(seed == split for seed, split in known)
 
 
 def _differing(every: Sequence[Mapping[str, Scalar]]) -> set[str]:

@@ -233,7 +233,9 @@ def gain_over_zero_shot(arm: Arm, zero_shots: Sequence[Arm]) -> Summary | None:
     if None in starts:
         return None
     pairs = zip(arm.values(OOD), starts, strict=True)
-    return summary([None if value is None or start is None else value - start for value, start in pairs])
+    return summary(
+        [None if value is None or start is None else value - start for value, start in pairs]
+    )
 
 
 def _measured(

@@ -10,7 +10,6 @@ from tracking.records import CONFIRMED, Arm, merge_number
 from tracking.statistics import Interval, Paired, Summary
 from tracking.verdict import Difference, Finding, Terms
 
-
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 _NAMES = {OOD: "OOD mean", **ID_NAMES}
 
@@ -104,7 +103,9 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
                 f"{seeds}, {identity}."
             )
         case "better" if not robust:
-            return f"{ours} is better than {theirs} in distribution: {tested} over {seeds} ({test})."
+            return (
+                f"{ours} is better than {theirs} in distribution: {tested} over {seeds} ({test})."
+            )
         case "better":
             return (
                 f"{ours} is better than {theirs}: {ood} over {seeds} ({test}), and {identity}, "
@@ -113,7 +114,7 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
         case "trade_off":
             return (
                 f"{ours} is more robust than {theirs} but not better: {ood} over {seeds} ({test}), "
-                f"while {identity or 'ID accuracy was not measured'} is not shown to stay within the "
+                f"while {identity or 'ID was not measured'} is not shown to stay within the "
                 f"margin of {_percent(terms.id_margin)} pp."
             )
         case "worse":
@@ -134,12 +135,11 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
 def _so_far(found: Finding, terms: Terms, seeds: str, test: str) -> str:
     """What few seeds give, without a claim."""
     difference = found.difference
-    if difference.is_tie:
+    tested = difference.on(terms.endpoint)
+    if tested is not None and difference.is_tie:
         return f"so far a tie, {_tied(found, seeds)}"
     numbers = "; ".join(part for part in (_ood(difference), _id(difference)) if part)
-    untested = "no test below 3 seeds"
-    if difference.on(terms.endpoint) is None:
-        untested = "no shift was measured"
+    untested = "no shift was measured" if tested is None else "no test below 3 seeds"
     names = f"{_name(found.candidate)} minus {_name(found.reference)}"
     return f"{names}, {numbers} ({test or untested})"
 
