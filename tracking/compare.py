@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tracking.budgets import Budget, budgets
 from tracking.confirmation import confirmation
 from tracking.curves import Curve, mean_curve
 from tracking.mixed_facts import mixed_facts
+from tracking.protocol import Protocol
 from tracking.records import Arm, RunRecord, Scalar, group
 from tracking.rows import Look, Row, metric_order, rows_of
 from tracking.selection import Choice, Rule, choose, choose_each, choose_merges
@@ -71,6 +72,10 @@ class Comparison:
     """What each algorithm that trains was given before its setting was chosen."""
     fresh_seeds: tuple[int, ...] = ()
     """What the verdict is judged on, where chosen settings are confirmed; else `seeds`."""
+    tasks: Mapping[str, Comparison] = field(default_factory=dict)
+    """That of each task, where there are several; then the rows are means over them."""
+    protocol: Protocol | None = None
+    """The table of the tasks."""
 
     @cached_property
     def metric_names(self) -> frozenset[str]:
@@ -129,6 +134,7 @@ class Comparison:
     def in_parts(self) -> dict[str, object]:
         """The same with the rows one after another, since of many they are large."""
         chosen = self.selected
+        tasks = {} if self.protocol is None else {"tasks": self._tasks(self.protocol)}
         return {
             "sweep": self.sweep,
             "metric": self.rule.metric,
@@ -151,7 +157,12 @@ class Comparison:
             "tests": [finding.as_dict() for finding in self.findings],
             "budgets": [budget.as_dict() for budget in self.budgets],
             "curves": [curve.as_dict() for curve in self.curves],
+            **tasks,
         }
+
+    def _tasks(self, table: Protocol) -> dict[str, object]:
+        each = {task: found.as_dict() for task, found in self.tasks.items()}
+        return {**table.as_dict(), "comparisons": each}
 
 
 def compare(

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from tracking import caveats, filters
 from tracking.base import TrackingError
-from tracking.compare import REFERENCE, Comparison, compare
+from tracking.compare import REFERENCE, Comparison
 from tracking.fields import tells_apart
 from tracking.filters import Condition
 from tracking.judging import Judging, agreed, common_seeds
 from tracking.names import unknown
 from tracking.records import RunRecord, Scalar, group, params_key
+from tracking.tasks import check_equal, compared_by
 
 SWEEP = "sweep"
 """The field that tells two runs apart which differ in nothing that a config says."""
@@ -55,7 +56,9 @@ def compared(
         _check_reference(reference, kept)
     plain = [_without_sweep(record) for record in kept]
     told_apart = any(SWEEP in record.params for record in kept)
-    found = compare(
+    if chosen.tasks is not None:
+        check_equal(chosen.tasks, {part.sweep: part.records for part in parts})
+    found = compared_by(chosen.tasks)(
         kept,
         sweep=" + ".join(part.sweep for part in parts),
         rule=chosen.rule,

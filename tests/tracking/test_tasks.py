@@ -1,0 +1,321 @@
+"""Several tasks are one comparison: DomainBed's choices and numbers, and a verdict on the mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.tracking.domains import (
+    DOMAINS,
+    FIELD,
+    GROUPS,
+    OUT,
+    VAL_DOMAIN,
+    domain_run,
+    domainbed,
+    measured,
+    random_runs,
+)
+from tracking.base import TrackingError
+from tracking.compare import Comparison, RunRecord
+from tracking.joint import Part, compared
+from tracking.judging import Judging
+from tracking.picked import combined
+from tracking.selection import Rule
+from tracking.tasks import compare_tasks
+
+RULES = {
+    "IID": Rule(GROUPS, named="training_domain"),
+    "LOO": Rule(named="leave_one_domain_out"),
+    "oracle": Rule(OUT, oracle=True),
+}
+
+
+def found(records: Sequence[RunRecord], rule: Rule | None = None, **options: object) -> Comparison:
+    return compare_tasks(records, field=FIELD, rule=rule, sweep="s", **options)
+
+
+def two_domains(seeds: int = 5) -> list[RunRecord]:
+    """Fine-tuning and CAR-FT at two settings, on two domains that want different ones."""
+    runs = []
+    for seed in range(seeds):
+        small = seed / 1000
+        for domain, base in (("art", 0.5), ("photo", 0.7)):
+            runs.append(domain_run("zero_shot", domain, None, None, val=0.6, ood=base - 0.1))
+            numbers = {"val": 0.8 + small, "ood": base + small}
+            runs.append(domain_run("fine_tune", domain, seed, None, **numbers))
+            for setting in (0, 1):
+                is_best = (setting == 0) == (domain == "art")
+                ood = base + (0.06 if is_best else 0.2) + 1.5 * small
+                val = 0.81 + small if is_best else 0.7
+                at = measured(domain, val=val + 0.01, ood=ood + 0.01)
+                runs.append(
+                    domain_run("car_ft", domain, seed, setting, val=val, ood=ood, wise_ft_at_5=at)
+                )
+    return list({run.digest: run for run in runs}.values())
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_table_is_domainbeds(method: str, seed: int) -> None:
+    records = random_runs(np.random.default_rng(seed), settings=5, seeds=3)
+    table = found(records, RULES[method]).protocol
+    assert table is not None
+    for algorithm in ("fine_tune", "car_ft"):
+        expected, line = domainbed(records, algorithm, method), table.of(algorithm)
+        assert line is not None
+        for domain, (mean, error) in expected.per_domain.items():
+            assert line.cells[domain].text() == f"{mean:.1f} ± {error:.1f}"
+        mean, error = expected.average
+        assert line.average.text() == f"{mean:.1f} ± {error:.1f}"
+
+
+def test_the_three_rules_choose_differently() -> None:
+    records = random_runs(np.random.default_rng(0), settings=5, seeds=3)
+    numbers = {
+        name: [cell.mean for _, cells in table.rows() for cell in cells]
+        for name, rule in RULES.items()
+        if (table := found(records, rule).protocol) is not None
+    }
+    assert len({str(values) for values in numbers.values()}) == 3
+
+
+def test_each_task_has_the_setting_that_its_validation_takes() -> None:
+    comparison = found(two_domains())
+    table = comparison.protocol
+    assert table is not None
+    assert dict(table.settings) == {
+        "art": "car_ft weight_decay=0",
+        "photo": "car_ft weight_decay=1",
+    }
+    # 0.5 + 0.06 and 0.7 + 0.06, and 1.5 thousandths more with each of five seeds.
+    line = table.of("car_ft")
+    assert line is not None
+    assert line.cells["art"].mean == pytest.approx(0.563)
+    assert line.average.mean == pytest.approx(0.663)
+    assert line.average.error == pytest.approx(0.0015 * np.sqrt(2) / np.sqrt(5))
+    assert list(comparison.tasks) == ["art", "photo"]
+    assert comparison.tasks["art"].selected is not None
+
+
+def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
+    comparison = found(two_domains())
+    (finding,) = comparison.findings
+    assert finding.outcome == "better"
+    difference = finding.difference
+    assert difference.ood is not None
+    assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
+    assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +6.10 pp [")
+    assert "; ID val +" not in comparison.verdict
+    assert ", and ID val +1.00 pp" in comparison.verdict
+    assert "mean over 2 tasks (art, photo)" in comparison.verdict
+    assert "Over all seeds the best setting of each task is art: car_ft weight_decay=0; " in (
+        comparison.verdict
+    )
+    assert comparison.selected is None
+    assert not any(row.selected for row in comparison.rows)
+
+
+def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
+    comparison = found(two_domains())
+    rows = {row.arm.label: row for row in comparison.rows}
+    assert list(rows) == ["zero_shot", "fine_tune", "car_ft", "car_ft + wise_ft@0.5"]
+    assert rows["zero_shot"].metric("ood/mean/top1").mean == pytest.approx(0.5)
+    assert rows["zero_shot"].n == 1
+    # Each domain has a name of its own, so its accuracy is no mean.
+    assert comparison.metric_names == {"id/val/top1", GROUPS, "ood/mean/top1"}
+    assert comparison.protocol is not None
+    assert [line.label for line in comparison.protocol.lines] == list(rows)
+    zero_shot, merged = (comparison.protocol.of(name) for name in list(rows)[::3])
+    assert zero_shot is not None
+    assert merged is not None
+    assert [cell.text() for cell in (*zero_shot.cells.values(), zero_shot.average)] == [
+        "40.0",
+        "60.0",
+        "50.0",
+    ]
+    assert merged.average.mean == pytest.approx(0.673)
+
+
+def test_a_budget_is_that_of_a_task_in_settings_and_of_all_in_runs() -> None:
+    (fine_tune, car_ft) = found(two_domains()).budgets
+    assert (fine_tune.algorithm, fine_tune.settings, fine_tune.runs) == ("fine_tune", 1, 10)
+    assert (car_ft.algorithm, car_ft.settings, car_ft.runs) == ("car_ft", 2, 20)
+    caption = str(getattr(found(two_domains()).protocol, "caption", ""))
+    assert "Settings chosen among on each task: fine_tune 1, car_ft 2." in caption
+
+
+def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
+    runs = [
+        replace(run, state="failed", metrics={}, merges={})
+        if run.digest.startswith(("car_ft-art-None-0-4", "car_ft-art-None-1-4"))
+        else run
+        for run in two_domains()
+    ]
+    comparison = found(runs)
+    row = next(row for row in comparison.rows if row.arm.label == "car_ft")
+    assert (row.n, dict(row.arm.states)) == (4, {"done": 4, "failed": 1})
+    assert comparison.protocol is not None
+    line = comparison.protocol.of("car_ft")
+    assert line is not None
+    assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
+    assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
+
+
+def test_a_warning_of_every_task_stands_once() -> None:
+    runs = [run for run in two_domains() if run.seed != 4 or run.algorithm != "car_ft"]
+    warnings = found(runs, seeds=range(5)).warnings
+    assert len(warnings) == len(set(warnings))
+    assert any(warning.startswith("art: no setting of car_ft has all") for warning in warnings)
+
+
+def test_leaving_a_domain_out_needs_all_others_on_every_seed() -> None:
+    records = random_runs(np.random.default_rng(1), settings=2, seeds=2)
+    lost = [
+        run
+        for run in records
+        if (run.params.get(VAL_DOMAIN), run.trial, run.algorithm) != ("photo", 1, "car_ft")
+    ]
+    comparison = found(lost, RULES["LOO"])
+    assert comparison.protocol is not None
+    line = comparison.protocol.of("car_ft")
+    assert line is not None
+    first = {run.digest: run for run in records}["car_ft-art-None-0-0"]
+    assert line.cells["art"].by_seed[0] == first.metrics["ood/art/top1"]
+    # With photo held out nothing else leaves photo out: both settings can be chosen there.
+    assert {row.arm.trial for row in comparison.tasks["photo"].rows} == {0, 1}
+    values = [row.value for row in comparison.tasks["art"].rows if row.arm.algorithm == "car_ft"]
+    assert values[1] is None
+    assert all(VAL_DOMAIN not in row.arm.params for row in comparison.tasks["art"].rows)
+
+
+def test_runs_that_leave_a_domain_out_serve_their_merges_too() -> None:
+    runs = []
+    for domain in ("art", "cartoon", "photo"):
+        for other in (None, *({"art", "cartoon", "photo"} - {domain})):
+            for alpha, val in ((2, 0.9), (7, 0.8)):
+                at = {f"wise_ft_at_{alpha}": measured(domain, val=val, ood=0.5)}
+                more = {f"wise_ft_at_{9 - alpha}": measured(domain, val=1.7 - val, ood=0.5)}
+                if alpha == (2 if other else 7):
+                    numbers = {"val": 0.5, "ood": 0.4}
+                    runs.append(
+                        domain_run(
+                            "car_ft", domain, 0, 0, val_domain=other, **numbers, **at, **more
+                        )
+                    )
+    comparison = found(runs, RULES["LOO"])
+    chosen = [row.arm.merge for row in comparison.rows if row.chosen and row.arm.merge]
+    assert chosen == ["wise_ft@0.2"]
+
+
+def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
+    runs = []
+    for record in two_domains():
+        numbers = {
+            "id/val/top1": record.metrics[GROUPS],
+            "id/test/top1": record.metrics["ood/mean/top1"],
+        }
+        runs.append(replace(record, metrics=numbers, merges={}))
+    comparison = found(runs)
+    assert comparison.protocol is not None
+    assert set(comparison.protocol.endpoints.values()) == {"id/test/top1"}
+    assert comparison.findings[0].endpoint == "id/test/top1"
+    assert comparison.verdict.startswith("car_ft is better than fine_tune in distribution: ID test")
+
+
+def test_the_oracle_is_named_everywhere() -> None:
+    comparison = found(random_runs(np.random.default_rng(2), settings=2, seeds=2), RULES["oracle"])
+    assert comparison.protocol is not None
+    assert "test-domain validation (oracle) on ood/{task}_out/top1" in comparison.protocol.caption
+    assert all("oracle" in row.marks for row in comparison.rows)
+    assert any(warning.startswith("oracle: ") for warning in comparison.warnings)
+    values = [row.value for row in comparison.rows]
+    assert None not in values
+
+
+def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
+    facts = {
+        "art": {"model": "m", "data": "a", "data_notes": ["x"], "only": 1},
+        "photo": {"model": "m", "data": "b", "data_notes": ["x", "y"]},
+    }
+    assert combined(facts) == {
+        "model": "m",
+        "data": "art: a; photo: b",
+        "data_notes": ["x", "y"],
+        "only": 1,
+    }
+    runs = [replace(run, facts={"budget": "5 epochs"}) for run in two_domains()]
+    odd = [
+        replace(run, facts={"budget": "9 epochs"})
+        if run.algorithm == "car_ft" and run.params[FIELD] == "art"
+        else run
+        for run in runs
+    ]
+    assert not any("budgets" in warning for warning in found(runs).warnings if "mixed" in warning)
+    assert any("mixed training budgets" in warning for warning in found(odd).warnings)
+
+
+def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
+    runs = [run for run in two_domains() if run.algorithm != "zero_shot"]
+    for seed in range(5):
+        for domain in ("art", "photo"):
+            numbers = {"val": 0.6, "ood": 0.4 + seed / 100}
+            made = domain_run("zero_shot", domain, seed, None, **numbers)
+            runs.append(replace(made, untrained=True))
+    comparison = found(runs)
+    zero_shot = comparison.rows[0]
+    assert (zero_shot.arm.algorithm, zero_shot.n, zero_shot.arm.trains) == ("zero_shot", 5, False)
+    assert [budget.algorithm for budget in comparison.budgets] == ["fine_tune", "car_ft"]
+    assert [finding.candidate.algorithm for finding in comparison.findings] == ["car_ft"]
+    gain = comparison.findings[0].gain
+    assert gain is not None
+    # Seed by seed: 0.66 + 1.5 thousandths a seed minus 0.4 + a hundredth a seed.
+    assert gain.values == pytest.approx([0.26 - 0.0085 * seed for seed in range(5)])
+
+
+def test_as_json_it_has_each_task_and_the_table() -> None:
+    plain = json.loads(json.dumps(found(two_domains()).as_dict(), allow_nan=False))
+    assert plain["tasks"]["field"] == FIELD
+    assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
+    assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
+    row = next(row for row in plain["tasks"]["rows"] if row["label"] == "car_ft")
+    assert row["average"]["mean"] == pytest.approx(0.663)
+    assert [value["seed"] for value in row["average"]["values"]] == [0, 1, 2, 3, 4]
+
+
+def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
+    runs = two_domains()
+    mine = [run for run in runs if run.algorithm != "car_ft"]
+    yours = [run for run in runs if run.algorithm != "fine_tune"]
+    judging = Judging(tasks=FIELD)
+    fields = {run.digest: {**run.params, "algorithm.name": run.algorithm} for run in runs}
+    parts = [Part("mine", mine, judging, fields), Part("yours", yours, judging, fields)]
+    both, alone = compared(parts), found(runs)
+    assert both.protocol is not None
+    assert alone.protocol is not None
+    assert [(label, [c.text() for c in cells]) for label, cells in both.protocol.rows()] == [
+        (label, [c.text() for c in cells]) for label, cells in alone.protocol.rows()
+    ]
+    fewer = [run for run in yours if run.params[FIELD] == "art"]
+    with pytest.raises(
+        TrackingError, match=r"the tasks \(data.test_domain\) of one are art, photo"
+    ):
+        compared([parts[0], Part("yours", fewer, judging, fields)])
+    with pytest.raises(TrackingError, match=r"the tasks of one is data.test_domain, of the other"):
+        compared([parts[0], Part("yours", yours, Judging(), fields)])
+
+
+def test_a_run_without_a_task_is_told() -> None:
+    with pytest.raises(TrackingError, match=r"has no data.test_domain, so it is of no task"):
+        found([replace(run, params={}) for run in two_domains()])
+
+
+def test_all_domains_are_tasks_here() -> None:
+    records = random_runs(np.random.default_rng(3), settings=1, seeds=1)
+    table = found(records, RULES["IID"]).protocol
+    assert table is not None
+    assert table.heads() == ["algorithm", *DOMAINS, "Avg"]
