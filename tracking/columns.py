@@ -117,7 +117,7 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(GAP, "gap"),
         MetricColumn(GAIN, "gain", signed=True),
     ]
-    if rule.metric not in {column.metric for column in wanted} and rule.metric.endswith("/top1"):
+    if rule.metric not in {column.metric for column in wanted} and is_fraction(rule.metric):
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))
     return tuple(column for column in wanted if column.metric in names)
 
@@ -204,12 +204,15 @@ def title(comparison: Comparison) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     n = len(comparison.seeds)
     seeds = f", {n} seed{'' if n == 1 else 's'}" if n else ""
+    if comparison.tasks:
+        seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}"
 
 
 def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     """What the numbers and signs mean, as far as they occur, and what is not shown."""
-    told = ["Top-1 accuracy in percent, mean over seeds"]
+    over = "tasks and seeds" if comparison.tasks else "seeds"
+    told = [f"Top-1 accuracy in percent, mean over {over}"]
     spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
     told[0] += (
         " ± half of the 95 % t interval, for this teacher and these classes."

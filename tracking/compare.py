@@ -89,6 +89,12 @@ class Comparison:
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
+    def runs(self) -> list[RunRecord]:
+        """Every run, whatever became of it; of several tasks those of all."""
+        found = [run for part in self.tasks.values() for run in part.runs()]
+        rows = () if self.tasks else self.rows
+        return found + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
+
     @property
     def verdict(self) -> str:
         """The sentences as one paragraph."""

@@ -9,6 +9,9 @@ from statistics import fmean
 from tracking.records import Role, RunRecord, State, group
 from tracking.selection import Rule, choose
 
+TOGETHER = "+"
+"""Between the digests of the runs of a mean."""
+
 
 @dataclass(frozen=True)
 class Picked:
@@ -70,7 +73,7 @@ def mean_record(pick: Picked, by_task: Mapping[str, Sequence[RunRecord]], rule: 
         algorithm=pick.algorithm,
         params={},
         seed=pick.seed,
-        digest="+".join(run.digest for run in known.values()),
+        digest=TOGETHER.join(run.digest for run in known.values()),
         state="done" if whole else _why_lacking(pick, by_task),
         role=role,
         metrics=means.pop(None, {}),

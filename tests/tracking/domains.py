@@ -26,7 +26,7 @@ def domain_run(
     ood: float,
     out: float = 0.0,
     val_domain: str | None = None,
-    **merges: Mapping[str, float],
+    merges: Mapping[str, Mapping[str, float]] | None = None,
 ) -> RunRecord:
     """A finished run with `domain` held out; the trial number stands for the setting."""
     params: dict[str, str | int] = {FIELD: domain}
@@ -43,7 +43,7 @@ def domain_run(
         role="baseline" if trial is None else "trial",
         trial=trial,
         metrics=measured(domain, val=val, ood=ood, out=out),
-        merges={label.replace("_at_", "@0."): dict(found) for label, found in merges.items()},
+        merges=merges or {},
     )
 
 
@@ -65,10 +65,8 @@ def random_runs(rng: np.random.Generator, *, settings: int, seeds: int) -> list[
         for setting, domain, seed in itertools.product(range(settings), DOMAINS, range(seeds)):
             for other in (None, *(name for name in DOMAINS if name != domain)):
                 val, ood, out = (rng.integers(10, 25, size=3) / 25).tolist()
-                numbers = {"val": val, "ood": ood, "out": out}
-                found.append(
-                    domain_run(algorithm, domain, seed, setting, val_domain=other, **numbers)
-                )
+                made = (algorithm, domain, seed, setting)
+                found.append(domain_run(*made, val=val, ood=ood, out=out, val_domain=other))
     return found
 
 

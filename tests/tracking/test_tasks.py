@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ RULES = {
 }
 
 
-def found(records: Sequence[RunRecord], rule: Rule | None = None, **options: object) -> Comparison:
+def found(records: Sequence[RunRecord], rule: Rule | None = None, **options: Any) -> Comparison:
     return compare_tasks(records, field=FIELD, rule=rule, sweep="s", **options)
 
 
@@ -46,16 +47,15 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
         small = seed / 1000
         for domain, base in (("art", 0.5), ("photo", 0.7)):
             runs.append(domain_run("zero_shot", domain, None, None, val=0.6, ood=base - 0.1))
-            numbers = {"val": 0.8 + small, "ood": base + small}
-            runs.append(domain_run("fine_tune", domain, seed, None, **numbers))
+            val, ood = 0.8 + small, base + small
+            runs.append(domain_run("fine_tune", domain, seed, None, val=val, ood=ood))
             for setting in (0, 1):
                 is_best = (setting == 0) == (domain == "art")
                 ood = base + (0.06 if is_best else 0.2) + 1.5 * small
                 val = 0.81 + small if is_best else 0.7
-                at = measured(domain, val=val + 0.01, ood=ood + 0.01)
-                runs.append(
-                    domain_run("car_ft", domain, seed, setting, val=val, ood=ood, wise_ft_at_5=at)
-                )
+                merges = {"wise_ft@0.5": measured(domain, val=val + 0.01, ood=ood + 0.01)}
+                made = domain_run("car_ft", domain, seed, setting, val=val, ood=ood, merges=merges)
+                runs.append(made)
     return list({run.digest: run for run in runs}.values())
 
 
@@ -197,16 +197,12 @@ def test_runs_that_leave_a_domain_out_serve_their_merges_too() -> None:
     runs = []
     for domain in ("art", "cartoon", "photo"):
         for other in (None, *({"art", "cartoon", "photo"} - {domain})):
-            for alpha, val in ((2, 0.9), (7, 0.8)):
-                at = {f"wise_ft_at_{alpha}": measured(domain, val=val, ood=0.5)}
-                more = {f"wise_ft_at_{9 - alpha}": measured(domain, val=1.7 - val, ood=0.5)}
-                if alpha == (2 if other else 7):
-                    numbers = {"val": 0.5, "ood": 0.4}
-                    runs.append(
-                        domain_run(
-                            "car_ft", domain, 0, 0, val_domain=other, **numbers, **at, **more
-                        )
-                    )
+            # On its own validation alpha 0.7 is better, on domains left out alpha 0.2.
+            vals = {"wise_ft@0.2": 0.9, "wise_ft@0.7": 0.8}
+            vals = vals if other else dict(zip(vals, reversed(vals.values()), strict=True))
+            merges = {label: measured(domain, val=val, ood=0.5) for label, val in vals.items()}
+            made = ("car_ft", domain, 0, 0)
+            runs.append(domain_run(*made, val=0.5, ood=0.4, val_domain=other, merges=merges))
     comparison = found(runs, RULES["LOO"])
     chosen = [row.arm.merge for row in comparison.rows if row.chosen and row.arm.merge]
     assert chosen == ["wise_ft@0.2"]
@@ -238,7 +234,7 @@ def test_the_oracle_is_named_everywhere() -> None:
 
 
 def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
-    facts = {
+    facts: dict[str, dict[str, object]] = {
         "art": {"model": "m", "data": "a", "data_notes": ["x"], "only": 1},
         "photo": {"model": "m", "data": "b", "data_notes": ["x", "y"]},
     }
@@ -263,8 +259,7 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
     runs = [run for run in two_domains() if run.algorithm != "zero_shot"]
     for seed in range(5):
         for domain in ("art", "photo"):
-            numbers = {"val": 0.6, "ood": 0.4 + seed / 100}
-            made = domain_run("zero_shot", domain, seed, None, **numbers)
+            made = domain_run("zero_shot", domain, seed, None, val=0.6, ood=0.4 + seed / 100)
             runs.append(replace(made, untrained=True))
     comparison = found(runs)
     zero_shot = comparison.rows[0]
