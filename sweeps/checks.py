@@ -21,7 +21,7 @@ from sweeps.points import baseline_at, config_at
 from sweeps.settings import METHODS, RUN_CAP, Metric, Report, Resources, Retries, Settings
 from sweeps.shorthands import METHOD_ALIASES, fresh_seeds
 from sweeps.stopping import early_terminate, race_seeds
-from sweeps.tasks import check_tasks, values
+from sweeps.tasks import cells, check_tasks, values
 from sweeps.trial_space import TrialSpace
 from sweeps.try_first import try_first
 from sweeps.yaml_lines import Route
@@ -120,7 +120,8 @@ def _late(
     tasks = values(space.dimensions, name)
     # A point is tried on every task: that is none of its fields.
     free = [item for item in space.dimensions if not tasks or item.name != name]
-    points: tuple[Params, ...] = try_first(draft, free, -(-trials // max(1, len(tasks))))
+    each = len(cells(name, tasks, settings.selection)) if settings else 1
+    points: tuple[Params, ...] = try_first(draft, free, -(-trials // max(1, each)))
     return {
         "early_terminate": early_terminate(draft, goal),
         "race_seeds": race_seeds(draft, seeds),

@@ -45,15 +45,15 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
     The first points of a search are those of `try_first`; what one leaves out is proposed. A
     setting that runs on several tasks is drawn once for all of them.
     """
-    setting, task = spec.setting_of(point)
-    given = {**(spec.try_first[setting] if setting < len(spec.try_first) else {}), **task}
+    setting, cell = spec.setting_of(point)
+    given = {**(spec.try_first[setting] if setting < len(spec.try_first) else {}), **cell}
     names = [dimension.name for dimension in spec.parameters]
     match spec.method:
         case "grid":
             return proposal(spec, spec.points()[point])
         case "random":
             params = drawn(spec.parameters, lambda name: hashed(spec.seed, setting, name), given)
-            return proposal(spec, params)
+            return proposal(spec, {**params, **cell})
         case "qmc":
             numbers = sobol(spec.seed, point, names)
             return proposal(spec, drawn(spec.parameters, numbers.__getitem__, given))

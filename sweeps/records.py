@@ -14,7 +14,7 @@ from sweeps.runs import Runs, RunState
 from sweeps.summary import goals
 from tracking.compare import Comparison, Rule, RunRecord, Terms
 from tracking.records import Role, State
-from tracking.selection import NAMED
+from tracking.rule_names import NAMED
 from tracking.tasks import compared_by
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from sweeps.addresses import address
 from sweeps.durations import FORM, NUMBER, seconds
 from sweeps.metric_names import PATTERN, Goal
 from sweeps.shorthands import MAX_RETRIES, MAX_SEED, METHOD_ALIASES, NAME
+from tracking.rule_names import TASK
 
 RUN_CAP = 20
 MOST_GOALS = 4
@@ -52,6 +53,10 @@ class Metric(Section):
     target: Finite | None = None
     """Once a trial's value has reached it, no new trial begins."""
 
+    def on(self, task: str) -> Metric:
+        """The same on one of several tasks, whose name stands where the metric says `{task}`."""
+        return self.model_copy(update={"name": self.name.replace(TASK, task)})
+
     def plain(self) -> dict[str, Any]:
         """As the sweep file writes it."""
         return self.model_dump(exclude={"target"} if self.target is None else None)
@@ -60,7 +65,9 @@ class Metric(Section):
 class Selection(Section):
     """How the one setting that represents a sweep is chosen (design, section 7)."""
 
-    rule: Literal["best_val", "within", "oracle"] = "best_val"
+    rule: Literal["best_val", "within", "oracle", "training_domain", "leave_one_domain_out"] = (
+        "best_val"
+    )
     within: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The strongest regularisation whose metric is within this margin of the best."""
 

@@ -114,23 +114,34 @@ class SweepSpec:
         """
         if self.method != "grid":
             raise ValueError(f"the points of a {self.method} sweep are not known before it runs")
-        order = sorted(self.parameters, key=lambda dimension: dimension.name == self.tasks)
-        return grid(order)[: self.run_cap]
+        if self.tasks is None:
+            return grid(self.parameters)[: self.run_cap]
+        settings = grid([item for item in self.parameters if item.name != self.tasks])
+        return [{**point, **cell} for point in settings for cell in self.cells][: self.run_cap]
 
     @property
     def task_values(self) -> tuple[Any, ...]:
         """The tasks; none where the sweep has no such thing."""
         return tasks.values(self.parameters, self.tasks)
 
-    def setting_of(self, trial: int) -> tuple[int, Params]:
-        """The number of a trial's setting, and its task as a part of its point, if there are any.
+    @property
+    def cells(self) -> tuple[Params, ...]:
+        """What every setting runs with: each task; without tasks once, with nothing.
 
-        Trial n has setting n // T and task n % T.
+        Leave-one-domain-out has each task once more for every other domain that is left out.
         """
+        return tasks.cells(self.tasks, self.task_values, self.selection)
+
+    def setting_of(self, trial: int) -> tuple[int, Params]:
+        """The number of a trial's setting, and its cell: of C cells n // C and n % C."""
+        setting, cell = divmod(trial, len(self.cells))
+        return setting, self.cells[cell]
+
+    def goals_at(self, params: Mapping[str, Any]) -> tuple[Metric, ...]:
+        """The goals of a trial, where each task has a metric of its own that of its task."""
         if self.tasks is None:
-            return trial, {}
-        setting, task = divmod(trial, len(self.task_values))
-        return setting, {self.tasks: self.task_values[task]}
+            return self.goals
+        return tuple(goal.on(str(params[self.tasks])) for goal in self.goals)
 
     @property
     def metric(self) -> Metric:
@@ -139,7 +150,7 @@ class SweepSpec:
 
     @property
     def trial_count(self) -> int:
-        """How many trials the sweep has."""
+        """How many trials the sweep has: a setting on a task is one."""
         return len(self.points()) if self.method == "grid" else self.run_cap or RUN_CAP
 
     @property
@@ -203,7 +214,7 @@ class SweepSpec:
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
         if self.method != "grid":
-            return [{self.tasks: task} for task in self.task_values] if self.tasks else [{}]
+            return list(self.cells)
         return distinct(baseline_params(baseline, point) for point in self.points())
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:

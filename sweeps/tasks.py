@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from carft_core.errors import unknown
-from sweeps.dimensions import Choice, Dimension
+from sweeps.dimensions import Choice, Dimension, Params
 from sweeps.draft import Draft
-from sweeps.settings import RUN_CAP, Settings
+from sweeps.settings import RUN_CAP, Selection, Settings
+from tracking.rule_names import LEAVE_ONE_OUT, TASK, VAL_DOMAIN
 
+TEST_DOMAIN = "data.test_domain"
 METHODS = ("grid", "random")
 """Those whose points are known without results: then every setting can run on every task."""
 APART = {
@@ -28,11 +30,30 @@ def values(dimensions: Sequence[Dimension], name: str | None) -> tuple[Any, ...]
     return found.values if isinstance(found, Choice) else ()
 
 
+def cells(name: str | None, tasks: Sequence[Any], selection: Selection) -> tuple[Params, ...]:
+    """What of a point every setting runs with: one for each task, or one that is empty.
+
+    With leave-one-domain-out also each task with every other domain left out: those runs are what
+    the task's settings are chosen by.
+    """
+    if name is None:
+        return ({},)
+    if selection.rule != LEAVE_ONE_OUT:
+        return tuple({name: task} for task in tasks)
+    return tuple(
+        {name: task} if other == task else {name: task, VAL_DOMAIN: other}
+        for task in tasks
+        for other in (task, *(one for one in tasks if one != task))
+    )
+
+
 def check_tasks(draft: Draft, dimensions: Sequence[Dimension], settings: Settings | None) -> None:
     """Report what is wrong with `tasks`, and warn of settings that miss some of them."""
     name = draft.get(_ROUTE)
+    if name is None:
+        _check_without(draft)
     if not isinstance(name, str):
-        return  # None, or reported where the settings are checked
+        return  # or it is reported where the settings are checked
     found = _dimension(draft, dimensions, name)
     if found is None:
         return
@@ -50,8 +71,11 @@ def check_tasks(draft: Draft, dimensions: Sequence[Dimension], settings: Setting
             draft.report(("parameters", other.name, "when"), message)
     _check_points(draft, name)
     _check_beside(draft)
+    if draft.get(("selection",)) == LEAVE_ONE_OUT:
+        _check_left_out(draft, found)
     if settings is not None:
-        _warn_of_run_cap(draft, len(found.values), settings)
+        every = cells(name, found.values, settings.selection)
+        _warn_of_run_cap(draft, len(found.values), len(every), settings)
 
 
 def _dimension(draft: Draft, dimensions: Sequence[Dimension], name: str) -> Choice | None:
@@ -92,13 +116,35 @@ def _check_beside(draft: Draft) -> None:
         draft.report(("metric", "target"), message)
 
 
-def _warn_of_run_cap(draft: Draft, count: int, settings: Settings) -> None:
+def _check_without(draft: Draft) -> None:
+    """What only tasks give a meaning."""
+    if draft.get(("selection",)) == LEAVE_ONE_OUT:
+        draft.report(("selection",), f"{LEAVE_ONE_OUT} needs tasks: {TEST_DOMAIN}")
+    if TASK in str(draft.mapping(("metric",)).get("name")):
+        message = f"{TASK} stands for the name of a task, and there are no tasks"
+        draft.report(("metric", "name"), message)
+
+
+def _check_left_out(draft: Draft, found: Choice) -> None:
+    if found.name != TEST_DOMAIN:
+        draft.report(("selection",), f"{LEAVE_ONE_OUT} needs tasks: {TEST_DOMAIN}")
+    elif len(found.values) < 3:
+        message = f"are {len(found.values)} domains; {LEAVE_ONE_OUT} leaves out two, so list all"
+        draft.report(("parameters", TEST_DOMAIN), message)
+    for route in (("parameters", VAL_DOMAIN), ("trial", *VAL_DOMAIN.split("."))):
+        if draft.get(route) is not None:
+            draft.report(route, f"is what {LEAVE_ONE_OUT} varies by itself; leave it out")
+
+
+def _warn_of_run_cap(draft: Draft, tasks: int, count: int, settings: Settings) -> None:
     cap = settings.run_cap
     if cap is None and settings.method == "random":
         cap = RUN_CAP
     if cap is not None and cap % count:
         left = count - cap % count
+        of = f"the {tasks} tasks"
+        of += f", each with {count // tasks - 1} domains left out" if count > tasks else ""
         draft.warnings.append(
-            f"{draft.place(('run_cap',)).text}: {cap} trials are no multiple of the {count} tasks, "
+            f"{draft.place(('run_cap',)).text}: {cap} trials are no multiple of {of}, "
             f"so the last setting lacks {left} of them; say run_cap: {cap + left}"
         )

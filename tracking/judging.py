@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracking.base import TrackingError
-from tracking.selection import NAMED, Rule
+from tracking.rule_names import NAMED
+from tracking.selection import Rule
 from tracking.verdict import Terms
 
 VERSION = 1

@@ -10,10 +10,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from tracking.records import RunRecord, params_key
+from tracking.rule_names import VAL_DOMAIN
 from tracking.selection import Rule
-
-VAL_DOMAIN = "data.val_domain"
-"""The field that names the further domain; its runs are measured on it as `id/val`."""
 
 
 def seen_as(metric: str) -> str:

@@ -8,11 +8,12 @@ from tracking.compare import Comparison
 from tracking.curves import ID, OOD
 from tracking.picked import Picked
 from tracking.protocol import Cell, Line, Protocol
+from tracking.rule_names import LEAVE_ONE_OUT
 from tracking.selection import Rule
 
 NAMES = {
     "training_domain": "training-domain validation",
-    "leave_one_domain_out": "leave-one-domain-out cross-validation",
+    LEAVE_ONE_OUT: "leave-one-domain-out cross-validation",
 }
 """DomainBed's rules in its own words."""
 DOMAINBED = "id/val/mean_group_top1"
@@ -81,11 +82,11 @@ def _rule(rule: Rule) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     if rule.oracle:
         return f"test-domain validation (oracle) on {on}" if rule.is_of_task else f"oracle on {on}"
-    return f"{NAMES.get(rule.named or '', rule.name)} on {on}"
+    return f"{rule.name if rule.named is None else NAMES[rule.named]} on {on}"
 
 
 def _other_than_domainbed(rule: Rule) -> Iterator[str]:
     if rule.named == "training_domain" and rule.metric != DOMAINBED:
         yield f"DomainBed chooses by the mean over the training domains, {DOMAINBED}."
-    if rule.named == "leave_one_domain_out":
+    if rule.named == LEAVE_ONE_OUT:
         yield "DomainBed chooses the step as well in this way; here each run has its own result."

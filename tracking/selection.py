@@ -8,16 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from tracking.records import Arm, merge_key, merge_name, merge_number
+from tracking.rule_names import TASK, Named
 from tracking.statistics import mean
 
 T = TypeVar("T")
 
 VAL = "id/val/top1"
-TASK = "{task}"
-"""Stands in a metric for the name of each task."""
-Named = Literal["training_domain", "leave_one_domain_out"]
-NAMED: tuple[Named, ...] = ("training_domain", "leave_one_domain_out")
-"""Rules of DomainBed's by its names."""
 HONEST = ("id/val/", "train/")
 """What a metric's name begins with when no test split and no shift is behind it."""
 _ROUNDING = 1e-12

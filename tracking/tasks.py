@@ -15,6 +15,7 @@ from tracking.picked import mean_record, picked
 from tracking.protocol import Protocol
 from tracking.protocol_table import protocol
 from tracking.records import RunRecord
+from tracking.rule_names import LEAVE_ONE_OUT
 from tracking.selection import Rule
 
 
@@ -59,7 +60,7 @@ def compare_tasks(
     selected as a whole. Raises TrackingError for a run without a task.
     """
     rule = rule or Rule()
-    if rule.named == "leave_one_domain_out":
+    if rule.named == LEAVE_ONE_OUT:
         records, rule = with_left_out(records, field, rule)
     else:
         records = alone(records)

@@ -30,6 +30,7 @@ from sweeps.resources import (
 )
 from sweeps.runs import Runs
 from sweeps.spec import SweepSpec, load_spec
+from tracking.rule_names import LEAVE_ONE_OUT
 
 Say = Callable[[str], None]
 _MIB = 2**20
@@ -156,6 +157,9 @@ def _search_lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
     if plan.tasks:
         each = ", ".join(f"{task} {count} runs" for task, count in plan.tasks.items())
         yield f"  tasks by {spec.tasks}: {each}; settings are chosen for each apart"
+    if plan.tasks and spec.selection.rule == LEAVE_ONE_OUT:
+        beside = len(spec.cells) // len(plan.tasks) - 1
+        yield f"  of each setting on each task {beside} more runs a seed leave out another domain"
     if spec.metric.target is not None:
         yield f"  ends when {spec.metric.name} has reached {spec.metric.target:g}"
     if spec.run_cap is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,9 +25,14 @@ from tests.tracking.domains import (
 )
 from tracking.base import TrackingError
 from tracking.compare import Comparison, RunRecord
+from tracking.evidence import gather
 from tracking.joint import Part, compared
 from tracking.judging import Judging
+from tracking.latex import latex
+from tracking.page import document
 from tracking.picked import combined
+from tracking.protocol_text import terminal_lines
+from tracking.report import csv_text, terminal
 from tracking.selection import Rule
 from tracking.tasks import compare_tasks
 
@@ -314,3 +321,89 @@ def test_all_domains_are_tasks_here() -> None:
     table = found(records, RULES["IID"]).protocol
     assert table is not None
     assert table.heads() == ["algorithm", *DOMAINS, "Avg"]
+
+
+def test_a_table_that_is_too_wide_stands_in_several() -> None:
+    comparison = found(random_runs(np.random.default_rng(0), settings=2, seeds=3), RULES["IID"])
+    assert comparison.protocol is not None
+    wide, narrow = (list(terminal_lines(comparison.protocol, width)) for width in (100, 45))
+    assert max(map(len, narrow)) <= 45
+    assert len(wide) == 3
+    assert narrow[0].split() == ["algorithm", "art", "cartoon"]
+    assert [line.split()[0] for line in narrow if line.startswith("algo")] == ["algorithm"] * 2
+    text = terminal(comparison, width=45)
+    assert all(len(line) <= 45 for line in text.splitlines())
+
+
+def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
+    comparison = found(two_domains())
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(csv_text(comparison)))}
+    assert float(rows["fine_tune"]["art mean"]) == pytest.approx(0.502)
+    assert float(rows["fine_tune"]["Avg mean"]) == pytest.approx(0.602)
+    assert rows["zero_shot"]["Avg error"] == ""
+    whole = replace(comparison, rows=comparison.tasks["art"].rows)
+    first = next(csv.DictReader(io.StringIO(csv_text(whole))))
+    assert first["label"] == "zero_shot"
+    assert {row["art mean"] for row in csv.DictReader(io.StringIO(csv_text(whole)))} > {""}
+
+
+def test_a_paper_has_the_table_first_in_domainbeds_form() -> None:
+    text = latex(found(two_domains()))
+    assert text.index("& Avg") < text.index("& OOD mean")
+    assert r"fine\_tune & 50.2 $\pm$ 0.1 & 70.2 $\pm$ 0.1 & 60.2 $\pm$ 0.1 \\" in text
+    assert r"\begin{tabular}{lccc}" in text
+
+
+def test_a_notebook_and_a_page_show_both_tables() -> None:
+    comparison = found(two_domains())
+    shown = comparison._repr_html_()
+    assert shown.count("<table>") == 2
+    assert shown.index("50.2 ± 0.1") < shown.index("80.2 ±0.2")
+    page = document(comparison, gather(comparison))
+    assert '<section id="tasks"' in page
+    assert '<a href="#tasks">Tasks</a>' in page
+    assert "art: what stands for each algorithm over all seeds" in page
+    assert "ID val top-1 (%)" in page
+    assert "ID test" not in page.split("<main")[1].split("<footer")[0]
+
+
+def test_the_runs_of_a_frame_are_those_of_every_task() -> None:
+    frame = found(two_domains()).runs_frame()
+    assert len(frame) == 2 + 10 + 20 * 2
+    assert set(frame[FIELD]) == {"art", "photo"}
+    assert set(frame["state"]) == {"done"}
+
+
+def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
+    runs = [
+        run for run in two_domains() if (run.algorithm, run.params[FIELD]) != ("fine_tune", "art")
+    ]
+    comparison = found(runs)
+    assert comparison.protocol is not None
+    line = comparison.protocol.of("fine_tune")
+    assert line is not None
+    assert [cell.text() for cell in (*line.cells.values(), line.average)] == [
+        "–",
+        "70.2 ± 0.1",
+        "–",
+    ]
+    assert r"fine\_tune & -- & 70.2" in latex(comparison)
+    row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
+    assert dict(row.arm.states) == {"missing": 5}
+
+
+def test_epochs_are_known_where_every_run_tells_them() -> None:
+    runs = [replace(run, epochs=3) for run in two_domains()]
+    assert {budget.epochs for budget in found(runs).budgets} == {30, 60}
+    some = [replace(run, epochs=None) if run.seed == 0 else run for run in runs]
+    assert {budget.epochs for budget in found(some).budgets} == {None}
+
+
+def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> None:
+    runs = [
+        replace(run, params={**run.params, VAL_DOMAIN: "sketch"})
+        for run in two_domains()
+        if run.algorithm == "car_ft"
+    ]
+    rows = found(runs).tasks["art"].rows
+    assert {row.arm.params[VAL_DOMAIN] for row in rows} == {"sketch"}
