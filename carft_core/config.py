@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -21,6 +20,7 @@ from pydantic import (
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.data import FAMILIES
 from carft_core.data.augmentation import AUGMENTATIONS
+from carft_core.device_name import Device
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 from carft_core.validation_errors import explained
@@ -150,19 +150,6 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": EvalConfig,
     "keep": KeepConfig,
 }
-DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
-
-
-def _device(value: str) -> str:
-    if re.fullmatch(DEVICE, value):
-        return value
-    near = "; for an Nvidia GPU say cuda" if value.lower().startswith("gpu") else ""
-    raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value[:80]!r}{near}")
-
-
-Device = Annotated[
-    str, AfterValidator(_device), Field(json_schema_extra={"pattern": f"^({DEVICE})$"})
-]
 DEFAULT_EPOCHS = 10
 
 

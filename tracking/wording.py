@@ -87,8 +87,8 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
     fresh = "fresh " if found.candidate.confirms or found.reference.confirms else ""
     seeds = f"{n} {fresh}seed{'' if n == 1 else 's'}"
     test = _test(found, terms, tests)
-    tested = _named(_NAMES[terms.endpoint], difference.on(terms.endpoint))
-    robust = terms.endpoint == OOD
+    if terms.endpoint != OOD and found.outcome in ("better", "worse", "no_difference"):
+        return f"{_in_distribution(found)}: {identity} over {seeds} ({test})."
     beside = f"; {identity}" if identity else ""
     match found.outcome:
         case "no_pairs":
@@ -102,10 +102,6 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
                 f"No verdict on robustness, as no shift was measured: {ours} minus {theirs} over "
                 f"{seeds}, {identity}."
             )
-        case "better" if not robust:
-            return (
-                f"{ours} is better than {theirs} in distribution: {tested} over {seeds} ({test})."
-            )
         case "better":
             return (
                 f"{ours} is better than {theirs}: {ood} over {seeds} ({test}), and {identity}, "
@@ -118,18 +114,23 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
                 f"margin of {_percent(terms.id_margin)} pp."
             )
         case "worse":
-            less = "less robust" if robust else "worse"
-            where = beside if robust else ""
-            return f"{ours} is {less} than {theirs}: {tested} over {seeds} ({test}){where}."
+            return f"{ours} is less robust than {theirs}: {ood} over {seeds} ({test}){beside}."
         case "tie":
             return f"A tie: {_tied(found, seeds)}."
         case "no_difference":
-            what = "robustness" if robust else "accuracy"
-            where = beside if robust else ""
             return (
-                f"No difference in {what} is shown between {ours} and {theirs}: {tested} over "
-                f"{seeds} ({test}){where}."
+                f"No difference in robustness is shown between {ours} and {theirs}: {ood} over "
+                f"{seeds} ({test}){beside}."
             )
+
+
+def _in_distribution(found: Finding) -> str:
+    """What the ID test shows where it is all there is."""
+    ours, theirs = _name(found.candidate), _name(found.reference)
+    if found.outcome == "no_difference":
+        return f"No difference in accuracy is shown between {ours} and {theirs}"
+    worse = found.outcome == "worse"
+    return f"{ours} is {'worse' if worse else 'better'} than {theirs} in distribution"
 
 
 def _so_far(found: Finding, terms: Terms, seeds: str, test: str) -> str:

@@ -190,7 +190,7 @@ PLAIN = [run("fine_tune", s, metrics(test, None)) for s, test in enumerate(STEAD
     ("more", "outcome", "said"),
     [
         (0.02, "better", "car_ft is better than fine_tune in distribution: ID test +2.0"),
-        (-0.02, "worse", "car_ft is worse than fine_tune: ID test -1.9"),
+        (-0.02, "worse", "car_ft is worse than fine_tune in distribution: ID test -1.9"),
         (0.0002, "no_difference", "No difference in accuracy is shown between car_ft and"),
         (0.0, "tie", "A tie: car_ft and fine_tune are equal in ID test, in each of 5 seeds."),
     ],
