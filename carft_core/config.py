@@ -69,6 +69,9 @@ class DataConfig(Section):
     split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
     """By what a split is drawn; `seed`: by each run's own seed, as DomainBed's trial seed does."""
     test_domain: str | None = None
+    """The domain that does not train and is measured, in families of domains."""
+    val_domain: str | None = None
+    """One more that does not train, and on which settings are chosen instead."""
     shifts: Annotated[tuple[ShiftName, ...], Field(strict=False)] | None = None
     """Those that are measured; left out, the family's own choice. A name stands for every shift
     that begins with it and `-`."""

@@ -239,3 +239,42 @@ def test_an_oracle_of_each_task_values_its_trials_by_its_own_metric(
     assert found.comparison.protocol is not None
     assert "(oracle)" in found.comparison.protocol.caption
     assert Path(toy_sweep.home.sweep("oracle") / "comparison.csv").read_text().count("oracle") > 3
+
+
+def test_leave_one_domain_out_runs_every_pair_and_chooses_by_them(toy_sweep: ToySweep) -> None:
+    changes = {"name": "left_out", "selection": "leave_one_domain_out", "seeds": 1, "baselines": []}
+    found = toy_sweep.run(**OVER_DOMAINS | changes)
+    trials = toy_sweep.ledger("left_out").trials()
+    cells = [
+        (trial.params["data.test_domain"], trial.params.get("data.val_domain")) for trial in trials
+    ]
+    one_setting = [
+        *(("art", None), ("art", "photo"), ("art", "sketch")),
+        *(("photo", None), ("photo", "art"), ("photo", "sketch")),
+        *(("sketch", None), ("sketch", "art"), ("sketch", "photo")),
+    ]
+    assert cells == one_setting * 2
+    assert found.done == 18
+    table = found.comparison.protocol
+    assert table is not None
+    # The toy's validation is best at 0.3, and with one domain more left out at 0.1.
+    assert set(table.settings.values()) == {"car_ft kl_weight=0.1"}
+    assert "leave-one-domain-out cross-validation on id/val/left_out/top1" in table.caption
+    rows = [row.arm.label for row in found.comparison.tasks["art"].rows if not row.arm.merge]
+    assert rows == ["car_ft kl_weight=0.1", "car_ft kl_weight=0.3"]
+
+
+def test_the_runs_that_leave_out_a_domain_stay_out_of_other_choices(
+    toy_sweep: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("CARFT_HOME", str(toy_sweep.home.path))
+    words = ["compare", "left_out", "--json", "--selection", "training_domain"]
+    assert main(words) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert set(plain["tasks"]["settings"].values()) == {"car_ft kl_weight=0.3"}
+    assert len(plain["tasks"]["comparisons"]["art"]["rows"]) == 4
+    changes = {"name": "left_out", "selection": "leave_one_domain_out", "seeds": 1}
+    assert main(["check", str(toy_sweep.file(**OVER_DOMAINS | changes))]) == 0
+    told = capsys.readouterr().out
+    assert "of each setting on each task 2 more runs a seed leave out another domain" in told
+    assert "art 12 runs, photo 12 runs, sketch 12 runs" in told
