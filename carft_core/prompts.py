@@ -101,6 +101,8 @@ TEMPLATE_SETS: Mapping[str, TemplateSet] = _LazySets(
         "icon_shift": _icon_shift,
         "domain_words": lambda: _own_file("domain_words.yaml"),
         "class_only": lambda: _own_file("class_only.txt"),
+        "iwildcam": lambda: _own_file("iwildcam.txt"),
+        "fmow": lambda: _own_file("fmow.txt"),
     }
 )
 

@@ -123,9 +123,10 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
 
 
 def shifts(names: Collection[str]) -> list[tuple[str, str]]:
-    """Every shift's top-1 metric and the shift's name, by name."""
+    """Every shift's top-1 metric and the shift's name, by name: `OOD test` for one called test."""
     found = sorted(name for name in names if name.startswith("ood/") and name.endswith("/top1"))
-    return [(name, name[len("ood/") : -len("/top1")]) for name in found if name != OOD]
+    named = {name: name[len("ood/") : -len("/top1")] for name in found if name != OOD}
+    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]
 
 
 def visible(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from carft_core.data import FAMILIES
-from carft_core.data.bad_files import bad_files, note
+from carft_core.data.bad_files import Seen, bad_files, note
 from carft_core.data.base import FamilyData, Split, Transform
 from carft_core.data.shift_names import named_shifts
 from carft_core.errors import RequestError, unknown
@@ -26,6 +27,8 @@ NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
+
+_LOG = logging.getLogger(__name__)
 
 
 class Subset(Split):
@@ -122,28 +125,38 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
     return Subset(train, [index for index, unit in enumerate(train.units) if unit in kept])
 
 
-def without_bad_files(data: FamilyData) -> FamilyData:
-    """The same without images that cannot be read, which stand in `skipped` and in the notes.
+def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
+    """Those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps them."""
+    known = data.digest_of_training if name in TRAINING_SPLITS else data.digest
+    return bad_files(name, data.splits[name], data.digests.get(name, known), seen)
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift, or
-    an extra.
+
+def without_bad_files(data: FamilyData) -> FamilyData:
+    """The same without images that cannot be read, each of which is named in the log.
+
+    Raises RequestError as `without` does.
     """
-    shifts = {f"shifts/{name}": split for name, split in data.shifts.items()}
-    extras = {f"extras/{name}": split for name, split in data.extras.items()}
-    val = {} if data.val is None else {"val": data.val}
-    test = {} if data.test is None else {"test": data.test}
-    splits = {"train": data.train, **val, **test, **shifts, **extras}
-    skipped = {}
-    for name, whole in list(splits.items()):
-        trains = name in TRAINING_SPLITS
-        bad = bad_files(name, whole, data.digest_of_training if trains else data.digest)
-        if not bad:
-            continue
-        skipped[name] = bad
+    found = {name: bad_files_of(data, name) for name in data.splits}
+    for name, bad in found.items():
+        for item, why in bad.items():
+            _LOG.warning("left out of %s: %s: %s", name, item, why)
+    return without(data, {name: bad for name, bad in found.items() if bad})
+
+
+def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
+    """The same without some images by split, which stand in `skipped` and in the notes.
+
+    Raises RequestError when a class of train, val or test is left without images (of train alone,
+    where the others lack classes anyhow), or a shift, or an extra.
+    """
+    splits = dict(data.splits)
+    complete = ("train",) if data.uneven else IN_DISTRIBUTION
+    for name, bad in skipped.items():
+        whole = splits[name]
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or name in IN_DISTRIBUTION):
+        if gone and (not good or name in complete):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
@@ -170,22 +183,46 @@ def prepare(config: DataConfig) -> FamilyData:
     Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
     is still to be a run's (`TrialConfig.for_seed`).
     """
-    if config.root is not None:
-        # A relative root means another folder once the process has moved.
-        config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
-    if config.family not in FAMILIES:
-        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    config = _placed(config)
     # The views are the transform's: under each augmentation the data are the same.
     config = config.model_copy(update={"augmentation": None})
     return _prepared(config, FAMILIES[config.family].open)
 
 
+def opened(config: DataConfig) -> FamilyData:
+    """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
+
+    Raises RequestError as `prepare` does.
+    """
+    config = _placed(config)
+    return _asked_for(config, FAMILIES[config.family].open(config))
+
+
+def _placed(config: DataConfig) -> DataConfig:
+    """Of a family that there is, and with an absolute root."""
+    if config.family not in FAMILIES:
+        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    if config.root is None:
+        return config
+    # A relative root means another folder once the process has moved.
+    return config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
+
+
+def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
+    return data if config.shifts is None else _with_shifts(data, config.shifts)
+
+
 @functools.lru_cache(maxsize=8)
-def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """`opened` is the family's own: one that is registered anew is opened anew."""
-    data = opened(config)
-    if config.shifts is not None:
-        data = _with_shifts(data, config.shifts)
+def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """`open_` is the family's own: one that is registered anew is opened anew."""
+    return as_used(_asked_for(config, open_(config)), config)
+
+
+def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
+    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
+
+    Raises RequestError when there is too little of them for that.
+    """
     if config.bad_files == "skip":
         data = without_bad_files(data)
     train, val = data.train, data.val

@@ -16,7 +16,7 @@ from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
 from carft_core.data import FAMILIES
 from carft_core.data.splits import prepare
 from sweeps.family_file import register_family
-from tests import imagenet_tree
+from tests import imagenet_tree, wilds_tree
 
 
 def _image_folder(root: Path) -> None:
@@ -32,6 +32,8 @@ def _image_folder(root: Path) -> None:
 NEEDS_ROOT: dict[str, Callable[[Path], object]] = {
     "image_folder": _image_folder,
     "imagenet": imagenet_tree.make,
+    "iwildcam": lambda root: wilds_tree.make_iwildcam(root / wilds_tree.IWILDCAM),
+    "fmow": lambda root: wilds_tree.make_fmow(root / wilds_tree.FMOW),
 }
 """How a test makes the data of a family that reads the user's own."""
 
