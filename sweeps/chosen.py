@@ -99,7 +99,7 @@ def _one_of_each_task(found: Comparison) -> str:
     known = f" Chosen over all seeds: {'; '.join(each)}." if each else ""
     return (
         f"{found.sweep} chooses a setting for each task, so it has no model as a whole; name a run "
-        f"with --run.{known}"
+        f"with --run (carft-sweep export {found.sweep} --run DIGEST).{known}"
     )
 
 

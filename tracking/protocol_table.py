@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tracking.compare import Comparison
 from tracking.curves import ID, OOD
@@ -16,6 +16,8 @@ NAMES = {
     LEAVE_ONE_OUT: "leave-one-domain-out cross-validation",
 }
 """DomainBed's rules in its own words."""
+RESULT = "result"
+"""The fact that says whether a run was measured at its last or its best step."""
 DOMAINBED = "id/val/mean_group_top1"
 """What DomainBed's training-domain validation looks at: the mean over the domains that train."""
 
@@ -75,7 +77,8 @@ def _told(
     if counts:
         among = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield f"Settings chosen among on each task: {among}."
-    yield from _other_than_domainbed(whole.rule)
+    runs = (run for part in parts.values() for run in part.runs() if run.state == "done")
+    yield from _other_than_domainbed(whole.rule, {run.facts.get(RESULT) for run in runs})
 
 
 def _rule(rule: Rule) -> str:
@@ -85,8 +88,13 @@ def _rule(rule: Rule) -> str:
     return f"{rule.name if rule.named is None else NAMES[rule.named]} on {on}"
 
 
-def _other_than_domainbed(rule: Rule) -> Iterator[str]:
+def _other_than_domainbed(rule: Rule, results: Collection[object]) -> Iterator[str]:
+    """As far as it is known; `results` are the steps that runs were measured at."""
     if rule.named == "training_domain" and rule.metric != DOMAINBED:
         yield f"DomainBed chooses by the mean over the training domains, {DOMAINBED}."
+    if rule.named == "training_domain" and "last" in results:
+        yield "DomainBed takes the step with the best validation (keep.result: best_val)."
+    if rule.oracle and rule.is_of_task and "best_val" in results:
+        yield "DomainBed takes the last step here (keep.result: last)."
     if rule.named == LEAVE_ONE_OUT:
         yield "DomainBed chooses the step as well in this way; here each run has its own result."

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from carft_core.errors import InvalidConfig
+from sweeps.difference import changes, effect
 from sweeps.ledger import Ledger
 from sweeps.proposals import propose
 from sweeps.spec import SweepSpec, load_spec
@@ -218,9 +219,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_does_not_go_with_tasks_is_refused(tmp_path: Path, name: str) -> None:
-    changes, message = WRONG[name]
+    changed, message = WRONG[name]
     with pytest.raises(InvalidConfig) as caught:
-        load(tmp_path, {**GRID, **changes})
+        load(tmp_path, {**GRID, **changed})
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -229,3 +230,10 @@ def test_tasks_are_set_on_the_command_line(tmp_path: Path) -> None:
     assert load(tmp_path, GRID, "tasks=null").tasks is None
     aliased = {**GRID, "tasks": None, "aliases": {"domain": "data.test_domain"}}
     assert load(tmp_path, aliased, "tasks=domain").tasks == "data.test_domain"
+
+
+def test_other_tasks_begin_a_sweep_anew(tmp_path: Path) -> None:
+    with_tasks, without = load(tmp_path, GRID), load(tmp_path, {**GRID, "tasks": None})
+    found = changes(with_tasks.as_dict(), without.as_dict())
+    assert [str(change) for change in found] == ["tasks: data.test_domain -> (not given)"]
+    assert effect(found) == "anew"

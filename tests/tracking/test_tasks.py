@@ -407,3 +407,18 @@ def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> Non
     ]
     rows = found(runs).tasks["art"].rows
     assert {row.arm.params[VAL_DOMAIN] for row in rows} == {"sketch"}
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "said"),
+    [
+        ("IID", "last", "DomainBed takes the step with the best validation"),
+        ("oracle", "best_val", "DomainBed takes the last step here"),
+    ],
+)
+def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, said: str) -> None:
+    for kept in ("last", "best_val"):
+        runs = [replace(run, facts={"result": kept}) for run in two_domains()]
+        table = found(runs, RULES[method]).protocol
+        assert table is not None
+        assert (said in table.caption) == (kept == result)
