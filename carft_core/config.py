@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -21,6 +20,7 @@ from pydantic import (
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.data import FAMILIES
 from carft_core.data.augmentation import AUGMENTATIONS
+from carft_core.device_name import Device
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 from carft_core.validation_errors import explained
@@ -66,7 +66,8 @@ class DataConfig(Section):
     root: str | None = None
     train_fraction: Fraction = 1.0
     val_fraction: OpenFraction = 0.1
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
+    """By what a split is drawn; `seed`: by each run's own seed, as DomainBed's trial seed does."""
     test_domain: str | None = None
     """The domain that does not train and is measured, in families of domains."""
     val_domain: str | None = None
@@ -81,6 +82,13 @@ class DataConfig(Section):
     """The training views of families that have a default for it; others have their own views."""
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be read: `skip` looks for them before anything begins."""
+
+    @property
+    def split_number(self) -> int:
+        """The seed of the split. Raises ValueError where it is a run's, and no run is known."""
+        if self.split_seed == "seed":
+            raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
+        return self.split_seed
 
     @field_validator("shifts")
     @classmethod
@@ -151,19 +159,6 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": EvalConfig,
     "keep": KeepConfig,
 }
-DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
-
-
-def _device(value: str) -> str:
-    if re.fullmatch(DEVICE, value):
-        return value
-    near = "; for an Nvidia GPU say cuda" if value.lower().startswith("gpu") else ""
-    raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value[:80]!r}{near}")
-
-
-Device = Annotated[
-    str, AfterValidator(_device), Field(json_schema_extra={"pattern": f"^({DEVICE})$"})
-]
 DEFAULT_EPOCHS = 10
 
 
@@ -184,6 +179,17 @@ class TrialConfig(Section):
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def follows_seed(self) -> bool:
+        """Whether a run's seed decides its split as well."""
+        return self.data.split_seed == "seed"
+
+    def for_seed(self, seed: int) -> TrialConfig:
+        """That of the run with this seed, in which `data.split_seed` is a number."""
+        if not self.follows_seed:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"split_seed": seed})})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `trial_config` reads back to an equal config."""

@@ -30,9 +30,11 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
     return {
         "model": bench.teacher.clip_digest,
         "data": bench.data.digest,
+        "split": config.data.split_number,
         "transform": repr(bench.transform),
         "augmentation": repr(bench.transform.augmentation) if follows else None,
         "budget": budget if trains else None,
+        "result": config.keep.result if trains else None,
         "precision": bench.precision,
         "device": bench.device.type,
         "contexts": contexts.name,

@@ -56,9 +56,10 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
     `optim.micro_batch`, unless the algorithm's loss depends on it. Inside is what an augmentation
     does, not its name, and which images training lacks, not `data.bad_files`. An algorithm that
-    trains nothing has no seed, no optimiser, no augmentation and no balance. Raises RequestError
-    when model or data cannot be opened.
+    trains nothing has no seed, no optimiser, no augmentation and no balance, but may have the split
+    of a seed. Raises RequestError when model or data cannot be opened.
     """
+    config = config.for_seed(seed)
     algorithm = config.algorithm
     data = prepare(config.data)
     device = resolve_device(config.device)

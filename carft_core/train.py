@@ -78,7 +78,7 @@ def epochs(
         with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
             yield from epochs(config, seed, workdir=Path(scratch), cache=cache)
         return
-    folder = RunFolder(workdir)
+    config, folder = config.for_seed(seed), RunFolder(workdir)
     folder.claim(config, seed, identify(config, seed, cache=cache))
     if folder.is_trained(config):
         return

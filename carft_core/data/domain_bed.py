@@ -106,7 +106,7 @@ def _halves(
         parts = divided(
             count,
             config.val_fraction,
-            trial_seed=config.split_seed,
+            trial_seed=config.split_number,
             environment=environment,
         )
         if not parts.kept:

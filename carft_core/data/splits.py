@@ -154,7 +154,8 @@ def prepare(config: DataConfig) -> FamilyData:
     Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
     before the fraction is taken, so it is the same for every `train_fraction`. A process opens the
     same data once; what changes on disk meanwhile is seen by the next process.
-    Raises RequestError when the data cannot be used as asked.
+    Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
+    is still to be a run's (`TrialConfig.for_seed`).
     """
     config = _placed(config)
     # The views are the transform's, the batches the loader's: the data are the same.
@@ -208,10 +209,10 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
         train, val = carve(
             train,
             val_fraction=config.val_fraction,
-            split_seed=config.split_seed,
+            split_seed=config.split_number,
             class_names=data.class_names,
         )
-    train = take_fraction(train, config.train_fraction, config.split_seed)
+    train = take_fraction(train, config.train_fraction, config.split_number)
     return replace(data, train=train, val=val)
 
 
