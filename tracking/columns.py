@@ -117,15 +117,16 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(GAP, "gap"),
         MetricColumn(GAIN, "gain", signed=True),
     ]
-    if rule.metric not in {column.metric for column in wanted} and rule.metric.endswith("/top1"):
+    if rule.metric not in {column.metric for column in wanted} and is_fraction(rule.metric):
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))
     return tuple(column for column in wanted if column.metric in names)
 
 
 def shifts(names: Collection[str]) -> list[tuple[str, str]]:
-    """Every shift's top-1 metric and the shift's name, by name."""
+    """Every shift's top-1 metric and the shift's name, by name: `OOD test` for one called test."""
     found = sorted(name for name in names if name.startswith("ood/") and name.endswith("/top1"))
-    return [(name, name[len("ood/") : -len("/top1")]) for name in found if name != OOD]
+    named = {name: name[len("ood/") : -len("/top1")] for name in found if name != OOD}
+    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]
 
 
 def visible(

@@ -6,7 +6,10 @@ from typing import Literal
 
 Direction = Literal[1, -1, 0]
 
-_FRACTIONS = frozenset({"top1", "ece"})
+_ACCURACIES = frozenset(
+    {"top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"}
+)
+_FRACTIONS = _ACCURACIES | {"ece"}
 _LOSSES = frozenset({"nll", "ece", "brier"})
 
 
@@ -18,14 +21,14 @@ def is_fraction(metric: str) -> bool:
 def is_told(metric: str, *, merged: bool = False) -> bool:
     """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
 
-    Of every split its top-1; the other kinds of validation, test and the mean over shifts, and how
-    far the context has moved on each split, of the model that a run trained alone. `result.json`
-    holds all.
+    Of every split its top-1; the other kinds of validation (`id/val`, `ood/val`), test and the mean
+    over shifts, and how far the context has moved on each split, of the model that a run trained
+    alone. `result.json` holds all.
     """
     kind = metric.rpartition("/")[2]
     if merged:
         return kind == "top1"
-    if metric.startswith("ood/") and not metric.startswith("ood/mean/"):
+    if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
         return kind == "top1"
     return kind == "kl" or not metric.startswith("context/")
 
@@ -38,4 +41,4 @@ def direction(metric: str) -> Direction:
     kind = metric.rpartition("/")[2]
     if metric.startswith(("gap/", "train/")) or kind in _LOSSES:
         return -1
-    return 1 if kind == "top1" else 0
+    return 1 if kind in _ACCURACIES else 0

@@ -13,8 +13,9 @@ from tracking.statistics import mean
 T = TypeVar("T")
 
 VAL = "id/val/top1"
-HONEST = ("id/val/", "train/")
-"""What a metric's name begins with when no test split and no shift is behind it."""
+HONEST = ("id/val/", "train/", "ood/val/")
+"""What a metric's name begins with when no test split and no shift is behind it; `ood/val` is a
+validation set that a benchmark made out of distribution."""
 _ROUNDING = 1e-12
 
 

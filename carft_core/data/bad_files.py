@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.data.base import Split, Transform
+from carft_core.data.subset import whole_of
 from carft_core.errors import RequestError
 from carft_core.files import read_json
 from carft_core.user_cache import keep, user_cache
@@ -32,25 +33,27 @@ Seen = Callable[[int], None]
 """Is told how many images of a split have been looked at."""
 
 
-def bad_files(name: str, split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
+def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
     """The ids of a split's images that cannot be read, and what is wrong with each.
 
     Every image is decoded for this, once for each user: what was found is kept in the user's
-    cache, by the split's `name`, the `digest` of its data and the version of Pillow. One that was
+    cache, by the images' ids, the `digest` of their data and the version of Pillow. Of a part of a
+    split the whole is looked at, so that other parts of it cost nothing more. One that was
     interrupted goes on where it was. Raises RequestError when the system cannot read a file: then
     the disk is at fault, not the image.
     """
-    made_of = json.dumps([name, len(split), digest, version("pillow")])
+    whole = whole_of(split)
+    made_of = json.dumps([whole.ids, digest, version("pillow")])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
     found: dict[str, str] | None = _kept(file)
     if found is None:
         part = file.with_suffix(".part")
-        found = _bad_files(split, part, seen)
+        found = _bad_files(whole, part, seen)
         keep(file, functools.partial(_write, found=found))
         with contextlib.suppress(OSError):
             part.unlink()
-    return found
+    return {item: found[item] for item in split.ids if item in found}
 
 
 def note(name: str, bad: Collection[str]) -> str:

@@ -59,7 +59,7 @@ class Split(ABC):
     logit is the greatest of theirs."""
     groups: tuple[str, ...] | None = None
     """What each item belongs to, such as its domain or region, where accuracy is also told by
-    group; None where there are no groups."""
+    group: empty for an item of none; None where there are no groups."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,10 +95,14 @@ class FamilyData:
     """Classes whose images of `test` are measured once more by themselves, among these classes
     alone: as `id/test_<name>`, which is in no mean."""
     extras: Mapping[str, Split] = field(default_factory=dict)
-    """Splits that are measured as `ood/<name>` and are in no mean."""
+    """Splits that are measured as `ood/<name>` and are in no mean. `val` is one that was made for
+    choosing, of other images than the shifts': selecting on `ood/val/...` looks at no test."""
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Shifts and extras that are measured once more taken together, as `ood/<name>` by the new
     name; in no mean either."""
+    uneven: str = ""
+    """Why some classes of `train` may have no image in `val` or `test`, where the official splits
+    are so; empty: each has some everywhere."""
     notes: tuple[str, ...] = ()
     """What people should know of the data as found, such as counts that are not the published."""
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

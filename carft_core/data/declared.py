@@ -21,6 +21,7 @@ from carft_core.data.folder_tree import (
     refusal,
     repeated,
 )
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.image_folder import folder_split, found_in
 from carft_core.data.splits import carve_test
 from carft_core.errors import RequestError, dotted
@@ -86,11 +87,11 @@ class Declared:
         return root / folders[0] if len(folders) == 1 else None
 
     def _root(self, config: DataConfig) -> Path:
-        if config.test_domain is not None:
-            raise RequestError(
-                f"data.test_domain: {config.family} has no domains to hold out; leave the field "
-                f"out, and declare what is held out as one of the shifts in {self.file.name}"
-            )
+        refuse_held_out(
+            config,
+            "leave the field out, and declare what is held out as one of the shifts in "
+            f"{self.file.name}",
+        )
         root = self.root if config.root is None else Path(config.root).expanduser().absolute()
         if not root.is_dir():
             where = "data.root" if config.root is not None else self.place(("root",))

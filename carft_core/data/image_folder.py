@@ -25,9 +25,11 @@ from carft_core.data.folder_tree import (
     read_tree,
     refusal,
 )
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.photo_views import read_rgb
 from carft_core.data.shard_split import ShardSplit
 from carft_core.data.shards import ShardIndex
+from carft_core.data.shift_names import RESERVED
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -87,11 +89,9 @@ def _root(config: DataConfig) -> Path:
     """Raises RequestError when there is none."""
     if config.root is None:
         raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
-    if config.test_domain is not None:
-        raise RequestError(
-            "data.test_domain: image_folder has no domains to hold out; leave the field out and "
-            "put what is to be held out into shifts/<name>/"
-        )
+    refuse_held_out(
+        config, "leave the field out and put what is to be held out into shifts/<name>/"
+    )
     root = Path(config.root).expanduser().absolute()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -176,10 +176,11 @@ def _split_problems(tree: Tree) -> list[str]:
         problems.append(f"train/ has the single class {tree.classes[0]!r}; two are the least")
     for name in tree.splits:
         shift = name.removeprefix("shifts/")
-        if shift != name and (shift == "mean" or not SHIFT_NAME.fullmatch(shift)):
+        if shift != name and (shift in RESERVED or not SHIFT_NAME.fullmatch(shift)):
             problems.append(
                 f"{name}/ gives its name to the metric ood/{shift}/top1: rename it, using letters, "
-                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts"
+                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts, "
+                "or 'val', which is for choosing"
             )
     return problems
 

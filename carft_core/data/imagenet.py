@@ -13,9 +13,11 @@ import torch
 from open_clip import IMAGENET_CLASSNAMES
 
 from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
+from carft_core.data.class_folders import problems_of
 from carft_core.data.data_root import data_root, find_folders, found_folder, missing_folder
 from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import has_loose_images, listed, nearest, refusal, visible_folders
+from carft_core.data.folder_tree import listed, refusal
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.imagenet_folders import FOLDERS, SHIFTS, corrupted, folder_of
 from carft_core.data.imagenet_labels import alike_in, labels_of
 from carft_core.data.manifest import Manifest, read_manifest
@@ -59,11 +61,7 @@ def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
 
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
     """The data root, and the folders of what is asked for."""
-    if config.test_domain is not None:
-        raise RequestError(
-            "data.test_domain: imagenet has no domains to hold out; data.shifts says what is "
-            "measured out of distribution"
-        )
+    refuse_held_out(config, "data.shifts says what is measured out of distribution")
     root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
     known = (*SHIFTS, *corrupted())
     shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, known)
@@ -137,32 +135,16 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
 
 def _problems(name: str, folder: Path, manifest: Manifest) -> Iterator[str]:
     """Why the folder is not what its makers publish; numbers of images are no reason."""
-    wanted, found = labels_of(name), manifest.counts
-    if not found:
-        yield f"has no class folders, expected {folder_of(name).layout}" + (
-            "; its images lie outside them: sort them into folders by their classes, as "
-            "torchvision.datasets.ImageNet does with the archive of val and the development kit"
-            if has_loose_images(folder)
-            else ""
-        )
-        return
-    deeper = [one for one in found if set(wanted) <= {*visible_folders(folder / one)}]
-    if deeper and not set(wanted) & set(found):
-        yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
-        return
-    missing = [one for one in wanted if one not in found]
-    if missing:
-        yield f"lacks {len(missing)} of {len(wanted)} class folders: {listed(missing)}"
-    strange = [] if name in MORE_FOLDERS else [one for one in found if one not in wanted]
-    if strange:
-        near = nearest(strange[0], missing)
-        yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
-    bare = [one for one, count in found.items() if count == 0 and one in wanted]
-    if bare:
-        yield f"has class folders without images: {listed(bare)}"
-    empty = [path for path in manifest.empty if path.partition("/")[0] in wanted]
-    if empty:
-        yield f"has files that are empty or links to nothing: {listed(empty)}"
+    wanted = labels_of(name)
+    yield from problems_of(
+        folder,
+        manifest,
+        wanted,
+        layout=folder_of(name).layout,
+        loose=": sort them into folders by their classes, as torchvision.datasets.ImageNet does "
+        "with the archive of val and the development kit",
+        more=name in MORE_FOLDERS,
+    )
     if name == "train" and (strays := list(_strays(manifest, wanted))):
         yield (
             f"has {len(strays)} images in the folder of another class than their names say: "

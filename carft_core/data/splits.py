@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from carft_core.data import FAMILIES
 from carft_core.data.bad_files import Seen, bad_files, note
-from carft_core.data.base import FamilyData, Split, Transform
+from carft_core.data.base import FamilyData, Split
 from carft_core.data.shift_names import named_shifts
+from carft_core.data.subset import Subset
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
@@ -29,30 +27,6 @@ TRAINING_SPLITS = ("train", "val")
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
 _LOG = logging.getLogger(__name__)
-
-
-class Subset(Split):
-    """A split restricted to some of its items, in the given order.
-
-    A view stays that of the item in the whole split, so an image looks the same whatever part of
-    the data trains.
-    """
-
-    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, tuple(indices)
-        self.ids = tuple(whole.ids[index] for index in self.indices)
-        self.units = tuple(whole.units[index] for index in self.indices)
-        self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
-        self.classes, self.alike = whole.classes, whole.alike
-        groups = whole.groups
-        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Those of the whole split."""
-        inside = [self.indices[index] for index in indices]
-        return self.whole.views(inside, transform=transform, seed=seed, epoch=epoch)
 
 
 def carve(
@@ -128,7 +102,7 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
 def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
     """Those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps them."""
     known = data.digest_of_training if name in TRAINING_SPLITS else data.digest
-    return bad_files(name, data.splits[name], data.digests.get(name, known), seen)
+    return bad_files(data.splits[name], data.digests.get(name, known), seen)
 
 
 def without_bad_files(data: FamilyData) -> FamilyData:
@@ -146,16 +120,17 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
     """The same without some images by split, which stand in `skipped` and in the notes.
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift, or
-    an extra.
+    Raises RequestError when a class of train, val or test is left without images (of train alone,
+    where the others lack classes anyhow), or a shift, or an extra.
     """
     splits = dict(data.splits)
+    complete = ("train",) if data.uneven else IN_DISTRIBUTION
     for name, bad in skipped.items():
         whole = splits[name]
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or name in IN_DISTRIBUTION):
+        if gone and (not good or name in complete):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
@@ -182,9 +157,14 @@ def prepare(config: DataConfig) -> FamilyData:
     Raises RequestError when the data cannot be used as asked.
     """
     config = _placed(config)
-    # The views are the transform's: under each augmentation the data are the same.
-    config = config.model_copy(update={"augmentation": None})
-    return _prepared(config, FAMILIES[config.family].open)
+    # The views are the transform's, the batches the loader's: the data are the same.
+    plain = config.model_copy(update={"augmentation": None, "balanced": False})
+    data = _prepared(plain, FAMILIES[config.family].open)
+    if config.balanced and data.train.groups is None:
+        raise RequestError(
+            f"data.balanced: {config.family} has no domains to balance batches over; leave it out"
+        )
+    return data
 
 
 def opened(config: DataConfig) -> FamilyData:
@@ -236,12 +216,25 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
-    """The same data measured on some of its shifts; their choice is a part of its digest."""
+    """The same data measured on some of its shifts; their choice is a part of its digest.
+
+    Extras are always measured, and unions of what is there.
+    """
+    besides = {*data.extras, *data.unions}
+    asked = [name for name in asked if name not in besides]
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data
+    there = {*shifts, *data.extras}
+    unions = {name: of for name, of in data.unions.items() if there.issuperset(of)}
     digest = hashlib.sha256("\0".join([data.digest, *shifts]).encode()).hexdigest()
-    return replace(data, shifts=shifts, digest=digest, training_digest=data.digest_of_training)
+    return replace(
+        data,
+        shifts=shifts,
+        unions=unions,
+        digest=digest,
+        training_digest=data.digest_of_training,
+    )
 
 
 def _share(count: int, fraction: float) -> int:

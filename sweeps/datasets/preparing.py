@@ -20,6 +20,7 @@ from rich.progress import (
 
 from carft_core.data import FamilyData
 from carft_core.data.splits import bad_files_of, opened, without
+from carft_core.data.subset import whole_of
 from carft_core.errors import RequestError
 from carft_core.user_cache import user_cache
 from sweeps.datasets.chosen import chosen
@@ -72,7 +73,9 @@ def _look(data: FamilyData) -> dict[str, Looked]:
     looked = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         for name, split in data.splits.items():
-            task = shown.add_task(name, total=len(split))
+            # Of a part the whole is looked at, once for all its parts.
+            every = len(whole_of(split))
+            task = shown.add_task(name, total=every)
             began, seen = time.monotonic(), 0
 
             def tell(count: int, task: Any = task) -> None:
@@ -82,7 +85,7 @@ def _look(data: FamilyData) -> dict[str, Looked]:
 
             bad = bad_files_of(data, name, tell)
             seconds = time.monotonic() - began if seen else None
-            shown.update(task, completed=len(split))
+            shown.update(task, completed=every)
             looked[name] = Looked(len(split), bad, seconds)
             if not console.is_terminal:
                 to_stderr(f"{name}: {len(split):,} images, {len(bad):,} cannot be read")

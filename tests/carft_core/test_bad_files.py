@@ -14,6 +14,7 @@ from carft_core.config import DataConfig, TrialConfig
 from carft_core.data import FamilyData
 from carft_core.data import bad_files as module
 from carft_core.data.splits import prepare
+from carft_core.data.subset import whole_of
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
@@ -120,9 +121,23 @@ def test_more_images_than_one_thread_takes_are_all_looked_at(
     train = opened(root, "refuse").train
     spoil(root / train.ids[-1])
     told: list[int] = []
-    found = module.bad_files("train", train, "d", told.append)
+    found = module.bad_files(train, "d", told.append)
     assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
-    assert told == [*range(5, len(train), 5), len(train)]
+    every = len(whole_of(train))
+    assert every > len(train)
+    assert told == [*range(5, every, 5), every]
+
+
+def test_of_two_parts_the_whole_is_looked_at_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(root, "refuse")
+    assert data.val is not None
+    found = module.bad_files(data.train, "d")
+    monkeypatch.setattr(module, "_bad_files", None)
+    found |= module.bad_files(data.val, "d")
+    assert BAD[0] in found
+    assert {*found} <= {*data.train.ids, *data.val.ids}
 
 
 def test_what_was_interrupted_goes_on_where_it_was(
@@ -130,7 +145,7 @@ def test_what_was_interrupted_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(module, "PART", 5)
     monkeypatch.setattr(module, "KEPT_EVERY", -1.0)
-    whole = module.bad_files("train", opened(root, "refuse").train, "elsewhere")
+    whole = module.bad_files(opened(root, "refuse").train, "elsewhere")
     train = opened(root, "refuse").train
     spoilt = train.ids.index(BAD[0])
 
@@ -139,11 +154,11 @@ def test_what_was_interrupted_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        module.bad_files("train", train, "d", interrupted)
+        module.bad_files(train, "d", interrupted)
     assert len([*cache.rglob("*.part")]) == 1
     told: list[int] = []
     monkeypatch.setattr(module, "_wrong", lambda _, piece: [None] * len(piece))
-    assert module.bad_files("train", train, "d", told.append) == whole
+    assert module.bad_files(train, "d", told.append) == whole
     assert all(count > spoilt + 1 for count in told)
     assert not [*cache.rglob("*.part")]
 
@@ -172,7 +187,7 @@ def test_what_the_system_cannot_read_is_refused_and_not_kept(root: Path, cache: 
     data = opened(root, "refuse")
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):
-        module.bad_files("test", data.id_test, data.digest)
+        module.bad_files(data.id_test, data.digest)
     assert not cache.exists()
 
 
@@ -211,13 +226,13 @@ def test_a_damaged_cache_is_made_anew(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = opened(root, "refuse").id_test
-    found = module.bad_files("test", split, "d")
+    found = module.bad_files(split, "d")
     for file in [*cache.rglob("*.json")]:
         file.write_bytes(b"[")
         file.with_suffix(".part").write_text('["5", {}]')
-    assert module.bad_files("test", split, "d") == found == {BAD[1]: found[BAD[1]]}
+    assert module.bad_files(split, "d") == found == {BAD[1]: found[BAD[1]]}
     monkeypatch.setenv("CARFT_CACHE", str(root / BAD[0]))  # a file, so nothing can be kept
-    assert module.bad_files("test", split, "d") == found
+    assert module.bad_files(split, "d") == found
 
 
 def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Path) -> None:
