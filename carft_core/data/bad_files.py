@@ -24,7 +24,7 @@ LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""
 NAMED = 5
 """So many images are named in a sentence; a run's facts have them all."""
-PART = 256
+PART = 32
 """So many images are one thread's at a time."""
 KEPT_EVERY = 10.0
 """Seconds after which what was found so far is kept."""

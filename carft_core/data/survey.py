@@ -89,14 +89,15 @@ def _places(family: Family, config: DataConfig) -> dict[str, FoundSplit]:
         return {}
     root = data_root(config, wanted)
     return {
-        name if name in IN_DISTRIBUTION else f"{SHIFT}{name}": _place(root, folder)
+        name if name in IN_DISTRIBUTION or "/" in name else f"{SHIFT}{name}": _place(root, folder)
         for name, folder in wanted.items()
     }
 
 
 def _is_asked_for(name: str, config: DataConfig) -> bool:
     """Whether a folder is one of train and test, or of a shift that `data.shifts` means."""
-    if config.shifts is None or name in IN_DISTRIBUTION:
+    kind, _, name = name.rpartition("/")
+    if config.shifts is None or kind == "extras" or (not kind and name in IN_DISTRIBUTION):
         return True
     return any(f"{name}-".startswith(f"{shift}-") for shift in config.shifts)
 

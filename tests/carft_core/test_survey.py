@@ -135,6 +135,16 @@ def test_a_family_without_a_test_and_with_extras_is_told_of_as_well(root: Path) 
     assert (extra.folder, extra.published, extra.status) == (root / "mine/snow", 4, "ok")
 
 
+def test_folders_may_be_named_as_the_splits_are(root: Path) -> None:
+    named = {"train": FOLDERS["train"], "shifts/test": FOLDERS["test"], "extras/x": FOLDERS["snow"]}
+    FAMILIES.register(Family("named", "as WILDS' are", open_mine, folders=named))
+    shutil.rmtree(root / "mine/train")
+    config = DataConfig(family="named", root=str(root))
+    assert list(survey(config).splits) == ["train", "shifts/test", "extras/x"]
+    less = config.model_copy(update={"shifts": ("snow",)})
+    assert list(survey(less).splits) == ["train", "extras/x"]
+
+
 def test_only_shifts_that_are_asked_for_are_looked_at(root: Path) -> None:
     shutil.rmtree(root / "mine/fog-2")
     assert list(looked(root, shifts=["snow"]).splits) == ["train", "test", "shifts/snow"]
