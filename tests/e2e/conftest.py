@@ -180,16 +180,13 @@ def tiny(tmp_path: Path, tiny_clip_files: Path, images: Path) -> MakeTiny:
 
 @pytest.fixture(scope="session")
 def undisturbed(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_clip_files: Path,
-    images: Path,
+    tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images: Path
 ) -> dict[float, Any]:
-    """KL weight to outcome of a sweep of WEIGHTS, or of the parameter's, that nobody disturbs.
+    """KL weight to outcome of a sweep of WEIGHTS that nobody disturbs.
 
     Tests of it stand in the group `undisturbed`, so that one process makes it for all of them.
     """
     make = make_tiny(tmp_path_factory.mktemp("undisturbed"), tiny_clip_files, images)
-    sweep = make("undisturbed", getattr(request, "param", WEIGHTS))
+    sweep = make("undisturbed", WEIGHTS)
     sweep.call("run", "--engine", "local")
     return sweep.outcomes()
