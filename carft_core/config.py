@@ -68,6 +68,11 @@ class DataConfig(Section):
     val_fraction: OpenFraction = 0.1
     split_seed: Annotated[int, Field(ge=0)] = 0
     test_domain: str | None = None
+    """The domain that does not train and is measured, in families of domains."""
+    val_domain: str | None = None
+    """One more that does not train, and on which settings are chosen instead."""
+    balanced: bool = False
+    """Whether a batch has `optim.batch_size` images of each domain that trains."""
     shifts: Annotated[tuple[ShiftName, ...], Field(strict=False)] | None = None
     """Those that are measured; left out, the family's own choice. A name stands for every shift
     that begins with it and `-`."""
@@ -101,6 +106,8 @@ class OptimConfig(Section):
     decay_norms_and_biases: bool = True
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
+    steps_per_epoch: PositiveInt | None = None
+    """With `steps`: how many are an epoch, behind which `id/val` is measured; else a pass is."""
     batch_size: PositiveInt = 512
     micro_batch: PositiveInt | None = None
     warmup: NonNegative = 0.1
@@ -113,6 +120,8 @@ class OptimConfig(Section):
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
+        if self.steps is None and self.steps_per_epoch is not None:
+            raise ValueError("steps_per_epoch needs steps, the number of all")
         return self
 
 
@@ -238,11 +247,18 @@ def _fill_in(given: Mapping[str, dict[str, Any]], problems: list[Problem]) -> No
             message = f"the family has a default for an {unknown('field', field, field_names())}"
             problems.append(Problem(("data", "family"), message))
             continue
-        if field == "optim.epochs" and given["optim"].get("steps") is not None:
+        if _of_another_length(field, given["optim"]):
             continue
         given[section].setdefault(key, value)
     if given["optim"].get("steps") is None:
         given["optim"].setdefault("epochs", DEFAULT_EPOCHS)
+
+
+def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
+    """Whether a family's default is in epochs where steps are given, or the other way round."""
+    if field == "optim.epochs":
+        return optim.get("steps") is not None
+    return field in ("optim.steps", "optim.steps_per_epoch") and optim.get("epochs") is not None
 
 
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:

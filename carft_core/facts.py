@@ -7,9 +7,9 @@ from typing import Any
 
 from carft_core.bench import Bench
 from carft_core.config import TrialConfig
+from carft_core.contexts import words_to_mark
 from carft_core.data import FAMILIES
 from carft_core.identity import shared_code, training_code
-from carft_core.prompts import named_domains, template_set
 
 
 def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
@@ -18,12 +18,13 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
     `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
     trained, or where the family has training views of its own.
     """
-    family = FAMILIES[config.data.family]
-    contexts = template_set(config.prompts.contexts)
-    shown = named_domains(contexts, family.domains)
+    contexts = bench.teacher.contexts
+    domains = FAMILIES[config.data.family].domains
     budget = (
         f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
     )
+    if config.data.balanced:
+        budget += ", balanced"
     trains = config.algorithm.trains
     follows = trains and config.data.augmentation is not None
     return {
@@ -35,7 +36,7 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "precision": bench.precision,
         "device": bench.device.type,
         "contexts": contexts.name,
-        "contexts_name": sorted(shown),
+        "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
         "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
         "data_notes": list(bench.data.notes),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from carft_core.config import TrialConfig
 from carft_core.data.splits import prepare
 from carft_core.files import read_json
 from carft_core.result import is_complete
+from carft_core.schedule import schedule_of
 from sweeps.dimensions import assigned
 from sweeps.draws import quantile
 from sweeps.home import Home
@@ -221,10 +221,8 @@ def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> Work:
 
 
 def _whole(config: TrialConfig, models: int) -> Work:
-    optim = config.optim
-    per_epoch = math.ceil(len(prepare(config.data).train) / optim.batch_size)
-    steps = optim.steps or (optim.epochs or 1) * per_epoch
-    return Work(config, steps, math.ceil(steps / per_epoch), models)
+    schedule = schedule_of(config, prepare(config.data).train)
+    return Work(config, schedule.steps, schedule.epochs, models)
 
 
 def _to_come(spec: SweepSpec, count: int) -> Iterator[Work]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -107,11 +108,21 @@ class FamilyData:
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By split (`train`, `val`, `test`, `shifts/<name>`, `extras/<name>`): the ids that
     `data.bad_files: skip` left out, and what is wrong with each."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By split, named as in `splits`: sha256 of that split alone, where the family tells it."""
 
     @property
     def digest_of_training(self) -> str:
         """What of the data a run's identity holds."""
         return self.training_digest or self.digest
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """Those that there are: `train`, `val`, `test`, `shifts/<name>`, `extras/<name>`."""
+        shifts = {f"shifts/{name}": split for name, split in self.shifts.items()}
+        extras = {f"extras/{name}": split for name, split in self.extras.items()}
+        named = {"train": self.train, "val": self.val, "test": self.test, **shifts, **extras}
+        return {name: split for name, split in named.items() if split is not None}
 
     @property
     def id_test(self) -> Split:
@@ -141,6 +152,37 @@ class DataFolder:
 
 
 @dataclass(frozen=True)
+class FoundSplit:
+    """What lies there of one split, whether or not a run could use it."""
+
+    folder: Path | None = None
+    """Where; None where it is missing, or lies in no folder of its own."""
+    is_there: bool = True
+    images: int | None = None
+    """None: nobody could look."""
+    published: int | None = None
+    """How many images its makers published."""
+    classes: int | None = None
+    """How many of its classes have an image."""
+    expected_classes: int | None = None
+    digest: str | None = None
+    """sha256 of what is there, independent of where it lies."""
+    problems: tuple[str, ...] = ()
+    """Why a run refuses it."""
+
+    @property
+    def status(self) -> str:
+        """`missing`, `wrong`, `unseen`, `differs` (in number from the published) or `ok`."""
+        if not self.is_there:
+            return "missing"
+        if self.problems:
+            return "wrong"
+        if self.images is None:
+            return "unseen"
+        return "ok" if self.published in (None, self.images) else "differs"
+
+
+@dataclass(frozen=True)
 class Family:
     """The declaration of a family, as registered in `carft_core.data.FAMILIES`."""
 
@@ -161,3 +203,7 @@ class Family:
     """What its splits are measured by besides, of `carft_core.evaluate.FURTHER_METRICS`."""
     validated_by: str = "top1"
     """The metric of `id/val` by which the best epoch is known, where that is the result."""
+    look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
+    """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
+
+    Raises RequestError where there is nothing to look at. None: only `open` knows."""

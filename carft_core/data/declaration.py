@@ -23,7 +23,7 @@ from carft_core.registry import NAME
 from carft_core.template_files import mistakes
 from carft_core.validation_errors import explained
 
-APART = ("data.family", "data.root", "data.test_domain")
+APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
 """Fields of a trial for which a family has no default."""
 
 

@@ -80,6 +80,18 @@ def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> Non
         assert identify(zero_shot, 0).digest == identify(other, 0).digest
 
 
+def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config) -> None:
+    """So that one which comes later makes no old run another."""
+    parts = identify(toy_config({"optim.decay_norms_and_biases": False}), 0).parts
+    assert {"test_domain", "val_domain"}.isdisjoint(parts["data"])
+    assert {"steps", "steps_per_epoch", "decay_norms_and_biases"}.isdisjoint(parts["optim"])
+    assert "balanced" not in parts
+    assert parts["data"]["split_seed"] == parts["optim"]["label_smoothing"] == 0
+    steps = {"optim.epochs": None, "optim.steps": 6}
+    plain, by_step = (toy_config({**steps, "optim.steps_per_epoch": n}) for n in (None, 2))
+    assert identify(plain, 0).digest != identify(by_step, 0).digest
+
+
 def test_moving_the_data_changes_nothing(
     toy_config: Config, toy_root: Path, tmp_path: Path
 ) -> None:

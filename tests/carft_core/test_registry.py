@@ -36,7 +36,10 @@ def opens(config: DataConfig) -> FamilyData:
 def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mapping() -> None:
     assert list(ALGORITHMS) == ["zero_shot", "fine_tune", "car_ft"]
     assert list(MERGES) == ["wise_ft"]
-    assert list(FAMILIES) == ["icon_shift", "icon_shift_dev", "image_folder", "imagenet"]
+    assert list(FAMILIES) == [
+        *("icon_shift", "icon_shift_dev", "image_folder", "imagenet"),
+        *("pacs", "vlcs", "office_home", "terra_incognita", "domain_net"),
+    ]
     assert ALGORITHMS["fine_tune"] is FineTune
     assert isinstance(ALGORITHMS, Mapping)
     assert "no_such" not in ALGORITHMS
