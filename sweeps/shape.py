@@ -96,6 +96,8 @@ def _put_profile(draft: Draft, name: str, aliases: Mapping[str, str], place: Pla
         draft.complain(place, profiles.no_such(draft, name))
         return
     for key, value, where in profiles.changes(draft, name):
+        if key == "name" and isinstance(value, str):
+            value = value.replace("{name}", str(draft.get(("name",))))
         # What nobody knows is reported already, with all other profiles.
         with contextlib.suppress(KeyError):
             _put(draft, _route(key, aliases), value, where)
