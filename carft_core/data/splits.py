@@ -221,8 +221,6 @@ def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
 
     Extras are always measured, and unions of what is there.
     """
-    besides = {*data.extras, *data.unions}
-    asked = [name for name in asked if name not in besides]
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data

@@ -38,6 +38,7 @@ def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mappi
     assert list(MERGES) == ["wise_ft"]
     assert list(FAMILIES) == [
         *("icon_shift", "icon_shift_dev", "image_folder", "imagenet"),
+        *("iwildcam", "fmow"),
         *("pacs", "vlcs", "office_home", "terra_incognita", "domain_net"),
     ]
     assert ALGORITHMS["fine_tune"] is FineTune
