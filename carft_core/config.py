@@ -65,6 +65,8 @@ class DataConfig(Section):
     family: str = "icon_shift"
     root: str | None = None
     train_fraction: Fraction = 1.0
+    shots: PositiveInt | None = None
+    """So many images of each class train, instead of a fraction."""
     val_fraction: OpenFraction = 0.1
     split_seed: Annotated[int, Field(ge=0)] = 0
     test_domain: str | None = None
@@ -84,6 +86,12 @@ class DataConfig(Section):
         if twice:
             raise ValueError(f"{twice[0]} stands in the list twice")
         return names
+
+    @model_validator(mode="after")
+    def _shots_or_a_fraction(self) -> Self:
+        if self.shots is not None and self.train_fraction != 1:
+            raise ValueError("give shots or train_fraction, not both")
+        return self
 
 
 class PromptsConfig(Section):

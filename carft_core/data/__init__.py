@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carft_core.data.base import DataFolder, Family, FamilyData, Split, Transform
+from carft_core.data.downstream import DOWNSTREAM
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.imagenet import IMAGENET
@@ -23,5 +24,7 @@ FAMILIES.register(ICON_SHIFT)
 FAMILIES.register(ICON_SHIFT_DEV)
 FAMILIES.register(IMAGE_FOLDER)
 FAMILIES.register(IMAGENET)
+for _family in DOWNSTREAM:
+    FAMILIES.register(_family)
 
 __all__ = ["FAMILIES", "DataFolder", "Family", "FamilyData", "Split", "Transform"]

@@ -72,15 +72,20 @@ class _Kept:
         }
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
     """The images one level below a folder's own folders; hidden and other files are left out.
 
-    What was found is kept in the user's cache. Raises OSError for what cannot be read,
+    `folders` are paths below it, where the images lie deeper; those that are not there are left
+    out. What was found is kept in the user's cache. Raises OSError for what cannot be read,
     RequestError for a name that is no text.
     """
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
-    changed = {name: (folder / name).stat().st_mtime_ns for name in _class_folders(folder)}
+    if folders is None:
+        folders = _class_folders(folder)
+    else:
+        folders = [name for name in folders if (folder / name).is_dir()]
+    changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
     kept = _kept(file)
     known = {} if kept is None else kept.changed
     stale = [name for name, when in changed.items() if known.get(name) != when]
