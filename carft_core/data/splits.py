@@ -171,8 +171,8 @@ def prepare(config: DataConfig) -> FamilyData:
     to its shots.
 
     Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
-    before train is cut, so it is the same for every fraction and number of shots. A process opens the
-    same data once; what changes on disk meanwhile is seen by the next process.
+    before train is cut, so it is the same for every fraction and number of shots. A process opens
+    the same data once; what changes on disk meanwhile is seen by the next process.
     Raises RequestError when the data cannot be used as asked.
     """
     if config.root is not None:
