@@ -12,7 +12,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from carft_core.clip import open_model
 from carft_core.config import DataConfig, ModelConfig, PromptsConfig, TrialConfig
-from carft_core.data import FamilyData, Split, Transform
+from carft_core.data import FAMILIES, FamilyData, Split, Transform
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import prepare
 from carft_core.device import Precision, resolve_device, resolve_precision
@@ -29,16 +29,30 @@ class Bench:
     teacher: Teacher
     device: torch.device
     precision: Precision
+    further_metrics: tuple[str, ...] = ()
+    """What its splits are measured by besides, as the family declares it."""
+    validated_by: str = "top1"
+    """The metric of `id/val` that tells the best epoch."""
 
     def evaluated_splits(self) -> Mapping[str, Split]:
         """Every split that a finished run is measured on, under its metric name."""
-        shifts = {f"ood/{name}": split for name, split in self.data.shifts.items()}
-        return {"id/val": self.validation, "id/test": self.data.test, **shifts}
+        return {"id/val": self.validation, **self.data.measured()}
 
     def test_parts(self) -> Mapping[str, tuple[int, ...]]:
         """The classes of each part of the test split that is measured by itself too, by its
         metric name."""
         return {f"id/test_{name}": classes for name, classes in self.data.parts.items()}
+
+    def unions(self) -> Mapping[str, tuple[str, ...]]:
+        """The splits that are measured once more taken together; all by their metric names."""
+        return {
+            f"ood/{name}": tuple(f"ood/{part}" for part in parts)
+            for name, parts in self.data.unions.items()
+        }
+
+    def outside_means(self) -> frozenset[str]:
+        """The metric names of splits out of distribution that are in no mean."""
+        return frozenset(f"ood/{name}" for name in (*self.data.extras, *self.data.unions))
 
     @property
     def validation(self) -> Split:
@@ -87,4 +101,5 @@ def _open(
         # fp32 is to mean fp32: cuDNN would otherwise round convolutions to TF32.
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
         convert_conv2d_weight_memory_format(teacher.classifier, torch.channels_last)
-    return Bench(data, transform, teacher, device, precision)
+    family = FAMILIES[data_config.family]
+    return Bench(data, transform, teacher, device, precision, family.metrics, family.validated_by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,12 +21,27 @@ from carft_core.data.loader import batches
 from carft_core.device import Precision, autocast
 from carft_core.errors import RequestError
 from carft_core.files import write_atomically
-from carft_core.metrics import brier, ece, entropy, kl_divergence, nll, top1
+from carft_core.metrics import (
+    brier,
+    ece,
+    entropy,
+    kl_divergence,
+    macro_f1,
+    mean_group_top1,
+    mean_per_class_top1,
+    nll,
+    top1,
+    worst_group_top1,
+)
 
 if TYPE_CHECKING:
     from carft_core.clip import ImageClassifier
 
 METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
+OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
+OF_GROUPS = {"mean_group_top1": mean_group_top1, "worst_group_top1": worst_group_top1}
+FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
+"""What a family may ask for besides; those of groups are of the splits that have groups."""
 SCHEMA_VERSION = "1"
 LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
@@ -38,7 +53,7 @@ class Predictions:
     """What a classifier says of each item of a split, in the split's order, on the CPU."""
 
     split: str
-    """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<shift>`."""
+    """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<name>`."""
     ids: tuple[str, ...]
     units: tuple[str, ...]
     labels: Tensor
@@ -47,6 +62,8 @@ class Predictions:
     """[N, C] float32; -inf for classes that cannot occur in the split."""
     features: Tensor
     """[N, d] float32 unit-norm image features; never written to disk."""
+    groups: tuple[str, ...] | None = None
+    """What each item belongs to, where the split has groups; not written either."""
 
 
 def predict(
@@ -94,6 +111,7 @@ def predict(
         labels=split.labels,
         logits=among(torch.cat(logits), split.classes, split.alike),
         features=torch.cat(features),
+        groups=split.groups,
     )
 
 
@@ -122,7 +140,7 @@ def part(predictions: Predictions, name: str, classes: Sequence[int]) -> Predict
 
     Raises ValueError when there is no such item.
     """
-    inside = torch.isin(predictions.labels, torch.tensor(classes))
+    inside, groups = torch.isin(predictions.labels, torch.tensor(classes)), predictions.groups
     kept = inside.nonzero()[:, 0].tolist()
     if not kept:
         raise ValueError(f"{name} has no items")
@@ -133,41 +151,66 @@ def part(predictions: Predictions, name: str, classes: Sequence[int]) -> Predict
         labels=predictions.labels[inside],
         logits=among(predictions.logits[inside], classes),
         features=predictions.features[inside],
+        groups=None if groups is None else tuple(groups[index] for index in kept),
     )
 
 
-def split_metrics(predictions: Predictions) -> dict[str, float]:
+def together(parts: Sequence[Predictions], name: str) -> Predictions:
+    """The items of several splits, one after another, as the split `name`."""
+    groups = [item.groups for item in parts if item.groups is not None]
+    return Predictions(
+        split=name,
+        ids=tuple(one for item in parts for one in item.ids),
+        units=tuple(one for item in parts for one in item.units),
+        labels=torch.cat([item.labels for item in parts]),
+        logits=torch.cat([item.logits for item in parts]),
+        features=torch.cat([item.features for item in parts]),
+        groups=tuple(one for of in groups for one in of) if len(groups) == len(parts) else None,
+    )
+
+
+def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
     """`top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
 
-    Raises NonFinite when a logit is NaN or +inf.
+    `further` names some of FURTHER_METRICS besides. Raises NonFinite when a logit is NaN or +inf.
     """
-    return {
-        name: metric(predictions.logits, predictions.labels) for name, metric in METRICS.items()
-    }
+    logits, labels, groups = predictions.logits, predictions.labels, predictions.groups
+    asked = METRICS | {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
+    values = {name: metric(logits, labels) for name, metric in asked.items()}
+    if groups is not None:
+        of_groups = {name: OF_GROUPS[name] for name in further if name in OF_GROUPS}
+        values |= {name: metric(logits, labels, groups) for name, metric in of_groups.items()}
+    return values
 
 
 def summary(
     per_split: Mapping[str, Mapping[str, float]],
     zero_shot: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    outside: Collection[str] = (),
 ) -> dict[str, float]:
     """Flat metrics `<split>/<metric>`, and what follows from several splits.
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
     minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
     `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
+    Splits `outside` are in no mean.
     """
     flat = {
         f"{split}/{metric}": value
         for split, metrics in per_split.items()
         for metric, value in metrics.items()
     }
-    means = {metric: _ood_mean(per_split, metric) for metric in METRICS}
+    shifts = {split: metrics for split, metrics in per_split.items() if split not in outside}
+    known = dict.fromkeys(metric for metrics in shifts.values() for metric in metrics)
+    means = {metric: _ood_mean(shifts, metric) for metric in known}
     flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items() if mean is not None}
-    test, ood = flat.get("id/test/top1"), means["top1"]
+    test, ood = flat.get("id/test/top1"), means.get("top1")
     if test is not None and ood is not None:
         flat["gap/top1"] = test - ood
         flat["hmean/top1"] = 2 * test * ood / (test + ood) if test + ood > 0 else 0.0
-    reference = None if zero_shot is None else _ood_mean(zero_shot, "top1")
+    kept = {split: metrics for split, metrics in (zero_shot or {}).items() if split in shifts}
+    reference = _ood_mean(kept, "top1")
     if ood is not None and reference is not None:
         flat["gain/ood/top1"] = ood - reference
     return flat

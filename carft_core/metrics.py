@@ -5,6 +5,8 @@ Everything is computed in float64. Logits may hold -inf for classes that cannot 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,6 +56,55 @@ def brier(logits: Tensor, labels: Tensor) -> float:
     p = F.softmax(logits, dim=1)
     p_label = p.gather(1, labels[:, None])[:, 0]
     return float((p.square().sum(dim=1) - 2 * p_label + 1).mean())
+
+
+def mean_per_class_top1(logits: Tensor, labels: Tensor) -> float:
+    """The mean over the classes that occur of the fraction of their items predicted as such."""
+    hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
+    return float(_group_means(hit, labels).mean())
+
+
+def macro_f1(logits: Tensor, labels: Tensor) -> float:
+    """The mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
+
+    A class without items in `labels` is left out, also where it is predicted: so does WILDS with
+    `F1-macro_all` of iWildCam (`wilds.common.metrics.all_metrics.F1`).
+    """
+    logits = _checked(logits, labels)
+    prediction, classes = logits.argmax(dim=1), logits.shape[1]
+    hits = labels[prediction == labels].bincount(minlength=classes).double()
+    of_class, told = (each.bincount(minlength=classes).double() for each in (labels, prediction))
+    occurs = of_class > 0
+    return float((2 * hits[occurs] / (of_class + told)[occurs]).mean())
+
+
+def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
+    """The mean over groups of each group's top-1; `groups` [N] names that of each item.
+
+    Over a validation set of several domains it is DomainBed's training-domain validation accuracy.
+    """
+    return float(_by_group(logits, labels, groups).mean())
+
+
+def worst_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
+    """The least top-1 of a group; `groups` [N] names that of each item. WILDS' worst region."""
+    return float(_by_group(logits, labels, groups).min())
+
+
+def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
+    """The top-1 of each group."""
+    hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
+    if len(groups) != len(hit):
+        raise ValueError(f"{len(groups)} groups do not fit {len(hit)} items")
+    number = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+    return _group_means(hit, torch.tensor([number[name] for name in groups]))
+
+
+def _group_means(values: Tensor, group: Tensor) -> Tensor:
+    """The mean of `values` [N] in each group that occurs in `group` [N]."""
+    found, inverse, counts = group.unique(return_inverse=True, return_counts=True)
+    means: Tensor = torch.zeros(len(found)).double().index_add(0, inverse, values) / counts
+    return means
 
 
 def entropy(log_probs: Tensor) -> float:

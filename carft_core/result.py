@@ -22,6 +22,7 @@ from carft_core.evaluate import (
     predict,
     split_metrics,
     summary,
+    together,
     write_predictions,
 )
 from carft_core.facts import facts_of
@@ -254,10 +255,14 @@ def _predict_splits(
         )
         for name, split in bench.evaluated_splits().items()
     }
-    return predicted | {
+    parts = {
         name: part(predicted["id/test"], name, classes)
         for name, classes in bench.test_parts().items()
     }
+    unions = {
+        name: together([predicted[one] for one in of], name) for name, of in bench.unions().items()
+    }
+    return predicted | parts | unions
 
 
 def _measured(
@@ -266,9 +271,11 @@ def _measured(
     bench: Bench,
     config: EvalConfig,
 ) -> dict[str, float]:
+    further = bench.further_metrics
     metrics = summary(
-        {name: split_metrics(item) for name, item in predicted.items()},
+        {name: split_metrics(item, further) for name, item in predicted.items()},
         {name: split_metrics(item) for name, item in zero_shot.items()},
+        outside=bench.outside_means(),
     )
     if config.context_probe:
         teacher = bench.teacher

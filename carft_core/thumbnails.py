@@ -38,7 +38,7 @@ def thumbnails(
     data = prepare(config.data.model_copy(update=changes))
     if data.digest_of_training != data_digest:
         raise RequestError(f"the data of {config.data.family} is not what the runs were made on")
-    splits = {"id/test": data.test, **{f"ood/{name}": it for name, it in data.shifts.items()}}
+    splits = data.measured()
     transform = _plain_transform(config)
     found: dict[tuple[str, str], bytes] = {}
     for name, items in wanted.items():

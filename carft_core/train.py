@@ -134,8 +134,9 @@ class _Run:
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         self.history.append(report.as_dict())
         classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
-        if epoch > 0 and metrics["id/val/top1"] > self.best:
-            self.best = metrics["id/val/top1"]
+        validated = metrics[f"id/val/{self.bench.validated_by}"]
+        if epoch > 0 and validated > self.best:
+            self.best = validated
             save_weights(self.folder.weights("best_val"), classifier.state_dict())
         if epoch == self.epoch_count:
             save_weights(self.folder.weights("last"), classifier.state_dict())
@@ -263,7 +264,7 @@ class _Run:
                 batch_size=self.config.eval.batch_size,
                 workers=self.config.workers,
             )
-            for metric, value in split_metrics(predictions).items():
+            for metric, value in split_metrics(predictions, self.bench.further_metrics).items():
                 metrics[f"{name}/{metric}"] = value
         return metrics
 

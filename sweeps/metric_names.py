@@ -10,10 +10,12 @@ from carft_core.errors import unknown
 Goal = Literal["maximize", "minimize"]
 
 QUANTITIES = ("top1", "nll", "ece", "brier")
+FURTHER = ("macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1")
+"""Of families that ask for them."""
 _SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
 NAMES = (
     "train/loss",
-    *(f"{split}/{quantity}" for split in _SPLITS for quantity in QUANTITIES),
+    *(f"{split}/{quantity}" for split in _SPLITS for quantity in (*QUANTITIES, *FURTHER)),
     "gap/top1",
     "hmean/top1",
     "gain/ood/top1",
@@ -25,7 +27,8 @@ NAMES = (
 """All names; SHIFT, PART and SPLIT stand for a name of the family; `train/` has each loss term."""
 
 PATTERN = (
-    r"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/(top1|nll|ece|brier)|gap/top1|hmean/top1"
+    rf"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/({'|'.join((*QUANTITIES, *FURTHER))})"
+    r"|gap/top1|hmean/top1"
     r"|gain/ood/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
 )
 _SYNONYMS = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")

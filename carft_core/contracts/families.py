@@ -12,6 +12,7 @@ from carft_core.config import DataConfig, trial_config
 from carft_core.contracts.base import must, must_be_registered
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
 from carft_core.data.splits import prepare
+from carft_core.evaluate import FURTHER_METRICS, METRICS
 
 TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -31,8 +32,13 @@ class Opened:
 
     def splits(self) -> Mapping[str, Split]:
         """In distribution by name, then the shifts."""
-        val = {} if self.data.val is None else {"val": self.data.val}
-        return {"train": self.data.train, **val, "test": self.data.test, **self.data.shifts}
+        return {**self.in_distribution(), **self.data.shifts, **self.data.extras}
+
+    def in_distribution(self) -> Mapping[str, Split]:
+        """Train, and val and test where there are such."""
+        data = self.data
+        found = {"train": data.train, "val": data.val, "test": data.test}
+        return {name: split for name, split in found.items() if split is not None}
 
 
 def check_family(family: Family, config: DataConfig | None = None) -> None:
@@ -106,7 +112,8 @@ def classes_that_count_as_one_are_of_one_group(opened: Opened) -> None:
 
 def parts_of_test_are_some_of_its_classes(opened: Opened) -> None:
     """Otherwise there would be nothing to measure."""
-    tested = set(opened.data.test.labels.tolist())
+    test = opened.data.test
+    tested = set() if test is None else set(test.labels.tolist())
     for name, classes in opened.data.parts.items():
         must(
             bool(tested & set(classes)) and len(set(classes)) == len(classes),
@@ -114,23 +121,46 @@ def parts_of_test_are_some_of_its_classes(opened: Opened) -> None:
         )
 
 
+def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: Opened) -> None:
+    """No extra or union hides a shift; groups name each item; further metrics are known."""
+    data, family = opened.data, opened.family
+    known = {**data.shifts, **data.extras}
+    must(
+        len(known) == len(data.shifts) + len(data.extras) and not set(data.unions) & set(known),
+        f"{opened.name}: shifts, extras and unions need different names",
+    )
+    for name, parts in data.unions.items():
+        must(set(parts) <= set(known), f"{opened.name}: {name} must be of shifts and extras")
+    for name, split in opened.splits().items():
+        must(
+            split.groups is None or len(split.groups) == len(split),
+            f"{opened.name}, {name}: a group for each item, or none at all",
+        )
+    must(
+        set(family.metrics) <= set(FURTHER_METRICS),
+        f"{opened.name}: its metrics must be of {', '.join(FURTHER_METRICS)}",
+    )
+    must(
+        family.validated_by in (*METRICS, *family.metrics),
+        f"{opened.name}: validated_by must be a metric that it is measured by",
+    )
+
+
 def no_unit_stands_in_two_in_distribution_splits(opened: Opened) -> None:
     """Nothing is tested that was trained on."""
     seen: set[str] = set()
-    for name, split in opened.splits().items():
-        if name not in opened.data.shifts:
-            twice = seen & set(split.units)
-            must(not twice, f"{opened.name}, {name}: units of another split: {sorted(twice)[:3]}")
-            seen |= set(split.units)
+    for name, split in opened.in_distribution().items():
+        twice = seen & set(split.units)
+        must(not twice, f"{opened.name}, {name}: units of another split: {sorted(twice)[:3]}")
+        seen |= set(split.units)
 
 
 def every_class_is_trained_validated_and_tested(opened: Opened) -> None:
     """A class that is missing in one of them would be scored for nothing."""
     everything = set(range(len(opened.data.class_names)))
-    for name, split in opened.splits().items():
-        if name not in opened.data.shifts:
-            missing = everything - set(split.labels.tolist())
-            must(not missing, f"{opened.name}, {name}: no image of the classes {sorted(missing)}")
+    for name, split in opened.in_distribution().items():
+        missing = everything - set(split.labels.tolist())
+        must(not missing, f"{opened.name}, {name}: no image of the classes {sorted(missing)}")
 
 
 def a_view_depends_on_seed_epoch_and_index_alone(opened: Opened) -> None:
@@ -166,7 +196,9 @@ def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: O
     """The digest knows the content, not the moment."""
     less = prepare(opened.config.model_copy(update={"train_fraction": 0.5}))
     must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
-    must(less.test.ids == opened.data.test.ids, f"{opened.name}: the same data, the same test")
+    for name, split in opened.data.measured().items():
+        same = less.measured()[name].ids == split.ids
+        must(same, f"{opened.name}, {name}: the same data, the same split, whatever trains")
     must(
         set(less.train.ids) <= set(opened.data.train.ids),
         f"{opened.name}: a fraction of train must be a part of it",
@@ -178,6 +210,7 @@ FAMILY_LAWS: tuple[Callable[[Opened], None], ...] = (
     items_have_unique_names_a_unit_and_a_label_of_the_family,
     classes_that_count_as_one_are_of_one_group,
     parts_of_test_are_some_of_its_classes,
+    what_is_measured_besides_has_names_and_metrics_of_its_own,
     no_unit_stands_in_two_in_distribution_splits,
     every_class_is_trained_validated_and_tested,
     a_view_depends_on_seed_epoch_and_index_alone,

@@ -56,6 +56,9 @@ class Split(ABC):
     alike: Mapping[int, tuple[int, ...]] = MappingProxyType({})
     """One of `classes` -> all classes of the family that count as it here, itself among them; its
     logit is the greatest of theirs."""
+    groups: tuple[str, ...] | None = None
+    """What each item belongs to, such as its domain or region, where accuracy is also told by
+    group; None where there are no groups."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +82,8 @@ class FamilyData:
     train: Split
     val: Split | None
     """None: carved from `train` (design: `data.val_fraction`, `data.split_seed`)."""
-    test: Split
+    test: Split | None
+    """None: nothing in distribution is kept for the end, as in DomainBed; no `id/test` then."""
     shifts: Mapping[str, Split]
     digest: str
     """sha256 of the data's content, independent of where it lies."""
@@ -89,16 +93,33 @@ class FamilyData:
     parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Classes whose images of `test` are measured once more by themselves, among these classes
     alone: as `id/test_<name>`, which is in no mean."""
+    extras: Mapping[str, Split] = field(default_factory=dict)
+    """Splits that are measured as `ood/<name>` and are in no mean."""
+    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Shifts and extras that are measured once more taken together, as `ood/<name>` by the new
+    name; in no mean either."""
     notes: tuple[str, ...] = ()
     """What people should know of the data as found, such as counts that are not the published."""
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By split (`train`, `val`, `test`, `shifts/<name>`): the ids that `data.bad_files: skip` left
-    out, and what is wrong with each."""
+    """By split (`train`, `val`, `test`, `shifts/<name>`, `extras/<name>`): the ids that
+    `data.bad_files: skip` left out, and what is wrong with each."""
 
     @property
     def digest_of_training(self) -> str:
         """What of the data a run's identity holds."""
         return self.training_digest or self.digest
+
+    @property
+    def id_test(self) -> Split:
+        """The in-distribution test. Raises ValueError where there is none."""
+        if self.test is None:
+            raise ValueError("nothing in distribution is kept for a test here")
+        return self.test
+
+    def measured(self) -> Mapping[str, Split]:
+        """By metric name what a finished run is measured on: `id/test`, then `ood/<name>`."""
+        test = {} if self.test is None else {"id/test": self.test}
+        return test | {f"ood/{name}": it for name, it in {**self.shifts, **self.extras}.items()}
 
 
 @dataclass(frozen=True)
@@ -132,3 +153,7 @@ class Family:
     any, `data.root` left out is CARFT_DATA."""
     shared_names: tuple[str, ...] = ()
     """Names that several of its classes have, as published: their prompts are the same."""
+    metrics: tuple[str, ...] = ()
+    """What its splits are measured by besides, of `carft_core.evaluate.FURTHER_METRICS`."""
+    validated_by: str = "top1"
+    """The metric of `id/val` by which the best epoch is known, where that is the result."""

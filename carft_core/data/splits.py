@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
+IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
 
 class Subset(Split):
@@ -40,6 +41,8 @@ class Subset(Split):
         self.units = tuple(whole.units[index] for index in self.indices)
         self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
         self.classes, self.alike = whole.classes, whole.alike
+        groups = whole.groups
+        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
 
     def views(
         self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
@@ -134,11 +137,14 @@ def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[
 def without_bad_files(data: FamilyData) -> FamilyData:
     """The same without images that cannot be read, which stand in `skipped` and in the notes.
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift.
+    Raises RequestError when a class of train, val or test is left without images, or a shift, or
+    an extra.
     """
     shifts = {f"shifts/{name}": split for name, split in data.shifts.items()}
+    extras = {f"extras/{name}": split for name, split in data.extras.items()}
     val = {} if data.val is None else {"val": data.val}
-    splits = {"train": data.train, **val, "test": data.test, **shifts}
+    test = {} if data.test is None else {"test": data.test}
+    splits = {"train": data.train, **val, **test, **shifts, **extras}
     skipped = {}
     for name, whole in list(splits.items()):
         trains = name in TRAINING_SPLITS
@@ -149,7 +155,7 @@ def without_bad_files(data: FamilyData) -> FamilyData:
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or name not in shifts):
+        if gone and (not good or name in IN_DISTRIBUTION):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
@@ -159,8 +165,9 @@ def without_bad_files(data: FamilyData) -> FamilyData:
         data,
         train=splits["train"],
         val=splits.get("val"),
-        test=splits["test"],
+        test=splits.get("test"),
         shifts={name: splits[f"shifts/{name}"] for name in data.shifts},
+        extras={name: splits[f"extras/{name}"] for name in data.extras},
         skipped=skipped,
         notes=(*data.notes, *(note(name, bad) for name, bad in skipped.items())),
     )

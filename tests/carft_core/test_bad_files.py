@@ -51,7 +51,7 @@ def opened(root: Path, policy: str = "skip") -> FamilyData:
 
 def ids(data: FamilyData) -> set[str]:
     assert data.val is not None
-    splits = (data.train, data.val, data.test, *data.shifts.values())
+    splits = (data.train, data.val, data.id_test, *data.shifts.values())
     return {item for split in splits for item in split.ids}
 
 
@@ -146,7 +146,7 @@ def test_what_the_system_cannot_read_is_refused_and_not_kept(root: Path, cache: 
     data = opened(root, "refuse")
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):
-        module.bad_files("test", data.test, data.digest)
+        module.bad_files("test", data.id_test, data.digest)
     assert not cache.exists()
 
 
@@ -191,7 +191,7 @@ def test_only_shifts_that_are_measured_are_looked_at_and_train_not_again(
 def test_a_damaged_cache_is_made_anew(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = opened(root, "refuse").test
+    split = opened(root, "refuse").id_test
     found = module.bad_files("test", split, "d")
     for file in cache.rglob("*.json"):
         file.write_bytes(b"[")

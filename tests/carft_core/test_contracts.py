@@ -222,6 +222,8 @@ def family(
     names: Sequence[str] = ("a", "b"),
     parts: Mapping[str, tuple[int, ...]] | None = None,
     shared_names: tuple[str, ...] = (),
+    measured: Mapping[str, Any] | None = None,
+    told: Mapping[str, Any] | None = None,
     **splits: Split,
 ) -> Family:
     """A family of grey squares, some of whose splits are others."""
@@ -237,9 +239,10 @@ def family(
             {"x": kept["shift"]},
             digest,
             parts=parts or {},
+            **(measured or {}),
         )
 
-    return Family("grey", "Grey squares", opened, shared_names=shared_names)
+    return Family("grey", "Grey squares", opened, shared_names=shared_names, **(told or {}))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +258,11 @@ def family(
         (family(shift=Grey("s", 4, alike={0: (1,)})), "x: a group of alike must hold"),
         (family(shift=Grey("s", 4, alike={0: (0, 1), 1: (1,)})), "x: a group of alike"),
         (family(parts={"few": (2,)}), "the part few must be some classes of test"),
+        (family(measured={"extras": {"x": Grey("e", 4)}}), "need different names"),
+        (family(measured={"unions": {"all": ("x", "y")}}), "all must be of shifts and extras"),
+        (family(test=Grey("test", 4, groups=("sea",))), "test: a group for each item"),
+        (family(told={"metrics": ("f1",)}), "metrics must be of macro_f1, "),
+        (family(told={"validated_by": "macro_f1"}), "validated_by must be a metric"),
         (family(test=Grey("train", 4)), "test: units of another split"),
         (family(test=Grey("test", 1)), r"test: no image of the classes \[1\]"),
         (family(train=Grey("train", 4, size=16)), r"must be float32 \[B, 3, 32, 32\]"),

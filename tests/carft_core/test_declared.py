@@ -72,7 +72,7 @@ def test_folders_of_any_name_are_joined_and_named(root: Path) -> None:
     data = opened(root, class_names={"cat": "tabby"})
     assert data.class_names == ("tabby", "hot dog", "zebra")
     assert counts(data, data.train) == {"tabby": 6, "hot dog": 4, "zebra": 4}
-    assert counts(data, data.test) == {"tabby": 2, "hot dog": 2, "zebra": 2}
+    assert counts(data, data.id_test) == {"tabby": 2, "hot dog": 2, "zebra": 2}
     assert data.train.ids[3:6] == ("one/cat/3.png", "two/cat/0.png", "two/cat/1.png")
     assert (data.val, data.shifts, data.train.classes) == (None, {}, None)
 
@@ -93,7 +93,7 @@ def test_a_family_may_have_some_of_the_classes(root: Path, keys: dict[str, Any])
     shift = {"night": {"folders": "held_out"}}
     data = opened(root, **keys, shifts=shift)
     assert data.class_names == ("cat", "hot dog")
-    for split in (data.train, data.test, data.shifts["night"]):
+    for split in (data.train, data.id_test, data.shifts["night"]):
         assert counts(data, split).keys() == {"cat", "hot dog"}
         assert split.classes is None
     assert data.digest == opened(root, exclude="zebra", shifts=shift).digest
@@ -107,10 +107,10 @@ def test_what_is_left_out_may_be_a_folder_of_the_test_alone(root: Path) -> None:
 def test_the_root_itself_may_be_a_folder_of_classes(tmp_path: Path) -> None:
     fill(tmp_path / "images", ".", dict.fromkeys(NAMES, 5))
     data = opened(tmp_path / "images", train=".", test=None, test_fraction=0.2)
-    assert counts(data, data.test) == {"cat": 1, "hot dog": 1, "zebra": 1}
+    assert counts(data, data.id_test) == {"cat": 1, "hot dog": 1, "zebra": 1}
     assert counts(data, data.train) == {"cat": 4, "hot dog": 4, "zebra": 4}
-    assert not set(data.test.ids) & set(data.train.ids)
-    assert all(name.count("/") == 1 for name in data.test.ids)
+    assert not set(data.id_test.ids) & set(data.train.ids)
+    assert all(name.count("/") == 1 for name in data.id_test.ids)
 
 
 def test_a_carved_test_stays_when_other_images_come_and_seeds_change(tmp_path: Path) -> None:
@@ -118,12 +118,12 @@ def test_a_carved_test_stays_when_other_images_come_and_seeds_change(tmp_path: P
     fill(folder, "all", dict.fromkeys(NAMES, 20))
     keys: dict[str, Any] = {"train": "all", "test": None, "test_fraction": 0.25}
     before = opened(folder, **keys)
-    assert len(before.test) == 15
+    assert len(before.id_test) == 15
     other = declare(folder, **keys).open(DataConfig(family="mine", split_seed=7))
-    assert other.test.ids == before.test.ids
+    assert other.id_test.ids == before.id_test.ids
     (folder / "all" / "cat" / "new.png").write_bytes(b"x")
     after = opened(folder, **keys)
-    assert len(set(before.test.ids) - set(after.test.ids)) <= 1
+    assert len(set(before.id_test.ids) - set(after.id_test.ids)) <= 1
 
 
 def test_data_root_goes_before_the_declared_root(root: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,8 +29,10 @@ from carft_core.evaluate import (
     read_predictions,
     split_metrics,
     summary,
+    together,
     write_predictions,
 )
+from carft_core.metrics import macro_f1, worst_group_top1
 
 TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 CPU = torch.device("cpu")
@@ -185,6 +188,48 @@ def test_a_part_of_the_test_split_is_in_no_mean() -> None:
     assert found["id/test_x/top1"] == 0.1
     assert found["ood/mean/top1"] == 0.5
     assert found["gap/top1"] == pytest.approx(0.3)
+
+
+def test_splits_outside_are_in_no_mean_and_every_other_metric_has_one() -> None:
+    tuned = {
+        "ood/x": {"top1": 0.5, "macro_f1": 0.2},
+        "ood/y": {"top1": 0.7, "macro_f1": 0.4},
+        "ood/x_all": {"top1": 0.1, "macro_f1": 0.1},
+    }
+    zero_shot = {name: {"top1": 0.4} for name in tuned} | {"ood/x_all": {"top1": 0.9}}
+    found = summary(tuned, zero_shot, outside={"ood/x_all"})
+    assert found["ood/x_all/top1"] == 0.1
+    assert found["ood/mean/top1"] == pytest.approx(0.6)
+    assert found["ood/mean/macro_f1"] == pytest.approx(0.3)
+    assert found["gain/ood/top1"] == pytest.approx(0.2)
+    assert not {"gap/top1", "hmean/top1"} & set(found)
+
+
+def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are_groups() -> None:
+    plain = random_predictions(items=12)
+    grouped = replace(plain, groups=("a", "b", "c") * 4)
+    asked = ("macro_f1", "worst_group_top1")
+    assert split_metrics(plain, asked).keys() == {*split_metrics(plain), "macro_f1"}
+    measured = split_metrics(grouped, asked)
+    assert measured["worst_group_top1"] == worst_group_top1(
+        plain.logits, plain.labels, ("a", "b", "c") * 4
+    )
+    assert measured["macro_f1"] == macro_f1(plain.logits, plain.labels)
+
+
+def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
+    one = replace(random_predictions("ood/x", items=4), groups=("a",) * 4)
+    two = replace(random_predictions("ood/y", items=3), groups=("b",) * 3)
+    both = together([one, two], "ood/all")
+    assert both.split == "ood/all"
+    assert both.ids == one.ids + two.ids
+    assert both.units == one.units + two.units
+    assert both.groups == ("a",) * 4 + ("b",) * 3
+    for name in ("labels", "logits", "features"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
+    assert together([one, replace(two, groups=None)], "ood/all").groups is None
+    hits = 4 * split_metrics(one)["top1"] + 3 * split_metrics(two)["top1"]
+    assert split_metrics(both)["top1"] == pytest.approx(hits / 7)
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (100, 0), (2, 2)])

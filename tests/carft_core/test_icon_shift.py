@@ -128,7 +128,7 @@ def test_both_families_open_with_all_shifts(report: FamilyData, development: Fam
     for data in (report, development):
         assert tuple(data.shifts) == SHIFTS
         assert data.val is not None
-        splits = [data.train, data.val, data.test, *data.shifts.values()]
+        splits = [data.train, data.val, data.id_test, *data.shifts.values()]
         for split in splits:
             assert len(split.ids) == len(split.units) == len(split.labels) == len(set(split.ids))
             assert int(split.labels.max()) < len(data.class_names)
@@ -139,7 +139,7 @@ def test_both_families_open_with_all_shifts(report: FamilyData, development: Fam
 
 
 def test_views_of_a_drawing_are_its_unit(report: FamilyData) -> None:
-    assert set(Counter(report.test.units).values()) == {EVAL_VIEWS}
+    assert set(Counter(report.id_test.units).values()) == {EVAL_VIEWS}
     assert set(Counter(report.train.units).values()) == {TRAIN_VIEWS}
 
 

@@ -83,7 +83,7 @@ def refusal(root: Path) -> str:
 
 def views(root: Path, split: str = "test", transform: Transform = PLAIN) -> torch.Tensor:
     data = opened(root)
-    part = data.test if split == "test" else data.train
+    part = data.id_test if split == "test" else data.train
     return part.views(range(len(part)), transform=transform, seed=None, epoch=0)
 
 
@@ -95,12 +95,12 @@ def test_a_tree_is_read_into_splits_with_classes_in_order(root: Path) -> None:
     assert data.class_names == ("cat", "hot dog", "zebra")
     assert data.val is None
     assert list(data.shifts) == ["art", "sketch"]
-    assert data.test.ids == tuple(
+    assert data.id_test.ids == tuple(
         f"test/{name}/{n}.png" for name in ("cat", "hot_dog", "zebra") for n in (0, 1)
     )
-    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert data.test.units == data.test.ids
-    assert data.test.classes is None
+    assert data.id_test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.id_test.units == data.id_test.ids
+    assert data.id_test.classes is None
 
 
 def test_a_shift_may_have_some_of_the_classes(root: Path) -> None:
@@ -129,7 +129,11 @@ def test_hidden_files_and_other_files_are_left_out(root: Path) -> None:
     (root / "readme.md").write_text("cats")
     (root / "annotations").mkdir()
     opened_again = opened_freshly(root)
-    assert opened_again.test.ids[:3] == ("test/cat/0.png", "test/cat/1.png", "test/hot_dog/0.png")
+    assert opened_again.id_test.ids[:3] == (
+        "test/cat/0.png",
+        "test/cat/1.png",
+        "test/hot_dog/0.png",
+    )
     assert opened_again.digest == before
 
 
@@ -152,8 +156,8 @@ def test_every_format_of_torchvision_is_read_whatever_the_case_of_its_name(root:
 def test_images_in_folders_below_a_class_and_behind_links_are_read(root: Path) -> None:
     add(root, "test/cat/deep/er/x.png")
     (root / "test/cat/linked.png").symlink_to(root / "train/cat/0.png")
-    assert "test/cat/deep/er/x.png" in opened(root).test.ids
-    assert "test/cat/linked.png" in opened(root).test.ids
+    assert "test/cat/deep/er/x.png" in opened(root).id_test.ids
+    assert "test/cat/linked.png" in opened(root).id_test.ids
 
 
 def test_a_tree_is_read_once_in_a_process(root: Path) -> None:
@@ -357,7 +361,7 @@ def test_a_mended_tree_is_read_again(root: Path) -> None:
     (root / "test/cat/0.png").write_bytes(b"")
     refusal(root)
     add(root, "test/cat/0.png")
-    assert len(opened(root).test) == 6
+    assert len(opened(root).id_test) == 6
 
 
 def test_a_forbidden_folder_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +404,7 @@ def test_a_broken_image_is_named_when_its_turn_comes(
     with pytest.raises(RequestError) as caught:
         list(
             batches(
-                opened(root).test,
+                opened(root).id_test,
                 batch_size=4,
                 transform=PLAIN,
                 seed=None,
@@ -416,7 +420,7 @@ def test_an_image_that_went_away_is_named(root: Path) -> None:
     data = opened(root)
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read"):
-        data.test.views([0], transform=PLAIN, seed=None, epoch=0)
+        data.id_test.views([0], transform=PLAIN, seed=None, epoch=0)
 
 
 # Formats

@@ -94,7 +94,7 @@ def test_classes_that_are_easily_confused_are_where_others_have_them(
     imagenet_root: Path, wnid: str, index: int, name: str
 ) -> None:
     data = opened(imagenet_root)
-    for split in (data.test, data.shifts["sketch"]):
+    for split in (data.id_test, data.shifts["sketch"]):
         labels = [
             label
             for id_, label in zip(split.ids, split.labels.tolist(), strict=True)

@@ -10,9 +10,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from carft_core.metrics import brier, ece, entropy, kl_divergence, nll, top1
+from carft_core.metrics import (
+    brier,
+    ece,
+    entropy,
+    kl_divergence,
+    macro_f1,
+    mean_group_top1,
+    mean_per_class_top1,
+    nll,
+    top1,
+    worst_group_top1,
+)
 
 LABELLED = (top1, nll, ece, brier)
 EVEN = torch.zeros(1, 4)
@@ -215,3 +227,38 @@ def test_kl_is_never_negative_and_zero_for_equal_distributions(
 def test_distributions_of_different_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def certain(*classes: int) -> Tensor:
+    """Logits that predict these of four classes."""
+    return torch.eye(4)[list(classes)]
+
+
+def test_accuracies_by_class_and_by_group_of_five_items() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2])
+    logits = certain(0, 0, 1, 1, 3)
+    assert mean_per_class_top1(logits, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    groups = ("sea", "land", "sea", "land", "land")
+    assert mean_group_top1(logits, labels, groups) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert worst_group_top1(logits, labels, groups) == 0.5
+    with pytest.raises(ValueError, match="4 groups do not fit 5 items"):
+        worst_group_top1(logits, labels, groups[:4])
+
+
+@given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
+def test_macro_f1_and_accuracies_by_group_are_those_of_scikit_learn(
+    data: tuple[Tensor, Tensor], number: int, seed: int
+) -> None:
+    logits, labels = data
+    told, true = logits.argmax(dim=1).numpy(), labels.numpy()
+    f1 = sklearn_metrics.f1_score(
+        true, told, average="macro", labels=np.unique(true), zero_division=0
+    )
+    assert macro_f1(logits, labels) == pytest.approx(f1)
+    per_class = sklearn_metrics.recall_score(true, told, average="macro", labels=np.unique(true))
+    assert mean_per_class_top1(logits, labels) == pytest.approx(per_class)
+    group = np.random.default_rng(seed).integers(number, size=len(true))
+    accuracies = [(told == true)[group == one].mean() for one in np.unique(group)]
+    names = [f"group {one}" for one in group]
+    assert mean_group_top1(logits, labels, names) == pytest.approx(np.mean(accuracies))
+    assert worst_group_top1(logits, labels, names) == pytest.approx(min(accuracies))

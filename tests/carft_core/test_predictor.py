@@ -69,11 +69,11 @@ def test_contexts_are_the_softmax_over_the_templates(
     bench = open_bench(toy_config())
     classifier = bench.teacher.new_classifier()
     classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
-    image = bench.data.test.views([0], transform=bench.transform, seed=None, epoch=0)
+    image = bench.data.id_test.views([0], transform=bench.transform, seed=None, epoch=0)
     with torch.no_grad():
         features = classifier.eval().features(image)
         expected = bench.teacher.context_log_probs(features).exp()[0]
-    (told,) = predictor.predict([toy_root / bench.data.test.ids[0]], contexts=2)
+    (told,) = predictor.predict([toy_root / bench.data.id_test.ids[0]], contexts=2)
     for guess in told.contexts:
         place = bench.teacher.contexts.templates.index(guess.name)
         assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)

@@ -88,7 +88,7 @@ def test_shards_hold_the_images_and_labels_that_were_written(root: Path) -> None
     twos = [f"train/set-train-{s:04d}.tar/{s}{n}.jpg" for s in (0, 1) for n in (1, 3)]
     assert data.train.ids == (*ones, *twos)
     assert data.train.labels.tolist() == [0] * 6 + [1] * 4
-    assert data.test.ids == tuple(f"test/set.tar/t/{n}.jpeg" for n in (0, 2, 1, 3))
+    assert data.id_test.ids == tuple(f"test/set.tar/t/{n}.jpeg" for n in (0, 2, 1, 3))
     plain = Transform(20, (0.0,) * 3, (1.0,) * 3)
     for seed, index in ((0, 0), (12, 4), (1, 6), (13, 9)):
         (view,) = data.train.views([index], transform=plain, seed=None, epoch=0)
@@ -101,7 +101,7 @@ def test_views_are_those_of_the_same_images_in_folders(root: Path, tmp_path: Pat
     data = opened(root)
     folders = tmp_path / "folders"
     shutil.copytree(root / "shifts", folders / "shifts")
-    for split in (data.train, data.test):
+    for split in (data.train, data.id_test):
         for item, label in zip(split.ids, split.labels.tolist(), strict=True):
             shard, _, name = item.partition(".tar/")
             place = folders / shard.partition("/")[0] / CLASSES[label] / f"{shard[-1]}-{name}"
@@ -111,7 +111,7 @@ def test_views_are_those_of_the_same_images_in_folders(root: Path, tmp_path: Pat
                 assert file is not None
                 place.write_bytes(file.read())
     same = opened(folders)
-    for one, other in ((data.train, same.train), (data.test, same.test)):
+    for one, other in ((data.train, same.train), (data.id_test, same.id_test)):
         assert one.labels.tolist() == other.labels.tolist()
         for seed in (None, 3):
             there = range(len(one))
@@ -151,7 +151,7 @@ def test_shards_are_indexed_once_and_anew_when_one_changes(
         {"a.jpg": jpeg(1), "a.cls": b"cat", "b.jpg": jpeg(2), "b.cls": b"bell"},
     )
     other = opened(root)
-    assert other.test.ids == ("test/set.tar/b.jpg", "test/set.tar/a.jpg")
+    assert other.id_test.ids == ("test/set.tar/b.jpg", "test/set.tar/a.jpg")
     assert other.digest != first.digest
 
 
@@ -226,13 +226,13 @@ def test_a_bad_image_in_a_shard_is_named_or_skipped(root: Path) -> None:
     write(root / "test/set.tar", members)
     data = opened(root)
     with pytest.raises(RequestError, match=r"test/set\.tar/3\.jpg in .*/test/set\.tar cannot be"):
-        data.test.views(range(4), transform=CLIP, seed=None, epoch=0)
+        data.id_test.views(range(4), transform=CLIP, seed=None, epoch=0)
     config = DataConfig(family="image_folder", root=str(root), bad_files="skip", val_fraction=0.3)
-    assert prepare(config).test.ids == tuple(f"test/set.tar/{n}.jpg" for n in (0, 2, 1))
+    assert prepare(config).id_test.ids == tuple(f"test/set.tar/{n}.jpg" for n in (0, 2, 1))
 
 
 def test_a_shard_that_went_away_is_named(root: Path) -> None:
     data = opened(root)
     (root / "test/set.tar").unlink()
     with pytest.raises(RequestError, match=r"test/set\.tar cannot be read as an image \(\[Errno 2"):
-        data.test.views([0], transform=CLIP, seed=None, epoch=0)
+        data.id_test.views([0], transform=CLIP, seed=None, epoch=0)

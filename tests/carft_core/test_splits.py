@@ -188,7 +188,7 @@ def config(root: Path | str, **fields: object) -> DataConfig:
 def test_prepare_carves_val_and_takes_the_fraction_of_what_is_left(root: Path) -> None:
     data = prepare(config(root, val_fraction=0.2, train_fraction=0.5))
     assert data.val is not None
-    assert (len(data.train), len(data.val), len(data.test)) == (8, 4, 2)
+    assert (len(data.train), len(data.val), len(data.id_test)) == (8, 4, 2)
     assert not set(data.train.ids) & set(data.val.ids)
 
 

@@ -61,7 +61,7 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     data = prepare(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     ours = predict(
         zero_shot_classifier(clip, w_cls),
-        Subset(data.test, places),
+        Subset(data.id_test, places),
         "id/test",
         transform=clip.transform,
         device=torch.device("cpu"),
@@ -80,7 +80,7 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
         device="cpu",
     )
     folder = imagenet_root / "imagenet" / "val"
-    files = [folder / data.test.ids[index].removeprefix("test/") for index in places]
+    files = [folder / data.id_test.ids[index].removeprefix("test/") for index in places]
     with torch.no_grad():
         images = torch.stack([preprocess(Image.open(file)) for file in files])
         features = model.encode_image(images, normalize=True)

@@ -17,7 +17,7 @@ PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 def classes_everywhere(data: FamilyData, count: int) -> list[int]:
     """The first `count` of the classes that occur in every domain, evenly over the alphabet."""
-    splits = [data.train, data.test, *data.shifts.values()]
+    splits = [data.train, data.id_test, *data.shifts.values()]
     common = set.intersection(*({int(label) for label in split.labels} for split in splits))
     ordered = sorted(common)
     places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
@@ -29,7 +29,7 @@ def draw(data: FamilyData, path: Path, count: int) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    domains = {"train (solid)": data.train, "test (solid)": data.test, **data.shifts}
+    domains = {"train (solid)": data.train, "test (solid)": data.id_test, **data.shifts}
     rows = classes_everywhere(data, count)
     figure, axes = plt.subplots(
         len(rows), len(domains), figsize=(1.1 * len(domains) + 1, 1.1 * len(rows)), squeeze=False
