@@ -14,7 +14,6 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -48,6 +47,22 @@ class ModelConfig(Section):
     pretrained: str | None = None
 
 
+def _each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
+    if twice:
+        raise ValueError(f"{twice[0]} stands in the list twice")
+    return names
+
+
+def _family(value: str) -> str:
+    if value not in FAMILIES:
+        raise ValueError(unknown("family", value, FAMILIES))
+    return value
+
+
+FamilyName = Annotated[str, AfterValidator(_family)]
+
+
 def _augmentation(value: str) -> str:
     if value not in AUGMENTATIONS:
         raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
@@ -70,7 +85,9 @@ class DataConfig(Section):
     val_fraction: OpenFraction = 0.1
     split_seed: Annotated[int, Field(ge=0)] = 0
     test_domain: str | None = None
-    shifts: Annotated[tuple[ShiftName, ...], Field(strict=False)] | None = None
+    shifts: Annotated[
+        Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(_each_once)
+    ] = None
     """Those that are measured; left out, the family's own choice. A name stands for every shift
     that begins with it and `-`."""
 
@@ -78,14 +95,6 @@ class DataConfig(Section):
     """The training views of families that have a default for it; others have their own views."""
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be read: `skip` looks for them before anything begins."""
-
-    @field_validator("shifts")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
-        if twice:
-            raise ValueError(f"{twice[0]} stands in the list twice")
-        return names
 
     @model_validator(mode="after")
     def _shots_or_a_fraction(self) -> Self:
@@ -132,6 +141,13 @@ class EvalConfig(Section):
     context_probe: bool = True
     logits: Literal["auto", "always", "never"] = "auto"
     """Full logits beside the predictions: `auto` below 50 MB a split."""
+    retention: Annotated[
+        tuple[FamilyName, ...], Field(strict=False), AfterValidator(_each_once)
+    ] = ()
+    """Other families: how much of the zero-shot model's accuracy on their tests is left. The
+    run's own among them is left out."""
+    retention_root: str | None = None
+    """The data root of these families, if it is not `data.root`."""
 
 
 class KeepConfig(Section):

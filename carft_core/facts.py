@@ -10,6 +10,7 @@ from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES
 from carft_core.identity import shared_code, training_code
 from carft_core.prompts import named_domains, template_set
+from carft_core.retention import START, other_data
 
 
 def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
@@ -25,6 +26,9 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
     )
     trains = config.algorithm.trains
+    others = other_data(config)
+    splits = dict(bench.evaluated_splits())
+    splits |= {f"{START}{name}": other.id_test for name, other in others.items()}
     follows = trains and config.data.augmentation is not None
     return {
         "model": bench.teacher.clip_digest,
@@ -37,8 +41,9 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts": contexts.name,
         "contexts_name": sorted(shown),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
-        "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
-        "data_notes": list(bench.data.notes),
+        "images": {name: len(split) for name, split in splits.items()},
+        "retention": {name: other.digest for name, other in others.items()} or None,
+        "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
         "code": training_code(config),
         "core": shared_code(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},

@@ -107,7 +107,7 @@ def column_of(comparison: Comparison, name: str, besides: Sequence[str] = ()) ->
 
 
 def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
-    """What the selection saw, ID, every shift, their mean, the gap, and the gain."""
+    """What the selection saw, ID, every shift, their mean, the gap, the gain, and retention."""
     rule, names = comparison.rule, comparison.metric_names
     wanted = [
         MetricColumn(VAL, "ID val"),
@@ -116,6 +116,8 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(OOD, "OOD mean"),
         MetricColumn(GAP, "gap"),
         MetricColumn(GAIN, "gain", signed=True),
+        MetricColumn("retention/mean/top1", "other tasks"),
+        MetricColumn("retention/gain/top1", "kept there", signed=True),
     ]
     if rule.metric not in {column.metric for column in wanted} and rule.metric.endswith("/top1"):
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))

@@ -201,6 +201,7 @@ def _family(task: Task) -> Family:
             "prompts.contexts": task.contexts or task.name,
         },
         folders=task.folders,
+        metrics=("mean_per_class_top1",) if task.per_class else (),
     )
 
 
