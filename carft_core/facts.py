@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from carft_core.bench import Bench
 from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES
+from carft_core.data import FAMILIES, FamilyData
 from carft_core.identity import shared_code, training_code
 from carft_core.prompts import named_domains, template_set
 from carft_core.retention import START, other_data
@@ -42,9 +43,15 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts_name": sorted(shown),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
         "images": {name: len(split) for name, split in splits.items()},
-        "retention": {name: other.digest for name, other in others.items()} or None,
+        "retention": _told(others) if others else None,
         "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
         "code": training_code(config),
         "core": shared_code(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
     }
+
+
+def _told(others: Mapping[str, FamilyData]) -> str:
+    """In the form of a transform, of which a warning shows the fields that differ."""
+    digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
+    return f"Retention({', '.join(digests)})"

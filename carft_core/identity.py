@@ -35,7 +35,7 @@ TRAINING_SOURCES = (
 """The sources that decide the weights of every run; an algorithm's and a family's are added."""
 OUTSIDE = {"root", "shifts", "augmentation", "bad_files"}
 """Fields of `data` that stand in no identity; what the last two come to does."""
-MEASURING_SOURCES = ("evaluate.py", "metrics.py")
+MEASURING_SOURCES = ("evaluate.py", "metrics.py", "predictions.py")
 
 
 @dataclass(frozen=True)

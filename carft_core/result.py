@@ -23,11 +23,11 @@ from carft_core.evaluate import (
     split_metrics,
     summary,
     together,
-    write_predictions,
 )
 from carft_core.facts import facts_of
 from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, evaluation_digest
+from carft_core.predictions import write_predictions
 from carft_core.retention import (
     START,
     OtherTask,

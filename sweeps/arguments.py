@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from sweeps import compare_options
 from sweeps.durations import seconds
+from sweeps.parser import Parser, near
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
@@ -42,31 +42,6 @@ COMMANDS: Mapping[str, str] = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that names the nearest command or option."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
-        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message)
-        if wrong:
-            allowed = re.findall(r"[\w-]+", wrong[2])
-            option = re.match(r"argument (--[\w-]+):", message)
-            kind = f"value of {option[1]}:" if option else "command"
-            message = f"unknown {kind} {wrong[1]!r}{near(wrong[1], allowed)}"
-            message += f" Known: {', '.join(allowed)}."
-        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
-
-    def options(self) -> list[str]:
-        """The long options."""
-        return [name for action in self._actions for name in action.option_strings]
-
-
-def near(name: str, allowed: Sequence[str]) -> str:
-    """`; did you mean 'run'?`, or a full stop when nothing is near."""
-    found = difflib.get_close_matches(name, allowed, n=1)
-    return f"; did you mean {found[0]!r}?" if found else "."
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command and its options. Exits with 2 for what nobody knows, with 0 after --help."""
     parser, commands = _parsers()
@@ -91,8 +66,13 @@ def keys(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
-    """Every `key=value` that goes before the file: `--set`, and the options that say the same."""
-    return [*arguments.overrides, *(f"{key}={value}" for key, value in keys(arguments).items())]
+    """Every `key=value` that goes before the file, the later ones before the earlier.
+
+    Profiles, then `--set`, then the options that say the same.
+    """
+    profiles = (f"profile={name}" for name in arguments.profiles)
+    said = (f"{key}={value}" for key, value in keys(arguments).items())
+    return [*profiles, *arguments.overrides, *said]
 
 
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
@@ -155,6 +135,14 @@ def _of_files(*parsers: Parser) -> None:
             default=[],
             dest="overrides",
             help="change a key of the file: --set seeds=5, --set trial.optim.epochs=3; repeatable",
+        )
+        parser.add_argument(
+            "--profile",
+            metavar="NAME",
+            action="append",
+            default=[],
+            dest="profiles",
+            help="the changes that the file keeps under profiles.NAME; repeatable",
         )
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

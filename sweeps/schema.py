@@ -40,6 +40,11 @@ def sweep_schema() -> Schema:
             "additionalProperties": {"enum": list(field_names())},
             "description": "Short names for trial fields, such as {lr: optim.lr}.",
         },
+        "profiles": {
+            "type": "object",
+            "additionalProperties": {"type": "object"},
+            "description": "Named changes, for --profile: keys as --set takes them, with values.",
+        },
     }
     properties |= {key: {"description": "W&B's; ignored."} for key in IGNORED}
     return {

@@ -1,4 +1,4 @@
-"""The many ways to write a sweep file, brought into one: aliases, dotted names, nests, `--set`."""
+"""The many ways to write a sweep file, brought into one: aliases, nests, profiles, `--set`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from carft_core.config import SECTIONS, field_names
 from carft_core.errors import unknown
+from sweeps import profiles
 from sweeps.draft import COMMAND_LINE, Draft, Place
 from sweeps.parameters import KEYS as PARAMETER_KEYS
 from sweeps.settings import Settings
@@ -17,7 +18,7 @@ from sweeps.yaml_lines import Route, YamlError, parse
 TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", "device", "precision", "workers")
 KEYS = (
     *(field.alias or name for name, field in Settings.model_fields.items()),
-    *("allow_grid", "parameters", "baselines", "trial", "aliases"),
+    *("allow_grid", "parameters", "baselines", "trial", "aliases", "profiles"),
 )
 
 
@@ -41,6 +42,7 @@ def normalise(draft: Draft) -> None:
     for key, value in list(draft.mapping(("parameters",)).items()):
         if isinstance(value, dict) and "parameters" in value:
             draft.drop(("parameters", key))
+    _profiles(draft, aliases)
 
 
 def apply(draft: Draft, overrides: Sequence[str]) -> None:
@@ -52,6 +54,9 @@ def apply(draft: Draft, overrides: Sequence[str]) -> None:
         said = "webhook=..." if secret else override
         shown = said if len(said) <= 60 else f"{said[:60]}..."
         place = Place(COMMAND_LINE + index, f"--set {shown}")
+        if key.strip() == profiles.KEY and equals:
+            _put_profile(draft, text.strip().strip("\"'"), aliases, place)
+            continue
         if secret and text.strip() not in ("", "null"):
             draft.complain(
                 place, "others can see a command line; write it into the file, or say env:NAME"
@@ -72,6 +77,27 @@ def apply(draft: Draft, overrides: Sequence[str]) -> None:
                 draft.complain(place, mistake.message)
             if not document.mistakes:
                 _put(draft, route, document.data, place)
+
+
+def _profiles(draft: Draft, aliases: Mapping[str, str]) -> None:
+    """Report the keys that nobody knows, of all the profiles: each waits for its first use."""
+    for name in profiles.names(draft):
+        for key, _, place in profiles.changes(draft, name):
+            try:
+                _route(key, aliases)
+            except KeyError as error:
+                draft.complain(place, f"profiles.{name}: {error.args[0]}")
+
+
+def _put_profile(draft: Draft, name: str, aliases: Mapping[str, str], place: Place) -> None:
+    """Let the values of a profile stand, each still at its own place in the file."""
+    if name not in profiles.names(draft):
+        draft.complain(place, profiles.no_such(draft, name))
+        return
+    for key, value, where in profiles.changes(draft, name):
+        # What nobody knows is reported already, with all other profiles.
+        with contextlib.suppress(KeyError):
+            _put(draft, _route(key, aliases), value, where)
 
 
 def _top_keys(draft: Draft) -> None:

@@ -6,7 +6,10 @@ from typing import Literal
 
 Direction = Literal[1, -1, 0]
 
-_FRACTIONS = frozenset({"top1", "ece"})
+_ACCURACIES = frozenset(
+    {"top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"}
+)
+_FRACTIONS = _ACCURACIES | {"ece"}
 _LOSSES = frozenset({"nll", "ece", "brier"})
 
 
@@ -38,4 +41,4 @@ def direction(metric: str) -> Direction:
     kind = metric.rpartition("/")[2]
     if metric.startswith(("gap/", "train/")) or kind in _LOSSES:
         return -1
-    return 1 if kind == "top1" else 0
+    return 1 if kind in _ACCURACIES else 0

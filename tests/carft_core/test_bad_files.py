@@ -15,8 +15,8 @@ from carft_core.data import FamilyData, Split
 from carft_core.data import bad_files as module
 from carft_core.data.splits import prepare
 from carft_core.errors import RequestError
-from carft_core.evaluate import read_predictions
 from carft_core.identity import evaluation_digest, identify
+from carft_core.predictions import read_predictions
 from carft_core.result import RunFolder
 from carft_core.train import train
 

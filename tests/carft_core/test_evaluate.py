@@ -5,38 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core import evaluate
 from carft_core.clip import ImageClassifier
 from carft_core.data.base import Split, Transform
-from carft_core.errors import RequestError
 from carft_core.evaluate import (
     Predictions,
     among,
     context_probe,
     part,
     predict,
-    read_predictions,
     split_metrics,
     summary,
     together,
-    write_predictions,
 )
 from carft_core.metrics import macro_f1, worst_group_top1
+from tests.carft_core.random_predictions import CLASSES, random_predictions
 
 TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 CPU = torch.device("cpu")
-CLASSES, WIDTH = 6, 8
+WIDTH = 8
 
 
 class NoiseSplit(Split):
@@ -99,22 +93,6 @@ def predicted(
         precision=precision,
         batch_size=batch_size,
         workers=workers,
-    )
-
-
-def random_predictions(
-    name: str = "id/test", items: int = 7, classes: int = CLASSES, possible: int | None = None
-) -> Predictions:
-    generator = torch.Generator().manual_seed(items * 100 + classes)
-    logits = 10 * torch.randn(items, classes, generator=generator)
-    logits[:, classes if possible is None else possible :] = -torch.inf
-    return Predictions(
-        split=name,
-        ids=tuple(f"{name}/{index}.png" for index in range(items)),
-        units=tuple(f"unit {index // 2}" for index in range(items)),
-        labels=torch.randint(possible or classes, (items,), generator=generator),
-        logits=logits,
-        features=F.normalize(torch.randn(items, 3, generator=generator), dim=1),
     )
 
 
@@ -389,154 +367,3 @@ def test_equal_contexts_leave_the_student_undecided() -> None:
     contexts = directions(3, 1).expand(8, -1)
     probe = context_probe(directions(0, 4), directions(1, 4), contexts, 50.0)
     assert probe == pytest.approx({"kl": 0.0, "entropy": math.log(8)}, abs=1e-9)
-
-
-# The table of predictions
-
-
-def rows(table: pa.Table, split: str) -> list[dict[str, object]]:
-    return [row for row in table.to_pylist() if row["split"] == split]
-
-
-def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    items = [random_predictions("id/test", 7), random_predictions("ood/sketch", 5)]
-    path = tmp_path / "deep" / "predictions.parquet"
-    write_predictions(path, items)
-    table = read_predictions(path)
-    for item in items:
-        p = torch.softmax(item.logits.double(), dim=1)
-        got = rows(table, item.split)
-        assert [row["id"] for row in got] == list(item.ids)
-        assert [row["unit"] for row in got] == list(item.units)
-        assert [row["label"] for row in got] == item.labels.tolist()
-        assert [row["prediction"] for row in got] == item.logits.argmax(dim=1).tolist()
-        assert [row["top5"] for row in got] == item.logits.topk(5).indices.tolist()
-        assert [row["confidence"] for row in got] == pytest.approx(p.max(1).values.tolist())
-        labelled = p[range(len(p)), item.labels].tolist()
-        assert [row["p_label"] for row in got] == pytest.approx(labelled)
-        assert [row["logits"] for row in got] == item.logits.half().tolist()
-
-
-def test_the_table_has_the_documented_columns(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.parquet"
-    write_predictions(path, [random_predictions()])
-    schema = pq.read_schema(path)
-    assert {field.name: str(field.type) for field in schema} == {
-        "split": "dictionary<values=string, indices=int32, ordered=0>",
-        "id": "string",
-        "unit": "string",
-        "label": "int32",
-        "prediction": "int32",
-        "p_label": "float",
-        "confidence": "float",
-        "top5": "list<element: int32>",
-        "logits": "list<element: halffloat>",
-    }
-    assert schema.metadata[b"carft.predictions"] == b"1"
-
-
-def test_metrics_follow_from_the_table_alone(tmp_path: Path) -> None:
-    item = random_predictions(items=50)
-    write_predictions(tmp_path / "p.parquet", [item])
-    got = rows(read_predictions(tmp_path / "p.parquet"), "id/test")
-    measured = split_metrics(item)
-    hits = [row["label"] == row["prediction"] for row in got]
-    assert np.mean(hits) == pytest.approx(measured["top1"])
-    losses = [-math.log(row["p_label"]) for row in got]  # type: ignore[arg-type]
-    assert np.mean(losses) == pytest.approx(measured["nll"], rel=1e-5)
-
-
-@pytest.mark.parametrize(("classes", "possible", "length"), [(3, None, 3), (9, 2, 2), (9, 7, 5)])
-def test_top5_lists_only_classes_that_can_occur(
-    tmp_path: Path, classes: int, possible: int | None, length: int
-) -> None:
-    write_predictions(tmp_path / "p.parquet", [random_predictions("ood/x", 4, classes, possible)])
-    for row in rows(read_predictions(tmp_path / "p.parquet"), "ood/x"):
-        top = row["top5"]
-        assert isinstance(top, list)
-        assert len(set(top)) == length
-        assert max(top) < (possible or classes)
-
-
-def test_among_equal_logits_the_first_class_is_predicted(tmp_path: Path) -> None:
-    item = random_predictions(items=1)
-    item.logits[:] = 0.0
-    write_predictions(tmp_path / "p.parquet", [item])
-    (row,) = read_predictions(tmp_path / "p.parquet").to_pylist()
-    assert (row["prediction"], row["top5"]) == (0, [0, 1, 2, 3, 4])
-
-
-@pytest.mark.parametrize(
-    ("logits", "limit", "kept"),
-    [("auto", 10**6, True), ("auto", 84, False), ("always", 0, True), ("never", 10**6, False)],
-)
-def test_logits_are_kept_as_asked(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    logits: Literal["auto", "always", "never"],
-    limit: int,
-    kept: bool,
-) -> None:
-    """The split's logits take 7 · 6 · 2 = 84 bytes, and `auto` wants less than the limit."""
-    monkeypatch.setattr(evaluate, "LOGITS_LIMIT", limit)
-    write_predictions(tmp_path / "p.parquet", [random_predictions()], logits)
-    assert ("logits" in read_predictions(tmp_path / "p.parquet").column_names) is kept
-
-
-def test_auto_keeps_the_logits_of_small_splits_beside_those_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "LOGITS_LIMIT", 80)
-    write_predictions(
-        tmp_path / "p.parquet", [random_predictions(), random_predictions("ood/small", 2)]
-    )
-    table = read_predictions(tmp_path / "p.parquet")
-    assert all(row["logits"] is None for row in rows(table, "id/test"))
-    assert all(row["logits"] is not None for row in rows(table, "ood/small"))
-
-
-def test_logits_beyond_the_range_of_fp16_stay_finite(tmp_path: Path) -> None:
-    item = random_predictions(items=1, possible=2)
-    item.logits[0, :2] = torch.tensor([1e6, -1e6])
-    write_predictions(tmp_path / "p.parquet", [item])
-    (row,) = read_predictions(tmp_path / "p.parquet").to_pylist()
-    assert row["logits"] == [65504.0, -65504.0, *[-math.inf] * 4]
-
-
-def test_the_same_predictions_give_the_same_bytes_and_leave_nothing_else(tmp_path: Path) -> None:
-    items = [random_predictions(), random_predictions("ood/sketch", 5)]
-    for name in ("one", "two"):
-        write_predictions(tmp_path / name, items)
-        write_predictions(tmp_path / name, items)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "two"]
-
-
-def test_a_write_that_fails_leaves_the_old_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "p.parquet"
-    write_predictions(path, [random_predictions()])
-    before = path.read_bytes()
-
-    def fail(table: object, file: Path, **options: object) -> None:
-        del table, options
-        file.write_bytes(b"PAR1 half of")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(pq, "write_table", fail)
-    with pytest.raises(OSError, match="no space left"):
-        write_predictions(path, [random_predictions(items=3)])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_is_no_table_of_predictions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no predictions at"):
-        read_predictions(tmp_path / "nothing.parquet")
-    (tmp_path / "text.parquet").write_text("not parquet at all")
-    with pytest.raises(RequestError, match="is not a parquet file"):
-        read_predictions(tmp_path / "text.parquet")
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RequestError, match="does not hold predictions of version 1, but none"):
-        read_predictions(tmp_path / "other.parquet")

@@ -11,7 +11,7 @@ import torch
 from carft_core.bench import open_bench
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.evaluate import read_predictions
+from carft_core.predictions import read_predictions
 from carft_core.result import RunFolder, finish, is_complete
 from carft_core.train import train
 

@@ -1,0 +1,26 @@
+"""Predictions of nobody, for tests of what is made of them."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from carft_core.evaluate import Predictions
+
+CLASSES = 6
+
+
+def random_predictions(
+    name: str = "id/test", items: int = 7, classes: int = CLASSES, possible: int | None = None
+) -> Predictions:
+    generator = torch.Generator().manual_seed(items * 100 + classes)
+    logits = 10 * torch.randn(items, classes, generator=generator)
+    logits[:, classes if possible is None else possible :] = -torch.inf
+    return Predictions(
+        split=name,
+        ids=tuple(f"{name}/{index}.png" for index in range(items)),
+        units=tuple(f"unit {index // 2}" for index in range(items)),
+        labels=torch.randint(possible or classes, (items,), generator=generator),
+        logits=logits,
+        features=F.normalize(torch.randn(items, 3, generator=generator), dim=1),
+    )

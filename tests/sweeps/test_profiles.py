@@ -1,0 +1,110 @@
+"""Profiles: named changes that a sweep file keeps, with the places of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from carft_core.errors import InvalidConfig
+from sweeps.as_run import AsRun
+from sweeps.cli import main
+from sweeps.schema import sweep_schema
+from sweeps.spec import SweepSpec, load_spec
+
+FILE = """\
+name: plain
+aliases: {lr: optim.lr}
+parameters:
+  algorithm.kl_weight: {values: [0.1, 1.0]}
+seeds: [0, 1, 2]
+trial:
+  algorithm: car_ft
+  optim.epochs: 5
+profiles:
+  quick:
+    name: quick
+    seeds: [0]
+    optim.epochs: 1
+    parameters.algorithm.kl_weight.values: [0.1]
+  slow:
+    trial.optim.epochs: 20
+    lr: 3e-4
+"""
+
+
+def load(tmp_path: Path, *overrides: str, text: str = FILE) -> SweepSpec:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    return load_spec(file, overrides)
+
+
+def test_a_profile_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    plain, quick = load(tmp_path), load(tmp_path, "profile=quick")
+    assert (plain.name, plain.seeds, plain.trial_count) == ("plain", (0, 1, 2), 2)
+    assert (quick.name, quick.seeds, quick.trial_count) == ("quick", (0,), 1)
+    assert quick.config_for({}).optim.epochs == 1
+    assert quick.config_for({}).optim.lr == plain.config_for({}).optim.lr
+    assert quick.trial["algorithm"] == plain.trial["algorithm"]
+
+
+def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path) -> None:
+    both = load(tmp_path, "profile=quick", "profile=slow")
+    assert (both.name, both.config_for({}).optim.epochs) == ("quick", 20)
+    assert both.config_for({}).optim.lr == 3e-4
+    said = load(tmp_path, "profile=slow", "optim.epochs=7")
+    assert said.config_for({}).optim.epochs == 7
+
+
+def test_a_mistake_in_a_value_is_told_with_its_line_once_the_profile_is_taken(
+    tmp_path: Path,
+) -> None:
+    text = FILE.replace("trial.optim.epochs: 20", "trial.optim.epochs: none at all")
+    assert load(tmp_path, text=text).name == "plain"
+    with pytest.raises(InvalidConfig, match=r"sweep\.yaml:16: optim\.epochs: "):
+        load(tmp_path, "profile=slow", text=text)
+
+
+def test_keys_that_nobody_knows_are_told_also_of_profiles_that_nobody_takes(
+    tmp_path: Path,
+) -> None:
+    text = FILE.replace("trial.optim.epochs: 20", "optim.epoch: 20")
+    for overrides in ((), ("profile=slow",)):
+        with pytest.raises(InvalidConfig) as error:
+            load(tmp_path, *overrides, text=text)
+        (told,) = str(error.value).splitlines()
+        assert told.startswith("sweep.yaml:16: profiles.slow: unknown key 'optim.epoch'")
+        assert "optim.epochs" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "words"),
+    [
+        (FILE, "profile=quik", "--set profile=quik: unknown profile 'quik'; did you mean 'quick'?"),
+        (FILE.partition("profiles:")[0], "profile=quick", "the file has no profiles"),
+        (f"{FILE}  odd: 3\n", "seeds=[1]", "sweep.yaml:18: profiles.odd: must be a mapping, got 3"),
+    ],
+)
+def test_what_is_no_profile_is_told(tmp_path: Path, text: str, override: str, words: str) -> None:
+    with pytest.raises(InvalidConfig) as error:
+        load(tmp_path, override, text=text)
+    assert words in str(error.value)
+
+
+def test_the_option_is_kept_for_a_later_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(FILE)
+    assert main(["check", str(file), "--profile", "quick", "--set", "seeds=[4]"]) == 0
+    assert "quick" in capsys.readouterr().out
+    spec = load(tmp_path, "profile=quick", "seeds=[4]")
+    assert AsRun.of(spec).overrides == ("profile=quick", "seeds=[4]")
+    again = load_spec(file, AsRun.of(spec).overrides, text=spec.text)
+    assert again.as_dict() == spec.as_dict()
+
+
+def test_the_schema_knows_profiles() -> None:
+    jsonschema.validate(yaml.safe_load(FILE), sweep_schema())
