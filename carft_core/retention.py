@@ -87,7 +87,7 @@ def _opened(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> F
 def open_others(config: TrialConfig, bench: Bench, cache: Path | None) -> tuple[OtherTask, ...]:
     """What the models of a run are tested on besides. The last ones stay open.
 
-    Raises RequestError as `other_data` does.
+    Raises RequestError as `other_data` does, and for a prompt that the model cannot read.
     """
     tests = tuple(
         (name, data.class_names, data.id_test) for name, data in other_data(config).items()
@@ -105,7 +105,11 @@ def _with_heads(
     clip = open_model(model.name, model.pretrained, cache=cache)
     found = []
     for name, class_names, test in tests:
-        w_cls = class_weights(text_features(clip, templates_of(name), class_names, cache=cache))
+        try:
+            w_raw = text_features(clip, templates_of(name), class_names, cache=cache)
+        except RequestError as error:
+            raise RequestError(f"eval.retention: {name}: {error}") from None
+        w_cls = class_weights(w_raw)
         head = nn.Linear(w_cls.shape[1], len(w_cls), bias=False).requires_grad_(False)
         head.weight.copy_(clip.logit_scale * w_cls)
         found.append(OtherTask(f"{START}{name}", test, head.to(device)))

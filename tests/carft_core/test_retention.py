@@ -21,7 +21,7 @@ from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
 from carft_core.result import RunResult, finish, is_complete
 from carft_core.retention import other_data
-from carft_core.train import train
+from carft_core.train import epochs, train
 from tests import downstream_tree
 
 Config = Callable[..., TrialConfig]
@@ -199,6 +199,18 @@ def test_data_that_are_not_there_are_told_before_anything_is_trained(
     elsewhere = {"retention": ["cifar10"], "retention_root": str(tmp_path)}
     with pytest.raises(RequestError, match=f"{tmp_path} lacks folders"):
         other_data(config(eval=elsewhere))
+
+
+def test_prompts_that_the_model_cannot_read_are_told_before_it_is_tuned(
+    config: Config, tmp_path: Path
+) -> None:
+    def open_wordy(config: Any) -> Any:
+        data = ICON_SHIFT_DEV.open(config)
+        return replace(data, class_names=tuple("very " * 80 + name for name in data.class_names))
+
+    FAMILIES.register(Family("wordy", "has long names", open_wordy))
+    with pytest.raises(RequestError, match=r"eval\.retention: wordy: .* longer than the 77 tokens"):
+        next(epochs(config("wordy"), 0, workdir=tmp_path))
 
 
 def test_a_family_without_a_data_root_wants_one_for_the_others(config: Config, root: Path) -> None:
