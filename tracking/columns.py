@@ -14,6 +14,8 @@ from tracking.selection import VAL
 from tracking.verdict import GAIN
 
 GAP = "gap/top1"
+OTHERS = "retention/mean/top1"
+KEPT = "retention/gain/top1"
 NOTHING = "–"
 OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
 """What stands above a table of such intervals."""
@@ -116,8 +118,8 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(OOD, "OOD mean"),
         MetricColumn(GAP, "gap"),
         MetricColumn(GAIN, "gain", signed=True),
-        MetricColumn("retention/mean/top1", "other tasks"),
-        MetricColumn("retention/gain/top1", "kept there", signed=True),
+        MetricColumn(OTHERS, "other tasks"),
+        MetricColumn(KEPT, "kept there", signed=True),
     ]
     if rule.metric not in {column.metric for column in wanted} and rule.metric.endswith("/top1"):
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))

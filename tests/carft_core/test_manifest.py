@@ -61,6 +61,22 @@ def test_images_stand_in_the_order_of_folders_and_names(folder: Path) -> None:
     assert found.empty == ()
 
 
+def test_folders_that_lie_deeper_are_listed_as_they_are_asked_for(
+    folder: Path, listed: list[str]
+) -> None:
+    (folder / "b" / "deep").mkdir()
+    add(folder / "b" / "deep" / "4.jpg", b"4444")
+    settle(folder / "b")
+    settle(folder)
+    asked = ("b/deep", "a", "gone")
+    found = read_manifest(folder, asked)
+    assert found.paths == ("b/deep/4.jpg", "a/3.png")
+    listed.clear()
+    assert read_manifest(folder, asked) == found
+    assert listed == []
+    assert read_manifest(folder, ["a", "b"]) == read_manifest(folder)
+
+
 def test_the_second_time_no_file_is_looked_at(folder: Path, listed: list[str]) -> None:
     first = read_manifest(folder)
     assert sorted(listed) == ["a", "b"]
