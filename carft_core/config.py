@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -18,20 +17,24 @@ from pydantic import (
 )
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_core.config_types import (
+    AugmentationName,
+    Device,
+    FamilyName,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    PositiveInt,
+    ShiftName,
+    each_once,
+)
 from carft_core.data import FAMILIES
-from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 from carft_core.validation_errors import explained
 
 M = TypeVar("M", bound=BaseModel)
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-ShiftName = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -47,33 +50,6 @@ class ModelConfig(Section):
     pretrained: str | None = None
 
 
-def _each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
-    if twice:
-        raise ValueError(f"{twice[0]} stands in the list twice")
-    return names
-
-
-def _family(value: str) -> str:
-    if value not in FAMILIES:
-        raise ValueError(unknown("family", value, FAMILIES))
-    return value
-
-
-FamilyName = Annotated[str, AfterValidator(_family)]
-
-
-def _augmentation(value: str) -> str:
-    if value not in AUGMENTATIONS:
-        raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
-    return value
-
-
-AugmentationName = Annotated[
-    str, AfterValidator(_augmentation), Field(json_schema_extra={"enum": list(AUGMENTATIONS)})
-]
-
-
 class DataConfig(Section):
     """Which family of data sets, where it lies, how much of it trains, and in which views."""
 
@@ -86,7 +62,7 @@ class DataConfig(Section):
     split_seed: Annotated[int, Field(ge=0)] = 0
     test_domain: str | None = None
     shifts: Annotated[
-        Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(_each_once)
+        Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(each_once)
     ] = None
     """Those that are measured; left out, the family's own choice. A name stands for every shift
     that begins with it and `-`."""
@@ -142,7 +118,7 @@ class EvalConfig(Section):
     logits: Literal["auto", "always", "never"] = "auto"
     """Full logits beside the predictions: `auto` below 50 MB a split."""
     retention: Annotated[
-        tuple[FamilyName, ...], Field(strict=False), AfterValidator(_each_once)
+        tuple[FamilyName, ...], Field(strict=False), AfterValidator(each_once)
     ] = ()
     """Other families: how much of the zero-shot model's accuracy on their tests is left. The
     run's own among them is left out."""
@@ -166,19 +142,6 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": EvalConfig,
     "keep": KeepConfig,
 }
-DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
-
-
-def _device(value: str) -> str:
-    if re.fullmatch(DEVICE, value):
-        return value
-    near = "; for an Nvidia GPU say cuda" if value.lower().startswith("gpu") else ""
-    raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value[:80]!r}{near}")
-
-
-Device = Annotated[
-    str, AfterValidator(_device), Field(json_schema_extra={"pattern": f"^({DEVICE})$"})
-]
 DEFAULT_EPOCHS = 10
 
 

@@ -201,6 +201,7 @@ def test_data_that_are_not_there_are_told_before_anything_is_trained(
         other_data(config(eval=elsewhere))
 
 
+@pytest.mark.usefixtures("registries")
 def test_prompts_that_the_model_cannot_read_are_told_before_it_is_tuned(
     config: Config, tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_family_without_a_data_root_wants_one_for_the_others(config: Config, r
     assert len(other_data(config(data=icons, eval=given))["cifar10"].id_test) == 10
 
 
+@pytest.mark.usefixtures("registries")
 def test_a_family_without_a_test_has_nothing_to_measure(config: Config) -> None:
     def open_untested(config: Any) -> Any:
         return replace(ICON_SHIFT_DEV.open(config), test=None)
