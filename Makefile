@@ -4,17 +4,24 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread a process, and one process more than cores: many tests wait for servers and workers.
+# In the order of the folders, so that the long files of tests/e2e are not the last ones.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadgroup
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadgroup \
+  --no-loadscope-reorder
+# pip compiles what it has installed on one core; a few files are for another Python.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+  -c constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
-.PHONY: sweep test test-full check docs notebook clean
+.PHONY: sweep test pytest test-full check docs notebook clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/.installed
 	@$(BIN)/carft-sweep run sweeps/kl_weight.yaml
 
-test: check docs
+test: check docs pytest
+
+pytest: $(VENV)/.installed-dev
 	$(PYTEST) --cov --cov-report=term
 
 test-full: check docs
@@ -40,11 +47,13 @@ clean:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): once, a few minutes."
 	@$(INSTALL) -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV) with what development needs: once, a few minutes."
 	@$(INSTALL) -e ".[dev,docs,build]"
+	@$(COMPILE)
 	@touch $@ $(VENV)/.installed
 
 # PYTHON=... names the interpreter.

@@ -11,12 +11,19 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from carft_core.clip import open_model
-from carft_core.config import DataConfig, ModelConfig, PromptsConfig, TrialConfig
+from carft_core.config import DataConfig, ModelConfig, TrialConfig
+from carft_core.contexts import context_set
 from carft_core.data import FAMILIES, FamilyData, Split, Transform
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import prepare
 from carft_core.device import Precision, resolve_device, resolve_precision
-from carft_core.prompts import class_weights, context_weights, template_set, text_features
+from carft_core.prompts import (
+    TemplateSet,
+    class_weights,
+    context_weights,
+    template_set,
+    text_features,
+)
 from carft_core.teacher import Teacher
 
 
@@ -71,7 +78,8 @@ def open_bench(config: TrialConfig, cache: Path | None = None) -> Bench:
     return _open(
         config.model,
         config.data,
-        config.prompts,
+        template_set(config.prompts.classes),
+        context_set(config.prompts, config.data),
         device,
         resolve_precision(config.precision, device),
         cache,
@@ -82,7 +90,8 @@ def open_bench(config: TrialConfig, cache: Path | None = None) -> Bench:
 def _open(
     model: ModelConfig,
     data_config: DataConfig,
-    prompts: PromptsConfig,
+    classes: TemplateSet,
+    contexts: TemplateSet,
     device: torch.device,
     precision: Precision,
     cache: Path | None,
@@ -92,7 +101,6 @@ def _open(
     transform = clip.transform
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
-    classes, contexts = template_set(prompts.classes), template_set(prompts.contexts)
     names = data.class_names
     w_cls = class_weights(text_features(clip, classes, names, cache=cache))
     w_ctx = context_weights(text_features(clip, contexts, names, cache=cache))

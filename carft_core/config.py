@@ -19,7 +19,6 @@ from pydantic import (
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.config_types import (
     AugmentationName,
-    Device,
     FamilyName,
     Fraction,
     NonNegative,
@@ -30,6 +29,7 @@ from carft_core.config_types import (
     each_once,
 )
 from carft_core.data import FAMILIES
+from carft_core.device_name import Device
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 from carft_core.validation_errors import explained
@@ -59,8 +59,14 @@ class DataConfig(Section):
     shots: PositiveInt | None = None
     """So many images of each class train, instead of a fraction."""
     val_fraction: OpenFraction = 0.1
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
+    """By what a split is drawn; `seed`: by each run's own seed, as DomainBed's trial seed does."""
     test_domain: str | None = None
+    """The domain that does not train and is measured, in families of domains."""
+    val_domain: str | None = None
+    """One more that does not train, and on which settings are chosen instead."""
+    balanced: bool = False
+    """Whether a batch has `optim.batch_size` images of each domain that trains."""
     shifts: Annotated[
         Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(each_once)
     ] = None
@@ -78,6 +84,13 @@ class DataConfig(Section):
             raise ValueError("give shots or train_fraction, not both")
         return self
 
+    @property
+    def split_number(self) -> int:
+        """The seed of the split. Raises ValueError where it is a run's, and no run is known."""
+        if self.split_seed == "seed":
+            raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
+        return self.split_seed
+
 
 class PromptsConfig(Section):
     """Template sets, by name or as a path to a file: for the classifier and for the contexts."""
@@ -94,6 +107,8 @@ class OptimConfig(Section):
     decay_norms_and_biases: bool = True
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
+    steps_per_epoch: PositiveInt | None = None
+    """With `steps`: how many are an epoch, behind which `id/val` is measured; else a pass is."""
     batch_size: PositiveInt = 512
     micro_batch: PositiveInt | None = None
     warmup: NonNegative = 0.1
@@ -106,6 +121,8 @@ class OptimConfig(Section):
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
+        if self.steps is None and self.steps_per_epoch is not None:
+            raise ValueError("steps_per_epoch needs steps, the number of all")
         return self
 
 
@@ -162,6 +179,17 @@ class TrialConfig(Section):
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def follows_seed(self) -> bool:
+        """Whether a run's seed decides its split as well."""
+        return self.data.split_seed == "seed"
+
+    def for_seed(self, seed: int) -> TrialConfig:
+        """That of the run with this seed, in which `data.split_seed` is a number."""
+        if not self.follows_seed:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"split_seed": seed})})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `trial_config` reads back to an equal config."""
@@ -225,11 +253,18 @@ def _fill_in(given: Mapping[str, dict[str, Any]], problems: list[Problem]) -> No
             message = f"the family has a default for an {unknown('field', field, field_names())}"
             problems.append(Problem(("data", "family"), message))
             continue
-        if field == "optim.epochs" and given["optim"].get("steps") is not None:
+        if _of_another_length(field, given["optim"]):
             continue
         given[section].setdefault(key, value)
     if given["optim"].get("steps") is None:
         given["optim"].setdefault("epochs", DEFAULT_EPOCHS)
+
+
+def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
+    """Whether a family's default is in epochs where steps are given, or the other way round."""
+    if field == "optim.epochs":
+        return optim.get("steps") is not None
+    return field in ("optim.steps", "optim.steps_per_epoch") and optim.get("epochs") is not None
 
 
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:

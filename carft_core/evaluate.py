@@ -162,12 +162,13 @@ def together(parts: Sequence[Predictions], name: str) -> Predictions:
 def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
     """`top1`, `nll`, `ece` and `brier` of one split; definitions in docs/metrics.md.
 
-    `further` names some of FURTHER_METRICS besides. Raises NonFinite when a logit is NaN or +inf.
+    `further` names some of FURTHER_METRICS besides; those of groups are absent where no item has
+    one. Raises NonFinite when a logit is NaN or +inf.
     """
     logits, labels, groups = predictions.logits, predictions.labels, predictions.groups
     asked = METRICS | {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
     values = {name: metric(logits, labels) for name, metric in asked.items()}
-    if groups is not None:
+    if groups is not None and any(groups):
         of_groups = {name: OF_GROUPS[name] for name in further if name in OF_GROUPS}
         values |= {name: metric(logits, labels, groups) for name, metric in of_groups.items()}
     return values

@@ -16,6 +16,7 @@ from carft_core.checkpoint import save_weights
 from carft_core.clip import OpenedClip, open_model
 from carft_core.clip_source import CONFIG, FOLDER, PREPROCESS_KEYS, find_model
 from carft_core.config import TrialConfig
+from carft_core.contexts import context_set
 from carft_core.data import FamilyData
 from carft_core.data.splits import prepare
 from carft_core.errors import RequestError, unknown
@@ -61,9 +62,8 @@ class _Source:
         """On the CPU, whatever trained: text features are always from there."""
         data = prepare(config.data)
         clip = open_model(config.model.name, config.model.pretrained, cache=cache)
-        classes, contexts = (
-            template_set(name) for name in (config.prompts.classes, config.prompts.contexts)
-        )
+        classes = template_set(config.prompts.classes)
+        contexts = context_set(config.prompts, config.data)
         w_cls, w_ctx = (
             mean(text_features(clip, templates, data.class_names, cache=cache))
             for mean, templates in ((class_weights, classes), (context_weights, contexts))

@@ -8,9 +8,9 @@ from typing import Any
 
 from carft_core.bench import Bench
 from carft_core.config import TrialConfig
+from carft_core.contexts import words_to_mark
 from carft_core.data import FAMILIES, FamilyData
 from carft_core.identity import shared_code, training_code
-from carft_core.prompts import named_domains, template_set
 from carft_core.retention import START, other_data
 
 
@@ -20,12 +20,13 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
     `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
     trained, or where the family has training views of its own.
     """
-    family = FAMILIES[config.data.family]
-    contexts = template_set(config.prompts.contexts)
-    shown = named_domains(contexts, family.domains)
+    contexts = bench.teacher.contexts
+    domains = FAMILIES[config.data.family].domains
     budget = (
         f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
     )
+    if config.data.balanced:
+        budget += ", balanced"
     trains = config.algorithm.trains
     others = other_data(config)
     splits = dict(bench.evaluated_splits())
@@ -34,13 +35,15 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
     return {
         "model": bench.teacher.clip_digest,
         "data": bench.data.digest,
+        "split": config.data.split_number,
         "transform": repr(bench.transform),
         "augmentation": repr(bench.transform.augmentation) if follows else None,
         "budget": budget if trains else None,
+        "result": config.keep.result if trains else None,
         "precision": bench.precision,
         "device": bench.device.type,
         "contexts": contexts.name,
-        "contexts_name": sorted(shown),
+        "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
         "images": {name: len(split) for name, split in splits.items()},
         "retention": _told(others) if others else None,

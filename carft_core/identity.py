@@ -12,6 +12,7 @@ from typing import Any
 
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
+from carft_core.contexts import context_set
 from carft_core.data import FAMILIES, FamilyData
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import TRAINING_SPLITS, prepare
@@ -26,15 +27,19 @@ TRAINING_SOURCES = (
     "clip.py",
     "clip_source.py",
     "clip_weights.py",
+    "contexts.py",
     "device.py",
     "optim.py",
     "prompts.py",
+    "schedule.py",
     "teacher.py",
     "train.py",
 )
 """The sources that decide the weights of every run; an algorithm's and a family's are added."""
-OUTSIDE = {"root", "shifts", "augmentation", "bad_files"}
-"""Fields of `data` that stand in no identity; what the last two come to does."""
+SPLIT_SOURCES = ("balanced.py", "base.py", "held_out.py", "loader.py", "splits.py", "subset.py")
+"""The same of `data`."""
+OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
+"""Fields of `data` that do not stand there as such; what the last three come to does."""
 MEASURING_SOURCES = ("evaluate.py", "metrics.py", "predictions.py")
 
 
@@ -52,9 +57,10 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
     `optim.micro_batch`, unless the algorithm's loss depends on it. Inside is what an augmentation
     does, not its name, and which images training lacks, not `data.bad_files`. An algorithm that
-    trains nothing has no seed, no optimiser and no augmentation. Raises RequestError when model or
-    data cannot be opened.
+    trains nothing has no seed, no optimiser, no augmentation and no balance, but may have the split
+    of a seed. Raises RequestError when model or data cannot be opened.
     """
+    config = config.for_seed(seed)
     algorithm = config.algorithm
     data = prepare(config.data)
     device = resolve_device(config.device)
@@ -62,12 +68,12 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
         "data": {
             "digest": data.digest_of_training,
-            **config.data.model_dump(exclude=OUTSIDE),
+            **_told(config.data.model_dump(exclude=OUTSIDE)),
             "skipped": _skipped(data, training=True),
         },
         "prompts": {
             "classes": template_set(config.prompts.classes).digest,
-            "contexts": template_set(config.prompts.contexts).digest,
+            "contexts": context_set(config.prompts, config.data).digest,
         },
         "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
         "device": device.type,
@@ -76,11 +82,19 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     }
     if algorithm.trains:
         outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
-        parts["optim"] = config.optim.model_dump(mode="json", exclude=outside)
+        parts["optim"] = _told(config.optim.model_dump(mode="json", exclude=outside))
         parts["seed"] = seed
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
+        parts |= _told({"balanced": config.data.balanced})
     return Identity(digest_of(parts), parts)
+
+
+def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are None or False, so that a new field makes no old run another."""
+    return {
+        name: value for name, value in fields.items() if value is not None and value is not False
+    }
 
 
 def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:
@@ -140,7 +154,7 @@ def shared_code(config: TrialConfig) -> str:
 
 def _shared_sources(config: TrialConfig) -> set[Path]:
     core = {CORE / name for name in TRAINING_SOURCES}
-    data = {CORE / "data" / name for name in ("base.py", "loader.py", "splits.py")}
+    data = {CORE / "data" / name for name in SPLIT_SOURCES}
     return core | data | sources_behind(FAMILIES[config.data.family].open)
 
 

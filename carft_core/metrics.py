@@ -81,23 +81,31 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
     """The mean over groups of each group's top-1; `groups` [N] names that of each item.
 
-    Over a validation set of several domains it is DomainBed's training-domain validation accuracy.
+    An item whose group is empty belongs to none. Over a validation set of several domains it is
+    DomainBed's training-domain validation accuracy. Raises ValueError also where no item has a
+    group, as below.
     """
     return float(_by_group(logits, labels, groups).mean())
 
 
 def worst_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
-    """The least top-1 of a group; `groups` [N] names that of each item. WILDS' worst region."""
+    """The least top-1 of a group; `groups` [N] names that of each item, empty where it has none.
+
+    Of regions it is WILDS' `acc_worst_region`, which leaves out the region Other.
+    """
     return float(_by_group(logits, labels, groups).min())
 
 
 def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
-    """The top-1 of each group."""
+    """The top-1 of each group, without the items of none."""
     hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
     if len(groups) != len(hit):
         raise ValueError(f"{len(groups)} groups do not fit {len(hit)} items")
-    number = {name: index for index, name in enumerate(dict.fromkeys(groups))}
-    return _group_means(hit, torch.tensor([number[name] for name in groups]))
+    number = {name: index for index, name in enumerate(dict.fromkeys(filter(None, groups)))}
+    if not number:
+        raise ValueError("no item belongs to a group")
+    inside = torch.tensor([bool(name) for name in groups])
+    return _group_means(hit[inside], torch.tensor([number[name] for name in groups if name]))
 
 
 def _group_means(values: Tensor, group: Tensor) -> Tensor:

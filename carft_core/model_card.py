@@ -88,7 +88,8 @@ def _front_matter(facts: Mapping[str, Any], title: str) -> str:
             metric_name="top-1",
             metric_value=facts["metrics"][f"{split}/top1"],
         )
-        for split in ("id/test", *_shifts(facts))
+        for split in _splits(facts)
+        if split != "id/val"
     ]
     card = ModelCardData(
         library_name="open_clip",
@@ -128,20 +129,21 @@ def _origin(facts: Mapping[str, Any]) -> Iterator[Sequence[str]]:
 
 
 def _measured(facts: Mapping[str, Any], rows: Sequence[MeasuredRow]) -> str:
-    splits = ["id/val", "id/test", *_shifts(facts)]
-    names = [f"{split}/top1" for split in splits]
-    heads = list(splits)
-    if _shifts(facts):
-        names += ["ood/mean/top1", "gap/top1"]
-        heads += ["ood/mean", "gap"]
+    heads = _splits(facts)
+    names = [f"{split}/top1" for split in heads]
+    for name, head in (("ood/mean/top1", "ood/mean"), ("gap/top1", "gap")):
+        if name in facts["metrics"]:
+            names.append(name)
+            heads.append(head)
+    gap = "; `gap` is ID test minus OOD mean" if "gap" in heads else ""
     own = MeasuredRow("**this model**", facts["metrics"])
     lines = [
         [row.name, str(row.seeds), *(_percent(row.metrics.get(name)) for name in names)]
         for row in (own, *rows)
     ]
     return (
-        "Top-1 in percent; `id` is in distribution, `ood` are shifts; `gap` is ID test minus OOD "
-        f"mean. A row of several runs is their mean.\n\n{_table(['', 'runs', *heads], lines)}"
+        f"Top-1 in percent; `id` is in distribution, `ood` are shifts{gap}. A row of several runs "
+        f"is their mean.\n\n{_table(['', 'runs', *heads], lines)}"
     )
 
 
@@ -159,9 +161,11 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "One run with one seed; the spread over seeds is in the comparison of its sweep."
 
 
-def _shifts(facts: Mapping[str, Any]) -> list[str]:
-    names = (name.removesuffix("/top1") for name in facts["metrics"] if name.endswith("/top1"))
-    return [name for name in names if name.startswith("ood/") and name != "ood/mean"]
+def _splits(facts: Mapping[str, Any]) -> list[str]:
+    """What was measured, `id/val` and `id/test` first where they are; no mean of several."""
+    names = [name.removesuffix("/top1") for name in facts["metrics"] if name.endswith("/top1")]
+    shifts = [name for name in names if name.startswith("ood/") and name != "ood/mean"]
+    return [*(name for name in ("id/val", "id/test") if name in names), *shifts]
 
 
 def _is_builtin(facts: Mapping[str, Any]) -> bool:

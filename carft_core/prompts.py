@@ -106,7 +106,13 @@ TEMPLATE_SETS: Mapping[str, TemplateSet] = _LazySets(
         "simple": lambda: _from_callables("simple", open_clip.SIMPLE_IMAGENET_TEMPLATES),
         "icon_shift": _icon_shift,
         "domain_words": lambda: _own_file("domain_words.yaml"),
+        "known_domain_words": lambda: replace(
+            TEMPLATE_SETS["domain_words"], name="known_domain_words"
+        ),
+        "photo": lambda: _with_domains(_own_file("photo.txt")),
         "class_only": lambda: _own_file("class_only.txt"),
+        "iwildcam": lambda: _own_file("iwildcam.txt"),
+        "fmow": lambda: _own_file("fmow.txt"),
         **{name: functools.partial(_clips_own, name) for name in TASKS},
     }
 )

@@ -129,8 +129,7 @@ def finish(
     What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
     trained run.
     """
-    del seed  # The folder knows it.
-    folder = RunFolder(workdir)
+    config, folder = config.for_seed(seed), RunFolder(workdir)
     missing = dict(_missing(folder, config))
     if missing:
         if not folder.is_trained(config):
@@ -181,7 +180,8 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
 
 
 def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Model]]:
-    digest = folder.claimed()["digest"]
+    claimed = folder.claimed()
+    config, digest = config.for_seed(claimed["seed"]), claimed["digest"]
     for label, model in models_of(config).items():
         known = read_json(folder.metrics(label))
         if known is None or known["digest"] != evaluation_digest(digest, label, config):

@@ -21,6 +21,7 @@ from carft_core.algorithms import Batch, Term
 from carft_core.bench import Bench, open_bench
 from carft_core.checkpoint import load_progress, save_progress, save_weights
 from carft_core.config import TrialConfig
+from carft_core.data.balanced import step_batches
 from carft_core.data.loader import batches
 from carft_core.device import autocast
 from carft_core.errors import NonFinite
@@ -30,6 +31,7 @@ from carft_core.optim import adamw, learning_rate, warmup_steps
 from carft_core.reporting import Decision, EpochReport, Report, unwatched
 from carft_core.result import RunFolder, RunResult, finish
 from carft_core.retention import open_others
+from carft_core.schedule import schedule_of
 
 FINITE_CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite: a look waits for the device."""
@@ -77,7 +79,7 @@ def epochs(
         with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
             yield from epochs(config, seed, workdir=Path(scratch), cache=cache)
         return
-    folder = RunFolder(workdir)
+    config, folder = config.for_seed(seed), RunFolder(workdir)
     folder.claim(config, seed, identify(config, seed, cache=cache))
     if folder.is_trained(config):
         return
@@ -98,10 +100,8 @@ class _Run:
         parameters = list(config.algorithm.trainable(self.student))
         self.trained = [parameter for _, parameter in parameters if parameter.requires_grad]
         self.optimiser = adamw(parameters, config.optim)
-        per_epoch = math.ceil(len(bench.data.train) / config.optim.batch_size)
-        self.steps = config.optim.steps or (config.optim.epochs or 1) * per_epoch
-        self.per_epoch = per_epoch
-        self.epoch_count = math.ceil(self.steps / per_epoch)
+        self.schedule = schedule_of(config, bench.data.train)
+        self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(config.optim.warmup, self.steps)
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -171,7 +171,7 @@ class _Run:
         return {f"train/{name}": value for name, value in values.items()} | self._validate()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training split (the last may be cut by `optim.steps`)."""
+        """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut."""
         sums: dict[str, Tensor] = {}
         images_seen, began = 0, time.perf_counter()
         set_mode(self.student, train=True, batch_norm=self.config.optim.batch_norm)
@@ -239,15 +239,18 @@ class _Run:
         return Batch(images, labels, self.config.optim.label_smoothing, features)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return batches(
-            self.bench.data.train,
-            batch_size=self.config.optim.batch_size,
-            transform=self.bench.transform,
-            seed=self.seed,
-            epoch=epoch,
-            workers=self.config.workers,
-            pin_memory=self.bench.device.type == "cuda",
-        )
+        config, bench = self.config, self.bench
+        shared: dict[str, Any] = {
+            "batch_size": config.optim.batch_size,
+            "transform": bench.transform,
+            "seed": self.seed,
+            "workers": config.workers,
+            "pin_memory": bench.device.type == "cuda",
+        }
+        if not config.data.balanced and config.optim.steps_per_epoch is None:
+            return batches(bench.data.train, epoch=epoch, **shared)
+        steps = self.schedule.of_epoch(epoch)
+        return step_batches(bench.data.train, steps, balanced=config.data.balanced, **shared)
 
     def _validate(self) -> dict[str, float]:
         """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""

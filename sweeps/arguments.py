@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
-from sweeps import compare_options
+from sweeps import compare_options, data_options
 from sweeps.durations import seconds
 from sweeps.parser import Parser, near
 
@@ -24,6 +22,7 @@ KEYS: Mapping[str, str] = {
 """Options that stand for a key of the sweep file, and the key."""
 COMMANDS: Mapping[str, str] = {
     "init": "look at a folder of images, and write a first family file and sweep file for it",
+    "data": "the data sets: what is expected where, what is there, and whether it is whole",
     "run": "run a sweep, or go on with it",
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
     "resume": "go on with a sweep by its name, as it was run",
@@ -47,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, commands = _parsers()
     found, extra = parser.parse_known_args(arguments)
     if extra:
-        own = commands.get(found.command, parser) if found.command else parser
+        own = commands.get(_full_name(found), parser)
         unknown = next((word for word in extra if word.startswith("-")), None)
         if unknown is None:
             own.error(f"what is {extra[0]!r} for? It is one argument too many")
@@ -57,6 +56,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         parser.exit(2)
     return found
+
+
+def _full_name(found: argparse.Namespace) -> str:
+    """`check`, `data check`."""
+    action = getattr(found, "action", None)
+    return f"{found.command} {action}" if action else str(found.command)
 
 
 def keys(arguments: argparse.Namespace) -> dict[str, object]:
@@ -93,9 +98,10 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         _home(command, default=argparse.SUPPRESS)
         commands[name] = command
     _of_beginning(commands["init"])
+    commands |= _of_datasets(commands["data"])
     _of_files(commands["run"], commands["check"])
     _of_execution(commands["run"], commands["resume"])
-    _of_data(commands["run"], commands["resume"], commands["check"])
+    data_options.of_root(commands["run"], commands["resume"], commands["check"])
     _of_place(commands["run"], commands["resume"], commands["check"])
     commands["run"].add_argument("--fresh", action="store_true", help="train every run again")
     commands["check"].add_argument(
@@ -123,6 +129,19 @@ def _of_beginning(init: Parser) -> None:
     init.add_argument("--name", metavar="NAME", help="of family and sweep (made of the folder's)")
     init.add_argument("--force", action="store_true", help="write over files that are there")
     init.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _of_datasets(data: Parser) -> dict[str, Parser]:
+    """The actions of `data`, by their full names."""
+    subparsers = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = {}
+    for name, told in data_options.ACTIONS.items():
+        actions[name] = subparsers.add_parser(
+            name, help=told, description=f"{told[0].upper()}{told[1:]}.", allow_abbrev=False
+        )
+        _home(actions[name], default=argparse.SUPPRESS)
+    data_options.add(actions)
+    return {f"data {name}": action for name, action in actions.items()}
 
 
 def _of_files(*parsers: Parser) -> None:
@@ -166,21 +185,6 @@ def _of_execution(*parsers: Parser) -> None:
             choices=["no"],
             help="no: tell no webhook, whatever the file and CARFT_WEBHOOK say",
         )
-
-
-def _of_data(*parsers: Parser) -> None:
-    for parser in parsers:
-        parser.add_argument(
-            "--data-root",
-            metavar="FOLDER",
-            type=_folder,
-            help="where the data sets lie (the file's `data.root`, CARFT_DATA)",
-        )
-
-
-def _folder(text: str) -> str:
-    """Absolute, as YAML: a sweep may go on from another folder."""
-    return json.dumps(str(Path(text).expanduser().absolute()), ensure_ascii=False)
 
 
 def _of_place(*parsers: Parser) -> None:

@@ -21,6 +21,7 @@ from sweeps.points import baseline_at, config_at
 from sweeps.settings import METHODS, RUN_CAP, Metric, Report, Resources, Retries, Settings
 from sweeps.shorthands import METHOD_ALIASES, fresh_seeds
 from sweeps.stopping import early_terminate, race_seeds
+from sweeps.tasks import cells, check_tasks, values
 from sweeps.trial_space import TrialSpace
 from sweeps.try_first import try_first
 from sweeps.yaml_lines import Route
@@ -57,6 +58,7 @@ def checked(draft: Draft) -> Parts:
     found = goals(draft, space)
     baselines = _baselines(draft, space)
     _method(draft, space)
+    check_tasks(draft, space.dimensions, settings)
     late = _late(draft, settings, space, found[0] if found else None)
     draft.check()
     if settings is None:
@@ -114,7 +116,12 @@ def _late(
     # With wrong settings no number of seeds or trials is known; then nothing is reported of them.
     seeds = len(settings.seeds) if settings else 1 << 32
     trials = (settings.run_cap or RUN_CAP) if settings else 1 << 32
-    points: tuple[Params, ...] = try_first(draft, space.dimensions, trials)
+    name = settings.tasks if settings else None
+    tasks = values(space.dimensions, name)
+    # A point is tried on every task: that is none of its fields.
+    free = [item for item in space.dimensions if not tasks or item.name != name]
+    each = len(cells(name, tasks, settings.selection)) if settings else 1
+    points: tuple[Params, ...] = try_first(draft, free, -(-trials // max(1, each)))
     return {
         "early_terminate": early_terminate(draft, goal),
         "race_seeds": race_seeds(draft, seeds),

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 from carft_core.errors import RequestError, unknown
 from sweeps.metric_names import PATTERN, natural_goal, problem
+from sweeps.shorthands import RULES
 from tracking.compare import REFERENCE
 from tracking.joint import Part
 from tracking.judging import Judging
+from tracking.rule_names import LEAVE_ONE_OUT, NAMED, TASK
 from tracking.selection import Rule
 
 
@@ -48,6 +50,8 @@ def chosen_by(
     fields = dict(vars(rule))
     for change in changes:
         fields |= change
+    if told.tasks is None and (TASK in fields["metric"] or fields["named"] == LEAVE_ONE_OUT):
+        raise RequestError(f"--selection {LEAVE_ONE_OUT} and {TASK} in --metric go with tasks")
     try:
         return replace(told, rule=Rule(**fields), terms=terms)
     except ValueError as error:
@@ -82,9 +86,10 @@ def _metric(text: str) -> dict[str, object]:
 
 
 def _selection(text: str) -> dict[str, object]:
-    """`best_val`, `within=0.005` or `oracle`."""
-    if text in ("best_val", "oracle"):
-        return {"within": None, "oracle": text == "oracle"}
+    """A rule's name, or `within=0.005`."""
+    if text in RULES:
+        named = text if text in NAMED else None
+        return {"within": None, "oracle": text == "oracle", "named": named}
     name, _, margin = text.partition("=")
     try:
         within = float(margin)
@@ -92,6 +97,7 @@ def _selection(text: str) -> dict[str, object]:
         within = -1.0
     if name != "within" or not 0 < within < 1:
         raise RequestError(
-            f"--selection {text}: say best_val, oracle, or within=0.005 (a margin between 0 and 1)"
+            f"--selection {text}: say {', '.join(RULES)}, "
+            "or within=0.005 (a margin between 0 and 1)"
         )
-    return {"within": within, "oracle": False}
+    return {"within": within, "oracle": False, "named": None}

@@ -53,9 +53,12 @@ def choose_model(
 
     Left out, the setting is the selected one with its merge, and the seed the one whose
     `id/val/top1` is the median of the done runs, of two in the middle the lower: the best seed
-    would promise what another training does not keep. Raises RequestError for what is not there,
-    with the nearest name, and for a run that is not done.
+    would promise what another training does not keep. Of a sweep over tasks `run` must be given.
+    Raises RequestError for what is not there, with the nearest name, and for a run that is not
+    done.
     """
+    if found.tasks and run is None:
+        raise RequestError(_one_of_each_task(found))
     arm, merged = _named_run(found, run) if run else _named_setting(found, setting)
     label = merge or merged or OWN
     if run is not None:
@@ -78,6 +81,26 @@ def choose_model(
             f"{_near(label, known)} It has: {', '.join(known)}."
         )
     return Chosen(arm, chosen, label, why)
+
+
+def part_of(found: Comparison, chosen: Chosen) -> Comparison:
+    """The comparison that a model belongs to: of several tasks that of its own."""
+    parts = found.tasks.values()
+    return next((part for part in parts if chosen.run in part.runs()), found)
+
+
+def _one_of_each_task(found: Comparison) -> str:
+    each = [
+        f"{task}: {model.setting} (--run {model.run.digest[:DIGITS]})"
+        for task, part in found.tasks.items()
+        if part.selected is not None
+        for model in [choose_model(part)]
+    ]
+    known = f" Chosen over all seeds: {'; '.join(each)}." if each else ""
+    return (
+        f"{found.sweep} chooses a setting for each task, so it has no model as a whole; name a run "
+        f"with --run (carft-sweep export {found.sweep} --run DIGEST).{known}"
+    )
 
 
 def _named_run(found: Comparison, digest: str) -> tuple[Arm, None]:
@@ -122,7 +145,7 @@ def _of_seed(arm: Arm, seed: int) -> RunRecord:
     for run in arm.runs:
         if run.seed == seed:
             return run
-    if not arm.trains:
+    if not arm.has_seeds:
         raise RequestError(f"no seed changes {arm.label}; leave --seed out")
     seeds = ", ".join(str(run.seed) for run in arm.runs)
     raise RequestError(f"{arm.label} has no run with seed {seed}. Its seeds: {seeds}.")
@@ -143,7 +166,9 @@ def _median(found: Comparison, arm: Arm, label: str) -> tuple[RunRecord, str]:
 
 
 def _arms(found: Comparison) -> list[Arm]:
-    """The unmerged ones."""
+    """The unmerged ones, of every task."""
+    if found.tasks:
+        return [arm for part in found.tasks.values() for arm in _arms(part)]
     return [row.arm for row in found.rows if row.arm.merge is None]
 
 

@@ -57,7 +57,9 @@ def of_choice(command: argparse.ArgumentParser) -> None:
         help="choose by this metric: id/val/nll, wise_ft@0.5/id/val/top1",
     )
     command.add_argument(
-        "--selection", metavar="RULE", help="choose by best_val, within=0.005 or oracle"
+        "--selection",
+        metavar="RULE",
+        help="choose by best_val, within=0.005, oracle, training_domain or leave_one_domain_out",
     )
     command.add_argument(
         "--id-margin",

@@ -305,7 +305,7 @@ class Driver:
     def _tell(self, trial: OpenTrial) -> None:
         """The trial has ended: its values, or why it has none."""
         trial.told = True
-        found = end(trial, self.runs, self._spec.goals)
+        found = end(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(found, Failure):
             self.ledger.fail(trial.number, found.kind, found.message)
         else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.as_run import AsRun
-from sweeps.chosen import DIGITS, Chosen, choose_model
+from sweeps.chosen import DIGITS, Chosen, choose_model, part_of
 from sweeps.home import Home
 from sweeps.known import sweep_folder
 from sweeps.mirror import beside_trials
@@ -43,6 +43,9 @@ class Exporter:
 
     def config(self, chosen: Chosen) -> TrialConfig:
         """The trial config of the run. Raises RequestError when the sweep file lost it."""
+        return self._of_setting(chosen).for_seed(chosen.run.seed or 0)
+
+    def _of_setting(self, chosen: Chosen) -> TrialConfig:
         digest = chosen.run.digest
         for trial in self.sweep.trials():
             if digest in trial.runs.values():
@@ -86,7 +89,7 @@ class Exporter:
             self.config(chosen),
             out,
             label=chosen.label,
-            rows=list(_rows(self.found, chosen)),
+            rows=list(_rows(part_of(self.found, chosen), chosen)),
             force=force,
             cache=self.home.cache,
         )

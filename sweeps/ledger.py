@@ -67,6 +67,8 @@ class Trial:
     """The labels of the merged models that were asked for."""
     reason: Mapping[str, str] | None
     """Why it failed or was pruned: `kind` and `message`."""
+    untrained: bool = False
+    """Its runs have seeds for their splits alone."""
 
     @property
     def value(self) -> float | None:
@@ -324,4 +326,5 @@ def _trial(frozen: FrozenTrial) -> Trial | None:
         runs=attributes.get("runs", {}),
         merges=attributes.get("merges", ()),
         reason=attributes.get("reason"),
+        untrained=attributes.get("untrained", False),
     )

@@ -59,7 +59,7 @@ def natural_goal(name: str) -> Goal:
 
 def is_selectable(name: str) -> bool:
     """Whether selecting on it looks at no test split and no shift (design, section 7)."""
-    return name.startswith(("id/val/", "train/"))
+    return name.startswith(("id/val/", "train/", "ood/val/"))
 
 
 def is_reported(name: str, *, every_epoch: bool) -> bool:

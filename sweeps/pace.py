@@ -56,7 +56,8 @@ Likeness = Callable[[Mapping[str, Any]], object]
 
 
 def _alike(config: Mapping[str, Any]) -> object:
-    return config["model"], config["data"]["family"], config["optim"]["batch_size"]
+    data = config["data"]
+    return config["model"], data["family"], data.get("balanced"), config["optim"]["batch_size"]
 
 
 def _alike_in_all(config: Mapping[str, Any]) -> object:

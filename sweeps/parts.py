@@ -49,4 +49,4 @@ def judging(spec: Mapping[str, Any]) -> Judging:
     """How a sweep chooses and judges, from its plain data."""
     terms = Terms(id_margin=spec["report"]["id_margin"])
     fresh = tuple(spec.get("confirm_seeds") or ())
-    return Judging(rule(spec), tuple(spec["seeds"]), fresh, terms)
+    return Judging(rule(spec), tuple(spec["seeds"]), fresh, terms, spec.get("tasks"))

@@ -78,7 +78,7 @@ def _gallery(judged: Finding, comparison: Comparison) -> Gallery | None:
     if zero_shot is None:
         return None
     seeds = judged.difference.seeds
-    return pick(judged.candidate, judged.reference, zero_shot, seeds)
+    return pick(judged.candidate, judged.reference, zero_shot.done[0], seeds)
 
 
 def _judged(comparison: Comparison) -> Finding | None:

@@ -24,6 +24,7 @@ class Task:
     params: Mapping[str, Any]
     """The varied fields that it has."""
     config: TrialConfig
+    """Of this run: its split is known."""
     seed: int | None
     identity: Identity
     trial: int | None = None
@@ -37,6 +38,11 @@ class Task:
     def algorithm(self) -> str:
         """Its name."""
         return self.config.algorithm.name
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it has a seed for its split alone."""
+        return self.seed is not None and not self.config.algorithm.trains
 
     @property
     def label(self) -> str:
@@ -93,10 +99,12 @@ class Planner:
         seeds: Sequence[int | None] | None = None,
     ) -> Iterator[Task]:
         trained = self.spec.seeds if seeds is None else seeds
-        for seed in trained if config.algorithm.trains else (None,):
-            identity = identify(config, seed or 0, cache=self._cache)
-            self._tell(config)
-            yield Task(role, params, config, seed, identity, number)
+        has_seeds = config.algorithm.trains or config.follows_seed
+        for seed in trained if has_seeds else (None,):
+            own = config.for_seed(seed or 0)
+            identity = identify(own, seed or 0, cache=self._cache)
+            self._tell(own)
+            yield Task(role, params, own, seed, identity, number)
 
     def _tell(self, config: TrialConfig) -> None:
         opened = (prepare(config.data), *other_data(config).values())
@@ -118,6 +126,7 @@ def kept(tasks: Sequence[Task]) -> dict[str, Any]:
         "params": dict(tasks[0].params),
         "runs": digests(tasks),
         "merges": merge_labels(tasks[0].config),
+        **({"untrained": True} if tasks[0].untrained else {}),
     }
 
 

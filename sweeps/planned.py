@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from carft_core.config import TrialConfig
 from carft_core.data.splits import prepare
 from carft_core.files import read_json
 from carft_core.result import is_complete
+from carft_core.schedule import schedule_of
 from sweeps.dimensions import assigned
 from sweeps.draws import quantile
 from sweeps.home import Home
@@ -50,6 +51,8 @@ class Plan:
     method: str
     trials: int
     runs: int
+    tasks: dict[str, int] = field(default_factory=dict)
+    """How many of the runs each task has, where there are tasks."""
     done: int = 0
     reused: int = 0
     """Of those that are done: trained by another sweep, or the same as an earlier one of this."""
@@ -94,6 +97,7 @@ def make_plan(spec: SweepSpec, home: Home) -> Plan:
     settings = [*planner.baselines(), *_known_trials(planner, home)]
     known = sum(tasks[0].role == "trial" for tasks in settings)
     unknown = (spec.trial_count - known) * len(spec.seeds)
+    by_task = _by_task(spec, settings)
     fresh = list(_known_confirmations(planner, home))
     confirmed = {tasks[0].algorithm for tasks in fresh}
     to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
@@ -108,6 +112,7 @@ def make_plan(spec: SweepSpec, home: Home) -> Plan:
         spec.method,
         spec.trial_count,
         sum(map(len, settings)) + unknown + len(confirming),
+        by_task,
         unknown=unknown,
         to_confirm=len(confirming),
         at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
@@ -147,7 +152,8 @@ def _known_trials(planner: Planner, home: Home) -> Iterator[list[Task]]:
         return
     kept = view(home, spec.name)
     for trial in () if kept is None else kept.trials():
-        if trial.point >= spec.trial_count:
+        own_task = spec.setting_of(trial.point)[1]
+        if trial.point >= spec.trial_count or not own_task.items() <= trial.params.items():
             continue
         try:
             tasks = planner.trial(trial.params, trial.number)
@@ -155,6 +161,19 @@ def _known_trials(planner: Planner, home: Home) -> Iterator[list[Task]]:
             continue
         if digests(tasks) == dict(trial.runs) and trial.state != "pruned":
             yield tasks
+
+
+def _by_task(spec: SweepSpec, settings: Sequence[Sequence[Task]]) -> dict[str, int]:
+    """Runs by task: those of known settings, and of trials whose point is still to be drawn."""
+    if spec.tasks is None:
+        return {}
+    counts = Counter({str(task): 0 for task in spec.task_values})
+    for number in range(spec.trial_count):
+        counts[str(spec.setting_of(number)[1][spec.tasks])] += len(spec.seeds)
+    for runs in settings:
+        asked = len(spec.seeds) if runs[0].role == "trial" else 0  # counted already
+        counts[str(runs[0].params[spec.tasks])] += len(runs) - asked
+    return dict(counts)
 
 
 def _known_confirmations(planner: Planner, home: Home) -> Iterator[list[Task]]:
@@ -221,10 +240,8 @@ def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> Work:
 
 
 def _whole(config: TrialConfig, models: int) -> Work:
-    optim = config.optim
-    per_epoch = math.ceil(len(prepare(config.data).train) / optim.batch_size)
-    steps = optim.steps or (optim.epochs or 1) * per_epoch
-    return Work(config, steps, math.ceil(steps / per_epoch), models)
+    schedule = schedule_of(config, prepare(config.data).train)
+    return Work(config, schedule.steps, schedule.epochs, models)
 
 
 def _to_come(spec: SweepSpec, count: int) -> Iterator[Work]:
@@ -232,6 +249,6 @@ def _to_come(spec: SweepSpec, count: int) -> Iterator[Work]:
     for number in range(count):
         u = TYPICAL[number % len(TYPICAL)]
         params = assigned(spec.parameters, functools.partial(quantile, u=u))
-        config = spec.config_for(params)
+        config = spec.config_for(params).for_seed(spec.seeds[0])
         models = 1 + len(merge_labels(config))
         yield _whole(config, models) if config.algorithm.trains else Work(config, 0, 0, models)

@@ -42,16 +42,18 @@ def proposal(spec: SweepSpec, params: Mapping[str, Any]) -> Proposal:
 def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
     """The point of that number, by nothing but the sweep, what its ledger knows, and the number.
 
-    The first points of a search are those of `try_first`; what one leaves out is proposed.
+    The first points of a search are those of `try_first`; what one leaves out is proposed. A
+    setting that runs on several tasks is drawn once for all of them.
     """
-    given = spec.try_first[point] if point < len(spec.try_first) else {}
+    setting, cell = spec.setting_of(point)
+    given = {**(spec.try_first[setting] if setting < len(spec.try_first) else {}), **cell}
     names = [dimension.name for dimension in spec.parameters]
     match spec.method:
         case "grid":
             return proposal(spec, spec.points()[point])
         case "random":
-            params = drawn(spec.parameters, lambda name: hashed(spec.seed, point, name), given)
-            return proposal(spec, params)
+            params = drawn(spec.parameters, lambda name: hashed(spec.seed, setting, name), given)
+            return proposal(spec, {**params, **cell})
         case "qmc":
             numbers = sobol(spec.seed, point, names)
             return proposal(spec, drawn(spec.parameters, numbers.__getitem__, given))

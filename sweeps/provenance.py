@@ -53,7 +53,7 @@ def provenance(
 
 
 def _facts(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Iterator[Fact]:
-    runs = [run for row in comparison.rows if row.arm.merge is None for run in row.arm.runs]
+    runs = comparison.runs()
     done = [run for run in runs if run.state == "done"]
     for sweep in sweeps:
         told = f"generation {sweep.generation}, method {sweep.spec['method']}"

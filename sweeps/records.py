@@ -12,8 +12,10 @@ from carft_core.files import read_json
 from sweeps.mirror import confirmations
 from sweeps.runs import Runs, RunState
 from sweeps.summary import goals
-from tracking.compare import Comparison, Rule, RunRecord, Terms, compare
+from tracking.compare import Comparison, Rule, RunRecord, Terms
 from tracking.records import Role, State
+from tracking.rule_names import NAMED
+from tracking.tasks import compared_by
 
 if TYPE_CHECKING:
     from sweeps.ledger import Trial
@@ -37,7 +39,7 @@ STRENGTH: Mapping[str, int] = {
 def comparison(sweep: Kept, runs: Runs, *, with_images: bool = False) -> Comparison:
     """The comparison with which a sweep ends, as far as it has come."""
     with _nothing_collected():
-        return compare(
+        return compared_by(sweep.spec.get("tasks"))(
             records(sweep, runs),
             sweep=sweep.name,
             rule=rule(sweep.spec),
@@ -58,6 +60,7 @@ def rule(spec: Mapping[str, Any]) -> Rule:
         merge=metric["merge"],
         within=within,
         oracle=selection == "oracle",
+        named=next((name for name in NAMED if name == selection), None),
         strength=STRENGTH,
     )
 
@@ -72,7 +75,9 @@ def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
     for trial in sweep.trials():
         if count is not None and trial.point >= count:
             continue  # the file asks for fewer now
-        setting = {"algorithm": trial.algorithm, "params": trial.params, "runs": trial.runs}
+        setting = {
+            name: getattr(trial, name) for name in ("algorithm", "params", "runs", "untrained")
+        }
         labels = trial.merges if "merges" in spec["parameters"] else shared
         found += _setting(runs, "trial", setting, labels, trial)
     for fresh in confirmations(sweep):
@@ -117,6 +122,7 @@ def _setting(
             folder=folder,
             facts=own["facts"] if own else {},
             epochs=_epochs(folder, own),
+            untrained=bool(setting.get("untrained")),
         )
 
 

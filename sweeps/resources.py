@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carft_core.files import read_json
 
@@ -190,15 +190,18 @@ def _peaks(file: Path, config: TrialConfig) -> Iterator[float]:
     if known.get("identity", {}).get("device") != "cuda":
         return
     ran, asked = known["config"], config.as_dict()
-    if (ran["model"], _batch(ran["optim"])) != (asked["model"], _batch(asked["optim"])):
+    if (ran["model"], _batch(ran)) != (asked["model"], _batch(asked)):
         return
     for epoch in read_json(file.with_name("history.json")) or []:
         if PEAK in epoch["metrics"]:
             yield float(epoch["metrics"][PEAK])
 
 
-def _batch(optim: Mapping[str, int | None]) -> int | None:
-    return optim["micro_batch"] or optim["batch_size"]
+def _batch(config: Mapping[str, Any]) -> object:
+    """What is in memory at once; balanced batches are of one size where the family is the same."""
+    optim, data = config["optim"], config["data"]
+    family = data["family"] if data.get("balanced") else None
+    return optim["micro_batch"] or (optim["batch_size"], family)
 
 
 def _age(file: Path) -> float:

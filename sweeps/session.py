@@ -37,7 +37,7 @@ from sweeps.tracked import TrackedSweep
 from sweeps.webhook import Event, Webhook
 from tracking.base import ARTIFACT, EndState, Tracker
 from tracking.compare import Comparison
-from tracking.curves import plot
+from tracking.curves import ID_NAMES, plot
 from tracking.report import csv_text, markdown
 
 ENDS: Mapping[State, EndState] = {
@@ -215,7 +215,8 @@ def _write_results(found: Comparison, folder: Path) -> list[Path]:
     write_json(folder / RESULT, found.as_dict())
     files = [folder / name for name in (*texts, RESULT)]
     if found.curves:
-        plot(found.curves, folder / "wise_ft.png", title=found.sweep)
+        of_id = ID_NAMES[found.terms.id_metric]
+        plot(found.curves, folder / "wise_ft.png", title=found.sweep, id_name=of_id)
         files.append(folder / "wise_ft.png")
     return files
 

@@ -13,6 +13,7 @@ from sweeps.addresses import address
 from sweeps.durations import FORM, NUMBER, seconds
 from sweeps.metric_names import PATTERN, Goal
 from sweeps.shorthands import MAX_RETRIES, MAX_SEED, METHOD_ALIASES, NAME
+from tracking.rule_names import TASK
 
 RUN_CAP = 20
 MOST_GOALS = 4
@@ -52,6 +53,10 @@ class Metric(Section):
     target: Finite | None = None
     """Once a trial's value has reached it, no new trial begins."""
 
+    def on(self, task: str) -> Metric:
+        """The same on one of several tasks, whose name stands where the metric says `{task}`."""
+        return self.model_copy(update={"name": self.name.replace(TASK, task)})
+
     def plain(self) -> dict[str, Any]:
         """As the sweep file writes it."""
         return self.model_dump(exclude={"target"} if self.target is None else None)
@@ -60,7 +65,9 @@ class Metric(Section):
 class Selection(Section):
     """How the one setting that represents a sweep is chosen (design, section 7)."""
 
-    rule: Literal["best_val", "within", "oracle"] = "best_val"
+    rule: Literal["best_val", "within", "oracle", "training_domain", "leave_one_domain_out"] = (
+        "best_val"
+    )
     within: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The strongest regularisation whose metric is within this margin of the best."""
 
@@ -203,6 +210,9 @@ class Settings(Section):
     """Of the sweep, over all its executions; then no run is started any more."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     """Of the search: with it the same points are proposed again."""
+    tasks: str | None = None
+    """The parameter whose values are tasks: every setting runs on each, and settings are chosen
+    for each apart."""
     try_first: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
     """Points that are tried before the method proposes any; what they leave out is proposed."""
     early_terminate: EarlyTerminate | None = None

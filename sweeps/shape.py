@@ -27,6 +27,7 @@ def normalise(draft: Draft) -> None:
     _top_keys(draft)
     aliases = _aliases(draft)
     _bare_algorithm(draft)
+    _whole_tasks(draft, aliases)
     _bare_retries(draft)
     for key in list(draft.mapping(("trial",))):
         name = aliases.get(key, key)
@@ -146,6 +147,13 @@ def _bare_retries(draft: Draft) -> None:
             draft.put(("retries",), retries(value), place)
 
 
+def _whole_tasks(draft: Draft, aliases: Mapping[str, str]) -> None:
+    """The tasks' parameter by its whole name."""
+    given = draft.get(("tasks",))
+    if isinstance(given, str) and given in aliases:
+        draft.put(("tasks",), aliases[given], draft.place(("tasks",)))
+
+
 def _leaves(draft: Draft, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
     """Each parameter's route and dotted name, W&B's nested ones too."""
     for key, value in draft.mapping(route).items():
@@ -212,6 +220,9 @@ def _put(draft: Draft, route: Route, value: object, place: Place) -> None:
         draft.put(whole, {**kept, route[-1]: value}, place)
     elif route == ("trial", "algorithm") and isinstance(value, str):
         draft.put(route, {"name": value}, place)
+    elif route == ("tasks",):
+        draft.put(route, value, place)
+        _whole_tasks(draft, {name: str(f) for name, f in draft.mapping(("aliases",)).items()})
     elif route == ("retries",) and type(value) is int:
         draft.put(route, value, place)
         _bare_retries(draft)

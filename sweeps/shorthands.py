@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tracking.rule_names import NAMED
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 MAX_SEED = 2**32 - 1
 MAX_SEEDS = 1000
@@ -29,9 +31,11 @@ SEEDS_SCHEMA: dict[str, Any] = {
         },
     ]
 }
+RULES = ("best_val", "oracle", *NAMED)
+"""Of selection, by name."""
 SELECTION_SCHEMA: dict[str, Any] = {
     "anyOf": [
-        {"enum": ["best_val", "oracle"]},
+        {"enum": [*RULES]},
         {
             "type": "object",
             "properties": {
@@ -95,12 +99,12 @@ def fresh_seeds(value: object, taken: object) -> object:
 
 
 def selection(value: object) -> object:
-    """`best_val` and `oracle` are short for a mapping with the rule alone."""
+    """A rule's name is short for a mapping with the rule alone."""
     if isinstance(value, str):
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
         return {"rule": "within", **value}
-    raise ValueError(f"must be best_val, oracle, or {{within: 0.005}}, got {value!r}")
+    raise ValueError(f"must be {', '.join(RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
 def retries(value: object) -> object:

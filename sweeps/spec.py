@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
+from sweeps import tasks
 from sweeps.addresses import VARIABLE, is_masked, masked
 from sweeps.checks import checked
 from sweeps.data_root import from_environment
@@ -38,7 +39,7 @@ from sweeps.yaml_lines import YamlError, parse, read_text
 
 OPTIONS = (
     *("confirm_seeds", "early_terminate", "race_seeds", "try_first", "time_budget", "timeout"),
-    *("breaker", "engine", "parallel", "webhook", "imports"),
+    *("breaker", "engine", "parallel", "webhook", "imports", "tasks"),
 )
 """Settings that plain data has only where they differ from their defaults."""
 
@@ -79,6 +80,8 @@ class SweepSpec:
     time_budget: float | None
     """Seconds, over all executions."""
     seed: int
+    tasks: str | None
+    """The parameter whose values are tasks; None: the sweep has no such thing."""
     try_first: tuple[Params, ...]
     """Points, maybe partial, before any that the method proposes."""
     early_terminate: EarlyTerminate | None
@@ -106,11 +109,39 @@ class SweepSpec:
     def points(self) -> list[Params]:
         """The trials of a grid in declared order, the first parameter slowest, up to `run_cap`.
 
+        Where there are tasks they come fastest, so that settings are whole one after another.
         Raises ValueError when the method is not grid.
         """
         if self.method != "grid":
             raise ValueError(f"the points of a {self.method} sweep are not known before it runs")
-        return grid(self.parameters)[: self.run_cap]
+        if self.tasks is None:
+            return grid(self.parameters)[: self.run_cap]
+        settings = grid([item for item in self.parameters if item.name != self.tasks])
+        return [{**point, **cell} for point in settings for cell in self.cells][: self.run_cap]
+
+    @property
+    def task_values(self) -> tuple[Any, ...]:
+        """The tasks; none where the sweep has no such thing."""
+        return tasks.values(self.parameters, self.tasks)
+
+    @property
+    def cells(self) -> tuple[Params, ...]:
+        """What every setting runs with: each task; without tasks once, with nothing.
+
+        Leave-one-domain-out has each task once more for every other domain that is left out.
+        """
+        return tasks.cells(self.tasks, self.task_values, self.selection)
+
+    def setting_of(self, trial: int) -> tuple[int, Params]:
+        """The number of a trial's setting, and its cell: of C cells n // C and n % C."""
+        setting, cell = divmod(trial, len(self.cells))
+        return setting, self.cells[cell]
+
+    def goals_at(self, params: Mapping[str, Any]) -> tuple[Metric, ...]:
+        """The goals of a trial, where each task has a metric of its own that of its task."""
+        if self.tasks is None:
+            return self.goals
+        return tuple(goal.on(str(params[self.tasks])) for goal in self.goals)
 
     @property
     def metric(self) -> Metric:
@@ -119,7 +150,7 @@ class SweepSpec:
 
     @property
     def trial_count(self) -> int:
-        """How many trials the sweep has."""
+        """How many trials the sweep has: a setting on a task is one."""
         return len(self.points()) if self.method == "grid" else self.run_cap or RUN_CAP
 
     @property
@@ -138,7 +169,8 @@ class SweepSpec:
     def baseline_configs(self) -> list[BaselinePoint]:
         """Every baseline at every point of the grid, projected on the fields that it has.
 
-        With other methods once, at the trial's own fields and defaults (design, section 7).
+        With other methods once, at the trial's own fields and defaults (design, section 7), on
+        every task.
         """
         return [
             BaselinePoint(
@@ -182,14 +214,15 @@ class SweepSpec:
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
         if self.method != "grid":
-            return [{}]
+            return list(self.cells)
         return distinct(baseline_params(baseline, point) for point in self.points())
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
         """The varied fields that a baseline has, when it trains at all."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
-        return baseline_params(baseline, {dimension.name: None for dimension in self.parameters})
+        searched = [item.name for item in self.parameters if item.name != self.tasks]
+        return baseline_params(baseline, dict.fromkeys(searched))
 
 
 def _plain(value: Any) -> Any:

@@ -40,7 +40,9 @@ def write(folder: Path, ledger: Ledger, state: State) -> None:
     goal = goals(spec)[0]
     sign = 1 if goal["goal"] == "maximize" else -1
     complete = [trial for trial in trials if trial.value is not None]
-    best = max(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
+    # Values on several tasks are not compared with each other.
+    rivals = [] if spec.get("tasks") else complete
+    best = max(rivals, key=lambda trial: sign * (trial.value or 0.0), default=None)
     states = Counter(trial.state for trial in trials)
     write_json(
         folder / FILE,

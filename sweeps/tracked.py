@@ -21,10 +21,11 @@ from sweeps.runs import Runs
 from sweeps.told_book import Book
 from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.context import context_tags
-from tracking.curves import plot, run_curve
-from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, VERSION
+from tracking.curves import ID_NAMES, plot, run_curve
+from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, TRAINS, VERSION
 from tracking.metric_kinds import is_told
 from tracking.records import RunRecord
+from tracking.verdict import Terms
 from tracking.where import where
 
 OWN = "unmerged"
@@ -179,6 +180,8 @@ class TrackedSweep:
             "carft.weights": str(task.identity.parts["model"]),
             "carft.state": "running",
         }
+        if task.untrained:
+            own[TRAINS] = "false"
         if task.trial is not None:
             own["carft.trial"] = str(task.trial)
         params = {"algorithm": task.algorithm, **_plain(task.params)}
@@ -233,12 +236,13 @@ class TrackedSweep:
             metrics=own["metrics"] if own else {},
             merges={label: item["metrics"] for label, item in found.items() if item},
         )
-        curve = run_curve(record)
+        id_metric = Terms().suited(record.metrics).id_metric
+        curve = run_curve(record, id_metric=id_metric)
         if curve is None:
             return None
         file = self._folder / "curves" / task.digest / "wise_ft.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        plot([curve], file, title=task.label)
+        plot([curve], file, title=task.label, id_name=ID_NAMES[id_metric])
         return file
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from sqlalchemy import Engine, event
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.clip import OpenedClip, open_model
@@ -32,6 +35,16 @@ TINY_CONFIG: dict[str, Any] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file run in one process, so that what they share is made once; those of a
+    group that goes through several files likewise.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test writes into the user's cache, or finds the user's data."""
@@ -39,6 +52,23 @@ def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("CARFT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("CARFT_DATA", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Nothing that this process writes need outlast a loss of power: its end, and that of any other
+    process, lose nothing that was handed to the system.
+    """
+
+    def hand_over(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hand_over)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+    event.remove(Engine, "connect", hand_over)
 
 
 @pytest.fixture(scope="session")

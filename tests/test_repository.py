@@ -214,6 +214,13 @@ def test_no_relative_link_is_dead(page: Path) -> None:
     assert dead == []
 
 
+def test_the_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("the tests were not given to several processes by their groups")
+    # As pytest-xdist hands a group on, which pytest's next release may not let it do.
+    assert request.node.nodeid.endswith("@tests/test_repository.py")
+
+
 def test_the_readme_lists_the_commands_that_there_are() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys; from sweeps.cli import main; sys.exit(main())", "-h"],

@@ -74,10 +74,10 @@ def unfinished(arms: Sequence[Arm]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def holes(arms: Sequence[Arm]) -> tuple[str, ...]:
+def holes(arms: Sequence[Arm], id_metric: str = ID) -> tuple[str, ...]:
     """Finished runs without a finite headline number, which leaves the arm without a mean."""
     sentences = []
-    for metric in (ID, OOD):
+    for metric in (id_metric, OOD):
         if all(not arm.by_seed(metric) for arm in arms):
             continue
         for arm in arms:

@@ -121,15 +121,16 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(OTHERS, "other tasks"),
         MetricColumn(KEPT, "kept there", signed=True),
     ]
-    if rule.metric not in {column.metric for column in wanted} and rule.metric.endswith("/top1"):
+    if rule.metric not in {column.metric for column in wanted} and is_fraction(rule.metric):
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))
     return tuple(column for column in wanted if column.metric in names)
 
 
 def shifts(names: Collection[str]) -> list[tuple[str, str]]:
-    """Every shift's top-1 metric and the shift's name, by name."""
+    """Every shift's top-1 metric and the shift's name, by name: `OOD test` for one called test."""
     found = sorted(name for name in names if name.startswith("ood/") and name.endswith("/top1"))
-    return [(name, name[len("ood/") : -len("/top1")]) for name in found if name != OOD]
+    named = {name: name[len("ood/") : -len("/top1")] for name in found if name != OOD}
+    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]
 
 
 def visible(
@@ -198,7 +199,7 @@ def count(comparison: Comparison, row: Row) -> str:
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)
-    expected = max(seeds, len(row.arm.runs)) if row.arm.trains else 1
+    expected = max(seeds, len(row.arm.runs)) if row.arm.has_seeds else 1
     return f"{row.n}/{expected}"
 
 
@@ -208,12 +209,15 @@ def title(comparison: Comparison) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     n = len(comparison.seeds)
     seeds = f", {n} seed{'' if n == 1 else 's'}" if n else ""
+    if comparison.tasks:
+        seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}"
 
 
 def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     """What the numbers and signs mean, as far as they occur, and what is not shown."""
-    told = ["Top-1 accuracy in percent, mean over seeds"]
+    over = "tasks and seeds" if comparison.tasks else "seeds"
+    told = [f"Top-1 accuracy in percent, mean over {over}"]
     spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
     told[0] += (
         " ± half of the 95 % t interval, for this teacher and these classes."

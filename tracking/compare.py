@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tracking.budgets import Budget, budgets
 from tracking.confirmation import confirmation
 from tracking.curves import Curve, mean_curve
 from tracking.mixed_facts import mixed_facts
+from tracking.protocol import Protocol
 from tracking.records import Arm, RunRecord, Scalar, group
 from tracking.rows import Look, Row, metric_order, rows_of
 from tracking.selection import Choice, Rule, choose, choose_each, choose_merges
@@ -71,6 +72,10 @@ class Comparison:
     """What each algorithm that trains was given before its setting was chosen."""
     fresh_seeds: tuple[int, ...] = ()
     """What the verdict is judged on, where chosen settings are confirmed; else `seeds`."""
+    tasks: Mapping[str, Comparison] = field(default_factory=dict)
+    """That of each task, where there are several; then the rows are means over them."""
+    protocol: Protocol | None = None
+    """The table of the tasks."""
 
     @cached_property
     def metric_names(self) -> frozenset[str]:
@@ -83,6 +88,12 @@ class Comparison:
         """How many settings each algorithm was chosen among, through each merge."""
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
+
+    def runs(self) -> list[RunRecord]:
+        """Every run, whatever became of it; of several tasks those of all."""
+        found = [run for part in self.tasks.values() for run in part.runs()]
+        rows = () if self.tasks else self.rows
+        return found + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
 
     @property
     def verdict(self) -> str:
@@ -129,6 +140,7 @@ class Comparison:
     def in_parts(self) -> dict[str, object]:
         """The same with the rows one after another, since of many they are large."""
         chosen = self.selected
+        tasks = {} if self.protocol is None else {"tasks": self._tasks(self.protocol)}
         return {
             "sweep": self.sweep,
             "metric": self.rule.metric,
@@ -151,7 +163,12 @@ class Comparison:
             "tests": [finding.as_dict() for finding in self.findings],
             "budgets": [budget.as_dict() for budget in self.budgets],
             "curves": [curve.as_dict() for curve in self.curves],
+            **tasks,
         }
+
+    def _tasks(self, table: Protocol) -> dict[str, object]:
+        each = {task: found.as_dict() for task, found in self.tasks.items()}
+        return {**table.as_dict(), "comparisons": each}
 
 
 def compare(
@@ -174,7 +191,8 @@ def compare(
     `with_images` reads the kept predictions and adds bootstrap intervals. Nothing is raised for
     missing, failed or non-finite results: they are counted, and what cannot be said is not said.
     """
-    rule, terms, arms = rule or Rule(), terms or Terms(), group(records)
+    rule, arms = rule or Rule(), group(records)
+    terms = (terms or Terms()).suited(_measured(arms))
     wanted = tuple(seeds) if seeds is not None else _seeds(arms)
     choices, merges = choose_each(arms, rule, wanted), _merges(arms, rule)
     best = choose([arm for arm in arms if arm.role == "trial"], rule, wanted)
@@ -187,7 +205,7 @@ def compare(
     poor = caveats.untuned(arms) if untuned is None else frozenset(untuned)
     look = Look(rule, wanted, fresh.seeds, best, choices, merges, poor, with_images)
     standing = [arm for arm in judged.values() if arm.merge is None]
-    curves = [mean_curve(arm, zero_shot_of(arm, zero_shots)) for arm in standing]
+    curves = [mean_curve(arm, zero_shot_of(arm, zero_shots), terms.id_metric) for arm in standing]
     spent = budgets(arms)
     rows = tuple(row for arm in arms for row in rows_of(arm, look))
     return Comparison(
@@ -205,12 +223,18 @@ def compare(
         ),
         warnings=(
             *_warnings(arms, rule, (*choices.values(), best), spent, poor),
+            *caveats.holes(arms, terms.id_metric),
             *(_no_images(rows) if with_images else ()),
         ),
         curves=tuple(curve for curve in curves if curve is not None),
         budgets=spent,
         fresh_seeds=fresh.seeds if fresh.is_complete else (),
     )
+
+
+def _measured(arms: Sequence[Arm]) -> set[str]:
+    """The metrics of finished runs."""
+    return {name for arm in arms for run in arm.done for name in run.metrics}
 
 
 def _seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
@@ -280,7 +304,6 @@ def _warnings(
         *caveats.ties(made, rule),
         *caveats.no_strength(rule, arms),
         *caveats.unfinished(arms),
-        *caveats.holes(arms),
     )
 
 
@@ -306,7 +329,7 @@ def _with_images(finding: Finding) -> Finding:
     """Adds the paired bootstrap over images of the differences, on the common seeds."""
     sides = []
     for arm in (finding.candidate, finding.reference):
-        seeds = finding.difference.seeds if arm.trains else (None,)
+        seeds = finding.difference.seeds if arm.has_seeds else (None,)
         runs = [run for run in arm.done if run.seed in seeds]
         sides.append(images.arm_hits(runs, arm.merge))
     ours, theirs = sides

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ID = "id/test/top1"
 OOD = "ood/mean/top1"
+ID_NAMES = {ID: "ID test", "id/val/top1": "ID val"}
+"""What may stand for accuracy in distribution, in words."""
 WISE = "wise_ft"
 _ROUNDING = 1e-12
 
@@ -39,28 +41,34 @@ class Curve:
         return {"label": self.label, "points": [point._asdict() for point in self.points]}
 
 
-def run_curve(run: RunRecord, zero_shot: RunRecord | None = None) -> Curve | None:
+def run_curve(
+    run: RunRecord, zero_shot: RunRecord | None = None, id_metric: str = ID
+) -> Curve | None:
     """The curve of one run, or None when no model between the ends was measured.
+
+    `id_metric` is its ID axis.
 
     Where alpha 1 was not asked for, the run itself stands there, and at alpha 0 the zero-shot
     run if given: by definition these are the same weights.
     """
     points: dict[float, Point] = {}
     if zero_shot is not None:
-        _put(points, 0.0, zero_shot, None)
-    _put(points, 1.0, run, None)
+        _put(points, 0.0, zero_shot, None, id_metric)
+    _put(points, 1.0, run, None, id_metric)
     for label in run.merges:
         alpha = merge_number(label)
         if merge_name(label) == WISE and alpha is not None:
-            _put(points, alpha, run, label)
+            _put(points, alpha, run, label, id_metric)
     if not any(0 < alpha < 1 for alpha in points):
         return None
     return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
 
 
-def mean_curve(arm: Arm, zero_shot: RunRecord | None = None) -> Curve | None:
+def mean_curve(arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID) -> Curve | None:
     """The mean over an arm's finished seeds, at the alphas that every one of them has."""
-    curves = [curve for run in arm.done if (curve := run_curve(run, zero_shot)) is not None]
+    starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
+    found = (run_curve(run, start, id_metric) for run, start in zip(arm.done, starts, strict=True))
+    curves = [curve for curve in found if curve is not None]
     if not curves or len(curves) < len(arm.done):
         return None
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
@@ -106,10 +114,12 @@ def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point |
     return max(above, key=lambda point: point.ood, default=None)
 
 
-def plot(curves: Sequence[Curve], path: Path, *, title: str = "") -> None:
+def plot(
+    curves: Sequence[Curve], path: Path, *, title: str = "", id_name: str = ID_NAMES[ID]
+) -> None:
     """Write the curves as a PNG: ID accuracy to the right, OOD mean upwards, both in percent.
 
-    Raises OSError where `path` cannot be written.
+    `id_name` says which ID accuracy that is. Raises OSError where `path` cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -120,7 +130,7 @@ def plot(curves: Sequence[Curve], path: Path, *, title: str = "") -> None:
     for curve in curves:
         _draw(axes, curve)
     _mark_zero_shot(axes, curves)
-    axes.set_xlabel("ID test top-1 (%)")
+    axes.set_xlabel(f"{id_name} top-1 (%)")
     axes.set_ylabel("OOD mean top-1 (%)")
     axes.set_title(title)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -166,7 +176,9 @@ def _mark_zero_shot(axes: Axes, curves: Iterable[Curve]) -> None:
         axes.plot([], [], marker="s", linestyle="none", color="grey", label="tuned (alpha 1)")
 
 
-def _put(points: dict[float, Point], alpha: float, run: RunRecord, merge: str | None) -> None:
-    id_accuracy, ood_accuracy = run.value(ID, merge), run.value(OOD, merge)
+def _put(
+    points: dict[float, Point], alpha: float, run: RunRecord, merge: str | None, id_metric: str
+) -> None:
+    id_accuracy, ood_accuracy = run.value(id_metric, merge), run.value(OOD, merge)
     if id_accuracy is not None and ood_accuracy is not None:
         points[alpha] = Point(alpha, id_accuracy, ood_accuracy)

@@ -24,16 +24,23 @@ def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFra
 def runs_frame(comparison: Comparison) -> pd.DataFrame:
     """One line per run and evaluated model, in whatever state; metrics of done runs only.
 
-    `merge` is None for the model that the run trained, else the merge's label.
+    `merge` is None for the model that the run trained, else the merge's label. Of several tasks
+    the runs of all, with a column for the parameter that tells them apart.
     """
-    lines = [
+    if comparison.protocol is not None:
+        field, tasks = comparison.protocol.field, comparison.tasks.items()
+        return _frame([{field: task, **line} for task, found in tasks for line in _runs(found)])
+    return _frame(_runs(comparison))
+
+
+def _runs(comparison: Comparison) -> list[dict[str, Any]]:
+    return [
         _run(row.arm.label, run, merge)
         for row in comparison.rows
         if row.arm.merge is None
         for run in row.arm.runs
         for merge in (None, *run.merges)
     ]
-    return _frame(lines)
 
 
 def _row(row: Row, *, intervals: bool) -> dict[str, Any]:

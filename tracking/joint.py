@@ -8,15 +8,17 @@ from dataclasses import dataclass, field, replace
 
 from tracking import caveats, filters
 from tracking.base import TrackingError
-from tracking.compare import REFERENCE, Comparison, compare
+from tracking.compare import REFERENCE, Comparison
 from tracking.fields import tells_apart
 from tracking.filters import Condition
 from tracking.judging import Judging, agreed, common_seeds
 from tracking.names import unknown
 from tracking.records import RunRecord, Scalar, group, params_key
+from tracking.tasks import check_equal, compared_by
 
 SWEEP = "sweep"
 """The field that tells two runs apart which differ in nothing that a config says."""
+SPLIT_SEED = "data.split_seed"
 _SAME = frozenset({"trial", "baseline"})
 """Roles in which a run may stand twice and count once."""
 
@@ -54,7 +56,9 @@ def compared(
         _check_reference(reference, kept)
     plain = [_without_sweep(record) for record in kept]
     told_apart = any(SWEEP in record.params for record in kept)
-    found = compare(
+    if chosen.tasks is not None:
+        check_equal(chosen.tasks, {part.sweep: part.records for part in parts})
+    found = compared_by(chosen.tasks)(
         kept,
         sweep=" + ".join(part.sweep for part in parts),
         rule=chosen.rule,
@@ -100,6 +104,7 @@ def sweeps_of(parts: Sequence[Part]) -> dict[str, tuple[str, ...]]:
 def _known(part: Part) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
     """Every run with its fields; one that left no config takes those that its siblings share."""
     shared: dict[str, dict[str, Scalar]] = {}
+    follows = _follows_seed(part)
     for record in part.records:
         own = part.fields.get(record.digest)
         if own is None:
@@ -114,9 +119,19 @@ def _known(part: Part) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
         known = part.fields.get(record.digest, shared.get(record.algorithm, {}))
         varied = {name: value for name, value in record.params.items() if tells_apart(name)}
         fields = {**known, **varied}
-        if record.seed is None:  # Nothing is trained, whatever the optimiser would have been.
+        if not record.trains:  # Nothing is trained, whatever the optimiser would have been.
             fields = {name: v for name, v in fields.items() if not name.startswith("optim.")}
-        yield record, fields
+        yield record, {**fields, SPLIT_SEED: "seed"} if follows else fields
+
+
+def _follows_seed(part: Part) -> bool:
+    """Whether every run's split is that of its own seed: then it parts no two of a setting."""
+    known = [
+        (record.seed, own.get(SPLIT_SEED))
+        for record in part.records
+        if record.seed is not None and (own := part.fields.get(record.digest)) is not None
+    ]
+    return len(set(known)) > 1 and all(seed == split for seed, split in known)
 
 
 def _differing(every: Sequence[Mapping[str, Scalar]]) -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracking.base import TrackingError
+from tracking.rule_names import NAMED
 from tracking.selection import Rule
 from tracking.verdict import Terms
 
@@ -23,6 +24,8 @@ class Judging:
     confirm_seeds: tuple[int, ...] = ()
     """On which a chosen setting is run again; none: it is not confirmed."""
     terms: Terms = field(default_factory=Terms)
+    tasks: str | None = None
+    """The parameter whose values are tasks, for each of which settings are chosen apart."""
 
     def plain(self) -> dict[str, Any]:
         """For the tag `carft.rule`; `of_plain` reads it back."""
@@ -39,6 +42,7 @@ class Judging:
             "seeds": None if self.seeds is None else list(self.seeds),
             "confirm_seeds": list(self.confirm_seeds),
             "id_margin": self.terms.id_margin,
+            "tasks": self.tasks,
         }
 
     @classmethod
@@ -53,21 +57,25 @@ class Judging:
                 merge=told["merge"],
                 within=told["within"],
                 oracle=bool(told["oracle"]),
+                named=next((name for name in NAMED if name == told["selection"]), None),
                 strength=dict(told["strength"]),
             )
             seeds = None if told["seeds"] is None else tuple(map(int, told["seeds"]))
             fresh = tuple(map(int, told["confirm_seeds"]))
-            return cls(rule, seeds, fresh, Terms(id_margin=float(told["id_margin"])))
+            tasks = told.get("tasks")  # earlier versions had none
+            terms = Terms(id_margin=float(told["id_margin"]))
+            return cls(rule, seeds, fresh, terms, None if tasks is None else str(tasks))
         except (KeyError, TypeError, ValueError) as error:
             raise TrackingError(f"this is no rule of a sweep: {error!r}") from None
 
 
-OPTIONS: Mapping[str, str] = {
+OPTIONS: Mapping[str, str | None] = {
     "metric": "--metric",
     "goal": "--metric",
     "merge": "--metric",
     "selection": "--selection",
     "id_margin": "--id-margin",
+    "tasks": None,
 }
 """What of two sweeps must be equal to compare them as one, and the option that settles it."""
 
@@ -87,12 +95,16 @@ def agreed(by_sweep: Mapping[str, Judging]) -> Judging:
             if ours != theirs:
                 raise TrackingError(
                     f"{first[0]} and {name} cannot be compared as one: the {key} of one is "
-                    f"{_shown(ours)}, of the other {_shown(theirs)}; say which with {option} "
-                    "(in Python: judging=), or look at each by itself"
+                    f"{_shown(ours)}, of the other {_shown(theirs)}; {_remedy(option)}"
                 )
     whole = common_seeds([item.seeds for item in by_sweep.values()])
     fresh = _fresh(list(by_sweep.values()))
-    return Judging(first[1].rule, whole, fresh, first[1].terms)
+    return Judging(first[1].rule, whole, fresh, first[1].terms, first[1].tasks)
+
+
+def _remedy(option: str | None) -> str:
+    say = "" if option is None else f"say which with {option} (in Python: judging=), or "
+    return f"{say}look at each by itself"
 
 
 def _fresh(every: Sequence[Judging]) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ SETTINGS = "settings.json"
 RULE = "carft.rule"
 HAS_RESULT, HAS_SETTINGS = "carft.result", "carft.settings"
 """Tags that say that a run has the file, by its name."""
+TRAINS = "carft.trains"
+"""Tag of a run that has a seed and trains nothing: `false`."""
 OWN = "unmerged"
 """The label of the model that a run trained, among its evaluations."""
 VERSION = 1
@@ -100,6 +102,7 @@ def settings(records: Sequence[RunRecord], generation: int) -> dict[str, Any]:
                 "trial": record.trial,
                 "epochs": record.epochs,
                 "merges": list(record.merges),
+                "untrained": record.untrained,
             }
             for record in records
         ],
@@ -127,6 +130,7 @@ def _record(run: Mapping[str, Any]) -> RunRecord:
         trial=None if run["trial"] is None else int(run["trial"]),
         epochs=None if run["epochs"] is None else int(run["epochs"]),
         merges={str(label): {} for label in run["merges"]},
+        untrained=bool(run.get("untrained", False)),  # older files know no such runs
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from tracking.columns import NOTHING, MetricColumn, count, title
 from tracking.compare import Comparison, Row
+from tracking.protocol import Protocol
+from tracking.protocol_text import latex_cell
 from tracking.ranking import places
 from tracking.view import View, quoted_cell
 
@@ -45,13 +47,16 @@ def latex(comparison: Comparison, *, view: View | None = None, command: str = ""
     r"""A `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
     In each column the best value is bold and the next one underlined, by `ranking.places`; what is
-    quoted is not ranked. Below it stands in small print what signs and numbers mean.
+    quoted is not ranked. Below it stands in small print what signs and numbers mean. Of several
+    tasks their table comes first.
     """
     flat = replace(view or View(), grouped=False)
     rows, columns = flat.rows(comparison), flat.metrics(comparison)
     found = places(rows, columns)
     # No name may end a comment.
     lines = [f"% {' '.join(line.split())}" for line in _comments(comparison, command)]
+    if comparison.protocol is not None:
+        lines += _protocol(comparison.protocol)
     lines += [rf"\begin{{tabular}}{{lr{'r' * len(columns)}}}", r"\toprule"]
     lines += [_line(["setting", "n", *(escaped(column.header) for column in columns)]), r"\midrule"]
     for row in rows:
@@ -68,6 +73,16 @@ def latex(comparison: Comparison, *, view: View | None = None, command: str = ""
     lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip"]
     lines.append(rf"{{\footnotesize {escaped(' '.join(notes))}\par}}")
     return "\n".join(lines) + "\n"
+
+
+def _protocol(table: Protocol) -> Iterator[str]:
+    yield rf"\begin{{tabular}}{{l{'c' * (len(table.heads()) - 1)}}}"
+    yield from (r"\toprule", _line([escaped(head) for head in table.heads()]), r"\midrule")
+    for name, cells in table.rows():
+        yield _line([escaped(name), *map(latex_cell, cells)])
+    yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
+    yield rf"{{\footnotesize {escaped(table.caption)}\par}}"
+    yield r"\bigskip"
 
 
 def escaped(text: str) -> str:

@@ -27,6 +27,9 @@ _COMPARED = {
     _CORE: "versions of the code",
 }
 """The facts that must be equal, in words."""
+_OF_DATA = frozenset({"data", "data_digest", "skipped"})
+_SPLIT = "split"
+"""The fact that holds the number by which a run's split was drawn."""
 _OF_TRAINING = frozenset({"augmentation", "budget", "epochs", "steps"})
 _ALGORITHM_CODE = "code"
 """The fact that holds a digest of an algorithm's own code too: compared within the algorithm."""
@@ -38,13 +41,25 @@ _SHOWN = 80
 def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
     """One sentence per fact in which finished runs differ; a run that lacks it says nothing."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
-    trained = [(label, run) for label, run in done if run.seed is not None]
-    found = [
-        f"mixed {_COMPARED[name]}, these rows are not comparable: {told}"
-        for name in sorted(_COMPARED)
-        if (told := _differing(_told(trained if name in _OF_TRAINING else done, name)))
-    ]
+    trained = [(label, run) for label, run in done if run.trains]
+    by_seed = _split_by_seed(done)
+    found = []
+    for name in sorted(_COMPARED):
+        runs = trained if name in _OF_TRAINING else done
+        alike = by_seed if name in _OF_DATA and by_seed else [runs]
+        told = next(filter(None, (_differing(_told(some, name)) for some in alike)), "")
+        if told:
+            found.append(f"mixed {_COMPARED[name]}, these rows are not comparable: {told}")
     return (*found, *_mixed_code(done), *_mixed_versions(done))
+
+
+def _split_by_seed(done: Sequence[tuple[str, RunRecord]]) -> list[list[tuple[str, RunRecord]]]:
+    """The runs of each seed, where every split is that of its run's seed: then data differ from
+    seed to seed, as they should. Else nothing."""
+    seeds = dict.fromkeys(run.seed for _, run in done)
+    if len(seeds) < 2 or any(run.facts.get(_SPLIT, run) != run.seed for _, run in done):
+        return []
+    return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
 
 
 def _mixed_code(done: Sequence[tuple[str, RunRecord]]) -> Iterator[str]:

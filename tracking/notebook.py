@@ -32,6 +32,7 @@ _TEMPLATE = """\
 {%- endfor %}
 </ul></details>
 {%- endif %}
+{%- for table in tables %}
 <div style="overflow-x: auto">
 <table>
 <caption style="caption-side: top; text-align: left">{{ table.caption }}</caption>
@@ -54,7 +55,8 @@ _TEMPLATE = """\
 </tbody>
 </table>
 </div>
-<p><small>{{ table.notes }}{% if left %} {{ left }}{% endif %}</small></p>
+<p><small>{{ table.notes }}{% if left and loop.last %} {{ left }}{% endif %}</small></p>
+{%- endfor %}
 </div>
 """
 
@@ -66,13 +68,19 @@ def html(comparison: Comparison) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    from tracking.page.tables import tasks
+
     table, left = _table(comparison)
     warnings = list(comparison.warnings[:MOST_WARNINGS])
     if more := len(comparison.warnings) - len(warnings):
         warnings.append(f"and {more} more, in its warnings")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
+    of_tasks = tasks(comparison)
     return environment.from_string(_TEMPLATE).render(
-        sentences=comparison.sentences or ("",), warnings=warnings, table=table, left=left
+        sentences=comparison.sentences or ("",),
+        warnings=warnings,
+        tables=[table] if of_tasks is None else [of_tasks, table],
+        left=left,
     )
 
 

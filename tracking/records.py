@@ -43,6 +43,13 @@ class RunRecord:
     """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
     epochs: int | None = None
     """How many were trained, to whatever end; None where nobody tells."""
+    untrained: bool = False
+    """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the weights are this run's own."""
+        return self.seed is not None and not self.untrained
 
     def values(self, merge: str | None) -> Mapping[str, float]:
         """The metrics of the unmerged model, or of the merge with this label (empty if none)."""
@@ -80,7 +87,12 @@ class Arm:
 
     @property
     def trains(self) -> bool:
-        """False for an arm that no seed changes."""
+        """False for an arm whose weights no seed changes."""
+        return any(run.trains for run in self.runs)
+
+    @property
+    def has_seeds(self) -> bool:
+        """False for an arm in which no seed changes anything, its split neither."""
         return any(run.seed is not None for run in self.runs)
 
     @cached_property
@@ -102,10 +114,15 @@ class Arm:
         found = ((run.seed, run.value(metric, self.merge)) for run in self.done)
         return {seed: value for seed, value in found if value is not None}
 
+    def run_of(self, seed: int | None) -> RunRecord | None:
+        """The finished run with this seed; where no seed changes anything the only one."""
+        wanted = seed if self.has_seeds else None
+        return next((run for run in self.done if run.seed == wanted), None)
+
     def is_complete(self, seeds: Sequence[int]) -> bool:
         """Every seed asked for is done and nothing else of it failed."""
         finished = {run.seed for run in self.done}
-        if not self.trains:
+        if not self.has_seeds:
             return bool(finished)
         return set(seeds) <= finished and len(self.done) == len(self.runs)
 

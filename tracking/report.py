@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracking import protocol_text
 from tracking.columns import (
     GAP,
     KEPT,
@@ -26,6 +27,8 @@ from tracking.columns import (
     title,
 )
 from tracking.compare import Comparison, Row, metric_order
+from tracking.picked import TOGETHER
+from tracking.protocol import Protocol
 from tracking.selection import VAL
 from tracking.verdict import GAIN
 from tracking.view import View, quoted_cell
@@ -83,6 +86,8 @@ def terminal(
         for warning in comparison.warnings:
             _paragraph(console, f"! {warning}", style="yellow", hang=2)
         _paragraph(console, title(comparison), style="bold")
+        if comparison.protocol is not None:
+            _protocol(console, comparison.protocol)
         for columns in blocks:
             console.print()
             console.print(_table(body, columns), no_wrap=True, crop=False)
@@ -105,6 +110,8 @@ def markdown(comparison: Comparison, *, view: View | None = None) -> str:
     columns = view.metrics(comparison)
     lines = [f"- **Note:** {_escaped(warning)}" for warning in comparison.warnings]
     lines += [""] if lines else []
+    if comparison.protocol is not None:
+        lines += _markdown_protocol(comparison.protocol)
     lines.append(_line(["setting", "n", *(column.header for column in columns)]))
     lines.append("| --- | ---: |" + " ---: |" * len(columns))
     flat = replace(view, grouped=False)
@@ -124,6 +131,14 @@ def markdown(comparison: Comparison, *, view: View | None = None) -> str:
     ]
     lines += [_escaped(sentence) for sentence in comparison.sentences]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_protocol(table: Protocol) -> Iterator[str]:
+    heads, *rows = protocol_text.markdown_rows(table)
+    yield _line(heads)
+    yield "| --- |" + " ---: |" * (len(heads) - 1)
+    yield from map(_line, rows)
+    yield from ("", _escaped(table.caption), "")
 
 
 def _images_table(
@@ -148,9 +163,9 @@ def csv_text(
 ) -> str:
     """Every row as fractions: mean, both ends of the interval, the seeds' values of each metric.
 
-    Behind them stand both ends of the intervals over images, where they were asked for. Of the
-    metrics all, or those that the view names. With `sweeps`, the names by digest, each row
-    says whose it is.
+    Behind them stand both ends of the intervals over images, where they were asked for, and of
+    several tasks mean and standard error. Of the metrics all, or those that the view names. With
+    `sweeps`, the names by digest, each row says whose it is.
     """
     view = view or View()
     names = sorted(comparison.metric_names, key=metric_order)
@@ -164,7 +179,9 @@ def csv_text(
     images = sorted({name for row in comparison.rows for name in row.ci95_images} & {*names})
     heads = [f"{name} {end}" for name in names for end in ends]
     heads += [f"{name} images_{end}" for name in images for end in ("low", "high")]
-    writer.writerow([*head, "marks", *whose, *heads])
+    table = comparison.protocol
+    of_tasks = [] if table is None else protocol_text.csv_heads(table)
+    writer.writerow([*head, "marks", *whose, *heads, *of_tasks])
     for row in comparison.rows:
         arm = row.arm
         whose = [] if sweeps is None else [" ".join(sweeps_of_row(row, sweeps))]
@@ -173,19 +190,22 @@ def csv_text(
             + [arm.trial, row.n, row.selected, row.chosen, " ".join(row.marks), *whose]
             + [cell for name in names for cell in _csv_cells(row, name)]
             + [end for name in images for end in row.ci95_images.get(name, (None, None))]
+            + ([] if table is None else protocol_text.csv_cells(table, arm.label))
         )
     for quoted in view.quoted:
         whose = [] if sweeps is None else [""]
         known = [quoted.label, quoted.published.method, None, "{}", "quoted", None, None]
         cells = [cell for name in names for cell in (quoted.values.get(name), None, None, None)]
-        cells += [None] * 2 * len(images)
+        cells += [None] * (2 * len(images) + len(of_tasks))
         writer.writerow([*known, False, False, "quoted", *whose, *cells])
     return out.getvalue()
 
 
 def sweeps_of_row(row: Row, sweeps: Mapping[str, Sequence[str]]) -> list[str]:
     """The names of the sweeps that have a run of this row."""
-    names = (name for run in row.arm.runs for name in sweeps.get(run.digest, ()))
+    # A mean over tasks is of several runs.
+    digests = (digest for run in row.arm.runs for digest in run.digest.split(TOGETHER))
+    names = (name for digest in digests for name in sweeps.get(digest, ()))
     return list(dict.fromkeys(names))
 
 
@@ -195,6 +215,15 @@ def _csv_cells(row: Row, name: str) -> list[object]:
     found = row.metric(name)
     low, high = (None, None) if found.ci95 is None else found.ci95
     return [found.mean, low, high, json.dumps(list(found.values))]
+
+
+def _protocol(console: Console, table: Protocol) -> None:
+    """The table of the tasks, before that of their means."""
+    console.print()
+    for line in protocol_text.terminal_lines(table, console.width):
+        console.print(Text(line), no_wrap=True, crop=False)
+    console.print()
+    _paragraph(console, table.caption, style="dim")
 
 
 def _over_images(console: Console, body: _Body, columns: Sequence[MetricColumn]) -> None:

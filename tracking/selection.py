@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from tracking.records import Arm, merge_key, merge_name, merge_number
+from tracking.rule_names import TASK, Named
 from tracking.statistics import mean
 
 T = TypeVar("T")
 
 VAL = "id/val/top1"
-HONEST = ("id/val/", "train/")
-"""What a metric's name begins with when no test split and no shift is behind it."""
+HONEST = ("id/val/", "train/", "ood/val/")
+"""What a metric's name begins with when no test split and no shift is behind it; `ood/val` is a
+validation set that a benchmark made out of distribution."""
 _ROUNDING = 1e-12
 
 
@@ -38,6 +40,8 @@ class Rule:
     within: float | None = None
     """Choose the strongest regularisation whose value is so close to the best, in its unit."""
     oracle: bool = False
+    named: Named | None = None
+    """A benchmark's name for choosing the best value; with neither margin nor oracle."""
     strength: Mapping[str, int] = field(default_factory=dict)
     """Regularisation fields by importance: +1 where larger is stronger, -1 where smaller."""
 
@@ -52,10 +56,21 @@ class Rule:
         if wrong:
             raise ValueError(f"strength must be +1 or -1 for each field, got {wrong}")
 
+    def on(self, task: str) -> Rule:
+        """The same on one of several tasks, whose name stands where the metric says `{task}`."""
+        return replace(self, metric=self.metric.replace(TASK, task)) if self.is_of_task else self
+
+    @property
+    def is_of_task(self) -> bool:
+        """Whether each task has a metric of its own."""
+        return TASK in self.metric
+
     @property
     def name(self) -> str:
         """`best_val`, `within 0.005`, or either after the word oracle."""
-        base = "best_val" if self.within is None else f"within {self.within:g}"
+        base: str = self.named or "best_val"
+        if self.within is not None:
+            base = f"within {self.within:g}"
         if not self.oracle:
             return base
         return "oracle" if self.within is None else f"oracle, {base}"

@@ -223,6 +223,7 @@ def _told(run: ServedRun, result: Result | None) -> RunRecord:
         state=run.state,
         role=cast(Role, run.tags.get("carft.role", "trial")),
         trial=int(trial) if trial.isdigit() else None,
+        untrained=run.tags.get(kept_results.TRAINS) == "false",
     )
 
 

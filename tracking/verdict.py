@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tracking.curves import ID, OOD, Point, dominating, mean_curve, ood_at, run_curve
-from tracking.records import Arm, RunRecord
+from tracking.records import Arm
+from tracking.selection import VAL
 from tracking.statistics import (
     Interval,
     Paired,
@@ -41,6 +42,20 @@ class Terms:
     id_margin: float = 0.005
     """ID counts as not worse when the lower 95 % bound of the difference lies above minus this."""
     fewest_seeds: int = 5
+    endpoint: str = OOD
+    """What is tested."""
+    id_metric: str = ID
+    """What stands for accuracy in distribution."""
+
+    def suited(self, names: Collection[str]) -> Terms:
+        """The same for data of which these metrics are measured.
+
+        Without shifts ID itself is tested; without an ID test, as where every domain that is not
+        held out trains, `id/val/top1` stands for ID.
+        """
+        endpoint = self.endpoint if OOD in names or ID not in names else ID
+        id_metric = self.id_metric if ID in names or VAL not in names else VAL
+        return replace(self, endpoint=endpoint, id_metric=id_metric)
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,11 @@ class Difference:
     seeds: tuple[int | None, ...]
     ood: Paired | None
     id: Paired | None
+    id_metric: str = ID
+
+    def on(self, endpoint: str) -> Paired | None:
+        """The pairs of the endpoint: of the shifts, or of ID."""
+        return self.ood if endpoint == OOD else self.id
 
     @property
     def id_lower(self) -> float | None:
@@ -60,10 +80,9 @@ class Difference:
 
     @property
     def is_tie(self) -> bool:
-        """Whether OOD, and ID where it was measured, are equal in every common seed."""
-        if self.ood is None or not self.ood.is_tie:
-            return False
-        return self.id is None or self.id.is_tie
+        """Whether OOD and ID, as far as they were measured, are equal in every common seed."""
+        pairs = [pair for pair in (self.ood, self.id) if pair is not None]
+        return bool(pairs) and all(pair.is_tie for pair in pairs)
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for standard JSON."""
@@ -72,7 +91,7 @@ class Difference:
             "reference": self.reference.label,
             "seeds": list(self.seeds),
             OOD: None if self.ood is None else self.ood.as_dict(),
-            ID: None if self.id is None else self.id.as_dict(),
+            self.id_metric: None if self.id is None else self.id.as_dict(),
             "id_lower95": self.id_lower,
         }
 
@@ -83,7 +102,7 @@ class Finding:
 
     difference: Difference
     p_holm: float | None
-    """Of the OOD difference, over all candidates of the comparison."""
+    """Of the endpoint's difference, over all candidates of the comparison."""
     outcome: Outcome
     gain: Summary | None
     """OOD mean minus zero-shot's, by seed."""
@@ -97,6 +116,8 @@ class Finding:
     """The model on the reference's curve that is as good on both and better on one, if any."""
     merged: Mapping[str, Difference] = field(default_factory=dict)
     """By merge: the same difference with the merge on both, each at its own chosen label."""
+    endpoint: str = OOD
+    """What was tested."""
     ci95_images: Mapping[str, Interval] = field(default_factory=dict)
     """By metric: bootstrap over images of the difference, the weights held fixed."""
 
@@ -130,6 +151,7 @@ class Finding:
             **self.difference.as_dict(),
             "p_holm": self.p_holm,
             "outcome": self.outcome,
+            "endpoint": self.endpoint,
             GAIN: None if self.gain is None else self.gain.as_dict(),
             "above_wise_ft_curve": None if above is None else above.as_dict(),
             "above_wise_ft_mean_curve": self.above_mean_curve,
@@ -153,27 +175,27 @@ def judge(
     `chosen_merges` gives, by the label of an unmerged arm, the label chosen for each merge.
     """
     chosen = chosen_merges or {}
-    differences = [differ(candidate, reference) for candidate in candidates]
-    raw = [d.ood.p for d in differences if d.ood is not None and d.ood.p is not None]
-    adjusted = iter(holm(raw))
+    differences = [differ(candidate, reference, terms.id_metric) for candidate in candidates]
+    tested = [difference.on(terms.endpoint) for difference in differences]
+    raw = [None if pair is None else pair.p for pair in tested]
+    adjusted = iter(holm([p for p in raw if p is not None]))
     findings = []
-    for difference in differences:
-        tested = difference.ood is not None and difference.ood.p is not None
-        p_holm = next(adjusted) if tested else None
+    for difference, p in zip(differences, raw, strict=True):
+        p_holm = None if p is None else next(adjusted)
         finding = _measured(difference, p_holm, terms, zero_shots)
         findings.append(replace(finding, merged=_merged(difference, chosen)))
     return tuple(findings)
 
 
-def differ(candidate: Arm, reference: Arm) -> Difference:
+def differ(candidate: Arm, reference: Arm, id_metric: str = ID) -> Difference:
     """Paired over the seeds in which both have every number that is compared.
 
     A reference that no seed changes (zero-shot) stands against each seed of the candidate.
     """
     columns: dict[str, tuple[dict[int | None, float], dict[int | None, float]]] = {}
-    for metric in (OOD, ID):
+    for metric in (OOD, id_metric):
         ours, theirs = candidate.by_seed(metric), reference.by_seed(metric)
-        if not reference.trains and theirs:
+        if not reference.has_seeds and theirs:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
         if ours and theirs:
             columns[metric] = (ours, theirs)
@@ -186,15 +208,16 @@ def differ(candidate: Arm, reference: Arm) -> Difference:
     if seeds:
         for metric, (ours, theirs) in columns.items():
             tests[metric] = paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
-    return Difference(candidate, reference, tuple(seeds), tests.get(OOD), tests.get(ID))
+    pairs = (tests.get(OOD), tests.get(id_metric))
+    return Difference(candidate, reference, tuple(seeds), *pairs, id_metric)
 
 
-def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> RunRecord | None:
-    """The finished zero-shot run under this arm's own prompts and data."""
+def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
+    """The zero-shot arm, with a finished run, under this arm's own prompts and data."""
     for zero_shot in zero_shots:
         shared = {key: zero_shot.params[key] for key in zero_shot.params if key in arm.params}
         if zero_shot.done and all(arm.params[key] == value for key, value in shared.items()):
-            return zero_shot.done[0]
+            return zero_shot
     return None
 
 
@@ -204,11 +227,15 @@ def gain_over_zero_shot(arm: Arm, zero_shots: Sequence[Arm]) -> Summary | None:
     if measured and None not in measured:
         return summary(measured)
     base = zero_shot_of(arm, zero_shots)
-    start = None if base is None else base.value(OOD)
-    values = arm.values(OOD)
-    if start is None or not values:
+    if base is None or not arm.done:
         return None
-    return summary([None if value is None else value - start for value in values])
+    starts = [run.value(OOD) if (run := base.run_of(ours.seed)) else None for ours in arm.done]
+    if None in starts:
+        return None
+    pairs = zip(arm.values(OOD), starts, strict=True)
+    return summary(
+        [None if value is None or start is None else value - start for value, start in pairs]
+    )
 
 
 def _measured(
@@ -217,7 +244,7 @@ def _measured(
     candidate, reference = difference.candidate, difference.reference
     zero_shot = zero_shot_of(reference, zero_shots)
     above, beyond = _above_curve(difference, zero_shot)
-    above_mean, dominated_by = _against_mean_curve(candidate, reference, zero_shot)
+    above_mean, dominated_by = _against_mean_curve(difference, zero_shot)
     return Finding(
         difference=difference,
         p_holm=p_holm,
@@ -227,6 +254,7 @@ def _measured(
         beyond=beyond,
         above_mean_curve=above_mean,
         dominated_by=dominated_by,
+        endpoint=terms.endpoint,
     )
 
 
@@ -235,20 +263,23 @@ def _outcome(difference: Difference, p_holm: float | None, terms: Terms) -> Outc
         return "no_pairs"
     if len(difference.seeds) < terms.fewest_seeds:
         return "too_few_seeds"
-    if difference.ood is None:
+    tested = difference.on(terms.endpoint)
+    if tested is None:
         return "no_shifts"
     if difference.is_tie:
         return "tie"
     if p_holm is None or p_holm >= terms.alpha:
         return "no_difference"
-    if difference.ood.mean < 0:
+    if tested.mean < 0:
         return "worse"
+    if terms.endpoint == terms.id_metric:
+        return "better"
     lower = difference.id_lower
     return "better" if lower is not None and lower > -terms.id_margin else "trade_off"
 
 
 def _above_curve(
-    difference: Difference, zero_shot: RunRecord | None
+    difference: Difference, zero_shot: Arm | None
 ) -> tuple[Summary | None, Beyond | None]:
     """By common seed; no summary where the reference has no WiSE-FT curve."""
     runs = {run.seed: run for run in difference.reference.done}
@@ -257,8 +288,9 @@ def _above_curve(
     values: list[float | None] = []
     sides: set[Beyond] = set()
     for seed in difference.seeds:
-        curve = run_curve(runs[seed], zero_shot) if seed in runs else None
-        x, y = ours[seed].value(ID, merge), ours[seed].value(OOD, merge)
+        start = None if zero_shot is None else zero_shot.run_of(seed)
+        curve = run_curve(runs[seed], start, difference.id_metric) if seed in runs else None
+        x, y = ours[seed].value(difference.id_metric, merge), ours[seed].value(OOD, merge)
         if curve is None or x is None or y is None:
             return None, None
         height = ood_at(curve, x)
@@ -271,10 +303,11 @@ def _above_curve(
 
 
 def _against_mean_curve(
-    candidate: Arm, reference: Arm, zero_shot: RunRecord | None
+    difference: Difference, zero_shot: Arm | None
 ) -> tuple[float | None, Point | None]:
-    curve = mean_curve(reference, zero_shot)
-    x, y = summary(candidate.values(ID)).mean, summary(candidate.values(OOD)).mean
+    candidate, metric = difference.candidate, difference.id_metric
+    curve = mean_curve(difference.reference, zero_shot, metric)
+    x, y = summary(candidate.values(metric)).mean, summary(candidate.values(OOD)).mean
     if curve is None or x is None or y is None:
         return None, None
     height = ood_at(curve, x)
@@ -287,7 +320,9 @@ def _merged(
     candidate, reference = difference.candidate, difference.reference
     ours, theirs = chosen.get(candidate.label, {}), chosen.get(reference.label, {})
     return {
-        name: differ(candidate.merged(ours[name]), reference.merged(theirs[name]))
+        name: differ(
+            candidate.merged(ours[name]), reference.merged(theirs[name]), difference.id_metric
+        )
         for name in ours
         if name in theirs
     }

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracking.confirmation import Confirmation
-from tracking.curves import ID, OOD
+from tracking.curves import ID_NAMES, OOD
 from tracking.records import CONFIRMED, Arm, merge_number
 from tracking.statistics import Interval, Paired, Summary
 from tracking.verdict import Difference, Finding, Terms
+
+NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
+_NAMES = {OOD: "OOD mean", **ID_NAMES}
 
 
 def points(value: float) -> str:
@@ -25,8 +28,10 @@ def with_interval(value: float, ci95: Interval | None) -> str:
 
 def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
     """The sentences on one candidate; `tests` is how many Holm's adjustment covers."""
+    unsaid = () if terms.endpoint == OOD else (NO_SHIFTS,)
     return (
         _main(found, terms, tests),
+        *unsaid,
         *_gain(found.gain),
         *_curve(found, terms),
         *(_merged(name, difference) for name, difference in found.merged.items()),
@@ -35,10 +40,10 @@ def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
 
 def over_images(found: Finding) -> tuple[str, ...]:
     """How much other images would change the difference, where that was asked for."""
-    pairs = {OOD: found.difference.ood, ID: found.difference.id}
-    names = {OOD: "OOD mean", ID: "ID test"}
+    difference = found.difference
+    pairs = {OOD: difference.ood, difference.id_metric: difference.id}
     told = [
-        f"{names[metric]} {with_interval(pair.mean, ends)}"
+        f"{_NAMES[metric]} {with_interval(pair.mean, ends)}"
         for metric, pair in pairs.items()
         if pair is not None and (ends := found.ci95_images.get(metric)) is not None
     ]
@@ -81,7 +86,9 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
     ood, identity = _ood(difference), _id(difference)
     fresh = "fresh " if found.candidate.confirms or found.reference.confirms else ""
     seeds = f"{n} {fresh}seed{'' if n == 1 else 's'}"
-    test = _test(found, tests)
+    test = _test(found, terms, tests)
+    if terms.endpoint != OOD and found.outcome in ("better", "worse", "no_difference"):
+        return f"{_in_distribution(found)}: {identity} over {seeds} ({test})."
     beside = f"; {identity}" if identity else ""
     match found.outcome:
         case "no_pairs":
@@ -89,7 +96,7 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
         case "too_few_seeds":
             had = f"{n} {fresh}".rstrip()
             head = f"too few seeds ({had}, a verdict needs {terms.fewest_seeds})"
-            return f"{head}: {_so_far(found, seeds, test)}."
+            return f"{head}: {_so_far(found, terms, seeds, test)}."
         case "no_shifts":
             return (
                 f"No verdict on robustness, as no shift was measured: {ours} minus {theirs} over "
@@ -103,7 +110,7 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
         case "trade_off":
             return (
                 f"{ours} is more robust than {theirs} but not better: {ood} over {seeds} ({test}), "
-                f"while {identity or 'ID test was not measured'} is not shown to stay within the "
+                f"while {identity or 'ID was not measured'} is not shown to stay within the "
                 f"margin of {_percent(terms.id_margin)} pp."
             )
         case "worse":
@@ -117,43 +124,54 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
             )
 
 
-def _so_far(found: Finding, seeds: str, test: str) -> str:
+def _in_distribution(found: Finding) -> str:
+    """What the ID test shows where it is all there is."""
+    ours, theirs = _name(found.candidate), _name(found.reference)
+    if found.outcome == "no_difference":
+        return f"No difference in accuracy is shown between {ours} and {theirs}"
+    worse = found.outcome == "worse"
+    return f"{ours} is {'worse' if worse else 'better'} than {theirs} in distribution"
+
+
+def _so_far(found: Finding, terms: Terms, seeds: str, test: str) -> str:
     """What few seeds give, without a claim."""
     difference = found.difference
-    if difference.is_tie:
+    tested = difference.on(terms.endpoint)
+    if tested is not None and difference.is_tie:
         return f"so far a tie, {_tied(found, seeds)}"
     numbers = "; ".join(part for part in (_ood(difference), _id(difference)) if part)
-    untested = "no shift was measured" if difference.ood is None else "no test below 3 seeds"
+    untested = "no shift was measured" if tested is None else "no test below 3 seeds"
     names = f"{_name(found.candidate)} minus {_name(found.reference)}"
     return f"{names}, {numbers} ({test or untested})"
 
 
 def _tied(found: Finding, seeds: str) -> str:
-    pairs = {"OOD mean": found.difference.ood, "ID test": found.difference.id}
+    of_id = _NAMES[found.difference.id_metric]
+    pairs = {_NAMES[OOD]: found.difference.ood, of_id: found.difference.id}
     equal = " and ".join(name for name, pair in pairs.items() if pair is not None)
     names = f"{_name(found.candidate)} and {_name(found.reference)}"
     return f"{names} are equal in {equal}, in {'' if seeds[:2] == '1 ' else 'each of '}{seeds}"
 
 
 def _ood(difference: Difference) -> str:
-    return _named("OOD mean", difference.ood)
+    return _named(_NAMES[OOD], difference.ood)
 
 
 def _id(difference: Difference) -> str:
-    return _named("ID test", difference.id)
+    return _named(_NAMES[difference.id_metric], difference.id)
 
 
 def _named(name: str, pair: Paired | None) -> str:
     return "" if pair is None else f"{name} {with_interval(pair.mean, pair.ci95)}"
 
 
-def _test(found: Finding, tests: int) -> str:
-    ood = found.difference.ood
-    if ood is None or ood.p is None or found.p_holm is None:
+def _test(found: Finding, terms: Terms, tests: int) -> str:
+    pair = found.difference.on(terms.endpoint)
+    if pair is None or pair.p is None or found.p_holm is None:
         return ""
     holm = f", Holm over {tests}: {_p(found.p_holm)}" if tests > 1 else ""
-    text = f"paired t: {_p(ood.p)}{holm}; sign-flip: {_p(ood.p_sign_flip)}"
-    ranked = ood.p_signed_rank
+    text = f"paired t: {_p(pair.p)}{holm}; sign-flip: {_p(pair.p_sign_flip)}"
+    ranked = pair.p_signed_rank
     return text if ranked is None else f"{text}; signed-rank: {_p(ranked)}"
 
 

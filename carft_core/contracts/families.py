@@ -11,6 +11,7 @@ import torch
 from carft_core.config import DataConfig, trial_config
 from carft_core.contracts.base import must, must_be_registered
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.data.shift_names import RESERVED
 from carft_core.data.splits import prepare
 from carft_core.evaluate import FURTHER_METRICS, METRICS
 
@@ -31,8 +32,9 @@ class Opened:
         return self.family.name
 
     def splits(self) -> Mapping[str, Split]:
-        """In distribution by name, then the shifts."""
-        return {**self.in_distribution(), **self.data.shifts, **self.data.extras}
+        """In distribution by name, then shifts and extras by that of their metrics."""
+        others = {**self.data.shifts, **self.data.extras}
+        return {**self.in_distribution(), **{f"ood/{name}": it for name, it in others.items()}}
 
     def in_distribution(self) -> Mapping[str, Split]:
         """Train, and val and test where there are such."""
@@ -122,12 +124,18 @@ def parts_of_test_are_some_of_its_classes(opened: Opened) -> None:
 
 
 def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: Opened) -> None:
-    """No extra or union hides a shift; groups name each item; further metrics are known."""
+    """No extra or union hides a shift, none of these the mean or a validation set; groups name
+    each item; further metrics are known."""
     data, family = opened.data, opened.family
     known = {**data.shifts, **data.extras}
     must(
         len(known) == len(data.shifts) + len(data.extras) and not set(data.unions) & set(known),
         f"{opened.name}: shifts, extras and unions need different names",
+    )
+    measured = {*data.shifts, *data.unions}
+    must(
+        not measured & set(RESERVED) and "mean" not in data.extras,
+        f"{opened.name}: no shift or union is called {' or '.join(RESERVED)}, and no extra mean",
     )
     for name, parts in data.unions.items():
         must(set(parts) <= set(known), f"{opened.name}: {name} must be of shifts and extras")
@@ -156,9 +164,14 @@ def no_unit_stands_in_two_in_distribution_splits(opened: Opened) -> None:
 
 
 def every_class_is_trained_validated_and_tested(opened: Opened) -> None:
-    """A class that is missing in one of them would be scored for nothing."""
+    """A class that is missing in one of them would be scored for nothing.
+
+    Where official splits are `uneven` it is trained at least.
+    """
     everything = set(range(len(opened.data.class_names)))
     for name, split in opened.in_distribution().items():
+        if opened.data.uneven and name != "train":
+            continue
         missing = everything - set(split.labels.tolist())
         must(not missing, f"{opened.name}, {name}: no image of the classes {sorted(missing)}")
 

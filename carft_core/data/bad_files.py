@@ -6,14 +6,16 @@ import contextlib
 import functools
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from carft_core.data.base import Split, Transform
+from carft_core.data.subset import whole_of
 from carft_core.errors import RequestError
 from carft_core.files import read_json
 from carft_core.user_cache import keep, user_cache
@@ -22,30 +24,36 @@ LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""
 NAMED = 5
 """So many images are named in a sentence; a run's facts have them all."""
-PART = 256
+PART = 32
 """So many images are one thread's at a time."""
+KEPT_EVERY = 10.0
+"""Seconds after which what was found so far is kept."""
 
-_LOG = logging.getLogger(__name__)
+Seen = Callable[[int], None]
+"""Is told how many images of a split have been looked at."""
 
 
-def bad_files(name: str, split: Split, digest: str) -> dict[str, str]:
+def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
     """The ids of a split's images that cannot be read, and what is wrong with each.
 
     Every image is decoded for this, once for each user: what was found is kept in the user's
-    cache, by the split's `name`, the `digest` of its data and the version of Pillow. Each is named
-    in the log. Raises RequestError when the system cannot read a file: then the disk is at fault,
-    not the image.
+    cache, by the images' ids, the `digest` of their data and the version of Pillow. Of a part of a
+    split the whole is looked at, so that other parts of it cost nothing more. One that was
+    interrupted goes on where it was. Raises RequestError when the system cannot read a file: then
+    the disk is at fault, not the image.
     """
-    made_of = json.dumps([name, len(split), digest, version("pillow")])
+    whole = whole_of(split)
+    made_of = json.dumps([whole.ids, digest, version("pillow")])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
-    found = _kept(file)
+    found: dict[str, str] | None = _kept(file)
     if found is None:
-        found = _bad_files(split)
+        part = file.with_suffix(".part")
+        found = _bad_files(whole, part, seen)
         keep(file, functools.partial(_write, found=found))
-    for item, why in found.items():
-        _LOG.warning("left out of %s: %s: %s", name, item, why)
-    return found
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return {item: found[item] for item in split.ids if item in found}
 
 
 def note(name: str, bad: Collection[str]) -> str:
@@ -59,24 +67,50 @@ def note(name: str, bad: Collection[str]) -> str:
     )
 
 
-def _kept(file: Path) -> dict[str, str] | None:
+def _kept(file: Path) -> Any:
     """None where nothing was kept, or it cannot be read."""
     with contextlib.suppress(OSError, RequestError):
-        found: dict[str, str] | None = read_json(file)
-        return found
+        return read_json(file)
     return None
 
 
-def _write(file: Path, *, found: Mapping[str, str]) -> None:
+def _write(file: Path, *, found: object) -> None:
     file.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def _bad_files(split: Split) -> dict[str, str]:
-    parts = [range(at, min(at + PART, len(split))) for at in range(0, len(split), PART)]
+def _bad_files(split: Split, part: Path, seen: Seen | None) -> dict[str, str]:
+    """`part` is where it is kept how far this came and what was found, should it end too soon."""
+    start, found = _begun(part)
+    at, written = start, time.monotonic()
+    pieces = [range(one, min(one + PART, len(split))) for one in range(start, len(split), PART)]
     # Threads: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        told = [why for part in pool.map(lambda it: _wrong(split, it), parts) for why in part]
-    return {item: why for item, why in zip(split.ids, told, strict=True) if why is not None}
+        try:
+            for piece, told in zip(
+                pieces, pool.map(lambda it: _wrong(split, it), pieces), strict=True
+            ):
+                named = zip(split.ids[piece.start : piece.stop], told, strict=True)
+                found |= {item: why for item, why in named if why is not None}
+                at = piece.stop
+                if seen is not None:
+                    seen(at)
+                if time.monotonic() - written > KEPT_EVERY:
+                    keep(part, functools.partial(_write, found=[at, found]))
+                    written = time.monotonic()
+        except BaseException:
+            if at > start:
+                keep(part, functools.partial(_write, found=[at, found]))
+            raise
+    return found
+
+
+def _begun(part: Path) -> tuple[int, dict[str, str]]:
+    """How many images were looked at before, and what was found in them."""
+    match _kept(part):
+        case [int(at), dict(found)]:
+            return at, found
+        case _:
+            return 0, {}
 
 
 def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:

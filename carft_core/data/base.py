@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class Split(ABC):
     logit is the greatest of theirs."""
     groups: tuple[str, ...] | None = None
     """What each item belongs to, such as its domain or region, where accuracy is also told by
-    group; None where there are no groups."""
+    group: empty for an item of none; None where there are no groups."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,20 +95,34 @@ class FamilyData:
     """Classes whose images of `test` are measured once more by themselves, among these classes
     alone: as `id/test_<name>`, which is in no mean."""
     extras: Mapping[str, Split] = field(default_factory=dict)
-    """Splits that are measured as `ood/<name>` and are in no mean."""
+    """Splits that are measured as `ood/<name>` and are in no mean. `val` is one that was made for
+    choosing, of other images than the shifts': selecting on `ood/val/...` looks at no test."""
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Shifts and extras that are measured once more taken together, as `ood/<name>` by the new
     name; in no mean either."""
+    uneven: str = ""
+    """Why some classes of `train` may have no image in `val` or `test`, where the official splits
+    are so; empty: each has some everywhere."""
     notes: tuple[str, ...] = ()
     """What people should know of the data as found, such as counts that are not the published."""
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By split (`train`, `val`, `test`, `shifts/<name>`, `extras/<name>`): the ids that
     `data.bad_files: skip` left out, and what is wrong with each."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By split, named as in `splits`: sha256 of that split alone, where the family tells it."""
 
     @property
     def digest_of_training(self) -> str:
         """What of the data a run's identity holds."""
         return self.training_digest or self.digest
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """Those that there are: `train`, `val`, `test`, `shifts/<name>`, `extras/<name>`."""
+        shifts = {f"shifts/{name}": split for name, split in self.shifts.items()}
+        extras = {f"extras/{name}": split for name, split in self.extras.items()}
+        named = {"train": self.train, "val": self.val, "test": self.test, **shifts, **extras}
+        return {name: split for name, split in named.items() if split is not None}
 
     @property
     def id_test(self) -> Split:
@@ -137,6 +152,37 @@ class DataFolder:
 
 
 @dataclass(frozen=True)
+class FoundSplit:
+    """What lies there of one split, whether or not a run could use it."""
+
+    folder: Path | None = None
+    """Where; None where it is missing, or lies in no folder of its own."""
+    is_there: bool = True
+    images: int | None = None
+    """None: nobody could look."""
+    published: int | None = None
+    """How many images its makers published."""
+    classes: int | None = None
+    """How many of its classes have an image."""
+    expected_classes: int | None = None
+    digest: str | None = None
+    """sha256 of what is there, independent of where it lies."""
+    problems: tuple[str, ...] = ()
+    """Why a run refuses it."""
+
+    @property
+    def status(self) -> str:
+        """`missing`, `wrong`, `unseen`, `differs` (in number from the published) or `ok`."""
+        if not self.is_there:
+            return "missing"
+        if self.problems:
+            return "wrong"
+        if self.images is None:
+            return "unseen"
+        return "ok" if self.published in (None, self.images) else "differs"
+
+
+@dataclass(frozen=True)
 class Family:
     """The declaration of a family, as registered in `carft_core.data.FAMILIES`."""
 
@@ -157,3 +203,7 @@ class Family:
     """What its splits are measured by besides, of `carft_core.evaluate.FURTHER_METRICS`."""
     validated_by: str = "top1"
     """The metric of `id/val` by which the best epoch is known, where that is the result."""
+    look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
+    """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
+
+    Raises RequestError where there is nothing to look at. None: only `open` knows."""

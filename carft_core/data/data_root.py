@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,25 +36,31 @@ def find_folders(
     root: Path, wanted: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
     """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
-    found = {name: _found(root, folder) for name, folder in wanted.items()}
+    found = {name: found_folder(root, folder) for name, folder in wanted.items()}
     missing = [wanted[name] for name, path in found.items() if path is None]
     if missing:
         raise RequestError("\n".join(_told(root, missing, advice)))
     return {name: path for name, path in found.items() if path is not None}
 
 
-def _found(root: Path, folder: DataFolder) -> Path | None:
+def found_folder(root: Path, folder: DataFolder) -> Path | None:
+    """Where it lies; None where it is missing."""
     return next((root / name for name in folder.names if (root / name).is_dir()), None)
+
+
+def missing_folder(folder: DataFolder) -> str:
+    """What is said of one that is missing: its names, what it holds, where to get it."""
+    others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
+    return (
+        f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
+        f"from {folder.origin}"
+    )
 
 
 def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
     yield f"data.root: {root} lacks folders:"
     for folder in missing:
-        others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
-        yield (
-            f"  {folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
-            f"from {folder.origin}"
-        )
+        yield f"  {missing_folder(folder)}"
         deeper = Path(folder.names[0]).parts
         if len(deeper) > 1 and root.joinpath(*deeper[1:]).is_dir():
             yield (
@@ -62,3 +69,14 @@ def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[st
             )
     if advice:
         yield advice
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises RequestError for what the system cannot read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"data.root: {error.filename} cannot be read: {error.strerror}"
+        ) from None

@@ -18,12 +18,13 @@ from pydantic import (
 from carft_core.config import SECTIONS, Section, flatten
 from carft_core.config_types import OpenFraction
 from carft_core.data.image_folder import SHIFT_NAME
+from carft_core.data.shift_names import RESERVED
 from carft_core.errors import Problem, unknown
 from carft_core.registry import NAME
 from carft_core.template_files import mistakes
 from carft_core.validation_errors import explained
 
-APART = ("data.family", "data.root", "data.test_domain")
+APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
 """Fields of a trial for which a family has no default."""
 
 
@@ -36,10 +37,10 @@ def _family_name(value: str) -> str:
 
 
 def _shift_name(value: str) -> str:
-    if value == "mean" or not SHIFT_NAME.fullmatch(value):
+    if value in RESERVED or not SHIFT_NAME.fullmatch(value):
         raise ValueError(
             f"gives its name to the metric ood/{value}/top1: letters, digits, '_', '-' and '.' "
-            "only, and not 'mean', which is the mean over shifts"
+            "only, and not 'mean', which is the mean over shifts, or 'val', which is for choosing"
         )
     return value
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carft_core.data.base import Family, FamilyData, Split
+from carft_core.data.base import Family, FamilyData, FoundSplit, Split
 from carft_core.data.declaration import Declaration
 from carft_core.data.declared_tree import DeclaredTree, Report, Route, read_declared
-from carft_core.data.folder_tree import listed, names_in, plain_name, refusal, repeated
-from carft_core.data.image_folder import folder_split
+from carft_core.data.folder_tree import (
+    listed,
+    listing_digest,
+    names_in,
+    plain_name,
+    refusal,
+    repeated,
+)
+from carft_core.data.held_out import refuse_held_out
+from carft_core.data.image_folder import folder_split, found_in
 from carft_core.data.splits import carve_test
 from carft_core.errors import RequestError, dotted
 
@@ -37,25 +46,64 @@ class Declared:
         """As it is to be registered, with its defaults for the fields of a trial."""
         given = self.declaration
         known = {"data.augmentation": "wise_ft", **defaults}
-        return Family(given.name, given.summary, self.open, known, given.domains)
+        return Family(given.name, given.summary, self.open, known, given.domains, look=self.look)
 
     def open(self, config: DataConfig) -> FamilyData:
         """Open the folders below `data.root`, else below the declared root; once in a process.
 
         Raises RequestError with everything that does not fit, each with its line in the file.
         """
-        if config.test_domain is not None:
-            raise RequestError(
-                f"data.test_domain: {config.family} has no domains to hold out; leave the field "
-                f"out, and declare what is held out as one of the shifts in {self.file.name}"
-            )
+        root = self._root(config)
+        with self._readable():
+            return _opened(self, root)
+
+    def look(self, config: DataConfig) -> Mapping[str, FoundSplit]:
+        """Each declared split as it is, whatever is wrong in the others.
+
+        Raises RequestError when there is no root.
+        """
+        root, problems = self._root(config), dict[Route, list[str]]()
+
+        def report(route: Route, message: str) -> None:
+            part = route[:2] if route[0] == "shifts" else route[:1]
+            problems.setdefault(part, []).append(f"{self.place(route)}: {message}")
+
+        with self._readable():
+            tree = read_declared(self.declaration, root, report)
+        carved = self.declaration.test_fraction is not None
+        found = {}
+        for name, listing in tree.splits.items():
+            wrong = problems.get(tuple(name.split("/", 1)), [])
+            split = found_in(self._folder(name, root), listing, tree.classes, wrong)
+            # A part of this train becomes the test: neither has a listing of its own.
+            found[name] = replace(split, digest=None) if carved and name == "train" else split
+        return found
+
+    def _folder(self, name: str, root: Path) -> Path | None:
+        """The one folder of a split; None where several are joined."""
+        given = self.declaration
+        shift = name.removeprefix("shifts/")
+        folders = getattr(given, name) if shift == name else given.shifts[shift].folders
+        return root / folders[0] if len(folders) == 1 else None
+
+    def _root(self, config: DataConfig) -> Path:
+        refuse_held_out(
+            config,
+            "leave the field out, and declare what is held out as one of the shifts in "
+            f"{self.file.name}",
+        )
         root = self.root if config.root is None else Path(config.root).expanduser().absolute()
         if not root.is_dir():
             where = "data.root" if config.root is not None else self.place(("root",))
             what = "is not a folder" if root.exists() else "does not exist"
             raise RequestError(f"{where}: {root} {what}")
+        return root
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raises RequestError for what the system cannot read."""
         try:
-            return _opened(self, root)
+            yield
         except OSError as error:
             raise RequestError(
                 f"data.family: {error.filename} cannot be read: {error.strerror}"
@@ -109,6 +157,11 @@ def _opened(declared: Declared, root: Path) -> FamilyData:
         test=splits["test"],
         shifts={name: splits[f"shifts/{name}"] for name in given.shifts},
         digest=_digest(tree, names, splits),
+        digests={
+            name: listing_digest(listing)
+            for name, listing in tree.splits.items()
+            if name != "train" or given.test_fraction is None
+        },
     )
 
 

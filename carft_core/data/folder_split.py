@@ -13,7 +13,7 @@ from carft_core.data.photo_views import photo_views
 
 
 class FolderSplit(Split):
-    """Image files; each image is its own unit."""
+    """Image files; each image is its own unit, unless more is known."""
 
     def __init__(
         self,
@@ -25,6 +25,8 @@ class FolderSplit(Split):
         read: Callable[[Path], Image.Image],
         prefix: str = "",
         alike: Mapping[int, tuple[int, ...]] | None = None,
+        units: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         """`ids` are the files' paths below `root`, behind `prefix`.
 
@@ -32,7 +34,9 @@ class FolderSplit(Split):
         RequestError naming a file that is broken.
         """
         self.root, self.labels, self.classes = root, labels, classes
-        self.ids = self.units = tuple(ids)
+        self.ids = tuple(ids)
+        self.units = self.ids if units is None else tuple(units)
+        self.groups = None if groups is None else tuple(groups)
         self.alike = alike or {}
         self._read, self._prefix = read, prefix
 

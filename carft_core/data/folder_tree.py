@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 from collections import Counter
@@ -68,6 +69,15 @@ def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], li
         names = {folder: plain_name(folder) for folder in classes}
         return tuple(names.values()), repeated(names)
     return names_in(files[0], classes)
+
+
+def listing_digest(listing: Listing) -> str:
+    """sha256 over every image's class, path and size in bytes; none is read."""
+    digest = hashlib.sha256(b"split/1\n")
+    for folder in sorted(listing):
+        for path, size in sorted(listing[folder].items()):
+            digest.update(f"{folder}\0{path}\0{size}\n".encode())
+    return digest.hexdigest()
 
 
 def name_files(root: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from carft_core.data.base import Family, FamilyData, Split, Transform
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.icon_views import render_views, view_keys
 from carft_core.errors import RequestError
 
@@ -137,6 +138,7 @@ def _decoded(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def _open(subset: str, config: DataConfig) -> FamilyData:
+    refuse_held_out(config, "leave the field out: its styles are shifts")
     if config.root is not None:
         raise RequestError(
             f"data.root is {config.root!r}, but {config.family} lies in the package: leave it out"

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from carft_core.data.base import Family, FamilyData, Split
+from carft_core.data.base import Family, FamilyData, FoundSplit, Split
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import (
+    REQUIRED,
     Listing,
     Tree,
     class_names,
     listed,
+    listing_digest,
     nearest,
     read_tree,
     refusal,
 )
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.photo_views import read_rgb
 from carft_core.data.shard_split import ShardSplit
 from carft_core.data.shards import ShardIndex
+from carft_core.data.shift_names import RESERVED
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -43,19 +48,62 @@ def open_image_folder(config: DataConfig) -> FamilyData:
     Raises RequestError with every mistake of the tree at once. Images are not decoded here: a
     broken one raises when its turn comes.
     """
+    root = _root(config)
+    with _readable():
+        return _opened(root)
+
+
+def look_image_folder(config: DataConfig) -> Mapping[str, FoundSplit]:
+    """Each split of the tree as it is, whatever is wrong in the others."""
+    root = _root(config)
+    with _readable():
+        tree = read_tree(root)
+    problems = [*tree.problems, *_split_problems(tree)]
+    absent = {name: FoundSplit(is_there=False) for name in REQUIRED if name not in tree.splits}
+    return absent | {
+        name: found_in(
+            root / name,
+            listing,
+            tree.classes,
+            [text for text in problems if text.startswith(f"{name}/")],
+        )
+        for name, listing in tree.splits.items()
+    }
+
+
+def found_in(
+    folder: Path | None, listing: Listing, classes: Sequence[str], problems: Sequence[str]
+) -> FoundSplit:
+    """A split as it is listed, of a family that has these classes."""
+    return FoundSplit(
+        folder,
+        images=sum(map(len, listing.values())),
+        classes=sum(bool(listing.get(name)) for name in classes),
+        expected_classes=len(classes),
+        digest=listing_digest(listing),
+        problems=tuple(problems),
+    )
+
+
+def _root(config: DataConfig) -> Path:
+    """Raises RequestError when there is none."""
     if config.root is None:
         raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
-    if config.test_domain is not None:
-        raise RequestError(
-            "data.test_domain: image_folder has no domains to hold out; leave the field out and "
-            "put what is to be held out into shifts/<name>/"
-        )
+    refuse_held_out(
+        config, "leave the field out and put what is to be held out into shifts/<name>/"
+    )
     root = Path(config.root).expanduser().absolute()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise RequestError(f"data.root: {root} {what}; {LAYOUT}")
+    return root
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raises RequestError for what the system cannot read."""
     try:
-        return _opened(root)
+        yield
     except OSError as error:
         raise RequestError(
             f"data.root: {error.filename} cannot be read: {error.strerror}"
@@ -81,7 +129,15 @@ def _opened(root: Path) -> FamilyData:
         if name.startswith("shifts/")
     }
     digest = _digest(tree, names)
-    return FamilyData(names, splits["train"], splits.get("val"), splits["test"], shifts, digest)
+    return FamilyData(
+        names,
+        splits["train"],
+        splits.get("val"),
+        splits["test"],
+        shifts,
+        digest,
+        digests={name: listing_digest(listing) for name, listing in tree.splits.items()},
+    )
 
 
 def folder_split(
@@ -120,10 +176,11 @@ def _split_problems(tree: Tree) -> list[str]:
         problems.append(f"train/ has the single class {tree.classes[0]!r}; two are the least")
     for name in tree.splits:
         shift = name.removeprefix("shifts/")
-        if shift != name and (shift == "mean" or not SHIFT_NAME.fullmatch(shift)):
+        if shift != name and (shift in RESERVED or not SHIFT_NAME.fullmatch(shift)):
             problems.append(
                 f"{name}/ gives its name to the metric ood/{shift}/top1: rename it, using letters, "
-                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts"
+                "digits, '_', '-' and '.' only, and not 'mean', which is the mean over shifts, "
+                "or 'val', which is for choosing"
             )
     return problems
 
@@ -156,4 +213,5 @@ IMAGE_FOLDER = Family(
         "prompts.classes": "openai",
         "prompts.contexts": "openai",
     },
+    look=look_image_folder,
 )

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from open_clip import IMAGENET_CLASSNAMES
 
-from carft_core.data.base import Family, FamilyData, Split
-from carft_core.data.data_root import data_root, find_folders
+from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
+from carft_core.data.class_folders import problems_of
+from carft_core.data.data_root import (
+    data_root,
+    find_folders,
+    found_folder,
+    missing_folder,
+    readable,
+)
 from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import has_loose_images, listed, nearest, refusal
+from carft_core.data.folder_tree import listed, refusal
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.imagenet_folders import FOLDERS, SHIFTS, corrupted, folder_of
 from carft_core.data.imagenet_labels import alike_in, labels_of
 from carft_core.data.manifest import Manifest, read_manifest
@@ -25,6 +33,7 @@ from carft_core.errors import RequestError
 if TYPE_CHECKING:
     from carft_core.config import DataConfig
 
+IN_DISTRIBUTION = ("train", "test")
 MORE_FOLDERS = ("objectnet",)
 """Has folders of objects that are no classes of ImageNet; they are left out."""
 ADVICE = (
@@ -39,22 +48,56 @@ def open_imagenet(config: DataConfig) -> FamilyData:
     Raises RequestError naming every folder that is missing, or every mistake in those that are
     there. Images are not decoded here: a broken one raises when its turn comes.
     """
-    if config.test_domain is not None:
-        raise RequestError(
-            "data.test_domain: imagenet has no domains to hold out; data.shifts says what is "
-            "measured out of distribution"
-        )
-    root = data_root(config, {name: FOLDERS[name] for name in ("train", "test", *SHIFTS)})
+    root, wanted = _wanted(config)
+    places = find_folders(root, wanted, advice=ADVICE)
+    with readable():
+        return _opened(tuple(places.items()))
+
+
+def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
+    """Each folder by itself: one that is missing or wrong hides nothing of the others.
+
+    Raises RequestError where there is no data root, or for a shift that nobody knows.
+    """
+    root, wanted = _wanted(config)
+    with readable():
+        return {_key(name): _found(name, folder, root) for name, folder in wanted.items()}
+
+
+def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
+    """The data root, and the folders of what is asked for."""
+    refuse_held_out(config, "data.shifts says what is measured out of distribution")
+    root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
     known = (*SHIFTS, *corrupted())
     shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, known)
-    wanted = {name: folder_of(name) for name in ("train", "test", *shifts)}
-    places = find_folders(root, wanted, advice=ADVICE)
-    try:
-        return _opened(tuple(places.items()))
-    except OSError as error:
-        raise RequestError(
-            f"data.root: {error.filename} cannot be read: {error.strerror}"
-        ) from None
+    return root, {name: folder_of(name) for name in (*IN_DISTRIBUTION, *shifts)}
+
+
+def _key(name: str) -> str:
+    """What `FamilyData.splits` calls it."""
+    return name if name in IN_DISTRIBUTION else f"shifts/{name}"
+
+
+def _found(name: str, wanted: DataFolder, root: Path) -> FoundSplit:
+    folder, labels = found_folder(root, wanted), labels_of(name)
+    if folder is None:
+        return FoundSplit(
+            is_there=False,
+            published=wanted.images,
+            expected_classes=len(labels),
+            problems=(missing_folder(wanted),),
+        )
+    manifest = read_manifest(folder)
+    counts = [manifest.counts.get(one, 0) for one in labels]
+    return FoundSplit(
+        folder,
+        images=sum(counts),
+        published=wanted.images,
+        classes=sum(count > 0 for count in counts),
+        expected_classes=len(labels),
+        digest=manifest.digest,
+        problems=tuple(f"{folder}: {problem}" for problem in _problems(name, folder, manifest)),
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -80,33 +123,36 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
         training_digest=_digest({"train": digests["train"]}),
         parts={name: tuple(sorted(labels_of(name).values())) for name in ("r", "a")},
         notes=tuple(_notes({"train": train, "test": test, **splits})),
+        digests={_key(name): digest for name, digest in digests.items()},
     )
 
 
 def _problems(name: str, folder: Path, manifest: Manifest) -> Iterator[str]:
     """Why the folder is not what its makers publish; numbers of images are no reason."""
-    wanted, found = labels_of(name), manifest.counts
-    if not found:
-        yield f"has no class folders, expected {folder_of(name).layout}" + (
-            "; its images lie outside them: sort them into folders by their classes, as "
-            "torchvision.datasets.ImageNet does with the archive of val and the development kit"
-            if has_loose_images(folder)
-            else ""
+    wanted = labels_of(name)
+    yield from problems_of(
+        folder,
+        manifest,
+        wanted,
+        layout=folder_of(name).layout,
+        loose=": sort them into folders by their classes, as torchvision.datasets.ImageNet does "
+        "with the archive of val and the development kit",
+        more=name in MORE_FOLDERS,
+    )
+    if name == "train" and (strays := list(_strays(manifest, wanted))):
+        yield (
+            f"has {len(strays)} images in the folder of another class than their names say: "
+            f"{listed(strays)}"
         )
-        return
-    missing = [one for one in wanted if one not in found]
-    if missing:
-        yield f"lacks {len(missing)} of {len(wanted)} class folders: {listed(missing)}"
-    strange = [] if name in MORE_FOLDERS else [one for one in found if one not in wanted]
-    if strange:
-        near = nearest(strange[0], missing)
-        yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
-    bare = [one for one, count in found.items() if count == 0 and one in wanted]
-    if bare:
-        yield f"has class folders without images: {listed(bare)}"
-    empty = [path for path in manifest.empty if path.partition("/")[0] in wanted]
-    if empty:
-        yield f"has files that are empty or links to nothing: {listed(empty)}"
+
+
+def _strays(manifest: Manifest, wanted: Collection[str]) -> Iterator[str]:
+    """Images whose names begin with another class: those of train are `<wnid>_<number>.JPEG`."""
+    for folder, paths in manifest.groups():
+        for path in paths:
+            owner = path[len(folder) + 1 :].partition("_")[0]
+            if owner != folder and owner in wanted:
+                yield path
 
 
 def _split(name: str, folder: Path, manifest: Manifest) -> Split:
@@ -157,4 +203,5 @@ IMAGENET = Family(
     },
     folders=FOLDERS,
     shared_names=("missile", "sunglasses"),
+    look=look_imagenet,
 )

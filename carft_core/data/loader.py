@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,13 @@ from carft_core.data.base import Split, Transform
 from carft_core.errors import RequestError
 
 Loaded = tuple[Tensor, Tensor, Tensor]
+
+
+class Draw(NamedTuple):
+    """What is in a batch: indices into a split, and the epoch of each item's view; int64 [B]."""
+
+    indices: npt.NDArray[np.int64]
+    epochs: npt.NDArray[np.int64]
 
 
 def batches(
@@ -42,8 +50,28 @@ def batches(
     chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
     if seed is not None:
         chosen = chosen[shuffled(len(chosen), seed=seed, epoch=epoch)]
-    starts = range(0, len(chosen), batch_size)
-    views = _Views(split, transform, seed, epoch, [chosen[at : at + batch_size] for at in starts])
+    parts = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+    return load(
+        split,
+        [Draw(part, np.full(len(part), epoch)) for part in parts],
+        transform=transform,
+        seed=seed,
+        workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+def load(
+    split: Split,
+    draws: Sequence[Draw],
+    *,
+    transform: Transform,
+    seed: int | None,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Loaded]:
+    """The batches that are drawn, as `batches` says of its own."""
+    views = _Views(split, transform, seed, draws)
     pin = pin_memory and torch.cuda.is_available()
     if workers > 0 and len(views) > 0:
         yield from _loaded_by_workers(views, min(workers, len(views)), pin)
@@ -53,16 +81,16 @@ def batches(
         yield (images.pin_memory(), labels.pin_memory(), where) if pin else (images, labels, where)
 
 
-def shuffled(count: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """A permutation of `range(count)`, a pure function of (seed, epoch).
+def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> npt.NDArray[np.int64]:
+    """A permutation of `range(count)`, a pure function of (seed, epoch, stream).
 
     It sorts raw output of Philox, whose stream numpy keeps fixed over versions and platforms,
     which it does not promise for `permutation`.
     """
     # Arrays of uint64, since a list of both small and large integers would go through float64.
     key = np.array([seed, 0], dtype=np.uint64)
-    stream = np.random.Philox(key=key, counter=np.array([0, 0, epoch, 0], dtype=np.uint64))
-    order = np.argsort(stream.random_raw(count), kind="stable")
+    counter = np.array([0, 0, epoch, stream], dtype=np.uint64)
+    order = np.argsort(np.random.Philox(key=key, counter=counter).random_raw(count), kind="stable")
     return order.astype(np.int64)
 
 
@@ -81,14 +109,12 @@ class _Views(Dataset[Loaded | _Refused]):
         split: Split,
         transform: Transform,
         seed: int | None,
-        epoch: int,
-        batches: Sequence[npt.NDArray[np.int64]],
+        draws: Sequence[Draw],
     ) -> None:
-        self.split, self.transform, self.seed, self.epoch = split, transform, seed, epoch
-        self.batches = batches
+        self.split, self.transform, self.seed, self.draws = split, transform, seed, draws
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.draws)
 
     def __getitem__(self, number: int) -> Loaded | _Refused:
         try:
@@ -97,11 +123,25 @@ class _Views(Dataset[Loaded | _Refused]):
             return _Refused(str(error))
 
     def load(self, number: int) -> Loaded:
-        indices = torch.from_numpy(self.batches[number])
-        images = self.split.views(
-            indices.tolist(), transform=self.transform, seed=self.seed, epoch=self.epoch
-        )
-        return images, self.split.labels[indices], indices
+        indices, epochs = self.draws[number]
+        where = torch.from_numpy(indices)
+        return self._images(indices, epochs), self.split.labels[where], where
+
+    def _images(self, indices: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]) -> Tensor:
+        """The views in their places; one call of the split for each epoch."""
+        parts = [
+            self.split.views(
+                indices[epochs == epoch].tolist(),
+                transform=self.transform,
+                seed=self.seed,
+                epoch=epoch,
+            )
+            for epoch in np.unique(epochs).tolist()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        places = np.argsort(np.argsort(epochs, kind="stable"))
+        return torch.cat(parts)[torch.from_numpy(places)]
 
 
 def _loaded_by_workers(views: _Views, workers: int, pin: bool) -> Iterator[Loaded]:

@@ -46,6 +46,8 @@ class Manifest:
     """Those of the paths that hold nothing, or are links that lead nowhere."""
     digest: str
     """sha256 over every path and size."""
+    sizes: tuple[int, ...]
+    """In bytes, of each of the paths."""
 
     def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
         """Each class folder with its paths."""
@@ -60,12 +62,11 @@ class _Kept:
     """A manifest with what tells whether it still holds."""
 
     manifest: Manifest
-    sizes: Sequence[int]
     changed: Mapping[str, int]
     """When each class folder changed last, in nanoseconds; 0 where that was too short ago."""
 
     def files(self) -> dict[str, Files]:
-        sizes = iter(self.sizes)
+        sizes = iter(self.manifest.sizes)
         return {
             folder: [(path.removeprefix(f"{folder}/"), next(sizes)) for path in paths]
             for folder, paths in self.manifest.groups()
@@ -133,8 +134,9 @@ def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
         {folder: len(items) for folder, items in files.items()},
         tuple(path for path, size in zip(paths, sizes, strict=True) if size == 0),
         _sha256(told),
+        tuple(sizes),
     )
-    return _Kept(manifest, sizes, changed)
+    return _Kept(manifest, changed)
 
 
 def _table(found: _Kept) -> pa.Table:
@@ -146,7 +148,7 @@ def _table(found: _Kept) -> pa.Table:
         "empty": manifest.empty,
         "digest": manifest.digest,
     }
-    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": found.sizes})
+    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
     return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
 
 
@@ -158,9 +160,13 @@ def _kept(file: Path) -> _Kept | None:
     if table is None or about.get("version") != VERSION:
         return None
     manifest = Manifest(
-        tuple(table["path"].to_pylist()), about["counts"], tuple(about["empty"]), about["digest"]
+        tuple(table["path"].to_pylist()),
+        about["counts"],
+        tuple(about["empty"]),
+        about["digest"],
+        tuple(table["size"].to_pylist()),
     )
-    return _Kept(manifest, table["size"].to_pylist(), about["changed"])
+    return _Kept(manifest, about["changed"])
 
 
 def _sha256(text: str) -> str:

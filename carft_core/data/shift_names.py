@@ -6,6 +6,10 @@ from collections.abc import Collection, Sequence
 
 from carft_core.errors import RequestError, unknown
 
+RESERVED = ("mean", "val")
+"""No shift is called so: `ood/mean` is the mean over shifts, `ood/val` what settings may be chosen
+on."""
+
 
 def named_shifts(asked: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """The shifts in the order asked for, each once; `c-fog` also stands for all of `c-fog-...`.

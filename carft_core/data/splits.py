@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from carft_core.data import FAMILIES
-from carft_core.data.bad_files import bad_files, note
-from carft_core.data.base import FamilyData, Split, Transform
+from carft_core.data.bad_files import Seen, bad_files, note
+from carft_core.data.base import FamilyData, Split
 from carft_core.data.shift_names import named_shifts
+from carft_core.data.subset import Subset
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
@@ -27,29 +26,7 @@ TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
-
-class Subset(Split):
-    """A split restricted to some of its items, in the given order.
-
-    A view stays that of the item in the whole split, so an image looks the same whatever part of
-    the data trains.
-    """
-
-    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, tuple(indices)
-        self.ids = tuple(whole.ids[index] for index in self.indices)
-        self.units = tuple(whole.units[index] for index in self.indices)
-        self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
-        self.classes, self.alike = whole.classes, whole.alike
-        groups = whole.groups
-        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Those of the whole split."""
-        inside = [self.indices[index] for index in indices]
-        return self.whole.views(inside, transform=transform, seed=seed, epoch=epoch)
+_LOG = logging.getLogger(__name__)
 
 
 def carve(
@@ -134,28 +111,38 @@ def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[
     return _divided(train, kept)[1], short
 
 
-def without_bad_files(data: FamilyData) -> FamilyData:
-    """The same without images that cannot be read, which stand in `skipped` and in the notes.
+def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
+    """Those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps them."""
+    known = data.digest_of_training if name in TRAINING_SPLITS else data.digest
+    return bad_files(data.splits[name], data.digests.get(name, known), seen)
 
-    Raises RequestError when a class of train, val or test is left without images, or a shift, or
-    an extra.
+
+def without_bad_files(data: FamilyData) -> FamilyData:
+    """The same without images that cannot be read, each of which is named in the log.
+
+    Raises RequestError as `without` does.
     """
-    shifts = {f"shifts/{name}": split for name, split in data.shifts.items()}
-    extras = {f"extras/{name}": split for name, split in data.extras.items()}
-    val = {} if data.val is None else {"val": data.val}
-    test = {} if data.test is None else {"test": data.test}
-    splits = {"train": data.train, **val, **test, **shifts, **extras}
-    skipped = {}
-    for name, whole in list(splits.items()):
-        trains = name in TRAINING_SPLITS
-        bad = bad_files(name, whole, data.digest_of_training if trains else data.digest)
-        if not bad:
-            continue
-        skipped[name] = bad
+    found = {name: bad_files_of(data, name) for name in data.splits}
+    for name, bad in found.items():
+        for item, why in bad.items():
+            _LOG.warning("left out of %s: %s: %s", name, item, why)
+    return without(data, {name: bad for name, bad in found.items() if bad})
+
+
+def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
+    """The same without some images by split, which stand in `skipped` and in the notes.
+
+    Raises RequestError when a class of train, val or test is left without images (of train alone,
+    where the others lack classes anyhow), or a shift, or an extra.
+    """
+    splits = dict(data.splits)
+    complete = ("train",) if data.uneven else IN_DISTRIBUTION
+    for name, bad in skipped.items():
+        whole = splits[name]
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
-        if gone and (not good or name in IN_DISTRIBUTION):
+        if gone and (not good or name in complete):
             names = _listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
@@ -180,24 +167,54 @@ def prepare(config: DataConfig) -> FamilyData:
     Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
     before train is cut, so it is the same for every fraction and number of shots. A process opens
     the same data once; what changes on disk meanwhile is seen by the next process.
-    Raises RequestError when the data cannot be used as asked.
+    Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
+    is still to be a run's (`TrialConfig.for_seed`).
     """
-    if config.root is not None:
-        # A relative root means another folder once the process has moved.
-        config = config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
+    config = _placed(config)
+    # The views are the transform's, the batches the loader's: the data are the same.
+    plain = config.model_copy(update={"augmentation": None, "balanced": False})
+    data = _prepared(plain, FAMILIES[config.family].open)
+    if config.balanced and data.train.groups is None:
+        raise RequestError(
+            f"data.balanced: {config.family} has no domains to balance batches over; leave it out"
+        )
+    return data
+
+
+def opened(config: DataConfig) -> FamilyData:
+    """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
+
+    Raises RequestError as `prepare` does.
+    """
+    config = _placed(config)
+    return _asked_for(config, FAMILIES[config.family].open(config))
+
+
+def _placed(config: DataConfig) -> DataConfig:
+    """Of a family that there is, and with an absolute root."""
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
-    # The views are the transform's: under each augmentation the data are the same.
-    config = config.model_copy(update={"augmentation": None})
-    return _prepared(config, FAMILIES[config.family].open)
+    if config.root is None:
+        return config
+    # A relative root means another folder once the process has moved.
+    return config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
+
+
+def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
+    return data if config.shifts is None else _with_shifts(data, config.shifts)
 
 
 @functools.lru_cache(maxsize=8)
-def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """`opened` is the family's own: one that is registered anew is opened anew."""
-    data = opened(config)
-    if config.shifts is not None:
-        data = _with_shifts(data, config.shifts)
+def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """`open_` is the family's own: one that is registered anew is opened anew."""
+    return as_used(_asked_for(config, open_(config)), config)
+
+
+def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
+    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
+
+    Raises RequestError when there is too little of them for that.
+    """
     if config.bad_files == "skip":
         data = without_bad_files(data)
     train, val = data.train, data.val
@@ -205,13 +222,13 @@ def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) ->
         train, val = carve(
             train,
             val_fraction=config.val_fraction,
-            split_seed=config.split_seed,
+            split_seed=config.split_number,
             class_names=data.class_names,
         )
     if config.shots is None:
-        train = take_fraction(train, config.train_fraction, config.split_seed)
+        train = take_fraction(train, config.train_fraction, config.split_number)
         return replace(data, train=train, val=val)
-    train, short = take_shots(train, config.shots, config.split_seed)
+    train, short = take_shots(train, config.shots, config.split_number)
     notes = data.notes
     if short:
         names = _listed([data.class_names[label] for label in short])
@@ -220,12 +237,25 @@ def _prepared(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) ->
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
-    """The same data measured on some of its shifts; their choice is a part of its digest."""
+    """The same data measured on some of its shifts; their choice is a part of its digest.
+
+    Extras are always measured, and unions of what is there.
+    """
+    besides = {*data.extras, *data.unions}
+    asked = [name for name in asked if name not in besides]
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data
+    there = {*shifts, *data.extras}
+    unions = {name: of for name, of in data.unions.items() if there.issuperset(of)}
     digest = hashlib.sha256("\0".join([data.digest, *shifts]).encode()).hexdigest()
-    return replace(data, shifts=shifts, digest=digest, training_digest=data.digest_of_training)
+    return replace(
+        data,
+        shifts=shifts,
+        unions=unions,
+        digest=digest,
+        training_digest=data.digest_of_training,
+    )
 
 
 def _share(count: int, fraction: float) -> int:

@@ -30,6 +30,7 @@ from sweeps.resources import (
 )
 from sweeps.runs import Runs
 from sweeps.spec import SweepSpec, load_spec
+from tracking.rule_names import LEAVE_ONE_OUT
 
 Say = Callable[[str], None]
 _MIB = 2**20
@@ -129,7 +130,7 @@ def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
         yield f"! {warning}"
     seeds = "1 seed" if len(spec.seeds) == 1 else f"{len(spec.seeds)} seeds"
     yield f"{plan.sweep}: {plan.method}, {plan.trials} trials, {seeds}, {plan.runs} runs"
-    yield from _search_lines(spec)
+    yield from _search_lines(plan, spec)
     width = max((len(row["label"]) for row in plan.rows), default=0)
     for row in plan.rows:
         states = [f"{row[name]} {word}" for name, word in _WORDS.items() if row[name]]
@@ -149,10 +150,16 @@ def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
         yield from _time_lines(plan, spec)
 
 
-def _search_lines(spec: SweepSpec) -> Iterator[str]:
+def _search_lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
     """What decides how the search goes, and when it ends, besides its method."""
     goals = [f"{goal.goal} {goal.name}" for goal in spec.goals]
     yield f"  goal: {', '.join(goals)}"
+    if plan.tasks:
+        each = ", ".join(f"{task} {count} runs" for task, count in plan.tasks.items())
+        yield f"  tasks by {spec.tasks}: {each}; settings are chosen for each apart"
+    if plan.tasks and spec.selection.rule == LEAVE_ONE_OUT:
+        beside = len(spec.cells) // len(plan.tasks) - 1
+        yield f"  of each setting on each task {beside} more runs a seed leave out another domain"
     if spec.metric.target is not None:
         yield f"  ends when {spec.metric.name} has reached {spec.metric.target:g}"
     if spec.run_cap is not None:

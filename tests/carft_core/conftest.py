@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from carft_core.config import TrialConfig, trial_config
+from tests import domain_bed_tree
 
 CLASSES = ("anchor", "bell", "cat")
 COLOURS = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
@@ -62,3 +63,9 @@ def toy_config(toy_root: Path, tiny_clip_files: Path) -> Callable[..., TrialConf
         return trial_config(data)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def pacs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with PACS, 50 images a domain; it is shared: copy what is to be changed."""
+    return domain_bed_tree.make(tmp_path_factory.mktemp("pacs"), "pacs", per_domain=50)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from carft_core.config import DataConfig, TrialConfig
-from carft_core.data import FamilyData, Split
+from carft_core.data import FamilyData
 from carft_core.data import bad_files as module
 from carft_core.data.splits import prepare
+from carft_core.data.subset import whole_of
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
@@ -94,7 +95,7 @@ def test_images_are_looked_at_once_for_each_user(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = opened(root)
-    monkeypatch.setattr(module, "_bad_files", lambda _: pytest.fail("looked at again"))
+    monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
     moved = root.with_name("moved")
     root.rename(moved)
     caplog.clear()
@@ -119,7 +120,47 @@ def test_more_images_than_one_thread_takes_are_all_looked_at(
     monkeypatch.setattr(module, "PART", 5)
     train = opened(root, "refuse").train
     spoil(root / train.ids[-1])
-    assert {*module._bad_files(train)} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
+    told: list[int] = []
+    found = module.bad_files(train, "d", told.append)
+    assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
+    every = len(whole_of(train))
+    assert every > len(train)
+    assert told == [*range(5, every, 5), every]
+
+
+def test_of_two_parts_the_whole_is_looked_at_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(root, "refuse")
+    assert data.val is not None
+    found = module.bad_files(data.train, "d")
+    monkeypatch.setattr(module, "_bad_files", None)
+    found |= module.bad_files(data.val, "d")
+    assert BAD[0] in found
+    assert {*found} <= {*data.train.ids, *data.val.ids}
+
+
+def test_what_was_interrupted_goes_on_where_it_was(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART", 5)
+    monkeypatch.setattr(module, "KEPT_EVERY", -1.0)
+    whole = module.bad_files(opened(root, "refuse").train, "elsewhere")
+    train = opened(root, "refuse").train
+    spoilt = train.ids.index(BAD[0])
+
+    def interrupted(count: int) -> None:
+        if count > spoilt:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        module.bad_files(train, "d", interrupted)
+    assert len([*cache.rglob("*.part")]) == 1
+    told: list[int] = []
+    monkeypatch.setattr(module, "_wrong", lambda _, piece: [None] * len(piece))
+    assert module.bad_files(train, "d", told.append) == whole
+    assert all(count > spoilt + 1 for count in told)
+    assert not [*cache.rglob("*.part")]
 
 
 def test_a_class_without_images_is_refused(root: Path) -> None:
@@ -146,7 +187,7 @@ def test_what_the_system_cannot_read_is_refused_and_not_kept(root: Path, cache: 
     data = opened(root, "refuse")
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):
-        module.bad_files("test", data.id_test, data.digest)
+        module.bad_files(data.id_test, data.digest)
     assert not cache.exists()
 
 
@@ -171,33 +212,27 @@ def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
     assert evaluated[0] != evaluated[1]
 
 
-def test_only_shifts_that_are_measured_are_looked_at_and_train_not_again(
+def test_with_another_choice_of_shifts_nothing_is_looked_at_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(root)
-    looked_at: list[str] = []
-
-    def look(split: Split) -> dict[str, str]:
-        looked_at.append(split.ids[0].partition("/")[0])
-        return {}
-
-    monkeypatch.setattr(module, "_bad_files", look)
+    monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
     config = {"family": "image_folder", "root": str(root), "bad_files": "skip", "shifts": ["dark"]}
     data = prepare(DataConfig.model_validate(config))
-    assert looked_at == ["test", "shifts"]
-    assert set(data.skipped) == {"train"}
+    assert set(data.skipped) == {"train", "test", "shifts/dark"}
 
 
 def test_a_damaged_cache_is_made_anew(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = opened(root, "refuse").id_test
-    found = module.bad_files("test", split, "d")
-    for file in cache.rglob("*.json"):
+    found = module.bad_files(split, "d")
+    for file in [*cache.rglob("*.json")]:
         file.write_bytes(b"[")
-    assert module.bad_files("test", split, "d") == found == {BAD[1]: found[BAD[1]]}
+        file.with_suffix(".part").write_text('["5", {}]')
+    assert module.bad_files(split, "d") == found == {BAD[1]: found[BAD[1]]}
     monkeypatch.setenv("CARFT_CACHE", str(root / BAD[0]))  # a file, so nothing can be kept
-    assert module.bad_files("test", split, "d") == found
+    assert module.bad_files(split, "d") == found
 
 
 def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Path) -> None:

@@ -260,6 +260,12 @@ def family(
         (family(parts={"few": (2,)}), "the part few must be some classes of test"),
         (family(measured={"extras": {"x": Grey("e", 4)}}), "need different names"),
         (family(measured={"unions": {"all": ("x", "y")}}), "all must be of shifts and extras"),
+        (family(measured={"unions": {"val": ("x",)}}), "no shift or union is called mean or val"),
+        (family(measured={"extras": {"mean": Grey("e", 4)}}), "and no extra mean"),
+        (
+            family(measured={"uneven": "rare"}, train=Grey("t", 1)),
+            r"train: no image of the classes \[1\]",
+        ),
         (family(test=Grey("test", 4, groups=("sea",))), "test: a group for each item"),
         (family(told={"metrics": ("f1",)}), "metrics must be of macro_f1, "),
         (family(told={"validated_by": "macro_f1"}), "validated_by must be a metric"),
@@ -290,6 +296,18 @@ def test_classes_may_share_a_name_that_the_family_declares() -> None:
     shared = family(names=("a", "a"), shared_names=("a",))
     FAMILIES.register(shared)
     check_family(shared, DataConfig(family="grey", root="shared"))
+
+
+def test_official_splits_may_lack_classes_where_the_family_says_why() -> None:
+    uneven = family(measured={"uneven": "rare animals"}, test=Grey("test", 1), val=Grey("val", 1))
+    FAMILIES.register(uneven)
+    check_family(uneven, DataConfig(family="grey", root="uneven"))
+
+
+def test_an_extra_may_be_a_validation_set() -> None:
+    extra = family(measured={"extras": {"val": Grey("e", 4)}})
+    FAMILIES.register(extra)
+    check_family(extra, DataConfig(family="grey", root="extra"))
 
 
 def test_users_need_no_pytest_for_it() -> None:

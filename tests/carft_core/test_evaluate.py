@@ -193,6 +193,8 @@ def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are
         plain.logits, plain.labels, ("a", "b", "c") * 4
     )
     assert measured["macro_f1"] == macro_f1(plain.logits, plain.labels)
+    of_none = replace(plain, groups=("",) * 12)
+    assert split_metrics(of_none, asked).keys() == split_metrics(plain, asked).keys()
 
 
 def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:

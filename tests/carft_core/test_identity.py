@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_core.config import TrialConfig
+from carft_core.data.splits import prepare
 from carft_core.identity import (
     digest_of,
     evaluation_digest,
@@ -19,6 +20,8 @@ from carft_core.identity import (
     shared_code,
     training_code,
 )
+from carft_core.result import RunFolder, finish, is_complete
+from carft_core.train import train
 
 Config = Callable[..., TrialConfig]
 
@@ -72,6 +75,33 @@ def test_algorithms_share_all_code_but_their_own(toy_config: Config) -> None:
     assert len({training_code(ours), training_code(theirs), shared_code(ours)}) == 3
 
 
+def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config) -> None:
+    follows = toy_config({"data.split_seed": "seed"})
+    assert follows.follows_seed
+    assert follows.for_seed(3) == toy_config({"data.split_seed": 3})
+    assert toy_config().for_seed(3) == toy_config()
+    assert identify(follows, 3) == identify(follows.for_seed(3), 3)
+    with pytest.raises(ValueError, match="see for_seed"):
+        prepare(follows.data)
+
+
+def test_what_trains_nothing_depends_on_a_seed_through_its_split(toy_config: Config) -> None:
+    zero_shot = {"algorithm": {"name": "zero_shot"}}
+    assert identify(toy_config(zero_shot), 0) == identify(toy_config(zero_shot), 1)
+    follows = toy_config({**zero_shot, "data.split_seed": "seed"})
+    assert identify(follows, 0).digest != identify(follows, 1).digest
+    assert "seed" not in identify(follows, 1).parts
+
+
+def test_a_run_folder_holds_the_number_of_its_split(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"algorithm": {"name": "zero_shot"}, "data.split_seed": "seed"})
+    found = train(config, 4, workdir=tmp_path)
+    assert found is not None
+    assert RunFolder(tmp_path).claimed()["config"]["data"]["split_seed"] == 4
+    assert finish(tmp_path, config, 4).metrics == found.metrics
+    assert is_complete(tmp_path, config)
+
+
 def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> None:
     assert identify(toy_config(), 0).digest != identify(toy_config(), 1).digest
     zero_shot = toy_config({"algorithm": "zero_shot"})
@@ -79,6 +109,18 @@ def test_the_seed_is_inside_unless_nothing_is_trained(toy_config: Config) -> Non
     for change in ({"optim.lr": 1e-9}, {"data.augmentation": "lipsum"}):
         other = toy_config({"algorithm": "zero_shot", **change})
         assert identify(zero_shot, 0).digest == identify(other, 0).digest
+
+
+def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config) -> None:
+    """So that one which comes later makes no old run another."""
+    parts = identify(toy_config({"optim.decay_norms_and_biases": False}), 0).parts
+    assert {"test_domain", "val_domain"}.isdisjoint(parts["data"])
+    assert {"steps", "steps_per_epoch", "decay_norms_and_biases"}.isdisjoint(parts["optim"])
+    assert "balanced" not in parts
+    assert parts["data"]["split_seed"] == parts["optim"]["label_smoothing"] == 0
+    steps = {"optim.epochs": None, "optim.steps": 6}
+    plain, by_step = (toy_config({**steps, "optim.steps_per_epoch": n}) for n in (None, 2))
+    assert identify(plain, 0).digest != identify(by_step, 0).digest
 
 
 def test_moving_the_data_changes_nothing(

@@ -308,6 +308,7 @@ def create(path: str) -> Callable[[Path], object]:
         (create("shifts/flat/0.png"), "shifts/flat/ has no class folders; its images lie outside"),
         (lambda root: (root / "shifts/void").mkdir(), "shifts/void/ has no class folders"),
         (rename("shifts/art", "shifts/mean"), "shifts/mean/ gives its name to the metric"),
+        (rename("shifts/art", "shifts/val"), "or 'val', which is for choosing"),
         (rename("shifts/art", "shifts/väte"), "shifts/väte/ gives its name to the metric"),
         (lambda root: (root / "test/cat/0.png").write_bytes(b""), "test/cat/0.png is empty"),
         (

@@ -50,8 +50,16 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_one_of_the_folders_may_be_listed_alone(folder: Path, listed: list[str]) -> None:
+    found = read_manifest(folder, ["b"])
+    assert (found.paths, found.sizes) == (("b/1.JPEG", "b/2.jpg"), (1, 2))
+    assert read_manifest(folder, ["b"]) == found
+    assert listed == ["b"]
+
+
 def test_images_stand_in_the_order_of_folders_and_names(folder: Path) -> None:
     found = read_manifest(folder)
+    assert found.sizes == (3, 1, 2)
     assert found.paths == ("a/3.png", "b/1.JPEG", "b/2.jpg")
     assert dict(found.counts) == {"a": 1, "b": 2}
     assert [(name, list(paths)) for name, paths in found.groups()] == [

@@ -245,6 +245,15 @@ def test_accuracies_by_class_and_by_group_of_five_items() -> None:
         worst_group_top1(logits, labels, groups[:4])
 
 
+def test_an_item_whose_group_is_empty_belongs_to_none() -> None:
+    labels, logits = torch.tensor([0, 0, 0, 1, 2]), certain(0, 0, 1, 1, 3)
+    groups = ("sea", "land", "", "land", "")
+    assert mean_group_top1(logits, labels, groups) == 1.0
+    assert worst_group_top1(logits, labels, groups) == 1.0
+    with pytest.raises(ValueError, match="no item belongs to a group"):
+        worst_group_top1(logits, labels, ("",) * 5)
+
+
 @given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
 def test_macro_f1_and_accuracies_by_group_are_those_of_scikit_learn(
     data: tuple[Tensor, Tensor], number: int, seed: int

@@ -37,8 +37,11 @@ def opens(config: DataConfig) -> FamilyData:
 def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mapping() -> None:
     assert list(ALGORITHMS) == ["zero_shot", "fine_tune", "car_ft"]
     assert list(MERGES) == ["wise_ft"]
-    first = ["icon_shift", "icon_shift_dev", "image_folder", "imagenet"]
-    assert list(FAMILIES) == [*first, *TASKS]
+    assert list(FAMILIES) == [
+        *("icon_shift", "icon_shift_dev", "image_folder", "imagenet", "iwildcam", "fmow"),
+        *("pacs", "vlcs", "office_home", "terra_incognita", "domain_net"),
+        *TASKS,
+    ]
     assert ALGORITHMS["fine_tune"] is FineTune
     assert isinstance(ALGORITHMS, Mapping)
     assert "no_such" not in ALGORITHMS

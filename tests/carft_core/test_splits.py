@@ -14,7 +14,8 @@ from torch import Tensor
 
 from carft_core.config import DataConfig
 from carft_core.data.base import FamilyData, Split, Transform
-from carft_core.data.splits import Subset, carve, prepare, take_fraction
+from carft_core.data.splits import carve, prepare, take_fraction
+from carft_core.data.subset import Subset
 from carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -186,6 +186,14 @@ def test_steps_cut_the_last_epoch(toy_config: Config, tmp_path: Path) -> None:
     assert [r.step for r in reports] == [0, 3, 4]
 
 
+def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None:
+    optim = {"lr": 1e-3, "steps": 5, "steps_per_epoch": 2, "batch_size": 8}
+    config = toy_config({"optim": optim})
+    assert [report.step for report in epochs(config, 0, workdir=tmp_path)] == [0, 2, 4, 5]
+    one = toy_config({"optim": {**optim, "steps_per_epoch": 5}})
+    assert same(weights(tmp_path), run(one, tmp_path / "one"))
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
     toy_config: Config, tmp_path: Path
 ) -> None:

@@ -13,19 +13,20 @@ from PIL import Image
 
 from carft_core.clip import open_model
 from carft_core.config import DataConfig, TrialConfig
-from carft_core.data.splits import Subset, prepare
+from carft_core.data.splits import prepare
+from carft_core.data.subset import Subset
 from carft_core.evaluate import predict
 from carft_core.prompts import class_weights, template_set, text_features
 from carft_core.teacher import zero_shot_classifier
 from carft_core.train import train
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training checkpoint as open_clip's own script saves it; random weights."""
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32")
-    path = tmp_path / "epoch_1.pt"
+    path = tmp_path_factory.mktemp("vit") / "epoch_1.pt"
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"epoch": 1, "name": "test", "state_dict": state}, path)
     return path

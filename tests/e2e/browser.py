@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,8 @@ from typing import Any, Literal
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+
+from tests.e2e.conftest import APART
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IS_THERE = CHROMIUM is not None and DRIVER is not None
@@ -73,7 +76,8 @@ def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
 def served(home: Path) -> Iterator[str]:
     """The address of MLflow's pages, as `carft-sweep ui` serves a home."""
     command = [sys.executable, "-m", "sweeps", "--home", str(home), "ui", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    environ = {name: value for name, value in os.environ.items() if name not in APART}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as server:
         try:
             assert server.stdout is not None
             found = re.search(r"http://\S+", server.stdout.readline())

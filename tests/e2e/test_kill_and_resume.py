@@ -14,13 +14,17 @@ import pytest
 
 from tests.e2e.conftest import EPOCHS, WEIGHTS, MakeTiny, Tiny
 
+MANY = [round(0.25 * step, 2) for step in range(12)]
 
-def killed_at_random(sweep: Tiny, engine: str, kills: int, chance: random.Random) -> int:
+
+def killed_at_random(
+    sweep: Tiny, engine: str, kills: int, chance: random.Random, *, runs: int
+) -> int:
     """Run, and kill a worker or the driver at random moments between reports; start again.
 
     Every second victim is the driver. How many were killed before the sweep came to its end.
     """
-    done, apart = 0, 3 * len(WEIGHTS) * EPOCHS // (2 * kills)
+    done, apart = 0, 3 * runs * EPOCHS // (2 * kills)
     while done < kills:
         with sweep.start("run", "--engine", engine) as process:
             assert process.stderr is not None
@@ -46,22 +50,30 @@ def killed_at_random(sweep: Tiny, engine: str, kills: int, chance: random.Random
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker in /proc")
+@pytest.mark.xdist_group("undisturbed")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("engine", ["local", "ray"])
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "undisturbed"),
+    [
+        pytest.param(3, WEIGHTS, id="3"),
+        pytest.param(20, MANY, id="20", marks=pytest.mark.slow),
+    ],
+    indirect=["undisturbed"],
+)
 def test_killed_again_and_again_it_ends_with_the_same_values_and_nothing_twice(
     tiny: MakeTiny, undisturbed: dict[float, Any], engine: str, kills: int
 ) -> None:
-    sweep = tiny("killed", WEIGHTS, retries=30, breaker=0)
-    assert killed_at_random(sweep, engine, kills, random.Random(kills)) == kills
+    sweep, count = tiny("killed", [*undisturbed], retries=30, breaker=0), len(undisturbed)
+    assert killed_at_random(sweep, engine, kills, random.Random(kills), runs=count) == kills
     sweep.call("run", "--engine", engine)
     assert sweep.outcomes() == undisturbed
 
     database = f"sqlite:///{sweep.home / 'optuna.db'}"
     study = optuna.load_study(study_name="killed", storage=database)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * len(WEIGHTS)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * count
     runs = [run for trial in sweep.show()["trials"] for run in trial["runs"]]
-    assert [run["state"] for run in runs] == ["done"] * len(WEIGHTS)
+    assert [run["state"] for run in runs] == ["done"] * count
     assert_tracked_once(sweep, {run["digest"] for run in runs})
 
 

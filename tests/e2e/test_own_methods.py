@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import APART
+
 ROOT = Path(__file__).parents[2]
 PULLS = (0.0, 0.01, 0.1)
 METHODS = '''
@@ -121,8 +123,8 @@ def sweep_file(folder: Path, clip: Path, **changes: Any) -> Path:
 
 def carft(home: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """A command of the shell in `folder`, where nothing of the user's or the product's lies."""
-    environ = {**os.environ, "CARFT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    environ.pop("MLFLOW_TRACKING_URI", None)
+    environ = {name: value for name, value in os.environ.items() if name not in APART}
+    environ |= {"CARFT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
         [sys.executable, "-P", "-m", "sweeps", *map(str, words)],

@@ -151,6 +151,7 @@ def fill(disk: Path, *, but: int) -> Path:
     return ballast
 
 
+@pytest.mark.xdist_group("undisturbed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize("room", [0, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
@@ -215,6 +216,7 @@ def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
     assert trained == [list(range(1, EPOCHS + 1))] * 3
 
 
+@pytest.mark.xdist_group("undisturbed")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sigterm_ends_after_the_epoch_and_the_sweep_goes_on_behind_it(
     tiny: MakeTiny, undisturbed: dict[float, Any], engine: str

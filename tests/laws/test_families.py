@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from carft_core.config import DataConfig
 from carft_core.contracts import FAMILY_LAWS, check_family
 from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
 from carft_core.data import FAMILIES
+from carft_core.data.domain_bed_folders import SETS
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.data.splits import prepare
 from sweeps.family_file import register_family
-from tests import downstream_tree, imagenet_tree
+from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 
 
 def _image_folder(root: Path) -> None:
@@ -33,8 +35,16 @@ def _image_folder(root: Path) -> None:
 NEEDS_ROOT: dict[str, Callable[[Path], object]] = {
     "image_folder": _image_folder,
     "imagenet": imagenet_tree.make,
+    "iwildcam": lambda root: wilds_tree.make_iwildcam(root / wilds_tree.IWILDCAM),
+    "fmow": lambda root: wilds_tree.make_fmow(root / wilds_tree.FMOW),
+    **{name: functools.partial(domain_bed_tree.make, family=name) for name in SETS},
+    "domain_net": functools.partial(domain_bed_tree.make, family="domain_net", per_class=2),
 }
 """How a test makes the data of a family that reads the user's own."""
+HELD_OUT: dict[str, dict[str, object]] = {
+    name: {"test_domain": it.domains[-1]} for name, it in SETS.items()
+}
+"""What a family of domains asks for."""
 
 
 def _declared(root: Path) -> str:
@@ -72,7 +82,8 @@ def opened(
     if name in NEEDS_ROOT:
         root = tmp_path_factory.mktemp(name)
         NEEDS_ROOT[name](root)
-    config = DataConfig(family=name, root=None if root is None else str(root), val_fraction=0.25)
+    told = {"root": None if root is None else str(root), "val_fraction": 0.25}
+    config = DataConfig.model_validate({"family": name, **told, **HELD_OUT.get(name, {})})
     yield opened_for_check(FAMILIES[name], config)
 
 

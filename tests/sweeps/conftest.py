@@ -114,8 +114,8 @@ def _one_shift(config: object) -> SimpleNamespace:
     return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
 
 
-def _blank(curves: object, path: Path, *, title: str) -> None:
-    del curves
+def _blank(curves: object, path: Path, *, title: str, id_name: str) -> None:
+    del curves, id_name
     path.write_text(title)
 
 

@@ -45,7 +45,12 @@ def test_a_metric_brings_its_own_direction_and_maybe_a_merged_model(
 
 @pytest.mark.parametrize(
     ("selection", "name"),
-    [("best_val", "best_val"), ("within=0.02", "within 0.02"), ("oracle", "oracle")],
+    [
+        ("best_val", "best_val"),
+        ("within=0.02", "within 0.02"),
+        ("oracle", "oracle"),
+        ("training_domain", "training_domain"),
+    ],
 )
 def test_a_selection_replaces_the_sweeps_own(selection: str, name: str) -> None:
     assert chosen(selection=selection).rule.name == name
@@ -66,9 +71,9 @@ def test_a_margin_is_of_the_verdict_alone() -> None:
         ("id/val/top1:max", None, "unknown direction 'max'; Known: maximize, minimize."),
         ("ood/mean/top1", None, "(--selection oracle)"),
         ("id/test/top1", "best_val", "(--selection oracle)"),
-        (None, "within", "say best_val, oracle, or within=0.005"),
-        (None, "within=2", "say best_val, oracle, or within=0.005"),
-        (None, "margin=0.1", "say best_val, oracle, or within=0.005"),
+        (None, "within", "leave_one_domain_out, or within=0.005"),
+        (None, "within=2", "leave_one_domain_out, or within=0.005"),
+        (None, "margin=0.1", "leave_one_domain_out, or within=0.005"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_remedy(
@@ -87,3 +92,13 @@ def test_a_merged_model_that_no_run_has_is_told() -> None:
     check_merge("wise_ft@0.5", ["wise_ft@0.5"])
     with pytest.raises(RequestError, match=r"did you mean 'wise_ft@0\.5'"):
         check_merge("wise_ft@0.6", ["wise_ft@0.5"])
+
+
+def test_what_only_tasks_have_is_refused_elsewhere() -> None:
+    for words in ({"selection": "leave_one_domain_out"}, {"metric": "ood/{task}_out/top1"}):
+        options = {"selection": "oracle", "metric": None, **words}
+        with pytest.raises(RequestError, match="go with tasks"):
+            chosen_by(TOLD, id_margin=None, **options)
+    told = Judging(tasks="data.test_domain")
+    found = chosen_by(told, metric=None, selection="leave_one_domain_out", id_margin=None)
+    assert (found.rule.named, found.tasks) == ("leave_one_domain_out", "data.test_domain")

@@ -300,7 +300,7 @@ def test_the_algorithms_own_fields_are_looked_at_with_each_that_has_them(file: P
 
 
 @given(space=spaces((Choice, FloatRange)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_a_parameter_needs_makes_it_vary_and_is_none_where_nothing_does(
     space: tuple[Dimension, ...],
 ) -> None:

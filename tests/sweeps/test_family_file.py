@@ -263,6 +263,7 @@ WRONG: dict[str, list[str]] = {
     "test: 3": [":1: test: must be a text, or a list of one or more, got 3"],
     "test: t\nshifts: [night]": [":2: shifts: must be a valid dictionary, got ['night']"],
     "test: t\nshifts:\n  mean: m": [":3: shifts.mean: gives its name to the metric ood/mean/top1"],
+    "test: t\nshifts:\n  val: m": [":3: shifts.val: gives its name to the metric ood/val/top1"],
     "test: t\nshifts:\n  a b: m": [":3: shifts.a b: gives its name to the metric ood/a b/top1"],
     "test: t\nshifts:\n  n: {folder: m}": [
         ":3: shifts.n.folders: is required",

@@ -12,7 +12,7 @@ from sweeps.engines.base import Decision, Handler
 from sweeps.engines.in_process import InProcessEngine
 from sweeps.runs import Runs
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ToySweep, toy_in
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
 """From good to bad, so that each later one is below the median of those before."""
@@ -74,9 +74,17 @@ def states(toy: ToySweep, name: str = "toy") -> dict[float, str]:
     return {t.params["algorithm.kl_weight"]: t.state for t in toy.ledger(name).trials()}
 
 
-def test_bad_trials_are_pruned_and_good_ones_are_complete(toy: ToySweep) -> None:
-    assert toy.run(**PRUNING).exit_code == 0
-    assert states(toy) == {
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
+    """A home in which PRUNING came to its end; it is shared: only look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        toy = toy_in(tmp_path_factory.mktemp("whole"), patch)
+        assert toy.run(**PRUNING).exit_code == 0
+    return toy
+
+
+def test_bad_trials_are_pruned_and_good_ones_are_complete(whole: ToySweep) -> None:
+    assert states(whole) == {
         0.3: "complete",
         0.4: "complete",
         0.5: "pruned",
@@ -84,27 +92,25 @@ def test_bad_trials_are_pruned_and_good_ones_are_complete(toy: ToySweep) -> None
         2.0: "pruned",
         3.0: "pruned",
     }
-    pruned = toy.ledger().trials()[-1]
+    pruned = whole.ledger().trials()[-1]
     assert pruned.values == ()
     assert pruned.reason is not None
     assert "id/val/top1" in pruned.reason["message"]
-    assert sum("pruned: " in line for line in toy.lines) == 4
+    assert sum("pruned: " in line for line in whole.lines) == 4
 
 
-def test_a_pruned_trial_is_pruned_in_optuna_with_its_last_value(toy: ToySweep) -> None:
-    toy.run(**PRUNING)
-    frozen = toy.ledger().study.trials[-1]
+def test_a_pruned_trial_is_pruned_in_optuna_with_its_last_value(whole: ToySweep) -> None:
+    frozen = whole.ledger().study.trials[-1]
     assert frozen.state.name == "PRUNED"
     assert list(frozen.intermediate_values) == [1, 2]
     assert frozen.value == frozen.intermediate_values[2]
 
 
-def test_a_pruned_run_is_killed_in_the_tracker_and_stopped_in_its_folder(toy: ToySweep) -> None:
-    toy.run(**PRUNING)
-    child = toy.tracked()["car_ft kl_weight=3 seed 0"]
+def test_a_pruned_run_is_killed_in_the_tracker_and_stopped_in_its_folder(whole: ToySweep) -> None:
+    child = whole.tracked()["car_ft kl_weight=3 seed 0"]
     assert (child.state, child.tags["carft.state"]) == ("killed", "pruned")
     assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
-    state = Runs(toy.home.runs).read(toy.ledger().trials()[-1].runs["0"])
+    state = Runs(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])
     assert state is not None
     assert (state.state, state.lease) == ("stopped", None)
 
@@ -124,24 +130,23 @@ def test_pruned_runs_enter_no_row_of_the_comparison(toy: ToySweep) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("at", range(1, 22, 3))
+@pytest.mark.parametrize(
+    "at", [1, 7, 13, 19, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 10, 16))]
+)
 def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
-    toy: ToySweep, at: int, before: bool
+    toy: ToySweep, whole: ToySweep, at: int, before: bool
 ) -> None:
-    toy.run(**PRUNING)
-    expected = [(t.params, t.state, t.values) for t in toy.ledger().trials()]
-    values = [t.intermediate_values for t in toy.ledger().study.trials]
-    # Another learning rate, which changes no value here, so that no run is reused.
-    trial = {"algorithm": {"name": "car_ft"}, "optim": {"lr": 0.5}, "device": "cpu"}
+    expected = [(t.params, t.state, t.values) for t in whole.ledger().trials()]
+    values = [t.intermediate_values for t in whole.ledger().study.trials]
     with pytest.raises(Crash):
-        toy.run(DyingAt(at, before=before), name="dying", trial=trial, **PRUNING)
+        toy.run(DyingAt(at, before=before), **PRUNING)
     bury(toy)
-    toy.run(name="dying", trial=trial, **PRUNING)
-    found = toy.ledger("dying")
+    toy.run(**PRUNING)
+    found = toy.ledger()
     assert [(t.params, t.state, t.values) for t in found.trials()] == expected
     assert [t.intermediate_values for t in found.study.trials] == values
-    assert {run.state for run in toy.tracked("dying").values()} == {"finished", "killed"}
-    tags = [run.tags["carft.state"] for run in toy.tracked("dying").values()]
+    assert {run.state for run in toy.tracked().values()} == {"finished", "killed"}
+    tags = [run.tags["carft.state"] for run in toy.tracked().values()]
     assert sorted(tags) == ["done"] * 2 + ["pruned"] * 4
 
 

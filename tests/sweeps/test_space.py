@@ -46,7 +46,7 @@ ENDLESS = FloatRange("optim.lr", 1e-5, 1e-2)
 
 
 @given(space=spaces(), seed=st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_optuna_stores_decodes_to_the_point_that_was_drawn(
     space: tuple[Dimension, ...], seed: int
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_conditional_grid_is_written_out_in_declared_order() -> None:
 
 
 @given(space=spaces((Choice, IntRange, StepRange)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_grid_is_the_product_with_each_active_part_once_where_it_first_comes(
     space: tuple[Dimension, ...],
 ) -> None:

@@ -635,6 +635,8 @@ def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
     assert {name for name in names if is_selectable(name)} == {
         f"id/val/{quantity}" for quantity in quantities
     }
+    assert is_selectable("ood/val/macro_f1")
+    assert not is_selectable("ood/val_2/macro_f1")
     assert {name for name in names if natural_goal(name) == "maximize"} == {
         *(f"{split}/top1" for split in (*splits, "ood/mean")),
         "hmean/top1",

@@ -16,6 +16,9 @@ EVERY = [
     Judging(Rule("id/val/nll", "minimize", within=0.01, strength={"optim.lr": -1}), (0, 3)),
     Judging(Rule("ood/mean/top1", oracle=True), (), terms=Terms(id_margin=0.02)),
     Judging(Rule(merge="wise_ft@0.5"), (1,), (2, 3)),
+    Judging(Rule("ood/{task}_out/top1", oracle=True), (0,), tasks="data.test_domain"),
+    Judging(Rule(named="leave_one_domain_out"), (0,), tasks="data.test_domain"),
+    Judging(Rule(named="training_domain"), (0,)),
 ]
 
 
@@ -42,6 +45,21 @@ def test_what_no_sweep_tells_is_refused(change: dict[str, object]) -> None:
         Judging.of_plain({**Judging().plain(), **change})
     with pytest.raises(TrackingError, match="no rule of a sweep"):
         Judging.of_plain({})
+
+
+def test_what_an_earlier_version_told_has_no_tasks() -> None:
+    plain = Judging().plain()
+    del plain["tasks"]
+    assert Judging.of_plain(plain) == Judging()
+
+
+def test_other_tasks_are_settled_by_no_option() -> None:
+    mine, yours = Judging(tasks="data.test_domain"), Judging()
+    with pytest.raises(TrackingError) as caught:
+        agreed({"mine": mine, "yours": yours})
+    assert str(caught.value).endswith(
+        "the tasks of one is data.test_domain, of the other none; look at each by itself"
+    )
 
 
 def test_what_one_sweep_has_chosen_on_confirms_nothing_in_another() -> None:

@@ -32,12 +32,13 @@ def test_of_hundreds_of_metrics_mlflow_is_told_the_ones_that_runs_are_compared_b
         "train/loss",
     )
     assert all(map(is_told, told))
+    assert is_told("ood/val/macro_f1")  # settings may be chosen on it
     assert not any(map(is_told, ("ood/x/ece", "ood/x/nll", "context/id/test/entropy")))
     merged = {name for name in (*told, "gap/top1") if is_told(name, merged=True)}
     assert merged == {"retention/dtd/top1", "ood/x/top1", "gap/top1"}
 
 
 def test_accuracies_and_calibration_errors_are_fractions() -> None:
-    assert all(map(is_fraction, ("id/test/top1", "ood/x/ece", "gap/top1")))
+    assert all(map(is_fraction, ("id/test/top1", "ood/x/ece", "gap/top1", "id/val/macro_f1")))
     assert is_fraction("id/test/mean_per_class_top1")
     assert not any(map(is_fraction, ("id/test/nll", "id/test/brier", "context/id/test/kl")))

@@ -134,3 +134,27 @@ def test_long_values_and_many_rows_are_cut() -> None:
 def test_objects_that_differ_in_their_kind_alone_are_shown_whole() -> None:
     (sentence,) = said({"transform": SQUARE.replace("Transform", "Other")})
     assert f"{SQUARE[:80]} in" in sentence
+
+
+def by_seed(algorithm: str, *digests: str, trial: int | None = None, split: int = 0) -> list[Any]:
+    return [
+        run(
+            algorithm,
+            seed,
+            metrics(0.6, 0.3),
+            trial=trial,
+            facts={"data": digest, "split": seed + split},
+        )
+        for seed, digest in enumerate(digests)
+    ]
+
+
+def test_data_that_differ_by_seed_alone_are_mixed_only_where_the_split_does_not_follow_it() -> None:
+    own = [*by_seed("fine_tune", "a", "b"), *by_seed("car_ft", "a", "b", trial=0)]
+    assert mixed_facts(group(own)) == ()
+    fixed = [*by_seed("fine_tune", "a", "b", split=7), *by_seed("car_ft", "a", "b", trial=0)]
+    assert any(told.startswith("mixed data") for told in mixed_facts(group(fixed)))
+    other = [*by_seed("fine_tune", "a", "b"), *by_seed("car_ft", "a", "c", trial=0)]
+    assert mixed_facts(group(other)) == (
+        "mixed data, these rows are not comparable: b in fine_tune; c in car_ft",
+    )

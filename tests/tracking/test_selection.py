@@ -142,7 +142,17 @@ def test_a_margin_never_costs_more_than_itself(values: list[float], within: floa
     assert choice.value >= max(values) - within - 1e-9
 
 
-@pytest.mark.parametrize("metric", ["id/test/top1", "ood/mean/top1", "gap/top1", "gain/ood/top1"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "id/test/top1",
+        "ood/mean/top1",
+        "gap/top1",
+        "gain/ood/top1",
+        "ood/test/top1",
+        "ood/val-2/nll",
+    ],
+)
 def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for(metric: str) -> None:
     assert looks_at_tests(metric)
     with pytest.raises(ValueError, match=r"selection: oracle"):
@@ -150,7 +160,7 @@ def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for(metric: str) -> 
     assert "oracle" in Rule(metric=metric, oracle=True).name
 
 
-@pytest.mark.parametrize("metric", ["id/val/top1", "id/val/nll", "train/loss"])
+@pytest.mark.parametrize("metric", ["id/val/top1", "id/val/nll", "train/loss", "ood/val/macro_f1"])
 def test_validation_and_training_metrics_are_honest(metric: str) -> None:
     assert not looks_at_tests(metric)
     assert Rule(metric=metric).name == "best_val"

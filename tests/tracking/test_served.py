@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.made_up import KL, run, zero_shot
+from tests.tracking.made_up import KL, metrics, run, zero_shot
 from tracking import kept_results
 from tracking.base import TrackingError
 from tracking.joint import Part
@@ -114,6 +114,14 @@ def test_without_a_result_tags_and_metrics_tell() -> None:
     assert by_digest["z"].seed is None
     assert "of toy only the runs that have begun are known" in told.warnings[1]
     assert "2 finished runs have no result.json" in told.warnings[2]
+
+
+def test_a_run_that_has_a_seed_for_its_split_alone_is_told_apart_from_training() -> None:
+    record = run("zero_shot", 3, metrics(0.6, 0.4))
+    found = [
+        served(sweep(), child(record, **tags)).records[0] for tags in ({"trains": "false"}, {})
+    ]
+    assert [(known.seed, known.untrained) for known in found] == [(3, True), (3, False)]
 
 
 def test_of_a_running_sweep_the_newest_states_count_and_what_has_begun_since() -> None:

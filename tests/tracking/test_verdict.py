@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -178,17 +179,82 @@ def test_another_reference_may_be_named() -> None:
     assert finding.difference.seeds == (0, 1, 2, 3, 4)
 
 
-def test_without_shifts_robustness_is_not_judged() -> None:
-    groups = [
-        [run(name, seed, metrics(0.6 + seed / 100, None), trial=trial) for seed in range(5)]
-        for name, trial in (("fine_tune", None), ("car_ft", 0))
-    ]
-    comparison = compared(*groups)
+def without_shifts(tests: Sequence[float]) -> list[RunRecord]:
+    return [run("car_ft", s, metrics(test, None), trial=0) for s, test in enumerate(tests)]
+
+
+PLAIN = [run("fine_tune", s, metrics(test, None)) for s, test in enumerate(STEADY)]
+
+
+@pytest.mark.parametrize(
+    ("more", "outcome", "said"),
+    [
+        (0.02, "better", "car_ft is better than fine_tune in distribution: ID test +2.0"),
+        (-0.02, "worse", "car_ft is worse than fine_tune in distribution: ID test -1.9"),
+        (0.0002, "no_difference", "No difference in accuracy is shown between car_ft and"),
+        (0.0, "tie", "A tie: car_ft and fine_tune are equal in ID test, in each of 5 seeds."),
+    ],
+)
+def test_without_shifts_the_id_test_is_judged_and_robustness_is_not(
+    more: float, outcome: str, said: str
+) -> None:
+    noise = [0.0005, -0.0004, 0.0002, 0.0004, -0.0002] if more else [0.0] * 5
+    theirs = [value + more + small for value, small in zip(STEADY, noise, strict=True)]
+    comparison = compared(PLAIN, without_shifts(theirs))
+    (finding,) = comparison.findings
+    assert (finding.outcome, finding.endpoint) == (outcome, "id/test/top1")
+    assert comparison.verdict.startswith(said)
+    assert comparison.sentences[1] == ("No shift was measured, so nothing is said of robustness.")
+    assert "OOD" not in comparison.verdict
+    few = compared(PLAIN[:4], without_shifts(theirs[:4]))
+    assert few.verdict.startswith("too few seeds (4")
+
+
+def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
+    better = [value + 0.02 + s / 1000 for s, value in enumerate(STEADY)]
+    flyp = [run("flyp", s, metrics(test, None)) for s, test in enumerate(better[::-1])]
+    comparison = compared(PLAIN, without_shifts(better), flyp)
+    raw = [finding.difference.id.p for finding in comparison.findings if finding.difference.id]
+    adjusted = [finding.p_holm for finding in comparison.findings]
+    assert None not in raw
+    assert sorted(adjusted) == pytest.approx(  # type: ignore[type-var]
+        sorted([min(1.0, 2 * min(raw)), max(2 * min(raw), max(raw))])  # type: ignore[type-var,operator]
+    )
+    assert "Holm over 2" in comparison.verdict
+
+
+def test_a_run_without_the_shifts_of_the_others_has_no_verdict_on_robustness() -> None:
+    comparison = compared(FINE_TUNE, without_shifts(STEADY))
     assert comparison.findings[0].outcome == "no_shifts"
     assert comparison.verdict.startswith("No verdict on robustness, as no shift was measured")
-    few = compared(*(runs[:4] for runs in groups))
-    assert "no shift was measured" in few.verdict
-    assert few.verdict.startswith("too few seeds (4")
+    few = compared(FINE_TUNE[:4], without_shifts(STEADY[:4]))
+    assert "(no shift was measured)" in few.verdict
+
+
+def without_id_test(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """As in DomainBed, where every domain that is not held out trains."""
+
+    def kept(measured: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in measured.items() if "id/test" not in name}
+
+    merges = ({label: kept(found) for label, found in run.merges.items()} for run in runs)
+    return [
+        replace(run, metrics=kept(run.metrics), merges=merged)
+        for run, merged in zip(runs, merges, strict=True)
+    ]
+
+
+def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
+    runs = kl_sweep()
+    usual, other = compared(runs), compared(without_id_test(runs))
+    assert other.terms.id_metric == "id/val/top1"
+    assert [f.outcome for f in other.findings] == [f.outcome for f in usual.findings]
+    # The made-up validation accuracy is that of the test.
+    assert other.verdict == usual.verdict.replace("ID test", "ID val")
+    assert [curve.points for curve in other.curves] == [curve.points for curve in usual.curves]
+    told = other.findings[0].as_dict()
+    assert told["id/val/top1"] == usual.findings[0].as_dict()["id/test/top1"]
+    assert not any("id/test" in warning for warning in other.warnings)
 
 
 def test_without_any_finished_trial_nothing_is_said_but_of_the_others() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.tracking.made_up import arm, kl_sweep, metrics, run
 from tracking import report
 from tracking.base import TrackingError
-from tracking.columns import MetricColumn, shown_columns, unmerged
+from tracking.columns import MetricColumn, shifts, shown_columns, unmerged
 from tracking.compare import Comparison, compare
 from tracking.view import View, ordered
 
@@ -158,3 +158,12 @@ def test_trials_of_several_sweeps_may_share_their_numbers() -> None:
     ]
     rows = View(most=10).rows(compare(runs, sweep="a + b"))
     assert {unmerged(row) for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
+
+
+def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
+    names = {"ood/test/top1", "ood/val/top1", "ood/outline/top1", "ood/mean/top1", "id/val/top1"}
+    assert shifts(names) == [
+        ("ood/outline/top1", "outline"),
+        ("ood/test/top1", "OOD test"),
+        ("ood/val/top1", "OOD val"),
+    ]

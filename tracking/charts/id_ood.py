@@ -12,12 +12,12 @@ from tracking.charts.labels import Box, Frame, Label, sides
 from tracking.charts.layout import single
 from tracking.charts.measures import ends, percent, titled
 from tracking.charts.palette import NEUTRAL, Signs
-from tracking.curves import ID, OOD
+from tracking.curves import ID_NAMES, OOD
 from tracking.evidence import Evidence
 from tracking.evidence.models import Model
 from tracking.records import merge_name
 
-_X, _Y = "ID test", "OOD mean"
+_Y = "OOD mean"
 _HEIGHT = 420
 _Rows = list[dict[str, Any]]
 
@@ -27,18 +27,23 @@ def draw(evidence: Evidence) -> Picture | None:
     models = evidence.models
     if not models:
         return None
-    signs = _signs(evidence)
-    points = [_point(model) for model in models]
-    curves, distances = _curve_rows(evidence, signs), _distance_rows(evidence)
+    signs, of_id = _signs(evidence), ID_NAMES[evidence.comparison.terms.id_metric]
+    points = [_point(model, of_id) for model in models]
+    curves, distances = _curve_rows(evidence, signs, of_id), _distance_rows(evidence, of_id)
     reference = None if evidence.reference is None else evidence.reference.arm.label
-    _place_alphas(curves, reference, points, distances)
-    layers = [*_curves(curves, signs), *_distances(distances), *_points(points, signs), _front()]
-    told = f"ID test against OOD mean accuracy of {len(models)} models"
+    _place_alphas(curves, reference, points, distances, of_id)
+    layers = [
+        *_curves(curves, signs, of_id),
+        *_distances(distances, of_id),
+        *_points(points, signs, of_id),
+        _front(of_id),
+    ]
+    told = f"{of_id} against OOD mean accuracy of {len(models)} models"
     return single(layers, _HEIGHT, told, points)
 
 
-def _x() -> alt.X:
-    return alt.X(**marks.number(_X, titled(ID)))
+def _x(of_id: str) -> alt.X:
+    return alt.X(**marks.number(of_id, f"{of_id} top-1 (%)"))
 
 
 def _y() -> alt.Y:
@@ -57,18 +62,18 @@ def _signs(evidence: Evidence) -> Signs:
     return palette.of_series(series, evidence.algorithms)
 
 
-def _points(rows: _Rows, signs: Signs) -> list[alt.Chart]:
+def _points(rows: _Rows, signs: Signs, of_id: str) -> list[alt.Chart]:
     place = alt.Chart().encode(
-        _x(),
+        _x(of_id),
         _y(),
         signs.colour(),
     )
-    hints = marks.hints("setting", (_X, ".1f"), (_Y, ".1f"), ("runs", "d"), "interval of ID")
+    hints = marks.hints("setting", (of_id, ".1f"), (_Y, ".1f"), ("runs", "d"), "interval of ID")
     hints += marks.hints("interval of OOD")
     shown = "datum['on show']"
     points = place.encode(signs.shape(), tooltip=hints)
     return [
-        *marks.interval(place, "x", _X, rows),
+        *marks.interval(place, "x", of_id, rows),
         *marks.interval(place, "y", _Y, rows),
         points.transform_filter(f"!{shown}").mark_point(
             filled=True, size=34, opacity=0.55, aria=False
@@ -77,12 +82,12 @@ def _points(rows: _Rows, signs: Signs) -> list[alt.Chart]:
     ]
 
 
-def _point(model: Model) -> dict[str, Any]:
-    x, y = (ends(model.id_ci95, _X), ends(model.ood_ci95, _Y)) if model.on_show else ({}, {})
+def _point(model: Model, of_id: str) -> dict[str, Any]:
+    x, y = (ends(model.id_ci95, of_id), ends(model.ood_ci95, _Y)) if model.on_show else ({}, {})
     found: dict[str, Any] = {
         "setting": model.label,
         "series": _series(model.algorithm, model.merge),
-        _X: percent(model.id),
+        of_id: percent(model.id),
         _Y: percent(model.ood),
         "on show": model.on_show,
         "front": model.on_front,
@@ -98,21 +103,21 @@ def _point(model: Model) -> dict[str, Any]:
     return found
 
 
-def _front() -> alt.Chart:
+def _front(of_id: str) -> alt.Chart:
     known = alt.Chart().transform_filter("datum.front")
     rings = known.mark_point(filled=False, size=260, color=NEUTRAL, strokeWidth=1.5, aria=False)
-    front: alt.Chart = rings.encode(_x(), _y())
+    front: alt.Chart = rings.encode(_x(of_id), _y())
     return front
 
 
-def _curve_rows(evidence: Evidence, signs: Signs) -> _Rows:
+def _curve_rows(evidence: Evidence, signs: Signs, of_id: str) -> _Rows:
     algorithms = {row.arm.label: row.arm.algorithm for row in evidence.comparison.rows}
     rows: _Rows = [
         {
             "curve": curve.label,
             "series": _series(algorithms[curve.label], "wise_ft"),
             "alpha": point.alpha,
-            _X: percent(point.id),
+            of_id: percent(point.id),
             _Y: percent(point.ood),
         }
         for curve in evidence.comparison.curves
@@ -121,7 +126,9 @@ def _curve_rows(evidence: Evidence, signs: Signs) -> _Rows:
     return [row for row in rows if row["series"] in signs.entries]
 
 
-def _place_alphas(curves: _Rows, reference: str | None, points: _Rows, distances: _Rows) -> None:
+def _place_alphas(
+    curves: _Rows, reference: str | None, points: _Rows, distances: _Rows, of_id: str
+) -> None:
     """Set `above` where an alpha has room for its number, on the reference's curve first.
 
     Its numbers stand above it, and those of the others, which may be near, below.
@@ -133,15 +140,15 @@ def _place_alphas(curves: _Rows, reference: str | None, points: _Rows, distances
             for end in (f, f"{f} low", f"{f} high")
             if end in row
         ]
-        for f in (_X, _Y)
+        for f in (of_id, _Y)
     )
     frame = Frame(min(xs), max(xs), min(ys), max(ys))
-    taken = [Box(*frame.at(row[_X], row[_Y]), 0, 0, 6, 6) for row in points if row["on show"]]
-    taken += [Box(*frame.at(row[_X], row["middle"]), -25, 0, 13, 6) for row in distances]
+    taken = [Box(*frame.at(row[of_id], row[_Y]), 0, 0, 6, 6) for row in points if row["on show"]]
+    taken += [Box(*frame.at(row[of_id], row["middle"]), -25, 0, 13, 6) for row in distances]
     inner = [row for row in curves if 0 < row["alpha"] < 1]
     inner.sort(key=lambda row: row["curve"] != reference)
     wanted = [
-        Label(f"{row['alpha']:g}", *frame.at(row[_X], row[_Y]), above=row["curve"] == reference)
+        Label(f"{row['alpha']:g}", *frame.at(row[of_id], row[_Y]), above=row["curve"] == reference)
         for row in inner
     ]
     for row, above in zip(inner, sides(wanted, taken), strict=True):
@@ -149,10 +156,10 @@ def _place_alphas(curves: _Rows, reference: str | None, points: _Rows, distances
             row["above"] = above
 
 
-def _curves(rows: _Rows, signs: Signs) -> list[alt.Chart]:
+def _curves(rows: _Rows, signs: Signs, of_id: str) -> list[alt.Chart]:
     if not rows:
         return []
-    base = alt.Chart(marks.data(rows)).encode(_x(), _y())
+    base = alt.Chart(marks.data(rows)).encode(_x(of_id), _y())
     lines = base.mark_line(strokeWidth=1.5, opacity=0.8, strokeDash=[5, 3], aria=False).encode(
         signs.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q")
     )
@@ -173,11 +180,11 @@ def _alphas(base: alt.Chart, *, above: bool) -> alt.Chart:
     return numbers
 
 
-def _distance_rows(evidence: Evidence) -> _Rows:
+def _distance_rows(evidence: Evidence, of_id: str) -> _Rows:
     return [
         {
             "setting": found.label,
-            _X: percent(found.id),
+            of_id: percent(found.id),
             _Y: percent(found.ood),
             "curve": percent(found.curve),
             "middle": percent((found.ood + found.curve) / 2),
@@ -187,10 +194,10 @@ def _distance_rows(evidence: Evidence) -> _Rows:
     ]
 
 
-def _distances(rows: _Rows) -> list[alt.Chart]:
+def _distances(rows: _Rows, of_id: str) -> list[alt.Chart]:
     if not rows:
         return []
-    x = _x()
+    x = _x(of_id)
     base = alt.Chart(marks.data(rows))
     hints = marks.hints("setting", ("distance", "+.2f"))
     rules = base.mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(

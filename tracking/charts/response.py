@@ -13,7 +13,7 @@ from tracking.charts.base import Chart, Picture
 from tracking.charts.layout import layered, panels
 from tracking.charts.measures import ends, percent, short, titled
 from tracking.charts.palette import NEUTRAL, Signs
-from tracking.curves import ID, OOD
+from tracking.curves import OOD
 from tracking.evidence import Evidence
 from tracking.evidence.parameters import Parameter
 from tracking.rows import Row
@@ -35,7 +35,9 @@ class Levels(NamedTuple):
 def draw(evidence: Evidence) -> Picture | None:
     """None where no parameter varies or none of its settings has an accuracy."""
     parameters = evidence.parameters[:MOST]
-    metrics = [metric for metric in (ID, OOD) if metric in evidence.comparison.metric_names]
+    known = evidence.comparison
+    wanted = (known.terms.id_metric, OOD)
+    metrics = [metric for metric in wanted if metric in known.metric_names]
     swept = {parameter.name for parameter in parameters}
     rows = [row for row in evidence.settings if row.arm.trains and swept & set(row.arm.params)]
     if not rows or not metrics:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from tracking.columns import shifts
 from tracking.compare import Comparison
-from tracking.curves import ID, OOD
+from tracking.curves import OOD
 from tracking.evidence import on_show as show
 from tracking.evidence.classes import ClassDifferences, Tallies, class_differences
 from tracking.evidence.cost import Cost, Runs, cost, runs
@@ -100,10 +100,11 @@ class Evidence:
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
-        """To the reference: of ID test, every shift and their mean."""
+        """To the reference: of ID, every shift and their mean."""
         if self.reference is None:
             return ()
-        metrics = [ID, *(metric for metric, _ in shifts(self.comparison.metric_names)), OOD]
+        every = shifts(self.comparison.metric_names)
+        metrics = [self.comparison.terms.id_metric, *(metric for metric, _ in every), OOD]
         return differences(self.on_show, self.reference, metrics)
 
     @cached_property

@@ -38,7 +38,7 @@ def class_differences(
     other images is left out.
     """
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-    if not row.arm.trains and ours:
+    if not row.arm.has_seeds and ours:
         pairs = [(next(iter(ours.values())), other) for other in theirs.values()]
     if not pairs:
         return

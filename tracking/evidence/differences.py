@@ -44,8 +44,8 @@ def differences(
 def paired_values(ours: Arm, theirs: Arm, metric: str) -> list[float]:
     """The differences seed by seed, in the order of the seeds."""
     one, two = ours.by_seed(metric), theirs.by_seed(metric)
-    if not ours.trains and one:
+    if not ours.has_seeds and one:
         one = dict.fromkeys(two, next(iter(one.values())))
-    if not theirs.trains and two:
+    if not theirs.has_seeds and two:
         two = dict.fromkeys(one, next(iter(two.values())))
     return [one[seed] - two[seed] for seed in one if seed in two]

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tracking.compare import Comparison
-from tracking.curves import ID, OOD, WISE, ood_at
+from tracking.curves import OOD, WISE, ood_at
 from tracking.evidence.on_show import setting_key
 from tracking.rows import Row
 from tracking.statistics import Interval
+from tracking.verdict import Terms
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def models(
     found = {
         label: model
         for label, row in rows.items()
-        if (model := _of_row(row, on_show=label in shown)) is not None
+        if (model := _of_row(row, comparison.terms, on_show=label in shown)) is not None
     }
     algorithms = {row.arm.label: row.arm.algorithm for row in comparison.rows}
     for curve in comparison.curves:
@@ -86,7 +87,7 @@ def distances(
         return ()
     found = []
     for row in on_show:
-        model = _of_row(row, on_show=True)
+        model = _of_row(row, comparison.terms, on_show=True)
         if model is None or not row.arm.trains or row.arm.label in own:
             continue
         height = ood_at(curve, model.id)
@@ -95,8 +96,8 @@ def distances(
     return tuple(found)
 
 
-def _of_row(row: Row, *, on_show: bool) -> Model | None:
-    x, y, arm = row.metric(ID), row.metric(OOD), row.arm
+def _of_row(row: Row, terms: Terms, *, on_show: bool) -> Model | None:
+    x, y, arm = row.metric(terms.id_metric), row.metric(OOD), row.arm
     if x.mean is None or y.mean is None:
         return None
     known = (arm.label, arm.algorithm, arm.merge, x.mean, y.mean, row.n)

@@ -14,7 +14,7 @@ from tracking.compare import Comparison
 from tracking.page.library import library
 from tracking.page.pictures import Pictures
 from tracking.page.provenance import Provenance
-from tracking.page.tables import everything, headline
+from tracking.page.tables import everything, headline, tasks
 
 if TYPE_CHECKING:
     from altair import TopLevelMixin
@@ -70,7 +70,9 @@ def document(
         description=description,
         headline=headline(comparison),
         everything=everything(comparison),
-        sections=list(_sections(evidence, pictures, provenance)),
+        tasks=tasks(comparison),
+        settings={task: headline(found) for task, found in comparison.tasks.items()},
+        sections=list(_sections(comparison, evidence, pictures, provenance)),
         gallery=pictures,
         provenance=provenance,
         css=Markup((HERE / "page.css").read_text()),
@@ -80,11 +82,16 @@ def document(
 
 
 def _sections(
-    evidence: Evidence, pictures: Pictures | None, provenance: Provenance | None
+    comparison: Comparison,
+    evidence: Evidence,
+    pictures: Pictures | None,
+    provenance: Provenance | None,
 ) -> Iterator[Section]:
     from tracking.charts import CHARTS
 
     yield Section("verdict", "Verdict")
+    if comparison.tasks:
+        yield Section("tasks", "Tasks")
     yield Section("table", "Comparison")
     gallery = [] if pictures is None else [Section("gallery", "Images kept and lost")]
     for chart in CHARTS.values():

@@ -54,6 +54,18 @@ def everything(comparison: Comparison) -> Table | None:
     return of_rows(comparison, rows) if len(rows) > len(on_show(comparison)) else None
 
 
+def tasks(comparison: Comparison) -> Table | None:
+    """A column for each task and their average; None where there is one task only."""
+    table = comparison.protocol
+    if table is None:
+        return None
+    lines = [
+        Line(name, tuple(cell.text() for cell in cells), selected=False, best=frozenset())
+        for name, cells in table.rows()
+    ]
+    return Table(title(comparison), tuple(table.heads()), tuple(lines), table.caption)
+
+
 def of_rows(comparison: Comparison, rows: Sequence[Row]) -> Table:
     """These rows with every usual column, and in each the best of them."""
     columns = metric_columns(comparison)

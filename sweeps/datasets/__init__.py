@@ -1,0 +1,1 @@
+"""Data sets before any run: what is expected where, what is there, what can be read."""

@@ -1,0 +1,35 @@
+"""Tables of data sets as plain lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDEST = 400
+
+
+def lines(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    width: int = WIDEST,
+    right: Sequence[str] = (),
+) -> Iterator[str]:
+    """A table, whose columns in `right` are numbers; only the last column wraps, between words."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column != columns[-1],
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    written = io.StringIO()
+    Console(file=written, width=width, color_system=None).print(table)
+    yield from (line.rstrip() for line in written.getvalue().splitlines())

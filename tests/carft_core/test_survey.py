@@ -1,0 +1,178 @@
+"""What is there of a family, told split by split, also where a run would refuse it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from carft_core.config import DataConfig
+from carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Split, Transform
+from carft_core.data.data_root import data_root, find_folders
+from carft_core.data.survey import Survey, survey
+from carft_core.errors import RequestError
+
+
+class Names(Split):
+    """A split of a folder of empty files `<label>_<number>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ids = self.units = tuple(sorted(file.name for file in folder.iterdir()))
+        self.labels = torch.tensor([int(name[0]) for name in self.ids])
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        raise NotImplementedError
+
+
+FOLDERS = {
+    name: DataFolder((f"mine/{name}",), "<label>_<number>", "https://example.org", 4)
+    for name in ("train", "test", "fog-1", "fog-2", "snow")
+}
+
+
+def open_mine(config: DataConfig) -> FamilyData:
+    shifts = [name for name in FOLDERS if name not in ("train", "test")]
+    asked = [
+        name
+        for name in shifts
+        if config.shifts is None or {name, name.partition("-")[0]} & {*config.shifts}
+    ]
+    wanted = {name: FOLDERS[name] for name in ("train", "test", *asked)}
+    places = find_folders(data_root(config, FOLDERS), wanted)
+    splits = {name: Names(place) for name, place in places.items()}
+    train, test = splits.pop("train"), splits.pop("test")
+    return FamilyData(("zero", "one"), train, None, test, splits, "d" * 64)
+
+
+def open_domains(config: DataConfig) -> FamilyData:
+    """As in DomainBed: no test, and one domain is in no mean."""
+    data = open_mine(config)
+    shifts = dict(data.shifts)
+    return replace(data, test=None, extras={"snow": shifts.pop("snow")}, shifts=shifts)
+
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with a family that can only be opened, whole or not at all."""
+    FAMILIES.register(Family("mine", "a user's own", open_mine, folders=FOLDERS))
+    for name in FOLDERS:
+        folder = tmp_path / "mine" / name
+        folder.mkdir(parents=True)
+        for item in ("0_0", "0_1", "1_0", "1_1"):
+            (folder / item).touch()
+    return tmp_path
+
+
+def looked(root: Path, **data: object) -> Survey:
+    return survey(DataConfig.model_validate({"family": "mine", "root": str(root), **data}))
+
+
+def statuses(found: Survey) -> dict[str, str]:
+    return {name: split.status for name, split in found.splits.items()}
+
+
+def test_a_family_that_says_nothing_of_its_folders_is_told_of_by_its_splits(root: Path) -> None:
+    found = looked(root)
+    assert found.refusal is None
+    assert found.data is not None
+    assert found.data.val is not None
+    assert len(found.data.val) == 2
+    train = found.splits["train"]
+    assert (train.folder, train.images, train.published) == (root / "mine/train", 4, 4)
+    assert (train.classes, train.expected_classes, train.status) == (2, 2, "ok")
+    assert list(found.splits) == ["train", "test", "shifts/fog-1", "shifts/fog-2", "shifts/snow"]
+    assert found.splits["test"].digest == train.digest
+    (root / "mine/test/1_1").unlink()
+    less = looked(root).splits["test"]
+    assert (less.images, less.status) == (3, "differs")
+    assert less.digest != train.digest
+
+
+def test_a_shift_that_is_missing_hides_nothing_of_the_others(root: Path) -> None:
+    shutil.rmtree(root / "mine/fog-2")
+    found = looked(root)
+    assert found.data is None
+    assert found.usable == ("fog-1", "snow")
+    assert statuses(found) == {
+        "train": "ok",
+        "test": "ok",
+        "shifts/fog-1": "ok",
+        "shifts/fog-2": "missing",
+        "shifts/snow": "ok",
+    }
+    assert "mine/fog-2 with <label>_<number>, 4 images; from https://example.org" in str(
+        found.refusal
+    )
+    assert str(found.refusal).count("mine/fog-2") == 1
+
+
+def test_a_family_that_declares_no_folders_is_told_of_as_well(root: Path) -> None:
+    FAMILIES.register(Family("plain", "without folders", open_mine))
+    found = survey(DataConfig(family="plain", root=str(root)))
+    assert statuses(found)["shifts/snow"] == "ok"
+    assert found.splits["train"].folder is found.splits["train"].published is None
+    shutil.rmtree(root / "mine/test")
+    refused = survey(DataConfig(family="plain", root=str(root)))
+    assert (refused.splits, refused.usable) == ({}, None)
+    assert "mine/test with" in str(refused.refusal)
+
+
+def test_a_family_without_a_test_and_with_extras_is_told_of_as_well(root: Path) -> None:
+    FAMILIES.register(Family("domains", "without a test", open_domains, folders=FOLDERS))
+    found = survey(DataConfig(family="domains", root=str(root)))
+    assert list(found.splits) == ["train", "shifts/fog-1", "shifts/fog-2", "extras/snow"]
+    extra = found.splits["extras/snow"]
+    assert (extra.folder, extra.published, extra.status) == (root / "mine/snow", 4, "ok")
+
+
+def test_folders_may_be_named_as_the_splits_are(root: Path) -> None:
+    named = {"train": FOLDERS["train"], "shifts/test": FOLDERS["test"], "extras/x": FOLDERS["snow"]}
+    FAMILIES.register(Family("named", "as WILDS' are", open_mine, folders=named))
+    shutil.rmtree(root / "mine/train")
+    config = DataConfig(family="named", root=str(root))
+    assert list(survey(config).splits) == ["train", "shifts/test", "extras/x"]
+    less = config.model_copy(update={"shifts": ("snow",)})
+    assert list(survey(less).splits) == ["train", "extras/x"]
+
+
+def test_only_shifts_that_are_asked_for_are_looked_at(root: Path) -> None:
+    shutil.rmtree(root / "mine/fog-2")
+    assert list(looked(root, shifts=["snow"]).splits) == ["train", "test", "shifts/snow"]
+    found = looked(root, shifts=["fog"])
+    assert list(found.splits) == ["train", "test", "shifts/fog-1", "shifts/fog-2"]
+    assert found.usable == ("fog-1",)
+
+
+def test_without_train_no_choice_of_shifts_helps(root: Path) -> None:
+    shutil.rmtree(root / "mine/train")
+    shutil.rmtree(root / "mine/snow")
+    found = looked(root)
+    assert found.usable is None
+    assert {*statuses(found).items()} >= {("train", "missing"), ("test", "unseen")}
+
+
+def test_too_little_to_carve_val_from_is_told_beside_what_is_there(root: Path) -> None:
+    for split in ("train", "test"):
+        (root / "mine" / split / "1_1").unlink()
+    found = looked(root)
+    assert "train has a single image of one" in str(found.refusal)
+    assert (statuses(found)["train"], statuses(found)["shifts/snow"]) == ("differs", "ok")
+
+
+def test_where_there_is_nothing_to_look_at_it_is_refused(root: Path) -> None:
+    with pytest.raises(RequestError, match=r"data\.root: which folder"):
+        survey(DataConfig(family="mine"))
+    with pytest.raises(RequestError, match="did you mean 'mine'"):
+        survey(DataConfig(family="mime", root=str(root)))
+    with pytest.raises(RequestError, match="unknown shift 'sketh'; did you mean 'sketch'"):
+        survey(DataConfig(family="imagenet", root=str(root), shifts=("sketh",)))

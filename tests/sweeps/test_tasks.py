@@ -1,0 +1,239 @@
+"""A sweep over tasks runs every setting on each of them, and refuses what does not go with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from carft_core.errors import InvalidConfig
+from sweeps.difference import changes, effect
+from sweeps.ledger import Ledger
+from sweeps.proposals import propose
+from sweeps.spec import SweepSpec, load_spec
+
+LEFT_OUT, VAL_DOMAIN = "leave_one_domain_out", "data.val_domain"
+DOMAINS = ["art", "cartoon", "photo"]
+LR = {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}
+GRID: dict[str, Any] = {
+    "name": "domains",
+    "tasks": "data.test_domain",
+    "seeds": 2,
+    "parameters": {
+        "data.test_domain": {"values": DOMAINS},
+        "optim.lr": {"values": [1e-5, 1e-4]},
+    },
+    "baselines": ["zero_shot", "fine_tune"],
+    "trial": {"algorithm": "car_ft"},
+}
+RANDOM = {
+    **GRID,
+    "method": "random",
+    "run_cap": 9,
+    "parameters": {**GRID["parameters"], "optim.lr": LR},
+}
+
+
+def load(folder: Path, data: Mapping[str, Any], *more: str) -> SweepSpec:
+    file = folder / "domains.yaml"
+    file.write_text(json.dumps(dict(data)))
+    return load_spec(file, more)
+
+
+def drawn(spec: SweepSpec) -> list[Mapping[str, Any]]:
+    nobody = cast(Ledger, None)  # a draw looks at no ledger
+    return [propose(spec, nobody, point).params for point in range(spec.trial_count)]
+
+
+def test_a_grid_runs_every_setting_on_every_task_one_setting_after_another(tmp_path: Path) -> None:
+    spec = load(tmp_path, GRID)
+    found = [(point["optim.lr"], point["data.test_domain"]) for point in spec.points()]
+    assert found == [(lr, domain) for lr in (1e-5, 1e-4) for domain in DOMAINS]
+    assert [spec.setting_of(trial) for trial in (0, 2, 3)] == [
+        (0, {"data.test_domain": "art"}),
+        (0, {"data.test_domain": "photo"}),
+        (1, {"data.test_domain": "art"}),
+    ]
+
+
+def test_every_draw_runs_on_every_task(tmp_path: Path) -> None:
+    spec = load(tmp_path, RANDOM)
+    points = drawn(spec)
+    assert [point["data.test_domain"] for point in points] == DOMAINS * 3
+    rates = [point["optim.lr"] for point in points]
+    assert rates == [rate for rate in rates[::3] for _ in DOMAINS]
+    assert len(set(rates)) == 3
+    alone = load(tmp_path, {**RANDOM, "tasks": None, "run_cap": 3, "parameters": {"optim.lr": LR}})
+    assert [point["optim.lr"] for point in drawn(alone)] == rates[::3]
+
+
+def test_a_point_that_is_tried_first_is_tried_on_every_task(tmp_path: Path) -> None:
+    points = drawn(load(tmp_path, {**RANDOM, "try_first": [{"optim.lr": 1e-4}]}))
+    assert [point["optim.lr"] == 1e-4 for point in points] == [True] * 3 + [False] * 6
+    assert [point["data.test_domain"] for point in points[:3]] == DOMAINS
+
+
+@pytest.mark.parametrize("data", [GRID, RANDOM], ids=["grid", "random"])
+def test_baselines_run_on_every_task(tmp_path: Path, data: Mapping[str, Any]) -> None:
+    found = load(tmp_path, data).baseline_configs()
+    zero_shot = [point for point in found if point.algorithm == "zero_shot"]
+    assert [point.config.data.test_domain for point in zero_shot] == DOMAINS
+    tuned = [point for point in found if point.algorithm == "fine_tune"]
+    assert {point.config.data.test_domain for point in tuned} == {*DOMAINS}
+    assert len(tuned) == (6 if data is GRID else 3)
+    assert {point.untuned for point in tuned} == {data is RANDOM}
+
+
+def test_a_task_alone_leaves_no_baseline_untuned(tmp_path: Path) -> None:
+    only = {"data.test_domain": {"values": DOMAINS}}
+    spec = load(tmp_path, {**RANDOM, "parameters": only, "run_cap": 3})
+    assert not any(point.untuned for point in spec.baseline_configs())
+
+
+def test_plain_data_of_such_a_sweep_loads_again(tmp_path: Path) -> None:
+    spec = load(tmp_path, {**GRID, "tasks": "domain", "aliases": {"domain": "data.test_domain"}})
+    plain = spec.as_dict()
+    assert plain["tasks"] == "data.test_domain"
+    assert load(tmp_path, plain).as_dict() == plain
+    assert "tasks" not in load(tmp_path, {**GRID, "tasks": None}).as_dict()
+
+
+def test_a_cap_that_cuts_a_setting_short_is_told(tmp_path: Path) -> None:
+    assert load(tmp_path, RANDOM).warnings == ()
+    (told,) = load(tmp_path, {**RANDOM, "run_cap": 7}).warnings
+    assert "7 trials are no multiple of the 3 tasks" in told
+    assert told.endswith("lacks 2 of them; say run_cap: 9")
+    (usual,) = load(tmp_path, {**RANDOM, "run_cap": None}).warnings
+    assert "20 trials are no multiple" in usual
+    assert load(tmp_path, GRID).warnings == ()
+
+
+def test_leaving_domains_out_multiplies_the_trials_of_a_setting(tmp_path: Path) -> None:
+    spec = load(tmp_path, {**GRID, "selection": LEFT_OUT})
+    assert spec.trial_count == 2 * 9
+    assert spec.setting_of(10) == (1, {"data.test_domain": "art", VAL_DOMAIN: "cartoon"})
+    assert spec.config_for(spec.points()[10]).data.val_domain == "cartoon"
+    found = [point.params for point in spec.baseline_configs() if point.algorithm == "zero_shot"]
+    assert found == list(spec.cells)
+    drawn_ = drawn(load(tmp_path, {**RANDOM, "selection": LEFT_OUT, "run_cap": 18}))
+    assert len({point["optim.lr"] for point in drawn_}) == 2
+    assert [point.get(VAL_DOMAIN) for point in drawn_[:4]] == [None, "cartoon", "photo", None]
+    (told,) = load(tmp_path, {**RANDOM, "selection": LEFT_OUT, "run_cap": 10}).warnings
+    assert "10 trials are no multiple of the 3 tasks, each with 2 domains left out" in told
+    assert told.endswith("lacks 8 of them; say run_cap: 18")
+
+
+PARAMETERS: dict[str, Any] = GRID["parameters"]
+CONDITIONAL = {**PARAMETERS["optim.lr"], "when": {"data.test_domain": "art"}}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "method": ({"method": "tpe", "run_cap": 6}, "tasks: go with the methods grid and random"),
+    "nowhere": ({"tasks": "data.tset_domain"}, "did you mean 'data.test_domain'? "),
+    "no data": ({"tasks": "optim.lr"}, "a task is a field of data such as data.test_domain"),
+    "one": (
+        {"parameters": {"data.test_domain": {"values": ["art"]}}},
+        "data.test_domain: is the tasks of this sweep, and there is one",
+    ),
+    "lists": (
+        {
+            "tasks": "data.shifts",
+            "parameters": {"data.shifts": {"values": [["a"], ["b"]]}},
+        },
+        "they have names, not lists",
+    ),
+    "range": (
+        {
+            "tasks": "data.split_seed",
+            "parameters": {"data.split_seed": {"min": 0, "max": 3}},
+        },
+        "data.split_seed: is the tasks of this sweep; list them as values",
+    ),
+    "conditional": (
+        {"parameters": {**PARAMETERS, "optim.lr": CONDITIONAL}},
+        "optim.lr.when: a setting is the same on every task",
+    ),
+    "sometimes": (
+        {
+            "parameters": {
+                **PARAMETERS,
+                "data.test_domain": {"values": DOMAINS, "when": {"optim.lr": 1e-4}},
+            }
+        },
+        "on which every setting runs; list its values alone",
+    ),
+    "confirmed": ({"confirm_seeds": 3}, "confirm_seeds: does not go with tasks"),
+    "raced": ({"race_seeds": {"margin": 0.1}}, "race_seeds: does not go with tasks"),
+    "stopped": (
+        {"early_terminate": {"type": "median", "allow_grid": True}},
+        "early_terminate: does not go with tasks",
+    ),
+    "goals": (
+        {"metrics": [{"name": "id/val/top1"}, {"name": "id/val/ece"}]},
+        "metrics: does not go with tasks",
+    ),
+    "target": ({"metric": {"target": 0.9}}, "metric.target: does not go with tasks"),
+    "first": (
+        {
+            "method": "random",
+            "run_cap": 9,
+            "try_first": [{"data.test_domain": "art"}],
+        },
+        "try_first[0].data.test_domain: is a task, and a point is tried on every one",
+    ),
+    "number": ({"tasks": 3}, "tasks: "),
+    "left out of what": (
+        {"tasks": None, "selection": LEFT_OUT},
+        "selection: leave_one_domain_out needs tasks: data.test_domain",
+    ),
+    "left out of data sets": (
+        {
+            "tasks": "data.family",
+            "selection": LEFT_OUT,
+            "parameters": {"data.family": {"values": ["icon_shift", "icon_shift_dev"]}},
+        },
+        "selection: leave_one_domain_out needs tasks: data.test_domain",
+    ),
+    "two of two": (
+        {
+            "selection": LEFT_OUT,
+            "parameters": {"data.test_domain": {"values": ["art", "photo"]}},
+        },
+        "are 2 domains; leave_one_domain_out leaves out two, so list all",
+    ),
+    "left out by hand": (
+        {"selection": LEFT_OUT, "trial": {"algorithm": "car_ft", "data": {"val_domain": "art"}}},
+        "data.val_domain: is what leave_one_domain_out varies by itself",
+    ),
+    "task of no tasks": (
+        {
+            "tasks": None,
+            "selection": "oracle",
+            "metric": {"name": "ood/{task}_out/top1"},
+        },
+        "metric.name: {task} stands for the name of a task, and there are no tasks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_go_with_tasks_is_refused(tmp_path: Path, name: str) -> None:
+    changed, message = WRONG[name]
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path, {**GRID, **changed})
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_tasks_are_set_on_the_command_line(tmp_path: Path) -> None:
+    assert load(tmp_path, GRID, "tasks=null").tasks is None
+    aliased = {**GRID, "tasks": None, "aliases": {"domain": "data.test_domain"}}
+    assert load(tmp_path, aliased, "tasks=domain").tasks == "data.test_domain"
+
+
+def test_other_tasks_begin_a_sweep_anew(tmp_path: Path) -> None:
+    with_tasks, without = load(tmp_path, GRID), load(tmp_path, {**GRID, "tasks": None})
+    found = changes(with_tasks.as_dict(), without.as_dict())
+    assert [str(change) for change in found] == ["tasks: data.test_domain -> (not given)"]
+    assert effect(found) == "anew"

@@ -1,0 +1,424 @@
+"""Several tasks are one comparison: DomainBed's choices and numbers, and a verdict on the mean."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tracking.domains import (
+    DOMAINS,
+    FIELD,
+    GROUPS,
+    OUT,
+    VAL_DOMAIN,
+    domain_run,
+    domainbed,
+    measured,
+    random_runs,
+)
+from tracking.base import TrackingError
+from tracking.compare import Comparison, RunRecord
+from tracking.evidence import gather
+from tracking.joint import Part, compared
+from tracking.judging import Judging
+from tracking.latex import latex
+from tracking.page import document
+from tracking.picked import combined
+from tracking.protocol_text import terminal_lines
+from tracking.report import csv_text, terminal
+from tracking.selection import Rule
+from tracking.tasks import compare_tasks
+
+RULES = {
+    "IID": Rule(GROUPS, named="training_domain"),
+    "LOO": Rule(named="leave_one_domain_out"),
+    "oracle": Rule(OUT, oracle=True),
+}
+
+
+def found(records: Sequence[RunRecord], rule: Rule | None = None, **options: Any) -> Comparison:
+    return compare_tasks(records, field=FIELD, rule=rule, sweep="s", **options)
+
+
+def two_domains(seeds: int = 5) -> list[RunRecord]:
+    """Fine-tuning and CAR-FT at two settings, on two domains that want different ones."""
+    runs = []
+    for seed in range(seeds):
+        small = seed / 1000
+        for domain, base in (("art", 0.5), ("photo", 0.7)):
+            runs.append(domain_run("zero_shot", domain, None, None, val=0.6, ood=base - 0.1))
+            val, ood = 0.8 + small, base + small
+            runs.append(domain_run("fine_tune", domain, seed, None, val=val, ood=ood))
+            for setting in (0, 1):
+                is_best = (setting == 0) == (domain == "art")
+                ood = base + (0.06 if is_best else 0.2) + 1.5 * small
+                val = 0.81 + small if is_best else 0.7
+                merges = {"wise_ft@0.5": measured(domain, val=val + 0.01, ood=ood + 0.01)}
+                made = domain_run("car_ft", domain, seed, setting, val=val, ood=ood, merges=merges)
+                runs.append(made)
+    return list({run.digest: run for run in runs}.values())
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_table_is_domainbeds(method: str, seed: int) -> None:
+    records = random_runs(np.random.default_rng(seed), settings=5, seeds=3)
+    table = found(records, RULES[method]).protocol
+    assert table is not None
+    for algorithm in ("fine_tune", "car_ft"):
+        expected, line = domainbed(records, algorithm, method), table.of(algorithm)
+        assert line is not None
+        for domain, (mean, error) in expected.per_domain.items():
+            assert line.cells[domain].text() == f"{mean:.1f} ± {error:.1f}"
+        mean, error = expected.average
+        assert line.average.text() == f"{mean:.1f} ± {error:.1f}"
+
+
+def test_the_three_rules_choose_differently() -> None:
+    records = random_runs(np.random.default_rng(0), settings=5, seeds=3)
+    numbers = {
+        name: [cell.mean for _, cells in table.rows() for cell in cells]
+        for name, rule in RULES.items()
+        if (table := found(records, rule).protocol) is not None
+    }
+    assert len({str(values) for values in numbers.values()}) == 3
+
+
+def test_each_task_has_the_setting_that_its_validation_takes() -> None:
+    comparison = found(two_domains())
+    table = comparison.protocol
+    assert table is not None
+    assert dict(table.settings) == {
+        "art": "car_ft weight_decay=0",
+        "photo": "car_ft weight_decay=1",
+    }
+    # 0.5 + 0.06 and 0.7 + 0.06, and 1.5 thousandths more with each of five seeds.
+    line = table.of("car_ft")
+    assert line is not None
+    assert line.cells["art"].mean == pytest.approx(0.563)
+    assert line.average.mean == pytest.approx(0.663)
+    assert line.average.error == pytest.approx(0.0015 * np.sqrt(2) / np.sqrt(5))
+    assert list(comparison.tasks) == ["art", "photo"]
+    assert comparison.tasks["art"].selected is not None
+
+
+def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
+    comparison = found(two_domains())
+    (finding,) = comparison.findings
+    assert finding.outcome == "better"
+    difference = finding.difference
+    assert difference.ood is not None
+    assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
+    assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +6.10 pp [")
+    assert "; ID val +" not in comparison.verdict
+    assert ", and ID val +1.00 pp" in comparison.verdict
+    assert "mean over 2 tasks (art, photo)" in comparison.verdict
+    assert "Over all seeds the best setting of each task is art: car_ft weight_decay=0; " in (
+        comparison.verdict
+    )
+    assert comparison.selected is None
+    assert not any(row.selected for row in comparison.rows)
+
+
+def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
+    comparison = found(two_domains())
+    rows = {row.arm.label: row for row in comparison.rows}
+    assert list(rows) == ["zero_shot", "fine_tune", "car_ft", "car_ft + wise_ft@0.5"]
+    assert rows["zero_shot"].metric("ood/mean/top1").mean == pytest.approx(0.5)
+    assert rows["zero_shot"].n == 1
+    # Each domain has a name of its own, so its accuracy is no mean.
+    assert comparison.metric_names == {"id/val/top1", GROUPS, "ood/mean/top1"}
+    assert comparison.protocol is not None
+    assert [line.label for line in comparison.protocol.lines] == list(rows)
+    zero_shot, merged = (comparison.protocol.of(name) for name in list(rows)[::3])
+    assert zero_shot is not None
+    assert merged is not None
+    assert [cell.text() for cell in (*zero_shot.cells.values(), zero_shot.average)] == [
+        "40.0",
+        "60.0",
+        "50.0",
+    ]
+    assert merged.average.mean == pytest.approx(0.673)
+
+
+def test_a_budget_is_that_of_a_task_in_settings_and_of_all_in_runs() -> None:
+    (fine_tune, car_ft) = found(two_domains()).budgets
+    assert (fine_tune.algorithm, fine_tune.settings, fine_tune.runs) == ("fine_tune", 1, 10)
+    assert (car_ft.algorithm, car_ft.settings, car_ft.runs) == ("car_ft", 2, 20)
+    caption = str(getattr(found(two_domains()).protocol, "caption", ""))
+    assert "Settings chosen among on each task: fine_tune 1, car_ft 2." in caption
+
+
+def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
+    runs = [
+        replace(run, state="failed", metrics={}, merges={})
+        if run.digest.startswith(("car_ft-art-None-0-4", "car_ft-art-None-1-4"))
+        else run
+        for run in two_domains()
+    ]
+    comparison = found(runs)
+    row = next(row for row in comparison.rows if row.arm.label == "car_ft")
+    assert (row.n, dict(row.arm.states)) == (4, {"done": 4, "failed": 1})
+    assert comparison.protocol is not None
+    line = comparison.protocol.of("car_ft")
+    assert line is not None
+    assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
+    assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
+
+
+def test_a_warning_of_every_task_stands_once() -> None:
+    runs = [run for run in two_domains() if run.seed != 4 or run.algorithm != "car_ft"]
+    warnings = found(runs, seeds=range(5)).warnings
+    assert len(warnings) == len(set(warnings))
+    assert any(warning.startswith("art: no setting of car_ft has all") for warning in warnings)
+
+
+def test_leaving_a_domain_out_needs_all_others_on_every_seed() -> None:
+    records = random_runs(np.random.default_rng(1), settings=2, seeds=2)
+    lost = [
+        run
+        for run in records
+        if (run.params.get(VAL_DOMAIN), run.trial, run.algorithm) != ("photo", 1, "car_ft")
+    ]
+    comparison = found(lost, RULES["LOO"])
+    assert comparison.protocol is not None
+    line = comparison.protocol.of("car_ft")
+    assert line is not None
+    first = {run.digest: run for run in records}["car_ft-art-None-0-0"]
+    assert line.cells["art"].by_seed[0] == first.metrics["ood/art/top1"]
+    # With photo held out nothing else leaves photo out: both settings can be chosen there.
+    assert {row.arm.trial for row in comparison.tasks["photo"].rows} == {0, 1}
+    values = [row.value for row in comparison.tasks["art"].rows if row.arm.algorithm == "car_ft"]
+    assert values[1] is None
+    assert all(VAL_DOMAIN not in row.arm.params for row in comparison.tasks["art"].rows)
+
+
+def test_runs_that_leave_a_domain_out_serve_their_merges_too() -> None:
+    runs = []
+    for domain in ("art", "cartoon", "photo"):
+        for other in (None, *({"art", "cartoon", "photo"} - {domain})):
+            # On its own validation alpha 0.7 is better, on domains left out alpha 0.2.
+            vals = {"wise_ft@0.2": 0.9, "wise_ft@0.7": 0.8}
+            vals = vals if other else dict(zip(vals, reversed(vals.values()), strict=True))
+            merges = {label: measured(domain, val=val, ood=0.5) for label, val in vals.items()}
+            made = ("car_ft", domain, 0, 0)
+            runs.append(domain_run(*made, val=0.5, ood=0.4, val_domain=other, merges=merges))
+    comparison = found(runs, RULES["LOO"])
+    chosen = [row.arm.merge for row in comparison.rows if row.chosen and row.arm.merge]
+    assert chosen == ["wise_ft@0.2"]
+
+
+def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
+    runs = []
+    for record in two_domains():
+        numbers = {
+            "id/val/top1": record.metrics[GROUPS],
+            "id/test/top1": record.metrics["ood/mean/top1"],
+        }
+        runs.append(replace(record, metrics=numbers, merges={}))
+    comparison = found(runs)
+    assert comparison.protocol is not None
+    assert set(comparison.protocol.endpoints.values()) == {"id/test/top1"}
+    assert comparison.findings[0].endpoint == "id/test/top1"
+    assert comparison.verdict.startswith("car_ft is better than fine_tune in distribution: ID test")
+
+
+def test_the_oracle_is_named_everywhere() -> None:
+    comparison = found(random_runs(np.random.default_rng(2), settings=2, seeds=2), RULES["oracle"])
+    assert comparison.protocol is not None
+    assert "test-domain validation (oracle) on ood/{task}_out/top1" in comparison.protocol.caption
+    assert all("oracle" in row.marks for row in comparison.rows)
+    assert any(warning.startswith("oracle: ") for warning in comparison.warnings)
+    values = [row.value for row in comparison.rows]
+    assert None not in values
+
+
+def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
+    facts: dict[str, dict[str, object]] = {
+        "art": {"model": "m", "data": "a", "data_notes": ["x"], "only": 1},
+        "photo": {"model": "m", "data": "b", "data_notes": ["x", "y"]},
+    }
+    assert combined(facts) == {
+        "model": "m",
+        "data": "art: a; photo: b",
+        "data_notes": ["x", "y"],
+        "only": 1,
+    }
+    runs = [replace(run, facts={"budget": "5 epochs"}) for run in two_domains()]
+    odd = [
+        replace(run, facts={"budget": "9 epochs"})
+        if run.algorithm == "car_ft" and run.params[FIELD] == "art"
+        else run
+        for run in runs
+    ]
+    assert not any("budgets" in warning for warning in found(runs).warnings if "mixed" in warning)
+    assert any("mixed training budgets" in warning for warning in found(odd).warnings)
+
+
+def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
+    runs = [run for run in two_domains() if run.algorithm != "zero_shot"]
+    for seed in range(5):
+        for domain in ("art", "photo"):
+            made = domain_run("zero_shot", domain, seed, None, val=0.6, ood=0.4 + seed / 100)
+            runs.append(replace(made, untrained=True))
+    comparison = found(runs)
+    zero_shot = comparison.rows[0]
+    assert (zero_shot.arm.algorithm, zero_shot.n, zero_shot.arm.trains) == ("zero_shot", 5, False)
+    assert [budget.algorithm for budget in comparison.budgets] == ["fine_tune", "car_ft"]
+    assert [finding.candidate.algorithm for finding in comparison.findings] == ["car_ft"]
+    gain = comparison.findings[0].gain
+    assert gain is not None
+    # Seed by seed: 0.66 + 1.5 thousandths a seed minus 0.4 + a hundredth a seed.
+    assert gain.values == pytest.approx([0.26 - 0.0085 * seed for seed in range(5)])
+
+
+def test_as_json_it_has_each_task_and_the_table() -> None:
+    plain = json.loads(json.dumps(found(two_domains()).as_dict(), allow_nan=False))
+    assert plain["tasks"]["field"] == FIELD
+    assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
+    assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
+    row = next(row for row in plain["tasks"]["rows"] if row["label"] == "car_ft")
+    assert row["average"]["mean"] == pytest.approx(0.663)
+    assert [value["seed"] for value in row["average"]["values"]] == [0, 1, 2, 3, 4]
+
+
+def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
+    runs = two_domains()
+    mine = [run for run in runs if run.algorithm != "car_ft"]
+    yours = [run for run in runs if run.algorithm != "fine_tune"]
+    judging = Judging(tasks=FIELD)
+    fields = {run.digest: {**run.params, "algorithm.name": run.algorithm} for run in runs}
+    parts = [Part("mine", mine, judging, fields), Part("yours", yours, judging, fields)]
+    both, alone = compared(parts), found(runs)
+    assert both.protocol is not None
+    assert alone.protocol is not None
+    assert [(label, [c.text() for c in cells]) for label, cells in both.protocol.rows()] == [
+        (label, [c.text() for c in cells]) for label, cells in alone.protocol.rows()
+    ]
+    fewer = [run for run in yours if run.params[FIELD] == "art"]
+    with pytest.raises(
+        TrackingError, match=r"the tasks \(data.test_domain\) of one are art, photo"
+    ):
+        compared([parts[0], Part("yours", fewer, judging, fields)])
+    with pytest.raises(TrackingError, match=r"the tasks of one is data.test_domain, of the other"):
+        compared([parts[0], Part("yours", yours, Judging(), fields)])
+
+
+def test_a_run_without_a_task_is_told() -> None:
+    with pytest.raises(TrackingError, match=r"has no data.test_domain, so it is of no task"):
+        found([replace(run, params={}) for run in two_domains()])
+
+
+def test_all_domains_are_tasks_here() -> None:
+    records = random_runs(np.random.default_rng(3), settings=1, seeds=1)
+    table = found(records, RULES["IID"]).protocol
+    assert table is not None
+    assert table.heads() == ["algorithm", *DOMAINS, "Avg"]
+
+
+def test_a_table_that_is_too_wide_stands_in_several() -> None:
+    comparison = found(random_runs(np.random.default_rng(0), settings=2, seeds=3), RULES["IID"])
+    assert comparison.protocol is not None
+    wide, narrow = (list(terminal_lines(comparison.protocol, width)) for width in (100, 45))
+    assert max(map(len, narrow)) <= 45
+    assert len(wide) == 3
+    assert narrow[0].split() == ["algorithm", "art", "cartoon"]
+    assert [line.split()[0] for line in narrow if line.startswith("algo")] == ["algorithm"] * 2
+    text = terminal(comparison, width=45)
+    assert all(len(line) <= 45 for line in text.splitlines())
+
+
+def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
+    comparison = found(two_domains())
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(csv_text(comparison)))}
+    assert float(rows["fine_tune"]["art mean"]) == pytest.approx(0.502)
+    assert float(rows["fine_tune"]["Avg mean"]) == pytest.approx(0.602)
+    assert rows["zero_shot"]["Avg error"] == ""
+    whole = replace(comparison, rows=comparison.tasks["art"].rows)
+    first = next(csv.DictReader(io.StringIO(csv_text(whole))))
+    assert first["label"] == "zero_shot"
+    assert {row["art mean"] for row in csv.DictReader(io.StringIO(csv_text(whole)))} > {""}
+
+
+def test_a_paper_has_the_table_first_in_domainbeds_form() -> None:
+    text = latex(found(two_domains()))
+    assert text.index("& Avg") < text.index("& OOD mean")
+    assert r"fine\_tune & 50.2 $\pm$ 0.1 & 70.2 $\pm$ 0.1 & 60.2 $\pm$ 0.1 \\" in text
+    assert r"\begin{tabular}{lccc}" in text
+
+
+def test_a_notebook_and_a_page_show_both_tables() -> None:
+    comparison = found(two_domains())
+    shown = comparison._repr_html_()
+    assert shown.count("<table>") == 2
+    assert shown.index("50.2 ± 0.1") < shown.index("80.2 ±0.2")
+    page = document(comparison, gather(comparison))
+    assert '<section id="tasks"' in page
+    assert '<a href="#tasks">Tasks</a>' in page
+    assert "art: what stands for each algorithm over all seeds" in page
+    assert "ID val top-1 (%)" in page
+    assert "ID test" not in page.split("<main")[1].split("<footer")[0]
+
+
+def test_the_runs_of_a_frame_are_those_of_every_task() -> None:
+    frame = found(two_domains()).runs_frame()
+    assert len(frame) == 2 + 10 + 20 * 2
+    assert set(frame[FIELD]) == {"art", "photo"}
+    assert set(frame["state"]) == {"done"}
+
+
+def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
+    runs = [
+        run for run in two_domains() if (run.algorithm, run.params[FIELD]) != ("fine_tune", "art")
+    ]
+    comparison = found(runs)
+    assert comparison.protocol is not None
+    line = comparison.protocol.of("fine_tune")
+    assert line is not None
+    assert [cell.text() for cell in (*line.cells.values(), line.average)] == [
+        "–",
+        "70.2 ± 0.1",
+        "–",
+    ]
+    assert r"fine\_tune & -- & 70.2" in latex(comparison)
+    row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
+    assert dict(row.arm.states) == {"missing": 5}
+
+
+def test_epochs_are_known_where_every_run_tells_them() -> None:
+    runs = [replace(run, epochs=3) for run in two_domains()]
+    assert {budget.epochs for budget in found(runs).budgets} == {30, 60}
+    some = [replace(run, epochs=None) if run.seed == 0 else run for run in runs]
+    assert {budget.epochs for budget in found(some).budgets} == {None}
+
+
+def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> None:
+    runs = [
+        replace(run, params={**run.params, VAL_DOMAIN: "sketch"})
+        for run in two_domains()
+        if run.algorithm == "car_ft"
+    ]
+    rows = found(runs).tasks["art"].rows
+    assert {row.arm.params[VAL_DOMAIN] for row in rows} == {"sketch"}
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "said"),
+    [
+        ("IID", "last", "DomainBed takes the step with the best validation"),
+        ("oracle", "best_val", "DomainBed takes the last step here"),
+    ],
+)
+def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, said: str) -> None:
+    for kept in ("last", "best_val"):
+        runs = [replace(run, facts={"result": kept}) for run in two_domains()]
+        table = found(runs, RULES[method]).protocol
+        assert table is not None
+        assert (said in table.caption) == (kept == result)
