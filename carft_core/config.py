@@ -13,26 +13,28 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_core.config_types import (
+    AugmentationName,
+    FamilyName,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    PositiveInt,
+    ShiftName,
+    each_once,
+)
 from carft_core.data import FAMILIES
-from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.device_name import Device
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
 from carft_core.validation_errors import explained
 
 M = TypeVar("M", bound=BaseModel)
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-ShiftName = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -48,23 +50,14 @@ class ModelConfig(Section):
     pretrained: str | None = None
 
 
-def _augmentation(value: str) -> str:
-    if value not in AUGMENTATIONS:
-        raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
-    return value
-
-
-AugmentationName = Annotated[
-    str, AfterValidator(_augmentation), Field(json_schema_extra={"enum": list(AUGMENTATIONS)})
-]
-
-
 class DataConfig(Section):
     """Which family of data sets, where it lies, how much of it trains, and in which views."""
 
     family: str = "icon_shift"
     root: str | None = None
     train_fraction: Fraction = 1.0
+    shots: PositiveInt | None = None
+    """So many images of each class train, instead of a fraction."""
     val_fraction: OpenFraction = 0.1
     split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
     """By what a split is drawn; `seed`: by each run's own seed, as DomainBed's trial seed does."""
@@ -74,7 +67,9 @@ class DataConfig(Section):
     """One more that does not train, and on which settings are chosen instead."""
     balanced: bool = False
     """Whether a batch has `optim.batch_size` images of each domain that trains."""
-    shifts: Annotated[tuple[ShiftName, ...], Field(strict=False)] | None = None
+    shifts: Annotated[
+        Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(each_once)
+    ] = None
     """Those that are measured; left out, the family's own choice. A name stands for every shift
     that begins with it and `-`."""
 
@@ -83,20 +78,18 @@ class DataConfig(Section):
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be read: `skip` looks for them before anything begins."""
 
+    @model_validator(mode="after")
+    def _shots_or_a_fraction(self) -> Self:
+        if self.shots is not None and self.train_fraction != 1:
+            raise ValueError("give shots or train_fraction, not both")
+        return self
+
     @property
     def split_number(self) -> int:
         """The seed of the split. Raises ValueError where it is a run's, and no run is known."""
         if self.split_seed == "seed":
             raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
         return self.split_seed
-
-    @field_validator("shifts")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
-        if twice:
-            raise ValueError(f"{twice[0]} stands in the list twice")
-        return names
 
 
 class PromptsConfig(Section):
@@ -141,6 +134,13 @@ class EvalConfig(Section):
     context_probe: bool = True
     logits: Literal["auto", "always", "never"] = "auto"
     """Full logits beside the predictions: `auto` below 50 MB a split."""
+    retention: Annotated[
+        tuple[FamilyName, ...], Field(strict=False), AfterValidator(each_once)
+    ] = ()
+    """Other families: how much of the zero-shot model's accuracy on their tests is left. The
+    run's own among them is left out."""
+    retention_root: str | None = None
+    """The data root of these families, if it is not `data.root`."""
 
 
 class KeepConfig(Section):

@@ -134,7 +134,7 @@ def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[
     place = folder / benchmark.images
     if not place.is_dir():
         raise RequestError(f"{folder} lacks the folder {benchmark.images}/ with its images")
-    manifest = read_manifest(folder, benchmark.images)
+    manifest = read_manifest(folder, [benchmark.images])
     known = dict(zip(manifest.paths, manifest.sizes, strict=True))
     sizes = [known.get(f"{benchmark.images}/{image.file}") for image in images]
     missing = [image.file for image, size in zip(images, sizes, strict=True) if size is None]

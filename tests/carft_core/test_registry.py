@@ -13,6 +13,7 @@ from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.config import DataConfig, field_names, trial_config
 from carft_core.data import FAMILIES, Family, FamilyData
+from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, RequestError
 from carft_core.merges import MERGES, Merge, MergePoint
 from carft_core.prompts import TEMPLATE_SETS, TemplateSet, template_set
@@ -37,9 +38,14 @@ def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mappi
     assert list(ALGORITHMS) == ["zero_shot", "fine_tune", "car_ft"]
     assert list(MERGES) == ["wise_ft"]
     assert list(FAMILIES) == [
+<<<<<<< HEAD
         *("icon_shift", "icon_shift_dev", "image_folder", "imagenet"),
         *("iwildcam", "fmow"),
+=======
+        *("icon_shift", "icon_shift_dev", "image_folder", "imagenet", "iwildcam", "fmow"),
+>>>>>>> 47f29c9024fc124f28b73d4ac24f911b0175c711
         *("pacs", "vlcs", "office_home", "terra_incognita", "domain_net"),
+        *TASKS,
     ]
     assert ALGORITHMS["fine_tune"] is FineTune
     assert isinstance(ALGORITHMS, Mapping)
