@@ -38,12 +38,7 @@ def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mappi
     assert list(ALGORITHMS) == ["zero_shot", "fine_tune", "car_ft"]
     assert list(MERGES) == ["wise_ft"]
     assert list(FAMILIES) == [
-<<<<<<< HEAD
-        *("icon_shift", "icon_shift_dev", "image_folder", "imagenet"),
-        *("iwildcam", "fmow"),
-=======
         *("icon_shift", "icon_shift_dev", "image_folder", "imagenet", "iwildcam", "fmow"),
->>>>>>> 47f29c9024fc124f28b73d4ac24f911b0175c711
         *("pacs", "vlcs", "office_home", "terra_incognita", "domain_net"),
         *TASKS,
     ]
