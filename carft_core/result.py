@@ -13,7 +13,8 @@ from torch import Tensor
 
 from carft_core.bench import Bench, open_bench
 from carft_core.clip import ImageClassifier
-from carft_core.config import EvalConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import EvalConfig
 from carft_core.errors import RequestError
 from carft_core.evaluate import (
     Predictions,

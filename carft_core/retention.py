@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from carft_core.clip import ImageClassifier, open_model
-from carft_core.config import DataConfig, ModelConfig, PromptsConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import DataConfig, ModelConfig, PromptsConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split
 from carft_core.errors import RequestError
 from carft_core.evaluate import Predictions, predict

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from carft_core.clip_source import find_model
-from carft_core.config import DataConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import FamilyData, Split, Transform
 from carft_core.data.splits import prepare
 from carft_core.errors import RequestError

@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from carft_core.config import SECTIONS, Section, flatten
+from carft_core.config import flatten
+from carft_core.config_sections import SECTIONS, Section
 from carft_core.config_types import OpenFraction
 from carft_core.data.image_folder import SHIFT_NAME
 from carft_core.data.shift_names import RESERVED

@@ -24,7 +24,7 @@ from carft_core.data.torchvision_items import file_classes, opened, pixels_of
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 
 class Found(NamedTuple):

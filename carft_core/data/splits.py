@@ -19,7 +19,7 @@ from carft_core.data.subset import Subset
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")

@@ -29,7 +29,7 @@ from carft_core.data.wilds_tables import Image
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 ORIGIN = "https://wilds.stanford.edu/downloads"
 OURS: Mapping[str, str] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import check_family
 from carft_core.data import FAMILIES, FamilyData, Transform, bad_files, domain_bed
 from carft_core.data.augmentation import AUGMENTATIONS

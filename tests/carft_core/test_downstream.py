@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from carft_core.config import DataConfig, trial_config
+from carft_core.config import trial_config
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, FamilyData, Transform
 from carft_core.data.downstream import _opened
 from carft_core.data.downstream_division import by_lists, by_number

@@ -11,7 +11,8 @@ import pytest
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.algorithms.fine_tune import FineTune
-from carft_core.config import DataConfig, field_names, trial_config
+from carft_core.config import field_names, trial_config
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family, FamilyData
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, RequestError

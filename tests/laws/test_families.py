@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import FAMILY_LAWS, check_family
 from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
 from carft_core.data import FAMILIES
