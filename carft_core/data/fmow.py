@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from carft_core.data.base import Family, FamilyData
-from carft_core.data.wilds import Benchmark, open_benchmark
+from carft_core.data.base import Family, FamilyData, FoundSplit
+from carft_core.data.wilds import Benchmark, look_at_benchmark, open_benchmark
 from carft_core.data.wilds_tables import Image, check_values, read_columns
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def open_fmow(config: DataConfig) -> FamilyData:
     return open_benchmark(config, BENCHMARK)
 
 
+def look_fmow(config: DataConfig) -> dict[str, FoundSplit]:
+    """What is there of FMoW. Raises RequestError as `look_at_benchmark` does."""
+    return look_at_benchmark(config, BENCHMARK)
+
+
 FMOW = Family(
     name="fmow",
     summary="WILDS' FMoW 1.1: land use from above, shifted to later years; worst-region accuracy",
@@ -115,5 +120,6 @@ FMOW = Family(
         "prompts.contexts": "fmow",
     },
     folders=BENCHMARK.folders(),
+    look=look_fmow,
     metrics=("worst_group_top1",),
 )

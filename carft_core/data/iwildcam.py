@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from carft_core.data.base import Family, FamilyData
-from carft_core.data.wilds import OURS, Benchmark, open_benchmark
+from carft_core.data.base import Family, FamilyData, FoundSplit
+from carft_core.data.wilds import OURS, Benchmark, look_at_benchmark, open_benchmark
 from carft_core.data.wilds_tables import Image, check_values, read_columns
 from carft_core.errors import RequestError
 
@@ -57,6 +57,11 @@ def open_iwildcam(config: DataConfig) -> FamilyData:
     return open_benchmark(config, BENCHMARK)
 
 
+def look_iwildcam(config: DataConfig) -> dict[str, FoundSplit]:
+    """What is there of iWildCam. Raises RequestError as `look_at_benchmark` does."""
+    return look_at_benchmark(config, BENCHMARK)
+
+
 IWILDCAM = Family(
     name="iwildcam",
     summary="WILDS' iWildCam 2.0: animals before camera traps, shifted to other cameras; macro-F1",
@@ -72,6 +77,7 @@ IWILDCAM = Family(
         "prompts.contexts": "openai",
     },
     folders=BENCHMARK.folders(),
+    look=look_iwildcam,
     shared_names=("lowland paca", "jaguarundi", "unknown bird", "central american red brocket"),
     metrics=("macro_f1", "mean_per_class_top1"),
     validated_by="macro_f1",

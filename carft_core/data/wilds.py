@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from carft_core.data.base import DataFolder, FamilyData, Split
-from carft_core.data.data_root import data_root, find_folders, readable
+from carft_core.data.base import DataFolder, FamilyData, FoundSplit, Split
+from carft_core.data.data_root import (
+    data_root,
+    find_folders,
+    found_folder,
+    missing_folder,
+    readable,
+)
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import listed
 from carft_core.data.held_out import refuse_held_out
@@ -81,6 +87,21 @@ def open_benchmark(config: DataConfig, benchmark: Benchmark) -> FamilyData:
     folder = find_folders(data_root(config, wanted), wanted)["train"]
     with readable():
         return _opened(folder, benchmark)
+
+
+def look_at_benchmark(config: DataConfig, benchmark: Benchmark) -> dict[str, FoundSplit]:
+    """Each split that is asked for, all in one folder, which is there or not.
+
+    Raises RequestError where there is no data root.
+    """
+    whole = benchmark.whole
+    folder = found_folder(data_root(config, {"train": whole}), whole)
+    missing = () if folder is not None else (missing_folder(whole),)
+    return {
+        OURS[name]: FoundSplit(folder, folder is not None, published=count, problems=missing)
+        for name, count in benchmark.counts.items()
+        if name != "test" or config.shifts is None or name in config.shifts
+    }
 
 
 @functools.lru_cache(maxsize=4)

@@ -20,6 +20,7 @@ from carft_core.data.fmow import BENCHMARK as FMOW
 from carft_core.data.fmow import read_fmow, split_of
 from carft_core.data.iwildcam import BENCHMARK as IWILDCAM
 from carft_core.data.splits import prepare
+from carft_core.data.survey import survey
 from carft_core.data.wilds import Benchmark, _notes, _opened
 from carft_core.errors import RequestError
 from carft_core.predictions import read_predictions
@@ -255,16 +256,11 @@ def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> N
 
 
 def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = opened(root, "fmow").digest
-    monkeypatch.setattr("carft_core.data.manifest._images", None)
-    monkeypatch.setattr("carft_core.data.manifest.SETTLED", 0)
-    with pytest.raises(TypeError):  # it changed a moment ago, so it is listed anew
-        _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
-    monkeypatch.undo()
+    # As if the folder had not just been made.
     monkeypatch.setattr("carft_core.data.manifest.SETTLED", -1_000_000_000_000)
-    _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
+    before = _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
     monkeypatch.setattr("carft_core.data.manifest._images", None)
-    assert _opened.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before
+    assert _opened.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
 
 
 # What is refused
@@ -341,8 +337,8 @@ def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str)
     config = DataConfig(family=family, root=str(root), test_domain="Asia")
     with pytest.raises(RequestError, match=r"data\.test_domain: .* its splits are official"):
         FAMILIES[family].open(config)
-    with pytest.raises(RequestError, match=r"unknown shift 'val'; Known: test\."):
-        prepare(DataConfig(family=family, root=str(root), shifts=("val",)))
+    with pytest.raises(RequestError, match=r"unknown shift 'tests'; did you mean 'test'"):
+        prepare(DataConfig(family=family, root=str(root), shifts=("tests",)))
     none = prepare(DataConfig(family=family, root=str(root), shifts=()))
     assert list(none.measured()) == ["id/test", "ood/val"]
 
@@ -371,6 +367,24 @@ def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_p
     assert list(prepare(one).skipped["val"]) == ["val/9-0.jpg"]
     with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
         prepare(two)
+
+
+@pytest.mark.parametrize("benchmark", [IWILDCAM, FMOW], ids=lambda it: it.family)
+def test_a_survey_tells_of_each_split_what_was_published(
+    root: Path, tmp_path: Path, benchmark: Benchmark
+) -> None:
+    config = DataConfig(family=benchmark.family, root=str(root))
+    found = survey(config)
+    published = {name: folder.images for name, folder in benchmark.folders().items()}
+    assert {name: split.published for name, split in found.splits.items()} == published
+    assert {split.status for split in found.splits.values()} == {"differs"}
+    assert {split.folder for split in found.splits.values()} == {root / benchmark.folder}
+    without = survey(config.model_copy(update={"shifts": ()}))
+    assert set(published) - set(without.splits) == {"shifts/test"}
+    nothing = survey(config.model_copy(update={"root": str(tmp_path)}))
+    assert {split.status for split in nothing.splits.values()} == {"missing"}
+    assert nothing.refusal is not None
+    assert nothing.refusal.count(benchmark.folder) == 1
 
 
 # How they are measured
