@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,10 +18,9 @@ from pydantic import (
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.data import FAMILIES
-from carft_core.data.augmentation import AUGMENTATIONS
-from carft_core.device_name import Device
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
 from carft_core.merges import MERGES, Merge
+from carft_core.named_fields import AugmentationName, Device
 from carft_core.validation_errors import explained
 
 M = TypeVar("M", bound=BaseModel)
@@ -46,17 +44,6 @@ class ModelConfig(Section):
 
     name: str = "builtin"
     pretrained: str | None = None
-
-
-def _augmentation(value: str) -> str:
-    if value not in AUGMENTATIONS:
-        raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
-    return value
-
-
-AugmentationName = Annotated[
-    str, AfterValidator(_augmentation), Field(json_schema_extra={"enum": list(AUGMENTATIONS)})
-]
 
 
 class DataConfig(Section):

@@ -40,6 +40,7 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts": contexts.name,
         "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
+        "outside_means": sorted(bench.outside_means()),
         "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
         "data_notes": list(bench.data.notes),
         "code": training_code(config),
