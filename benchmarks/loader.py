@@ -30,7 +30,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import Transform
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.image_folder import open_image_folder

@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from carft_core.clip import open_model
-from carft_core.config import DataConfig, ModelConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import DataConfig, ModelConfig
 from carft_core.contexts import context_set
 from carft_core.data import FAMILIES, FamilyData, Split, Transform
 from carft_core.data.augmentation import AUGMENTATIONS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from carft_core.config import DataConfig, PromptsConfig
+from carft_core.config_sections import DataConfig, PromptsConfig
 from carft_core.data.held_out import held_out
 from carft_core.errors import RequestError
 from carft_core.prompts import TemplateSet, named_domains, template_set

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from carft_core.bench import Bench
 from carft_core.config import TrialConfig
 from carft_core.contexts import words_to_mark
-from carft_core.data import FAMILIES
+from carft_core.data import FAMILIES, FamilyData
 from carft_core.identity import shared_code, training_code
+from carft_core.retention import START, other_data
 
 
 def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
@@ -26,6 +28,9 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
     if config.data.balanced:
         budget += ", balanced"
     trains = config.algorithm.trains
+    others = other_data(config)
+    splits = dict(bench.evaluated_splits())
+    splits |= {f"{START}{name}": other.id_test for name, other in others.items()}
     follows = trains and config.data.augmentation is not None
     return {
         "model": bench.teacher.clip_digest,
@@ -41,9 +46,16 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
         "outside_means": sorted(bench.outside_means()),
-        "images": {name: len(split) for name, split in bench.evaluated_splits().items()},
-        "data_notes": list(bench.data.notes),
+        "images": {name: len(split) for name, split in splits.items()},
+        "retention": _told(others) if others else None,
+        "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
         "code": training_code(config),
         "core": shared_code(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
     }
+
+
+def _told(others: Mapping[str, FamilyData]) -> str:
+    """In the form of a transform, of which a warning shows the fields that differ."""
+    digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
+    return f"Retention({', '.join(digests)})"

@@ -18,6 +18,7 @@ from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import TRAINING_SPLITS, prepare
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.prompts import template_set
+from carft_core.retention import other_data, templates_of
 from carft_core.sources import sources_behind
 
 CORE = Path(__file__).parent
@@ -97,7 +98,8 @@ def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:
-    """The digest of one evaluated model of a run: a new alpha or shift is evaluated, not trained.
+    """The digest of one evaluated model of a run: a new alpha, shift or task of `eval.retention` is
+    evaluated, not trained.
 
     Raises RequestError when the data cannot be opened.
     """
@@ -105,6 +107,13 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
     # A digest that training knows as well need not stand here again.
     measured: dict[str, Any] = {} if data.training_digest is None else {"data": data.digest}
     measuring = {CORE / name for name in MEASURING_SOURCES}
+    others = other_data(config)
+    if others:
+        measuring.add(CORE / "retention.py")
+        measuring |= {file for name in others for file in sources_behind(FAMILIES[name].open)}
+        measured["retention"] = {
+            name: [other.digest, templates_of(name).digest] for name, other in others.items()
+        }
     for merge in config.merges:
         own = not type(merge).__module__.startswith(f"{CORE.name}.")
         if own and any(point.label == label for point in merge.points()):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from carft_core import clip as clip_module
 from carft_core.clip import OpenedClip
+from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
 from carft_core.files import write_atomically
 from carft_core.paths import found
@@ -82,6 +83,11 @@ def _own_file(file: str) -> TemplateSet:
     return TemplateSet(*read_template_file(OWN_FILES / file))
 
 
+def _clips_own(name: str) -> TemplateSet:
+    """What CLIP's authors use for one downstream task; source: `data/prompts.md` of openai/CLIP."""
+    return _with_domains(_own_file(f"{name}.txt"))
+
+
 def _icon_shift() -> TemplateSet:
     from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
 
@@ -107,6 +113,7 @@ TEMPLATE_SETS: Mapping[str, TemplateSet] = _LazySets(
         "class_only": lambda: _own_file("class_only.txt"),
         "iwildcam": lambda: _own_file("iwildcam.txt"),
         "fmow": lambda: _own_file("fmow.txt"),
+        **{name: functools.partial(_clips_own, name) for name in TASKS},
     }
 )
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from carft_core.bench import Bench, open_bench
 from carft_core.clip import ImageClassifier
-from carft_core.config import EvalConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import EvalConfig
 from carft_core.errors import RequestError
 from carft_core.evaluate import (
     Predictions,
@@ -28,6 +29,13 @@ from carft_core.facts import facts_of
 from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, evaluation_digest
 from carft_core.predictions import write_predictions
+from carft_core.retention import (
+    START,
+    OtherTask,
+    open_others,
+    predict_others,
+    retention_metrics,
+)
 from carft_core.run_models import UNMERGED, Model, model_state, models_of, tuned_state
 
 
@@ -127,7 +135,8 @@ def finish(
     if missing:
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
-        _evaluate(folder, config, open_bench(config, cache), missing)
+        bench = open_bench(config, cache)
+        _evaluate(folder, config, bench, open_others(config, bench, cache), missing)
     folder.checkpoint.unlink(missing_ok=True)
     if not config.keep.weights:
         for kind in ("last", "best_val"):
@@ -184,6 +193,7 @@ def _evaluate(
     folder: RunFolder,
     config: TrialConfig,
     bench: Bench,
+    others: tuple[OtherTask, ...],
     models: Mapping[str, Model],
 ) -> None:
     # On the CPU, where the tuned weights are read to and the two are merged.
@@ -191,7 +201,7 @@ def _evaluate(
     tuned = tuned_state(folder.weights(config.keep.result), config, zero_shot)
     digest = folder.claimed()["digest"]
     facts = facts_of(config, bench)
-    reference = _zero_shot_predictions(bench, config.eval.batch_size, config.workers)
+    reference = _zero_shot_predictions(bench, others, config.eval.batch_size, config.workers)
     own: dict[str, Predictions] | None = None
     for label, model in models.items():
         state = model_state(model, zero_shot, tuned)
@@ -200,7 +210,7 @@ def _evaluate(
         elif own is not None and _same(state, tuned):
             predicted = own
         else:
-            predicted = _predictions(bench, config, state)
+            predicted = _predictions(bench, others, config, state)
         if label == UNMERGED:
             own = predicted
         if config.keep.predictions:
@@ -226,21 +236,30 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _predictions(
-    bench: Bench, config: TrialConfig, state: Mapping[str, Tensor]
+    bench: Bench,
+    others: tuple[OtherTask, ...],
+    config: TrialConfig,
+    state: Mapping[str, Tensor],
 ) -> dict[str, Predictions]:
     classifier: ImageClassifier = bench.teacher.new_classifier()
     classifier.load_state_dict(dict(state))
-    return _predict_splits(bench, config.eval.batch_size, config.workers, classifier)
+    return _predict_splits(bench, others, config.eval.batch_size, config.workers, classifier)
 
 
 @functools.lru_cache(maxsize=2)
-def _zero_shot_predictions(bench: Bench, batch_size: int, workers: int) -> dict[str, Predictions]:
+def _zero_shot_predictions(
+    bench: Bench, others: tuple[OtherTask, ...], batch_size: int, workers: int
+) -> dict[str, Predictions]:
     """The teacher's predictions, made once for all the runs on a bench."""
-    return _predict_splits(bench, batch_size, workers, bench.teacher.classifier)
+    return _predict_splits(bench, others, batch_size, workers, bench.teacher.classifier)
 
 
 def _predict_splits(
-    bench: Bench, batch_size: int, workers: int, classifier: ImageClassifier
+    bench: Bench,
+    others: tuple[OtherTask, ...],
+    batch_size: int,
+    workers: int,
+    classifier: ImageClassifier,
 ) -> dict[str, Predictions]:
     predicted = {
         name: predict(
@@ -262,7 +281,8 @@ def _predict_splits(
     unions = {
         name: together([predicted[one] for one in of], name) for name, of in bench.unions().items()
     }
-    return predicted | parts | unions
+    elsewhere = predict_others(classifier, others, bench, batch_size=batch_size, workers=workers)
+    return predicted | parts | unions | elsewhere
 
 
 def _measured(
@@ -271,10 +291,12 @@ def _measured(
     bench: Bench,
     config: EvalConfig,
 ) -> dict[str, float]:
+    retained = retention_metrics(predicted, zero_shot)
+    predicted = {name: item for name, item in predicted.items() if not name.startswith(START)}
     further = bench.further_metrics
     metrics = summary(
         {name: split_metrics(item, further) for name, item in predicted.items()},
-        {name: split_metrics(item) for name, item in zero_shot.items()},
+        {name: split_metrics(zero_shot[name]) for name in predicted},
         outside=bench.outside_means(),
     )
     if config.context_probe:
@@ -284,4 +306,4 @@ def _measured(
                 zero_shot[name].features, item.features, teacher.w_ctx.cpu(), teacher.scale
             )
             metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
-    return metrics
+    return metrics | retained

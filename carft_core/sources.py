@@ -21,7 +21,7 @@ PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
 NOT_TRAINING = frozenset(
     f"carft_core.{name}"
     for name in (
-        *("config", "contracts", "errors", "registry", "template_sets"),
+        *("config", "config_types", "contracts", "errors", "registry", "template_sets"),
         *("user_cache", "validation_errors"),
         "data.augmentation",  # what one does stands in the identity itself
     )

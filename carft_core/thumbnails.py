@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from carft_core.clip_source import find_model
 from carft_core.config import TrialConfig
-from carft_core.data import Split, Transform
+from carft_core.config_sections import DataConfig
+from carft_core.data import FamilyData, Split, Transform
 from carft_core.data.splits import prepare
 from carft_core.errors import RequestError
 
@@ -31,11 +33,7 @@ def thumbnails(
     not opened. Raises RequestError when the data cannot be opened, lacks an item, or is not that
     of `data_digest`, which the runs' identities hold.
     """
-    # A run's own config may be of a time when other shifts were measured.
-    shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
-    # No image that cannot be read is wanted, so none is looked for.
-    changes = {"shifts": shifts, "bad_files": "refuse"}
-    data = prepare(config.data.model_copy(update=changes))
+    data = _opened(config.data, wanted)
     if data.digest_of_training != data_digest:
         raise RequestError(f"the data of {config.data.family} is not what the runs were made on")
     splits = data.measured()
@@ -45,6 +43,19 @@ def thumbnails(
         pixels = _pixels(splits[name], items, transform)
         found |= {(name, item): _png(view) for item, view in zip(items, pixels, strict=True)}
     return found
+
+
+def _opened(config: DataConfig, wanted: Collection[str]) -> FamilyData:
+    """The data with the splits that are wanted."""
+    # No image that cannot be read is wanted, so none is looked for.
+    config = config.model_copy(update={"bad_files": "refuse"})
+    with contextlib.suppress(RequestError):
+        data = prepare(config)
+        if set(wanted) <= set(data.measured()):
+            return data
+    # A run's own config may be of a time when other shifts were measured.
+    shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
+    return prepare(config.model_copy(update={"shifts": shifts}))
 
 
 def _plain_transform(config: TrialConfig) -> Transform:

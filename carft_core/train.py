@@ -30,6 +30,7 @@ from carft_core.identity import identify
 from carft_core.optim import adamw, learning_rate, warmup_steps
 from carft_core.reporting import Decision, EpochReport, Report, unwatched
 from carft_core.result import RunFolder, RunResult, finish
+from carft_core.retention import open_others
 from carft_core.schedule import schedule_of
 
 FINITE_CHECK_EVERY = 50
@@ -85,8 +86,9 @@ def epochs(
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return
-    run = _Run(config, seed, folder, open_bench(config, cache))
-    yield from run.epochs()
+    bench = open_bench(config, cache)
+    open_others(config, bench, cache)  # what cannot be measured is told before anything trains
+    yield from _Run(config, seed, folder, bench).epochs()
 
 
 class _Run:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES
 from carft_core.data.data_root import VARIABLE
 from sweeps.draft import Draft
@@ -16,12 +16,22 @@ from sweeps.draft import Draft
 def from_environment(draft: Draft) -> list[str]:
     """`data.root=...` as an override, where CARFT_DATA is set and every family reads below a root.
 
+    Where one does not, and retention on other families is asked for, it is `eval.retention_root`.
     Nothing where the file, or `--set`, says where the data lie.
     """
     named = os.environ.get(VARIABLE)
-    if not named or not _is_open(draft) or not all(map(_reads_below_a_root, _families(draft))):
+    if not named:
         return []
-    return [f"data.root={json.dumps(str(Path(named).expanduser().absolute()), ensure_ascii=False)}"]
+    place = json.dumps(str(Path(named).expanduser().absolute()), ensure_ascii=False)
+    if all(map(_reads_below_a_root, _families(draft))):
+        return [f"data.root={place}"] if _is_open(draft) else []
+    return [f"eval.retention_root={place}"] if _lies_elsewhere(draft) else []
+
+
+def _lies_elsewhere(draft: Draft) -> bool:
+    """Whether families of retention want a root that nobody names."""
+    asked, root = (draft.get(("trial", "eval", key)) for key in ("retention", "retention_root"))
+    return bool(asked) and root is None
 
 
 def _is_open(draft: Draft) -> bool:

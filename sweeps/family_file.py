@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from carft_core.config import DataConfig, flatten
+from carft_core.config import flatten
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family
 from carft_core.data.declaration import Declaration, Prompts, names_a_set, problems
 from carft_core.data.declared import Declared

@@ -11,6 +11,7 @@ from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
 from carft_core.evaluate import predict
 from carft_core.predictions import write_predictions
+from carft_core.retention import other_data
 from carft_core.train import epochs
 from sweeps.engines.training import failure_class, one_line
 from sweeps.pace import Experience, Pace, Sample, kept_bytes
@@ -44,7 +45,9 @@ def measure(config: TrialConfig, seed: int, *, cache: Path | None, threads: int 
     training = sum(report["seconds"] for report in reports)
     span = (reports[-1]["timestamp"] - reports[0]["timestamp"]) / 1000
     validation = max(0.0, span - training) / max(1, len(reports) - 1)
-    images = sum(len(split) for split in bench.evaluated_splits().values())
+    splits = [*bench.evaluated_splits().values()]
+    splits += [other.id_test for other in other_data(config).values()]
+    images = sum(len(split) for split in splits)
     pace = Pace(
         step=training / max(1, reports[-1]["step"]),
         epoch=validation,

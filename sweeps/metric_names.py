@@ -19,17 +19,21 @@ NAMES = (
     "gap/top1",
     "hmean/top1",
     "gain/ood/top1",
+    "retention/FAMILY/top1",
+    "retention/mean/top1",
+    "retention/gain/top1",
     "context/SPLIT/kl",
     "context/SPLIT/entropy",
     "system/images_per_s",
     "system/peak_memory_mb",
 )
-"""All names; SHIFT, PART and SPLIT stand for a name of the family; `train/` has each loss term."""
+"""All names; SHIFT, PART and SPLIT stand for a name of the family, FAMILY for another family;
+`train/` has each loss term."""
 
 PATTERN = (
     rf"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/({'|'.join((*QUANTITIES, *FURTHER))})"
     r"|gap/top1|hmean/top1"
-    r"|gain/ood/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
+    r"|gain/ood/top1|retention/\w+/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
 )
 _SYNONYMS = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")
 _SMALLER_IS_BETTER = re.compile(r"(^train/|/nll$|/ece$|/brier$|/kl$|^gap/|memory)")

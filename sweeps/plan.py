@@ -10,6 +10,7 @@ from typing import Any
 from carft_core.config import TrialConfig
 from carft_core.data.splits import prepare
 from carft_core.identity import Identity, identify
+from carft_core.retention import other_data
 from sweeps.records import NO_SEED
 from sweeps.spec import SweepSpec
 from tracking.records import Role, setting
@@ -106,7 +107,8 @@ class Planner:
             yield Task(role, params, own, seed, identity, number)
 
     def _tell(self, config: TrialConfig) -> None:
-        for text in prepare(config.data).notes:
+        opened = (prepare(config.data), *other_data(config).values())
+        for text in (text for data in opened for text in data.notes):
             if self._note is not None and text not in self._noted:
                 self._noted.add(text)
                 self._note(text)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from carft_core.config import SECTIONS, field_names
+from carft_core.config import field_names
+from carft_core.config_sections import SECTIONS
 from carft_core.errors import unknown
 from sweeps import profiles
 from sweeps.draft import COMMAND_LINE, Draft, Place
@@ -96,6 +97,8 @@ def _put_profile(draft: Draft, name: str, aliases: Mapping[str, str], place: Pla
         draft.complain(place, profiles.no_such(draft, name))
         return
     for key, value, where in profiles.changes(draft, name):
+        if key == "name" and isinstance(value, str):
+            value = value.replace("{name}", str(draft.get(("name",))))
         # What nobody knows is reported already, with all other profiles.
         with contextlib.suppress(KeyError):
             _put(draft, _route(key, aliases), value, where)

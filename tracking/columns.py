@@ -14,6 +14,8 @@ from tracking.selection import VAL
 from tracking.verdict import GAIN
 
 GAP = "gap/top1"
+OTHERS = "retention/mean/top1"
+KEPT = "retention/gain/top1"
 NOTHING = "–"
 OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
 """What stands above a table of such intervals."""
@@ -107,7 +109,7 @@ def column_of(comparison: Comparison, name: str, besides: Sequence[str] = ()) ->
 
 
 def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
-    """What the selection saw, ID, every shift, their mean, the gap, and the gain."""
+    """What the selection saw, ID, every shift, their mean, the gap, the gain, and retention."""
     rule, names = comparison.rule, comparison.metric_names
     wanted = [
         MetricColumn(VAL, "ID val"),
@@ -116,6 +118,8 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(OOD, "OOD mean"),
         MetricColumn(GAP, "gap"),
         MetricColumn(GAIN, "gain", signed=True),
+        MetricColumn(OTHERS, "other tasks"),
+        MetricColumn(KEPT, "kept there", signed=True),
     ]
     if rule.metric not in {column.metric for column in wanted} and is_fraction(rule.metric):
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))

@@ -21,6 +21,7 @@ _COMPARED = {
     "epochs": "training budgets (epochs)",
     "steps": "training budgets (steps)",
     "skipped": "images skipped as unreadable",
+    "retention": "tasks of retention",
     "precision": "precisions",
     "device": "kinds of device",
     _CORE: "versions of the code",

@@ -16,7 +16,9 @@ from rich.text import Text
 from tracking import protocol_text
 from tracking.columns import (
     GAP,
+    KEPT,
     NOTHING,
+    OTHERS,
     OVER_IMAGES,
     MetricColumn,
     count,
@@ -34,7 +36,7 @@ from tracking.view import View, quoted_cell
 NARROWEST = 40
 _BETWEEN = 2
 """Blanks between two columns."""
-SIDE = frozenset({VAL, GAP, GAIN})
+SIDE = frozenset({VAL, GAP, GAIN, OTHERS, KEPT})
 """Columns whose spread is the first to go."""
 
 
@@ -285,7 +287,7 @@ def _ever_poorer(columns: Sequence[MetricColumn]) -> Iterator[Sequence[MetricCol
     yield columns
     columns = [c.plain() if c.metric in SIDE else c for c in columns]
     yield columns
-    for least in (GAP, VAL, GAIN):
+    for least in (GAP, OTHERS, VAL, GAIN):
         columns = [c for c in columns if c.metric != least]
         yield columns
     yield [c.plain() for c in columns]

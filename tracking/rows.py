@@ -19,6 +19,9 @@ _GROUPS = (
     "gap/",
     "hmean/",
     "gain/",
+    "retention/",
+    "retention/mean/",
+    "retention/gain/",
     "context/",
     "train/",
 )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from carft_core.config import DataConfig, trial_config
+from carft_core.config import trial_config
+from carft_core.config_sections import DataConfig
 from carft_core.contracts.base import must, must_be_registered
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
 from carft_core.data.shift_names import RESERVED

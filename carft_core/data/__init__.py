@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from carft_core.data.base import DataFolder, Family, FamilyData, Split, Transform
 from carft_core.data.domain_bed import DOMAIN_BED
+from carft_core.data.downstream import DOWNSTREAM
 from carft_core.data.fmow import FMOW
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_core.data.image_folder import IMAGE_FOLDER
@@ -28,7 +29,7 @@ FAMILIES.register(IMAGE_FOLDER)
 FAMILIES.register(IMAGENET)
 FAMILIES.register(IWILDCAM)
 FAMILIES.register(FMOW)
-for _family in DOMAIN_BED:
+for _family in (*DOMAIN_BED, *DOWNSTREAM):
     FAMILIES.register(_family)
 
 __all__ = ["FAMILIES", "DataFolder", "Family", "FamilyData", "Split", "Transform"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from carft_core.data.augmentation import Augmentation
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from carft_core.data.base import DataFolder
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 VARIABLE = "CARFT_DATA"
 """Taken for a `data.root` that is left out, by whoever reads the sweep file."""

@@ -15,7 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from carft_core.config import SECTIONS, OpenFraction, Section, flatten
+from carft_core.config import flatten
+from carft_core.config_sections import SECTIONS, Section
+from carft_core.config_types import OpenFraction
 from carft_core.data.image_folder import SHIFT_NAME
 from carft_core.data.shift_names import RESERVED
 from carft_core.errors import Problem, unknown

@@ -27,7 +27,7 @@ from carft_core.data.splits import carve_test
 from carft_core.errors import RequestError, dotted
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from carft_core.data.subset import Subset
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 CRITERION = "mean_group_top1"
 """DomainBed's training-domain validation: each domain that trains counts the same."""

@@ -14,7 +14,7 @@ from carft_core.data.held_out import held_out
 from carft_core.data.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 
 def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:

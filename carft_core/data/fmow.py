@@ -14,7 +14,7 @@ from carft_core.data.wilds import Benchmark, look_at_benchmark, open_benchmark
 from carft_core.data.wilds_tables import Image, check_values, read_columns
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 TIME = pa.timestamp("us", tz="UTC")
 COLUMNS = {

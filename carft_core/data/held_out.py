@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 FIELDS = ("test_domain", "val_domain")
 

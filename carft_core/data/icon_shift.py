@@ -24,7 +24,7 @@ from carft_core.data.icon_views import render_views, view_keys
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 DATA = Path(__file__).resolve().parents[1] / "builtin" / "icon_shift" / "icon_shift.parquet"
 

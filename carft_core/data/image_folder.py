@@ -33,7 +33,7 @@ from carft_core.data.shift_names import RESERVED
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 LAYOUT = (
     "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "

@@ -31,7 +31,7 @@ from carft_core.data.shift_names import named_shifts
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 IN_DISTRIBUTION = ("train", "test")
 MORE_FOLDERS = ("objectnet",)

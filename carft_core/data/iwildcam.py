@@ -14,7 +14,7 @@ from carft_core.data.wilds_tables import Image, check_values, read_columns
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 COLUMNS = {
     "split": pa.string(),

@@ -73,16 +73,20 @@ class _Kept:
         }
 
 
-def read_manifest(folder: Path, only: str | None = None) -> Manifest:
+def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
     """The images one level below a folder's own folders; hidden and other files are left out.
 
-    With `only` those of one of its folders. What was found is kept in the user's cache. Raises
-    OSError for what cannot be read, RequestError for a name that is no text.
+    `folders` are paths below it, where the images lie deeper; those that are not there are left
+    out. What was found is kept in the user's cache. Raises OSError for what cannot be read,
+    RequestError for a name that is no text.
     """
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
-    names = _class_folders(folder) if only is None else [only]
-    changed = {name: (folder / name).stat().st_mtime_ns for name in names}
+    if folders is None:
+        folders = _class_folders(folder)
+    else:
+        folders = [name for name in folders if (folder / name).is_dir()]
+    changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
     kept = _kept(file)
     known = {} if kept is None else kept.changed
     stale = [name for name, when in changed.items() if known.get(name) != when]

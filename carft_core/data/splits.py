@@ -19,7 +19,7 @@ from carft_core.data.subset import Subset
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
@@ -96,7 +96,19 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
         return train
     classes = _units_by_class(train, f"train/{split_seed}")
     kept = {unit for units in classes.values() for unit in units[: _share(len(units), fraction)]}
-    return Subset(train, [index for index, unit in enumerate(train.units) if unit in kept])
+    return _divided(train, kept)[1]
+
+
+def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[int, ...]]:
+    """`shots` units of each class, and the classes that have fewer, of which all are taken.
+
+    Which ones depends on `split_seed` and the units' names alone, and fewer shots are a part of
+    more; so are they of a fraction that takes as many.
+    """
+    classes = _units_by_class(train, f"train/{split_seed}")
+    kept = {unit for units in classes.values() for unit in units[:shots]}
+    short = tuple(label for label, units in classes.items() if len(units) < shots)
+    return _divided(train, kept)[1], short
 
 
 def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
@@ -149,11 +161,12 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
 
 
 def prepare(config: DataConfig) -> FamilyData:
-    """The family's data as a run uses it: opened, with a val split, train cut to its fraction.
+    """The family's data as a run uses it: opened, with a val split, train cut to its fraction, or
+    to its shots.
 
     Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
-    before the fraction is taken, so it is the same for every `train_fraction`. A process opens the
-    same data once; what changes on disk meanwhile is seen by the next process.
+    before train is cut, so it is the same for every fraction and number of shots. A process opens
+    the same data once; what changes on disk meanwhile is seen by the next process.
     Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
     is still to be a run's (`TrialConfig.for_seed`).
     """
@@ -212,8 +225,15 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
             split_seed=config.split_number,
             class_names=data.class_names,
         )
-    train = take_fraction(train, config.train_fraction, config.split_number)
-    return replace(data, train=train, val=val)
+    if config.shots is None:
+        train = take_fraction(train, config.train_fraction, config.split_number)
+        return replace(data, train=train, val=val)
+    train, short = take_shots(train, config.shots, config.split_number)
+    notes = data.notes
+    if short:
+        names = _listed([data.class_names[label] for label in short])
+        notes = (*notes, f"data.shots: train has fewer than {config.shots} images of {names}")
+    return replace(data, train=train, val=val, notes=notes)
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
@@ -221,8 +241,6 @@ def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
 
     Extras are always measured, and unions of what is there.
     """
-    besides = {*data.extras, *data.unions}
-    asked = [name for name in asked if name not in besides]
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data

@@ -19,7 +19,7 @@ from carft_core.data.splits import IN_DISTRIBUTION, as_used, opened
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 SHIFT = "shifts/"
 

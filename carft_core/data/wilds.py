@@ -29,7 +29,7 @@ from carft_core.data.wilds_tables import Image
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config import DataConfig
+    from carft_core.config_sections import DataConfig
 
 ORIGIN = "https://wilds.stanford.edu/downloads"
 OURS: Mapping[str, str] = {
@@ -134,7 +134,7 @@ def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[
     place = folder / benchmark.images
     if not place.is_dir():
         raise RequestError(f"{folder} lacks the folder {benchmark.images}/ with its images")
-    manifest = read_manifest(folder, benchmark.images)
+    manifest = read_manifest(folder, [benchmark.images])
     known = dict(zip(manifest.paths, manifest.sizes, strict=True))
     sizes = [known.get(f"{benchmark.images}/{image.file}") for image in images]
     missing = [image.file for image, size in zip(images, sizes, strict=True) if size is None]

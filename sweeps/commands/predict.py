@@ -69,7 +69,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 def _device(text: str) -> str:
-    from carft_core.named_fields import DEVICE
+    from carft_core.device_name import DEVICE
 
     if not re.fullmatch(DEVICE, text):
         raise RequestError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family
 from carft_core.data.data_root import VARIABLE, data_root, found_folder
 from carft_core.errors import RequestError, unknown

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_core.config import DataConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import FamilyData
 from carft_core.data import bad_files as module
 from carft_core.data.splits import prepare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carft_core.config import DataConfig, PromptsConfig
+from carft_core.config_sections import DataConfig, PromptsConfig
 from carft_core.contexts import KNOWN_WORDS, context_set, without, words_to_mark
 from carft_core.data import FAMILIES
 from carft_core.data.domain_bed_folders import SETS

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import BrokenContract, check_algorithm, check_family, check_merge
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
 from carft_core.merges import MERGES, Merge, MergePoint, State

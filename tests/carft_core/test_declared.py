@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import FamilyData
 from carft_core.data.base import Split
 from carft_core.data.declaration import Declaration

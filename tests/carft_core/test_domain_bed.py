@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import check_family
 from carft_core.data import FAMILIES, FamilyData, Transform, bad_files, domain_bed
 from carft_core.data.augmentation import AUGMENTATIONS
@@ -192,7 +192,9 @@ def test_shifts_may_be_left_out_and_then_their_union_is_too(pacs_root: Path) -> 
     data = opened(pacs_root, shifts=[])
     assert [*data.measured()] == ["ood/sketch_out"]
     assert data.unions == {}
-    assert opened(pacs_root, shifts=["sketch", "sketch_out"]).digest == opened(pacs_root).digest
+    assert opened(pacs_root, shifts=["sketch"]).digest == opened(pacs_root).digest
+    with pytest.raises(RequestError, match="unknown shift 'sketch_out'"):
+        opened(pacs_root, shifts=["sketch_out"])
 
 
 def test_bad_files_are_looked_for_once_whatever_is_held_out(

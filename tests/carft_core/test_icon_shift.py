@@ -30,7 +30,7 @@ from carft_core.builtin.build.source import (
     read_styles,
     split_name,
 )
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data.base import FamilyData, Transform
 from carft_core.data.icon_shift import (
     DATA,

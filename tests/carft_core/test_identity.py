@@ -55,6 +55,7 @@ def test_what_does_not_decide_the_weights_is_outside(
         {"optim.batch_size": 4},
         {"data.val_fraction": 0.5},
         {"data.train_fraction": 0.5},
+        {"data.shots": 2},
         {"data.split_seed": 1},
         {"data.augmentation": "domainbed"},
         {"data.augmentation": "none"},

@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import RandomResizedCrop
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, FamilyData, Transform
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.folder_tree import EXTENSIONS

@@ -15,7 +15,8 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 
 from carft_core.clip import ImageClassifier
-from carft_core.config import DataConfig, TrialConfig, trial_config
+from carft_core.config import TrialConfig, trial_config
+from carft_core.config_sections import DataConfig
 from carft_core.data import FamilyData, Split, Transform
 from carft_core.data.imagenet import IMAGENET, _notes
 from carft_core.data.photo_views import read_inside_border, read_plain, read_rgb

@@ -51,9 +51,9 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_one_of_the_folders_may_be_listed_alone(folder: Path, listed: list[str]) -> None:
-    found = read_manifest(folder, "b")
+    found = read_manifest(folder, ["b"])
     assert (found.paths, found.sizes) == (("b/1.JPEG", "b/2.jpg"), (1, 2))
-    assert read_manifest(folder, "b") == found
+    assert read_manifest(folder, ["b"]) == found
     assert listed == ["b"]
 
 
@@ -67,6 +67,22 @@ def test_images_stand_in_the_order_of_folders_and_names(folder: Path) -> None:
         ("b", ["b/1.JPEG", "b/2.jpg"]),
     ]
     assert found.empty == ()
+
+
+def test_folders_that_lie_deeper_are_listed_as_they_are_asked_for(
+    folder: Path, listed: list[str]
+) -> None:
+    (folder / "b" / "deep").mkdir()
+    add(folder / "b" / "deep" / "4.jpg", b"4444")
+    settle(folder / "b")
+    settle(folder)
+    asked = ("b/deep", "a", "gone")
+    found = read_manifest(folder, asked)
+    assert found.paths == ("b/deep/4.jpg", "a/3.png")
+    listed.clear()
+    assert read_manifest(folder, asked) == found
+    assert listed == []
+    assert read_manifest(folder, ["a", "b"]) == read_manifest(folder)
 
 
 def test_the_second_time_no_file_is_looked_at(folder: Path, listed: list[str]) -> None:

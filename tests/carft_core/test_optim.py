@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from carft_core.config import OptimConfig
+from carft_core.config_sections import OptimConfig
 from carft_core.optim import adamw, learning_rate, warmup_steps
 
 

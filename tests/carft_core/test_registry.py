@@ -11,8 +11,10 @@ import pytest
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.algorithms.fine_tune import FineTune
-from carft_core.config import DataConfig, field_names, trial_config
+from carft_core.config import field_names, trial_config
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family, FamilyData
+from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, RequestError
 from carft_core.merges import MERGES, Merge, MergePoint
 from carft_core.prompts import TEMPLATE_SETS, TemplateSet, template_set
@@ -37,8 +39,9 @@ def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mappi
     assert list(ALGORITHMS) == ["zero_shot", "fine_tune", "car_ft"]
     assert list(MERGES) == ["wise_ft"]
     assert list(FAMILIES) == [
-        *("icon_shift", "icon_shift_dev", "image_folder", "imagenet"),
+        *("icon_shift", "icon_shift_dev", "image_folder", "imagenet", "iwildcam", "fmow"),
         *("pacs", "vlcs", "office_home", "terra_incognita", "domain_net"),
+        *TASKS,
     ]
     assert ALGORITHMS["fine_tune"] is FineTune
     assert isinstance(ALGORITHMS, Mapping)

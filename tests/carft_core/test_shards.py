@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import check_family
 from carft_core.data import FamilyData, Transform
 from carft_core.data.image_folder import IMAGE_FOLDER

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data.base import FamilyData, Split, Transform
 from carft_core.data.splits import carve, prepare, take_fraction
 from carft_core.data.subset import Subset

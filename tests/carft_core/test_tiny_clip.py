@@ -25,7 +25,7 @@ from carft_core.builtin.build.tiny_clip import (
     learning_rate,
     train,
 )
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data.base import Split, Transform
 from carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
 

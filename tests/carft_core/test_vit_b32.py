@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from carft_core.clip import open_model
-from carft_core.config import DataConfig, TrialConfig
+from carft_core.config import TrialConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data.splits import prepare
 from carft_core.data.subset import Subset
 from carft_core.evaluate import predict

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
 
-from carft_core.config import DataConfig, trial_config
+from carft_core.config import trial_config
+from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, FamilyData, Split, Transform
 from carft_core.data.data_root import VARIABLE
 from carft_core.data.fmow import BENCHMARK as FMOW

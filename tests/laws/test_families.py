@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import FAMILY_LAWS, check_family
 from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
 from carft_core.data import FAMILIES
 from carft_core.data.domain_bed_folders import SETS
+from carft_core.data.downstream_tasks import TASKS
 from carft_core.data.splits import prepare
 from sweeps.family_file import register_family
-from tests import domain_bed_tree, imagenet_tree, wilds_tree
+from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 
 
 def _image_folder(root: Path) -> None:
@@ -70,6 +71,14 @@ def opened(
         return
     name = request.param
     root = None
+    if name in TASKS:
+        with pytest.MonkeyPatch.context() as patch:
+            root = tmp_path_factory.mktemp(name)
+            downstream_tree.make(root, name, patch)
+            yield opened_for_check(
+                FAMILIES[name], DataConfig(family=name, root=str(root), val_fraction=0.25)
+            )
+        return
     if name in NEEDS_ROOT:
         root = tmp_path_factory.mktemp(name)
         NEEDS_ROOT[name](root)

@@ -87,6 +87,28 @@ def test_where_the_family_varies_all_must_lie_below_the_root(load: Load) -> None
     assert roots("imagenet", "icon_shift") == {None}
 
 
+def test_families_of_retention_lie_below_it_where_the_own_does_not(load: Load) -> None:
+    measured = {"retention": ["dtd"]}
+
+    def roots(data: object, eval_: object) -> tuple[str | None, str | None]:
+        trial = {"data": data, "algorithm": "car_ft", "eval": eval_}
+        config = load(data, environment="/data", trial=trial).config_for({})
+        return config.data.root, config.eval.retention_root
+
+    assert roots({"family": "icon_shift"}, measured) == (None, "/data")
+    assert roots({"family": "icon_shift"}, {**measured, "retention_root": "/b"}) == (None, "/b")
+    assert roots({"family": "icon_shift"}, {}) == (None, None)
+    assert roots({"family": "cifar10"}, measured) == ("/data", None)
+    assert roots({"family": "cifar10", "root": "/mine"}, measured) == ("/mine", None)
+
+
+def test_what_is_missing_of_retention_is_told_by_check(load: Load, tmp_path: Path) -> None:
+    measured = {"retention": ["dtd"], "retention_root": str(tmp_path)}
+    trial = {"data": {"family": "icon_shift"}, "algorithm": "car_ft", "eval": measured}
+    with pytest.raises(RequestError, match=r"eval\.retention: dtd: data\.root: .* lacks folders"):
+        make_plan(load({}, trial=trial), Home(tmp_path / "home"))
+
+
 def test_a_root_that_varies_is_left_alone(load: Load) -> None:
     found = load(IMAGENET, environment="/data", parameters={"data.root": {"values": ["/a", "/b"]}})
     assert [found.config_for(point).data.root for point in found.points()] == ["/a", "/b"]

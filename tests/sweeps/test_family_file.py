@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.contracts import check_family
 from carft_core.data import FAMILIES
 from carft_core.data.declaration import Declaration

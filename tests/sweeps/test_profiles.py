@@ -32,6 +32,7 @@ profiles:
   slow:
     trial.optim.epochs: 20
     lr: 3e-4
+    name: "{name}_slow"
 """
 
 
@@ -52,7 +53,7 @@ def test_a_profile_changes_what_it_names_and_nothing_else(tmp_path: Path) -> Non
 
 def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path) -> None:
     both = load(tmp_path, "profile=quick", "profile=slow")
-    assert (both.name, both.config_for({}).optim.epochs) == ("quick", 20)
+    assert (both.name, both.config_for({}).optim.epochs) == ("quick_slow", 20)
     assert both.config_for({}).optim.lr == 3e-4
     said = load(tmp_path, "profile=slow", "optim.epochs=7")
     assert said.config_for({}).optim.epochs == 7
@@ -84,7 +85,7 @@ def test_keys_that_nobody_knows_are_told_also_of_profiles_that_nobody_takes(
     [
         (FILE, "profile=quik", "--set profile=quik: unknown profile 'quik'; did you mean 'quick'?"),
         (FILE.partition("profiles:")[0], "profile=quick", "the file has no profiles"),
-        (f"{FILE}  odd: 3\n", "seeds=[1]", "sweep.yaml:18: profiles.odd: must be a mapping, got 3"),
+        (f"{FILE}  odd: 3\n", "seeds=[1]", "sweep.yaml:19: profiles.odd: must be a mapping, got 3"),
     ],
 )
 def test_what_is_no_profile_is_told(tmp_path: Path, text: str, override: str, words: str) -> None:

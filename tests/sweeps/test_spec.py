@@ -629,7 +629,8 @@ def test_a_metric_may_name_a_merge_point_that_every_trial_has(load: Load) -> Non
 def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
     quantities = {"top1": 0.5, "nll": 1.0, "ece": 0.1, "brier": 0.2}
     splits = dict.fromkeys(("id/val", "id/test", "ood/outline", "ood/3d"), quantities)
-    names = list(summary(splits, splits))
+    retained = ("retention/dtd/top1", "retention/mean/top1", "retention/gain/top1")
+    names = [*summary(splits, splits), *retained]
     assert [name for name in names if problem(name)] == []
     assert {name for name in names if is_selectable(name)} == {
         f"id/val/{quantity}" for quantity in quantities
@@ -640,6 +641,7 @@ def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
         *(f"{split}/top1" for split in (*splits, "ood/mean")),
         "hmean/top1",
         "gain/ood/top1",
+        *retained,
     }
     assert [name for name in NAMES if problem(name)] == []
 

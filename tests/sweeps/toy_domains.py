@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from carft_core.config import DataConfig
+from carft_core.config_sections import DataConfig
 from carft_core.data import Family, FamilyData, Split, Transform
 
 DOMAINS = ("art", "photo", "sketch")

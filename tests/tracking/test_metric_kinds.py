@@ -18,18 +18,27 @@ def test_what_is_better_is_better_for_the_selection_too(name: str) -> None:
 
 def test_what_moved_and_what_it_cost_is_neither_better_nor_worse() -> None:
     assert [direction(n) for n in ("context/id/test/kl", "system/images_per_s")] == [0, 0]
+    assert [direction(n) for n in ("retention/gain/top1", "id/val/macro_f1")] == [1, 1]
     assert [direction(n) for n in ("gap/top1", "id/test/ece", "hmean/top1")] == [-1, -1, 1]
 
 
 def test_of_hundreds_of_metrics_mlflow_is_told_the_ones_that_runs_are_compared_by() -> None:
-    told = ("ood/x/top1", "ood/mean/ece", "id/test/brier", "context/ood/x/kl", "train/loss")
+    told = (
+        "retention/dtd/top1",
+        "ood/x/top1",
+        "ood/mean/ece",
+        "id/test/brier",
+        "context/ood/x/kl",
+        "train/loss",
+    )
     assert all(map(is_told, told))
     assert is_told("ood/val/macro_f1")  # settings may be chosen on it
     assert not any(map(is_told, ("ood/x/ece", "ood/x/nll", "context/id/test/entropy")))
     merged = {name for name in (*told, "gap/top1") if is_told(name, merged=True)}
-    assert merged == {"ood/x/top1", "gap/top1"}
+    assert merged == {"retention/dtd/top1", "ood/x/top1", "gap/top1"}
 
 
 def test_accuracies_and_calibration_errors_are_fractions() -> None:
     assert all(map(is_fraction, ("id/test/top1", "ood/x/ece", "gap/top1", "id/val/macro_f1")))
+    assert is_fraction("id/test/mean_per_class_top1")
     assert not any(map(is_fraction, ("id/test/nll", "id/test/brier", "context/id/test/kl")))

@@ -35,6 +35,18 @@ def said(changes: dict[str, Any], **kept: Any) -> tuple[str, ...]:
     )
 
 
+def test_tasks_of_retention_are_told_apart_by_those_that_differ() -> None:
+    one, two = (f"Retention(cifar10=1a, dtd={digest})" for digest in ("2b", "3c"))
+    assert said({"retention": one}, retention=one) == ()
+    assert said({"retention": None}) == ()
+    runs = arm("fine_tune", [0.6], [0.3], facts={"retention": one})
+    runs += arm("car_ft", [0.6], [0.3], trial=0, facts={"retention": two})
+    assert mixed_facts(group(runs)) == (
+        "mixed tasks of retention, these rows are not comparable: dtd=2b in fine_tune; dtd=3c in "
+        "car_ft",
+    )
+
+
 @pytest.mark.parametrize(
     ("fact", "value", "named", "was", "now"),
     [

@@ -44,6 +44,28 @@ def test_columns_come_in_the_order_asked_for() -> None:
     assert head == "| setting | n | gain | id/test/nll | ID test |"
 
 
+def test_what_is_kept_on_other_tasks_has_columns_of_its_own() -> None:
+    kept = {"retention/mean/top1": 0.5, "retention/gain/top1": -0.073, "retention/dtd/top1": 0.5}
+    runs = [run("car_ft", s, metrics(0.6, None) | kept, trial=0) for s in range(3)]
+    head, _, row, *_ = report.markdown(compare(runs, sweep="other")).splitlines()
+    assert head.endswith("| other tasks | kept there |")
+    assert row.endswith("| **50.0 ±0.0** | **-7.3 ±0.0** |")
+    assert list(compare(runs, sweep="other").rows[0].metrics)[-3:] == [
+        "retention/dtd/top1",
+        "retention/mean/top1",
+        "retention/gain/top1",
+    ]
+
+
+@pytest.mark.parametrize("width", [90, 60, 40])
+def test_where_it_is_narrow_what_is_kept_stays_and_the_mean_of_others_goes(width: int) -> None:
+    kept = {"retention/mean/top1": 0.5, "retention/gain/top1": -0.073}
+    runs = [run("car_ft", s, metrics(0.6, None) | kept, trial=0) for s in range(3)]
+    shown = report.terminal(compare(runs, sweep="other"), width=width)
+    assert "-7.3" in shown
+    assert ("50.0" in shown) == (width > 40)
+
+
 def test_a_column_that_no_row_has_is_told_with_the_nearest_name() -> None:
     with pytest.raises(
         TrackingError, match="unknown column 'id/test/nil'; did you mean 'id/test/nll'"

@@ -47,10 +47,9 @@ def read_tallies(path: Path) -> Mapping[str, Tally] | None:
         splits = table["split"].combine_chunks().cast(arrow.string()).dictionary_encode()
     except (OSError, KeyError, arrow.ArrowException):
         return None
-    classes = int(max(label.max(initial=-1), prediction.max(initial=-1))) + 1
     which = splits.indices.to_numpy()
     return {
-        str(name): _tally(label[here], prediction[here], confidence[here], classes)
+        str(name): _tally(label[here], prediction[here], confidence[here])
         for number, name in enumerate(splits.dictionary.to_pylist())
         if len(here := np.flatnonzero(which == number))
     }
@@ -60,8 +59,9 @@ def _tally(
     label: NDArray[np.int64],
     prediction: NDArray[np.int64],
     confidence: NDArray[np.float64],
-    classes: int,
 ) -> Tally:
+    # Of one split: those of retention are of other tasks, with classes of their own.
+    classes = int(max(label.max(), prediction.max())) + 1
     hit = label == prediction
     bins = np.searchsorted(np.arange(1, BINS) / BINS, confidence, side="left")
     return Tally(

@@ -1,4 +1,4 @@
-"""Fields of the trial config that are names: a device, training views."""
+"""The field `device`: the names under which a run may ask for where it is computed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-
-from carft_core.data.augmentation import AUGMENTATIONS
-from carft_core.errors import unknown
 
 DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
 
@@ -22,15 +19,4 @@ def _device(value: str) -> str:
 
 Device = Annotated[
     str, AfterValidator(_device), Field(json_schema_extra={"pattern": f"^({DEVICE})$"})
-]
-
-
-def _augmentation(value: str) -> str:
-    if value not in AUGMENTATIONS:
-        raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
-    return value
-
-
-AugmentationName = Annotated[
-    str, AfterValidator(_augmentation), Field(json_schema_extra={"enum": list(AUGMENTATIONS)})
 ]

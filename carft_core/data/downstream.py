@@ -1,0 +1,208 @@
+"""The downstream tasks of CLIP's paper, as torchvision lays them out: ten families, one way in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from carft_core.data.array_split import ArraySplit
+from carft_core.data.base import Family, FamilyData, Split
+from carft_core.data.data_root import data_root, find_folders
+from carft_core.data.downstream_division import Classes
+from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Task
+from carft_core.data.folder_split import FolderSplit
+from carft_core.data.folder_tree import listed, nearest, refusal
+from carft_core.data.manifest import read_manifest
+from carft_core.data.photo_views import read_plain
+from carft_core.data.torchvision_items import file_classes, opened, pixels_of
+from carft_core.errors import RequestError
+
+if TYPE_CHECKING:
+    from carft_core.config_sections import DataConfig
+
+
+class Found(NamedTuple):
+    """A task as it lies on disk."""
+
+    train: Split
+    test: Split
+    content: str
+    """Changes with the images."""
+
+
+def open_downstream(config: DataConfig) -> FamilyData:
+    """Open the task that the family is. A process reads its lists once.
+
+    Raises RequestError naming what is missing, damaged, or of no class of the task. Image files
+    are not decoded here: a broken one raises when its turn comes.
+    """
+    task = TASKS[config.family]
+    if config.test_domain is not None:
+        raise RequestError(f"data.test_domain: {task.name} has no domains to hold out")
+    if config.shifts:
+        raise RequestError(f"data.shifts: {task.name} has no shifts; leave the field out")
+    wanted = {"test": task.folders["test"]}
+    root = data_root(config, wanted)
+    find_folders(root, wanted)
+    return _opened(task.name, root)
+
+
+@functools.lru_cache(maxsize=len(TASKS))
+def _opened(name: str, root: Path) -> FamilyData:
+    task = TASKS[name]
+    folder = root / task.folder
+    lacking = [need for need in task.needs if not (folder / need).exists()]
+    if lacking:
+        raise RequestError(f"data.root: {folder} lacks {', '.join(lacking)}; from {task.origin}")
+    try:
+        found = _pixels(task, root) if task.dataset.startswith("CIFAR") else _files(task, root)
+    except RequestError:
+        raise
+    # torchvision meets arbitrary bytes here and raises whatever those lead to: RuntimeError for a
+    # checksum, OSError, KeyError, ValueError, scipy's own, ...
+    except Exception as error:
+        raise RequestError(
+            f"data.root: {folder} is not {task.title} as published, or is damaged "
+            f"({_told(error)}); fetch it again from {task.origin}"
+        ) from error
+    names = tuple(task.classes().values())
+    return FamilyData(
+        class_names=names,
+        train=found.train,
+        val=None,
+        test=found.test,
+        shifts={},
+        digest=_digest(task, names, found),
+        notes=tuple(_notes(task, found)),
+    )
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RuntimeError):  # it advises to download, which is not done here
+        return "torchvision finds files missing, or of another checksum"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _pixels(task: Task, root: Path) -> Found:
+    """A CIFAR, whose files torchvision knows by their checksums."""
+    splits, checksums = {}, []
+    for split, arguments in (("train", task.train[0]), ("test", task.test)):
+        dataset = opened(task.dataset, root, arguments)
+        pixels, classes = pixels_of(dataset)
+        _check(task, root / task.folder, {split: classes})
+        ids = [f"{task.folder}/{split}/{number:05d}" for number in range(len(pixels))]
+        splits[split] = ArraySplit(ids, _labels(task, classes), pixels)
+        checksums = [*dataset.train_list, *dataset.test_list]
+    return Found(splits["train"], splits["test"], str(checksums))
+
+
+def _files(task: Task, root: Path) -> Found:
+    folder = root / task.folder
+    train, test = _parts(task, root)
+    paths = [*train, *test]
+    below = {str(PurePosixPath(path).parent.relative_to(task.folder)) for path in paths}
+    manifest = read_manifest(folder, sorted(below))
+    there, empty = (
+        {f"{task.folder}/{path}" for path in some} for some in (manifest.paths, manifest.empty)
+    )
+    _check(
+        task,
+        folder,
+        {"train": [*train.values()], "test": [*test.values()]},
+        missing=[path for path in paths if path not in there],
+        empty=[path for path in paths if path in empty],
+    )
+    return Found(_split(task, root, train), _split(task, root, test), manifest.digest)
+
+
+def _split(task: Task, root: Path, part: Classes) -> Split:
+    return FolderSplit(root, [*part], _labels(task, [*part.values()]), None, read=read_plain)
+
+
+def _parts(task: Task, root: Path) -> tuple[Classes, Classes]:
+    if task.divide is not None:
+        whole = file_classes(opened(task.dataset, root, {}), root)
+        return task.divide(root / task.folder, whole)
+    train: dict[str, str] = {}
+    for arguments in task.train:
+        train |= file_classes(opened(task.dataset, root, arguments), root)
+    return train, file_classes(opened(task.dataset, root, task.test), root)
+
+
+def _check(
+    task: Task,
+    folder: Path,
+    classes: dict[str, list[str]],
+    missing: Sequence[str] = (),
+    empty: Sequence[str] = (),
+) -> None:
+    """Raises RequestError for classes that are none or have no image, and for files."""
+    known = task.classes()
+    problems = []
+    for split, names in classes.items():
+        lacking = [name for name in known if name not in {*names}]
+        strange = sorted({*names} - {*known})
+        if lacking:
+            problems.append(
+                f"{split} has no image of {len(lacking)} of {len(known)} classes: {listed(lacking)}"
+            )
+        if strange:
+            near = nearest(strange[0], lacking)
+            problems.append(f"{split} has classes that are none of it: {listed(strange)}{near}")
+    if missing:
+        problems.append(f"lacks {len(missing)} of its images: {listed(missing)}")
+    if empty:
+        problems.append(f"has files that are empty or links to nothing: {listed(empty)}")
+    if problems:
+        title = f"data.root: {folder} cannot be used as {task.title} (from {task.origin}):"
+        raise RequestError(refusal(title, problems))
+
+
+def _labels(task: Task, classes: Sequence[str]) -> Tensor:
+    """[N] int64, in CLIP's order, of the classes' names in the data set."""
+    label = {name: index for index, name in enumerate(task.classes())}
+    return torch.tensor([label[name] for name in classes], dtype=torch.int64)
+
+
+def _notes(task: Task, found: Found) -> Iterator[str]:
+    for split, images in (("train", found.train), ("test", found.test)):
+        published = task.folders[split].images
+        if len(images) != published:
+            yield (
+                f"{task.name}: {split} has {len(images):,} images here, {published:,} as "
+                "published; its numbers are not those of papers"
+            )
+
+
+def _digest(task: Task, names: Sequence[str], found: Found) -> str:
+    """Over the names of the classes, each split's images and labels, and what the images hold."""
+    digest = hashlib.sha256(f"{task.name}/1\n{found.content}\n".encode())
+    digest.update("\0".join(names).encode())
+    for split in (found.train, found.test):
+        digest.update(f"\n{list(zip(split.ids, split.labels.tolist(), strict=True))}".encode())
+    return digest.hexdigest()
+
+
+def _family(task: Task) -> Family:
+    return Family(
+        name=task.name,
+        summary=f"{task.title}, {len(task.classes())} classes, under data.root; no shifts",
+        open=open_downstream,
+        defaults={
+            "data.augmentation": "wise_ft",
+            "optim.batch_size": BATCH_SIZE,
+            "prompts.classes": task.name,
+            "prompts.contexts": task.contexts or task.name,
+        },
+        folders=task.folders,
+        metrics=("mean_per_class_top1",) if task.per_class else (),
+    )
+
+
+DOWNSTREAM = tuple(_family(task) for task in TASKS.values())
