@@ -45,6 +45,7 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts": contexts.name,
         "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
+        "outside_means": sorted(bench.outside_means()),
         "images": {name: len(split) for name, split in splits.items()},
         "retention": _told(others) if others else None,
         "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -198,15 +198,15 @@ def _read(runs: Sequence[RunRecord], merge: str | None) -> _Said | None:
     paths = [predictions_path(run.folder, merge) for run in runs if run.folder is not None]
     if not paths or len(paths) < len(runs) or not all(path.is_file() for path in paths):
         return None
-    each = [_said(path) for path in paths]
+    each = [_said(path, runs[0].outside_means) for path in paths]
     first = each[0]
     if not all(first.same_items(other) for other in each):
         return None
     return replace(first, predictions=np.concatenate([one.predictions for one in each]))
 
 
-def _said(path: Path) -> _Said:
-    """By one run, in an order that all files share."""
+def _said(path: Path, outside: Collection[str]) -> _Said:
+    """By one run, in an order that all files share; without what is `outside` of all means."""
     table = read_columns(path, COLUMNS)
     split, item, unit = (
         np.asarray(table[name].to_pylist(), dtype=np.str_) for name in ("split", "id", "unit")
@@ -214,6 +214,7 @@ def _said(path: Path) -> _Said:
     label, prediction = (
         np.asarray(table[name].to_pylist(), dtype=np.int64) for name in ("label", "prediction")
     )
-    kept = np.flatnonzero(np.char.startswith(split, "ood/") | (split == "id/test"))
+    shift = np.char.startswith(split, "ood/") & ~np.isin(split, sorted(outside))
+    kept = np.flatnonzero(shift | (split == "id/test"))
     order = kept[np.lexsort((item[kept], split[kept]))]
     return _Said(split[order], item[order], unit[order], label[order], prediction[order][None])

@@ -32,6 +32,8 @@ class Hits:
     unit: NDArray[np.str_]
     value: NDArray[np.float64]
     """[N] 1 where correct; over several runs the share of them; a difference between arms."""
+    outside: frozenset[str] = frozenset()
+    """Splits that are in no mean."""
 
     def same_items(self, other: Hits) -> bool:
         """Whether both speak of the same images."""
@@ -84,14 +86,15 @@ def arm_hits(runs: Sequence[RunRecord], merge: str | None) -> Hits | None:
     if not all(first.same_items(other) for other in hits):
         return None
     value = np.mean([other.value for other in hits], axis=0)
-    return Hits(first.split, first.item, first.unit, value)
+    return Hits(first.split, first.item, first.unit, value, runs[0].outside_means)
 
 
 def difference(first: Hits, second: Hits) -> Hits | None:
     """Item by item, for the paired bootstrap; None where they speak of other images."""
     if not first.same_items(second):
         return None
-    return Hits(first.split, first.item, first.unit, first.value - second.value)
+    apart = first.value - second.value
+    return Hits(first.split, first.item, first.unit, apart, first.outside)
 
 
 def intervals(hits: Hits, *, resamples: int = RESAMPLES, seed: int = 0) -> Mapping[str, Interval]:
@@ -114,7 +117,7 @@ def intervals(hits: Hits, *, resamples: int = RESAMPLES, seed: int = 0) -> Mappi
     found = {
         f"{name}/top1": percentile_interval(draws[:, place]) for place, name in enumerate(splits)
     }
-    shifts = np.char.startswith(splits, "ood/")
+    shifts = np.char.startswith(splits, "ood/") & ~np.isin(splits, sorted(hits.outside))
     if shifts.any():
         found[OOD] = percentile_interval(draws[:, shifts].mean(axis=1))
     return found

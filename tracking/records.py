@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,12 @@ class RunRecord:
     def trains(self) -> bool:
         """Whether the weights are this run's own."""
         return self.seed is not None and not self.untrained
+
+    @property
+    def outside_means(self) -> frozenset[str]:
+        """The splits out of distribution that are measured and in no mean."""
+        told = self.facts.get("outside_means")
+        return frozenset(map(str, told)) if isinstance(told, Collection) else frozenset()
 
     def values(self, merge: str | None) -> Mapping[str, float]:
         """The metrics of the unmerged model, or of the merge with this label (empty if none)."""

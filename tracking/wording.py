@@ -83,10 +83,9 @@ def confirmed(seen: Confirmation, chosen_on: Sequence[int]) -> tuple[str, ...]:
 def _main(found: Finding, terms: Terms, tests: int) -> str:
     ours, theirs = _name(found.candidate), _name(found.reference)
     difference, n = found.difference, len(found.difference.seeds)
-    ood, identity = _ood(difference), _id(difference)
+    ood, identity, test = _ood(difference), _id(difference), _test(found, terms, tests)
     fresh = "fresh " if found.candidate.confirms or found.reference.confirms else ""
     seeds = f"{n} {fresh}seed{'' if n == 1 else 's'}"
-    test = _test(found, terms, tests)
     if terms.endpoint != OOD and found.outcome in ("better", "worse", "no_difference"):
         return f"{_in_distribution(found)}: {identity} over {seeds} ({test})."
     beside = f"; {identity}" if identity else ""

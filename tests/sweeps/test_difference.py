@@ -55,6 +55,14 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "shifts": ({"trial": {**BASE["trial"], "data": {"shifts": ["pixel"]}}}, "told again"),
     "early_terminate": ({"early_terminate": {"type": "median"}}, "anew"),
     "race_seeds": ({"race_seeds": {"margin": 0.02}}, "anew"),
+    "tasks": (
+        {
+            "tasks": "data.test_domain",
+            "method": "random",
+            "parameters": {"data.test_domain": {"values": ["art", "photo"]}},
+        },
+        "anew",
+    ),
     "try_first": ({"try_first": [{"optim.lr": 1e-4}]}, "anew"),
 }
 
@@ -72,7 +80,7 @@ def test_a_change_goes_on_is_told_again_or_begins_anew(
 
 def test_every_key_that_may_change_is_tried_here() -> None:
     tried = {key for keys, _ in CHANGES.values() for key in keys}
-    assert tried == {*KEYS} - {"name", "aliases", "allow_grid"}
+    assert tried == {*KEYS} - {"name", "aliases", "allow_grid", "profiles"}
 
 
 def test_an_early_termination_that_changes_is_shown_field_by_field(tmp_path: Path) -> None:

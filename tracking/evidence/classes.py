@@ -50,7 +50,8 @@ def class_differences(
         if len(known) == len(pairs):
             images = pairs[0][0][split].images
             found[split] = ClassDifferences(row, split, _stacked(known), images)
-    shifts = [part for split, part in found.items() if split != ID_SPLIT]
+    outside = row.arm.done[0].outside_means | {ID_SPLIT}
+    shifts = [part for split, part in found.items() if split not in outside]
     if shifts:
         yield _mean(row, shifts)
     yield from found.values()

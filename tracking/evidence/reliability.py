@@ -40,10 +40,10 @@ class Reliability:
 
 def reliability(row: Row, runs: Sequence[Tallies]) -> Iterator[Reliability]:
     """On the test split and on the mean of the shifts, from the tallies of every finished run."""
+    outside = row.arm.done[0].outside_means
+    shifts = [name for name in runs[0] if name.startswith("ood/") and name not in outside]
     for where in (ID_SPLIT, MEAN):
-        splits = [
-            name for name in runs[0] if name == where or (where == MEAN and name.startswith("ood/"))
-        ]
+        splits = shifts if where == MEAN else [name for name in runs[0] if name == where]
         if splits and all(name in run for run in runs for name in splits):
             parts = [run[name] for run in runs for name in splits]
             yield Reliability(row, where, mean([part.ece for part in parts]), _bins(runs, splits))
