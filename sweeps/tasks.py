@@ -9,9 +9,8 @@ from carft_core.errors import unknown
 from sweeps.dimensions import Choice, Dimension, Params
 from sweeps.draft import Draft
 from sweeps.settings import RUN_CAP, Selection, Settings
-from tracking.rule_names import LEAVE_ONE_OUT, TASK, VAL_DOMAIN
+from tracking.rule_names import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
 
-TEST_DOMAIN = "data.test_domain"
 METHODS = ("grid", "random")
 """Those whose points are known without results: then every setting can run on every task."""
 APART = {

@@ -7,9 +7,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracking.curves import ID, OOD
+from tracking.rule_names import TEST_DOMAIN
+
+if TYPE_CHECKING:
+    from tracking.compare import Comparison
 
 FILE = Path(__file__).with_name("published.yaml")
 MEAN = "mean"
@@ -97,6 +101,20 @@ def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quo
     return tuple(found)
 
 
+def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tuple[Quoted, ...]:
+    """`quoted` for the columns of a comparison.
+
+    Where its tasks each hold out a domain, its OOD mean is the one over domains that is published
+    of DomainBed's sets. Beside means over other tasks nothing can stand.
+    """
+    table = comparison.protocol
+    if table is None:
+        return quoted(subjects, comparison.metric_names)
+    if table.field != TEST_DOMAIN:
+        return ()
+    return quoted(subjects, {OOD, *(f"ood/{domain}/top1" for domain in table.endpoints)})
+
+
 def footnotes(rows: Sequence[Quoted]) -> list[str]:
     """What the signs mean, and each source once with its recipe."""
     if not rows:
@@ -114,6 +132,11 @@ def footnotes(rows: Sequence[Quoted]) -> list[str]:
 def nothing_for(subjects: Collection[Subject]) -> str:
     """What to say when nothing is published for what was measured here."""
     ours = " or ".join(sorted({_told(subject) for subject in subjects})) or "these runs"
+    if any(_matches(row, subject) for row in published() for subject in subjects):
+        return (
+            f"Nothing is quoted for {ours}: what is published there is of other splits, or a mean "
+            "over others, than what was measured here."
+        )
     known = {f"{row.backbone.title} on {row.family}": None for row in published()}
     return f"Nothing is quoted for {ours}. There are published numbers for {', '.join(known)}."
 

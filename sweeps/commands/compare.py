@@ -134,10 +134,10 @@ def _shown(chosen: Sequence[Part], arguments: argparse.Namespace) -> _Shown:
 
 
 def _with_published(view: View, found: Comparison, chosen: Sequence[Part]) -> View:
-    from tracking.published import nothing_for, quoted
+    from tracking.published import nothing_for, quoted_beside
 
     subjects = set(_subjects(chosen))
-    rows = quoted(subjects, found.metric_names)
+    rows = quoted_beside(subjects, found)
     return replace(view, quoted=rows, notes=() if rows else (nothing_for(subjects),))
 
 

@@ -10,10 +10,20 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.tracking.domains import domain_run
 from tests.tracking.made_up import arm, metrics, run, zero_shot
 from tracking import report
 from tracking.compare import Comparison, RunRecord, compare
-from tracking.published import FILE, Subject, footnotes, nothing_for, published, quoted
+from tracking.published import (
+    FILE,
+    Subject,
+    footnotes,
+    nothing_for,
+    published,
+    quoted,
+    quoted_beside,
+)
+from tracking.tasks import compare_tasks
 from tracking.view import View
 
 DATA: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -110,6 +120,43 @@ def test_domainbeds_means_stand_only_beside_all_domains_of_a_set() -> None:
     assert whole["CAR-FT §1"] == {"ood/mean/top1": pytest.approx(0.968)}
     assert len(whole) == 11
     assert beside(imagenet(("sketch",)), subject) == {}
+
+
+def over_tasks(domains: tuple[str, ...], field: str = "data.test_domain") -> Comparison:
+    """A made-up sweep that holds out each of these."""
+    runs = [
+        replace(domain_run("car_ft", name, 0, 0, val=0.9, ood=0.8), params={field: name})
+        for name in domains
+    ]
+    return compare_tasks(runs, field=field, sweep="ours")
+
+
+def test_beside_a_sweep_over_held_out_domains_stands_the_published_mean_over_them() -> None:
+    subject = Subject("ViT-B-16", "openai", "pacs")
+    whole = over_tasks(("art_painting", "cartoon", "photo", "sketch"))
+    found = quoted_beside([subject], whole)
+    by_label = {row.label: row.values for row in found}
+    assert by_label["CAR-FT §1"] == {"ood/mean/top1": pytest.approx(0.968)}
+    text = report.terminal(whole, width=120, view=View(quoted=found))
+    (ours,), (theirs,) = (re.findall(rf"^  {name}.*$", text, re.M) for name in ("car_ft", "CAR-FT"))
+    assert (ours.split()[3], theirs.split()[4]) == ("80.0", "96.8")
+    plain = imagenet()
+    assert quoted_beside([B16], plain) == quoted([B16], plain.metric_names) != ()
+
+
+@pytest.mark.parametrize(
+    ("domains", "field"),
+    [
+        (("art_painting", "cartoon", "photo"), "data.test_domain"),
+        (("art_painting", "cartoon", "photo", "sketch"), "data.family"),
+    ],
+)
+def test_beside_a_mean_over_other_tasks_stands_nothing_and_why_is_said(
+    domains: tuple[str, ...], field: str
+) -> None:
+    subject = Subject("ViT-B-16", "openai", "pacs")
+    assert quoted_beside([subject], over_tasks(domains, field)) == ()
+    assert "on pacs: what is published there is of other splits" in nothing_for([subject])
 
 
 @pytest.mark.parametrize(
