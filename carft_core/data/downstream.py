@@ -18,6 +18,7 @@ from carft_core.data.downstream_division import Classes
 from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Task
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import listed, nearest, refusal
+from carft_core.data.held_out import refuse_held_out
 from carft_core.data.manifest import read_manifest
 from carft_core.data.photo_views import read_plain
 from carft_core.data.torchvision_items import file_classes, opened, pixels_of
@@ -43,8 +44,7 @@ def open_downstream(config: DataConfig) -> FamilyData:
     are not decoded here: a broken one raises when its turn comes.
     """
     task = TASKS[config.family]
-    if config.test_domain is not None:
-        raise RequestError(f"data.test_domain: {task.name} has no domains to hold out")
+    refuse_held_out(config, "leave the field out")
     if config.shifts:
         raise RequestError(f"data.shifts: {task.name} has no shifts; leave the field out")
     wanted = {"test": task.folders["test"]}

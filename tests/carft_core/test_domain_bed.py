@@ -276,7 +276,7 @@ def test_every_mistake_in_the_folders_comes_at_once(pacs_root: Path, tmp_path: P
         assert expected in told
 
 
-@pytest.mark.parametrize("family", ["icon_shift", "image_folder", "imagenet"])
+@pytest.mark.parametrize("family", ["icon_shift", "image_folder", "imagenet", "fmow", "food101"])
 @pytest.mark.parametrize("field", ["test_domain", "val_domain"])
 def test_families_without_domains_hold_none_out(family: str, field: str, tmp_path: Path) -> None:
     root = None if family == "icon_shift" else str(tmp_path)
