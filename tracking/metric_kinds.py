@@ -21,15 +21,15 @@ def is_fraction(metric: str) -> bool:
 def is_told(metric: str, *, merged: bool = False) -> bool:
     """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
 
-    Of every split its top-1; the other kinds of validation (`id/val`, `ood/val`), test and the mean
-    over shifts, and how far the context has moved on each split, of the model that a run trained
-    alone. `result.json` holds all.
+    Of every split its accuracies: top-1, and what its benchmark ranks by; the other kinds of
+    validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
+    moved on each split, of the model that a run trained alone. `result.json` holds all.
     """
     kind = metric.rpartition("/")[2]
     if merged:
-        return kind == "top1"
+        return kind in _ACCURACIES
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
-        return kind == "top1"
+        return kind in _ACCURACIES
     return kind == "kl" or not metric.startswith("context/")
 
 

@@ -15,7 +15,7 @@ from tracking.picked import mean_record, picked
 from tracking.protocol import Protocol
 from tracking.protocol_table import protocol
 from tracking.records import RunRecord
-from tracking.rule_names import LEAVE_ONE_OUT
+from tracking.rule_names import LEAVE_ONE_OUT, TASK
 from tracking.selection import Rule
 
 
@@ -140,11 +140,12 @@ def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterab
     yield from whole.warnings
     where: dict[str, list[str]] = {}
     for task, warnings in by_task.items():
+        told = {warning.replace(TASK, task) for warning in whole.warnings}
         for warning in warnings:
-            where.setdefault(warning, []).append(task)
+            if warning not in told:
+                where.setdefault(warning, []).append(task)
     for warning, tasks in where.items():
-        if warning not in whole.warnings:
-            yield warning if len(tasks) == len(by_task) else f"{', '.join(tasks)}: {warning}"
+        yield warning if len(tasks) == len(by_task) else f"{', '.join(tasks)}: {warning}"
 
 
 def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:

@@ -82,6 +82,11 @@ class CarFt(Algorithm):
         seen = [metrics["train/context_kl"] for metrics in history[1:]]
         if self.kl_weight == 0 or not seen or max(seen) * self.kl_weight >= KL_TOO_SMALL:
             return []
+        if max(seen) == 0:
+            return [
+                "the context KL was zero throughout, so this run is plain fine-tuning; has "
+                "prompts.contexts a single template?"
+            ]
         return [
             f"the weighted context KL never exceeded {max(seen) * self.kl_weight:.1e}: it was too "
             "small to act, and this run is close to plain fine-tuning; is the context scale 1, or "

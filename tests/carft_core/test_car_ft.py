@@ -115,6 +115,7 @@ def test_a_kl_too_small_to_act_is_warned_of() -> None:
     small = [{"train/context_kl": 0.0}, {"train/context_kl": 2e-4}]
     large = [{"train/context_kl": 0.0}, {"train/context_kl": 0.2}]
     assert "too small to act" in CarFt(kl_weight=1.0).warnings(small)[0]
+    assert "a single template?" in CarFt(kl_weight=1.0).warnings([small[0], small[0]])[0]
     assert CarFt(kl_weight=1.0).warnings(large) == []
     assert CarFt(kl_weight=0.0).warnings(small) == []
 

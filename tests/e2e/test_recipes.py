@@ -1,0 +1,172 @@
+"""The shipped recipes of the papers' benchmarks run end to end and land in MLflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from sweeps.cli import main
+from tests import domain_bed_tree, downstream_tree, wilds_tree
+from tracking.where import EXPERIMENT
+
+ALGORITHMS = ("zero_shot", "fine_tune", "car_ft")
+
+
+@dataclass
+class Smoke:
+    """A recipe's smoke profile, run in one home as a user runs it."""
+
+    home: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def call(self, *words: str) -> str:
+        """What a command prints that succeeds."""
+        self.capsys.readouterr()
+        code = main([*words, "--home", str(self.home)])
+        told = self.capsys.readouterr()
+        assert code == 0, told.err
+        return told.out + told.err
+
+    def run(self, recipe: str, root: Path, *profiles: str, sets: str = "") -> str:
+        """The recipe with these profiles and `smoke`, on the images below `root`."""
+        words = [word for name in (*profiles, "smoke") for word in ("--profile", name)]
+        # A report's page and model take longer than these runs.
+        for change in ("report={page: false, model: false}", *filter(None, [sets])):
+            words += ["--set", change]
+        return self.call("run", recipe, "--data-root", str(root), "--in-process", *words)
+
+    def run_twice(self, recipe: str, root: Path, *profiles: str, sets: str = "") -> None:
+        """Once more nothing is trained: no epoch is told."""
+        assert " epoch " in self.run(recipe, root, *profiles, sets=sets)
+        assert " epoch " not in self.run(recipe, root, *profiles, sets=sets)
+
+    def children(self, sweep: str) -> dict[str, set[str]]:
+        """The runs below the sweep's own in MLflow: their names, and those of their metrics.
+
+        Each has finished.
+        """
+        client = MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        runs = client.search_runs([experiment.experiment_id])
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        (parent,) = [run for run in runs if run.info.run_name == sweep]
+        return {
+            run.info.run_name: set(run.data.metrics)
+            for run in runs
+            if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        }
+
+
+@pytest.fixture
+def smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Smoke:
+    return Smoke(tmp_path / "home", capsys)
+
+
+def top1(*splits: str) -> set[str]:
+    return {f"{split}/top1" for split in splits}
+
+
+def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
+    domain_bed_tree.make(tmp_path, "pacs", per_domain=10)
+    # Two of the domains in turn, to save time; all of them below.
+    smoke.run_twice(
+        "domainbed", tmp_path, sets="parameters.data.test_domain.values=[photo, sketch]"
+    )
+    children = smoke.children("pacs_smoke")
+    assert {*children} == {
+        f"{algorithm} test_domain={domain} seed 0"
+        for algorithm in ALGORITHMS
+        for domain in ("photo", "sketch")
+    }
+    for name, metrics in children.items():
+        (domain,) = re.findall("test_domain=(.*) seed", name)
+        assert metrics >= top1(*(f"ood/{domain}{part}" for part in ("", "_out", "_all")))
+        assert metrics >= {"id/val/mean_group_top1", *top1("id/val", "ood/mean")}
+        assert ("wise_ft/id/val/mean_group_top1" in metrics) == (not name.startswith("zero_shot"))
+        assert not [metric for metric in metrics if metric.startswith("id/test")]
+    table = smoke.call("compare", "pacs_smoke", "--published")
+    assert re.search(r"^algorithm +photo +sketch +Avg$", table, re.MULTILINE)
+    assert "Nothing is quoted for builtin on pacs" in " ".join(table.split())
+
+
+@pytest.mark.slow
+def test_domainbeds_other_rules(smoke: Smoke, tmp_path: Path) -> None:
+    domain_bed_tree.make(tmp_path, "pacs", per_domain=10)
+    smoke.run("domainbed", tmp_path, "oracle")
+    assert len(smoke.children("pacs_oracle_smoke")) == 12
+    table = smoke.call("compare", "pacs_oracle_smoke")
+    assert re.search(r"^algorithm +art_painting +cartoon +photo +sketch +Avg$", table, re.MULTILINE)
+    assert table.count("oracle: settings were chosen on ood/{task}_out/top1") == 1
+    smoke.run("domainbed", tmp_path, "leave_one_domain_out")
+    # Each held-out domain with none of the three others left out, and with each of them.
+    assert len(smoke.children("pacs_leave_one_domain_out_smoke")) == 3 * 4 * (1 + 3)
+    table = smoke.call("compare", "pacs_leave_one_domain_out_smoke")
+    assert "leave-one-domain-out cross-validation" in " ".join(table.split())
+
+
+@pytest.mark.slow
+def test_imagenet(smoke: Smoke, imagenet_root: Path) -> None:
+    smoke.run_twice("imagenet", imagenet_root)
+    children = smoke.children("imagenet_smoke")
+    assert {*children} == {"zero_shot", "fine_tune seed 0", "car_ft seed 0"}
+    shifts = [f"ood/{name}" for name in ("v2", "r", "a", "sketch", "objectnet", "mean")]
+    for metrics in children.values():
+        assert metrics >= top1("id/val", "id/test", "id/test_r", "id/test_a", "gap", *shifts)
+    assert children["car_ft seed 0"] >= {
+        "train/context_kl",
+        "wise_ft/id/test/top1",
+        "wise_ft/ood/objectnet/top1",
+    }
+    table = smoke.call("compare", "imagenet_smoke")
+    assert re.search(r"^setting +n +a +objectnet +r +sketch +v2$", table, re.MULTILINE)
+
+
+@pytest.fixture
+def downstream_root(tmp_path: Path) -> Iterator[Path]:
+    """The two tasks of the smoke profile; neither needs a checksum of torchvision's replaced."""
+    with pytest.MonkeyPatch.context() as patch:
+        for family in ("dtd", "oxford_pets"):
+            downstream_tree.make(tmp_path, family, patch)
+        yield tmp_path
+
+
+@pytest.mark.slow
+def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
+    smoke.run_twice("downstream", downstream_root)
+    children = smoke.children("downstream_smoke")
+    other = {"dtd": "oxford_pets", "oxford_pets": "dtd"}
+    assert len(children) == 6
+    for name, metrics in children.items():
+        (family,) = re.findall("family=([a-z_]+)", name)
+        kept = f"retention/{other[family]}"
+        assert metrics >= top1("id/val", "id/test", kept, "retention/mean", "retention/gain")
+        assert ("id/test/mean_per_class_top1" in metrics) == (family == "oxford_pets")
+        assert not [metric for metric in metrics if metric.startswith("ood/")]
+    table = smoke.call("compare", "downstream_smoke")
+    assert re.search(r"^algorithm +dtd +oxford_pets +Avg$", table, re.MULTILINE)
+    assert re.search(r"^setting .* other tasks +kept there$", table, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("profiles", "sweep", "criterion"),
+    [((), "iwildcam_smoke", "macro_f1"), (("fmow",), "fmow_smoke", "worst_group_top1")],
+)
+def test_wilds(
+    smoke: Smoke, tmp_path: Path, profiles: tuple[str, ...], sweep: str, criterion: str
+) -> None:
+    wilds_tree.make(tmp_path)
+    smoke.run_twice("wilds", tmp_path, *profiles)
+    children = smoke.children(sweep)
+    assert {*children} == {"zero_shot", "fine_tune seed 0", "car_ft seed 0"}
+    for metrics in children.values():
+        for split in ("id/val", "id/test", "ood/val", "ood/test"):
+            assert metrics >= {f"{split}/top1", f"{split}/{criterion}"}
+    assert f"wise_ft/ood/test/{criterion}" in children["car_ft seed 0"]
+    columns = f"id/test/{criterion},ood/test/{criterion}"
+    assert columns.split(",")[1] in smoke.call("compare", sweep, "--columns", columns)
