@@ -110,7 +110,9 @@ def images_of(config: TrialConfig) -> Images:
         train, groups = counts.pop("train"), 1
         val = counts.pop("val", round(train * data.val_fraction))
         train -= 0 if "val" in family.folders else val
-        train = data.shots * classes(family.name) if data.shots else train * data.train_fraction
+        train = (
+            data.shots * classes(family.name) if data.shots else round(train * data.train_fraction)
+        )
         names = MEASURED.get(family.name, counts) if data.shifts is None else ("test", *data.shifts)
         measured = sum(counts[name] for name in names)
     else:
