@@ -18,7 +18,7 @@ import functools
 import logging
 import math
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import open_clip
 import torch
@@ -26,8 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES
+from carft_core.data.downstream_tasks import CLASSES
 from carft_core.data.imagenet_folders import SHIFTS
 from carft_core.run_models import models_of
+from sweeps.ledger import Ledger
+from sweeps.proposals import propose
 from sweeps.spec import SweepSpec, load_spec
 
 PASSES = 3
@@ -44,7 +47,7 @@ class Images(NamedTuple):
     epochs: int
     val: float
     measured: float
-    """Of test, shifts and extras."""
+    """Of test, shifts and extras, and of the tests of other tasks."""
 
 
 class Cost(NamedTuple):
@@ -69,13 +72,14 @@ class Cost(NamedTuple):
 
 def cost(spec: SweepSpec) -> Cost:
     """Of all its runs, none of which is there yet."""
-    trials = spec.points() if spec.method == "grid" else [{}] * spec.trial_count
-    configs = [spec.config_for(point) for point in trials]
+    nobody = cast(Ledger, None)  # grids and draws look at no ledger
+    trials = (propose(spec, nobody, number).params for number in range(spec.trial_count))
+    configs = [spec.config_for(params) for params in trials]
     configs += [baseline.config for baseline in spec.baseline_configs()]
     runs = [
         run_cost(config)
         for config in configs
-        for _ in (spec.seeds if config.algorithm.trains else (None,))
+        for _ in (spec.seeds if config.algorithm.trains or config.follows_seed else (None,))
     ]
     return Cost(*(sum(column) for column in zip(*runs, strict=True)))
 
@@ -106,6 +110,9 @@ def images_of(config: TrialConfig) -> Images:
         train, groups = counts.pop("train"), 1
         val = counts.pop("val", round(train * data.val_fraction))
         train -= 0 if "val" in family.folders else val
+        train = (
+            data.shots * classes(family.name) if data.shots else round(train * data.train_fraction)
+        )
         names = MEASURED.get(family.name, counts) if data.shifts is None else ("test", *data.shifts)
         measured = sum(counts[name] for name in names)
     else:
@@ -114,10 +121,20 @@ def images_of(config: TrialConfig) -> Images:
         groups, every = len(counts), sum(counts.values())
         val = round(data.val_fraction * every) + left_out
         train = round((1 - data.val_fraction) * every)
+    measured += sum(
+        FAMILIES[name].folders["test"].images
+        for name in config.eval.retention
+        if name != family.name
+    )
     batch = optim.batch_size * (groups if data.balanced else 1)
     steps = optim.steps or (optim.epochs or 1) * math.ceil(train / batch)
     per_epoch = optim.steps_per_epoch or math.ceil(train / batch)
     return Images(float(steps * batch), math.ceil(steps / per_epoch), val, measured)
+
+
+def classes(family: str) -> int:
+    """Of a downstream task: whose shots are counted. Raises FileNotFoundError for others."""
+    return len((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
 
 
 @functools.cache
@@ -146,6 +163,8 @@ def main() -> None:
     given = parser.parse_args()
     profiles = [f"profile={name}" for name in given.profile]
     spec = load_spec(given.sweep, [*profiles, *given.overrides])
+    if spec.method not in ("grid", "random", "qmc"):
+        parser.error(f"what {spec.method} proposes is not known before; add --set method=random")
     total = cost(spec)
     hours = total.hours(peak=given.peak, share=given.share)
     decoding = total.decoding_hours(cores=given.cores, images_per_core=given.images_per_core)

@@ -52,6 +52,7 @@ class Smoke:
         """
         client = MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
         experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
         runs = client.search_runs([experiment.experiment_id])
         assert {run.info.status for run in runs} == {"FINISHED"}
         (parent,) = [run for run in runs if run.info.run_name == sweep]
