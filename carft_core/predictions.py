@@ -63,7 +63,7 @@ def predictions_file(
             name, shape = item.split, _shape(item)
             if name not in waiting or name in early or shape != shapes[name]:
                 raise ValueError(f"{name} {shape} is not among what is to come: {waiting}")
-            table = _table(item, kept[name]).select(names)
+            table = _table(item, kept[name], list(shapes)).select(names)
             if name != waiting[0]:
                 early[name] = stack.enter_context(_spooled(table, path.parent))
                 return
@@ -131,8 +131,10 @@ def _spooled(table: pa.Table, folder: Path) -> IO[bytes]:
     return spool
 
 
-def _table(item: Predictions, keep_logits: bool) -> pa.Table:
+def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
+    """The rows of a split; all of a file have the same dictionary, `splits`."""
     count = len(item.labels)
+    place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits
     p = F.softmax(logits.double(), dim=1)
     possible = int((logits > -torch.inf).any(dim=0).sum())
@@ -140,7 +142,7 @@ def _table(item: Predictions, keep_logits: bool) -> pa.Table:
     order = logits.argsort(dim=1, descending=True, stable=True)[:, : min(TOP, possible)]
     prediction = order[:, :1]
     columns = [
-        pa.array([item.split] * count, pa.dictionary(pa.int32(), pa.string())),
+        pa.DictionaryArray.from_arrays(place, pa.array(splits, pa.string())),
         pa.array(item.ids, pa.string()),
         pa.array(item.units, pa.string()),
         pa.array(item.labels.numpy(), pa.int32()),
