@@ -26,15 +26,16 @@ def test_a_unit_is_no_greater_than_what_is_measured_over_it(bench: Bench) -> Non
         (set(unit.splits), set(unit.parts), set(unit.unions))
         for unit in units_of(bench, [other_task(bench)])
     ]
+    none: set[str] = set()
     assert len(found) == 7
     for expected in (
-        ({"id/val"}, set(), set()),
-        ({"id/test"}, {"id/test_ends"}, set()),
-        ({"ood/copy-0"}, set(), set()),
-        ({"ood/copy-1"}, set(), set()),
-        ({"ood/again"}, set(), set()),
-        ({"ood/dark", "ood/pale"}, set(), {"ood/both"}),
-        ({"retention/dark"}, set(), set()),
+        ({"id/val"}, none, none),
+        ({"id/test"}, {"id/test_ends"}, none),
+        ({"ood/copy-0"}, none, none),
+        ({"ood/copy-1"}, none, none),
+        ({"ood/again"}, none, none),
+        ({"ood/dark", "ood/pale"}, none, {"ood/both"}),
+        ({"retention/dark"}, none, none),
     ):
         assert expected in found
 
@@ -49,7 +50,8 @@ def test_unions_that_share_a_split_are_one_unit(bench: Bench) -> None:
 
 def test_what_is_predicted_has_the_names_and_shapes_that_were_told(bench: Bench) -> None:
     classifier, others = moved_classifier(bench), [other_task(bench)]
-    told, names = {}, []
+    told: dict[str, tuple[int, ...]] = {}
+    names: list[str] = []
     for unit in units_of(bench, others):
         predicted = unit.predict(classifier, bench, batch_size=5, workers=0)
         shapes = {name: tuple(item.logits.shape) for name, item in predicted.items()}
