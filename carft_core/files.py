@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ UMASK = _umask()
 """Read once: the system tells it only by setting it, which another thread could see."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, make it durable, then put it in place.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to fill; at the end of the block it is made durable and put in place.
 
-    A crash at any instant leaves the old file or the new one, never a part.
+    A crash at any instant leaves the old file or the new one, never a part; so does an error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -35,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     try:
-        write(Path(name))
+        yield Path(name)
         with open(name, "rb") as written:  # noqa: PTH123 - the descriptor is what fsync wants
             os.fsync(written.fileno())
         Path(name).chmod(0o666 & ~UMASK)  # mkstemp's files are private; a shared home's are not
@@ -43,6 +45,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, and put it in place as `atomic_file` does."""
+    with atomic_file(path) as file:
+        write(file)
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:

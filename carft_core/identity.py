@@ -40,7 +40,7 @@ SPLIT_SOURCES = ("balanced.py", "base.py", "held_out.py", "loader.py", "splits.p
 """The same of `data`."""
 OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
 """Fields of `data` that do not stand there as such; what the last three come to does."""
-MEASURING_SOURCES = ("evaluate.py", "metrics.py", "predictions.py")
+MEASURING_SOURCES = ("evaluate.py", "measure.py", "metrics.py", "predictions.py", "units.py")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,32 +18,64 @@ from torch.nn import functional as F
 
 from carft_core.errors import RequestError
 from carft_core.evaluate import Predictions
-from carft_core.files import write_atomically
+from carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
 LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
+KeptLogits = Literal["auto", "always", "never"]
 TOP = 5
 
 
 def write_predictions(
-    path: Path,
-    predictions: Sequence[Predictions],
-    logits: Literal["auto", "always", "never"] = "auto",
+    path: Path, predictions: Sequence[Predictions], logits: KeptLogits = "auto"
 ) -> None:
-    """Keep predictions as parquet, atomically; the columns are described in docs/metrics.md.
+    """Keep predictions as parquet, atomically; `logits` as in `predictions_file`."""
+    shapes = {item.split: _shape(item) for item in predictions}
+    with predictions_file(path, shapes, logits) as keep:
+        for item in predictions:
+            keep(item)
 
-    `logits` says whether full logits are kept beside them; `auto`: of splits below LOGITS_LIMIT.
+
+@contextlib.contextmanager
+def predictions_file(
+    path: Path, shapes: Mapping[str, tuple[int, int]], logits: KeptLogits = "auto"
+) -> Iterator[Callable[[Predictions], None]]:
+    """Keep predictions as parquet, split by split; the columns are described in docs/metrics.md.
+
+    `shapes` are those of the logits [N, C] of every split to come, by name. What the block is given
+    takes the predictions of one after another, in any order; the file has the order of `shapes`.
+    Nothing of a split stays in memory, and the file is put in place at the end of the block.
+    `logits` says whether full logits are kept as well; `auto`: of splits below LOGITS_LIMIT.
+
+    Raises ValueError for predictions that are not in `shapes` as they are, or that do not come.
     """
-    kept = [
-        logits == "always" or (logits == "auto" and 2 * item.logits.numel() < LOGITS_LIMIT)
-        for item in predictions
-    ]
-    tables = [_table(item, keep) for item, keep in zip(predictions, kept, strict=True)]
-    table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
-    if not any(kept):
-        table = table.drop_columns("logits")
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+    kept = {name: _keeps_logits(shape, logits) for name, shape in shapes.items()}
+    names = [name for name in _SCHEMA.names if name != "logits" or any(kept.values())]
+    schema = pa.schema([_SCHEMA.field(name) for name in names], metadata=_SCHEMA.metadata)
+    waiting = list(shapes)
+    early: dict[str, IO[bytes]] = {}
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(atomic_file(path))
+        writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+
+        def keep(item: Predictions) -> None:
+            name, shape = item.split, _shape(item)
+            if name not in waiting or name in early or shape != shapes[name]:
+                raise ValueError(f"{name} {shape} is not among what is to come: {waiting}")
+            table = _table(item, kept[name], list(shapes)).select(names)
+            if name != waiting[0]:
+                early[name] = stack.enter_context(_spooled(table, path.parent))
+                return
+            writer.write_table(table)
+            waiting.pop(0)
+            while waiting and waiting[0] in early:
+                with early.pop(waiting.pop(0)) as spool:
+                    writer.write_table(pa.ipc.open_stream(spool).read_all())
+
+        yield keep
+        if waiting:
+            raise ValueError(f"no predictions of {', '.join(waiting)} came")
 
 
 def read_predictions(path: Path) -> pa.Table:
@@ -78,8 +113,28 @@ _SCHEMA = pa.schema(
 )
 
 
-def _table(item: Predictions, keep_logits: bool) -> pa.Table:
+def _shape(item: Predictions) -> tuple[int, int]:
+    count, classes = item.logits.shape
+    return count, classes
+
+
+def _keeps_logits(shape: tuple[int, int], logits: KeptLogits) -> bool:
+    return logits == "always" or (logits == "auto" and 2 * math.prod(shape) < LOGITS_LIMIT)
+
+
+def _spooled(table: pa.Table, folder: Path) -> IO[bytes]:
+    """The table in a file without a name, which is gone once it is closed or the process ends."""
+    spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - who asks closes it
+    with pa.ipc.new_stream(spool, table.schema) as stream:
+        stream.write_table(table)
+    spool.seek(0)
+    return spool
+
+
+def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
+    """The rows of a split; all of a file have the same dictionary, `splits`."""
     count = len(item.labels)
+    place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits
     p = F.softmax(logits.double(), dim=1)
     possible = int((logits > -torch.inf).any(dim=0).sum())
@@ -87,7 +142,7 @@ def _table(item: Predictions, keep_logits: bool) -> pa.Table:
     order = logits.argsort(dim=1, descending=True, stable=True)[:, : min(TOP, possible)]
     prediction = order[:, :1]
     columns = [
-        pa.array([item.split] * count, pa.dictionary(pa.int32(), pa.string())),
+        pa.DictionaryArray.from_arrays(place, pa.array(splits, pa.string())),
         pa.array(item.ids, pa.string()),
         pa.array(item.units, pa.string()),
         pa.array(item.labels.numpy(), pa.int32()),

@@ -1,8 +1,9 @@
-"""A finished run: its folder, the evaluation of its models, and what is read back of them."""
+"""A finished run: its folder, the measuring of its models, and what is read back of them."""
 
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,28 +15,12 @@ from torch import Tensor
 from carft_core.bench import Bench, open_bench
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig
-from carft_core.config_sections import EvalConfig
 from carft_core.errors import RequestError
-from carft_core.evaluate import (
-    Predictions,
-    context_probe,
-    part,
-    predict,
-    split_metrics,
-    summary,
-    together,
-)
 from carft_core.facts import facts_of
-from carft_core.files import read_json, write_json
+from carft_core.files import read_json, write_atomically, write_json
 from carft_core.identity import Identity, evaluation_digest
-from carft_core.predictions import write_predictions
-from carft_core.retention import (
-    START,
-    OtherTask,
-    open_others,
-    predict_others,
-    retention_metrics,
-)
+from carft_core.measure import measure
+from carft_core.retention import OtherTask, open_others
 from carft_core.run_models import UNMERGED, Model, model_state, models_of, tuned_state
 
 
@@ -201,22 +186,25 @@ def _evaluate(
     tuned = tuned_state(folder.weights(config.keep.result), config, zero_shot)
     digest = folder.claimed()["digest"]
     facts = facts_of(config, bench)
-    reference = _zero_shot_predictions(bench, others, config.eval.batch_size, config.workers)
-    own: dict[str, Predictions] | None = None
+    for left in folder.path.glob("evaluations/*/.predictions.parquet.*"):
+        left.unlink(missing_ok=True)  # by a process that was killed while it measured
+    own: dict[str, float] | None = None
     for label, model in models.items():
         state = model_state(model, zero_shot, tuned)
-        if _same(state, zero_shot):
-            predicted = reference
-        elif own is not None and _same(state, tuned):
-            predicted = own
+        file = folder.predictions(label) if config.keep.predictions else None
+        if own is not None and _same(state, tuned):
+            metrics = own
+            if file is not None:
+                copied = functools.partial(shutil.copyfile, folder.predictions(UNMERGED))
+                write_atomically(file, copied)
         else:
-            predicted = _predictions(bench, others, config, state)
-        if label == UNMERGED:
-            own = predicted
-        if config.keep.predictions:
-            write_predictions(
-                folder.predictions(label), list(predicted.values()), config.eval.logits
+            # Held by nothing here, so that it is gone when the next one is made.
+            metrics = measure(
+                None if _same(state, zero_shot) else _classifier(bench, state),
+                *(bench, others, config, file),
             )
+        if label == UNMERGED:
+            own = metrics
         write_json(
             folder.metrics(label),
             {
@@ -224,7 +212,7 @@ def _evaluate(
                 "label": label,
                 "step": 0 if model is None else model[1].step,
                 "values": {} if model is None else dict(model[1].values),
-                "metrics": _measured(predicted, reference, bench, config.eval),
+                "metrics": metrics,
                 "facts": facts,
             },
         )
@@ -235,75 +223,7 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _predictions(
-    bench: Bench,
-    others: tuple[OtherTask, ...],
-    config: TrialConfig,
-    state: Mapping[str, Tensor],
-) -> dict[str, Predictions]:
-    classifier: ImageClassifier = bench.teacher.new_classifier()
+def _classifier(bench: Bench, state: Mapping[str, Tensor]) -> ImageClassifier:
+    classifier = bench.teacher.new_classifier()
     classifier.load_state_dict(dict(state))
-    return _predict_splits(bench, others, config.eval.batch_size, config.workers, classifier)
-
-
-@functools.lru_cache(maxsize=2)
-def _zero_shot_predictions(
-    bench: Bench, others: tuple[OtherTask, ...], batch_size: int, workers: int
-) -> dict[str, Predictions]:
-    """The teacher's predictions, made once for all the runs on a bench."""
-    return _predict_splits(bench, others, batch_size, workers, bench.teacher.classifier)
-
-
-def _predict_splits(
-    bench: Bench,
-    others: tuple[OtherTask, ...],
-    batch_size: int,
-    workers: int,
-    classifier: ImageClassifier,
-) -> dict[str, Predictions]:
-    predicted = {
-        name: predict(
-            classifier,
-            split,
-            name,
-            transform=bench.transform,
-            device=bench.device,
-            precision=bench.precision,
-            batch_size=batch_size,
-            workers=workers,
-        )
-        for name, split in bench.evaluated_splits().items()
-    }
-    parts = {
-        name: part(predicted["id/test"], name, classes)
-        for name, classes in bench.test_parts().items()
-    }
-    unions = {
-        name: together([predicted[one] for one in of], name) for name, of in bench.unions().items()
-    }
-    elsewhere = predict_others(classifier, others, bench, batch_size=batch_size, workers=workers)
-    return predicted | parts | unions | elsewhere
-
-
-def _measured(
-    predicted: Mapping[str, Predictions],
-    zero_shot: Mapping[str, Predictions],
-    bench: Bench,
-    config: EvalConfig,
-) -> dict[str, float]:
-    retained = retention_metrics(predicted, zero_shot)
-    predicted = {name: item for name, item in predicted.items() if not name.startswith(START)}
-    further = bench.further_metrics
-    metrics = summary(
-        {name: split_metrics(item, further) for name, item in predicted.items()},
-        {name: split_metrics(zero_shot[name]) for name in predicted},
-        outside=bench.outside_means(),
-    )
-    if config.context_probe:
-        teacher = bench.teacher
-        for name, item in predicted.items():
-            probe = context_probe(
-                zero_shot[name].features, item.features, teacher.w_ctx.cpu(), teacher.scale
-            )
-            metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
-    return metrics | retained
+    return classifier

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from carft_core.clip import ImageClassifier, open_model
+from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.config_sections import DataConfig, ModelConfig, PromptsConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split
 from carft_core.errors import RequestError
-from carft_core.evaluate import Predictions, predict
-from carft_core.metrics import top1
 from carft_core.prompts import TemplateSet, class_weights, template_set, text_features
 
 if TYPE_CHECKING:
@@ -117,49 +115,17 @@ def _with_heads(
     return tuple(found)
 
 
-def predict_others(
-    classifier: ImageClassifier,
-    others: Sequence[OtherTask],
-    bench: Bench,
-    *,
-    batch_size: int,
-    workers: int,
-) -> dict[str, Predictions]:
-    """What the image tower of `classifier` says on each of `others`, with the other's head."""
-    return {
-        other.name: predict(
-            ImageClassifier(classifier.visual, other.head),
-            other.test,
-            other.name,
-            transform=bench.transform,
-            device=bench.device,
-            precision=bench.precision,
-            batch_size=batch_size,
-            workers=workers,
-        )
-        for other in others
-    }
-
-
 def retention_metrics(
-    predicted: Mapping[str, Predictions], zero_shot: Mapping[str, Predictions]
+    retained: Mapping[str, float], zero_shot: Mapping[str, float]
 ) -> dict[str, float]:
     """`retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
 
-    Of the splits that begin with `retention/`; nothing where there is none. A negative gain is
-    what was forgotten.
+    Both are given as the top-1 of each other task by its metric name; nothing where there is none.
+    A negative gain is what was forgotten.
     """
-    ours, theirs = (
-        {
-            name: top1(item.logits, item.labels)
-            for name, item in of.items()
-            if name.startswith(START)
-        }
-        for of in (predicted, zero_shot)
-    )
-    if not ours:
+    if not retained:
         return {}
-    mean = sum(ours.values()) / len(ours)
-    before = sum(theirs.values()) / len(theirs)
-    found = {f"{name}/top1": value for name, value in ours.items()}
+    mean = sum(retained.values()) / len(retained)
+    before = sum(zero_shot.values()) / len(zero_shot)
+    found = {f"{name}/top1": value for name, value in retained.items()}
     return {**found, "retention/mean/top1": mean, "retention/gain/top1": mean - before}

@@ -14,13 +14,19 @@ import torch
 
 from carft_core import predictions
 from carft_core.errors import RequestError
-from carft_core.evaluate import split_metrics
-from carft_core.predictions import read_predictions, write_predictions
-from tests.carft_core.random_predictions import random_predictions
+from carft_core.evaluate import Predictions, split_metrics
+from carft_core.predictions import predictions_file, read_predictions, write_predictions
+from tests.carft_core.random_predictions import CLASSES, random_predictions
 
 
 def rows(table: pa.Table, split: str) -> list[dict[str, object]]:
     return [row for row in table.to_pylist() if row["split"] == split]
+
+
+def keep_all(path: Path, shapes: dict[str, tuple[int, int]], items: list[Predictions]) -> None:
+    with predictions_file(path, shapes) as keep:
+        for item in items:
+            keep(item)
 
 
 def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -144,16 +150,51 @@ def test_a_write_that_fails_leaves_the_old_table(
     write_predictions(path, [random_predictions()])
     before = path.read_bytes()
 
-    def fail(table: object, file: Path, **options: object) -> None:
-        del table, options
-        file.write_bytes(b"PAR1 half of")
+    def fail(writer: pq.ParquetWriter, table: object) -> None:
+        del writer, table
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pq, "write_table", fail)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
     with pytest.raises(OSError, match="no space left"):
         write_predictions(path, [random_predictions(items=3)])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_splits_may_come_in_any_order_and_stand_in_that_of_the_shapes(tmp_path: Path) -> None:
+    items = [random_predictions(f"ood/{place}", 3 + place) for place in range(5)]
+    write_predictions(tmp_path / "expected", items)
+    shapes = {item.split: (len(item.labels), CLASSES) for item in items}
+    for order in ([4, 3, 2, 1, 0], [1, 0, 3, 4, 2]):
+        keep_all(tmp_path / "found", shapes, [items[place] for place in order])
+        assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert {file.name for file in tmp_path.iterdir()} == {"expected", "found"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [random_predictions("ood/b", 7)],
+        [random_predictions("ood/a", 7), random_predictions("ood/a", 7)],
+        [random_predictions("ood/b", 3), random_predictions("ood/b", 3)],
+        [random_predictions("ood/c", 3)],
+    ],
+    ids=["another size", "written twice", "spooled twice", "another name"],
+)
+def test_predictions_that_were_not_to_come_are_refused(
+    tmp_path: Path, given: list[Predictions]
+) -> None:
+    shapes = {"ood/a": (7, CLASSES), "ood/b": (3, CLASSES)}
+    with pytest.raises(ValueError, match="is not among what is to come"):
+        keep_all(tmp_path / "p.parquet", shapes, given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_that_do_not_come_leave_no_file(tmp_path: Path) -> None:
+    shapes = {"ood/a": (7, CLASSES), "ood/b": (3, CLASSES)}
+    with pytest.raises(ValueError, match="no predictions of ood/a, ood/b came"):
+        keep_all(tmp_path / "p.parquet", shapes, [random_predictions("ood/b", 3)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_table_of_predictions_is_refused(tmp_path: Path) -> None:

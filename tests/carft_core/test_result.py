@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from carft_core import measure, units
 from carft_core.bench import open_bench
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
+from carft_core.evaluate import Predictions, predict
 from carft_core.predictions import read_predictions
 from carft_core.result import RunFolder, finish, is_complete
 from carft_core.train import train
+from carft_core.zero_shot import ZeroShotStore
 
 Config = Callable[..., TrialConfig]
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
@@ -41,6 +45,58 @@ def test_alpha_zero_and_one_give_exactly_the_zero_shot_and_the_tuned_predictions
         assert torch.equal(last[split], tuned[split])
         assert not torch.equal(middle[split], tuned[split])
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(10**9, 3), (0, 5)])
+def test_end_points_cost_no_forward_pass(
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    passes: int,
+) -> None:
+    """Where the zero-shot model's predictions are not kept, the three models but `wise_ft@1` each
+    make them anew.
+    """
+    config = toy_config({"merges": ENDS})
+    train(config, 0, workdir=tmp_path)
+    files = [RunFolder(tmp_path).predictions(label) for label in ("unmerged", "wise_ft@1")]
+    before = {file: file.read_bytes() for file in tmp_path.glob("evaluations/*/*")}
+    asked: list[str] = []
+
+    def counted(classifier: object, split: object, name: str, **how: object) -> Predictions:
+        asked.append(name)
+        return predict(classifier, split, name, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(units, "predict", counted)
+    monkeypatch.setattr(measure, "ZERO_SHOT", ZeroShotStore(limit))
+    for file in before:
+        file.unlink()
+    litter = files[0].with_name(".predictions.parquet.abc")
+    litter.write_bytes(b"of a process that was killed")
+    finish(tmp_path, config, 0)
+    assert Counter(asked) == dict.fromkeys(("id/val", "id/test", "ood/dark", "ood/pale"), passes)
+    assert {file: file.read_bytes() for file in tmp_path.glob("evaluations/*/*")} == before
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not litter.exists()
+
+
+def test_an_evaluation_that_breaks_off_is_not_taken_for_one(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(classifier: object, split: object, name: str, **how: object) -> Predictions:
+        if name == "ood/pale":
+            raise KeyboardInterrupt
+        return predict(classifier, split, name, **how)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(units, "predict", broken)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy_config(), 0, workdir=tmp_path)
+    assert not list(tmp_path.glob("evaluations/*/*"))
+    assert not is_complete(tmp_path, toy_config())
+    finish(tmp_path, toy_config(), 0)
+    assert is_complete(tmp_path, toy_config())
 
 
 def test_the_zero_shot_row_is_that_of_a_classifier_run_by_hand(

@@ -1,0 +1,101 @@
+"""How much memory it takes to measure a model, by the number of shifts.
+
+    python benchmarks/evaluation_memory.py [--shifts 5 40] [--images 2000] [--kept-mb 0]
+
+Random images of 1000 classes and a classifier of one layer, measured with the context probe and
+with kept predictions, in a fresh process for each number of shifts. `--kept-mb` is how much of the
+zero-shot model's predictions may stay in memory for the next run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from carft_core.bench import Bench, open_bench
+from carft_core.clip import ImageClassifier
+from carft_core.config import TrialConfig, trial_config
+from carft_core.data import Split, Transform
+from carft_core.measure import measure
+from carft_core.zero_shot import ZERO_SHOT
+
+CLASSES, WIDTH, PIXELS = 1000, 512, 8
+
+
+class Noise(Split):
+    """Images of noise, a pure function of the index."""
+
+    def __init__(self, images: int) -> None:
+        self.labels = torch.arange(images) % CLASSES
+        self.ids = self.units = tuple(f"image {index}" for index in range(images))
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Views [B, 3, PIXELS, PIXELS]."""
+        del transform, seed, epoch
+        generator = torch.Generator().manual_seed(indices[0])
+        return torch.randn(len(indices), 3, PIXELS, PIXELS, generator=generator)
+
+
+def noise_bench(config: TrialConfig, shifts: int, images: int) -> Bench:
+    """A bench of so many shifts beside `id/val` and `id/test`."""
+    bench = open_bench(config)
+    teacher = copy.copy(bench.teacher)
+    tower = nn.Sequential(nn.Flatten(), nn.Linear(3 * PIXELS**2, WIDTH))
+    teacher.classifier = ImageClassifier(tower, nn.Linear(WIDTH, CLASSES, bias=False))
+    teacher.w_cls, teacher.w_ctx = torch.randn(CLASSES, WIDTH), torch.randn(80, WIDTH)
+    split = Noise(images)
+    named = {f"shift-{number}": split for number in range(shifts)}
+    data = replace(bench.data, val=split, test=split, shifts=named)
+    return replace(bench, data=data, teacher=teacher)
+
+
+def measure_once(shifts: int, images: int, kept: int) -> None:
+    """Measure a model that is not the zero-shot model, and print the most memory that it took."""
+    ZERO_SHOT.limit = kept
+    plain = {"data": {"family": "icon_shift_dev"}, "algorithm": "zero_shot", "device": "cpu"}
+    config = trial_config(plain)
+    bench = noise_bench(config, shifts, images)
+    before = _peak_mb()
+    with tempfile.TemporaryDirectory() as folder:
+        classifier = bench.teacher.new_classifier()
+        measure(classifier, bench, (), config, Path(folder) / "predictions.parquet")
+    sys.stdout.write(
+        f"{shifts} shifts: {_peak_mb() - before:.0f} MB above the {before:.0f} before\n"
+    )
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def main() -> None:
+    """Measure in a process for each number of shifts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shifts", type=int, nargs="+", default=[5, 40])
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--kept-mb", type=int, default=0)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.here:
+        measure_once(given.shifts[0], given.images, given.kept_mb * 10**6)
+        return
+    shared = ["--images", str(given.images), "--kept-mb", str(given.kept_mb), "--here"]
+    for shifts in given.shifts:
+        subprocess.run([sys.executable, __file__, "--shifts", str(shifts), *shared], check=True)
+
+
+if __name__ == "__main__":
+    main()
