@@ -19,9 +19,10 @@ from sweeps.plan import Task, merge_labels
 from sweeps.records import measured
 from sweeps.runs import Runs
 from sweeps.told_book import Book
+from tracking.accuracy import TOP1
 from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.context import context_tags
-from tracking.curves import ID_NAMES, plot, run_curve
+from tracking.curves import plot, run_curve
 from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, TRAINS, VERSION
 from tracking.metric_kinds import is_told
 from tracking.records import RunRecord
@@ -42,8 +43,12 @@ class TrackedSweep:
     another one is told everything.
     """
 
-    def __init__(self, tracker: Tracker, name: str, folder: Path) -> None:
+    def __init__(
+        self, tracker: Tracker, name: str, folder: Path, terms: Terms | None = None
+    ) -> None:
+        """`terms` say by which accuracy the sweep is judged: it is told beside top-1."""
         self._tracker = tracker
+        self._terms = terms or Terms()
         self._parent = RunKey(name)
         self._folder = folder
         self._for_compare = ForCompare(name, folder)
@@ -77,16 +82,16 @@ class TrackedSweep:
 
     def reported(self, task: Task, report: Mapping[str, Any]) -> None:
         """An epoch is done."""
-        self._tracker.metrics(self._key(task.digest), list(_epoch(report)))
+        self._tracker.metrics(self._key(task.digest), list(_epoch(report, self._by(task))))
 
     def finished(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
         """A run is complete: all that is known of it, from its folder. Told once."""
-        content = _content(task, folder)
+        content = _content(task, folder, self._by(task))
         if self._book.knows(task.digest, content):
             return
         key = self._key(task.digest)
         self._catch_up(task, folder, reused_from=reused_from)
-        self._tracker.metrics(key, list(_results(task, folder)))
+        self._tracker.metrics(key, list(_results(task, folder, self._by(task))))
         with self._for_compare.result(task, folder) as result:
             self._tracker.artifact(key, result)
         for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
@@ -205,7 +210,7 @@ class TrackedSweep:
             began = int(history[0]["timestamp"]) if history else _modified(folder / "config.json")
             tags = {} if reused_from is None else {"carft.reused_from": reused_from}
             self._open(task, began, tags)
-        values = [metric for report in history for metric in _epoch(report)]
+        values = [metric for report in history for metric in _epoch(report, self._by(task))]
         self._tracker.metrics(self._key(task.digest), values)
 
     def _was_begun(self, folder: Path) -> bool:
@@ -222,6 +227,10 @@ class TrackedSweep:
     def _key(self, digest: str) -> RunKey:
         return RunKey(self._parent.sweep, digest)
 
+    def _by(self, task: Task) -> str:
+        """The accuracy that a run is judged by; of several families, which are tasks, its own."""
+        return self._terms.on(task.config.data.family).by
+
     def _curve(self, task: Task, folder: Path) -> Path | None:
         """The run's WiSE-FT curve as a picture, where it has one."""
         own = measured(folder, OWN)
@@ -236,21 +245,23 @@ class TrackedSweep:
             metrics=own["metrics"] if own else {},
             merges={label: item["metrics"] for label, item in found.items() if item},
         )
-        id_metric = Terms().suited(record.metrics).id_metric
-        curve = run_curve(record, id_metric=id_metric)
+        terms = Terms(by=self._by(task)).suited(record.metrics)
+        curve = run_curve(record, id_metric=terms.id_metric, ood_metric=terms.ood)
         if curve is None:
             return None
         file = self._folder / "curves" / task.digest / "wise_ft.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        plot([curve], file, title=task.label, id_name=ID_NAMES[id_metric])
+        axes = {"id_metric": terms.id_metric, "ood_metric": terms.ood}
+        plot([curve], file, title=task.label, **axes)
         return file
 
 
-def _content(task: Task, folder: Path) -> str:
+def _content(task: Task, folder: Path, by: str) -> str:
     """What there is to tell of a complete run, in one word that changes with it."""
     found = (measured(folder, label) for label in (OWN, *merge_labels(task.config)))
     # What an earlier version told of a run is told again once, for the files that it did not make.
-    return " ".join([f"v{VERSION}", *(item["digest"][:16] for item in found if item)])
+    own = [] if by == TOP1 else [by]
+    return " ".join([f"v{VERSION}", *own, *(item["digest"][:16] for item in found if item)])
 
 
 def _content_of(files: Sequence[Path]) -> str:
@@ -261,13 +272,13 @@ def _content_of(files: Sequence[Path]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _epoch(report: Mapping[str, Any]) -> Iterator[Metric]:
+def _epoch(report: Mapping[str, Any], by: str) -> Iterator[Metric]:
     for name, value in report["metrics"].items():
-        if is_told(name):
+        if is_told(name, by=by):
             yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
-def _results(task: Task, folder: Path) -> Iterator[Metric]:
+def _results(task: Task, folder: Path, by: str) -> Iterator[Metric]:
     """The metrics of every evaluated model; of merged ones along the merge's own axis.
 
     What the report of the last epoch has told already is not told again.
@@ -280,7 +291,7 @@ def _results(task: Task, folder: Path) -> Iterator[Metric]:
             continue
         when = _measured(folder, label)
         for name, value in found["metrics"].items():
-            if not is_told(name, merged=label != OWN):
+            if not is_told(name, merged=label != OWN, by=by):
                 continue
             if label != OWN:
                 merged = f"{label.partition('@')[0]}/{name}"

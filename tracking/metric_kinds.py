@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tracking.accuracy import BENCHMARK, KINDS, TOP1
+
 Direction = Literal[1, -1, 0]
 
-_ACCURACIES = frozenset(
-    {"top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"}
-)
+_ACCURACIES = frozenset({*KINDS, BENCHMARK})
 _FRACTIONS = _ACCURACIES | {"ece"}
 _LOSSES = frozenset({"nll", "ece", "brier"})
 
@@ -18,18 +18,18 @@ def is_fraction(metric: str) -> bool:
     return metric.rpartition("/")[2] in _FRACTIONS
 
 
-def is_told(metric: str, *, merged: bool = False) -> bool:
+def is_told(metric: str, *, merged: bool = False, by: str = TOP1) -> bool:
     """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
 
-    Of every split its top-1; the other kinds of validation (`id/val`, `ood/val`), test and the mean
-    over shifts, and how far the context has moved on each split, of the model that a run trained
-    alone. `result.json` holds all.
+    Of every split its top-1 and the accuracy that methods are ranked `by`; the other kinds of
+    validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
+    moved on each split, of the model that a run trained alone. `result.json` holds all.
     """
     kind = metric.rpartition("/")[2]
     if merged:
-        return kind == "top1"
+        return kind in (TOP1, by)
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
-        return kind == "top1"
+        return kind in (TOP1, by)
     return kind == "kl" or not metric.startswith("context/")
 
 
