@@ -26,7 +26,7 @@ from tracking.curves import plot, run_curve
 from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, TRAINS, VERSION
 from tracking.metric_kinds import is_told
 from tracking.records import RunRecord
-from tracking.verdict import Terms
+from tracking.terms import Terms
 from tracking.where import where
 
 OWN = "unmerged"

@@ -8,7 +8,7 @@ from tracking.accuracy import NOUNS, TOP1
 from tracking.budgets import OWN, Budget, unequal
 from tracking.records import Arm, params_key
 from tracking.selection import Choice, Rule
-from tracking.verdict import Terms
+from tracking.terms import Terms
 from tracking.wording import few
 
 NOTES = "data_notes"

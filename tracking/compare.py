@@ -13,13 +13,14 @@ from tracking import caveats, images, wording
 from tracking.accuracy import NOUNS, TOP1
 from tracking.budgets import Budget, budgets
 from tracking.confirmation import confirmation
-from tracking.curves import Curve, mean_curve
+from tracking.curves import Curve
 from tracking.mixed_facts import mixed_facts
 from tracking.protocol import Protocol
 from tracking.records import Arm, RunRecord, Scalar, group
 from tracking.rows import Look, Row, metric_order, rows_of
 from tracking.selection import Choice, Rule, choose, choose_each, choose_merges
-from tracking.verdict import Finding, Terms, gain_over_zero_shot, judge, zero_shot_of
+from tracking.terms import Terms
+from tracking.verdict import Finding, curves_of, gain_over_zero_shot, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,10 +208,6 @@ def compare(
     poor = caveats.untuned(arms) if untuned is None else frozenset(untuned)
     look = Look(rule, wanted, fresh.seeds, best, choices, merges, poor, with_images)
     standing = [arm for arm in judged.values() if arm.merge is None]
-    curves = [
-        mean_curve(arm, zero_shot_of(arm, zero_shots), terms.id_metric, terms.ood)
-        for arm in standing
-    ]
     spent = budgets(arms)
     rows = tuple(row for arm in arms for row in rows_of(arm, look))
     return Comparison(
@@ -232,7 +229,7 @@ def compare(
             *caveats.holes(arms, terms),
             *(_no_images(rows, terms) if with_images else ()),
         ),
-        curves=tuple(curve for curve in curves if curve is not None),
+        curves=curves_of(standing, zero_shots, terms),
         budgets=spent,
         fresh_seeds=fresh.seeds if fresh.is_complete else (),
     )

@@ -11,7 +11,7 @@ from tracking.base import TrackingError
 from tracking.names import unknown
 from tracking.rule_names import NAMED
 from tracking.selection import Rule
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 VERSION = 1
 

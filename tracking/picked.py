@@ -9,7 +9,7 @@ from statistics import fmean
 from tracking.accuracy import SPLITS
 from tracking.records import Role, RunRecord, State, group
 from tracking.selection import Rule, choose
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 TOGETHER = "+"
 """Between the digests of the runs of a mean."""

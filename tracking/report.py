@@ -29,9 +29,11 @@ from tracking.columns import (
 from tracking.compare import Comparison, Row, metric_order
 from tracking.picked import TOGETHER
 from tracking.protocol import Protocol
-from tracking.verdict import GAIN, Terms
+from tracking.terms import Terms
+from tracking.verdict import GAIN
 from tracking.view import View, quoted_cell
 
+Fits = Callable[[Sequence[MetricColumn]], bool]
 NARROWEST = 40
 _BETWEEN = 2
 """Blanks between two columns."""
@@ -80,9 +82,8 @@ def terminal(
         return _width(body, columns) <= console.width
 
     everything = view.metrics(comparison)
-    blocks = (
-        _asked(everything, fits) if view.columns else _blocks(everything, fits, comparison.terms)
-    )
+    terms = comparison.terms
+    blocks = _asked(everything, fits) if view.columns else _blocks(everything, fits, terms)
     with console.capture() as captured:
         for warning in comparison.warnings:
             _paragraph(console, f"! {warning}", style="yellow", hang=2)
@@ -242,9 +243,7 @@ def _over_images(console: Console, body: _Body, columns: Sequence[MetricColumn])
 
 
 def _blocks(
-    everything: Sequence[MetricColumn],
-    fits: Callable[[Sequence[MetricColumn]], bool],
-    terms: Terms,
+    everything: Sequence[MetricColumn], fits: Fits, terms: Terms
 ) -> list[Sequence[MetricColumn]]:
     """The columns of each table: one table where they fit, else the shifts apart."""
     shift = {metric for metric, _ in shifts({column.metric for column in everything}, terms.by)}
@@ -260,9 +259,7 @@ def _blocks(
     return [columns, *_chunks(apart, fits)]
 
 
-def _asked(
-    columns: Sequence[MetricColumn], fits: Callable[[Sequence[MetricColumn]], bool]
-) -> list[Sequence[MetricColumn]]:
+def _asked(columns: Sequence[MetricColumn], fits: Fits) -> list[Sequence[MetricColumn]]:
     """Every column that was asked for, in one table where they fit, else in several."""
     broken = [_broken(column) for column in columns]
     for tried in (columns, broken, [column.plain() for column in broken]):
@@ -296,9 +293,7 @@ def _ever_poorer(columns: Sequence[MetricColumn], val: str) -> Iterator[Sequence
     yield [c.plain() for c in columns]
 
 
-def _chunks(
-    columns: Sequence[MetricColumn], fits: Callable[[Sequence[MetricColumn]], bool]
-) -> list[Sequence[MetricColumn]]:
+def _chunks(columns: Sequence[MetricColumn], fits: Fits) -> list[Sequence[MetricColumn]]:
     """As few tables as hold the columns; one that fits nowhere stands alone."""
     chunks: list[list[MetricColumn]] = []
     for column in columns:

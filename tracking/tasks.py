@@ -17,7 +17,7 @@ from tracking.protocol_table import protocol
 from tracking.records import RunRecord
 from tracking.rule_names import LEAVE_ONE_OUT
 from tracking.selection import Rule
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from tracking.accuracy import NOUNS, kind_of, named
 from tracking.confirmation import Confirmation
 from tracking.records import CONFIRMED, Arm, merge_number
 from tracking.statistics import Interval, Paired, Summary
-from tracking.verdict import Difference, Finding, Terms
+from tracking.terms import Terms
+from tracking.verdict import Difference, Finding
 
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 
@@ -89,13 +90,8 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
         return f"{_in_distribution(found)}: {identity} over {seeds} ({test})."
     beside = f"; {identity}" if identity else ""
     match found.outcome:
-        case "no_pairs":
-            return f"No verdict: {ours} and {theirs} have no finished seed in common."
-        case "not_measured":
-            return (
-                f"No verdict by {NOUNS[terms.by]}: {ours} and {theirs} cannot be judged by "
-                f"{terms.endpoint}, which {_lacking(found, terms)}."
-            )
+        case "no_pairs" | "not_measured":
+            return _not_judged(found, terms)
         case "too_few_seeds":
             had = f"{n} {fresh}".rstrip()
             head = f"too few seeds ({had}, a verdict needs {terms.fewest_seeds})"
@@ -125,6 +121,19 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
                 f"No difference in robustness is shown between {ours} and {theirs}: {ood} over "
                 f"{seeds} ({test}){beside}."
             )
+
+
+def _not_judged(found: Finding, terms: Terms) -> str:
+    """Why two settings cannot be compared at all."""
+    sides = (found.candidate, found.reference)
+    ours, theirs = map(_name, sides)
+    if found.outcome == "no_pairs":
+        return f"No verdict: {ours} and {theirs} have no finished seed in common."
+    without = " and of ".join(_name(arm) for arm in sides if not arm.by_seed(terms.endpoint))
+    return (
+        f"No verdict: {ours} and {theirs} cannot be judged by {NOUNS[terms.by]}, since the runs "
+        f"of {without} have no {terms.endpoint}."
+    )
 
 
 def _in_distribution(found: Finding) -> str:
@@ -180,12 +189,6 @@ def _test(found: Finding, terms: Terms, tests: int) -> str:
     text = f"paired t: {_p(pair.p)}{holm}; sign-flip: {_p(pair.p_sign_flip)}"
     ranked = pair.p_signed_rank
     return text if ranked is None else f"{text}; signed-rank: {_p(ranked)}"
-
-
-def _lacking(found: Finding, terms: Terms) -> str:
-    """Who has it not."""
-    sides = (found.candidate, found.reference)
-    return f"{' and '.join(_name(arm) for arm in sides if not arm.by_seed(terms.endpoint))} lack"
 
 
 def _gain(gain: Summary | None, terms: Terms) -> tuple[str, ...]:

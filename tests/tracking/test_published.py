@@ -138,7 +138,8 @@ def test_beside_a_sweep_over_held_out_domains_stands_the_published_mean_over_the
     by_label = {row.label: row.values for row in found}
     assert by_label["CAR-FT §1"] == {"ood/mean/top1": pytest.approx(0.968)}
     text = report.terminal(whole, width=120, view=View(quoted=found))
-    (ours,), (theirs,) = (re.findall(rf"^  {name}.*$", text, re.M) for name in ("car_ft", "CAR-FT"))
+    lines = (re.findall(rf"(?m)^  {name}.*$", text) for name in ("car_ft", "CAR-FT"))
+    (ours,), (theirs,) = lines
     assert (ours.split()[3], theirs.split()[4]) == ("80.0", "96.8")
     plain = imagenet()
     assert quoted_beside([B16], plain) == quoted([B16], plain.metric_names) != ()

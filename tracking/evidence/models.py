@@ -10,7 +10,7 @@ from tracking.curves import WISE, ood_at
 from tracking.evidence.on_show import setting_key
 from tracking.rows import Row
 from tracking.statistics import Interval
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 
 @dataclass(frozen=True)
