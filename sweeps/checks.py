@@ -18,6 +18,7 @@ from sweeps.goals import goals
 from sweeps.models import validated
 from sweeps.parameters import MAX_VALUES, dimension
 from sweeps.points import baseline_at, config_at
+from sweeps.ranked_by import ranked_by
 from sweeps.settings import METHODS, RUN_CAP, Metric, Report, Resources, Retries, Settings
 from sweeps.shorthands import METHOD_ALIASES, fresh_seeds
 from sweeps.stopping import early_terminate, race_seeds
@@ -123,6 +124,11 @@ def _late(
     each = len(cells(name, tasks, settings.selection)) if settings else 1
     points: tuple[Params, ...] = try_first(draft, free, -(-trials // max(1, each)))
     return {
+        **(
+            {"report": ranked_by(draft, settings.report, space.dimensions, name)}
+            if settings
+            else {}
+        ),
         "early_terminate": early_terminate(draft, goal),
         "race_seeds": race_seeds(draft, seeds),
         "try_first": points,

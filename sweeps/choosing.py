@@ -1,4 +1,4 @@
-"""How `compare` chooses when it is told so: `--metric`, `--selection` and `--id-margin`."""
+"""How `compare` chooses when it is told so: `--metric`, `--selection`, `--id-margin`, `--by`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from tracking.judging import Judging
 from tracking.rule_names import LEAVE_ONE_OUT, NAMED, TASK
 from tracking.selection import Rule
 
+_OPTIONS = ("metric", "selection", "id_margin", "by")
+
 
 def judged(parts: Sequence[Part], arguments: argparse.Namespace) -> list[Part]:
     """Sweeps, judged as the options of a command say. Raises RequestError for what is wrong."""
-    options = {name: getattr(arguments, name) for name in ("metric", "selection", "id_margin")}
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
     found = [replace(part, judging=chosen_by(part.judging, **options)) for part in parts]
     if arguments.metric:
         labels = {label for part in found for run in part.records for label in run.merges}
@@ -29,7 +31,7 @@ def judged(parts: Sequence[Part], arguments: argparse.Namespace) -> list[Part]:
 
 def said(arguments: argparse.Namespace) -> list[str]:
     """These options once more, as far as they were given."""
-    given = {name: getattr(arguments, name) for name in ("metric", "selection", "id_margin")}
+    given = {name: getattr(arguments, name) for name in _OPTIONS}
     if arguments.reference != REFERENCE:
         given["reference"] = arguments.reference
     found = {name: value for name, value in given.items() if value is not None}
@@ -37,14 +39,21 @@ def said(arguments: argparse.Namespace) -> list[str]:
 
 
 def chosen_by(
-    told: Judging, *, metric: str | None, selection: str | None, id_margin: float | None
+    told: Judging,
+    *,
+    metric: str | None,
+    selection: str | None,
+    id_margin: float | None,
+    by: str | None = None,
 ) -> Judging:
     """The judging of a sweep with what was said instead. Raises RequestError for what is wrong."""
     rule, terms = told.rule, told.terms
     changes = [_selection(selection)] if selection else []
     changes += [_metric(metric)] if metric else []
-    if not changes and id_margin is None:
+    if not changes and id_margin is None and by is None:
         return told
+    if by is not None:
+        terms = replace(terms, by=by, by_task={})
     if id_margin is not None:
         terms = replace(terms, id_margin=id_margin)
     fields = dict(vars(rule))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from carft_core.errors import unknown
+from tracking.accuracy import KINDS
+
 
 def add(compare: argparse.ArgumentParser) -> None:
     """Add them to the parser of the command."""
@@ -67,6 +70,12 @@ def of_choice(command: argparse.ArgumentParser) -> None:
         type=_fraction,
         help="by how much ID may be lower and still count as not worse",
     )
+    command.add_argument(
+        "--by",
+        metavar="ACCURACY",
+        type=_kind,
+        help="judge by top1, macro_f1, mean_per_class_top1, mean_group_top1 or worst_group_top1",
+    )
 
 
 def _of_server(compare: argparse.ArgumentParser) -> None:
@@ -76,6 +85,13 @@ def _of_server(compare: argparse.ArgumentParser) -> None:
         help="read from this MLflow server or database; without names, list its sweeps",
     )
     compare.add_argument("--experiment", metavar="NAME", help="of that server (carft-sweep)")
+
+
+def _kind(text: str) -> str:
+    """`macro_f1`."""
+    if text not in KINDS:
+        raise argparse.ArgumentTypeError(unknown("accuracy", text, KINDS))
+    return text
 
 
 def _fraction(text: str) -> float:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.parameters import dimension
 from tracking.compare import Comparison
-from tracking.curves import ID, OOD
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -31,7 +30,7 @@ Shares = Mapping[str, Mapping[str, float]]
 
 
 def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
-    """The shares for the metric of selection, `id/test/top1` and `ood/mean/top1`.
+    """The shares for the metric of selection, and for ID test and OOD mean as they are judged.
 
     Over the complete trials of the comparison that have all three, as far as any has them. A
     parameter that not every one of them has (a conditional one) is left out, as Optuna does, and
@@ -69,9 +68,10 @@ def _complete(
         for row in comparison.rows
         if row.arm.trial in params and row.arm.merge == comparison.rule.merge
     ]
+    terms = comparison.terms
     metrics = [
         name
-        for name in dict.fromkeys((comparison.rule.metric, ID, OOD))
+        for name in dict.fromkeys((comparison.rule.metric, terms.test, terms.ood))
         if any(row.metric(name).mean is not None for row in rows)
     ]
     found: list[Mapping[str, Any]] = []

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from carft_core.files import read_json
 from sweeps.home import Home
 from sweeps.named import look
-from sweeps.records import records, rule
+from sweeps.records import records, rule, terms
 from sweeps.runs import Runs
 from tracking.fields import fields
 from tracking.joint import Part
 from tracking.judging import Judging
-from tracking.verdict import Terms
 
 if TYPE_CHECKING:
     from sweeps.mirror import Kept
@@ -47,6 +46,5 @@ def part(sweep: Kept, runs: Runs, *, with_fields: bool = False) -> Part:
 
 def judging(spec: Mapping[str, Any]) -> Judging:
     """How a sweep chooses and judges, from its plain data."""
-    terms = Terms(id_margin=spec["report"]["id_margin"])
     fresh = tuple(spec.get("confirm_seeds") or ())
-    return Judging(rule(spec), tuple(spec["seeds"]), fresh, terms, spec.get("tasks"))
+    return Judging(rule(spec), tuple(spec["seeds"]), fresh, terms(spec), spec.get("tasks"))

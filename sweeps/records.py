@@ -13,6 +13,7 @@ from sweeps.mirror import confirmations
 from sweeps.runs import Runs, RunState
 from sweeps.summary import goals
 from tracking.compare import Comparison, Rule, RunRecord, Terms
+from tracking.judging import terms_of
 from tracking.records import Role, State
 from tracking.rule_names import NAMED
 from tracking.tasks import compared_by
@@ -45,7 +46,7 @@ def comparison(sweep: Kept, runs: Runs, *, with_images: bool = False) -> Compari
             rule=rule(sweep.spec),
             seeds=sweep.spec["seeds"],
             confirm_seeds=sweep.spec.get("confirm_seeds", ()),
-            terms=Terms(id_margin=sweep.spec["report"]["id_margin"]),
+            terms=terms(sweep.spec),
             with_images=with_images,
         )
 
@@ -63,6 +64,12 @@ def rule(spec: Mapping[str, Any]) -> Rule:
         named=next((name for name in NAMED if name == selection), None),
         strength=STRENGTH,
     )
+
+
+def terms(spec: Mapping[str, Any]) -> Terms:
+    """What a sweep's verdict calls better, and by which accuracy."""
+    told = spec["report"]
+    return terms_of(told["id_margin"], told.get("by_family") or told.get("by"))
 
 
 def records(sweep: Kept, runs: Runs) -> list[RunRecord]:

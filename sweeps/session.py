@@ -27,7 +27,7 @@ from sweeps.page import FILE as PAGE
 from sweeps.page import keep
 from sweeps.plan import Planner, digests
 from sweeps.progress import Progress
-from sweeps.records import comparison
+from sweeps.records import comparison, terms
 from sweeps.requests import StopRequests
 from sweeps.runs import Runs
 from sweeps.spec import SweepSpec
@@ -37,7 +37,7 @@ from sweeps.tracked import TrackedSweep
 from sweeps.webhook import Event, Webhook
 from tracking.base import ARTIFACT, EndState, Tracker
 from tracking.compare import Comparison
-from tracking.curves import ID_NAMES, plot
+from tracking.curves import plot
 from tracking.report import csv_text, markdown
 
 ENDS: Mapping[State, EndState] = {
@@ -116,7 +116,7 @@ def execute(
             Runs(home.runs),
             asking=Asking(planner, ledger, carried=opening.carried, failed_again=failed_again),
             cache=home.cache,
-            tracked=TrackedSweep(tracker, spec.name, folder),
+            tracked=TrackedSweep(tracker, spec.name, folder, terms(spec.as_dict())),
             progress=progress,
             fresh=fresh,
             failed_again=failed_again,
@@ -215,8 +215,8 @@ def _write_results(found: Comparison, folder: Path) -> list[Path]:
     write_json(folder / RESULT, found.as_dict())
     files = [folder / name for name in (*texts, RESULT)]
     if found.curves:
-        of_id = ID_NAMES[found.terms.id_metric]
-        plot(found.curves, folder / "wise_ft.png", title=found.sweep, id_name=of_id)
+        axes = {"id_metric": found.terms.id_metric, "ood_metric": found.terms.ood}
+        plot(found.curves, folder / "wise_ft.png", title=found.sweep, **axes)
         files.append(folder / "wise_ft.png")
     return files
 

@@ -13,6 +13,7 @@ from sweeps.addresses import address
 from sweeps.durations import FORM, NUMBER, seconds
 from sweeps.metric_names import PATTERN, Goal
 from sweeps.shorthands import MAX_RETRIES, MAX_SEED, METHOD_ALIASES, NAME
+from tracking.accuracy import By
 from tracking.rule_names import TASK
 
 RUN_CAP = 20
@@ -81,10 +82,19 @@ class Report(Section):
 
     id_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """By how much the ID accuracy may be lower."""
+    by: By | None = None
+    """The accuracy of tables, charts and verdict; left out, what the family is ranked by."""
+    by_family: Mapping[str, By] = Field(default_factory=dict)
+    """The same for each of several families that are tasks; left out, what each is ranked by."""
     page: bool = True
     """The report as an HTML page, also with the sweep's run in MLflow."""
     model: bool = True
     """The selected model in MLflow, where its weights are kept."""
+
+    def plain(self) -> dict[str, Any]:
+        """As the sweep file writes it."""
+        unsaid = {name for name in ("by", "by_family") if not getattr(self, name)}
+        return self.model_dump(exclude=unsaid)
 
 
 class Resources(Section):

@@ -197,7 +197,7 @@ class SweepSpec:
             "run_cap": self.run_cap,
             "seed": self.seed,
             "selection": self.selection.plain(),
-            "report": self.report.model_dump(),
+            "report": self.report.plain(),
             "retries": self.retries.plain(),
             "resources": self.resources.plain(),
         }

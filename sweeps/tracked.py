@@ -19,13 +19,14 @@ from sweeps.plan import Task, merge_labels
 from sweeps.records import measured
 from sweeps.runs import Runs
 from sweeps.told_book import Book
+from tracking.accuracy import TOP1
 from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.context import context_tags
-from tracking.curves import ID_NAMES, plot, run_curve
+from tracking.curves import plot, run_curve
 from tracking.kept_results import HAS_RESULT, HAS_SETTINGS, TRAINS, VERSION
 from tracking.metric_kinds import is_told
 from tracking.records import RunRecord
-from tracking.verdict import Terms
+from tracking.terms import Terms
 from tracking.where import where
 
 OWN = "unmerged"
@@ -42,8 +43,12 @@ class TrackedSweep:
     another one is told everything.
     """
 
-    def __init__(self, tracker: Tracker, name: str, folder: Path) -> None:
+    def __init__(
+        self, tracker: Tracker, name: str, folder: Path, terms: Terms | None = None
+    ) -> None:
+        """`terms` say by which accuracy the sweep is judged: the pictures of curves go by it."""
         self._tracker = tracker
+        self._terms = terms or Terms()
         self._parent = RunKey(name)
         self._folder = folder
         self._for_compare = ForCompare(name, folder)
@@ -81,7 +86,7 @@ class TrackedSweep:
 
     def finished(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
         """A run is complete: all that is known of it, from its folder. Told once."""
-        content = _content(task, folder)
+        content = _content(task, folder, self._by(task))
         if self._book.knows(task.digest, content):
             return
         key = self._key(task.digest)
@@ -222,6 +227,10 @@ class TrackedSweep:
     def _key(self, digest: str) -> RunKey:
         return RunKey(self._parent.sweep, digest)
 
+    def _by(self, task: Task) -> str:
+        """The accuracy that a run is judged by; of several families, which are tasks, its own."""
+        return self._terms.on(task.config.data.family).by
+
     def _curve(self, task: Task, folder: Path) -> Path | None:
         """The run's WiSE-FT curve as a picture, where it has one."""
         own = measured(folder, OWN)
@@ -236,21 +245,23 @@ class TrackedSweep:
             metrics=own["metrics"] if own else {},
             merges={label: item["metrics"] for label, item in found.items() if item},
         )
-        id_metric = Terms().suited(record.metrics).id_metric
-        curve = run_curve(record, id_metric=id_metric)
+        terms = Terms(by=self._by(task)).suited(record.metrics)
+        curve = run_curve(record, id_metric=terms.id_metric, ood_metric=terms.ood)
         if curve is None:
             return None
         file = self._folder / "curves" / task.digest / "wise_ft.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        plot([curve], file, title=task.label, id_name=ID_NAMES[id_metric])
+        axes = {"id_metric": terms.id_metric, "ood_metric": terms.ood}
+        plot([curve], file, title=task.label, **axes)
         return file
 
 
-def _content(task: Task, folder: Path) -> str:
+def _content(task: Task, folder: Path, by: str) -> str:
     """What there is to tell of a complete run, in one word that changes with it."""
     found = (measured(folder, label) for label in (OWN, *merge_labels(task.config)))
     # What an earlier version told of a run is told again once, for the files that it did not make.
-    return " ".join([f"v{VERSION}", *(item["digest"][:16] for item in found if item)])
+    own = [] if by == TOP1 else [by]
+    return " ".join([f"v{VERSION}", *own, *(item["digest"][:16] for item in found if item)])
 
 
 def _content_of(files: Sequence[Path]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from tracking.accuracy import NOUNS, TOP1
 from tracking.budgets import OWN, Budget, unequal
-from tracking.curves import ID, OOD
 from tracking.records import Arm, params_key
 from tracking.selection import Choice, Rule
+from tracking.terms import Terms
 from tracking.wording import few
 
 NOTES = "data_notes"
@@ -74,10 +75,21 @@ def unfinished(arms: Sequence[Arm]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def holes(arms: Sequence[Arm], id_metric: str = ID) -> tuple[str, ...]:
+def not_measured(arms: Sequence[Arm], terms: Terms) -> tuple[str, ...]:
+    """Where no finished run has what methods are ranked by; of top-1 the verdict says it."""
+    done = [arm for arm in arms if arm.done]
+    if terms.by == TOP1 or not done or any(arm.by_seed(terms.endpoint) for arm in done):
+        return ()
+    return (
+        f"no run has {terms.endpoint}, so nothing can be judged by {NOUNS[terms.by]}; "
+        "by top-1 accuracy it can (report.by: top1, --by top1)",
+    )
+
+
+def holes(arms: Sequence[Arm], terms: Terms) -> tuple[str, ...]:
     """Finished runs without a finite headline number, which leaves the arm without a mean."""
     sentences = []
-    for metric in (id_metric, OOD):
+    for metric in (terms.id_metric, terms.ood):
         if all(not arm.by_seed(metric) for arm in arms):
             continue
         for arm in arms:

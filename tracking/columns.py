@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from tracking.accuracy import BENCHMARK, NOUNS, TITLES, TOP1, capitalised, kind_of
 from tracking.base import TrackingError
 from tracking.compare import Comparison, Row
-from tracking.curves import ID, OOD
 from tracking.metric_kinds import is_fraction
 from tracking.names import unknown
-from tracking.selection import VAL
 from tracking.verdict import GAIN
 
 GAP = "gap/top1"
@@ -78,9 +77,10 @@ def over_images(
     """The rows and columns that have intervals over images; neither where none was asked for."""
     found = tuple(row for row in rows if row.ci95_images)
     names = {name for row in found for name in row.ci95_images}
-    return found, tuple(
+    chosen = tuple(
         ImagesColumn(column.metric, column.header) for column in columns if column.metric in names
     )
+    return (found, chosen) if chosen else ((), ())
 
 
 def shown_columns(comparison: Comparison, names: Sequence[str] = ()) -> tuple[MetricColumn, ...]:
@@ -109,27 +109,31 @@ def column_of(comparison: Comparison, name: str, besides: Sequence[str] = ()) ->
 
 
 def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
-    """What the selection saw, ID, every shift, their mean, the gap, the gain, and retention."""
-    rule, names = comparison.rule, comparison.metric_names
+    """What the selection saw, ID, every shift, their mean, the gap, the gain, and retention.
+
+    Runs measure gap and gain of top-1 alone: by another accuracy there is neither.
+    """
+    rule, names, terms = comparison.rule, comparison.metric_names, comparison.terms
+    of_top1 = [MetricColumn(GAP, "gap"), MetricColumn(GAIN, "gain", signed=True)]
     wanted = [
-        MetricColumn(VAL, "ID val"),
-        MetricColumn(ID, "ID test"),
-        *(MetricColumn(metric, shift) for metric, shift in shifts(names)),
-        MetricColumn(OOD, "OOD mean"),
-        MetricColumn(GAP, "gap"),
-        MetricColumn(GAIN, "gain", signed=True),
+        MetricColumn(terms.val, "ID val"),
+        MetricColumn(terms.test, "ID test"),
+        *(MetricColumn(metric, shift) for metric, shift in shifts(names, terms.by)),
+        MetricColumn(terms.ood, "OOD mean"),
+        *(of_top1 if terms.by == TOP1 else ()),
         MetricColumn(OTHERS, "other tasks"),
         MetricColumn(KEPT, "kept there", signed=True),
     ]
     if rule.metric not in {column.metric for column in wanted} and is_fraction(rule.metric):
-        wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix("/top1")))
+        wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix(f"/{terms.by}")))
     return tuple(column for column in wanted if column.metric in names)
 
 
-def shifts(names: Collection[str]) -> list[tuple[str, str]]:
-    """Every shift's top-1 metric and the shift's name, by name: `OOD test` for one called test."""
-    found = sorted(name for name in names if name.startswith("ood/") and name.endswith("/top1"))
-    named = {name: name[len("ood/") : -len("/top1")] for name in found if name != OOD}
+def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
+    """Every shift's metric of a kind and its name, by name: `OOD test` for one called test."""
+    end = f"/{by}"
+    found = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
+    named = {name: name[len("ood/") : -len(end)] for name in found if name != f"ood/mean{end}"}
     return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]
 
 
@@ -211,13 +215,15 @@ def title(comparison: Comparison) -> str:
     seeds = f", {n} seed{'' if n == 1 else 's'}" if n else ""
     if comparison.tasks:
         seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
-    return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}"
+    by = comparison.terms.by
+    judged = "" if by == TOP1 else f", judged by {NOUNS[by]}"
+    return f"{comparison.sweep}: settings chosen by {on} ({rule.name}){seeds}{judged}"
 
 
 def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     """What the numbers and signs mean, as far as they occur, and what is not shown."""
     over = "tasks and seeds" if comparison.tasks else "seeds"
-    told = [f"Top-1 accuracy in percent, mean over {over}"]
+    told = [f"{_accuracy(comparison)} in percent, mean over {over}"]
     spread = any(s.ci95 is not None for row in rows for s in row.metrics.values())
     told[0] += (
         " ± half of the 95 % t interval, for this teacher and these classes."
@@ -243,6 +249,27 @@ def notes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     if "names domains" in marks:
         told.append("† its contexts name held-out domains.")
     return told
+
+
+def _accuracy(comparison: Comparison) -> str:
+    """`Top-1 accuracy`, `Macro-F1`; of tasks with different ones what each has."""
+    terms = comparison.terms
+    name = "Top-1 accuracy" if terms.by == TOP1 else capitalised(NOUNS[terms.by])
+    if terms.by != BENCHMARK:
+        return name
+    kinds: dict[str, list[str]] = {}
+    for task in comparison.tasks:
+        kinds.setdefault(TITLES[terms.on(task).by], []).append(task)
+    each = "; ".join(f"{kind} of {', '.join(tasks)}" for kind, tasks in kinds.items())
+    return f"{name} ({each})"
+
+
+def other_kinds(comparison: Comparison, columns: Sequence[MetricColumn]) -> list[str]:
+    """What to say of columns whose accuracy is top-1 where methods are ranked by another."""
+    if comparison.terms.by == TOP1:
+        return []
+    others = [column.header for column in columns if kind_of(column.metric) == TOP1]
+    return [f"Of top-1 accuracy: {', '.join(others)}."] if others else []
 
 
 def _settings(rows: Sequence[Row]) -> int:

@@ -10,15 +10,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tracking import caveats, images, wording
+from tracking.accuracy import NOUNS, TOP1
 from tracking.budgets import Budget, budgets
 from tracking.confirmation import confirmation
-from tracking.curves import Curve, mean_curve
+from tracking.curves import Curve
 from tracking.mixed_facts import mixed_facts
 from tracking.protocol import Protocol
 from tracking.records import Arm, RunRecord, Scalar, group
 from tracking.rows import Look, Row, metric_order, rows_of
 from tracking.selection import Choice, Rule, choose, choose_each, choose_merges
-from tracking.verdict import Finding, Terms, gain_over_zero_shot, judge, zero_shot_of
+from tracking.terms import Terms
+from tracking.verdict import Finding, curves_of, gain_over_zero_shot, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,6 +149,7 @@ class Comparison:
             "goal": self.rule.goal,
             "metric_merge": self.rule.merge,
             "selection": self.rule.name,
+            "by": self.terms.by,
             "seeds": list(self.seeds),
             "fresh_seeds": list(self.fresh_seeds),
             "verdict": self.verdict,
@@ -205,7 +208,6 @@ def compare(
     poor = caveats.untuned(arms) if untuned is None else frozenset(untuned)
     look = Look(rule, wanted, fresh.seeds, best, choices, merges, poor, with_images)
     standing = [arm for arm in judged.values() if arm.merge is None]
-    curves = [mean_curve(arm, zero_shot_of(arm, zero_shots), terms.id_metric) for arm in standing]
     spent = budgets(arms)
     rows = tuple(row for arm in arms for row in rows_of(arm, look))
     return Comparison(
@@ -223,10 +225,11 @@ def compare(
         ),
         warnings=(
             *_warnings(arms, rule, (*choices.values(), best), spent, poor),
-            *caveats.holes(arms, terms.id_metric),
-            *(_no_images(rows) if with_images else ()),
+            *caveats.not_measured(arms, terms),
+            *caveats.holes(arms, terms),
+            *(_no_images(rows, terms) if with_images else ()),
         ),
-        curves=tuple(curve for curve in curves if curve is not None),
+        curves=curves_of(standing, zero_shots, terms),
         budgets=spent,
         fresh_seeds=fresh.seeds if fresh.is_complete else (),
     )
@@ -281,7 +284,8 @@ def _sentences(
         said = (s for finding in findings for s in wording.finding(finding, terms, tests))
         return (*first, *said)
     arm = judged[best.arm.algorithm]
-    return wording.no_reference(arm, reference, gain_over_zero_shot(arm, zero_shots))
+    gain = gain_over_zero_shot(arm, zero_shots, terms.ood)
+    return wording.no_reference(arm, reference, gain, terms)
 
 
 def _warnings(
@@ -307,8 +311,10 @@ def _warnings(
     )
 
 
-def _no_images(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Settings for which no interval over images could be made."""
+def _no_images(rows: Sequence[Row], terms: Terms) -> tuple[str, ...]:
+    """Settings for which no interval over images could be made, or why none is shown."""
+    if terms.by != TOP1:
+        return (f"intervals over images are of top-1 accuracy, and this is by {NOUNS[terms.by]}",)
     done = (row for row in rows if row.arm.merge is None and row.n)
     lacking = [row.arm.label for row in done if not row.ci95_images]
     if not lacking:

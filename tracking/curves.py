@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tracking.accuracy import titled
 from tracking.records import Arm, RunRecord, merge_name, merge_number
 from tracking.statistics import mean
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 ID = "id/test/top1"
 OOD = "ood/mean/top1"
-ID_NAMES = {ID: "ID test", "id/val/top1": "ID val"}
-"""What may stand for accuracy in distribution, in words."""
 WISE = "wise_ft"
 _ROUNDING = 1e-12
 
@@ -42,32 +41,39 @@ class Curve:
 
 
 def run_curve(
-    run: RunRecord, zero_shot: RunRecord | None = None, id_metric: str = ID
+    run: RunRecord,
+    zero_shot: RunRecord | None = None,
+    id_metric: str = ID,
+    ood_metric: str = OOD,
 ) -> Curve | None:
     """The curve of one run, or None when no model between the ends was measured.
 
-    `id_metric` is its ID axis.
+    `id_metric` and `ood_metric` are its axes.
 
     Where alpha 1 was not asked for, the run itself stands there, and at alpha 0 the zero-shot
     run if given: by definition these are the same weights.
     """
     points: dict[float, Point] = {}
+    axes = (id_metric, ood_metric)
     if zero_shot is not None:
-        _put(points, 0.0, zero_shot, None, id_metric)
-    _put(points, 1.0, run, None, id_metric)
+        _put(points, 0.0, zero_shot, None, axes)
+    _put(points, 1.0, run, None, axes)
     for label in run.merges:
         alpha = merge_number(label)
         if merge_name(label) == WISE and alpha is not None:
-            _put(points, alpha, run, label, id_metric)
+            _put(points, alpha, run, label, axes)
     if not any(0 < alpha < 1 for alpha in points):
         return None
     return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
 
 
-def mean_curve(arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID) -> Curve | None:
+def mean_curve(
+    arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
+) -> Curve | None:
     """The mean over an arm's finished seeds, at the alphas that every one of them has."""
     starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
-    found = (run_curve(run, start, id_metric) for run, start in zip(arm.done, starts, strict=True))
+    pairs = zip(arm.done, starts, strict=True)
+    found = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
     curves = [curve for curve in found if curve is not None]
     if not curves or len(curves) < len(arm.done):
         return None
@@ -115,11 +121,17 @@ def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point |
 
 
 def plot(
-    curves: Sequence[Curve], path: Path, *, title: str = "", id_name: str = ID_NAMES[ID]
+    curves: Sequence[Curve],
+    path: Path,
+    *,
+    title: str = "",
+    id_metric: str = ID,
+    ood_metric: str = OOD,
 ) -> None:
     """Write the curves as a PNG: ID accuracy to the right, OOD mean upwards, both in percent.
 
-    `id_name` says which ID accuracy that is. Raises OSError where `path` cannot be written.
+    `id_metric` and `ood_metric` say which accuracies these are. Raises OSError where `path` cannot
+    be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -130,8 +142,8 @@ def plot(
     for curve in curves:
         _draw(axes, curve)
     _mark_zero_shot(axes, curves)
-    axes.set_xlabel(f"{id_name} top-1 (%)")
-    axes.set_ylabel("OOD mean top-1 (%)")
+    axes.set_xlabel(f"{titled(id_metric)} (%)")
+    axes.set_ylabel(f"{titled(ood_metric)} (%)")
     axes.set_title(title)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,8 +189,12 @@ def _mark_zero_shot(axes: Axes, curves: Iterable[Curve]) -> None:
 
 
 def _put(
-    points: dict[float, Point], alpha: float, run: RunRecord, merge: str | None, id_metric: str
+    points: dict[float, Point],
+    alpha: float,
+    run: RunRecord,
+    merge: str | None,
+    axes: tuple[str, str],
 ) -> None:
-    id_accuracy, ood_accuracy = run.value(id_metric, merge), run.value(OOD, merge)
+    id_accuracy, ood_accuracy = (run.value(metric, merge) for metric in axes)
     if id_accuracy is not None and ood_accuracy is not None:
         points[alpha] = Point(alpha, id_accuracy, ood_accuracy)

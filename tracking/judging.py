@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracking.accuracy import KINDS, TOP1
 from tracking.base import TrackingError
+from tracking.names import unknown
 from tracking.rule_names import NAMED
 from tracking.selection import Rule
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 VERSION = 1
 
@@ -42,6 +44,7 @@ class Judging:
             "seeds": None if self.seeds is None else list(self.seeds),
             "confirm_seeds": list(self.confirm_seeds),
             "id_margin": self.terms.id_margin,
+            "by": dict(self.terms.by_task) or self.terms.by,
             "tasks": self.tasks,
         }
 
@@ -63,7 +66,7 @@ class Judging:
             seeds = None if told["seeds"] is None else tuple(map(int, told["seeds"]))
             fresh = tuple(map(int, told["confirm_seeds"]))
             tasks = told.get("tasks")  # earlier versions had none
-            terms = Terms(id_margin=float(told["id_margin"]))
+            terms = terms_of(float(told["id_margin"]), told.get("by"))
             return cls(rule, seeds, fresh, terms, None if tasks is None else str(tasks))
         except (KeyError, TypeError, ValueError) as error:
             raise TrackingError(f"this is no rule of a sweep: {error!r}") from None
@@ -75,9 +78,24 @@ OPTIONS: Mapping[str, str | None] = {
     "merge": "--metric",
     "selection": "--selection",
     "id_margin": "--id-margin",
+    "by": "--by",
     "tasks": None,
 }
 """What of two sweeps must be equal to compare them as one, and the option that settles it."""
+
+
+def terms_of(id_margin: float, by: str | Mapping[str, str] | None) -> Terms:
+    """What counts as shown, from plain data, which has no `by` where it is top-1.
+
+    `by` is of one kind of accuracy, or by task. Raises ValueError for a kind that is none.
+    """
+    kinds = [*by.values()] if isinstance(by, Mapping) else [by or TOP1]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(unknown("accuracy", str(kind), KINDS))
+    if isinstance(by, Mapping):
+        return Terms(id_margin=id_margin, by_task=dict(by))
+    return Terms(id_margin=id_margin, by=by or TOP1)
 
 
 def agreed(by_sweep: Mapping[str, Judging]) -> Judging:

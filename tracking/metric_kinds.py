@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tracking.accuracy import BENCHMARK, KINDS
+
 Direction = Literal[1, -1, 0]
 
-_ACCURACIES = frozenset(
-    {"top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"}
-)
+_ACCURACIES = frozenset({*KINDS, BENCHMARK})
 _FRACTIONS = _ACCURACIES | {"ece"}
 _LOSSES = frozenset({"nll", "ece", "brier"})
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tracking.accuracy import SPLITS
 from tracking.records import Role, RunRecord, State, group
 from tracking.selection import Rule, choose
+from tracking.terms import Terms
 
 TOGETHER = "+"
 """Between the digests of the runs of a mean."""
@@ -52,11 +54,13 @@ def picked(
     return found
 
 
-def mean_record(pick: Picked, by_task: Mapping[str, Sequence[RunRecord]], rule: Rule) -> RunRecord:
+def mean_record(
+    pick: Picked, by_task: Mapping[str, Sequence[RunRecord]], rule: Rule, terms: Terms
+) -> RunRecord:
     """The mean over tasks as a run; one that is not done where a task lacks its run.
 
     It has the metrics, and merged models, that the chosen runs of all tasks have; what the rule
-    sees also where each task has it under a name of its own.
+    sees, and what tasks are judged by, also where each task has it under a name of its own.
     """
     known = {task: pick.runs[task] for task in by_task if task in pick.runs}
     every = [run for runs in by_task.values() for run in runs if run.algorithm == pick.algorithm]
@@ -64,7 +68,7 @@ def mean_record(pick: Picked, by_task: Mapping[str, Sequence[RunRecord]], rule: 
     whole = len(known) == len(by_task)
     models = [{None: run.metrics, **run.merges} for run in known.values()] if whole else []
     means = {
-        label: _mean({task: run.values(label) for task, run in known.items()}, rule)
+        label: _mean({task: run.values(label) for task, run in known.items()}, rule, terms)
         for label in (models[0] if models else ())
         if all(label in model for model in models)
     }
@@ -118,13 +122,22 @@ def _best(runs: Iterable[RunRecord], rule: Rule, seed: int | None) -> RunRecord 
     return None if found is None else found.arm.runs[0]
 
 
-def _mean(by_task: Mapping[str, Mapping[str, float]], rule: Rule) -> dict[str, float]:
+def _mean(by_task: Mapping[str, Mapping[str, float]], rule: Rule, terms: Terms) -> dict[str, float]:
     """Of the metrics that every task has."""
     shared = set.intersection(*(set(values) for values in by_task.values()))
     means = {name: fmean(values[name] for values in by_task.values()) for name in sorted(shared)}
-    seen = [values.get(rule.on(task).metric) for task, values in by_task.items()]
-    known = [value for value in seen if value is not None]
-    return means | ({rule.metric: fmean(known)} if len(known) == len(seen) else {})
+    own = {rule.metric: {task: rule.on(task).metric for task in by_task}}
+    if terms.by_task:
+        own |= {
+            f"{split}/{terms.by}": {task: f"{split}/{terms.on(task).by}" for task in by_task}
+            for split in SPLITS
+        }
+    for name, metrics in own.items():
+        seen = [values.get(metrics[task]) for task, values in by_task.items()]
+        known = [value for value in seen if value is not None]
+        if len(known) == len(seen):
+            means[name] = fmean(known)
+    return means
 
 
 def _why_lacking(pick: Picked, by_task: Mapping[str, Sequence[RunRecord]]) -> State:

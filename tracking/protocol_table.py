@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from tracking.accuracy import kind_of
 from tracking.compare import Comparison
-from tracking.curves import ID, OOD
 from tracking.picked import Picked
 from tracking.protocol import Cell, Line, Protocol
 from tracking.rule_names import LEAVE_ONE_OUT
@@ -26,7 +26,7 @@ def protocol(
     field: str, whole: Comparison, parts: Mapping[str, Comparison], chosen: Sequence[Picked]
 ) -> Protocol:
     """The table for the rows of `whole` that stand for something: unmerged, and chosen merges."""
-    endpoints = {task: _endpoint(part) for task, part in parts.items()}
+    endpoints = {task: part.terms.endpoint for task, part in parts.items()}
     rows = [row.arm for row in whole.rows if row.arm.merge is None or row.chosen]
     lines = tuple(
         Line(
@@ -47,11 +47,6 @@ def protocol(
     return Protocol(field, endpoints, lines, tuple(_told(field, whole, parts, endpoints)), settings)
 
 
-def _endpoint(part: Comparison) -> str:
-    """Of the shifts where there are some, else of the ID test."""
-    return OOD if OOD in part.metric_names or ID not in part.metric_names else ID
-
-
 def _cell(picks: Sequence[Picked], task: str, metric: str, merge: str | None) -> Cell:
     found = {pick.seed: pick.value(task, metric, merge) for pick in picks}
     return Cell({seed: value for seed, value in found.items() if value is not None})
@@ -63,10 +58,14 @@ def _told(
     parts: Mapping[str, Comparison],
     endpoints: Mapping[str, str],
 ) -> Iterator[str]:
-    metrics = dict.fromkeys(endpoints.values())
+    by_kind = len({kind_of(metric) for metric in endpoints.values()}) > 1
+    metrics: dict[str, list[str]] = {}
+    for task, metric in endpoints.items():
+        metrics.setdefault(metric, []).append(task)
+    each = (f"{m} ({', '.join(of)})" if by_kind else m for m, of in metrics.items())
     n = len(whole.seeds)
     yield (
-        f"Tasks by {field}: {' or '.join(metrics)} in percent, mean ± standard error (divisor n) "
+        f"Tasks by {field}: {' or '.join(each)} in percent, mean ± standard error (divisor n) "
         f"over {n} seed{'' if n == 1 else 's'}; Avg: for each seed the mean over tasks first."
     )
     yield f"For each task and seed settings are chosen by {_rule(whole.rule)}, of equals the later."

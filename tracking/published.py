@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tracking.accuracy import TOP1
 from tracking.curves import ID, OOD
 from tracking.rule_names import TEST_DOMAIN
 
@@ -105,8 +106,11 @@ def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tupl
     """`quoted` for the columns of a comparison.
 
     Where its tasks each hold out a domain, its OOD mean is the one over domains that is published
-    of DomainBed's sets. Beside means over other tasks nothing can stand.
+    of DomainBed's sets. Beside means over other tasks nothing can stand, and nothing beside another
+    accuracy than top-1, which is what is printed.
     """
+    if comparison.terms.by != TOP1:
+        return ()
     table = comparison.protocol
     if table is None:
         return quoted(subjects, comparison.metric_names)

@@ -29,15 +29,16 @@ from tracking.columns import (
 from tracking.compare import Comparison, Row, metric_order
 from tracking.picked import TOGETHER
 from tracking.protocol import Protocol
-from tracking.selection import VAL
+from tracking.terms import Terms
 from tracking.verdict import GAIN
 from tracking.view import View, quoted_cell
 
+Fits = Callable[[Sequence[MetricColumn]], bool]
 NARROWEST = 40
 _BETWEEN = 2
 """Blanks between two columns."""
-SIDE = frozenset({VAL, GAP, GAIN, OTHERS, KEPT})
-"""Columns whose spread is the first to go."""
+SIDE = frozenset({GAP, GAIN, OTHERS, KEPT})
+"""Columns whose spread is the first to go, with that of ID val."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def terminal(
         return _width(body, columns) <= console.width
 
     everything = view.metrics(comparison)
-    blocks = _asked(everything, fits) if view.columns else _blocks(everything, fits)
+    terms = comparison.terms
+    blocks = _asked(everything, fits) if view.columns else _blocks(everything, fits, terms)
     with console.capture() as captured:
         for warning in comparison.warnings:
             _paragraph(console, f"! {warning}", style="yellow", hang=2)
@@ -241,25 +243,23 @@ def _over_images(console: Console, body: _Body, columns: Sequence[MetricColumn])
 
 
 def _blocks(
-    everything: Sequence[MetricColumn], fits: Callable[[Sequence[MetricColumn]], bool]
+    everything: Sequence[MetricColumn], fits: Fits, terms: Terms
 ) -> list[Sequence[MetricColumn]]:
     """The columns of each table: one table where they fit, else the shifts apart."""
-    shift = {metric for metric, _ in shifts({column.metric for column in everything})}
-    for columns in _ever_narrower(everything, shift):
+    shift = {metric for metric, _ in shifts({column.metric for column in everything}, terms.by)}
+    for columns in _ever_narrower(everything, shift, terms.val):
         if fits(columns):
             return [columns]
     rest = [column for column in everything if column.metric not in shift]
     columns = rest
-    for columns in _ever_poorer(rest):
+    for columns in _ever_poorer(rest, terms.val):
         if fits(columns):
             break
     apart = [_broken(column) for column in everything if column.metric in shift]
     return [columns, *_chunks(apart, fits)]
 
 
-def _asked(
-    columns: Sequence[MetricColumn], fits: Callable[[Sequence[MetricColumn]], bool]
-) -> list[Sequence[MetricColumn]]:
+def _asked(columns: Sequence[MetricColumn], fits: Fits) -> list[Sequence[MetricColumn]]:
     """Every column that was asked for, in one table where they fit, else in several."""
     broken = [_broken(column) for column in columns]
     for tried in (columns, broken, [column.plain() for column in broken]):
@@ -269,7 +269,7 @@ def _asked(
 
 
 def _ever_narrower(
-    columns: Sequence[MetricColumn], shift: set[str]
+    columns: Sequence[MetricColumn], shift: set[str], val: str
 ) -> Iterator[Sequence[MetricColumn]]:
     """One table with every shift."""
     yield columns
@@ -277,25 +277,23 @@ def _ever_narrower(
     yield columns
     columns = [_broken(c) if c.metric in shift else c for c in columns]
     yield columns
-    columns = [c.plain() if c.metric in SIDE else c for c in columns]
+    columns = [c.plain() if c.metric in {*SIDE, val} else c for c in columns]
     yield columns
     yield [c for c in columns if c.metric != GAP]
 
 
-def _ever_poorer(columns: Sequence[MetricColumn]) -> Iterator[Sequence[MetricColumn]]:
+def _ever_poorer(columns: Sequence[MetricColumn], val: str) -> Iterator[Sequence[MetricColumn]]:
     """The table without the shifts; the last one is the least that tells something."""
     yield columns
-    columns = [c.plain() if c.metric in SIDE else c for c in columns]
+    columns = [c.plain() if c.metric in {*SIDE, val} else c for c in columns]
     yield columns
-    for least in (GAP, OTHERS, VAL, GAIN):
+    for least in (GAP, OTHERS, val, GAIN):
         columns = [c for c in columns if c.metric != least]
         yield columns
     yield [c.plain() for c in columns]
 
 
-def _chunks(
-    columns: Sequence[MetricColumn], fits: Callable[[Sequence[MetricColumn]], bool]
-) -> list[Sequence[MetricColumn]]:
+def _chunks(columns: Sequence[MetricColumn], fits: Fits) -> list[Sequence[MetricColumn]]:
     """As few tables as hold the columns; one that fits nowhere stands alone."""
     chunks: list[list[MetricColumn]] = []
     for column in columns:

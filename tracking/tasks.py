@@ -17,6 +17,7 @@ from tracking.protocol_table import protocol
 from tracking.records import RunRecord
 from tracking.rule_names import LEAVE_ONE_OUT, TASK
 from tracking.selection import Rule
+from tracking.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,18 @@ def compare_tasks(
     seeds: Sequence[int] | None = None,
     with_images: bool = False,
     untuned: Collection[str] | None = None,
+    terms: Terms | None = None,
     **options: Any,
 ) -> Comparison:
     """The comparison of every task, and one of their means; arguments as of `compare`.
 
     `field` is the parameter whose values are tasks. Settings are chosen by the rule for each task
     and seed, as DomainBed does, so that the spread over seeds holds that of the choice; of equal
-    values the later trial is taken. A mean has the metrics that every task has. Nothing is
+    values the later trial is taken. A mean has the metrics that every task has, and where tasks
+    are ranked by different accuracies (`terms.by_task`) that of each one's own. Nothing is
     selected as a whole. Raises TrackingError for a run without a task.
     """
-    rule = rule or Rule()
+    rule, terms = rule or Rule(), terms or Terms()
     if rule.named == LEAVE_ONE_OUT:
         records, rule = with_left_out(records, field, rule)
     else:
@@ -73,14 +76,17 @@ def compare_tasks(
             seeds=wanted,
             with_images=with_images,
             untuned=untuned,
+            terms=terms.on(task),
             **{**options, "sweep": f"{options['sweep']}, {task}"},
         )
         for task, runs in by_task.records.items()
     }
     chosen = picked(by_task.records, rule, wanted)
+    terms = terms.over(by_task.records)
     whole = compare(
-        [mean_record(pick, by_task.records, rule) for pick in chosen],
+        [mean_record(pick, by_task.records, rule, terms) for pick in chosen],
         rule=rule,
+        terms=terms,
         seeds=wanted,
         untuned={row.arm.algorithm for row in _rows(parts) if "untuned" in row.marks},
         **options,

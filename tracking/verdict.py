@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tracking.curves import ID, OOD, Point, dominating, mean_curve, ood_at, run_curve
+from tracking.accuracy import TOP1, kind_of
+from tracking.curves import ID, OOD, Curve, Point, dominating, mean_curve, ood_at, run_curve
 from tracking.records import Arm
-from tracking.selection import VAL
 from tracking.statistics import (
     Interval,
     Paired,
@@ -18,6 +18,7 @@ from tracking.statistics import (
     paired,
     summary,
 )
+from tracking.terms import Terms
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
@@ -29,33 +30,10 @@ Outcome = Literal[
     "too_few_seeds",
     "no_shifts",
     "no_pairs",
+    "not_measured",
 ]
 
 Beyond = Literal["above", "below", "above or below"]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What counts as shown; accuracies are fractions."""
-
-    alpha: float = 0.05
-    id_margin: float = 0.005
-    """ID counts as not worse when the lower 95 % bound of the difference lies above minus this."""
-    fewest_seeds: int = 5
-    endpoint: str = OOD
-    """What is tested."""
-    id_metric: str = ID
-    """What stands for accuracy in distribution."""
-
-    def suited(self, names: Collection[str]) -> Terms:
-        """The same for data of which these metrics are measured.
-
-        Without shifts ID itself is tested; without an ID test, as where every domain that is not
-        held out trains, `id/val/top1` stands for ID.
-        """
-        endpoint = self.endpoint if OOD in names or ID not in names else ID
-        id_metric = self.id_metric if ID in names or VAL not in names else VAL
-        return replace(self, endpoint=endpoint, id_metric=id_metric)
 
 
 @dataclass(frozen=True)
@@ -68,10 +46,11 @@ class Difference:
     ood: Paired | None
     id: Paired | None
     id_metric: str = ID
+    ood_metric: str = OOD
 
     def on(self, endpoint: str) -> Paired | None:
         """The pairs of the endpoint: of the shifts, or of ID."""
-        return self.ood if endpoint == OOD else self.id
+        return self.ood if endpoint == self.ood_metric else self.id
 
     @property
     def id_lower(self) -> float | None:
@@ -90,7 +69,7 @@ class Difference:
             "candidate": self.candidate.label,
             "reference": self.reference.label,
             "seeds": list(self.seeds),
-            OOD: None if self.ood is None else self.ood.as_dict(),
+            self.ood_metric: None if self.ood is None else self.ood.as_dict(),
             self.id_metric: None if self.id is None else self.id.as_dict(),
             "id_lower95": self.id_lower,
         }
@@ -134,7 +113,7 @@ class Finding:
     @property
     def ood_images(self) -> Interval | None:
         """The interval over images of the OOD difference."""
-        return self.ci95_images.get(OOD)
+        return self.ci95_images.get(self.difference.ood_metric)
 
     @property
     def gains_over_curve(self) -> bool:
@@ -152,7 +131,9 @@ class Finding:
             "p_holm": self.p_holm,
             "outcome": self.outcome,
             "endpoint": self.endpoint,
-            GAIN: None if self.gain is None else self.gain.as_dict(),
+            f"gain/ood/{kind_of(self.difference.ood_metric)}": None
+            if self.gain is None
+            else self.gain.as_dict(),
             "above_wise_ft_curve": None if above is None else above.as_dict(),
             "above_wise_ft_mean_curve": self.above_mean_curve,
             "dominated_by": None if beaten is None else beaten._asdict(),
@@ -175,7 +156,8 @@ def judge(
     `chosen_merges` gives, by the label of an unmerged arm, the label chosen for each merge.
     """
     chosen = chosen_merges or {}
-    differences = [differ(candidate, reference, terms.id_metric) for candidate in candidates]
+    axes = (terms.id_metric, terms.ood)
+    differences = [differ(candidate, reference, *axes) for candidate in candidates]
     tested = [difference.on(terms.endpoint) for difference in differences]
     raw = [None if pair is None else pair.p for pair in tested]
     adjusted = iter(holm([p for p in raw if p is not None]))
@@ -187,13 +169,15 @@ def judge(
     return tuple(findings)
 
 
-def differ(candidate: Arm, reference: Arm, id_metric: str = ID) -> Difference:
+def differ(
+    candidate: Arm, reference: Arm, id_metric: str = ID, ood_metric: str = OOD
+) -> Difference:
     """Paired over the seeds in which both have every number that is compared.
 
     A reference that no seed changes (zero-shot) stands against each seed of the candidate.
     """
     columns: dict[str, tuple[dict[int | None, float], dict[int | None, float]]] = {}
-    for metric in (OOD, id_metric):
+    for metric in (ood_metric, id_metric):
         ours, theirs = candidate.by_seed(metric), reference.by_seed(metric)
         if not reference.has_seeds and theirs:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
@@ -208,8 +192,15 @@ def differ(candidate: Arm, reference: Arm, id_metric: str = ID) -> Difference:
     if seeds:
         for metric, (ours, theirs) in columns.items():
             tests[metric] = paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
-    pairs = (tests.get(OOD), tests.get(id_metric))
-    return Difference(candidate, reference, tuple(seeds), *pairs, id_metric)
+    pairs = (tests.get(ood_metric), tests.get(id_metric))
+    return Difference(candidate, reference, tuple(seeds), *pairs, id_metric, ood_metric)
+
+
+def curves_of(arms: Sequence[Arm], zero_shots: Sequence[Arm], terms: Terms) -> tuple[Curve, ...]:
+    """The mean WiSE-FT curves of those that have one."""
+    axes = (terms.id_metric, terms.ood)
+    found = (mean_curve(arm, zero_shot_of(arm, zero_shots), *axes) for arm in arms)
+    return tuple(curve for curve in found if curve is not None)
 
 
 def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
@@ -221,18 +212,25 @@ def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
     return None
 
 
-def gain_over_zero_shot(arm: Arm, zero_shots: Sequence[Arm]) -> Summary | None:
-    """OOD mean minus zero-shot's by seed: as the run measured it, else from the zero-shot arm."""
-    measured = arm.values(GAIN)
+def gain_over_zero_shot(
+    arm: Arm, zero_shots: Sequence[Arm], ood_metric: str = OOD
+) -> Summary | None:
+    """OOD mean minus zero-shot's by seed: as the run measured it, else from the zero-shot arm.
+
+    Runs measure it of top-1 alone.
+    """
+    measured = arm.values(GAIN) if ood_metric == OOD else ()
     if measured and None not in measured:
         return summary(measured)
     base = zero_shot_of(arm, zero_shots)
     if base is None or not arm.done:
         return None
-    starts = [run.value(OOD) if (run := base.run_of(ours.seed)) else None for ours in arm.done]
+    starts = [
+        run.value(ood_metric) if (run := base.run_of(ours.seed)) else None for ours in arm.done
+    ]
     if None in starts:
         return None
-    pairs = zip(arm.values(OOD), starts, strict=True)
+    pairs = zip(arm.values(ood_metric), starts, strict=True)
     return summary(
         [None if value is None or start is None else value - start for value, start in pairs]
     )
@@ -249,7 +247,7 @@ def _measured(
         difference=difference,
         p_holm=p_holm,
         outcome=_outcome(difference, p_holm, terms),
-        gain=gain_over_zero_shot(candidate, zero_shots),
+        gain=gain_over_zero_shot(candidate, zero_shots, terms.ood),
         above_curve=above,
         beyond=beyond,
         above_mean_curve=above_mean,
@@ -259,6 +257,8 @@ def _measured(
 
 
 def _outcome(difference: Difference, p_holm: float | None, terms: Terms) -> Outcome:
+    if _is_not_measured(difference, terms):
+        return "not_measured"
     if not difference.seeds:
         return "no_pairs"
     if len(difference.seeds) < terms.fewest_seeds:
@@ -278,19 +278,27 @@ def _outcome(difference: Difference, p_holm: float | None, terms: Terms) -> Outc
     return "better" if lower is not None and lower > -terms.id_margin else "trade_off"
 
 
+def _is_not_measured(difference: Difference, terms: Terms) -> bool:
+    """Whether finished runs of a side lack what they are to be judged by, as of old do."""
+    sides = (difference.candidate, difference.reference)
+    return terms.by != TOP1 and any(
+        side.done and not side.by_seed(terms.endpoint) for side in sides
+    )
+
+
 def _above_curve(
     difference: Difference, zero_shot: Arm | None
 ) -> tuple[Summary | None, Beyond | None]:
     """By common seed; no summary where the reference has no WiSE-FT curve."""
     runs = {run.seed: run for run in difference.reference.done}
     ours = {run.seed: run for run in difference.candidate.done}
-    merge = difference.candidate.merge
+    merge, axes = difference.candidate.merge, (difference.id_metric, difference.ood_metric)
     values: list[float | None] = []
     sides: set[Beyond] = set()
     for seed in difference.seeds:
         start = None if zero_shot is None else zero_shot.run_of(seed)
-        curve = run_curve(runs[seed], start, difference.id_metric) if seed in runs else None
-        x, y = ours[seed].value(difference.id_metric, merge), ours[seed].value(OOD, merge)
+        curve = run_curve(runs[seed], start, *axes) if seed in runs else None
+        x, y = (ours[seed].value(metric, merge) for metric in axes)
         if curve is None or x is None or y is None:
             return None, None
         height = ood_at(curve, x)
@@ -305,9 +313,9 @@ def _above_curve(
 def _against_mean_curve(
     difference: Difference, zero_shot: Arm | None
 ) -> tuple[float | None, Point | None]:
-    candidate, metric = difference.candidate, difference.id_metric
-    curve = mean_curve(difference.reference, zero_shot, metric)
-    x, y = summary(candidate.values(metric)).mean, summary(candidate.values(OOD)).mean
+    axes = (difference.id_metric, difference.ood_metric)
+    curve = mean_curve(difference.reference, zero_shot, *axes)
+    x, y = (summary(difference.candidate.values(metric)).mean for metric in axes)
     if curve is None or x is None or y is None:
         return None, None
     height = ood_at(curve, x)
@@ -321,7 +329,10 @@ def _merged(
     ours, theirs = chosen.get(candidate.label, {}), chosen.get(reference.label, {})
     return {
         name: differ(
-            candidate.merged(ours[name]), reference.merged(theirs[name]), difference.id_metric
+            candidate.merged(ours[name]),
+            reference.merged(theirs[name]),
+            difference.id_metric,
+            difference.ood_metric,
         )
         for name in ours
         if name in theirs

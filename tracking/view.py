@@ -12,6 +12,7 @@ from tracking.columns import (
     MetricColumn,
     column_of,
     notes,
+    other_kinds,
     setting,
     shown_columns,
     visible,
@@ -57,6 +58,7 @@ class View:
     ) -> list[str]:
         """What the numbers and signs in these rows and columns mean."""
         said = notes(comparison, rows)
+        said += other_kinds(comparison, columns)
         others = [column.header for column in columns if not is_fraction(column.metric)]
         if others:
             said.append(f"Not in percent: {', '.join(others)}.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tracking.accuracy import NOUNS, kind_of, named
 from tracking.confirmation import Confirmation
-from tracking.curves import ID_NAMES, OOD
 from tracking.records import CONFIRMED, Arm, merge_number
 from tracking.statistics import Interval, Paired, Summary
-from tracking.verdict import Difference, Finding, Terms
+from tracking.terms import Terms
+from tracking.verdict import Difference, Finding
 
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
-_NAMES = {OOD: "OOD mean", **ID_NAMES}
 
 
 def points(value: float) -> str:
@@ -28,11 +28,11 @@ def with_interval(value: float, ci95: Interval | None) -> str:
 
 def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
     """The sentences on one candidate; `tests` is how many Holm's adjustment covers."""
-    unsaid = () if terms.endpoint == OOD else (NO_SHIFTS,)
+    unsaid = () if terms.has_shifts else (NO_SHIFTS,)
     return (
         _main(found, terms, tests),
         *unsaid,
-        *_gain(found.gain),
+        *_gain(found.gain, terms),
         *_curve(found, terms),
         *(_merged(name, difference) for name, difference in found.merged.items()),
     )
@@ -41,9 +41,9 @@ def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
 def over_images(found: Finding) -> tuple[str, ...]:
     """How much other images would change the difference, where that was asked for."""
     difference = found.difference
-    pairs = {OOD: difference.ood, difference.id_metric: difference.id}
+    pairs = {difference.ood_metric: difference.ood, difference.id_metric: difference.id}
     told = [
-        f"{_NAMES[metric]} {with_interval(pair.mean, ends)}"
+        f"{named(metric)} {with_interval(pair.mean, ends)}"
         for metric, pair in pairs.items()
         if pair is not None and (ends := found.ci95_images.get(metric)) is not None
     ]
@@ -53,13 +53,13 @@ def over_images(found: Finding) -> tuple[str, ...]:
     return (f"Over images instead of seeds (bootstrap, these weights): {of}, {'; '.join(told)}.",)
 
 
-def no_reference(arm: Arm, reference: str, gain: Summary | None) -> tuple[str, ...]:
+def no_reference(arm: Arm, reference: str, gain: Summary | None, terms: Terms) -> tuple[str, ...]:
     """When there is nothing finished to compare with."""
     if arm.algorithm == reference:
         first = f"No comparison: {reference} is the only algorithm here, at {_name(arm)}."
     else:
         first = f"No verdict: there is no finished {reference} run to compare {_name(arm)} with."
-    return (first, *_gain(gain))
+    return (first, *_gain(gain, terms))
 
 
 def nothing_done() -> tuple[str, ...]:
@@ -86,12 +86,12 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
     ood, identity, test = _ood(difference), _id(difference), _test(found, terms, tests)
     fresh = "fresh " if found.candidate.confirms or found.reference.confirms else ""
     seeds = f"{n} {fresh}seed{'' if n == 1 else 's'}"
-    if terms.endpoint != OOD and found.outcome in ("better", "worse", "no_difference"):
+    if not terms.has_shifts and found.outcome in ("better", "worse", "no_difference"):
         return f"{_in_distribution(found)}: {identity} over {seeds} ({test})."
     beside = f"; {identity}" if identity else ""
     match found.outcome:
-        case "no_pairs":
-            return f"No verdict: {ours} and {theirs} have no finished seed in common."
+        case "no_pairs" | "not_measured":
+            return _not_judged(found, terms)
         case "too_few_seeds":
             had = f"{n} {fresh}".rstrip()
             head = f"too few seeds ({had}, a verdict needs {terms.fewest_seeds})"
@@ -123,11 +123,25 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
             )
 
 
+def _not_judged(found: Finding, terms: Terms) -> str:
+    """Why two settings cannot be compared at all."""
+    sides = (found.candidate, found.reference)
+    ours, theirs = map(_name, sides)
+    if found.outcome == "no_pairs":
+        return f"No verdict: {ours} and {theirs} have no finished seed in common."
+    without = " and of ".join(_name(arm) for arm in sides if not arm.by_seed(terms.endpoint))
+    return (
+        f"No verdict: {ours} and {theirs} cannot be judged by {NOUNS[terms.by]}, since the runs "
+        f"of {without} have no {terms.endpoint}."
+    )
+
+
 def _in_distribution(found: Finding) -> str:
     """What the ID test shows where it is all there is."""
     ours, theirs = _name(found.candidate), _name(found.reference)
     if found.outcome == "no_difference":
-        return f"No difference in accuracy is shown between {ours} and {theirs}"
+        noun = NOUNS[kind_of(found.endpoint)]
+        return f"No difference in {noun} is shown between {ours} and {theirs}"
     worse = found.outcome == "worse"
     return f"{ours} is {'worse' if worse else 'better'} than {theirs} in distribution"
 
@@ -145,19 +159,22 @@ def _so_far(found: Finding, terms: Terms, seeds: str, test: str) -> str:
 
 
 def _tied(found: Finding, seeds: str) -> str:
-    of_id = _NAMES[found.difference.id_metric]
-    pairs = {_NAMES[OOD]: found.difference.ood, of_id: found.difference.id}
+    difference = found.difference
+    pairs = {
+        named(difference.ood_metric): difference.ood,
+        named(difference.id_metric): difference.id,
+    }
     equal = " and ".join(name for name, pair in pairs.items() if pair is not None)
     names = f"{_name(found.candidate)} and {_name(found.reference)}"
     return f"{names} are equal in {equal}, in {'' if seeds[:2] == '1 ' else 'each of '}{seeds}"
 
 
 def _ood(difference: Difference) -> str:
-    return _named(_NAMES[OOD], difference.ood)
+    return _named(named(difference.ood_metric), difference.ood)
 
 
 def _id(difference: Difference) -> str:
-    return _named(_NAMES[difference.id_metric], difference.id)
+    return _named(named(difference.id_metric), difference.id)
 
 
 def _named(name: str, pair: Paired | None) -> str:
@@ -174,25 +191,26 @@ def _test(found: Finding, terms: Terms, tests: int) -> str:
     return text if ranked is None else f"{text}; signed-rank: {_p(ranked)}"
 
 
-def _gain(gain: Summary | None) -> tuple[str, ...]:
+def _gain(gain: Summary | None, terms: Terms) -> tuple[str, ...]:
     if gain is None or gain.mean is None:
         return ()
-    return (f"Against zero-shot its OOD mean is {with_interval(gain.mean, gain.ci95)}.",)
+    return (f"Against zero-shot its {named(terms.ood)} is {with_interval(gain.mean, gain.ci95)}.",)
 
 
 def _curve(found: Finding, terms: Terms) -> tuple[str, ...]:
     above, rival = found.above_curve, f"{found.reference.algorithm} + WiSE-FT"
+    noun = NOUNS[terms.by]
     if above is None:
         return ()
     inside = [value for value in above.values if value is not None]
     if above.mean is None:
         out, n = len(above.values) - len(inside), len(above.values)
-        text = f"In {out} of {n} seeds its ID accuracy lies {found.beyond} the whole WiSE-FT curve "
-        text += f"of {found.reference.algorithm}, so there is no distance at equal ID accuracy"
+        text = f"In {out} of {n} seeds its ID {noun} lies {found.beyond} the whole WiSE-FT curve "
+        text += f"of {found.reference.algorithm}, so there is no distance at equal ID {noun}"
         if found.above_mean_curve is not None:
             text += f" for each seed; that of the means is {points(found.above_mean_curve)}"
         return (text + _dominated(found) + ".",)
-    text = f"At equal ID accuracy its OOD mean is {with_interval(above.mean, above.ci95)} "
+    text = f"At equal ID {noun} its {named(terms.ood)} is {with_interval(above.mean, above.ci95)} "
     text += f"against the curve of {rival}"
     if len(inside) < terms.fewest_seeds or above.ci95 is None:
         return (text + _dominated(found) + ".",)

@@ -153,6 +153,10 @@ def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: Opened) ->
         family.validated_by in (*METRICS, *family.metrics),
         f"{opened.name}: validated_by must be a metric that it is measured by",
     )
+    must(
+        family.ranked_by in ("top1", *family.metrics),
+        f"{opened.name}: ranked_by must be top1 or one of its metrics",
+    )
 
 
 def no_unit_stands_in_two_in_distribution_splits(opened: Opened) -> None:

@@ -203,6 +203,9 @@ class Family:
     """What its splits are measured by besides, of `carft_core.evaluate.FURTHER_METRICS`."""
     validated_by: str = "top1"
     """The metric of `id/val` by which the best epoch is known, where that is the result."""
+    ranked_by: str = "top1"
+    """The accuracy by which its benchmark ranks methods: what verdicts go by, `top1` or one of
+    `metrics`."""
     look: Callable[[DataConfig], Mapping[str, FoundSplit]] | None = None
     """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
 

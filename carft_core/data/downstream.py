@@ -202,6 +202,7 @@ def _family(task: Task) -> Family:
         },
         folders=task.folders,
         metrics=("mean_per_class_top1",) if task.per_class else (),
+        ranked_by="mean_per_class_top1" if task.per_class else "top1",
     )
 
 

@@ -122,4 +122,5 @@ FMOW = Family(
     folders=BENCHMARK.folders(),
     look=look_fmow,
     metrics=("worst_group_top1",),
+    ranked_by="worst_group_top1",
 )

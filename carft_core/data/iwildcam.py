@@ -81,4 +81,5 @@ IWILDCAM = Family(
     shared_names=("lowland paca", "jaguarundi", "unknown bird", "central american red brocket"),
     metrics=("macro_f1", "mean_per_class_top1"),
     validated_by="macro_f1",
+    ranked_by="macro_f1",
 )

@@ -269,6 +269,7 @@ def family(
         (family(test=Grey("test", 4, groups=("sea",))), "test: a group for each item"),
         (family(told={"metrics": ("f1",)}), "metrics must be of macro_f1, "),
         (family(told={"validated_by": "macro_f1"}), "validated_by must be a metric"),
+        (family(told={"ranked_by": "nll"}), "ranked_by must be top1 or one of its metrics"),
         (family(test=Grey("train", 4)), "test: units of another split"),
         (family(test=Grey("test", 1)), r"test: no image of the classes \[1\]"),
         (family(train=Grey("train", 4, size=16)), r"must be float32 \[B, 3, 32, 32\]"),

@@ -114,8 +114,8 @@ def _one_shift(config: object) -> SimpleNamespace:
     return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
 
 
-def _blank(curves: object, path: Path, *, title: str, id_name: str) -> None:
-    del curves, id_name
+def _blank(curves: object, path: Path, *, title: str, id_metric: str, ood_metric: str) -> None:
+    del curves, id_metric, ood_metric
     path.write_text(title)
 
 

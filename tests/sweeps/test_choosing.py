@@ -7,9 +7,11 @@ import re
 import pytest
 
 from carft_core.errors import RequestError
+from sweeps.arguments import parse
 from sweeps.choosing import check_merge, chosen_by
 from tracking.judging import Judging
 from tracking.selection import Rule
+from tracking.terms import Terms
 
 TOLD = Judging(Rule(within=0.01, strength={"optim.lr": -1}), (0, 1))
 
@@ -102,3 +104,18 @@ def test_what_only_tasks_have_is_refused_elsewhere() -> None:
     told = Judging(tasks="data.test_domain")
     found = chosen_by(told, metric=None, selection="leave_one_domain_out", id_margin=None)
     assert (found.rule.named, found.tasks) == ("leave_one_domain_out", "data.test_domain")
+
+
+def test_another_accuracy_is_of_the_verdict_alone_and_of_every_task() -> None:
+    told = Judging(TOLD.rule, terms=Terms(by_task={"a": "macro_f1"}))
+    found = chosen_by(told, metric=None, selection=None, id_margin=None, by="top1")
+    assert (found.rule, found.terms) == (told.rule, Terms())
+
+
+def test_an_accuracy_that_nobody_knows_is_told_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["compare", "x", "--by", "macro-f1"])
+    assert caught.value.code == 2
+    assert "did you mean 'macro_f1'?" in capsys.readouterr().err

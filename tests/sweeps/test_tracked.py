@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from carft_core.data import FAMILIES
 from sweeps.tracked import TrackedSweep
 from tests.sweeps.conftest import ToySweep
 from tracking import curves
@@ -45,6 +47,29 @@ def test_each_run_with_a_merge_has_its_curve_and_the_sweep_has_one(
     assert children["car_ft kl_weight=0.3 seed 0"].artifacts["wise_ft.png"].startswith(PNG)
     assert "wise_ft.png" not in children["zero_shot"].artifacts
     assert toy.tracker.runs[RunKey("toy")].artifacts["wise_ft.png"].startswith(PNG)
+
+
+def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(parameters=ONE, seeds=[0])
+    for file in toy.home.runs.glob("*/evaluations/*/metrics.json"):
+        found, when = json.loads(file.read_text()), file.stat().st_mtime_ns
+        found["metrics"] |= {
+            name.replace("top1", "macro_f1"): value for name, value in found["metrics"].items()
+        }
+        file.write_text(json.dumps(found))
+        os.utime(file, ns=(when, when))  # it is told as of when it was measured
+    measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
+    monkeypatch.setattr("sweeps.ranked_by.FAMILIES", {"icon_shift": measured})
+    toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
+    told = toy.tracked()["car_ft kl_weight=0.3 seed 0"].history
+    for metric in ("id/test", "ood/mean"):
+        assert told[f"wise_ft/{metric}/macro_f1"] == told[f"wise_ft/{metric}/top1"]
+    parent = toy.tracker.runs[RunKey("toy")]
+    comparison = json.loads(parent.artifacts["comparison.json"])
+    assert comparison["by"] == "macro_f1"
+    assert comparison["tests"][0]["endpoint"] == "ood/mean/macro_f1"
 
 
 def test_data_and_weights_are_named_in_every_run(toy: ToySweep) -> None:

@@ -17,7 +17,8 @@ from statsmodels.stats.multitest import multipletests
 from tests.tracking.made_up import arm
 from tracking.records import group
 from tracking.statistics import holm, paired, t_interval
-from tracking.verdict import Terms, judge
+from tracking.terms import Terms
+from tracking.verdict import judge
 
 TIMES, SEEDS = 10_000, 5
 MOST = int(stats.binom.ppf(0.99, TIMES, 0.05))

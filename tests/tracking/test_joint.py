@@ -15,7 +15,7 @@ from tracking.joint import Part, compared, unified
 from tracking.judging import Judging
 from tracking.records import RunRecord, Scalar, group
 from tracking.selection import Rule
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 LR = "optim.lr"
 SHARED: dict[str, Scalar] = {"model.name": "builtin", LR: 1e-5, "data.train_fraction": 1.0}

@@ -9,7 +9,7 @@ import pytest
 from tracking.base import TrackingError
 from tracking.judging import Judging, agreed
 from tracking.selection import Rule
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 EVERY = [
     Judging(),
@@ -19,6 +19,8 @@ EVERY = [
     Judging(Rule("ood/{task}_out/top1", oracle=True), (0,), tasks="data.test_domain"),
     Judging(Rule(named="leave_one_domain_out"), (0,), tasks="data.test_domain"),
     Judging(Rule(named="training_domain"), (0,)),
+    Judging(terms=Terms(by="macro_f1")),
+    Judging(terms=Terms(by_task={"a": "macro_f1", "b": "top1"}), tasks="data.family"),
 ]
 
 
@@ -37,6 +39,7 @@ def test_it_is_read_back_as_it_was_told(judging: Judging) -> None:
         {"seeds": "x"},
         {"confirm_seeds": None},
         {"id_margin": None},
+        {"by": "f1"},
     ],
     ids=str,
 )
@@ -47,9 +50,9 @@ def test_what_no_sweep_tells_is_refused(change: dict[str, object]) -> None:
         Judging.of_plain({})
 
 
-def test_what_an_earlier_version_told_has_no_tasks() -> None:
+def test_what_an_earlier_version_told_has_no_tasks_and_is_judged_by_top1() -> None:
     plain = Judging().plain()
-    del plain["tasks"]
+    del plain["tasks"], plain["by"]
     assert Judging.of_plain(plain) == Judging()
 
 

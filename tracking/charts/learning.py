@@ -14,7 +14,6 @@ from tracking.charts.measures import form, scaled, titled
 from tracking.charts.palette import NEUTRAL, Signs
 from tracking.evidence import LOSS, Evidence
 from tracking.evidence.learning import LearningCurve
-from tracking.selection import VAL
 
 _HEIGHT = 260
 _VALUE = "mean"
@@ -32,7 +31,7 @@ def draw(evidence: Evidence) -> Picture | None:
     )
     charts = [
         _panel(metric, [curve for curve in evidence.learning if curve.metric == metric], signs)
-        for metric in (LOSS, VAL)
+        for metric in (LOSS, evidence.comparison.terms.val)
         if any(curve.metric == metric for curve in curves)
     ]
     told = f"Training loss and validation accuracy by epoch of {len(signs.entries)} settings"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from tracking.accuracy import SPLITS, TITLES
 from tracking.metric_kinds import is_fraction
 from tracking.statistics import Interval
 
-_SPLITS = {"id/val": "ID val", "id/test": "ID test", "ood/mean": "OOD mean"}
-_KINDS = {"top1": "top-1", "nll": "NLL", "ece": "ECE", "brier": "Brier score", "kl": "KL"}
+_KINDS = {**TITLES, "nll": "NLL", "ece": "ECE", "brier": "Brier score", "kl": "KL"}
 _NATS = frozenset({"nll", "kl", "entropy"})
 
 
 def split_name(split: str) -> str:
     """`ID test` of `id/test`, `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
-    return _SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
+    return SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
 
 
 def short(metric: str) -> str:

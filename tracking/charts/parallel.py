@@ -8,16 +8,15 @@ from typing import Any
 
 import altair as alt
 
+from tracking.accuracy import named
 from tracking.charts import marks, palette, ticks
 from tracking.charts.base import Chart, Picture
 from tracking.charts.layout import single
-from tracking.charts.measures import percent, split_name
+from tracking.charts.measures import percent
 from tracking.charts.palette import NEUTRAL
 from tracking.charts.ticks import Axis
-from tracking.curves import ID, OOD
 from tracking.evidence import Evidence
 from tracking.rows import Row
-from tracking.selection import VAL
 
 FEWEST_TRIALS = 5
 """Fewer are drawn where at least two parameters vary."""
@@ -36,14 +35,16 @@ def draw(evidence: Evidence) -> Picture | None:
         return None
     if len(parameters) < 2 and len(rows) < FEWEST_TRIALS:
         return None
-    known = ((m, [row.metric(m).mean for row in rows]) for m in (VAL, ID, OOD))
+    terms = evidence.comparison.terms
+    wanted = (terms.val, terms.test, terms.ood)
+    known = ((m, [row.metric(m).mean for row in rows]) for m in wanted)
     values = {m: found for m, found in known if any(value is not None for value in found)}
     if not values:
         return None
     every = [ticks.of_parameter(parameter) for parameter in parameters]
     for metric, found in values.items():
         shown = [percent(value) for value in found if value is not None]
-        every.append(ticks.of_numbers(f"{split_name(metric[: -len('/top1')])} (%)", shown))
+        every.append(ticks.of_numbers(f"{named(metric)} (%)", shown))
     told = [
         [row.arm.params.get(parameter.name) for parameter in parameters]
         + [None if found[i] is None else percent(found[i] or 0.0) for found in values.values()]

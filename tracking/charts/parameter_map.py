@@ -14,7 +14,6 @@ from tracking.charts.base import Chart, Picture
 from tracking.charts.layout import layered, panels
 from tracking.charts.measures import form, scaled, short, titled
 from tracking.charts.palette import NEUTRAL
-from tracking.curves import OOD
 from tracking.evidence import Evidence
 from tracking.evidence.parameters import Parameter
 from tracking.rows import Row
@@ -62,7 +61,8 @@ def _numbers(evidence: Evidence) -> list[_Shown]:
     rule = evidence.comparison.rule
     of = "" if rule.merge is None else f", {rule.merge}"
     seen = _Shown(short(rule.metric) + of, titled(rule.metric) + of, rule.metric, evidence.value)
-    ood = _Shown(short(OOD), titled(OOD), OOD, lambda row: row.metric(OOD).mean)
+    metric = evidence.comparison.terms.ood
+    ood = _Shown(short(metric), titled(metric), metric, lambda row: row.metric(metric).mean)
     return [seen] if seen.field == ood.field else [seen, ood]
 
 

@@ -13,7 +13,6 @@ from tracking.charts.base import Chart, Picture
 from tracking.charts.layout import layered, panels
 from tracking.charts.measures import ends, percent, short, titled
 from tracking.charts.palette import NEUTRAL, Signs
-from tracking.curves import OOD
 from tracking.evidence import Evidence
 from tracking.evidence.parameters import Parameter
 from tracking.rows import Row
@@ -36,7 +35,7 @@ def draw(evidence: Evidence) -> Picture | None:
     """None where no parameter varies or none of its settings has an accuracy."""
     parameters = evidence.parameters[:MOST]
     known = evidence.comparison
-    wanted = (known.terms.id_metric, OOD)
+    wanted = (known.terms.id_metric, known.terms.ood)
     metrics = [metric for metric in wanted if metric in known.metric_names]
     swept = {parameter.name for parameter in parameters}
     rows = [row for row in evidence.settings if row.arm.trains and swept & set(row.arm.params)]

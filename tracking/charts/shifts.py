@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracking.accuracy import NOUNS, TITLES, TOP1, capitalised
 from tracking.charts import dots, marks, palette
 from tracking.charts.base import Chart, Picture
 from tracking.charts.layout import single
@@ -30,9 +31,11 @@ def draw(evidence: Evidence) -> Picture | None:
         for part in found
         if part.metric == metric
     ]
-    title = f"Top-1 minus {reference.arm.label} (points)"
+    by = evidence.comparison.terms.by
+    title = f"{capitalised(TITLES[by])} minus {reference.arm.label} (points)"
     drawn, height = dots.dots(rows, signs, _VALUE, title, "+.2f")
-    told = f"Differences in top-1 accuracy to {reference.arm.label}, by split"
+    kind = "top-1 accuracy" if by == TOP1 else NOUNS[by]
+    told = f"Differences in {kind} to {reference.arm.label}, by split"
     return single([marks.rule_at(0, "x"), *drawn], height, told, rows)
 
 
@@ -40,7 +43,7 @@ CHART = Chart(
     name="shifts",
     title="Difference on every shift",
     about=(
-        "Each method minus the reference, in points of top-1 accuracy, paired over seeds; right of "
+        "Each method minus the reference, in points of accuracy, paired over seeds; right of "
         "the line is better. Bars are 95 % intervals of the paired difference, drawn from three "
         "seeds on. They are not adjusted for the number of shifts: the verdict tests their mean."
     ),

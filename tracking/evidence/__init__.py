@@ -8,7 +8,6 @@ from functools import cached_property
 
 from tracking.columns import shifts
 from tracking.compare import Comparison
-from tracking.curves import OOD
 from tracking.evidence import on_show as show
 from tracking.evidence.classes import ClassDifferences, Tallies, class_differences
 from tracking.evidence.cost import Cost, Runs, cost, runs
@@ -21,7 +20,6 @@ from tracking.evidence.reliability import Reliability, reliability
 from tracking.evidence.tallies import read_tallies
 from tracking.images import predictions_path
 from tracking.rows import Row
-from tracking.selection import VAL
 
 LOSS = "train/loss"
 MOST_LEARNING = 12
@@ -73,7 +71,8 @@ class Evidence:
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """The fields that vary among the settings, the most important first."""
-        shares = self.importance.get(OOD) or self.importance.get(self.comparison.rule.metric) or {}
+        known, found = self.importance, self.comparison
+        shares = known.get(found.terms.ood) or known.get(found.rule.metric) or {}
         return tuple(sorted(varied(self.settings), key=lambda item: -shares.get(item.name, 0.0)))
 
     @cached_property
@@ -103,8 +102,9 @@ class Evidence:
         """To the reference: of ID, every shift and their mean."""
         if self.reference is None:
             return ()
-        every = shifts(self.comparison.metric_names)
-        metrics = [self.comparison.terms.id_metric, *(metric for metric, _ in every), OOD]
+        terms = self.comparison.terms
+        every = shifts(self.comparison.metric_names, terms.by)
+        metrics = [terms.id_metric, *(metric for metric, _ in every), terms.ood]
         return differences(self.on_show, self.reference, metrics)
 
     @cached_property
@@ -136,7 +136,7 @@ class Evidence:
         found = []
         for row, standing in self._learners():
             histories = self._histories(row, "pruned" if standing == "pruned" else "done")
-            for metric in (LOSS, VAL):
+            for metric in (LOSS, self.comparison.terms.val):
                 curve = learning_curve(row, metric, standing, histories)
                 if curve is not None:
                     found.append(curve)

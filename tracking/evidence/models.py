@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tracking.compare import Comparison
-from tracking.curves import OOD, WISE, ood_at
+from tracking.curves import WISE, ood_at
 from tracking.evidence.on_show import setting_key
 from tracking.rows import Row
 from tracking.statistics import Interval
-from tracking.verdict import Terms
+from tracking.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def distances(
 
 
 def _of_row(row: Row, terms: Terms, *, on_show: bool) -> Model | None:
-    x, y, arm = row.metric(terms.id_metric), row.metric(OOD), row.arm
+    x, y, arm = row.metric(terms.id_metric), row.metric(terms.ood), row.arm
     if x.mean is None or y.mean is None:
         return None
     known = (arm.label, arm.algorithm, arm.merge, x.mean, y.mean, row.n)

@@ -1,0 +1,257 @@
+"""Another accuracy than top-1 takes its place everywhere, by name, and nothing stands in for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from sweeps.metric_names import FURTHER
+from tests.tracking.charts.drawn import spec_of
+from tests.tracking.made_up import kl_sweep, zero_shot
+from tracking import report
+from tracking.accuracy import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named, titled
+from tracking.columns import metric_columns
+from tracking.compare import Comparison, RunRecord, compare
+from tracking.evidence import gather
+from tracking.joint import Part, compared
+from tracking.judging import Judging, agreed, terms_of
+from tracking.published import Subject, quoted_beside
+from tracking.tasks import compare_tasks
+from tracking.terms import Terms
+from tracking.view import View
+
+BY = "macro_f1"
+KEPT = "id/val/top1"
+"""What settings are chosen by, whatever they are judged by."""
+
+
+def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
+    """The same numbers under another kind, and of top-1 the same number everywhere."""
+    return [
+        replace(
+            record,
+            metrics=_renamed(record.metrics, kind),
+            merges={label: _renamed(found, kind) for label, found in record.merges.items()},
+        )
+        for record in runs
+    ]
+
+
+def _renamed(metrics: Mapping[str, float], kind: str) -> dict[str, float]:
+    splits = {name: value for name, value in metrics.items() if name.startswith(("id/", "ood/"))}
+    found = {name.replace("/top1", f"/{kind}"): value for name, value in splits.items()}
+    kept = {KEPT: metrics[KEPT]} if KEPT in metrics else {}
+    return {**dict.fromkeys(splits, 0.5), **found, **kept}
+
+
+@pytest.fixture(scope="module")
+def plain() -> Comparison:
+    return compare(kl_sweep(), sweep="s")
+
+
+@pytest.fixture(scope="module")
+def other() -> Comparison:
+    return compare(by(BY, kl_sweep()), sweep="s", terms=Terms(by=BY))
+
+
+def test_every_kind_has_its_names_and_is_a_metric() -> None:
+    assert {*KINDS} == {"top1", *FURTHER}
+    assert NOUNS.keys() == TITLES.keys() == {*KINDS, BENCHMARK}
+
+
+def test_a_metric_is_named_with_its_kind_but_for_top1_in_sentences() -> None:
+    assert (named("ood/mean/top1"), titled("ood/mean/top1")) == ("OOD mean", "OOD mean top-1")
+    assert named("id/val/worst_group_top1") == "ID val worst-group accuracy"
+    assert named("id/test/macro_f1") == titled("id/test/macro_f1") == "ID test macro-F1"
+    assert capitalised("worst-group accuracy") == "Worst-group accuracy"
+
+
+def test_the_same_numbers_give_the_same_verdict_under_another_name(
+    plain: Comparison, other: Comparison
+) -> None:
+    (ours,), (theirs,) = plain.findings, other.findings
+    assert theirs.endpoint == "ood/mean/macro_f1"
+    assert (theirs.outcome, theirs.p_holm) == (ours.outcome, ours.p_holm)
+    assert theirs.above_curve == ours.above_curve
+    assert [curve.points for curve in other.curves] == [curve.points for curve in plain.curves]
+    assert other.selected == plain.selected
+    assert ours.gain is not None
+    assert theirs.gain is not None
+    assert theirs.gain.mean == pytest.approx(ours.gain.mean)
+    told = theirs.as_dict()
+    assert {"ood/mean/macro_f1", "id/test/macro_f1", "gain/ood/macro_f1"} <= told.keys()
+    assert "ood/mean/top1" not in told
+    assert other.as_dict()["by"] == BY
+    # Word for word the same, but for the name of what is compared.
+    sentences = " ".join(other.sentences).replace("OOD mean macro-F1", "OOD mean")
+    sentences = sentences.replace("ID test macro-F1", "ID test").replace(
+        "ID macro-F1", "ID accuracy"
+    )
+    assert sentences == " ".join(plain.sentences)
+
+
+def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> None:
+    shown = {column.header: column.metric for column in metric_columns(other)}
+    assert shown == {
+        "id/val/top1": KEPT,
+        "ID val": "id/val/macro_f1",
+        "ID test": "id/test/macro_f1",
+        **{name: f"ood/{name}/macro_f1" for name in ("flat_emoji", "outline", "pixel")},
+        "OOD mean": "ood/mean/macro_f1",
+    }
+    text = " ".join(report.terminal(other, width=100).split())
+    assert "(best_val), 5 seeds, judged by macro-F1" in text
+    assert "Macro-F1 in percent, mean over seeds" in text
+    assert "Of top-1 accuracy: id/val/top1." in text
+    assert "judged by" not in report.terminal(compare(kl_sweep(), sweep="s"))
+
+
+def test_charts_name_it_on_their_axes(other: Comparison) -> None:
+    evidence = gather(other)
+    assert {model.on_front for model in evidence.models} == {True, False}
+    for name, said in (
+        ("id_ood", "ID test macro-F1 (%)"),
+        ("id_ood", "OOD mean macro-F1 (%)"),
+        ("response", "OOD mean macro-F1 (%)"),
+        ("shifts", "Macro-F1 minus fine_tune (points)"),
+    ):
+        text = json.dumps(spec_of(name, evidence))
+        assert said in text
+        assert "OOD mean top-1" not in text
+
+
+def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
+    found = compare(kl_sweep(), sweep="s", terms=Terms(by=BY))
+    (finding,) = found.findings
+    assert finding.outcome == "not_measured"
+    assert found.sentences[0] == (
+        "No verdict: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
+        "of car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
+    )
+    (warning,) = (said for said in found.warnings if "macro" in said)
+    assert warning == (
+        "no run has ood/mean/macro_f1, so nothing can be judged by macro-F1; by top-1 accuracy it "
+        "can (report.by: top1, --by top1)"
+    )
+    assert found.curves == ()
+
+
+def test_one_side_that_lacks_it_is_named() -> None:
+    old = [record for record in kl_sweep() if record.algorithm == "fine_tune"]
+    new = [record for record in by(BY, kl_sweep()) if record.algorithm != "fine_tune"]
+    found = compare([*new, *old], sweep="s", terms=Terms(by=BY))
+    assert "since the runs of fine_tune have no ood/mean/macro_f1" in found.verdict
+    assert any("fine_tune: ood/mean/macro_f1 is missing" in said for said in found.warnings)
+
+
+def test_intervals_over_images_are_of_top1_and_said_to_be() -> None:
+    found = compare(by(BY, kl_sweep(2)), sweep="s", terms=Terms(by=BY), with_images=True)
+    assert "intervals over images are of top-1 accuracy, and this is by macro-F1" in found.warnings
+    assert "Over images" not in found.verdict
+
+
+def test_without_shifts_its_own_test_is_the_endpoint() -> None:
+    names = {"id/val/top1", "id/test/top1", "id/val/macro_f1", "id/test/macro_f1"}
+    terms = Terms(by=BY).suited(names)
+    assert (terms.endpoint, terms.id_metric) == ("id/test/macro_f1", "id/test/macro_f1")
+    runs = [r for r in by(BY, kl_sweep()) if r.algorithm != "zero_shot"]
+    flat = [
+        replace(r, metrics={n: v for n, v in r.metrics.items() if n in names}, merges={})
+        for r in runs
+    ]
+    found = compare(flat, sweep="s", terms=Terms(by=BY))
+    assert "car_ft kl_weight=1 is better than fine_tune in distribution: ID test macro-F1" in (
+        found.verdict
+    )
+    alike = [replace(r, metrics=dict.fromkeys(names, 0.5 + (r.seed or 0) / 100)) for r in flat]
+    first = next(r for r in alike if r.algorithm == "fine_tune")
+    alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
+    found = compare(alike, sweep="s", terms=Terms(by=BY))
+    assert found.verdict.startswith("No difference in macro-F1 is shown between")
+
+
+def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:
+    names = {"id/test/top1", "id/test/macro_f1", "id/val/macro_f1", "ood/mean/top1"}
+    assert Terms(by=BY).suited(names).endpoint == "ood/mean/macro_f1"
+    assert Terms(by=BY).suited({"ood/mean/macro_f1", "id/val/macro_f1"}).id_metric == (
+        "id/val/macro_f1"
+    )
+
+
+def test_nothing_is_quoted_beside_another_accuracy(other: Comparison) -> None:
+    assert quoted_beside({Subject("ViT-B-16", "openai", "imagenet")}, other) == ()
+
+
+def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
+    """Two families without shifts, each ranked in its own way, with a wrong answer under top-1."""
+    runs = []
+    for family, kind in (("birds", "mean_per_class_top1"), ("cars", "top1")):
+        for algorithm, trial, value in (("fine_tune", None, 0.6), ("car_ft", 0, 0.7)):
+            for seed in range(seeds):
+                small = seed * (2 if trial is None else 3) / 1000
+                found = {f"id/{split}/{kind}": value + small for split in ("val", "test")}
+                record = zero_shot(ood=None)
+                runs.append(
+                    replace(
+                        record,
+                        algorithm=algorithm,
+                        seed=seed,
+                        trial=trial,
+                        role="baseline" if trial is None else "trial",
+                        digest=f"{family}-{algorithm}-{seed}",
+                        params={"data.family": family},
+                        metrics={**record.metrics, **found},
+                    )
+                )
+    return compare_tasks(runs, field="data.family", sweep="s", terms=Terms(by_task=by_task))
+
+
+def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
+    kinds = {"birds": "mean_per_class_top1", "cars": "top1"}
+    found = tasks(by_task=kinds)
+    assert found.protocol is not None
+    assert found.protocol.endpoints == {
+        "birds": "id/test/mean_per_class_top1",
+        "cars": "id/test/top1",
+    }
+    assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in found.protocol.caption
+    line = found.protocol.of("car_ft")
+    assert line is not None
+    assert line.average.mean == pytest.approx(0.706)
+    (row,) = (row for row in found.rows if row.arm.label == "car_ft")
+    assert row.metric("id/test/benchmark").mean == pytest.approx(0.706)
+    (finding,) = found.findings
+    assert (finding.endpoint, finding.outcome) == ("id/test/benchmark", "better")
+    assert "ID test benchmark accuracy +10.20 pp" in found.verdict
+    text = " ".join(report.terminal(found).split())
+    assert "Benchmark accuracy (mean-per-class accuracy of birds; top-1 of cars) in percent" in text
+    assert [column.header for column in View().metrics(found)][-1] == "ID test"
+
+
+def test_tasks_of_one_kind_keep_its_name() -> None:
+    found = tasks(by_task=dict.fromkeys(("birds", "cars"), "top1"))
+    assert (found.terms.by, found.terms.by_task) == ("top1", {})
+    (finding,) = found.findings
+    assert finding.endpoint == "id/test/top1"
+
+
+def test_sweeps_that_are_judged_by_different_accuracies_are_not_compared_as_one() -> None:
+    mine, yours = Judging(terms=Terms(by=BY)), Judging()
+    with pytest.raises(Exception, match="the by of one is macro_f1, of the other top1; say which"):
+        agreed({"mine": mine, "yours": yours})
+    parts = [Part("mine", by(BY, kl_sweep(2)), mine), Part("yours", by(BY, kl_sweep(2)), yours)]
+    with pytest.raises(Exception, match="--by"):
+        compared(parts)
+    assert compared([replace(part, judging=mine) for part in parts]).terms.by == BY
+
+
+def test_what_is_no_accuracy_is_refused_and_nothing_said_is_top1() -> None:
+    assert terms_of(0.01, None) == Terms(id_margin=0.01)
+    assert terms_of(0.01, BY) == Terms(id_margin=0.01, by=BY)
+    assert terms_of(0.01, {"a": BY}).on("a").by == BY
+    for wrong in ("macro-f1", {"a": "macro-f1"}):
+        with pytest.raises(ValueError, match="did you mean 'macro_f1'"):
+            terms_of(0.01, wrong)
