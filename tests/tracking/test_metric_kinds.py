@@ -39,14 +39,6 @@ def test_of_hundreds_of_metrics_mlflow_is_told_the_ones_that_runs_are_compared_b
     assert merged == {"retention/dtd/top1", "ood/x/top1", "ood/x/macro_f1"}
 
 
-def test_what_methods_are_ranked_by_is_told_of_every_split_and_of_merged_models() -> None:
-    for merged in (False, True):
-        assert is_told("ood/x/macro_f1", merged=merged, by="macro_f1")
-        assert is_told("ood/x/top1", merged=merged, by="macro_f1")
-        assert not is_told("ood/x/macro_f1", merged=merged)
-        assert not is_told("ood/x/nll", merged=merged, by="macro_f1")
-
-
 def test_accuracies_and_calibration_errors_are_fractions() -> None:
     assert all(map(is_fraction, ("id/test/top1", "ood/x/ece", "gap/top1", "id/val/macro_f1")))
     assert is_fraction("id/test/mean_per_class_top1")
