@@ -22,12 +22,11 @@ _Key = tuple[frozenset[str], nn.Linear | None, int]
 @dataclass
 class _Known:
     top1: Mapping[str, float]
-    predictions: Mapping[str, Predictions] | None
+    predictions: Mapping[str, Predictions] | None = None
 
     @property
     def bytes(self) -> int:
-        items = (self.predictions or {}).values()
-        return sum(item.logits.nbytes + item.features.nbytes for item in items)
+        return _bytes(self.predictions or {})
 
 
 class ZeroShotStore:
@@ -59,11 +58,11 @@ class ZeroShotStore:
         if known is not None and known.predictions is not None:
             return known.predictions
         made = unit.predict(bench.teacher.classifier, bench, batch_size=batch_size, workers=workers)
-        values = {name: top1(item.logits, item.labels) for name, item in made.items()}
-        fresh = _Known(values if known is None else known.top1, made)
-        if not self._makes_room(bench, fresh.bytes):
-            fresh.predictions = None
-        self._of(bench)[key] = fresh
+        if known is None:
+            known = _Known({name: top1(item.logits, item.labels) for name, item in made.items()})
+            self._of(bench)[key] = known
+        if self._makes_room(bench, _bytes(made)):
+            known.predictions = made
         return made
 
     def _of(self, bench: Bench) -> dict[_Key, _Known]:
@@ -85,6 +84,10 @@ class ZeroShotStore:
 
 def _key(unit: Unit, batch_size: int) -> _Key:
     return frozenset(unit.splits), unit.head, batch_size
+
+
+def _bytes(predictions: Mapping[str, Predictions]) -> int:
+    return sum(item.logits.nbytes + item.features.nbytes for item in predictions.values())
 
 
 ZERO_SHOT = ZeroShotStore()
