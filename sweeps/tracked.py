@@ -46,7 +46,7 @@ class TrackedSweep:
     def __init__(
         self, tracker: Tracker, name: str, folder: Path, terms: Terms | None = None
     ) -> None:
-        """`terms` say by which accuracy the sweep is judged: it is told beside top-1."""
+        """`terms` say by which accuracy the sweep is judged, which its runs' curves show."""
         self._tracker = tracker
         self._terms = terms or Terms()
         self._parent = RunKey(name)
@@ -82,7 +82,7 @@ class TrackedSweep:
 
     def reported(self, task: Task, report: Mapping[str, Any]) -> None:
         """An epoch is done."""
-        self._tracker.metrics(self._key(task.digest), list(_epoch(report, self._by(task))))
+        self._tracker.metrics(self._key(task.digest), list(_epoch(report)))
 
     def finished(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
         """A run is complete: all that is known of it, from its folder. Told once."""
@@ -91,7 +91,7 @@ class TrackedSweep:
             return
         key = self._key(task.digest)
         self._catch_up(task, folder, reused_from=reused_from)
-        self._tracker.metrics(key, list(_results(task, folder, self._by(task))))
+        self._tracker.metrics(key, list(_results(task, folder)))
         with self._for_compare.result(task, folder) as result:
             self._tracker.artifact(key, result)
         for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
@@ -210,7 +210,7 @@ class TrackedSweep:
             began = int(history[0]["timestamp"]) if history else _modified(folder / "config.json")
             tags = {} if reused_from is None else {"carft.reused_from": reused_from}
             self._open(task, began, tags)
-        values = [metric for report in history for metric in _epoch(report, self._by(task))]
+        values = [metric for report in history for metric in _epoch(report)]
         self._tracker.metrics(self._key(task.digest), values)
 
     def _was_begun(self, folder: Path) -> bool:
@@ -260,6 +260,7 @@ def _content(task: Task, folder: Path, by: str) -> str:
     """What there is to tell of a complete run, in one word that changes with it."""
     found = (measured(folder, label) for label in (OWN, *merge_labels(task.config)))
     # What an earlier version told of a run is told again once, for the files that it did not make.
+    # And once more where a run is judged by something else, for its curve.
     own = [] if by == TOP1 else [by]
     return " ".join([f"v{VERSION}", *own, *(item["digest"][:16] for item in found if item)])
 
@@ -272,13 +273,13 @@ def _content_of(files: Sequence[Path]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _epoch(report: Mapping[str, Any], by: str) -> Iterator[Metric]:
+def _epoch(report: Mapping[str, Any]) -> Iterator[Metric]:
     for name, value in report["metrics"].items():
-        if is_told(name, by=by):
+        if is_told(name):
             yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
-def _results(task: Task, folder: Path, by: str) -> Iterator[Metric]:
+def _results(task: Task, folder: Path) -> Iterator[Metric]:
     """The metrics of every evaluated model; of merged ones along the merge's own axis.
 
     What the report of the last epoch has told already is not told again.
@@ -291,7 +292,7 @@ def _results(task: Task, folder: Path, by: str) -> Iterator[Metric]:
             continue
         when = _measured(folder, label)
         for name, value in found["metrics"].items():
-            if not is_told(name, merged=label != OWN, by=by):
+            if not is_told(name, merged=label != OWN):
                 continue
             if label != OWN:
                 merged = f"{label.partition('@')[0]}/{name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tracking.accuracy import BENCHMARK, KINDS, TOP1
+from tracking.accuracy import BENCHMARK, KINDS
 
 Direction = Literal[1, -1, 0]
 
@@ -18,18 +18,18 @@ def is_fraction(metric: str) -> bool:
     return metric.rpartition("/")[2] in _FRACTIONS
 
 
-def is_told(metric: str, *, merged: bool = False, by: str = TOP1) -> bool:
+def is_told(metric: str, *, merged: bool = False) -> bool:
     """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
 
-    Of every split its top-1 and the accuracy that methods are ranked `by`; the other kinds of
+    Of every split its accuracies: top-1, and what its benchmark ranks by; the other kinds of
     validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
     moved on each split, of the model that a run trained alone. `result.json` holds all.
     """
     kind = metric.rpartition("/")[2]
     if merged:
-        return kind in (TOP1, by)
+        return kind in _ACCURACIES
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
-        return kind in (TOP1, by)
+        return kind in _ACCURACIES
     return kind == "kl" or not metric.startswith("context/")
 
 
