@@ -46,7 +46,7 @@ class TrackedSweep:
     def __init__(
         self, tracker: Tracker, name: str, folder: Path, terms: Terms | None = None
     ) -> None:
-        """`terms` say by which accuracy the sweep is judged, which its runs' curves show."""
+        """`terms` say by which accuracy the sweep is judged: the pictures of curves go by it."""
         self._tracker = tracker
         self._terms = terms or Terms()
         self._parent = RunKey(name)
