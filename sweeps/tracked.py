@@ -260,6 +260,7 @@ def _content(task: Task, folder: Path, by: str) -> str:
     """What there is to tell of a complete run, in one word that changes with it."""
     found = (measured(folder, label) for label in (OWN, *merge_labels(task.config)))
     # What an earlier version told of a run is told again once, for the files that it did not make.
+    # And once more where a run is judged by something else, for its curve.
     own = [] if by == TOP1 else [by]
     return " ".join([f"v{VERSION}", *own, *(item["digest"][:16] for item in found if item)])
 
