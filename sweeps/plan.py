@@ -133,6 +133,7 @@ def kept(tasks: Sequence[Task]) -> dict[str, Any]:
         "params": dict(tasks[0].params),
         "runs": digests(tasks),
         "merges": merge_labels(tasks[0].config),
+        "result": tasks[0].config.keep.result,
         **({"untrained": True} if tasks[0].untrained else {}),
     }
 
