@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
@@ -9,13 +10,17 @@ from pydantic import BaseModel, ValidationError
 
 from carft_core.errors import Problem, unknown
 
+_BRANCH = re.compile(r"constrained-\w+|literal\[.*\]")
+"""What pydantic puts behind a field that may be of several kinds, with an error for each."""
+
 
 def explained(
     error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
 ) -> Iterator[Problem]:
     """A problem for each error of a model that stands at `path`."""
-    places = [item["loc"] for item in error.errors()]
-    for item in error.errors():
+    items = error.errors()
+    places = [item["loc"] for item in items]
+    for item in items:
         depth = len(item["loc"])
         if item["type"] == "too_short" and any(
             place[:depth] == item["loc"] and len(place) > depth for place in places
@@ -23,6 +28,16 @@ def explained(
             continue  # pydantic leaves wrong elements out and then counts
         where = (*path, *item["loc"])
         value = item.get("input")
+        rules = [_rule(item)]
+        if _is_branch(item["loc"]):
+            same = [
+                one
+                for one in items
+                if _is_branch(one["loc"]) and one["loc"][:-1] == item["loc"][:-1]
+            ]
+            if same[0] is not item:
+                continue
+            where, rules = where[:-1], [_rule(one) for one in same]
         if item["type"] == "extra_forbidden":
             message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
         elif item["type"] == "missing":
@@ -30,11 +45,19 @@ def explained(
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
         else:
-            rule = item["msg"].partition(" should ")[2] or item["msg"]
             shown = repr(value)
             shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-            message = f"must {rule}, got {shown}"
+            message = f"must {' or '.join(rules)}, got {shown}"
         yield Problem(where, message)
+
+
+def _rule(item: Any) -> str:
+    """`be a valid integer`."""
+    return item["msg"].partition(" should ")[2] or str(item["msg"])
+
+
+def _is_branch(place: tuple[str | int, ...]) -> bool:
+    return bool(place) and isinstance(place[-1], str) and bool(_BRANCH.fullmatch(place[-1]))
 
 
 def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:

@@ -69,6 +69,8 @@ class Trial:
     """Why it failed or was pruned: `kind` and `message`."""
     untrained: bool = False
     """Its runs have seeds for their splits alone."""
+    result: str | None = None
+    """The epoch that its runs are measured at, `last` or `best_val`; None: an older one."""
 
     @property
     def value(self) -> float | None:
@@ -327,4 +329,5 @@ def _trial(frozen: FrozenTrial) -> Trial | None:
         merges=attributes.get("merges", ()),
         reason=attributes.get("reason"),
         untrained=attributes.get("untrained", False),
+        result=attributes.get("result"),
     )

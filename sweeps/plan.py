@@ -11,6 +11,7 @@ from carft_core.config import TrialConfig
 from carft_core.data.splits import prepare
 from carft_core.identity import Identity, identify
 from carft_core.retention import other_data
+from sweeps.measurable import check_measured
 from sweeps.records import NO_SEED
 from sweeps.spec import SweepSpec
 from tracking.records import Role, setting
@@ -102,9 +103,15 @@ class Planner:
         has_seeds = config.algorithm.trains or config.follows_seed
         for seed in trained if has_seeds else (None,):
             own = config.for_seed(seed or 0)
+            self._check_goals(params, own)
             identity = identify(own, seed or 0, cache=self._cache)
             self._tell(own)
             yield Task(role, params, own, seed, identity, number)
+
+    def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
+        data = prepare(config.data)
+        for goal in self.spec.goals_at(params):
+            check_measured(goal.name, config, data)
 
     def _tell(self, config: TrialConfig) -> None:
         opened = (prepare(config.data), *other_data(config).values())
@@ -126,6 +133,7 @@ def kept(tasks: Sequence[Task]) -> dict[str, Any]:
         "params": dict(tasks[0].params),
         "runs": digests(tasks),
         "merges": merge_labels(tasks[0].config),
+        "result": tasks[0].config.keep.result,
         **({"untrained": True} if tasks[0].untrained else {}),
     }
 

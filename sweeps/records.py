@@ -12,8 +12,10 @@ from carft_core.files import read_json
 from sweeps.mirror import confirmations
 from sweeps.runs import Runs, RunState
 from sweeps.summary import goals
+from tracking.caveats import NOTES
 from tracking.compare import Comparison, Rule, RunRecord, Terms
 from tracking.judging import terms_of
+from tracking.protocol_table import RESULT
 from tracking.records import Role, State
 from tracking.rule_names import NAMED
 from tracking.tasks import compared_by
@@ -83,7 +85,8 @@ def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
         if count is not None and trial.point >= count:
             continue  # the file asks for fewer now
         setting = {
-            name: getattr(trial, name) for name in ("algorithm", "params", "runs", "untrained")
+            name: getattr(trial, name)
+            for name in ("algorithm", "params", "runs", "untrained", "result")
         }
         labels = trial.merges if "merges" in spec["parameters"] else shared
         found += _setting(runs, "trial", setting, labels, trial)
@@ -116,6 +119,7 @@ def _setting(
         else:
             state = state_of(runs.read(digest), done=own is not None)
         merges = {label: measured(folder, label) for label in labels}
+        trains = seed != NO_SEED and not setting.get("untrained")
         yield RunRecord(
             algorithm=setting["algorithm"],
             params=_scalars(setting["params"]),
@@ -127,10 +131,25 @@ def _setting(
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=own["facts"] if own else {},
+            facts=_facts(own, setting.get("result") if trains else None) if own else {},
             epochs=_epochs(folder, own),
             untrained=bool(setting.get("untrained")),
         )
+
+
+def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
+    """Those of an evaluation, with a note where another sweep measured another epoch's weights.
+
+    A folder keeps one evaluation of each model, whichever sweep asked for it last.
+    """
+    facts: Mapping[str, Any] = own["facts"]
+    if asked is None or facts.get(RESULT) in (None, asked):
+        return facts
+    note = (
+        f"another sweep has measured runs of this one anew with keep.result: {facts[RESULT]}, "
+        f"where this one asks for {asked}; run this one again, and they are measured as it asks"
+    )
+    return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
 
 
 def _epochs(folder: Path, own: Mapping[str, Any] | None) -> int:

@@ -152,3 +152,12 @@ def test_shifts_are_a_list_of_names_each_once() -> None:
     for wrong, words in ((["r", "r"], "r stands in the list twice"), ("r", "must "), ([""], "")):
         with pytest.raises(InvalidConfig, match=rf"data\.shifts.*{words}"):
             shifts(wrong)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"), [("seeds", "be a valid integer"), (-1, "be greater than or equal to 0")]
+)
+def test_a_field_of_two_kinds_tells_both_in_one_line(value: object, rule: str) -> None:
+    assert problems({"algorithm": "fine_tune", "data": {"split_seed": value}}) == [
+        f"data.split_seed: must {rule} or be 'seed', got {value!r}"
+    ]

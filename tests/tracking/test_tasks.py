@@ -423,3 +423,10 @@ def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, 
         table = found(runs, RULES[method]).protocol
         assert table is not None
         assert (said in table.caption) == (kept == result)
+
+
+def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
+    evidence = gather(found(two_domains(seeds=3)))
+    counts = {part.algorithm: (part.state, part.count) for part in evidence.runs}
+    # Two domains and three seeds, of CAR-FT at two settings.
+    assert counts == {"fine_tune": ("done", 6), "car_ft": ("done", 12)}

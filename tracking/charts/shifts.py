@@ -41,7 +41,7 @@ def draw(evidence: Evidence) -> Picture | None:
 
 CHART = Chart(
     name="shifts",
-    title="Difference on every shift",
+    title="Difference on every split",
     about=(
         "Each method minus the reference, in points of accuracy, paired over seeds; right of "
         "the line is better. Bars are 95 % intervals of the paired difference, drawn from three "

@@ -50,9 +50,10 @@ def cost(row: Row, histories: Sequence[History]) -> Cost | None:
 
 
 def runs(comparison: Comparison) -> Iterable[Runs]:
-    """Of every algorithm that trains, in the order of the table."""
+    """Of every algorithm that trains, in the order of the table; of several tasks those of all."""
     counts: dict[str, Counter[str]] = {}
-    for row in comparison.rows:
+    parts = comparison.tasks.values() if comparison.tasks else (comparison,)
+    for row in (row for part in parts for row in part.rows):
         if row.arm.merge is None and row.arm.trains:
             counts.setdefault(row.arm.algorithm, Counter()).update(row.arm.states)
     for algorithm, states in counts.items():

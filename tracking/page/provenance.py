@@ -38,5 +38,7 @@ class Provenance:
 def without_user(text: str) -> str:
     """The text with every user's home folder as `~`."""
     home = str(Path.home())
-    own = text.replace(home, "~") if len(home) > 1 else text
+    # A folder deeper down that is called the same, such as /data/root, is nobody's home.
+    whole = re.compile(rf"(?<![\w.~/\\-]){re.escape(home)}(?![\w.-])")
+    own = whole.sub("~", text) if len(home) > 1 else text
     return _HOMES.sub("~", own)

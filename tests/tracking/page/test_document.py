@@ -259,3 +259,11 @@ def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", "/scratch/ada")
     told = "/scratch/ada/x.yaml --set trial.data.root='/home/bob/data' C:\\Users\\Eve\\y /srv/data"
     assert without_user(told) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
+
+
+def test_a_folder_called_as_a_home_deeper_down_keeps_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/root"))
+    told = "--set 'data.root=\"/data/root\"' /root/x /rootless /root"
+    assert without_user(told) == "--set 'data.root=\"/data/root\"' ~/x /rootless ~"

@@ -1,0 +1,81 @@
+"""A sweep that values runs by what their family does not measure is refused before it trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from carft_core.config import TrialConfig, trial_config
+from carft_core.data.splits import prepare
+from carft_core.errors import RequestError
+from sweeps.cli import main
+from sweeps.measurable import check_measured
+from tests import domain_bed_tree
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return domain_bed_tree.make(tmp_path_factory.mktemp("pacs"), "pacs", per_domain=50)
+
+
+def told(name: str, config: TrialConfig) -> str:
+    try:
+        check_measured(name, config, prepare(config.data))
+    except RequestError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def pacs(root: Path) -> TrialConfig:
+    data = {"family": "pacs", "root": str(root), "test_domain": "sketch"}
+    return trial_config({"data": data, "algorithm": {"name": "fine_tune"}})
+
+
+@pytest.fixture(scope="module")
+def icons() -> TrialConfig:
+    return trial_config({"algorithm": {"name": "fine_tune"}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("id/val/mean_group_top1", "ood/sketch/top1", "ood/sketch_out/nll", "ood/sketch_all/ece"),
+        *("ood/mean/top1", "gain/ood/top1", "train/loss", "context/id/val/kl"),
+    ],
+)
+def test_what_is_measured_passes(pacs: TrialConfig, name: str) -> None:
+    assert told(name, pacs) == ""
+
+
+@pytest.mark.parametrize("name", ["id/test/top1", "gap/top1", "hmean/top1", "ood/photo/top1"])
+def test_a_split_that_is_not_there_is_named_with_those_that_are(
+    pacs: TrialConfig, name: str
+) -> None:
+    splits = "id/val, ood/sketch, ood/sketch_out, ood/sketch_all, ood/mean"
+    assert told(name, pacs) == f"metric: pacs has no {name}; it is measured on {splits}"
+
+
+def test_a_kind_that_a_split_has_not_is_named_with_those_that_it_has(
+    pacs: TrialConfig, icons: TrialConfig
+) -> None:
+    usual = "top1, nll, ece, brier"
+    assert told("id/val/mean_group_top1", icons) == (
+        f"metric: icon_shift has no id/val/mean_group_top1; of id/val it has {usual}"
+    )
+    assert told("ood/sketch/worst_group_top1", pacs).endswith(f"of ood/sketch it has {usual}")
+    assert told("gap/top1", icons) == ""
+
+
+def test_a_run_of_such_a_sweep_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.json"
+    sweep = {"name": "groups", "metric": {"name": "id/val/macro_f1"}}
+    file.write_text(json.dumps({**sweep, "trial": {"algorithm": "fine_tune"}}))
+    home = ["--home", str(tmp_path / "home")]
+    assert main(["run", str(file), *home, "--in-process"]) == 2
+    assert "metric: icon_shift has no id/val/macro_f1" in capsys.readouterr().err
+    assert not [*(tmp_path / "home").glob("runs/*/history.json")]
