@@ -78,7 +78,7 @@ def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
     smoke.run_twice(
         "domainbed", tmp_path, sets="parameters.data.test_domain.values=[photo, sketch]"
     )
-    children = smoke.children("pacs_smoke")
+    children = smoke.children("domainbed_smoke")
     assert {*children} == {
         f"{algorithm} test_domain={domain} seed 0"
         for algorithm in ALGORITHMS
@@ -90,7 +90,7 @@ def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
         assert metrics >= {"id/val/mean_group_top1", *top1("id/val", "ood/mean")}
         assert ("wise_ft/id/val/mean_group_top1" in metrics) == (not name.startswith("zero_shot"))
         assert not [metric for metric in metrics if metric.startswith("id/test")]
-    table = smoke.call("compare", "pacs_smoke", "--published")
+    table = smoke.call("compare", "domainbed_smoke", "--published")
     assert re.search(r"^algorithm +photo +sketch +Avg$", table, re.MULTILINE)
     assert "Nothing is quoted for builtin on pacs" in " ".join(table.split())
 
@@ -99,14 +99,14 @@ def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
 def test_domainbeds_other_rules(smoke: Smoke, tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, "pacs", per_domain=10)
     smoke.run("domainbed", tmp_path, "oracle")
-    assert len(smoke.children("pacs_oracle_smoke")) == 12
-    table = smoke.call("compare", "pacs_oracle_smoke")
+    assert len(smoke.children("domainbed_oracle_smoke")) == 12
+    table = smoke.call("compare", "domainbed_oracle_smoke")
     assert re.search(r"^algorithm +art_painting +cartoon +photo +sketch +Avg$", table, re.MULTILINE)
     assert table.count("oracle: settings were chosen on ood/{task}_out/top1") == 1
     smoke.run("domainbed", tmp_path, "leave_one_domain_out")
     # Each held-out domain with none of the three others left out, and with each of them.
-    assert len(smoke.children("pacs_leave_one_domain_out_smoke")) == 3 * 4 * (1 + 3)
-    table = smoke.call("compare", "pacs_leave_one_domain_out_smoke")
+    assert len(smoke.children("domainbed_leave_one_domain_out_smoke")) == 3 * 4 * (1 + 3)
+    table = smoke.call("compare", "domainbed_leave_one_domain_out_smoke")
     assert "leave-one-domain-out cross-validation" in " ".join(table.split())
 
 
@@ -156,7 +156,7 @@ def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("profiles", "sweep", "criterion"),
-    [((), "iwildcam_smoke", "macro_f1"), (("fmow",), "fmow_smoke", "worst_group_top1")],
+    [((), "wilds_smoke", "macro_f1"), (("fmow",), "wilds_fmow_smoke", "worst_group_top1")],
 )
 def test_wilds(
     smoke: Smoke, tmp_path: Path, profiles: tuple[str, ...], sweep: str, criterion: str
