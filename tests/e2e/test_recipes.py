@@ -110,7 +110,6 @@ def test_domainbeds_other_rules(smoke: Smoke, tmp_path: Path) -> None:
     assert "leave-one-domain-out cross-validation" in " ".join(table.split())
 
 
-@pytest.mark.slow
 def test_imagenet(smoke: Smoke, imagenet_root: Path) -> None:
     smoke.run_twice("imagenet", imagenet_root)
     children = smoke.children("imagenet_smoke")
@@ -136,7 +135,6 @@ def downstream_root(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
-@pytest.mark.slow
 def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
     smoke.run_twice("downstream", downstream_root)
     children = smoke.children("downstream_smoke")
@@ -153,13 +151,20 @@ def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
     assert re.search(r"^setting .* other tasks +kept there$", table, re.MULTILINE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("profiles", "sweep", "criterion"),
-    [((), "wilds_smoke", "macro_f1"), (("fmow",), "wilds_fmow_smoke", "worst_group_top1")],
+    ("profiles", "sweep", "criterion", "words"),
+    [
+        ((), "wilds_smoke", "macro_f1", "macro-F1"),
+        (("fmow",), "wilds_fmow_smoke", "worst_group_top1", "worst-group accuracy"),
+    ],
 )
 def test_wilds(
-    smoke: Smoke, tmp_path: Path, profiles: tuple[str, ...], sweep: str, criterion: str
+    smoke: Smoke,
+    tmp_path: Path,
+    profiles: tuple[str, ...],
+    sweep: str,
+    criterion: str,
+    words: str,
 ) -> None:
     wilds_tree.make(tmp_path)
     smoke.run_twice("wilds", tmp_path, *profiles)
@@ -169,5 +174,6 @@ def test_wilds(
         for split in ("id/val", "id/test", "ood/val", "ood/test"):
             assert metrics >= {f"{split}/top1", f"{split}/{criterion}"}
     assert f"wise_ft/ood/test/{criterion}" in children["car_ft seed 0"]
-    columns = f"id/test/{criterion},ood/test/{criterion}"
-    assert columns.split(",")[1] in smoke.call("compare", sweep, "--columns", columns)
+    table = smoke.call("compare", sweep, "--columns", f"id/test/{criterion},ood/test/top1")
+    assert f"judged by {words}" in " ".join(table.split())
+    assert re.search(r"^setting +n +ID test +ood/test/top1$", table, re.MULTILINE)
