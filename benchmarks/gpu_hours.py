@@ -1,7 +1,7 @@
 """What a sweep costs, before anybody has a GPU: hours by counting operations, and by decoding.
 
     python benchmarks/gpu_hours.py imagenet [--profile NAME ...] [--set KEY=VALUE ...]
-        [--peak 989e12] [--share 0.35] [--cores 16] [--images-per-core 100]
+        [--peak 989e12] [--share 0.35] [--cores 16] [--images-per-core 200]
 
 An estimate, no measurement. The operations of the image tower are counted for one image. A
 training image costs three passes, one more where the teacher looks too, an evaluated image one
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=989e12, help="operations a second")
     parser.add_argument("--share", type=float, default=0.35, help="of the peak that is reached")
     parser.add_argument("--cores", type=int, default=16)
-    parser.add_argument("--images-per-core", type=float, default=100.0, help="decoded a second")
+    parser.add_argument("--images-per-core", type=float, default=200.0, help="decoded a second")
     given = parser.parse_args()
     profiles = [f"profile={name}" for name in given.profile]
     spec = load_spec(given.sweep, [*profiles, *given.overrides])
