@@ -148,7 +148,8 @@ def plot(
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if curves:
-        axes.legend(frameon=False, fontsize="small")
+        # Low on both axes is where no method is; to look for the best place takes seconds at times.
+        axes.legend(frameon=False, fontsize="small", loc="lower left")
     # Without the version text equal curves give equal files.
     figure.savefig(path, format="png", metadata={"Software": None})
 
