@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from carft_core.data.base import Family, FamilyData, FoundSplit, Split
+from carft_core.data.data_root import readable
 from carft_core.data.folder_split import FolderSplit
 from carft_core.data.folder_tree import (
     REQUIRED,
@@ -49,14 +49,14 @@ def open_image_folder(config: DataConfig) -> FamilyData:
     broken one raises when its turn comes.
     """
     root = _root(config)
-    with _readable():
+    with readable():
         return _opened(root)
 
 
 def look_image_folder(config: DataConfig) -> Mapping[str, FoundSplit]:
     """Each split of the tree as it is, whatever is wrong in the others."""
     root = _root(config)
-    with _readable():
+    with readable():
         tree = read_tree(root)
     problems = [*tree.problems, *_split_problems(tree)]
     absent = {name: FoundSplit(is_there=False) for name in REQUIRED if name not in tree.splits}
@@ -97,17 +97,6 @@ def _root(config: DataConfig) -> Path:
         what = "is not a folder" if root.exists() else "does not exist"
         raise RequestError(f"data.root: {root} {what}; {LAYOUT}")
     return root
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Raises RequestError for what the system cannot read."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(
-            f"data.root: {error.filename} cannot be read: {error.strerror}"
-        ) from None
 
 
 @functools.lru_cache(maxsize=4)
