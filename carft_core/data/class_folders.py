@@ -1,12 +1,34 @@
-"""What is wrong with a published data set's class folders, as far as their listing tells."""
+"""What is there and what is wrong of a published data set's class folders, by their listing."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from carft_core.data.base import FoundSplit
 from carft_core.data.folder_tree import has_loose_images, listed, nearest, visible_folders
 from carft_core.data.manifest import Manifest
+
+
+def found_classes(
+    folder: Path,
+    manifest: Manifest,
+    wanted: Collection[str],
+    *,
+    published: int,
+    problems: Iterable[str],
+) -> FoundSplit:
+    """What is there of a folder whose class folders are `wanted`; the others do not count."""
+    counts = [manifest.counts.get(one, 0) for one in wanted]
+    return FoundSplit(
+        folder,
+        images=sum(counts),
+        published=published,
+        classes=sum(count > 0 for count in counts),
+        expected_classes=len(wanted),
+        digest=manifest.digest,
+        problems=tuple(f"{folder}: {problem}" for problem in problems),
+    )
 
 
 def problems_of(

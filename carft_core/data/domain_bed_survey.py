@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carft_core.data.base import DataFolder, FoundSplit
-from carft_core.data.class_folders import problems_of
+from carft_core.data.class_folders import found_classes, problems_of
 from carft_core.data.data_root import data_root, found_folder, missing_folder, readable
 from carft_core.data.domain_bed_folders import LAYOUT, SETS, classes_of
 from carft_core.data.held_out import held_out
@@ -58,17 +58,8 @@ def _found(classes: tuple[str, ...], wanted: DataFolder, root: Path) -> FoundSpl
             is_there=False, published=wanted.images, problems=(missing_folder(wanted),)
         )
     manifest = read_manifest(folder)
-    counts = [manifest.counts.get(name, 0) for name in classes]
     problems = problems_of(folder, manifest, classes, layout=LAYOUT)
-    return FoundSplit(
-        folder,
-        images=sum(counts),
-        published=wanted.images,
-        classes=sum(count > 0 for count in counts),
-        expected_classes=len(classes),
-        digest=manifest.digest,
-        problems=tuple(f"{folder}: {problem}" for problem in problems),
-    )
+    return found_classes(folder, manifest, classes, published=wanted.images, problems=problems)
 
 
 def _part(domains: Iterable[FoundSplit], published: int) -> FoundSplit:

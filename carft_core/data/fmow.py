@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from carft_core.data.base import Family, FamilyData, FoundSplit
-from carft_core.data.wilds import Benchmark, look_at_benchmark, open_benchmark
+from carft_core.data.wilds import RECIPE, Benchmark, look_at_benchmark, open_benchmark
 from carft_core.data.wilds_tables import Image, check_values, read_columns
 
 if TYPE_CHECKING:
@@ -109,13 +109,9 @@ FMOW = Family(
     name="fmow",
     summary="WILDS' FMoW 1.1: land use from above, shifted to later years; worst-region accuracy",
     open=open_fmow,
-    # The recipe is FLYP's for WILDS, and the templates are wise-ft's and FLYP's.
+    # The templates are wise-ft's and FLYP's.
     defaults={
-        "data.augmentation": "flyp",
-        "optim.epochs": 20,
-        "optim.batch_size": 256,
-        "optim.weight_decay": 0.2,
-        "optim.warmup": 500.0,
+        **RECIPE,
         "prompts.classes": "fmow",
         "prompts.contexts": "fmow",
     },

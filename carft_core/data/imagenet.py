@@ -12,7 +12,7 @@ import torch
 from open_clip import IMAGENET_CLASSNAMES
 
 from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
-from carft_core.data.class_folders import problems_of
+from carft_core.data.class_folders import found_classes, problems_of
 from carft_core.data.data_root import (
     data_root,
     find_folders,
@@ -88,16 +88,8 @@ def _found(name: str, wanted: DataFolder, root: Path) -> FoundSplit:
             problems=(missing_folder(wanted),),
         )
     manifest = read_manifest(folder)
-    counts = [manifest.counts.get(one, 0) for one in labels]
-    return FoundSplit(
-        folder,
-        images=sum(counts),
-        published=wanted.images,
-        classes=sum(count > 0 for count in counts),
-        expected_classes=len(labels),
-        digest=manifest.digest,
-        problems=tuple(f"{folder}: {problem}" for problem in _problems(name, folder, manifest)),
-    )
+    problems = _problems(name, folder, manifest)
+    return found_classes(folder, manifest, labels, published=wanted.images, problems=problems)
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from carft_core.data.base import Family, FamilyData, FoundSplit
-from carft_core.data.wilds import OURS, Benchmark, look_at_benchmark, open_benchmark
+from carft_core.data.wilds import OURS, RECIPE, Benchmark, look_at_benchmark, open_benchmark
 from carft_core.data.wilds_tables import Image, check_values, read_columns
 from carft_core.errors import RequestError
 
@@ -66,13 +66,9 @@ IWILDCAM = Family(
     name="iwildcam",
     summary="WILDS' iWildCam 2.0: animals before camera traps, shifted to other cameras; macro-F1",
     open=open_iwildcam,
-    # The recipe is FLYP's for WILDS, and the templates are wise-ft's and FLYP's.
+    # The templates are wise-ft's and FLYP's.
     defaults={
-        "data.augmentation": "flyp",
-        "optim.epochs": 20,
-        "optim.batch_size": 256,
-        "optim.weight_decay": 0.2,
-        "optim.warmup": 500.0,
+        **RECIPE,
         "prompts.classes": "iwildcam",
         "prompts.contexts": "openai",
     },

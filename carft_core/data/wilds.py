@@ -43,6 +43,16 @@ OURS: Mapping[str, str] = {
 LISTS = Path(__file__).with_name("wilds_classes")
 
 
+RECIPE: Mapping[str, object] = {
+    "data.augmentation": "flyp",
+    "optim.epochs": 20,
+    "optim.batch_size": 256,
+    "optim.weight_decay": 0.2,
+    "optim.warmup": 500.0,
+}
+"""FLYP's for WILDS."""
+
+
 @dataclass(frozen=True, eq=False)
 class Benchmark:
     """One data set of WILDS as published."""
