@@ -52,7 +52,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV) with what development needs: once, a few minutes."
-	@$(INSTALL) -e ".[dev,docs,build]"
+	@$(INSTALL) -e ".[cluster,dev,docs,build]"
 	@$(COMPILE)
 	@touch $@ $(VENV)/.installed
 
