@@ -195,8 +195,8 @@ class MlflowStore(Tracker):
                 _quiet()
                 if file is not None and not file.exists():
                     _create(file)
-                client = MlflowClient(self._uri)
                 with self._translated():
+                    client = MlflowClient(self._uri)
                     return client, self._experiment_id(client)
         except (ServiceUnreachable, TrackingError):
             raise
