@@ -138,8 +138,8 @@ def test_two_homes_that_share_a_database_have_equal_trials_and_studies_of_their_
     assert not [item for item in items if item["reason"] == "a run that no sweep uses"]
 
 
-def test_the_commands_read_what_the_database_has(
-    shared: ToySweep, capsys: pytest.CaptureFixture[str]
+def test_the_commands_read_what_the_database_has_by_one_connection(
+    shared: ToySweep, database: str, postgres: Postgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(shared) == 0
     (shared.home.sweep("toy") / "ledger.jsonl").unlink()
@@ -147,6 +147,8 @@ def test_the_commands_read_what_the_database_has(
     for command in (["list"], ["show", "toy"], ["compare", "toy"], ["watch", "toy"]):
         assert main(command) == 0
         assert "toy" in capsys.readouterr().out
+    connected = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+    assert postgres.sql(connected) == [(1,)]
 
 
 def test_a_home_goes_on_with_the_database_it_began_with(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,12 @@ from tracking.memory import MemoryTracker
 from tracking.spool import Spool
 
 
-@dataclass
 class Unreached(MemoryTracker):
     """A store that says so beforehand, and takes everything afterwards."""
 
-    error: Exception = ServiceUnreachable("away")
-
-    def __post_init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__()
+        self.error = error
 
     def reach(self) -> None:
         raise self.error

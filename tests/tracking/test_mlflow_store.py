@@ -275,7 +275,7 @@ def test_a_database_server_that_is_away_is_not_waited_for() -> None:
 def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> None:
     uri = new_database()
     connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
-    connection.execute("UPDATE alembic_version SET version_num = '1'")
+    connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     connection.commit()
     connection.close()
     with pytest.raises(TrackingError, match="mlflow db upgrade"):
