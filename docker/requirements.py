@@ -1,6 +1,6 @@
 """What a node needs besides carft-sweep itself: its dependencies and those of the extra `cluster`.
 
-    python docker/requirements.py pyproject.toml > requirements.txt
+python docker/requirements.py pyproject.toml > requirements.txt
 """
 
 from __future__ import annotations

@@ -91,6 +91,11 @@ def test_no_secret_has_a_value_in_a_file_of_the_project() -> None:
     assert not SECRET_NAME.search("\n".join(re.findall(r"^\w+(?==)", settings, re.MULTILINE)))
 
 
+def test_a_worker_has_no_secret_but_rays_token() -> None:
+    worker = services()["ray-worker"]
+    assert [secret["source"] for secret in worker["secrets"]] == ["ray_token"]
+
+
 def test_only_mlflow_and_the_dashboard_are_published_and_only_here() -> None:
     published = {
         (name, port["host_ip"], port["target"])
@@ -107,6 +112,7 @@ def test_databases_and_store_have_no_way_out_and_sweeps_none_to_the_store() -> N
     within = {name: set(service["networks"]) for name, service in services().items()}
     assert within["postgres"] == {"inside"}
     assert within["s3"] == {"store"}
+    assert within["ray-worker"] == {"outside"}
     assert {name for name, nets in within.items() if "store" in nets} == {
         "s3",
         "s3-bucket",
@@ -156,9 +162,7 @@ def test_ray_knows_the_options_that_it_is_started_with(name: str) -> None:
 
 def test_the_gpus_go_to_the_workers_alone() -> None:
     def devices(service: dict[str, Any]) -> list[Any]:
-        found: list[Any] = (
-            service["deploy"]["resources"].get("reservations", {}).get("devices", [])
-        )
+        found: list[Any] = service["deploy"]["resources"].get("reservations", {}).get("devices", [])
         return found
 
     with_gpus = services("compose.gpu.yaml")

@@ -99,16 +99,20 @@ def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: s
     assert claim in [one["metadata"]["name"] for file, one in manifests() if file == "home.yaml"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert mounts["home"]["mountPath"] == environment["CARFT_HOME"]
-    assert mounts["secrets"]["readOnly"]
 
 
-def test_secrets_are_files_whose_variables_are_known() -> None:
-    for pod in templates().values():
-        (container,) = pod["spec"]["containers"]
-        for entry in container["env"]:
-            if entry["name"] != "CARFT_HOME":
-                assert entry["name"].removesuffix("_FILE") in NAMES
-                assert entry["value"].startswith("/run/secrets/carft/")
+def test_secrets_are_files_of_the_head_alone_and_their_variables_are_known() -> None:
+    (head,) = templates()["head"]["spec"]["containers"]
+    (mount,) = [mount for mount in head["volumeMounts"] if mount["name"] == "secrets"]
+    assert mount["readOnly"]
+    secret = [entry for entry in head["env"] if entry["name"] != "CARFT_HOME"]
+    assert secret
+    for entry in secret:
+        assert entry["name"].removesuffix("_FILE") in NAMES
+        assert entry["value"].startswith(f"{mount['mountPath']}/")
+    (worker,) = templates()["runs"]["spec"]["containers"]
+    assert [entry["name"] for entry in worker["env"]] == ["CARFT_HOME"]
+    assert "envFrom" not in worker
 
 
 def test_the_settings_have_no_password() -> None:

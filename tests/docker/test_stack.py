@@ -87,9 +87,7 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(
-    postgres: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
+def stack(postgres: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """With fresh secrets and what the one-shot services make, in their order; nothing serves."""
     folder = tmp_path_factory.mktemp("stack")
     made = Stack(postgres, s3, folder / "secrets", free_port(), folder / "mlflow.log")
@@ -251,9 +249,7 @@ def test_the_same_user_again_and_a_refused_one(served: Stack) -> None:
     environ["MLFLOW_TRACKING_PASSWORD_FILE"] = str(served.secrets / "ray_token")
     refused = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
-    assert refused.stderr == (
-        "the user sweeps cannot be made: HTTP Error 401: UNAUTHORIZED\n"
-    )
+    assert refused.stderr == ("the user sweeps cannot be made: HTTP Error 401: UNAUTHORIZED\n")
 
 
 @pytest.mark.slow
