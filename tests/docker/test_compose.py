@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import tomllib
 from collections.abc import Iterator
@@ -141,11 +142,13 @@ def test_state_is_kept_in_named_volumes() -> None:
     assert kept == set(composed()["volumes"]) == {"postgres", "s3", "home"}
 
 
-def test_the_two_databases_are_two() -> None:
+def test_every_database_is_another_one() -> None:
+    users = configparser.ConfigParser()
+    users.read(DOCKER / "server" / "basic_auth.ini")
     urls = {
         services()["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"],
-        services()["mlflow"]["environment"]["MLFLOW_AUTH_STORE_URI"],
         services()["ray-head"]["environment"]["CARFT_OPTUNA_STORAGE"],
+        users["mlflow"]["database_uri"],
     }
     assert {url.rpartition("/")[2] for url in urls} == {"mlflow", "mlflow_auth", "optuna"}
 

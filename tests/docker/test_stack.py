@@ -169,10 +169,10 @@ def test_databases_are_not_made_without_a_password(stack: Stack) -> None:
     assert "MLFLOW_PASSWORD_FILE cannot be read" in done.stderr
 
 
-def test_migrated_tables_of_mlflow_and_of_its_users_are_there(stack: Stack) -> None:
-    assert {"runs", "metrics", "alembic_version"} <= stack.postgres.tables("mlflow")
-    assert {"users", "alembic_version_auth"} <= stack.postgres.tables("mlflow_auth")
-    assert stack.postgres.tables("optuna") == set()
+def test_tables_are_where_they_belong(served: Stack) -> None:
+    assert {"runs", "metrics", "alembic_version"} <= served.postgres.tables("mlflow")
+    assert {"users", "alembic_version_auth"} <= served.postgres.tables("mlflow_auth")
+    assert served.postgres.tables("optuna") == set()
 
 
 def test_the_bucket_is_made_once(stack: Stack) -> None:
@@ -249,7 +249,7 @@ def test_the_same_user_again_and_a_refused_one(served: Stack) -> None:
     environ["MLFLOW_TRACKING_PASSWORD_FILE"] = str(served.secrets / "ray_token")
     refused = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
-    assert refused.stderr == ("the user sweeps cannot be made: HTTP Error 401: UNAUTHORIZED\n")
+    assert refused.stderr.startswith("the user sweeps cannot be made: HTTP Error 401")
 
 
 @pytest.mark.slow
