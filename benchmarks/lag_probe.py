@@ -1,0 +1,48 @@
+"""How long a metric takes from when it is told to when the server's REST API shows it.
+
+    python benchmarks/lag_probe.py ADDRESS METRIC RUN_ID...
+
+Asks for the history of the metric of each run, ten times a second in all, until its standard input
+ends; then prints the lags in seconds as JSON. A point carries the time at which it was told. What is
+asked for every so often is seen that much later: the lags are above the true ones by that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from itertools import cycle
+
+PERIOD = 0.1
+
+
+def history(address: str, run: str, metric: str) -> list[tuple[int, int]]:
+    """Step and timestamp (ms) of each point that the server shows."""
+    query = urllib.parse.urlencode({"run_id": run, "metric_key": metric})
+    url = f"{address}/api/2.0/mlflow/metrics/get-history?{query}"
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        points = json.load(answer).get("metrics", [])
+    return [(int(point.get("step", 0)), int(point["timestamp"])) for point in points]
+
+
+def main(address: str, metric: str, runs: list[str]) -> None:
+    """Look until the input ends, then tell."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    seen: dict[tuple[str, int], float] = {}
+    for run in cycle(runs):
+        points = history(address, run, metric)
+        now = time.time()
+        for step, told in points:
+            seen.setdefault((run, step), now - told / 1000)
+        if ended.wait(PERIOD):
+            break
+    json.dump(sorted(seen.values()), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
