@@ -2,9 +2,9 @@
 
     python benchmarks/lag_probe.py ADDRESS METRIC RUN_ID...
 
-Asks for the history of the metric of each run, ten times a second in all, until its standard input
-ends; then prints the lags in seconds as JSON. A point carries the time at which it was told. What is
-asked for every so often is seen that much later: the lags are above the true ones by that.
+Asks for the history of the metric of each run, ten times a second in all, until its standard
+input ends; then prints the lags in seconds as JSON. A point carries the time at which it was told.
+A run is asked for every so often, and its points are seen as much too late.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/slow_server.py http://127.0.0.1:5000
 
-Prints its own address. `POST /_load` with `{"delay": 0.2, "busy_every": 20, "retry_after": 2}` makes
-every answer wait, and one of so many requests be refused with 429 and `Retry-After`; `GET /_load`
-tells what has passed since it was asked before.
+Prints its own address. `POST /_load` with `{"delay": 0.2, "busy_every": 20, "retry_after": 2}`
+makes every answer wait, and one of so many requests be refused with 429 and `Retry-After`;
+`GET /_load` tells what has passed since it was asked before.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """What a driver costs whose runs all report once a second, and how late MLflow's server shows it.
 
-    python benchmarks/tracking_load.py [--runs 100] [--seconds 60] [--backend postgres]
-        [--server URL] [--delay 0.2 --busy-every 50] [--json]
+    python -m benchmarks.tracking_load [--runs 100] [--seconds 60] [--backend postgres]
+        [--server URL] [--delay 0.2 --busy-every 50] [--recovery 30] [--json]
 
-Starts a real MLflow server, on SQLite unless `--backend` names a database (`postgres`: one of its own,
-of the system's package), and a sweep of so many runs that tells its tracker as the driver does. The
-simulated runs are a dictionary of random numbers each; what drawing them takes is not counted. In the
-end the server is asked for every point. `--delay` (seconds) and `--busy-every` go for the time in which
-runs report; `--recovery` is how long they report after that with a server that is quick again.
+Starts a real MLflow server, on SQLite unless `--backend` names a database (`postgres`: one of its
+own, of the system's package), and a sweep of so many runs that tells its tracker as the driver
+does. A simulated run is a dictionary of random numbers a second; what drawing them takes is not
+counted. In the end the server is asked for every point. `--delay` (seconds) and `--busy-every`
+(429 to one of so many requests) hold while runs report; for `--recovery` seconds they go on
+reporting to a server that is quick again.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ ARTIFACT = "artifact:"
 class ServiceUnreachable(RuntimeError):
     """A tracking server does not answer; the command line exits with 4."""
 
+    retry_after: float | None = None
+    """So many seconds the server has asked to be left alone, if it has."""
+
 
 class TrackingError(RuntimeError):
     """What a store was told is wrong, or it cannot be used as it is; the message says why."""

@@ -38,18 +38,20 @@ def unique() -> str:
     return f"test-{uuid.uuid4().hex}"
 
 
-Answer = Callable[[str], tuple[int, str]]
+Answer = Callable[[str], tuple[int, str] | tuple[int, str, str]]
 
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[str]:
-    """An HTTP server that gives `answer(path)`: status and body."""
+    """An HTTP server that gives `answer(path)`: status, body, and what `Retry-After` says."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = answer(self.path)
+            status, body, *later = answer(self.path)
             self.send_response(status)
+            for said in later:
+                self.send_header("Retry-After", said)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body.encode())
@@ -252,6 +254,37 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
         pytest.raises(ServiceUnreachable, match="does not"),
     ):
         MlflowStore(uri, unique()).open(PARENT)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "seconds"),
+    [(429, "7", 7), (503, "3", 3), (503, "soon", None), (500, "7", None)],
+)
+def test_a_busy_server_says_how_long_it_wants_to_be_left_alone(
+    status: int, said: str, seconds: float | None
+) -> None:
+    with (
+        answering(lambda _: (status, "busy", said)) as uri,
+        pytest.raises(ServiceUnreachable) as caught,
+    ):
+        MlflowStore(uri, unique()).open(PARENT)
+    assert caught.value.retry_after == seconds
+
+
+def test_a_server_that_is_no_longer_busy_when_it_is_asked_says_nothing() -> None:
+    answers = iter([(503, "busy", "7"), (200, "{}")])
+    with answering(lambda _: next(answers)) as uri, pytest.raises(ServiceUnreachable) as caught:
+        MlflowStore(uri, unique()).check()
+    assert caught.value.retry_after is None
+
+
+def test_nothing_is_printed_where_a_run_ends(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = MlflowStore(server.address, unique())
+    store.open(PARENT)
+    store.end(PARENT.key, "finished", timestamp=PARENT.timestamp)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
