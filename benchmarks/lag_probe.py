@@ -32,7 +32,12 @@ def history(address: str, run: str, metric: str) -> list[tuple[int, int]]:
 def main(address: str, metric: str, runs: list[str]) -> None:
     """Look until the input ends, then tell."""
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     seen: dict[tuple[str, int], float] = {}
     for run in cycle(runs):
         points = history(address, run, metric)

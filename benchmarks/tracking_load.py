@@ -30,13 +30,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.slow_server import CONTROL
 from sweeps.home import Home
 from sweeps.plan import Planner, Task
 from sweeps.spec import load_spec
 from sweeps.tracked import TrackedSweep
+from tracking.base import RunKey
 from tracking.spool import Spool
 from tracking.ui import serve
 from tracking.where import open_tracking
@@ -63,7 +62,7 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=600, help="until all is delivered")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, _server(chosen, Path(name)) as (address, servers):
+    with tempfile.TemporaryDirectory() as name, _server(chosen, Path(name)) as (address, session):
         told = measure(
             address,
             Path(name) / "home",
@@ -72,7 +71,7 @@ def main() -> int:
             trouble={"delay": chosen.delay, "busy_every": chosen.busy_every},
             recovery=chosen.recovery,
             patience=chosen.patience,
-            servers=servers,
+            session=session,
         )
     kind = "a server given" if chosen.server else (chosen.backend or "sqlite").partition(":")[0]
     told = {"server": kind, "machine": _machine(), **told}
@@ -132,19 +131,22 @@ def measure(
     trouble: Mapping[str, float],
     recovery: float,
     patience: float,
-    servers: Sequence[psutil.Process] = (),
+    session: int | None = None,
 ) -> dict[str, Any]:
-    """One sweep from its first run's opening to the last point's arrival, and what it cost."""
+    """One sweep from its first run's opening to the last point's arrival, and what it cost.
+
+    The processes of `session` are the server's.
+    """
     with ExitStack() as stack:
         front = stack.enter_context(_front(address))
         os.environ["MLFLOW_TRACKING_URI"] = front
         spool = open_tracking(home)
         stack.callback(spool.close)
         reports = Reports(_tasks(home, runs), TrackedSweep(spool, NAME, Home(home).sweep(NAME)))
-        opened = _open(reports, spool, patience)
+        opened = _open(reports, Home(home).sweep(NAME) / "sweep.yaml", spool, patience)
         _control(front)  # the counts of the openings are not those of the reports
         look = stack.enter_context(_probe(address, reports.tasks, spool))
-        watch = Watch(spool, home, servers)
+        watch = Watch(spool, home, session)
         _control(front, trouble)
         reports.tell(seconds)
         watch.stop()
@@ -170,7 +172,7 @@ def measure(
         "opening, s": round(opened, 1),
         "driver, share of a core": round(cpu / seconds, 3),
         "of that telling": round(reports.telling_s / (seconds + recovery), 3),
-        "server, share of a core": round(watch.servers_s / seconds, 2) if servers else None,
+        "server, share of a core": None if session is None else round(watch.server_s / seconds, 2),
         "a report came late by at most, s": round(reports.late_s, 2),
         "requests/s": round(steady["requests"] / seconds, 1),
         "refused": steady["refused"],
@@ -193,21 +195,21 @@ def measure(
 class Watch:
     """Looks at this process, the journal and the server while runs report."""
 
-    def __init__(self, spool: Spool, home: Path, servers: Sequence[psutil.Process]) -> None:
-        self._spool, self._servers, self._own = spool, servers, psutil.Process()
+    def __init__(self, spool: Spool, home: Path, session: int | None) -> None:
+        self._spool, self._session = spool, session
         self._journal = next(home.glob(f"spool/*/{NAME}.jsonl"))
         self._size = self._journal.stat().st_size
-        self._memory = self._own.memory_info().rss
+        self._memory = _memory_mb()
         self.most_waiting, self.threads, self.grown_mb = 0, 0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
-        self._cpu, self._servers_cpu = time.process_time(), self._cpu_of_servers()
+        self._cpu, self._server_cpu = time.process_time(), _cpu_of(session)
 
     def stop(self) -> None:
         """Until here it counts."""
         self.cpu_s = time.process_time() - self._cpu
-        self.servers_s = self._cpu_of_servers() - self._servers_cpu
+        self.server_s = _cpu_of(self._session) - self._server_cpu
         self.journal_bytes = self._journal.stat().st_size - self._size
         self._ended.set()
         self._thread.join()
@@ -216,12 +218,26 @@ class Watch:
         while not self._ended.wait(1):
             self.most_waiting = max(self.most_waiting, self._spool.behind())
             self.threads = max(self.threads, threading.active_count())
-            grown = (self._own.memory_info().rss - self._memory) / 1e6
-            self.grown_mb = max(self.grown_mb, grown)
+            self.grown_mb = max(self.grown_mb, _memory_mb() - self._memory)
 
-    def _cpu_of_servers(self) -> float:
-        processes = [child for one in self._servers for child in (one, *one.children(True))]
-        return sum(times.user + times.system for times in (one.cpu_times() for one in processes))
+
+def _memory_mb() -> float:
+    """What of this process is in memory; Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _cpu_of(session: int | None) -> float:
+    """CPU seconds of all processes of a session; Linux."""
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(fields[3]) == session:
+            found += int(fields[11]) + int(fields[12])
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 def _tasks(home: Path, runs: int) -> list[Task]:
@@ -237,9 +253,8 @@ def _tasks(home: Path, runs: int) -> list[Task]:
     return Planner(load_spec(file), None).trial(POINT, 0)
 
 
-def _open(reports: Reports, spool: Spool, patience: float) -> float:
+def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:
     began = time.monotonic()
-    file = Path(reports.tracked._spec_file) / "sweep.yaml"
     reports.tracked.begin(file, {})
     for task in reports.tasks:
         reports.tracked.started(task, attempt=1, worker="local:1")
@@ -249,28 +264,22 @@ def _open(reports: Reports, spool: Spool, patience: float) -> float:
 
 
 @contextmanager
-def _server(
-    chosen: argparse.Namespace, folder: Path
-) -> Iterator[tuple[str, Sequence[psutil.Process]]]:
-    """The address of the server, and the processes that are it."""
+def _server(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, int | None]]:
+    """The server's address, and the session of its processes."""
     if chosen.server:
-        yield chosen.server, ()
+        yield chosen.server, None
         return
     with ExitStack() as stack:
         backend = chosen.backend or f"sqlite:///{folder / 'mlflow.db'}"
-        databases = []
         if backend == "postgres":
             from tests.services import postgres
 
             database = stack.enter_context(postgres.running())
             backend = database.url(database.new_database())
-            databases = [database]
         running = serve(backend, folder / "artifacts", port=0)
         stack.callback(running.stop)
         assert running.process is not None
-        own = [psutil.Process(running.process.pid)]
-        yield running.address, own
-        del databases
+        yield running.address, running.process.pid
 
 
 @contextmanager
@@ -333,9 +342,7 @@ def _wrong_points(address: str, reports: Reports, spool: Spool) -> int:
     return wrong
 
 
-def _key(task: Task) -> Any:
-    from tracking.base import RunKey
-
+def _key(task: Task) -> RunKey:
     return RunKey(NAME, task.digest)
 
 

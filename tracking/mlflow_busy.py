@@ -28,8 +28,8 @@ def asked_to_wait(uri: str) -> float | None:
     from mlflow.utils.rest_utils import http_request
 
     try:
-        answer = http_request(
-            get_default_host_creds(uri),
+        answer: Response = http_request(  # type: ignore[no-untyped-call]
+            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
             _HARMLESS,
             "GET",
             params={"experiment_id": "0"},

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 LONGEST_ASKED = 600.0
 """A store that asks to be left alone for longer is asked again after these seconds."""
-_SHARE = 0.5
+_SHARE = 0.75
 _SOON = 0.25
 
 
 class Pacing:
     """The pause before the next delivery, from how the last one went; all times in seconds.
 
-    Delivering takes at most half of the time: what is told meanwhile is merged, so a store under
-    load gets fewer and fuller requests. While it is away, pauses double up to `longest`.
+    Delivering takes at most three quarters of the time: what is told meanwhile is merged, so a
+    store under load gets fewer and fuller requests. While it is away, pauses double up to
+    `longest`.
     """
 
     def __init__(self, shortest: float, longest: float) -> None:

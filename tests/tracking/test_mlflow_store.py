@@ -272,8 +272,12 @@ def test_a_busy_server_says_how_long_it_wants_to_be_left_alone(
 
 
 def test_a_server_that_is_no_longer_busy_when_it_is_asked_says_nothing() -> None:
-    answers = iter([(503, "busy", "7"), (200, "{}")])
-    with answering(lambda _: next(answers)) as uri, pytest.raises(ServiceUnreachable) as caught:
+    asked = count()
+
+    def answer(_: str) -> tuple[int, str, str]:
+        return (503, "busy", "7") if next(asked) == 0 else (200, "{}", "7")
+
+    with answering(answer) as uri, pytest.raises(ServiceUnreachable) as caught:
         MlflowStore(uri, unique()).check()
     assert caught.value.retry_after is None
 
