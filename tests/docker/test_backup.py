@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,6 +257,7 @@ def test_with_compose_the_same_commands_run_in_its_containers(
 
     done = run("backup.sh")
     assert done.returncode == 0, done.stderr
+    trials, runs, users = places.databases
     places.take_new_places()
     done = run("restore.sh")
     assert done.returncode == 0, done.stderr
@@ -271,6 +273,13 @@ def test_with_compose_the_same_commands_run_in_its_containers(
         f"{compose} run --rm -T --no-deps mlflow python /opt/carft/server/bucket_tar.py ",
     )
     assert all(command.startswith(starts) for command in commands if command.strip())
+    # What refers to something is copied before it.
+    order = [f"={trials}", " runs spool", f"={runs}", f"={users}", " mlartifacts", " pack "]
+    copying = commands[1:]  # the first asks whether there is a home
+    assert all(word in command for word, command in zip(order, copying, strict=False))
+    with tarfile.open(tmp_path / "backup" / "home.tar") as archive:
+        names = archive.getnames()
+    assert names.index("sweeps") < names.index("runs") < names.index("spool")
 
 
 def test_a_home_of_one_machine_is_copied_with_its_sqlite_files_while_they_are_written(
