@@ -285,13 +285,12 @@ def _server(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, int
 @contextmanager
 def _front(address: str) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.slow_server", address]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str, int]:
@@ -307,19 +306,20 @@ def _probe(address: str, tasks: Sequence[Task], spool: Spool) -> Iterator[Any]:
     chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
     ids = [str(spool.run_id(_key(task))) for task in chosen]
     command = [sys.executable, "-m", "benchmarks.lag_probe", address, METRICS[0], *ids]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
 
-    def look() -> dict[str, float]:
-        lags = json.loads(process.communicate(timeout=60)[0])
-        p95 = statistics.quantiles(lags, n=20)[-1]
-        found = {"median": statistics.median(lags), "p95": p95, "max": max(lags)}
-        return {name: round(lag, 2) for name, lag in found.items()}
+        def look() -> dict[str, float]:
+            lags = json.loads(process.communicate(timeout=60)[0])
+            p95 = statistics.quantiles(lags, n=20)[-1]
+            found = {"median": statistics.median(lags), "p95": p95, "max": max(lags)}
+            return {name: round(lag, 2) for name, lag in found.items()}
 
-    try:
-        yield look
-    finally:
-        process.kill()
-        process.wait()
+        try:
+            yield look
+        finally:
+            process.kill()
 
 
 def _wrong_points(address: str, reports: Reports, spool: Spool) -> int:
