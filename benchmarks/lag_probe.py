@@ -15,7 +15,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from itertools import cycle
 
 PERIOD = 0.1
 
@@ -30,7 +29,7 @@ def history(address: str, run: str, metric: str) -> list[tuple[int, int]]:
 
 
 def main(address: str, metric: str, runs: list[str]) -> None:
-    """Look until the input ends, then tell."""
+    """Look until the input ends, once more then, and tell."""
     ended = threading.Event()
 
     def listen() -> None:
@@ -39,13 +38,15 @@ def main(address: str, metric: str, runs: list[str]) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     seen: dict[tuple[str, int], float] = {}
-    for run in cycle(runs):
-        points = history(address, run, metric)
-        now = time.time()
-        for step, told in points:
-            seen.setdefault((run, step), now - told / 1000)
-        if ended.wait(PERIOD):
-            break
+    last = False
+    while not last:
+        last = ended.is_set()
+        for run in runs:
+            points = history(address, run, metric)
+            now = time.time()
+            for step, told in points:
+                seen.setdefault((run, step), now - told / 1000)
+            ended.wait(PERIOD)
     json.dump(sorted(seen.values()), sys.stdout)
 
 
