@@ -18,27 +18,38 @@ from optuna.trial import TrialState
 from carft_core.errors import RequestError
 from sweeps.difference import changes, effect
 from sweeps.home import Home
-from sweeps.ledger import LOST, Ledger, storage
+from sweeps.ledger import LOST, Ledger
 from sweeps.named import find
+from sweeps.studies import storage
 from tests.mounts import mount
 
 SPEC = {"name": "toy", "seeds": [0], "metric": {"name": "id/val/top1", "goal": "maximize"}}
 SPACE = {"lr": CategoricalDistribution([0.1, 0.2])}
 
 
-@pytest.fixture(params=["optuna.db", "optuna.journal"])
+IN_POSTGRES = pytest.param("postgres", marks=pytest.mark.xdist_group("services"))
+
+
+@pytest.fixture(params=["optuna.db", "optuna.journal", IN_POSTGRES])
 def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """On a local disk and on a network file system, where another file holds the trials."""
+    """On a local disk and on a network file system, where another file holds the trials or, with
+    several machines, a database does.
+    """
     home = Home(tmp_path / "home")
-    if request.param == "optuna.journal":
+    if request.param != "optuna.db":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
         mount(monkeypatch, tmp_path, "nfs4")
+    if request.param == "postgres":
+        postgres = request.getfixturevalue("postgres")
+        monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
     home.prepare()
-    assert home.optuna == home.path / request.param
+    assert (home.database is not None) == (request.param == "postgres")
+    assert home.database or home.optuna == home.path / request.param
     return home
 
 
 in_the_database = pytest.mark.parametrize("home", ["optuna.db"], indirect=True)
+in_a_file = pytest.mark.parametrize("home", ["optuna.db", "optuna.journal"], indirect=True)
 in_the_journal = pytest.mark.parametrize("home", ["optuna.journal"], indirect=True)
 
 
@@ -208,6 +219,7 @@ def test_a_driver_of_another_sweep_writes_between_ours(home: Home, ledger: Ledge
     assert [trial.state for trial in again(home).trials()] == ["running"] * 3
 
 
+@in_a_file
 def test_a_home_goes_on_with_its_own_file_wherever_it_lies(
     home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +232,7 @@ def test_a_home_goes_on_with_its_own_file_wherever_it_lies(
     assert home.optuna_files() == [before]
 
 
+@in_a_file
 def test_two_files_of_trials_are_refused(home: Home, ledger: Ledger) -> None:
     del ledger
     for name in ("optuna.db", "optuna.journal"):
@@ -248,6 +261,7 @@ def test_an_unknown_sweep_names_the_near_ones(home: Home) -> None:
         find(home, "toi")
 
 
+@in_a_file
 def test_a_file_that_is_another_programs_is_refused_and_kept(home: Home) -> None:
     home.optuna.write_text("another program's")
     said = r"is not an? (SQLite database|journal of Optuna's); move"
