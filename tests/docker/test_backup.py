@@ -18,13 +18,19 @@ from typing import Any
 import optuna
 import pytest
 
+from sweeps.cli import main
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
 from tests.services.processes import HOST
 from tests.services.s3 import S3
-from tests.sweeps.conftest import ToySweep, toy
+from tests.sweeps.conftest import ToySweep, toy, toy_cli
 
-__all__ = ["toy"]  # a fixture
+__all__ = ["toy", "toy_cli"]  # fixtures
 
+ONE_RUN: dict[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": [0.3]}},
+    "seeds": [0],
+    "baselines": [],
+}
 DOCKER = Path(__file__).parents[2] / "docker"
 HOME_FILES = {
     "id": "the home\n",
@@ -282,10 +288,42 @@ def test_with_compose_the_same_commands_run_in_its_containers(
     assert names.index("sweeps") < names.index("runs") < names.index("spool")
 
 
+def test_a_sweep_is_compared_as_before_and_goes_on_where_its_trials_are_in_postgresql(
+    toy_cli: ToySweep,
+    postgres: Postgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database = postgres.new_database()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(database))
+    server = {"PGHOST": HOST, "PGPORT": str(postgres.port), "PGUSER": ADMIN}
+    server |= {"PGPASSWORD": ADMIN_PASSWORD, "OPTUNA_DB": database}
+    server["PATH"] = f"{PROGRAMS[-1]}:{os.environ['PATH']}"
+    file = str(toy_cli.file(**ONE_RUN))
+
+    def told(*command: str) -> str:
+        capsys.readouterr()
+        assert main([*command]) == 0
+        return capsys.readouterr().out
+
+    told("run", file, "--in-process")
+    compared, trained = told("compare", "toy", "--json"), toy_cli.trained()
+    backup, home = tmp_path / "backup", toy_cli.home.path
+    _alone("backup.sh", backup, home, **server)
+    home.rename(tmp_path / "lost")
+    postgres.sql(f"DROP DATABASE {database} WITH (FORCE)")
+    postgres.sql(f"CREATE DATABASE {database}")
+    _alone("restore.sh", backup, home, **server)
+    assert told("compare", "toy", "--json") == compared
+    told("run", file, "--in-process")
+    assert toy_cli.trained() == trained
+
+
 def test_a_home_of_one_machine_is_copied_with_its_sqlite_files_while_they_are_written(
     tmp_path: Path, toy: ToySweep
 ) -> None:
-    toy.run(parameters={"algorithm.kl_weight": {"values": [0.3]}}, seeds=[0], baselines=[])
+    toy.run(**ONE_RUN)
     home, backup = toy.home.path, tmp_path / "backup"
     (home / "mlartifacts").mkdir()
     (home / "mlartifacts" / "a.txt").write_text("artifact")
@@ -306,15 +344,15 @@ def test_a_home_of_one_machine_is_copied_with_its_sqlite_files_while_they_are_wr
     with sqlite3.connect(home / "mlflow.db") as reader:
         assert reader.execute("SELECT number FROM kept").fetchall() == [(1,)]
     reader.close()
-    toy.run(parameters={"algorithm.kl_weight": {"values": [0.3]}}, seeds=[0], baselines=[])
+    toy.run(**ONE_RUN)
     assert toy.trained() == trained
 
 
-def _alone(script: str, backup: Path, home: Path) -> None:
-    """Without a server and a bucket."""
+def _alone(script: str, backup: Path, home: Path, **server: str) -> None:
+    """Without a bucket, and without a server unless it is named."""
     names = {"OPTUNA_DB", "MLFLOW_DB", "MLFLOW_AUTH_DB", "CARFT_BUCKET"}
     environ = {name: value for name, value in os.environ.items() if name not in names}
-    environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable}
+    environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable, **server}
     command = [str(DOCKER / script), str(backup)]
     subprocess.run(command, env=environ, check=True, capture_output=True, timeout=60)
 
