@@ -1,0 +1,171 @@
+"""Questions to MLflow that leave nothing behind: an answer, a schema, an artifact and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracking.base import ServiceUnreachable, TrackingError
+from tracking.mlflow_errors import translated
+from tracking.privacy import stay_private
+from tracking.where import without_password
+
+SECONDS = 5.0
+"""That a server may take for an answer."""
+_FOLDER = "carft-sweep-doctor"
+_REASONS = {
+    "Connection refused": "nothing listens there",
+    "Name or service not known": "no such host",
+    "Temporary failure in name resolution": "no such host, or no name server answers",
+    "nodename nor servname": "no such host",
+    "timed out": f"no answer within {SECONDS:g} s",
+}
+_IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said, and when, in seconds since 1970."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    asked: float
+    came: float
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError."""
+        return json.loads(self.text)
+
+
+def ask(
+    uri: str,
+    path: str,
+    method: str = "GET",
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+    as_nobody: bool = False,
+) -> Answer:
+    """A server's answer, whatever its status, asked as MLflow's client asks: with its credentials
+    (unless `as_nobody`), certificates and proxies.
+
+    Raises ServiceUnreachable when nothing answers within SECONDS, TrackingError when TLS fails.
+    """
+    stay_private()
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import MlflowHostCreds, http_request
+
+    known = get_default_host_creds(uri)
+    nobody = MlflowHostCreds(
+        without_password(uri),
+        ignore_tls_verification=known.ignore_tls_verification,
+        client_cert_path=known.client_cert_path,
+        server_cert_path=known.server_cert_path,
+    )
+    asked = time.time()
+    try:
+        answer = http_request(
+            nobody if as_nobody else known,
+            path,
+            method,
+            max_retries=0,
+            timeout=SECONDS,
+            raise_on_status=False,
+            extra_headers=dict(headers or {}),
+            json=body,
+        )
+    except MlflowException as error:
+        raise _unanswered(uri, str(error.message)) from None
+    return Answer(answer.status_code, answer.headers, answer.text, asked, time.time())
+
+
+def _unanswered(uri: str, text: str) -> RuntimeError:
+    place = without_password(uri)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return TrackingError(
+            f"the certificate of {place} is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH "
+            "names the file of the authority that signed it"
+        )
+    if "SSLError" in text:
+        return TrackingError(f"{place} does not speak TLS as https:// asks for; is it http://?")
+    for sign, said in _REASONS.items():
+        if sign in text:
+            return ServiceUnreachable(f"MLflow at {place}: {said}")
+    return ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}")
+
+
+def client_version() -> str:
+    """Of the installed MLflow."""
+    from importlib.metadata import version
+
+    return version("mlflow")
+
+
+def schema(uri: str) -> tuple[str | None, str]:
+    """The revision of a database's tables and the one that the installed MLflow wants.
+
+    The first is None in a database without tables. Nothing is created. `uri` was found reachable.
+    """
+    stay_private()
+    from alembic.migration import MigrationContext
+    from mlflow.store.db.utils import _get_latest_schema_revision
+    from sqlalchemy import create_engine
+
+    engine = create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+    return found, _get_latest_schema_revision()
+
+
+def try_artifacts(uri: str, location: str) -> None:
+    """Write a small file below an experiment's `location`, read it, and remove it.
+
+    No run is made for it. Raises ServiceUnreachable or TrackingError where the store refuses.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    place = f"{location.rstrip('/')}/{_FOLDER}-{uuid.uuid4().hex[:12]}"
+    with _impatient(), translated(uri), tempfile.TemporaryDirectory() as folder:
+        store = get_artifact_repository(place, tracking_uri=uri)
+        file, back = Path(folder, "tried.txt"), Path(folder, "back")
+        file.write_text(place)
+        back.mkdir()
+        store.log_artifact(str(file))
+        try:
+            read = Path(store.download_artifacts(file.name, str(back))).read_text()
+        finally:
+            store.delete_artifacts(file.name)
+    if read != place:
+        raise TrackingError(f"the artifact store of {location} gives back other than it was given")
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow tries again for minutes, and shows a bar, unless told otherwise."""
+    before = {name: os.environ.get(name) for name in _IMPATIENT}
+    os.environ.update(_IMPATIENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
