@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 NAMES = (
@@ -27,6 +27,14 @@ WORKERS = ("HF_TOKEN",)
 """Those that a run needs itself, where weights are loaded; the others are the driver's alone."""
 
 
+_READ: dict[str, Path] = {}
+
+
+def read_from() -> Mapping[str, Path]:
+    """The files that this process has read secrets from, by variable."""
+    return dict(_READ)
+
+
 def read_secret_files(
     environ: MutableMapping[str, str] | None = None, names: Sequence[str] = NAMES
 ) -> None:
@@ -43,6 +51,7 @@ def read_secret_files(
         if chosen.get(name):
             raise _wrong(name, f"{name} is set too; keep one of the two")
         chosen[name] = _read(name, path)
+        _READ[name] = Path(path)
         del chosen[f"{name}{SUFFIX}"]
 
 

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from urllib.parse import unquote
 
 from carft_core.errors import RequestError
 from sweeps.doctor.base import Asked, Check, Finding, unreachable, wrong
@@ -58,8 +59,16 @@ def _finished(finding: Finding, check: Check) -> Finding:
 def hidden(text: str, environ: Mapping[str, str] | None = None) -> str:
     """The text without the secrets of the environment, and without users and passwords of URLs."""
     chosen = os.environ if environ is None else environ
-    secrets = {chosen.get(name, "") for name in NAMES}
+    secrets = {chosen.get(name, "") for name in (*NAMES, "MLFLOW_TRACKING_URI")}
+    secrets = {part for secret in secrets for part in _parts(secret) if len(part) >= _SHORTEST}
     for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST:
-            text = text.replace(secret, HIDDEN)
+        text = text.replace(secret, HIDDEN)
     return re.sub(r"://[^/@\s]+@", "://", text)
+
+
+def _parts(secret: str) -> tuple[str, ...]:
+    """Of a URL its password, as it stands there and as it is; other secrets are one whole."""
+    if "://" not in secret:
+        return (secret,)
+    password = secret.rpartition("@")[0].partition("://")[2].partition(":")[2]
+    return (password, unquote(password))

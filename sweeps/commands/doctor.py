@@ -1,0 +1,77 @@
+"""`carft-sweep doctor`: whether everything that sweeps stand on is there, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sweeps.doctor.base import Asked, Check, Finding
+from sweeps.doctor.examine import examine
+from sweeps.doctor.registry import CHECKS, SUBJECTS
+from sweeps.engines.choose import address_of
+from sweeps.home import find_home
+
+Say = Callable[[str], None]
+_CODES = {"wrong": 2, "unreachable": 4}
+"""Of the exit; what is wrong goes before what is away."""
+
+
+def run(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
+    asked = Asked(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
+    chosen = [check for check in CHECKS if _is_asked(check, arguments.only)]
+    found: list[tuple[Check, Finding]] = []
+    subject = None
+    for check in chosen:
+        for finding in examine(check, asked):
+            if not arguments.json:
+                if check.subject != subject:
+                    say(SUBJECTS[check.subject])
+                    subject = check.subject
+                for line in _lines(finding):
+                    say(line)
+            found.append((check, finding))
+    levels = [finding.level for _, finding in found]
+    if arguments.json:
+        say(json.dumps(_plain(found), indent=1))
+    else:
+        say(_sum(levels))
+    return next((code for level, code in _CODES.items() if level in levels), 0)
+
+
+def _is_asked(check: Check, only: Sequence[str]) -> bool:
+    return not only or check.subject in only or check.name in only
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    """`  warning  told`, and what to do below it."""
+    yield f"  {finding.level:<11}  {finding.told}"
+    if finding.todo:
+        yield f"  {'':<11}  -> {finding.todo}"
+
+
+def _sum(levels: Sequence[str]) -> str:
+    parts = []
+    for level, one, several in _WORDS:
+        count = levels.count(level)
+        if count:
+            parts.append(f"{count} {one if count == 1 else several}")
+    return f"{', '.join(parts)}." if parts else "All is well."
+
+
+_WORDS = (
+    ("wrong", "thing is wrong", "things are wrong"),
+    ("unreachable", "service does not answer", "services do not answer"),
+    ("warning", "warning", "warnings"),
+)
+
+
+def _plain(found: Sequence[tuple[Check, Finding]]) -> Mapping[str, Any]:
+    return {
+        "checks": [
+            {"check": check.name, "level": one.level, "told": one.told, "todo": one.todo}
+            for check, one in found
+        ]
+    }
