@@ -25,6 +25,8 @@ from tracking.base import ServiceUnreachable, TrackingError
 from tracking.locks import waiting
 from tracking.privacy import stay_private
 from tracking.reachable import check_reachable, sqlite_file
+from tracking.ui_hosts import allowed_hosts, allowed_origins
+from tracking.ui_users import Users
 from tracking.where import is_server
 
 _PORTS_TRIED = 20
@@ -80,11 +82,15 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 5000,
-    allowed_hosts: Sequence[str] = (),
+    names: Sequence[str] = (),
+    users: Users | None = None,
+    prefix: str = "",
     start_seconds: float = _START_SECONDS,
 ) -> Server:
     """Show the runs at `uri`: start a server on `host` at `port` (0: any) or the next free one.
 
+    It answers as this machine, as `host` and as `names`, asks `users` for their passwords, and has
+    its pages below the path `prefix` (`/mlflow`).
     A `uri` that is a server's address already is returned as it is. Raises TrackingError when no
     port is free or the server ends at once, ServiceUnreachable when it does not answer in time.
     Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
@@ -93,12 +99,14 @@ def serve(
         return Server(uri)
     check_reachable(uri)
     port = _free_port(host, port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    hosts = allowed_hosts(host, names)
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    if artifacts is not None:
-        command += ["--artifacts-destination", str(artifacts)]
-    if allowed_hosts:
-        command += ["--allowed-hosts", ",".join(allowed_hosts)]
+    command += ["--allowed-hosts", ",".join(hosts)]
+    command += ["--cors-allowed-origins", ",".join(allowed_origins(hosts))]
+    command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
+    command += [] if users is None else ["--app-name", "basic-auth"]
+    command += ["--static-prefix", prefix] if prefix else []
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
     sigterm = None
@@ -109,10 +117,10 @@ def serve(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=_environment(),
+        env=_environment(uri, users),
         start_new_session=True,  # so that it and its children can be ended together
     )
-    server = Server(f"http://{_bracketed(shown)}:{port}", process, log, sigterm)
+    server = Server(f"http://{_bracketed(shown)}:{port}{prefix}", process, log, sigterm)
     # A signal may come before the caller waits; the server must not outlive that either.
     atexit.register(server.stop)
     try:
@@ -128,8 +136,10 @@ def serve(
     return server
 
 
-def _environment() -> dict[str, str]:
-    environ = dict(os.environ)
+def _environment(uri: str, users: Users | None) -> dict[str, str]:
+    environ = {**os.environ, **({} if users is None else users.environ)}
+    # Not on the command line, which everybody on the machine may read: it may hold a password.
+    environ["MLFLOW_BACKEND_STORE_URI"] = uri
     stay_private(environ)
     # Eight more processes for features that a home does not use; they do not end with the server.
     environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

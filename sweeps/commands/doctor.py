@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from carft_core.errors import RequestError, unknown
 from sweeps.doctor.base import Asked, Check, Finding
 from sweeps.doctor.examine import examine
 from sweeps.doctor.registry import CHECKS, SUBJECTS
@@ -21,7 +22,7 @@ _CODES = {"wrong": 2, "unreachable": 4}
 def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
     asked = Asked(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
-    chosen = [check for check in CHECKS if _is_asked(check, arguments.only)]
+    chosen = _chosen(arguments.only)
     found: list[tuple[Check, Finding]] = []
     subject = None
     for check in chosen:
@@ -41,8 +42,13 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     return next((code for level, code in _CODES.items() if level in levels), 0)
 
 
-def _is_asked(check: Check, only: Sequence[str]) -> bool:
-    return not only or check.subject in only or check.name in only
+def _chosen(only: Sequence[str]) -> list[Check]:
+    """The checks of these subjects and names, or all. Raises RequestError for an unknown one."""
+    known = [*SUBJECTS, *(check.name for check in CHECKS)]
+    for name in only:
+        if name not in known:
+            raise RequestError(unknown("check", name, known))
+    return [check for check in CHECKS if not only or {check.subject, check.name} & {*only}]
 
 
 def _lines(finding: Finding) -> Iterator[str]:

@@ -21,5 +21,7 @@ def agree(whose: str, theirs: float, before: float, after: float, grain: float =
         apart = 0.0
     if abs(apart) < LITTLE:
         return ok(f"the clock of {whose} agrees with ours")
-    told = f"the clock of {whose} is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} ours"
+    told = (
+        f"the clock of {whose} is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} ours"
+    )
     return (warning if abs(apart) < MUCH else wrong)(told)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
-from sweeps.own_sources import ROOT, source_digest
+from sweeps.own_sources import ROOT
 from tracking.base import ServiceUnreachable
 
 NODE_SECONDS = 60.0

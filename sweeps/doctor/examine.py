@@ -15,6 +15,8 @@ from sweeps.secret_files import NAMES
 from tracking.base import ServiceUnreachable, TrackingError
 
 HIDDEN = "***"
+_URLS = ("CARFT_OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")
+"""Addresses that may be shown but for the password in them."""
 _SHORTEST = 4
 """A shorter secret is not looked for: it would hide letters of ordinary words."""
 
@@ -59,16 +61,15 @@ def _finished(finding: Finding, check: Check) -> Finding:
 def hidden(text: str, environ: Mapping[str, str] | None = None) -> str:
     """The text without the secrets of the environment, and without users and passwords of URLs."""
     chosen = os.environ if environ is None else environ
-    secrets = {chosen.get(name, "") for name in (*NAMES, "MLFLOW_TRACKING_URI")}
-    secrets = {part for secret in secrets for part in _parts(secret) if len(part) >= _SHORTEST}
+    secrets = {chosen.get(name, "") for name in NAMES if name not in _URLS}
+    secrets |= {part for name in _URLS for part in _passwords(chosen.get(name, ""))}
     for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, HIDDEN)
     return re.sub(r"://[^/@\s]+@", "://", text)
 
 
-def _parts(secret: str) -> tuple[str, ...]:
-    """Of a URL its password, as it stands there and as it is; other secrets are one whole."""
-    if "://" not in secret:
-        return (secret,)
-    password = secret.rpartition("@")[0].partition("://")[2].partition(":")[2]
-    return (password, unquote(password))
+def _passwords(url: str) -> tuple[str, str]:
+    """Of a URL, as it is written there and as it is."""
+    password = url.rpartition("@")[0].partition("://")[2].partition(":")[2]
+    return password, unquote(password)

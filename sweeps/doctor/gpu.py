@@ -24,7 +24,9 @@ def _gpus(_: Asked) -> Iterator[Finding]:
     elif torch.backends.mps.is_available():
         yield ok(f"mps, torch {torch.__version__}")
     elif gpu_memory_mb({}):
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        built = (
+            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        )
         yield wrong(
             f"nvidia-smi lists {len(gpu_memory_mb({}))} GPUs, but torch {torch.__version__}, "
             f"{built}, sees none",
@@ -44,7 +46,9 @@ def _cuda(index: int) -> Iterator[Finding]:
     name = f"cuda:{index} {found.name}"
     compiled = _compiled(found.major, found.minor, torch.cuda.get_arch_list())
     if not compiled:
-        yield wrong(f"{name}: torch {torch.__version__} is not compiled for capability {capability}")
+        yield wrong(
+            f"{name}: torch {torch.__version__} is not compiled for capability {capability}"
+        )
         return
     try:
         free, total = torch.cuda.mem_get_info(index)

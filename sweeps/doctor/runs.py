@@ -77,7 +77,7 @@ def _parts(version: str) -> tuple[int, ...]:
 
 
 def _let_in(asked: Asked) -> Iterator[Finding]:
-    """One answer tells of the host's name, of the credentials, and whether there is the experiment."""
+    """One answer tells of the host's name, of the credentials, and of the experiment."""
     place = _server(asked)
     if place is None:
         return

@@ -110,7 +110,9 @@ def _look(url: str) -> Database:
             revision = MigrationContext.configure(connection).get_current_revision()
             asked = time.time()
             now = _now(engine)
-            return Database(tables, revision if _OPTUNA in tables else None, now, asked, time.time())
+            return Database(
+                tables, revision if _OPTUNA in tables else None, now, asked, time.time()
+            )
     finally:
         engine.dispose()
 
