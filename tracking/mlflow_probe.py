@@ -151,7 +151,7 @@ def try_artifacts(uri: str, location: str) -> None:
         try:
             read = Path(store.download_artifacts(file.name, str(back))).read_text()
         finally:
-            store.delete_artifacts(file.name)
+            store.delete_artifacts()
     if read != place:
         raise TrackingError(f"the artifact store of {location} gives back other than it was given")
 

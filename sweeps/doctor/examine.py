@@ -17,6 +17,7 @@ from tracking.base import ServiceUnreachable, TrackingError
 HIDDEN = "***"
 _URLS = ("CARFT_OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")
 """Addresses that may be shown but for the password in them."""
+_SHOWN = ("MLFLOW_TRACKING_USERNAME",)
 _SHORTEST = 4
 """A shorter secret is not looked for: it would hide letters of ordinary words."""
 
@@ -61,7 +62,7 @@ def _finished(finding: Finding, check: Check) -> Finding:
 def hidden(text: str, environ: Mapping[str, str] | None = None) -> str:
     """The text without the secrets of the environment, and without users and passwords of URLs."""
     chosen = os.environ if environ is None else environ
-    secrets = {chosen.get(name, "") for name in NAMES if name not in _URLS}
+    secrets = {chosen.get(name, "") for name in NAMES if name not in (*_URLS, *_SHOWN)}
     secrets |= {part for name in _URLS for part in _passwords(chosen.get(name, ""))}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST:
