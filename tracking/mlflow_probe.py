@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import os
+import socket
 import tempfile
 import time
 import uuid
@@ -11,12 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracking.base import ServiceUnreachable, TrackingError
 from tracking.mlflow_errors import translated
 from tracking.privacy import stay_private
 from tracking.where import without_password
+
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 SECONDS = 5.0
 """That a server may take for an answer."""
@@ -134,26 +140,42 @@ def schema(uri: str) -> tuple[str | None, str]:
     return found, _get_latest_schema_revision()
 
 
-def try_artifacts(uri: str, location: str) -> None:
-    """Write a small file below an experiment's `location`, read it, and remove it.
+def try_artifacts(uri: str, location: str) -> bool:
+    """Write a small file below an experiment's `location`, read it, and remove it; no run is made.
 
-    No run is made for it. Raises ServiceUnreachable or TrackingError where the store refuses.
+    False when it is still there: who may write need not be let delete. The next one of this user
+    and machine then takes its place. Raises ServiceUnreachable or TrackingError where the store
+    refuses.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    place = f"{location.rstrip('/')}/{_FOLDER}-{uuid.uuid4().hex[:12]}"
+    who = f"{getpass.getuser()}@{socket.gethostname()}".encode()
+    place = f"{location.rstrip('/')}/{_FOLDER}-{hashlib.sha256(who).hexdigest()[:8]}"
+    written = uuid.uuid4().hex
     with _impatient(), translated(uri), tempfile.TemporaryDirectory() as folder:
         store = get_artifact_repository(place, tracking_uri=uri)
         file, back = Path(folder, "tried.txt"), Path(folder, "back")
-        file.write_text(place)
+        file.write_text(written)
         back.mkdir()
         store.log_artifact(str(file))
-        try:
-            read = Path(store.download_artifacts(file.name, str(back))).read_text()
-        finally:
-            store.delete_artifacts()
-    if read != place:
-        raise TrackingError(f"the artifact store of {location} gives back other than it was given")
+        read = Path(store.download_artifacts(file.name, str(back))).read_text()
+        if read != written:
+            raise TrackingError(f"the artifact store gives back other than it got: {location}")
+        return _removed(store)
+
+
+def _removed(store: ArtifactRepository) -> bool:
+    """Whether its files are gone: False where this user may not delete."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    try:
+        store.delete_artifacts()
+    except (HTTPError, MlflowException) as error:
+        if "403" in str(error):
+            return False
+        raise
+    return True
 
 
 @contextmanager

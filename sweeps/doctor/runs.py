@@ -202,8 +202,12 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
     if answer.status != 200:
         return  # told by another check
     location = str(answer.json()["experiment"]["artifact_location"])
+    if urlsplit(location).scheme in ("", "file"):
+        if own:
+            yield _local(place.experiment, location)
+        return
     try:
-        try_artifacts(place.named, location)
+        removed = try_artifacts(place.named, location)
     except RuntimeError as error:
         if own or "403" not in str(error):
             raise
@@ -214,7 +218,18 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
         )
         return
     straight = "" if location.startswith("mlflow-artifacts:") else ", with this machine's own keys"
-    yield ok(f"a small file went to {location} and back{straight}, and was removed")
+    end = "and was removed" if removed else "and stays, since this user may not delete there"
+    yield ok(f"a small file went to {location} and back{straight}, {end}")
+
+
+def _local(experiment: str, location: str) -> Finding:
+    """An experiment that was begun in a home, or by a server that keeps no artifacts."""
+    return warning(
+        f"the artifacts of {experiment} go to {location} on whichever machine tells them, not to "
+        "the server: the experiment was begun without it",
+        "name another experiment in MLFLOW_EXPERIMENT_NAME, which the server then makes; or mount "
+        "that folder on every machine",
+    )
 
 
 CHECKS = (
