@@ -14,24 +14,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tracking.base import ServiceUnreachable, TrackingError
-from tracking.mlflow_errors import translated
+from tracking.base import ServiceUnreachable, TrackingError, UnknownHost
+from tracking.mlflow_errors import translated, uploading
 from tracking.privacy import stay_private
-from tracking.where import without_password
-
-if TYPE_CHECKING:
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from tracking.where import TRACKING_VARIABLE, without_password
 
 SECONDS = 5.0
 """That a server may take for an answer."""
 _FOLDER = "carft-sweep-doctor"
 _REASONS = {
     "Connection refused": "nothing listens there",
-    "Name or service not known": "no such host",
-    "Temporary failure in name resolution": "no such host, or no name server answers",
-    "nodename nor servname": "no such host",
+    "Temporary failure in name resolution": "no name server answers",
     "timed out": f"no answer within {SECONDS:g} s",
 }
 _IMPATIENT = {
@@ -75,8 +70,8 @@ def ask(
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import MlflowHostCreds, http_request
 
-    known = get_default_host_creds(uri)
-    nobody = MlflowHostCreds(
+    known: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    nobody = MlflowHostCreds(  # type: ignore[no-untyped-call]
         without_password(uri),
         ignore_tls_verification=known.ignore_tls_verification,
         client_cert_path=known.client_cert_path,
@@ -84,7 +79,7 @@ def ask(
     )
     asked = time.time()
     try:
-        answer = http_request(
+        answer: Any = http_request(  # type: ignore[no-untyped-call]
             nobody if as_nobody else known,
             path,
             method,
@@ -108,6 +103,11 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
         )
     if "SSLError" in text:
         return TrackingError(f"{place} does not speak TLS as https:// asks for; is it http://?")
+    if "Name or service not known" in text or "nodename nor servname" in text:
+        return UnknownHost(
+            f"MLflow at {place} is on a host that nobody knows by this name from here: see to "
+            f"{TRACKING_VARIABLE}"
+        )
     for sign, said in _REASONS.items():
         if sign in text:
             return ServiceUnreachable(f"MLflow at {place}: {said}")
@@ -121,23 +121,12 @@ def client_version() -> str:
     return version("mlflow")
 
 
-def schema(uri: str) -> tuple[str | None, str]:
-    """The revision of a database's tables and the one that the installed MLflow wants.
-
-    The first is None in a database without tables. Nothing is created. `uri` was found reachable.
-    """
+def latest_schema() -> str:
+    """The revision of a database's tables that the installed MLflow wants."""
     stay_private()
-    from alembic.migration import MigrationContext
     from mlflow.store.db.utils import _get_latest_schema_revision
-    from sqlalchemy import create_engine
 
-    engine = create_engine(uri)
-    try:
-        with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
-    return found, _get_latest_schema_revision()
+    return str(_get_latest_schema_revision())  # type: ignore[no-untyped-call]
 
 
 def try_artifacts(uri: str, location: str) -> bool:
@@ -152,8 +141,8 @@ def try_artifacts(uri: str, location: str) -> bool:
     who = f"{getpass.getuser()}@{socket.gethostname()}".encode()
     place = f"{location.rstrip('/')}/{_FOLDER}-{hashlib.sha256(who).hexdigest()[:8]}"
     written = uuid.uuid4().hex
-    with _impatient(), translated(uri), tempfile.TemporaryDirectory() as folder:
-        store = get_artifact_repository(place, tracking_uri=uri)
+    with _impatient(), translated(uri), uploading(uri), tempfile.TemporaryDirectory() as folder:
+        store: Any = get_artifact_repository(place, tracking_uri=uri)
         file, back = Path(folder, "tried.txt"), Path(folder, "back")
         file.write_text(written)
         back.mkdir()
@@ -164,7 +153,7 @@ def try_artifacts(uri: str, location: str) -> bool:
         return _removed(store)
 
 
-def _removed(store: ArtifactRepository) -> bool:
+def _removed(store: Any) -> bool:
     """Whether its files are gone: False where this user may not delete."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from carft_core.errors import RequestError
 from sweeps.own_sources import ROOT
@@ -67,10 +68,10 @@ def _of(cluster: Any, home: Path | None) -> dict[str, Any]:
     import ray
     from ray._private import worker
 
-    known = cluster.nodes_by_id()
+    known, here = cluster.nodes_by_id(), cast(Any, worker._global_node)
     told: dict[str, Any] = {
         "version": ray.__version__,
-        "jobs": worker._global_node.webui_url or None,
+        "jobs": here.webui_url or None,
         "nodes": {node.name: {"cpus": node.cpus, "gpus": node.gpus} for node in known.values()},
         "problems": [],
         "answers": {},
@@ -105,7 +106,7 @@ def _answers(known: Mapping[str, Any]) -> dict[str, Any]:
         import time
         from importlib import metadata
 
-        versions = {"python": platform.python_version()}
+        versions: dict[str, str] = {"python": platform.python_version()}
         for name in ("torch", "ray", "open_clip_torch"):
             try:
                 versions[name] = metadata.version(name)
@@ -120,10 +121,8 @@ def _answers(known: Mapping[str, Any]) -> dict[str, Any]:
         return {"versions": versions, "gpus": gpus, "now": time.time()}
 
     remote = ray.remote(num_cpus=0, max_retries=0)(facts)
-    found = {}
+    found: dict[str, Any] = {}
     for identity, node in known.items():
-        import time
-
         pinned = NodeAffinitySchedulingStrategy(identity, soft=False)
         asked = remote.options(scheduling_strategy=pinned)
         try:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from carft_core.errors import RequestError
 from sweeps.doctor.base import Asked, Check, Finding, unreachable, wrong
 from sweeps.secret_files import NAMES
-from tracking.base import ServiceUnreachable, TrackingError
+from tracking.base import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
 
 HIDDEN = "***"
 _URLS = ("CARFT_OPTUNA_STORAGE", "MLFLOW_TRACKING_URI")
@@ -43,10 +43,10 @@ def _look(check: Check, asked: Asked, found: list[Finding]) -> None:
     try:
         for finding in check.look(asked):
             found.append(finding)  # noqa: PERF402 - what came before an error is told too
+    except (RequestError, TrackingError, NotLetIn, UnknownHost) as error:
+        found.append(wrong(str(error)))
     except ServiceUnreachable as error:
         found.append(unreachable(str(error)))
-    except (RequestError, TrackingError) as error:
-        found.append(wrong(str(error)))
     except Exception as error:  # whatever a driver or a library raises: the other checks go on
         found.append(wrong(f"{type(error).__name__}: {error}"))
 

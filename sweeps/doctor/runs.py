@@ -9,8 +9,9 @@ from urllib.parse import quote, urlsplit
 
 from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
 from sweeps.doctor.clock import agree
+from tracking.databases import Database, look
 from tracking.reachable import check_reachable, sqlite_file
-from tracking.where import Where, is_server, where, without_password
+from tracking.where import TRACKING_VARIABLE, Where, is_server, where, without_password
 
 if TYPE_CHECKING:
     from tracking.mlflow_probe import Answer
@@ -168,14 +169,14 @@ def _clock(asked: Asked) -> Iterator[Finding]:
 
 
 def _schema(asked: Asked) -> Iterator[Finding]:
-    from tracking.mlflow_probe import schema
+    from tracking.mlflow_probe import latest_schema
 
     place = where(asked.home.path)
     file = sqlite_file(place.named)
     if is_server(place.named) or (file is not None and not file.exists()):
         return
-    check_reachable(place.named)
-    found, wanted = schema(place.named)
+    found = look(Database(place.named, "MLflow's database", TRACKING_VARIABLE)).revision
+    wanted = latest_schema()
     if found is None:
         yield ok("the database has no tables yet; the first run makes them")
     elif found == wanted:

@@ -4,159 +4,121 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.doctor.base import Asked, Check, Finding, ok, wrong
 from sweeps.doctor.clock import agree
 from sweeps.home import JOURNAL, Home
-from tracking.where import without_password
+from sweeps.optuna_database import VARIABLE
+from tracking.databases import Database, Found, connect_args, in_plain_words, look
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-_MLFLOW = "experiments"
-"""A table that MLflow makes, and Optuna does not."""
-_OPTUNA = "studies"
-_UPGRADE = "make a copy of it, then: optuna storage upgrade --storage URL"
-
-
-@dataclass(frozen=True)
-class Database:
-    """What one look into a database tells."""
-
-    tables: frozenset[str]
-    revision: str | None
-    now: float
-    """Its clock, in seconds since 1970; of SQLite, which has none of its own, ours."""
-    asked: float
-    came: float
+    from alembic.script import ScriptDirectory
 
 
 def _storage(asked: Asked) -> Iterator[Finding]:
-    url = _url(asked.home)
-    if url is None:
-        file = asked.home.optuna
-        begins = "" if file.exists() else ", which the first run begins"
-        yield ok(f"{file.absolute()}{begins}")
-        if file.exists():
-            yield from _opened(asked.home)
+    home, database = asked.home, asked.home.database
+    if database is not None:
+        studies = "has studies" if look(database).is_optunas else "has no studies yet"
+        yield ok(f"{database} lets us in, and {studies}")
         return
-    found = _look(url)
-    studies = "no studies yet" if _OPTUNA not in found.tables else "with Optuna's tables"
-    yield ok(f"{without_password(url)} lets us in, {studies}")
+    file = home.optuna
+    if file.name == JOURNAL and file.exists():
+        from sweeps.studies import storage
 
-
-def _opened(home: Home) -> Iterator[Finding]:
-    """The journal, or a file that is broken: the ledger says what is wrong with it."""
-    from sweeps.ledger import storage
-
-    if home.optuna.name == JOURNAL:
-        storage(home)
+        storage(home)  # says what is wrong with it
+    yield ok(f"{file.absolute()}{'' if file.exists() else ', which the first run begins'}")
 
 
 def _schema(asked: Asked) -> Iterator[Finding]:
-    url = _database(asked.home)
-    if url is None:
-        return
-    found, head = _look(url).revision, _head()
+    database = _database(asked.home)
+    found = None if database is None else look(database)
     if found is None:
+        return
+    head = _scripts().get_current_head()
+    if not found.is_optunas:
         yield ok("the database has no tables of Optuna's yet; the first run makes them")
-    elif found == head:
+    elif found.revision == head:
         yield ok(f"the database's schema is that of the installed Optuna ({head})")
     else:
-        yield wrong(f"the database's schema is {found}, the installed Optuna wants {head}")
+        yield wrong(
+            f"the database's schema is {found.revision}, the installed Optuna wants {head}",
+            _to_mend(found),
+        )
+
+
+def _to_mend(found: Found) -> str:
+    if found.revision in {script.revision for script in _scripts().walk_revisions()}:
+        return f"make a copy of it, then: optuna storage upgrade --storage URL, that of {VARIABLE}"
+    return "install the newer Optuna that made it: pip install -U optuna"
 
 
 def _apart(asked: Asked) -> Iterator[Finding]:
-    url = _database(asked.home)
-    if url is not None and _MLFLOW in _look(url).tables:
-        yield wrong(f"{without_password(url)} has MLflow's tables")
+    database = _database(asked.home)
+    if asked.home.database is not None:
+        from sweeps.optuna_database import check
+
+        check(asked.home.path, asked.home.database)
+    elif database is not None and look(database).is_mlflows:
+        yield wrong(f"{database} has MLflow's tables")
 
 
 def _clock(asked: Asked) -> Iterator[Finding]:
-    url = _database(asked.home)
-    if url is not None and not url.startswith("sqlite"):
-        found = _look(url)
-        yield agree("Optuna's database", found.now, found.asked, found.came)
+    from sqlalchemy import create_engine, make_url, text
+
+    database = asked.home.database
+    url = None if database is None else make_url(database.uri)
+    if database is None or url is None or url.get_backend_name() != "postgresql":
+        return
+    engine = create_engine(url, connect_args=connect_args(url))
+    with in_plain_words(database), engine.connect() as connection:
+        before = time.time()
+        theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
+        yield agree(str(database), float(theirs.scalar_one()), before, time.time())
+    engine.dispose()
 
 
-def _url(home: Home) -> str | None:
-    """Of the database that the environment names; None for the home's own file."""
-    import os
-
-    return os.environ.get("CARFT_OPTUNA_STORAGE", "").strip() or None
-
-
-def _database(home: Home) -> str | None:
-    """Of the database in use; None for a journal, and for a file that is not there yet."""
-    url = _url(home)
-    if url is not None:
-        return url
+def _database(home: Home) -> Database | None:
+    """That of the environment, or the home's own file; None for a journal or where none is yet."""
+    if home.database is not None:
+        return home.database
     file = home.optuna
-    return f"sqlite:///{file.absolute()}" if file.name != JOURNAL and file.exists() else None
+    if file.name == JOURNAL or not file.exists():
+        return None
+    return Database(f"sqlite:///{file.absolute()}", "Optuna's database", VARIABLE)
 
 
-def _look(url: str) -> Database:
-    """One visit, by which nothing is made. Raises what SQLAlchemy raises."""
-    from alembic.migration import MigrationContext
-    from sqlalchemy import create_engine, inspect
-
-    engine = create_engine(url)
-    try:
-        with engine.connect() as connection:
-            tables = frozenset(inspect(connection).get_table_names())
-            revision = MigrationContext.configure(connection).get_current_revision()
-            asked = time.time()
-            now = _now(engine)
-            return Database(
-                tables, revision if _OPTUNA in tables else None, now, asked, time.time()
-            )
-    finally:
-        engine.dispose()
-
-
-def _now(engine: Engine) -> float:
-    from sqlalchemy import text
-
-    if engine.dialect.name == "sqlite":
-        return time.time()
-    with engine.connect() as connection:
-        return float(connection.execute(text("SELECT extract(epoch FROM now())")).scalar_one())
-
-
-def _head() -> str | None:
-    """The revision that the installed Optuna wants."""
+def _scripts() -> ScriptDirectory:
+    """The migrations of the installed Optuna."""
     import optuna
     from alembic.script import ScriptDirectory
 
-    scripts = Path(optuna.__file__).parent / "storages" / "_rdb" / "alembic"
-    return ScriptDirectory(str(scripts)).get_current_head()
+    return ScriptDirectory(str(Path(optuna.__file__).parent / "storages" / "_rdb" / "alembic"))
 
 
 CHECKS = (
     Check(
         "trials.storage",
-        "Optuna's database or journal: reachable, readable",
+        "Optuna's database or journal: reachable, readable, the one that the home began with",
         "start the database, or mend CARFT_OPTUNA_STORAGE",
         _storage,
     ),
     Check(
         "trials.schema",
         "the database's schema against the installed Optuna",
-        _UPGRADE,
+        "make a copy of it, then: optuna storage upgrade --storage URL",
         _schema,
     ),
     Check(
         "trials.apart",
-        "that it is not MLflow's database too: both keep a table alembic_version",
+        "that it is Optuna's alone: MLflow and others keep a table alembic_version too",
         "give Optuna a database of its own in CARFT_OPTUNA_STORAGE",
         _apart,
     ),
     Check(
         "trials.clock",
-        "the database's clock against ours",
+        "the clock of a PostgreSQL server against ours",
         "let both follow one time server (chronyd, systemd-timesyncd)",
         _clock,
     ),

@@ -157,7 +157,7 @@ def client(proxy: Proxy, password: str, monkeypatch: pytest.MonkeyPatch) -> Mlfl
 def status(proxy: Proxy, path: str = EXPERIMENT, **how: Any) -> int:
     """Of an answer through the proxy."""
     asked = requests.request(
-        how.pop("method", "GET"), f"{proxy.address}{path}", verify=proxy.certificate, **how
+        how.pop("method", "GET"), f"{proxy.address}{path}", verify=str(proxy.certificate), **how
     )
     return asked.status_code
 
