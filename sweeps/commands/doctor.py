@@ -22,24 +22,32 @@ _CODES = {"wrong": 2, "unreachable": 4}
 def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
     asked = Asked(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
-    chosen = _chosen(arguments.only)
-    found: list[tuple[Check, Finding]] = []
+    found = []
     subject = None
-    for check in chosen:
-        for finding in examine(check, asked):
-            if not arguments.json:
-                if check.subject != subject:
-                    say(SUBJECTS[check.subject])
-                    subject = check.subject
-                for line in _lines(finding):
-                    say(line)
-            found.append((check, finding))
+    for check, finding in _findings(_chosen(arguments.only), asked):
+        found.append((check, finding))
+        if arguments.json:
+            continue
+        if check.subject != subject:
+            subject = check.subject
+            say(SUBJECTS[subject])
+        for line in _lines(finding):
+            say(line)
     levels = [finding.level for _, finding in found]
-    if arguments.json:
-        say(json.dumps(_plain(found), indent=1))
-    else:
-        say(_sum(levels))
+    say(json.dumps(_plain(found), indent=1) if arguments.json else _sum(levels))
     return next((code for level, code in _CODES.items() if level in levels), 0)
+
+
+def _findings(checks: Sequence[Check], asked: Asked) -> Iterator[tuple[Check, Finding]]:
+    """One after another: each imports what it needs, and they would only wait for each other."""
+    shut = set()
+    for check in checks:
+        if check.subject in shut:
+            continue
+        for finding in examine(check, asked):
+            yield check, finding
+            if check.first and finding.level in _CODES:
+                shut.add(check.subject)
 
 
 def _chosen(only: Sequence[str]) -> list[Check]:

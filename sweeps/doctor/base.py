@@ -46,6 +46,8 @@ class Check:
     """Nothing is found where it does not apply. What it raises is a finding too."""
     seconds: float = 20.0
     """It is given up after so long."""
+    first: bool = False
+    """Whether the rest of its subject is not looked at where this one is not well."""
 
     @property
     def subject(self) -> str:

@@ -239,6 +239,7 @@ CHECKS = (
         "where runs are told, and that it answers; SQLite only where it is safe",
         "start the server, or mend MLFLOW_TRACKING_URI; meanwhile runs wait in the spool",
         _where,
+        first=True,
     ),
     Check(
         "mlflow.version",

@@ -103,6 +103,7 @@ CHECKS = (
         "Optuna's database or journal: reachable, readable, the one that the home began with",
         "start the database, or mend CARFT_OPTUNA_STORAGE",
         _storage,
+        first=True,
     ),
     Check(
         "trials.schema",
