@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from sweeps import compare_options, data_options
+from sweeps import compare_options, data_options, doctor_options, ui_options
 from sweeps.durations import seconds
 from sweeps.parser import Parser, near
 
@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "what an exported model says of images",
     "sync": "deliver to the tracking server what it missed",
     "ui": "start MLflow's server on this home",
+    "doctor": "whether everything that sweeps stand on is there, and what to do where it is not",
     "schema": "the JSON schema of sweep files or family files, for an editor",
     "clean": "remove what no sweep needs any more",
 }
@@ -316,12 +317,12 @@ def _of_report(report: Parser) -> None:
 
 
 def _of_upkeep(commands: Mapping[str, Parser]) -> None:
-    ui, clean = commands["ui"], commands["clean"]
+    clean = commands["clean"]
     commands["schema"].add_argument(
         "--family", action="store_true", help="of family files instead of sweep files"
     )
-    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    ui.add_argument("--port", type=int, default=5000, help="first port to try (5000)")
+    ui_options.add(commands["ui"])
+    doctor_options.add(commands["doctor"])
     clean.add_argument("--yes", action="store_true", help="remove; without it only tell")
     clean.add_argument("--json", action="store_true", help="print as JSON")
 

@@ -183,6 +183,15 @@ def records_behind(folder: Path, sweep: str) -> int:
         return 0
 
 
+def records_refused(folder: Path) -> Mapping[Path, int]:
+    """The files of what was set aside in a folder of journals, and how many records each holds."""
+    found = {}
+    for file in sorted(folder.glob(f"*{_REJECTED}")):
+        with file.open("rb") as opened:
+            found[file] = sum(1 for _ in opened)
+    return found
+
+
 def known_run_ids(folder: Path, sweep: str) -> Mapping[str, str]:
     """The store's ids of a sweep's runs by digest ("" is the sweep itself), as far as delivered."""
     return dict(_position(folder / _file_name(sweep))["runs"])
