@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -14,7 +15,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -31,6 +34,7 @@ _PORTS_TRIED = 20
 _START_SECONDS = 120.0
 # Requests are answered by then; what takes longer is an interpreter tidying up.
 _STOP_SECONDS = 2.0
+_TOKEN = "X-Carft-Sweep-Server"
 
 
 @dataclass
@@ -92,36 +96,53 @@ def serve(
     if is_server(uri):
         return Server(uri)
     check_reachable(uri)
-    port = _free_port(host, port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--host", host, "--workers", "1"]
     if artifacts is not None:
         command += ["--artifacts-destination", str(artifacts)]
     if allowed_hosts:
         command += ["--allowed-hosts", ",".join(allowed_hosts)]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    last = min(port + _PORTS_TRIED - 1, 65535)
+    tried = port
+    while True:
+        free = _free_port(host, tried, last)
+        try:
+            return _start(command, host, free, sqlite_file(uri), start_seconds)
+        except _PortTaken:  # since it was looked at
+            tried = free + 1 if port else 0
+
+
+class _PortTaken(Exception):
+    """Somebody else was quicker to take the port."""
+
+
+def _start(
+    command: list[str], host: str, port: int, database: Path | None, seconds: float
+) -> Server:
+    """Raises _PortTaken, and as `serve` does."""
+    token = uuid.uuid4().hex  # tells our server's answers from those of another one at the port
     log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
     sigterm = None
     if threading.current_thread() is threading.main_thread():
         sigterm = signal.signal(signal.SIGTERM, _leave)
     process = subprocess.Popen(
-        command,
+        [*command, "--port", str(port), "--uvicorn-opts", f"--header {_TOKEN}:{token}"],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=_environment(),
         start_new_session=True,  # so that it and its children can be ended together
     )
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     server = Server(f"http://{_bracketed(shown)}:{port}", process, log, sigterm)
     # A signal may come before the caller waits; the server must not outlive that either.
     atexit.register(server.stop)
     try:
-        file = sqlite_file(uri)
-        if file is None:
-            _wait_until_healthy(server, start_seconds)
-        else:  # a driver must not create the tables at the same time
-            with waiting(file.with_name(f"{file.name}.lock")):
-                _wait_until_healthy(server, start_seconds)
+        with ExitStack() as meanwhile:
+            if database is not None:  # a driver must not create the tables at the same time
+                lock = database.with_name(f"{database.name}.lock")
+                meanwhile.enter_context(waiting(lock))
+            _wait_until_healthy(server, token, seconds, taken=lambda: not _is_free(host, port))
     except BaseException:
         server.stop()
         raise
@@ -138,34 +159,62 @@ def _environment() -> dict[str, str]:
     return environ
 
 
-def _free_port(host: str, first: int) -> int:
-    last = min(first + _PORTS_TRIED - 1, 65535)
+def _free_port(host: str, first: int, last: int) -> int:
+    """The first free one; another one than `first` when that is 0, any."""
     for port in range(first, last + 1):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except socket.gaierror as error:
-                raise TrackingError(f"unknown host {host!r}: {error}") from None
-            except OSError:
-                continue
-            bound: int = probe.getsockname()[1]  # another one than `port` when that is 0, any
-            return bound
+        if _is_free(host, port):
+            return port or _any_port(host)
     raise TrackingError(
         f"no port from {first} to {last} is free on {host}: name another one with --port"
     )
 
 
-def _wait_until_healthy(server: Server, seconds: float) -> None:
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with _bound(host, port):
+            return True
+    except socket.gaierror as error:
+        raise TrackingError(f"unknown host {host!r}: {error}") from None
+    except OSError:
+        return False
+
+
+def _any_port(host: str) -> int:
+    with _bound(host, 0) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+    except BaseException:
+        probe.close()
+        raise
+    return probe
+
+
+def _wait_until_healthy(
+    server: Server, token: str, seconds: float, *, taken: Callable[[], bool]
+) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if server.process is not None and server.process.poll() is not None:
+            if taken():
+                raise _PortTaken
             raise TrackingError(f"MLflow's server ended at once:\n{_end_of(server)}")
         try:
-            with urllib.request.urlopen(f"{server.address}/health", timeout=2):
+            with urllib.request.urlopen(f"{server.address}/health", timeout=2) as answer:
+                if answer.headers.get(_TOKEN) != token:
+                    raise _PortTaken
                 return
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            if error.headers.get(_TOKEN) != token:
+                raise _PortTaken from None
+            time.sleep(0.1)
+        except (urllib.error.URLError, OSError, http.client.HTTPException):
             time.sleep(0.1)
     place = urlsplit(server.address).netloc
     raise ServiceUnreachable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -101,6 +102,30 @@ def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
     assert len(set(found)) == 1
     assert home_id(tmp_path / "b") != found[0]
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
+
+
+def test_where_nothing_can_be_linked_a_home_gets_its_id_under_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    script = f"""
+import os, sys
+from pathlib import Path
+from tracking.where import home_id
+def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
+os.link = refuse
+print(home_id(Path({str(tmp_path)!r})))
+"""
+    others = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    mine = home_id(tmp_path)
+    assert {other.communicate(timeout=30)[0].strip() for other in others} == {mine}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["id", "id.lock"]
 
 
 def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
