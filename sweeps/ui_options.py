@@ -8,7 +8,12 @@ import argparse
 def add(ui: argparse.ArgumentParser) -> None:
     """Add them to the parser of the command."""
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    ui.add_argument("--port", type=int, default=5000, help="first port to try (5000)")
+    ui.add_argument(
+        "--port",
+        metavar="N",
+        type=_port,
+        help="this port and no other; 0 for any (the first free one from 5000 on)",
+    )
     ui.add_argument(
         "--allowed-hosts",
         metavar="NAME,...",
@@ -26,6 +31,13 @@ def add(ui: argparse.ArgumentParser) -> None:
     ui.add_argument(
         "--static-prefix", metavar="/PATH", help="below which path a proxy shows it: /mlflow"
     )
+
+
+def _port(text: str) -> int:
+    """`5000`. Raises ArgumentTypeError."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got {text!r}")
+    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

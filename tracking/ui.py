@@ -87,12 +87,14 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 5000,
+    other_ports: bool = True,
     names: Sequence[str] = (),
     users: Users | None = None,
     prefix: str = "",
     start_seconds: float = _START_SECONDS,
 ) -> Server:
-    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or the next free one.
+    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or, with
+    `other_ports`, the next free one.
 
     It answers as this machine, as `host` and as `names`, asks `users` for their passwords, and has
     its pages below the path `prefix` (`/mlflow`).
@@ -112,14 +114,14 @@ def serve(
     command += [] if users is None else ["--app-name", "basic-auth"]
     command += ["--static-prefix", prefix] if prefix else []
     asked = _Asked(command, _environment(uri, users), host, prefix, sqlite_file(uri))
-    last = min(port + _PORTS_TRIED - 1, 65535)
+    last = min(port + _PORTS_TRIED - 1, 65535) if other_ports else port
     tried = port
     while True:
         free = _free_port(host, tried, last)
         try:
             return _start(asked, free, start_seconds)
         except _PortTaken:  # since it was looked at
-            tried = free + 1 if port else 0
+            tried = free + 1 if port and other_ports else port
 
 
 class _PortTaken(Exception):
@@ -191,9 +193,8 @@ def _free_port(host: str, first: int, last: int) -> int:
     for port in range(first, last + 1):
         if _is_free(host, port):
             return port or _any_port(host)
-    raise TrackingError(
-        f"no port from {first} to {last} is free on {host}: name another one with --port"
-    )
+    taken = f"no port from {first} to {last} is free" if last > first else f"port {first} is taken"
+    raise TrackingError(f"{taken} on {host}: name another one with --port")
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -16,6 +16,7 @@ from tracking.ui_users import ADMIN, Users, prepare
 from tracking.where import is_server, where
 
 Say = Callable[[str], None]
+PORT = 5000
 
 
 def run(arguments: argparse.Namespace, say: Say) -> int:
@@ -30,7 +31,8 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
         place.uri,
         place.artifacts,
         host=arguments.host,
-        port=arguments.port,
+        port=PORT if arguments.port is None else arguments.port,
+        other_ports=arguments.port is None,
         names=arguments.allowed_hosts,
         users=users,
         prefix=arguments.static_prefix or "",

@@ -37,7 +37,7 @@ def _folder(asked: Asked) -> Iterator[Finding]:
 
 
 def _kind(asked: Asked) -> Iterator[Finding]:
-    asked.home.check()
+    asked.home.check_place()
     kind = file_system(asked.home.path)
     shared = network_file_system(asked.home.path)
     said = "shared by other machines" if shared else "of this machine alone"

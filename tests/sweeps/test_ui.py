@@ -34,13 +34,22 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
     started: Started, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ui"]) == 0
-    assert (started["host"], started["names"], started["users"], started["prefix"]) == (
-        "127.0.0.1",
-        (),
-        None,
-        "",
-    )
+    assert {**started, "uri": "", "artifacts": None} == {
+        "uri": "",
+        "artifacts": None,
+        "host": "127.0.0.1",
+        "port": 5000,
+        "other_ports": True,
+        "names": (),
+        "users": None,
+        "prefix": "",
+    }
     assert capsys.readouterr().out.splitlines()[1:] == ["Ctrl-C ends it."]
+
+
+def test_a_port_that_is_named_is_the_only_one(started: Started) -> None:
+    assert main(["ui", "--port", "5001"]) == 0
+    assert (started["port"], started["other_ports"]) == (5001, False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "lab", "10.0.0.1", ""])
@@ -102,6 +111,8 @@ def test_a_password_may_come_from_a_file(
         (["--allowed-hosts", "lab,http://lab"], "'http://lab' is no host"),
         (["--static-prefix", "mlflow"], "must be a path such as /mlflow"),
         (["--static-prefix", "/mlflow/"], "must be a path such as /mlflow"),
+        (["--port", "-1"], "must be a number from 0 to 65535, got '-1'"),
+        (["--port", "70000"], "must be a number from 0 to 65535, got '70000'"),
         (["--auth", "--no-auth"], "not allowed with argument --auth"),
     ],
 )

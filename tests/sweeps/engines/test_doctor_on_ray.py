@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.doctor import cluster, cluster_look
+from sweeps.doctor import cluster
 from sweeps.doctor.cluster import _jobs, _node
 from tests.sweeps.doctor.looked import look, only
 
@@ -59,9 +59,9 @@ def test_a_look_that_hangs_or_breaks_is_a_service_that_does_not_answer(
     def broken(command: Any, **_: Any) -> Any:
         return subprocess.CompletedProcess(command, 1, "", "a trace\nthe reason\n")
 
-    monkeypatch.setattr(cluster_look.subprocess, "run", hang)
+    monkeypatch.setattr(subprocess, "run", hang)
     assert "within 45 s" in only(look("ray.cluster", tmp_path, address="lab:6379"), "unreachable")
-    monkeypatch.setattr(cluster_look.subprocess, "run", broken)
+    monkeypatch.setattr(subprocess, "run", broken)
     told = only(look("ray.cluster", tmp_path, address="lab:6379"), "unreachable")
     assert "cannot be looked at: the reason" in told
 
