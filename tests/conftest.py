@@ -23,6 +23,10 @@ from carft_core.merges import MERGES
 from carft_core.prompts import TEMPLATE_SETS
 from tests import imagenet_tree
 
+pytest_plugins = ["tests.services.fixtures"]
+SERVICES = frozenset({"postgres", "s3", "mlflow_server"})
+"""The fixtures there; tests that ask for one run in one process, which starts each once."""
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background; children would inherit it, and no test of
     # Ctrl-C could end.
@@ -38,11 +42,13 @@ TINY_CONFIG: dict[str, Any] = {
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file run in one process, so that what they share is made once; those of a
-    group that goes through several files likewise.
+    group that goes through several files likewise, and those that ask for a service.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+            asked = SERVICES.intersection(getattr(item, "fixturenames", ()))
+            group = "services" if asked else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

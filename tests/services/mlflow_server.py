@@ -1,0 +1,127 @@
+"""MLflow's server as a team runs it: passwords, a PostgreSQL database, artifacts in S3."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from tests.services.postgres import Postgres
+from tests.services.processes import HOST, end, environment, free_port, start
+from tests.services.s3 import S3, answers
+
+ADMIN, ADMIN_PASSWORD = "admin", "the admin's password"
+USER, USER_PASSWORD = "ada", "a password: ada's"
+
+
+@dataclass
+class MlflowServer:
+    """The server at `address`; `database` and `bucket` are behind it."""
+
+    address: str
+    database: str
+    bucket: str
+    folder: Path
+    store: S3
+    command: list[str]
+    variables: dict[str, str]
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a client of the server needs: the user's name and password."""
+        return {
+            "MLFLOW_TRACKING_URI": self.address,
+            "MLFLOW_TRACKING_USERNAME": USER,
+            "MLFLOW_TRACKING_PASSWORD": USER_PASSWORD,
+        }
+
+    def start(self) -> None:
+        """Serve, and wait until `/health` is answered."""
+        self.process = start(
+            self.command,
+            self.folder / "mlflow.log",
+            lambda: answers(f"{self.address}/health"),
+            environ=environment(**self.variables),
+            folder=self.folder,
+        )
+
+    def stop(self) -> None:
+        """End it with its workers; its database and bucket stay."""
+        if self.process is not None:
+            end(self.process)
+            self.process = None
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The server is down within."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Ask the REST API (`users/create`) as the administrator; its answer."""
+        credentials = base64.b64encode(f"{ADMIN}:{ADMIN_PASSWORD}".encode()).decode()
+        request = Request(
+            f"{self.address}/api/2.0/mlflow/{path}",
+            data=json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Basic {credentials}",
+                "Content-Type": "application/json",
+            },
+        )
+        with urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def new_user(self, name: str, password: str) -> None:
+        """Somebody who may read everything and make experiments of their own."""
+        self.post("users/create", {"username": name, "password": password})
+
+
+@contextmanager
+def running(postgres: Postgres, store: S3, folder: Path) -> Iterator[MlflowServer]:
+    """The server for as long as it lasts, with an administrator and the user USER."""
+    port = free_port()
+    database, bucket = postgres.new_database(), store.new_bucket()
+    config = folder / "basic_auth.ini"
+    accounts = postgres.url(postgres.new_database()).replace("%", "%%")
+    config.write_text(
+        "[mlflow]\ndefault_permission = READ\n"
+        f"database_uri = {accounts}\nadmin_username = {ADMIN}\n"
+    )
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--artifacts-destination", f"s3://{bucket}"]
+    command += ["--allowed-hosts", f"{HOST}:{port}"]
+    made = MlflowServer(
+        address=f"http://{HOST}:{port}",
+        database=database,
+        bucket=bucket,
+        folder=folder,
+        store=store,
+        command=command,
+        variables={
+            **store.environ,
+            "MLFLOW_BACKEND_STORE_URI": postgres.url(database),
+            "MLFLOW_AUTH_CONFIG_PATH": str(config),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN_PASSWORD,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of no use elsewhere",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        },
+    )
+    made.start()
+    try:
+        made.new_user(USER, USER_PASSWORD)
+        yield made
+    finally:
+        made.stop()

@@ -1,0 +1,68 @@
+"""Servers as child processes: started on a free port, waited for, ended with all their children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+HOST = "127.0.0.1"
+_PATIENCE = 60.0
+
+
+def free_port() -> int:
+    """A port that the kernel chose and nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(
+    command: Sequence[str],
+    log: Path,
+    answers: Callable[[], bool],
+    *,
+    environ: Mapping[str, str] | None = None,
+    user: str | None = None,
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it answers. Raises RuntimeError, with its log, if it ends."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if environ is None else dict(environ),
+            cwd=folder,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+            start_new_session=True,
+        )
+    until = time.monotonic() + _PATIENCE
+    while not answers():
+        if process.poll() is not None or time.monotonic() > until:
+            end(process)
+            raise RuntimeError(f"{command[0]} does not serve:\n{log.read_text()[-4000:]}")
+        time.sleep(0.05)
+    return process
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a server together with its children, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    process.wait(_PATIENCE)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """That of this process, without what would let coverage measure other people's servers."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    return {**known, **variables}
