@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sweeps.arguments import parse
+from sweeps.secret_files import read_secret_files
 from tracking.base import ServiceUnreachable, TrackingError
 from tracking.privacy import stay_private
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stay_private()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        read_secret_files()
         command = importlib.import_module(f"sweeps.commands.{arguments.command}")
         code: int = command.run(arguments, _say)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`

@@ -22,6 +22,7 @@ from typing import Any
 
 from sweeps.engines.base import Decision
 from sweeps.engines.training import LOG, failure_class, one_line, run_entry
+from sweeps.secret_files import WORKERS, read_secret_files
 from tracking.locks import waiting
 
 BEAT = 2.0
@@ -98,6 +99,7 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         return Decision(channel.receive()["decision"])
 
     try:
+        read_secret_files(names=WORKERS)
         with _alone_in(workdir):
             result = run_entry(entry, job, report)
     except Exception as error:  # whatever a run raises is its failure; the sweep goes on

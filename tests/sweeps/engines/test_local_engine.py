@@ -122,3 +122,21 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     recorder = Recorder([job("a")])
     on_local().run(recorder)
     assert recorder.events[-1] == ("finished", "a")
+
+
+def test_a_worker_reads_a_secret_that_runs_need_from_its_file(
+    on_local: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that no command of ours has prepared."""
+    file = tmp_path / "token"
+    monkeypatch.setenv("HF_TOKEN_FILE", str(file))
+    recorder = Recorder([job("a"), job("b")])
+    recorder.failed = lambda job, failure: (
+        file.write_text("t") > 0
+        and Recorder.failed(  # type: ignore[method-assign]
+            recorder, job, failure
+        )
+    )
+    on_local().run(recorder)
+    assert recorder.failures["a"].message.startswith(f"HF_TOKEN_FILE: {file} cannot be read")
+    assert recorder.events[-1] == ("finished", "b")

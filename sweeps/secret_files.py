@@ -1,0 +1,67 @@
+"""Secrets by file: `NAME_FILE=/path` in the environment stands for NAME, as Docker has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+
+NAMES = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "CARFT_OPTUNA_STORAGE",
+    "PGPASSWORD",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "CARFT_WEBHOOK",
+    "HF_TOKEN",
+    "RAY_AUTH_TOKEN",
+)
+"""The variables that hold secrets, and so may be given by file."""
+SUFFIX = "_FILE"
+
+
+WORKERS = ("HF_TOKEN",)
+"""Those that a run needs itself, where weights are loaded; the others are the driver's alone."""
+
+
+def read_secret_files(
+    environ: MutableMapping[str, str] | None = None, names: Sequence[str] = NAMES
+) -> None:
+    """Put what each NAME_FILE holds in NAME's place, without the newline at its end.
+
+    NAME_FILE is taken away: children find NAME alone. Empty variables count as none. Raises
+    RequestError, which shows nothing of a file, when NAME is set too or the file cannot serve.
+    """
+    chosen = os.environ if environ is None else environ
+    for name in names:
+        path = chosen.get(f"{name}{SUFFIX}")
+        if not path:
+            continue
+        if chosen.get(name):
+            raise _wrong(name, f"{name} is set too; keep one of the two")
+        chosen[name] = _read(name, path)
+        del chosen[f"{name}{SUFFIX}"]
+
+
+def _read(name: str, path: str) -> str:
+    try:
+        text = Path(path).read_bytes().decode()
+    except UnicodeDecodeError:
+        raise _wrong(name, f"{path} is no text in UTF-8") from None
+    except OSError as error:
+        raise _wrong(name, f"{path} cannot be read: {error.strerror}") from None
+    secret = text.removesuffix("\n").removesuffix("\r")
+    if not secret:
+        raise _wrong(name, f"{path} is empty")
+    if not secret.isprintable():
+        raise _wrong(name, f"{path} must hold one line of text and nothing else")
+    return secret
+
+
+def _wrong(name: str, what: str) -> Exception:
+    from carft_core.errors import RequestError
+
+    return RequestError(f"{name}{SUFFIX}: {what}")

@@ -1,0 +1,84 @@
+"""Secrets by file: what stands in for a variable, and what is refused without showing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.cli import main
+from sweeps.secret_files import NAMES, read_secret_files
+
+SECRET = "s3cr3t-of-a-file"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "secret"
+    made.write_text(f"{SECRET}\n")
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_secret_may_be_given_by_file(name: str, file: Path) -> None:
+    environ = {f"{name}_FILE": str(file), "OTHER_FILE": "stays"}
+    read_secret_files(environ)
+    assert environ == {name: SECRET, "OTHER_FILE": "stays"}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [(" two words \n", " two words "), ("a\r\n", "a"), ("a", "a"), ("pässwort\n", "pässwort")],
+)
+def test_only_the_newline_at_the_end_goes(written: str, read: str, file: Path) -> None:
+    file.write_bytes(written.encode())
+    environ = {"PGPASSWORD_FILE": str(file)}
+    read_secret_files(environ)
+    assert environ["PGPASSWORD"] == read
+
+
+def test_empty_variables_are_none(file: Path) -> None:
+    environ = {"HF_TOKEN_FILE": "", "PGPASSWORD": "", "PGPASSWORD_FILE": str(file)}
+    read_secret_files(environ)
+    assert environ == {"HF_TOKEN_FILE": "", "PGPASSWORD": SECRET}
+
+
+def test_both_ways_at_once_are_refused(file: Path) -> None:
+    environ = {"PGPASSWORD": "the other", "PGPASSWORD_FILE": str(file)}
+    with pytest.raises(RequestError, match="PGPASSWORD_FILE: PGPASSWORD is set too") as refused:
+        read_secret_files(environ)
+    assert SECRET not in str(refused.value)
+    assert "the other" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (f"{SECRET}\nand more\n".encode(), "must hold one line of text"),
+        (f"{SECRET}\0".encode(), "must hold one line of text"),
+        (SECRET.encode() + b"\xff", "is no text in UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_serve_is_named_and_not_quoted(
+    content: bytes, said: str, file: Path
+) -> None:
+    file.write_bytes(content)
+    with pytest.raises(RequestError, match=f"PGPASSWORD_FILE: {file} {said}") as refused:
+        read_secret_files({"PGPASSWORD_FILE": str(file)})
+    assert SECRET not in str(refused.value)
+
+
+def test_a_command_reads_them_and_ends_with_2_where_one_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CARFT_WEBHOOK_FILE", str(tmp_path / "nowhere"))
+    assert main(["schema"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == (
+        f"carft-sweep: CARFT_WEBHOOK_FILE: {tmp_path}/nowhere cannot be read: "
+        "No such file or directory\n"
+    )
