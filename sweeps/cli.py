@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sweeps.arguments import parse
 from sweeps.secret_files import read_secret_files
-from tracking.base import ServiceUnreachable, TrackingError
+from tracking.base import NotLetIn, ServiceUnreachable, TrackingError
 from tracking.privacy import stay_private
 
 FAILED = 1
@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (RequestError, TrackingError, NotLetIn) as error:
+        return _complain(error, WRONG)
     except ServiceUnreachable as error:
         return _complain(error, UNREACHABLE)
-    except (RequestError, TrackingError) as error:
-        return _complain(error, WRONG)
     return code
 
 

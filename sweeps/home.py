@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracking.base import TrackingError
 from tracking.file_systems import OBJECT_STORES, network_file_system
 from tracking.locks import waiting
 from tracking.where import HOME_VARIABLE, home_folder, where
+
+if TYPE_CHECKING:
+    from tracking.databases import Database
 
 DATABASE = "optuna.db"
 JOURNAL = "optuna.journal"
@@ -39,6 +43,23 @@ class Home:
         return [file for file in files if file.exists()]
 
     @property
+    def database(self) -> Database | None:
+        """The database outside the home that has its trials; None: they are in `optuna`.
+
+        Raises RequestError where the home has begun with another than the environment names.
+        """
+        from sweeps.optuna_database import of_home
+
+        return of_home(self.path, self.optuna_files())
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether trials were ever kept, in the home or for it."""
+        from sweeps.optuna_database import RECORD
+
+        return bool(self.optuna_files()) or (self.path / RECORD).exists()
+
+    @property
     def optuna_lock(self) -> Path:
         """Held while the trials are opened, so that whoever begins a home begins one file."""
         return self.path / "optuna.lock"
@@ -63,7 +84,10 @@ class Home:
         return self.sweeps / name
 
     def check(self) -> None:
-        """Raise RequestError where a sweep's data would not be safe; nothing is created."""
+        """Raise RequestError where a sweep's data would not be safe; nothing is created.
+
+        Where trials are in a database on a server also as `optuna_database.check` does.
+        """
         from carft_core.errors import RequestError
 
         kind = network_file_system(self.path)
@@ -72,7 +96,8 @@ class Home:
                 f"the home {self.path} lies on an object store ({kind}), which has neither locks "
                 f"nor a way to append; {_ANOTHER}: on a local disk or a shared file system"
             )
-        if kind is not None and self.optuna.name == DATABASE:
+        database = self.database
+        if kind is not None and database is None and self.optuna.name == DATABASE:
             raise RequestError(
                 f"{self.optuna} is an SQLite database on a network file system ({kind}), where "
                 "SQLite loses data; use this home where it lies on a local disk, or begin "
@@ -83,6 +108,10 @@ class Home:
             where(self.path).check()
         except TrackingError as error:
             raise RequestError(str(error)) from None
+        if database is not None:
+            from sweeps.optuna_database import check
+
+            check(self.path, database)
 
     def prepare(self) -> None:
         """Create the folder, with a `.gitignore` that keeps it out of repositories.

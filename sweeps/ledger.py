@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from sweeps.home import DATABASE, JOURNAL, Home
-from tracking.locks import waiting
+from sweeps.home import DATABASE, Home
+from sweeps.studies import generations, storage, study_name
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState
 
     from sweeps.mirror import Mirror
@@ -25,7 +23,6 @@ Goal = Literal["minimize", "maximize"]
 State = Literal["running", "complete", "failed", "pruned"]
 PROPOSED = "proposed"
 LOST = "proposal_lost"
-_BUSY_SECONDS = 60.0
 _STATES: Mapping[str, State] = {
     "RUNNING": "running",
     "WAITING": "running",
@@ -107,7 +104,9 @@ class Ledger:
         import optuna
 
         study = optuna.create_study(
-            storage=storage(home), study_name=study_name(name, generation), directions=[*goals]
+            storage=storage(home),
+            study_name=study_name(home, name, generation),
+            directions=[*goals],
         )
         study.set_user_attr("generation", generation)
         study.set_user_attr("spec", dict(spec))
@@ -118,11 +117,11 @@ class Ledger:
         """The latest whole generation of a sweep, None when it was never run in this home."""
         import optuna
 
-        if not home.optuna.exists():
+        if not home.has_trials:
             return None
         opened = storage(home)
-        for generation in sorted(generations(opened, name), reverse=True):
-            study = optuna.load_study(study_name=study_name(name, generation), storage=opened)
+        for generation in sorted(generations(opened, home, name), reverse=True):
+            study = optuna.load_study(study_name=study_name(home, name, generation), storage=opened)
             if "spec" in study.user_attrs:  # a crash in `create` leaves one without
                 return cls(study, name, generation)
         return None
@@ -260,56 +259,6 @@ class Ledger:
             if self.mirror is not None:
                 self.mirror.trial(trial)
         return trial
-
-
-def storage(home: Home) -> BaseStorage:
-    """What Optuna keeps in the home, created quietly. Raises RequestError when it is another's."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with waiting(home.optuna_lock):
-        _check(home)
-        file = home.optuna
-        if file.name == JOURNAL:
-            from sweeps.study_journal import open_journal
-
-            return open_journal(file)
-        return optuna.storages.RDBStorage(
-            f"sqlite:///{file.absolute()}",
-            engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}},
-        )
-
-
-def study_name(name: str, generation: int) -> str:
-    """`kl_weight`, then `kl_weight@2` and so on."""
-    return name if generation == 1 else f"{name}@{generation}"
-
-
-def generations(opened: BaseStorage, name: str) -> list[int]:
-    """The generations of a sweep."""
-    found = []
-    for study in opened.get_all_studies():
-        match = re.fullmatch(rf"{re.escape(name)}(?:@(\d+))?", study.study_name)
-        if match:
-            found.append(int(match[1] or 1))
-    return found
-
-
-def _check(home: Home) -> None:
-    from carft_core.errors import RequestError
-
-    there = home.optuna_files()
-    if len(there) > 1:
-        raise RequestError(
-            f"{home.path} has two files of trials, {DATABASE} and {JOURNAL}; move away the one "
-            "that is not this home's"
-        )
-    if not there or there[0].name == JOURNAL:
-        return
-    with there[0].open("rb") as opened:
-        head = opened.read(16)
-    if head and head != b"SQLite format 3\0":
-        raise RequestError(f"{there[0]} is not an SQLite database; move it away")
 
 
 def _trial(frozen: FrozenTrial) -> Trial | None:

@@ -61,9 +61,9 @@ def open_ledger(
 
 
 def _create(home: Home, spec: SweepSpec, generation: int, plain: Mapping[str, Any]) -> Ledger:
-    from sweeps.ledger import generations, storage
+    from sweeps.studies import generations, storage
 
     # A generation whose creation was cut off is left behind.
-    number = max([generation, *(n + 1 for n in generations(storage(home), spec.name))])
+    number = max([generation, *(n + 1 for n in generations(storage(home), home, spec.name))])
     goals = [metric.goal for metric in spec.goals]
     return Ledger.create(home, spec.name, number, goals=goals, spec=plain)

@@ -12,6 +12,7 @@ from sweeps.progress import Progress
 from sweeps.session import Ended, execute
 from sweeps.spec import SweepSpec
 from sweeps.webhook import Webhook
+from tracking.base import NotLetIn, ServiceUnreachable, Tracker, UnknownHost
 from tracking.where import open_tracking
 
 PATIENCE = 30.0
@@ -37,7 +38,8 @@ def perform(
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `webhook` is the
     URL to tell. `ended` is called before the tracker is waited for, `undelivered` with what the
     tracking server has not got in the end, however it ends. Raises RequestError when the request
-    cannot be met, ServiceUnreachable when no Ray answers.
+    cannot be met, ServiceUnreachable when no Ray answers or the database of the trials goes away,
+    NotLetIn, UnknownHost or TrackingError when the tracking server will not take runs as it is.
     """
     home.prepare()
     engine = choose(spec, address=address, in_process=in_process, home=home.path)
@@ -50,6 +52,7 @@ def perform(
         keep_address(home.sweep(spec.name), address)
 
     try:
+        _reach(tracker, progress)
         found = execute(
             spec,
             home,
@@ -77,6 +80,16 @@ def perform(
                 "lost: `carft-sweep sync` or the next run delivers them"
             )
     return found
+
+
+def _reach(tracker: Tracker, progress: Progress) -> None:
+    """One that is away may come back meanwhile; one that will not have us is said at once."""
+    try:
+        tracker.reach()
+    except ServiceUnreachable as away:
+        if isinstance(away, NotLetIn | UnknownHost):
+            raise
+        progress.note(f"{away}. The sweep goes on; what is told waits in the home meanwhile")
 
 
 def _keep_model(spec: SweepSpec, home: Home, found: Ended, progress: Progress) -> None:

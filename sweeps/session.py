@@ -35,7 +35,7 @@ from sweeps.summary import State, Summary
 from sweeps.summary import write as write_summary
 from sweeps.tracked import TrackedSweep
 from sweeps.webhook import Event, Webhook
-from tracking.base import ARTIFACT, EndState, Tracker
+from tracking.base import ARTIFACT, EndState, ServiceUnreachable, Tracker, TrackingError
 from tracking.compare import Comparison
 from tracking.curves import plot
 from tracking.report import csv_text, markdown
@@ -146,7 +146,8 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
         try:
             engine.run(driver)
         except Exception:
-            with suppress(OSError):  # a full disk does not let us: the next driver sees to it
+            # A full disk, or a database that is away, does not let us: the next driver sees to it.
+            with suppress(OSError, ServiceUnreachable, TrackingError):
                 driver.abandon()
                 driver.tracked.end("killed", {"carft.state": "interrupted"}, [])
                 write_summary(folder, driver.ledger, "interrupted")

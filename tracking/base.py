@@ -17,6 +17,17 @@ class ServiceUnreachable(RuntimeError):
     """A tracking server does not answer; the command line exits with 4."""
 
 
+class NotLetIn(ServiceUnreachable):
+    """It answers, and will not have us as long as nobody changes something: a password, a right.
+
+    A sweep that has begun waits for that; one that begins is refused, and the exit code is 2.
+    """
+
+
+class UnknownHost(ServiceUnreachable):
+    """No host has the name: a sweep that has begun waits, one that begins is refused."""
+
+
 class TrackingError(RuntimeError):
     """What a store was told is wrong, or it cannot be used as it is; the message says why."""
 
@@ -66,6 +77,14 @@ class RunStart:
 
 class Tracker(ABC):
     """Every verb may be told twice with the same arguments and then changes nothing more."""
+
+    def reach(self) -> None:
+        """Find out now whether what is told will be taken, where that depends on other people.
+
+        Raises NotLetIn, UnknownHost or TrackingError where it never will be as things are, and
+        ServiceUnreachable where it will be once the store is there again.
+        """
+        return
 
     @abstractmethod
     def open(self, start: RunStart) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tracking import limits
-from tracking.base import ServiceUnreachable, TrackingError
+from tracking.base import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.database_urls import scrubbed
 from tracking.where import is_server, without_password
 
 # The codes that blame what was told. Anything else may be well a minute later.
@@ -25,6 +27,7 @@ _MISTAKES = {
 }
 _REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 _UPLOAD_MISTAKES = {400, 404, 413}
+_STORES = {"azure", "boto3", "botocore", "google"}
 
 
 def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
@@ -34,29 +37,73 @@ def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> Runt
     before, stumbles over the one request and would for ever.
     """
     place = without_password(uri)
-    text = _without_passwords(text)
+    text = scrubbed(text, uri)
     if "out-of-date database schema" in text:
-        return TrackingError(
-            f"{place} was made by another version of MLflow: make a copy of it, then run "
-            f"`mlflow db upgrade {place}`"
-        )
+        return _other_schema(place, text)
     if code in _REFUSED:
-        return ServiceUnreachable(
-            f"MLflow at {place} does not let us in: {text}. Set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN); for 'Invalid Host header' "
-            "start the server with --allowed-hosts"
-        )
+        return _not_let_in(place, text)
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
         return TrackingError(f"MLflow at {place} refuses: {text}")
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
 
 
+def _other_schema(place: str, text: str) -> TrackingError:
+    """MLflow says the same of a schema that is older and of one that is newer."""
+    found = re.search(r"found version (\w+)", text)
+    if found is not None and not _is_known(found[1]):
+        return TrackingError(
+            f"{place} was made by a newer version of MLflow (schema {found[1]}) than the one "
+            "here: pip install -U mlflow"
+        )
+    return TrackingError(
+        f"{place} was made by another version of MLflow: make a copy of it, then run "
+        f"`mlflow db upgrade {place}`, with user and password in the URL where it needs them"
+    )
+
+
+def _is_known(revision: str) -> bool:
+    """Whether the MLflow that is installed has a migration to this schema."""
+    from mlflow.store import db_migrations
+
+    versions = Path(db_migrations.__path__[0]) / "versions"
+    return not versions.is_dir() or any(versions.glob(f"{revision}_*.py"))
+
+
+def _not_let_in(place: str, text: str) -> NotLetIn:
+    """A server with passwords has three ways to say no, and each another remedy."""
+    if "Invalid Host header" in text:
+        remedy = "Start the server with --allowed-hosts that names the host as you write it"
+    elif "403" in text:
+        remedy = (
+            "Its administrator must give you the right (EDIT on the experiment), or name another "
+            "experiment in MLFLOW_EXPERIMENT_NAME"
+        )
+    else:
+        remedy = (
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+        )
+    return NotLetIn(f"MLflow at {place} does not let us in: {text}. {remedy}")
+
+
 def meaning_of_os_error(uri: str, error: OSError) -> RuntimeError:
     """The error to raise for one of `requests` (an upload) or of a local disk."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    message = f"MLflow at {without_password(uri)}: {_without_passwords(str(error))}"
+    message = f"MLflow at {without_password(uri)}: {scrubbed(str(error), uri)}"
     return (TrackingError if status in _UPLOAD_MISTAKES else ServiceUnreachable)(message)
+
+
+def store_refuses(uri: str, text: str) -> ServiceUnreachable:
+    """The error for artifacts that MLflow's server cannot put into, or see in, the store behind it.
+
+    To be said of no record: the store may be there again, or let the server in, any time.
+    """
+    return ServiceUnreachable(
+        f"the artifact store of MLflow at {without_password(uri)} does not take what it is given "
+        f"({scrubbed(text, uri)}). See to the server's --artifacts-destination: whether the "
+        "bucket is there, the server may write to it, and the store answers; the server's log "
+        "has the reason"
+    )
 
 
 @contextmanager
@@ -73,6 +120,34 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
         raise meaning_of_os_error(uri, error) from error
 
 
+@contextmanager
+def uploading(uri: str) -> Iterator[None]:
+    """Within `translated`: what the store of the artifacts says, which MLflow only passes on."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = limits.cut(str(error.message), 300)
+        if is_server(uri) and "too many 5" in str(error.message):
+            raise store_refuses(uri, text) from error
+        raise
+    except ImportError as error:
+        raise ServiceUnreachable(
+            f"the artifacts of MLflow at {without_password(uri)} go to a store that needs the "
+            f'Python package {error.name} here: pip install "carft-sweep[cluster]" brings S3\'s'
+        ) from error
+    except Exception as error:  # each store's client has errors of its own, and no common base
+        if type(error).__module__.partition(".")[0] not in _STORES:
+            raise
+        raise ServiceUnreachable(
+            f"the artifact store of MLflow at {without_password(uri)} does not take what this "
+            f"machine gives it ({scrubbed(limits.cut(str(error), 300), uri)}). Keys for it must "
+            "be in the environment, or the server started with --artifacts-destination, which "
+            "then gives it on"
+        ) from error
+
+
 def deleted_experiment(uri: str, name: str, experiment_id: str) -> TrackingError:
     """The error for an experiment in MLflow's bin: its name is taken and it takes no runs."""
     return TrackingError(
@@ -80,8 +155,3 @@ def deleted_experiment(uri: str, name: str, experiment_id: str) -> TrackingError
         f"`MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore "
         f"--experiment-id {experiment_id}`, or name another one in MLFLOW_EXPERIMENT_NAME"
     )
-
-
-def _without_passwords(text: str) -> str:
-    """MLflow quotes whole addresses."""
-    return re.sub(r"://[^/@\s]+@", "://", text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking import limits, run_tags
 from tracking.base import DatasetInput, RunKey, TrackingError
-from tracking.mlflow_errors import translated
+from tracking.mlflow_errors import translated, uploading
 from tracking.mlflow_folder import quiet, save
 from tracking.mlflow_store import MlflowStore
 from tracking.where import Where, without_password
@@ -151,7 +151,7 @@ class _Keeper:
             with tempfile.TemporaryDirectory() as scratch, quiet():
                 local = Path(scratch) / "model"
                 save(local, folder, model)
-                with translated(self._uri):
+                with translated(self._uri), uploading(self._uri):
                     self._client.log_model_artifacts(model.model_id, str(local))
         except BaseException:
             with suppress(Exception):  # the store may be what failed

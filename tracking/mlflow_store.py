@@ -30,10 +30,11 @@ from tracking.base import (
     TrackingError,
 )
 from tracking.locks import waiting
-from tracking.mlflow_errors import deleted_experiment, translated
+from tracking.mlflow_errors import deleted_experiment, translated, uploading
+from tracking.mlflow_server import check_artifacts, check_rights, check_version
 from tracking.privacy import stay_private
 from tracking.reachable import check_reachable, sqlite_file
-from tracking.where import EXPERIMENT, without_password
+from tracking.where import EXPERIMENT, is_server, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -89,6 +90,20 @@ class MlflowStore(Tracker):
         with self._translated():
             client.get_experiment(experiment)
 
+    def reach(self) -> None:
+        """See Tracker. A file of ours is not opened for it."""
+        if sqlite_file(self._uri) is not None:
+            return
+        check_reachable(self._uri)
+        if is_server(self._uri):
+            check_version(self._uri)
+        self.check()
+        client, experiment = self._store()
+        with self._translated():
+            check_rights(client, experiment)
+            if is_server(self._uri):
+                check_artifacts(client, self._uri, experiment)
+
     def open(self, start: RunStart) -> None:
         """Create the run, or set the one of the same key running again."""
         client, experiment = self._store()
@@ -134,7 +149,7 @@ class MlflowStore(Tracker):
             path.open("rb").close()
         except OSError as error:
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
-        with self._translated():
+        with self._translated(), uploading(self._uri):
             client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
 
     def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:

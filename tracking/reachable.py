@@ -11,12 +11,14 @@ import socket
 import sqlite3
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from tracking.base import ServiceUnreachable, TrackingError
-from tracking.where import without_password
+from tracking.base import ServiceUnreachable, TrackingError, UnknownHost
+from tracking.databases import SECONDS, Database, is_unknown_name, look
+from tracking.where import TRACKING_VARIABLE, is_server, without_password
 
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_SECONDS = 5.0
+_SERVER_PORTS = {"http": 80, "https": 443}
+_DATABASES = ("postgresql", "mysql", "mssql")
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -34,11 +36,10 @@ def check_reachable(uri: str) -> None:
     file = sqlite_file(uri)
     if file is not None:
         _check_file(file)
-        return
-    parts = urlsplit(uri)
-    port = _PORTS.get(parts.scheme.partition("+")[0])
-    if port is not None and parts.hostname:
-        _check_port(uri, parts.hostname, parts.port or port)
+    elif is_server(uri):
+        _check_server(uri)
+    elif uri.partition(":")[0].partition("+")[0] in _DATABASES:
+        _check_database(Database(uri, "MLflow's database", TRACKING_VARIABLE))
 
 
 def _check_file(file: Path) -> None:
@@ -65,10 +66,29 @@ def _check_file(file: Path) -> None:
         )
 
 
-def _check_port(uri: str, host: str, port: int) -> None:
+def _check_database(database: Database) -> None:
+    if look(database).is_optunas:
+        raise TrackingError(
+            f"{database} is Optuna's: MLflow needs one of its own, name another one in "
+            f"{database.variable}"
+        )
+
+
+def _check_server(uri: str) -> None:
+    """MLflow's client waits half a minute for one that swallows packets."""
+    parts = urlsplit(uri)
+    port = parts.port or _SERVER_PORTS.get(parts.scheme)
+    if not parts.hostname or port is None:
+        return
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
+        return  # the proxy knows the host, we need not
+    place = without_password(uri)
     try:
-        socket.create_connection((host, port), timeout=_SECONDS).close()
+        socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
     except OSError as error:
-        raise ServiceUnreachable(
-            f"no database answers at {without_password(uri)} ({host}:{port}): {error}"
-        ) from None
+        if is_unknown_name(error):
+            raise UnknownHost(
+                f"MLflow at {place} is on a host that nobody knows by this name from here: see to "
+                f"{TRACKING_VARIABLE}"
+            ) from None
+        raise ServiceUnreachable(f"MLflow at {place} does not answer: {error}") from None

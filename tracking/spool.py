@@ -60,6 +60,10 @@ class Spool(Tracker):
         self._thread = threading.Thread(target=self._pump, name="carft-spool", daemon=True)
         self._thread.start()
 
+    def reach(self) -> None:
+        """See Tracker; before anything is told, since the thread has the tracker after that."""
+        self.tracker.reach()
+
     def take_up(self, sweep: str) -> None:
         """Hold the sweep's journal from now on, and deliver what an earlier process left in it.
 

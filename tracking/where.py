@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "carft-sweep"
 HOME, HOME_VARIABLE = ".carft", "CARFT_HOME"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+_SECRET_OPTION = re.compile(r"(?<=[?&])(?:user|password|passwd|sslpassword|passfile)=[^&#]*&?")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
     """`home`/mlflow.db and `home`/mlartifacts, unless MLFLOW_TRACKING_URI says otherwise."""
     chosen = os.environ if environ is None else environ
     home = home.resolve()
-    uri = chosen.get("MLFLOW_TRACKING_URI", "").strip()
+    uri = chosen.get(TRACKING_VARIABLE, "").strip()
     experiment = chosen.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
     spool = home / "spool"
     if uri or experiment != EXPERIMENT:
@@ -83,11 +86,16 @@ def is_server(uri: str) -> bool:
 
 
 def without_password(uri: str) -> str:
-    """The URI as it may be shown: without user and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """The URI as it may be shown: without user and password, also those among its options."""
+    scheme, mark, rest = uri.partition("://")
+    if is_server(uri):
+        parts = urlsplit(uri)
+        rest = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).partition(mark)[2]
+    elif mark and not rest.startswith("/"):
+        # SQLAlchemy takes a password with / or ? in it, so what ends it is the last @.
+        rest = rest.rpartition("@")[2]
+    shown = _SECRET_OPTION.sub("", f"{scheme}{mark}{rest}")
+    return shown.rstrip("?&") if _SECRET_OPTION.search(uri) else shown
 
 
 def home_id(home: Path) -> str:

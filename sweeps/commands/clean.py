@@ -11,9 +11,10 @@ from pathlib import Path
 
 from sweeps.claim import holder
 from sweeps.home import Home, find_home
-from sweeps.ledger import Ledger, generations, storage, study_name
+from sweeps.ledger import Ledger
 from sweeps.mirror import beside_trials
 from sweeps.runs import OPTIMISER_STATE, Runs
+from sweeps.studies import generations, storage, study_name
 from sweeps.summary import read_all
 
 Say = Callable[[str], None]
@@ -73,13 +74,13 @@ def _used(home: Home) -> Iterator[str]:
     """The runs of every generation of every sweep."""
     import optuna
 
-    if not home.optuna.exists():
+    if not home.has_trials:
         return
     opened = storage(home)
     for summary in read_all(home):
         name = str(summary["name"])
-        for generation in generations(opened, name):
-            study = optuna.load_study(study_name=study_name(name, generation), storage=opened)
+        for generation in generations(opened, home, name):
+            study = optuna.load_study(study_name=study_name(home, name, generation), storage=opened)
             ledger = Ledger(study, name, generation)
             for setting in beside_trials(ledger):
                 yield from setting["runs"].values()

@@ -17,6 +17,7 @@ from sweeps.progress import Plain, Progress, Quiet, Shown, to_stderr
 from sweeps.session import Ended
 from sweeps.spec import SweepSpec
 from sweeps.webhook import webhook_url
+from tracking.base import ServiceUnreachable, TrackingError
 from tracking.report import terminal
 
 Say = Callable[[str], None]
@@ -61,7 +62,9 @@ def carry_out(
             ended=lambda ended: _tell(ended, arguments, say),
             undelivered=out,
         )
-    except OSError as error:
+    except (OSError, ServiceUnreachable, TrackingError) as error:
+        if not (home.sweep(spec.name) / "sweep.yaml").exists():
+            raise  # it never began
         resume = command("resume", spec.name, arguments.home)
         error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
         raise

@@ -74,10 +74,16 @@ class Postgres:
         return made.render_as_string(hide_password=False)
 
     def new_database(self, template: str = "template1") -> str:
-        """The name of a fresh database; `template` names one to copy that nobody has open."""
+        """The name of a fresh database; `template` names one to copy, whose users are sent away."""
         name = f"fresh_{next(self._numbers)}"
+        self.send_away(template)
         self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
+
+    def send_away(self, database: str) -> None:
+        """End every connection to a database, as an administrator does."""
+        everybody = f"FROM pg_stat_activity WHERE datname = '{database}'"
+        self.sql(f"SELECT pg_terminate_backend(pid) {everybody}")
 
     def new_user(self, password: str) -> str:
         """The name of a fresh user without any rights."""

@@ -19,9 +19,9 @@ import optuna.visualization as plots
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.ledger import storage
 from sweeps.proposals import propose
 from sweeps.spec import load_spec
+from sweeps.studies import storage
 from tests.sweeps.conftest import ToySweep, _blank, _one_shift
 from tests.sweeps.toy_core import toy_identity
 

@@ -18,23 +18,33 @@ from optuna.trial import TrialState
 from carft_core.errors import RequestError
 from sweeps.difference import changes, effect
 from sweeps.home import Home
-from sweeps.ledger import LOST, Ledger, storage
+from sweeps.ledger import LOST, Ledger
 from sweeps.named import find
+from sweeps.studies import storage
 from tests.mounts import mount
 
 SPEC = {"name": "toy", "seeds": [0], "metric": {"name": "id/val/top1", "goal": "maximize"}}
 SPACE = {"lr": CategoricalDistribution([0.1, 0.2])}
 
 
-@pytest.fixture(params=["optuna.db", "optuna.journal"])
+IN_POSTGRES = pytest.param("postgres", marks=pytest.mark.xdist_group("services"))
+
+
+@pytest.fixture(params=["optuna.db", "optuna.journal", IN_POSTGRES])
 def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """On a local disk and on a network file system, where another file holds the trials."""
+    """On a local disk and on a network file system, where another file holds the trials or, with
+    several machines, a database does.
+    """
     home = Home(tmp_path / "home")
-    if request.param == "optuna.journal":
+    if request.param != "optuna.db":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
         mount(monkeypatch, tmp_path, "nfs4")
+    if request.param == "postgres":
+        postgres = request.getfixturevalue("postgres")
+        monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
     home.prepare()
-    assert home.optuna == home.path / request.param
+    assert (home.database is not None) == (request.param == "postgres")
+    assert home.database or home.optuna == home.path / request.param
     return home
 
 

@@ -1,0 +1,254 @@
+"""The database that CARFT_OPTUNA_STORAGE names: whether it may have a home's trials; opened."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carft_core.errors import RequestError
+from carft_core.files import write_atomically
+from tracking.base import TrackingError
+from tracking.database_urls import identity, parsed
+from tracking.databases import Database, Found, connect_args, in_plain_words, look, meaning
+from tracking.file_systems import network_file_system
+from tracking.reachable import sqlite_file
+from tracking.where import HOME_VARIABLE, TRACKING_VARIABLE, where
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import Engine
+
+VARIABLE = "CARFT_OPTUNA_STORAGE"
+RECORD = "optuna.storage"
+"""The file of a home that says which database has its trials, without user and password."""
+PATIENCE = 30.0
+"""Seconds for which a driver waits for a database that has gone away: it may be restarting. More
+would let other hosts take the driver for dead."""
+BUSY_SECONDS = 60.0
+"""For which SQLite waits for another process's transaction."""
+_PAUSE = 1.0
+_ATTEMPTS = 6
+_ANOTHER = (
+    f"or name another home with --home or {HOME_VARIABLE}: copies of folders of runs/ are reused "
+    "there"
+)
+
+
+def of_home(
+    home: Path, files: Sequence[Path], environ: Mapping[str, str] | None = None
+) -> Database | None:
+    """The database of a home's trials; None where they are in `files` of its own, or will be.
+
+    Raises RequestError where the home has begun with another place than the environment names.
+    """
+    database, begun = named(environ), _recorded(home)
+    if database is None:
+        if begun is None:
+            return None
+        raise RequestError(
+            f"the trials of the home {home} are in {begun}: set {VARIABLE} to its URL, with user "
+            "and password"
+        )
+    now = str(identity(database.uri))
+    if begun is None and files:
+        raise RequestError(
+            f"the trials of the home {home} are in {files[0]}, with which it began, and {VARIABLE} "
+            f"names {now}: unset it, {_ANOTHER}"
+        )
+    if begun not in (None, now):
+        raise RequestError(
+            f"the trials of the home {home} are in {begun}, with which it began, and {VARIABLE} "
+            f"names {now}: set it as it was, {_ANOTHER}. Where the database has moved, or this is "
+            f"another name of it, write {now} into {home / RECORD}"
+        )
+    return database
+
+
+def named(environ: Mapping[str, str] | None = None) -> Database | None:
+    """What the environment names. Raises TrackingError, without a password, where it is no URL of
+    a database that stays.
+    """
+    uri = (os.environ if environ is None else environ).get(VARIABLE, "").strip()
+    if not uri:
+        return None
+    url = parsed(uri, VARIABLE)
+    if url.get_backend_name() == "sqlite" and sqlite_file(uri) is None:
+        raise TrackingError(f"{VARIABLE} names a database in memory: write sqlite:////path/to/file")
+    return Database(uri, "Optuna's database", VARIABLE)
+
+
+def check(home: Path, database: Database) -> None:
+    """Raise an error where trials would not be safe there, or it cannot be used; nothing is made.
+
+    RequestError and TrackingError: it is MLflow's, another program's, of another Optuna, SQLite on
+    a network file system; NotLetIn, UnknownHost, ServiceUnreachable: as `look` does.
+    """
+    place = where(home)
+    if identity(database.uri) == identity(place.named):
+        raise RequestError(
+            f"{VARIABLE} and {TRACKING_VARIABLE} name one database, {identity(database.uri)}: "
+            "Optuna and MLflow need one each, since both keep a table alembic_version; "
+            "CREATE DATABASE makes another one on the same server"
+        )
+    file = sqlite_file(database.uri)
+    kind = None if file is None else network_file_system(file)
+    if kind is not None:
+        raise RequestError(
+            f"{database} would lie on a network file system ({kind}), where SQLite loses data: "
+            f"name a PostgreSQL database in {VARIABLE}, or unset it: trials are then in the home, "
+            "in Optuna's journal where SQLite cannot be"
+        )
+    if (file is None or file.exists()) and _looked_into(database).is_optunas:
+        _once(database.uri)
+
+
+def open_database(home: Path, database: Database) -> RDBStorage:
+    """Optuna's storage, its tables made where there are none; the home remembers that it is there.
+
+    Once it is open, a connection that is lost is made again for PATIENCE seconds, and every error
+    is one of ours. Raises as `check` does.
+    """
+    opened = _once(database.uri)
+    if _recorded(home) is None:
+        text = f"{identity(database.uri)}\n"
+        write_atomically(home / RECORD, lambda file: file.write_text(text))
+    return opened
+
+
+@functools.cache
+def _once(uri: str) -> RDBStorage:
+    """One for each database in this process, so that a driver has one connection, not several."""
+    database = Database(uri, "Optuna's database", VARIABLE)
+    file = sqlite_file(uri)
+    if file is None:
+        opened = _open(database, _looked_into(database))
+        _listen(opened.engine, database)
+        return opened
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return _open(database, _looked_into(database))
+
+
+def _looked_into(database: Database) -> Found:
+    found = look(database)
+    if found.is_mlflows:
+        raise RequestError(
+            f"{database} is MLflow's (it has tables of experiments and runs): Optuna needs one of "
+            f"its own, name another one in {database.variable}"
+        )
+    if found.revision is not None and not found.is_optunas:
+        raise RequestError(
+            f"{database} belongs to another program (it has a table alembic_version): name one "
+            f"for Optuna alone in {database.variable}"
+        )
+    return found
+
+
+def _open(database: Database, found: Found) -> RDBStorage:
+    """Tables are made only where there are none: a schema of another Optuna is left as it is."""
+    import optuna
+
+    url = parsed(database.uri, database.variable)
+    kwargs: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+    if url.get_backend_name() != "sqlite":
+        kwargs = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 1}
+
+    def make() -> RDBStorage:
+        return optuna.storages.RDBStorage(
+            # Optuna fills in what stands in braces.
+            database.uri.replace("{", "{{").replace("}", "}}"),
+            engine_kwargs=kwargs,
+            skip_table_creation=found.is_optunas,
+        )
+
+    with in_plain_words(database):
+        try:
+            return _beside_others(make)
+        except RuntimeError as error:
+            raise _other_schema(database, found, str(error)) from None
+
+
+def _beside_others(make: Callable[[], RDBStorage]) -> RDBStorage:
+    """Two homes may begin in a new database at once: who is second stumbles over the first's
+    tables, and finds them whole a moment later. Raises SQLAlchemy's errors.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError
+
+    for attempt in count(1):
+        try:
+            return make()
+        except (DBAPIError, StorageInternalError) as error:
+            cause = error if isinstance(error, DBAPIError) else error.__cause__
+            stumbled = re.search(r"already exists|duplicate key", str(cause))
+            if attempt == _ATTEMPTS or not stumbled:
+                raise cause or error from None
+            time.sleep(_PAUSE / 2)
+    raise AssertionError("unreachable")
+
+
+def _other_schema(database: Database, found: Found, said: str) -> TrackingError:
+    """What to do about Optuna's word that the schema is not its own."""
+    if "storage upgrade" not in said:
+        return TrackingError(
+            f"{database} was made by a newer version of Optuna (schema {found.revision}) than the "
+            "one here: pip install -U optuna"
+        )
+    return TrackingError(
+        f"{database} was made by an older version of Optuna (schema {found.revision}): make a copy "
+        "of it, then run `optuna storage upgrade --storage URL` with the URL of "
+        f"{database.variable}; nothing does it by itself"
+    )
+
+
+def _listen(engine: Engine, database: Database) -> None:
+    """Let a lost connection be made again, and every error be said in plain words."""
+    from sqlalchemy import event
+    from sqlalchemy.exc import DBAPIError, IntegrityError
+
+    patience = _Patience()
+
+    def said(context: Any) -> None:
+        error = context.sqlalchemy_exception
+        # Optuna itself knows what to do about the one; the pool about a ping that fails.
+        its_own = context.is_pre_ping or isinstance(error, IntegrityError)
+        if isinstance(error, DBAPIError) and not its_own:
+            raise meaning(database, error)
+
+    event.listen(engine, "do_connect", patience.connect)
+    event.listen(engine, "handle_error", said)
+
+
+class _Patience:
+    """Waits for a server that is restarting: nothing was sent yet, so nothing is done twice."""
+
+    def __init__(self) -> None:
+        self._is_used_up = False
+
+    def connect(self, dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
+        """SQLAlchemy's `do_connect`."""
+        del record
+        until = time.monotonic() + (0 if self._is_used_up else PATIENCE)
+        while True:
+            try:
+                made = dialect.connect(*args, **kwargs)
+            except dialect.loaded_dbapi.OperationalError:
+                self._is_used_up = time.monotonic() >= until
+                if self._is_used_up:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                self._is_used_up = False
+                return made
+
+
+def _recorded(home: Path) -> str | None:
+    try:
+        return (home / RECORD).read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):  # no home yet, or none that can be
+        return None
