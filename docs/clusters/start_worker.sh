@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "${CLUSTER_ENV:-$here/cluster.env}"
 
-head=$(getent ahostsv4 "$HEAD" | awk '{print $1; exit}')
+head=$(getent ahostsv4 "$HEAD" | awk '{print $1; exit}') || true
 if [ -z "$head" ]; then
   echo "nobody knows where $HEAD is: say the head's name or address in cluster.env" >&2
   exit 2

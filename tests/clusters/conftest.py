@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,11 @@ def call(*words: str, environ: Mapping[str, str], folder: Path | None = None) ->
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def ran_on(runs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The hosts that trained runs, as MLflow was told."""
+    return {r["tags"]["carft.worker"].split(":")[1] for r in runs if "carft.worker" in r["tags"]}
 
 
 @pytest.fixture(scope="session")
