@@ -75,6 +75,9 @@ case ${KEEP:-$(first_there)} in
     echo "It runs. To look: journalctl --user --unit $NAME --follow"
     ;;
   tmux)
+    if [ "$(tmux -L "$NAME" list-panes -t "$NAME" -F '#{pane_dead}' 2>/dev/null)" = 1 ]; then
+      tmux -L "$NAME" kill-server # the end of an earlier sweep stands there
+    fi
     # A server of its own has the environment of this shell, not that of an older server.
     tmux -L "$NAME" new-session -d -s "$NAME" "$here" --go-on "$@" \; set-option remain-on-exit on
     echo "It runs. To look: tmux -L $NAME attach; Ctrl-B D leaves it"

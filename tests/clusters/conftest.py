@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,13 @@ def call(*words: str, environ: Mapping[str, str], folder: Path | None = None) ->
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def state(sweep: Tiny) -> str:
+    """`done`, `interrupted`, ..., as `list` tells it."""
+    listed = call(str(VENV / "bin" / "carft-sweep"), "list", "--json", environ=variables(sweep))
+    told: str = next(s["state"] for s in json.loads(listed) if s["name"] == sweep.file.stem)
+    return told
 
 
 def ran_on(runs: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""`start_head.sh` and `start_worker.sh`: a cluster of three hosts, with a firewall's fixed ports."""
+"""`start_head.sh` and `start_worker.sh`: a cluster of three hosts, with ports that are known."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def sweep(
     return make_tiny(tmp_path, tiny_clip_files, images)(name, WEIGHTS, home=home, parallel=2)
 
 
-def on_the_head(cluster: Cluster, command: str, *words: str) -> list[str]:
+def carft(command: str, *words: str) -> list[str]:
     """`carft-sweep COMMAND` in a shell that has read cluster.env."""
     script = f'source {SCRIPTS}/cluster.env; exec "$VENV/bin/carft-sweep" "$@"'
     return ["bash", "-euc", script, "bash", command, *words]
@@ -143,11 +143,9 @@ def on_the_head(cluster: Cluster, command: str, *words: str) -> list[str]:
 def test_a_sweep_on_it_ends_as_a_local_one_and_lies_in_both_servers(
     cluster: Cluster, sweep: Tiny, tmp_path: Path
 ) -> None:
-    said = call(*on_the_head(cluster, "run", str(sweep.file)), environ=cluster.environ)
+    said = call(*carft("run", str(sweep.file)), environ=cluster.environ)
     assert "[5/5]" in said
-    shown = call(
-        *on_the_head(cluster, "show", sweep.file.stem, "--json"), environ=cluster.environ
-    )
+    shown = call(*carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
     trials = json.loads(shown)["trials"]
     local = replace(sweep, home=tmp_path / "local")
     local.call("run", "--engine", "local", "--set", "parallel=null")
@@ -205,9 +203,7 @@ def allowed(cluster: Cluster, host: Host) -> set[int]:
     return {*map(int, told), *range(first, last + 1)}
 
 
-def test_who_has_not_the_token_is_refused(
-    cluster: Cluster, sweep: Tiny, tmp_path: Path
-) -> None:
+def test_who_has_not_the_token_is_refused(cluster: Cluster, sweep: Tiny, tmp_path: Path) -> None:
     token = Path(cluster.environ["CARFT_HOME"]) / "ray-token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     address = f"{cluster.head}:{cluster.environ['GCS_PORT']}"
@@ -260,7 +256,7 @@ def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
 ) -> None:
     lost = cluster.workers[-1]
     process = subprocess.Popen(
-        on_the_head(cluster, "run", str(sweep.file), "--set", "trial.optim.epochs=25"),
+        carft("run", str(sweep.file), "--set", "trial.optim.epochs=25"),
         env=cluster.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -272,9 +268,7 @@ def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
     cluster.start_worker(lost)
     said = end(process, 0)
     assert "preempted" in said
-    shown = call(
-        *on_the_head(cluster, "show", sweep.file.stem, "--json"), environ=cluster.environ
-    )
+    shown = call(*carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
     local = replace(sweep, home=tmp_path / "local")
     local.call(
         "run", "--engine", "local", "--set", "parallel=null", "--set", "trial.optim.epochs=25"
