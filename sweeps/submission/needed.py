@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sweeps.dimensions import Choice
 from sweeps.imports import DECLARED
 from sweeps.spec import SweepSpec
 from sweeps.submission.tree import File, Tree, file_at
 
 _FIELDS = ("classes", "contexts")
+_PARAMETERS = tuple(f"prompts.{field}" for field in _FIELDS)
 
 
 def as_needed(spec: SweepSpec, sweep_file: Path | None) -> Tree:
@@ -20,11 +22,12 @@ def as_needed(spec: SweepSpec, sweep_file: Path | None) -> Tree:
     A module brings the Python files beside it, a package all of its own: they may be drawn on.
     The root is the deepest folder that holds them all and the current one.
     """
-    paths = [] if sweep_file is None else [sweep_file.absolute()]
+    paths = [] if sweep_file is None else [sweep_file]
     for item in own_files(spec):
         paths += [item] if item.name.endswith(DECLARED) else _of_module(item)
-    paths += [path.absolute() for path in _templates(spec)]
-    root = Path(os.path.commonpath([Path.cwd(), *(path.parent for path in paths)]))
+    paths += _templates(spec)
+    paths = [path.parent.resolve() / path.name for path in paths]
+    root = Path(os.path.commonpath([Path.cwd().resolve(), *(path.parent for path in paths)]))
     names = dict.fromkeys(path.relative_to(root).as_posix() for path in paths)
     files: list[File] = [file_at(root, name) for name in names]
     return Tree(root, tuple(files), tuple(f"sent: {name}" for name in names))
@@ -47,8 +50,8 @@ def _templates(spec: SweepSpec) -> Iterator[Path]:
     prompts = spec.trial.get("prompts", {})
     named: list[Any] = [prompts.get(field) for field in _FIELDS]
     for parameter in spec.parameters:
-        if parameter.name in {f"prompts.{field}" for field in _FIELDS}:
-            named += list(getattr(parameter, "values", ()))
+        if isinstance(parameter, Choice) and parameter.name in _PARAMETERS:
+            named += parameter.values
     for value in named:
         if isinstance(value, str) and Path(value).is_file():
             yield Path(value)
