@@ -157,13 +157,13 @@ def _emit(arguments: argparse.Namespace, say: Say) -> int:
     request = Request.of(arguments)
     if arguments.image is None and arguments.cluster is None:
         raise RequestError("--emit rayjob: which image do the pods run? Give --image NAME")
-    root = request.tree(only_committed=arguments.only_committed).root
-    commit = commit_of(request, arguments)
+    tree = request.tree(only_committed=arguments.only_committed)
+    commit = commit_of(tree)
     given = environment(arguments, commit, [])
     pip = requirements(arguments.pip)
     made = manifest(
         request.spec,
-        request.entrypoint(root, arguments.python),
+        request.entrypoint(tree.root, arguments.python),
         runtime_env(given, arguments.working_dir, pip),
         Cluster(
             image=arguments.image,

@@ -62,14 +62,14 @@ def pack(
     `secrets` are values that no file may hold. Each file that stays is noted with the reason.
     Raises RequestError for more than `most` bytes, and where the files hide carft-sweep.
     """
-    notes = list(tree.notes)
     chosen: dict[str, File] = {}
+    left = []
     for file in tree.files:
         why = _why_left_out(tree.root, file.name, homes, exclude)
         if why is None:
             chosen[file.name] = file
         else:
-            notes.append(f"not sent: {file.name} ({why})")
+            left.append(f"not sent: {file.name} ({why})")
     _check_size(list(chosen.values()), most)
     contents: dict[str, bytes] = {}
     for name, file in sorted(chosen.items()):
@@ -78,7 +78,7 @@ def pack(
         if why is None:
             contents[name] = content
         else:
-            notes.append(f"not sent: {name} ({why})")
+            left.append(f"not sent: {name} ({why})")
     if _IN_THE_WAY in contents and not set(_PRODUCT) <= contents.keys():
         raise RequestError(
             f"{tree.root / _IN_THE_WAY} makes sweeps/ a Python package, which hides carft-sweep's "
@@ -86,12 +86,13 @@ def pack(
         )
     archive = _zip(contents, {name for name, file in chosen.items() if file.is_executable})
     size = sum(map(len, contents.values()))
-    return Bundle(tree.root, tuple(contents), size, archive, tuple(dict.fromkeys(notes)))
+    states = [f"{tree.states[name]}: {name}" for name in contents if name in tree.states]
+    return Bundle(tree.root, tuple(contents), size, archive, (*states, *tree.notes, *left))
 
 
-def mb(size: float) -> str:
-    """`12.3 MB`."""
-    return f"{size / 1e6:.3g} MB"
+def shown(size: int) -> str:
+    """`12.3 MB`, `4.5 kB`."""
+    return f"{size / 1e6:.1f} MB" if size >= 10**6 else f"{size / 1e3:.1f} kB"
 
 
 def _why_left_out(
@@ -113,7 +114,7 @@ def _check_size(files: Sequence[File], most: int) -> None:
     raise RequestError(
         "\n".join(
             [
-                f"{mb(size)} are too much to send (--max-bundle {most // 10**6}MB); the largest:",
+                f"{shown(size)} are too much to send (--max-bundle {most // 10**6}MB); the largest:",
                 *_largest(files),
                 "Leave files out with --exclude PATTERN, or let git ignore them. Data and weights "
                 "belong on storage that the nodes mount.",
@@ -124,7 +125,7 @@ def _check_size(files: Sequence[File], most: int) -> None:
 
 def _largest(files: Iterable[File]) -> Iterator[str]:
     for file in sorted(files, key=lambda file: -file.size)[:_LARGEST]:
-        yield f"  {mb(file.size)}  {file.name}"
+        yield f"  {shown(file.size)}  {file.name}"
 
 
 def _zip(contents: dict[str, bytes], executable: set[str]) -> bytes:

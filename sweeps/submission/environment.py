@@ -16,8 +16,6 @@ from tracking.where import HOME_VARIABLE
 
 STOP_SECONDS = 600
 """What a job that is asked to stop has until it is killed: an epoch ends within it, or is lost."""
-COMMIT = "CARFT_SOURCE_COMMIT"
-"""Tells the driver which commit was sent, where there is no .git; `-dirty` with changes."""
 _PREFIXES = ("MLFLOW_", "CARFT_")
 _OURS = frozenset({"RAY_AUTH_TOKEN", f"RAY_AUTH_TOKEN{SUFFIX}"})  # for asking the head, here
 _HERE = ("localhost", "127.0.0.1", "::1")

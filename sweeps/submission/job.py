@@ -26,7 +26,9 @@ _CAUSES = (
         "--python /path/to/venv/bin/python",
     ),
     (
-        re.compile(r"Failed to (setup|set up) runtime environment|Failed to install pip", re.I),
+        re.compile(
+            r"Failed to (setup|set up) runtime environment|Failed to install pip", re.IGNORECASE
+        ),
         "the job's environment could not be made on the node: see its reason above",
     ),
     (

@@ -30,7 +30,7 @@ def as_needed(spec: SweepSpec, sweep_file: Path | None) -> Tree:
     root = Path(os.path.commonpath([Path.cwd().resolve(), *(path.parent for path in paths)]))
     names = dict.fromkeys(path.relative_to(root).as_posix() for path in paths)
     files: list[File] = [file_at(root, name) for name in names]
-    return Tree(root, tuple(files), tuple(f"sent: {name}" for name in names))
+    return Tree(root, tuple(files), states=dict.fromkeys(names, "sent"))
 
 
 def own_files(spec: SweepSpec) -> list[Path]:

@@ -63,7 +63,7 @@ def manifest(
     job: dict[str, Any] = {
         "entrypoint": entrypoint,
         "runtimeEnvYAML": yaml.safe_dump(dict(runtime_env), sort_keys=True),
-        "submissionMode": "K8sJobMode",
+        "submissionMode": "HTTPMode",  # other modes give the entrypoint to two shells in turn
         "metadata": dict(metadata),
     }
     if cluster.existing is not None:

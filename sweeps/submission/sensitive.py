@@ -30,6 +30,7 @@ _HARMLESS = ("*.py", "*.pub", "*.example", "*.sample", "*.template", "*.md")
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\r?\n[A-Za-z0-9+/=\r\n]{40}")
 _SHORTEST = 8
 """A shorter value may stand anywhere by chance."""
+_NO_SECRET_ALONE = "MLFLOW_TRACKING_USERNAME"
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -51,6 +52,8 @@ def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for name, value in environ.items():
         if not is_secret(name, value) or name.endswith(SUFFIX) or value.startswith("/"):
+            continue  # paths are none
+        if name == _NO_SECRET_ALONE:
             continue
         found[value] = None
         if "://" in value:

@@ -20,19 +20,14 @@ from sweeps.imports import resolve
 from sweeps.recipes import FOLDER, locate
 from sweeps.spec import SweepSpec, load_spec
 from sweeps.submission import entry, job
-from sweeps.submission.bundle import Bundle, mb, pack
-from sweeps.submission.environment import (
-    COMMIT,
-    Variables,
-    requirements,
-    runtime_env,
-    variables,
-)
+from sweeps.submission.bundle import Bundle, pack, shown
+from sweeps.submission.environment import Variables, requirements, runtime_env, variables
 from sweeps.submission.jobs_api import JobsApi
 from sweeps.submission.needed import as_needed, own_files
 from sweeps.submission.sensitive import secret_values
 from sweeps.submission.tree import Tree, as_committed, as_it_is, repository_of
 from tracking.base import ServiceUnreachable
+from tracking.context import SOURCE_COMMIT
 from tracking.where import HOME_VARIABLE, home_folder
 
 OLDEST = (2, 44)
@@ -88,12 +83,11 @@ class Request:
             raise RequestError(f"--only-committed: {where.absolute()} is in no git repository")
         return as_needed(self.spec, self.sweep_file)
 
-    def bundle(self, arguments: argparse.Namespace) -> Bundle | None:
-        """What is sent; None where the sweep needs no file of the user's.
+    def bundle(self, tree: Tree, arguments: argparse.Namespace) -> Bundle | None:
+        """What is sent of a tree; None where the sweep needs no file of the user's.
 
         Raises RequestError where a file that it needs would not be there.
         """
-        tree = self.tree(only_committed=arguments.only_committed)
         made = pack(
             tree,
             homes=[home_folder(None).absolute()],
@@ -141,7 +135,7 @@ def environment(
 ) -> Variables:
     """The job's variables, with the commit that is sent."""
     made = variables(os.environ, arguments.env, secrets)
-    sent = {**made.sent} | ({COMMIT: tree_commit} if tree_commit else {})
+    sent = {**made.sent} | ({SOURCE_COMMIT: tree_commit} if tree_commit else {})
     return Variables(sent, made.kept, made.notes)
 
 
@@ -166,8 +160,8 @@ def send(
     """Upload what is missing and submit; the job's id. What is sent is named first."""
     check_version(api, note)
     pip = requirements(arguments.pip)
-    bundle = request.bundle(arguments)
-    commit = commit_of(request, arguments)
+    tree = request.tree(only_committed=arguments.only_committed)
+    bundle, commit = request.bundle(tree, arguments), commit_of(tree)
     given = environment(arguments, commit, arguments.secret)
     entrypoint = request.entrypoint(None if bundle is None else bundle.root, arguments.python)
     tell(bundle, given, note)
@@ -184,10 +178,9 @@ def send(
     )
 
 
-def commit_of(request: Request, arguments: argparse.Namespace) -> str | None:
+def commit_of(tree: Tree) -> str | None:
     """The commit that is sent, `-dirty` behind it where there are changes."""
-    tree = request.tree(only_committed=arguments.only_committed)
-    return tree.commit and f"{tree.commit}{'-dirty' if tree.is_changed else ''}"
+    return tree.commit and f"{tree.commit}{'-dirty' if tree.states else ''}"
 
 
 def tell(bundle: Bundle | None, given: Variables, note: Note) -> None:
@@ -195,8 +188,8 @@ def tell(bundle: Bundle | None, given: Variables, note: Note) -> None:
     if bundle is not None:
         for line in bundle.notes:
             note(line)
-        packed = f"{mb(len(bundle.data))} packed"
-        note(f"Sent: {len(bundle.names)} files of {bundle.root}, {mb(bundle.size)}, {packed}.")
+        size = f"{shown(bundle.size)}, packed {shown(len(bundle.data))}"
+        note(f"{len(bundle.names)} files of {bundle.root} are sent, {size}.")
         if bundle.has_the_product:
             note("They hold carft-sweep itself: the job runs with these sources.")
     for line in given.notes:

@@ -6,7 +6,7 @@ import functools
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,9 +35,10 @@ class Tree:
     root: Path
     files: tuple[File, ...]
     notes: tuple[str, ...] = ()
+    """What is not among the files, and why."""
+    states: Mapping[str, str] = field(default_factory=dict)
+    """`new` or `changed` since the commit, by the file's name."""
     commit: str | None = None
-    is_changed: bool = False
-    """Whether anything is sent that the commit does not have, or has otherwise."""
 
 
 def repository_of(folder: Path) -> Path | None:
@@ -57,19 +58,18 @@ def as_it_is(root: Path) -> Tree:
     known = _names(root, "ls-files", "-z", "--recurse-submodules")
     new = _names(root, "ls-files", "-z", "--others", "--exclude-standard")
     changed = set(_names(root, "diff", "--name-only", "-z", "HEAD")) if commit else set(known)
+    states = dict.fromkeys(changed, "changed") | dict.fromkeys(new, "new")
     files, notes = [], []
     for name in [*known, *new]:
         found = _on_disk(root, name)
         if isinstance(found, File):
             files.append(found)
-            if name in new or name in changed:
-                notes.append(f"{'new' if name in new else 'changed'}: {name}")
             notes += _lfs(found)
         elif found is not None:
             notes.append(found)
         elif name in changed:
             notes.append(f"deleted: {name}")
-    return Tree(root, tuple(files), tuple(notes), commit, bool(changed or new))
+    return Tree(root, tuple(files), tuple(notes), states, commit)
 
 
 def as_committed(root: Path) -> Tree:
@@ -93,7 +93,7 @@ def as_committed(root: Path) -> Tree:
         *_names(root, "ls-files", "-z", "--others", "--exclude-standard"),
     ]
     notes += [f"left out, not committed: {name}" for name in left]
-    return Tree(root, tuple(files), tuple(notes), commit)
+    return Tree(root, tuple(files), tuple(notes), commit=commit)
 
 
 def file_at(root: Path, name: str) -> File:
