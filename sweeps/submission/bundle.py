@@ -114,7 +114,7 @@ def _check_size(files: Sequence[File], most: int) -> None:
     raise RequestError(
         "\n".join(
             [
-                f"{shown(size)} are too much to send (--max-bundle {most // 10**6}MB); the largest:",
+                f"{shown(size)} are too much to send (--max-bundle is {shown(most)}); the largest:",
                 *_largest(files),
                 "Leave files out with --exclude PATTERN, or let git ignore them. Data and weights "
                 "belong on storage that the nodes mount.",

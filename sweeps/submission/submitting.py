@@ -58,6 +58,8 @@ class Request:
         run = _as_run(arguments, options)
         modules = resolve([*arguments.imports, *run.imports], Path.cwd())
         spec = load_spec(arguments.file, overrides(run), modules)
+        if spec.engine == "local":
+            raise RequestError("engine: local would leave the cluster idle; say auto or ray")
         if spec.webhook is not None and not spec.webhook.startswith("env:"):
             raise RequestError(
                 "webhook: its address is a secret and would be sent: write env:NAME, or let the "
@@ -227,8 +229,8 @@ def _as_run(arguments: argparse.Namespace, options: list[str]) -> argparse.Names
     if (root := arguments.data_root) is not None and not root.startswith("/"):
         raise RequestError(f"--data-root {root}: must be an absolute path on the cluster")
     read = parse(["run", arguments.file, *options])
-    if read.in_process or read.address or read.engine == "local":
-        raise RequestError("a job runs on its cluster: no --in-process, --address, --engine local")
+    if read.in_process or read.address:
+        raise RequestError("a job runs on its cluster: no --in-process and no --address for it")
     if read.home:
         raise RequestError("--home goes before `--`")
     return read

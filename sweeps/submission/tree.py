@@ -59,7 +59,8 @@ def as_it_is(root: Path) -> Tree:
     new = _names(root, "ls-files", "-z", "--others", "--exclude-standard")
     changed = set(_names(root, "diff", "--name-only", "-z", "HEAD")) if commit else set(known)
     states = dict.fromkeys(changed, "changed") | dict.fromkeys(new, "new")
-    files, notes = [], []
+    files: list[File] = []
+    notes: list[str] = []
     for name in [*known, *new]:
         found = _on_disk(root, name)
         if isinstance(found, File):
@@ -77,7 +78,8 @@ def as_committed(root: Path) -> Tree:
     commit = _commit(root)
     if commit is None:
         raise RequestError(f"--only-committed: nothing is committed in {root} yet")
-    files, notes = [], []
+    files: list[File] = []
+    notes: list[str] = []
     for line in _names(root, "ls-tree", "-r", "-z", "--long", "HEAD"):
         told, _, name = line.partition("\t")
         mode, kind, blob, size = told.split()
