@@ -11,6 +11,7 @@ import pytest
 
 SWEEP = """\
 name: tiny
+report: {page: false}
 trial:
   data: {family: icon_shift, train_fraction: 0.02}
   algorithm: fine_tune

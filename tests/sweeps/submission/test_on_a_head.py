@@ -75,9 +75,10 @@ def head() -> Iterator[Head]:
 
 
 @pytest.fixture
-def on_head(head: Head, project: Path, monkeypatch: pytest.MonkeyPatch) -> Head:
-    """The project's environment names the head and its token."""
+def on_head(head: Head, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Head:
+    """The project's environment names the head and its token, and a home that is not there yet."""
     del project
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(following, "PAUSE", 0.1)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.url)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -86,14 +87,13 @@ def on_head(head: Head, project: Path, monkeypatch: pytest.MonkeyPatch) -> Head:
 
 
 @pytest.fixture
-def stand_in(project: Path) -> Path:
+def stand_in(git: Git, project: Path) -> Path:
     """The project as a clone of carft-sweep, whose command does what it is told."""
-    for package, name in (("sweeps", "__main__"), ("carft_core", "__init__"), ("tracking", "")):
+    del git
+    for package in ("sweeps", "carft_core", "tracking"):
         (project / package).mkdir()
         (project / package / "__init__.py").write_text("")
-        (project / package / f"{name or '__init__'}.py").write_text(
-            STANDS_IN if name == "__main__" else ""
-        )
+    (project / "sweeps" / "__main__.py").write_text(STANDS_IN)
     return project
 
 
@@ -134,14 +134,14 @@ def test_a_sweep_runs_there_with_what_is_changed_here_and_no_secret_gets_out(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PLANTED[0])
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"postgresql://me:{PLANTED[1]}@host/optuna")
     (tmp_path / "secret").write_text(PLANTED[2])
+    monkeypatch.setenv("HF_TOKEN", "")  # which the command sets
     monkeypatch.setenv("HF_TOKEN_FILE", str(tmp_path / "secret"))
     home = tmp_path / "home"
     (project / "deep").mkdir()
     (project / "deep" / "tiny.yaml").write_text(SWEEP.replace("tiny", "from_outside"))
     (project / "leak.txt").write_text("\n".join(PLANTED))
     monkeypatch.chdir(project / "deep")
-    words = ("--home", str(home), "--python", sys.executable)
-    assert main(["submit", "tiny.yaml", *words]) == 0
+    assert main(["submit", "tiny.yaml", "--python", sys.executable]) == 0
     told = capsys.readouterr()
     assert "[1/1] fine_tune seed 0  done" in told.out
     assert "new: deep/tiny.yaml" in told.err
@@ -162,6 +162,7 @@ def test_a_sweep_runs_there_with_what_is_changed_here_and_no_secret_gets_out(
 def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     stand_in: Path,
     on_head: Head,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -171,7 +172,7 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     told = capsys.readouterr()
     seen = json.loads(told.out.splitlines()[-1])
     assert seen["argv"] == [
-        *("run", "tiny.yaml", "--address", "auto", "--home", "/shared/home"),
+        *("run", "tiny.yaml", "--address", "auto", "--home", str(tmp_path / "home")),
         *("--set", "description=exit 2", "--parallel", "2"),
     ]
     assert seen["mine"]
