@@ -14,7 +14,7 @@ from tracking.base import ServiceUnreachable
 from tracking.where import without_password
 
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 _AWAY = (502, 503, 504)
 _NO_DASHBOARD = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from urllib.parse import urlsplit
@@ -49,4 +50,6 @@ class Dropping:
             pass  # the other side was cut
         finally:
             for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)  # the other thread still reads from it
                 end.close()
