@@ -34,7 +34,12 @@ print(json.dumps({"argv": sys.argv[1:], "cwd": Path.cwd().name, "mine": Path("mi
     "uri": os.environ.get("MLFLOW_TRACKING_URI"), "address": os.environ["RAY_ADDRESS"]}))
 if do == "exit":
     sys.exit(int(what))
-signal.signal(signal.SIGTERM, lambda *_: (print("stops after this epoch"), sys.exit(3)))
+def stop(*_):
+    print("stops after this epoch")
+    time.sleep(3.5)  # Ray itself kills after three seconds
+    print("has stopped")
+    sys.exit(3)
+signal.signal(signal.SIGTERM, stop)
 for line in range(10_000):
     print(f"line {line}")
     time.sleep(0.05)
@@ -204,7 +209,7 @@ def test_a_job_is_left_looked_at_and_stopped(
     assert "was asked to stop: its driver ends after the epoch" in asked("--stop", id_)
     assert main(["submit", "--logs", id_, "--follow"]) == 3
     told = capsys.readouterr()
-    assert "stops after this epoch" in told.out
+    assert "stops after this epoch\nhas stopped" in told.out
     assert "is stopped." in told.err
     assert "is not running (stopped)" in asked("--stop", id_)
 
