@@ -75,7 +75,10 @@ class JobsApi:
         try:
             return answer.json()
         except requests.JSONDecodeError:
-            kind = answer.headers.get("Content-Type", "no type").partition(";")[0]
+            kind = answer.headers.get("Content-Type", "").partition(";")[0]
+            if not (kind.startswith("text/") and answer.text):
+                # Also one that ended in the midst of its headers: Python takes these for all.
+                raise ServiceUnreachable(f"{self.shown} did not end its answer") from None
             raise RequestError(
                 f"{self.shown} answers with {kind} and not with JSON: it is no dashboard of Ray, "
                 "or a page for signing in stands before it"

@@ -268,7 +268,7 @@ def test_a_cluster_of_other_versions_is_told_with_both_and_what_to_do(
         there = {"ray_version": "2.44.0", "python_version": "3.12.1"}
         utils.check_version_info(there, "here", raise_on_mismatch=True)
 
-    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    monkeypatch.setattr(ray, "init", init)
     said = (
         r"started with Ray 2\.44\.0 and Python 3\.12\.1, this process has Ray \S+ and Python \S+:"
     )
@@ -279,7 +279,7 @@ def test_a_cluster_of_other_versions_is_told_with_both_and_what_to_do(
     def other(**_: object) -> None:
         raise ValueError("a bad address")
 
-    monkeypatch.setattr(ray_cluster.ray, "init", other)
+    monkeypatch.setattr(ray, "init", other)
     with pytest.raises(RequestError, match="at auto cannot be used: a bad address"):
         ray_cluster._connect("auto")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 CORES = 2
 
@@ -35,7 +36,8 @@ def main(folder: Path) -> None:
     )
     # As `ray start` does: else a job would be led to any Ray that runs on this machine.
     (folder / "ray_current_cluster").write_text(cluster.address)
-    sys.stdout.write(json.dumps({"url": f"http://{cluster.head_node.webui_url}"}) + "\n")
+    head: Any = cluster.head_node
+    sys.stdout.write(json.dumps({"url": f"http://{head.webui_url}"}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
     cluster.shutdown()

@@ -89,7 +89,7 @@ def test_packages_come_from_words_and_files(tmp_path: Path) -> None:
         ("/mine.whl", "a path of this machine"),
         ("ray[tune]==2.44", "has the Ray of its cluster"),
         ("Ray", "has the Ray of its cluster"),
-        ("--index-url https://me:hidden-x@host/simple", "an address with a password"),
+        ("git+https://me:hidden-x@host/mine.git", "an address with a password"),
     ],
 )
 def test_packages_that_cannot_serve_are_refused(item: str, said: str) -> None:

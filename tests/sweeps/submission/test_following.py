@@ -48,8 +48,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(following.time, "sleep", sleep)
-    monkeypatch.setattr(following.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("sweeps.submission.following.time.sleep", sleep)
+    monkeypatch.setattr("sweeps.submission.following.time.monotonic", lambda: clock[0])
     return pauses
 
 

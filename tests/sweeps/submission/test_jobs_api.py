@@ -49,6 +49,7 @@ def test_an_address_comes_from_the_option_or_from_rays_variable() -> None:
     ("answer", "kind", "said"),
     [
         (Answer("<html>", headers={"Content-Type": "text/html; x"}), RequestError, "text/html and"),
+        (Answer("", headers={"Content-Type": "applicati"}), ServiceUnreachable, "did not end"),
         (Answer({"version": "4"}), RequestError, "is no dashboard of Ray"),
         (Answer("", 404), RequestError, r"has no job API \(404\)"),
         (Answer("", 401), RequestError, r"wants a token \(401\): set RAY_AUTH_MODE=token"),
