@@ -25,7 +25,7 @@ def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES)
     git, but for what SOURCE_COMMIT in the environment tells. No package is imported.
     """
     tags = {
-        "mlflow.user": _user(),
+        "mlflow.user": user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",
         "carft.version.python": ".".join(str(part) for part in sys.version_info[:3]),
@@ -38,7 +38,8 @@ def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES)
     return tags | (_git_tags(Path.cwd() if folder is None else folder) or _told_commit())
 
 
-def _user() -> str:
+def user() -> str:
+    """The name of who runs this; `unknown` where the system has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name

@@ -188,6 +188,8 @@ def _emit(arguments: argparse.Namespace, say: Say) -> int:
             "No file is sent with a manifest: the image must have your repository as its working "
             "directory, or name an archive of it with --working-dir"
         )
+    for note in given.notes:
+        _note(note)
     named = {item.partition("=")[0] for item in arguments.secret}
     if missing := [name for name in given.kept if name not in named]:
         _note(f"Not written, since secret: {', '.join(missing)}. Give --secret NAME=SECRET/KEY")

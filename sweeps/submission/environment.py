@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from carft_core.errors import RequestError, unknown
 from sweeps.secret_files import NAMES, SUFFIX
-from sweeps.submission.sensitive import has_password, is_secret
+from sweeps.submission.sensitive import has_password, is_secret, secret_values
 from tracking.where import HOME_VARIABLE
 
 STOP_SECONDS = 600
@@ -41,18 +41,23 @@ def variables(
     `secrets` are `NAME=/path/on/the/cluster`, and become NAME_FILE. Raises RequestError for a
     secret's value among what is given, and for what has another form.
     """
+    values = secret_values(environ)
+
+    def is_one(name: str, value: str) -> bool:
+        return is_secret(name, value) or any(one in value for one in values)
+
     sent = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
     kept = []
     for name, value in sorted(environ.items()):
         if not value or name in _OURS or name == HOME_VARIABLE:
             continue
-        if is_secret(name, value) and (name.startswith(_PREFIXES) or _plain(name) in NAMES):
+        if is_one(name, value) and (name.startswith(_PREFIXES) or _plain(name) in NAMES):
             kept.append(_plain(name))
         elif name.startswith(_PREFIXES):
             sent[name] = value
     for item in given:
         name, value = _pair("--env", item, "VALUE")
-        if is_secret(name, value):
+        if is_one(name, value):
             raise RequestError(
                 f"--env {name}: this is a secret, and what a job is given can be read by all who "
                 f"see the cluster: put it into a file there and give --secret {name}=/path"

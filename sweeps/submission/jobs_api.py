@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 import requests
 
@@ -35,10 +36,7 @@ class JobsApi:
 
     def ray_version(self) -> str:
         """Of the cluster."""
-        told = self._json("GET", "/api/version")
-        if not isinstance(told.get("ray_version"), str):
-            raise RequestError(f"{self.shown} is no dashboard of Ray; {_NO_DASHBOARD}")
-        return str(told["ray_version"])
+        return str(self._field("ray_version", "GET", "/api/version"))
 
     def upload(self, uri: str, data: bytes) -> bool:
         """Make a package known; whether it had to be sent."""
@@ -50,11 +48,11 @@ class JobsApi:
 
     def submit(self, request: Mapping[str, Any]) -> str:
         """Give a job; its id."""
-        return str(self._json("POST", "/api/jobs/", json=dict(request))["submission_id"])
+        return str(self._field("submission_id", "POST", "/api/jobs/", json=dict(request)))
 
     def job(self, id_: str) -> Job:
         """What is known of a job. RequestError where the cluster knows none of this id."""
-        return Job.read(self._json("GET", f"/api/jobs/{id_}"))
+        return Job.read(self._json("GET", _path(id_), having="status"))
 
     def jobs(self) -> list[Job]:
         """Those that were submitted, the newest last."""
@@ -64,16 +62,20 @@ class JobsApi:
 
     def logs(self, id_: str) -> str:
         """All that the job's command has printed until now."""
-        return str(self._json("GET", f"/api/jobs/{id_}/logs").get("logs") or "")
+        return str(self._field("logs", "GET", f"{_path(id_)}/logs") or "")
 
     def stop(self, id_: str) -> bool:
         """Ask a job to stop; whether it was running."""
-        return bool(self._json("POST", f"/api/jobs/{id_}/stop").get("stopped"))
+        return bool(self._field("stopped", "POST", f"{_path(id_)}/stop"))
 
-    def _json(self, method: str, path: str, **options: Any) -> Any:
+    def _field(self, name: str, method: str, path: str, **options: Any) -> Any:
+        return self._json(method, path, having=name, **options)[name]
+
+    def _json(self, method: str, path: str, *, having: str | None = None, **options: Any) -> Any:
+        """A mapping with `having`; without it, a list."""
         answer = self._ask(method, path, **options)
         try:
-            return answer.json()
+            told = answer.json()
         except requests.JSONDecodeError:
             kind = answer.headers.get("Content-Type", "").partition(";")[0]
             if not (kind.startswith("text/") and answer.text):
@@ -83,6 +85,9 @@ class JobsApi:
                 f"{self.shown} answers with {kind} and not with JSON: it is no dashboard of Ray, "
                 "or a page for signing in stands before it"
             ) from None
+        if not (isinstance(told, list) if having is None else _has(told, having)):
+            raise RequestError(f"{self.shown} is no dashboard of Ray; {_NO_DASHBOARD}")
+        return told
 
     def _ask(
         self,
@@ -135,7 +140,7 @@ class JobsApi:
             return ServiceUnreachable(f"{self.shown} answers {code}: the head is away")
         text = answer.text.strip()
         if code == 404 and path.startswith("/api/jobs/") and "does not exist" in text:
-            id_ = path.split("/")[3]
+            id_ = unquote(path.split("/")[3])
             return RequestError(
                 f"no job {id_} on {self.shown} (carft-sweep submit --list); a head that was "
                 "started anew has forgotten its jobs: submit again, the sweep goes on"
@@ -145,6 +150,14 @@ class JobsApi:
         last = text.splitlines()[-1][:300] if text else "no reason"
         kind = ServiceUnreachable if code >= 500 else RequestError
         return kind(f"{self.shown} answers {code}: {last}")
+
+
+def _has(told: object, field: str) -> bool:
+    return isinstance(told, dict) and field in told
+
+
+def _path(id_: str) -> str:
+    return f"/api/jobs/{quote(id_, safe='')}"
 
 
 def _is_missing(answer: requests.Response) -> bool:

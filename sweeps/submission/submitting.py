@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import re
 import time
@@ -27,7 +26,7 @@ from sweeps.submission.needed import as_needed, own_files
 from sweeps.submission.sensitive import secret_values
 from sweeps.submission.tree import Tree, as_committed, as_it_is, repository_of
 from tracking.base import ServiceUnreachable
-from tracking.context import SOURCE_COMMIT
+from tracking.context import SOURCE_COMMIT, user
 from tracking.where import HOME_VARIABLE, home_folder
 
 OLDEST = (2, 44)
@@ -114,10 +113,16 @@ class Request:
         return made if made.names else None
 
     def entrypoint(self, root: Path | None, python: str) -> str:
-        """The job's command."""
-        return entry.entrypoint(
+        """The job's command. Raises RequestError where a secret of the environment is in it."""
+        command = entry.entrypoint(
             self.file, self.home, self.options, root=root, imports=self.imports, python=python
         )
+        if any(value in command for value in secret_values(os.environ)):
+            raise RequestError(
+                "an option holds the value of a secret variable, and a job's command can be read "
+                "by all who see the cluster"
+            )
+        return command
 
 
 def id_for(sweep: str) -> str:
@@ -128,7 +133,7 @@ def id_for(sweep: str) -> str:
 
 def metadata(spec: SweepSpec, commit: str | None) -> dict[str, str]:
     """What the cluster shows of a job."""
-    told = {job.SWEEP: spec.name, job.USER: getpass.getuser()}
+    told = {job.SWEEP: spec.name, job.USER: user()}
     return told | ({job.COMMIT: commit} if commit else {})
 
 

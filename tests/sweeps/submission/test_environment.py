@@ -38,6 +38,13 @@ def test_what_is_no_secret_is_sent_and_what_is_one_is_named() -> None:
     assert made.notes == ()
 
 
+def test_a_secrets_value_goes_under_no_other_name() -> None:
+    environ = {"SLACK_TOKEN": "hidden-x-y", "MLFLOW_NOTE": "uses hidden-x-y"}
+    assert "MLFLOW_NOTE" not in variables(environ).sent
+    with pytest.raises(RequestError, match="--env A: this is a secret"):
+        variables(environ, ["A=hidden-x-y"])
+
+
 def test_a_secret_that_the_cluster_has_is_not_missed() -> None:
     made = variables({"PGPASSWORD": "no"}, secrets=["PGPASSWORD=/run/pg"])
     assert made.kept == ()

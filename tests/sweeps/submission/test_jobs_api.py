@@ -51,6 +51,7 @@ def test_an_address_comes_from_the_option_or_from_rays_variable() -> None:
         (Answer("<html>", headers={"Content-Type": "text/html; x"}), RequestError, "text/html and"),
         (Answer("", headers={"Content-Type": "applicati"}), ServiceUnreachable, "did not end"),
         (Answer({"version": "4"}), RequestError, "is no dashboard of Ray"),
+        (Answer([1]), RequestError, "is no dashboard of Ray"),
         (Answer("", 404), RequestError, r"has no job API \(404\)"),
         (Answer("", 401), RequestError, r"wants a token \(401\): set RAY_AUTH_MODE=token"),
         (Answer("", 403), RequestError, r"does not take this token \(403\)"),
@@ -122,6 +123,16 @@ def test_a_job_that_is_not_there_is_told_with_what_that_may_mean() -> None:
         pytest.raises(RequestError, match=said),
     ):
         JobsApi(head.address).job("x")
+
+
+def test_an_id_is_no_path() -> None:
+    gone = Answer("Job ../x does not exist", 404)
+    with (
+        fake_head(otherwise=gone) as head,
+        pytest.raises(RequestError, match=r"no job \.\./x on "),
+    ):
+        JobsApi(head.address).job("../x")
+    assert head.asked[0][0] == "GET /api/jobs/..%2Fx"
 
 
 def test_a_package_is_sent_only_where_it_is_missing() -> None:

@@ -270,6 +270,48 @@ def test_a_sweep_file_that_holds_a_secret_is_not_sent(
     assert "hidden-x" not in told
 
 
+def test_a_secret_in_an_option_is_not_sent(
+    project: Path,
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del project
+    monkeypatch.setenv("SLACK_TOKEN", "hidden-x")
+    assert main(["submit", "kl_weight", "--set", "description=hidden-x"]) == 2
+    told = capsys.readouterr().err
+    assert "an option holds the value of a secret variable" in told
+    assert "hidden-x" not in told
+    assert not [what for what, *_ in head.asked if "POST" in what]
+
+
+def test_a_module_outside_of_what_is_sent_is_refused(
+    git: Git, project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del git, head
+    (project.parent / "outside_of_it.py").write_text("")
+    assert main(["submit", "tiny.yaml", "--import", "../outside_of_it.py"]) == 2
+    assert f"lies outside of {project}, which is sent" in capsys.readouterr().err
+
+
+def test_jobs_of_others_are_not_listed_and_an_ended_one_is_not_stopped(
+    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del project
+    driver = {"submission_id": None, "status": "RUNNING"}
+    head.answers = {
+        "GET /api/jobs/": Answer([driver, {**ENDED, "metadata": {"carft_sweep": "other"}}, ENDED]),
+        "GET /api/jobs/a": Answer(ENDED),
+    }
+    assert main(["submit", "--list"]) == 0
+    assert capsys.readouterr().out == "a  failed  exit code 2  sweep other\n"
+    assert main(["submit", "--stop", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"id": "a", "asked": False}
+    head.answers = {"GET /api/jobs/": Answer([driver])}
+    assert main(["submit", "--list"]) == 0
+    assert capsys.readouterr().out == f"No sweep was submitted to {head.address}.\n"
+
+
 def test_a_cluster_that_is_too_old_is_refused(
     project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
