@@ -11,13 +11,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from tracking import limits, run_tags
+from tracking import batches, limits, run_tags
 from tracking.base import (
     ARTIFACT,
     DatasetInput,
@@ -53,11 +52,6 @@ _ENVIRONMENT = {
 }
 
 _DESCRIPTION = "mlflow.note.content"
-
-_T = TypeVar("_T")
-
-_BATCH_METRICS = 500
-_BATCH_TAGS = 100
 
 
 class MlflowStore(Tracker):
@@ -135,7 +129,7 @@ class MlflowStore(Tracker):
         with self._translated():
             run_id = self._id(key)
             entries = (MlflowMetric(m.name, m.value, m.timestamp, m.step) for m in kept)
-            for batch in _batches(entries, _BATCH_METRICS):
+            for batch in batches.batches(entries, batches.METRICS):
                 client.log_batch(run_id, metrics=batch)
             self._set_tags(run_id, told)
 
@@ -255,7 +249,7 @@ class MlflowStore(Tracker):
         known = run.data.params
         params = limits.params(start.params)
         new = (Param(name, value) for name, value in params.items() if name not in known)
-        for batch in _batches(new, _BATCH_TAGS):
+        for batch in batches.batches(new, batches.TAGS):
             client.log_batch(run.info.run_id, params=batch)
         missing = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
         self._set_tags(run.info.run_id, missing | limits.changed(known, params))
@@ -268,7 +262,7 @@ class MlflowStore(Tracker):
 
         client, _ = self._store()
         entries = (RunTag(name, value) for name, value in values.items())
-        for batch in _batches(entries, _BATCH_TAGS):
+        for batch in batches.batches(entries, batches.TAGS):
             client.log_batch(run_id, tags=batch)
 
     def _translated(self) -> AbstractContextManager[None]:
@@ -286,11 +280,6 @@ class MlflowStore(Tracker):
         except MlflowException:
             return False
         return True
-
-
-def _batches(entries: Iterator[_T], size: int) -> Iterator[list[_T]]:
-    while batch := list(islice(entries, size)):
-        yield batch
 
 
 def _create(file: Path) -> None:

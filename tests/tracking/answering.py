@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = Callable[[str], tuple[int, str]]
+Answer = Callable[[str], tuple[int, str] | tuple[int, str, str]]
 
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[str]:
-    """An HTTP server that gives `answer(path)`: status and body."""
+    """An HTTP server that gives `answer(path)`: status, body, and what `Retry-After` says."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = answer(self.path)
+            status, body, *later = answer(self.path)
             self.send_response(status)
+            for said in later:
+                self.send_header("Retry-After", said)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body.encode())

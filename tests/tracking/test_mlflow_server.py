@@ -169,16 +169,6 @@ def test_a_missing_bucket_loses_no_file(
     assert any(key.endswith("note.txt") for key in mlflow_server.store.keys(mlflow_server.bucket))
 
 
-def test_a_place_for_a_file_that_the_server_refuses_is_the_records_fault(
-    mlflow_server: MlflowServer, experiment: str, tmp_path: Path
-) -> None:
-    store = MlflowStore(mlflow_server.address, experiment)
-    store.open(PARENT)
-    file = tmp_path / "note.txt"
-    file.touch()
-    refused(lambda: store.artifact(SWEEP, file, folder="../a"), TrackingError, "refuses|Bad|400")
-
-
 def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
     mlflow_server: MlflowServer, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

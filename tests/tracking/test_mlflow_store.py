@@ -219,6 +219,15 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
         MlflowStore(uri, unique()).open(PARENT)
 
 
+def test_nothing_is_printed_where_a_run_ends(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = MlflowStore(server.address, unique())
+    store.open(PARENT)
+    store.end(PARENT.key, "finished", timestamp=PARENT.timestamp)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
     with (
         answering(lambda _: (200, "<html>hello</html>")) as uri,
