@@ -79,11 +79,12 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     }
     monkeypatch.delenv(cluster.API, raising=False)
     monkeypatch.setattr(cluster, "look", lambda *_: told)
+    supply, _ = look("ray.cluster", tmp_path, address="lab:6379")
+    assert "3 nodes, 24 CPUs, 3 GPUs (a, b, c)" in supply.told
     found = look("ray.nodes", tmp_path, address="lab:6379", nodes=True)
     levels = [finding.level for finding in found]
     assert levels == ["ok", "ok", "wrong", "ok", "ok", "ok", "warning", "wrong", "unreachable"]
     said = "\n".join(finding.told for finding in found)
-    assert "3 nodes, 24 CPUs, 3 GPUs (a, b, c)" in said
     assert "does not share the home" in said
     assert "b has torch 2.9.0, the first node 2.8.0" in said
     assert "the clock of b is 98 s ahead of ours" in said
