@@ -230,7 +230,6 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     assert "stays, since this user may not delete there" in told
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
 def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) -> None:
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
@@ -270,7 +269,6 @@ def look(secure: int, password: str, path: str = "") -> list[str]:
     return [message for message in said if NAME in message and "SEVERE" in message]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
 def test_a_browser_shows_the_pages_behind_it(proxy: Proxy, password: str) -> None:
     assert look(proxy.secure, password) == []
