@@ -1,14 +1,14 @@
 """What a driver costs whose runs all report once a second, and how late MLflow's server shows it.
 
     python -m benchmarks.tracking_load [--runs 100] [--seconds 60] [--backend postgres]
-        [--server URL] [--delay 0.2 --busy-every 50] [--recovery 30] [--json]
+        [--server URL] [--delay 0.2 --busy-every 50] [--recovery 30] [--all] [--json]
 
 Starts a real MLflow server, on SQLite unless `--backend` names a database (`postgres`: one of its
 own, of the system's package), and a sweep of so many runs that tells its tracker as the driver
 does. A simulated run is a dictionary of random numbers a second; what drawing them takes is not
 counted. In the end the server is asked for every point. `--delay` (seconds) and `--busy-every`
 (429 to one of so many requests) hold while runs report; for `--recovery` seconds they go on
-reporting to a server that is quick again.
+reporting to a server that is quick again. `--all` measures a quick server and three such ones.
 """
 
 from __future__ import annotations
@@ -17,36 +17,23 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.slow_server import CONTROL
-from sweeps.home import Home
-from sweeps.plan import Planner, Task
-from sweeps.spec import load_spec
-from sweeps.tracked import TrackedSweep
-from tracking.base import RunKey
-from tracking.spool import Spool
+from benchmarks.simulated_runs import measure
 from tracking.ui import serve
-from tracking.where import open_tracking
 
-NAME = "load"
-POINT = {"algorithm.kl_weight": 0.3}
-METRICS = (
-    *("train/loss", "train/cross_entropy", "train/kl", "id/val/top1", "id/val/nll", "id/val/ece"),
-    *("id/val/brier", "context/id/val/kl", "system/images_per_s", "system/peak_memory_mb"),
-)
-PROBED = 3
+CASES: Mapping[str, Mapping[str, float]] = {
+    "quick": {},
+    "0.2 s later": {"delay": 0.2, "recovery": 30},
+    "429 to one in 20": {"busy_every": 20, "recovery": 30},
+    "1 s later": {"delay": 1, "recovery": 30},
+}
 
 
 def main() -> int:
@@ -60,207 +47,39 @@ def main() -> int:
     parser.add_argument("--busy-every", type=int, default=0, help="429 to one of so many requests")
     parser.add_argument("--recovery", type=float, default=0, help="seconds with a quick server")
     parser.add_argument("--patience", type=float, default=600, help="until all is delivered")
+    parser.add_argument("--all", action="store_true", help="four servers, from quick to slow")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     chosen = parser.parse_args()
+    asked = {"delay": chosen.delay, "busy_every": chosen.busy_every, "recovery": chosen.recovery}
+    cases = CASES if chosen.all else {"measured": asked}
+    told = {name: _measured(chosen, case) for name, case in cases.items()}
+    sys.stdout.write(f"{json.dumps(told, indent=1)}\n" if chosen.json else _table(told))
+    return 0 if all(case["wrong points"] == 0 for case in told.values()) else 1
+
+
+def _measured(chosen: argparse.Namespace, case: Mapping[str, float]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, _server(chosen, Path(name)) as (address, session):
+        load = os.getloadavg()[0]
         told = measure(
             address,
             Path(name) / "home",
             runs=chosen.runs,
             seconds=chosen.seconds,
-            trouble={"delay": chosen.delay, "busy_every": chosen.busy_every},
-            recovery=chosen.recovery,
+            trouble={key: number for key, number in case.items() if key != "recovery"},
+            recovery=case.get("recovery", 0),
             patience=chosen.patience,
             session=session,
         )
     kind = "a server given" if chosen.server else (chosen.backend or "sqlite").partition(":")[0]
-    told = {"server": kind, "machine": _machine(), **told}
-    sys.stdout.write(f"{json.dumps(told, indent=1)}\n" if chosen.json else _table(told))
-    return 0 if told["wrong points"] == 0 else 1
-
-
-@dataclass
-class Reports:
-    """The simulated runs: what they have told, to be compared with what the server has."""
-
-    tasks: Sequence[Task]
-    tracked: TrackedSweep
-    drawn_s: float = 0.0
-    telling_s: float = 0.0
-    late_s: float = 0.0
-    timestamps: list[list[int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.timestamps = [[] for _ in self.tasks]
-
-    def tell(self, seconds: float) -> None:
-        """Each run reports once a second, one after another within the second."""
-        count = len(self.tasks)
-        began = time.monotonic()
-        for number in range(int(seconds * count)):
-            due = began + number / count
-            wait = due - time.monotonic()
-            if wait > 0:
-                time.sleep(wait)
-            self.late_s = max(self.late_s, time.monotonic() - due)
-            self._report(number % count)
-
-    def _report(self, run: int) -> None:
-        before = time.thread_time()
-        step, now = len(self.timestamps[run]) + 1, time.time_ns() // 1_000_000
-        self.timestamps[run].append(now)
-        metrics = {name: value(run, name, step) for name in METRICS}
-        report = {"epoch": step, "timestamp": now, "metrics": metrics}
-        drawn = time.thread_time()
-        self.tracked.reported(self.tasks[run], report)
-        self.drawn_s += drawn - before
-        self.telling_s += time.thread_time() - drawn
-
-
-def value(run: int, name: str, step: int) -> float:
-    """What a run has measured: another number at each point."""
-    return (hash((run, step)) % 100_003 + METRICS.index(name)) / 100_003
-
-
-def measure(
-    address: str,
-    home: Path,
-    *,
-    runs: int,
-    seconds: float,
-    trouble: Mapping[str, float],
-    recovery: float,
-    patience: float,
-    session: int | None = None,
-) -> dict[str, Any]:
-    """One sweep from its first run's opening to the last point's arrival, and what it cost.
-
-    The processes of `session` are the server's.
-    """
-    with ExitStack() as stack:
-        front = stack.enter_context(_front(address))
-        os.environ["MLFLOW_TRACKING_URI"] = front
-        spool = open_tracking(home)
-        stack.callback(spool.close)
-        reports = Reports(_tasks(home, runs), TrackedSweep(spool, NAME, Home(home).sweep(NAME)))
-        opened = _open(reports, Home(home).sweep(NAME) / "sweep.yaml", spool, patience)
-        _control(front)  # the counts of the openings are not those of the reports
-        look = stack.enter_context(_probe(address, reports.tasks, spool))
-        watch = Watch(spool, home, session)
-        _control(front, trouble)
-        reports.tell(seconds)
-        watch.stop()
-        steady = _control(front, {"delay": 0, "busy_every": 0})
-        began = time.monotonic()
-        waiting = spool.behind()
-        if recovery:
-            reports.tell(recovery)
-        recovering = spool.behind()
-        for task in reports.tasks:
-            reports.tracked.stopped(task)
-        reports.tracked.end("finished", {}, [])
-        if not spool.flush(patience):
-            raise SystemExit(f"{spool.behind()} records wait still: {spool.last_error}")
-        drained = time.monotonic() - began - recovery
-        lags = look()
-        wrong = _wrong_points(address, reports, spool)
-    cpu = watch.cpu_s - reports.drawn_s * seconds / (seconds + recovery)
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.machine()}"
+    load_told = f"{load:.1f} to {os.getloadavg()[0]:.1f}"
     return {
-        "runs": runs,
-        "seconds": seconds,
-        **{key: number for key, number in trouble.items() if number},
-        "opening, s": round(opened, 1),
-        "driver, share of a core": round(cpu / seconds, 3),
-        "of that telling": round(reports.telling_s / (seconds + recovery), 3),
-        "server, share of a core": None if session is None else round(watch.server_s / seconds, 2),
-        "a report came late by at most, s": round(reports.late_s, 2),
-        "requests/s": round(steady["requests"] / seconds, 1),
-        "refused": steady["refused"],
-        "points told/s": len(METRICS) * runs,
-        "points/batch": round(steady["points"] / max(1, steady["batches"]), 1),
-        "most points in a batch": steady["most_points"],
-        "journal, bytes/s": round(watch.journal_bytes / seconds),
-        "records waiting, at most": watch.most_waiting,
-        "records waiting at the end of it": waiting,
-        **({f"records waiting {recovery:g} s later": recovering} if recovery else {}),
-        "threads": watch.threads,
-        "memory grew by, MB": round(watch.grown_mb),
-        "lag, s": lags,
-        "all delivered after, s": round(drained, 1),
-        "points": sum(len(told) for told in reports.timestamps) * len(METRICS),
-        "wrong points": wrong,
+        "server": kind,
+        "machine": machine,
+        "its load": load_told,
+        "day": time.strftime("%Y-%m-%d"),
+        **told,
     }
-
-
-class Watch:
-    """Looks at this process, the journal and the server while runs report."""
-
-    def __init__(self, spool: Spool, home: Path, session: int | None) -> None:
-        self._spool, self._session = spool, session
-        self._journal = next(home.glob(f"spool/*/{NAME}.jsonl"))
-        self._size = self._journal.stat().st_size
-        self._memory = _memory_mb()
-        self.most_waiting, self.threads, self.grown_mb = 0, 0, 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        self._cpu, self._server_cpu = time.process_time(), _cpu_of(session)
-
-    def stop(self) -> None:
-        """Until here it counts."""
-        self.cpu_s = time.process_time() - self._cpu
-        self.server_s = _cpu_of(self._session) - self._server_cpu
-        self.journal_bytes = self._journal.stat().st_size - self._size
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._ended.wait(1):
-            self.most_waiting = max(self.most_waiting, self._spool.behind())
-            self.threads = max(self.threads, threading.active_count())
-            self.grown_mb = max(self.grown_mb, _memory_mb() - self._memory)
-
-
-def _memory_mb() -> float:
-    """What of this process is in memory; Linux."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _cpu_of(session: int | None) -> float:
-    """CPU seconds of all processes of a session; Linux."""
-    found = 0
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = file.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(fields[3]) == session:
-            found += int(fields[11]) + int(fields[12])
-    return found / os.sysconf("SC_CLK_TCK")
-
-
-def _tasks(home: Path, runs: int) -> list[Task]:
-    file = Home(home).sweep(NAME) / "sweep.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sweep = {
-        "name": NAME,
-        "parameters": {name: {"values": [value]} for name, value in POINT.items()},
-        "seeds": list(range(runs)),
-        "trial": {"algorithm": {"name": "car_ft"}, "device": "cpu"},
-    }
-    file.write_text(json.dumps(sweep))
-    return Planner(load_spec(file), None).trial(POINT, 0)
-
-
-def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:
-    began = time.monotonic()
-    reports.tracked.begin(file, {})
-    for task in reports.tasks:
-        reports.tracked.started(task, attempt=1, worker="local:1")
-    if not spool.flush(patience):
-        raise SystemExit(f"runs cannot be opened: {spool.last_error}")
-    return time.monotonic() - began
 
 
 @contextmanager
@@ -282,83 +101,17 @@ def _server(chosen: argparse.Namespace, folder: Path) -> Iterator[tuple[str, int
         yield running.address, running.process.pid
 
 
-@contextmanager
-def _front(address: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.slow_server", address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
-def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str, int]:
-    body = json.dumps(change).encode() if change else None
-    with urllib.request.urlopen(f"{front}{CONTROL}", data=body, timeout=60) as answer:
-        counts: dict[str, int] = json.load(answer)
-        return counts
-
-
-@contextmanager
-def _probe(address: str, tasks: Sequence[Task], spool: Spool) -> Iterator[Any]:
-    """Within, another process looks at a few runs; what is given ends it and tells the lags."""
-    chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
-    ids = [str(spool.run_id(_key(task))) for task in chosen]
-    command = [sys.executable, "-m", "benchmarks.lag_probe", address, METRICS[0], *ids]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-
-        def look() -> dict[str, float]:
-            lags = json.loads(process.communicate(timeout=60)[0])
-            p95 = statistics.quantiles(lags, n=20)[-1]
-            found = {"median": statistics.median(lags), "p95": p95, "max": max(lags)}
-            return {name: round(lag, 2) for name, lag in found.items()}
-
-        try:
-            yield look
-        finally:
-            process.kill()
-
-
-def _wrong_points(address: str, reports: Reports, spool: Spool) -> int:
-    """How many points the server lacks, has twice, or has otherwise than they were told."""
-    from mlflow import MlflowClient
-
-    client, wrong = MlflowClient(address), 0
-    for run, task in enumerate(reports.tasks):
-        run_id = str(spool.run_id(_key(task)))
-        for name in METRICS:
-            there = [
-                (point.step, point.timestamp, point.value)
-                for point in client.get_metric_history(run_id, name)
-            ]
-            told = [
-                (step, at, value(run, name, step))
-                for step, at in enumerate(reports.timestamps[run], start=1)
-            ]
-            wrong += len(set(there) ^ set(told)) + len(there) - len(set(there))
-    return wrong
-
-
-def _key(task: Task) -> RunKey:
-    return RunKey(NAME, task.digest)
-
-
-def _machine() -> str:
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    today = time.strftime("%Y-%m-%d")
-    return f"{os.cpu_count()} cores, Python {platform.python_version()}, load {load}, {today}"
-
-
-def _table(told: Mapping[str, Any]) -> str:
-    width = max(len(key) for key in told)
-    rows = ((key, _shown(cell)) for key, cell in told.items() if cell is not None)
-    return "".join(f"{key:<{width}}  {cell}\n" for key, cell in rows)
+def _table(told: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown, a column for each case."""
+    names = dict.fromkeys(key for case in told.values() for key in case)
+    rows = [["", *told], ["---"] * (len(told) + 1)]
+    rows += [[name, *(_shown(case.get(name)) for case in told.values())] for name in names]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _shown(cell: Any) -> str:
+    if cell is None:
+        return "–"
     if isinstance(cell, Mapping):
         return ", ".join(f"{name} {number}" for name, number in cell.items())
     return str(cell)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from sweeps import compare_options, data_options, doctor_options, ui_options
+from sweeps import compare_options, data_options, doctor_options, submit_options, ui_options
 from sweeps.durations import seconds
 from sweeps.parser import Parser, near
 
@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
     "resume": "go on with a sweep by its name, as it was run",
     "stop": "ask a running sweep to stop, on whatever host",
+    "submit": "send a sweep to a Ray cluster from outside, and follow it",
     "watch": "how a sweep stands, from another terminal",
     "list": "the sweeps of this home",
     "show": "trials and runs of one sweep",
@@ -45,7 +46,9 @@ COMMANDS: Mapping[str, str] = {
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command and its options. Exits with 2 for what nobody knows, with 0 after --help."""
     parser, commands = _parsers()
-    found, extra = parser.parse_known_args(arguments)
+    words, more = submit_options.split(arguments)
+    found, extra = parser.parse_known_args(words)
+    found.more = more
     if extra:
         own = commands.get(_full_name(found), parser)
         unknown = next((word for word in extra if word.startswith("-")), None)
@@ -110,6 +113,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         action="store_true",
         help="train a few steps of the first run, to tell how long it all takes",
     )
+    submit_options.add(commands["submit"])
     _of_going_on(commands)
     _of_results(commands)
     _of_report(commands["report"])

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 # One attempt a request, and not for two minutes: to try again, and when, is the spool's part, and
-# a request that MLflow repeats by itself may open a run twice.
-# Nor two more requests for each run that ends, to print where it is seen.
-_HTTP = {
+# a request that MLflow repeats by itself may open a run twice. And no address of each run that ends
+# on stdout, which is for results: it costs a request, and shows a password that is in the URI.
+_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -180,7 +180,7 @@ class MlflowStore(Tracker):
 
     def _connect(self) -> tuple[MlflowClient, str]:
         stay_private()
-        for name, value in _HTTP.items():
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         check_reachable(self._uri)
         file = sqlite_file(self._uri)

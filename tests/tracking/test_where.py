@@ -13,7 +13,7 @@ import pytest
 
 from tests.mounts import mount
 from tracking.base import TrackingError
-from tracking.context import context_tags
+from tracking.context import SOURCE_COMMIT, context_tags
 from tracking.locks import Held, Lock
 from tracking.privacy import QUIET, stay_private
 from tracking.where import home_id, open_tracking, where, without_password
@@ -201,6 +201,17 @@ def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
     assert not [name for name in tags if "git" in name]
     assert tags["mlflow.source.type"] == "LOCAL"
     assert tags["mlflow.user"]
+
+
+def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SOURCE_COMMIT, "0123abc-dirty")
+    tags = context_tags(tmp_path)
+    assert tags["mlflow.source.git.commit"] == "0123abc"
+    assert tags["carft.git.dirty"] == "true"
+    monkeypatch.setenv(SOURCE_COMMIT, "0123abc")
+    assert context_tags(tmp_path)["carft.git.dirty"] == "false"
 
 
 def test_versions_are_told_without_importing_anything(tmp_path: Path) -> None:

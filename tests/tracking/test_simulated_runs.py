@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tracking_load import METRICS, measure
+from benchmarks.simulated_runs import METRICS, measure
 from tracking.ui import Server
 
 

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Start a Ray cluster's head on this machine; it runs sweeps too. What is said behind the name goes
+# to `ray start`: --num-gpus 0 keeps runs off it, --block stays in the foreground, as systemd wants.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "${CLUSTER_ENV:-$here/cluster.env}"
+
+address=$(getent ahostsv4 "$HEAD" | awk '{print $1; exit}') || true
+case $HEAD/$address in
+  127.* | localhost/*) ;; # a cluster that stays on this machine
+  */127.*)
+    echo "$HEAD is $address here, where no other machine reaches it: say the head's address in cluster.env" >&2
+    exit 2
+    ;;
+  */)
+    echo "nobody knows where $HEAD is: say the head's name or address in cluster.env" >&2
+    exit 2
+    ;;
+esac
+
+mkdir -p "$CARFT_HOME"
+if [ "$RAY_AUTH_MODE" = token ] && [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
+  (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
+fi
+
+exec "$VENV/bin/ray" start --head --node-ip-address "$address" --port "$GCS_PORT" \
+  --dashboard-host 127.0.0.1 --dashboard-port "$DASHBOARD_PORT" \
+  --ray-client-server-port "$CLIENT_PORT" "${OF_EVERY_NODE[@]}" "$@"

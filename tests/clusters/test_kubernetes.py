@@ -1,0 +1,125 @@
+"""`deploy.sh`: the calls of helm and kubectl in their order, by stand-ins that write them down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.clusters.conftest import SCRIPTS
+
+STAND_IN = """\
+#!/usr/bin/env bash
+line="$(basename "$0") $*"
+echo "$line" >>"$CALLS"
+if [ ! -t 0 ] && [[ $line == *--filename=-* ]]; then sed "s/^/  < /" >>"$CALLS"; fi
+if [[ $line == *--dry-run=client* ]]; then echo "manifest of $3"; fi
+[[ $line != *"$FAILS"* ]]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with stand-ins, manifests and secrets."""
+    programs, manifests, secrets = (tmp_path / n for n in ("bin", "kuberay", "secrets"))
+    for folder in (programs, manifests, secrets):
+        folder.mkdir()
+    for name in ("kubectl", "helm"):
+        (programs / name).write_text(STAND_IN)
+        (programs / name).chmod(0o755)
+    (manifests / "kustomization.yaml").write_text("newName: registry.lab:5000/carft-sweep\n")
+    (manifests / "settings.env").write_text("MLFLOW_TRACKING_URI=https://mlflow.lab\n")
+    (secrets / "optuna_password").write_text("hidden")
+    (secrets / "mlflow_user_password").write_text("hidden")
+    return tmp_path
+
+
+def deploy(place: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the script there."""
+    known = {
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "MANIFESTS": str(place / "kuberay"),
+        "SECRETS": str(place / "secrets"),
+        "CALLS": str(place / "calls"),
+        "FAILS": "nothing fails",
+    }
+    return subprocess.run(
+        [str(SCRIPTS / "deploy.sh")],
+        cwd=place,
+        env=known | environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def calls(place: Path) -> list[str]:
+    file = place / "calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_the_operator_comes_first_and_the_cluster_after_its_secrets(place: Path) -> None:
+    done = deploy(place)
+    assert done.returncode == 0, done.stderr
+    called = [line for line in calls(place) if not line.startswith("  <")]
+    wanted = [
+        "helm upgrade --install kuberay-operator kuberay-operator --repo ",
+        "kubectl create namespace carft --dry-run=client",
+        "kubectl apply --filename=-",
+        "kubectl create secret generic carft-secrets --namespace=carft ",
+        "kubectl apply --server-side --filename=-",
+        f"kubectl apply --namespace=carft --kustomize={place}/kuberay",
+        "kubectl wait --namespace=carft --for=condition=HeadPodReady raycluster/carft ",
+        "kubectl get pods --namespace=carft --selector=ray.io/cluster=carft",
+    ]
+    # Both ends of a pipe write when they begin, in either order.
+    assert len(called) == len(wanted)
+    for begin in wanted:
+        assert [line for line in called if line.startswith(begin)], begin
+    places = [next(i for i, line in enumerate(called) if line.startswith(b)) for b in wanted]
+    for earlier, later in ((0, 1), (1, 3), (2, 3), (3, 5), (4, 5), (5, 6), (6, 7)):
+        assert places[earlier] < places[later], called
+    assert "hidden" not in (place / "calls").read_text()
+
+
+def test_what_one_command_writes_the_other_applies(place: Path) -> None:
+    deploy(place)
+    assert "  < manifest of carft" in calls(place)
+    assert "  < manifest of generic" in calls(place)
+
+
+def test_an_operator_that_is_there_is_left_alone(place: Path) -> None:
+    assert deploy(place, OPERATOR="no").returncode == 0
+    assert not [line for line in calls(place) if line.startswith("helm")]
+
+
+@pytest.mark.parametrize("fails", ["helm upgrade", "create secret", "apply --server-side"])
+def test_a_call_that_fails_is_the_last(place: Path, fails: str) -> None:
+    assert deploy(place, FAILS=fails).returncode != 0
+    assert not [line for line in calls(place) if "--kustomize" in line]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("kuberay/settings.env", "URI=https://mlflow.example\n", "still names an example"),
+        ("kuberay/kustomization.yaml", "newName: registry.example/c\n", "still names an example"),
+        ("kuberay/settings.env", None, "has no settings.env"),
+        ("secrets/optuna_password", "", "optuna_password is not there, or empty"),
+        ("bin/helm", None, "helm is not here"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_called(
+    place: Path, file: str, content: str | None, said: str
+) -> None:
+    if content is None:
+        (place / file).unlink()
+    else:
+        (place / file).write_text(content)
+    done = deploy(place)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert calls(place) == []

@@ -1,0 +1,276 @@
+"""`start_head.sh` and `start_worker.sh`: a cluster of three hosts, with ports that are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tests.clusters.conftest import SCRIPTS, VENV, call, ran_on, variables
+from tests.clusters.hosts import Host
+from tests.e2e.conftest import Tiny, make_tiny
+from tests.e2e.test_things_go_wrong import end, until
+from tests.services.mlflow_server import USER, USER_PASSWORD, MlflowServer
+from tests.services.postgres import Postgres
+from tests.services.processes import free_port
+
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
+WEIGHTS = [0.0, 0.5, 1.0, 1.5]
+OF_THE_HEAD = ("GCS_PORT", "DASHBOARD_PORT", "CLIENT_PORT")
+OF_EVERY_NODE = (
+    "NODE_MANAGER_PORT",
+    "OBJECT_MANAGER_PORT",
+    "RUNTIME_ENV_PORT",
+    "AGENT_PORT",
+    "AGENT_HTTP_PORT",
+    "METRICS_PORT",
+)
+
+ALL = (*OF_THE_HEAD, *OF_EVERY_NODE)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One that the scripts have started, and the environment of who uses it on the head."""
+
+    head: str
+    workers: list[Host]
+    environ: dict[str, str]
+    scratch: Path
+    known: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Host to the environment that its script was called with."""
+
+    def start_worker(self, host: Host) -> str:
+        """Let a host join, as `ssh HOST start_worker.sh` does."""
+        script = str(SCRIPTS / "start_worker.sh")
+        return call(*host.command(script, "--num-cpus", "1"), environ=self.on(host))
+
+    def on(self, host: Host) -> dict[str, str]:
+        """The environment there: a machine of its own has the ports of cluster.env to itself."""
+        known = {**self.environ, "RAY_SCRATCH": str(self.scratch / host.name)}
+        taken = () if host.inside else OF_EVERY_NODE
+        known |= {name: str(free_port()) for name in taken}
+        self.known[host.name] = known
+        return known
+
+    def processes(self, host: str) -> list[int]:
+        """Of Ray on one host, known by its folder."""
+        found = []
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                told = command.read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
+            if str(self.scratch / host).encode() in told:
+                found.append(int(command.parent.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def secrets(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, mlflow_server: MlflowServer
+) -> dict[str, str]:
+    """The variables of cluster.env that name a server, a database and files of secrets."""
+    folder = tmp_path_factory.mktemp("secrets")
+    (folder / "mlflow-password").write_text(USER_PASSWORD + "\n")
+    (folder / "optuna-url").write_text(postgres.url(postgres.new_database()) + "\n")
+    return {
+        "MLFLOW_TRACKING_URI": mlflow_server.address,
+        "MLFLOW_TRACKING_USERNAME": USER,
+        "MLFLOW_TRACKING_PASSWORD_FILE": str(folder / "mlflow-password"),
+        "CARFT_OPTUNA_STORAGE_FILE": str(folder / "optuna-url"),
+    }
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """One whose path leaves room for the names of sockets."""
+    with tempfile.TemporaryDirectory(prefix="carft-hand-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    machines: list[Host], secrets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """A head here that executes no runs, and a worker on each of the other hosts."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    with short_folder() as scratch:
+        here, *workers = machines
+        environ = variables(Tiny(home, home), HEAD=here.address, **secrets)
+        environ |= {name: str(free_port()) for name in OF_THE_HEAD}
+        made = Cluster(here.address, workers, environ, scratch)
+        script = str(SCRIPTS / "start_head.sh")
+        call(script, "--num-cpus", "0", environ=made.on(here))
+        try:
+            for host in workers:
+                made.start_worker(host)
+            yield made
+        finally:
+            for pid in made.processes(""):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sweep(
+    cluster: Cluster, tmp_path: Path, tiny_clip_files: Path, images: Path, request: Any
+) -> Tiny:
+    """A sweep file whose home is the cluster's."""
+    home = Path(cluster.environ["CARFT_HOME"])
+    name = request.node.name[5:25]
+    return make_tiny(tmp_path, tiny_clip_files, images)(name, WEIGHTS, home=home, parallel=2)
+
+
+def carft(command: str, *words: str) -> list[str]:
+    """`carft-sweep COMMAND` in a shell that has read cluster.env."""
+    script = f'source {SCRIPTS}/cluster.env; exec "$VENV/bin/carft-sweep" "$@"'
+    return ["bash", "-euc", script, "bash", command, *words]
+
+
+def test_a_sweep_on_it_ends_as_a_local_one_and_lies_in_both_servers(
+    cluster: Cluster, sweep: Tiny, tmp_path: Path
+) -> None:
+    said = call(*carft("run", str(sweep.file)), environ=cluster.environ)
+    assert "[5/5]" in said
+    shown = call(*carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
+    trials = json.loads(shown)["trials"]
+    local = replace(sweep, home=tmp_path / "local")
+    local.call("run", "--engine", "local", "--set", "parallel=null")
+    assert outcomes(trials) == local.outcomes()
+
+    url = Path(cluster.environ["CARFT_OPTUNA_STORAGE_FILE"]).read_text().strip()
+    (study,) = (s for s in optuna.get_all_study_names(url) if sweep.file.stem in s)
+    states = [trial.state.name for trial in optuna.load_study(study_name=study, storage=url).trials]
+    assert states == ["COMPLETE"] * len(WEIGHTS)
+    password = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": USER_PASSWORD}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in password.items():
+            patch.setenv(name, value)
+        runs = [
+            run
+            for run in sweep.mlflow(cluster.environ["MLFLOW_TRACKING_URI"])
+            if run["tags"]["carft.sweep"] == sweep.file.stem
+        ]
+    assert [run["status"] for run in runs] == ["FINISHED"] * (2 + len(WEIGHTS))
+    assert ran_on(runs) == ({h.name for h in cluster.workers if h.inside} or {socket.gethostname()})
+    leaked = [path for path in sweep.home.rglob("*") if path.is_file() and has(path, url)]
+    assert leaked == []
+
+
+def outcomes(trials: list[dict[str, Any]]) -> dict[float, Any]:
+    """As Tiny.outcomes."""
+    return {
+        trial["params"]["algorithm.kl_weight"]: (trial["value"], trial["runs"][0]["metrics"])
+        for trial in trials
+    }
+
+
+def has(path: Path, secret: str) -> bool:
+    return secret.encode() in path.read_bytes() or USER_PASSWORD.encode() in path.read_bytes()
+
+
+def test_every_port_that_ray_listens_on_is_one_of_cluster_env(cluster: Cluster) -> None:
+    for host in (Host("here", cluster.head), *cluster.workers):
+        own = set(cluster.processes(host.name))
+        listening = {
+            int(port)
+            for line in host.call("ss", "-tlnpH").splitlines()
+            for port, pid in re.findall(r"[\d\]*]:(\d+) .*pid=(\d+)", line)
+            if int(pid) in own
+        }
+        assert listening, host
+        assert {port for port in listening if port not in allowed(cluster, host)} == set(), host
+
+
+def allowed(cluster: Cluster, host: Host) -> set[int]:
+    """The ports that cluster.env names on a host."""
+    script = f"source {SCRIPTS}/cluster.env; echo {' '.join('$' + n for n in ALL)} $WORKER_PORTS"
+    told = call("bash", "-euc", script, environ=cluster.known[host.name]).split()
+    first, last = map(int, told.pop().split("-"))
+    return {*map(int, told), *range(first, last + 1)}
+
+
+def test_who_has_not_the_token_is_refused(cluster: Cluster, sweep: Tiny, tmp_path: Path) -> None:
+    token = Path(cluster.environ["CARFT_HOME"]) / "ray-token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    address = f"{cluster.head}:{cluster.environ['GCS_PORT']}"
+    done = subprocess.run(
+        [str(VENV / "bin" / "carft-sweep"), "check", str(sweep.file), "--address", address],
+        env=variables(replace(sweep, home=tmp_path / "home")),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode in (2, 4), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "changed", "said"),
+    [
+        ("start_head.sh", {"HEAD": "loop"}, "loop is 127.0.1.1 here, where no other machine"),
+        ("start_head.sh", {"HEAD": "no.such.machine"}, "nobody knows where no.such.machine is"),
+        ("start_worker.sh", {"HEAD": "no.such.machine"}, "nobody knows where no.such.machine is"),
+        ("start_worker.sh", {"HEAD": "192.0.2.1"}, "ray-token is not here: is the home mounted"),
+    ],
+)
+def test_what_cannot_be_a_cluster_is_said_at_once(
+    tmp_path: Path, script: str, changed: dict[str, str], said: str
+) -> None:
+    stand_in = tmp_path / "getent"  # the names that a machine knows are not a test's
+    stand_in.write_text(
+        '#!/bin/sh\ncase $2 in loop) echo "127.0.1.1 STREAM loop" ;; '
+        '*such*) exit 2 ;; *) echo "$2 STREAM" ;; esac\n'
+    )
+    stand_in.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(SCRIPTS / script)],
+        env={**os.environ, "PATH": path, "CARFT_HOME": str(tmp_path / "home"), **changed},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.slow  # Ray needs half a minute to see that a node is gone
+def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
+    cluster: Cluster, sweep: Tiny, tmp_path: Path
+) -> None:
+    lost = cluster.workers[-1]
+    process = subprocess.Popen(
+        carft("run", str(sweep.file), "--set", "trial.optim.epochs=25"),
+        env=cluster.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(process, "epoch", 6)  # both nodes have begun
+    for pid in cluster.processes(lost.name):
+        os.kill(pid, signal.SIGKILL)
+    cluster.start_worker(lost)
+    said = end(process, 0)
+    assert "preempted" in said
+    shown = call(*carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
+    local = replace(sweep, home=tmp_path / "local")
+    local.call(
+        "run", "--engine", "local", "--set", "parallel=null", "--set", "trial.optim.epochs=25"
+    )
+    assert outcomes(json.loads(shown)["trials"]) == local.outcomes()

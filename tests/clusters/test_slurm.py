@@ -1,0 +1,188 @@
+"""`sweep.sbatch` in a real Slurm: it stops before the limit, comes back, and ends as one run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+import pytest
+
+from tests.clusters.conftest import SCRIPTS, ran_on, state, variables
+from tests.clusters.slurm import CPUS, GPUS, Slurm
+from tests.e2e.conftest import MakeTiny, Tiny
+from tests.services.mlflow_server import MlflowServer
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+WEIGHTS = [0.0, 0.5]
+
+
+class Job:
+    """One that `sbatch` has queued, with its log."""
+
+    def __init__(self, slurm: Slurm, sweep: Tiny, *options: str, **environ: str) -> None:
+        self.slurm = slurm
+        self.log = sweep.file.with_suffix(".log")
+        words = ["sbatch", "--parsable", f"--output={self.log}", "--time=10"]
+        words += [f"--cpus-per-task={CPUS}", f"--gpus-per-node={GPUS}", *options]
+        words += [str(SCRIPTS / "sweep.sbatch"), str(sweep.file)]
+        self.id = slurm.call(*words, environ=variables(sweep, **environ))
+
+    def said(self) -> str:
+        """Its log up to now."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def until(self, words: str, seconds: float = 150) -> None:
+        """Wait for words in the log."""
+        last = time.monotonic() + seconds
+        while words not in self.said():
+            assert time.monotonic() < last, f"{self.slurm.state(self.id)}\n{self.said()}"
+            time.sleep(0.1)
+
+    def end(self) -> str:
+        """Its state once it has ended for good."""
+        state = self.slurm.until(self.id, "COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL")
+        assert list(Path("/tmp").glob(f"carft-{self.id}-*")) == [], "Ray's folders are left"
+        return state
+
+
+def undisturbed(tiny: MakeTiny, tmp_path: Path, **keys: Any) -> dict[float, Any]:
+    """What the same sweep gives without Slurm and Ray."""
+    sweep = tiny("job", WEIGHTS, home=tmp_path / "undisturbed", **keys)
+    sweep.call("run", "--engine", "local", "--set", "resources.gpus=0")
+    return sweep.outcomes()
+
+
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_near_the_time_limit_it_queues_itself_again_and_ends_as_if_never_stopped(
+    slurm: Slurm, tiny: MakeTiny, tmp_path: Path, nodes: int
+) -> None:
+    gpu = {"cpus": 1, "gpus": 1}  # which is Slurm's to hand out
+    sweep = tiny("job", WEIGHTS, epochs=12, resources=gpu)
+    job = Job(slurm, sweep, f"--nodes={nodes}")
+    job.until("epoch 1/")
+    slurm.call("scancel", "--batch", "--signal=USR1", job.id)  # as Slurm does near the limit
+    job.until("queued again")
+    assert state(sweep) == "interrupted"
+    assert job.end() == "COMPLETED", job.said()
+    assert f"Ray on {nodes} of {nodes} nodes" in job.said()
+    assert job.said().count("  epoch 1/") == len(WEIGHTS), "an epoch was trained twice"
+    assert "the sweep is done" in job.said()
+    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=12)
+    names = {node.name for node in slurm.nodes} if slurm.nodes[0].inside else {gethostname()}
+    assert ran_on(sweep.mlflow()) <= names
+
+
+@pytest.mark.slow
+def test_slurm_itself_sends_the_signal_before_the_limit(slurm: Slurm, tiny: MakeTiny) -> None:
+    sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
+    job = Job(slurm, sweep, "--nodes=1", "--time=2", "--signal=B:USR1@30", RESTARTS="1")
+    job.until("queued again", seconds=200)
+    job.until("not queued again", seconds=200)
+    assert job.end() == "FAILED"  # after its only restart, with exit code 3
+    assert "the time limit is near" in job.said()
+    assert state(sweep) == "interrupted"
+
+
+@pytest.mark.slow
+def test_scancel_ends_it_for_good(slurm: Slurm, tiny: MakeTiny) -> None:
+    sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
+    job = Job(slurm, sweep, "--nodes=1")
+    job.until("epoch 1/")
+    slurm.call("scancel", job.id)
+    assert slurm.until(job.id, "CANCELLED", "PENDING", "COMPLETED") == "CANCELLED"
+    assert "queued again" not in job.said()
+    assert state(sweep) == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_stop_from_the_login_node_is_no_reason_to_come_back(slurm: Slurm, tiny: MakeTiny) -> None:
+    sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
+    job = Job(slurm, sweep, "--nodes=1")
+    job.until("epoch 1/")
+    sweep.call("stop")
+    assert job.end() == "FAILED"  # with exit code 3
+    assert "queued again" not in job.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["ray's head", "the driver"])
+def test_what_is_killed_on_the_first_node_is_a_reason_to_come_back(
+    slurm: Slurm, tiny: MakeTiny, tmp_path: Path, lost: str
+) -> None:
+    sweep = tiny("job", WEIGHTS, epochs=12, resources={"cpus": 1})
+    job = Job(slurm, sweep, "--nodes=2")
+    job.until("epoch 1/")
+    told = (
+        f"/raylet .*carft-{job.id}-head"
+        if lost == "ray's head"
+        else f"carft-sweep run {sweep.file}"
+    )
+    for pid in processes(told):
+        os.kill(pid, signal.SIGKILL)
+    job.until("queued again")
+    assert job.end() == "COMPLETED", job.said()
+    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=12)
+
+
+@pytest.mark.slow
+def test_another_node_that_is_lost_costs_only_its_runs(
+    slurm: Slurm, tiny: MakeTiny, tmp_path: Path
+) -> None:
+    sweep = tiny("job", WEIGHTS, epochs=40, resources={"cpus": 1, "gpus": GPUS})
+    job = Job(slurm, sweep, "--nodes=2")  # a run on each
+    job.until("epoch 3/")
+    for pid in processes(f"carft-{job.id}-worker"):
+        os.kill(pid, signal.SIGKILL)
+    assert job.end() == "COMPLETED", job.said()
+    assert "preempted" in job.said()
+    assert "queued again" not in job.said()
+    assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=40)
+
+
+@pytest.mark.slow
+def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(
+    slurm: Slurm, tiny: MakeTiny, tmp_path: Path
+) -> None:
+    half = ("--nodes=1", "--nodelist=n1", "--cpus-per-task=1", "--gpus-per-node=1")
+    one = tiny("one", WEIGHTS, epochs=100, resources={"cpus": 1}, home=tmp_path / "one")
+    two = tiny("two", WEIGHTS, epochs=12, resources={"cpus": 1}, home=tmp_path / "two")
+    jobs = [Job(slurm, sweep, *half) for sweep in (one, two)]
+    jobs[0].until("epoch 1/")
+    assert jobs[1].end() == "COMPLETED", jobs[1].said()
+    assert slurm.state(jobs[0].id) == "RUNNING", "it went with the other's Ray"
+    slurm.call("srun", "--partition=high", "--nodelist=n1", "--exclusive", "true")
+    jobs[0].until("DUE TO PREEMPTION")
+    assert jobs[0].end() == "COMPLETED", jobs[0].said()
+    assert one.outcomes() == undisturbed(tiny, tmp_path, epochs=100)
+    assert two.outcomes() == undisturbed(tiny, tmp_path / "2", epochs=12)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("services")
+def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
+    slurm: Slurm, tiny: MakeTiny, mlflow_server: MlflowServer
+) -> None:
+    if not slurm.nodes[0].inside:
+        pytest.skip("needs network namespaces: here a node reaches the server")
+    sweep = tiny("away", WEIGHTS, resources={"cpus": 1})
+    job = Job(slurm, sweep, "--nodes=1", **mlflow_server.environ)  # it listens on 127.0.0.1
+    assert job.end() == "COMPLETED", job.said()
+    sweep.call("sync", **mlflow_server.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in mlflow_server.environ.items():
+            patch.setenv(name, value)
+        runs = [
+            r for r in sweep.mlflow(mlflow_server.address) if r["tags"]["carft.sweep"] == "away"
+        ]
+    assert [run["status"] for run in runs] == ["FINISHED"] * (2 + len(WEIGHTS))
+
+
+def processes(told: str) -> list[int]:
+    """Those whose command line has the words (a pattern)."""
+    listed = subprocess.run(["pgrep", "-f", told], capture_output=True, text=True)
+    return [int(pid) for pid in listed.stdout.split()]
