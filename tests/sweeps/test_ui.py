@@ -66,6 +66,18 @@ def test_where_there_is_no_home_there_is_nothing_to_serve(
     assert started == {}
 
 
+def test_a_server_of_somebody_else_has_users_of_its_own(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@lab.example")
+    assert main(["ui", "--auth"]) == 2
+    told = capsys.readouterr().err
+    assert "names a server, https://lab.example, and ui then starts none" in told
+    assert "secret" not in told
+    assert started == {}
+    assert main(["ui"]) == 0
+
+
 def test_a_port_that_is_named_is_the_only_one(started: Started) -> None:
     assert main(["ui", "--port", "5001"]) == 0
     assert (started["port"], started["other_ports"]) == (5001, False)
