@@ -121,6 +121,6 @@ def killing(cluster: Cluster, process: subprocess.Popen[str]) -> str:
     return said
 
 
-def compared(sweep: Tiny, environ: Mapping[str, str]) -> Any:
+def compared(sweep: Tiny, environ: dict[str, Any]) -> Any:
     """The comparison as `compare --json` tells it."""
     return json.loads(sweep.call("compare", "--json", **environ)[0])
