@@ -16,19 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracking.base import ServiceUnreachable, TrackingError, UnknownHost
+from tracking.base import ServiceUnreachable, TrackingError
 from tracking.mlflow_errors import translated, uploading
 from tracking.privacy import stay_private
-from tracking.where import TRACKING_VARIABLE, without_password
+from tracking.where import without_password
 
 SECONDS = 5.0
 """That a server may take for an answer."""
 _FOLDER = "carft-sweep-doctor"
-_REASONS = {
-    "Connection refused": "nothing listens there",
-    "Temporary failure in name resolution": "no name server answers",
-    "timed out": f"no answer within {SECONDS:g} s",
-}
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -103,14 +98,6 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
         )
     if "SSLError" in text:
         return TrackingError(f"{place} does not speak TLS as https:// asks for; is it http://?")
-    if "Name or service not known" in text or "nodename nor servname" in text:
-        return UnknownHost(
-            f"MLflow at {place} is on a host that nobody knows by this name from here: see to "
-            f"{TRACKING_VARIABLE}"
-        )
-    for sign, said in _REASONS.items():
-        if sign in text:
-            return ServiceUnreachable(f"MLflow at {place}: {said}")
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}")
 
 

@@ -21,11 +21,15 @@ SHORTEST = 12
 """Characters of a password, as MLflow wants them."""
 VARIABLE = "CARFT_UI_PASSWORD"
 _OWN = "MLFLOW_AUTH_CONFIG_PATH"
+# To look at a password costs a tenth of a second of a core, on purpose, and every request of a
+# sweep brings one. What is remembered is forgotten at once when a password is changed: the server
+# has one worker.
 _CONFIG = """[mlflow]
 default_permission = READ
 database_uri = {database}
 admin_username = {admin}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 """
 
 

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 
 from carft_core.errors import RequestError
-from sweeps.home import Home, find_home
+from sweeps.home import find_home
 from tracking.ui import serve
 from tracking.ui_hosts import is_loopback
-from tracking.ui_users import ADMIN, Users, prepare
-from tracking.where import is_server, where
+from tracking.ui_users import ADMIN, prepare
+from tracking.where import is_server, where, without_password
 
 Say = Callable[[str], None]
 PORT = 5000
@@ -23,10 +23,12 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
     home = find_home(arguments.home)
     place = where(home.path)
-    if not is_server(place.named) and not home.path.exists():
+    if is_server(place.named):
+        _check_only_named(arguments, without_password(place.named))
+    elif not home.path.exists():
         raise RequestError(f"there is no home {home.path} yet; run a sweep first, or name --home")
     _check(arguments)
-    users = _users(home, arguments, served=not is_server(place.named))
+    users = prepare(home.path, _password) if arguments.auth else None
     server = serve(
         place.uri,
         place.artifacts,
@@ -67,8 +69,12 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _users(home: Home, arguments: argparse.Namespace, *, served: bool) -> Users | None:
-    return prepare(home.path, _password) if arguments.auth and served else None
+def _check_only_named(arguments: argparse.Namespace, address: str) -> None:
+    if arguments.auth or arguments.allowed_hosts or arguments.static_prefix:
+        raise RequestError(
+            f"MLFLOW_TRACKING_URI names a server, {address}, and ui then starts none: users and "
+            "names are that server's; unset it to serve the home's own runs"
+        )
 
 
 def _password() -> str | None:

@@ -47,6 +47,37 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
     assert capsys.readouterr().out.splitlines()[1:] == ["Ctrl-C ends it."]
 
 
+def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    del started
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    made = SimpleNamespace(address="http://here:5000", process=object(), wait=interrupted)
+    monkeypatch.setattr("sweeps.commands.ui.serve", lambda *_, **__: made)
+    assert main(["ui"]) == 0
+
+
+def test_where_there_is_no_home_there_is_nothing_to_serve(
+    started: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--home", str(tmp_path / "none"), "ui"]) == 2
+    assert "there is no home" in capsys.readouterr().err
+    assert started == {}
+
+
+def test_a_server_of_somebody_else_has_users_of_its_own(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@lab.example")
+    assert main(["ui", "--auth"]) == 2
+    told = capsys.readouterr().err
+    assert "names a server, https://lab.example, and ui then starts none" in told
+    assert "secret" not in told
+    assert started == {}
+    assert main(["ui"]) == 0
+
+
 def test_a_port_that_is_named_is_the_only_one(started: Started) -> None:
     assert main(["ui", "--port", "5001"]) == 0
     assert (started["port"], started["other_ports"]) == (5001, False)

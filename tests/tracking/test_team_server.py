@@ -17,9 +17,10 @@ import requests
 from mlflow import MlflowClient
 
 from sweeps.cli import main
-from tests.e2e.browser import IS_THERE, browser, show
+from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
 from tests.services.processes import end, free_port, start
-from tracking.base import RunKey, RunStart
+from tracking.base import RunKey, RunStart, ServiceUnreachable, TrackingError
+from tracking.mlflow_probe import ask
 from tracking.mlflow_store import MlflowStore
 from tracking.ui import Server, serve
 from tracking.ui_users import ADMIN, prepare
@@ -198,18 +199,19 @@ def test_strangers_are_refused(proxy: Proxy, team: Server, password: str) -> Non
     assert (plain.status_code, plain.headers["Location"]) == (301, f"{origin}/x?y=1")
 
 
-@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
 def test_a_user_reads_all_and_writes_where_she_is_let(
     client: MlflowClient,
+    proxy: Proxy,
     password: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    making, granting = (compile(text, "team-server.md", "exec") for text in shown)
-    known: dict[str, Any] = {}
-    exec(making, known)  # create_user(ADA, HERS)
+    def as_admin(path: str, **body: str) -> None:
+        told = {"method": "POST", "auth": (ADMIN, password), "json": body}
+        assert status(proxy, path, **told) == 200
+
+    as_admin("/api/2.0/mlflow/users/create", username=ADA, password=HERS)
     experiment = client.create_experiment("ours")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADA)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", HERS)
@@ -220,14 +222,38 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     assert "the server lets us in, and has the experiment ours" in told
     assert HERS not in told
 
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
-        patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        exec(granting, {**known, "experiment_id": experiment})
+    edit = {"resource_type": "experiment", "resource_id": experiment, "permission": "EDIT"}
+    as_admin("/api/3.0/mlflow/users/permissions/grant", username=ADA, **edit)
     assert main(doctor) == 0
     told = capsys.readouterr().out
     assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
     assert "stays, since this user may not delete there" in told
+
+
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) -> None:
+    shown = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+    hers = client.create_experiment("as the page says")
+    shown = shown.replace(f'"{ADA}"', '"grace"')
+    exec(compile(shown, "team-server.md", "exec"), {"experiment_id": hers})
+    tag = {"method": "POST", "auth": ("grace", HERS)}
+    body = {"experiment_id": hers, "key": "a", "value": "b"}
+    path = "/api/2.0/mlflow/experiments/set-experiment-tag"
+    assert status(proxy, path, json=body, **tag) == 200
+    assert status(proxy, path, json={**body, "experiment_id": "0"}, **tag) == 403
+
+
+def test_a_certificate_that_nobody_knows_and_a_port_without_tls_are_told(
+    client: MlflowClient, proxy: Proxy, team: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del client
+    with pytest.raises(TrackingError, match="does not speak TLS"):
+        ask(team.address.replace("http:", "https:"), "/health")
+    monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    with pytest.raises(TrackingError, match="not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        ask(proxy.address, "/health")
+    with pytest.raises(ServiceUnreachable, match=r"MLflow at http://127\.0\.0\.1:1 does not"):
+        ask("http://me:secret@127.0.0.1:1", "/health")
 
 
 def look(secure: int, password: str, path: str = "") -> list[str]:
@@ -243,7 +269,7 @@ def look(secure: int, password: str, path: str = "") -> list[str]:
     return [message for message in said if NAME in message and "SEVERE" in message]
 
 
-@pytest.mark.skipif(not IS_THERE, reason="needs a browser")
+@pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
 def test_a_browser_shows_the_pages_behind_it(proxy: Proxy, password: str) -> None:
     assert look(proxy.secure, password) == []
 

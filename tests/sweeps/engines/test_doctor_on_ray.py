@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 
 from sweeps.doctor import cluster
-from sweeps.doctor.cluster import _jobs, _node
+from sweeps.doctor.cluster import _node
+from sweeps.submission.address import VARIABLE
 from tests.sweeps.doctor.looked import look, only
 
 pytestmark = pytest.mark.xdist_group("ray")
 
 
 def test_each_node_is_asked_whether_it_can_serve(ray_nodes: Any, tmp_path: Path) -> None:
-    supply, jobs, node, clock = look("ray.nodes", tmp_path, address=ray_nodes.address, nodes=True)
-    assert [finding.level for finding in (supply, jobs, node, clock)] == ["ok"] * 4, supply
+    supply, node, clock = look("ray.nodes", tmp_path, address=ray_nodes.address, nodes=True)
+    assert [finding.level for finding in (supply, node, clock)] == ["ok"] * 3, supply
     assert f"at {ray_nodes.address}: 1 node, 2 CPUs, 0 GPUs" in supply.told
-    assert "takes no jobs" in jobs.told  # it was started without a dashboard
+    assert "takes no jobs" in supply.told  # it was started without a dashboard
     python = ".".join(str(part) for part in sys.version_info[:3])
     assert f"python {python}, torch " in node.told
     assert "agrees with ours" in clock.told
@@ -72,18 +73,18 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     other = {**first, "versions": {"torch": "2.9.0"}, "now": 100.0}
     told = {
         "version": "2.60.0",
-        "jobs": None,
+        "jobs": "10.0.0.1:8265",
         "nodes": {name: {"cpus": 8, "gpus": 1} for name in "abc"},
         "problems": ["d: does not share the home"],
         "answers": {"a": first, "b": other, "c": {"failed": "the node died"}},
     }
-    monkeypatch.delenv(cluster.API, raising=False)
     monkeypatch.setattr(cluster, "look", lambda *_: told)
+    supply = only(look("ray.cluster", tmp_path, address="lab:6379"), "ok")
+    assert "3 nodes, 24 CPUs, 3 GPUs (a, b, c); takes jobs at 10.0.0.1:8265" in supply
     found = look("ray.nodes", tmp_path, address="lab:6379", nodes=True)
     levels = [finding.level for finding in found]
-    assert levels == ["ok", "ok", "wrong", "ok", "ok", "ok", "warning", "wrong", "unreachable"]
+    assert levels == ["ok", "wrong", "ok", "ok", "ok", "warning", "wrong", "unreachable"]
     said = "\n".join(finding.told for finding in found)
-    assert "3 nodes, 24 CPUs, 3 GPUs (a, b, c)" in said
     assert "does not share the home" in said
     assert "b has torch 2.9.0, the first node 2.8.0" in said
     assert "the clock of b is 98 s ahead of ours" in said
@@ -92,16 +93,16 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A job API that answers what it is told."""
-    answer: dict[str, Any] = {"status": 200, "text": json.dumps({"ray_version": "2.60.0"})}
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[int, str]]]:
+    """A job API that answers what it is told: path to status and text."""
+    answers = {"/api/version": (200, json.dumps({"ray_version": "2.60.0"}))}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer["path"] = self.path
-            self.send_response(answer["status"])
+            status, text = answers.get(self.path, (200, "[]"))
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(answer["text"].encode())
+            self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -109,34 +110,22 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    monkeypatch.setenv(cluster.API, f"http://127.0.0.1:{server.server_port}/")
-    yield answer
+    monkeypatch.setenv(VARIABLE, f"http://127.0.0.1:{server.server_port}/")
+    yield answers
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("status", "text", "level", "said"),
-    [
-        (200, None, "ok", "answers, Ray 2.60.0"),
-        (401, "Unauthorized", "wrong", "wants a token"),
-        (403, "Forbidden", "wrong", "wants a token"),
-        (404, "Not found", "warning", "answers 404"),
-        (200, "<html>", "warning", "no job API at"),
-    ],
-)
-def test_the_job_api_is_asked_for_its_version(
-    api: dict[str, Any], status: int, text: str | None, level: str, said: str
+def test_the_job_api_is_asked_where_it_is_named(
+    api: dict[str, tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.update({"status": status} | ({} if text is None else {"text": text}))
-    (finding,) = _jobs(None)
-    assert (finding.level, said in finding.told) == (level, True), finding
-    assert api["path"] == "/api/version"
-
-
-def test_where_nothing_listens_there_is_no_job_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(cluster.API, raising=False)
-    (finding,) = _jobs("127.0.0.1:1")
-    assert finding.level == "warning"
-    assert "http://127.0.0.1:1" in finding.told
+    assert "answers, Ray 2.60.0" in only(look("ray.jobs", tmp_path), "ok")
+    api["/api/jobs/"] = (401, "Unauthorized")
+    assert "wants a token" in only(look("ray.jobs", tmp_path), "wrong")
+    api["/api/version"] = (503, "")
+    assert "the head is away" in only(look("ray.jobs", tmp_path), "unreachable")
+    monkeypatch.setenv(VARIABLE, "http://head:6379")
+    assert "the port of Ray's own protocol" in only(look("ray.jobs", tmp_path), "wrong")
+    monkeypatch.delenv(VARIABLE)
+    assert look("ray.jobs", tmp_path) == []

@@ -21,6 +21,8 @@ class Dropping:
         self.cuts = 0
         self.made = 0
         """Cuts that happened."""
+        self.served = 0
+        """Pieces of answers that were passed on."""
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
@@ -46,6 +48,7 @@ class Dropping:
                     target.sendall(data[:40])
                     break
                 target.sendall(data)
+                self.served += source.getpeername() == self._to
         except OSError:
             pass  # the other side was cut
         finally:

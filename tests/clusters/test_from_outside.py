@@ -1,0 +1,126 @@
+"""The whole of it: a sweep submitted from outside to three hosts, one of which is killed, that ends
+as the same sweep on one machine does, with every run and file in a server with passwords.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clusters.conftest import VENV, call, variables
+from tests.clusters.test_ray_by_hand import WEIGHTS, Cluster, has
+from tests.clusters.test_ray_by_hand import cluster as cluster
+from tests.clusters.test_ray_by_hand import secrets as secrets
+from tests.e2e.conftest import Tiny, make_tiny
+from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
+
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
+EPOCHS = 12
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_clip_files: Path, images: Path) -> Tiny:
+    """A user's repository with one sweep file, on a machine that has not the home."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    make = make_tiny(folder, tiny_clip_files, images)
+    made = make("outside", WEIGHTS, home=tmp_path / "local", epochs=EPOCHS, parallel=2)
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "first")):
+        subprocess.run([*git, *words], cwd=made.file.parent, check=True)
+    return made
+
+
+def outside(cluster: Cluster) -> dict[str, str]:
+    """What the user's machine knows: Ray's dashboard, through a tunnel, and its token."""
+    known = variables(Tiny(Path(), Path("/nowhere")))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "CARFT_HOME"):
+        known.pop(name, None)
+    address = f"http://127.0.0.1:{cluster.environ['DASHBOARD_PORT']}"
+    token = Path(cluster.environ["CARFT_HOME"]) / "ray-token"
+    return known | {
+        "RAY_API_SERVER_ADDRESS": address,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token.read_text(),
+        "CARFT_HOME": cluster.environ["CARFT_HOME"],
+    }
+
+
+FILES = """
+import json, sys
+from mlflow import MlflowClient
+client, sweep = MlflowClient(sys.argv[1]), sys.argv[2]
+experiment = client.get_experiment_by_name("carft-sweep").experiment_id
+def files(run, path=None):
+    for item in client.list_artifacts(run, path):
+        yield from files(run, item.path) if item.is_dir else [item.path]
+runs = client.search_runs([experiment], f"tags.`carft.sweep` = '{sweep}'")
+found = {run.info.run_name: (run.info.status, sorted(files(run.info.run_id))) for run in runs}
+print(json.dumps(found))
+"""
+
+
+def kept(uri: str, sweep: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Of each run in an MLflow its status and the names of its files."""
+    done = call(str(VENV / "bin" / "python"), "-c", FILES, uri, sweep, environ=environ)
+    found: dict[str, Any] = json.loads(done.splitlines()[-1])
+    return found
+
+
+def test_it_ends_as_a_local_one_though_a_node_is_killed(
+    cluster: Cluster, project: Tiny, mlflow_server: MlflowServer
+) -> None:
+    python, name = str(VENV / "bin" / "python"), project.file.stem
+    with subprocess.Popen(
+        [python, "-m", "sweeps", "submit", project.file.name, "--python", python],
+        cwd=project.file.parent,
+        env=outside(cluster),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        said = killing(cluster, process)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert "preempted" in said
+
+    project.call("run", "--engine", "local", "--set", "parallel=null")
+    there = replace(project, home=Path(cluster.environ["CARFT_HOME"]))
+    assert compared(there, cluster.environ) == compared(project, {})
+
+    path = {"PATH": os.environ["PATH"]}
+    ours = kept(f"sqlite:///{project.home / 'mlflow.db'}", name, path)
+    theirs = kept(mlflow_server.address, name, {**mlflow_server.environ, **path})
+    assert len(theirs) == 2 + len(WEIGHTS)  # and the sweep, and the zero-shot model
+    assert theirs == ours
+
+    url = Path(cluster.environ["CARFT_OPTUNA_STORAGE_FILE"]).read_text().strip()
+    assert url not in said
+    assert USER_PASSWORD not in said
+    written = [path for at in (there.home, cluster.scratch) for path in at.rglob("*")]
+    assert [path for path in written if path.is_file() and has(path, url)] == []
+
+
+def killing(cluster: Cluster, process: subprocess.Popen[str]) -> str:
+    """What a command says; a worker's host dies when both have begun."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "epoch" in line and said.count("epoch") == 6:
+            for pid in cluster.processes(cluster.workers[-1].name):
+                os.kill(pid, signal.SIGKILL)
+    return said
+
+
+def compared(sweep: Tiny, environ: dict[str, Any]) -> Any:
+    """The comparison as `compare --json` tells it."""
+    return json.loads(sweep.call("compare", "--json", **environ)[0])
