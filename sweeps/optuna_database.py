@@ -137,7 +137,7 @@ def _looked_into(database: Database) -> Found:
     found = look(database)
     if found.is_mlflows:
         raise RequestError(
-            f"{database} is MLflow's (it has tables of experiments and runs): Optuna needs one of "
+            f"{database} is MLflow's (it has its tables of runs or of users): Optuna needs one of "
             f"its own, name another one in {database.variable}"
         )
     if found.revision is not None and not found.is_optunas:

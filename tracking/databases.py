@@ -68,8 +68,8 @@ class Found:
 
     @property
     def is_mlflows(self) -> bool:
-        """Whether MLflow has."""
-        return {"experiments", "runs"} <= self.tables
+        """Whether MLflow has: those of runs, or those of its users."""
+        return {"experiments", "runs"} <= self.tables or "alembic_version_auth" in self.tables
 
 
 def look(database: Database) -> Found:

@@ -14,7 +14,7 @@ from tracking import limits
 from tracking.base import NotLetIn, ServiceUnreachable, TrackingError
 from tracking.database_urls import scrubbed
 from tracking.mlflow_busy import asked_to_wait, is_busy, said_in
-from tracking.where import is_server, without_password
+from tracking.where import TRACKING_VARIABLE, is_server, without_password
 
 # The codes that blame what was told. Anything else may be well a minute later.
 _MISTAKES = {
@@ -28,6 +28,8 @@ _MISTAKES = {
 }
 _REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 _UPLOAD_MISTAKES = {400, 404, 413}
+_UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
+"""What MLflow's client says of a 404 that is not MLflow's own."""
 _STORES = {"azure", "boto3", "botocore", "google"}
 
 
@@ -46,6 +48,13 @@ def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> Runt
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
         return TrackingError(f"MLflow at {place} refuses: {text}")
+    unknown = _UNKNOWN.search(text)
+    if unknown is not None:
+        return ServiceUnreachable(
+            f"what answers at {place} does not know {unknown[1]} (404): see to the address in "
+            f"{TRACKING_VARIABLE}, with its path where a proxy has one, and whether the server is "
+            "as new as the client"
+        )
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
 
 

@@ -101,7 +101,7 @@ CHECKS = (
     Check(
         "trials.storage",
         "Optuna's database or journal: reachable, readable, the one that the home began with",
-        "start the database, or mend CARFT_OPTUNA_STORAGE",
+        "start the database, or see to CARFT_OPTUNA_STORAGE",
         _storage,
         first=True,
     ),

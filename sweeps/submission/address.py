@@ -31,7 +31,7 @@ def api_address(given: str | None, environ: Mapping[str, str] | None = None) -> 
     except ValueError:
         raise RequestError(f"{shown}: must be of the form {_EXAMPLE}") from None
     if parts.scheme not in ("http", "https") or not host:
-        hint = f"http://{host or address.partition(':')[0]}:{PORT}"
+        hint = _meant(address)
         known = address not in ("auto", "local")
         raise RequestError(
             f"{shown}: jobs are taken by Ray's dashboard, at an http(s) address"
@@ -43,3 +43,13 @@ def api_address(given: str | None, environ: Mapping[str, str] | None = None) -> 
             f"{parts.scheme}://{host}:{PORT}"
         )
     return address.rstrip("/")
+
+
+def _meant(address: str) -> str:
+    """The dashboard of the host that was named: at the port that was, unless that is another's."""
+    parts = urlsplit(f"//{address.rpartition('//')[2]}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return f"http://{parts.hostname}:{PORT if port is None or port in _OTHERS else port}"

@@ -250,6 +250,12 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     assert not (tmp_path / "home").exists()
 
 
+def test_jobs_find_the_python_of_the_environment_also_where_a_shell_by_ssh_does_not() -> None:
+    script = f"source {SCRIPTS}/cluster.env; command -v python carft-sweep ray"
+    found = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})
+    assert found.split() == [str(VENV / "bin" / name) for name in ("python", "carft-sweep", "ray")]
+
+
 @pytest.mark.slow  # Ray needs half a minute to see that a node is gone
 def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
     cluster: Cluster, sweep: Tiny, tmp_path: Path

@@ -219,6 +219,16 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
         MlflowStore(uri, unique()).open(PARENT)
 
 
+def test_a_404_that_is_not_mlflows_is_one_line_about_the_address() -> None:
+    with (
+        answering(lambda _: (404, "<Error>\n<Code>NoSuchBucket</Code>")) as uri,
+        pytest.raises(ServiceUnreachable, match="see to the address in MLFLOW_TRACKING_U") as said,
+    ):
+        MlflowStore(uri, unique()).open(PARENT)
+    assert "experiments/get-by-name (404)" in str(said.value)
+    assert "\n" not in str(said.value)
+
+
 def test_nothing_is_printed_where_a_run_ends(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:

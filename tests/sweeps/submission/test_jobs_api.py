@@ -27,6 +27,8 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, "where is the cluster"),
         ("ray://head:10001", r"ray://head:10001: jobs are .* did you mean http://head:8265\?"),
         ("head:6379", r"did you mean http://head:8265\?"),
+        ("10.0.0.7:18265", r"did you mean http://10.0.0.7:18265\?"),
+        ("head:port", r"did you mean http://head:8265\?"),
         ("auto", "such as http://HOST:8265"),
         ("http://head:6379", "6379 is the port of Ray's own protocol; .*: http://head:8265"),
         ("https://head:10001", "10001 is the port of Ray Client; .*: https://head:8265"),
