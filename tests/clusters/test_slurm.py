@@ -172,7 +172,7 @@ def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
     sweep = tiny("away", WEIGHTS, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1", **mlflow_server.environ)  # it listens on 127.0.0.1
     assert job.end() == "COMPLETED", job.said()
-    sweep.call("sync", **mlflow_server.environ)
+    sweep.call("sync", expect=0, **mlflow_server.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mlflow_server.environ.items():
             patch.setenv(name, value)
