@@ -113,7 +113,11 @@ class Slurm:
         for daemon in reversed(self.daemons.values()):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self.daemons.values():
-            daemon.wait(30)
+            try:
+                daemon.wait(5)
+            except subprocess.TimeoutExpired:  # slurmd waits for the ends of jobs
+                daemon.kill()
+                daemon.wait()
 
     def _logs(self) -> str:
         logs = sorted(self.folder.glob("*.log"))
