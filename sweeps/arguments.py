@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from sweeps import compare_options, data_options
+from sweeps import compare_options, data_options, doctor_options, submit_options, ui_options
 from sweeps.durations import seconds
 from sweeps.parser import Parser, near
 
@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "validate a sweep file and plan: runs, time, disk, whether it can be done",
     "resume": "go on with a sweep by its name, as it was run",
     "stop": "ask a running sweep to stop, on whatever host",
+    "submit": "send a sweep to a Ray cluster from outside, and follow it",
     "watch": "how a sweep stands, from another terminal",
     "list": "the sweeps of this home",
     "show": "trials and runs of one sweep",
@@ -36,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "what an exported model says of images",
     "sync": "deliver to the tracking server what it missed",
     "ui": "start MLflow's server on this home",
+    "doctor": "whether everything that sweeps stand on is there, and what to do where it is not",
     "schema": "the JSON schema of sweep files or family files, for an editor",
     "clean": "remove what no sweep needs any more",
 }
@@ -44,7 +46,9 @@ COMMANDS: Mapping[str, str] = {
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command and its options. Exits with 2 for what nobody knows, with 0 after --help."""
     parser, commands = _parsers()
-    found, extra = parser.parse_known_args(arguments)
+    words, more = submit_options.split(arguments)
+    found, extra = parser.parse_known_args(words)
+    found.more = more
     if extra:
         own = commands.get(_full_name(found), parser)
         unknown = next((word for word in extra if word.startswith("-")), None)
@@ -109,6 +113,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         action="store_true",
         help="train a few steps of the first run, to tell how long it all takes",
     )
+    submit_options.add(commands["submit"])
     _of_going_on(commands)
     _of_results(commands)
     _of_report(commands["report"])
@@ -316,12 +321,12 @@ def _of_report(report: Parser) -> None:
 
 
 def _of_upkeep(commands: Mapping[str, Parser]) -> None:
-    ui, clean = commands["ui"], commands["clean"]
+    clean = commands["clean"]
     commands["schema"].add_argument(
         "--family", action="store_true", help="of family files instead of sweep files"
     )
-    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    ui.add_argument("--port", type=int, default=5000, help="first port to try (5000)")
+    ui_options.add(commands["ui"])
+    doctor_options.add(commands["doctor"])
     clean.add_argument("--yes", action="store_true", help="remove; without it only tell")
     clean.add_argument("--json", action="store_true", help="print as JSON")
 

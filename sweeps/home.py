@@ -88,6 +88,15 @@ class Home:
 
         Where trials are in a database on a server also as `optuna_database.check` does.
         """
+        self.check_place()
+        database = self.database
+        if database is not None:
+            from sweeps.optuna_database import check
+
+            check(self.path, database)
+
+    def check_place(self) -> None:
+        """Raise RequestError where files would not be safe on the file systems they lie on."""
         from carft_core.errors import RequestError
 
         kind = network_file_system(self.path)
@@ -96,8 +105,7 @@ class Home:
                 f"the home {self.path} lies on an object store ({kind}), which has neither locks "
                 f"nor a way to append; {_ANOTHER}: on a local disk or a shared file system"
             )
-        database = self.database
-        if kind is not None and database is None and self.optuna.name == DATABASE:
+        if kind is not None and self.database is None and self.optuna.name == DATABASE:
             raise RequestError(
                 f"{self.optuna} is an SQLite database on a network file system ({kind}), where "
                 "SQLite loses data; use this home where it lies on a local disk, or begin "
@@ -108,10 +116,6 @@ class Home:
             where(self.path).check()
         except TrackingError as error:
             raise RequestError(str(error)) from None
-        if database is not None:
-            from sweeps.optuna_database import check
-
-            check(self.path, database)
 
     def prepare(self) -> None:
         """Create the folder, with a `.gitignore` that keeps it out of repositories.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 NAMES = (
@@ -16,6 +16,7 @@ NAMES = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "CARFT_WEBHOOK",
+    "CARFT_UI_PASSWORD",
     "HF_TOKEN",
     "RAY_AUTH_TOKEN",
 )
@@ -25,6 +26,14 @@ SUFFIX = "_FILE"
 
 WORKERS = ("HF_TOKEN",)
 """Those that a run needs itself, where weights are loaded; the others are the driver's alone."""
+
+
+_READ: dict[str, Path] = {}
+
+
+def read_from() -> Mapping[str, Path]:
+    """The files that this process has read secrets from, by variable."""
+    return dict(_READ)
 
 
 def read_secret_files(
@@ -43,6 +52,7 @@ def read_secret_files(
         if chosen.get(name):
             raise _wrong(name, f"{name} is set too; keep one of the two")
         chosen[name] = _read(name, path)
+        _READ[name] = Path(path)
         del chosen[f"{name}{SUFFIX}"]
 
 

@@ -16,6 +16,9 @@ ARTIFACT = "artifact:"
 class ServiceUnreachable(RuntimeError):
     """A tracking server does not answer; the command line exits with 4."""
 
+    retry_after: float | None = None
+    """So many seconds the server has asked to be left alone, if it has."""
+
 
 class NotLetIn(ServiceUnreachable):
     """It answers, and will not have us as long as nobody changes something: a password, a right.

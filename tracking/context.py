@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+SOURCE_COMMIT = "CARFT_SOURCE_COMMIT"
+"""The variable that tells the commit of sources which were sent without their .git; `-dirty` behind
+it means changes."""
 PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
 
 _GIT_SECONDS = 5.0
@@ -18,10 +22,10 @@ def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES)
     """Tags of the user, the command, the git checkout around `folder`, and installed versions.
 
     `folder` is the current one when None. Nothing of git is told outside a checkout or without
-    git. No package is imported.
+    git, but for what SOURCE_COMMIT in the environment tells. No package is imported.
     """
     tags = {
-        "mlflow.user": _user(),
+        "mlflow.user": user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",
         "carft.version.python": ".".join(str(part) for part in sys.version_info[:3]),
@@ -31,10 +35,11 @@ def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES)
             tags[f"carft.version.{package}"] = version(package)
         except PackageNotFoundError:
             continue
-    return tags | _git_tags(Path.cwd() if folder is None else folder)
+    return tags | (_git_tags(Path.cwd() if folder is None else folder) or _told_commit())
 
 
-def _user() -> str:
+def user() -> str:
+    """The name of who runs this; `unknown` where the system has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
@@ -53,6 +58,14 @@ def _git_tags(folder: Path) -> dict[str, str]:
     if changes is not None:
         tags["carft.git.dirty"] = "true" if changes else "false"
     return tags
+
+
+def _told_commit() -> dict[str, str]:
+    told = os.environ.get(SOURCE_COMMIT, "")
+    commit, _, dirty = told.partition("-")
+    if not commit:
+        return {}
+    return {"mlflow.source.git.commit": commit, "carft.git.dirty": "true" if dirty else "false"}
 
 
 def _git(folder: Path, *command: str) -> str | None:

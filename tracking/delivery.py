@@ -12,10 +12,14 @@ from tracking.journal import Journal, Line
 
 
 class Parcel(NamedTuple):
-    """One call of the tracker, and the lines that it delivers."""
+    """The lines that one call of the tracker delivers; decoded then, since many may wait."""
 
-    record: verbs.Record
-    lines: tuple[str, ...]
+    lines: Sequence[str]
+
+    def record(self) -> verbs.Record:
+        """What is told."""
+        records = [verbs.decode(line) for line in self.lines]
+        return records[0] if len(records) == 1 else verbs.merged(records)
 
 
 class Delivery:
@@ -35,18 +39,30 @@ class Delivery:
         """How many records were told and are neither kept nor set aside."""
         return self._told - self._delivered
 
+    @property
+    def delivered(self) -> int:
+        """How many records this object has brought to their place."""
+        return self._delivered
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that a longer wait would merge nothing more."""
+        return self.journal.is_full
+
     def add(self, record: verbs.Record, *, durable: bool) -> None:
         """Write a record down."""
         self.journal.append(verbs.encode(record), durable=durable)
         self._told += 1
 
     def deliver(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Deliver everything written so far, until it is done or `stopped` says so.
+        """Deliver everything told before the call, until it is done or `stopped` says so.
 
-        Raises ServiceUnreachable when the store cannot be used; what was delivered by then is not
+        What is told meanwhile is left for the next call, where more of it can be merged. Raises
+        ServiceUnreachable when the store cannot be used; what was delivered by then is not
         delivered again by this object.
         """
-        while not stopped():
+        wanted = self._told
+        while self._delivered < wanted and not stopped():
             if not self._parcels:
                 lines = self.journal.read()
                 if not lines:
@@ -61,8 +77,9 @@ class Delivery:
     def _hand_over(self, parcel: Parcel) -> None:
         # Whatever a store, a driver of a database or an upload raises: one record must not end
         # the thread that carries all the others. It is set aside with its reason.
+        record = parcel.record()
         try:
-            verbs.tell(self._tracker, parcel.record, self.journal.files)
+            verbs.tell(self._tracker, record, self.journal.files)
         except ServiceUnreachable:
             raise
         except Exception as error:
@@ -72,25 +89,24 @@ class Delivery:
                 self._set_aside(parcel.lines[0], reason)
                 self._parcels.popleft()
             else:  # one of them is at fault, the others are not
-                single = [Parcel(verbs.decode(line), (line,)) for line in parcel.lines]
+                single = [Parcel([line]) for line in parcel.lines]
                 self._parcels.popleft()
                 self._parcels.extendleft(reversed(single))
             return
         self._parcels.popleft()
         self._delivered += len(parcel.lines)
-        if parcel.record["verb"] == "open":
-            key = verbs.key_of(parcel.record)
+        if record["verb"] == "open":
+            key = verbs.key_of(record)
             self.journal.runs[key.digest] = self._tracker.run_id(key) or ""
 
     def _packed(self, lines: Sequence[Line]) -> list[Parcel]:
         """Parcels in order, the metrics of a run merged up to the next other verb of that run."""
         parcels: list[Parcel] = []
-        waiting: dict[RunKey, list[tuple[verbs.Record, str]]] = {}
+        waiting: dict[RunKey, list[str]] = {}
 
         def close(key: RunKey) -> None:
             if found := waiting.pop(key, None):
-                record = verbs.merged([one for one, _ in found])
-                parcels.append(Parcel(record, tuple(text for _, text in found)))
+                parcels.append(Parcel(found))
 
         for line in lines:
             try:
@@ -100,10 +116,10 @@ class Delivery:
                 self._set_aside(line.text, f"the journal is damaged here: {error}")
                 continue
             if record["verb"] == "metrics":
-                waiting.setdefault(key, []).append((record, line.text))
+                waiting.setdefault(key, []).append(line.text)
             else:
                 close(key)
-                parcels.append(Parcel(record, (line.text,)))
+                parcels.append(Parcel([line.text]))
         for key in list(waiting):
             close(key)
         return parcels

@@ -13,6 +13,7 @@ from pathlib import Path
 from tracking import limits
 from tracking.base import NotLetIn, ServiceUnreachable, TrackingError
 from tracking.database_urls import scrubbed
+from tracking.mlflow_busy import asked_to_wait, is_busy, said_in
 from tracking.where import is_server, without_password
 
 # The codes that blame what was told. Anything else may be well a minute later.
@@ -88,9 +89,13 @@ def _not_let_in(place: str, text: str) -> NotLetIn:
 
 def meaning_of_os_error(uri: str, error: OSError) -> RuntimeError:
     """The error to raise for one of `requests` (an upload) or of a local disk."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    answer = getattr(error, "response", None)
     message = f"MLflow at {without_password(uri)}: {scrubbed(str(error), uri)}"
-    return (TrackingError if status in _UPLOAD_MISTAKES else ServiceUnreachable)(message)
+    if getattr(answer, "status_code", None) in _UPLOAD_MISTAKES:
+        return TrackingError(message)
+    unreachable = ServiceUnreachable(message)
+    unreachable.retry_after = said_in(answer)
+    return unreachable
 
 
 def store_refuses(uri: str, text: str) -> ServiceUnreachable:
@@ -115,7 +120,10 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
         yield
     except MlflowException as error:
         text = limits.cut(str(error.message), 1000)
-        raise meaning(uri, error.error_code, text, answers) from error
+        meant = meaning(uri, error.error_code, text, answers)
+        if isinstance(meant, ServiceUnreachable) and is_busy(text):
+            meant.retry_after = asked_to_wait(uri)
+        raise meant from error
     except OSError as error:  # requests' errors are OSErrors too
         raise meaning_of_os_error(uri, error) from error
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tracking import kept_results, run_tags, served
-from tracking.base import TrackingError
+from tracking.base import ServiceUnreachable, TrackingError
 from tracking.joint import Part
 from tracking.kept_results import Result, Settings
 from tracking.mlflow_errors import deleted_experiment, translated
@@ -134,7 +134,10 @@ class MlflowReader:
         try:
             from mlflow import MlflowClient
 
-            return MlflowClient(self._uri)
+            with translated(self._uri):
+                return MlflowClient(self._uri)
+        except (ServiceUnreachable, TrackingError):
+            raise
         except Exception as error:
             place = without_password(self._uri)
             raise TrackingError(f"MLflow cannot use {place}: {error}") from error

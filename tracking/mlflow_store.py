@@ -11,13 +11,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from tracking import limits, run_tags
+from tracking import batches, limits, run_tags
 from tracking.base import (
     ARTIFACT,
     DatasetInput,
@@ -44,15 +43,15 @@ if TYPE_CHECKING:
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 # One attempt a request, and not for two minutes: to try again, and when, is the spool's part, and
-# a request that MLflow repeats by itself may open a run twice.
-_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# a request that MLflow repeats by itself may open a run twice. And no address of each run that ends
+# on stdout, which is for results: it costs a request, and shows a password that is in the URI.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 _DESCRIPTION = "mlflow.note.content"
-
-_T = TypeVar("_T")
-
-_BATCH_METRICS = 500
-_BATCH_TAGS = 100
 
 
 class MlflowStore(Tracker):
@@ -130,7 +129,7 @@ class MlflowStore(Tracker):
         with self._translated():
             run_id = self._id(key)
             entries = (MlflowMetric(m.name, m.value, m.timestamp, m.step) for m in kept)
-            for batch in _batches(entries, _BATCH_METRICS):
+            for batch in batches.batches(entries, batches.METRICS):
                 client.log_batch(run_id, metrics=batch)
             self._set_tags(run_id, told)
 
@@ -181,7 +180,7 @@ class MlflowStore(Tracker):
 
     def _connect(self) -> tuple[MlflowClient, str]:
         stay_private()
-        for name, value in _HTTP.items():
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         check_reachable(self._uri)
         file = sqlite_file(self._uri)
@@ -195,8 +194,8 @@ class MlflowStore(Tracker):
                 _quiet()
                 if file is not None and not file.exists():
                     _create(file)
-                client = MlflowClient(self._uri)
                 with self._translated():
+                    client = MlflowClient(self._uri)
                     return client, self._experiment_id(client)
         except (ServiceUnreachable, TrackingError):
             raise
@@ -250,7 +249,7 @@ class MlflowStore(Tracker):
         known = run.data.params
         params = limits.params(start.params)
         new = (Param(name, value) for name, value in params.items() if name not in known)
-        for batch in _batches(new, _BATCH_TAGS):
+        for batch in batches.batches(new, batches.TAGS):
             client.log_batch(run.info.run_id, params=batch)
         missing = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
         self._set_tags(run.info.run_id, missing | limits.changed(known, params))
@@ -263,7 +262,7 @@ class MlflowStore(Tracker):
 
         client, _ = self._store()
         entries = (RunTag(name, value) for name, value in values.items())
-        for batch in _batches(entries, _BATCH_TAGS):
+        for batch in batches.batches(entries, batches.TAGS):
             client.log_batch(run_id, tags=batch)
 
     def _translated(self) -> AbstractContextManager[None]:
@@ -281,11 +280,6 @@ class MlflowStore(Tracker):
         except MlflowException:
             return False
         return True
-
-
-def _batches(entries: Iterator[_T], size: int) -> Iterator[list[_T]]:
-    while batch := list(islice(entries, size)):
-        yield batch
 
 
 def _create(file: Path) -> None:

@@ -1,14 +1,16 @@
 """A tracker that never fails or slows a sweep: it writes everything down and delivers it meanwhile.
 
 Each verb is a line of `<folder>/<sweep>.jsonl`, written before the verb returns. A thread takes
-the lines to the wrapped tracker in order, about once a second, and waits longer while the store is
-away. After a crash the next spool of the folder goes on; what it delivers twice changes nothing.
+the lines to the wrapped tracker in order, about once a second, and less often while the store is
+busy or away. After a crash the next spool of the folder goes on; what it delivers twice changes
+nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,17 +26,18 @@ from tracking.base import (
 )
 from tracking.delivery import Delivery
 from tracking.journal import Journal
+from tracking.pacing import Pacing
 
 # A file below this is copied when it is told; a larger one is read when it is delivered.
 SMALL = 1_000_000
-_FLUSHING = 0.25
 
 
 class Spool(Tracker):
     """Tells `tracker` everything in time; journals lie in `folder`, one for each sweep.
 
-    `pace` is the time between deliveries in seconds; while the store is away it doubles up to
-    `longest_pause`. `close` waits at most `patience` seconds for the delivery to end.
+    `pace` is the shortest time between deliveries in seconds. It grows with the time that they
+    take, and doubles while the store is away, up to `longest_pause`: see `Pacing`. `close` waits
+    at most `patience` seconds for the delivery to end.
     """
 
     def __init__(
@@ -49,8 +52,7 @@ class Spool(Tracker):
         self.tracker = tracker
         self.last_error: str | None = None
         self._folder = folder.resolve()
-        self._pace = pace
-        self._longest_pause = longest_pause
+        self._pacing = Pacing(pace, longest_pause)
         self._patience = patience
         self._deliveries: dict[str, Delivery] = {}
         self._changed = threading.Condition()
@@ -169,37 +171,44 @@ class Spool(Tracker):
         self._thread.join(self._patience)
 
     def _pump(self) -> None:
-        pause = self._pace
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._behind() > 0)
-                self._gather(pause)
+                self._gather()
                 last = self._closing
                 deliveries = list(self._deliveries.values())
-            reached = self._deliver(deliveries)
-            pause = self._pace if reached else min(2 * pause, self._longest_pause)
+            self._deliver(deliveries)
             if last:
                 return
 
-    def _gather(self, pause: float) -> None:
-        """Let records gather for `pause` seconds, unless somebody waits for them."""
-        if self._flushing and self.last_error is not None:
-            # Tried and failed a moment ago: once more soon, not at once.
-            self._changed.wait_for(lambda: self._closing, min(pause, _FLUSHING))
-        else:
-            self._changed.wait_for(lambda: self._closing or self._flushing > 0, pause)
+    def _gather(self) -> None:
+        """Let records gather, unless somebody waits for them."""
+        pause, least = self._pacing.pause, self._pacing.least
+        self._changed.wait_for(lambda: self._closing, least)
+        self._changed.wait_for(lambda: self._closing or self._flushing > 0, pause - least)
 
-    def _deliver(self, deliveries: Sequence[Delivery]) -> bool:
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         error: str | None = None
+        asked: float | None = None
+        began, before = time.monotonic(), sum(one.delivered for one in deliveries)
         for delivery in deliveries:
             try:
                 delivery.deliver(lambda: self._abandoned)
-            except (ServiceUnreachable, OSError) as away:  # OSError: the home's own disk
-                error = str(away)
+            except OSError as disk:  # the home's own
+                error = str(disk)
+            except ServiceUnreachable as away:
+                error, asked = str(away), away.retry_after
+                if asked is not None:  # by the store that the others go to as well
+                    break
+        if error is None:
+            full = any(delivery.is_full for delivery in deliveries)
+            self._pacing.delivered(time.monotonic() - began, full=full)
+        else:
+            progress = sum(one.delivered for one in deliveries) > before
+            self._pacing.failed(progress=progress, asked=asked)
         with self._changed:
             self.last_error = error
             self._changed.notify_all()
-        return error is None
 
 
 def _copied(path: Path, files: Path) -> tuple[str, str]:

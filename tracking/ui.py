@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,18 +17,20 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tracking.base import ServiceUnreachable, TrackingError
 from tracking.locks import waiting
 from tracking.privacy import stay_private
 from tracking.reachable import check_reachable, sqlite_file
+from tracking.ui_hosts import allowed_hosts, allowed_origins
+from tracking.ui_users import Users
 from tracking.where import is_server
 
 _PORTS_TRIED = 20
@@ -84,11 +87,17 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 5000,
-    allowed_hosts: Sequence[str] = (),
+    other_ports: bool = True,
+    names: Sequence[str] = (),
+    users: Users | None = None,
+    prefix: str = "",
     start_seconds: float = _START_SECONDS,
 ) -> Server:
-    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or the next free one.
+    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or, with
+    `other_ports`, the next free one.
 
+    It answers as this machine, as `host` and as `names`, asks `users` for their passwords, and has
+    its pages below the path `prefix` (`/mlflow`).
     A `uri` that is a server's address already is returned as it is. Raises TrackingError when no
     port is free or the server ends at once, ServiceUnreachable when it does not answer in time.
     Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
@@ -96,29 +105,45 @@ def serve(
     if is_server(uri):
         return Server(uri)
     check_reachable(uri)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    hosts = allowed_hosts(host, names)
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--workers", "1"]
-    if artifacts is not None:
-        command += ["--artifacts-destination", str(artifacts)]
-    if allowed_hosts:
-        command += ["--allowed-hosts", ",".join(allowed_hosts)]
-    last = min(port + _PORTS_TRIED - 1, 65535)
+    command += ["--allowed-hosts", ",".join(hosts)]
+    command += ["--cors-allowed-origins", ",".join(allowed_origins(hosts))]
+    command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
+    command += [] if users is None else ["--app-name", "basic-auth"]
+    command += ["--static-prefix", prefix] if prefix else []
+    asked = _Asked(command, _environment(uri, users), host, prefix, sqlite_file(uri))
+    last = min(port + _PORTS_TRIED - 1, 65535) if other_ports else port
     tried = port
     while True:
         free = _free_port(host, tried, last)
         try:
-            return _start(command, host, free, sqlite_file(uri), start_seconds)
+            return _start(asked, free, start_seconds)
         except _PortTaken:  # since it was looked at
-            tried = free + 1 if port else 0
+            tried = free + 1 if port and other_ports else port
 
 
 class _PortTaken(Exception):
     """Somebody else was quicker to take the port."""
 
 
-def _start(
-    command: list[str], host: str, port: int, database: Path | None, seconds: float
-) -> Server:
+class _Asked(NamedTuple):
+    """A server to start, at whatever port; `database` is the SQLite file that it opens."""
+
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    host: str
+    prefix: str
+    database: Path | None
+
+    def address(self, port: int) -> str:
+        """Under which this machine reaches it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://{_bracketed(host)}:{port}{self.prefix}"
+
+
+def _start(asked: _Asked, port: int, seconds: float) -> Server:
     """Raises _PortTaken, and as `serve` does."""
     token = uuid.uuid4().hex  # tells our server's answers from those of another one at the port
     log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
@@ -126,31 +151,35 @@ def _start(
     if threading.current_thread() is threading.main_thread():
         sigterm = signal.signal(signal.SIGTERM, _leave)
     process = subprocess.Popen(
-        [*command, "--port", str(port), "--uvicorn-opts", f"--header {_TOKEN}:{token}"],
+        [*asked.command, "--port", str(port), "--uvicorn-opts", f"--header {_TOKEN}:{token}"],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=_environment(),
+        env=asked.environ,
         start_new_session=True,  # so that it and its children can be ended together
     )
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    server = Server(f"http://{_bracketed(shown)}:{port}", process, log, sigterm)
+    server = Server(asked.address(port), process, log, sigterm)
     # A signal may come before the caller waits; the server must not outlive that either.
     atexit.register(server.stop)
     try:
         with ExitStack() as meanwhile:
+            database = asked.database
             if database is not None:  # a driver must not create the tables at the same time
                 lock = database.with_name(f"{database.name}.lock")
                 meanwhile.enter_context(waiting(lock))
-            _wait_until_healthy(server, token, seconds, taken=lambda: not _is_free(host, port))
+            _wait_until_healthy(
+                server, token, seconds, taken=lambda: not _is_free(asked.host, port)
+            )
     except BaseException:
         server.stop()
         raise
     return server
 
 
-def _environment() -> dict[str, str]:
-    environ = dict(os.environ)
+def _environment(uri: str, users: Users | None) -> dict[str, str]:
+    environ = {**os.environ, **({} if users is None else users.environ)}
+    # Not on the command line, which everybody on the machine may read: it may hold a password.
+    environ["MLFLOW_BACKEND_STORE_URI"] = uri
     stay_private(environ)
     # Eight more processes for features that a home does not use; they do not end with the server.
     environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
@@ -164,9 +193,8 @@ def _free_port(host: str, first: int, last: int) -> int:
     for port in range(first, last + 1):
         if _is_free(host, port):
             return port or _any_port(host)
-    raise TrackingError(
-        f"no port from {first} to {last} is free on {host}: name another one with --port"
-    )
+    taken = f"no port from {first} to {last} is free" if last > first else f"port {first} is taken"
+    raise TrackingError(f"{taken} on {host}: name another one with --port")
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -226,7 +254,8 @@ def _end_of(server: Server, characters: int = 2000) -> str:
     if server._log is None:
         return ""
     server._log.seek(0)
-    return server._log.read().decode(errors="replace")[-characters:].strip()
+    text = server._log.read().decode(errors="replace")[-characters:].strip()
+    return re.sub(r"://[^/@\s]+@", "://", text)  # without the passwords of addresses
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

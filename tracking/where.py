@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tracking.base import TrackingError
 from tracking.file_systems import network_file_system
+from tracking.locks import waiting
 
 if TYPE_CHECKING:
     from tracking.spool import Spool
@@ -115,8 +116,12 @@ def home_id(home: Path) -> str:
         os.link(mine, file)  # fails where another process was first: theirs holds
     except FileExistsError:
         pass
+    except OSError:  # a mount without hard links, such as CIFS
+        with waiting(home / "id.lock"):
+            if not file.exists():
+                mine.replace(file)
     finally:
-        mine.unlink()
+        mine.unlink(missing_ok=True)
     return file.read_text().strip()
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from carft_core.algorithms import ALGORITHMS
 from carft_core.data import FAMILIES
 from carft_core.merges import MERGES
+from sweeps.doctor.registry import CHECKS
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- table: (\w+) -->")
@@ -62,9 +63,19 @@ def source_map() -> str:
     return "\n".join(rows)
 
 
+def doctor() -> str:
+    """A row for each check: name, what it looks at, what to do in general, seconds at most."""
+    rows = ["| check | looks at | when it is not well | seconds |", "|---|---|---|---|"]
+    rows += [
+        f"| `{check.name}` | {check.means} | {check.todo} | {check.seconds:g} |" for check in CHECKS
+    ]
+    return "\n".join(rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "algorithms": lambda: models("algorithm", ALGORITHMS),
     "merges": lambda: models("merge", MERGES),
+    "doctor": doctor,
     "families": families,
     "map": source_map,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -152,7 +153,21 @@ def _connect(address: str) -> None:
     except ConnectionError as error:
         raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
-        raise RequestError(f"the Ray cluster at {address} cannot be used: {error}") from None
+        told = _versions(str(error)) or f"the Ray cluster at {address} cannot be used: {error}"
+        raise RequestError(told) from None
+
+
+def _versions(error: str) -> str | None:
+    """What Ray's error says of versions, and what to do; None when it is another one."""
+    found = re.findall(r"^\s*(Ray|Python): (\S+)$", error, re.MULTILINE)
+    if "Version mismatch" not in error or len(found) != 4:
+        return None
+    there, here = (" and ".join(f"{k} {v}" for k, v in found[at : at + 2]) for at in (0, 2))
+    return (
+        f"the cluster was started with {there}, this process has {here}: both must be equal on "
+        "every machine. Start the driver with the cluster's Python, let `carft-sweep submit` start "
+        "it there, or install the same versions everywhere and restart Ray"
+    )
 
 
 def _see_somebody(address: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_core.errors import RequestError
-from sweeps.engines.ray_cluster import ROOT
 from sweeps.imports import DECLARED
+from sweeps.own_sources import source_digest
 from sweeps.resources import Node
 
-PACKAGES = ("carft_core", "sweeps", "tracking")
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""
 _SEEN_SECONDS = 5.0
@@ -63,25 +61,17 @@ def check_nodes(
     return {node: tuple(answer["gpu_memory_mb"]) for node, answer in answers.items()}
 
 
-def source_digest() -> str:
-    """Tells one state of our packages' source from another."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
 def _question(node: str) -> Any:
     def look(home: str, token: str, own: str, digest: str, files: list[str]) -> Answer:
         # It travels whole, since it lies in a function: this package may not be there.
         try:
-            from sweeps.engines import ray_cluster, ray_nodes
+            from sweeps import own_sources
+            from sweeps.engines import ray_nodes
             from sweeps.resources import gpu_memory_mb
         except ImportError as error:
             return {"refused": f"carft-sweep is not installed there ({error})"}
-        if ray_nodes.source_digest() != digest:
-            return {"refused": f"has another version of carft-sweep, in {ray_cluster.ROOT}"}
+        if own_sources.source_digest() != digest:
+            return {"refused": f"has another version of carft-sweep, in {own_sources.ROOT}"}
         return ray_nodes.answer(home, token, own, files) | {
             "gpu_memory_mb": [memory for memory in gpu_memory_mb({}) if memory is not None]
         }

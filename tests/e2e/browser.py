@@ -37,11 +37,14 @@ SWITCHES = (
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[webdriver.Chrome]:
-    """Chromium that looks nothing up on its own, and logs what it is asked to fetch."""
+def browser(*more: str) -> Iterator[webdriver.Chrome]:
+    """Chromium that looks nothing up on its own, and logs what it is asked to fetch.
+
+    `more` are switches for one test: `ignore-certificate-errors`.
+    """
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM or ""
-    for switch in SWITCHES:
+    for switch in (*SWITCHES, *more):
         options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))

@@ -49,6 +49,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 in_the_database = pytest.mark.parametrize("home", ["optuna.db"], indirect=True)
+in_a_file = pytest.mark.parametrize("home", ["optuna.db", "optuna.journal"], indirect=True)
 in_the_journal = pytest.mark.parametrize("home", ["optuna.journal"], indirect=True)
 
 
@@ -218,6 +219,7 @@ def test_a_driver_of_another_sweep_writes_between_ours(home: Home, ledger: Ledge
     assert [trial.state for trial in again(home).trials()] == ["running"] * 3
 
 
+@in_a_file
 def test_a_home_goes_on_with_its_own_file_wherever_it_lies(
     home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_home_goes_on_with_its_own_file_wherever_it_lies(
     assert home.optuna_files() == [before]
 
 
+@in_a_file
 def test_two_files_of_trials_are_refused(home: Home, ledger: Ledger) -> None:
     del ledger
     for name in ("optuna.db", "optuna.journal"):
@@ -258,6 +261,7 @@ def test_an_unknown_sweep_names_the_near_ones(home: Home) -> None:
         find(home, "toi")
 
 
+@in_a_file
 def test_a_file_that_is_another_programs_is_refused_and_kept(home: Home) -> None:
     home.optuna.write_text("another program's")
     said = r"is not an? (SQLite database|journal of Optuna's); move"

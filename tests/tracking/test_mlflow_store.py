@@ -7,18 +7,15 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from tests.tracking.answering import answering
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs, look_into_mlflow
 from tracking.base import Metric, RunKey, RunStart, ServiceUnreachable, TrackingError
@@ -36,38 +33,6 @@ def child(number: int) -> RunStart:
 
 def unique() -> str:
     return f"test-{uuid.uuid4().hex}"
-
-
-Answer = Callable[[str], tuple[int, str]]
-
-
-@contextmanager
-def answering(answer: Answer) -> Iterator[str]:
-    """An HTTP server that gives `answer(path)`: status and body."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_address[1]}"
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
 
 
 def test_children_are_nested_under_their_sweep_for_mlflow(server: Server) -> None:
@@ -254,6 +219,15 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
         MlflowStore(uri, unique()).open(PARENT)
 
 
+def test_nothing_is_printed_where_a_run_ends(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = MlflowStore(server.address, unique())
+    store.open(PARENT)
+    store.end(PARENT.key, "finished", timestamp=PARENT.timestamp)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
     with (
         answering(lambda _: (200, "<html>hello</html>")) as uri,
@@ -310,7 +284,7 @@ def test_a_database_server_that_is_away_is_not_waited_for() -> None:
 def test_an_old_schema_is_named_with_its_remedy(new_database: NewDatabase) -> None:
     uri = new_database()
     connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
-    connection.execute("UPDATE alembic_version SET version_num = '1'")
+    connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     connection.commit()
     connection.close()
     with pytest.raises(TrackingError, match="mlflow db upgrade"):

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -172,15 +174,17 @@ class _OneThread(Spool):
 @settings(max_examples=150, deadline=None)
 @given(
     steps=st.lists(_VERBS | _EVENTS, max_size=25),
+    at_once=st.sampled_from([1, 300, 8 << 20]),
     away=st.lists(st.sampled_from(["away", "lost", "well", "well"]), max_size=12),
 )
 def test_a_crash_at_any_point_gives_the_same_runs_as_none(
-    steps: list[Step | str], away: list[str]
+    steps: list[Step | str], at_once: int, away: list[str]
 ) -> None:
     reference, store, moods = MemoryTracker(), Troubled(), list(away)
     store.away = lambda: bool(moods) and moods[0] == "away" and bool(moods.pop(0))
     store.answers_lost = lambda: bool(moods) and moods.pop(0) == "lost"
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journals, "_READ", at_once)
         work, folder = Path(name), Path(name) / "spool"
         spool = _OneThread(store, folder)
         for step in [lambda t, _: t.open(PARENT), lambda t, _: t.open(CHILD), *steps]:
@@ -293,6 +297,92 @@ def test_closing_delivers_what_was_told_a_moment_ago(folder: Path, store: Troubl
     spool.open(PARENT)
     spool.close()
     assert SWEEP in store.runs
+
+
+# -- while the store is slow or busy
+
+
+class Slow(Troubled):
+    """Each call takes a while, in which others report; remembers how many points it was told."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.batches: list[int] = []
+
+    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+        time.sleep(self.seconds)
+        super().metrics(key, values)
+        self.batches.append(len(values))
+
+
+def test_a_slow_store_is_told_more_at_a_time_by_one_thread_and_nothing_is_lost(
+    folder: Path,
+) -> None:
+    store = Slow(0.02)
+    spool = Spool(store, folder, pace=0.01)
+    runs = [RunKey("s", str(number)) for number in range(20)]
+    spool.open(PARENT)
+    for run in runs:
+        spool.open(RunStart(run, run.digest, NOW, parent=SWEEP))
+    assert spool.flush(10)
+    threads = threading.active_count()
+    for step in range(100):  # a report of each run every hundredth of a second
+        for run in runs:
+            spool.metrics(run, [loss(step), Metric("id/val/top1", step / 100, step, NOW + step)])
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+    assert spool.flush(20)
+    spool.close()
+    for run in runs:
+        assert [point.step for point in store.runs[run].history["train/loss"]] == list(range(100))
+        assert len(store.runs[run].history["id/val/top1"]) == 100
+    assert sum(store.batches) == 20 * 100 * 2
+    # A pass of twenty calls takes 0.4 s, its pause a third of that. A spool that told every report
+    # would have made 2000 calls.
+    assert len(store.batches) < 20 * 15
+    assert max(store.batches) > 20
+
+
+def test_a_busy_store_is_left_alone_as_long_as_it_asks(folder: Path, store: Troubled) -> None:
+    tries: list[float] = []
+    busy = ServiceUnreachable("busy")
+    busy.retry_after = 0.6
+
+    def asks() -> bool:
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            raise busy
+        return False
+
+    store.away = asks
+    spool = Spool(store, folder, pace=0.01, longest_pause=0.02)
+    spool.take_up("another sweep")
+    spool.open(PARENT)
+    spool.open(RunStart(RunKey("another sweep"), "it", NOW))
+    assert spool.flush(10)  # nor does it help to wait for it
+    spool.close()
+    assert len(tries) == 3  # the other sweep's was not tried at that time either
+    assert tries[1] - tries[0] >= 0.6
+
+
+def test_a_store_that_refuses_now_and_then_is_not_taken_for_one_that_is_away(
+    folder: Path, store: Troubled
+) -> None:
+    spool = Spool(store, folder, pace=0.01, longest_pause=60)
+    spool.open(PARENT)
+    store.away = lambda: store.calls % 3 == 2 and next(moods)
+    moods = cycle([True, False])
+    for step in range(60):
+        spool.metrics(SWEEP, [loss(step)])
+        spool.tags(SWEEP, {"step": str(step)})
+    time.sleep(0.05)
+    deadline = time.monotonic() + 20
+    while spool.behind() and time.monotonic() < deadline:  # nobody flushes
+        time.sleep(0.02)
+    assert spool.behind() == 0  # doubled each time, pauses would have come to minutes
+    spool.close()
+    assert len(store.runs[SWEEP].history["train/loss"]) == 60
 
 
 # -- how it is delivered
@@ -477,14 +567,17 @@ def test_a_line_longer_than_a_chunk_is_read_whole(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journals, "_CHUNK", 16)
+    monkeypatch.setattr(journals, "_READ", 16)
     journal = Journal(folder, "s")
     told = ["short", "long" * 50, "", "ü" * 9, "end"]
     for text in told:
         journal.append(text, durable=False)
     read = []
+    assert journal.is_full
     while lines := journal.read():
         read += [line.text for line in lines]
     assert read == told
+    assert not journal.is_full
     assert journal.count_waiting() == len(told)
     journal.close()
     with (folder / "s.jsonl").open("a") as file:

@@ -115,6 +115,17 @@ def test_the_command_takes_its_server_with_it(
     assert group_is_gone(leader)
 
 
+def test_an_address_with_a_password_stands_on_no_command_line(stand_in: str) -> None:
+    server = serve(stand_in, None, port=0)
+    assert server.process is not None
+    try:
+        command = Path(f"/proc/{server.process.pid}/cmdline")
+        if command.exists():  # Linux
+            assert b"sqlite:" not in command.read_bytes()
+    finally:
+        server.stop()
+
+
 def test_stopping_gives_sigterm_back(stand_in: str) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -148,6 +159,14 @@ def test_no_free_port_is_said_with_the_ports_that_were_tried() -> None:
             taken.enter_context(socket.create_server(("127.0.0.1", port)))
         with pytest.raises(TrackingError, match="no port from 65530 to 65535 is free"):
             _free_port("127.0.0.1", 65530, 65535)
+
+
+def test_a_port_that_was_asked_for_alone_is_this_or_none(stand_in: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as busy,
+        pytest.raises(TrackingError, match=rf"port {busy.getsockname()[1]} is taken on 127\.0\."),
+    ):
+        serve(stand_in, None, port=busy.getsockname()[1], other_ports=False)
 
 
 def test_an_unknown_host_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from tests.mounts import mount
 from tracking.base import TrackingError
-from tracking.context import context_tags
+from tracking.context import SOURCE_COMMIT, context_tags
 from tracking.locks import Held, Lock
 from tracking.privacy import QUIET, stay_private
 from tracking.where import home_id, open_tracking, where, without_password
@@ -103,6 +104,30 @@ def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
 
 
+def test_where_nothing_can_be_linked_a_home_gets_its_id_under_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    script = f"""
+import os, sys
+from pathlib import Path
+from tracking.where import home_id
+def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
+os.link = refuse
+print(home_id(Path({str(tmp_path)!r})))
+"""
+    others = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    mine = home_id(tmp_path)
+    assert {other.communicate(timeout=30)[0].strip() for other in others} == {mine}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["id", "id.lock"]
+
+
 def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tracking.where import open_tracking\n"
@@ -176,6 +201,17 @@ def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
     assert not [name for name in tags if "git" in name]
     assert tags["mlflow.source.type"] == "LOCAL"
     assert tags["mlflow.user"]
+
+
+def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SOURCE_COMMIT, "0123abc-dirty")
+    tags = context_tags(tmp_path)
+    assert tags["mlflow.source.git.commit"] == "0123abc"
+    assert tags["carft.git.dirty"] == "true"
+    monkeypatch.setenv(SOURCE_COMMIT, "0123abc")
+    assert context_tags(tmp_path)["carft.git.dirty"] == "false"
 
 
 def test_versions_are_told_without_importing_anything(tmp_path: Path) -> None:

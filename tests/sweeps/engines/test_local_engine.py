@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.engines.base import POLL, Decision, Job
+from sweeps.engines.base import POLL, Decision, Failure, Job
 from sweeps.engines.supervision import ENDS, Supervisor, plain
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
@@ -129,14 +129,14 @@ def test_a_worker_reads_a_secret_that_runs_need_from_its_file(
 ) -> None:
     """As on a node that no command of ours has prepared."""
     file = tmp_path / "token"
+
+    class Mending(Recorder):
+        def failed(self, job: Job, failure: Failure) -> bool:
+            file.write_text("t")
+            return super().failed(job, failure)
+
     monkeypatch.setenv("HF_TOKEN_FILE", str(file))
-    recorder = Recorder([job("a"), job("b")])
-    recorder.failed = lambda job, failure: (
-        file.write_text("t") > 0
-        and Recorder.failed(  # type: ignore[method-assign]
-            recorder, job, failure
-        )
-    )
+    recorder = Mending([job("a"), job("b")])
     on_local().run(recorder)
     assert recorder.failures["a"].message.startswith(f"HF_TOKEN_FILE: {file} cannot be read")
     assert recorder.events[-1] == ("finished", "b")

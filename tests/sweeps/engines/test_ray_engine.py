@@ -257,6 +257,33 @@ def test_an_address_where_no_ray_is_says_so_at_once(
         _connect(address)
 
 
+def test_a_cluster_of_other_versions_is_told_with_both_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray._private import utils
+
+    from sweeps.engines import ray_cluster
+
+    def init(**_: object) -> None:
+        there = {"ray_version": "2.44.0", "python_version": "3.12.1"}
+        utils.check_version_info(there, "here", raise_on_mismatch=True)
+
+    monkeypatch.setattr(ray, "init", init)
+    said = (
+        r"started with Ray 2\.44\.0 and Python 3\.12\.1, this process has Ray \S+ and Python \S+:"
+    )
+    with pytest.raises(RequestError, match=said) as refused:
+        ray_cluster._connect("auto")
+    assert "carft-sweep submit" in str(refused.value)
+
+    def other(**_: object) -> None:
+        raise ValueError("a bad address")
+
+    monkeypatch.setattr(ray, "init", other)
+    with pytest.raises(RequestError, match="at auto cannot be used: a bad address"):
+        ray_cluster._connect("auto")
+
+
 SCRIPT = f"""
 import json, signal, sys
 sys.path.insert(0, {str(ROOT)!r})

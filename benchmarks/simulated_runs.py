@@ -1,0 +1,234 @@
+"""A sweep whose runs are simulated, and whose driver's way to MLflow's server is the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load_watch import Watch
+from benchmarks.slow_server import CONTROL
+from sweeps.home import Home
+from sweeps.plan import Planner, Task
+from sweeps.spec import load_spec
+from sweeps.tracked import TrackedSweep
+from tracking.base import RunKey
+from tracking.spool import Spool
+from tracking.where import open_tracking
+
+NAME = "load"
+POINT = {"algorithm.kl_weight": 0.3}
+METRICS = (
+    *("train/loss", "train/cross_entropy", "train/kl", "id/val/top1", "id/val/nll", "id/val/ece"),
+    *("id/val/brier", "context/id/val/kl", "system/images_per_s", "system/peak_memory_mb"),
+)
+PROBED = 3
+
+
+@dataclass
+class Reports:
+    """The simulated runs: what they have told, to be compared with what the server has."""
+
+    tasks: Sequence[Task]
+    tracked: TrackedSweep
+    drawn_s: float = 0.0
+    telling_s: float = 0.0
+    late_s: float = 0.0
+    timestamps: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.timestamps = [[] for _ in self.tasks]
+
+    def tell(self, seconds: float) -> None:
+        """Each run reports once a second, one after another within the second."""
+        count = len(self.tasks)
+        began = time.monotonic()
+        for number in range(int(seconds * count)):
+            due = began + number / count
+            wait = due - time.monotonic()
+            if wait > 0:
+                time.sleep(wait)
+            self.late_s = max(self.late_s, time.monotonic() - due)
+            self._report(number % count)
+
+    def _report(self, run: int) -> None:
+        before = time.thread_time()
+        step, now = len(self.timestamps[run]) + 1, time.time_ns() // 1_000_000
+        self.timestamps[run].append(now)
+        metrics = {name: value(run, name, step) for name in METRICS}
+        report = {"epoch": step, "timestamp": now, "metrics": metrics}
+        drawn = time.thread_time()
+        self.tracked.reported(self.tasks[run], report)
+        self.drawn_s += drawn - before
+        self.telling_s += time.thread_time() - drawn
+
+
+def value(run: int, name: str, step: int) -> float:
+    """What a run has measured: another number at each point."""
+    return (hash((run, step)) % 100_003 + METRICS.index(name)) / 100_003
+
+
+def measure(
+    address: str,
+    home: Path,
+    *,
+    runs: int,
+    seconds: float,
+    trouble: Mapping[str, float],
+    recovery: float,
+    patience: float,
+    session: int | None = None,
+) -> dict[str, Any]:
+    """One sweep from its first run's opening to the last point's arrival, and what it cost.
+
+    The processes of `session` are the server's.
+    """
+    with ExitStack() as stack:
+        front = stack.enter_context(_front(address))
+        os.environ["MLFLOW_TRACKING_URI"] = front
+        spool = open_tracking(home)
+        stack.callback(spool.close)
+        reports = Reports(_tasks(home, runs), TrackedSweep(spool, NAME, Home(home).sweep(NAME)))
+        opened = _open(reports, Home(home).sweep(NAME) / "sweep.yaml", spool, patience)
+        _control(front)  # the counts of the openings are not those of the reports
+        look = stack.enter_context(_probe(address, reports.tasks, spool))
+        journal = next(home.glob(f"spool/*/{NAME}.jsonl"))
+        watch = Watch(spool, journal, session)
+        _control(front, trouble)
+        reports.tell(seconds)
+        watch.stop()
+        steady = _control(front, {"delay": 0, "busy_every": 0})
+        began = time.monotonic()
+        waiting = spool.behind()
+        if recovery:
+            reports.tell(recovery)
+        recovering = spool.behind()
+        for task in reports.tasks:
+            reports.tracked.stopped(task)
+        reports.tracked.end("finished", {}, [])
+        if not spool.flush(patience):
+            raise SystemExit(f"{spool.behind()} records wait still: {spool.last_error}")
+        drained = time.monotonic() - began - recovery
+        lags = look()
+        wrong = _wrong_points(address, reports, spool)
+    cpu = watch.cpu_s - reports.drawn_s * seconds / (seconds + recovery)
+    return {
+        "runs": runs,
+        "seconds": seconds,
+        "opening, s": round(opened, 1),
+        "driver, share of a core": round(cpu / seconds, 3),
+        "of that telling": round(reports.telling_s / (seconds + recovery), 3),
+        "server, share of a core": None if session is None else round(watch.server_s / seconds, 2),
+        "a report came late by at most, s": round(reports.late_s, 2),
+        "requests/s": round(steady["requests"] / seconds, 1),
+        "refused": steady["refused"],
+        "points told/s": len(METRICS) * runs,
+        "points/batch": round(steady["points"] / max(1, steady["batches"]), 1),
+        "most points in a batch": steady["most_points"],
+        "journal, bytes/s": round(watch.journal_bytes / seconds),
+        "records waiting, at most": watch.most_waiting,
+        "records waiting at the end of it": waiting,
+        "records waiting when it had been quick for a while": recovering if recovery else None,
+        "threads": watch.threads,
+        "memory grew by, MB": round(watch.grown_mb),
+        "lag, s": lags,
+        "all delivered after, s": round(drained, 1),
+        "points": sum(len(told) for told in reports.timestamps) * len(METRICS),
+        "wrong points": wrong,
+    }
+
+
+def _tasks(home: Path, runs: int) -> list[Task]:
+    file = Home(home).sweep(NAME) / "sweep.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sweep = {
+        "name": NAME,
+        "parameters": {name: {"values": [value]} for name, value in POINT.items()},
+        "seeds": list(range(runs)),
+        "trial": {"algorithm": {"name": "car_ft"}, "device": "cpu"},
+    }
+    file.write_text(json.dumps(sweep))
+    return Planner(load_spec(file), None).trial(POINT, 0)
+
+
+def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:
+    began = time.monotonic()
+    reports.tracked.begin(file, {})
+    for task in reports.tasks:
+        reports.tracked.started(task, attempt=1, worker="local:1")
+    if not spool.flush(patience):
+        raise SystemExit(f"runs cannot be opened: {spool.last_error}")
+    return time.monotonic() - began
+
+
+@contextmanager
+def _front(address: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.slow_server", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str, int]:
+    body = json.dumps(change).encode() if change else None
+    with urllib.request.urlopen(f"{front}{CONTROL}", data=body, timeout=60) as answer:
+        counts: dict[str, int] = json.load(answer)
+        return counts
+
+
+@contextmanager
+def _probe(address: str, tasks: Sequence[Task], spool: Spool) -> Iterator[Any]:
+    """Within, another process looks at a few runs; what is given ends it and tells the lags."""
+    chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
+    ids = [str(spool.run_id(_key(task))) for task in chosen]
+    command = [sys.executable, "-m", "benchmarks.lag_probe", address, METRICS[0], *ids]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def look() -> dict[str, float]:
+            lags = json.loads(process.communicate(timeout=60)[0])
+            p95 = statistics.quantiles(lags, n=20, method="inclusive")[-1]
+            found = {"median": statistics.median(lags), "p95": p95, "max": max(lags)}
+            return {name: round(lag, 2) for name, lag in found.items()}
+
+        try:
+            yield look
+        finally:
+            process.kill()
+
+
+def _wrong_points(address: str, reports: Reports, spool: Spool) -> int:
+    """How many points the server lacks, has twice, or has otherwise than they were told."""
+    from mlflow import MlflowClient
+
+    client, wrong = MlflowClient(address), 0
+    for run, task in enumerate(reports.tasks):
+        run_id = str(spool.run_id(_key(task)))
+        for name in METRICS:
+            there = [
+                (point.step, point.timestamp, point.value)
+                for point in client.get_metric_history(run_id, name)
+            ]
+            told = [
+                (step, at, value(run, name, step))
+                for step, at in enumerate(reports.timestamps[run], start=1)
+            ]
+            wrong += len(set(there) ^ set(told)) + len(there) - len(set(there))
+    return wrong
+
+
+def _key(task: Task) -> RunKey:
+    return RunKey(NAME, task.digest)

@@ -1,0 +1,378 @@
+"""What backup.sh has copied while sweeps go on, restore.sh brings back whole into empty places."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from sweeps.cli import main
+from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
+from tests.services.processes import HOST
+from tests.services.s3 import S3
+from tests.sweeps.conftest import ToySweep, toy, toy_cli
+
+__all__ = ["toy", "toy_cli"]  # fixtures
+
+ONE_RUN: dict[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": [0.3]}},
+    "seeds": [0],
+    "baselines": [],
+}
+DOCKER = Path(__file__).parents[2] / "docker"
+HOME_FILES = {
+    "id": "the home\n",
+    "sweeps/s/told/ab.jsonl": '["d",null]\n',
+    "sweeps/s/sweep.yaml": "name: s\n",
+    "runs/d/run.json": "{}",
+    "spool/s.jsonl": '{"verb":"tags"}\n',
+    "spool/s.position": '{"acknowledged":0,"runs":{}}',
+}
+NOT_KEPT = {"cache/bank.bin": "features", "optuna.lock": ""}
+
+
+@dataclass
+class Places:
+    """A home, three databases and a bucket, and the two scripts that copy them."""
+
+    folder: Path
+    postgres: Postgres
+    s3: S3
+
+    def __post_init__(self) -> None:
+        self.owners = [self.postgres.new_user("password") for _ in range(2)]
+        self.take_new_places()
+
+    def take_new_places(self) -> None:
+        """All of them empty."""
+        self.make_databases()
+        self.bucket = self.s3.new_bucket()
+        self.home = self.folder / f"home {self.bucket}"
+
+    def make_databases(self) -> None:
+        """One of Optuna's user, two of MLflow's."""
+        self.databases = [self.postgres.new_database() for _ in range(3)]
+        owners = [self.owners[0], self.owners[1], self.owners[1]]
+        for name, owner in zip(self.databases, owners, strict=True):
+            self.postgres.sql(f"ALTER DATABASE {name} OWNER TO {owner}")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        optuna_db, mlflow_db, auth_db = self.databases
+        return {
+            **os.environ,
+            **self.s3.environ,
+            "PATH": f"{PROGRAMS[-1]}:{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+            **{"PGHOST": HOST, "PGPORT": str(self.postgres.port)},
+            **{"PGUSER": ADMIN, "PGPASSWORD": ADMIN_PASSWORD},
+            **{"OPTUNA_DB": optuna_db, "MLFLOW_DB": mlflow_db, "MLFLOW_AUTH_DB": auth_db},
+            **{"CARFT_HOME": str(self.home), "CARFT_BUCKET": self.bucket},
+        }
+
+    def fill(self) -> None:
+        """An Optuna study, rows of a user, files and objects."""
+        with self.trials() as storage:
+            study = optuna.create_study(storage=storage, study_name="s")
+            study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"point": 0}))
+        for name in self.databases[1:]:
+            url = self.url(name, self.owners[1])
+            _psql(url, "CREATE TABLE kept (id serial PRIMARY KEY, text text)")
+            _psql(url, "INSERT INTO kept (text) VALUES ('ü'), (NULL)")
+        for path, text in (HOME_FILES | NOT_KEPT).items():
+            file = self.home / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        for key, body in {"1/r/artifacts/ü b.txt": b"text", "1/empty": b""}.items():
+            self.s3.client().put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    @contextmanager
+    def trials(self) -> Iterator[optuna.storages.RDBStorage]:
+        """Optuna's database, as its user opens it."""
+        storage = optuna.storages.RDBStorage(self.url(self.databases[0], self.owners[0]))
+        yield storage
+        storage.engine.dispose()
+
+    def url(self, database: str, owner: str) -> str:
+        return self.postgres.url(database, owner, "password")
+
+    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [str(DOCKER / script), *arguments],
+            env=self.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+
+def _psql(url: str, statement: str) -> list[tuple[Any, ...]]:
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def places(tmp_path: Path, postgres: Postgres, s3: S3) -> Places:
+    made = Places(tmp_path, postgres, s3)
+    made.fill()
+    return made
+
+
+def _files(folder: Path) -> dict[str, str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def _assert_whole(places: Places) -> None:
+    """In the places that it names there is what `fill` made, and its owners can go on."""
+    with places.trials() as storage:
+        study = optuna.load_study(storage=storage, study_name="s")
+        assert [trial.value for trial in study.trials] == [0.5]
+        study.add_trial(optuna.trial.create_trial(value=0.6))
+    for name in places.databases[1:]:
+        url = places.url(name, places.owners[1])
+        _psql(url, "INSERT INTO kept (text) VALUES ('new')")
+        assert _psql(url, "SELECT * FROM kept ORDER BY id") == [(1, "ü"), (2, None), (3, "new")]
+    assert _files(places.home) == HOME_FILES
+    assert sorted(places.s3.keys(places.bucket)) == ["1/empty", "1/r/artifacts/ü b.txt"]
+    answer = places.s3.client().get_object(Bucket=places.bucket, Key="1/r/artifacts/ü b.txt")
+    assert answer["Body"].read() == b"text"
+
+
+def test_databases_home_and_bucket_come_back_whole_and_with_their_owners(
+    places: Places, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backups" / "first one"
+    done = places.run("backup.sh", str(backup))
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o700
+    places.take_new_places()
+    done = places.run("restore.sh", str(backup))
+    assert done.returncode == 0, done.stderr
+    _assert_whole(places)
+
+
+def test_nothing_that_is_there_is_overwritten(places: Places, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    assert places.run("backup.sh", str(backup)).returncode == 0
+    done = places.run("backup.sh", str(backup))
+    assert (done.returncode, done.stderr) == (2, f"{backup} is there already: name a new folder\n")
+    done = places.run("restore.sh", str(backup))
+    assert done.returncode == 2
+    assert "is not empty: drop it, and make it anew" in done.stderr
+    for name in places.databases:
+        places.postgres.sql(f"DROP DATABASE {name}")
+    done = places.run("restore.sh", str(backup))
+    assert done.returncode == 2
+    assert "cannot be used: make it, with its owner" in done.stderr
+    places.make_databases()
+    done = places.run("restore.sh", str(backup))
+    wrong = f"the home {places.home} is not empty: move it away\n"
+    assert (done.returncode, done.stderr) == (2, wrong)
+    shutil.rmtree(places.home)
+    done = places.run("restore.sh", str(backup))
+    wrong = f"the bucket {places.bucket} is not empty\n"
+    assert (done.returncode, done.stderr) == (2, wrong)
+    assert not places.home.exists()
+    done = places.run("restore.sh", str(backup), CARFT_BUCKET="")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"{backup} has a bucket: name one in CARFT_BUCKET\n",
+    )
+
+
+def test_a_backup_that_was_cut_is_not_restored(places: Places, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    assert places.run("backup.sh", str(backup), CARFT_BUCKET="no-such").returncode != 0
+    assert not backup.exists()
+    done = places.run("backup.sh", str(backup))
+    assert done.stderr.endswith(
+        "backup.incomplete is of a backup that was not finished: remove it\n"
+    )
+    shutil.rmtree(tmp_path / "backup.incomplete")
+    assert places.run("backup.sh", str(backup), OPTUNA_DB="").returncode == 0
+    places.take_new_places()
+    done = places.run("restore.sh", str(backup))
+    assert (done.returncode, done.stderr) == (2, f"{backup} has no database optuna\n")
+    with (backup / "home.tar").open("ab") as file:
+        file.write(b"x")
+    done = places.run("restore.sh", str(backup))
+    assert done.returncode == 2
+    assert "is no whole backup" in done.stderr
+
+
+SHIM = """#!/usr/bin/env bash
+# `docker compose` that runs each command here, having taken out what says where.
+set -eu
+printf '%s\\0' "$@" >> "$SHIM_LOG"
+printf 'END\\0' >> "$SHIM_LOG"
+while :; do
+  case $1 in
+    compose | exec | run | -T | --rm | --no-deps) shift ;;
+    --file | --env | --entrypoint) shift 2 ;;
+    postgres | carft | mlflow) shift; break ;;
+  esac
+done
+words=()
+for word in "$@"; do
+  case $word in
+    python) word=$PYTHON ;;
+    /carft) word=$SHIM_HOME ;;
+    /opt/carft/*) word=$SHIM_DOCKER/${word#/opt/carft/} ;;
+  esac
+  words+=("$word")
+done
+exec "${words[@]}"
+"""
+
+
+def test_with_compose_the_same_commands_run_in_its_containers(
+    places: Places, tmp_path: Path
+) -> None:
+    shim, log = tmp_path / "bin" / "docker", tmp_path / "log"
+    shim.parent.mkdir()
+    shim.write_text(SHIM)
+    shim.chmod(0o755)
+
+    def run(script: str) -> subprocess.CompletedProcess:
+        return places.run(
+            script,
+            "--compose",
+            str(tmp_path / "backup"),
+            PATH=f"{shim.parent}:{places.environ['PATH']}",
+            SHIM_LOG=str(log),
+            SHIM_DOCKER=str(DOCKER),
+            SHIM_HOME=str(places.home),
+        )
+
+    done = run("backup.sh")
+    assert done.returncode == 0, done.stderr
+    trials, runs, users = places.databases
+    places.take_new_places()
+    done = run("restore.sh")
+    assert done.returncode == 0, done.stderr
+    _assert_whole(places)
+    words = log.read_text().split("\0")
+    assert not [word for word in words if ADMIN_PASSWORD in word or "SECRET" in word]
+    commands = " ".join(words).split(" END ")
+    compose = f"compose --file {DOCKER / 'compose.yaml'}"
+    starts = (
+        f"{compose} exec -T --env PGUSER=postgres postgres pg_",
+        f"{compose} exec -T --env PGUSER=postgres postgres psql ",
+        f"{compose} run --rm -T --no-deps --entrypoint env carft ",
+        f"{compose} run --rm -T --no-deps mlflow python /opt/carft/server/bucket_tar.py ",
+    )
+    assert all(command.startswith(starts) for command in commands if command.strip())
+    # What refers to something is copied before it.
+    order = [f"={trials}", " runs spool", f"={runs}", f"={users}", " mlartifacts", " pack "]
+    copying = commands[1:]  # the first asks whether there is a home
+    assert all(word in command for word, command in zip(order, copying, strict=False))
+    with tarfile.open(tmp_path / "backup" / "home.tar") as archive:
+        names = archive.getnames()
+    assert names.index("sweeps") < names.index("runs") < names.index("spool")
+
+
+def test_a_sweep_is_compared_as_before_and_goes_on_where_its_trials_are_in_postgresql(
+    toy_cli: ToySweep,
+    postgres: Postgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database = postgres.new_database()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(database))
+    server = {"PGHOST": HOST, "PGPORT": str(postgres.port), "PGUSER": ADMIN}
+    server |= {"PGPASSWORD": ADMIN_PASSWORD, "OPTUNA_DB": database}
+    server["PATH"] = f"{PROGRAMS[-1]}:{os.environ['PATH']}"
+    file = str(toy_cli.file(**ONE_RUN))
+
+    def told(*command: str) -> str:
+        capsys.readouterr()
+        assert main([*command]) == 0
+        return capsys.readouterr().out
+
+    told("run", file, "--in-process")
+    compared, trained = told("compare", "toy", "--json"), toy_cli.trained()
+    backup, home = tmp_path / "backup", toy_cli.home.path
+    _alone("backup.sh", backup, home, **server)
+    home.rename(tmp_path / "lost")
+    postgres.sql(f"DROP DATABASE {database} WITH (FORCE)")
+    postgres.sql(f"CREATE DATABASE {database}")
+    _alone("restore.sh", backup, home, **server)
+    assert told("compare", "toy", "--json") == compared
+    told("run", file, "--in-process")
+    assert toy_cli.trained() == trained
+
+
+def test_a_home_of_one_machine_is_copied_with_its_sqlite_files_while_they_are_written(
+    tmp_path: Path, toy: ToySweep
+) -> None:
+    toy.run(**ONE_RUN)
+    home, backup = toy.home.path, tmp_path / "backup"
+    (home / "mlartifacts").mkdir()
+    (home / "mlartifacts" / "a.txt").write_text("artifact")
+    with sqlite3.connect(home / "mlflow.db") as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE kept (number INTEGER)")
+        writer.execute("INSERT INTO kept VALUES (1)")
+        writer.commit()
+        writer.execute("INSERT INTO kept VALUES (2)")  # not committed
+        _alone("backup.sh", backup, home)
+    writer.close()
+    runs, values, trained = _files(toy.home.runs), toy.values(), toy.trained()
+    home.rename(tmp_path / "lost")
+    _alone("restore.sh", backup, home)
+    assert toy.values() == values
+    assert _files(toy.home.runs) == runs
+    assert (home / "mlartifacts" / "a.txt").read_text() == "artifact"
+    with sqlite3.connect(home / "mlflow.db") as reader:
+        assert reader.execute("SELECT number FROM kept").fetchall() == [(1,)]
+    reader.close()
+    toy.run(**ONE_RUN)
+    assert toy.trained() == trained
+
+
+def _alone(script: str, backup: Path, home: Path, **server: str) -> None:
+    """Without a bucket, and without a server unless it is named."""
+    names = {"OPTUNA_DB", "MLFLOW_DB", "MLFLOW_AUTH_DB", "CARFT_BUCKET"}
+    environ = {name: value for name, value in os.environ.items() if name not in names}
+    environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable, **server}
+    command = [str(DOCKER / script), str(backup)]
+    subprocess.run(command, env=environ, check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("script", ["backup.sh", "restore.sh"])
+def test_how_it_is_called_is_said(script: str, tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "CARFT_HOME"}
+    for arguments, said in (
+        ([], f"docker/{script} [--compose] FOLDER"),
+        (["--compose"], f"docker/{script} [--compose] FOLDER"),
+        ([str(tmp_path / "b")], "CARFT_HOME is not set"),
+    ):
+        done = subprocess.run(
+            [str(DOCKER / script), *arguments],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,116 @@
+"""The Dockerfile: what its linter says, what it pins, and what the builder may see."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.docker.composed import DOCKER, ROOT
+
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def stages() -> dict[str, str]:
+    """The text of each stage, by its name."""
+    parts = re.split(r"^FROM \S+ AS (\S+)\n", DOCKERFILE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def ancestry(stage: str) -> list[str]:
+    """The stage and those that it begins from, the first one last."""
+    lines = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
+    begins = {name: base for base, name in lines}
+    found = [stage]
+    while begins[found[-1]] in begins:
+        found.append(begins[found[-1]])
+    return found
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run(
+        [hadolint, DOCKER / "Dockerfile"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_hadolint_must_not_say_has_a_reason_beside_it() -> None:
+    lines = DOCKERFILE.splitlines()
+    ignored = [number for number, line in enumerate(lines) if "hadolint ignore" in line]
+    assert ignored
+    for number in ignored:
+        rule = lines[number].partition("=")[2]
+        assert any("gnored:" in line for line in lines[:number]), rule
+
+
+def test_the_base_is_a_version_of_a_slim_image() -> None:
+    images = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    foreign = [image for image in images if image not in stages()]
+    assert foreign == ["python:${PYTHON}${PYTHON_DIGEST}"]
+    assert re.search(r"^ARG PYTHON=3\.\d+\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda", "server"])
+def test_what_is_published_runs_as_nobody_with_a_health_check_and_no_installer(
+    target: str,
+) -> None:
+    text = "".join(stages()[stage] for stage in ancestry(target))
+    assert "builder" not in "".join(ancestry(target))
+    users = re.findall(r"^USER (\S+)$", text, re.MULTILINE)
+    assert users == ["10001:10001"]
+    for word in ("HEALTHCHECK ", "ENTRYPOINT [", "STOPSIGNAL SIGTERM", "LABEL "):
+        assert word in text
+    assert not re.search(r"\b(pip|apt-get|curl|gcc) ", text)
+
+
+def test_every_installation_is_held_by_the_constraints_or_by_a_version() -> None:
+    joined = DOCKERFILE.replace("\\\n", " ")
+    installs = re.findall(r"(?:pip|python) install (.*?)(?:&&|$)", joined, re.MULTILINE)
+    assert len(installs) == 8
+    for words in installs:
+        held = "-c constraints.txt" in words or "--no-index" in words
+        torch = r'--no-deps "torch==\S+" "torchvision==\S+"\s*'
+        assert held or re.fullmatch(torch, words), words
+
+
+def test_torch_is_a_version_that_the_project_allows() -> None:
+    for name, package in (("TORCH", "torch"), ("TORCHVISION", "torchvision")):
+        versions = {*re.findall(rf"^ARG {name}=(\S+)$", DOCKERFILE, re.MULTILINE)}
+        assert len(versions) == 1
+        (required,) = [text for text in PROJECT["dependencies"] if re.match(rf"{package}\W", text)]
+        from packaging.requirements import Requirement
+
+        assert Requirement(required).specifier.contains(versions.pop())
+
+
+def test_a_node_has_what_the_project_and_its_extra_ask_for() -> None:
+    listed = runpy.run_path(str(DOCKER / "requirements.py"))["requirements"]
+    extra = PROJECT["optional-dependencies"]["cluster"]
+    assert listed(ROOT / "pyproject.toml") == [*PROJECT["dependencies"], *extra]
+
+
+def test_the_server_has_the_extra_without_ray() -> None:
+    own = (DOCKER / "server" / "requirements.txt").read_text().split()
+    extra = PROJECT["optional-dependencies"]["cluster"]
+    assert own == [text for text in extra if not text.startswith("ray")]
+
+
+def test_the_builder_sees_only_what_is_copied_and_no_secret() -> None:
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [rule for rule in rules if rule and not rule.startswith("#")]
+    assert rules[0] == "*"
+    let_in = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    copied: set[str] = set()
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
+        copied |= {source.partition("/")[0] for source in sources.split()}
+    assert let_in == copied
+    assert {"docker/.env", "docker/secrets", "docker/data"} <= set(rules)
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"docker/.env", "docker/secrets/", "docker/data/"} <= set(ignored)

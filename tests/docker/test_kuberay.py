@@ -1,0 +1,154 @@
+"""The manifests: KubeRay's own fields exist, pods are what Kubernetes takes, and they are safe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from sweeps.secret_files import NAMES
+from tests.docker.composed import DOCKER, ROOT
+
+FOLDER = DOCKER / "kuberay"
+SCHEMA = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
+KUBERNETES = "1.30"
+"""The oldest version that KubeRay's and Kubernetes' releases of today look after."""
+KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+
+
+def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in sorted(FOLDER.glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            if document["kind"] != "Kustomization":
+                yield file.name, document
+
+
+def ray_manifests() -> dict[str, dict[str, Any]]:
+    return {file: one for file, one in manifests() if one["apiVersion"] == "ray.io/v1"}
+
+
+def templates() -> dict[str, dict[str, Any]]:
+    """The pods of the cluster, by the group that they belong to."""
+    spec = ray_manifests()["cluster.yaml"]["spec"]
+    groups = {group["groupName"]: group["template"] for group in spec["workerGroupSpecs"]}
+    return {"head": spec["headGroupSpec"]["template"], **groups}
+
+
+@pytest.mark.parametrize("file", ray_manifests())
+def test_kuberay_has_every_field(file: str) -> None:
+    jsonschema.Draft202012Validator(SCHEMA).validate(ray_manifests()[file])
+
+
+def test_a_field_that_kuberay_does_not_have_is_noticed() -> None:
+    wrong = ray_manifests()["cluster.yaml"]
+    wrong["spec"]["workerGroupSpecs"][0]["replica"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="replica"):
+        jsonschema.Draft202012Validator(SCHEMA).validate(wrong)
+
+
+def test_kubernetes_takes_what_is_its_own() -> None:
+    own = [one for _, one in manifests() if one["apiVersion"] != "ray.io/v1"]
+    assert {one["kind"] for one in own} == {"PersistentVolumeClaim", "NetworkPolicy"}
+    for one in own:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("group", templates())
+def test_kubernetes_takes_the_pods(group: str) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "metadata": {"name": group},
+        "template": templates()[group],
+    }
+    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("group", templates())
+def test_a_pod_has_limits_probes_and_no_rights(group: str) -> None:
+    pod = templates()[group]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001
+    assert not pod["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+    assert container["livenessProbe"]["httpGet"] == container["readinessProbe"]["httpGet"]
+
+
+@pytest.mark.parametrize("group", templates())
+def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: str) -> None:
+    pod = templates()[group]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert set(mounts) == set(volumes)
+    claim = volumes["home"]["persistentVolumeClaim"]["claimName"]
+    assert claim in [one["metadata"]["name"] for file, one in manifests() if file == "home.yaml"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert mounts["home"]["mountPath"] == environment["CARFT_HOME"]
+
+
+def test_secrets_are_files_of_the_head_alone_and_their_variables_are_known() -> None:
+    (head,) = templates()["head"]["spec"]["containers"]
+    (mount,) = [mount for mount in head["volumeMounts"] if mount["name"] == "secrets"]
+    assert mount["readOnly"]
+    secret = [entry for entry in head["env"] if entry["name"] != "CARFT_HOME"]
+    assert secret
+    for entry in secret:
+        assert entry["name"].removesuffix("_FILE") in NAMES
+        assert entry["value"].startswith(f"{mount['mountPath']}/")
+    (worker,) = templates()["runs"]["spec"]["containers"]
+    assert [entry["name"] for entry in worker["env"]] == ["CARFT_HOME"]
+    assert "envFrom" not in worker
+
+
+def test_the_settings_have_no_password() -> None:
+    lines = (FOLDER / "settings.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert set(settings) == {
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_TRACKING_USERNAME",
+        "CARFT_OPTUNA_STORAGE",
+    }
+    assert "optuna@" in settings["CARFT_OPTUNA_STORAGE"]
+
+
+def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds() -> None:
+    listed = {*KUSTOMIZATION["resources"], "kustomization.yaml", "job.yaml"}
+    assert listed == {file.name for file in FOLDER.glob("*.yaml")}
+    (generated,) = KUSTOMIZATION["configMapGenerator"]
+    assert [FOLDER / name for name in generated["envs"]] == [FOLDER / "settings.env"]
+    used = {pod["spec"]["containers"][0]["image"] for pod in templates().values()}
+    assert used == {KUSTOMIZATION["images"][0]["name"]}
+    overriding = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())
+    image = overriding["services"]["ray-worker"]["image"]
+    assert image.endswith("-cuda")
+    assert KUSTOMIZATION["images"][0]["newTag"] in (
+        image.replace("${CARFT_VERSION:-", "").replace("}", "")
+    )
+
+
+def test_the_cluster_names_the_version_of_ray_that_is_pinned() -> None:
+    pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']}\n"
+    assert pinned in (ROOT / "constraints.txt").read_text()
+    assert version("ray") in pinned
+
+
+def test_the_job_goes_to_the_cluster_and_its_home() -> None:
+    job = ray_manifests()["job.yaml"]["spec"]
+    cluster = ray_manifests()["cluster.yaml"]
+    assert job["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert job["entrypoint"].endswith(" --home /carft")

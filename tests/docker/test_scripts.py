@@ -1,0 +1,137 @@
+"""The shell scripts: they parse, make secrets that nobody else reads, and take them from files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docker.composed import DOCKER, composed
+
+SCRIPTS = sorted(DOCKER.rglob("*.sh"))
+ENTRYPOINT = DOCKER / "server" / "entrypoint.sh"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_parses_and_one_that_is_run_stops_at_a_mistake(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True, timeout=30)
+    text = script.read_text()
+    if text.startswith("#!"):  # others are read by those
+        assert text.startswith("#!/usr/bin/env bash\n")
+        assert "\nset -euo pipefail\n" in text
+        assert script.stat().st_mode & 0o111 == 0o111
+
+
+def test_shellcheck_finds_nothing() -> None:
+    own = Path(sys.executable).parent
+    found = shutil.which("shellcheck", path=f"{own}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("shellcheck is not installed")
+    run = [script for script in SCRIPTS if script.read_text().startswith("#!")]
+    done = subprocess.run(
+        [found, "--external-sources", "--source-path=SCRIPTDIR", *run],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [DOCKER / "make-secrets.sh", folder]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "secrets"
+    assert make_secrets(folder).returncode == 0
+    return folder
+
+
+def test_every_secret_of_compose_is_made_and_no_other(secrets: Path) -> None:
+    asked = {Path(made["file"]).name for made in composed()["secrets"].values()}
+    assert {file.name for file in secrets.iterdir()} == asked
+
+
+def test_the_folder_is_the_users_own_and_containers_can_read_the_files(secrets: Path) -> None:
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in secrets.iterdir()} == {0o444}
+
+
+def test_secrets_are_long_and_differ(secrets: Path, tmp_path: Path) -> None:
+    words = [file.read_text().strip() for file in secrets.iterdir() if "s3" not in file.name]
+    assert len({*words}) == len(words) == 7
+    assert all(len(word) == 40 and word.isalnum() for word in words)
+    make_secrets(tmp_path / "others")
+    others = {file.read_text().strip() for file in (tmp_path / "others").iterdir()}
+    assert not others & {*words}
+
+
+def test_the_stores_keys_are_the_same_in_its_list_and_in_boto3s_files(secrets: Path) -> None:
+    listed = json.loads((secrets / "s3_identities.json").read_text())["identities"]
+    assert [identity["name"] for identity in listed] == ["admin", "mlflow"]
+    for identity in listed:
+        (keys,) = identity["credentials"]
+        shared = (secrets / f"s3_{identity['name']}").read_text()
+        assert shared == (
+            f"[default]\naws_access_key_id = {keys['accessKey']}\n"
+            f"aws_secret_access_key = {keys['secretKey']}\n"
+        )
+    assert all(action.endswith(":mlflow") for action in listed[1]["actions"])
+
+
+def test_secrets_that_are_there_are_kept(secrets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    shutil.copytree(secrets, folder)
+    (folder / "ray_token").unlink()
+    before = {file.name: file.read_text() for file in folder.iterdir()}
+    again = make_secrets(folder)
+    assert again.returncode == 0
+    assert "optuna_password is there already" in again.stderr
+    after = {file.name: file.read_text() for file in folder.iterdir()}
+    assert after.pop("ray_token")
+    assert after == before
+
+
+def test_half_of_the_stores_keys_are_not_guessed_at(secrets: Path, tmp_path: Path) -> None:
+    shutil.copytree(secrets, tmp_path / "secrets")
+    (tmp_path / "secrets" / "s3_mlflow").unlink()
+    done = make_secrets(tmp_path / "secrets")
+    assert done.returncode == 2
+    assert "has some of s3_identities.json, s3_admin, s3_mlflow" in done.stderr
+
+
+def entry(**variables: str) -> subprocess.CompletedProcess[str]:
+    """What the server's entry point hands on: the variables that are asked for."""
+    return subprocess.run(
+        [ENTRYPOINT, "bash", "-c", "echo ${PGPASSWORD-none}, ${PGPASSWORD_FILE-none}"],
+        env={"PATH": "/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("two words $HOME\n")
+    done = entry(PGPASSWORD_FILE=str(tmp_path / "password"))
+    assert (done.returncode, done.stdout) == (0, "two words $HOME, none\n")
+    assert entry().stdout == "none, none\n"
+    assert entry(PGPASSWORD="given").stdout == "given, none\n"
+
+
+def test_a_secret_that_is_missing_empty_or_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for file in ("empty", "nowhere"):
+        done = entry(PGPASSWORD_FILE=str(tmp_path / file))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (f"PGPASSWORD_FILE: {tmp_path / file} cannot be read, or is empty\n")
+    done = entry(PGPASSWORD="given", PGPASSWORD_FILE=str(tmp_path / "empty"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "both set" in done.stderr

@@ -1,0 +1,106 @@
+"""What holds for every check of the doctor."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
+from sweeps.doctor.examine import examine
+from sweeps.doctor.registry import CHECKS, SUBJECTS
+from sweeps.home import Home
+from tracking.base import NotLetIn, ServiceUnreachable
+
+SECRET = "p/w:with@signs"
+EVERY = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+
+
+def asked(home: Path) -> Asked:
+    return Asked(Home(home))
+
+
+def test_names_are_distinct_and_subjects_stand_together() -> None:
+    names = [check.name for check in CHECKS]
+    assert len(names) == len({*names})
+    assert list(dict.fromkeys(check.subject for check in CHECKS)) == list(SUBJECTS)
+
+
+@EVERY
+def test_a_check_says_what_it_looks_at_what_to_do_and_when_it_gives_up(check: Check) -> None:
+    assert re.fullmatch(r"[a-z]+\.[a-z_]+", check.name)
+    for text in (check.means, check.todo):
+        assert len(text) > 15
+        assert text == " ".join(text.split())
+        assert not text.endswith(".")
+    assert 0 < check.seconds <= 180
+
+
+@EVERY
+def test_nothing_is_made_and_no_secret_is_told_where_nothing_is_there(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    place = f"ada:{SECRET.replace('@', '%40').replace('/', '%2F')}@127.0.0.1:1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{place}")
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"postgresql://{place}/trials")
+    monkeypatch.setenv("CARFT_WEBHOOK", f"http://127.0.0.1:1/{SECRET}")
+    monkeypatch.setenv("CARFT_DATA", str(home.path / "data"))
+    begun = time.monotonic()
+    found = examine(check, Asked(home, address="127.0.0.1:1", nodes=True))
+    assert time.monotonic() - begun < check.seconds
+    for finding in found:
+        assert SECRET not in finding.told + finding.todo
+        assert "%40" not in finding.told + finding.todo
+        assert "\n" not in finding.told
+        assert bool(finding.todo) == (finding.level != "ok")
+    assert not home.path.exists()
+
+
+def of(*findings: Finding | Exception, todo: str = "do this instead") -> Check:
+    def look(_: Asked) -> Iterator[Finding]:
+        for finding in findings:
+            if isinstance(finding, Exception):
+                raise finding
+            yield finding
+
+    return Check("a.b", "a thing of the test's", todo, look, seconds=5)
+
+
+def test_a_check_that_raises_has_found_something(tmp_path: Path) -> None:
+    for error, level in {
+        ServiceUnreachable("gone"): "unreachable",
+        NotLetIn("gone"): "wrong",
+        ValueError("gone"): "wrong",
+    }.items():
+        first, last = examine(of(ok("so far"), error), asked(tmp_path))
+        assert first == ok("so far")
+        assert (last.level, last.todo) == (level, "do this instead")
+        assert "gone" in last.told
+
+
+def test_a_check_that_hangs_is_given_up_and_what_it_found_by_then_is_told(tmp_path: Path) -> None:
+    def look(_: Asked) -> Iterator[Finding]:
+        yield warning("so far", "this")
+        time.sleep(30)
+
+    hanging = Check("a.b", "a thing of the test's", "wait for it", look, seconds=0.1)
+    assert examine(hanging, asked(tmp_path)) == [
+        warning("so far", "this"),
+        unreachable("no answer within 0.1 s", "wait for it"),
+    ]
+
+
+def test_secrets_of_the_environment_are_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("HF_TOKEN", "on")  # too short to be told from a word
+    told = wrong(f"ada said {SECRET} on\n  postgresql://me:other@host/x", f"set {SECRET}")
+    assert examine(of(told), asked(tmp_path)) == [
+        wrong("ada said *** on postgresql://host/x", "set ***")
+    ]

@@ -1,0 +1,70 @@
+"""`doctor`: a line for each thing, what to do below it, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sweeps.cli import main
+from sweeps.doctor.registry import CHECKS, SUBJECTS
+
+VARIABLES = ("MLFLOW_TRACKING_URI", "CARFT_OPTUNA_STORAGE", "CARFT_WEBHOOK", "RAY_ADDRESS")
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that is not there yet, and nothing named."""
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_on_a_fresh_machine_nothing_is_wrong_and_nothing_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for line in lines[:-1] if not line.startswith(" ")]
+    assert heads == [name for name in SUBJECTS.values() if name in heads]
+    assert {"Versions", "Home", "Trials (Optuna)", "Runs (MLflow)", "Ray"} <= {*heads}
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("CARFT_WEBHOOK", "http://127.0.0.1:1/secret")
+    assert main(["doctor", "home.folder", "webhook"]) == 2
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "Home"
+    assert told[1] == f"  wrong        {tmp_path / 'home'} is no folder"
+    assert told[2].startswith("               -> name another folder with --home")
+    assert told[-1] == "1 thing is wrong, 1 warning."
+
+
+def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert main(["doctor", "--json", "mlflow", "spool", "data"]) == 4
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [(one["check"], one["level"]) for one in checks] == [
+        ("mlflow.place", "unreachable"),
+        ("data.root", "ok"),
+    ]
+    assert all(bool(one["todo"]) == (one["level"] != "ok") for one in checks)
+
+
+def test_an_unknown_check_is_named_with_its_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "mlfow"]) == 2
+    assert "unknown check 'mlfow'; did you mean 'mlflow'?" in capsys.readouterr().err
+
+
+def test_the_page_has_a_row_for_every_check() -> None:
+    from docs.hooks.registry import TABLES
+
+    rows = TABLES["doctor"]().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [check.name for check in CHECKS]

@@ -1,0 +1,240 @@
+"""MLflow, asked for real: a server with passwords before PostgreSQL and S3."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import pytest
+
+from sweeps.cli import main
+from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
+from tests.services.postgres import Postgres
+from tests.services.processes import free_port
+from tests.sweeps.doctor.looked import look, only
+from tracking.mlflow_probe import latest_schema
+
+Answers = dict[str, tuple[int, str]]
+
+
+@pytest.fixture
+def server(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    """The environment names it and its user."""
+    for name, value in mlflow_server.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "the doctor's")
+    return mlflow_server
+
+
+def test_a_server_is_found_well_before_and_after_the_first_run_and_nothing_stays(
+    server: MlflowServer, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    assert "answers, experiment the doctor's" in only(look("mlflow.place", tmp_path), "ok")
+    assert "the first run makes" in only(look("mlflow.credentials", tmp_path), "ok")
+    assert "ask again after" in only(look("mlflow.artifacts", tmp_path), "warning")
+    experiment = MlflowClient(server.address).create_experiment("the doctor's")
+    assert "has the experiment the doctor's" in only(look("mlflow.credentials", tmp_path), "ok")
+    told = only(look("mlflow.artifacts", tmp_path), "ok")
+    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
+    assert "and was removed" in told
+    assert server.store.keys(server.bucket) == []
+    assert MlflowClient(server.address).search_runs([experiment]) == []
+    assert "agrees with ours" in only(look("mlflow.clock", tmp_path), "ok")
+    assert "the server is MLflow 3" in only(look("mlflow.version", tmp_path), "ok")
+
+
+def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
+    server: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    doctor = ["--home", str(tmp_path), "doctor", "mlflow"]
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", f"{USER_PASSWORD} and more")
+        assert main(doctor) == 2
+        told = capsys.readouterr().out
+        assert told.count("wants a name and a password") == 1
+        assert "MLFLOW_TRACKING_PASSWORD_FILE" in told
+        assert USER_PASSWORD not in told
+    with monkeypatch.context() as patch:
+        port = urlsplit(server.address).port
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{port}")
+        assert main(doctor) == 2
+        assert f"start it with --allowed-hosts localhost:{port}" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+        assert main([*doctor, "--json"]) == 4
+        (one,) = json.loads(capsys.readouterr().out)["checks"]
+        assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
+        assert "wait in the spool" in one["todo"]
+
+
+def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.address)
+    if client.get_experiment_by_name("the doctor's") is None:
+        client.create_experiment("the doctor's")
+    s3 = server.store.client()
+    for key in server.store.keys(server.bucket):
+        s3.delete_object(Bucket=server.bucket, Key=key)
+    s3.delete_bucket(Bucket=server.bucket)
+    try:
+        told = only(look("mlflow.artifacts", tmp_path), "unreachable")
+    finally:
+        s3.create_bucket(Bucket=server.bucket)
+    assert "the artifact store" in told
+    assert "bucket" in told
+
+
+def test_a_databases_schema_is_compared(
+    server: MlflowServer, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.url(server.database))
+    assert "that of the installed MLflow" in only(look("mlflow.schema", tmp_path), "ok")
+    fresh = postgres.new_database()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.url(fresh))
+    assert "no tables yet" in only(look("mlflow.schema", tmp_path), "ok")
+    postgres.sql(
+        "CREATE TABLE alembic_version (version_num text);"
+        "INSERT INTO alembic_version VALUES ('0a0a')",
+        fresh,
+    )
+    told = only(look("mlflow.schema", tmp_path), "wrong")
+    assert "schema is 0a0a" in told
+    assert "mlflow db upgrade postgresql://127.0.0.1" in told
+
+
+def test_a_home_has_its_own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "which the first run begins" in only(look("mlflow.place", tmp_path), "ok")
+    assert look("mlflow.schema", tmp_path) == []
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as made:
+        made.execute("CREATE TABLE alembic_version (version_num text)")
+        made.execute("INSERT INTO alembic_version VALUES (?)", (latest_schema(),))
+        made.commit()
+    assert "that of the installed MLflow" in only(look("mlflow.schema", tmp_path), "ok")
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """A server that answers as it is told, in the place of MLflow's: path to status and text."""
+    answers: Answers = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            status, text = answers.get(f"{self.headers['Origin'] or ''}{path}") or answers[path]
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+
+    def tell(**told: tuple[int, str]) -> None:
+        answers.clear()
+        answers.update({f"/{name}": answer for name, answer in told.items()})
+        answers.setdefault("/health", (200, "OK"))
+        for api in ("get-by-name", "get", "search"):
+            if api in told:
+                answers[f"/api/2.0/mlflow/experiments/{api}"] = told[api]
+
+    yield tell
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
+    stand_in: Callable[..., None], tmp_path: Path
+) -> None:
+    stand_in(health=(200, "<html>"))
+    assert "as no MLflow does" in only(look("mlflow.place", tmp_path), "wrong")
+    stand_in(health=(502, "Bad gateway"))
+    assert "what is behind it is away" in only(look("mlflow.place", tmp_path), "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "level", "said"),
+    [("2.9.1", "wrong", "major"), ("3.1.0", "warning", "older"), ("3.999.0", "ok", "3.999")],
+)
+def test_versions_are_compared(
+    stand_in: Callable[..., None], tmp_path: Path, theirs: str, level: str, said: str
+) -> None:
+    stand_in(version=(200, theirs))
+    assert said in only(look("mlflow.version", tmp_path), level)  # type: ignore[arg-type]
+    stand_in(version=(401, "no"))
+    assert look("mlflow.version", tmp_path) == []
+
+
+def experiment(**fields: str) -> tuple[int, str]:
+    told = {"lifecycle_stage": "active", "experiment_id": "7", **fields}
+    return 200, json.dumps({"experiment": told})
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "said"),
+    [
+        (experiment(lifecycle_stage="deleted"), "wrong", "restore --experiment-id 7"),
+        ((403, "Permission denied"), "wrong", "answers 403: Permission denied"),
+        ((503, "Overloaded"), "unreachable", "answers 503"),
+    ],
+)
+def test_an_experiment_that_cannot_be_used_is_told(
+    stand_in: Callable[..., None],
+    tmp_path: Path,
+    answer: tuple[int, str],
+    level: str,
+    said: str,
+) -> None:
+    stand_in(**{"get-by-name": answer})
+    assert said in only(look("mlflow.credentials", tmp_path), level)  # type: ignore[arg-type]
+
+
+def test_artifacts_that_would_stay_on_this_machine_are_told(
+    stand_in: Callable[..., None], tmp_path: Path
+) -> None:
+    stand_in(**{"get-by-name": experiment(artifact_location=str(tmp_path / "mlartifacts"))})
+    told = only(look("mlflow.artifacts", tmp_path), "warning")
+    assert f"go to {tmp_path / 'mlartifacts'} on whichever machine tells them" in told
+    assert not (tmp_path / "mlartifacts").exists()
+    stand_in(**{"get-by-name": (404, ""), "get": experiment(artifact_location="/srv/mlruns/0")})
+    assert look("mlflow.artifacts", tmp_path) == []
+
+
+def test_whose_pages_may_ask_is_told(stand_in: Callable[..., None], tmp_path: Path) -> None:
+    stand_in(search=(403, "Cross-origin request blocked"))
+    assert "--cors-allowed-origins http://127" in only(look("mlflow.pages", tmp_path), "warning")
+    stand_in(search=(200, "{}"))
+    assert "any page" in only(look("mlflow.pages", tmp_path), "warning")
+
+
+def test_a_server_of_elsewhere_that_lets_everybody_in_is_told(
+    stand_in: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(get=(200, "{}"))
+    assert look("mlflow.protected", tmp_path) == []  # this machine's own
+    monkeypatch.setattr("sweeps.doctor.runs._HERE", ())
+    plain, open_to_all = look("mlflow.protected", tmp_path)
+    assert "in plain text" in plain.told
+    assert "lets everybody in" in open_to_all.told
+    stand_in(get=(401, ""))
+    assert len(look("mlflow.protected", tmp_path)) == 1

@@ -1,0 +1,153 @@
+"""The spool, the data root, files of secrets, the webhook, and GPUs that are not here."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps.doctor.gpu import _compiled
+from sweeps.home import Home
+from sweeps.secret_files import read_secret_files
+from tests.sweeps.doctor.looked import look, only
+from tracking.journal import Journal
+from tracking.where import where
+
+
+def journal(folder: Path, sweep: str, *, refused: int = 0) -> None:
+    """Two records that wait, and some that were set aside."""
+    made = Journal(folder, sweep)
+    for _ in range(2):
+        made.append(json.dumps({"verb": "end"}), durable=False)
+    for _ in range(refused):
+        made.reject("{}", "why")
+    made.close()
+
+
+def test_records_that_wait_for_nobody_and_those_refused_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert look("spool.waiting", tmp_path) == look("spool.refused", tmp_path) == []
+    journal(where(tmp_path).spool, "kl_weight", refused=3)
+    told = only(look("spool.waiting", tmp_path), "warning")
+    assert told == "2 records of kl_weight wait -> carft-sweep sync"
+    assert "refused 3 records" in only(look("spool.refused", tmp_path), "warning")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
+    assert "for another server" in only(look("spool.waiting", tmp_path), "warning")
+
+
+def test_records_of_a_sweep_that_runs_are_its_drivers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeps.claim import Claim
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    journal(where(tmp_path).spool, "kl_weight")
+    with Claim(Home(tmp_path).sweep("kl_weight")):
+        told = only(look("spool.waiting", tmp_path), "ok")
+    assert f"process {os.getpid()}" in told
+
+
+def test_a_data_root_names_the_families_that_it_has(
+    tmp_path: Path, imagenet_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "is not set" in only(look("data.root", tmp_path), "ok")
+    for root, level, said in (
+        (imagenet_root, "ok", "has folders of imagenet"),
+        (tmp_path, "warning", "no folder that a family reads"),
+        (tmp_path / "not there", "wrong", "is no folder"),
+    ):
+        monkeypatch.setenv("CARFT_DATA", str(root))
+        assert said in only(look("data.root", tmp_path), level)  # type: ignore[arg-type]
+    monkeypatch.setenv("CARFT_DATA", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "cannot be read" in only(look("data.root", tmp_path), "wrong")
+
+
+def test_files_of_secrets_that_others_can_read_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.secret_files._READ", {})
+    file, own = tmp_path / "password", tmp_path / "ui" / "users.db"
+    own.parent.mkdir()
+    for path in (file, own):
+        path.write_text("a secret\n")
+    file.chmod(0o644)
+    own.chmod(0o600)
+    read_secret_files({"MLFLOW_TRACKING_PASSWORD_FILE": str(file)})
+    told, fine = look("secrets.files", tmp_path)
+    assert (told.level, told.todo) == ("warning", f"chmod 600 {file}")
+    assert "MLFLOW_TRACKING_PASSWORD" in told.told
+    assert fine.level == "ok"
+
+
+def test_a_webhooks_host_is_reached_and_sent_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "none is set" in only(look("webhook.host", tmp_path), "ok")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("CARFT_WEBHOOK", f"http://127.0.0.1:{port}/a-secret")
+        assert "nothing was sent" in only(look("webhook.host", tmp_path), "ok")
+        with server.accept()[0] as taken:
+            assert taken.recv(1) == b""
+    told = only(look("webhook.host", tmp_path), "warning")
+    assert "127.0.0.1 cannot be reached" in told
+    assert "a-secret" not in told
+    monkeypatch.setenv("CARFT_WEBHOOK", "a-secret")
+    assert "a-secret" not in only(look("webhook.host", tmp_path), "wrong")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "fits"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 6), ["sm_80"], True),
+        ((12, 0), ["sm_90", "sm_90a"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((6, 1), ["sm_75", "compute_75"], False),
+        ((9, 0), [], False),
+    ],
+)
+def test_a_gpu_runs_what_was_compiled_for_its_kind(
+    capability: tuple[int, int], built: list[str], fits: bool
+) -> None:
+    assert _compiled(*capability, built) == fits
+
+
+def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
+    monkeypatch.setattr("sweeps.doctor.gpu.gpu_memory_mb", lambda _: [80_000.0])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert "nvidia-smi lists 1 GPUs, but torch" in only(look("gpu.devices", tmp_path), "wrong")
+    monkeypatch.setattr("sweeps.doctor.gpu.gpu_memory_mb", lambda _: [])
+    assert "no GPU" in only(look("gpu.devices", tmp_path), "ok")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert only(look("gpu.devices", tmp_path), "ok").startswith("mps")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**kind))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+    assert "not compiled for capability 8.0" in only(look("gpu.devices", tmp_path), "wrong")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**36))
+    monkeypatch.setattr(torch, "device", lambda *_: "cpu")
+    told = only(look("gpu.devices", tmp_path), "warning")
+    assert "bf16, 1.0 of 64.0 GiB free" in told
+
+    def broken(_: int) -> None:
+        raise RuntimeError("CUDA error: an error\nmore of it")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    assert "A GPU: CUDA error: an error ->" in only(look("gpu.devices", tmp_path), "wrong")

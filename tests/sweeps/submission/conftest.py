@@ -1,0 +1,54 @@
+"""A project of a user's own: a git repository with a sweep file, and no network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SWEEP = """\
+name: tiny
+report: {page: false}
+trial:
+  data: {family: icon_shift, train_fraction: 0.02}
+  algorithm: fine_tune
+  optim: {steps: 2, batch_size: 8}
+"""
+Git = Callable[..., str]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: `tiny.yaml`, a module and a `.gitignore`; not committed yet."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "tiny.yaml").write_text(SWEEP)
+    (folder / "mine.py").write_text("X = 1\n")
+    (folder / ".gitignore").write_text("ignored*\n")
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "CARFT_", "RAY_", "AWS_", "GIT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CARFT_HOME", "/shared/home")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def git(project: Path) -> Git:
+    """Runs git in the project, which is a repository with one commit of all that is there."""
+
+    def call(*words: str, folder: Path = project) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        more = ("-c", "protocol.file.allow=always", "-c", "init.defaultBranch=main")
+        done = subprocess.run(
+            ["git", *who, *more, *words], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    call("init", "-q")
+    call("add", "-A")
+    call("commit", "-qm", "first")
+    return call

@@ -1,0 +1,63 @@
+"""What `run` does about a tracking server before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.cli import main
+from tests.sweeps.conftest import ToySweep
+from tracking.base import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.memory import MemoryTracker
+from tracking.spool import Spool
+
+
+class Unreached(MemoryTracker):
+    """A store that says so beforehand, and takes everything afterwards."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def reach(self) -> None:
+        raise self.error
+
+
+def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
+    tracker = Unreached(error)
+    monkeypatch.setattr(
+        "sweeps.performing.open_tracking",
+        lambda home: Spool(tracker, Path(home) / "spool", pace=0.01),
+    )
+    return main(["run", str(toy.file(baselines=[], seeds=1))])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotLetIn("wrong password"), 2),
+        (TrackingError("another version"), 2),
+        (UnknownHost("nobody knows it"), 4),
+    ],
+)
+def test_a_server_that_will_not_have_us_is_said_before_training(
+    toy_cli: ToySweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+) -> None:
+    assert run(toy_cli, monkeypatch, error) == code
+    told = capsys.readouterr()
+    assert told.err == f"carft-sweep: {error}\n"
+    assert toy_cli.trained() == {}
+    assert not toy_cli.home.sweep("toy").exists()
+    assert main(["list"]) == 0
+
+
+def test_a_sweep_goes_on_without_a_server_that_is_away(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(toy_cli, monkeypatch, ServiceUnreachable("no server answers")) == 0
+    assert "no server answers. The sweep goes on; what is told waits" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""A sweep whose trials are in PostgreSQL and whose runs are on a real server with passwords."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sweeps.cli import main
+from sweeps.engines.in_process import InProcessEngine
+from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
+from tests.services.postgres import Postgres
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep
+
+ONE_RUN = {"baselines": [], "seeds": 1, "parameters": {"algorithm.kl_weight": {"values": [0.3]}}}
+
+
+@pytest.fixture
+def served(
+    toy: ToySweep, postgres: Postgres, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> ToySweep:
+    """The toy core with everything around it as a team has it."""
+    monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
+    for name, value in mlflow_server.environ.items():
+        monkeypatch.setenv(name, value)
+    engine = InProcessEngine(toy_core.ENTRY)
+    monkeypatch.setattr("sweeps.performing.choose", lambda *_, **__: engine)
+    return toy
+
+
+def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
+    served: ToySweep,
+    mlflow_server: MlflowServer,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
+    assert main(["run", str(served.file(**ONE_RUN)), "--json"]) == 0
+    told = capsys.readouterr()
+    assert "still wait" not in told.err
+    assert json.loads(told.out)["sweep"] == "toy", "MLflow prints nothing between"
+    ids = "SELECT experiment_id FROM experiments WHERE name = 'served'"
+    ended = f"SELECT status FROM runs WHERE experiment_id = ({ids})"
+    statuses = postgres.sql(ended, mlflow_server.database)
+    assert statuses == [("FINISHED",), ("FINISHED",)], "the sweep and its run"
+    keys = mlflow_server.store.keys(mlflow_server.bucket)
+    assert any(key.endswith("comparison.md") for key in keys)
+
+    files = [path for path in served.home.path.rglob("*") if path.is_file()]
+    kept = {str(path): path.read_bytes() for path in files}
+    kept |= {"out": told.out.encode(), "err": told.err.encode()}
+    tables = ("tags", "params", "experiment_tags")
+    rows = [str(postgres.sql(f"SELECT * FROM {t}", mlflow_server.database)) for t in tables]
+    kept |= dict(zip(tables, (row.encode() for row in rows), strict=True))
+    for secret in (USER_PASSWORD, "open sesame", "open%20sesame", "open+sesame"):
+        assert [name for name, content in kept.items() if secret.encode() in content] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code", "expected"),
+    [
+        ("MLFLOW_TRACKING_PASSWORD", "wrong one", 2, "does not let us in"),
+        ("MLFLOW_TRACKING_URI", "http://no-such-host.invalid", 4, "nobody knows by this name"),
+    ],
+)
+def test_what_the_server_will_not_have_is_said_before_training(
+    served: ToySweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    code: int,
+    expected: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["run", str(served.file(**ONE_RUN))]) == code
+    told = capsys.readouterr().err
+    assert expected in told
+    assert len(told.splitlines()) == 1
+    assert "wrong one" not in told
+    assert served.trained() == {}
+
+
+def test_a_sweep_begins_while_the_server_is_down_and_is_delivered_later(
+    served: ToySweep,
+    mlflow_server: MlflowServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sweeps.performing.PATIENCE", 0.1)
+    with mlflow_server.away():
+        assert main(["run", str(served.file(**ONE_RUN))]) == 0
+        told = capsys.readouterr().err
+        assert "does not answer" in told
+        assert "still wait for the tracking server" in told
+        assert main(["sync"]) == 4
+        assert "Nothing is lost" in capsys.readouterr().err
+    assert main(["sync"]) == 0
+    assert "none left" in capsys.readouterr().out

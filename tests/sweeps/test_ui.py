@@ -1,0 +1,124 @@
+"""`ui`: whom it lets in, and what it says of it. The server itself: tests/tracking/test_ui.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sweeps.cli import main
+
+Started = dict[str, Any]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
+    """What the server is started with; it ends at once."""
+    told: Started = {}
+
+    def serve(uri: str, artifacts: Path | None, **how: Any) -> Any:
+        told.update(how, uri=uri, artifacts=artifacts)
+        return SimpleNamespace(address="http://here:5000", process=object(), wait=lambda: None)
+
+    monkeypatch.setattr("sweeps.commands.ui.serve", serve)
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return told
+
+
+def test_by_itself_it_is_this_machines_and_asks_for_nothing(
+    started: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ui"]) == 0
+    assert {**started, "uri": "", "artifacts": None} == {
+        "uri": "",
+        "artifacts": None,
+        "host": "127.0.0.1",
+        "port": 5000,
+        "other_ports": True,
+        "names": (),
+        "users": None,
+        "prefix": "",
+    }
+    assert capsys.readouterr().out.splitlines()[1:] == ["Ctrl-C ends it."]
+
+
+def test_a_port_that_is_named_is_the_only_one(started: Started) -> None:
+    assert main(["ui", "--port", "5001"]) == 0
+    assert (started["port"], started["other_ports"]) == (5001, False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "lab", "10.0.0.1", ""])
+def test_strangers_are_let_in_only_when_it_is_said(
+    started: Started, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ui", "--host", host]) == 2
+    assert "add --auth, which asks for a password, or --no-auth" in capsys.readouterr().err
+    assert started == {}
+    assert main(["ui", "--host", host, "--no-auth"]) == 0
+    assert "may read, change and delete every run" in capsys.readouterr().out
+
+
+def test_with_auth_it_says_where_the_password_is(
+    started: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosts = ["--allowed-hosts", "mlflow.lab.example, *.lab.example"]
+    assert main(["ui", "--auth", "--host", "0.0.0.0", *hosts, "--static-prefix", "/mlflow"]) == 0
+    password = (tmp_path / "ui" / "admin-password").read_text().strip()
+    told = capsys.readouterr().out
+    assert str(tmp_path / "ui" / "admin-password") in told
+    assert password not in told
+    assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == password
+    assert started["names"] == ("mlflow.lab.example", "*.lab.example")
+    assert started["prefix"] == "/mlflow"
+
+
+def test_on_a_terminal_the_password_is_asked_for_twice(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = ["one password of mine", "another one, mistyped"]
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda _: answers.pop(0))
+    assert main(["ui", "--auth"]) == 2
+    assert "the two passwords differ" in capsys.readouterr().err
+    answers[:] = ["one password of mine"] * 2
+    assert main(["ui", "--auth"]) == 0
+    assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == "one password of mine"
+    answers[:] = [""]
+    assert main(["ui", "--auth"]) == 0
+    assert "was made up" in capsys.readouterr().out
+
+
+def test_a_password_may_come_from_a_file(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("the password of a file\n")
+    monkeypatch.setenv("CARFT_UI_PASSWORD_FILE", str(file))
+    monkeypatch.setenv("CARFT_UI_PASSWORD", "")  # what is set there goes with the test
+    assert main(["ui", "--auth"]) == 0
+    assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == "the password of a file"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--allowed-hosts", "*"], "name the hosts"),
+        (["--allowed-hosts", "lab,http://lab"], "'http://lab' is no host"),
+        (["--static-prefix", "mlflow"], "must be a path such as /mlflow"),
+        (["--static-prefix", "/mlflow/"], "must be a path such as /mlflow"),
+        (["--port", "-1"], "must be a number from 0 to 65535, got '-1'"),
+        (["--port", "70000"], "must be a number from 0 to 65535, got '70000'"),
+        (["--auth", "--no-auth"], "not allowed with argument --auth"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    started: Started, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ui", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert started == {}

@@ -1,0 +1,290 @@
+"""A real MLflow server with passwords, before PostgreSQL and an S3 store, and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.services.mlflow_server import USER, MlflowServer
+from tests.services.postgres import Postgres
+from tests.tracking.answering import answering
+from tracking.base import (
+    NotLetIn,
+    RunKey,
+    RunStart,
+    ServiceUnreachable,
+    Tracker,
+    TrackingError,
+    UnknownHost,
+)
+from tracking.memory import MemoryTracker
+from tracking.mlflow_reader import MlflowReader
+from tracking.mlflow_store import MlflowStore
+from tracking.spool import Spool
+
+SWEEP = RunKey("toy")
+PARENT = RunStart(SWEEP, "toy", 1)
+PASSWORD = "s3cret of ours"
+
+
+@pytest.fixture(autouse=True)
+def credentials(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's; tests set others."""
+    for name, value in mlflow_server.environ.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def experiment() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+def refused(act: Callable[[], object], kind: type[Exception], expected: str) -> None:
+    """It is said within seconds, by an error of exactly this kind, without a password."""
+    start = time.monotonic()
+    with pytest.raises(kind) as caught:
+        act()
+    assert time.monotonic() - start < 10
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert re.search(expected, text), text
+    assert PASSWORD not in text
+    assert "sesame" not in text
+
+
+def test_a_server_that_takes_runs_is_reached_and_gets_them(
+    mlflow_server: MlflowServer, experiment: str, tmp_path: Path
+) -> None:
+    store = MlflowStore(mlflow_server.address, experiment)
+    store.reach()
+    store.open(PARENT)
+    file = tmp_path / "note.txt"
+    file.write_text("kept")
+    store.artifact(SWEEP, file)
+    run = store.run_id(SWEEP)
+    keys = mlflow_server.store.keys(mlflow_server.bucket)
+    assert [key for key in keys if str(run) in key and key.endswith("artifacts/note.txt")]
+    found = MlflowClient(mlflow_server.address).get_experiment_by_name(experiment)
+    assert found is not None
+    assert found.tags["carft.written_by"].startswith("mlflow 3")
+
+
+def test_a_wrong_password_is_said_at_once(
+    mlflow_server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MlflowStore(mlflow_server.address, experiment)
+    for user, password in ((USER, PASSWORD), ("nobody", PASSWORD), ("", "")):
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        refused(store.reach, NotLetIn, r"does not let us in.*Set MLFLOW_TRACKING_USERNAME and")
+        refused(lambda: store.open(PARENT), NotLetIn, "does not let us in")
+        refused(
+            lambda: MlflowReader(mlflow_server.address, experiment), NotLetIn, "does not let us in"
+        )
+
+
+def test_who_may_only_read_is_told_before_a_run_is_opened(
+    mlflow_server: MlflowServer, experiment: str
+) -> None:
+    mlflow_server.post("experiments/create", {"name": experiment})
+    store = MlflowStore(mlflow_server.address, experiment)
+    store.check()
+    refused(store.reach, NotLetIn, r"Permission denied.*EDIT on the experiment")
+
+
+def test_a_host_that_is_not_among_the_allowed_is_told_what_to_change(
+    mlflow_server: MlflowServer, experiment: str
+) -> None:
+    other = mlflow_server.address.replace("127.0.0.1", "localhost")
+    refused(MlflowStore(other, experiment).reach, NotLetIn, r"Invalid Host.*--allowed-hosts")
+
+
+def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: str) -> None:
+    refused(
+        MlflowStore("http://no-such-host.invalid:5000", experiment).reach,
+        UnknownHost,
+        "nobody knows by this name from here: see to MLFLOW_TRACKING_URI",
+    )
+    refused(
+        MlflowStore("http://127.0.0.1:9", experiment).reach,
+        ServiceUnreachable,
+        "http://127.0.0.1:9 does not answer",
+    )
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.mlflow_server.SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "not answer within 0.5 s")
+
+
+@pytest.mark.parametrize("version", ["2.22.0", "4.0.0rc1"])
+def test_another_major_version_is_refused(experiment: str, version: str) -> None:
+    with answering(lambda _: (200, version)) as uri:
+        refused(
+            MlflowStore(uri, experiment).reach, TrackingError, rf"is version {version}, and here"
+        )
+
+
+def test_what_is_no_version_says_nothing(experiment: str) -> None:
+    with answering(lambda _: (200, "<html>hello</html>")) as uri:
+        refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "JSON")
+
+
+def test_a_missing_bucket_loses_no_file(
+    mlflow_server: MlflowServer, experiment: str, tmp_path: Path
+) -> None:
+    """The server answers 500 and answers everything else: the record is not to blame for it."""
+    store = MlflowStore(mlflow_server.address, experiment)
+    store.open(PARENT)
+    file = tmp_path / "note.txt"
+    file.write_text("kept")
+    s3 = mlflow_server.store.client()
+    for key in mlflow_server.store.keys(mlflow_server.bucket):
+        s3.delete_object(Bucket=mlflow_server.bucket, Key=key)
+    s3.delete_bucket(Bucket=mlflow_server.bucket)
+    expected = r"artifact store .*--artifacts-destination: whether the bucket is there"
+    try:
+        refused(store.reach, ServiceUnreachable, f"bucket does not exist.*|{expected}")
+        refused(lambda: store.artifact(SWEEP, file), ServiceUnreachable, expected)
+        spool = Spool(store, tmp_path / "spool", pace=0.01)
+        spool.artifact(SWEEP, file)
+        assert not spool.flush(1.0)
+        assert (spool.behind(), spool.rejected()) == (1, 0)
+    finally:
+        s3.create_bucket(Bucket=mlflow_server.bucket)
+    assert spool.flush(10.0)
+    assert spool.rejected() == 0
+    spool.close()
+    assert any(key.endswith("note.txt") for key in mlflow_server.store.keys(mlflow_server.bucket))
+
+
+def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
+    mlflow_server: MlflowServer, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An experiment whose files the client takes to the bucket itself."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", mlflow_server.store.address)
+    place = f"s3://{mlflow_server.bucket}/own"
+    MlflowClient(mlflow_server.address).create_experiment(experiment, artifact_location=place)
+    store = MlflowStore(mlflow_server.address, experiment)
+    store.reach()
+    store.open(PARENT)
+    file = tmp_path / "note.txt"
+    file.touch()
+    refused(
+        lambda: store.artifact(SWEEP, file),
+        ServiceUnreachable,
+        "Keys for it must be",
+    )
+
+
+@pytest.fixture
+def direct(
+    mlflow_server: MlflowServer, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The name of a database of MLflow's own that clients open themselves."""
+    for name in mlflow_server.environ:
+        monkeypatch.delenv(name)
+    name = postgres.new_database(mlflow_server.database)
+    yield name
+    postgres.send_away(name)
+
+
+DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]] = {
+    "wrong password": (
+        lambda postgres, name: postgres.url(name, password=PASSWORD),
+        NotLetIn,
+        "MLflow's database at .*see to user and password in MLFLOW_TRACKING_URI",
+    ),
+    "missing": (lambda postgres, _: postgres.url("nowhere"), TrackingError, "does not exist"),
+    "unknown host": (
+        lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/x",
+        UnknownHost,
+        "nobody knows",
+    ),
+    "down": (
+        lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",
+        ServiceUnreachable,
+        "no database answers",
+    ),
+    "no rights": (
+        lambda postgres, name: postgres.url(name, postgres.new_user(PASSWORD), PASSWORD),
+        TrackingError,
+        "permission denied for table alembic_version",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIRECT)
+def test_a_database_of_mlflows_says_what_is_wrong(
+    postgres: Postgres, direct: str, experiment: str, case: str
+) -> None:
+    url, kind, expected = DIRECT[case]
+    store = MlflowStore(url(postgres, direct), experiment)
+    refused(store.reach, kind, expected)
+
+
+@pytest.mark.parametrize(
+    ("revision", "expected"),
+    [("451aebb31d03", "mlflow db upgrade postgresql://127"), ("feedbeef0000", "newer version")],
+)
+def test_the_schema_of_another_mlflow_is_left_as_it_is(
+    postgres: Postgres, direct: str, experiment: str, revision: str, expected: str
+) -> None:
+    postgres.sql(f"UPDATE alembic_version SET version_num = '{revision}'", direct)
+    store = MlflowStore(postgres.url(direct), experiment)
+    refused(store.reach, TrackingError, expected)
+    assert postgres.sql("SELECT version_num FROM alembic_version", direct) == [(revision,)]
+
+
+def test_optunas_database_is_not_taken(postgres: Postgres, direct: str, experiment: str) -> None:
+    del direct
+    name = postgres.new_database()
+    for table in ("studies", "trials"):
+        postgres.sql(f"CREATE TABLE {table} (number int)", name)
+    store = MlflowStore(postgres.url(name), experiment)
+    refused(store.reach, TrackingError, "is Optuna's: MLflow needs one of its own")
+    assert postgres.tables(name) == {"studies", "trials"}
+
+
+def test_a_database_that_goes_away_meanwhile_loses_nothing(
+    postgres: Postgres, direct: str, experiment: str, tmp_path: Path
+) -> None:
+    store = MlflowStore(postgres.url(direct), experiment, tmp_path / "artifacts")
+    store.reach()
+    store.open(PARENT)
+    spool = Spool(store, tmp_path / "spool", pace=0.01)
+    with postgres.away():
+        spool.tags(SWEEP, {"told": "meanwhile"})
+        assert not spool.flush(0.5)
+        assert (spool.behind(), spool.rejected()) == (1, 0)
+    assert spool.flush(10.0)
+    assert spool.rejected() == 0
+    run = MlflowClient(postgres.url(direct)).get_run(str(store.run_id(SWEEP)))
+    assert run.data.tags["told"] == "meanwhile"
+    spool.close()
+
+
+def test_only_what_belongs_to_others_is_reached_beforehand(tmp_path: Path) -> None:
+    MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}").reach()
+    assert not (tmp_path / "mlflow.db").exists()
+    trackers: list[Tracker] = [MemoryTracker()]
+    trackers.append(Spool(trackers[0], tmp_path / "spool"))
+    for tracker in trackers:
+        tracker.reach()
+    trackers[1].close()

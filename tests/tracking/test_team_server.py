@@ -1,0 +1,278 @@
+"""MLflow's server for a team: users, names, and the nginx of the docs before it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from sweeps.cli import main
+from tests.e2e.browser import IS_THERE, browser, show
+from tests.services.processes import end, free_port, start
+from tracking.base import RunKey, RunStart
+from tracking.mlflow_store import MlflowStore
+from tracking.ui import Server, serve
+from tracking.ui_users import ADMIN, prepare
+
+NAME, FOREIGN = "mlflow.lab.example", "elsewhere.example"
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "team-server.md").read_text()
+EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+SEARCH = "/api/2.0/mlflow/experiments/search"
+CLIENT = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+)
+ADA, HERS = "ada", "a password of hers"
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names() -> Iterator[None]:
+    """This process finds both names on this machine."""
+    asked = socket.getaddrinfo
+
+    def here(host: Any, *rest: Any, **more: Any) -> Any:
+        return asked("127.0.0.1" if host in (NAME, FOREIGN) else host, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", here)
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("team")
+
+
+@pytest.fixture(scope="module")
+def team(migrated: Path, home: Path) -> Iterator[Server]:
+    """What `carft-sweep ui --auth --allowed-hosts mlflow.lab.example` starts."""
+    shutil.copy(migrated, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
+        patch.delenv("CARFT_UI_PASSWORD", raising=False)
+        server = serve(
+            f"sqlite:///{home / 'mlflow.db'}",
+            home / "mlartifacts",
+            port=0,
+            names=[NAME],
+            users=prepare(home, lambda: None),
+        )
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def password(team: Server, home: Path) -> str:
+    """The administrator's, as it was made up."""
+    del team
+    return (home / "ui" / "admin-password").read_text().strip()
+
+
+class Proxy:
+    """The nginx of the page, on ports of its own, with a certificate made for it."""
+
+    def __init__(self, folder: Path, server: str, prefix: str = "") -> None:
+        self.certificate = folder / "fullchain.pem"
+        self.log = folder / "error.log"
+        self.plain, self.secure = free_port(), free_port()
+        self.address = f"https://{NAME}:{self.secure}{prefix}"
+        key = folder / "privkey.pem"
+        make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+        named = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
+        files = ["-keyout", str(key), "-out", str(self.certificate)]
+        subprocess.run([*make.split(), *named, *files], check=True, capture_output=True)
+        (shown,) = re.findall(r"^```nginx\n(# Everybody.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+        if prefix:
+            (below,) = re.findall(
+                r"^```nginx\n(    location /mlflow/.*?)^```", PAGE, re.MULTILINE | re.DOTALL
+            )
+            at_root = "    location / {\n        proxy_pass http://127.0.0.1:5000;\n"
+            assert at_root in shown
+            shown = shown.replace(at_root, below)
+        for said, here in {
+            "listen 80;": f"listen 127.0.0.1:{self.plain};",
+            "listen 443": f"listen 127.0.0.1:{self.secure}",
+            "https://$host$request_uri": f"https://$host:{self.secure}$request_uri",
+            "/etc/ssl/mlflow/fullchain.pem": str(self.certificate),
+            "/etc/ssl/mlflow/privkey.pem": str(key),
+            "http://127.0.0.1:5000": f"http://{urlsplit(server).netloc}",
+        }.items():
+            assert said in shown
+            shown = shown.replace(said, here)
+        # What a distribution's own nginx.conf has around it; as root its workers are others.
+        temporary = "".join(
+            f"{kind}_temp_path {folder / kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        user = "user root;\n" if os.getuid() == 0 else ""
+        config = folder / "nginx.conf"
+        config.write_text(
+            f"{user}daemon off;\npid {folder / 'pid'};\nerror_log {self.log} warn;\n"
+            f"events {{}}\nhttp {{\naccess_log off;\n{temporary}{shown}}}\n"
+        )
+        self.process = start(
+            ["nginx", "-p", str(folder), "-c", str(config)], folder / "output", self._answers
+        )
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.secure), 1).close()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def proxy(team: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """Before the team's server."""
+    made = Proxy(tmp_path_factory.mktemp("nginx"), team.address)
+    yield made
+    end(made.process)
+
+
+@pytest.fixture
+def client(proxy: Proxy, password: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """MLflow's client behind the proxy, as the administrator, from the environment."""
+    known = (proxy.address, str(proxy.certificate), ADMIN, password)
+    for name, value in zip(CLIENT, known, strict=True):
+        monkeypatch.setenv(name, value)
+    return MlflowClient(proxy.address)
+
+
+def status(proxy: Proxy, path: str = EXPERIMENT, **how: Any) -> int:
+    """Of an answer through the proxy."""
+    asked = requests.request(
+        how.pop("method", "GET"), f"{proxy.address}{path}", verify=str(proxy.certificate), **how
+    )
+    return asked.status_code
+
+
+def test_what_is_told_and_kept_goes_through_whole_and_touches_no_other_disk(
+    proxy: Proxy, client: MlflowClient, tmp_path: Path
+) -> None:
+    store = MlflowStore(proxy.address, "through nginx")
+    key = RunKey("kl_weight")
+    store.open(RunStart(key, "kl_weight", 1))
+    large = tmp_path / "checkpoint.bin"
+    large.write_bytes(os.urandom(3_000_000))  # nginx itself lets 1 MB pass, and buffers 16 kB
+    store.artifact(key, large)
+    run_id = store.run_id(key)
+    assert run_id is not None
+    (tmp_path / "back").mkdir()
+    back = client.download_artifacts(run_id, large.name, str(tmp_path / "back"))
+    assert Path(back).read_bytes() == large.read_bytes()
+    assert "buffered to a temporary file" not in proxy.log.read_text()
+
+
+def test_strangers_are_refused(proxy: Proxy, team: Server, password: str) -> None:
+    assert status(proxy, auth=(ADMIN, password)) == 200
+    assert status(proxy) == 401
+    assert status(proxy, auth=(ADMIN, "a wrong password")) == 401
+    origin = f"https://{NAME}:{proxy.secure}"
+    for page, answer in {origin: 200, f"https://{FOREIGN}": 403}.items():
+        told = {"auth": (ADMIN, password), "headers": {"Origin": page}, "json": {"max_results": 1}}
+        assert status(proxy, SEARCH, method="POST", **told) == answer
+    foreign = {"Host": FOREIGN}
+    with pytest.raises(requests.ConnectionError):  # nginx hangs up
+        status(proxy, headers=foreign, auth=(ADMIN, password))
+    straight = requests.get(
+        f"{team.address}{EXPERIMENT}", headers=foreign, auth=(ADMIN, password), timeout=10
+    )
+    assert (straight.status_code, straight.text[:19]) == (403, "Invalid Host header")
+    plain = requests.get(f"http://{NAME}:{proxy.plain}/x?y=1", allow_redirects=False, timeout=10)
+    assert (plain.status_code, plain.headers["Location"]) == (301, f"{origin}/x?y=1")
+
+
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+def test_a_user_reads_all_and_writes_where_she_is_let(
+    client: MlflowClient,
+    password: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    making, granting = (compile(text, "team-server.md", "exec") for text in shown)
+    known: dict[str, Any] = {}
+    exec(making, known)  # create_user(ADA, HERS)
+    experiment = client.create_experiment("ours")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADA)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", HERS)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    doctor = ["--home", str(tmp_path), "doctor", "mlflow"]
+    assert main(doctor) != 0
+    told = capsys.readouterr().out
+    assert "the server lets us in, and has the experiment ours" in told
+    assert HERS not in told
+
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        exec(granting, {**known, "experiment_id": experiment})
+    assert main(doctor) == 0
+    told = capsys.readouterr().out
+    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
+    assert "stays, since this user may not delete there" in told
+
+
+def look(secure: int, password: str, path: str = "") -> list[str]:
+    """Open the page of the experiments as the administrator; what the browser was refused."""
+    switches = (f"host-resolver-rules=MAP {NAME} 127.0.0.1", "ignore-certificate-errors")
+    with browser(*switches) as driver:
+        driver.implicitly_wait(30)
+        # As somebody who types it; a page whose own address has a password may fetch nothing.
+        driver.get(f"https://{ADMIN}:{quote(password)}@{NAME}:{secure}{path}/version")
+        show(driver, f"https://{NAME}:{secure}{path}/#/experiments", width=1200)
+        driver.find_element("link text", "Default")
+        said = [entry["message"] for entry in driver.get_log("browser")]
+    return [message for message in said if NAME in message and "SEVERE" in message]
+
+
+@pytest.mark.skipif(not IS_THERE, reason="needs a browser")
+def test_a_browser_shows_the_pages_behind_it(proxy: Proxy, password: str) -> None:
+    assert look(proxy.secure, password) == []
+
+
+@pytest.mark.slow
+def test_below_a_path_everything_is_as_at_the_root(
+    migrated: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    monkeypatch.setenv("CARFT_UI_PASSWORD", HERS)
+    users = prepare(tmp_path, lambda: None)
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    server = serve(
+        database, tmp_path / "artifacts", port=0, names=[NAME], users=users, prefix="/mlflow"
+    )
+    try:
+        proxy = Proxy(tmp_path_factory.mktemp("nginx"), server.address, "/mlflow")
+        known = (proxy.address, str(proxy.certificate), ADMIN, HERS)
+        for name, value in zip(CLIENT, known, strict=True):
+            monkeypatch.setenv(name, value)
+        try:
+            MlflowClient(proxy.address).create_experiment("carft-sweep")
+            assert main(["--home", str(tmp_path), "doctor", "mlflow"]) == 0
+            if IS_THERE:
+                assert look(proxy.secure, HERS, "/mlflow") == []
+        finally:
+            end(proxy.process)
+    finally:
+        server.stop()
