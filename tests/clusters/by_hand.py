@@ -15,7 +15,13 @@ from tests.clusters.hosts import Host
 from tests.e2e.conftest import Tiny
 from tests.services.processes import free_port
 
-OF_THE_HEAD = ("GCS_PORT", "DASHBOARD_PORT", "CLIENT_PORT")
+OF_THE_HEAD = (
+    "GCS_PORT",
+    "DASHBOARD_PORT",
+    "CLIENT_PORT",
+    "AUTOSCALER_METRIC_PORT",
+    "DASHBOARD_METRIC_PORT",
+)
 OF_EVERY_NODE = (
     "NODE_MANAGER_PORT",
     "OBJECT_MANAGER_PORT",

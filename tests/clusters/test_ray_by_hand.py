@@ -78,6 +78,7 @@ def test_a_sweep_on_it_ends_as_a_local_one_and_lies_in_both_servers(
     local.call("run", "--engine", "local", "--set", "parallel=null")
     assert outcomes(trials) == local.outcomes()
 
+    call(*cluster.carft("sync"), environ=cluster.environ)  # the end waits for no slow server
     url = Path(cluster.environ["CARFT_OPTUNA_STORAGE_FILE"]).read_text().strip()
     (study,) = (s for s in optuna.get_all_study_names(url) if sweep.file.stem in s)
     states = [trial.state.name for trial in optuna.load_study(study_name=study, storage=url).trials]
