@@ -25,6 +25,8 @@ LACKS = (
 )
 CPUS, GPUS = 2, 2
 """Of each node, whatever this machine has."""
+_OWN_RUN = "mkdir -p /run/slurm && mount -t tmpfs tmpfs /run/slurm"
+"""All daemons of a machine would have the same socket for authentication."""
 _CONF = """\
 ClusterName=tests
 SlurmctldHost={name}({controller.address})
@@ -97,7 +99,10 @@ class Slurm:
         """The controller and the daemons, until every node is idle."""
         self._daemon("slurmctld", ["slurmctld", "-D"])
         for node in self.nodes:
-            self._daemon(node.name, node.command("slurmd", "-D", "-N", node.name))
+            command = ["slurmd", "-D", "-N", node.name]
+            if node.inside:  # whose mounts are its own
+                command = ["sh", "-c", f'{_OWN_RUN} && exec "$0" "$@"', *command]
+            self._daemon(node.name, node.command(*command))
         last = time.monotonic() + 30
         while self.call("sinfo", "--noheader", "--partition=low", "--format=%t") != "idle":
             assert time.monotonic() < last, self._logs()
@@ -129,6 +134,10 @@ class Slurm:
             self.daemons[name] = subprocess.Popen(
                 command, env=known, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        last = time.monotonic() + 30
+        while "started" not in (self.folder / f"{name}.log").read_text():
+            assert time.monotonic() < last, self._logs()
+            time.sleep(0.05)
 
 
 @contextmanager
@@ -157,8 +166,8 @@ def running(controller: Host, nodes: Sequence[Host]) -> Iterator[Slurm]:
         for number in range(GPUS):
             (folder / f"gpu{number}").touch()
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
-        made.start()
         try:
+            made.start()
             yield made
         finally:
             made.stop()

@@ -163,7 +163,6 @@ def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("services")
 def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
     slurm: Slurm, tiny: MakeTiny, mlflow_server: MlflowServer
 ) -> None:
