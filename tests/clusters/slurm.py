@@ -23,10 +23,12 @@ LACKS = (
     if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch")))
     else None
 )
+SOCKET = Path("/run/slurm/sack.socket")
+"""Where commands let a daemon sign for them."""
 CPUS, GPUS = 2, 2
 """Of each node, whatever this machine has."""
-_OWN_RUN = "mkdir -p /run/slurm && mount -t tmpfs tmpfs /run/slurm"
-"""All daemons of a machine would have the same socket for authentication."""
+_OWN_RUN = f"mkdir -p {SOCKET.parent} && mount -t tmpfs tmpfs {SOCKET.parent}"
+"""All daemons of a machine would have the same one."""
 _CONF = """\
 ClusterName=tests
 SlurmctldHost={name}({controller.address})
@@ -140,6 +142,17 @@ class Slurm:
             time.sleep(0.05)
 
 
+def _remove_dead(path: Path) -> None:
+    """Remove a socket that a daemon has left: commands would try no other."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except FileNotFoundError:
+            pass
+
+
 @contextmanager
 def running(controller: Host, nodes: Sequence[Host]) -> Iterator[Slurm]:
     """A Slurm for as long as it lasts: two seconds to start."""
@@ -166,6 +179,7 @@ def running(controller: Host, nodes: Sequence[Host]) -> Iterator[Slurm]:
         for number in range(GPUS):
             (folder / f"gpu{number}").touch()
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
+        _remove_dead(SOCKET)
         try:
             made.start()
             yield made
