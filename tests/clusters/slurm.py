@@ -53,7 +53,7 @@ MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=10
-SchedulerParameters=sched_min_interval=100000,bf_interval=1
+SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -94,7 +94,7 @@ class Slurm:
         last = time.monotonic() + seconds
         while (state := self.state(job)) not in states:
             assert time.monotonic() < last, f"job {job} is still {state}"
-            time.sleep(0.2)
+            time.sleep(0.5)
         return state
 
     def start(self) -> None:
