@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +27,10 @@ SOCKET = Path("/run/slurm/sack.socket")
 """Where commands let a daemon sign for them."""
 CPUS, GPUS = 2, 2
 """Of each node, whatever this machine has."""
-_OWN_RUN = f"mkdir -p {SOCKET.parent} && mount -t tmpfs tmpfs {SOCKET.parent}"
-"""All daemons of a machine would have the same one."""
+_OWN_RUN = "mkdir -p /run/slurm /run/slurmctld" + "".join(
+    f" && mount -t tmpfs tmpfs {folder}" for folder in ("/run/slurm", "/run/slurmctld")
+)
+"""All daemons of a machine, also of another run of the tests, would have the same one."""
 _CONF = """\
 ClusterName=tests
 SlurmctldHost={name}({controller.address})
@@ -79,6 +81,8 @@ class Slurm:
     def call(self, *words: str, environ: Mapping[str, str] | None = None) -> str:
         """What a command of Slurm's prints."""
         known = environment(**self.environ, **(environ or {}))
+        if self.nodes[0].inside:
+            words = ("nsenter", f"--mount=/proc/{self.daemons['slurmctld'].pid}/ns/mnt", *words)
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=known)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout.strip()
@@ -99,11 +103,10 @@ class Slurm:
 
     def start(self) -> None:
         """The controller and the daemons, until every node is idle."""
-        self._daemon("slurmctld", ["slurmctld", "-D"])
+        own = ["unshare", "--mount"] if self.nodes[0].inside else []
+        self._daemon("slurmctld", [*own, *self._apart("slurmctld", "-D")])
         for node in self.nodes:
-            command = ["slurmd", "-D", "-N", node.name]
-            if node.inside:  # whose mounts are its own
-                command = ["sh", "-c", f'{_OWN_RUN} && exec "$0" "$@"', *command]
+            command = self._apart("slurmd", "-D", "-N", node.name)
             self._daemon(node.name, node.command(*command))
         last = time.monotonic() + 30
         while self.call("sinfo", "--noheader", "--partition=low", "--format=%t") != "idle":
@@ -112,11 +115,8 @@ class Slurm:
 
     def stop(self) -> None:
         """End every job and daemon."""
-        subprocess.run(
-            ["scancel", "--full", "--signal=KILL", "--user=root"],
-            env=environment(**self.environ),
-            capture_output=True,
-        )
+        with suppress(AssertionError, KeyError):  # it has not come so far
+            self.call("scancel", "--full", "--signal=KILL", "--user=root")
         for daemon in reversed(self.daemons.values()):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self.daemons.values():
@@ -125,6 +125,11 @@ class Slurm:
             except subprocess.TimeoutExpired:  # slurmd waits for the ends of jobs
                 daemon.kill()
                 daemon.wait()
+
+    def _apart(self, *command: str) -> list[str]:
+        """The command with a /run of its own, where its mounts are."""
+        alone = ["sh", "-c", f'{_OWN_RUN} && exec "$0" "$@"'] if self.nodes[0].inside else []
+        return [*alone, *command]
 
     def _logs(self) -> str:
         logs = sorted(self.folder.glob("*.log"))
