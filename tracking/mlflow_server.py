@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from tracking.base import ServiceUnreachable, TrackingError
-from tracking.databases import SECONDS
+from tracking.base import TrackingError
 from tracking.mlflow_errors import store_refuses
+from tracking.mlflow_probe import client_version, release, server_version
 from tracking.where import without_password
 
 if TYPE_CHECKING:
@@ -20,32 +20,18 @@ WRITTEN_BY = "carft.written_by"
 def check_version(uri: str) -> None:
     """Ask a server for its version, and wait a few seconds for it.
 
-    Raises TrackingError where its major version is another than ours, ServiceUnreachable where it
-    takes a connection and says nothing. Whatever else it answers is seen to by the next request.
+    Raises TrackingError where its major version is another than ours or its certificate is not
+    trusted, ServiceUnreachable where it says nothing. Whatever else it answers is seen to by the
+    next request.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-    from mlflow.version import VERSION
-
-    try:
-        credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-        answer: Any = http_request(  # type: ignore[no-untyped-call]
-            credentials, "/version", "GET", timeout=SECONDS, max_retries=0
-        )
-    except MlflowException as error:
-        if "timed out" in str(error):
-            raise ServiceUnreachable(
-                f"MLflow at {without_password(uri)} takes connections and does not answer within "
-                f"{SECONDS} s"
-            ) from None
-        return
-    found = re.fullmatch(r"(\d+)\.\d+\S*", answer.text.strip())
-    if answer.status_code == 200 and found and found[1] != VERSION.partition(".")[0]:
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return  # Databricks has no version of its own
+    theirs, ours = server_version(uri), client_version()
+    if theirs is not None and release(theirs)[0] != release(ours)[0]:
         raise TrackingError(
-            f"MLflow at {without_password(uri)} is version {found[0]}, and here is {VERSION}: "
-            f"their major versions must be the same; upgrade the server, after a copy of its "
-            f"database, or install mlflow {found[1]} here, where carft-sweep takes it"
+            f"MLflow at {without_password(uri)} is version {theirs}, and here is {ours}: their "
+            f"major versions must be the same; upgrade the server, after a copy of its database, "
+            f"or install mlflow {release(theirs)[0]} here, where carft-sweep takes it"
         )
 
 

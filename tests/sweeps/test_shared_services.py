@@ -11,9 +11,7 @@ from sweeps.engines.in_process import InProcessEngine
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
-
-ONE_RUN = {"baselines": [], "seeds": 1, "parameters": {"algorithm.kl_weight": {"values": [0.3]}}}
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: st
 def test_a_server_that_says_nothing_is_not_waited_for(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.mlflow_server.SECONDS", 0.5)
+    monkeypatch.setattr("tracking.mlflow_probe.SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "not answer within 0.5 s")
