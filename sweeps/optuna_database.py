@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,16 +179,17 @@ def _beside_others(make: Callable[[], RDBStorage]) -> RDBStorage:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DBAPIError
 
-    for attempt in count(1):
+    left = _ATTEMPTS
+    while True:
         try:
             return make()
         except (DBAPIError, StorageInternalError) as error:
+            left -= 1
             cause = error if isinstance(error, DBAPIError) else error.__cause__
             stumbled = re.search(r"already exists|duplicate key", str(cause))
-            if attempt == _ATTEMPTS or not stumbled:
+            if not left or not stumbled:
                 raise cause or error from None
             time.sleep(_PAUSE / 2)
-    raise AssertionError("unreachable")
 
 
 def _other_schema(database: Database, found: Found, said: str) -> TrackingError:

@@ -12,7 +12,7 @@ from sweeps.progress import Progress
 from sweeps.session import Ended, execute
 from sweeps.spec import SweepSpec
 from sweeps.webhook import Webhook
-from tracking.base import NotLetIn, ServiceUnreachable, Tracker, UnknownHost
+from tracking.base import NotLetIn, ServiceUnreachable, Tracker
 from tracking.where import open_tracking
 
 PATIENCE = 30.0
@@ -39,7 +39,7 @@ def perform(
     URL to tell. `ended` is called before the tracker is waited for, `undelivered` with what the
     tracking server has not got in the end, however it ends. Raises RequestError when the request
     cannot be met, ServiceUnreachable when no Ray answers or the database of the trials goes away,
-    NotLetIn, UnknownHost or TrackingError when the tracking server will not take runs as it is.
+    NotLetIn or TrackingError when the tracking server will not take runs as it is.
     """
     home.prepare()
     engine = choose(spec, address=address, in_process=in_process, home=home.path)
@@ -83,11 +83,13 @@ def perform(
 
 
 def _reach(tracker: Tracker, progress: Progress) -> None:
-    """One that is away may come back meanwhile; one that will not have us is said at once."""
+    """One that will not have us ends it. One that is away may come back meanwhile, and one whose
+    name nobody knows on a node without a network is known where `sync` is called.
+    """
     try:
         tracker.reach()
     except ServiceUnreachable as away:
-        if isinstance(away, NotLetIn | UnknownHost):
+        if isinstance(away, NotLetIn):
             raise
         progress.note(f"{away}. The sweep goes on; what is told waits in the home meanwhile")
 

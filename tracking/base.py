@@ -28,7 +28,7 @@ class NotLetIn(ServiceUnreachable):
 
 
 class UnknownHost(ServiceUnreachable):
-    """No host has the name: a sweep that has begun waits, one that begins is refused."""
+    """Nobody here knows a host of this name: misspelt, or known on other machines only."""
 
 
 class TrackingError(RuntimeError):
@@ -84,7 +84,7 @@ class Tracker(ABC):
     def reach(self) -> None:
         """Find out now whether what is told will be taken, where that depends on other people.
 
-        Raises NotLetIn, UnknownHost or TrackingError where it never will be as things are, and
+        Raises NotLetIn or TrackingError where it never will be as things are, and
         ServiceUnreachable where it will be once the store is there again.
         """
         return

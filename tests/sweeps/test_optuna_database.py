@@ -196,6 +196,11 @@ REFUSALS: Mapping[str, tuple[Callable[[Postgres, str], str], int, str]] = {
         4,
         "host that nobody knows",
     ),
+    "unknown host, as libpq has it": (
+        lambda *_: f"postgresql://u:{PASSWORD}@/optuna?host=no-such-host.invalid",
+        4,
+        "host that nobody knows",
+    ),
     "nobody there": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/optuna",
         4,

@@ -57,26 +57,13 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
         assert [name for name, content in kept.items() if secret.encode() in content] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "code", "expected"),
-    [
-        ("MLFLOW_TRACKING_PASSWORD", "wrong one", 2, "does not let us in"),
-        ("MLFLOW_TRACKING_URI", "http://no-such-host.invalid", 4, "nobody knows by this name"),
-    ],
-)
-def test_what_the_server_will_not_have_is_said_before_training(
-    served: ToySweep,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    value: str,
-    code: int,
-    expected: str,
+def test_a_wrong_password_is_said_before_training(
+    served: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(name, value)
-    assert main(["run", str(served.file(**ONE_RUN))]) == code
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong one")
+    assert main(["run", str(served.file(**ONE_RUN))]) == 2
     told = capsys.readouterr().err
-    assert expected in told
+    assert "does not let us in" in told
     assert len(told.splitlines()) == 1
     assert "wrong one" not in told
     assert served.trained() == {}
