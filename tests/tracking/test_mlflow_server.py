@@ -125,9 +125,7 @@ def test_a_server_that_says_nothing_is_not_waited_for(
     monkeypatch.setattr("tracking.mlflow_probe.SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        refused(
-            MlflowStore(uri, experiment).reach, ServiceUnreachable, "no answer within|timed out"
-        )
+        refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "not answer within 0.5 s")
 
 
 @pytest.mark.parametrize("version", ["2.22.0", "4.0.0rc1"])
