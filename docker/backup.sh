@@ -9,9 +9,6 @@
 set -euo pipefail
 umask 077
 
-compose=
-[ "${1:-}" != --compose ] || { compose=yes; shift; }
-[ $# -eq 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 source "$(dirname "${BASH_SOURCE[0]}")/places.sh"
 
 [ ! -e "$1" ] || fail "$1 is there already: name a new folder"

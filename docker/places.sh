@@ -1,4 +1,5 @@
-# Where backup.sh and restore.sh find what they copy; both source it, after their own arguments.
+# How backup.sh and restore.sh are called, and where they find what they copy; both source it, and
+# have the folder as their one argument afterwards.
 #
 #   CARFT_HOME                   the home
 #   OPTUNA_DB                    Optuna's database on PostgreSQL; unset: the home has it
@@ -9,9 +10,13 @@
 # variables of boto3 where the store is. A password is never an argument.
 # With --compose all of it is what compose.yaml runs, and each command runs in a container there.
 
+compose=
+[ "${1:-}" != --compose ] || { compose=yes; shift; }
+[ $# -eq 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if [ "${compose:-}" ]; then
+if [ "$compose" ]; then
   CARFT_HOME=/carft CARFT_BUCKET=${CARFT_BUCKET-mlflow}
   OPTUNA_DB=${OPTUNA_DB-optuna} MLFLOW_DB=${MLFLOW_DB-mlflow}
   MLFLOW_AUTH_DB=${MLFLOW_AUTH_DB-mlflow_auth}

@@ -6,6 +6,7 @@ import getpass
 import hashlib
 import json
 import os
+import re
 import socket
 import tempfile
 import time
@@ -98,7 +99,16 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
         )
     if "SSLError" in text:
         return TrackingError(f"{place} does not speak TLS as https:// asks for; is it http://?")
+    if "timed out" in text:
+        return ServiceUnreachable(f"MLflow at {place} does not answer within {SECONDS:g} s")
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}")
+
+
+def server_version(uri: str) -> str | None:
+    """The version that a server tells of itself; None where it tells none. Raises as `ask` does."""
+    answer = ask(uri, "/version")
+    found = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
+    return found[0] if answer.status == 200 and found else None
 
 
 def client_version() -> str:
@@ -106,6 +116,11 @@ def client_version() -> str:
     from importlib.metadata import version
 
     return version("mlflow")
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Major and minor, by which two versions are compared."""
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def latest_schema() -> str:

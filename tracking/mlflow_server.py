@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from tracking.base import TrackingError
 from tracking.mlflow_errors import store_refuses
-from tracking.mlflow_probe import ask, client_version
+from tracking.mlflow_probe import client_version, release, server_version
 from tracking.where import without_password
 
 if TYPE_CHECKING:
@@ -20,16 +20,18 @@ WRITTEN_BY = "carft.written_by"
 def check_version(uri: str) -> None:
     """Ask a server for its version, and wait a few seconds for it.
 
-    Raises TrackingError where its major version is another than ours, and as `ask` does. Whatever
-    else it answers is seen to by the next request.
+    Raises TrackingError where its major version is another than ours or its certificate is not
+    trusted, ServiceUnreachable where it says nothing. Whatever else it answers is seen to by the
+    next request.
     """
-    answer, ours = ask(uri, "/version"), client_version()
-    found = re.fullmatch(r"(\d+)\.\d+\S*", answer.text.strip())
-    if answer.status == 200 and found and found[1] != ours.partition(".")[0]:
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return  # Databricks has no version of its own
+    theirs, ours = server_version(uri), client_version()
+    if theirs is not None and release(theirs)[0] != release(ours)[0]:
         raise TrackingError(
-            f"MLflow at {without_password(uri)} is version {found[0]}, and here is {ours}: "
-            "their major versions must be the same; upgrade the server, after a copy of its "
-            f"database, or install mlflow {found[1]} here, where carft-sweep takes it"
+            f"MLflow at {without_password(uri)} is version {theirs}, and here is {ours}: their "
+            f"major versions must be the same; upgrade the server, after a copy of its database, "
+            f"or install mlflow {release(theirs)[0]} here, where carft-sweep takes it"
         )
 
 
@@ -38,7 +40,9 @@ def check_rights(client: MlflowClient, experiment: str) -> None:
 
     Raises MLflow's own errors.
     """
-    client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
+    from mlflow.version import VERSION
+
+    client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {VERSION}")
 
 
 def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:

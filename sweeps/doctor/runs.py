@@ -54,27 +54,19 @@ def _where(asked: Asked) -> Iterator[Finding]:
 
 
 def _version(asked: Asked) -> Iterator[Finding]:
-    from tracking.mlflow_probe import ask, client_version
+    from tracking.mlflow_probe import client_version, release, server_version
 
     place, ours = _server(asked), client_version()
-    if place is None:
-        return
-    answer = ask(place.named, "/version")
-    theirs = answer.text.strip()
-    if answer.status != 200 or not theirs[:1].isdigit():
-        return  # it does not let us in: told by another check
+    theirs = None if place is None else server_version(place.named)
+    if theirs is None:
+        return  # no server, or it does not let us in: told by another check
     told = f"the server is MLflow {theirs}, the client {ours}"
-    if _parts(theirs)[0] != _parts(ours)[0]:
+    if release(theirs)[0] != release(ours)[0]:
         yield wrong(told)
-    elif _parts(theirs) < _parts(ours):
+    elif release(theirs) < release(ours):
         yield warning(told, "update the server: a client may be older than it, but not newer")
     else:
         yield ok(told)
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    """Major and minor."""
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _let_in(asked: Asked) -> Iterator[Finding]:

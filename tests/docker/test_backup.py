@@ -22,15 +22,10 @@ from sweeps.cli import main
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
 from tests.services.processes import HOST
 from tests.services.s3 import S3
-from tests.sweeps.conftest import ToySweep, toy, toy_cli
+from tests.sweeps.conftest import ONE_RUN, ToySweep, toy, toy_cli
 
 __all__ = ["toy", "toy_cli"]  # fixtures
 
-ONE_RUN: dict[str, Any] = {
-    "parameters": {"algorithm.kl_weight": {"values": [0.3]}},
-    "seeds": [0],
-    "baselines": [],
-}
 DOCKER = Path(__file__).parents[2] / "docker"
 HOME_FILES = {
     "id": "the home\n",

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from tests.services.postgres import Postgres
-from tests.services.processes import HOST, end, environment, free_port, start
+from tests.services.processes import HOST, Service, end, environment, free_port, start
 from tests.services.s3 import S3, answers
 
 ADMIN, ADMIN_PASSWORD = "admin", "the admin's password"
@@ -22,7 +22,7 @@ USER, USER_PASSWORD = "ada", "a password: ada's"
 
 
 @dataclass
-class MlflowServer:
+class MlflowServer(Service):
     """The server at `address`; `database` and `bucket` are behind it."""
 
     address: str
@@ -58,15 +58,6 @@ class MlflowServer:
         if self.process is not None:
             end(self.process)
             self.process = None
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """The server is down within."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Ask the REST API (`users/create`) as the administrator; its answer."""

@@ -13,14 +13,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.services.processes import HOST, end, free_port, start
+from tests.services.processes import HOST, Service, end, free_port, start
 
 ADMIN, ADMIN_PASSWORD = "admin", "open sesame/@:%"
 """With what must be quoted in a URL."""
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
 
-class Postgres:
+class Postgres(Service):
     """A cluster of databases on a port of its own. Connections from elsewhere need a password."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,15 +56,6 @@ class Postgres:
             self._process.wait()
             end(self._process)
             self._process = None
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """The server is down within."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
 
     def url(self, database: str, user: str = ADMIN, password: str | None = ADMIN_PASSWORD) -> str:
         """SQLAlchemy's URL of a database, whether it exists or not."""

@@ -8,11 +8,34 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 HOST = "127.0.0.1"
 _PATIENCE = 60.0
+
+
+class Service(ABC):
+    """A server that a test may take away and bring back."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Serve, and wait until it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it; what it keeps stays."""
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The server is down within."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
 
 def free_port() -> int:

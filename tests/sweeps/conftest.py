@@ -36,6 +36,20 @@ TOY = {
         "device": "cpu",
     },
 }
+ONE_RUN: Mapping[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": [0.3]}},
+    "seeds": [0],
+    "baselines": [],
+}
+"""What changes it into a sweep of a single run."""
+SEARCH: Mapping[str, Any] = {
+    "method": "tpe",
+    "run_cap": 12,
+    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
+    "seeds": [0],
+    "baselines": [],
+}
+"""What changes it into one whose trials depend on those before."""
 
 
 @dataclass

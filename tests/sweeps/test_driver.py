@@ -19,6 +19,7 @@ from sweeps.engines.local import LocalEngine
 from sweeps.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tests.sweeps.dying import Crash, dying
 from tracking.base import RunKey
 
 ROOT = Path(__file__).parents[2]
@@ -210,26 +211,13 @@ def test_an_interrupt_closes_after_the_epoch_and_the_same_command_goes_on(
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
 
 
-class Crash(BaseException):
-    """The driver dies here."""
-
-
 @pytest.mark.parametrize("victim", ["complete", "propose"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_driver_that_dies_between_two_writes_loses_and_doubles_nothing(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch, victim: str, when: str
+    toy: ToySweep, victim: str, when: str
 ) -> None:
-    real = getattr(toy_ledger := __import__("sweeps.ledger", fromlist=["Ledger"]).Ledger, victim)
-
-    def dying(self: Any, *args: Any, **fields: Any) -> Any:
-        if when == "after":
-            real(self, *args, **fields)
-        raise Crash
-
-    with monkeypatch.context() as patched:
-        patched.setattr(toy_ledger, victim, dying)
-        with pytest.raises(Crash):
-            toy.run()
+    with dying(victim, before=when == "before"):
+        toy.run()
     assert toy.run().exit_code == 0
     assert [t.state.name for t in toy.ledger().study.trials] == ["COMPLETE", "COMPLETE"]
     assert set(toy.trained().values()) == {toy_core.EPOCHS + 1}

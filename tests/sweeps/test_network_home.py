@@ -21,15 +21,8 @@ from sweeps.home import Home
 from sweeps.ledger import Ledger
 from tests.mounts import mount
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
-
-SEARCH = {
-    "method": "tpe",
-    "run_cap": 12,
-    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
-    "baselines": [],
-    "seeds": 1,
-}
+from tests.sweeps.conftest import SEARCH, ToySweep
+from tests.sweeps.dying import dying
 
 
 @pytest.fixture
@@ -83,25 +76,13 @@ def test_an_interrupted_sweep_goes_on_to_the_same_end(
     assert not list(shared.home.path.rglob("*.db"))
 
 
-class Crash(BaseException):
-    """The driver dies here."""
-
-
 @pytest.mark.parametrize("victim", ["complete", "propose"])
 @pytest.mark.parametrize("torn", [b"", b'{"op_code":4,"wor'])
 def test_a_driver_that_dies_behind_a_write_loses_and_doubles_nothing(
-    shared: ToySweep, monkeypatch: pytest.MonkeyPatch, victim: str, torn: bytes
+    shared: ToySweep, victim: str, torn: bytes
 ) -> None:
-    real = getattr(Ledger, victim)
-
-    def dying(self: Any, *told: Any, **named: Any) -> None:
-        real(self, *told, **named)
-        raise Crash
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Ledger, victim, dying)
-        with pytest.raises(Crash):
-            run(shared)
+    with dying(victim):
+        run(shared)
     with shared.home.optuna.open("ab") as file:
         file.write(torn)
     assert run(shared) == 0

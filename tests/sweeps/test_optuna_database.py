@@ -25,17 +25,10 @@ from sweeps.studies import storage
 from tests.mounts import mount
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, SEARCH, ToySweep
+from tests.sweeps.dying import dying
 
 ROOT = Path(__file__).parents[2]
-SEARCH = {
-    "method": "tpe",
-    "run_cap": 12,
-    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
-    "baselines": [],
-    "seeds": 1,
-}
-ONE_RUN = {"baselines": [], "seeds": 1, "parameters": {"algorithm.kl_weight": {"values": [0.3]}}}
 VALUES = (pytest.approx(0.785), pytest.approx(0.805))
 """Of the toy's two trials."""
 PASSWORD = "s3cret of ours"
@@ -81,24 +74,12 @@ def said(capsys: pytest.CaptureFixture[str], code: int, *command: str) -> str:
     return text
 
 
-class Crash(BaseException):
-    """The driver dies here."""
-
-
 @pytest.mark.parametrize("victim", ["complete", "propose"])
 def test_a_driver_that_dies_behind_a_write_loses_and_doubles_nothing(
-    shared: ToySweep, monkeypatch: pytest.MonkeyPatch, victim: str
+    shared: ToySweep, victim: str
 ) -> None:
-    real = getattr(Ledger, victim)
-
-    def dying(self: Any, *told: Any, **named: Any) -> None:
-        real(self, *told, **named)
-        raise Crash
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Ledger, victim, dying)
-        with pytest.raises(Crash):
-            run(shared)
+    with dying(victim):
+        run(shared)
     assert run(shared) == 0
     states = [trial.state.name for trial in shared.ledger().study.trials]
     assert states == ["COMPLETE", "COMPLETE"]

@@ -13,6 +13,7 @@ from sweeps.engines.in_process import InProcessEngine
 from sweeps.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
+from tests.sweeps.dying import Crash
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
 """From good to bad, so that each later one is below the median of those before."""
@@ -32,10 +33,6 @@ PRUNING: dict[str, Any] = {
 
 NOBODY = 2**22 + 1
 """More than Linux ever gives to a process."""
-
-
-class Crash(BaseException):
-    """The driver dies."""
 
 
 class DyingAt(InProcessEngine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_every_secret_may_be_given_by_file(name: str, file: Path) -> None:
     environ = {f"{name}_FILE": str(file), "OTHER_FILE": "stays"}
     read_secret_files(environ)
     assert environ == {name: SECRET, "OTHER_FILE": "stays"}
+
+
+def test_every_secret_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "submit.md").read_text()
+    table = page.partition("| variable | of |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z_]+)`", table)) == set(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from sweeps.engines.in_process import InProcessEngine
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
-
-ONE_RUN = {"baselines": [], "seeds": 1, "parameters": {"algorithm.kl_weight": {"values": [0.3]}}}
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 
 
 @pytest.fixture
@@ -71,6 +69,7 @@ def test_a_wrong_password_is_said_before_training(
     assert served.trained() == {}
 
 
+@pytest.mark.slow  # a server anew; test_reaching.py begins without one, and e2e delivers later
 def test_a_sweep_begins_while_the_server_is_down_and_is_delivered_later(
     served: ToySweep,
     mlflow_server: MlflowServer,

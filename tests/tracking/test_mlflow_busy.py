@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 from requests import HTTPError, Response
 
-from tests.tracking.answering import answering
+from tests.services.answering import Answer, Asked, answering
 from tracking.base import RunKey, RunStart, ServiceUnreachable, TrackingError
 from tracking.mlflow_busy import asked_to_wait
 from tracking.mlflow_errors import meaning_of_os_error
@@ -29,7 +29,7 @@ def test_a_busy_server_says_how_long_it_wants_to_be_left_alone(
     status: int, said: str, seconds: float | None
 ) -> None:
     with (
-        answering(lambda _: (status, "busy", said)) as uri,
+        answering(lambda _: Answer("busy", status, {"Retry-After": said})) as uri,
         pytest.raises(ServiceUnreachable) as caught,
     ):
         MlflowStore(uri, unique()).open(PARENT)
@@ -37,10 +37,11 @@ def test_a_busy_server_says_how_long_it_wants_to_be_left_alone(
 
 
 def test_a_server_that_is_no_longer_busy_when_it_is_asked_says_nothing() -> None:
-    asked = count()
+    times = count()
 
-    def answer(_: str) -> tuple[int, str, str]:
-        return (503, "busy", "7") if next(asked) == 0 else (200, "{}", "7")
+    def answer(_: Asked) -> Answer:
+        busy = next(times) == 0
+        return Answer("busy" if busy else {}, 503 if busy else 200, {"Retry-After": "7"})
 
     with answering(answer) as uri, pytest.raises(ServiceUnreachable) as caught:
         MlflowStore(uri, unique()).check()

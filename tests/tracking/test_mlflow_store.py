@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.tracking.answering import answering
+from tests.services.answering import Answer, Asked, answering
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs, look_into_mlflow
 from tracking.base import Metric, RunKey, RunStart, ServiceUnreachable, TrackingError
@@ -213,7 +212,7 @@ def test_the_users_own_patience_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
 def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: int) -> None:
     with (
-        answering(lambda _: (status, "<html>gateway</html>")) as uri,
+        answering(lambda _: Answer("<html>gateway</html>", status)) as uri,
         pytest.raises(ServiceUnreachable, match="does not"),
     ):
         MlflowStore(uri, unique()).open(PARENT)
@@ -240,7 +239,7 @@ def test_nothing_is_printed_where_a_run_ends(
 
 def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
     with (
-        answering(lambda _: (200, "<html>hello</html>")) as uri,
+        answering(lambda _: Answer("<html>hello</html>")) as uri,
         pytest.raises(ServiceUnreachable, match="JSON"),
     ):
         MlflowStore(uri, unique()).open(PARENT)
@@ -254,15 +253,15 @@ def test_a_server_that_fails_at_one_request_only_makes_that_record_the_fault(
 ) -> None:
     broken = False
 
-    def answer(path: str) -> tuple[int, str]:
+    def answer(asked: Asked) -> Answer:
         nonlocal broken
-        if "/experiments/" in path and (not broken or experiment_answer == 200):
+        if "/experiments/" in asked.path and (not broken or experiment_answer == 200):
             experiment = {"experiment_id": "1", "name": "x", "lifecycle_stage": "active"}
-            return 200, json.dumps({"experiment": experiment})
-        if "/runs/search" in path:
-            return 200, "{}"
+            return Answer({"experiment": experiment})
+        if "/runs/search" in asked.path:
+            return Answer({})
         broken = True
-        return 500, '{"error_code": "INTERNAL_ERROR", "message": "boom"}'
+        return Answer({"error_code": "INTERNAL_ERROR", "message": "boom"}, 500)
 
     with answering(answer) as uri, pytest.raises(expected):
         MlflowStore(uri, unique()).open(PARENT)

@@ -6,21 +6,19 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
 
 from sweeps.cli import main
+from sweeps.doctor.base import Level
+from tests.services.answering import Answer, Asked, answering
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
 from tests.services.processes import free_port
 from tests.sweeps.doctor.looked import look, only
 from tracking.mlflow_probe import latest_schema
-
-Answers = dict[str, tuple[int, str]]
 
 
 @pytest.fixture
@@ -45,7 +43,8 @@ def test_a_server_is_found_well_before_and_after_the_first_run_and_nothing_stays
     told = only(look("mlflow.artifacts", tmp_path), "ok")
     assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
     assert "and was removed" in told
-    assert server.store.keys(server.bucket) == []
+    keys = server.store.keys(server.bucket)
+    assert [key for key in keys if key.startswith(f"{experiment}/")] == []
     assert MlflowClient(server.address).search_runs([experiment]) == []
     assert "agrees with ours" in only(look("mlflow.clock", tmp_path), "ok")
     assert "the server is MLflow 3" in only(look("mlflow.version", tmp_path), "ok")
@@ -127,48 +126,32 @@ def test_a_home_has_its_own_database(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """A server that answers as it is told, in the place of MLflow's: path to status and text."""
-    answers: Answers = {}
+    """A server that answers as it is told, in the place of MLflow's: by path."""
+    answers: dict[str, Answer] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            status, text = answers.get(f"{self.headers['Origin'] or ''}{path}") or answers[path]
-            self.rfile.read(int(self.headers["Content-Length"] or 0))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
+    def answer(asked: Asked) -> Answer:
+        path = asked.path.partition("?")[0]
+        return answers.get(f"{asked.headers.get('Origin', '')}{path}") or answers[path]
 
-        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-
-    def tell(**told: tuple[int, str]) -> None:
+    def tell(**told: Answer) -> None:
         answers.clear()
         answers.update({f"/{name}": answer for name, answer in told.items()})
-        answers.setdefault("/health", (200, "OK"))
+        answers.setdefault("/health", Answer("OK"))
         for api in ("get-by-name", "get", "search"):
             if api in told:
                 answers[f"/api/2.0/mlflow/experiments/{api}"] = told[api]
 
-    yield tell
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(answer) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        yield tell
 
 
 def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
     stand_in: Callable[..., None], tmp_path: Path
 ) -> None:
-    stand_in(health=(200, "<html>"))
+    stand_in(health=Answer("<html>"))
     assert "as no MLflow does" in only(look("mlflow.place", tmp_path), "wrong")
-    stand_in(health=(502, "Bad gateway"))
+    stand_in(health=Answer("Bad gateway", 502))
     assert "what is behind it is away" in only(look("mlflow.place", tmp_path), "unreachable")
 
 
@@ -177,36 +160,36 @@ def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
     [("2.9.1", "wrong", "major"), ("3.1.0", "warning", "older"), ("3.999.0", "ok", "3.999")],
 )
 def test_versions_are_compared(
-    stand_in: Callable[..., None], tmp_path: Path, theirs: str, level: str, said: str
+    stand_in: Callable[..., None], tmp_path: Path, theirs: str, level: Level, said: str
 ) -> None:
-    stand_in(version=(200, theirs))
-    assert said in only(look("mlflow.version", tmp_path), level)  # type: ignore[arg-type]
-    stand_in(version=(401, "no"))
+    stand_in(version=Answer(theirs))
+    assert said in only(look("mlflow.version", tmp_path), level)
+    stand_in(version=Answer("no", 401))
     assert look("mlflow.version", tmp_path) == []
 
 
-def experiment(**fields: str) -> tuple[int, str]:
+def experiment(**fields: str) -> Answer:
     told = {"lifecycle_stage": "active", "experiment_id": "7", **fields}
-    return 200, json.dumps({"experiment": told})
+    return Answer({"experiment": told})
 
 
 @pytest.mark.parametrize(
     ("answer", "level", "said"),
     [
         (experiment(lifecycle_stage="deleted"), "wrong", "restore --experiment-id 7"),
-        ((403, "Permission denied"), "wrong", "answers 403: Permission denied"),
-        ((503, "Overloaded"), "unreachable", "answers 503"),
+        (Answer("Permission denied", 403), "wrong", "answers 403: Permission denied"),
+        (Answer("Overloaded", 503), "unreachable", "answers 503"),
     ],
 )
 def test_an_experiment_that_cannot_be_used_is_told(
     stand_in: Callable[..., None],
     tmp_path: Path,
-    answer: tuple[int, str],
-    level: str,
+    answer: Answer,
+    level: Level,
     said: str,
 ) -> None:
     stand_in(**{"get-by-name": answer})
-    assert said in only(look("mlflow.credentials", tmp_path), level)  # type: ignore[arg-type]
+    assert said in only(look("mlflow.credentials", tmp_path), level)
 
 
 def test_artifacts_that_would_stay_on_this_machine_are_told(
@@ -216,25 +199,27 @@ def test_artifacts_that_would_stay_on_this_machine_are_told(
     told = only(look("mlflow.artifacts", tmp_path), "warning")
     assert f"go to {tmp_path / 'mlartifacts'} on whichever machine tells them" in told
     assert not (tmp_path / "mlartifacts").exists()
-    stand_in(**{"get-by-name": (404, ""), "get": experiment(artifact_location="/srv/mlruns/0")})
+    stand_in(
+        **{"get-by-name": Answer("", 404), "get": experiment(artifact_location="/srv/mlruns/0")}
+    )
     assert look("mlflow.artifacts", tmp_path) == []
 
 
 def test_whose_pages_may_ask_is_told(stand_in: Callable[..., None], tmp_path: Path) -> None:
-    stand_in(search=(403, "Cross-origin request blocked"))
+    stand_in(search=Answer("Cross-origin request blocked", 403))
     assert "--cors-allowed-origins http://127" in only(look("mlflow.pages", tmp_path), "warning")
-    stand_in(search=(200, "{}"))
+    stand_in(search=Answer("{}"))
     assert "any page" in only(look("mlflow.pages", tmp_path), "warning")
 
 
 def test_a_server_of_elsewhere_that_lets_everybody_in_is_told(
     stand_in: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(get=(200, "{}"))
+    stand_in(get=Answer("{}"))
     assert look("mlflow.protected", tmp_path) == []  # this machine's own
     monkeypatch.setattr("sweeps.doctor.runs._HERE", ())
     plain, open_to_all = look("mlflow.protected", tmp_path)
     assert "in plain text" in plain.told
     assert "lets everybody in" in open_to_all.told
-    stand_in(get=(401, ""))
+    stand_in(get=Answer("", 401))
     assert len(look("mlflow.protected", tmp_path)) == 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from sweeps.doctor.base import Level
 from sweeps.doctor.gpu import _compiled
 from sweeps.home import Home
 from sweeps.secret_files import read_secret_files
@@ -59,13 +60,14 @@ def test_a_data_root_names_the_families_that_it_has(
     tmp_path: Path, imagenet_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "is not set" in only(look("data.root", tmp_path), "ok")
-    for root, level, said in (
+    cases: tuple[tuple[Path, Level, str], ...] = (
         (imagenet_root, "ok", "has folders of imagenet"),
         (tmp_path, "warning", "no folder that a family reads"),
         (tmp_path / "not there", "wrong", "is no folder"),
-    ):
+    )
+    for root, level, said in cases:
         monkeypatch.setenv("CARFT_DATA", str(root))
-        assert said in only(look("data.root", tmp_path), level)  # type: ignore[arg-type]
+        assert said in only(look("data.root", tmp_path), level)
     monkeypatch.setenv("CARFT_DATA", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "cannot be read" in only(look("data.root", tmp_path), "wrong")

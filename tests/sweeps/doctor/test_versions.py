@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +28,10 @@ def not_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     for function in ("version", "requires", "metadata"):
         real = getattr(metadata, function)
 
-        def asked(name: str, real: object = real) -> object:
+        def asked(name: str, real: Callable[[str], Any] = real) -> Any:
             if name in names:
                 raise metadata.PackageNotFoundError(name)
-            return real(name)  # type: ignore[operator]
+            return real(name)
 
         monkeypatch.setattr(metadata, function, asked)
 

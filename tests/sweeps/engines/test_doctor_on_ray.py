@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +13,7 @@ import pytest
 from sweeps.doctor import cluster
 from sweeps.doctor.cluster import _node
 from sweeps.submission.address import VARIABLE
+from tests.services.answering import Answer, answering
 from tests.sweeps.doctor.looked import look, only
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -93,37 +91,21 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[int, str]]]:
-    """A job API that answers what it is told: path to status and text."""
-    answers = {"/api/version": (200, json.dumps({"ray_version": "2.60.0"}))}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, text = answers.get(self.path, (200, "[]"))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setenv(VARIABLE, f"http://127.0.0.1:{server.server_port}/")
-    yield answers
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Answer]]:
+    """A job API that answers what it is told, by path."""
+    answers = {"/api/version": Answer({"ray_version": "2.60.0"})}
+    with answering(lambda asked: answers.get(asked.path, Answer([]))) as address:
+        monkeypatch.setenv(VARIABLE, f"{address}/")
+        yield answers
 
 
 def test_the_job_api_is_asked_where_it_is_named(
-    api: dict[str, tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: dict[str, Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "answers, Ray 2.60.0" in only(look("ray.jobs", tmp_path), "ok")
-    api["/api/jobs/"] = (401, "Unauthorized")
+    api["/api/jobs/"] = Answer("Unauthorized", 401)
     assert "wants a token" in only(look("ray.jobs", tmp_path), "wrong")
-    api["/api/version"] = (503, "")
+    api["/api/version"] = Answer("", 503)
     assert "the head is away" in only(look("ray.jobs", tmp_path), "unreachable")
     monkeypatch.setenv(VARIABLE, "http://head:6379")
     assert "the port of Ray's own protocol" in only(look("ray.jobs", tmp_path), "wrong")

@@ -12,7 +12,8 @@ from carft_core.errors import RequestError
 from sweeps.submission import jobs_api
 from sweeps.submission.address import api_address
 from sweeps.submission.jobs_api import JobsApi
-from tests.sweeps.submission.fake_head import Answer, fake_head
+from tests.services.answering import Answer
+from tests.sweeps.submission.fake_head import fake_head
 from tracking.base import ServiceUnreachable
 
 

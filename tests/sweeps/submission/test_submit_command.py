@@ -13,8 +13,9 @@ import pytest
 
 from sweeps.cli import main
 from sweeps.submission import following
+from tests.services.answering import Answer
 from tests.sweeps.submission.conftest import Git
-from tests.sweeps.submission.fake_head import Answer, FakeHead, fake_head
+from tests.sweeps.submission.fake_head import FakeHead, fake_head
 
 VERSION = {"GET /api/version": Answer({"ray_version": "2.99.0"})}
 ENDED = {"submission_id": "a", "status": "FAILED", "driver_exit_code": 2, "message": "why"}
