@@ -14,7 +14,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/places.sh"
 [ ! -e "$1" ] || fail "$1 is there already: name a new folder"
 mkdir -p -- "$(dirname -- "$1")"
 new=$1.incomplete
-mkdir -- "$new" || fail "$new is of a backup that was not finished: remove it"
+[ ! -e "$new" ] || fail "$new is of a backup that was not finished: remove it"
+mkdir -- "$new"
 
 dump() { # name in the backup
   [ "${databases[$1]}" ] || return 0

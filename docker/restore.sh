@@ -14,7 +14,7 @@ ask() { # database, query
   "${in_postgres[@]}" psql --no-psqlrc --tuples-only --no-align --dbname="$1" --command="$2"
 }
 
-(cd -- "$1" && sha256sum --check --quiet SHA256SUMS) >&2 || fail "$1 is no whole backup"
+(cd -- "$1" 2> /dev/null && sha256sum --check --quiet SHA256SUMS) >&2 || fail "$1 is no whole backup"
 from=$(cd -- "$1" && pwd)
 
 # Everything is looked at before anything is written.
