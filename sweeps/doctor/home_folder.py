@@ -21,12 +21,16 @@ _LITTLE, _TOO_LITTLE = 5000.0, 200.0
 def _folder(asked: Asked) -> Iterator[Finding]:
     path = asked.home.path
     if path.is_dir():
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
-            first, second = Path(scratch, "first"), Path(scratch, "second")
-            first.write_text("written\n")
-            first.replace(second)
-            with waiting(Path(scratch, "lock")):
-                pass
+        try:
+            with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
+                first, second = Path(scratch, "first"), Path(scratch, "second")
+                first.write_text("written\n")
+                first.replace(second)
+                with waiting(Path(scratch, "lock")):
+                    pass
+        except OSError as error:
+            yield wrong(f"{path.absolute()} cannot be written: {error.strerror or error}")
+            return
         yield ok(f"{path.absolute()} can be written and locked")
     elif path.exists():
         yield wrong(f"{path.absolute()} is no folder")
@@ -63,13 +67,16 @@ def _clock(asked: Asked) -> Iterator[Finding]:
     """What the file system writes as a file's time is its server's."""
     if not asked.home.path.is_dir():
         return
-    with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=asked.home.path) as file:
-        before = time.time()
-        file.write(b"now")
-        file.flush()
-        os.fsync(file.fileno())
-        written = Path(file.name).stat().st_mtime
-        yield agree("the home's file system", written, before, time.time())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=asked.home.path) as file:
+            before = time.time()
+            file.write(b"now")
+            file.flush()
+            os.fsync(file.fileno())
+            written, after = Path(file.name).stat().st_mtime, time.time()
+    except OSError:
+        return  # it cannot be written: told by another check
+    yield agree("the home's file system", written, before, after)
 
 
 def _private(asked: Asked) -> Iterator[Finding]:

@@ -220,7 +220,7 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
 
 def test_a_404_that_is_not_mlflows_is_one_line_about_the_address() -> None:
     with (
-        answering(lambda _: (404, "<Error>\n<Code>NoSuchBucket</Code>")) as uri,
+        answering(lambda _: Answer("<Error>\n<Code>NoSuchBucket</Code>", 404)) as uri,
         pytest.raises(ServiceUnreachable, match="see to the address in MLFLOW_TRACKING_U") as said,
     ):
         MlflowStore(uri, unique()).open(PARENT)

@@ -29,6 +29,12 @@ def test_one_that_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert f"{tmp_path} cannot be written" in only(look("home.folder", tmp_path / "new"), "wrong")
 
 
+def test_one_that_cannot_be_written_is_told_once() -> None:
+    never = Path("/proc/self")  # not even by root
+    assert "/proc/self cannot be written: " in only(look("home.folder", never), "wrong")
+    assert look("home.clock", never) == []
+
+
 def test_where_sqlite_would_lose_data_it_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
