@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,7 @@ def _names(space: str, book: str) -> None:
 def _remove(space: str) -> None:
     listed = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True)
     for pid in listed.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(int(pid), signal.SIGKILL)
     subprocess.run(["ip", "netns", "del", space], capture_output=True)
     shutil.rmtree(FILES / space, ignore_errors=True)

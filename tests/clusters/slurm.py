@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,14 @@ LACKS = (
     if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch")))
     else None
 )
+SOCKET = Path("/run/slurm/sack.socket")
+"""Where commands let a daemon sign for them."""
 CPUS, GPUS = 2, 2
 """Of each node, whatever this machine has."""
+_OWN_RUN = "mkdir -p /run/slurm /run/slurmctld" + "".join(
+    f" && mount -t tmpfs tmpfs {folder}" for folder in ("/run/slurm", "/run/slurmctld")
+)
+"""All daemons of a machine, also of another run of the tests, would have the same one."""
 _CONF = """\
 ClusterName=tests
 SlurmctldHost={name}({controller.address})
@@ -49,7 +55,7 @@ MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=10
-SchedulerParameters=sched_min_interval=100000,bf_interval=1
+SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -75,6 +81,8 @@ class Slurm:
     def call(self, *words: str, environ: Mapping[str, str] | None = None) -> str:
         """What a command of Slurm's prints."""
         known = environment(**self.environ, **(environ or {}))
+        if self.nodes[0].inside:
+            words = ("nsenter", f"--mount=/proc/{self.daemons['slurmctld'].pid}/ns/mnt", *words)
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=known)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout.strip()
@@ -90,14 +98,16 @@ class Slurm:
         last = time.monotonic() + seconds
         while (state := self.state(job)) not in states:
             assert time.monotonic() < last, f"job {job} is still {state}"
-            time.sleep(0.2)
+            time.sleep(0.5)
         return state
 
     def start(self) -> None:
         """The controller and the daemons, until every node is idle."""
-        self._daemon("slurmctld", ["slurmctld", "-D"])
+        own = ["unshare", "--mount"] if self.nodes[0].inside else []
+        self._daemon("slurmctld", [*own, *self._apart("slurmctld", "-D")])
         for node in self.nodes:
-            self._daemon(node.name, node.command("slurmd", "-D", "-N", node.name))
+            command = self._apart("slurmd", "-D", "-N", node.name)
+            self._daemon(node.name, node.command(*command))
         last = time.monotonic() + 30
         while self.call("sinfo", "--noheader", "--partition=low", "--format=%t") != "idle":
             assert time.monotonic() < last, self._logs()
@@ -105,15 +115,21 @@ class Slurm:
 
     def stop(self) -> None:
         """End every job and daemon."""
-        subprocess.run(
-            ["scancel", "--full", "--signal=KILL", "--user=root"],
-            env=environment(**self.environ),
-            capture_output=True,
-        )
+        with suppress(AssertionError, KeyError):  # it has not come so far
+            self.call("scancel", "--full", "--signal=KILL", "--user=root")
         for daemon in reversed(self.daemons.values()):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self.daemons.values():
-            daemon.wait(30)
+            try:
+                daemon.wait(5)
+            except subprocess.TimeoutExpired:  # slurmd waits for the ends of jobs
+                daemon.kill()
+                daemon.wait()
+
+    def _apart(self, *command: str) -> list[str]:
+        """The command with a /run of its own, where its mounts are."""
+        alone = ["sh", "-c", f'{_OWN_RUN} && exec "$0" "$@"'] if self.nodes[0].inside else []
+        return [*alone, *command]
 
     def _logs(self) -> str:
         logs = sorted(self.folder.glob("*.log"))
@@ -125,6 +141,21 @@ class Slurm:
             self.daemons[name] = subprocess.Popen(
                 command, env=known, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        last = time.monotonic() + 30
+        while "started" not in (self.folder / f"{name}.log").read_text():
+            assert time.monotonic() < last, self._logs()
+            time.sleep(0.05)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a socket that a daemon has left: commands would try no other."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except FileNotFoundError:
+            pass
 
 
 @contextmanager
@@ -153,8 +184,9 @@ def running(controller: Host, nodes: Sequence[Host]) -> Iterator[Slurm]:
         for number in range(GPUS):
             (folder / f"gpu{number}").touch()
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
-        made.start()
+        _remove_dead(SOCKET)
         try:
+            made.start()
             yield made
         finally:
             made.stop()

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.timeout(600)
 WEIGHTS = [0.0, 0.5]
 SCRIPT = str(SCRIPTS / "one_machine.sh")
 LOCAL = ("--engine", "local")  # words behind the script's go before its own
-RAY = pytest.param((), marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
 NEEDS_TMUX = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 
 
@@ -48,8 +47,15 @@ def epochs(sweep: Tiny) -> int:
     return sum(file.read_text().count('"epoch"') for file in files)
 
 
-@pytest.mark.parametrize("engine", [LOCAL, RAY], ids=["local", "ray"])
-@pytest.mark.parametrize("keep", ["setsid", pytest.param("tmux", marks=NEEDS_TMUX)])
+@pytest.mark.parametrize(
+    ("keep", "engine"),
+    [
+        ("setsid", LOCAL),
+        pytest.param("setsid", (), marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")]),
+        pytest.param("tmux", LOCAL, marks=[pytest.mark.slow, NEEDS_TMUX]),
+    ],
+    ids=["setsid", "ray", "tmux"],
+)
 def test_the_sweep_outlives_its_shell_and_the_kill_of_its_driver(
     tiny: MakeTiny, tmp_path: Path, keep: str, engine: tuple[str, ...]
 ) -> None:

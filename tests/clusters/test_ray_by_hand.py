@@ -9,74 +9,25 @@ import signal
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from tests.clusters import by_hand
+from tests.clusters.by_hand import ALL, Cluster
 from tests.clusters.conftest import SCRIPTS, VENV, call, ran_on, variables
 from tests.clusters.hosts import Host
 from tests.e2e.conftest import Tiny, make_tiny
 from tests.e2e.test_things_go_wrong import end, until
 from tests.services.mlflow_server import USER, USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
-from tests.services.processes import free_port
 
 pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
 WEIGHTS = [0.0, 0.5, 1.0, 1.5]
-OF_THE_HEAD = ("GCS_PORT", "DASHBOARD_PORT", "CLIENT_PORT")
-OF_EVERY_NODE = (
-    "NODE_MANAGER_PORT",
-    "OBJECT_MANAGER_PORT",
-    "RUNTIME_ENV_PORT",
-    "AGENT_PORT",
-    "AGENT_HTTP_PORT",
-    "METRICS_PORT",
-)
-
-ALL = (*OF_THE_HEAD, *OF_EVERY_NODE)
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """One that the scripts have started, and the environment of who uses it on the head."""
-
-    head: str
-    workers: list[Host]
-    environ: dict[str, str]
-    scratch: Path
-    known: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Host to the environment that its script was called with."""
-
-    def start_worker(self, host: Host) -> str:
-        """Let a host join, as `ssh HOST start_worker.sh` does."""
-        script = str(SCRIPTS / "start_worker.sh")
-        return call(*host.command(script, "--num-cpus", "1"), environ=self.on(host))
-
-    def on(self, host: Host) -> dict[str, str]:
-        """The environment there: a machine of its own has the ports of cluster.env to itself."""
-        known = {**self.environ, "RAY_SCRATCH": str(self.scratch / host.name)}
-        taken = () if host.inside else OF_EVERY_NODE
-        known |= {name: str(free_port()) for name in taken}
-        self.known[host.name] = known
-        return known
-
-    def processes(self, host: str) -> list[int]:
-        """Of Ray on one host, known by its folder."""
-        found = []
-        for command in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                told = command.read_bytes()
-            except OSError:  # it has ended meanwhile
-                continue
-            if str(self.scratch / host).encode() in told:
-                found.append(int(command.parent.name))
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -95,33 +46,14 @@ def secrets(
     }
 
 
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """One whose path leaves room for the names of sockets."""
-    with tempfile.TemporaryDirectory(prefix="carft-hand-") as name:
-        yield Path(name)
-
-
 @pytest.fixture(scope="module")
 def cluster(
     machines: list[Host], secrets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A head here that executes no runs, and a worker on each of the other hosts."""
+    """One with both servers, on three hosts."""
     home = tmp_path_factory.mktemp("shared") / "home"
-    with short_folder() as scratch:
-        here, *workers = machines
-        environ = variables(Tiny(home, home), HEAD=here.address, **secrets)
-        environ |= {name: str(free_port()) for name in OF_THE_HEAD}
-        made = Cluster(here.address, workers, environ, scratch)
-        script = str(SCRIPTS / "start_head.sh")
-        call(script, "--num-cpus", "0", environ=made.on(here))
-        try:
-            for host in workers:
-                made.start_worker(host)
-            yield made
-        finally:
-            for pid in made.processes(""):
-                os.kill(pid, signal.SIGKILL)
+    with by_hand.running(machines, home, **secrets) as made:
+        yield made
 
 
 @pytest.fixture
@@ -134,23 +66,19 @@ def sweep(
     return make_tiny(tmp_path, tiny_clip_files, images)(name, WEIGHTS, home=home, parallel=2)
 
 
-def carft(command: str, *words: str) -> list[str]:
-    """`carft-sweep COMMAND` in a shell that has read cluster.env."""
-    script = f'source {SCRIPTS}/cluster.env; exec "$VENV/bin/carft-sweep" "$@"'
-    return ["bash", "-euc", script, "bash", command, *words]
-
-
+@pytest.mark.slow
 def test_a_sweep_on_it_ends_as_a_local_one_and_lies_in_both_servers(
     cluster: Cluster, sweep: Tiny, tmp_path: Path
 ) -> None:
-    said = call(*carft("run", str(sweep.file)), environ=cluster.environ)
+    said = call(*cluster.carft("run", str(sweep.file)), environ=cluster.environ)
     assert "[5/5]" in said
-    shown = call(*carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
+    shown = call(*cluster.carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
     trials = json.loads(shown)["trials"]
     local = replace(sweep, home=tmp_path / "local")
     local.call("run", "--engine", "local", "--set", "parallel=null")
     assert outcomes(trials) == local.outcomes()
 
+    call(*cluster.carft("sync"), environ=cluster.environ)  # the end waits for no slow server
     url = Path(cluster.environ["CARFT_OPTUNA_STORAGE_FILE"]).read_text().strip()
     (study,) = (s for s in optuna.get_all_study_names(url) if sweep.file.stem in s)
     states = [trial.state.name for trial in optuna.load_study(study_name=study, storage=url).trials]
@@ -182,6 +110,7 @@ def has(path: Path, secret: str) -> bool:
     return secret.encode() in path.read_bytes() or USER_PASSWORD.encode() in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_every_port_that_ray_listens_on_is_one_of_cluster_env(cluster: Cluster) -> None:
     for host in (Host("here", cluster.head), *cluster.workers):
         own = set(cluster.processes(host.name))
@@ -203,6 +132,7 @@ def allowed(cluster: Cluster, host: Host) -> set[int]:
     return {*map(int, told), *range(first, last + 1)}
 
 
+@pytest.mark.slow
 def test_who_has_not_the_token_is_refused(cluster: Cluster, sweep: Tiny, tmp_path: Path) -> None:
     token = Path(cluster.environ["CARFT_HOME"]) / "ray-token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
@@ -256,7 +186,7 @@ def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
 ) -> None:
     lost = cluster.workers[-1]
     process = subprocess.Popen(
-        carft("run", str(sweep.file), "--set", "trial.optim.epochs=25"),
+        cluster.carft("run", str(sweep.file), "--set", "trial.optim.epochs=25"),
         env=cluster.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -268,7 +198,7 @@ def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
     cluster.start_worker(lost)
     said = end(process, 0)
     assert "preempted" in said
-    shown = call(*carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
+    shown = call(*cluster.carft("show", sweep.file.stem, "--json"), environ=cluster.environ)
     local = replace(sweep, home=tmp_path / "local")
     local.call(
         "run", "--engine", "local", "--set", "parallel=null", "--set", "trial.optim.epochs=25"

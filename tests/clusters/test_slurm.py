@@ -17,7 +17,8 @@ from tests.clusters.slurm import CPUS, GPUS, Slurm
 from tests.e2e.conftest import MakeTiny, Tiny
 from tests.services.mlflow_server import MlflowServer
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+# Minutes: Ray is started again and again. `test_slurm_signals.py` has the script alone.
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600), pytest.mark.slow]
 WEIGHTS = [0.0, 0.5]
 
 
@@ -57,7 +58,7 @@ def undisturbed(tiny: MakeTiny, tmp_path: Path, **keys: Any) -> dict[float, Any]
     return sweep.outcomes()
 
 
-@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("nodes", [1, 2])
 def test_near_the_time_limit_it_queues_itself_again_and_ends_as_if_never_stopped(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path, nodes: int
 ) -> None:
@@ -77,7 +78,6 @@ def test_near_the_time_limit_it_queues_itself_again_and_ends_as_if_never_stopped
     assert ran_on(sweep.mlflow()) <= names
 
 
-@pytest.mark.slow
 def test_slurm_itself_sends_the_signal_before_the_limit(slurm: Slurm, tiny: MakeTiny) -> None:
     sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1", "--time=2", "--signal=B:USR1@30", RESTARTS="1")
@@ -88,18 +88,17 @@ def test_slurm_itself_sends_the_signal_before_the_limit(slurm: Slurm, tiny: Make
     assert state(sweep) == "interrupted"
 
 
-@pytest.mark.slow
 def test_scancel_ends_it_for_good(slurm: Slurm, tiny: MakeTiny) -> None:
     sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1")
     job.until("epoch 1/")
     slurm.call("scancel", job.id)
-    assert slurm.until(job.id, "CANCELLED", "PENDING", "COMPLETED") == "CANCELLED"
+    slurm.until(job.id, "CANCELLED")
+    time.sleep(8)  # longer than a job that is queued again waits
+    assert slurm.state(job.id) == "CANCELLED"
     assert "queued again" not in job.said()
-    assert state(sweep) == "interrupted"
 
 
-@pytest.mark.slow
 def test_a_stop_from_the_login_node_is_no_reason_to_come_back(slurm: Slurm, tiny: MakeTiny) -> None:
     sweep = tiny("job", WEIGHTS, epochs=600, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1")
@@ -109,7 +108,6 @@ def test_a_stop_from_the_login_node_is_no_reason_to_come_back(slurm: Slurm, tiny
     assert "queued again" not in job.said()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["ray's head", "the driver"])
 def test_what_is_killed_on_the_first_node_is_a_reason_to_come_back(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path, lost: str
@@ -129,7 +127,6 @@ def test_what_is_killed_on_the_first_node_is_a_reason_to_come_back(
     assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=12)
 
 
-@pytest.mark.slow
 def test_another_node_that_is_lost_costs_only_its_runs(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path
 ) -> None:
@@ -144,7 +141,6 @@ def test_another_node_that_is_lost_costs_only_its_runs(
     assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=40)
 
 
-@pytest.mark.slow
 def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path
 ) -> None:
@@ -162,8 +158,6 @@ def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(
     assert two.outcomes() == undisturbed(tiny, tmp_path / "2", epochs=12)
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("services")
 def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
     slurm: Slurm, tiny: MakeTiny, mlflow_server: MlflowServer
 ) -> None:
@@ -172,7 +166,7 @@ def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
     sweep = tiny("away", WEIGHTS, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1", **mlflow_server.environ)  # it listens on 127.0.0.1
     assert job.end() == "COMPLETED", job.said()
-    sweep.call("sync", **mlflow_server.environ)
+    sweep.call("sync", expect=0, **mlflow_server.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mlflow_server.environ.items():
             patch.setenv(name, value)
