@@ -62,6 +62,17 @@ class Cluster:
         self.known[host.name] = known
         return known
 
+    def kill(self, host: Host) -> None:
+        """As if somebody had pulled its plug."""
+        for pid in self.processes(host.name):
+            os.kill(pid, signal.SIGKILL)
+
+    def mend(self) -> None:
+        """Let those join again that were killed."""
+        for host in self.workers:
+            if not self.processes(host.name):
+                self.start_worker(host)
+
     def processes(self, host: str) -> list[int]:
         """Of Ray on one host, known by its folder."""
         found = []

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,12 @@ from tests.clusters.slurm import Slurm
 from tests.e2e.conftest import APART, LIMIT, ROOT, Tiny
 from tests.e2e.conftest import images as images
 from tests.e2e.conftest import tiny as tiny
+from tests.services.mlflow_server import USER, USER_PASSWORD, MlflowServer
+from tests.services.postgres import Postgres
 from tests.services.processes import environment
+
+if TYPE_CHECKING:
+    from tests.clusters.by_hand import Cluster
 
 SCRIPTS = ROOT / "docs" / "clusters"
 VENV = Path(sys.executable).parent.parent
@@ -73,4 +78,32 @@ def slurm(machines: list[Host]) -> Iterator[Slurm]:
     if slurms.LACKS:
         pytest.skip(slurms.LACKS)
     with slurms.running(machines[0], machines[1:]) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def secrets(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, mlflow_server: MlflowServer
+) -> dict[str, str]:
+    """The variables of cluster.env that name a server, a database and files of secrets."""
+    folder = tmp_path_factory.mktemp("secrets")
+    (folder / "mlflow-password").write_text(USER_PASSWORD + "\n")
+    (folder / "optuna-url").write_text(postgres.url(postgres.new_database()) + "\n")
+    return {
+        "MLFLOW_TRACKING_URI": mlflow_server.address,
+        "MLFLOW_TRACKING_USERNAME": USER,
+        "MLFLOW_TRACKING_PASSWORD_FILE": str(folder / "mlflow-password"),
+        "CARFT_OPTUNA_STORAGE_FILE": str(folder / "optuna-url"),
+    }
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    machines: list[Host], secrets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """One with both servers, on three hosts."""
+    from tests.clusters import by_hand  # which needs this file
+
+    home = tmp_path_factory.mktemp("shared") / "home"
+    with by_hand.running(machines, home, **secrets) as made:
         yield made

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,10 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.clusters.by_hand import Cluster
 from tests.clusters.conftest import VENV, call, variables
-from tests.clusters.test_ray_by_hand import WEIGHTS, Cluster, has
-from tests.clusters.test_ray_by_hand import cluster as cluster
-from tests.clusters.test_ray_by_hand import secrets as secrets
+from tests.clusters.test_ray_by_hand import WEIGHTS, has
 from tests.e2e.conftest import Tiny, make_tiny
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 
@@ -116,8 +114,7 @@ def killing(cluster: Cluster, process: subprocess.Popen[str]) -> str:
     for line in process.stdout:
         said += line
         if "epoch" in line and said.count("epoch") == 6:
-            for pid in cluster.processes(cluster.workers[-1].name):
-                os.kill(pid, signal.SIGKILL)
+            cluster.kill(cluster.workers[-1])
     return said
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,43 +15,22 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.clusters import by_hand
 from tests.clusters.by_hand import ALL, Cluster
 from tests.clusters.conftest import SCRIPTS, VENV, call, ran_on, variables
 from tests.clusters.hosts import Host
 from tests.e2e.conftest import Tiny, make_tiny
 from tests.e2e.test_things_go_wrong import end, until
-from tests.services.mlflow_server import USER, USER_PASSWORD, MlflowServer
-from tests.services.postgres import Postgres
+from tests.services.mlflow_server import USER, USER_PASSWORD
 
 pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
 WEIGHTS = [0.0, 0.5, 1.0, 1.5]
 
 
-@pytest.fixture(scope="module")
-def secrets(
-    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, mlflow_server: MlflowServer
-) -> dict[str, str]:
-    """The variables of cluster.env that name a server, a database and files of secrets."""
-    folder = tmp_path_factory.mktemp("secrets")
-    (folder / "mlflow-password").write_text(USER_PASSWORD + "\n")
-    (folder / "optuna-url").write_text(postgres.url(postgres.new_database()) + "\n")
-    return {
-        "MLFLOW_TRACKING_URI": mlflow_server.address,
-        "MLFLOW_TRACKING_USERNAME": USER,
-        "MLFLOW_TRACKING_PASSWORD_FILE": str(folder / "mlflow-password"),
-        "CARFT_OPTUNA_STORAGE_FILE": str(folder / "optuna-url"),
-    }
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    machines: list[Host], secrets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    """One with both servers, on three hosts."""
-    home = tmp_path_factory.mktemp("shared") / "home"
-    with by_hand.running(machines, home, **secrets) as made:
-        yield made
+@pytest.fixture
+def cluster(cluster: Cluster) -> Cluster:
+    """With every worker there, whatever other tests have done to one."""
+    cluster.mend()
+    return cluster
 
 
 @pytest.fixture
@@ -193,8 +170,7 @@ def test_a_node_that_is_lost_and_replaced_costs_nothing_but_an_epoch(
         text=True,
     )
     until(process, "epoch", 6)  # both nodes have begun
-    for pid in cluster.processes(lost.name):
-        os.kill(pid, signal.SIGKILL)
+    cluster.kill(lost)
     cluster.start_worker(lost)
     said = end(process, 0)
     assert "preempted" in said
