@@ -3,6 +3,7 @@
 # to `ray start`: --num-gpus 0 keeps runs off it, --block stays in the foreground, as systemd wants.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=cluster.env
 source "${CLUSTER_ENV:-$here/cluster.env}"
 
 address=$(getent ahostsv4 "$HEAD" | awk '{print $1; exit}') || true

@@ -3,6 +3,7 @@
 # `ray start`, as with start_head.sh.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=cluster.env
 source "${CLUSTER_ENV:-$here/cluster.env}"
 
 head=$(getent ahostsv4 "$HEAD" | awk '{print $1; exit}') || true
