@@ -43,6 +43,7 @@ def test_the_manifest_has_kuberays_fields_and_valid_pods(
     assert environment["A"] == "1"
     assert spec["metadata"]["carft_commit"] == git("rev-parse", "HEAD")
     cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
     head, (group,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     check_pod(head["template"])
     check_pod(group["template"])
