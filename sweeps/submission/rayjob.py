@@ -1,6 +1,6 @@
 """A sweep as a RayJob of KubeRay: the manifest that `kubectl apply` takes.
 
-Field names are those of `ray.io/v1` in KubeRay 1.4 and later (ray-operator/apis/ray/v1).
+Field names are those of `ray.io/v1` in KubeRay 1.5.1 and later (ray-operator/apis/ray/v1).
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ def _cluster(
     of_runs = [one for one in references if one[0] in WORKERS]
     return {
         "rayVersion": cluster.ray_version,
+        # Whoever reaches the head may execute code there: the operator makes a token for it.
+        "authOptions": {"mode": "token"},
         "headGroupSpec": {
             # No run is placed beside the driver.
             "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0"},

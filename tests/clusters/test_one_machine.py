@@ -59,7 +59,7 @@ def epochs(sweep: Tiny) -> int:
 def test_the_sweep_outlives_its_shell_and_the_kill_of_its_driver(
     tiny: MakeTiny, tmp_path: Path, keep: str, engine: tuple[str, ...]
 ) -> None:
-    sweep = tiny("kept", WEIGHTS, epochs=12)
+    sweep = tiny("kept", WEIGHTS, epochs=8)
     name = f"carft-test-{os.getpid()}"
     environ = variables(sweep, KEEP=keep, NAME=name, PAUSE="0")
     try:
@@ -94,7 +94,7 @@ def test_what_ends_by_itself_is_not_begun_again(tiny: MakeTiny) -> None:
 def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     tiny: MakeTiny, tmp_path: Path
 ) -> None:
-    sweep = tiny("unit", WEIGHTS[:1], epochs=1)
+    sweep = tiny("unit", WEIGHTS[:1], no_such_key=1)  # which ends at once
     stand_in = tmp_path / "bin" / "systemd-run"
     stand_in.parent.mkdir()
     stand_in.write_text(
@@ -105,13 +105,19 @@ def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     secret = "https://hooks.lab/unlisted"
     environ = variables(sweep, KEEP="systemd", NAME="mine", CARFT_WEBHOOK=secret)
     environ["PATH"] = f"{stand_in.parent}:{environ['PATH']}"
-    call(SCRIPT, str(sweep.file), *LOCAL, "--webhook", "no", environ=environ)
+    done = subprocess.run(
+        [SCRIPT, str(sweep.file), *LOCAL, "--webhook", "no"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "unit.yaml:1: no_such_key" in done.stderr
     told = (tmp_path / "told").read_text().splitlines()
     assert told[:2] == ["--user", "--unit=mine"]
     assert {"--setenv=CARFT_HOME", "--setenv=CARFT_WEBHOOK", "--setenv=PATH"} <= set(told)
     assert "--property=Restart=on-abnormal" in told
     assert not [word for word in told if secret in word]
-    assert state(sweep) == "done"
 
 
 @pytest.mark.parametrize(

@@ -73,11 +73,12 @@ class Job:
 def queued(slurm: Slurm, place: Path, behaves: str, **environ: str) -> Job:
     """A job whose sweep runs until it is told to stop, or ends with the exit code `behaves`."""
     programs = {"ray": RAY, "python": PYTHON.format(python=sys.executable), "carft-sweep": SWEEP}
-    (place / "bin").mkdir()
+    (place / "bin").mkdir(parents=True)
     for name, text in programs.items():
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
-    known = environment(**{"VENV": str(place), "PLACE": str(place), "BEHAVES": behaves} | environ)
+    told = {"VENV": str(place), "PLACE": str(place), "SCRATCH": str(place), "BEHAVES": behaves}
+    known = environment(**told | environ)
     words = ["sbatch", "--parsable", f"--output={place}/%j.log", "--nodes=1", "--cpus-per-task=1"]
     words += ["--gpus-per-node=1", str(SCRIPTS / "sweep.sbatch"), "kl_weight"]
     return Job(slurm, slurm.call(*words, environ=known), place)
@@ -90,23 +91,25 @@ def test_near_the_limit_it_comes_back_until_the_sweep_is_done(slurm: Slurm, tmp_
     assert job.end() == ("COMPLETED", 0, 1), job.said()
     assert "the time limit is near" in job.said()
     assert "the sweep is done" in job.said()
-    assert list(Path("/tmp").glob(f"carft-{job.id}-*")) == [], "Ray's folder is left"
+    assert list(tmp_path.glob("carft-*")) == [], "Ray's folder is left"
 
 
-@pytest.mark.parametrize("killed", ["ray", "driver"])
-def test_what_is_killed_is_a_reason_to_come_back(slurm: Slurm, tmp_path: Path, killed: str) -> None:
-    job = queued(slurm, tmp_path, "runs")
-    job.process("driver")
-    os.kill(job.process(killed), signal.SIGKILL)
-    assert job.end() == ("COMPLETED", 0, 1), job.said()
+# Jobs of one test run at once: most of their time is Slurm's.
+def test_what_is_killed_is_a_reason_to_come_back(slurm: Slurm, tmp_path: Path) -> None:
+    jobs = {which: queued(slurm, tmp_path / which, "runs") for which in ("ray", "driver")}
+    for which, job in jobs.items():
+        job.process("driver")
+        os.kill(job.process(which), signal.SIGKILL)
+    for job in jobs.values():
+        assert job.end() == ("COMPLETED", 0, 1), job.said()
 
 
-@pytest.mark.parametrize("code", [0, 2, 3])
 def test_a_sweep_that_ends_by_itself_ends_the_job_with_its_code(
-    slurm: Slurm, tmp_path: Path, code: int
+    slurm: Slurm, tmp_path: Path
 ) -> None:
-    job = queued(slurm, tmp_path, str(code))
-    assert job.end() == ("FAILED" if code else "COMPLETED", code, 0), job.said()
+    jobs = {code: queued(slurm, tmp_path / str(code), str(code)) for code in (0, 2, 3)}
+    for code, job in jobs.items():
+        assert job.end() == ("FAILED" if code else "COMPLETED", code, 0), job.said()
 
 
 def test_a_ray_that_does_not_start_is_no_reason_to_come_back(slurm: Slurm, tmp_path: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,11 +13,9 @@ import yaml
 
 from sweeps.secret_files import NAMES
 from tests.docker.composed import DOCKER, ROOT
+from tests.docker.kuberay import KUBERNETES, check_fields, check_pod
 
 FOLDER = DOCKER / "kuberay"
-SCHEMA = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
-KUBERNETES = "1.30"
-"""The oldest version that KubeRay's and Kubernetes' releases of today look after."""
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 
 
@@ -43,14 +39,14 @@ def templates() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("file", ray_manifests())
 def test_kuberay_has_every_field(file: str) -> None:
-    jsonschema.Draft202012Validator(SCHEMA).validate(ray_manifests()[file])
+    check_fields(ray_manifests()[file])
 
 
 def test_a_field_that_kuberay_does_not_have_is_noticed() -> None:
     wrong = ray_manifests()["cluster.yaml"]
     wrong["spec"]["workerGroupSpecs"][0]["replica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="replica"):
-        jsonschema.Draft202012Validator(SCHEMA).validate(wrong)
+        check_fields(wrong)
 
 
 def test_kubernetes_takes_what_is_its_own() -> None:
@@ -62,13 +58,7 @@ def test_kubernetes_takes_what_is_its_own() -> None:
 
 @pytest.mark.parametrize("group", templates())
 def test_kubernetes_takes_the_pods(group: str) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "PodTemplate",
-        "metadata": {"name": group},
-        "template": templates()[group],
-    }
-    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    check_pod(templates()[group])
 
 
 @pytest.mark.parametrize("group", templates())

@@ -37,8 +37,9 @@ class Taking(dict[str, Answer]):
 
 
 @pytest.fixture
-def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHead]:
-    """One that takes everything, found by Ray's variable."""
+def head(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHead]:
+    """One that takes everything, found by Ray's variable from within the project."""
+    del project
     with fake_head(answers=Taking(VERSION)) as made:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", made.address)
         yield made
@@ -112,19 +113,15 @@ def test_without_a_repository_only_what_the_sweep_needs_is_sent(
     assert "--import mine.py" in request(head)["entrypoint"]
 
 
-def test_a_recipe_needs_no_file(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
-) -> None:
-    del project
+def test_a_recipe_needs_no_file(head: FakeHead, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "kl_weight", "--no-wait", "--json"]) == 0
     assert "working_dir" not in request(head)["runtime_env"]
     assert json.loads(capsys.readouterr().out) == {"id": "carft-tiny-1", "address": head.address}
 
 
 def test_an_answer_that_was_lost_is_asked_for(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del project
 
     class Losing(Taking):
         def get(self, what: str, default: Any = None) -> Any:
@@ -137,21 +134,18 @@ def test_an_answer_that_was_lost_is_asked_for(
 
 
 def test_a_job_that_nobody_took_is_no_job(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del project
     head.answers, head.otherwise = dict(VERSION), Answer("", 502)
     assert main(["submit", "kl_weight"]) == 4
     assert "answers 502: the head is away" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
-    project: Path,
     head: FakeHead,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    del project
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -166,12 +160,10 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
 
 
 def test_a_cluster_that_stays_away_ends_with_4_and_the_way_back(
-    project: Path,
     head: FakeHead,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    del project
     monkeypatch.setattr(following, "PATIENCE", -1.0)
     head.answers, head.otherwise = {}, Answer("", 503)
     assert main(["submit", "--logs", "x", "--follow"]) == 4
@@ -179,9 +171,8 @@ def test_a_cluster_that_stays_away_ends_with_4_and_the_way_back(
 
 
 def test_a_failure_before_the_sweep_is_told_with_its_reason(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del project
     failed = {**ENDED, "message": "Failed to set up runtime environment", "driver_exit_code": None}
     head.answers = {"GET /api/jobs/a": Answer(failed), "GET /api/jobs/a/logs": Answer({"logs": ""})}
     assert main(["submit", "--logs", "a", "--follow", "--json"]) == 1
@@ -216,13 +207,11 @@ def test_a_failure_before_the_sweep_is_told_with_its_reason(
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_sent(
-    project: Path,
     head: FakeHead,
     capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
     said: str,
 ) -> None:
-    del project
     assert main(["submit", *words]) == 2
     told = capsys.readouterr().err
     assert said in told
@@ -231,12 +220,11 @@ def test_what_is_wrong_is_told_before_anything_is_sent(
 
 
 def test_a_home_must_be_named(
-    project: Path,
     head: FakeHead,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    del project, head
+    del head
     monkeypatch.delenv("CARFT_HOME")
     assert main(["submit", "tiny.yaml"]) == 2
     assert "where is the home? Give an absolute path" in capsys.readouterr().err
@@ -272,12 +260,10 @@ def test_a_sweep_file_that_holds_a_secret_is_not_sent(
 
 
 def test_a_secret_in_an_option_is_not_sent(
-    project: Path,
     head: FakeHead,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    del project
     monkeypatch.setenv("SLACK_TOKEN", "hidden-x")
     assert main(["submit", "kl_weight", "--set", "description=hidden-x"]) == 2
     told = capsys.readouterr().err
@@ -296,9 +282,8 @@ def test_a_module_outside_of_what_is_sent_is_refused(
 
 
 def test_jobs_of_others_are_not_listed_and_an_ended_one_is_not_stopped(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del project
     driver = {"submission_id": None, "status": "RUNNING"}
     head.answers = {
         "GET /api/jobs/": Answer([driver, {**ENDED, "metadata": {"carft_sweep": "other"}}, ENDED]),
@@ -314,18 +299,16 @@ def test_jobs_of_others_are_not_listed_and_an_ended_one_is_not_stopped(
 
 
 def test_a_cluster_that_is_too_old_is_refused(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del project
     head.answers["GET /api/version"] = Answer({"ray_version": "2.9.3"})
     assert main(["submit", "tiny.yaml"]) == 2
     assert "the cluster has Ray 2.9.3; carft-sweep needs 2.44 or newer" in capsys.readouterr().err
 
 
 def test_the_manifest_takes_the_clusters_version(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del project
     words = ("--emit", "rayjob", "--image", "i", "--address", head.address)
     assert main(["submit", "kl_weight", *words]) == 0
     assert "rayVersion: 2.99.0" in capsys.readouterr().out

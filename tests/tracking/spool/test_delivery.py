@@ -97,11 +97,10 @@ def test_delivery_stops_when_it_is_told(folder: Path, store: Troubled) -> None:
 
 
 def test_a_small_file_is_kept_as_it_was_when_told(
-    folder: Path, store: Troubled, tmp_path: Path
+    spool: Spool, folder: Path, store: Troubled, tmp_path: Path
 ) -> None:
     away = True
     store.away = lambda: away
-    spool = Spool(store, folder, pace=0.01, longest_pause=0.05)
     spool.open(PARENT)
     file = tmp_path / "config.json"
     for content, below in (("old", "first"), ("new", "")):
@@ -117,11 +116,10 @@ def test_a_small_file_is_kept_as_it_was_when_told(
 
 
 def test_a_large_file_is_read_when_it_is_delivered_and_a_missing_one_told_of(
-    folder: Path, store: Troubled, tmp_path: Path
+    spool: Spool, store: Troubled, tmp_path: Path
 ) -> None:
     away = True
     store.away = lambda: away
-    spool = Spool(store, folder, pace=0.01, longest_pause=0.05)
     spool.open(PARENT)
     grows, goes = tmp_path / "log.txt", tmp_path / "weights.bin"
     for file in (grows, goes):
@@ -136,4 +134,3 @@ def test_a_large_file_is_read_when_it_is_delivered_and_a_missing_one_told_of(
     assert run.artifacts == {"log.txt": b"y" * 1_000_001}
     assert run.tags["carft.artifact_missing.weights.bin"] == str(goes)
     assert run.tags["carft.artifact_missing.never"] == str(tmp_path / "never")
-    spool.close()

@@ -1,0 +1,25 @@
+"""What the store of the artifacts says, where MLflow only passes it on."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import pytest
+
+from tracking.base import ServiceUnreachable
+from tracking.mlflow_errors import uploading
+
+URI = "http://me:hidden@mlflow.lab"
+
+
+def test_a_store_that_needs_a_package_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
+    expected = r"http://mlflow\.lab .* package boto3 here"
+    with pytest.raises(ServiceUnreachable, match=expected), uploading(URI):
+        import_module("boto3")
+
+
+def test_an_error_of_nobodys_store_is_not_taken_for_one() -> None:
+    with pytest.raises(KeyError), uploading(URI):
+        raise KeyError("a mistake of ours")
