@@ -66,7 +66,9 @@ def perform(
         )
         progress.close()
         ended(found)
-        if tracker.flush(PATIENCE):
+        # Somebody wants it to end, and Slurm kills it soon: no waiting for a server that is away.
+        haste = found.interrupted and tracker.last_error is not None
+        if tracker.flush(0.0 if haste else PATIENCE):
             _keep_model(spec, home, found, progress)
     finally:
         engine.close()

@@ -22,6 +22,9 @@ from sweeps.home import Home
 from sweeps.requests import FILE, StopRequests, ask_to_stop
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tracking.base import ServiceUnreachable
+from tracking.memory import MemoryTracker
+from tracking.spool import Spool
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = """
@@ -206,6 +209,29 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: Toy
     assert ended.exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
     assert toy.run().exit_code == 0
+
+
+class Away(MemoryTracker):
+    """A server that never answers."""
+
+    def open(self, start: object) -> None:
+        del start
+        raise ServiceUnreachable("connection refused")
+
+
+def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Asked(toy_core.ENTRY)
+    engine.folder = toy_cli.home.sweep("toy")
+    spool = Spool(Away(), toy_cli.home.path / "spool", pace=0.01)
+    spool.last_error = "connection refused"  # of a delivery before
+    monkeypatch.setattr("sweeps.performing.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.performing.open_tracking", lambda _: spool)
+    begun = time.monotonic()
+    assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
+    assert time.monotonic() - begun < 15
+    assert "records still wait for the tracking server" in capsys.readouterr().err
 
 
 def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(tmp_path: Path) -> None:
