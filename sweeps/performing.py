@@ -66,9 +66,7 @@ def perform(
         )
         progress.close()
         ended(found)
-        # Somebody wants it to end, and Slurm kills it soon: no waiting for a server that is away.
-        haste = found.interrupted and tracker.last_error is not None
-        if tracker.flush(0.0 if haste else PATIENCE):
+        if _delivered(tracker, found):
             _keep_model(spec, home, found, progress)
     finally:
         engine.close()
@@ -94,6 +92,14 @@ def _reach(tracker: Tracker, progress: Progress) -> None:
         if isinstance(away, NotLetIn):
             raise
         progress.note(f"{away}. The sweep goes on; what is told waits in the home meanwhile")
+
+
+def _delivered(tracker: Tracker, found: Ended) -> bool:
+    """Whether the tracker has everything. Where somebody wants it to end, and Slurm kills it soon,
+    a server that is away is not waited for.
+    """
+    haste = found.interrupted and tracker.last_error is not None
+    return tracker.flush(0.0 if haste else PATIENCE)
 
 
 def _keep_model(spec: SweepSpec, home: Home, found: Ended, progress: Progress) -> None:
