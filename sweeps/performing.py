@@ -13,6 +13,7 @@ from sweeps.session import Ended, execute
 from sweeps.spec import SweepSpec
 from sweeps.webhook import Webhook
 from tracking.base import NotLetIn, ServiceUnreachable, Tracker
+from tracking.spool import Spool
 from tracking.where import open_tracking
 
 PATIENCE = 30.0
@@ -94,7 +95,7 @@ def _reach(tracker: Tracker, progress: Progress) -> None:
         progress.note(f"{away}. The sweep goes on; what is told waits in the home meanwhile")
 
 
-def _delivered(tracker: Tracker, found: Ended) -> bool:
+def _delivered(tracker: Spool, found: Ended) -> bool:
     """Whether the tracker has everything. Where somebody wants it to end, and Slurm kills it soon,
     a server that is away is not waited for.
     """
