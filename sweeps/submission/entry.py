@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from carft_core.errors import RequestError
-from sweeps.submission.sensitive import has_password
+from sweeps.submission.sensitive import word_has_password
 
 PYTHON = "python"
 _REPEATED = (("overrides", "--set"), ("profiles", "--profile"))
@@ -52,13 +52,13 @@ def entrypoint(
     for item in imports:
         moved = _there(Path(item), root, start) if Path(item).is_absolute() else item
         words += ["--import", moved]
-    command = shlex.join([*words, *options])
-    if has_password(command):
+    words += options
+    if any(map(word_has_password, words)):
         raise RequestError(
             "an option has an address with a password, and a job's command can be read by all who "
             "see the cluster: give it as a secret (--secret, or in the environment of the head)"
         )
-    return "".join([*_step_into(root, start), f"exec {command}"])
+    return "".join([*_step_into(root, start), f"exec {shlex.join(words)}"])
 
 
 def _step_into(root: Path | None, start: Path | None) -> Iterator[str]:

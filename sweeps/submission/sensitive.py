@@ -18,6 +18,8 @@ _PASSWORD = re.compile(
     r"|[?&](\w*password|token|\w*secret|\w*key)=[^&\s]",
     re.IGNORECASE,
 )
+# In a single word nothing else can follow the host, and passwords may have blanks and slashes.
+_PASSWORD_IN_WORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@:?#]*:.+@", re.IGNORECASE | re.DOTALL)
 _FOLDERS = frozenset({".aws", ".azure", ".docker", ".gnupg", ".kube", ".ssh", "secrets"})
 _FILES = (
     *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks"),
@@ -39,12 +41,17 @@ def is_secret(name: str, value: str) -> bool:
     """
     plain = name.removesuffix(SUFFIX)
     known = plain in NAMES and name != BY_VALUE
-    return known or bool(_NAME.search(plain)) or has_password(value)
+    return known or bool(_NAME.search(plain)) or word_has_password(value)
 
 
 def has_password(text: str) -> bool:
     """Whether a URL with a password or a token stands in a text."""
     return bool(_PASSWORD.search(text))
+
+
+def word_has_password(word: str) -> bool:
+    """The same of one value or option, where nothing but the URL stands behind its beginning."""
+    return has_password(word) or bool(_PASSWORD_IN_WORD.search(word))
 
 
 def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:

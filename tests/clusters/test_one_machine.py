@@ -50,7 +50,7 @@ def epochs(sweep: Tiny) -> int:
 @pytest.mark.parametrize(
     ("keep", "engine"),
     [
-        ("setsid", LOCAL),
+        pytest.param("setsid", LOCAL, marks=pytest.mark.slow),
         pytest.param("setsid", (), marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")]),
         pytest.param("tmux", LOCAL, marks=[pytest.mark.slow, NEEDS_TMUX]),
     ],

@@ -64,7 +64,7 @@ def undisturbed_for_long(
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker in /proc")
 @pytest.mark.xdist_group("undisturbed")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("kills", "kept"),
     [

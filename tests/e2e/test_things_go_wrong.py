@@ -16,7 +16,7 @@ from tests.e2e.conftest import EPOCHS, LIMIT, WEIGHTS, MakeTiny
 
 pytestmark = pytest.mark.timeout(900)
 # What holds of the local engine alone is tested faster in tests/sweeps; under Ray it runs too.
-ENGINES = [pytest.param("local", marks=pytest.mark.slow), "ray"]
+ENGINES = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 PLANTED = '''
 """Fine-tuning that goes wrong on request."""
 

@@ -133,6 +133,7 @@ def holding(folder: Path, text: str) -> list[Path]:
     return [path for path in files if text.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow  # tests/clusters/test_from_outside.py sends one to three hosts
 def test_a_sweep_runs_there_with_what_is_changed_here_and_no_secret_gets_out(
     git: Git,
     project: Path,

@@ -32,6 +32,9 @@ def test_every_named_secret_is_one_and_so_is_its_file(name: str) -> None:
         ("CARFT_OPTUNA_STORAGE", "postgresql://me@host/optuna", False),
         ("CARFT_OPTUNA_STORAGE", "postgresql://me:pw@host/optuna", True),
         ("CARFT_OPTUNA_STORAGE", "postgresql://host/optuna?password=pw", True),
+        # As SQLAlchemy writes a blank, and as people write a slash.
+        ("CARFT_OPTUNA_STORAGE", "postgresql://me:open sesame%2F@host/optuna", True),
+        ("CARFT_OPTUNA_STORAGE", "postgresql://me:a/b@host/optuna", True),
         ("MLFLOW_EXPERIMENT_NAME", "a: b@c", False),
     ],
 )
