@@ -85,7 +85,8 @@ def statuses(runs: list[dict[str, Any]]) -> set[str]:
     return {run["status"] for run in runs}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.slow  # tests/sweeps/engines has each class, under runs that train nothing
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_nan_too_little_memory_and_a_hang_end_as_their_class_says(
     tiny: MakeTiny, tmp_path: Path, engine: str
 ) -> None:
@@ -173,13 +174,8 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
     assert statuses(runs) == {"FINISHED"}
 
 
-@pytest.mark.parametrize(
-    ("comes_back", "port"),
-    [
-        pytest.param("during the sweep", 6400, marks=pytest.mark.slow),
-        ("afterwards", 6500),
-    ],
-)
+@pytest.mark.slow  # tests/tracking/spool/test_real_server.py kills one amid spooling
+@pytest.mark.parametrize(("comes_back", "port"), [("during the sweep", 6400), ("afterwards", 6500)])
 def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
     tiny: MakeTiny, tmp_path: Path, comes_back: str, port: int
 ) -> None:

@@ -23,7 +23,6 @@ def kill(server: Server) -> None:
     server.stop()
 
 
-@pytest.mark.slow  # two servers; tests/e2e/test_things_go_wrong.py kills one amid a sweep
 def test_a_server_killed_amid_spooling_has_everything_once_in_the_end(
     migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
