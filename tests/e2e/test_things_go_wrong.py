@@ -15,8 +15,6 @@ import pytest
 from tests.e2e.conftest import EPOCHS, LIMIT, WEIGHTS, MakeTiny
 
 pytestmark = pytest.mark.timeout(900)
-# What holds of the local engine alone is tested faster in tests/sweeps; under Ray it runs too.
-ENGINES = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 PLANTED = '''
 """Fine-tuning that goes wrong on request."""
 
@@ -213,7 +211,7 @@ def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
 
 
 @pytest.mark.xdist_group("undisturbed")
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_sigterm_ends_after_the_epoch_and_the_sweep_goes_on_behind_it(
     tiny: MakeTiny, undisturbed: dict[float, Any], engine: str
 ) -> None:
