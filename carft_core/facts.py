@@ -10,7 +10,7 @@ from carft_core.bench import Bench
 from carft_core.config import TrialConfig
 from carft_core.contexts import words_to_mark
 from carft_core.data import FAMILIES, FamilyData
-from carft_core.identity import shared_code, training_code
+from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION, own_code_of
 from carft_core.retention import START, other_data
 
 
@@ -49,8 +49,8 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "images": {name: len(split) for name, split in splits.items()},
         "retention": _told(others) if others else None,
         "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
-        "code": training_code(config),
-        "core": shared_code(config),
+        "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
+        "own_code": own_code_of(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import ast
 import hashlib
+import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,18 @@ from carft_core.data import FAMILIES, FamilyData
 from carft_core.data.augmentation import AUGMENTATIONS
 from carft_core.data.splits import TRAINING_SPLITS, prepare
 from carft_core.device import resolve_device, resolve_precision
+from carft_core.errors import RequestError
 from carft_core.prompts import template_set
 from carft_core.retention import other_data, templates_of
-from carft_core.sources import sources_behind
 
-CORE = Path(__file__).parent
-TRAINING_SOURCES = (
-    "bench.py",
-    "clip.py",
-    "clip_source.py",
-    "clip_weights.py",
-    "contexts.py",
-    "device.py",
-    "optim.py",
-    "prompts.py",
-    "schedule.py",
-    "teacher.py",
-    "train.py",
-)
-"""The sources that decide the weights of every run; an algorithm's and a family's are added."""
-SPLIT_SOURCES = ("balanced.py", "base.py", "held_out.py", "loader.py", "splits.py", "subset.py")
-"""The same of `data`."""
+TRAINING_REVISION = 1
+"""Raised by hand with every change of the code that moves the weights of some run; the golden test
+(tests/golden) fails where numbers move and this does not."""
+MEASURING_REVISION = 1
+"""The same of what is measured of given weights."""
+PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
 OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
 """Fields of `data` that do not stand there as such; what the last three come to does."""
-MEASURING_SOURCES = ("evaluate.py", "measure.py", "metrics.py", "predictions.py", "units.py")
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
         "data": {
             "digest": data.digest_of_training,
-            **_told(config.data.model_dump(exclude=OUTSIDE)),
+            **_present(**config.data.model_dump(exclude=OUTSIDE)),
             "skipped": _skipped(data, training=True),
         },
         "prompts": {
@@ -78,19 +67,20 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
         "device": device.type,
         "precision": resolve_precision(config.precision, device),
-        "code": training_code(config),
+        "revision": TRAINING_REVISION,
+        **_present(own_code=own_code_of(config)),
     }
     if algorithm.trains:
         outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
-        parts["optim"] = _told(config.optim.model_dump(mode="json", exclude=outside))
+        parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
         parts["seed"] = seed
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
-        parts |= _told({"balanced": config.data.balanced})
+        parts |= _present(balanced=config.data.balanced)
     return Identity(digest_of(parts), parts)
 
 
-def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _present(**fields: Any) -> dict[str, Any]:
     """Without those that are None or False, so that a new field makes no old run another."""
     return {
         name: value for name, value in fields.items() if value is not None and value is not False
@@ -106,18 +96,17 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
     data = prepare(config.data)
     # A digest that training knows as well need not stand here again.
     measured: dict[str, Any] = {} if data.training_digest is None else {"data": data.digest}
-    measuring = {CORE / name for name in MEASURING_SOURCES}
     others = other_data(config)
     if others:
-        measuring.add(CORE / "retention.py")
-        measuring |= {file for name in others for file in sources_behind(FAMILIES[name].open)}
         measured["retention"] = {
             name: [other.digest, templates_of(name).digest] for name, other in others.items()
         }
-    for merge in config.merges:
-        own = not type(merge).__module__.startswith(f"{CORE.name}.")
-        if own and any(point.label == label for point in merge.points()):
-            measuring |= sources_behind(type(merge))
+    families = [FAMILIES[name].open for name in others]
+    merges = [
+        type(merge)
+        for merge in config.merges
+        if any(point.label == label for point in merge.points())
+    ]
     return digest_of(
         {
             "training": training_digest,
@@ -126,7 +115,8 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
             "context_probe": config.eval.context_probe,
             "logits": config.eval.logits,
             "predictions": config.keep.predictions,
-            "code": source_digest(measuring),
+            "revision": MEASURING_REVISION,
+            **_present(own_code=_own_code(*merges, *families)),
             "skipped": _skipped(data, training=False),
             **measured,
         }
@@ -142,31 +132,78 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
     }
 
 
-def training_code(config: TrialConfig) -> str:
-    """The digest of the sources that train this run, a user's own algorithm or family included."""
-    return source_digest(_shared_sources(config) | sources_behind(type(config.algorithm)))
+def own_code_of(config: TrialConfig) -> str | None:
+    """The digest of the user's own code that trains a run, of its algorithm and its family; None
+    where both are the product's."""
+    return _own_code(type(config.algorithm), FAMILIES[config.data.family].open)
 
 
-def shared_code(config: TrialConfig) -> str:
-    """The same without the algorithm's own source: equal for all that runs on one data family."""
-    return source_digest(_shared_sources(config))
+def _own_code(*parts: type | Callable[..., object]) -> str | None:
+    own = [own_code_digest(it) for it in parts if _top(it.__module__) not in PRODUCT]
+    return digest_of(own) if own else None
 
 
-def _shared_sources(config: TrialConfig) -> set[Path]:
-    core = {CORE / name for name in TRAINING_SOURCES}
-    data = {CORE / "data" / name for name in SPLIT_SOURCES}
-    return core | data | sources_behind(FAMILIES[config.data.family].open)
+def own_code_digest(thing: type | Callable[..., object]) -> str:
+    """sha256 over the Python files of the user's package, or module, that defines a class or
+    function, and of what these import that lies beside it (nothing more of an installed one).
+
+    Raises RequestError for what no file defines, such as a class typed into a notebook.
+    """
+    top = _top(thing.__module__)
+    place = module_place(top) if top != "__main__" else None
+    if place is None or not place.exists():
+        raise RequestError(
+            f"{thing.__qualname__} is defined in no file; since its source is a part of what "
+            "its runs are known by, put it into a module"
+        )
+    folder = place.parent
+    installed = {"site-packages", "dist-packages"} & set(place.parts)
+    waiting, files = [top], dict[str, Path]()
+    while waiting:
+        name = waiting.pop()
+        alone = folder / f"{name}.py"
+        for file in [alone] if alone.is_file() else (folder / name).rglob("*.py"):
+            key = file.relative_to(folder).as_posix()
+            if key not in files:
+                files[key] = file
+                waiting.extend(() if installed else _imported(file))
+    contents = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    return digest_of(contents)
 
 
-def source_digest(files: Iterable[Path]) -> str:
-    """sha256 over the contents of source files, whatever their place on this machine."""
-    hashes = sorted((file.name, _file_digest(file)) for file in files)
-    return digest_of(hashes)
+def module_place(top: str) -> Path | None:
+    """The file, or the package's folder, of a module by its first name; None when there is none.
+
+    A module without a file, such as `sys`, gives a path that is not absolute.
+    """
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # loaded without a specification, as `__main__` is
+        return Path(top)
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin or top)
 
 
-@functools.cache
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _imported(file: Path) -> set[str]:
+    """The first names of what its statements import."""
+    names: set[str] = set()
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # nothing imports it, then
+        return names
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {_top(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(_top(node.module))
+    return names
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def digest_of(data: object) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from carft_core.errors import RequestError
-from carft_core.sources import module_place
+from carft_core.identity import module_place
 
 DECLARED = (".yaml", ".yml")
 """A family's file, which is declared and not programmed."""

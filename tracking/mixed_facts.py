@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tracking.records import Arm, RunRecord
 from tracking.wording import few
 
-_CORE = "core"
-"""The fact that holds a digest of the code that trains every algorithm."""
+_REVISION = "revision"
+"""The fact that holds the revisions of the code that trains and measures."""
 _COMPARED = {
     "data": "data",
     "data_digest": "data",
@@ -24,15 +24,15 @@ _COMPARED = {
     "retention": "tasks of retention",
     "precision": "precisions",
     "device": "kinds of device",
-    _CORE: "versions of the code",
+    _REVISION: "versions of the code",
 }
 """The facts that must be equal, in words."""
 _OF_DATA = frozenset({"data", "data_digest", "skipped"})
 _SPLIT = "split"
 """The fact that holds the number by which a run's split was drawn."""
 _OF_TRAINING = frozenset({"augmentation", "budget", "epochs", "steps"})
-_ALGORITHM_CODE = "code"
-"""The fact that holds a digest of an algorithm's own code too: compared within the algorithm."""
+_OWN_CODE = "own_code"
+"""The fact that holds digests of a user's own code: compared within the algorithm."""
 _VERSIONS = "versions"
 """The fact that names installed packages with their versions."""
 _SHOWN = 80
@@ -64,11 +64,11 @@ def _split_by_seed(done: Sequence[tuple[str, RunRecord]]) -> list[list[tuple[str
 
 def _mixed_code(done: Sequence[tuple[str, RunRecord]]) -> Iterator[str]:
     """Versions of an algorithm's own code, where the code that all share is the same."""
-    if _differing(_told(done, _CORE)):
+    if _differing(_told(done, _REVISION)):
         return
     for algorithm in dict.fromkeys(run.algorithm for _, run in done):
         ours = [(label, run) for label, run in done if run.algorithm == algorithm]
-        told = _differing(_told(ours, _ALGORITHM_CODE))
+        told = _differing(_told(ours, _OWN_CODE))
         if told:
             yield f"mixed versions of {algorithm}, these rows are not comparable: {told}"
 

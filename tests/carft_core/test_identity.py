@@ -13,13 +13,8 @@ from hypothesis import strategies as st
 
 from carft_core.config import TrialConfig
 from carft_core.data.splits import prepare
-from carft_core.identity import (
-    digest_of,
-    evaluation_digest,
-    identify,
-    shared_code,
-    training_code,
-)
+from carft_core import identity
+from carft_core.identity import digest_of, evaluation_digest, identify
 from carft_core.result import RunFolder, finish, is_complete
 from carft_core.train import train
 
@@ -68,11 +63,21 @@ def test_what_decides_the_weights_is_inside(toy_config: Config, change: dict[str
     assert identify(toy_config(change), 0).digest != identify(toy_config(), 0).digest
 
 
-def test_algorithms_share_all_code_but_their_own(toy_config: Config) -> None:
-    ours, theirs = toy_config(), toy_config({"algorithm": {"name": "fine_tune"}})
-    assert ours.algorithm.name != theirs.algorithm.name
-    assert shared_code(ours) == shared_code(theirs)
-    assert len({training_code(ours), training_code(theirs), shared_code(ours)}) == 3
+@pytest.mark.parametrize("revision", ["TRAINING_REVISION", "MEASURING_REVISION"])
+def test_a_revision_decides_what_it_is_of(
+    revision: str, toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digests() -> tuple[str, str]:
+        config = toy_config()
+        return identify(config, 0).digest, evaluation_digest("a" * 64, "unmerged", config)
+
+    before = digests()
+    monkeypatch.setattr(identity, revision, 10**6)
+    after = digests()
+    assert [old != new for old, new in zip(before, after, strict=True)] == [
+        revision == "TRAINING_REVISION",
+        revision == "MEASURING_REVISION",
+    ]
 
 
 def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config) -> None:
@@ -130,25 +135,6 @@ def test_moving_the_data_changes_nothing(
     shutil.copytree(toy_root, moved)
     there = toy_config({"data.root": str(moved)})
     assert identify(there, 0).digest == identify(toy_config(), 0).digest
-
-
-def test_a_change_of_an_algorithms_own_source_is_a_change_of_its_runs_only(
-    toy_config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from carft_core import identity
-
-    before = {
-        name: training_code(toy_config({"algorithm": name})) for name in ("car_ft", "fine_tune")
-    }
-    real = identity._file_digest
-    monkeypatch.setattr(
-        identity, "_file_digest", lambda file: "edited" if file.name == "car_ft.py" else real(file)
-    )
-    after = {
-        name: training_code(toy_config({"algorithm": name})) for name in ("car_ft", "fine_tune")
-    }
-    assert after["car_ft"] != before["car_ft"]
-    assert after["fine_tune"] == before["fine_tune"]
 
 
 def test_another_shift_is_another_evaluation_of_the_same_run(toy_config: Config) -> None:

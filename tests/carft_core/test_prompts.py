@@ -268,7 +268,7 @@ def test_the_name_of_a_set_is_not_in_the_key(
 
 
 @pytest.mark.parametrize(
-    "change", ["clip", "template", "order of templates", "class", "order of classes", "code"]
+    "change", ["clip", "template", "order of templates", "class", "order of classes", "revision"]
 )
 def test_a_change_in_anything_that_matters_is_computed_anew(
     tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -286,7 +286,7 @@ def test_a_change_in_anything_that_matters_is_computed_anew(
     elif change == "order of classes":
         names = NAMES[::-1]
     else:
-        monkeypatch.setattr(prompts, "_code", lambda: ["another"])
+        monkeypatch.setattr(prompts, "TEXT_REVISION", -1)
     got = text_features(clip, templates, names, cache=tmp_path)
     assert torch.equal(got, text_features(clip, templates, names, cache=None))
     assert len(kept_files(tmp_path)) == 2

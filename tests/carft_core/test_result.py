@@ -134,7 +134,8 @@ def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path
     assert set(result.metrics) == expected
     assert result.facts["contexts"] == "simple"
     assert result.facts["images"]["ood/pale"] == 6
-    assert result.facts["code"] != result.facts["core"]
+    assert result.facts["revision"] == f"{TRAINING_REVISION}.{MEASURING_REVISION}"
+    assert result.facts["own_code"] is None
     assert set(result.facts["versions"]) == {"torch", "open_clip_torch"}
 
 

@@ -20,7 +20,7 @@ FACTS: dict[str, object] = {
     "budget": "10 epochs",
     "precision": "fp32",
     "device": "cpu",
-    "core": "c1" * 32,
+    "revision": "c1" * 32,
     "versions": {"torch": "2.9.0", "open_clip_torch": "3.2.0"},
 }
 
@@ -55,7 +55,7 @@ def test_tasks_of_retention_are_told_apart_by_those_that_differ() -> None:
         ("transform", LARGE, "image transforms", "size=32", "size=224"),
         ("precision", "bf16", "precisions", "fp32", "bf16"),
         ("device", "cuda", "kinds of device", "cpu", "cuda"),
-        ("core", "c2" * 32, "versions of the code", "c1c1c1c1c1c1", "c2c2c2c2c2c2"),
+        ("revision", "c2" * 32, "versions of the code", "c1c1c1c1c1c1", "c2c2c2c2c2c2"),
     ],
 )
 def test_a_difference_is_named_with_its_values_and_rows(
@@ -99,10 +99,10 @@ def test_another_version_of_a_package_may_give_other_numbers() -> None:
 
 
 def test_an_algorithms_own_code_is_compared_with_itself_only() -> None:
-    assert said({"code": "a2" * 32}) == ()
+    assert said({"own_code": "a2" * 32}) == ()
     runs = [
         run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"lr": trial}, facts=facts)
-        for trial, facts in enumerate(({**FACTS, "code": "a1" * 32}, {**FACTS, "code": "a2" * 32}))
+        for trial, facts in enumerate(({**FACTS, "own_code": "a1" * 32}, {**FACTS, "own_code": "a2" * 32}))
     ]
     assert mixed_facts(group(runs)) == (
         "mixed versions of car_ft, these rows are not comparable: a1a1a1a1a1a1 in car_ft lr=0; "
@@ -114,7 +114,7 @@ def test_where_all_code_differs_that_of_the_algorithms_is_not_told_again() -> No
     runs = [
         run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"lr": trial}, facts=facts)
         for trial, facts in enumerate(
-            {**FACTS, "code": f"a{t}" * 32, "core": f"c{t}" * 32} for t in (1, 2)
+            {**FACTS, "own_code": f"a{t}" * 32, "revision": f"c{t}" * 32} for t in (1, 2)
         )
     ]
     (sentence,) = mixed_facts(group(runs))
