@@ -22,12 +22,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from carft_core.bench import Bench, open_bench
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data import Split, Transform
-from carft_core.measure import measure
-from carft_core.zero_shot import ZERO_SHOT
+from carft_core.evaluate import ZERO_SHOT, measure
+from carft_core.prepare import Bench, open_bench
 
 CLASSES, WIDTH, PIXELS = 1000, 512, 8
 

@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES
 from carft_core.data.downstream_tasks import CLASSES
-from carft_core.data.imagenet_folders import SHIFTS
-from carft_core.run_models import models_of
+from carft_core.data.imagenet import SHIFTS
+from carft_core.run import models_of
 from sweeps.ledger import Ledger
 from sweeps.proposals import propose
 from sweeps.spec import SweepSpec, load_spec

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from carft_core.data.imagenet_labels import wnids
+from carft_core.data.imagenet import wnids
 
 OPEN = """
 import sys, time

@@ -30,11 +30,11 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import Transform
-from carft_core.data.augmentation import AUGMENTATIONS
+from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import open_image_folder
 from carft_core.data.loader import batches
+from carft_core.data.transforms import AUGMENTATIONS
 
 SIZES = {(500, 375): 50, (500, 333): 18, (375, 500): 13, (333, 500): 6, (500, 500): 4}
 SIZES |= {(640, 480): 4, (300, 225): 3, (1024, 768): 1, (200, 150): 1}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     SerializeAsAny,
@@ -14,21 +16,17 @@ from pydantic import (
 )
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_core.config_sections import (
-    SECTIONS,
-    DataConfig,
-    EvalConfig,
-    KeepConfig,
-    ModelConfig,
-    OptimConfig,
-    PromptsConfig,
-    Section,
-)
 from carft_core.data import FAMILIES
-from carft_core.device_name import Device
+from carft_core.data.base import DataConfig
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
+from carft_core.fields import (
+    PositiveInt,
+    Section,
+    each_once,
+    explained,
+)
 from carft_core.merges import MERGES, Merge
-from carft_core.validation_errors import explained
+from carft_core.optim import OptimConfig
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -226,3 +224,76 @@ def _scalar_problems(scalars: dict[str, Any]) -> list[Problem]:
         found = explained(error, TrialConfig, ())
         return [problem for problem in found if dotted(problem.path) in scalars]
     return []
+
+
+def _family(value: str) -> str:
+    if value not in FAMILIES:
+        raise ValueError(unknown("family", value, FAMILIES))
+    return value
+
+
+FamilyName = Annotated[str, AfterValidator(_family)]
+
+
+class ModelConfig(Section):
+    """Which CLIP: `builtin`, an open_clip name with its tag, `hf-hub:...`, or a checkpoint file."""
+
+    name: str = "builtin"
+    pretrained: str | None = None
+
+
+class PromptsConfig(Section):
+    """Template sets, by name or as a path to a file: for the classifier and for the contexts."""
+
+    classes: str = "openai"
+    contexts: str = "openai"
+
+
+class EvalConfig(Section):
+    """How a finished run is measured; a change here never trains anything again."""
+
+    every_epoch: bool = False
+    batch_size: PositiveInt = 256
+    context_probe: bool = True
+    logits: Literal["auto", "always", "never"] = "auto"
+    """Full logits beside the predictions: `auto` below 50 MB a split."""
+    retention: Annotated[
+        tuple[FamilyName, ...], Field(strict=False), AfterValidator(each_once)
+    ] = ()
+    """Other families: how much of the zero-shot model's accuracy on their tests is left. The
+    run's own among them is left out."""
+    retention_root: str | None = None
+    """The data root of these families, if it is not `data.root`."""
+
+
+class KeepConfig(Section):
+    """Which checkpoint is the result, and what stays on disk once a run is done."""
+
+    result: Literal["last", "best_val"] = "last"
+    weights: bool = True
+    predictions: bool = True
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "prompts": PromptsConfig,
+    "optim": OptimConfig,
+    "eval": EvalConfig,
+    "keep": KeepConfig,
+}
+
+
+DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
+
+
+def _device(value: str) -> str:
+    if re.fullmatch(DEVICE, value):
+        return value
+    near = "; for an Nvidia GPU say cuda" if value.lower().startswith("gpu") else ""
+    raise ValueError(f"must be auto, cpu, cuda, cuda:N or mps, got {value[:80]!r}{near}")
+
+
+Device = Annotated[
+    str, AfterValidator(_device), Field(json_schema_extra={"pattern": f"^({DEVICE})$"})
+]

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and where the user's paths lead."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from carft_core.errors import RequestError
 
@@ -93,3 +96,48 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:  # no JSON, or no UTF-8
         raise RequestError(f"{path} is not JSON: {error}") from None
+
+
+def found(text: str) -> Path | None:
+    """The file or folder that `text` names, `~` expanded; None for nothing, or for no path."""
+    if not text:
+        return None
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (OSError, ValueError, RuntimeError):
+        # Nothing there, a name too long, a null byte, a user that is none.
+        return None
+    return path
+
+
+def user_cache() -> Path:
+    """`CARFT_CACHE`, else `carft-sweep` in `XDG_CACHE_HOME`, else in `~/.cache`.
+
+    It need not be there yet, and may be deleted at any time. Source: XDG Base Directory
+    Specification, by which a relative path counts as none.
+    """
+    own = os.environ.get("CARFT_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "carft-sweep"
+
+
+def keep(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file of the cache; one that cannot be written costs time, nothing else."""
+    with contextlib.suppress(OSError):
+        write_atomically(file, write)
+
+
+def keep_table(file: Path, table: pa.Table) -> None:
+    """The same with a table."""
+    keep(file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False))
+
+
+def kept_table(file: Path) -> pa.Table | None:
+    """A table of the cache; None where there is none, or the file is damaged."""
+    try:
+        return pq.read_table(file)
+    except (OSError, ValueError):  # ValueError: pyarrow's for what is no parquet file
+        return None

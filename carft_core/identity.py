@@ -8,19 +8,20 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
-from carft_core.contexts import context_set
-from carft_core.data import FAMILIES, FamilyData
-from carft_core.data.augmentation import AUGMENTATIONS
-from carft_core.data.splits import TRAINING_SPLITS, prepare
+from carft_core.data import FAMILIES, FamilyData, prepare
+from carft_core.data.splits import TRAINING_SPLITS
+from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.errors import RequestError
-from carft_core.prompts import template_set
-from carft_core.retention import other_data, templates_of
+from carft_core.evaluate import START, other_data, templates_of
+from carft_core.prepare import Bench
+from carft_core.prompts import context_set, template_set, words_to_mark
 
 TRAINING_REVISION = 1
 """Raised by hand with every change of the code that moves the weights of some run; the golden test
@@ -62,7 +63,7 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         },
         "prompts": {
             "classes": template_set(config.prompts.classes).digest,
-            "contexts": context_set(config.prompts, config.data).digest,
+            "contexts": context_set(config.prompts.contexts, config.data).digest,
         },
         "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
         "device": device.type,
@@ -210,3 +211,50 @@ def digest_of(data: object) -> str:
     """sha256 of plain data, independent of the order of keys."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
+    """The facts of a run on its bench, as plain data.
+
+    `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
+    trained, or where the family has training views of its own.
+    """
+    contexts = bench.teacher.contexts
+    domains = FAMILIES[config.data.family].domains
+    budget = (
+        f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
+    )
+    if config.data.balanced:
+        budget += ", balanced"
+    trains = config.algorithm.trains
+    others = other_data(config)
+    splits = dict(bench.evaluated_splits())
+    splits |= {f"{START}{name}": other.id_test for name, other in others.items()}
+    follows = trains and config.data.augmentation is not None
+    return {
+        "model": bench.teacher.clip_digest,
+        "data": bench.data.digest,
+        "split": config.data.split_number,
+        "transform": repr(bench.transform),
+        "augmentation": repr(bench.transform.augmentation) if follows else None,
+        "budget": budget if trains else None,
+        "result": config.keep.result if trains else None,
+        "precision": bench.precision,
+        "device": bench.device.type,
+        "contexts": contexts.name,
+        "contexts_name": words_to_mark(contexts, config.data, domains),
+        "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
+        "outside_means": sorted(bench.outside_means()),
+        "images": {name: len(split) for name, split in splits.items()},
+        "retention": _told(others) if others else None,
+        "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
+        "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
+        "own_code": own_code_of(config),
+        "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
+    }
+
+
+def _told(others: Mapping[str, FamilyData]) -> str:
+    """In the form of a transform, of which a warning shows the fields that differ."""
+    digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
+    return f"Retention({', '.join(digests)})"

@@ -1,14 +1,50 @@
-"""The optimiser and its learning rate over a run."""
+"""The optimiser, its learning rate over a run, and how long a run trains."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import nn
 
-from carft_core.config_sections import OptimConfig
+from carft_core.data import Split
+from carft_core.fields import (
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Section,
+)
+
+
+class OptimConfig(Section):
+    """AdamW with warm-up and cosine decay. The defaults are WiSE-FT's recipe at CAR-FT's rate."""
+
+    lr: Positive = 1e-5
+    weight_decay: NonNegative = 0.1
+    decay_norms_and_biases: bool = True
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    steps_per_epoch: PositiveInt | None = None
+    """With `steps`: how many are an epoch, behind which `id/val` is measured; else a pass is."""
+    batch_size: PositiveInt = 512
+    micro_batch: PositiveInt | None = None
+    warmup: NonNegative = 0.1
+    """Below 1 the fraction of all steps, from 1 on a number of steps."""
+    clip: Positive | None = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch_norm: Literal["frozen", "train"] = "frozen"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        if self.steps is None and self.steps_per_epoch is not None:
+            raise ValueError("steps_per_epoch needs steps, the number of all")
+        return self
 
 
 def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
@@ -45,3 +81,28 @@ def warmup_steps(warmup: float, steps: int) -> int:
     """`optim.warmup` in steps: a fraction of all below 1, else a number; under `steps`."""
     asked = round(warmup * steps) if warmup < 1 else round(warmup)
     return min(asked, steps - 1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of the optimiser, counted from 0; epochs from 1."""
+
+    steps: int
+    per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        """How many there are; the last may be shorter."""
+        return math.ceil(self.steps / self.per_epoch)
+
+    def of_epoch(self, epoch: int) -> range:
+        """The steps of one epoch."""
+        return range((epoch - 1) * self.per_epoch, min(epoch * self.per_epoch, self.steps))
+
+
+def schedule_of(optim: OptimConfig, train: Split, *, balanced: bool) -> Schedule:
+    """That of a run on `train`: an epoch is `optim.steps_per_epoch`, else as many steps as a pass
+    takes; with `data.balanced`, as many as show as many images as a pass."""
+    groups = len(set(train.groups)) if balanced and train.groups else 1
+    per_epoch = optim.steps_per_epoch or math.ceil(len(train) / (optim.batch_size * groups))
+    return Schedule(optim.steps or (optim.epochs or 1) * per_epoch, per_epoch)

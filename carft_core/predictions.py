@@ -6,6 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
@@ -17,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from carft_core.errors import RequestError
-from carft_core.evaluate import Predictions
 from carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
@@ -25,6 +25,24 @@ LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
 KeptLogits = Literal["auto", "always", "never"]
 TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier says of each item of a split, in the split's order, on the CPU."""
+
+    split: str
+    """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<name>`."""
+    ids: tuple[str, ...]
+    units: tuple[str, ...]
+    labels: Tensor
+    """[N] int64."""
+    logits: Tensor
+    """[N, C] float32; -inf for classes that cannot occur in the split."""
+    features: Tensor
+    """[N, d] float32 unit-norm image features; never written to disk."""
+    groups: tuple[str, ...] | None = None
+    """What each item belongs to, where the split has groups; not written either."""
 
 
 def write_predictions(

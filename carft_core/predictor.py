@@ -13,17 +13,16 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.checkpoint import load_weights
-from carft_core.clip import ImageClassifier, open_model
-from carft_core.clip_source import FOLDER
+from carft_core.clip import FOLDER, ImageClassifier, open_model
 from carft_core.data import Transform
 
 # Private there: the source of photo_views.py is a part of the digest of every run on photos.
-from carft_core.data.photo_views import _rgb, _upright, evaluation_view, read_rgb
+from carft_core.data.transforms import _rgb, _upright, evaluation_view, read_rgb
 from carft_core.device import resolve_device
 from carft_core.errors import RequestError
 from carft_core.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
 from carft_core.files import read_json
+from carft_core.run import load_weights
 
 BATCH = 64
 Picture = Path | bytes | Image.Image

@@ -10,20 +10,141 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import open_clip
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from carft_core.clip import OpenedClip
+from carft_core.data.base import DataConfig, held_out
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import write_atomically
-from carft_core.paths import found
-from carft_core.template_files import SUFFIXES, mistakes, read_template_file
+from carft_core.files import found, write_atomically
+from carft_core.registry import NAME
+
+SUFFIXES = (".txt", ".yaml", ".yml")
+TEMPLATE_FIELDS = ("name", "templates", "domains")
+MAX_BYTES = 1_000_000
+EXAMPLE = 'such as "a photo of a {}"'
+
+
+class TemplateFile(NamedTuple):
+    """What a file says, checked."""
+
+    name: str
+    templates: tuple[str, ...]
+    domains: tuple[str, ...]
+
+
+def read_template_file(path: Path) -> TemplateFile:
+    """Read a `.txt` file (blank lines and lines that begin with # are skipped) or a YAML mapping
+    `{name?, templates, domains?}`. The name is by default the file's.
+
+    Raises RequestError with all mistakes, each with its line or place.
+    """
+    if path.suffix not in SUFFIXES:
+        raise RequestError(f"{path}: a file of templates ends in one of {', '.join(SUFFIXES)}")
+    text = _text(path)
+    if path.suffix == ".txt":
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+        kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        templates = tuple(line for _, line in kept)
+        _refuse(path, templates, [f"line {number}" for number, _ in kept])
+        return TemplateFile(path.stem, templates, ())
+    return _from_yaml(path, text)
+
+
+def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """(index, what is wrong) for every template that is not text with exactly one `{}`, or that
+    stands in the set already."""
+    for index, template in enumerate(templates):
+        first = templates.index(template)
+        count = template.count("{}")
+        rest = template.replace("{}", "")
+        if not template.strip():
+            yield index, f"is empty; a template is a text with one {{}}, {EXAMPLE}"
+        elif "{" in rest or "}" in rest:
+            yield index, f"{template!r} has other braces; the class is written {{}}, {EXAMPLE}"
+        elif count != 1:
+            often = "no" if count == 0 else f"{count} times"
+            yield index, f"{template!r} has {often} {{}}; it takes exactly one, {EXAMPLE}"
+        elif first < index:
+            yield index, f"{template!r} stands in the set twice; each template counts once"
+
+
+def _text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RequestError(f"{path} has {size} bytes; templates take at most {MAX_BYTES}")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} is not text in UTF-8") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _from_yaml(path: Path, text: str) -> TemplateFile:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RequestError(f"{path}:{line} not YAML: {problem}") from None
+    except RecursionError:
+        raise RequestError(f"{path}: not a set of templates: nested too deeply") from None
+    if not isinstance(data, dict):
+        raise RequestError(
+            f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
+        )
+    problems = [
+        Problem((str(path),), unknown("field", key, TEMPLATE_FIELDS))
+        for key in data
+        if key not in TEMPLATE_FIELDS
+    ]
+    name = data.get("name", path.stem)
+    if not isinstance(name, str) or not name:
+        problems.append(Problem((f"{path}: name",), "must be a text"))
+    templates = _texts(data.get("templates"), f"{path}: templates", problems)
+    domains = _texts(data.get("domains", []), f"{path}: domains", problems)
+    if problems:
+        raise InvalidConfig(problems)
+    templates = tuple(template.strip() for template in templates)
+    _refuse(path, templates, [f"templates[{index}]" for index in range(len(templates))])
+    return TemplateFile(name, templates, domains)
+
+
+def _texts(value: object, place: str, problems: list[Problem]) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        problems.append(Problem((place,), "must be a list of texts"))
+        return ()
+    for index, item in enumerate(value):
+        if item == {}:
+            problems.append(
+                Problem((place, index), 'YAML reads a bare {} as a mapping: write "{}"')
+            )
+        elif not isinstance(item, str):
+            problems.append(
+                Problem((place, index), f"must be a text in quotes, not {type(item).__name__}")
+            )
+    return tuple(item for item in value if isinstance(item, str))
+
+
+def _refuse(path: Path, templates: Sequence[str], places: Sequence[str]) -> None:
+    if not templates:
+        raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
+    found = [
+        Problem((f"{path}: {places[index]}",), message) for index, message in mistakes(templates)
+    ]
+    if found:
+        raise InvalidConfig(found)
+
 
 OWN_FILES = Path(__file__).parent / "templates"
 TEXTS_PER_BATCH = 256
@@ -253,3 +374,66 @@ def _sha256(data: object) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"[-_\s]+", " ", text).lower()
+
+
+def register_templates(templates: TemplateSet, *, again: bool = False) -> TemplateSet:
+    """Make a set known to `prompts.classes` and `prompts.contexts`; gives it back.
+
+    The same set may come again, and `again` lets it take the place of an earlier one. Raises
+    RequestError when its name is another's, or no name.
+    """
+    name = templates.name
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"template set {name!r} cannot be registered: its name must be lower-case letters, "
+            "digits and '_', beginning with a letter"
+        )
+    if not again and name in TEMPLATE_SETS and TEMPLATE_SETS[name] != templates:
+        raise RequestError(
+            f"template set {name!r} cannot be registered: another set has this name; give it "
+            "another"
+        )
+    # Not a method over there: the source of prompts.py is a part of every run's digest.
+    cast(_LazySets, TEMPLATE_SETS)._makers[name] = functools.cache(lambda: templates)
+    return templates
+
+
+KNOWN_WORDS = "known_domain_words"
+"""The set that a run takes without the templates that name a domain held out of it."""
+
+
+def context_set(name: str, data: DataConfig) -> TemplateSet:
+    """What `prompts.contexts: <name>` stands for in a run on `data`.
+
+    Raises RequestError for a name nobody knows, for each mistake in a file, and where every
+    template names a domain that is held out.
+    """
+    templates = template_set(name)
+    unknown = held_out(data)
+    if name != KNOWN_WORDS or not named_domains(templates, unknown):
+        return templates
+    return without(templates, unknown)
+
+
+def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
+    """The templates that name none of the words, under a name that says so.
+
+    Raises RequestError when none is left.
+    """
+    words = tuple(words)
+    kept = [
+        template
+        for template in templates.templates
+        if not named_domains(TemplateSet(templates.name, (template,)), words)
+    ]
+    named = f"{templates.name} without {', '.join(words)}"
+    if not kept:
+        raise RequestError(f"prompts.contexts: nothing is left of {named}")
+    left = TemplateSet(named, tuple(kept))
+    return replace(left, domains=named_domains(left, templates.domains))
+
+
+def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
+    """The domains that contexts name and should not know: those held out; of a family that holds
+    none out, any of its `domains`."""
+    return sorted(named_domains(contexts, held_out(data) or domains))

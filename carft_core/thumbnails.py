@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from carft_core.clip_source import find_model
+from carft_core.clip import find_model
 from carft_core.config import TrialConfig
-from carft_core.config_sections import DataConfig
-from carft_core.data import FamilyData, Split, Transform
-from carft_core.data.splits import prepare
+from carft_core.data import FamilyData, Split, Transform, prepare
+from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 
 SIDE = 96

@@ -9,7 +9,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,20 +20,50 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch, Term
-from carft_core.bench import Bench, open_bench
-from carft_core.checkpoint import load_progress, save_progress, save_weights
 from carft_core.config import TrialConfig
-from carft_core.data.balanced import step_batches
-from carft_core.data.loader import batches
+from carft_core.data.loader import batches, step_batches
 from carft_core.device import autocast
 from carft_core.errors import NonFinite
-from carft_core.evaluate import predict, split_metrics
+from carft_core.evaluate import open_others, predict, split_metrics
 from carft_core.identity import identify
-from carft_core.optim import adamw, learning_rate, warmup_steps
-from carft_core.reporting import Decision, EpochReport, Report, unwatched
-from carft_core.result import RunFolder, RunResult, finish
-from carft_core.retention import open_others
-from carft_core.schedule import schedule_of
+from carft_core.optim import adamw, learning_rate, schedule_of, warmup_steps
+from carft_core.prepare import Bench, open_bench
+from carft_core.run import RunFolder, RunResult, finish, load_progress, save_progress, save_weights
+
+
+class Decision(Enum):
+    """What `report` wants of a run."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Where a run stands. Epoch 0 is the model before training."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    timestamp: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    """Milliseconds since the Unix epoch, when it was measured."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+Report = Callable[[EpochReport], Decision]
+
+
+def unwatched(report: EpochReport) -> Decision:
+    """Go on, whatever happens."""
+    del report
+    return Decision.CONTINUE
+
 
 FINITE_CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite: a look waits for the device."""
@@ -100,7 +132,7 @@ class _Run:
         parameters = list(config.algorithm.trainable(self.student))
         self.trained = [parameter for _, parameter in parameters if parameter.requires_grad]
         self.optimiser = adamw(parameters, config.optim)
-        self.schedule = schedule_of(config, bench.data.train)
+        self.schedule = schedule_of(config.optim, bench.data.train, balanced=config.data.balanced)
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(config.optim.warmup, self.steps)
         self.step = 0

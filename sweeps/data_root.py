@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES
-from carft_core.data.data_root import VARIABLE
+from carft_core.data.base import DataConfig
+from carft_core.data.folders import VARIABLE
 from sweeps.draft import Draft
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig
-from carft_core.result import is_complete
+from carft_core.run import is_complete
 from sweeps.asking import Asking
 from sweeps.confirming import Confirming
 from sweeps.engines.base import Decision, Failure, Job, Wait

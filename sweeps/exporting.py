@@ -26,7 +26,7 @@ from tracking.where import home_id, where
 
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
-    from carft_core.model_card import MeasuredRow
+    from carft_core.export import MeasuredRow
     from sweeps.mirror import Kept
     from sweeps.spec import SweepSpec
     from tracking.mlflow_model import KeptModel
@@ -66,7 +66,7 @@ class Exporter:
 
     def has_weights(self, chosen: Chosen) -> bool:
         """Whether what the run trained is on the disk."""
-        from carft_core.result import RunFolder
+        from carft_core.run import RunFolder
 
         config = self.config(chosen)
         file = RunFolder(self._folder(chosen)).weights(config.keep.result)
@@ -206,7 +206,7 @@ def _measured(home: Home, chosen: Chosen) -> Mapping[str, Any]:
 
 def _rows(found: Comparison, chosen: Chosen) -> Iterator[MeasuredRow]:
     """For the card: the setting over its seeds and on fresh ones, zero-shot, the reference."""
-    from carft_core.model_card import MeasuredRow
+    from carft_core.export import MeasuredRow
 
     for row in found.rows:
         arm = row.arm

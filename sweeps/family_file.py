@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from carft_core.config import flatten
-from carft_core.config_sections import DataConfig
+from carft_core.config import SECTIONS, flatten
 from carft_core.data import FAMILIES, Family
-from carft_core.data.declaration import Declaration, Prompts, names_a_set, problems
-from carft_core.data.declared import Declared
-from carft_core.data.folder_tree import nearest
-from carft_core.errors import RequestError
-from carft_core.paths import found
-from carft_core.prompts import TEMPLATE_SETS, TemplateSet, template_set
-from carft_core.template_sets import register_templates
+from carft_core.data.base import DataConfig
+from carft_core.data.declaration import Declaration, Prompts, names_a_set
+from carft_core.data.folders import nearest
+from carft_core.data.image_folder import Declared
+from carft_core.errors import Problem, RequestError, unknown
+from carft_core.fields import explained
+from carft_core.files import found
+from carft_core.prompts import (
+    TEMPLATE_SETS,
+    TemplateSet,
+    mistakes,
+    register_templates,
+    template_set,
+)
 from sweeps.draft import Draft
 from sweeps.models import validated
 from sweeps.yaml_lines import YamlError, parse, read_text
 
 SUFFIXES = (".yaml", ".yml")
+APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
+"""Fields of a trial for which a family has no default."""
 NEEDS = "a family file has at least test, or test_fraction"
 
 
@@ -78,7 +86,7 @@ def _read(draft: Draft, file: Path, text: str) -> Declared:
     given.setdefault("name", file.name.partition(".")[0])
     declaration = validated(draft, Declaration, given, ())
     if declaration is not None:
-        for problem in problems(declaration):
+        for problem in _problems(declaration):
             draft.report(problem.path, problem.message)
     else:
         _report_the_rest(draft, given)
@@ -96,7 +104,7 @@ def _report_the_rest(draft: Draft, given: Mapping[str, Any]) -> None:
             Declaration.model_validate({"name": "some", key: value})
             right[key] = value
     wrong = given.keys() - right.keys()
-    for problem in problems(Declaration.model_validate({"name": "some", **right})):
+    for problem in _problems(Declaration.model_validate({"name": "some", **right})):
         if not wrong & {problem.path[0], "test", "test_fraction"}:
             draft.report(problem.path, problem.message)
 
@@ -156,3 +164,43 @@ def _check_name(draft: Draft, declared: Declared) -> None:
     elif was is not None and was.file != declared.file and was.file.exists():
         message = f"{was.declaration.name!r} is taken by {was.file}; give it another"
         draft.report(("name",), message)
+
+
+def _problems(declared: Declaration) -> Iterator[Problem]:
+    """What is wrong in it as a whole: keys that exclude each other, templates, defaults."""
+    if declared.test is None and declared.test_fraction is None:
+        message = "which folder is the test? If there is none, say test_fraction: 0.2"
+        yield Problem(("test",), message)
+    for one, other in (
+        ("test", "test_fraction"),
+        ("classes", "exclude"),
+        ("class_names", "class_names_file"),
+    ):
+        if getattr(declared, one) and getattr(declared, other):
+            yield Problem((other,), f"does not go with {one}; keep one of the two")
+    for key in Prompts.model_fields:
+        texts = getattr(declared.prompts, key) or ()
+        if not names_a_set(texts):
+            for index, message in mistakes(texts):
+                yield Problem(("prompts", key, index), message)
+    yield from _wrong_defaults(declared.defaults)
+
+
+def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
+    allowed = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in cls.model_fields}
+    for field, value in flatten(defaults):
+        route = ("defaults", *_as_written(defaults, field))
+        if field not in allowed - set(APART):
+            yield Problem(route, unknown("field", field, allowed - set(APART)))
+            continue
+        section, _, key = field.partition(".")
+        try:
+            SECTIONS[section].model_validate({key: value})
+        except ValidationError as error:
+            for problem in explained(error, SECTIONS[section], ()):
+                yield Problem(route, problem.message)
+
+
+def _as_written(defaults: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """`optim.lr` stands there as such, or nested."""
+    return (field,) if field in defaults else tuple(field.split("."))

@@ -6,12 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from carft_core.bench import Bench, open_bench
 from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
-from carft_core.evaluate import predict
+from carft_core.evaluate import other_data, predict
 from carft_core.predictions import write_predictions
-from carft_core.retention import other_data
+from carft_core.prepare import Bench, open_bench
 from carft_core.train import epochs
 from sweeps.engines.training import failure_class, one_line
 from sweeps.pace import Experience, Pace, Sample, kept_bytes

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from carft_core.validation_errors import explained
+from carft_core.fields import explained
 from sweeps.draft import Draft
 from sweeps.yaml_lines import Route
 

@@ -51,7 +51,7 @@ def look_at_data(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> 
 def _seen(claimed: dict[str, Any], gallery: Gallery | None) -> Look:
     """Raises RequestError where the data cannot be opened, or is not what it was."""
     from carft_core.config import trial_config
-    from carft_core.data.splits import prepare
+    from carft_core.data import prepare
 
     config, digest = trial_config(claimed["config"]), claimed["identity"]["data"]["digest"]
     data = prepare(config.data)

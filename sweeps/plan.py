@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig
-from carft_core.data.splits import prepare
+from carft_core.data import prepare
+from carft_core.evaluate import other_data
 from carft_core.identity import Identity, identify
-from carft_core.retention import other_data
 from sweeps.measurable import check_measured
 from sweeps.records import NO_SEED
 from sweeps.spec import SweepSpec

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from carft_core.config import TrialConfig
-from carft_core.data.splits import prepare
+from carft_core.data import prepare
 from carft_core.files import read_json
-from carft_core.result import is_complete
-from carft_core.schedule import schedule_of
+from carft_core.optim import schedule_of
+from carft_core.run import is_complete
 from sweeps.dimensions import assigned
 from sweeps.draws import quantile
 from sweeps.home import Home
@@ -240,7 +240,7 @@ def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> Work:
 
 
 def _whole(config: TrialConfig, models: int) -> Work:
-    schedule = schedule_of(config, prepare(config.data).train)
+    schedule = schedule_of(config.optim, prepare(config.data).train, balanced=config.data.balanced)
     return Work(config, schedule.steps, schedule.epochs, models)
 
 

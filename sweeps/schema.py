@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
-from carft_core.config import TrialConfig, field_names
-from carft_core.config_sections import SECTIONS
+from carft_core.config import SECTIONS, TrialConfig, field_names
 from carft_core.data.declaration import Declaration
 from carft_core.merges import MERGES
 from sweeps.parameters import DISTRIBUTIONS

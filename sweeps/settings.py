@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from carft_core.config_sections import Section
+from carft_core.fields import Section
 from sweeps import shorthands
 from sweeps.addresses import address
 from sweeps.durations import FORM, NUMBER, seconds

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from carft_core.config import field_names
-from carft_core.config_sections import SECTIONS
+from carft_core.config import SECTIONS, field_names
 from carft_core.errors import unknown
 from sweeps import profiles
 from sweeps.draft import COMMAND_LINE, Draft, Place

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from carft_core.data.splits import prepare
+from carft_core.data import prepare
 from carft_core.files import read_json
-from carft_core.result import is_complete
+from carft_core.run import is_complete
 from sweeps.engines.base import Failure
 from sweeps.engines.training import LOG
 from sweeps.family_file import place_of

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carft_core.algorithms import ALGORITHMS
-from carft_core.config import TrialConfig, field_names
-from carft_core.config_sections import PromptsConfig
+from carft_core.config import PromptsConfig, TrialConfig, field_names
 from carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
 from carft_core.prompts import template_set
 from sweeps.conditions import needs, resolved

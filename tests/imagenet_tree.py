@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "imagenet_classes"
+LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "classes" / "imagenet"
 WNIDS = tuple((LISTS / "wnids.txt").read_text().split())
 OBJECTS = {
     folder: [int(index) for index in indices]

@@ -17,8 +17,8 @@ import yaml
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch
 from carft_core.clip import OpenedClip
-from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family, Transform
+from carft_core.data.base import DataConfig
 from carft_core.data.declaration import Declaration, Prompts, ShiftFolders
 from carft_core.errors import RequestError
 from carft_core.prompts import class_weights, context_weights, template_set, text_features

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.imagenet_tree import pictures
 
-LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "wilds_classes"
+LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "classes" / "wilds"
 IWILDCAM, FMOW = "iwildcam_v2.0", "fmow_v1.1"
 CATEGORIES = tuple((LISTS / "fmow.txt").read_text().split())
 REGIONS = {

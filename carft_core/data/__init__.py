@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from carft_core.data.base import DataFolder, Family, FamilyData, Split, Transform
-from carft_core.data.domain_bed import DOMAIN_BED
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from carft_core.data.base import DataConfig, DataFolder, Family, FamilyData, Split, named_shifts
+from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.data.downstream import DOWNSTREAM
-from carft_core.data.fmow import FMOW
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.imagenet import IMAGENET
-from carft_core.data.iwildcam import IWILDCAM
+from carft_core.data.splits import carve, listed_names, take_fraction, take_shots, without_bad_files
+from carft_core.data.transforms import Transform
+from carft_core.data.wilds import FMOW, IWILDCAM
+from carft_core.errors import RequestError, unknown
 from carft_core.registry import Registry
 
 
@@ -32,4 +40,111 @@ FAMILIES.register(FMOW)
 for _family in (*DOMAIN_BED, *DOWNSTREAM):
     FAMILIES.register(_family)
 
-__all__ = ["FAMILIES", "DataFolder", "Family", "FamilyData", "Split", "Transform"]
+
+def prepare(config: DataConfig) -> FamilyData:
+    """The family's data as a run uses it: opened, with a val split, train cut to its fraction, or
+    to its shots.
+
+    Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
+    before train is cut, so it is the same for every fraction and number of shots. A process opens
+    the same data once; what changes on disk meanwhile is seen by the next process.
+    Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
+    is still to be a run's (`TrialConfig.for_seed`).
+    """
+    config = _placed(config)
+    # The views are the transform's, the batches the loader's: the data are the same.
+    plain = config.model_copy(update={"augmentation": None, "balanced": False})
+    data = _prepared(plain, FAMILIES[config.family].open)
+    if config.balanced and data.train.groups is None:
+        raise RequestError(
+            f"data.balanced: {config.family} has no domains to balance batches over; leave it out"
+        )
+    return data
+
+
+def opened(config: DataConfig) -> FamilyData:
+    """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
+
+    Raises RequestError as `prepare` does.
+    """
+    config = _placed(config)
+    return _asked_for(config, FAMILIES[config.family].open(config))
+
+
+def _placed(config: DataConfig) -> DataConfig:
+    """Of a family that there is, and with an absolute root."""
+    if config.family not in FAMILIES:
+        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
+    if config.root is None:
+        return config
+    # A relative root means another folder once the process has moved.
+    return config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
+
+
+def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
+    return data if config.shifts is None else _with_shifts(data, config.shifts)
+
+
+@functools.lru_cache(maxsize=8)
+def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    """`open_` is the family's own: one that is registered anew is opened anew."""
+    return as_used(_asked_for(config, open_(config)), config)
+
+
+def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
+    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
+
+    Raises RequestError when there is too little of them for that.
+    """
+    if config.bad_files == "skip":
+        data = without_bad_files(data)
+    train, val = data.train, data.val
+    if val is None:
+        train, val = carve(
+            train,
+            val_fraction=config.val_fraction,
+            split_seed=config.split_number,
+            class_names=data.class_names,
+        )
+    if config.shots is None:
+        train = take_fraction(train, config.train_fraction, config.split_number)
+        return replace(data, train=train, val=val)
+    train, short = take_shots(train, config.shots, config.split_number)
+    notes = data.notes
+    if short:
+        names = listed_names([data.class_names[label] for label in short])
+        notes = (*notes, f"data.shots: train has fewer than {config.shots} images of {names}")
+    return replace(data, train=train, val=val, notes=notes)
+
+
+def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
+    """The same data measured on some of its shifts; their choice is a part of its digest.
+
+    Extras are always measured, and unions of what is there.
+    """
+    shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
+    if tuple(shifts) == tuple(data.shifts):
+        return data
+    there = {*shifts, *data.extras}
+    unions = {name: of for name, of in data.unions.items() if there.issuperset(of)}
+    digest = hashlib.sha256("\0".join([data.digest, *shifts]).encode()).hexdigest()
+    return replace(
+        data,
+        shifts=shifts,
+        unions=unions,
+        digest=digest,
+        training_digest=data.digest_of_training,
+    )
+
+
+__all__ = [
+    "FAMILIES",
+    "DataFolder",
+    "Family",
+    "FamilyData",
+    "Split",
+    "Transform",
+    "as_used",
+    "opened",
+    "prepare",
+]

@@ -1,46 +1,85 @@
-"""What a family of data sets is: one in-distribution set and its named shifts, declared as data."""
+"""What a family of data sets is: one in-distribution set and its named shifts."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from carft_core.data.augmentation import Augmentation
+from carft_core.data.transforms import AUGMENTATIONS, Transform, photo_views
+from carft_core.errors import RequestError, unknown
+from carft_core.fields import (
+    Fraction,
+    OpenFraction,
+    PositiveInt,
+    Section,
+    ShiftName,
+    each_once,
+)
 
-if TYPE_CHECKING:
-    from carft_core.config_sections import DataConfig
+
+def _augmentation(value: str) -> str:
+    if value not in AUGMENTATIONS:
+        raise ValueError(unknown("augmentation", value, AUGMENTATIONS))
+    return value
 
 
-@dataclass(frozen=True)
-class Transform:
-    """What an image tower wants to see; it comes from the opened CLIP.
+AugmentationName = Annotated[
+    str, AfterValidator(_augmentation), Field(json_schema_extra={"enum": list(AUGMENTATIONS)})
+]
 
-    `size` is the side of the square input in pixels; `mean` and `std` are per RGB channel, for
-    pixels in [0, 1].
-    """
 
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-    resize_mode: str = "shortest"
-    """How an evaluation view becomes square: `shortest` side resized and cropped, `squash`ed, or
-    the `longest` side resized and filled up."""
-    augmentation: Augmentation = field(default=Augmentation(), repr=False)
-    """What training views draw, in a family that follows `data.augmentation`."""
+class DataConfig(Section):
+    """Which family of data sets, where it lies, how much of it trains, and in which views."""
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, S, S] in [0, 1] to what the tower was trained on."""
-        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)
-        return (pixels - mean) / std
+    family: str = "icon_shift"
+    root: str | None = None
+    train_fraction: Fraction = 1.0
+    shots: PositiveInt | None = None
+    """So many images of each class train, instead of a fraction."""
+    val_fraction: OpenFraction = 0.1
+    split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
+    """By what a split is drawn; `seed`: by each run's own seed, as DomainBed's trial seed does."""
+    test_domain: str | None = None
+    """The domain that does not train and is measured, in families of domains."""
+    val_domain: str | None = None
+    """One more that does not train, and on which settings are chosen instead."""
+    balanced: bool = False
+    """Whether a batch has `optim.batch_size` images of each domain that trains."""
+    shifts: Annotated[
+        Annotated[tuple[ShiftName, ...], Field(strict=False)] | None, AfterValidator(each_once)
+    ] = None
+    """Those that are measured; left out, the family's own choice. A name stands for every shift
+    that begins with it and `-`."""
+
+    augmentation: AugmentationName | None = None
+    """The training views of families that have a default for it; others have their own views."""
+    bad_files: Literal["refuse", "skip"] = "refuse"
+    """What happens to images that cannot be read: `skip` looks for them before anything begins."""
+
+    @model_validator(mode="after")
+    def _shots_or_a_fraction(self) -> Self:
+        if self.shots is not None and self.train_fraction != 1:
+            raise ValueError("give shots or train_fraction, not both")
+        return self
+
+    @property
+    def split_number(self) -> int:
+        """The seed of the split. Raises ValueError where it is a run's, and no run is known."""
+        if self.split_seed == "seed":
+            raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
+        return self.split_seed
 
 
 class Split(ABC):
@@ -210,3 +249,155 @@ class Family:
     """What is there of each split that is asked for, named as in `FamilyData.splits`, wrong or not.
 
     Raises RequestError where there is nothing to look at. None: only `open` knows."""
+
+
+class Subset(Split):
+    """A split restricted to some of its items, in the given order.
+
+    A view stays that of the item in the whole split, so an image looks the same whatever part of
+    the data trains.
+    """
+
+    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, tuple(indices)
+        self.ids = tuple(whole.ids[index] for index in self.indices)
+        self.units = tuple(whole.units[index] for index in self.indices)
+        self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
+        self.classes, self.alike = whole.classes, whole.alike
+        groups = whole.groups
+        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Those of the whole split."""
+        inside = [self.indices[index] for index in indices]
+        return self.whole.views(inside, transform=transform, seed=seed, epoch=epoch)
+
+
+def whole_of(split: Split) -> Split:
+    """What it is a part of, at last; itself where it is a whole."""
+    while isinstance(split, Subset):
+        split = split.whole
+    return split
+
+
+HELD_OUT_FIELDS = ("test_domain", "val_domain")
+
+
+def held_out(config: DataConfig) -> tuple[str, ...]:
+    """The domains that do not train: the tested one, and the one that settings are chosen on."""
+    asked = (config.test_domain, config.val_domain)
+    return tuple(domain for domain in asked if domain is not None)
+
+
+def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
+    """The domain that is tested. Raises RequestError where it or `val_domain` is none of `domains`.
+
+    Or where both are the same.
+    """
+    if config.test_domain is None:
+        raise RequestError(
+            f"data.test_domain: which domain is held out? {config.family} has {', '.join(domains)}"
+        )
+    for name in HELD_OUT_FIELDS:
+        domain = getattr(config, name)
+        if domain is not None and domain not in domains:
+            raise RequestError(f"data.{name}: {unknown('domain', domain, domains)}")
+    if config.val_domain == config.test_domain:
+        raise RequestError(
+            f"data.val_domain: {config.val_domain} is tested (data.test_domain), and nothing is "
+            "chosen on what is tested; name another domain"
+        )
+    return config.test_domain
+
+
+def refuse_held_out(config: DataConfig, instead: str) -> None:
+    """Raise RequestError where a domain is to be held out of a family that has none."""
+    for name in HELD_OUT_FIELDS:
+        if getattr(config, name) is not None:
+            raise RequestError(
+                f"data.{name}: {config.family} has no domains to hold out; {instead}"
+            )
+
+
+SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+RESERVED = ("mean", "val")
+"""No shift is called so: `ood/mean` is the mean over shifts, `ood/val` what settings may be chosen
+on."""
+
+
+def named_shifts(asked: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The shifts in the order asked for, each once; `c-fog` also stands for all of `c-fog-...`.
+
+    Raises RequestError for a name that is none of `known` and begins none of them.
+    """
+    found: dict[str, None] = {}
+    for name in asked:
+        meant = [one for one in known if one == name or one.startswith(f"{name}-")]
+        if not meant:
+            raise RequestError(f"data.shifts: {unknown('shift', name, _told(known))}")
+        found |= dict.fromkeys(meant)
+    return tuple(found)
+
+
+def _told(known: Collection[str]) -> list[str]:
+    """Short enough to read: of many that begin alike, the beginning."""
+    if len(known) <= 20:
+        return list(known)
+    return list(dict.fromkeys(name.partition("-")[0] for name in known))
+
+
+class ArraySplit(Split):
+    """Images [N, H, W, 3] uint8 RGB; each is its own unit."""
+
+    def __init__(self, ids: Sequence[str], labels: Tensor, pixels: NDArray[np.uint8]) -> None:
+        self.labels, self._pixels = labels, pixels
+        self.ids = self.units = tuple(ids)
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Views as of image files."""
+        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
+
+    def _image(self, index: int) -> Image.Image:
+        return Image.fromarray(self._pixels[index])
+
+
+class FolderSplit(Split):
+    """Image files; each image is its own unit, unless more is known."""
+
+    def __init__(
+        self,
+        root: Path,
+        ids: Sequence[str],
+        labels: Tensor,
+        classes: tuple[int, ...] | None,
+        *,
+        read: Callable[[Path], Image.Image],
+        prefix: str = "",
+        alike: Mapping[int, tuple[int, ...]] | None = None,
+        units: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        """`ids` are the files' paths below `root`, behind `prefix`.
+
+        `read` makes a picture of a file and is a function of a module, for workers. It raises
+        RequestError naming a file that is broken.
+        """
+        self.root, self.labels, self.classes = root, labels, classes
+        self.ids = tuple(ids)
+        self.units = self.ids if units is None else tuple(units)
+        self.groups = None if groups is None else tuple(groups)
+        self.alike = alike or {}
+        self._read, self._prefix = read, prefix
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Views as the base class says. Raises RequestError naming a file that is broken."""
+        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
+
+    def _image(self, index: int) -> Image.Image:
+        return self._read(self.root / self.ids[index].removeprefix(self._prefix))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -10,23 +10,13 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
-from carft_core.config import flatten
-from carft_core.config_sections import SECTIONS, Section
-from carft_core.config_types import OpenFraction
-from carft_core.data.image_folder import SHIFT_NAME
-from carft_core.data.shift_names import RESERVED
-from carft_core.errors import Problem, unknown
+from carft_core.data.base import RESERVED, SHIFT_NAME
+from carft_core.fields import OpenFraction, Section
 from carft_core.registry import NAME
-from carft_core.template_files import mistakes
-from carft_core.validation_errors import explained
-
-APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
-"""Fields of a trial for which a family has no default."""
 
 
 def _family_name(value: str) -> str:
@@ -155,46 +145,6 @@ class Declaration(Section):
     )
 
 
-def problems(declared: Declaration) -> Iterator[Problem]:
-    """What is wrong in it as a whole: keys that exclude each other, templates, defaults."""
-    if declared.test is None and declared.test_fraction is None:
-        message = "which folder is the test? If there is none, say test_fraction: 0.2"
-        yield Problem(("test",), message)
-    for one, other in (
-        ("test", "test_fraction"),
-        ("classes", "exclude"),
-        ("class_names", "class_names_file"),
-    ):
-        if getattr(declared, one) and getattr(declared, other):
-            yield Problem((other,), f"does not go with {one}; keep one of the two")
-    for key in Prompts.model_fields:
-        texts = getattr(declared.prompts, key) or ()
-        if not names_a_set(texts):
-            for index, message in mistakes(texts):
-                yield Problem(("prompts", key, index), message)
-    yield from _wrong_defaults(declared.defaults)
-
-
 def names_a_set(texts: tuple[str, ...]) -> bool:
     """Whether it is the name or the file of a template set, and not templates."""
     return len(texts) == 1 and "{" not in texts[0]
-
-
-def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
-    allowed = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in cls.model_fields}
-    for field, value in flatten(defaults):
-        route = ("defaults", *_as_written(defaults, field))
-        if field not in allowed - set(APART):
-            yield Problem(route, unknown("field", field, allowed - set(APART)))
-            continue
-        section, _, key = field.partition(".")
-        try:
-            SECTIONS[section].model_validate({key: value})
-        except ValidationError as error:
-            for problem in explained(error, SECTIONS[section], ()):
-                yield Problem(route, problem.message)
-
-
-def _as_written(defaults: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """`optim.lr` stands there as such, or nested."""
-    return (field,) if field in defaults else tuple(field.split("."))

@@ -1,31 +1,93 @@
-"""The downstream tasks of CLIP's paper, as torchvision lays them out: ten families, one way in."""
+"""Downstream tasks as CLIP is judged on: other classes, few images."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from carft_core.data.array_split import ArraySplit
-from carft_core.data.base import Family, FamilyData, Split
-from carft_core.data.data_root import data_root, find_folders
-from carft_core.data.downstream_division import Classes
-from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Task
-from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import listed, nearest, refusal
-from carft_core.data.held_out import refuse_held_out
-from carft_core.data.manifest import read_manifest
-from carft_core.data.photo_views import read_plain
-from carft_core.data.torchvision_items import file_classes, opened, pixels_of
+from carft_core.data.base import ArraySplit, Family, FamilyData, FolderSplit, Split, refuse_held_out
+from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
+from carft_core.data.folders import data_root, find_folders, listed, nearest, read_manifest, refusal
+from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config_sections import DataConfig
+    from carft_core.data.base import DataConfig
+
+
+Pair = tuple[str | Path, str]
+"""A file, and its class's name in the data set."""
+
+
+def opened(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
+    """A data set of `torchvision.datasets` below `root`, of which nothing is downloaded.
+
+    Raises whatever torchvision does for what is missing, damaged or another layout.
+    """
+    from torchvision import datasets
+
+    return getattr(datasets, dataset)(str(root), **arguments)
+
+
+def file_classes(dataset: Any, root: Path) -> dict[str, str]:
+    """The path below `root` of each image -> its class's name in the data set.
+
+    By attributes that torchvision's classes have had since 0.12: `__getitem__` would decode every
+    image to tell its class.
+    """
+    pairs = _PAIRS.get(type(dataset).__name__, _listed)(dataset)
+    start = f"{root}/"
+    # As text: SUN397 has a hundred thousand of them.
+    return {os.fspath(file).removeprefix(start): name for file, name in pairs}
+
+
+def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
+    """Images [N, 32, 32, 3] of one of the CIFARs, and the name of each one's class."""
+    return dataset.data, [dataset.classes[label] for label in dataset.targets]
+
+
+def _listed(dataset: Any) -> Iterable[Pair]:
+    names = (dataset.classes[label] for label in dataset._labels)
+    return zip(dataset._image_files, names, strict=True)
+
+
+def _flowers(dataset: Any) -> Iterable[Pair]:
+    """By the numbers in `imagelabels.mat`; the data set has no names."""
+    names = (str(label + 1) for label in dataset._labels)
+    return zip(dataset._image_files, names, strict=True)
+
+
+def _cars(dataset: Any) -> Iterable[Pair]:
+    return ((file, dataset.classes[label]) for file, label in dataset._samples)
+
+
+def _pets(dataset: Any) -> Iterable[Pair]:
+    names = (dataset.classes[label] for label in dataset._labels)
+    return zip(dataset._images, names, strict=True)
+
+
+def _caltech(dataset: Any) -> Iterable[Pair]:
+    for number, label in zip(dataset.index, dataset.y, strict=True):
+        name = dataset.categories[label]
+        yield f"{dataset.root}/101_ObjectCategories/{name}/image_{number:04d}.jpg", name
+
+
+_PAIRS: Mapping[str, Callable[[Any], Iterable[Pair]]] = {
+    "Caltech101": _caltech,
+    "Flowers102": _flowers,
+    "StanfordCars": _cars,
+    "OxfordIIITPet": _pets,
+}
+"""The others name files and labels alike."""
 
 
 class Found(NamedTuple):

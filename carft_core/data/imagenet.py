@@ -1,4 +1,4 @@
-"""ImageNet-1k and the shifts that robust fine-tuning is measured on, in their official layouts."""
+"""ImageNet and its shifts: V2, R, A, Sketch, ObjectNet and C."""
 
 from __future__ import annotations
 
@@ -6,32 +6,164 @@ import functools
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from open_clip import IMAGENET_CLASSNAMES
 
-from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
-from carft_core.data.class_folders import found_classes, problems_of
-from carft_core.data.data_root import (
+from carft_core.data.base import (
+    DataFolder,
+    Family,
+    FamilyData,
+    FolderSplit,
+    FoundSplit,
+    Split,
+    named_shifts,
+    refuse_held_out,
+)
+from carft_core.data.folders import (
+    Manifest,
     data_root,
     find_folders,
+    found_classes,
     found_folder,
+    listed,
     missing_folder,
+    problems_of,
+    read_manifest,
     readable,
+    refusal,
 )
-from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import listed, refusal
-from carft_core.data.held_out import refuse_held_out
-from carft_core.data.imagenet_folders import FOLDERS, SHIFTS, corrupted, folder_of
-from carft_core.data.imagenet_labels import alike_in, labels_of
-from carft_core.data.manifest import Manifest, read_manifest
-from carft_core.data.photo_views import read_inside_border, read_plain
-from carft_core.data.shift_names import named_shifts
+from carft_core.data.transforms import read_inside_border, read_plain
 from carft_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from carft_core.config_sections import DataConfig
+    from carft_core.data.base import DataConfig
+
+
+LISTS = Path(__file__).with_name("classes") / "imagenet"
+CLASSES = 1000
+
+
+@functools.cache
+def wnids() -> tuple[str, ...]:
+    """The classes' WordNet ids; the place of each is its index, which is their order by name."""
+    return tuple((LISTS / "wnids.txt").read_text().split())
+
+
+@functools.cache
+def labels_of(split: str) -> Mapping[str, int]:
+    """Class folder -> class, of `train`, `test` or a shift; the folders that it must have.
+
+    ObjectNet's has the class that stands for all that its folder is.
+    """
+    everything = {wnid: index for index, wnid in enumerate(wnids())}
+    if split == "v2":
+        return {str(index): index for index in range(CLASSES)}
+    if split in ("r", "a"):
+        return {wnid: everything[wnid] for wnid in (LISTS / f"{split}.txt").read_text().split()}
+    if split == "objectnet":
+        return {folder: indices[0] for folder, indices in _objectnet().items()}
+    return everything
+
+
+@functools.cache
+def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
+    """The classes that count as one, by the class that stands for them (ObjectNet's only).
+
+    Source: wise-ft's `src/datasets/objectnet.py`, where the logit of a folder is the greatest of
+    its classes'.
+    """
+    if split != "objectnet":
+        return {}
+    return {indices[0]: indices for indices in _objectnet().values()}
+
+
+@functools.cache
+def _objectnet() -> Mapping[str, tuple[int, ...]]:
+    """Folder -> the classes that it is, in wise-ft's order."""
+    lines = (line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines())
+    return {folder: tuple(int(index) for index in indices) for folder, *indices in lines}
+
+
+SHIFTS = ("v2", "r", "a", "sketch", "objectnet")
+"""Those that CAR-FT is reported on."""
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+SEVERITIES = range(1, 6)
+WNIDS = "<wnid>/<image>"
+_ROOTS = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
+
+
+def _in_imagenet(part: str, images: int) -> DataFolder:
+    names = tuple(f"{root}/{part}" for root in _ROOTS)
+    return DataFolder(names, WNIDS, "https://www.image-net.org/download.php", images)
+
+
+FOLDERS: Mapping[str, DataFolder] = MappingProxyType(
+    {
+        "train": _in_imagenet("train", 1_281_167),
+        "test": _in_imagenet("val", 50_000),
+        "v2": DataFolder(
+            ("imagenetv2-matched-frequency-format-val", "ImageNetV2-matched-frequency"),
+            "<0 to 999>/<image>",
+            "https://github.com/modestyachts/ImageNetV2",
+            10_000,
+        ),
+        "r": DataFolder(("imagenet-r",), WNIDS, "https://github.com/hendrycks/imagenet-r", 30_000),
+        "a": DataFolder(
+            ("imagenet-a",), WNIDS, "https://github.com/hendrycks/natural-adv-examples", 7_500
+        ),
+        "sketch": DataFolder(
+            ("sketch", "imagenet-sketch"),
+            WNIDS,
+            "https://github.com/HaohanWang/ImageNet-Sketch",
+            50_889,
+        ),
+        "objectnet": DataFolder(
+            ("objectnet-1.0/images",), "<object>/<image>", "https://objectnet.dev", 18_574
+        ),
+        "c": DataFolder(
+            ("imagenet-c", "ImageNet-C"),
+            "<corruption>/<1 to 5>/<wnid>/<image>",
+            "https://github.com/hendrycks/robustness",
+            50_000 * len(CORRUPTIONS) * len(SEVERITIES),
+        ),
+    }
+)
+"""Sources of the counts: the ILSVRC 2012 development kit's readme; for the shifts the sizes in
+datacomp's `tasklist.yml`, where ObjectNet's is that of the 113 classes."""
+
+
+def corrupted() -> Mapping[str, str]:
+    """ImageNet-C's shifts and the folder of each below its own: `c-fog-3` in `fog/3`.
+
+    The four corruptions outside of the benchmark's mean are `c_extra-spatter-3` and so on.
+    """
+    kinds = {"c": CORRUPTIONS, "c_extra": EXTRA_CORRUPTIONS}
+    return {
+        f"{kind}-{corruption}-{severity}": f"{corruption}/{severity}"
+        for kind, corruptions in kinds.items()
+        for corruption in corruptions
+        for severity in SEVERITIES
+    }
+
+
+def folder_of(shift: str) -> DataFolder:
+    """The folder of one shift, ImageNet-C's by corruption and severity."""
+    below = corrupted().get(shift)
+    if below is None:
+        return FOLDERS[shift]
+    whole = FOLDERS["c"]
+    names = tuple(f"{name}/{below}" for name in whole.names)
+    return DataFolder(names, WNIDS, whole.origin, FOLDERS["test"].images)
+
 
 IN_DISTRIBUTION = ("train", "test")
 MORE_FOLDERS = ("objectnet",)

@@ -1,25 +1,138 @@
-"""Parts of a split: what can be read of it, a validation set carved from train, a fraction."""
+"""Images that cannot be read are found before anything begins, and named."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import json
 import logging
 import math
+import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from carft_core.data import FAMILIES
-from carft_core.data.bad_files import Seen, bad_files, note
-from carft_core.data.base import FamilyData, Split
-from carft_core.data.shift_names import named_shifts
-from carft_core.data.subset import Subset
-from carft_core.errors import RequestError, unknown
+from carft_core.data.base import FamilyData, Split, Subset, whole_of
+from carft_core.data.transforms import Transform
+from carft_core.errors import RequestError
+from carft_core.files import keep, read_json, user_cache
 
 if TYPE_CHECKING:
-    from carft_core.config_sections import DataConfig
+    pass
+
+
+LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""The view for which an image is decoded: as small as there is."""
+NAMED = 5
+"""So many images are named in a sentence; a run's facts have them all."""
+PART = 32
+"""So many images are one thread's at a time."""
+KEPT_EVERY = 10.0
+"""Seconds after which what was found so far is kept."""
+
+Seen = Callable[[int], None]
+"""Is told how many images of a split have been looked at."""
+
+
+def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, str]:
+    """The ids of a split's images that cannot be read, and what is wrong with each.
+
+    Every image is decoded for this, once for each user: what was found is kept in the user's
+    cache, by the images' ids, the `digest` of their data and the version of Pillow. Of a part of a
+    split the whole is looked at, so that other parts of it cost nothing more. One that was
+    interrupted goes on where it was. Raises RequestError when the system cannot read a file: then
+    the disk is at fault, not the image.
+    """
+    whole = whole_of(split)
+    made_of = json.dumps([whole.ids, digest, version("pillow")])
+    key = hashlib.sha256(made_of.encode()).hexdigest()
+    file = user_cache() / "bad_files" / f"{key}.json"
+    found: dict[str, str] | None = _kept(file)
+    if found is None:
+        part = file.with_suffix(".part")
+        found = _bad_files(whole, part, seen)
+        keep(file, functools.partial(_write, found=found))
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return {item: found[item] for item in split.ids if item in found}
+
+
+def note(name: str, bad: Collection[str]) -> str:
+    """What people should know of a split whose bad files were left out: a sentence."""
+    images, were = ("image", "was") if len(bad) == 1 else ("images", "were")
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    named = ", ".join([*bad][:NAMED])
+    return (
+        f"{len(bad)} {images} of {name} cannot be read and {were} skipped, all numbers are of the "
+        f"others: {named}{more}"
+    )
+
+
+def _kept(file: Path) -> Any:
+    """None where nothing was kept, or it cannot be read."""
+    with contextlib.suppress(OSError, RequestError):
+        return read_json(file)
+    return None
+
+
+def _write(file: Path, *, found: object) -> None:
+    file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _bad_files(split: Split, part: Path, seen: Seen | None) -> dict[str, str]:
+    """`part` is where it is kept how far this came and what was found, should it end too soon."""
+    start, found = _begun(part)
+    at, written = start, time.monotonic()
+    pieces = [range(one, min(one + PART, len(split))) for one in range(start, len(split), PART)]
+    # Threads: Pillow lets go of Python's lock while it decodes.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for piece, told in zip(
+                pieces, pool.map(lambda it: _wrong(split, it), pieces), strict=True
+            ):
+                named = zip(split.ids[piece.start : piece.stop], told, strict=True)
+                found |= {item: why for item, why in named if why is not None}
+                at = piece.stop
+                if seen is not None:
+                    seen(at)
+                if time.monotonic() - written > KEPT_EVERY:
+                    keep(part, functools.partial(_write, found=[at, found]))
+                    written = time.monotonic()
+        except BaseException:
+            if at > start:
+                keep(part, functools.partial(_write, found=[at, found]))
+            raise
+    return found
+
+
+def _begun(part: Path) -> tuple[int, dict[str, str]]:
+    """How many images were looked at before, and what was found in them."""
+    match _kept(part):
+        case [int(at), dict(found)]:
+            return at, found
+        case _:
+            return 0, {}
+
+
+def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
+    told: list[str | None] = []
+    for index in indices:
+        try:
+            split.views([index], transform=LOOKED_AT, seed=None, epoch=0)
+        except RequestError as error:
+            cause = error.__cause__
+            if isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None:
+                raise
+            told.append(str(error))
+        else:
+            told.append(None)
+    return told
+
 
 NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
@@ -47,7 +160,7 @@ def carve(
         names = [class_names[label] if class_names else str(label) for label in single]
         raise RequestError(
             f"data.val_fraction: there is no val split, and train has a single image of "
-            f"{_listed(names)}: none would be left to train on; add images or a val split"
+            f"{listed_names(names)}: none would be left to train on; add images or a val split"
         )
     val = {
         unit
@@ -143,7 +256,7 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
         splits[name] = Subset(whole, good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
         if gone and (not good or name in complete):
-            names = _listed([data.class_names[label] for label in sorted(gone)])
+            names = listed_names([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
                 f"data.bad_files: {name} has no image of {names} that is whole: {why}"
@@ -157,102 +270,6 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
         extras={name: splits[f"extras/{name}"] for name in data.extras},
         skipped=skipped,
         notes=(*data.notes, *(note(name, bad) for name, bad in skipped.items())),
-    )
-
-
-def prepare(config: DataConfig) -> FamilyData:
-    """The family's data as a run uses it: opened, with a val split, train cut to its fraction, or
-    to its shots.
-
-    Shifts that are not asked for go first, then bad files, if they are skipped. Val is carved
-    before train is cut, so it is the same for every fraction and number of shots. A process opens
-    the same data once; what changes on disk meanwhile is seen by the next process.
-    Raises RequestError when the data cannot be used as asked, ValueError for a `split_seed` that
-    is still to be a run's (`TrialConfig.for_seed`).
-    """
-    config = _placed(config)
-    # The views are the transform's, the batches the loader's: the data are the same.
-    plain = config.model_copy(update={"augmentation": None, "balanced": False})
-    data = _prepared(plain, FAMILIES[config.family].open)
-    if config.balanced and data.train.groups is None:
-        raise RequestError(
-            f"data.balanced: {config.family} has no domains to balance batches over; leave it out"
-        )
-    return data
-
-
-def opened(config: DataConfig) -> FamilyData:
-    """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
-
-    Raises RequestError as `prepare` does.
-    """
-    config = _placed(config)
-    return _asked_for(config, FAMILIES[config.family].open(config))
-
-
-def _placed(config: DataConfig) -> DataConfig:
-    """Of a family that there is, and with an absolute root."""
-    if config.family not in FAMILIES:
-        raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
-    if config.root is None:
-        return config
-    # A relative root means another folder once the process has moved.
-    return config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
-
-
-def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
-    return data if config.shifts is None else _with_shifts(data, config.shifts)
-
-
-@functools.lru_cache(maxsize=8)
-def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """`open_` is the family's own: one that is registered anew is opened anew."""
-    return as_used(_asked_for(config, open_(config)), config)
-
-
-def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
-    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
-
-    Raises RequestError when there is too little of them for that.
-    """
-    if config.bad_files == "skip":
-        data = without_bad_files(data)
-    train, val = data.train, data.val
-    if val is None:
-        train, val = carve(
-            train,
-            val_fraction=config.val_fraction,
-            split_seed=config.split_number,
-            class_names=data.class_names,
-        )
-    if config.shots is None:
-        train = take_fraction(train, config.train_fraction, config.split_number)
-        return replace(data, train=train, val=val)
-    train, short = take_shots(train, config.shots, config.split_number)
-    notes = data.notes
-    if short:
-        names = _listed([data.class_names[label] for label in short])
-        notes = (*notes, f"data.shots: train has fewer than {config.shots} images of {names}")
-    return replace(data, train=train, val=val, notes=notes)
-
-
-def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
-    """The same data measured on some of its shifts; their choice is a part of its digest.
-
-    Extras are always measured, and unions of what is there.
-    """
-    shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
-    if tuple(shifts) == tuple(data.shifts):
-        return data
-    there = {*shifts, *data.extras}
-    unions = {name: of for name, of in data.unions.items() if there.issuperset(of)}
-    digest = hashlib.sha256("\0".join([data.digest, *shifts]).encode()).hexdigest()
-    return replace(
-        data,
-        shifts=shifts,
-        unions=unions,
-        digest=digest,
-        training_digest=data.digest_of_training,
     )
 
 
@@ -282,7 +299,7 @@ def _hashed(salt: str, name: str) -> bytes:
     return hashlib.sha256(f"{salt}\0{name}".encode()).digest()
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed_names(names: Sequence[str]) -> str:
     """The first few names."""
     more = len(names) - NAMED_AT_MOST
     return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

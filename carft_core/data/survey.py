@@ -1,8 +1,4 @@
-"""What lies there of a family's data, looked at as a run would, and yet told where a run refuses.
-
-A run opens all that is asked for or nothing. Here each split is told of by itself, so that one that
-is missing hides neither the others nor what else is wrong.
-"""
+"""What lies on disk of a family: what is there, what is missing, what cannot be read."""
 
 from __future__ import annotations
 
@@ -12,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carft_core.data import FAMILIES
+from carft_core.data import FAMILIES, as_used, opened
 from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
-from carft_core.data.data_root import data_root, found_folder, missing_folder
-from carft_core.data.splits import IN_DISTRIBUTION, as_used, opened
+from carft_core.data.folders import data_root, found_folder, missing_folder
+from carft_core.data.splits import IN_DISTRIBUTION
 from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config_sections import DataConfig
+    from carft_core.data.base import DataConfig
+
 
 SHIFT = "shifts/"
 

@@ -1,35 +1,99 @@
-"""A data set of WILDS as a family: its official splits, as its tables give them."""
+"""WILDS: iWildCam by camera, FMoW by year and region."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from pyarrow import csv
 
-from carft_core.data.base import DataFolder, FamilyData, FoundSplit, Split
-from carft_core.data.data_root import (
+from carft_core.data.base import (
+    DataFolder,
+    Family,
+    FamilyData,
+    FolderSplit,
+    FoundSplit,
+    Split,
+    refuse_held_out,
+)
+from carft_core.data.folders import (
     data_root,
     find_folders,
     found_folder,
+    listed,
     missing_folder,
+    read_manifest,
     readable,
 )
-from carft_core.data.folder_split import FolderSplit
-from carft_core.data.folder_tree import listed
-from carft_core.data.held_out import refuse_held_out
-from carft_core.data.manifest import read_manifest
-from carft_core.data.photo_views import read_plain
-from carft_core.data.wilds_tables import Image
-from carft_core.errors import RequestError
+from carft_core.data.transforms import read_plain
+from carft_core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
-    from carft_core.config_sections import DataConfig
+    from carft_core.data.base import DataConfig
+
+
+class Image(NamedTuple):
+    """A row of a table that is in the benchmark."""
+
+    file: str
+    """Its name in the folder of images."""
+    split: str
+    """WILDS' name: `train`, `val`, `test`, `id_val`, `id_test`."""
+    label: int
+    unit: str
+    """What shows the same thing as other images do, such as a burst of one camera."""
+    group: str = ""
+    """What it belongs to where accuracy is told by group; empty: nothing."""
+
+
+def read_columns(
+    file: Path,
+    needed: Mapping[str, pa.DataType],
+    spare: Mapping[str, pa.DataType] | None = None,
+) -> pa.Table:
+    """Columns of a CSV file with a header; those of `spare` where it has them.
+
+    Raises RequestError for a file that is missing, lacks columns, or has other values in one.
+    """
+    try:
+        with csv.open_csv(file) as opened:
+            found = opened.schema.names
+        lacking = [name for name in needed if name not in found]
+        if lacking:
+            raise RequestError(
+                f"{file} lacks columns: {', '.join(lacking)}; it has {', '.join(found)}"
+            )
+        wanted = {**needed, **{name: of for name, of in (spare or {}).items() if name in found}}
+        options = csv.ConvertOptions(column_types=wanted, include_columns=list(wanted))
+        table = csv.read_csv(file, convert_options=options)
+    except FileNotFoundError:
+        raise RequestError(f"{file} is missing; it is in WILDS' archive") from None
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error}") from None
+    except pa.ArrowInvalid as error:
+        raise RequestError(f"{file} is not the table that WILDS publishes: {error}") from None
+    for name in needed:
+        if table[name].null_count:
+            row = table[name].is_null().index(True).as_py()
+            raise RequestError(f"{file}: row {row} has no {name}")
+    return table
+
+
+def check_values(file: Path, table: pa.Table, column: str, known: Collection[str]) -> None:
+    """Raises RequestError for a value of a column that is none of `known`."""
+    for value in table[column].unique().to_pylist():
+        if value not in known:
+            row = table[column].index(value).as_py()
+            raise RequestError(f"{file}: row {row}: {unknown(column, value, known)}")
+
 
 ORIGIN = "https://wilds.stanford.edu/downloads"
 OURS: Mapping[str, str] = {
@@ -40,7 +104,7 @@ OURS: Mapping[str, str] = {
     "val": "extras/val",
 }
 """WILDS' splits as `FamilyData` has them: what WILDS calls val and test is out of distribution."""
-LISTS = Path(__file__).with_name("wilds_classes")
+LISTS = Path(__file__).with_name("classes") / "wilds"
 
 
 RECIPE: Mapping[str, object] = {
@@ -193,3 +257,176 @@ def _digest(names: Sequence[str], images: Sequence[Image], sizes: Sequence[int])
         row = (image.file, image.split, str(image.label), image.unit, image.group, str(size))
         digest.update("\0".join(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+IWILDCAM_COLUMNS = {
+    "split": pa.string(),
+    "filename": pa.string(),
+    "y": pa.int64(),
+    "sequence_remapped": pa.int64(),
+}
+
+
+def read_iwildcam(folder: Path, names: Sequence[str]) -> list[Image]:
+    """Every row of `metadata.csv`; a burst of one camera is a unit.
+
+    Raises RequestError for a table that is missing or has other columns, splits or classes.
+    """
+    file = folder / "metadata.csv"
+    table = read_columns(file, IWILDCAM_COLUMNS)
+    check_values(file, table, "split", OURS)
+    for row, y in enumerate(table["y"].to_pylist()):
+        if not 0 <= y < len(names):
+            raise RequestError(f"{file}: row {row} has y {y}, expected 0 to {len(names) - 1}")
+    return [
+        Image(name, split, y, f"sequence {sequence}")
+        for split, name, y, sequence in zip(
+            *(table[c].to_pylist() for c in IWILDCAM_COLUMNS), strict=True
+        )
+    ]
+
+
+IWILDCAM_BENCHMARK = Benchmark(
+    family="iwildcam",
+    folder="iwildcam_v2.0",
+    layout="metadata.csv and train/<image>",
+    images="train",
+    counts={"train": 129_809, "id_val": 7_314, "id_test": 8_154, "val": 14_961, "test": 42_791},
+    read=read_iwildcam,
+    uneven="not every animal came by a camera on the days of the validation and test images",
+)
+
+
+def open_iwildcam(config: DataConfig) -> FamilyData:
+    """Open iWildCam below `data.root`. Raises RequestError as `open_benchmark` does."""
+    return open_benchmark(config, IWILDCAM_BENCHMARK)
+
+
+def look_iwildcam(config: DataConfig) -> dict[str, FoundSplit]:
+    """What is there of iWildCam. Raises RequestError as `look_at_benchmark` does."""
+    return look_at_benchmark(config, IWILDCAM_BENCHMARK)
+
+
+IWILDCAM = Family(
+    name="iwildcam",
+    summary="WILDS' iWildCam 2.0: animals before camera traps, shifted to other cameras; macro-F1",
+    open=open_iwildcam,
+    # The templates are wise-ft's and FLYP's.
+    defaults={
+        **RECIPE,
+        "prompts.classes": "iwildcam",
+        "prompts.contexts": "openai",
+    },
+    folders=IWILDCAM_BENCHMARK.folders(),
+    look=look_iwildcam,
+    shared_names=("lowland paca", "jaguarundi", "unknown bird", "central american red brocket"),
+    metrics=("macro_f1", "mean_per_class_top1"),
+    validated_by="macro_f1",
+    ranked_by="macro_f1",
+)
+
+
+TIME = pa.timestamp("us", tz="UTC")
+FMOW_COLUMNS = {
+    "split": pa.string(),
+    "category": pa.string(),
+    "country_code": pa.string(),
+    "timestamp": TIME,
+}
+PLACE = "img_path"
+"""Of the original file, in the folder of its place."""
+ORIGINAL = ("train", "val", "test", "seq")
+"""The splits of the original data set; WILDS leaves out `seq`, the sequestered images."""
+OOD_VAL, OOD_TEST = 2013, 2016
+"""The years with which the shifts begin. Source: `time_after_2016` of WILDS' `FMoWDataset`."""
+OTHER = "Other"
+"""What WILDS calls the region of countries that have none; it leaves it out of the worst."""
+
+
+def split_of(original: str, year: int) -> str | None:
+    """WILDS' split of an image; None where it is in none.
+
+    Out of distribution are test images from 2016 on and val images of 2013 to 2015; what is left
+    of these years is in no split.
+    """
+    if year < OOD_VAL:
+        return {"train": "train", "val": "id_val", "test": "id_test"}.get(original)
+    late = "test" if year >= OOD_TEST else "val"
+    return late if original == late else None
+
+
+def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
+    """The images of `rgb_metadata.csv` that are in a split of WILDS, with their regions.
+
+    The number in a file's name is that of its row, rows of no split counted. The images of one
+    place are a unit. Raises RequestError for a table that is missing or has other columns, splits
+    or classes.
+    """
+    file = folder / "rgb_metadata.csv"
+    table = read_columns(file, FMOW_COLUMNS, {PLACE: pa.string()})
+    check_values(file, table, "split", ORIGINAL)
+    check_values(file, table, "category", names)
+    regions, label = read_regions(folder), {name: index for index, name in enumerate(names)}
+    year = pc.year(table["timestamp"]).to_pylist()
+    splits = [split_of(*of) for of in zip(table["split"].to_pylist(), year, strict=True)]
+    categories, countries = (table[name].to_pylist() for name in ("category", "country_code"))
+    paths = table[PLACE].to_pylist() if PLACE in table.column_names else None
+    return [
+        Image(
+            file=f"rgb_img_{row}.png",
+            split=split,
+            label=label[categories[row]],
+            unit=f"image {row}" if paths is None else paths[row].rpartition("/")[0],
+            group=regions.get(countries[row], ""),
+        )
+        for row, split in enumerate(splits)
+        if split is not None
+    ]
+
+
+def read_regions(folder: Path) -> Mapping[str, str]:
+    """The region of each country, by its code in three letters; empty where it has none.
+
+    Raises RequestError for a table that is missing or has other columns.
+    """
+    wanted = {"alpha-3": pa.string(), "region": pa.string()}
+    table = read_columns(folder / "country_code_mapping.csv", wanted)
+    pairs = zip(*(table[name].to_pylist() for name in wanted), strict=True)
+    return {country: "" if region == OTHER else region for country, region in pairs}
+
+
+FMOW_BENCHMARK = Benchmark(
+    family="fmow",
+    folder="fmow_v1.1",
+    layout="rgb_metadata.csv, country_code_mapping.csv and images/rgb_img_<row>.png",
+    images="images",
+    counts={"train": 76_863, "id_val": 11_483, "id_test": 11_327, "val": 19_915, "test": 22_108},
+    read=read_fmow,
+)
+
+
+def open_fmow(config: DataConfig) -> FamilyData:
+    """Open FMoW below `data.root`. Raises RequestError as `open_benchmark` does."""
+    return open_benchmark(config, FMOW_BENCHMARK)
+
+
+def look_fmow(config: DataConfig) -> dict[str, FoundSplit]:
+    """What is there of FMoW. Raises RequestError as `look_at_benchmark` does."""
+    return look_at_benchmark(config, FMOW_BENCHMARK)
+
+
+FMOW = Family(
+    name="fmow",
+    summary="WILDS' FMoW 1.1: land use from above, shifted to later years; worst-region accuracy",
+    open=open_fmow,
+    # The templates are wise-ft's and FLYP's.
+    defaults={
+        **RECIPE,
+        "prompts.classes": "fmow",
+        "prompts.contexts": "fmow",
+    },
+    folders=FMOW_BENCHMARK.folders(),
+    look=look_fmow,
+    metrics=("worst_group_top1",),
+    ranked_by="worst_group_top1",
+)

@@ -69,7 +69,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 def _device(text: str) -> str:
-    from carft_core.device_name import DEVICE
+    from carft_core.config import DEVICE
 
     if not re.fullmatch(DEVICE, text):
         raise RequestError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}")
@@ -78,7 +78,7 @@ def _device(text: str) -> str:
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
     """The files, and the images below the folders."""
-    from carft_core.data.folder_tree import EXTENSIONS
+    from carft_core.data.folders import EXTENSIONS
 
     for path in paths:
         if not path.is_dir():

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from carft_core.config import trial_config
-from carft_core.config_sections import DataConfig
+from carft_core.data.base import DataConfig
 from carft_core.errors import InvalidConfig, Problem
 from sweeps.arguments import keys
 from sweeps.data_root import from_environment

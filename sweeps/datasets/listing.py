@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family
-from carft_core.data.data_root import VARIABLE, data_root, found_folder
+from carft_core.data.base import DataConfig
+from carft_core.data.folders import VARIABLE, data_root, found_folder
 from carft_core.errors import RequestError, unknown
 from sweeps.datasets.text import lines
 from sweeps.family_file import is_family_file, place_of, register_family

@@ -18,11 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from carft_core.data import FamilyData
-from carft_core.data.splits import bad_files_of, opened, without
-from carft_core.data.subset import whole_of
+from carft_core.data import FamilyData, opened
+from carft_core.data.base import whole_of
+from carft_core.data.splits import bad_files_of, without
 from carft_core.errors import RequestError
-from carft_core.user_cache import user_cache
+from carft_core.files import user_cache
 from sweeps.datasets.chosen import chosen
 from sweeps.datasets.text import lines
 from sweeps.progress import duration, to_stderr

@@ -11,7 +11,7 @@ from sweeps.doctor.base import Asked, Check, Finding, ok, warning, wrong
 
 def _root(_: Asked) -> Iterator[Finding]:
     from carft_core.data import FAMILIES
-    from carft_core.data.data_root import VARIABLE, found_folder
+    from carft_core.data.folders import VARIABLE, found_folder
 
     named = os.environ.get(VARIABLE)
     if not named:

@@ -38,9 +38,8 @@ def train_with_core(
 ) -> Mapping[str, Any] | None:
     """Train and evaluate one run with `carft_core`."""
     from carft_core.config import trial_config
-    from carft_core.reporting import Decision as CoreDecision
-    from carft_core.reporting import EpochReport
-    from carft_core.train import train
+    from carft_core.train import Decision as CoreDecision
+    from carft_core.train import EpochReport, train
 
     def told(epoch: EpochReport) -> CoreDecision:
         return CoreDecision(report(epoch.as_dict()).value)

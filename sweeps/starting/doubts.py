@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from carft_core.data.folder_tree import listed
+from carft_core.data.folders import listed
 from sweeps.starting.folders import Folder
 from sweeps.starting.survey import Survey
 

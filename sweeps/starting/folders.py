@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from carft_core.data.folder_tree import EXTENSIONS, is_text
+from carft_core.data.folders import EXTENSIONS, is_text
 
 Place = tuple[int, int]
 """Device and inode, by which a folder is known whatever link leads to it."""

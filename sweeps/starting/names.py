@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from carft_core.data.folder_tree import plain_name
+from carft_core.data.folders import plain_name
 
 NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carft_core.data.folder_tree import images, listed, name_files
+from carft_core.data.folders import images, listed, name_files
 from carft_core.data.splits import test_share
 from carft_core.errors import RequestError
 from sweeps.starting.folders import Folder

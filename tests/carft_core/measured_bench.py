@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from carft_core.bench import Bench, open_bench
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig
-from carft_core.retention import OtherTask
+from carft_core.evaluate import OtherTask
+from carft_core.prepare import Bench, open_bench
 
 
 def measured_bench(config: TrialConfig, copies: int = 0) -> Bench:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from carft_core.evaluate import Predictions
+from carft_core.predictions import Predictions
 
 CLASSES = 6
 

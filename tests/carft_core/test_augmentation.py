@@ -16,11 +16,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from carft_core.data.augmentation import AUGMENTATIONS, Augmentation
-from carft_core.data.base import Transform
-from carft_core.data.photo_views import (
+from carft_core.data.transforms import (
+    AUGMENTATIONS,
+    Augmentation,
     Box,
     Look,
+    Transform,
     _uniform,
     draws,
     evaluation_view,

@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from carft_core.config import TrialConfig
-from carft_core.config_sections import DataConfig
-from carft_core.data import FamilyData
-from carft_core.data import bad_files as module
-from carft_core.data.splits import prepare
-from carft_core.data.subset import whole_of
+from carft_core.data import FamilyData, prepare
+from carft_core.data import splits as module
+from carft_core.data.base import DataConfig, whole_of
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
-from carft_core.result import RunFolder
+from carft_core.run import RunFolder
 from carft_core.train import train
 
 Config = Callable[..., TrialConfig]

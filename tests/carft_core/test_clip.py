@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from carft_core import clip as clip_module
 from carft_core.clip import ImageClassifier, OpenedClip, open_model, weights_digest
-from carft_core.data.base import Transform
+from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
 TEXTS = ["a photo of a cat", "an icon of a dog", "é", "a " * 70]

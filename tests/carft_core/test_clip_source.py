@@ -12,7 +12,7 @@ import open_clip
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from carft_core.clip_source import TINY_CLIP, find_model
+from carft_core.clip import TINY_CLIP, find_model
 from carft_core.errors import RequestError
 
 HALF = (0.5, 0.5, 0.5)
@@ -184,7 +184,7 @@ def test_a_name_that_brings_its_weights_takes_no_others(name: str) -> None:
 
 def test_builtin_is_the_embedded_tiny_clip() -> None:
     source = find_model("builtin")
-    assert source.weights == TINY_CLIP / "tiny_clip.safetensors"
+    assert source.weights == TINY_CLIP / "open_clip_model.safetensors"
     assert source.architecture["vision_cfg"]["image_size"] == 32
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from carft_core.config_sections import DataConfig, PromptsConfig
-from carft_core.contexts import KNOWN_WORDS, context_set, without, words_to_mark
 from carft_core.data import FAMILIES
-from carft_core.data.domain_bed_folders import SETS
+from carft_core.data.base import DataConfig
+from carft_core.data.domainbed import SETS
 from carft_core.errors import RequestError
-from carft_core.prompts import TemplateSet, named_domains, template_set
+from carft_core.prompts import (
+    KNOWN_WORDS,
+    TemplateSet,
+    context_set,
+    named_domains,
+    template_set,
+    without,
+    words_to_mark,
+)
 
 HELD_OUT = [(name, domain) for name, found in SETS.items() for domain in found.domains]
 
@@ -19,7 +26,7 @@ def contexts(
 ) -> TemplateSet:
     data = DataConfig(family=family, test_domain=test, val_domain=val)
     default = FAMILIES[family].defaults["prompts.contexts"]
-    return context_set(PromptsConfig(contexts=named or str(default)), data)
+    return context_set(named or str(default), data)
 
 
 def marked(templates: TemplateSet, family: str, test: str | None) -> list[str]:

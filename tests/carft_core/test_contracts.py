@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
-from carft_core.config_sections import DataConfig
-from carft_core.contracts import BrokenContract, check_algorithm, check_family, check_merge
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.data.base import DataConfig
 from carft_core.merges import MERGES, Merge, MergePoint, State
 from carft_core.teacher import Teacher
+from carft_core.testing import BrokenContract, check_algorithm, check_family, check_merge
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -112,12 +112,12 @@ def test_an_algorithm_that_breaks_a_law_is_told_which(
 ) -> None:
     things = {**ALGORITHMS, "plain": cls}
     monkeypatch.setattr(ALGORITHMS, "_things", things)
-    from carft_core.contracts import algorithms
+    from carft_core import testing
 
-    algorithms.built_in_teacher.cache_clear()  # one of them spoils it
+    testing.built_in_teacher.cache_clear()  # one of them spoils it
     with pytest.raises(BrokenContract, match=f"^plain: .*{words}"):
         check_algorithm(cls)
-    algorithms.built_in_teacher.cache_clear()
+    testing.built_in_teacher.cache_clear()
 
 
 def test_an_algorithm_keeps_all_laws_once_it_is_registered() -> None:
@@ -315,7 +315,7 @@ def test_users_need_no_pytest_for_it() -> None:
     script = (
         "import sys\n"
         "sys.modules['pytest'] = None\n"
-        "from carft_core.contracts import check_merge\n"
+        "from carft_core.testing import check_merge\n"
         "from carft_core.merges import MERGES\n"
         "check_merge(MERGES['wise_ft'])\n"
     )

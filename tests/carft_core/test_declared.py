@@ -11,13 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import FamilyData
-from carft_core.data.base import Split
+from carft_core.data.base import DataConfig, Split
 from carft_core.data.declaration import Declaration
-from carft_core.data.declared import Declared
-from carft_core.data.declared_tree import Route, read_declared
-from carft_core.data.image_folder import IMAGE_FOLDER
+from carft_core.data.image_folder import IMAGE_FOLDER, Declared, Route, read_declared
 from carft_core.errors import RequestError
 
 NAMES = ("cat", "hot_dog", "zebra")

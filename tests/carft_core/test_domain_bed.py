@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_core.config_sections import DataConfig
-from carft_core.contracts import check_family
-from carft_core.data import FAMILIES, FamilyData, Transform, bad_files, domain_bed
-from carft_core.data.augmentation import AUGMENTATIONS
-from carft_core.data.domain_bed_folders import SETS, classes_of, names_of
-from carft_core.data.manifest import Manifest
-from carft_core.data.splits import prepare
+from carft_core.data import FAMILIES, FamilyData, Transform, domainbed, prepare, splits
+from carft_core.data.base import DataConfig
+from carft_core.data.domainbed import SETS, classes_of, names_of
+from carft_core.data.folders import Manifest
 from carft_core.data.survey import Survey, survey
+from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.errors import RequestError
+from carft_core.testing import check_family
 from tests import domain_bed_tree
 from tests.carft_core.test_domain_bed_split import by_description
 
@@ -212,7 +211,7 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
     assert left is not None
     assert full is not None
     assert set(full.ids) - set(left.ids) == {"photo/dog/7.jpg"}
-    monkeypatch.setattr(bad_files, "_bad_files", lambda *_: pytest.fail("looked at again"))
+    monkeypatch.setattr(splits, "_bad_files", lambda *_: pytest.fail("looked at again"))
     other = opened(copied, "photo", split_seed=1, bad_files="skip")
     assert [list(bad) for bad in other.skipped.values()] == [["photo/dog/7.jpg"]]
     assert set(other.skipped) <= {"shifts/photo", "extras/photo_out"}
@@ -297,7 +296,7 @@ def test_a_folder_that_the_disk_does_not_give_is_named(
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(domain_bed, "read_manifest", refusing)
+    monkeypatch.setattr(domainbed, "read_manifest", refusing)
     with pytest.raises(RequestError) as caught:
         opened(tmp_path)
     place = tmp_path / "PACS" / "art_painting"
@@ -316,7 +315,7 @@ def test_a_whole_set_says_nothing_of_its_size(
         return Manifest(paths, counts, (), "", (1,) * len(paths))
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(domain_bed, "read_manifest", listed)
+    monkeypatch.setattr(domainbed, "read_manifest", listed)
     data = opened(tmp_path)
     assert data.notes == ()
     assert (len(data.shifts["sketch"]), len(data.extras["sketch_out"])) == (3144, 785)

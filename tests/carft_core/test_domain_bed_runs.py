@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import Family
-from carft_core.data.domain_bed import DOMAIN_BED
-from carft_core.data.splits import prepare
+from carft_core.data import Family, prepare
+from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.export import export
 from carft_core.identity import identify
 from carft_core.predictions import read_predictions
-from carft_core.reporting import Decision, EpochReport
-from carft_core.result import RunFolder, RunResult
+from carft_core.run import RunFolder, RunResult
 from carft_core.thumbnails import thumbnails
-from carft_core.train import train
+from carft_core.train import Decision, EpochReport, train
 
 Config = Callable[..., TrialConfig]
 Finished = tuple[RunFolder, RunResult]

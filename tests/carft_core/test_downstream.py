@@ -15,13 +15,11 @@ from PIL import Image
 from torchvision import datasets
 
 from carft_core.config import trial_config
-from carft_core.config_sections import DataConfig
-from carft_core.data import FAMILIES, FamilyData, Transform
+from carft_core.data import FAMILIES, FamilyData, Transform, prepare
+from carft_core.data.base import DataConfig
 from carft_core.data.downstream import _opened
-from carft_core.data.downstream_division import by_lists, by_number
-from carft_core.data.downstream_tasks import TASKS
-from carft_core.data.photo_views import evaluation_view
-from carft_core.data.splits import prepare
+from carft_core.data.downstream_tasks import TASKS, by_lists, by_number
+from carft_core.data.transforms import evaluation_view
 from carft_core.errors import RequestError
 from carft_core.prompts import template_set
 from tests import downstream_tree

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.clip import ImageClassifier
-from carft_core.data.base import Split, Transform
+from carft_core.data.base import Split
+from carft_core.data.transforms import Transform
 from carft_core.evaluate import (
-    Predictions,
     among,
     context_probe,
     part,
@@ -26,6 +26,7 @@ from carft_core.evaluate import (
     together,
 )
 from carft_core.metrics import macro_f1, worst_group_top1
+from carft_core.predictions import Predictions
 from tests.carft_core.random_predictions import CLASSES, random_predictions
 
 TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.export import export, read_facts
-from carft_core.model_card import MeasuredRow
+from carft_core.export import MeasuredRow, export, read_facts
 from carft_core.predictions import read_predictions
-from carft_core.result import RunFolder
+from carft_core.run import RunFolder
 from carft_core.train import train
 from tests.carft_core.test_clip import ARCHITECTURES
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_core.checkpoint import load_progress, load_weights, save_progress, save_weights
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_atomically, write_json
+from carft_core.run import load_progress, load_weights, save_progress, save_weights
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

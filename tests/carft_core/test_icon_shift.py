@@ -13,25 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from carft_core.builtin.build.manifest import (
-    alias_table,
-    benchmark_designers,
-    benchmark_items,
-    pretraining_pairs,
-    read_benchmark,
-    read_classes,
-    select_items,
-    subset_of,
-)
-from carft_core.builtin.build.source import (
-    Drawing,
-    read_drawings,
-    read_sets,
-    read_styles,
-    split_name,
-)
-from carft_core.config_sections import DataConfig
-from carft_core.data.base import FamilyData, Transform
+from carft_core.data.base import DataConfig, FamilyData
 from carft_core.data.icon_shift import (
     DATA,
     EVAL_VIEWS,
@@ -41,7 +23,25 @@ from carft_core.data.icon_shift import (
     SHIFTS,
     TRAIN_VIEWS,
 )
+from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
+from tools.builtin.manifest import (
+    alias_table,
+    benchmark_designers,
+    benchmark_items,
+    pretraining_pairs,
+    read_benchmark,
+    read_classes,
+    select_items,
+    subset_of,
+)
+from tools.builtin.source import (
+    Drawing,
+    read_drawings,
+    read_sets,
+    read_styles,
+    split_name,
+)
 
 ID_SPLITS = ("train", "val", "test")
 TRANSFORM = Transform(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

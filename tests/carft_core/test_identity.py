@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carft_core.config import TrialConfig
-from carft_core.data.splits import prepare
 from carft_core import identity
+from carft_core.config import TrialConfig
+from carft_core.data import prepare
 from carft_core.identity import digest_of, evaluation_digest, identify
-from carft_core.result import RunFolder, finish, is_complete
+from carft_core.run import RunFolder, finish, is_complete
 from carft_core.train import train
 
 Config = Callable[..., TrialConfig]

@@ -22,13 +22,13 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import RandomResizedCrop
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, FamilyData, Transform
-from carft_core.data.augmentation import AUGMENTATIONS
-from carft_core.data.folder_tree import EXTENSIONS
+from carft_core.data.base import DataConfig
+from carft_core.data.folders import EXTENSIONS
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import batches
-from carft_core.data.photo_views import (
+from carft_core.data.transforms import (
+    AUGMENTATIONS,
     draws,
     evaluation_view,
     photo_views,

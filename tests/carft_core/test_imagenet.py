@@ -16,15 +16,15 @@ from torchvision.datasets import ImageFolder
 
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
-from carft_core.config_sections import DataConfig
-from carft_core.data import FamilyData, Split, Transform
+from carft_core.data import FamilyData, Split, Transform, prepare
+from carft_core.data.base import DataConfig
 from carft_core.data.imagenet import IMAGENET, _notes
-from carft_core.data.photo_views import read_inside_border, read_plain, read_rgb
-from carft_core.data.splits import prepare
+from carft_core.data.transforms import read_inside_border, read_plain, read_rgb
 from carft_core.errors import RequestError
-from carft_core.evaluate import Predictions, predict, split_metrics
+from carft_core.evaluate import predict, split_metrics
 from carft_core.identity import identify
-from carft_core.result import finish, is_complete
+from carft_core.predictions import Predictions
+from carft_core.run import finish, is_complete
 from carft_core.train import train
 from tests.imagenet_tree import OBJECTNET, OBJECTS, V2, WNIDS
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from carft_core.data.base import Split, Transform
+from carft_core.data.base import Split
 from carft_core.data.loader import batches, shuffled
+from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from carft_core.data import manifest
-from carft_core.data.manifest import read_manifest
+from carft_core.data import folders
+from carft_core.data.folders import read_manifest
 from carft_core.errors import RequestError
-from carft_core.user_cache import user_cache
+from carft_core.files import user_cache
 
 LONG_AGO = 1_000_000_000
 
@@ -40,13 +40,13 @@ def settle(folder: Path, seconds: int = LONG_AGO) -> None:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The class folders whose files were listed."""
     names: list[str] = []
-    real = manifest._images
+    real = folders._images
 
-    def counted(folder: Path) -> manifest.Files:
+    def counted(folder: Path) -> folders.Files:
         names.append(folder.name)
         return real(folder)
 
-    monkeypatch.setattr(manifest, "_images", counted)
+    monkeypatch.setattr(folders, "_images", counted)
     return names
 
 

@@ -9,23 +9,22 @@ from weakref import WeakSet
 
 import pytest
 
-from carft_core import measure as measuring
-from carft_core.bench import Bench
+from carft_core import evaluate as measuring
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig
 from carft_core.evaluate import (
-    Predictions,
+    ZeroShotStore,
     context_probe,
+    measure,
     part,
     predict,
     split_metrics,
     summary,
     together,
 )
-from carft_core.measure import measure
 from carft_core.metrics import top1
-from carft_core.predictions import read_predictions, write_predictions
-from carft_core.zero_shot import ZeroShotStore
+from carft_core.predictions import Predictions, read_predictions, write_predictions
+from carft_core.prepare import Bench
 from tests.carft_core.measured_bench import measured_bench, moved_classifier, other_task
 
 Config = Callable[..., TrialConfig]

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from carft_core.config_sections import OptimConfig
-from carft_core.optim import adamw, learning_rate, warmup_steps
+from carft_core.optim import OptimConfig, adamw, learning_rate, warmup_steps
 
 
 def test_the_rate_warms_up_linearly_and_ends_near_zero() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import ClassVar
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.algorithms.fine_tune import FineTune
-from carft_core.data.photo_views import training_view
+from carft_core.data.transforms import training_view
 from carft_core.errors import RequestError
 import numpy as np
 

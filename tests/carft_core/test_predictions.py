@@ -14,8 +14,13 @@ import torch
 
 from carft_core import predictions
 from carft_core.errors import RequestError
-from carft_core.evaluate import Predictions, split_metrics
-from carft_core.predictions import predictions_file, read_predictions, write_predictions
+from carft_core.evaluate import split_metrics
+from carft_core.predictions import (
+    Predictions,
+    predictions_file,
+    read_predictions,
+    write_predictions,
+)
 from tests.carft_core.random_predictions import CLASSES, random_predictions
 
 

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from carft_core.bench import open_bench
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.export import export
 from carft_core.predictions import read_predictions
 from carft_core.predictor import Picture, Prediction, Predictor, read_image
-from carft_core.result import RunFolder
+from carft_core.prepare import open_bench
+from carft_core.run import RunFolder
 from carft_core.train import train
 
 Config = Callable[..., TrialConfig]

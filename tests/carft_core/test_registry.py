@@ -12,14 +12,13 @@ import pytest
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.config import field_names, trial_config
-from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, Family, FamilyData
+from carft_core.data.base import DataConfig
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, RequestError
 from carft_core.merges import MERGES, Merge, MergePoint
-from carft_core.prompts import TEMPLATE_SETS, TemplateSet, template_set
+from carft_core.prompts import TEMPLATE_SETS, TemplateSet, register_templates, template_set
 from carft_core.registry import Registry
-from carft_core.template_sets import register_templates
 
 pytestmark = pytest.mark.usefixtures("registries")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_core import measure, units
-from carft_core.bench import open_bench
+from carft_core import evaluate
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.evaluate import Predictions, predict
-from carft_core.predictions import read_predictions
-from carft_core.result import RunFolder, finish, is_complete
+from carft_core.evaluate import ZeroShotStore, predict
+from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_core.predictions import Predictions, read_predictions
+from carft_core.prepare import open_bench
+from carft_core.run import RunFolder, finish, is_complete
 from carft_core.train import train
-from carft_core.zero_shot import ZeroShotStore
 
 Config = Callable[..., TrialConfig]
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
@@ -68,8 +68,8 @@ def test_end_points_cost_no_forward_pass(
         asked.append(name)
         return predict(classifier, split, name, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(units, "predict", counted)
-    monkeypatch.setattr(measure, "ZERO_SHOT", ZeroShotStore(limit))
+    monkeypatch.setattr(evaluate, "predict", counted)
+    monkeypatch.setattr(evaluate, "ZERO_SHOT", ZeroShotStore(limit))
     for file in before:
         file.unlink()
     litter = files[0].with_name(".predictions.parquet.abc")
@@ -90,7 +90,7 @@ def test_an_evaluation_that_breaks_off_is_not_taken_for_one(
         return predict(classifier, split, name, **how)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(units, "predict", broken)
+        patch.setattr(evaluate, "predict", broken)
         with pytest.raises(KeyboardInterrupt):
             train(toy_config(), 0, workdir=tmp_path)
     assert not list(tmp_path.glob("evaluations/*/*"))

@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from carft_core.bench import open_bench
-from carft_core.checkpoint import load_weights
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data import FAMILIES, Family
 from carft_core.data.icon_shift import ICON_SHIFT_DEV
 from carft_core.errors import RequestError
+from carft_core.evaluate import other_data
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
-from carft_core.result import RunResult, finish, is_complete
-from carft_core.retention import other_data
+from carft_core.prepare import open_bench
+from carft_core.run import RunResult, finish, is_complete, load_weights
 from carft_core.train import epochs, train
 from tests import downstream_tree
 

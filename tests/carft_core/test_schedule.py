@@ -10,7 +10,7 @@ import torch
 from carft_core.config import trial_config
 from carft_core.data import Split
 from carft_core.errors import InvalidConfig
-from carft_core.schedule import Schedule, schedule_of
+from carft_core.optim import Schedule, schedule_of
 
 
 class Listed(Split):
@@ -28,7 +28,7 @@ class Listed(Split):
 def schedule(*, balanced: bool = False, **optim: int) -> Schedule:
     data = {"family": "icon_shift", "balanced": balanced}
     config = trial_config({"data": data, "algorithm": "fine_tune", "optim": optim})
-    return schedule_of(config, Listed())
+    return schedule_of(config.optim, Listed(), balanced=config.data.balanced)
 
 
 def test_an_epoch_is_a_pass() -> None:

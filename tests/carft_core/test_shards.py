@@ -14,13 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.config_sections import DataConfig
-from carft_core.contracts import check_family
-from carft_core.data import FamilyData, Transform
+from carft_core.data import FamilyData, Transform, prepare
+from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import batches
-from carft_core.data.splits import prepare
 from carft_core.errors import RequestError
+from carft_core.testing import check_family
 
 CLIP = Transform(16, (0.5,) * 3, (0.25,) * 3)
 CLASSES = ("bell", "cat")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from carft_core.config_sections import DataConfig
-from carft_core.data.base import FamilyData, Split, Transform
-from carft_core.data.splits import carve, prepare, take_fraction
-from carft_core.data.subset import Subset
+from carft_core.data import prepare
+from carft_core.data.base import DataConfig, FamilyData, Split, Subset
+from carft_core.data.splits import carve, take_fraction
+from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

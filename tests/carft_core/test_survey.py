@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Split, Transform
-from carft_core.data.data_root import data_root, find_folders
+from carft_core.data.base import DataConfig
+from carft_core.data.folders import data_root, find_folders
 from carft_core.data.survey import Survey, survey
 from carft_core.errors import RequestError
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
-from carft_core.template_files import MAX_BYTES, TemplateFile, mistakes, read_template_file
+from carft_core.prompts import MAX_BYTES, TemplateFile, mistakes, read_template_file
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data.splits import prepare
+from carft_core.data import prepare
 from carft_core.errors import RequestError
 from carft_core.thumbnails import SIDE, thumbnails
 from tests.conftest import TINY_CONFIG

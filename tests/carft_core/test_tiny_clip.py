@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from carft_core.builtin.build.batches import Batches
-from carft_core.builtin.build.corpus import Corpus
-from carft_core.builtin.build.manifest import Item, Pair, read_classes, subset_of
-from carft_core.builtin.build.source import Drawing
-from carft_core.builtin.build.tiny_clip import (
+from carft_core.data.base import DataConfig, Split
+from carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
+from carft_core.data.transforms import Transform
+from tools.builtin.batches import Batches
+from tools.builtin.corpus import Corpus
+from tools.builtin.manifest import Item, Pair, read_classes, subset_of
+from tools.builtin.source import Drawing
+from tools.builtin.tiny_clip import (
     CONFIG,
     NAME,
     Recipe,
@@ -25,23 +29,19 @@ from carft_core.builtin.build.tiny_clip import (
     learning_rate,
     train,
 )
-from carft_core.config_sections import DataConfig
-from carft_core.data.base import Split, Transform
-from carft_core.data.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
 
-WEIGHTS = CONFIG / f"{NAME}.safetensors"
+WEIGHTS = CONFIG / "open_clip_model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def model() -> open_clip.CLIP:
-    open_clip.add_model_config(CONFIG)
-    model: open_clip.CLIP = open_clip.create_model(NAME, pretrained=str(WEIGHTS))
+    model: open_clip.CLIP = open_clip.create_model(NAME)
     return model.eval()
 
 
 def test_the_files_stay_small_and_hold_no_pickle() -> None:
     names = {path.name for path in CONFIG.iterdir() if path.is_file()}
-    assert names <= {"tiny_clip.json", "tiny_clip.safetensors"}
+    assert names <= {"open_clip_config.json", "open_clip_model.safetensors"}
     assert sum(path.stat().st_size for path in CONFIG.iterdir()) < 20_000_000
 
 
@@ -60,10 +60,8 @@ def test_tokens_that_training_never_saw_are_zero(model: open_clip.CLIP) -> None:
     rows = model.token_embedding.weight.abs().sum(dim=1)
     assert 0.5 < float((rows == 0).float().mean()) < 0.99
     tokens = open_clip.get_tokenizer(NAME)([t.format("hot air balloon") for t in ICON_TEMPLATES])
-    assert (
-        tokens.shape[1]
-        == json.loads((CONFIG / f"{NAME}.json").read_text())["text_cfg"]["context_length"]
-    )
+    config = json.loads((CONFIG / "open_clip_config.json").read_text())
+    assert tokens.shape[1] == config["model_cfg"]["text_cfg"]["context_length"]
     assert (rows[tokens[tokens != 0]] > 0).all()
 
 
@@ -158,7 +156,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) 
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("carft_core.builtin.build.tiny_clip._append", die)
+        patch.setattr("tools.builtin.tiny_clip._append", die)
         with pytest.raises(KilledError):
             train(recipe, corpus, work, every=1)
     resumed = train(recipe, corpus, work, every=1)
@@ -167,7 +165,9 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) 
     with pytest.raises(SystemExit, match="another recipe"):
         train(Recipe(steps=4, batch_size=4, warmup=1), corpus, work, every=1)
     export(whole, corpus, tmp_path / "whole.safetensors")
-    opened = open_clip.create_model(NAME, pretrained=str(tmp_path / "whole.safetensors"))
+    shutil.copy(CONFIG / "open_clip_config.json", tmp_path)
+    (tmp_path / "whole.safetensors").rename(tmp_path / "open_clip_model.safetensors")
+    opened = open_clip.create_model(f"local-dir:{tmp_path}")
     assert torch.equal(opened.logit_scale, whole.logit_scale.half().float())
 
 

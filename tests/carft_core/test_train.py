@@ -13,13 +13,11 @@ from torch import nn
 
 from carft_core.algorithms.base import Batch, Term
 from carft_core.algorithms.car_ft import CarFt
-from carft_core.checkpoint import load_weights
 from carft_core.config import TrialConfig
 from carft_core.errors import NonFinite, RequestError
-from carft_core.reporting import Decision, EpochReport
-from carft_core.result import RunFolder, finish, is_complete, read_result
+from carft_core.run import RunFolder, finish, is_complete, load_weights, read_result
 from carft_core.teacher import Teacher
-from carft_core.train import epochs, train
+from carft_core.train import Decision, EpochReport, epochs, train
 
 Config = Callable[..., TrialConfig]
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from carft_core.bench import Bench
 from carft_core.config import TrialConfig
-from carft_core.units import names_of, units_of
+from carft_core.evaluate import names_of, units_of
+from carft_core.prepare import Bench
 from tests.carft_core.measured_bench import measured_bench, moved_classifier, other_task
 
 Config = Callable[..., TrialConfig]

@@ -13,9 +13,8 @@ from PIL import Image
 
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
-from carft_core.config_sections import DataConfig
-from carft_core.data.splits import prepare
-from carft_core.data.subset import Subset
+from carft_core.data import prepare
+from carft_core.data.base import DataConfig, Subset
 from carft_core.evaluate import predict
 from carft_core.prompts import class_weights, template_set, text_features
 from carft_core.teacher import zero_shot_classifier

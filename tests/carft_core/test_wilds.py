@@ -14,19 +14,17 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 from carft_core.config import trial_config
-from carft_core.config_sections import DataConfig
-from carft_core.data import FAMILIES, FamilyData, Split, Transform
-from carft_core.data.data_root import VARIABLE
-from carft_core.data.fmow import BENCHMARK as FMOW
-from carft_core.data.fmow import read_fmow, split_of
-from carft_core.data.iwildcam import BENCHMARK as IWILDCAM
-from carft_core.data.splits import prepare
+from carft_core.data import FAMILIES, FamilyData, Split, Transform, prepare
+from carft_core.data.base import DataConfig
+from carft_core.data.folders import VARIABLE
 from carft_core.data.survey import survey
-from carft_core.data.wilds import Benchmark, _notes, _opened
+from carft_core.data.wilds import FMOW_BENCHMARK as FMOW
+from carft_core.data.wilds import IWILDCAM_BENCHMARK as IWILDCAM
+from carft_core.data.wilds import Benchmark, _notes, _opened, read_fmow, split_of
 from carft_core.errors import RequestError
 from carft_core.predictions import read_predictions
 from carft_core.prompts import template_set
-from carft_core.result import RunFolder
+from carft_core.run import RunFolder
 from carft_core.train import train
 from tests import wilds_tree
 from tests.wilds_tree import CATEGORIES, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
@@ -258,9 +256,9 @@ def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> N
 
 def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if the folder had not just been made.
-    monkeypatch.setattr("carft_core.data.manifest.SETTLED", -1_000_000_000_000)
+    monkeypatch.setattr("carft_core.data.folders.SETTLED", -1_000_000_000_000)
     before = _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
-    monkeypatch.setattr("carft_core.data.manifest._images", None)
+    monkeypatch.setattr("carft_core.data.folders._images", None)
     assert _opened.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
 
 

@@ -10,13 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from carft_core import units
-from carft_core.bench import Bench
+from carft_core import evaluate
 from carft_core.config import TrialConfig
-from carft_core.evaluate import Predictions, predict
+from carft_core.evaluate import ZeroShotStore, predict, units_of
 from carft_core.metrics import top1
-from carft_core.units import units_of
-from carft_core.zero_shot import ZeroShotStore
+from carft_core.predictions import Predictions
+from carft_core.prepare import Bench
 from tests.carft_core.measured_bench import measured_bench, other_task
 
 Config = Callable[..., TrialConfig]
@@ -41,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return predict(classifier, split, name, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(units, "predict", counted)
+    monkeypatch.setattr(evaluate, "predict", counted)
     return names
 
 

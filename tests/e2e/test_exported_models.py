@@ -30,13 +30,13 @@ from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from carft_core.bench import open_bench
 from carft_core.config import trial_config
 from carft_core.errors import RequestError
 from carft_core.export import export
 from carft_core.predictions import read_predictions
 from carft_core.predictor import Predictor
-from carft_core.result import RunFolder
+from carft_core.prepare import open_bench
+from carft_core.run import RunFolder
 from carft_core.train import train
 from sweeps.chosen import choose_model
 from sweeps.cli import main

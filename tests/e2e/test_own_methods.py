@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
-from carft_core.config_sections import DataConfig
+from carft_core.data.base import DataConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
 from carft_core.prompts import TemplateSet
 from carft_core.teacher import Teacher
-from carft_core.template_sets import register_templates
+from carft_core.prompts import register_templates
 from my_colours import COLOURS
 
 

@@ -10,9 +10,9 @@ import torch
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.clip import OpenedClip
 from carft_core.config import trial_config
-from carft_core.contracts import ALGORITHM_LAWS, check_algorithm
 from carft_core.prompts import class_weights, context_weights, template_set, text_features
 from carft_core.teacher import Teacher
+from carft_core.testing import ALGORITHM_LAWS, check_algorithm
 
 BUILT_IN = tuple(ALGORITHMS)
 

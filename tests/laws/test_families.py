@@ -11,13 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.config_sections import DataConfig
-from carft_core.contracts import FAMILY_LAWS, check_family
-from carft_core.contracts.families import TRANSFORM, Opened, opened_for_check
-from carft_core.data import FAMILIES
-from carft_core.data.domain_bed_folders import SETS
+from carft_core.data import FAMILIES, prepare
+from carft_core.data.base import DataConfig
+from carft_core.data.domainbed import SETS
 from carft_core.data.downstream_tasks import TASKS
-from carft_core.data.splits import prepare
+from carft_core.testing import FAMILY_LAWS, TRANSFORM, Opened, check_family, opened_for_check
 from sweeps.family_file import register_family
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 

@@ -19,7 +19,7 @@ TREES = {
 BANNED_NAMES = re.compile(
     r"(utils?|helpers?|common|misc|manager)\.py$|_(utils?|helpers?|manager)\.py$"
 )
-LONGEST_FILE = 350
+LONGEST_FILE = 800
 LONGEST_FUNCTION = 40
 
 

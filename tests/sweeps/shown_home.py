@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, Split
-from carft_core.data.splits import prepare
-from carft_core.evaluate import Predictions, split_metrics
+from carft_core.data import FamilyData, Split, prepare
+from carft_core.evaluate import split_metrics
 from carft_core.evaluate import summary as flat
-from carft_core.predictions import write_predictions
+from carft_core.predictions import Predictions, write_predictions
 from sweeps import summary
 from sweeps.as_run import AsRun
 from sweeps.home import Home

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carft_core.data import FAMILIES, declared, image_folder, imagenet, splits
+from carft_core import data as families
+from carft_core.data import FAMILIES, image_folder, imagenet
 from sweeps.cli import main
 from tests.imagenet_tree import OBJECTNET, V2, WNIDS
 
@@ -44,9 +45,10 @@ def data(capsys: pytest.CaptureFixture[str]) -> Data:
     """Runs `carft-sweep data ...` in this process, which forgets what an earlier one opened."""
 
     def run(*words: object) -> Told:
-        for module in (image_folder, declared, imagenet):
+        for module in (image_folder, imagenet):
             module._opened.cache_clear()
-        splits._prepared.cache_clear()
+        image_folder._opened_declared.cache_clear()
+        families._prepared.cache_clear()
         code = main(["data", *map(str, words)])
         return Told(code, *capsys.readouterr())
 

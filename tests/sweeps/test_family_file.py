@@ -12,13 +12,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from carft_core.config_sections import DataConfig
-from carft_core.contracts import check_family
 from carft_core.data import FAMILIES
+from carft_core.data.base import DataConfig
 from carft_core.data.declaration import Declaration
 from carft_core.errors import RequestError
 from carft_core.identity import identify
 from carft_core.prompts import template_set
+from carft_core.testing import check_family
 from sweeps.as_run import AsRun
 from sweeps.cli import main
 from sweeps.family_file import place_of, register_family

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data.splits import prepare
+from carft_core.data import prepare
 from carft_core.errors import RequestError
 from sweeps.cli import main
 from sweeps.measurable import check_measured

@@ -12,7 +12,7 @@ import pytest
 
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES
-from carft_core.data.domain_bed import DOMAIN_BED
+from carft_core.data.domainbed import DOMAIN_BED
 from sweeps.recipes import recipes
 from sweeps.spec import SweepSpec, load_spec
 from sweeps.yaml_lines import parse

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from carft_core.algorithms import ALGORITHMS
-from carft_core.config_sections import SECTIONS
+from carft_core.config import SECTIONS
 from carft_core.merges import MERGES
 from sweeps.recipes import recipes
 from sweeps.schema import sweep_schema

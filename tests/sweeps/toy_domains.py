@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from carft_core.config_sections import DataConfig
 from carft_core.data import Family, FamilyData, Split, Transform
+from carft_core.data.base import DataConfig
 
 DOMAINS = ("art", "photo", "sketch")
 

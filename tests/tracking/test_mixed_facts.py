@@ -102,7 +102,9 @@ def test_an_algorithms_own_code_is_compared_with_itself_only() -> None:
     assert said({"own_code": "a2" * 32}) == ()
     runs = [
         run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"lr": trial}, facts=facts)
-        for trial, facts in enumerate(({**FACTS, "own_code": "a1" * 32}, {**FACTS, "own_code": "a2" * 32}))
+        for trial, facts in enumerate(
+            ({**FACTS, "own_code": "a1" * 32}, {**FACTS, "own_code": "a2" * 32})
+        )
     ]
     assert mixed_facts(group(runs)) == (
         "mixed versions of car_ft, these rows are not comparable: a1a1a1a1a1a1 in car_ft lr=0; "

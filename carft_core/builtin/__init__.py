@@ -1,1 +1,0 @@
-"""The embedded benchmark and the small CLIP model trained for it, with their licences."""

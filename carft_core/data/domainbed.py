@@ -1,0 +1,403 @@
+"""DomainBed's five benchmarks: domains of which one is held out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from carft_core.data.base import (
+    DataFolder,
+    Family,
+    FamilyData,
+    FolderSplit,
+    FoundSplit,
+    Subset,
+    check_held_out,
+    held_out,
+)
+from carft_core.data.folders import (
+    Manifest,
+    data_root,
+    find_folders,
+    found_classes,
+    found_folder,
+    missing_folder,
+    plain_name,
+    problems_of,
+    read_manifest,
+    readable,
+    refusal,
+)
+from carft_core.data.transforms import read_plain
+from carft_core.errors import RequestError
+
+if TYPE_CHECKING:
+    from carft_core.data.base import DataConfig
+
+
+class Parts(NamedTuple):
+    """The places of a domain's images in their order on disk, in the order that DomainBed draws."""
+
+    train: tuple[int, ...]
+    """The greater part, DomainBed's `in`."""
+    kept: tuple[int, ...]
+    """The smaller part, its `out`."""
+
+
+def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
+    """The `count` images of a domain divided; `int(count * fraction)` of them are kept back.
+
+    `environment` is the domain's place in DomainBed's order. Equal to the order of
+    `split_dataset` in `domainbed/lib/misc.py` as `domainbed/scripts/train.py` calls it for a
+    domain that trains; the stream of `RandomState` is frozen.
+    """
+    order = np.arange(count)
+    np.random.RandomState(seed_hash(trial_seed, environment)).shuffle(order)
+    places = tuple(order.tolist())
+    kept = int(count * fraction)
+    return Parts(places[kept:], places[:kept])
+
+
+def seed_hash(*of: object) -> int:
+    """A seed below 2**31, of anything that has a text. Source: `domainbed/lib/misc.py`."""
+    return int(hashlib.md5(str(of).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
+
+
+CLASSES = Path(__file__).with_name("classes") / "domainbed"
+LAYOUT = "<class>/<image>"
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """One of the data sets."""
+
+    title: str
+    """As papers write it."""
+    folders: Mapping[str, DataFolder]
+    """By domain, in the order of DomainBed's environments: the place of one decides its split."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Their names here: DomainBed's folders in small letters, with `_` for a space."""
+        return tuple(self.folders)
+
+
+def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> DomainSet:
+    """`counts` are the images of each environment, by its folder in DomainBed."""
+    folders = {
+        environment.replace(" ", "_").lower(): DataFolder(
+            tuple(f"{root}/{name}" for name in _spelled(environment)), LAYOUT, origin, images
+        )
+        for environment, images in counts.items()
+    }
+    return DomainSet(title, MappingProxyType(folders))
+
+
+def _spelled(environment: str) -> tuple[str, ...]:
+    """The usual one first: mirrors of Office-Home write the space in other ways."""
+    others = (environment.replace(" ", "_"), environment.replace(" ", ""))
+    return tuple(dict.fromkeys((environment, *others)))
+
+
+SETS: Mapping[str, DomainSet] = MappingProxyType(
+    {
+        "pacs": _set(
+            "PACS",
+            "PACS",
+            "https://domaingeneralization.github.io",
+            {"art_painting": 2_048, "cartoon": 2_344, "photo": 1_670, "sketch": 3_929},
+        ),
+        "vlcs": _set(
+            "VLCS",
+            "VLCS",
+            "https://github.com/facebookresearch/DomainBed",
+            {"Caltech101": 1_415, "LabelMe": 2_656, "SUN09": 3_282, "VOC2007": 3_376},
+        ),
+        "office_home": _set(
+            "Office-Home",
+            "office_home",
+            "https://www.hemanthdv.org/officeHomeDataset.html",
+            {"Art": 2_427, "Clipart": 4_365, "Product": 4_439, "Real World": 4_357},
+        ),
+        "terra_incognita": _set(
+            "TerraIncognita",
+            "terra_incognita",
+            "https://lila.science/datasets/caltech-camera-traps",
+            {
+                "location_100": 4_879,
+                "location_38": 9_767,
+                "location_43": 4_020,
+                "location_46": 6_122,
+            },
+        ),
+        "domain_net": _set(
+            "DomainNet",
+            "domain_net",
+            "https://ai.bu.edu/M3SDA",
+            {
+                "clipart": 48_129,
+                "infograph": 51_605,
+                "painting": 72_266,
+                "quickdraw": 172_500,
+                "real": 172_947,
+                "sketch": 69_128,
+            },
+        ),
+    }
+)
+"""By family. Folders and their order: `domainbed/datasets.py` of facebookresearch/DomainBed.
+Counts: its `misc/vlcs_files.txt`; else those that make the totals of the DomainBed paper, 9,991,
+15,588, 24,788 and 586,575 (DomainNet without the duplicates that DomainBed takes out)."""
+
+
+@functools.cache
+def classes_of(family: str) -> tuple[str, ...]:
+    """The class folders, in torchvision's order; a label is an index into them."""
+    return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def names_of(family: str) -> tuple[str, ...]:
+    """What prompts call the classes."""
+    return tuple(plain_name(folder) for folder in classes_of(family))
+
+
+CRITERION = "mean_group_top1"
+"""DomainBed's training-domain validation: each domain that trains counts the same."""
+
+UNEVEN = "a domain is divided without regard to classes, and some have few images"
+
+
+class Domains(FolderSplit):
+    """The images of all domains, one domain after another, each in torchvision's order."""
+
+    def __init__(self, folders: Mapping[str, Path], ids: Sequence[str], labels: Tensor) -> None:
+        """`ids` are `<domain>/<class>/<image>`; `folders` say where each domain lies."""
+        groups = [item.partition("/")[0] for item in ids]
+        super().__init__(Path(), ids, labels, None, read=read_plain, groups=groups)
+        self._folders = folders
+
+    def _image(self, index: int) -> Image.Image:
+        domain, _, path = self.ids[index].partition("/")
+        return self._read(self._folders[domain] / path)
+
+
+class _Found(NamedTuple):
+    """A set as it lies on the disk, whatever is held out of it."""
+
+    images: Domains
+    counts: Mapping[str, int]
+    """Images of each domain."""
+    digest: str
+    notes: tuple[str, ...]
+
+
+def open_domain_bed(config: DataConfig) -> FamilyData:
+    """Open the set of `config.family` below `data.root` with `data.test_domain` held out.
+
+    `train` is the greater part of each other domain, and `val` their smaller parts; a
+    `data.val_domain` does not train either, and then its greater part is `val`. The held-out domain
+    is measured on its greater part, as DomainBed does, besides on the smaller one and on both.
+
+    Raises RequestError for a domain that the set does not have, naming every folder that is
+    missing, or every mistake in those that are there. Images are not decoded here: a broken one
+    raises when its turn comes.
+    """
+    known = SETS[config.family]
+    test = check_held_out(config, known.domains)
+    places = find_folders(data_root(config, known.folders), known.folders)
+    with readable():
+        found = _opened(config.family, tuple(places.items()))
+    greater, smaller = _halves(found.counts, config)
+    training = [name for name in known.domains if name not in (test, config.val_domain)]
+    validating = (
+        [smaller[name] for name in training]
+        if config.val_domain is None
+        else [greater[config.val_domain]]
+    )
+    shift, out = (_measured(found.images, part[test]) for part in (greater, smaller))
+    return FamilyData(
+        class_names=names_of(config.family),
+        train=Subset(found.images, [at for name in training for at in greater[name]]),
+        val=Subset(found.images, [at for part in validating for at in part]),
+        test=None,
+        shifts={test: shift},
+        extras={f"{test}_out": out},
+        unions={f"{test}_all": (test, f"{test}_out")},
+        uneven=UNEVEN,
+        digest=found.digest,
+        notes=found.notes,
+    )
+
+
+def _halves(
+    counts: Mapping[str, int], config: DataConfig
+) -> tuple[Mapping[str, Sequence[int]], Mapping[str, Sequence[int]]]:
+    """The greater and the smaller part of each domain, as places in the whole set."""
+    greater, smaller, first = {}, {}, 0
+    for environment, (domain, count) in enumerate(counts.items()):
+        parts = divided(
+            count,
+            config.val_fraction,
+            trial_seed=config.split_number,
+            environment=environment,
+        )
+        if not parts.kept:
+            raise RequestError(
+                f"data.val_fraction: {config.val_fraction:g} of the {count} images of {domain} "
+                "keeps none back; give a greater fraction"
+            )
+        greater[domain] = [first + at for at in parts.train]
+        smaller[domain] = [first + at for at in parts.kept]
+        first += count
+    return greater, smaller
+
+
+def _measured(images: Domains, places: Sequence[int]) -> Subset:
+    """A part of one domain, which has no groups to tell apart."""
+    part = Subset(images, places)
+    part.groups = None
+    return part
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _Found:
+    manifests = {domain: read_manifest(folder) for domain, folder in places}
+    classes = classes_of(family)
+    problems = [
+        f"{folder}: {problem}"
+        for domain, folder in places
+        for problem in problems_of(folder, manifests[domain], classes, layout=LAYOUT)
+    ]
+    if problems:
+        raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
+    ids = [f"{domain}/{path}" for domain, found in manifests.items() for path in found.paths]
+    # Every domain has every class folder and no other, so they count in the classes' order.
+    counts = torch.tensor([[*found.counts.values()] for found in manifests.values()])
+    labels = torch.arange(len(classes)).repeat(len(places)).repeat_interleave(counts.flatten())
+    return _Found(
+        Domains(dict(places), ids, labels),
+        {domain: len(found.paths) for domain, found in manifests.items()},
+        _digest(family, manifests),
+        tuple(_notes(family, manifests)),
+    )
+
+
+def _notes(family: str, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    for domain, folder in SETS[family].folders.items():
+        here = len(manifests[domain].paths)
+        if here != folder.images:
+            yield (
+                f"{family}: {domain} has {here:,} images here, {folder.images:,} as published; "
+                "its numbers are not those of papers"
+            )
+
+
+def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
+    """Over the classes, and each domain's images by path and size; whatever is held out."""
+    digest = hashlib.sha256(f"{family}/1\n".encode())
+    digest.update("\0".join(classes_of(family)).encode())
+    for domain, found in manifests.items():
+        digest.update(f"\n{domain}\0{found.digest}".encode())
+    return digest.hexdigest()
+
+
+def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
+    """What is found of each split, and how many images it would have of the set as published.
+
+    Of each domain, as if it were a shift, where none is held out that the set has. Raises
+    RequestError where there is no data root, or a folder that cannot be read.
+    """
+    known = SETS[config.family]
+    root = data_root(config, known.folders)
+    with readable():
+        domains = {
+            name: _found(classes_of(config.family), folder, root)
+            for name, folder in known.folders.items()
+        }
+    test = config.test_domain
+    if test not in domains:
+        return {f"shifts/{name}": found for name, found in domains.items()}
+    kept = {name: int(it.images * config.val_fraction) for name, it in known.folders.items()}
+    greater = {name: it.images - kept[name] for name, it in known.folders.items()}
+    training = [name for name in domains if name not in held_out(config)]
+    parts = {
+        "train": {name: greater[name] for name in training},
+        "val": {name: kept[name] for name in training},
+        f"shifts/{test}": {test: greater[test]},
+        f"extras/{test}_out": {test: kept[test]},
+    }
+    if config.val_domain in domains:
+        parts["val"] = {config.val_domain: greater[config.val_domain]}
+    return {
+        split: _part([domains[name] for name in sizes], sum(sizes.values()))
+        for split, sizes in parts.items()
+    }
+
+
+def _found(classes: tuple[str, ...], wanted: DataFolder, root: Path) -> FoundSplit:
+    """A whole domain."""
+    folder = found_folder(root, wanted)
+    if folder is None:
+        return FoundSplit(
+            is_there=False, published=wanted.images, problems=(missing_folder(wanted),)
+        )
+    manifest = read_manifest(folder)
+    problems = problems_of(folder, manifest, classes, layout=LAYOUT)
+    return found_classes(folder, manifest, classes, published=wanted.images, problems=problems)
+
+
+def _part(domains: Iterable[FoundSplit], published: int) -> FoundSplit:
+    """A split that is made of parts of domains; how many images it has is known once it opens."""
+    found = list(domains)
+    return FoundSplit(
+        found[0].folder if len(found) == 1 else None,
+        is_there=all(domain.is_there for domain in found),
+        published=published,
+        problems=tuple(problem for domain in found for problem in domain.problems),
+    )
+
+
+def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) -> Family:
+    known = SETS[name]
+    return Family(
+        name=name,
+        summary=f"DomainBed's {known.title} under data.root, with data.test_domain held out",
+        open=open_domain_bed,
+        defaults={
+            "data.augmentation": "domainbed",
+            "data.balanced": True,
+            "data.val_fraction": 0.2,
+            "prompts.classes": "photo",
+            "prompts.contexts": contexts,
+            "optim.lr": lr,
+            "optim.steps": 5000,
+            "optim.steps_per_epoch": steps_per_epoch,
+            "optim.batch_size": 32,
+            "keep.result": "best_val",
+        },
+        domains=known.domains,
+        folders=known.folders,
+        metrics=(CRITERION, "worst_group_top1"),
+        validated_by=CRITERION,
+        look=look_domain_bed,
+    )
+
+
+# Rates: `scripts.sh` of thuml/CLIPood, which trains CLIP on these sets by AdamW with cosine decay
+# and the weight decay 0.1. Steps and batch: DomainBed's `datasets.py` and `hparams_registry.py`.
+PACS = _family("pacs", "known_domain_words", lr=5e-6)
+VLCS = _family("vlcs", "openai", lr=5e-6)
+OFFICE_HOME = _family("office_home", "known_domain_words", lr=1e-5)
+TERRA_INCOGNITA = _family("terra_incognita", "openai", lr=5e-6)
+DOMAIN_NET = _family("domain_net", "known_domain_words", lr=1e-5, steps_per_epoch=1000)
+DOMAIN_BED = (PACS, VLCS, OFFICE_HOME, TERRA_INCOGNITA, DOMAIN_NET)

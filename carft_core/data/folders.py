@@ -1,0 +1,720 @@
+"""Images on disk: folders and tar shards below a data root, listed once."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+from torch import Tensor
+
+from carft_core.data.base import DataFolder, FoundSplit, Split
+from carft_core.data.transforms import Part, Transform, photo_views, read_rgb
+from carft_core.errors import RequestError
+from carft_core.files import keep_table, kept_table, user_cache
+
+if TYPE_CHECKING:
+    from carft_core.data.base import DataConfig
+
+
+VARIABLE = "CARFT_DATA"
+"""Taken for a `data.root` that is left out, by whoever reads the sweep file."""
+
+
+def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
+    """The folder that holds the data sets. Raises RequestError when none is named or there."""
+    if config.root is None:
+        usual = ", ".join(folder.names[0] for folder in folders.values())
+        raise RequestError(
+            f"data.root: which folder holds the data sets? Give data.root, --data-root or "
+            f"{VARIABLE}; {config.family} looks there for {usual}"
+        )
+    root = Path(config.root).expanduser().absolute()
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise RequestError(f"data.root: {root} {what}; it is to hold the data sets, a folder each")
+    return root
+
+
+def find_folders(
+    root: Path, wanted: Mapping[str, DataFolder], *, advice: str = ""
+) -> dict[str, Path]:
+    """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
+    found = {name: found_folder(root, folder) for name, folder in wanted.items()}
+    missing = [wanted[name] for name, path in found.items() if path is None]
+    if missing:
+        raise RequestError("\n".join(_told(root, missing, advice)))
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def found_folder(root: Path, folder: DataFolder) -> Path | None:
+    """Where it lies; None where it is missing."""
+    return next((root / name for name in folder.names if (root / name).is_dir()), None)
+
+
+def missing_folder(folder: DataFolder) -> str:
+    """What is said of one that is missing: its names, what it holds, where to get it."""
+    others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
+    return (
+        f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
+        f"from {folder.origin}"
+    )
+
+
+def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
+    yield f"data.root: {root} lacks folders:"
+    for folder in missing:
+        yield f"  {missing_folder(folder)}"
+        deeper = Path(folder.names[0]).parts
+        if len(deeper) > 1 and root.joinpath(*deeper[1:]).is_dir():
+            yield (
+                f"    {Path(*deeper[1:])} lies in {root} itself: the data root is the folder "
+                f"around {deeper[0]}/"
+            )
+    if advice:
+        yield advice
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises RequestError for what the system cannot read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"data.root: {error.filename} cannot be read: {error.strerror}"
+        ) from None
+
+
+VERSION = 1
+SETTLED = 2_000_000_000
+"""Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
+THREADS = 8
+"""A listing mostly waits for the disk."""
+_ABOUT = b"carft.manifest"
+
+Files = Sequence[tuple[str, int]]
+"""Names and sizes in bytes, in the order of the names."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a folder of class folders."""
+
+    paths: tuple[str, ...]
+    """`<class folder>/<image>`, in the order of the folders' names, then of the images'."""
+    counts: Mapping[str, int]
+    """How many images each class folder has, in order."""
+    empty: tuple[str, ...]
+    """Those of the paths that hold nothing, or are links that lead nowhere."""
+    digest: str
+    """sha256 over every path and size."""
+    sizes: tuple[int, ...]
+    """In bytes, of each of the paths."""
+
+    def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Each class folder with its paths."""
+        at = 0
+        for folder, count in self.counts.items():
+            yield folder, self.paths[at : at + count]
+            at += count
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A manifest with what tells whether it still holds."""
+
+    manifest: Manifest
+    changed: Mapping[str, int]
+    """When each class folder changed last, in nanoseconds; 0 where that was too short ago."""
+
+    def files(self) -> dict[str, Files]:
+        sizes = iter(self.manifest.sizes)
+        return {
+            folder: [(path.removeprefix(f"{folder}/"), next(sizes)) for path in paths]
+            for folder, paths in self.manifest.groups()
+        }
+
+
+def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
+    """The images one level below a folder's own folders; hidden and other files are left out.
+
+    `folders` are paths below it, where the images lie deeper; those that are not there are left
+    out. What was found is kept in the user's cache. Raises OSError for what cannot be read,
+    RequestError for a name that is no text.
+    """
+    file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
+    started = time.time_ns()
+    if folders is None:
+        folders = _class_folders(folder)
+    else:
+        folders = [name for name in folders if (folder / name).is_dir()]
+    changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
+    kept = _kept(file)
+    known = {} if kept is None else kept.changed
+    stale = [name for name, when in changed.items() if known.get(name) != when]
+    if kept is not None and not stale and list(changed) == list(kept.manifest.counts):
+        return kept.manifest
+    with ThreadPoolExecutor(THREADS) as pool:
+        listed = dict(zip(stale, pool.map(_images, [folder / name for name in stale]), strict=True))
+    before = {} if kept is None else kept.files()
+    found = _made(
+        {name: listed[name] if name in listed else before[name] for name in changed},
+        {name: when if started - when > SETTLED else 0 for name, when in changed.items()},
+    )
+    keep_table(file, _table(found))
+    return found.manifest
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return [_text(name, folder) for name in visible_folders(folder)]
+
+
+def _images(folder: Path) -> Files:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower().endswith(EXTENSIONS):
+                is_there = entry.is_file()
+                size = entry.stat().st_size if is_there else 0
+                if is_there or entry.is_symlink():
+                    found.append((_text(entry.name, folder), size))
+    return sorted(found)
+
+
+def _text(name: str, folder: Path) -> str:
+    if not is_text(name):
+        raise RequestError(f"{str(folder)!r}: {name!r} is not a name in UTF-8; rename it")
+    return name
+
+
+def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
+    paths = [f"{folder}/{name}" for folder, items in files.items() for name, _ in items]
+    sizes = [size for items in files.values() for _, size in items]
+    told = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
+    manifest = Manifest(
+        tuple(paths),
+        {folder: len(items) for folder, items in files.items()},
+        tuple(path for path, size in zip(paths, sizes, strict=True) if size == 0),
+        _sha256(told),
+        tuple(sizes),
+    )
+    return _Kept(manifest, changed)
+
+
+def _table(found: _Kept) -> pa.Table:
+    manifest = found.manifest
+    about = {
+        "version": VERSION,
+        "counts": manifest.counts,
+        "changed": found.changed,
+        "empty": manifest.empty,
+        "digest": manifest.digest,
+    }
+    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
+    return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
+
+
+def _kept(file: Path) -> _Kept | None:
+    """What was made a table of; None where there is nothing of use."""
+    table = kept_table(file)
+    told = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
+    about: dict[str, Any] = json.loads(told)
+    if table is None or about.get("version") != VERSION:
+        return None
+    manifest = Manifest(
+        tuple(table["path"].to_pylist()),
+        about["counts"],
+        tuple(about["empty"]),
+        about["digest"],
+        tuple(table["size"].to_pylist()),
+    )
+    return _Kept(manifest, about["changed"])
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# torchvision's IMG_EXTENSIONS; its module would import every data set that it knows.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = ("train", "val", "test")
+REQUIRED = ("train", "test")
+LISTED_AT_MOST = 8
+PROBLEMS_SHOWN = 20
+CLASS_FILES = ("classes.json", "classes.txt")
+
+Listing = Mapping[str, Mapping[str, int]]
+"""Class folder -> path below the root -> size in bytes, in the order of the paths."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The splits of a tree: `train`, `val`, `test`, `shifts/<name>`, those that are there."""
+
+    classes: tuple[str, ...]
+    """Train's class folders, sorted (labels of shards that are numbers, by number); a label is an
+    index into them."""
+    splits: Mapping[str, Listing]
+    problems: Sequence[str]
+    shards: Mapping[str, ShardIndex] = field(default_factory=dict)
+    """Of the splits that are tar shards; the others are class folders."""
+
+
+def read_tree(root: Path) -> Tree:
+    """List a tree and its mistakes. Raises OSError for what cannot be read."""
+    problems: list[str] = []
+    found = visible_folders(root)
+    shifts = visible_folders(root / "shifts") if "shifts" in found else []
+    names = [*(name for name in SPLITS if name in found), *(f"shifts/{name}" for name in shifts)]
+    shards = {
+        name: indexed(root, name, EXTENSIONS, problems) for name in names if shards_in(root / name)
+    }
+    splits = {
+        name: _labelled(root, name, shards[name], problems)
+        if name in shards
+        else _listing(root, name, problems)
+        for name in names
+    }
+    problems = [*_misnamed(found), *problems]
+    return Tree(tuple(splits.get("train", ())), splits, problems, shards)
+
+
+def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """What prompts call each class, and what is wrong with that.
+
+    From `classes.json` or `classes.txt` when there is one, else as `plain_name` says.
+    """
+    files = name_files(root)
+    if len(files) > 1:
+        return (), ["classes.json and classes.txt are both there; keep one of them"]
+    if not files:
+        names = {folder: plain_name(folder) for folder in classes}
+        return tuple(names.values()), repeated(names)
+    return names_in(files[0], classes)
+
+
+def listing_digest(listing: Listing) -> str:
+    """sha256 over every image's class, path and size in bytes; none is read."""
+    digest = hashlib.sha256(b"split/1\n")
+    for folder in sorted(listing):
+        for path, size in sorted(listing[folder].items()):
+            digest.update(f"{folder}\0{path}\0{size}\n".encode())
+    return digest.hexdigest()
+
+
+def name_files(root: Path) -> list[Path]:
+    """The files in a folder that say what its classes are called."""
+    return [root / name for name in CLASS_FILES if (root / name).exists()]
+
+
+def plain_name(folder: str) -> str:
+    """What prompts call a class of which nobody says more: spaces for underscores."""
+    return folder.replace("_", " ").strip()
+
+
+def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """What a file calls each class, and what is wrong with that.
+
+    JSON: folder -> name, or a list of names of which the first counts; else a line `folder name`
+    each. Raises OSError when it cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        pairs = _json_pairs(text) if file.suffix == ".json" else _text_pairs(text)
+    except ValueError as error:
+        return (), [f"{file.name}: {error}"]
+    names = dict(pairs)
+    counts = Counter(folder for folder, _ in pairs)
+    problems = [f"{file.name} names {f!r} twice" for f, count in counts.items() if count > 1]
+    missing = [folder for folder in classes if not names.get(folder)]
+    for folder in missing[:3]:
+        near = nearest(folder, [name for name in names if name not in classes])
+        problems.append(f"{file.name} has no name for the class folder {folder!r}{near}")
+    if len(missing) > 3:
+        problems.append(f"{file.name} lacks {len(missing) - 3} more class folders")
+    chosen = {folder: names.get(folder, "") for folder in classes}
+    return tuple(chosen.values()), [*problems, *repeated(chosen)]
+
+
+def nearest(name: str, allowed: Collection[str]) -> str:
+    """`; did you mean 'cat'?` when an allowed name is like this one."""
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - LISTED_AT_MOST
+    return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def refusal(title: str, problems: Sequence[str]) -> str:
+    """A message with the first problems, each in its line."""
+    shown = [f"  {problem}" for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        shown.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
+    return "\n".join([title, *shown])
+
+
+def visible_folders(folder: Path) -> list[str]:
+    """The names of its folders that do not begin with a dot, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _misnamed(found: Sequence[str]) -> Iterator[str]:
+    """Splits that are missing, and folders that look like one under another name."""
+    others = [name for name in found if name not in (*SPLITS, "shifts")]
+    for name in (*SPLITS, "shifts"):
+        if name in found:
+            continue
+        like = [o for o in others if o.lower().startswith(name)]
+        like += difflib.get_close_matches(name, others, n=1, cutoff=0.75)
+        if name in REQUIRED:
+            yield f"{name}/ is missing" + (f"; is it {like[0]}/?" if like else "")
+        elif like:
+            yield (
+                f"{like[0]}/ is not read, and there is no {name}/; rename it to {name}/, or "
+                f"to .{like[0]}/ if it is to be left out"
+            )
+
+
+def _listing(root: Path, name: str, problems: list[str]) -> dict[str, dict[str, int]]:
+    """The images of one split by class folder."""
+    folders = visible_folders(root / name)
+    if not folders:
+        problems.append(f"{name}/ {no_class_folders(root / name)}")
+    listing = {
+        folder: dict(sorted(images(root, f"{name}/{folder}", problems))) for folder in folders
+    }
+    empty = [folder for folder, found in listing.items() if not found]
+    if empty:
+        problems.append(f"{name}/ has class folders without images: {listed(empty)}")
+    return listing
+
+
+def no_class_folders(folder: Path) -> str:
+    """What to say of a split that has none."""
+    loose = has_loose_images(folder)
+    return "has no class folders" + ("; its images lie outside them" if loose else "")
+
+
+def has_loose_images(folder: Path) -> bool:
+    """Whether images lie right in a folder."""
+    return any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+
+
+def _labelled(
+    root: Path, name: str, index: ShardIndex, problems: list[str]
+) -> dict[str, dict[str, int]]:
+    """The images of a split in shards, by label as if that were their folder."""
+    if folders := visible_folders(root / name):
+        problems.append(f"{name}/ has shards and folders ({listed(folders)}): keep one of them")
+    listing: dict[str, dict[str, int]] = {}
+    for image, label, size in zip(index.ids, index.labels, index.places[:, 2], strict=True):
+        listing.setdefault(label, {})[image] = int(size)
+    if not listing:
+        problems.append(f"{name}/ has shards without images")
+    numbers = bool(listing) and all(label.isdecimal() for label in listing)
+    if numbers and not name_files(root):
+        problems.append(f"{name}/ has numbers as labels: classes.json must say what they mean")
+    order = sorted(listing, key=int if numbers else None)
+    return {label: dict(sorted(listing[label].items())) for label in order}
+
+
+def images(
+    root: Path, below: str, problems: list[str], above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, int]]:
+    """(path below the root, size) of every visible image in a folder, at any depth."""
+    status = (root / below).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        problems.append(f"{below}/ is a link to a folder that it lies in")
+        return
+    with os.scandir(root / below) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in visible:
+        path = f"{below}/{entry.name}"
+        if entry.is_dir():
+            yield from images(root, path, problems, (*above, here))
+        elif not entry.name.lower().endswith(EXTENSIONS):
+            continue
+        elif not entry.is_file():
+            problems.append(f"{path} is a link to nothing")
+        elif (size := entry.stat().st_size) == 0:
+            problems.append(f"{path} is empty")
+        elif not is_text(path):
+            problems.append(f"{path!r} is not a name in UTF-8; rename it")
+        else:
+            yield path, size
+
+
+def is_text(name: str) -> bool:
+    """Whether a name on disk is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json_pairs(text: str) -> list[tuple[str, str]]:
+    """Raises ValueError for what is not a mapping of folders to names."""
+    pairs = json.loads(text, object_pairs_hook=list)
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        raise ValueError("must be one mapping of class folders to names")
+    named = []
+    for folder, value in pairs:
+        name = value[0] if isinstance(value, list) and value else value
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"the name of {folder!r} must be text, or a list of texts")
+        named.append((folder, name.strip()))
+    return named
+
+
+def _text_pairs(text: str) -> list[tuple[str, str]]:
+    """Lines of a folder, white space and its name; a tab divides them if there is one."""
+    named = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        folder, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")
+        if not name.strip():
+            raise ValueError(f"line {number} has no name after the folder {folder!r}")
+        named.append((folder.strip(), name.strip()))
+    return named
+
+
+def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]:
+    """Classes, by folder, that a text tower could not tell apart; `where` names are given."""
+    folders: dict[str, list[str]] = {}
+    for folder, name in names.items():
+        folders.setdefault(name, []).append(folder)
+    return [
+        f"the classes {listed(same)} have one name, {name!r}; give each its own in {where}"
+        for name, same in folders.items()
+        if len(same) > 1 and name
+    ]
+
+
+VERSION = 1
+"""Of what an index holds: another is built anew."""
+_LABELS = (".cls", ".json")
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """The images of one split, in the order of shards and of images in a shard."""
+
+    shards: tuple[str, ...]
+    """Paths below the root, sorted."""
+    ids: Sequence[str]
+    """`train/0000.tar/n01440764_10026.jpg`: a shard's path and the image's name in it."""
+    labels: Sequence[str]
+    """As the shards have them: text."""
+    places: npt.NDArray[np.int64]
+    """[N, 3]: the number of the shard, the offset of the image in it, and its size in bytes."""
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The visible tar files right in a folder, by name."""
+    return sorted(file for file in folder.glob("[!.]*.tar") if file.is_file())
+
+
+def indexed(root: Path, split: str, suffixes: Sequence[str], problems: list[str]) -> ShardIndex:
+    """The index of the shards in `root/split`; images are what ends in one of `suffixes`.
+
+    It is kept in the user's cache, by the names, sizes and times of the shards, unless something
+    is wrong with them, which is added to `problems`. Raises OSError for what cannot be read.
+    """
+    files = shards_in(root / split)
+    names = tuple(f"{split}/{file.name}" for file in files)
+    known_by = [
+        (n, f.stat().st_size, f.stat().st_mtime_ns) for n, f in zip(names, files, strict=True)
+    ]
+    key = hashlib.sha256(json.dumps([VERSION, suffixes, known_by]).encode()).hexdigest()
+    kept = user_cache() / "shards" / f"{key}.parquet"
+    table = kept_table(kept)
+    if table is None:
+        found: list[str] = []
+        rows = [
+            {"shard": number, **row}
+            for number, (name, file) in enumerate(zip(names, files, strict=True))
+            for row in _images_of(name, file, suffixes, found)
+        ]
+        problems += found
+        table = pa.Table.from_pylist(rows, _SCHEMA)
+        if not found:
+            keep_table(kept, table)
+    places = np.stack([table[name].to_numpy() for name in ("shard", "offset", "size")], axis=1)
+    return ShardIndex(names, table["id"].to_pylist(), table["label"].to_pylist(), places)
+
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.string()),
+        ("shard", pa.int64()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+
+
+def _images_of(
+    name: str, file: Path, suffixes: Sequence[str], problems: list[str]
+) -> Iterator[dict[str, object]]:
+    """The images of one shard with their labels: members that share a name up to its first dot."""
+    images: dict[str, tarfile.TarInfo] = {}
+    labels: dict[str, str] = {}
+    try:
+        with tarfile.open(file, "r:") as shard:
+            for member in shard:
+                key, suffix = _parts(member.name)
+                if not member.isreg():
+                    continue
+                if suffix in suffixes and key in images:
+                    problems.append(f"{name} has two images named {key}")
+                elif suffix in suffixes:
+                    images[key] = member
+                elif suffix in _LABELS and (label := _label(shard, member, suffix)) is not None:
+                    labels[key] = label
+    except (tarfile.TarError, EOFError) as error:
+        problems.append(f"{name} cannot be read as a tar file ({error})")
+        return
+    lacking = [key for key in images if key not in labels]
+    if lacking:
+        problems.append(
+            f"{name} says no label of {lacking[0]} ({len(lacking)} images): {_EXPECTED}"
+        )
+    for key, member in images.items():
+        if key not in labels:
+            continue
+        if member.size == 0:
+            problems.append(f"{name}: {member.name} is empty")
+        row = {"label": labels[key], "offset": member.offset_data, "size": member.size}
+        yield {"id": f"{name}/{member.name}", **row}
+
+
+_EXPECTED = "expected <key>.cls with a label in it, or <key>.json with a field label"
+
+
+def _parts(member: str) -> tuple[str, str]:
+    """`a/b.seg.PNG` as (`a/b`, `.seg.png`). Source: webdataset's `base_plus_ext`."""
+    path = PurePosixPath(member)
+    stem, dot, suffix = path.name.partition(".")
+    return str(path.parent / stem), dot + suffix.lower()
+
+
+def _label(shard: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str | None:
+    """None for what holds none."""
+    file = shard.extractfile(member)
+    try:
+        text = "" if file is None else file.read().decode().strip()
+        told = text if suffix == ".cls" else json.loads(text).get("label")
+    except (ValueError, AttributeError):
+        return None
+    return str(told) if isinstance(told, (str, int)) and str(told) else None
+
+
+class ShardSplit(Split):
+    """Images in shards; each image is its own unit."""
+
+    def __init__(
+        self,
+        root: Path,
+        ids: Sequence[str],
+        labels: Tensor,
+        classes: tuple[int, ...] | None,
+        index: ShardIndex,
+    ) -> None:
+        """`ids` are some or all of the index's, whose shards lie below `root`."""
+        self.root, self.labels, self.classes = root, labels, classes
+        self.ids = self.units = tuple(ids)
+        rows = {image: row for row, image in enumerate(index.ids)}
+        self.shards, self.places = index.shards, index.places[[rows[image] for image in ids]]
+
+    def views(
+        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """Views as the base class says. Raises RequestError naming an image that is broken."""
+        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
+
+    def _image(self, index: int) -> Image.Image:
+        shard, offset, size = self.places[index].tolist()
+        return read_rgb(self.root / self.shards[shard], Part(self.ids[index], offset, size))
+
+
+def found_classes(
+    folder: Path,
+    manifest: Manifest,
+    wanted: Collection[str],
+    *,
+    published: int,
+    problems: Iterable[str],
+) -> FoundSplit:
+    """What is there of a folder whose class folders are `wanted`; the others do not count."""
+    counts = [manifest.counts.get(one, 0) for one in wanted]
+    return FoundSplit(
+        folder,
+        images=sum(counts),
+        published=published,
+        classes=sum(count > 0 for count in counts),
+        expected_classes=len(wanted),
+        digest=manifest.digest,
+        problems=tuple(f"{folder}: {problem}" for problem in problems),
+    )
+
+
+def problems_of(
+    folder: Path,
+    manifest: Manifest,
+    wanted: Collection[str],
+    *,
+    layout: str,
+    loose: str = "",
+    more: bool = False,
+) -> Iterator[str]:
+    """Why a folder is not what its makers publish; numbers of images are no reason.
+
+    `wanted` are its class folders, others may lie there only with `more`. `loose` is said of images
+    that lie outside of class folders.
+    """
+    found = manifest.counts
+    if not found:
+        yield f"has no class folders, expected {layout}" + (
+            f"; its images lie outside them{loose}" if has_loose_images(folder) else ""
+        )
+        return
+    deeper = [one for one in found if set(wanted) <= {*visible_folders(folder / one)}]
+    if deeper and not set(wanted) & set(found):
+        yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
+        return
+    missing = [one for one in wanted if one not in found]
+    if missing:
+        yield f"lacks {len(missing)} of {len(wanted)} class folders: {listed(missing)}"
+    strange = [] if more else [one for one in found if one not in wanted]
+    if strange:
+        near = nearest(strange[0], missing)
+        yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
+    bare = [one for one, count in found.items() if count == 0 and one in wanted]
+    if bare:
+        yield f"has class folders without images: {listed(bare)}"
+    empty = [path for path in manifest.empty if path.partition("/")[0] in wanted]
+    if empty:
+        yield f"has files that are empty or links to nothing: {listed(empty)}"

@@ -1,0 +1,384 @@
+"""Views: what training and evaluation show of an image."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from carft_core.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a photograph before it trains, in this order; the default is WiSE-FT's.
+
+    A crop resized to the tower's input, a mirror image, changes of colour in random order, grey.
+    """
+
+    crop: Literal["area", "height", "fixed"] = "area"
+    """What is drawn evenly: the crop's `area`, as torchvision does, or its `height`, as TensorFlow
+    does; `fixed` is the evaluation view."""
+    area: tuple[float, float] = (0.9, 1.0)
+    """The least and the greatest part of the image."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """The least and the greatest width by height."""
+    covered: float = 0.0
+    """What of the image a crop must show at least; a smaller one is drawn again."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip: float = 0.0
+    """The chance of the mirror image."""
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    """These four are torchvision's `ColorJitter`: a factor of 1 ± so much, a hue of ± so much."""
+    grey: float = 0.0
+    """The chance that colours go."""
+
+
+AUGMENTATIONS: Mapping[str, Augmentation] = {
+    # `clip/clip.py` of mlfoundations/wise-ft; CAR-FT uses it.
+    "wise_ft": Augmentation(),
+    # `clip/clip.py` of locuslab/FLYP, which kept WiSE-FT's.
+    "flyp": Augmentation(),
+    # `src/input_pipeline.py` of cs-giung/lipsum-ft: flax's ImageNet example, by TensorFlow.
+    "lipsum": Augmentation(crop="height", area=(0.08, 1.0), covered=0.1, flip=0.5),
+    # `domainbed/datasets.py` of facebookresearch/DomainBed.
+    "domainbed": Augmentation(
+        area=(0.7, 1.0),
+        interpolation="bilinear",
+        flip=0.5,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.3,
+        hue=0.3,
+        grey=0.1,
+    ),
+    "none": Augmentation(crop="fixed"),
+}
+
+
+ATTEMPTS = 10
+BORDER = 2
+"""Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
+CENTRAL = 224 / 256
+"""What lipsum-ft keeps of the shorter side when it finds no crop."""
+
+_CROP, _LOOK = 1, 2
+"""The streams of draws; the loader's order has 0."""
+_COLOURS: Mapping[str, Callable[[Image.Image, float], Image.Image]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+    "hue": F.adjust_hue,
+}
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What an image tower wants to see; it comes from the opened CLIP.
+
+    `size` is the side of the square input in pixels; `mean` and `std` are per RGB channel, for
+    pixels in [0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    """How an evaluation view becomes square: `shortest` side resized and cropped, `squash`ed, or
+    the `longest` side resized and filled up."""
+    augmentation: Augmentation = field(default=Augmentation(), repr=False)
+    """What training views draw, in a family that follows `data.augmentation`."""
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] in [0, 1] to what the tower was trained on."""
+        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)
+        return (pixels - mean) / std
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Look(NamedTuple):
+    """What is done to a crop."""
+
+    flip: bool
+    colours: tuple[tuple[str, float], ...]
+    """torchvision's adjustments with their factors, in the order in which they are made."""
+    grey: bool
+
+
+class Part(NamedTuple):
+    """Where in a larger file an image lies."""
+
+    name: str
+    offset: int
+    size: int
+    """In bytes, as is `offset`."""
+
+
+def read_rgb(path: Path, part: Part | None = None) -> Image.Image:
+    """The first frame of an image file, upright and in 8-bit RGB, transparency shown on white.
+
+    With `part` the image lies in a part of the file. Raises RequestError naming the file and the
+    part when it cannot be decoded to its end.
+    """
+    try:
+        with Image.open(path if part is None else _bytes(path, part)) as image:
+            image.load()
+            return _rgb(_upright(image))
+    # Decoders meet arbitrary bytes here, and Pillow's raise whatever those lead to: OSError,
+    # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
+    except Exception as error:
+        raise _unreadable(path if part is None else f"{part.name} in {path}", error) from error
+
+
+def read_plain(path: Path) -> Image.Image:
+    """The first frame of an image file as torchvision's own loader gives it, which published
+    numbers were measured with: not turned by its EXIF data, transparency dropped.
+
+    Raises RequestError naming the file when it cannot be decoded to its end.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def read_inside_border(path: Path) -> Image.Image:
+    """The same without 2 pixels at each edge, where ObjectNet's images have a red border."""
+    image = read_plain(path)
+    return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
+
+
+def _bytes(path: Path, part: Part) -> io.BytesIO:
+    with path.open("rb") as file:
+        file.seek(part.offset)
+        return io.BytesIO(file.read(part.size))
+
+
+def photo_views(
+    read: Callable[[int], Image.Image],
+    indices: Sequence[int],
+    *,
+    transform: Transform,
+    seed: int | None,
+    epoch: int,
+) -> Tensor:
+    """Normalised views [B, 3, S, S] as `Split.views` says, of RGB images that `read` gives.
+
+    Equal to `transform.normalise` of the stacked views, in half of the time: no pixel is written
+    to memory that has not been used before, but once.
+    """
+    views = torch.empty(len(indices), 3, transform.size, transform.size)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
+    for view, index in zip(views, indices, strict=True):
+        image = read(index)
+        if seed is None:
+            image = _evaluated(image, transform)
+        else:
+            image = _trained(image, transform, seed=seed, epoch=epoch, index=index)
+        view.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        view.div_(255).sub_(mean).div_(std)
+    return views
+
+
+def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
+    """Pixels [3, S, S] in [0, 1], as `transform.resize_mode` says.
+
+    `shortest`: the shorter side resized to S, then the central square; `squash`: both sides
+    resized to S; `longest`: the longer side resized to S, black beside the shorter.
+    Source: open_clip's `image_transform(..., is_train=False)`, equal to the pixel.
+    """
+    pixels: Tensor = F.to_tensor(_evaluated(image, transform))
+    return pixels
+
+
+def _evaluated(image: Image.Image, transform: Transform) -> Image.Image:
+    interpolation, side = InterpolationMode(transform.interpolation), transform.size
+    if transform.resize_mode == "squash":
+        resized = F.resize(image, [side, side], interpolation)
+    elif transform.resize_mode == "longest":
+        ratio = max(image.width, image.height) / side
+        fitting = [round(image.height / ratio), round(image.width / ratio)]
+        resized = F.resize(image, fitting, interpolation)
+    else:
+        resized = F.resize(image, side, interpolation)
+    square: Image.Image = F.center_crop(resized, side)  # pads with black where smaller
+    return square
+
+
+def training_view(
+    image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
+) -> Tensor:
+    """Pixels [3, S, S] in [0, 1] as `transform.augmentation` says: a pure function of (seed, epoch,
+    index), which are integers from 0.
+
+    Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and
+    `RandomGrayscale`, equal to the pixel for the same draws.
+    """
+    changed = _trained(image, transform, seed=seed, epoch=epoch, index=index)
+    pixels: Tensor = F.to_tensor(changed)
+    return pixels
+
+
+def _trained(
+    image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
+) -> Image.Image:
+    augmentation = transform.augmentation
+    if augmentation.crop == "fixed":
+        return _evaluated(image, transform)
+    box = random_box(image.width, image.height, draws(seed, epoch, index), augmentation)
+    size = [transform.size, transform.size]
+    image = F.resized_crop(image, *box, size, InterpolationMode(augmentation.interpolation))
+    look = random_look(_uniform(_LOOK, seed, epoch, index, 10), augmentation)
+    if look.flip:
+        image = F.hflip(image)
+    for name, factor in look.colours:
+        image = _COLOURS[name](image, factor)
+    if look.grey:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    return image
+
+
+def draws(seed: int, epoch: int, index: int) -> Tensor:
+    """[ATTEMPTS, 4] numbers in [0, 1), float64, a pure function of the three integers."""
+    return _uniform(_CROP, seed, epoch, index, ATTEMPTS * 4).reshape(ATTEMPTS, 4)
+
+
+def random_box(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """A crop of the `area` and `ratio` of an augmentation, anywhere inside the image.
+
+    `numbers` [ATTEMPTS, 4] as of `draws`. By area: the area uniform, the ratio log-uniform; when
+    no attempt fits, as with a panorama, the greatest central crop of an allowed ratio. Source:
+    torchvision's `RandomResizedCrop.get_params`. By height: see `_box_by_height`.
+    """
+    if augmentation.crop == "height":
+        return _box_by_height(width, height, numbers, augmentation)
+    least, most = augmentation.area
+    low, high = math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])
+    for area_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
+        area = height * width * (least + (most - least) * area_draw)
+        ratio = math.exp(low + (high - low) * ratio_draw)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w)
+    h, w = height, width
+    if width / height < augmentation.ratio[0]:
+        h = round(width / augmentation.ratio[0])
+    elif width / height > augmentation.ratio[1]:
+        w = round(height * augmentation.ratio[1])
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def _unreadable(named: object, error: Exception) -> RequestError:
+    return RequestError(
+        f"{named} cannot be read as an image ({str(error) or type(error).__name__}); "
+        "replace it or take it out"
+    )
+
+
+def _box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """The ratio uniform, then the height uniform among those that keep the area and fit.
+
+    When no attempt does, or one shows the whole image, the central square of CENTRAL of the shorter
+    side. Source: TensorFlow's `sample_distorted_bounding_box` (the whole image its one object),
+    and lipsum-ft's `_random_crop` around it.
+    """
+    least, most = (part * width * height for part in augmentation.area)
+    low, high = augmentation.ratio
+    for height_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
+        ratio = low + (high - low) * ratio_draw
+        greatest = min(height, round(math.sqrt(most / ratio)), int((width + 0.5) / ratio))
+        smallest = min(round(math.sqrt(least / ratio)), greatest)
+        h = smallest + int(height_draw * (greatest - smallest + 1))
+        w = round(h * ratio)
+        if not 0 < w <= width or w * h < augmentation.covered * width * height:
+            continue
+        if w * h == width * height:
+            break
+        return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
+    side = max(1, int(CENTRAL * min(width, height)))
+    return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+
+
+def random_look(numbers: Tensor, augmentation: Augmentation) -> Look:
+    """Mirror image, colours and grey from ten numbers in [0, 1).
+
+    Source: torchvision's `ColorJitter.get_params`, whose factors never fall below 0.
+    """
+    flip, grey, *rest = numbers.tolist()
+    places, values = rest[:4], rest[4:]
+    colours = []
+    for _, name, value in sorted(zip(places, _COLOURS, values, strict=True)):
+        most: float = getattr(augmentation, name)
+        if most > 0:
+            low, high = (-most, most) if name == "hue" else (max(0.0, 1 - most), 1 + most)
+            colours.append((name, low + (high - low) * value))
+    return Look(flip < augmentation.flip, tuple(colours), grey < augmentation.grey)
+
+
+def _uniform(stream: int, seed: int, epoch: int, index: int, count: int) -> Tensor:
+    """[count] numbers in [0, 1), float64, a pure function of the integers.
+
+    Raw output of Philox, a counter-based generator whose stream numpy keeps fixed over versions.
+    """
+    # Arrays of uint64, since a list of both small and large integers would go through float64.
+    key = np.array([seed, stream], dtype=np.uint64)
+    philox = np.random.Philox(key=key, counter=np.array([0, 0, epoch, index], dtype=np.uint64))
+    bits = philox.random_raw(count) >> np.uint64(11)
+    return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera's EXIF orientation says."""
+    method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    return image if method is None else image.transpose(method)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Sixteen bits of grey (32 hold what older Pillows read of such a PNG). Pillow's own
+        # conversion cuts values off at 255, which leaves a white image.
+        grey = np.asarray(image).clip(0, 65535).astype(np.float64) / 257
+        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        # Dropping alpha would show whatever colour lies under transparent pixels, often black.
+        shown = Image.new("RGBA", image.size, "white")
+        shown.alpha_composite(image.convert("RGBA"))
+        return shown.convert("RGB")
+    return image.convert("RGB")

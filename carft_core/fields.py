@@ -1,0 +1,99 @@
+"""The types of fields that configs share, and the words for a value that does not fit one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from carft_core.errors import Problem, unknown
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+ShiftName = Annotated[str, Field(min_length=1)]
+
+
+def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The same names. Raises ValueError for one that stands among them twice."""
+    twice = [name for index, name in enumerate(names or ()) if name in (names or ())[:index]]
+    if twice:
+        raise ValueError(f"{twice[0]} stands in the list twice")
+    return names
+
+
+class Section(BaseModel):
+    """A part of the trial config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_BRANCH = re.compile(r"constrained-\w+|literal\[.*\]")
+"""What pydantic puts behind a field that may be of several kinds, with an error for each."""
+
+
+def explained(
+    error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
+) -> Iterator[Problem]:
+    """A problem for each error of a model that stands at `path`."""
+    items = error.errors()
+    places = [item["loc"] for item in items]
+    for item in items:
+        depth = len(item["loc"])
+        if item["type"] == "too_short" and any(
+            place[:depth] == item["loc"] and len(place) > depth for place in places
+        ):
+            continue  # pydantic leaves wrong elements out and then counts
+        where = (*path, *item["loc"])
+        value = item.get("input")
+        rules = [_rule(item)]
+        if _is_branch(item["loc"]):
+            same = [
+                one
+                for one in items
+                if _is_branch(one["loc"]) and one["loc"][:-1] == item["loc"][:-1]
+            ]
+            if same[0] is not item:
+                continue
+            where, rules = where[:-1], [_rule(one) for one in same]
+        if item["type"] == "extra_forbidden":
+            message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
+        elif item["type"] == "missing":
+            message = "is required"
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+        else:
+            shown = repr(value)
+            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+            message = f"must {' or '.join(rules)}, got {shown}"
+        yield Problem(where, message)
+
+
+def _rule(item: Any) -> str:
+    """`be a valid integer`."""
+    return item["msg"].partition(" should ")[2] or str(item["msg"])
+
+
+def _is_branch(place: tuple[str | int, ...]) -> bool:
+    return bool(place) and isinstance(place[-1], str) and bool(_BRANCH.fullmatch(place[-1]))
+
+
+def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
+    """The fields of the model that stands at `path` inside another."""
+    for step in path:
+        field = cls.model_fields.get(step) if isinstance(step, str) else None
+        inner = field and next(_models_in(field.annotation), None)
+        cls = inner or cls
+    return cls.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Those of `X`, `X | None`, `Mapping[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

@@ -1,0 +1,172 @@
+"""Which drawings are the benchmark's, which the pre-training's: no (class, designer) is in both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from tools.builtin.source import Drawing
+
+REPORT_SHARE = 154
+"""Of 256: six classes in ten are the report's."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A benchmark drawing, its class, and its split: "train", "val", "test" or a shift's name."""
+
+    drawing: Drawing
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pre-training drawing and the names for its captions, the concept's own name first."""
+
+    drawing: Drawing
+    concept: str
+    names: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def read_classes() -> dict[str, tuple[str, ...]]:
+    """Class -> every concept that is the same thing, the class's own spelling included."""
+    text = resources.files(__package__).joinpath("classes.yaml").read_text(encoding="utf-8")
+    classes: Mapping[str, list[str]] = yaml.safe_load(text)
+    return {
+        name: tuple(dict.fromkeys([name.replace("-", " "), *aliases]))
+        for name, aliases in classes.items()
+    }
+
+
+@lru_cache(maxsize=1)
+def read_benchmark() -> Mapping[str, Any]:
+    """The curated `benchmark.yaml`: designers of each split and shift."""
+    text = resources.files(__package__).joinpath("benchmark.yaml").read_text(encoding="utf-8")
+    plan: Mapping[str, Any] = yaml.safe_load(text)
+    return plan
+
+
+def benchmark_designers(plan: Mapping[str, Any]) -> frozenset[str]:
+    """Every designer family that any split or shift uses."""
+    groups = [*plan["id"].values(), *(shift["designers"] for shift in plan["shifts"].values())]
+    return frozenset(designer for group in groups for designer in group)
+
+
+def alias_table(classes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Concept -> class; raises ValueError when two classes claim one concept."""
+    table: dict[str, str] = {}
+    for name, concepts in classes.items():
+        for concept in concepts:
+            if table.setdefault(concept, name) != name:
+                raise ValueError(f"{concept!r} is claimed by {table[concept]!r} and {name!r}")
+    return table
+
+
+def benchmark_items(
+    drawings: Iterable[Drawing],
+    classes: Mapping[str, tuple[str, ...]],
+    plan: Mapping[str, Any],
+) -> list[Item]:
+    """The drawings of benchmark classes by each split's designers in the split's style."""
+    table = alias_table(classes)
+    split_of = {
+        (designer, plan["id_style"]): split
+        for split, designers in plan["id"].items()
+        for designer in designers
+    }
+    for shift, rule in plan["shifts"].items():
+        split_of |= {(designer, rule["style"]): shift for designer in rule["designers"]}
+    items = []
+    for drawing in drawings:
+        label = table.get(drawing.concept)
+        split = split_of.get((drawing.designer, drawing.style))
+        if label is not None and split is not None:
+            items.append(Item(drawing, label, split))
+    return items
+
+
+def pretraining_pairs(
+    drawings: Iterable[Drawing],
+    classes: Mapping[str, tuple[str, ...]],
+    plan: Mapping[str, Any],
+    *,
+    share_alike: Iterable[str] = (),
+    min_designers: int = 3,
+) -> list[Pair]:
+    """What the tiny CLIP is trained on: concepts that at least `min_designers` families draw.
+
+    Left out are a benchmark designer's drawings of anything whose name contains a benchmark
+    class's name as words ("rocket launch off" for rocket), and sets under share-alike licences.
+    """
+    table = alias_table(classes)
+    held_out = benchmark_designers(plan)
+    barred_sets = frozenset(share_alike)
+    longest = max((len(name.split()) for name in table), default=1)
+
+    def shows_a_class(concept: str) -> bool:
+        words = concept.split()
+        return any(
+            " ".join(words[start : start + length]) in table
+            for length in range(1, longest + 1)
+            for start in range(len(words) - length + 1)
+        )
+
+    groups: dict[str, list[Drawing]] = defaultdict(list)
+    for drawing in drawings:
+        if drawing.set in barred_sets:
+            continue
+        if drawing.designer in held_out and shows_a_class(drawing.concept):
+            continue
+        groups[table.get(drawing.concept, drawing.concept)].append(drawing)
+    return [
+        Pair(drawing, concept, tuple(dict.fromkeys([concept, drawing.concept])))
+        for concept, group in groups.items()
+        if len({drawing.designer for drawing in group}) >= min_designers
+        for drawing in group
+    ]
+
+
+def subset_of(name: str) -> str:
+    """Report or development: fixed by the class's own name, whatever other classes there are."""
+    draw = hashlib.sha256(f"icon_shift/{name}".encode()).digest()[0]
+    return "report" if draw < REPORT_SHARE else "development"
+
+
+def select_items(
+    items: Iterable[Item], plan: Mapping[str, Any], *, curated: bool = True
+) -> list[Item]:
+    """The benchmark: classes with enough drawings in every split that must have some, capped.
+
+    Ordered by class, split and id, so that the packed file does not depend on the source's order.
+    Without `curated` what was dropped by eye is still there: what the pre-training must not see
+    was fixed before that look.
+    """
+    excluded = frozenset(plan["excluded_drawings"] if curated else ())
+    groups: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        if item.drawing.id not in excluded:
+            groups[item.label][item.split].append(item)
+    splits = [*plan["id"], *plan["shifts"]]
+    chosen = []
+    for label in sorted(groups):
+        group = groups[label]
+        if any(len(group[split]) < least for split, least in plan["minimum"].items()):
+            continue
+        for split in splits:
+            ranked = sorted(group[split], key=lambda item: _rank(item.drawing.id))
+            kept = ranked[: plan["maximum"][split]]
+            chosen += sorted(kept, key=lambda item: item.drawing.id)
+    return chosen
+
+
+def _rank(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
