@@ -509,7 +509,30 @@ def weights_digest(name: str, pretrained: str | None = None, *, cache: Path | No
     return _digest(find_model(name, pretrained), cache)
 
 
-class ImageClassifier(nn.Module):
+class Classifier(nn.Module):
+    """What is evaluated: unit-norm features [B, d] of images, and logits [B, C] of these.
+
+    Whatever an algorithm or a merge returns derives from it.
+    """
+
+    clip_features: bool = True
+    """Whether its features lie in CLIP's own space, where contexts and other tasks' heads are
+    measured."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [B, C] in float32 of such features."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, C] of normalised images [B, 3, S, S]."""
+        return self.logits(self.features(images))
+
+
+class ImageClassifier(Classifier):
     """An image tower and a linear head without bias on its unit-norm features.
 
     The head's rows are `logit_scale * W_cls[c]` at the start; its state dict is what merges
@@ -537,10 +560,6 @@ class ImageClassifier(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.head(features)
         return out
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images [B, 3, S, S]."""
-        return self.logits(self.features(images))
 
 
 def _built(source: ModelSource) -> nn.Module:

@@ -1,27 +1,20 @@
-"""The one evaluation: predictions of every split, then metrics."""
+"""The one evaluation: each split is read once for all models of a run, then metrics."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.clip import ImageClassifier, open_model
-from carft_core.config import ModelConfig, PromptsConfig, TrialConfig
-from carft_core.data import FAMILIES, Family, FamilyData, Split
-from carft_core.data.base import DataConfig
-from carft_core.data.loader import batches
-from carft_core.data.transforms import Transform
-from carft_core.device import Precision, autocast
-from carft_core.errors import RequestError
+from carft_core.clip import Classifier
+from carft_core.config import TrialConfig
+from carft_core.data import Split
 from carft_core.metrics import (
     brier,
     ece,
@@ -35,8 +28,8 @@ from carft_core.metrics import (
     worst_group_top1,
 )
 from carft_core.predictions import Predictions, predictions_file
-from carft_core.prepare import Bench
-from carft_core.prompts import TemplateSet, class_weights, template_set, text_features
+from carft_core.prepare import RETENTION, Prepared
+from carft_core.teacher import Teacher, on_device
 
 METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
 OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
@@ -45,53 +38,237 @@ FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
 """What a family may ask for besides; those of groups are of the splits that have groups."""
 
 
-def predict(
-    classifier: ImageClassifier,
-    split: Split,
-    name: str,
-    *,
-    transform: Transform,
-    device: torch.device,
-    precision: Precision,
-    batch_size: int,
-    workers: int = 0,
-) -> Predictions:
-    """Classify the evaluation view of every item of a split.
+MEMORY_FOR_MODELS = 2**31
+"""Bytes of weights that are on the device at once, and at least one model's."""
 
-    `classifier` lies on `device`; it is put into evaluation mode meanwhile. The image tower runs
-    in `precision`, what comes behind it in float32.
 
-    Raises RequestError when an image cannot be used, ValueError for an empty split or a label
-    outside `split.classes`.
+def predict(classifier: Classifier, name: str, teacher: Teacher) -> Predictions:
+    """Classify the evaluation view of every item of one of the teacher's splits.
+
+    The image tower runs in the run's precision, what comes behind it in float32. Raises
+    RequestError when an image cannot be used, ValueError for an empty split or a label outside
+    `split.classes`.
     """
+    split = teacher.splits[name]
     _check_labels(split, name)
-    features, logits = [], []
-    with torch.inference_mode(), _evaluating(classifier):
-        for images, _, _ in batches(
-            split,
-            batch_size=batch_size,
-            transform=transform,
-            seed=None,
-            epoch=0,
-            workers=workers,
-            pin_memory=device.type == "cuda",
-        ):
-            images = images.to(device, non_blocking=True)
-            if device.type == "cuda":
-                images = images.to(memory_format=torch.channels_last)
-            with autocast(device, precision):
-                unit = classifier.features(images)
-            features.append(unit.cpu())
-            logits.append(classifier.logits(unit).cpu())
+    if classifier is teacher.classifier:
+        features = teacher.features(name).to(teacher.device)
+    else:
+        (features,) = teacher.encode([classifier], split)
+    return _predictions(classifier, features, split, name)
+
+
+def measure(
+    models: Mapping[str, Callable[[], Classifier]],
+    stand: Prepared,
+    config: TrialConfig,
+    files: Mapping[str, Path],
+) -> dict[str, dict[str, float]]:
+    """The metrics of each model on everything that is measured; see docs/metrics.md.
+
+    `models` make classifiers on any device, or give the teacher's own; a model whose label is in
+    `files` leaves its predictions there. Each image is read once for as many models as fit into
+    MEMORY_FOR_MODELS. Raises RequestError when an image cannot be used, NonFinite when a logit is
+    NaN or +inf.
+    """
+    metrics: dict[str, dict[str, float]] = {}
+    waiting = dict(models)
+    while waiting:
+        classifiers: dict[str, Classifier] = {}
+        room = MEMORY_FOR_MODELS
+        for label in list(waiting):
+            classifier = on_device(waiting[label](), stand.device)
+            room -= sum(tensor.nbytes for tensor in classifier.state_dict().values())
+            classifiers[label] = classifier
+            del waiting[label]
+            if room <= 0:
+                break
+        metrics |= _measure_together(classifiers, stand, config, files)
+    return {label: metrics[label] for label in models}
+
+
+def _measure_together(
+    classifiers: Mapping[str, Classifier],
+    stand: Prepared,
+    config: TrialConfig,
+    files: Mapping[str, Path],
+) -> dict[str, dict[str, float]]:
+    teacher = stand.teacher
+    reports = {label: _Report(it, stand, config) for label, it in classifiers.items()}
+    with contextlib.ExitStack() as stack:
+        for label, report in reports.items():
+            if label in files:
+                file = predictions_file(files[label], _shapes(stand, report), config.eval.logits)
+                report.write = stack.enter_context(file)
+        for name, split in stand.measured().items():
+            _check_labels(split, name)
+            frozen, features = _features(classifiers, name, teacher)
+            for label, report in reports.items():
+                report.add(name, features[label], frozen)
+    return {label: report.metrics() for label, report in reports.items()}
+
+
+def _features(
+    classifiers: Mapping[str, Classifier], name: str, teacher: Teacher
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The teacher's features of a split and those of each classifier, all in one pass."""
+    frozen = teacher.kept_features(name)
+    tuned = {label: it for label, it in classifiers.items() if it is not teacher.classifier}
+    passing = [*tuned.values()] + ([teacher.classifier] if frozen is None else [])
+    encoded = teacher.encode(passing, teacher.splits[name]) if passing else []
+    if frozen is None:
+        frozen = encoded[-1].cpu()
+        teacher.keep_features(name, frozen)
+    frozen = frozen.to(teacher.device)
+    features = dict(zip(tuned, encoded, strict=False))
+    return frozen, {label: features.get(label, frozen) for label in classifiers}
+
+
+def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
+    with torch.inference_mode():
+        logits = among(classifier.logits(features), split.classes, split.alike)
     return Predictions(
         split=name,
         ids=split.ids,
         units=split.units,
-        labels=split.labels,
-        logits=among(torch.cat(logits), split.classes, split.alike),
-        features=torch.cat(features),
+        labels=split.labels.to(features.device),
+        logits=logits,
         groups=split.groups,
     )
+
+
+class _Split(NamedTuple):
+    """What a model and the teacher say of a split."""
+
+    predictions: Predictions
+    features: Tensor
+    """[N, d] by the model."""
+    zero_shot: Predictions
+    frozen: Tensor
+    """[N, d] by the teacher."""
+
+
+class _Report:
+    """What is measured of one model, split by split."""
+
+    def __init__(self, classifier: Classifier, stand: Prepared, config: TrialConfig) -> None:
+        self.classifier, self.stand = classifier, stand
+        self.probes_contexts = config.eval.context_probe and classifier.clip_features
+        self.write: Callable[[Predictions], None] | None = None
+        self.values: dict[str, Mapping[str, float]] = {}
+        self.zero_shot: dict[str, Mapping[str, float]] = {}
+        self.contexts: dict[str, Mapping[str, float]] = {}
+        self.retained: dict[str, float] = {}
+        self.retained_before: dict[str, float] = {}
+        self.waiting: dict[str, _Split] = {}
+        """What sets derived from several splits still need."""
+
+    def add(self, name: str, features: Tensor, frozen: Tensor) -> None:
+        """Count a split, given its features [N, d] by the model and by the teacher."""
+        teacher = self.stand.teacher
+        split = teacher.splits[name]
+        if name.startswith(RETENTION):
+            if self.classifier.clip_features:
+                self._add_other_task(name, features, frozen)
+            return
+        self.waiting[name] = _Split(
+            _predictions(self.classifier, features, split, name),
+            features,
+            _predictions(teacher.classifier, frozen, split, name),
+            frozen,
+        )
+        self._count(self.waiting[name])
+        self._count_derived()
+
+    def _add_other_task(self, name: str, features: Tensor, frozen: Tensor) -> None:
+        split, head = self.stand.teacher.splits[name], self.stand.other_heads[name]
+        labels = split.labels.to(features.device)
+        with torch.inference_mode():
+            logits, before = head(features), head(frozen)
+        self.retained[name] = top1(logits, labels)
+        self.retained_before[name] = top1(before, labels)
+        if self.write is not None:
+            self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
+
+    def _count_derived(self) -> None:
+        """The sets whose last split has come; then forget what none needs any more."""
+        derived = self.stand.data.derived
+        for name, part in derived.items():
+            if name not in self.values and self.waiting.keys() >= {*part.of}:
+                self._count(joined(name, [self.waiting[of] for of in part.of], part.classes))
+        needed = {of for name, it in derived.items() if name not in self.values for of in it.of}
+        self.waiting = {name: it for name, it in self.waiting.items() if name in needed}
+
+    def _count(self, split: _Split) -> None:
+        name, teacher = split.predictions.split, self.stand.teacher
+        self.values[name] = split_metrics(split.predictions, self.stand.family.metrics)
+        self.zero_shot[name] = {"top1": top1(split.zero_shot.logits, split.zero_shot.labels)}
+        if self.probes_contexts:
+            self.contexts[name] = context_probe(
+                split.frozen, split.features, teacher.w_ctx, teacher.scale
+            )
+        if self.write is not None:
+            self.write(split.predictions)
+
+    def metrics(self) -> dict[str, float]:
+        """All of it under flat names."""
+        flat = summary(self.values, self.zero_shot, outside=self.stand.data.outside_mean)
+        for name, values in self.contexts.items():
+            flat |= {f"context/{name}/{key}": value for key, value in values.items()}
+        return flat | retention_metrics(self.retained, self.retained_before)
+
+
+def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
+    """The rows of labels [N] that are among `classes`; None is all of them."""
+    if classes is None:
+        return torch.arange(len(labels), device=labels.device)
+    return torch.isin(labels, torch.tensor(classes, device=labels.device)).nonzero()[:, 0]
+
+
+def joined(name: str, splits: Sequence[_Split], classes: Sequence[int] | None) -> _Split:
+    """The items of some classes of several splits, one after another, predicted among these
+    classes alone. Raises ValueError when there is none."""
+    rows = [rows_of(split.predictions.labels, classes) for split in splits]
+    if not sum(map(len, rows)):
+        raise ValueError(f"{name} has no items")
+    return _Split(
+        _among_rows(name, [split.predictions for split in splits], rows, classes),
+        torch.cat([split.features[row] for split, row in zip(splits, rows, strict=True)]),
+        _among_rows(name, [split.zero_shot for split in splits], rows, classes),
+        torch.cat([split.frozen[row] for split, row in zip(splits, rows, strict=True)]),
+    )
+
+
+def _among_rows(
+    name: str,
+    predictions: Sequence[Predictions],
+    rows: Sequence[Tensor],
+    classes: Sequence[int] | None,
+) -> Predictions:
+    parts = [part.take(row) for part, row in zip(predictions, rows, strict=True)]
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Predictions(
+        split=name,
+        ids=[item for part in parts for item in part.ids],
+        units=[item for part in parts for item in part.units],
+        labels=torch.cat([part.labels for part in parts]),
+        logits=among(torch.cat([part.logits for part in parts]), classes),
+        groups=[it for of in groups for it in of] if len(groups) == len(parts) else None,
+    )
+
+
+def _shapes(stand: Prepared, report: _Report) -> dict[str, tuple[int, int]]:
+    """The shapes [N, C] of the logits of everything of which predictions are kept."""
+    splits, classes = stand.measured(), len(stand.data.class_names)
+    shapes = {name: (len(split), classes) for name, split in splits.items()}
+    for name, head in stand.other_heads.items():
+        shapes[name] = len(splits[name]), head.out_features
+        if not report.classifier.clip_features:
+            del shapes[name]
+    for name, part in stand.data.derived.items():
+        sizes = [len(rows_of(splits[of].labels, part.classes)) for of in part.of]
+        shapes[name] = sum(sizes), classes
+    return shapes
 
 
 def among(
@@ -112,40 +289,6 @@ def among(
     for number, same in alike.items():
         chosen[:, number] = logits[:, list(same)].amax(dim=1)
     return chosen
-
-
-def part(predictions: Predictions, name: str, classes: Sequence[int]) -> Predictions:
-    """The items of some classes, predicted among these classes alone, as the split `name`.
-
-    Raises ValueError when there is no such item.
-    """
-    inside, groups = torch.isin(predictions.labels, torch.tensor(classes)), predictions.groups
-    kept = inside.nonzero()[:, 0].tolist()
-    if not kept:
-        raise ValueError(f"{name} has no items")
-    return Predictions(
-        split=name,
-        ids=tuple(predictions.ids[index] for index in kept),
-        units=tuple(predictions.units[index] for index in kept),
-        labels=predictions.labels[inside],
-        logits=among(predictions.logits[inside], classes),
-        features=predictions.features[inside],
-        groups=None if groups is None else tuple(groups[index] for index in kept),
-    )
-
-
-def together(parts: Sequence[Predictions], name: str) -> Predictions:
-    """The items of several splits, one after another, as the split `name`."""
-    groups = [item.groups for item in parts if item.groups is not None]
-    return Predictions(
-        split=name,
-        ids=tuple(one for item in parts for one in item.ids),
-        units=tuple(one for item in parts for one in item.units),
-        labels=torch.cat([item.labels for item in parts]),
-        logits=torch.cat([item.logits for item in parts]),
-        features=torch.cat([item.features for item in parts]),
-        groups=tuple(one for of in groups for one in of) if len(groups) == len(parts) else None,
-    )
 
 
 def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
@@ -212,6 +355,22 @@ def context_probe(
     return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
 
 
+def retention_metrics(
+    retained: Mapping[str, float], zero_shot: Mapping[str, float]
+) -> dict[str, float]:
+    """`retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
+
+    Both are given as the top-1 of each other task by its metric name; nothing where there is none.
+    A negative gain is what was forgotten.
+    """
+    if not retained:
+        return {}
+    mean = sum(retained.values()) / len(retained)
+    before = sum(zero_shot.values()) / len(zero_shot)
+    metrics = {f"{name}/top1": value for name, value in retained.items()}
+    return {**metrics, "retention/mean/top1": mean, "retention/gain/top1": mean - before}
+
+
 def _ood_mean(per_split: Mapping[str, Mapping[str, float]], metric: str) -> float | None:
     values = [
         metrics[metric]
@@ -228,384 +387,3 @@ def _check_labels(split: Split, name: str) -> None:
         return
     if not bool(torch.isin(split.labels, torch.tensor(split.classes)).all()):
         raise ValueError(f"{name} has labels outside the classes that it declares")
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-START = "retention/"
-"""How the metric names begin."""
-
-
-@dataclass(frozen=True, eq=False)
-class OtherTask:
-    """A task that is only tested on."""
-
-    name: str
-    """Its metric name, `retention/<family>`."""
-    test: Split
-    head: nn.Linear
-    """Rows `logit_scale * W_cls[c]` of its own classes and templates; never trained."""
-
-
-def other_data(config: TrialConfig) -> dict[str, FamilyData]:
-    """The families of `eval.retention` but the run's own, opened; a process opens each once.
-
-    Raises RequestError for one that cannot be opened or has no test.
-    """
-    names = [name for name in config.eval.retention if name != config.data.family]
-    if config.eval.retention and not names:
-        raise RequestError(
-            f"eval.retention: {config.data.family} is what the run is tuned on; name other families"
-        )
-    return {name: _data(FAMILIES[name], config) for name in names}
-
-
-def templates_of(name: str) -> TemplateSet:
-    """A family's own default for `prompts.classes`."""
-    default = PromptsConfig().classes
-    return template_set(str(FAMILIES[name].defaults.get("prompts.classes", default)))
-
-
-def _data(family: Family, config: TrialConfig) -> FamilyData:
-    root = config.eval.retention_root
-    if root is None and FAMILIES[config.data.family].folders:
-        root = config.data.root
-    if family.folders and root is None:
-        raise RequestError(
-            f"eval.retention_root: which folder holds the data sets? {config.data.family} does not "
-            f"say it, and {family.name} lies there"
-        )
-    place = str(Path(root).expanduser().absolute()) if root and family.folders else None
-    try:
-        data = _opened(DataConfig(family=family.name, root=place, shifts=()), family.open)
-    except RequestError as error:
-        raise RequestError(f"eval.retention: {family.name}: {error}") from None
-    if data.test is None:
-        raise RequestError(f"eval.retention: {family.name} has no test in distribution")
-    return data
-
-
-@functools.lru_cache(maxsize=32)
-def _opened(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    return opened(config)
-
-
-def open_others(config: TrialConfig, bench: Bench, cache: Path | None) -> tuple[OtherTask, ...]:
-    """What the models of a run are tested on besides. The last ones stay open.
-
-    Raises RequestError as `other_data` does, and for a prompt that the model cannot read.
-    """
-    tests = tuple(
-        (name, data.class_names, data.id_test) for name, data in other_data(config).items()
-    )
-    return _with_heads(config.model, tests, bench.device, cache) if tests else ()
-
-
-@functools.lru_cache(maxsize=2)
-def _with_heads(
-    model: ModelConfig,
-    tests: Sequence[tuple[str, tuple[str, ...], Split]],
-    device: torch.device,
-    cache: Path | None,
-) -> tuple[OtherTask, ...]:
-    clip = open_model(model.name, model.pretrained, cache=cache)
-    found = []
-    for name, class_names, test in tests:
-        try:
-            w_raw = text_features(clip, templates_of(name), class_names, cache=cache)
-        except RequestError as error:
-            raise RequestError(f"eval.retention: {name}: {error}") from None
-        w_cls = class_weights(w_raw)
-        head = nn.Linear(w_cls.shape[1], len(w_cls), bias=False).requires_grad_(False)
-        head.weight.copy_(clip.logit_scale * w_cls)
-        found.append(OtherTask(f"{START}{name}", test, head.to(device)))
-    return tuple(found)
-
-
-def retention_metrics(
-    retained: Mapping[str, float], zero_shot: Mapping[str, float]
-) -> dict[str, float]:
-    """`retention/<family>/top1`, their mean, and what that is above the zero-shot model's.
-
-    Both are given as the top-1 of each other task by its metric name; nothing where there is none.
-    A negative gain is what was forgotten.
-    """
-    if not retained:
-        return {}
-    mean = sum(retained.values()) / len(retained)
-    before = sum(zero_shot.values()) / len(zero_shot)
-    found = {f"{name}/top1": value for name, value in retained.items()}
-    return {**found, "retention/mean/top1": mean, "retention/gain/top1": mean - before}
-
-
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """Splits of which something is measured over all of them; most stand alone."""
-
-    splits: Mapping[str, Split]
-    """By metric name, as all that follows."""
-    head: nn.Linear | None = None
-    """That of another task; None is the classifier's own."""
-    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The classes of each part of `id/test`."""
-    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of which of the splits each union is made."""
-
-    def shapes(self, classes: int) -> dict[str, tuple[int, int]]:
-        """The shapes [N, C] of the logits, by name; the classifier's own head has `classes`."""
-        width = classes if self.head is None else self.head.out_features
-        sizes = {name: len(split) for name, split in self.splits.items()}
-        for name, of in self.parts.items():
-            inside = torch.isin(self.splits["id/test"].labels, torch.tensor(of))
-            sizes[name] = int(inside.sum())
-        sizes |= {name: sum(sizes[one] for one in of) for name, of in self.unions.items()}
-        return {name: (size, width) for name, size in sizes.items()}
-
-    def predict(
-        self, classifier: ImageClassifier, bench: Bench, *, batch_size: int, workers: int
-    ) -> dict[str, Predictions]:
-        """What `classifier`, or its tower with the unit's own head, says of each split.
-
-        Raises as `carft_core.evaluate.predict` does.
-        """
-        if self.head is not None:
-            classifier = ImageClassifier(classifier.visual, self.head)
-        predicted = {
-            name: predict(
-                classifier,
-                split,
-                name,
-                transform=bench.transform,
-                device=bench.device,
-                precision=bench.precision,
-                batch_size=batch_size,
-                workers=workers,
-            )
-            for name, split in self.splits.items()
-        }
-        parts = {
-            name: part(predicted["id/test"], name, classes) for name, classes in self.parts.items()
-        }
-        unions = {
-            name: together([predicted[one] for one in of], name) for name, of in self.unions.items()
-        }
-        return predicted | parts | unions
-
-
-def units_of(bench: Bench, others: Sequence[OtherTask]) -> list[Unit]:
-    """All that a finished run is measured on; splits that share a union are in one unit."""
-    splits, unions = bench.evaluated_splits(), bench.unions()
-    groups = [{name} for name in splits]
-    for of in unions.values():
-        joined = [group for group in groups if group & {*of}]
-        groups = [group for group in groups if not group & {*of}] + [set().union(*joined)]
-    return [
-        *(
-            Unit(
-                {name: split for name, split in splits.items() if name in group},
-                parts=bench.test_parts() if "id/test" in group else {},
-                unions={name: of for name, of in unions.items() if group & {*of}},
-            )
-            for group in groups
-        ),
-        *(Unit({other.name: other.test}, head=other.head) for other in others),
-    ]
-
-
-def names_of(bench: Bench, others: Sequence[OtherTask]) -> tuple[str, ...]:
-    """The metric names of all that the units predict, in the order in which they are told."""
-    return (
-        *(*bench.evaluated_splits(), *bench.test_parts(), *bench.unions()),
-        *(other.name for other in others),
-    )
-
-
-LIMIT = 2_000_000_000
-"""Bytes of predictions that stay in memory between the runs of a process."""
-
-_Key = tuple[frozenset[str], nn.Linear | None, int]
-
-
-@dataclass
-class _Known:
-    top1: Mapping[str, float]
-    predictions: Mapping[str, Predictions] | None = None
-
-    @property
-    def bytes(self) -> int:
-        return _bytes(self.predictions or {})
-
-
-class ZeroShotStore:
-    """Predictions by bench and unit: made once while they fit, anew for each model beyond that.
-
-    What is kept goes with its bench, or when another bench needs the room. Within a bench it
-    stays: its units are asked for in a circle, where to drop the oldest would be to drop each
-    before it is asked for again.
-    """
-
-    def __init__(self, limit: int = LIMIT) -> None:
-        self.limit = limit
-        self._known: WeakKeyDictionary[Bench, dict[_Key, _Known]] = WeakKeyDictionary()
-
-    def top1(self, unit: Unit, bench: Bench, *, batch_size: int, workers: int) -> dict[str, float]:
-        """By metric name; known from the first time on, whether or not predictions are kept."""
-        known = self._of(bench).get(_key(unit, batch_size))
-        if known is None:
-            self.predictions(unit, bench, batch_size=batch_size, workers=workers)
-            known = self._of(bench)[_key(unit, batch_size)]
-        return dict(known.top1)
-
-    def predictions(
-        self, unit: Unit, bench: Bench, *, batch_size: int, workers: int
-    ) -> Mapping[str, Predictions]:
-        """By metric name, as `Unit.predict` gives them for the teacher's classifier."""
-        key = _key(unit, batch_size)
-        known = self._of(bench).get(key)
-        if known is not None and known.predictions is not None:
-            return known.predictions
-        made = unit.predict(bench.teacher.classifier, bench, batch_size=batch_size, workers=workers)
-        if known is None:
-            known = _Known({name: top1(item.logits, item.labels) for name, item in made.items()})
-            self._of(bench)[key] = known
-        if self._makes_room(bench, _bytes(made)):
-            known.predictions = made
-        return made
-
-    def _of(self, bench: Bench) -> dict[_Key, _Known]:
-        return self._known.setdefault(bench, {})
-
-    def _makes_room(self, bench: Bench, wanted: int) -> bool:
-        """Whether so many bytes of `bench` fit, other benches' predictions aside."""
-        own = sum(known.bytes for known in self._of(bench).values())
-        if own + wanted > self.limit:
-            return False
-        others = [of for one, of in self._known.items() if one is not bench]
-        held = sum(known.bytes for of in others for known in of.values())
-        if own + held + wanted > self.limit:
-            for of in others:
-                for known in of.values():
-                    known.predictions = None
-        return True
-
-
-def _key(unit: Unit, batch_size: int) -> _Key:
-    return frozenset(unit.splits), unit.head, batch_size
-
-
-def _bytes(predictions: Mapping[str, Predictions]) -> int:
-    return sum(item.logits.nbytes + item.features.nbytes for item in predictions.values())
-
-
-ZERO_SHOT = ZeroShotStore()
-"""That of this process."""
-
-
-_Values = Mapping[str, float]
-
-
-def measure(
-    classifier: ImageClassifier | None,
-    bench: Bench,
-    others: Sequence[OtherTask],
-    config: TrialConfig,
-    file: Path | None,
-) -> dict[str, float]:
-    """The metrics of one model on all that its bench and `others` have; see docs/metrics.md.
-
-    `classifier` lies on the bench's device; None is the zero-shot model. Predictions are kept in
-    `file`, if there is one, as `predictions_file` does, in the order of `names_of`.
-
-    Raises RequestError when an image cannot be used, NonFinite when a logit is NaN or +inf.
-    """
-    units, names, found = units_of(bench, others), names_of(bench, others), _Found()
-    with contextlib.ExitStack() as stack:
-        keep: Callable[[Predictions], object] | None = None
-        if file is not None:
-            shapes: dict[str, tuple[int, int]] = {}
-            for unit in units:
-                shapes |= unit.shapes(len(bench.teacher.w_cls))
-            ordered = {name: shapes[name] for name in names}
-            keep = stack.enter_context(predictions_file(file, ordered, config.eval.logits))
-        for unit in units:
-            found.add(unit, classifier, bench, config, keep)
-    return found.metrics(names, bench)
-
-
-@dataclass
-class _Found:
-    """What is left of predictions that are gone; by the metric name of the split."""
-
-    values: dict[str, _Values] = field(default_factory=dict)
-    zero_shot: dict[str, _Values] = field(default_factory=dict)
-    probes: dict[str, _Values] = field(default_factory=dict)
-    retained: dict[str, float] = field(default_factory=dict)
-    before: dict[str, float] = field(default_factory=dict)
-    """The same of the zero-shot model."""
-
-    def add(
-        self,
-        unit: Unit,
-        classifier: ImageClassifier | None,
-        bench: Bench,
-        config: TrialConfig,
-        keep: Callable[[Predictions], object] | None,
-    ) -> None:
-        """Predict and measure a unit; only this call holds its predictions."""
-        how = {"batch_size": config.eval.batch_size, "workers": config.workers}
-        if classifier is None:
-            predicted = ZERO_SHOT.predictions(unit, bench, **how)
-        else:
-            predicted = unit.predict(classifier, bench, **how)
-        if unit.head is not None:
-            self.retained |= {name: top1(it.logits, it.labels) for name, it in predicted.items()}
-            self.before |= ZERO_SHOT.top1(unit, bench, **how)
-        else:
-            self.values |= {
-                name: split_metrics(item, bench.further_metrics) for name, item in predicted.items()
-            }
-            if config.eval.context_probe:
-                unmoved = predicted
-                if classifier is not None:
-                    unmoved = ZERO_SHOT.predictions(unit, bench, **how)
-                self.probes |= _probes(predicted, unmoved, bench)
-            known = ZERO_SHOT.top1(unit, bench, **how)
-            self.zero_shot |= {name: {"top1": value} for name, value in known.items()}
-        if keep is not None:
-            for item in predicted.values():
-                keep(item)
-
-    def metrics(self, names: Sequence[str], bench: Bench) -> dict[str, float]:
-        """All of it under flat names, in the order of `names`: sums depend on it."""
-        own = [name for name in names if name in self.values]
-        metrics = summary(
-            {name: self.values[name] for name in own},
-            {name: self.zero_shot[name] for name in own},
-            outside=bench.outside_means(),
-        )
-        metrics |= {
-            f"context/{name}/{key}": value
-            for name in own
-            for key, value in self.probes.get(name, {}).items()
-        }
-        return metrics | retention_metrics(self.retained, self.before)
-
-
-def _probes(
-    predicted: Mapping[str, Predictions], zero_shot: Mapping[str, Predictions], bench: Bench
-) -> dict[str, _Values]:
-    w_ctx, scale = bench.teacher.w_ctx.cpu(), bench.teacher.scale
-    return {
-        name: context_probe(zero_shot[name].features, item.features, w_ctx, scale)
-        for name, item in predicted.items()
-    }

@@ -10,32 +10,23 @@ from typing import Any
 
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME
-from torch import Tensor
 
 from carft_core.clip import (
     BUILTIN,
     CONFIG,
     FOLDER,
     PREPROCESS_KEYS,
-    OpenedClip,
+    ImageClassifier,
     find_model,
-    open_model,
 )
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, prepare
 from carft_core.errors import RequestError, unknown
 from carft_core.files import found, read_json, write_atomically, write_folder, write_json
-from carft_core.merges import State
+from carft_core.prepare import Prepared, prepared
 from carft_core.prompts import (
-    TemplateSet,
-    class_weights,
-    context_set,
-    context_weights,
     template_set,
-    text_features,
 )
-from carft_core.run import UNMERGED, RunFolder, model_state, models_of, save_weights, tuned_state
-from carft_core.teacher import zero_shot_classifier
+from carft_core.run import UNMERGED, RunFolder, load_classifier, merged, models_of, save_weights
 
 USE = """```python
 import json
@@ -232,34 +223,6 @@ CARD = "README.md"
 PACKAGES = ("carft-sweep", "open_clip_torch", "timm", "torch")
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What a run was trained from and with."""
-
-    clip: OpenedClip
-    data: FamilyData
-    classes: TemplateSet
-    contexts: TemplateSet
-    zero_shot: State
-    """The classifier before training."""
-    w_ctx: Tensor
-    """[K, d]"""
-
-    @classmethod
-    def open(cls, config: TrialConfig, cache: Path | None) -> _Source:
-        """On the CPU, whatever trained: text features are always from there."""
-        data = prepare(config.data)
-        clip = open_model(config.model.name, config.model.pretrained, cache=cache)
-        classes = template_set(config.prompts.classes)
-        contexts = context_set(config.prompts.contexts, config.data)
-        w_cls, w_ctx = (
-            mean(text_features(clip, templates, data.class_names, cache=cache))
-            for mean, templates in ((class_weights, classes), (context_weights, contexts))
-        )
-        zero_shot = zero_shot_classifier(clip, w_cls).state_dict()
-        return cls(clip, data, classes, contexts, zero_shot, w_ctx)
-
-
 def export(
     workdir: Path,
     config: TrialConfig,
@@ -268,7 +231,6 @@ def export(
     label: str = UNMERGED,
     rows: Sequence[MeasuredRow] = (),
     force: bool = False,
-    cache: Path | None = None,
 ) -> None:
     """Write the model `label` of the finished run in `workdir` to the folder `out`, all or nothing.
 
@@ -287,13 +249,18 @@ def export(
     if measured is None:
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
-    source = _Source.open(config, cache)
-    _check_unchanged(claimed, source)
-    tuned = tuned_state(folder.weights(config.keep.result), config, source.zero_shot)
-    state = model_state(models[label], source.zero_shot, tuned)
-    facts = _facts(claimed, measured, config, source)
+    on_cpu = config.model_copy(update={"device": "cpu", "precision": "fp32"})
+    stand = prepared(on_cpu)
+    _check_unchanged(claimed, config, stand)
+    classifier = merged(models[label], load_classifier(folder, config, stand), stand)
+    if not isinstance(classifier, ImageClassifier):
+        raise RequestError(
+            f"{label} of {config.algorithm.name} is no image tower with a linear head on its "
+            "features, and so nothing that open_clip could load; export another model of the sweep"
+        )
+    facts = _facts(claimed, measured, config, stand)
     card = model_card(facts, rows, title=out.resolve().name)
-    write_folder(out, lambda new: _fill(new, config, source, state, facts, card))
+    write_folder(out, lambda new: _fill(new, config, stand, classifier, facts, card))
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -325,15 +292,17 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
         )
 
 
-def _check_unchanged(claimed: Mapping[str, Any], source: _Source) -> None:
+def _check_unchanged(claimed: Mapping[str, Any], config: TrialConfig, stand: Prepared) -> None:
     """Raise RequestError where a head or a text tower would not be the run's own."""
     then = claimed["identity"]
     pairs = {
-        "the model": (then["model"], source.clip.digest),
-        "the data": (then["data"]["digest"], source.data.digest_of_training),
-        "prompts.classes": (then["prompts"]["classes"], source.classes.digest),
-        "prompts.contexts": (then["prompts"]["contexts"], source.contexts.digest),
+        "the model": (then["model"], stand.teacher.clip.digest),
+        "the data": (then["data"]["digest"], stand.data.digest_of_training),
+        "prompts.classes": (then["classes"], template_set(config.prompts.classes).digest),
+        "prompts.contexts": (then.get("contexts"), stand.teacher.contexts.digest),
     }
+    if "contexts" not in then:  # the algorithm does not use them
+        del pairs["prompts.contexts"]
     changed = [name for name, (before, now) in pairs.items() if before != now]
     if changed:
         raise RequestError(
@@ -346,13 +315,14 @@ def _facts(
     claimed: Mapping[str, Any],
     measured: Mapping[str, Any],
     config: TrialConfig,
-    source: _Source,
+    stand: Prepared,
 ) -> dict[str, Any]:
     """Where the model comes from, without a path of this machine."""
-    plain = config.as_dict()
+    plain, clip = config.as_dict(), stand.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}
-    plain["prompts"] = {"classes": source.classes.name, "contexts": source.contexts.name}
+    classes = template_set(config.prompts.classes).name
+    plain["prompts"] = {"classes": classes, "contexts": stand.teacher.contexts.name}
     return {
         "format": FORMAT,
         "digest": claimed["digest"],
@@ -360,10 +330,10 @@ def _facts(
         "label": measured["label"],
         "values": measured["values"],
         "seed": claimed["seed"] if config.algorithm.trains else None,
-        "model": source.clip.digest,
-        "data": source.data.digest,
-        "classes": len(source.data.class_names),
-        "image_size": source.clip.transform.size,
+        "model": clip.digest,
+        "data": stand.data.digest,
+        "classes": len(stand.data.class_names),
+        "image_size": clip.transform.size,
         "config": plain,
         "metrics": measured["metrics"],
         "versions": dict(_versions()),
@@ -388,29 +358,28 @@ def _versions() -> list[tuple[str, str]]:
 def _fill(
     folder: Path,
     config: TrialConfig,
-    source: _Source,
-    state: State,
+    stand: Prepared,
+    classifier: ImageClassifier,
     facts: Mapping[str, Any],
     card: str,
 ) -> None:
-    clip = source.clip
+    clip, teacher = stand.teacher.clip, stand.teacher
     architecture = dict(find_model(config.model.name, config.model.pretrained).architecture)
     preprocess = {key: getattr(clip.transform, key) for key in PREPROCESS_KEYS}
     write_json(folder / CONFIG, {"model_cfg": architecture, "preprocess_cfg": preprocess})
-    head = state["head.weight"]
-    tower = {name: tensor for name, tensor in state.items() if name != "head.weight"}
+    tower = {f"visual.{name}": tensor for name, tensor in classifier.visual.state_dict().items()}
     save_weights(folder / HF_SAFE_WEIGHTS_NAME, {**clip.model.state_dict(), **tower})
-    save_weights(folder / HEAD, {"weight": head})
+    save_weights(folder / HEAD, {"weight": classifier.head.weight})
     scale = torch.tensor(clip.logit_scale)
-    save_weights(folder / CONTEXTS, {"w_ctx": source.w_ctx, "logit_scale": scale})
+    save_weights(folder / CONTEXTS, {"w_ctx": teacher.w_ctx, "logit_scale": scale})
     if "hf_tokenizer_name" in architecture["text_cfg"]:
         # In a folder open_clip looks for the tokenizer's files, and nowhere else.
         clip.tokenizer.save_pretrained(str(folder))  # type: ignore[attr-defined]
     told = {
         "family": config.data.family,
-        "classes": list(source.data.class_names),
-        "templates": list(source.classes.templates),
-        "contexts": list(source.contexts.templates),
+        "classes": list(stand.data.class_names),
+        "templates": list(template_set(config.prompts.classes).templates),
+        "contexts": list(teacher.contexts.templates),
     }
     write_json(folder / CLASSES, told)
     write_json(folder / FACTS, facts)

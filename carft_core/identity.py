@@ -19,8 +19,9 @@ from carft_core.data.splits import TRAINING_SPLITS
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.errors import RequestError
-from carft_core.evaluate import START, other_data, templates_of
-from carft_core.prepare import Bench
+from carft_core.files import user_cache
+from carft_core.merges import Model
+from carft_core.prepare import Prepared, other_data, templates_of
 from carft_core.prompts import context_set, template_set, words_to_mark
 
 TRAINING_REVISION = 1
@@ -41,44 +42,50 @@ class Identity:
     parts: Mapping[str, Any]
 
 
-def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Identity:
+def identify(config: TrialConfig, seed: int) -> Identity:
     """The identity of one run: whatever decides its weights, and nothing else.
 
-    `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
-    `optim.micro_batch`, unless the algorithm's loss depends on it. Inside is what an augmentation
-    does, not its name, and which images training lacks, not `data.bad_files`. An algorithm that
-    trains nothing has no seed, no optimiser, no augmentation and no balance, but may have the split
-    of a seed. Raises RequestError when model or data cannot be opened.
+    `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so are
+    `optim.micro_batch` unless items of a batch are coupled, and what the algorithm does not use of
+    contexts. Inside is what an augmentation does, not its name, and which images training lacks,
+    not `data.bad_files`. An algorithm that trains nothing has no seed, no optimiser, no
+    augmentation and no balance, but may have the split of a seed. `auto` for device or precision
+    is what it is on this machine. Raises RequestError when model or data cannot be opened.
     """
     config = config.for_seed(seed)
     algorithm = config.algorithm
     data = prepare(config.data)
     device = resolve_device(config.device)
     parts: dict[str, Any] = {
-        "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
+        "revision": TRAINING_REVISION,
+        "model": weights_digest(config.model.name, config.model.pretrained, cache=user_cache()),
         "data": {
             "digest": data.digest_of_training,
             **_present(**config.data.model_dump(exclude=OUTSIDE)),
             "skipped": _skipped(data, training=True),
         },
-        "prompts": {
-            "classes": template_set(config.prompts.classes).digest,
-            "contexts": context_set(config.prompts.contexts, config.data).digest,
-        },
-        "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
+        "classes": template_set(config.prompts.classes).digest,
+        "algorithm": {"name": algorithm.name, **algorithm.identity()},
         "device": device.type,
         "precision": resolve_precision(config.precision, device),
-        "revision": TRAINING_REVISION,
         **_present(own_code=own_code_of(config)),
     }
+    if "contexts" in algorithm.uses:
+        parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
     if algorithm.trains:
-        outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
+        outside = set() if couples_items(config) else {"micro_batch"}
         parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
         parts["seed"] = seed
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
         parts |= _present(balanced=config.data.balanced)
     return Identity(digest_of(parts), parts)
+
+
+def couples_items(config: TrialConfig) -> bool:
+    """Whether what an item does to the weights depends on the others of its micro-batch: in a loss
+    that is no mean over images, and where batch norms are trained."""
+    return config.algorithm.couples_items or config.optim.batch_norm == "train"
 
 
 def _present(**fields: Any) -> dict[str, Any]:
@@ -88,40 +95,37 @@ def _present(**fields: Any) -> dict[str, Any]:
     }
 
 
-def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> str:
+def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -> str:
     """The digest of one evaluated model of a run: a new alpha, shift or task of `eval.retention` is
     evaluated, not trained.
 
     Raises RequestError when the data cannot be opened.
     """
     data = prepare(config.data)
-    # A digest that training knows as well need not stand here again.
-    measured: dict[str, Any] = {} if data.training_digest is None else {"data": data.digest}
-    others = other_data(config)
+    others = other_data(config.data, config.eval)
+    own_code: list[type | Callable[..., object]] = [FAMILIES[name].open for name in others]
+    parts: dict[str, Any] = {
+        "revision": MEASURING_REVISION,
+        "training": training_digest,
+        "data": data.digest,
+        "result": config.keep.result,
+        "logits": config.eval.logits,
+        "predictions": config.keep.predictions,
+        "skipped": _skipped(data, training=False),
+    }
+    if config.eval.context_probe:
+        parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
+    if model is not None:
+        merge, point = model
+        fields = merge.model_dump(mode="json", exclude=set(merge.point_fields))
+        parts["merge"] = {"name": merge.name, **fields}
+        parts["point"] = dict(point.values)
+        own_code.append(type(merge))
     if others:
-        measured["retention"] = {
+        parts["retention"] = {
             name: [other.digest, templates_of(name).digest] for name, other in others.items()
         }
-    families = [FAMILIES[name].open for name in others]
-    merges = [
-        type(merge)
-        for merge in config.merges
-        if any(point.label == label for point in merge.points())
-    ]
-    return digest_of(
-        {
-            "training": training_digest,
-            "label": label,
-            "result": config.keep.result,
-            "context_probe": config.eval.context_probe,
-            "logits": config.eval.logits,
-            "predictions": config.keep.predictions,
-            "revision": MEASURING_REVISION,
-            **_present(own_code=_own_code(*merges, *families)),
-            "skipped": _skipped(data, training=False),
-            **measured,
-        }
-    )
+    return digest_of(parts | _present(own_code=_own_code(*own_code)))
 
 
 def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
@@ -213,41 +217,40 @@ def digest_of(data: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
-    """The facts of a run on its bench, as plain data.
+def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
+    """The facts of a run, as plain data.
 
     `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
     trained, or where the family has training views of its own.
     """
-    contexts = bench.teacher.contexts
-    domains = FAMILIES[config.data.family].domains
+    teacher, data = stand.teacher, stand.data
+    contexts = teacher.contexts
+    domains = stand.family.domains
     budget = (
         f"{config.optim.epochs} epochs" if config.optim.epochs else f"{config.optim.steps} steps"
     )
     if config.data.balanced:
         budget += ", balanced"
     trains = config.algorithm.trains
-    others = other_data(config)
-    splits = dict(bench.evaluated_splits())
-    splits |= {f"{START}{name}": other.id_test for name, other in others.items()}
+    others = other_data(config.data, config.eval)
     follows = trains and config.data.augmentation is not None
     return {
-        "model": bench.teacher.clip_digest,
-        "data": bench.data.digest,
+        "model": teacher.clip.digest,
+        "data": data.digest,
         "split": config.data.split_number,
-        "transform": repr(bench.transform),
-        "augmentation": repr(bench.transform.augmentation) if follows else None,
+        "transform": repr(teacher.transform),
+        "augmentation": repr(teacher.transform.augmentation) if follows else None,
         "budget": budget if trains else None,
         "result": config.keep.result if trains else None,
-        "precision": bench.precision,
-        "device": bench.device.type,
+        "precision": teacher.precision,
+        "device": stand.device.type,
         "contexts": contexts.name,
         "contexts_name": words_to_mark(contexts, config.data, domains),
-        "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
-        "outside_means": sorted(bench.outside_means()),
-        "images": {name: len(split) for name, split in splits.items()},
+        "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
+        "outside_means": sorted(data.outside_mean),
+        "images": {name: len(split) for name, split in stand.measured().items()},
         "retention": _told(others) if others else None,
-        "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
+        "data_notes": [text for it in (data, *others.values()) for text in it.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
         "own_code": own_code_of(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},

@@ -104,14 +104,15 @@ def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
     number = {name: index for index, name in enumerate(dict.fromkeys(filter(None, groups)))}
     if not number:
         raise ValueError("no item belongs to a group")
-    inside = torch.tensor([bool(name) for name in groups])
-    return _group_means(hit[inside], torch.tensor([number[name] for name in groups if name]))
+    inside = torch.tensor([bool(name) for name in groups], device=hit.device)
+    group = torch.tensor([number[name] for name in groups if name], device=hit.device)
+    return _group_means(hit[inside], group)
 
 
 def _group_means(values: Tensor, group: Tensor) -> Tensor:
     """The mean of `values` [N] in each group that occurs in `group` [N]."""
     found, inverse, counts = group.unique(return_inverse=True, return_counts=True)
-    means: Tensor = torch.zeros(len(found)).double().index_add(0, inverse, values) / counts
+    means: Tensor = values.new_zeros(len(found)).index_add(0, inverse, values) / counts
     return means
 
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from carft_core.data import Split
-from carft_core.fields import (
-    NonNegative,
-    Positive,
-    PositiveInt,
-    Section,
-)
+from carft_core.fields import NonNegative, Positive, PositiveInt, Section
+
+Group = dict[str, Any]
+"""A parameter group of torch's; `lr_scale` (by default 1) multiplies the learning rate."""
 
 
 class OptimConfig(Section):
-    """AdamW with warm-up and cosine decay. The defaults are WiSE-FT's recipe at CAR-FT's rate."""
+    """The optimiser, with warm-up and cosine decay. The defaults are WiSE-FT's recipe."""
 
+    name: Literal["adamw", "sgd", "sam"] = "adamw"
+    """`sgd` has a momentum of 0.9; `sam` takes AdamW's steps by the gradient at the sharpest point
+    nearby."""
+    rho: Positive | None = None
+    """How far `sam` looks: by default 0.05."""
     lr: Positive = 1e-5
     weight_decay: NonNegative = 0.1
     decay_norms_and_biases: bool = True
@@ -46,9 +51,17 @@ class OptimConfig(Section):
             raise ValueError("steps_per_epoch needs steps, the number of all")
         return self
 
+    @model_validator(mode="after")
+    def _rho_of_sam(self) -> Self:
+        if self.rho is not None and self.name != "sam":
+            raise ValueError(f"rho is for sam, and the optimiser is {self.name}")
+        return self
 
-def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the named parameters that require a gradient.
+
+def decay_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig, *, lr_scale: float = 1.0
+) -> list[Group]:
+    """The named parameters that require a gradient, in groups with their weight decay.
 
     WiSE-FT decays all of them; with `decay_norms_and_biases` false, vectors (norms, biases) and
     scalars are left out of the decay.
@@ -58,12 +71,84 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -
     for _, parameter in parameters:
         if parameter.requires_grad:
             vector = parameter.ndim <= 1
-            (plain if vector and not config.decay_norms_and_biases else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+            (plain if vector and not optim.decay_norms_and_biases else decayed).append(parameter)
+    groups: list[Group] = [
+        {"params": decayed, "weight_decay": optim.weight_decay, "lr_scale": lr_scale},
+        {"params": plain, "weight_decay": 0.0, "lr_scale": lr_scale},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
+    return [group for group in groups if group["params"]]
+
+
+def freeze_all_but(model: nn.Module, groups: list[Group]) -> list[nn.Parameter]:
+    """Let the parameters of the groups train, and no other; gives those that do."""
+    trained = [parameter for group in groups for parameter in group["params"]]
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return trained
+
+
+def _adamw(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    fused = all(p.device.type in {"cpu", "cuda"} for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
+
+
+def _sgd(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9)
+
+
+def _sam(groups: list[Group], optim: OptimConfig) -> Optimizer:
+    return Sam(_adamw(groups, optim), rho=optim.rho or 0.05)
+
+
+class Sam(Optimizer):
+    """Sharpness-aware minimisation: another optimiser's step, by the gradient at `w + e(w)`.
+
+    `e(w) = rho * g / ||g||` over all parameters together, and g is the gradient at w. Source: Foret
+    et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv
+    2010.01412), equation 2 for p = 2. Two passes a step.
+    """
+
+    def __init__(self, base: Optimizer, *, rho: float) -> None:
+        super().__init__(base.param_groups, {})
+        self.base, self.rho = base, rho
+        # The same objects, so that a rate set here is the base's too.
+        self.param_groups, self.state = base.param_groups, base.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """That of the base, which holds all there is."""
+        self.base.load_state_dict(state_dict)
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
+        """One step; `closure` computes the gradients anew and gives the loss, here at w.
+
+        Raises ValueError without a closure.
+        """
+        if closure is None:
+            raise ValueError("sam needs a closure that computes the gradients again")
+        with torch.enable_grad():
+            loss = closure()
+        with torch.no_grad():
+            trained = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+            norm = torch.stack([p.grad.norm() for p in trained if p.grad is not None]).norm()
+            before = [p.clone() for p in trained]
+            for p in trained:
+                if p.grad is not None:
+                    p.add_(p.grad * (self.rho / (norm + 1e-12)))
+        with torch.enable_grad():
+            closure()
+        with torch.no_grad():
+            for p, value in zip(trained, before, strict=True):
+                p.copy_(value)
+        self.base.step()
+        return loss
+
+
+OPTIMISERS: Mapping[str, Callable[[list[Group], OptimConfig], Optimizer]] = MappingProxyType(
+    {"adamw": _adamw, "sgd": _sgd, "sam": _sam}
+)
+"""By `optim.name`."""
 
 
 def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:

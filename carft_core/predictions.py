@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,20 +28,30 @@ TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier says of each item of a split, in the split's order, on the CPU."""
+    """What a classifier says of each item of a split, in the split's order, on one device."""
 
     split: str
     """The split's metric name: `id/val`, `id/test`, `id/test_<part>`, `ood/<name>`."""
-    ids: tuple[str, ...]
-    units: tuple[str, ...]
+    ids: Sequence[str]
+    units: Sequence[str]
     labels: Tensor
     """[N] int64."""
     logits: Tensor
     """[N, C] float32; -inf for classes that cannot occur in the split."""
-    features: Tensor
-    """[N, d] float32 unit-norm image features; never written to disk."""
-    groups: tuple[str, ...] | None = None
-    """What each item belongs to, where the split has groups; not written either."""
+    groups: Sequence[str] | None = None
+    """What each item belongs to, where the split has groups; not written to disk."""
+
+    def take(self, rows: Tensor) -> Predictions:
+        """Some of the items, in the order of their rows [M]."""
+        places = rows.tolist()
+        return Predictions(
+            split=self.split,
+            ids=[self.ids[place] for place in places],
+            units=[self.units[place] for place in places],
+            labels=self.labels[rows],
+            logits=self.logits[rows],
+            groups=None if self.groups is None else [self.groups[place] for place in places],
+        )
 
 
 def write_predictions(
@@ -50,9 +59,9 @@ def write_predictions(
 ) -> None:
     """Keep predictions as parquet, atomically; `logits` as in `predictions_file`."""
     shapes = {item.split: _shape(item) for item in predictions}
-    with predictions_file(path, shapes, logits) as keep:
+    with predictions_file(path, shapes, logits) as write:
         for item in predictions:
-            keep(item)
+            write(item)
 
 
 @contextlib.contextmanager
@@ -61,37 +70,32 @@ def predictions_file(
 ) -> Iterator[Callable[[Predictions], None]]:
     """Keep predictions as parquet, split by split; the columns are described in docs/metrics.md.
 
-    `shapes` are those of the logits [N, C] of every split to come, by name. What the block is given
-    takes the predictions of one after another, in any order; the file has the order of `shapes`.
-    Nothing of a split stays in memory, and the file is put in place at the end of the block.
-    `logits` says whether full logits are kept as well; `auto`: of splits below LOGITS_LIMIT.
+    `shapes` are those of the logits [N, C] of every split to come, by name. The block gets a
+    function that writes the predictions of one after another; nothing of a split stays in memory,
+    and the file is put in place at the end of the block. `logits` says whether full logits are kept
+    as well; `auto`: of splits below LOGITS_LIMIT.
 
     Raises ValueError for predictions that are not in `shapes` as they are, or that do not come.
     """
-    kept = {name: _keeps_logits(shape, logits) for name, shape in shapes.items()}
-    names = [name for name in _SCHEMA.names if name != "logits" or any(kept.values())]
+    with_logits = {name: _keeps_logits(shape, logits) for name, shape in shapes.items()}
+    names = [name for name in _SCHEMA.names if name != "logits" or any(with_logits.values())]
     schema = pa.schema([_SCHEMA.field(name) for name in names], metadata=_SCHEMA.metadata)
-    waiting = list(shapes)
-    early: dict[str, IO[bytes]] = {}
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(atomic_file(path))
-        writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+    waiting = dict(shapes)
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
 
-        def keep(item: Predictions) -> None:
-            name, shape = item.split, _shape(item)
-            if name not in waiting or name in early or shape != shapes[name]:
-                raise ValueError(f"{name} {shape} is not among what is to come: {waiting}")
-            table = _table(item, kept[name], list(shapes)).select(names)
-            if name != waiting[0]:
-                early[name] = stack.enter_context(_spooled(table, path.parent))
-                return
-            writer.write_table(table)
-            waiting.pop(0)
-            while waiting and waiting[0] in early:
-                with early.pop(waiting.pop(0)) as spool:
-                    writer.write_table(pa.ipc.open_stream(spool).read_all())
+        def write(item: Predictions) -> None:
+            if waiting.get(item.split) != _shape(item):
+                raise ValueError(
+                    f"{item.split} {_shape(item)} is not among what is to come: {waiting}"
+                )
+            del waiting[item.split]
+            table = _table(item, with_logits[item.split], list(shapes))
+            writer.write_table(table.select(names))
 
-        yield keep
+        yield write
         if waiting:
             raise ValueError(f"no predictions of {', '.join(waiting)} came")
 
@@ -140,39 +144,42 @@ def _keeps_logits(shape: tuple[int, int], logits: KeptLogits) -> bool:
     return logits == "always" or (logits == "auto" and 2 * math.prod(shape) < LOGITS_LIMIT)
 
 
-def _spooled(table: pa.Table, folder: Path) -> IO[bytes]:
-    """The table in a file without a name, which is gone once it is closed or the process ends."""
-    spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - who asks closes it
-    with pa.ipc.new_stream(spool, table.schema) as stream:
-        stream.write_table(table)
-    spool.seek(0)
-    return spool
-
-
 def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
     """The rows of a split; all of a file have the same dictionary, `splits`."""
     count = len(item.labels)
     place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits
-    p = F.softmax(logits.double(), dim=1)
+    p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
     possible = int((logits > -torch.inf).any(dim=0).sum())
-    # Stable: of equal logits the class that comes first, as in the metric top1.
-    order = logits.argsort(dim=1, descending=True, stable=True)[:, : min(TOP, possible)]
+    order = greatest(logits, min(TOP, possible))
     prediction = order[:, :1]
+    p_label, confidence = (p.gather(1, it)[:, 0].cpu() for it in (item.labels[:, None], prediction))
+    order = order.cpu()
     columns = [
         pa.DictionaryArray.from_arrays(place, pa.array(splits, pa.string())),
         pa.array(item.ids, pa.string()),
         pa.array(item.units, pa.string()),
-        pa.array(item.labels.numpy(), pa.int32()),
-        pa.array(prediction[:, 0].numpy(), pa.int32()),
-        pa.array(p.gather(1, item.labels[:, None])[:, 0].numpy(), pa.float32()),
-        pa.array(p.gather(1, prediction)[:, 0].numpy(), pa.float32()),
+        pa.array(item.labels.cpu().numpy(), pa.int32()),
+        pa.array(order[:, 0].numpy(), pa.int32()),
+        pa.array(p_label.numpy(), pa.float32()),
+        pa.array(confidence.numpy(), pa.float32()),
         _lists(order.to(torch.int32), pa.int32()),
-        _lists(_half(logits), pa.float16())
+        _lists(_half(logits).cpu(), pa.float16())
         if keep_logits
         else pa.nulls(count, _SCHEMA.field("logits").type),
     ]
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def greatest(logits: Tensor, count: int) -> Tensor:
+    """[N, count] int64, the classes of the greatest logits [N, C], of equal ones the first first.
+
+    By one integer key a logit: the order of its bits as a float, then that of the classes.
+    """
+    bits = (logits.float() + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 equal 0.0
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return ((ordered << 32) - classes).topk(count, dim=1).indices
 
 
 def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:

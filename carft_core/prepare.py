@@ -1,113 +1,162 @@
-"""What runs stand on: the opened model, data and teacher, kept warm between runs of a process."""
+"""From a trial config to what its run stands on: data, teacher, and tasks tested besides."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch import nn
 
-from carft_core.clip import open_model
-from carft_core.config import ModelConfig, TrialConfig
-from carft_core.data import FAMILIES, FamilyData, Split, Transform, prepare
+from carft_core.clip import OpenedClip, open_model
+from carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
+from carft_core.data import FAMILIES, Family, FamilyData, Split, prepare
 from carft_core.data.base import DataConfig
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import Precision, resolve_device, resolve_precision
-from carft_core.prompts import (
-    TemplateSet,
-    class_weights,
-    context_set,
-    context_weights,
-    template_set,
-    text_features,
-)
-from carft_core.teacher import Teacher
+from carft_core.errors import RequestError
+from carft_core.files import user_cache
+from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
+from carft_core.teacher import Teacher, linear_head, open_teacher
+
+RETENTION = "retention/"
+"""How the metric names of other tasks begin."""
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class Prepared:
     """Everything of a run that does not change while it trains."""
 
     data: FamilyData
-    transform: Transform
     teacher: Teacher
-    device: torch.device
-    precision: Precision
-    further_metrics: tuple[str, ...] = ()
-    """What its splits are measured by besides, as the family declares it."""
-    validated_by: str = "top1"
-    """The metric of `id/val` that tells the best epoch."""
-
-    def evaluated_splits(self) -> Mapping[str, Split]:
-        """Every split that a finished run is measured on, under its metric name."""
-        return {"id/val": self.validation, **self.data.measured()}
-
-    def test_parts(self) -> Mapping[str, tuple[int, ...]]:
-        """The classes of each part of the test split that is measured by itself too, by its
-        metric name."""
-        return {f"id/test_{name}": classes for name, classes in self.data.parts.items()}
-
-    def unions(self) -> Mapping[str, tuple[str, ...]]:
-        """The splits that are measured once more taken together; all by their metric names."""
-        return {
-            f"ood/{name}": tuple(f"ood/{part}" for part in parts)
-            for name, parts in self.data.unions.items()
-        }
-
-    def outside_means(self) -> frozenset[str]:
-        """The metric names of splits out of distribution that are in no mean."""
-        return frozenset(f"ood/{name}" for name in (*self.data.extras, *self.data.unions))
+    family: Family
+    other_heads: Mapping[str, nn.Linear]
+    """By metric name (`retention/<family>`) the zero-shot heads of other tasks, on which the tower
+    of a run is only tested, as LDIFS measures forgetting (Mukhoti et al. 2023, "Fine-tuning can
+    cripple your foundation model")."""
 
     @property
-    def validation(self) -> Split:
-        """The split on which settings are selected."""
-        if self.data.val is None:
-            raise ValueError("the data was opened without carving its validation split")
-        return self.data.val
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.teacher.device
+
+    def measured(self) -> Mapping[str, Split]:
+        """Every split that a finished run is measured on, by metric name."""
+        return {name: split for name, split in self.teacher.splits.items() if name != "train"}
 
 
-def open_bench(config: TrialConfig, cache: Path | None = None) -> Bench:
-    """Open what `config` names. The last bench stays open, since a sweep's runs share it.
+def prepared(config: TrialConfig) -> Prepared:
+    """Open what a config names; a process keeps the last two, since a sweep's runs share them.
 
     Raises RequestError when model, data or prompts cannot be used as asked.
     """
     device = resolve_device(config.device)
-    return _open(
+    return _prepared(
         config.model,
         config.data,
         template_set(config.prompts.classes),
         context_set(config.prompts.contexts, config.data),
+        config.eval,
         device,
         resolve_precision(config.precision, device),
-        cache,
+        config.workers,
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _open(
+def _prepared(
     model: ModelConfig,
     data_config: DataConfig,
     classes: TemplateSet,
     contexts: TemplateSet,
+    evaluation: EvalConfig,
     device: torch.device,
     precision: Precision,
-    cache: Path | None,
-) -> Bench:
+    workers: int,
+) -> Prepared:
+    clip = _clip(model.name, model.pretrained)
     data = prepare(data_config)
-    clip = open_model(model.name, model.pretrained, cache=cache)
+    others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
+    training = {"train": data.train, "id/val": data.id_val}
+    measured = {**data.measured(), **{name: it.id_test for name, it in others.items()}}
     transform = clip.transform
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
-    names = data.class_names
-    w_cls = class_weights(text_features(clip, classes, names, cache=cache))
-    w_ctx = context_weights(text_features(clip, contexts, names, cache=cache))
-    teacher = Teacher(clip, w_cls, w_ctx, contexts, device)
-    if device.type == "cuda":
-        # fp32 is to mean fp32: cuDNN would otherwise round convolutions to TF32.
-        torch.backends.cudnn.allow_tf32 = precision != "fp32"
-        convert_conv2d_weight_memory_format(teacher.classifier, torch.channels_last)
-    family = FAMILIES[data_config.family]
-    return Bench(data, transform, teacher, device, precision, family.metrics, family.validated_by)
+    teacher = open_teacher(
+        clip,
+        data.class_names,
+        {**training, **measured},
+        {
+            **dict.fromkeys(training, data.digest_of_training),
+            **dict.fromkeys(measured, data.digest),
+            **{name: it.digest for name, it in others.items()},
+        },
+        transform=transform,
+        classes=classes,
+        contexts=contexts,
+        device=device,
+        precision=precision,
+        batch_size=evaluation.batch_size,
+        workers=workers,
+    )
+    heads = {name: _other_head(clip, name, it, device) for name, it in others.items()}
+    return Prepared(data, teacher, FAMILIES[data_config.family], heads)
+
+
+@functools.lru_cache(maxsize=2)
+def _clip(name: str, pretrained: str | None) -> OpenedClip:
+    return open_model(name, pretrained, cache=user_cache())
+
+
+def _other_head(clip: OpenedClip, name: str, data: FamilyData, device: torch.device) -> nn.Linear:
+    templates = templates_of(name.removeprefix(RETENTION))
+    try:
+        w_raw = text_features(clip, templates, data.class_names, cache=user_cache(), device=device)
+    except RequestError as error:
+        raise RequestError(f"eval.{name.replace('/', ': ')}: {error}") from None
+    return linear_head(clip.logit_scale * class_weights(w_raw)).requires_grad_(False).to(device)
+
+
+def other_data(config: DataConfig, evaluation: EvalConfig) -> dict[str, FamilyData]:
+    """The families of `eval.retention` but the run's own, opened; a process opens each once.
+
+    Raises RequestError for one that cannot be opened or has no test.
+    """
+    names = [name for name in evaluation.retention if name != config.family]
+    if evaluation.retention and not names:
+        raise RequestError(
+            f"eval.retention: {config.family} is what the run is tuned on; name other families"
+        )
+    return {name: _other_data(FAMILIES[name], config, evaluation) for name in names}
+
+
+def _other_data(family: Family, own: DataConfig, evaluation: EvalConfig) -> FamilyData:
+    root = evaluation.retention_root
+    if root is None and FAMILIES[own.family].folders:
+        root = own.root
+    if family.folders and root is None:
+        raise RequestError(
+            f"eval.retention_root: which folder holds the data sets? {own.family} does not "
+            f"say it, and {family.name} lies there"
+        )
+    place = str(Path(root).expanduser().absolute()) if root and family.folders else None
+    try:
+        data = _opened(DataConfig(family=family.name, root=place, shifts=()), family.open)
+    except RequestError as error:
+        raise RequestError(f"eval.retention: {family.name}: {error}") from None
+    if data.test is None:
+        raise RequestError(f"eval.retention: {family.name} has no test in distribution")
+    return data
+
+
+@functools.lru_cache(maxsize=32)
+def _opened(config: DataConfig, opener: Callable[[DataConfig], FamilyData]) -> FamilyData:
+    return opener(config)
+
+
+def templates_of(family: str) -> TemplateSet:
+    """A family's own default for `prompts.classes`."""
+    default = PromptsConfig().classes
+    return template_set(str(FAMILIES[family].defaults.get("prompts.classes", default)))

@@ -1,9 +1,10 @@
-"""A finished run: its folder, the measuring of its models, and what is read back of them."""
+"""A run on disk: its folder, the measuring of its models, and what is read back of them."""
 
 from __future__ import annotations
 
 import functools
-import shutil
+import logging
+import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,88 +16,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from carft_core.clip import ImageClassifier
-from carft_core.config import TrialConfig
+from carft_core.algorithms import Soup
+from carft_core.clip import Classifier
+from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
-from carft_core.evaluate import OtherTask, measure, open_others
+from carft_core.evaluate import measure
 from carft_core.files import read_json, write_atomically, write_json
 from carft_core.identity import Identity, evaluation_digest, facts_of
-from carft_core.merges import Merge, MergePoint, State
-from carft_core.prepare import Bench, open_bench
-
-
-def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """A state dict as safetensors, on CPU, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomically(path, lambda file: save_file(tensors, str(file)))
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict that `save_weights` wrote. Raises RequestError when it is not one."""
-    try:
-        return load_file(str(path))
-    except SafetensorError as error:
-        raise RequestError(f"{path} is not a safetensors file: {error}") from None
-
-
-def save_progress(path: Path, progress: Mapping[str, Any]) -> None:
-    """What a run needs to go on exactly: tensors and plain data, atomically."""
-    write_atomically(path, lambda file: torch.save(dict(progress), file))
-
-
-def load_progress(path: Path) -> dict[str, Any] | None:
-    """What `save_progress` wrote; None when there is nothing, or nothing that can be read.
-
-    An unreadable file costs its run a start from the beginning, not the sweep.
-    """
-    try:
-        progress: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception:  # A torn or foreign file makes the unpickler fail in any way.
-        return None
-    return progress
-
+from carft_core.merges import Model
+from carft_core.prepare import Prepared, prepared
 
 UNMERGED = "unmerged"
 """The label of the run's own model."""
-Model = tuple[Merge, MergePoint] | None
-"""A point of a merge; None is the run's own model."""
 
-
-def models_of(config: TrialConfig) -> dict[str, Model]:
-    """By label: the run's own model, then each point of each merge.
-
-    A merge with the zero-shot model has nothing to say of an algorithm that trains nothing.
-    """
-    models: dict[str, Model] = {UNMERGED: None}
-    if config.algorithm.trains:
-        for merge in config.merges:
-            models |= {point.label: (merge, point) for point in merge.points()}
-    return models
-
-
-def tuned_state(file: Path, config: TrialConfig, zero_shot: State) -> State:
-    """The weights that training came to, kept in `file`; `zero_shot` where nothing is trained.
-
-    Raises RequestError when they are not kept.
-    """
-    if not config.algorithm.trains:
-        return zero_shot
-    if not file.exists():
-        raise RequestError(
-            f"the weights of the run in {file.parents[1]} are not kept (keep.weights: false); "
-            "train it again with keep.weights: true"
-        )
-    return load_weights(file)
-
-
-def model_state(model: Model, zero_shot: State, tuned: State) -> State:
-    """The weights of one of a run's models, as a classifier's state dict."""
-    if model is None:
-        return tuned
-    merge, point = model
-    return merge.state(point, zero_shot, tuned)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,11 +61,11 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """What an unfinished run goes on from; gone once it is done."""
+        """What an unfinished run goes on from; gone once it is trained."""
         return self.path / "checkpoint.pt"
 
     def weights(self, kind: str) -> Path:
-        """The classifier's state dict at the `last` or the `best_val` epoch."""
+        """The state dict of the trained module at the `last` or the `best_val` epoch."""
         return self.path / "weights" / f"{kind}.safetensors"
 
     def metrics(self, label: str) -> Path:
@@ -143,25 +76,29 @@ class RunFolder:
         """The predictions of one evaluated model, per split and image."""
         return self.path / "evaluations" / label / "predictions.parquet"
 
+    def member(self, digest: str) -> RunFolder:
+        """The folder of another run of the same home, for a soup."""
+        return RunFolder(self.path.parent / digest)
+
     def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
         """Write what this folder's run is. Raises RequestError when it is another's."""
         file = self.path / "config.json"
-        known = read_json(file)
-        if known is None:
+        claimed = read_json(file)
+        if claimed is None:
             parts = {"digest": identity.digest, "identity": dict(identity.parts)}
             write_json(file, {**parts, "seed": seed, "config": config.as_dict()})
-        elif known["digest"] != identity.digest:
+        elif claimed["digest"] != identity.digest:
             raise RequestError(
-                f"{self.path} holds another run ({known['digest'][:12]}), not "
+                f"{self.path} holds another run ({claimed['digest'][:12]}), not "
                 f"{identity.digest[:12]}; give each run a folder of its own"
             )
 
     def claimed(self) -> dict[str, Any]:
         """What `claim` wrote. Raises RequestError when there is no run here."""
-        known: dict[str, Any] | None = read_json(self.path / "config.json")
-        if known is None:
+        claimed: dict[str, Any] | None = read_json(self.path / "config.json")
+        if claimed is None:
             raise RequestError(f"{self.path} holds no run")
-        return known
+        return claimed
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Every epoch's report so far."""
@@ -170,6 +107,32 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """What `write_history` wrote."""
         return read_json(self.path / "history.json") or []
+
+    def save_checkpoint(self, progress: Mapping[str, Any]) -> None:
+        """Keep what a run needs to go on exactly: tensors and plain data, atomically."""
+        write_atomically(self.checkpoint, lambda file: torch.save(dict(progress), file))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """What `save_checkpoint` wrote; None when there is none, or it is damaged, which is logged.
+
+        A damaged file costs its run a start from the beginning, not the sweep. Raises OSError when
+        the disk does not give it: then another try may.
+        """
+        try:
+            progress: dict[str, Any] = torch.load(
+                self.checkpoint, map_location="cpu", weights_only=True
+            )
+        except FileNotFoundError:
+            return None
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            _LOG.warning("%s is damaged (%s); the run begins again", self.checkpoint, reason[:200])
+            return None
+        return progress
+
+    def save_weights(self, kind: str, state: Mapping[str, Tensor]) -> None:
+        """Keep a module's state dict as safetensors, atomically."""
+        save_weights(self.weights(kind), state)
 
     def mark_trained(self, *, seconds: float) -> None:
         """Training is complete; written last."""
@@ -182,9 +145,87 @@ class RunFolder:
         return not config.algorithm.trains or self.weights(config.keep.result).exists()
 
 
-def finish(
-    workdir: Path, config: TrialConfig, seed: int, *, cache: Path | None = None
-) -> RunResult:
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as safetensors, on the CPU, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(path, lambda file: save_file(tensors, str(file)))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read the state dict that `save_weights` wrote. Raises RequestError when it is none."""
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise RequestError(f"{path} is not a safetensors file: {error}") from None
+
+
+def models_of(config: TrialConfig) -> dict[str, Model]:
+    """By label: the run's own model, then each point of each merge.
+
+    A merge with the zero-shot model has nothing to say of the zero-shot model.
+    """
+    models: dict[str, Model] = {UNMERGED: None}
+    algorithm = config.algorithm
+    if algorithm.trains or not algorithm.starts_at_zero_shot:
+        for merge in config.merges:
+            models |= {point.label: (merge, point) for point in merge.points()}
+    return models
+
+
+def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> Classifier:
+    """The classifier that the run came to, on the device.
+
+    Raises RequestError when its weights are not kept, or are not of this model.
+    """
+    algorithm, teacher = config.algorithm, stand.teacher
+    if not algorithm.trains and algorithm.starts_at_zero_shot:
+        return teacher.classifier
+    if isinstance(algorithm, Soup):
+        return algorithm.combine(teacher, _members(folder, algorithm, stand))
+    model = algorithm.build(teacher)
+    if algorithm.trains:
+        file = folder.weights(config.keep.result)
+        if not file.exists():
+            raise RequestError(
+                f"the weights of the run in {folder.path} are not kept (keep.weights: false); "
+                "train it again with keep.weights: true"
+            )
+        try:
+            model.load_state_dict(load_weights(file))
+        except RuntimeError as error:
+            raise RequestError(f"{file} does not fit {algorithm.name}: {error}") from None
+    return algorithm.classifier(model.to(stand.device), teacher)
+
+
+def _members(folder: RunFolder, soup: Soup, stand: Prepared) -> list[Classifier]:
+    """The classifiers of a soup's runs. Raises RequestError for one that is not there or differs
+    in model or classes."""
+    if not soup.members:
+        raise RequestError(f"algorithm.members: which runs is {soup.name} made of?")
+    own = folder.claimed()["identity"]
+    classifiers = []
+    for digest in soup.members:
+        member = folder.member(digest)
+        claimed = member.claimed()
+        for part in ("model", "classes"):
+            if claimed["identity"][part] != own[part]:
+                raise RequestError(
+                    f"algorithm.members: run {digest[:12]} has another {part} than the {soup.name}"
+                )
+        config = trial_config(claimed["config"])
+        classifiers.append(load_classifier(member, config, stand))
+    return classifiers
+
+
+def merged(model: Model, tuned: Classifier, stand: Prepared) -> Classifier:
+    """One of a run's models, given its own classifier."""
+    if model is None:
+        return tuned
+    merge, point = model
+    return merge.model(point, stand.teacher, tuned)
+
+
+def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
     """Evaluate a trained run on every split, unmerged and at every point of its merges.
 
     What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
@@ -195,9 +236,7 @@ def finish(
     if missing:
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
-        bench = open_bench(config, cache)
-        _evaluate(folder, config, bench, open_others(config, bench, cache), missing)
-    folder.checkpoint.unlink(missing_ok=True)
+        _evaluate(folder, config, missing)
     if not config.keep.weights:
         for kind in ("last", "best_val"):
             folder.weights(kind).unlink(missing_ok=True)
@@ -218,13 +257,13 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
     """
     folder = RunFolder(workdir)
     claimed = folder.claimed()
-    found: dict[str, dict[str, Any]] = {}
+    evaluations: dict[str, dict[str, Any]] = {}
     for label in models_of(config):
         evaluation = read_json(folder.metrics(label))
         if evaluation is None:
             raise RequestError(f"{workdir} has no evaluation of {label}")
-        found[label] = evaluation
-    own = found.pop(UNMERGED)
+        evaluations[label] = evaluation
+    own = evaluations.pop(UNMERGED)
     trained = read_json(folder.path / "trained.json")
     return RunResult(
         digest=claimed["digest"],
@@ -232,7 +271,7 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
         metrics=own["metrics"],
         merges={
             label: {key: item[key] for key in ("step", "values", "metrics")}
-            for label, item in found.items()
+            for label, item in evaluations.items()
         },
         warnings=config.algorithm.warnings([item["metrics"] for item in folder.history()]),
         seconds=trained["seconds"] if trained else 0.0,
@@ -244,61 +283,34 @@ def _missing(folder: RunFolder, config: TrialConfig) -> Iterator[tuple[str, Mode
     claimed = folder.claimed()
     config, digest = config.for_seed(claimed["seed"]), claimed["digest"]
     for label, model in models_of(config).items():
-        known = read_json(folder.metrics(label))
-        if known is None or known["digest"] != evaluation_digest(digest, label, config):
+        evaluation = read_json(folder.metrics(label))
+        if evaluation is None or evaluation["digest"] != evaluation_digest(digest, model, config):
             yield label, model
 
 
-def _evaluate(
-    folder: RunFolder,
-    config: TrialConfig,
-    bench: Bench,
-    others: tuple[OtherTask, ...],
-    models: Mapping[str, Model],
-) -> None:
-    # On the CPU, where the tuned weights are read to and the two are merged.
-    zero_shot = {k: v.cpu() for k, v in bench.teacher.classifier.state_dict().items()}
-    tuned = tuned_state(folder.weights(config.keep.result), config, zero_shot)
-    digest = folder.claimed()["digest"]
-    facts = facts_of(config, bench)
+def _evaluate(folder: RunFolder, config: TrialConfig, models: Mapping[str, Model]) -> None:
+    stand = prepared(config)
+    tuned = load_classifier(folder, config, stand)
     for left in folder.path.glob("evaluations/*/.predictions.parquet.*"):
         left.unlink(missing_ok=True)  # by a process that was killed while it measured
-    own: dict[str, float] | None = None
-    for label, model in models.items():
-        state = model_state(model, zero_shot, tuned)
-        file = folder.predictions(label) if config.keep.predictions else None
-        if own is not None and _same(state, tuned):
-            metrics = own
-            if file is not None:
-                copied = functools.partial(shutil.copyfile, folder.predictions(UNMERGED))
-                write_atomically(file, copied)
-        else:
-            # Held by nothing here, so that it is gone when the next one is made.
-            metrics = measure(
-                None if _same(state, zero_shot) else _classifier(bench, state),
-                *(bench, others, config, file),
-            )
-        if label == UNMERGED:
-            own = metrics
+    measured = measure(
+        {label: functools.partial(merged, model, tuned, stand) for label, model in models.items()},
+        stand,
+        config,
+        {label: folder.predictions(label) for label in models} if config.keep.predictions else {},
+    )
+    digest = folder.claimed()["digest"]
+    facts = facts_of(config, stand)
+    for label, metrics in measured.items():
+        point = None if (model := models[label]) is None else model[1]
         write_json(
             folder.metrics(label),
             {
-                "digest": evaluation_digest(digest, label, config),
+                "digest": evaluation_digest(digest, model, config),
                 "label": label,
-                "step": 0 if model is None else model[1].step,
-                "values": {} if model is None else dict(model[1].values),
+                "step": 0 if point is None else point.step,
+                "values": {} if point is None else dict(point.values),
                 "metrics": metrics,
                 "facts": facts,
             },
         )
-
-
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two state dicts hold the very same tensors, as a merge's end points do."""
-    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
-
-
-def _classifier(bench: Bench, state: Mapping[str, Tensor]) -> ImageClassifier:
-    classifier = bench.teacher.new_classifier()
-    classifier.load_state_dict(dict(state))
-    return classifier

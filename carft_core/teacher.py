@@ -4,50 +4,74 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.clip import ImageClassifier, OpenedClip
-from carft_core.prompts import TemplateSet
+from carft_core.clip import Classifier, ImageClassifier, OpenedClip
+from carft_core.data import Split, Transform
+from carft_core.data.loader import batches
+from carft_core.data.transforms import Augmentation
+from carft_core.device import Precision, autocast
+from carft_core.files import keep, user_cache
+from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
+
+FEATURES_REVISION = 1
+"""Raised by hand when equal weights give other features of an image."""
 
 
+@dataclass(frozen=True, eq=False)
 class Teacher:
-    """The zero-shot classifier and its text features; nothing here ever changes.
+    """A CLIP as the zero-shot classifier of a task, with the task's data; it never changes."""
 
-    `w_cls` [C, d] and `w_ctx` [K, d] have unit-norm rows; `scale` is CLIP's logit scale.
-    """
+    clip: OpenedClip
+    """With the text tower, on the CPU."""
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Split]
+    """`train`, and by metric name what is measured: `id/val`, `ood/<shift>`, ..."""
+    digests: Mapping[str, str]
+    """sha256 of the data that each split is of."""
+    transform: Transform
+    contexts: TemplateSet
+    w_raw: Tensor
+    """[K, C, d] unit-norm text features of each class template and class, on the CPU."""
+    w_cls: Tensor
+    """[C, d] unit-norm rows, on the device."""
+    w_ctx: Tensor
+    """[K', d] unit-norm rows, one a context, on the device."""
+    classifier: ImageClassifier
+    """Image tower and head `scale * w_cls`: frozen, in evaluation mode, on the device."""
+    device: torch.device
+    precision: Precision = "fp32"
+    batch_size: int = 256
+    """Of passes over fixed views."""
+    workers: int = 0
 
-    def __init__(
-        self,
-        clip: OpenedClip,
-        w_cls: Tensor,
-        w_ctx: Tensor,
-        contexts: TemplateSet,
-        device: torch.device,
-    ) -> None:
-        self.scale = clip.logit_scale
-        self.contexts = contexts
-        self.clip_digest = clip.digest
-        self.w_cls = w_cls.to(device)
-        self.w_ctx = w_ctx.to(device)
-        self._fixed = frozenset(clip.fixed)
-        self.classifier = zero_shot_classifier(clip, w_cls).to(device)
-        self.classifier.requires_grad_(False).eval()
+    @property
+    def scale(self) -> float:
+        """CLIP's frozen logit scale, such as 100."""
+        return self.clip.logit_scale
 
     def new_classifier(self) -> ImageClassifier:
-        """A trainable copy of the zero-shot classifier: encoder and head `scale * w_cls`."""
+        """A trainable copy of the zero-shot classifier, on its device."""
         classifier = copy.deepcopy(self.classifier)
         for name, parameter in classifier.named_parameters():
-            parameter.requires_grad_(name not in self._fixed)
+            parameter.requires_grad_(name not in self.clip.fixed)
         return classifier
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor) -> Tensor:
         """Unit-norm features [B, d] of normalised views [B, 3, S, S]."""
-        with _student_arithmetic():
+        with student_arithmetic():
             return self.classifier.features(images)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
@@ -56,9 +80,150 @@ class Teacher:
         with torch.autocast(features.device.type, enabled=False):
             return F.log_softmax(scale * features.float() @ self.w_ctx.T, dim=1)
 
+    def features(self, name: str) -> Tensor:
+        """Unit-norm features [N, d] on the CPU of the fixed views of a split, `train` or a metric
+        name such as `id/val`; kept in the user's cache.
+
+        Raises RequestError when an image cannot be used.
+        """
+        features = self.kept_features(name)
+        if features is None:
+            (features,) = self.encode([self.classifier], self.splits[name])
+            features = features.cpu()
+            self.keep_features(name, features)
+        return features
+
+    def kept_features(self, name: str) -> Tensor | None:
+        """Those of `features` if they are in the cache, and whole."""
+        with contextlib.suppress(FileNotFoundError, SafetensorError):
+            features = load_file(str(self._cache_file(name)))["features"]
+            if len(features) == len(self.splits[name]):
+                return features
+        return None
+
+    def keep_features(self, name: str, features: Tensor) -> None:
+        """Put the features of a split into the cache."""
+        tensors = {"features": features.contiguous()}
+        keep(self._cache_file(name), lambda file: save_file(tensors, str(file)))
+
+    def _cache_file(self, name: str) -> Path:
+        ids = hashlib.sha256("\0".join(self.splits[name].ids).encode()).hexdigest()
+        fixed = replace(self.transform, augmentation=Augmentation())
+        views = [self.digests[name], ids, repr(fixed), self.device.type, self.precision]
+        key = json.dumps([FEATURES_REVISION, self.clip.digest, *views])
+        name = f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+        return user_cache() / "image_features" / name
+
+    def encode(self, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
+        """The features [N, d] of a split's fixed views by each classifier, on the device.
+
+        Each image is read once, whatever the number of classifiers. Raises RequestError when an
+        image cannot be used.
+        """
+        parts: list[list[Tensor]] = [[] for _ in classifiers]
+        with torch.inference_mode(), student_arithmetic(), contextlib.ExitStack() as modes:
+            for classifier in classifiers:
+                modes.enter_context(evaluating(classifier))
+            for images in self.views(split):
+                for classifier, features in zip(classifiers, parts, strict=True):
+                    with autocast(self.device, self.precision):
+                        features.append(classifier.features(images))
+        return [torch.cat(features) for features in parts]
+
+    def views(self, split: Split) -> Iterator[Tensor]:
+        """The fixed views of a split, normalised, on the device, in batches."""
+        for images, _, _ in batches(
+            split,
+            batch_size=self.batch_size,
+            transform=self.transform,
+            seed=None,
+            epoch=0,
+            workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        ):
+            yield images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+
+
+def open_teacher(
+    clip: OpenedClip,
+    class_names: Sequence[str],
+    splits: Mapping[str, Split],
+    digests: Mapping[str, str],
+    *,
+    transform: Transform,
+    classes: TemplateSet,
+    contexts: TemplateSet,
+    device: torch.device,
+    precision: Precision = "fp32",
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Teacher:
+    """The teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot read."""
+    cache = user_cache()
+    w_raw = text_features(clip, classes, class_names, cache=cache, device=device)
+    w_ctx = context_weights(text_features(clip, contexts, class_names, cache=cache, device=device))
+    w_cls = class_weights(w_raw)
+    classifier = on_device(zero_shot_classifier(clip, w_cls), device)
+    return Teacher(
+        clip=clip,
+        class_names=tuple(class_names),
+        splits=splits,
+        digests=digests,
+        transform=transform,
+        contexts=contexts,
+        w_raw=w_raw,
+        w_cls=w_cls.to(device),
+        w_ctx=w_ctx.to(device),
+        classifier=classifier.requires_grad_(False).eval(),
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+    )
+
+
+def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
+    """The image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
+    visual = clip.model.visual
+    if not isinstance(visual, nn.Module):
+        raise TypeError(f"{clip.name} has no image tower `visual`")
+    return ImageClassifier(copy.deepcopy(visual), linear_head(clip.logit_scale * w_cls))
+
+
+def linear_head(rows: Tensor) -> nn.Linear:
+    """A head without bias whose weight is `rows` [C, d]."""
+    classes, width = rows.shape
+    head = nn.Linear(width, classes, bias=False, device=rows.device)
+    with torch.no_grad():
+        head.weight.copy_(rows)
+    return head
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def on_device(module: M, device: torch.device) -> M:
+    """The module there in channels_last, in which convolutions are faster on every device, and
+    equal up to rounding."""
+    # Not in the stubs of `to`.
+    module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
 
 @contextlib.contextmanager
-def _student_arithmetic() -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every submodule's own mode again (frozen batch norms)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextlib.contextmanager
+def student_arithmetic() -> Iterator[None]:
     """Attention as it is computed under a gradient.
 
     Without one, PyTorch takes a fused path that rounds differently; the teacher then would differ
@@ -70,15 +235,3 @@ def _student_arithmetic() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
-    """The image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
-    classes, width = w_cls.shape
-    head = nn.Linear(width, classes, bias=False)
-    with torch.no_grad():
-        head.weight.copy_(clip.logit_scale * w_cls)
-    visual = clip.model.visual
-    if not isinstance(visual, nn.Module):
-        raise TypeError(f"{clip.name} has no image tower `visual`")
-    return ImageClassifier(copy.deepcopy(visual), head)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from carft_core.algorithms import Batch, Term
+from carft_core.algorithms import Batch
+from carft_core.clip import Classifier
 from carft_core.config import TrialConfig
 from carft_core.data.loader import batches, step_batches
-from carft_core.device import autocast
+from carft_core.device import autocast, peak_memory_mb
 from carft_core.errors import NonFinite
-from carft_core.evaluate import open_others, predict, split_metrics
-from carft_core.identity import identify
-from carft_core.optim import adamw, learning_rate, schedule_of, warmup_steps
-from carft_core.prepare import Bench, open_bench
-from carft_core.run import RunFolder, RunResult, finish, load_progress, save_progress, save_weights
+from carft_core.evaluate import predict, split_metrics
+from carft_core.identity import couples_items, identify
+from carft_core.optim import freeze_all_but, learning_rate, schedule_of, warmup_steps
+from carft_core.prepare import RETENTION, Prepared, prepared
+from carft_core.run import RunFolder, RunResult, finish
+from carft_core.teacher import on_device
+
+FINITE_CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite: a look waits for the device."""
+CHECKPOINT_EVERY = 300.0
+"""Seconds of training that a crash may cost, at the end of an epoch."""
 
 
 class Decision(Enum):
@@ -65,17 +70,12 @@ def unwatched(report: EpochReport) -> Decision:
     return Decision.CONTINUE
 
 
-FINITE_CHECK_EVERY = 50
-"""Steps between two looks at whether the loss is finite: a look waits for the device."""
-
-
 def train(
     config: TrialConfig,
     seed: int,
     *,
     report: Report = unwatched,
     workdir: Path | None = None,
-    cache: Path | None = None,
 ) -> RunResult | None:
     """Train one run and evaluate it. None when `report` said STOP before the last epoch.
 
@@ -85,253 +85,280 @@ def train(
     with contextlib.ExitStack() as stack:
         if workdir is None:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
-        with contextlib.closing(epochs(config, seed, workdir=workdir, cache=cache)) as reports:
+        with contextlib.closing(epochs(config, seed, workdir=workdir)) as reports:
             for epoch in reports:
                 if report(epoch) is Decision.STOP and epoch.epoch < epoch.epochs:
                     return None
-        return finish(workdir, config, seed, cache=cache)
+        return finish(workdir, config, seed)
 
 
 def epochs(
-    config: TrialConfig,
-    seed: int,
-    *,
-    workdir: Path | None = None,
-    cache: Path | None = None,
+    config: TrialConfig, seed: int, *, workdir: Path | None = None
 ) -> Generator[EpochReport, None, None]:
     """Train, and yield after each epoch; may be closed between two epochs.
 
-    With a `workdir` every epoch is saved there before it is yielded; called again, training goes
-    on behind the last saved epoch, to bit-identical weights on one CPU with the same number of
-    threads. A run that is trained already yields nothing.
+    With a `workdir` the history is kept there at every epoch, and a checkpoint every
+    `CHECKPOINT_EVERY` seconds and when the generator is closed. Called again, training goes on
+    behind the checkpoint, to bit-identical weights on one CPU with the same number of threads;
+    epochs that came after it are trained and yielded again. A run that is trained yields nothing.
 
-    Raises RequestError when model or data cannot be used as asked, NonFinite when the loss is not.
+    Raises RequestError when model or data cannot be used as asked, NonFinite when the loss is not
+    finite, OSError when a checkpoint cannot be read from its disk.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
-            yield from epochs(config, seed, workdir=Path(scratch), cache=cache)
+            yield from epochs(config, seed, workdir=Path(scratch))
         return
     config, folder = config.for_seed(seed), RunFolder(workdir)
-    folder.claim(config, seed, identify(config, seed, cache=cache))
+    folder.claim(config, seed, identify(config, seed))
     if folder.is_trained(config):
         return
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return
-    bench = open_bench(config, cache)
-    open_others(config, bench, cache)  # what cannot be measured is told before anything trains
-    yield from _Run(config, seed, folder, bench).epochs()
+    yield from Run(config, seed, folder, prepared(config)).epochs()
 
 
-class _Run:
+class Run:
     """One run while it trains."""
 
-    def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, bench: Bench) -> None:
-        self.config, self.seed, self.folder, self.bench = config, seed, folder, bench
-        self.student = config.algorithm.student(bench.teacher).to(bench.device)
-        parameters = list(config.algorithm.trainable(self.student))
-        self.trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-        self.optimiser = adamw(parameters, config.optim)
-        self.schedule = schedule_of(config.optim, bench.data.train, balanced=config.data.balanced)
+    def __init__(self, config: TrialConfig, seed: int, folder: RunFolder, stand: Prepared) -> None:
+        self.config, self.seed, self.folder, self.prepared = config, seed, folder, stand
+        self.teacher, self.device = stand.teacher, stand.device
+        self.algorithm, self.optim = config.algorithm, config.optim
+        with _seeded(seed, 0, self.device):
+            model = self.algorithm.build(self.teacher)
+        self.model = on_device(model, self.device)
+        groups = self.algorithm.groups(self.model, self.optim)
+        self.trained = freeze_all_but(self.model, groups)
+        self.optimiser = self.algorithm.optimiser(groups, self.optim)
+        self.schedule = schedule_of(
+            self.optim, self.teacher.splits["train"], balanced=config.data.balanced
+        )
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
-        self.warmup = warmup_steps(config.optim.warmup, self.steps)
+        self.warmup = warmup_steps(self.optim.warmup, self.steps)
+        self.couples_items = couples_items(config)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best = -math.inf
+        self.saved_at = time.monotonic()
 
     def epochs(self) -> Iterator[EpochReport]:
-        self._resume()
-        if not self.history:
-            yield self._record(0, self._before_training(), seconds=0.0)
-        for epoch in range(len(self.history), self.epoch_count + 1):
-            began = time.perf_counter()
-            metrics = self._train_epoch(epoch)
-            seconds = time.perf_counter() - began
-            metrics |= self._validate()
-            yield self._record(epoch, metrics, seconds)
+        """Train behind what is there, epoch by epoch."""
+        if not self._resume():
+            with _seeded(self.seed, 0, self.device):
+                self.algorithm.start(self.model, self.teacher)
+        try:
+            if not self.history:
+                yield self._record(0, self._validate(), seconds=0.0)
+            for epoch in range(len(self.history), self.epoch_count + 1):
+                began = time.perf_counter()
+                metrics = self._train_epoch(epoch)
+                seconds = time.perf_counter() - began
+                metrics |= self._validate()
+                self.algorithm.after_epoch(self.model, metrics)
+                yield self._record(epoch, metrics, seconds)
+        except GeneratorExit:  # closed between two epochs
+            self._save_checkpoint()
+            raise
         self.folder.mark_trained(seconds=sum(item["seconds"] for item in self.history))
+        self.folder.checkpoint.unlink(missing_ok=True)
 
-    def _resume(self) -> None:
-        progress = load_progress(self.folder.checkpoint)
+    def _resume(self) -> bool:
+        """Whether there was a checkpoint, which training goes on from."""
+        progress = self.folder.load_checkpoint()
         if progress is None:
-            return
-        self.student.load_state_dict(progress["student"])
+            return False
+        self.model.load_state_dict(progress["model"])
         self.optimiser.load_state_dict(progress["optimiser"])
         self.step, self.best = progress["step"], progress["best"]
         self.history = progress["history"]
-        # A crash between the two has left the last epoch in the checkpoint alone, which goes.
+        # Epochs that came after the checkpoint are trained again, to the same reports.
         self.folder.write_history(self.history)
+        return True
+
+    def _save_checkpoint(self) -> None:
+        self.folder.save_checkpoint(
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+                "best": self.best,
+                "history": self.history,
+            }
+        )
+        self.saved_at = time.monotonic()
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
         """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""
         self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         self.history.append(report.as_dict())
-        classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
-        validated = metrics[f"id/val/{self.bench.validated_by}"]
-        if epoch > 0 and validated > self.best:
+        validated = metrics[f"id/val/{self.prepared.family.validated_by}"]
+        if self.config.keep.result == "best_val" and epoch > 0 and validated > self.best:
             self.best = validated
-            save_weights(self.folder.weights("best_val"), classifier.state_dict())
+            self.folder.save_weights("best_val", self.model.state_dict())
         if epoch == self.epoch_count:
-            save_weights(self.folder.weights("last"), classifier.state_dict())
-        save_progress(
-            self.folder.checkpoint,
-            {
-                "student": self.student.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "step": self.step,
-                "best": self.best,
-                "history": self.history,
-            },
-        )
+            self.folder.save_weights("last", self.model.state_dict())
+        elif time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
+            self._save_checkpoint()
         self.folder.write_history(self.history)
         return report
 
-    def _before_training(self) -> dict[str, float]:
-        """The terms of the loss on the first batch and what the algorithm tells of its teacher."""
-        images, labels, _ = next(self._batches(epoch=1))
-        # Under a gradient, as in training: without one some layers round differently.
-        self.student.eval()
-        values: dict[str, float] = {}
-        for share, batch in self._micro_batches(images, labels):
-            with autocast(self.bench.device, self.bench.precision):
-                terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
-                told = self.config.algorithm.probe(batch, self.bench.teacher)
-            of_terms = {name: float(term.value.detach()) for name, term in terms.items()}
-            for name, value in {**of_terms, **told}.items():
-                values[name] = values.get(name, 0.0) + share * value
-        return {f"train/{name}": value for name, value in values.items()} | self._validate()
-
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut."""
-        sums: dict[str, Tensor] = {}
-        images_seen, began = 0, time.perf_counter()
-        set_mode(self.student, train=True, batch_norm=self.config.optim.batch_norm)
-        if self.bench.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.bench.device)
-        with _seeded(self.seed, epoch, self.bench.device):
-            for number, (images, labels, _) in enumerate(self._batches(epoch)):
+        """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut.
+
+        Logged are means over the epoch's images, and the values of the run's first step.
+        """
+        sums, first = Logs(), Logs()
+        began = time.perf_counter()
+        set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
+        with _seeded(self.seed, epoch, self.device):
+            for number, (images, labels, index) in enumerate(self._batches(epoch)):
                 if self.step >= self.steps:
                     break
-                for name, value in self._update(images, labels).items():
-                    sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value * len(
-                        labels
-                    )
-                images_seen += len(labels)
+                values = self._update(self._batch(images, labels, index))
+                if self.step == 1:
+                    first.add(values, 1)
+                sums.add(values, len(labels))
                 if number % FINITE_CHECK_EVERY == 0:
-                    self._check_finite(sums, epoch, "train/")
-        self._check_finite(sums, epoch, "train/")
-        seconds = time.perf_counter() - began
+                    self._check_finite(sums.means(), epoch, "train/")
+        means = sums.means()
+        self._check_finite(means, epoch, "train/")
         return {
-            **{f"train/{name}": float(total) / images_seen for name, total in sums.items()},
+            **{f"train/{name}": value for name, value in means.items()},
+            **{f"train/first/{name}": value for name, value in first.means().items()},
             "train/lr": self.optimiser.param_groups[0]["lr"],
-            "system/images_per_s": images_seen / seconds,
-            "system/peak_memory_mb": _peak_memory_mb(self.bench.device),
+            "system/images_per_s": sums.weight / (time.perf_counter() - began),
+            "system/peak_memory_mb": peak_memory_mb(self.device),
         }
 
-    def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One optimiser step, in micro-batches that add up to the batch's mean; the terms."""
-        rate = learning_rate(
-            self.step, steps=self.steps, warmup=self.warmup, peak=self.config.optim.lr
-        )
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step; what was logged of it, on the device."""
+        rate = learning_rate(self.step, steps=self.steps, warmup=self.warmup, peak=self.optim.lr)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        values: dict[str, Tensor] = {}
-        self.optimiser.zero_grad(set_to_none=True)
-        for share, batch in self._micro_batches(images, labels):
-            with autocast(self.bench.device, self.bench.precision):
-                terms = self.config.algorithm.terms(self.student, batch, self.bench.teacher)
-            (share * _loss(terms)).backward()
-            for name, value in _logged(terms).items():
-                values[name] = values.get(name, 0) + share * value
-        if self.config.optim.clip is not None:
-            clip_grad_norm_(self.trained, self.config.optim.clip)
-        self.optimiser.step()
+            group["lr"] = rate * group["lr_scale"]
+        logs: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            self.optimiser.zero_grad(set_to_none=True)
+            values: dict[str, Tensor] = {}
+            for share, part in self._micro_batches(batch):
+                with autocast(self.device, self.teacher.precision):
+                    loss, terms = self.algorithm.loss(self.model, part, self.teacher)
+                (share * loss).backward()
+                for name, value in {"loss": loss, **terms}.items():
+                    values[name] = values.get(name, 0) + share * value.detach()
+            if self.optim.clip is not None:
+                clip_grad_norm_(self.trained, self.optim.clip)
+            logs.append(values)
+            return values["loss"]
+
+        self.optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
+        with torch.no_grad():
+            self.algorithm.after_step(self.model, self.step, self.steps)
         self.step += 1
-        return values
+        return logs[0]  # sam computes a second loss, elsewhere
 
-    def _micro_batches(self, images: Tensor, labels: Tensor) -> Iterator[tuple[float, Batch]]:
-        """The batch in parts that fit into memory, each with its share of the images."""
-        size = self.config.optim.micro_batch or len(labels)
-        for first in range(0, len(labels), size):
-            part = slice(first, first + size)
-            batch = self._batch(images[part], labels[part])
-            yield len(batch.labels) / len(labels), batch
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
+        """The batch in parts that fit into memory, each with its share of the images.
 
-    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
-        device, algorithm = self.bench.device, self.config.algorithm
-        images = images.to(device, non_blocking=True)
-        if device.type == "cuda":
-            images = images.to(memory_format=torch.channels_last)
-        features = None
-        if "features" in algorithm.teacher_quantities:
-            with autocast(device, self.bench.precision):
-                features = self.bench.teacher.features(images)
-        labels = labels.to(device, non_blocking=True)
-        return Batch(images, labels, self.config.optim.label_smoothing, features)
+        Where its items are coupled the whole is one part, and the loss divides it itself.
+        """
+        size = self.optim.micro_batch or len(batch.labels)
+        if self.algorithm.couples_items or size >= len(batch.labels):
+            yield 1.0, batch
+            return
+        for first in range(0, len(batch.labels), size):
+            rows = slice(first, first + size)
+            part = replace(
+                batch,
+                images=batch.images[rows],
+                labels=batch.labels[rows],
+                index=batch.index[rows],
+                domain=None if batch.domain is None else batch.domain[rows],
+            )
+            yield len(part.labels) / len(batch.labels), part
+
+    def _batch(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
+        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return Batch(
+            images=images,
+            labels=labels.to(self.device, non_blocking=True),
+            index=index.to(self.device, non_blocking=True),
+            step=self.step,
+            steps=self.steps,
+            label_smoothing=self.optim.label_smoothing,
+            micro_batch=self.optim.micro_batch,
+            teacher_features=self._teacher_features,
+        )
+
+    def _teacher_features(self, images: Tensor) -> Tensor:
+        with autocast(self.device, self.teacher.precision):
+            return self.teacher.image_features(images)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        config, bench = self.config, self.bench
+        config, train_split = self.config, self.teacher.splits["train"]
         shared: dict[str, Any] = {
-            "batch_size": config.optim.batch_size,
-            "transform": bench.transform,
+            "batch_size": self.optim.batch_size,
+            "transform": self.teacher.transform,
             "seed": self.seed,
             "workers": config.workers,
-            "pin_memory": bench.device.type == "cuda",
+            "pin_memory": self.device.type == "cuda",
         }
-        if not config.data.balanced and config.optim.steps_per_epoch is None:
-            return batches(bench.data.train, epoch=epoch, **shared)
+        if not config.data.balanced and self.optim.steps_per_epoch is None:
+            return batches(train_split, epoch=epoch, **shared)
         steps = self.schedule.of_epoch(epoch)
-        return step_batches(bench.data.train, steps, balanced=config.data.balanced, **shared)
+        return step_batches(train_split, steps, balanced=config.data.balanced, **shared)
 
     def _validate(self) -> dict[str, float]:
         """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""
-        splits = self.bench.evaluated_splits()
-        names = list(splits) if self.config.eval.every_epoch else ["id/val"]
-        classifier = self.config.algorithm.classifier(self.student, self.bench.teacher)
+        names = list(self.prepared.measured()) if self.config.eval.every_epoch else ["id/val"]
+        names = [name for name in names if not name.startswith(RETENTION)]
+        if not self.step and self.algorithm.starts_at_zero_shot:
+            classifier: Classifier = self.teacher.classifier
+        else:
+            classifier = self.algorithm.classifier(self.model, self.teacher)
         metrics = {}
         for name in names:
-            predictions = predict(
-                classifier,
-                splits[name],
-                name,
-                transform=self.bench.transform,
-                device=self.bench.device,
-                precision=self.bench.precision,
-                batch_size=self.config.eval.batch_size,
-                workers=self.config.workers,
-            )
-            for metric, value in split_metrics(predictions, self.bench.further_metrics).items():
+            predictions = predict(classifier, name, self.teacher)
+            for metric, value in split_metrics(predictions, self.prepared.family.metrics).items():
                 metrics[f"{name}/{metric}"] = value
         return metrics
 
-    def _check_finite(
-        self, values: Mapping[str, Tensor] | Mapping[str, float], epoch: int, group: str = ""
-    ) -> None:
+    def _check_finite(self, values: Mapping[str, float], epoch: int, group: str = "") -> None:
         for name, value in values.items():
-            if not math.isfinite(float(value)):
+            if not math.isfinite(value):
                 raise NonFinite(
-                    f"{group}{name} is {float(value)} in epoch {epoch}, step {self.step}, "
-                    f"at optim.lr {self.config.optim.lr:g}"
+                    f"{group}{name} is {value} in epoch {epoch}, step {self.step}, "
+                    f"at optim.lr {self.optim.lr:g}"
                 )
 
 
-def set_mode(student: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
+class Logs:
+    """Weighted means of scalars by name, summed where they are so that nothing waits for them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weight = 0
+
+    def add(self, values: Mapping[str, Tensor], weight: int) -> None:
+        """Count scalars with a weight."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value * weight
+        self.weight += weight
+
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: float(total) / self.weight for name, total in self.sums.items()}
+
+
+def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
     """Training or evaluation mode; frozen batch norms keep the pre-training's statistics."""
-    student.train(train)
-    for module in student.modules():
+    model.train(train)
+    for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(train and batch_norm == "train")
-
-
-def _loss(terms: Mapping[str, Term]) -> Tensor:
-    """The sum of the weighted terms; one of weight 0 is left out of the graph."""
-    return torch.stack([t.weight * t.value for t in terms.values() if t.weight != 0]).sum()
-
-
-def _logged(terms: Mapping[str, Term]) -> dict[str, Tensor]:
-    values = {name: term.value.detach() for name, term in terms.items()}
-    return {"loss": _loss(terms).detach(), **values}
 
 
 @contextlib.contextmanager
@@ -345,11 +372,3 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """Of the device in this epoch on CUDA, else of the process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

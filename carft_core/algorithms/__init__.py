@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from carft_core.algorithms.base import Algorithm, Batch, Term
+from carft_core.algorithms.base import USES, Algorithm, Batch, Loss, Soup
 from carft_core.algorithms.car_ft import CarFt
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.algorithms.zero_shot import ZeroShot
@@ -14,8 +14,8 @@ from carft_core.registry import Registry, no_concrete
 def _refusal(thing: Any) -> str | None:
     """An algorithm is a class; one that trains says by which loss."""
     wrong = no_concrete(Algorithm, thing)
-    if wrong is None and thing.trains and thing.terms is Algorithm.terms:
-        return "it lacks terms, the parts of its loss"
+    if wrong is None and thing.trains and thing.loss is Algorithm.loss:
+        return "it lacks `loss`, what it minimises"
     return wrong
 
 
@@ -24,4 +24,4 @@ ALGORITHMS.register(ZeroShot)
 ALGORITHMS.register(FineTune)
 ALGORITHMS.register(CarFt)
 
-__all__ = ["ALGORITHMS", "Algorithm", "Batch", "Term"]
+__all__ = ["ALGORITHMS", "USES", "Algorithm", "Batch", "Loss", "Soup"]

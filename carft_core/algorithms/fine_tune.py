@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import nn
-from torch.nn import functional as F
 
-from carft_core.algorithms.base import Algorithm, Batch, Term
-
-if TYPE_CHECKING:
-    from carft_core.teacher import Teacher
+from carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_core.teacher import Teacher
 
 
 class FineTune(Algorithm):
@@ -24,9 +20,7 @@ class FineTune(Algorithm):
     name: ClassVar[str] = "fine_tune"
     summary: ClassVar[str] = "Cross-entropy on image tower and head, from the zero-shot head"
 
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
-        """`cross_entropy`: mean over the batch of CE(s f W_cls', y)."""
-        del teacher  # Plain fine-tuning asks nothing of the zero-shot model.
-        logits = student(batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=batch.label_smoothing)
-        return {"cross_entropy": Term(loss)}
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """CE(s f W_cls', y)."""
+        loss = batch.cross_entropy(model(batch.images))
+        return loss, {"cross_entropy": loss}

@@ -115,6 +115,16 @@ class Split(ABC):
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A set that is measured once more: rows of measured splits, one after another."""
+
+    of: tuple[str, ...]
+    """Metric names of the splits."""
+    classes: tuple[int, ...] | None = None
+    """Only items of these classes, and among these classes alone."""
+
+
+@dataclass(frozen=True)
 class FamilyData:
     """An opened family."""
 
@@ -164,6 +174,13 @@ class FamilyData:
         return {name: split for name, split in named.items() if split is not None}
 
     @property
+    def id_val(self) -> Split:
+        """What settings are chosen on. Raises ValueError before it is carved."""
+        if self.val is None:
+            raise ValueError("the data was opened without carving its validation split")
+        return self.val
+
+    @property
     def id_test(self) -> Split:
         """The in-distribution test. Raises ValueError where there is none."""
         if self.test is None:
@@ -174,6 +191,21 @@ class FamilyData:
         """By metric name what a finished run is measured on: `id/test`, then `ood/<name>`."""
         test = {} if self.test is None else {"id/test": self.test}
         return test | {f"ood/{name}": it for name, it in {**self.shifts, **self.extras}.items()}
+
+    @property
+    def derived(self) -> Mapping[str, Derived]:
+        """By metric name what is measured again of splits that are measured."""
+        parts = {f"id/test_{name}": Derived(("id/test",), of) for name, of in self.parts.items()}
+        unions = {
+            f"ood/{name}": Derived(tuple(f"ood/{part}" for part in of))
+            for name, of in self.unions.items()
+        }
+        return parts | unions
+
+    @property
+    def outside_mean(self) -> frozenset[str]:
+        """The metric names of splits out of distribution that are in no mean."""
+        return frozenset(f"ood/{name}" for name in (*self.extras, *self.unions))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from carft_core.merges.base import Merge, MergePoint, State
+from carft_core.merges.base import Merge, MergePoint, Model, State
 from carft_core.merges.wise_ft import WiseFt
 from carft_core.registry import Registry, no_concrete
 
 MERGES: Registry[type[Merge]] = Registry("merge", functools.partial(no_concrete, Merge))
 MERGES.register(WiseFt)
 
-__all__ = ["MERGES", "Merge", "MergePoint", "State"]
+__all__ = ["MERGES", "Merge", "MergePoint", "Model", "State"]

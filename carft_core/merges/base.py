@@ -1,7 +1,8 @@
-"""What a merge is: a step in weight space after training, without a gradient."""
+"""What a merge is: a model made after training, without a gradient step over the data."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,12 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from carft_core.algorithms import Algorithm
+from carft_core.clip import Classifier
+from carft_core.teacher import Teacher
+
 State = Mapping[str, Tensor]
-"""A state dict of an image classifier: encoder and head, parameters and buffers."""
+"""A state dict of a classifier: encoder and head, parameters and buffers."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,57 @@ class MergePoint:
 
 
 class Merge(BaseModel):
-    """A frozen model whose fields are the merge's hyperparameters."""
+    """A frozen model whose fields are the merge's hyperparameters.
+
+    A merge in weight space overrides `state`; one whose result is another module overrides `model`
+    and says in `refuses` which algorithms it cannot be made of.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    point_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only list the points, whose values stand for them in an evaluation's digest."""
 
     @abstractmethod
     def points(self) -> Sequence[MergePoint]:
         """The models that this merge yields, known before anything is trained."""
 
-    @abstractmethod
+    def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
+        """The merged classifier at `point`, on the tuned one's device; the inputs stay as they are.
+
+        By default the tuned classifier with the weights of `state`; at a point where `state` gives
+        the teacher's own weights it is the teacher's classifier itself, and at one where it gives
+        the tuned weights the tuned classifier.
+        """
+        device = next(tuned.parameters()).device
+        after = tuned.state_dict()
+        before = {key: it.to(device) for key, it in teacher.classifier.state_dict().items()}
+        state = self.state(point, before, after)
+        for classifier, own in ((tuned, after), (teacher.classifier, before)):
+            if state.keys() == own.keys() and all(state[key] is own[key] for key in own):
+                return classifier
+        merged = copy.deepcopy(tuned)
+        merged.load_state_dict(dict(state))
+        return merged
+
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
         """The merged weights at `point`; the inputs are left as they are."""
+        raise NotImplementedError(f"{type(self).__name__} is no merge in weight space")
+
+    def refuses(self, algorithm: Algorithm) -> str | None:
+        """Why no such model can be made of what the algorithm trains; None when it can.
+
+        By default a merge needs weights of the zero-shot classifier's shape.
+        """
+        if algorithm.keeps_shape:
+            return None
+        return (
+            f"{algorithm.name} gives a model of another shape than the zero-shot one, and "
+            f"{self.name} works on the weights of both"
+        )
+
+
+Model = tuple[Merge, MergePoint] | None
+"""One of a run's models: a point of a merge; None is the run's own."""

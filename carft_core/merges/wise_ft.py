@@ -25,6 +25,8 @@ class WiseFt(Merge):
     name: ClassVar[str] = "wise_ft"
     summary: ClassVar[str] = "Weight interpolation between the zero-shot and the tuned model"
 
+    point_fields: ClassVar[frozenset[str]] = frozenset({"alphas"})
+
     alphas: Annotated[tuple[Alpha, ...], Field(strict=False, min_length=1)] = (0.5,)
 
     @field_validator("alphas")
@@ -45,7 +47,7 @@ class WiseFt(Merge):
         )
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """The interpolated state dict; alpha 0 and 1 are the end points themselves."""
+        """The interpolated weights; alpha 0 and 1 are the end points themselves."""
         return interpolate(zero_shot, tuned, point.values["alpha"])
 
 

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.clip import OpenedClip
 from carft_core.config import trial_config
-from carft_core.prompts import class_weights, context_weights, template_set, text_features
 from carft_core.teacher import Teacher
-from carft_core.testing import ALGORITHM_LAWS, check_algorithm
+from carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
 
 BUILT_IN = tuple(ALGORITHMS)
 
 
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
-    templates = template_set("simple")
-    w_raw = text_features(tiny_clip, templates, ["anchor", "bell", "cat"], cache=None)
-    cpu = torch.device("cpu")
-    return Teacher(tiny_clip, class_weights(w_raw), context_weights(w_raw), templates, cpu)
+    return toy_teacher(tiny_clip)
 
 
 @pytest.mark.parametrize("law", ALGORITHM_LAWS, ids=lambda law: law.__name__)
