@@ -300,7 +300,7 @@ def _opened(config: DataConfig, opened: Callable[[DataConfig], FamilyData]) -> F
     return opened(config)
 
 
-def open_others(config: TrialConfig, bench: Bench, cache: Path | None) -> tuple[OtherTask, ...]:
+def open_others(config: TrialConfig, bench: Bench) -> tuple[OtherTask, ...]:
     """What the models of a run are tested on besides. The last ones stay open.
 
     Raises RequestError as `other_data` does, and for a prompt that the model cannot read.
@@ -308,7 +308,7 @@ def open_others(config: TrialConfig, bench: Bench, cache: Path | None) -> tuple[
     tests = tuple(
         (name, data.class_names, data.id_test) for name, data in other_data(config).items()
     )
-    return _with_heads(config.model, tests, bench.device, cache) if tests else ()
+    return _with_heads(config.model, tests, bench.device) if tests else ()
 
 
 @functools.lru_cache(maxsize=2)
@@ -316,13 +316,12 @@ def _with_heads(
     model: ModelConfig,
     tests: Sequence[tuple[str, tuple[str, ...], Split]],
     device: torch.device,
-    cache: Path | None,
 ) -> tuple[OtherTask, ...]:
-    clip = open_model(model.name, model.pretrained, cache=cache)
+    clip = open_model(model.name, model.pretrained)
     found = []
     for name, class_names, test in tests:
         try:
-            w_raw = text_features(clip, templates_of(name), class_names, cache=cache)
+            w_raw = text_features(clip, templates_of(name), class_names)
         except RequestError as error:
             raise RequestError(f"eval.retention: {name}: {error}") from None
         w_cls = class_weights(w_raw)

@@ -246,14 +246,14 @@ class _Source:
     """[K, d]"""
 
     @classmethod
-    def open(cls, config: TrialConfig, cache: Path | None) -> _Source:
+    def open(cls, config: TrialConfig) -> _Source:
         """On the CPU, whatever trained: text features are always from there."""
         data = prepare(config.data)
-        clip = open_model(config.model.name, config.model.pretrained, cache=cache)
+        clip = open_model(config.model.name, config.model.pretrained)
         classes = template_set(config.prompts.classes)
         contexts = context_set(config.prompts.contexts, config.data)
         w_cls, w_ctx = (
-            mean(text_features(clip, templates, data.class_names, cache=cache))
+            mean(text_features(clip, templates, data.class_names))
             for mean, templates in ((class_weights, classes), (context_weights, contexts))
         )
         zero_shot = zero_shot_classifier(clip, w_cls).state_dict()
@@ -268,7 +268,6 @@ def export(
     label: str = UNMERGED,
     rows: Sequence[MeasuredRow] = (),
     force: bool = False,
-    cache: Path | None = None,
 ) -> None:
     """Write the model `label` of the finished run in `workdir` to the folder `out`, all or nothing.
 
@@ -287,7 +286,7 @@ def export(
     if measured is None:
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
-    source = _Source.open(config, cache)
+    source = _Source.open(config)
     _check_unchanged(claimed, source)
     tuned = tuned_state(folder.weights(config.keep.result), config, source.zero_shot)
     state = model_state(models[label], source.zero_shot, tuned)

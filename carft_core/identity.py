@@ -41,7 +41,7 @@ class Identity:
     parts: Mapping[str, Any]
 
 
-def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Identity:
+def identify(config: TrialConfig, seed: int) -> Identity:
     """The identity of one run: whatever decides its weights, and nothing else.
 
     `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
@@ -55,7 +55,7 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     data = prepare(config.data)
     device = resolve_device(config.device)
     parts: dict[str, Any] = {
-        "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
+        "model": weights_digest(config.model.name, config.model.pretrained),
         "data": {
             "digest": data.digest_of_training,
             **_present(**config.data.model_dump(exclude=OUTSIDE)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -69,7 +68,7 @@ class Bench:
         return self.data.val
 
 
-def open_bench(config: TrialConfig, cache: Path | None = None) -> Bench:
+def open_bench(config: TrialConfig) -> Bench:
     """Open what `config` names. The last bench stays open, since a sweep's runs share it.
 
     Raises RequestError when model, data or prompts cannot be used as asked.
@@ -82,7 +81,6 @@ def open_bench(config: TrialConfig, cache: Path | None = None) -> Bench:
         context_set(config.prompts.contexts, config.data),
         device,
         resolve_precision(config.precision, device),
-        cache,
     )
 
 
@@ -94,16 +92,15 @@ def _open(
     contexts: TemplateSet,
     device: torch.device,
     precision: Precision,
-    cache: Path | None,
 ) -> Bench:
     data = prepare(data_config)
-    clip = open_model(model.name, model.pretrained, cache=cache)
+    clip = open_model(model.name, model.pretrained)
     transform = clip.transform
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
     names = data.class_names
-    w_cls = class_weights(text_features(clip, classes, names, cache=cache))
-    w_ctx = context_weights(text_features(clip, contexts, names, cache=cache))
+    w_cls = class_weights(text_features(clip, classes, names))
+    w_ctx = context_weights(text_features(clip, contexts, names))
     teacher = Teacher(clip, w_cls, w_ctx, contexts, device)
     if device.type == "cuda":
         # fp32 is to mean fp32: cuDNN would otherwise round convolutions to TF32.

@@ -182,9 +182,7 @@ class RunFolder:
         return not config.algorithm.trains or self.weights(config.keep.result).exists()
 
 
-def finish(
-    workdir: Path, config: TrialConfig, seed: int, *, cache: Path | None = None
-) -> RunResult:
+def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
     """Evaluate a trained run on every split, unmerged and at every point of its merges.
 
     What was evaluated before is not evaluated again. Raises RequestError when the folder holds no
@@ -195,8 +193,8 @@ def finish(
     if missing:
         if not folder.is_trained(config):
             raise RequestError(f"{workdir} is not trained to its end; train it first")
-        bench = open_bench(config, cache)
-        _evaluate(folder, config, bench, open_others(config, bench, cache), missing)
+        bench = open_bench(config)
+        _evaluate(folder, config, bench, open_others(config, bench), missing)
     folder.checkpoint.unlink(missing_ok=True)
     if not config.keep.weights:
         for kind in ("last", "best_val"):

@@ -75,7 +75,6 @@ def train(
     *,
     report: Report = unwatched,
     workdir: Path | None = None,
-    cache: Path | None = None,
 ) -> RunResult | None:
     """Train one run and evaluate it. None when `report` said STOP before the last epoch.
 
@@ -85,11 +84,11 @@ def train(
     with contextlib.ExitStack() as stack:
         if workdir is None:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carft-")))
-        with contextlib.closing(epochs(config, seed, workdir=workdir, cache=cache)) as reports:
+        with contextlib.closing(epochs(config, seed, workdir=workdir)) as reports:
             for epoch in reports:
                 if report(epoch) is Decision.STOP and epoch.epoch < epoch.epochs:
                     return None
-        return finish(workdir, config, seed, cache=cache)
+        return finish(workdir, config, seed)
 
 
 def epochs(
@@ -97,7 +96,6 @@ def epochs(
     seed: int,
     *,
     workdir: Path | None = None,
-    cache: Path | None = None,
 ) -> Generator[EpochReport, None, None]:
     """Train, and yield after each epoch; may be closed between two epochs.
 
@@ -109,17 +107,17 @@ def epochs(
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="carft-") as scratch:
-            yield from epochs(config, seed, workdir=Path(scratch), cache=cache)
+            yield from epochs(config, seed, workdir=Path(scratch))
         return
     config, folder = config.for_seed(seed), RunFolder(workdir)
-    folder.claim(config, seed, identify(config, seed, cache=cache))
+    folder.claim(config, seed, identify(config, seed))
     if folder.is_trained(config):
         return
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return
-    bench = open_bench(config, cache)
-    open_others(config, bench, cache)  # what cannot be measured is told before anything trains
+    bench = open_bench(config)
+    open_others(config, bench)  # what cannot be measured is told before anything trains
     yield from _Run(config, seed, folder, bench).epochs()
 
 
