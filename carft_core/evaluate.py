@@ -20,7 +20,7 @@ from carft_core.data import FAMILIES, Family, FamilyData, Split
 from carft_core.data.base import DataConfig
 from carft_core.data.loader import batches
 from carft_core.data.transforms import Transform
-from carft_core.device import Precision, autocast
+from carft_core.device import Precision, autocast, resolve_workers
 from carft_core.errors import RequestError
 from carft_core.metrics import (
     brier,
@@ -561,7 +561,8 @@ class _Found:
         keep: Callable[[Predictions], object] | None,
     ) -> None:
         """Predict and measure a unit; only this call holds its predictions."""
-        how = {"batch_size": config.eval.batch_size, "workers": config.workers}
+        workers = resolve_workers(config.workers, bench.device)
+        how = {"batch_size": config.eval.batch_size, "workers": workers}
         if classifier is None:
             predicted = ZERO_SHOT.predictions(unit, bench, **how)
         else:

@@ -68,6 +68,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
         "device": device.type,
         "precision": resolve_precision(config.precision, device),
+        **_present(deterministic=config.deterministic),
         "revision": TRAINING_REVISION,
         **_present(own_code=own_code_of(config)),
     }

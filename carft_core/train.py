@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from carft_core.algorithms import Batch, Term
 from carft_core.config import TrialConfig
 from carft_core.data.loader import batches, step_batches
-from carft_core.device import autocast
+from carft_core.device import autocast, peak_memory_mb, reset_peak_memory, resolve_workers
 from carft_core.errors import NonFinite
 from carft_core.evaluate import open_others, predict, split_metrics
 from carft_core.identity import identify
@@ -139,6 +137,7 @@ class _Run:
 
     def epochs(self) -> Iterator[EpochReport]:
         self._resume()
+        reset_peak_memory(self.bench.device)
         if not self.history:
             yield self._record(0, self._before_training(), seconds=0.0)
         for epoch in range(len(self.history), self.epoch_count + 1):
@@ -205,8 +204,6 @@ class _Run:
         sums: dict[str, Tensor] = {}
         images_seen, began = 0, time.perf_counter()
         set_mode(self.student, train=True, batch_norm=self.config.optim.batch_norm)
-        if self.bench.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.bench.device)
         with _seeded(self.seed, epoch, self.bench.device):
             for number, (images, labels, _) in enumerate(self._batches(epoch)):
                 if self.step >= self.steps:
@@ -224,7 +221,7 @@ class _Run:
             **{f"train/{name}": float(total) / images_seen for name, total in sums.items()},
             "train/lr": self.optimiser.param_groups[0]["lr"],
             "system/images_per_s": images_seen / seconds,
-            "system/peak_memory_mb": _peak_memory_mb(self.bench.device),
+            "system/peak_memory_mb": peak_memory_mb(self.bench.device),
         }
 
     def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -274,7 +271,7 @@ class _Run:
             "batch_size": config.optim.batch_size,
             "transform": bench.transform,
             "seed": self.seed,
-            "workers": config.workers,
+            "workers": resolve_workers(config.workers, bench.device),
             "pin_memory": bench.device.type == "cuda",
         }
         if not config.data.balanced and config.optim.steps_per_epoch is None:
@@ -297,7 +294,7 @@ class _Run:
                 device=self.bench.device,
                 precision=self.bench.precision,
                 batch_size=self.config.eval.batch_size,
-                workers=self.config.workers,
+                workers=resolve_workers(self.config.workers, self.bench.device),
             )
             for metric, value in split_metrics(predictions, self.bench.further_metrics).items():
                 metrics[f"{name}/{metric}"] = value
@@ -343,11 +340,3 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """Of the device in this epoch on CUDA, else of the process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig, trial_config
+from carft_core.device import resolve_workers
 from carft_core.errors import RequestError
 from carft_core.evaluate import other_data, predict
 from carft_core.predictions import write_predictions
@@ -83,7 +84,7 @@ def _bytes_per_image(config: TrialConfig, bench: Bench) -> float:
         device=bench.device,
         precision=bench.precision,
         batch_size=config.eval.batch_size,
-        workers=config.workers,
+        workers=resolve_workers(config.workers, bench.device),
     )
     with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
         file = Path(scratch) / "predictions.parquet"
