@@ -157,7 +157,7 @@ def _tasks(home: Path, runs: int) -> list[Task]:
         "trial": {"algorithm": {"name": "car_ft"}, "device": "cpu"},
     }
     file.write_text(json.dumps(sweep))
-    return Planner(load_spec(file), None).trial(POINT, 0)
+    return Planner(load_spec(file)).trial(POINT, 0)
 
 
 def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:

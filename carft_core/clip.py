@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
-from carft_core.files import found, read_json, write_json
+from carft_core.files import found, keep, read_json, user_cache
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -84,26 +84,25 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path)
     model.load_state_dict(given)
 
 
-def file_digest(path: Path, cache: Path | None = None) -> str:
+def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's content.
 
-    With a `cache` folder the digest is kept there under (path, size, mtime in ns), so that
-    gigabytes are read once; an entry that is damaged or of another state of the file is not used.
+    It is kept in the user's cache under (path, size, mtime in ns), so that gigabytes are read
+    once; an entry that is damaged or of another state of the file is not used.
     """
     path = path.resolve()
     key = _state_of(path)
-    kept = None
-    if cache is not None:
-        name = hashlib.sha256(str(path).encode()).hexdigest()
-        kept = cache / "weights" / f"{name}.json"
-        known = _kept_digest(kept, key)
-        if known is not None:
-            return known
+    name = hashlib.sha256(str(path).encode()).hexdigest()
+    entry = user_cache() / "weights" / f"{name}.json"
+    stored = _kept_digest(entry, key)
+    if stored is not None:
+        return stored
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # A file that was written to meanwhile must not be remembered under its later state.
-    if kept is not None and _state_of(path) == key:
-        write_json(kept, {**key, "sha256": digest})
+    if _state_of(path) == key:
+        text = json.dumps({**key, "sha256": digest})
+        keep(entry, lambda file: file.write_text(text))
     return digest
 
 
@@ -112,10 +111,10 @@ def _state_of(path: Path) -> dict[str, Any]:
     return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def _kept_digest(kept: Path, key: Mapping[str, Any]) -> str | None:
+def _kept_digest(file: Path, key: Mapping[str, Any]) -> str | None:
     try:
-        entry = read_json(kept)
-    except ValueError:
+        entry = read_json(file)
+    except (OSError, ValueError):
         return None
     if not isinstance(entry, dict) or {name: entry.get(name) for name in key} != key:
         return None
@@ -485,14 +484,12 @@ class OpenedClip:
         return torch.nonzero(longer > read).flatten().tolist()
 
 
-def open_model(
-    name: str, pretrained: str | None = None, *, cache: Path | None = None
-) -> OpenedClip:
+def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
     """Open a CLIP.
 
     `name` and `pretrained` are one of: `builtin`; an open_clip name with a tag or with the path of
     a checkpoint file; `hf-hub:org/model`; a folder with `open_clip_config.json` and weights.
-    Digests of files are kept under `cache`. Global random state is left as it was. Raises
+    Global random state is left as it was. Raises
     RequestError for whatever of these cannot be found, read, downloaded, or fitted together.
     """
     source = find_model(name, pretrained)
@@ -501,12 +498,12 @@ def open_model(
     transform = _transform(model, source)
     fixed = frozenset(key for key, value in model.named_parameters() if not value.requires_grad)
     model = model.float().eval().requires_grad_(False)
-    return OpenedClip(name, model, _tokenizer(source), transform, _digest(source, cache), fixed)
+    return OpenedClip(name, model, _tokenizer(source), transform, _digest(source), fixed)
 
 
-def weights_digest(name: str, pretrained: str | None = None, *, cache: Path | None = None) -> str:
+def weights_digest(name: str, pretrained: str | None = None) -> str:
     """`open_model(...).digest` without building the model. Raises RequestError likewise."""
-    return _digest(find_model(name, pretrained), cache)
+    return _digest(find_model(name, pretrained))
 
 
 class Classifier(nn.Module):
@@ -643,10 +640,10 @@ def _tokenizer(source: ModelSource) -> Tokenizer:
     return found
 
 
-def _digest(source: ModelSource, cache: Path | None) -> str:
+def _digest(source: ModelSource) -> str:
     parts = {
         "architecture": dict(source.architecture),
         "preprocess": dict(source.preprocess),
-        "weights": file_digest(source.weights, cache),
+        "weights": file_digest(source.weights),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

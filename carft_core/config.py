@@ -49,8 +49,11 @@ class TrialConfig(Section):
     eval: EvalConfig
     keep: KeepConfig
     device: Device = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    deterministic: bool = False
+    """Only kernels that give the same bits each time, which on a GPU costs speed."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that load images."""
 
     @property
     def follows_seed(self) -> bool:
@@ -81,7 +84,7 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
     every mistake at once, each with its path.
     """
     problems: list[Problem] = []
-    allowed = {*SECTIONS, "algorithm", "merges", "device", "precision", "workers"}
+    allowed = {*SECTIONS, "algorithm", "merges", *SCALARS}
     problems += [
         Problem((key,), unknown("field", key, allowed)) for key in data if key not in allowed
     ]
@@ -94,14 +97,12 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
         "algorithm", ALGORITHMS, data.get("algorithm"), ("algorithm",), problems
     )
     parts["merges"] = _merges(data.get("merges"), problems)
-    for key in ("device", "precision", "workers"):
+    for key in SCALARS:
         if key in data:
             parts[key] = data[key]
     if problems:
         # The scalar fields are still to be seen, so that all mistakes come at once.
-        scalars: dict[str, Any] = {
-            k: parts[k] for k in ("device", "precision", "workers") if k in parts
-        }
+        scalars: dict[str, Any] = {k: parts[k] for k in SCALARS if k in parts}
         problems += _scalar_problems(scalars)
         raise InvalidConfig(problems)
     config = _validated(TrialConfig, parts, (), problems)
@@ -145,7 +146,7 @@ def field_names(algorithm: str | None = None) -> tuple[str, ...]:
     chosen = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
     names += ["algorithm.name"]
     names += sorted({f"algorithm.{key}" for cls in chosen for key in cls.model_fields})
-    return (*names, "merges", "device", "precision", "workers")
+    return (*names, "merges", *SCALARS)
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -282,6 +283,9 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": EvalConfig,
     "keep": KeepConfig,
 }
+
+SCALARS = ("device", "precision", "deterministic", "workers")
+"""The fields that stand in no section."""
 
 
 DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"

@@ -1,51 +1,140 @@
-"""Where a run computes, and in which precision."""
+"""Where a run computes, in which precision, and how much memory that takes."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 
 from carft_core.errors import RequestError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
+MIB = 2**20
+CONTEXT_AT_MOST_MB = 1024.0
+"""A CUDA context with the kernels of PyTorch, cuBLAS and cuDNN takes less; what is used of a GPU
+beyond that belongs to another process."""
+
+# cuBLAS reads this once, at the first product of a process, and a worker that is kept warm serves
+# runs with `deterministic` and runs without.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def resolve_device(asked: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA, then MPS, then CPU. Raises RequestError for a device that is not there."""
-    if asked == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(asked)
+    device = torch.device(name)
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise RequestError(f"device: {asked} is not there; torch sees {count} CUDA devices")
+        raise RequestError(f"device: {name} is not there; torch sees {count} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise RequestError("device: mps is not there")
     return device
 
 
-def resolve_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """`auto` is bf16 on a CUDA device that computes it, else fp32. fp32 means without TF32."""
-    if asked != "auto":
-        return asked
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """`auto` is bf16 on a CUDA device whose hardware computes it, else fp32.
+
+    A T4 or a V100 only emulates bf16, slower than fp32. Raises RequestError for tf32 elsewhere than
+    on CUDA.
+    """
+    if name == "tf32" and device.type != "cuda":
+        raise RequestError(f"precision: tf32 is for CUDA devices, not {device.type}; use fp32")
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and _computes_bf16(device) else "fp32"
+
+
+def resolve_workers(count: Literal["auto"] | int, device: torch.device) -> int:
+    """`auto` is a loading process for each core of this process on CUDA, else none: where a CPU
+    computes, it has no core to spare."""
+    if count != "auto":
+        return count
+    if device.type != "cuda":
+        return 0
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
     """The context in which forward passes run."""
-    if precision == "fp32":
+    if precision != "bf16":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """The most that was held so far: of the device on CUDA, else of the process."""
+@contextlib.contextmanager
+def arithmetic(
+    device: torch.device, precision: Precision, *, deterministic: bool = False
+) -> Iterator[None]:
+    """Let PyTorch compute as one run asks, and as before afterwards.
+
+    Products and convolutions in fp32 are rounded to TF32 with the precision tf32 and no other
+    (cuDNN's default is otherwise). `deterministic` allows only kernels that give the same bits each
+    time. A CUDA device is the current one inside, so that nothing lands on GPU 0 by default.
+
+    These flags belong to the process: a generator must not hold them over a `yield` to its caller.
+    Raises RequestError for an operation that has no deterministic kernel.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    if deterministic:
+        cudnn.benchmark = False  # it chooses among kernels by the clock
+        torch.use_deterministic_algorithms(True)
+    try:
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            yield
+    except RuntimeError as error:
+        if deterministic and "deterministic" in str(error):
+            reason = " ".join(str(error).split())[:300]
+            raise RequestError(f"deterministic: true cannot be kept here: {reason}") from error
+        raise
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+
+
+def one_attention_path() -> None:
+    """Let attention be computed one way, for the rest of the process.
+
+    Without a gradient PyTorch takes a fused path that rounds differently; the teacher, the student
+    and the evaluation of equal weights would differ, and CAR-FT's KL would not be 0 at step 0.
+    """
+    torch.backends.mha.set_fastpath_enabled(False)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to count what `peak_memory_mb` gives, where it can be begun: on CUDA."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) / 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory, in MiB, that this process has held.
+
+    On CUDA, since `reset_peak_memory`: what PyTorch reserved, and beside it the context, which is
+    what else is used of the device by now, up to `CONTEXT_AT_MOST_MB` of it. Elsewhere of the
+    process since it began.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        beside = (total - free - torch.cuda.memory_reserved(device)) / MIB
+        context = min(max(beside, 0.0), CONTEXT_AT_MOST_MB)
+        return torch.cuda.max_memory_reserved(device) / MIB + context
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak / (MIB if sys.platform == "darwin" else 1024)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """As `torch.cuda.is_bf16_supported(including_emulation=False)`, which torch 2.4 does not have
+    and which looks at the current device."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

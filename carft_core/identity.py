@@ -19,7 +19,6 @@ from carft_core.data.splits import TRAINING_SPLITS
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import resolve_device, resolve_precision
 from carft_core.errors import RequestError
-from carft_core.files import user_cache
 from carft_core.merges import Model
 from carft_core.prepare import Prepared, other_data, templates_of
 from carft_core.prompts import context_set, template_set, words_to_mark
@@ -58,7 +57,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     device = resolve_device(config.device)
     parts: dict[str, Any] = {
         "revision": TRAINING_REVISION,
-        "model": weights_digest(config.model.name, config.model.pretrained, cache=user_cache()),
+        "model": weights_digest(config.model.name, config.model.pretrained),
         "data": {
             "digest": data.digest_of_training,
             **_present(**config.data.model_dump(exclude=OUTSIDE)),
@@ -69,6 +68,8 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         "device": device.type,
         "precision": resolve_precision(config.precision, device),
         **_present(own_code=own_code_of(config)),
+        # A CPU gives the same bits with it and without.
+        **_present(deterministic=config.deterministic and device.type != "cpu"),
     }
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest

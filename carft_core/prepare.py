@@ -15,9 +15,8 @@ from carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfi
 from carft_core.data import FAMILIES, Family, FamilyData, Split, prepare
 from carft_core.data.base import DataConfig
 from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.device import Precision, resolve_device, resolve_precision
+from carft_core.device import Precision, resolve_device, resolve_precision, resolve_workers
 from carft_core.errors import RequestError
-from carft_core.files import user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
 from carft_core.teacher import Teacher, linear_head, open_teacher
 
@@ -61,7 +60,8 @@ def prepared(config: TrialConfig) -> Prepared:
         config.eval,
         device,
         resolve_precision(config.precision, device),
-        config.workers,
+        config.deterministic,
+        resolve_workers(config.workers, device),
     )
 
 
@@ -74,6 +74,7 @@ def _prepared(
     evaluation: EvalConfig,
     device: torch.device,
     precision: Precision,
+    deterministic: bool,
     workers: int,
 ) -> Prepared:
     clip = _clip(model.name, model.pretrained)
@@ -98,6 +99,7 @@ def _prepared(
         contexts=contexts,
         device=device,
         precision=precision,
+        deterministic=deterministic,
         batch_size=evaluation.batch_size,
         workers=workers,
     )
@@ -107,13 +109,13 @@ def _prepared(
 
 @functools.lru_cache(maxsize=2)
 def _clip(name: str, pretrained: str | None) -> OpenedClip:
-    return open_model(name, pretrained, cache=user_cache())
+    return open_model(name, pretrained)
 
 
 def _other_head(clip: OpenedClip, name: str, data: FamilyData, device: torch.device) -> nn.Linear:
     templates = templates_of(name.removeprefix(RETENTION))
     try:
-        w_raw = text_features(clip, templates, data.class_names, cache=user_cache(), device=device)
+        w_raw = text_features(clip, templates, data.class_names, device=device)
     except RequestError as error:
         raise RequestError(f"eval.{name.replace('/', ': ')}: {error}") from None
     return linear_head(clip.logit_scale * class_weights(w_raw)).requires_grad_(False).to(device)

@@ -24,7 +24,7 @@ from carft_core.clip import OpenedClip
 from carft_core.data.base import DataConfig, held_out
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import found, write_atomically
+from carft_core.files import found, keep, user_cache
 from carft_core.registry import NAME
 
 SUFFIXES = (".txt", ".yaml", ".yml")
@@ -275,27 +275,25 @@ def text_features(
     templates: TemplateSet,
     class_names: Sequence[str],
     *,
-    cache: Path | None,
     device: torch.device | None = None,
 ) -> Tensor:
     """W_raw [K, C, d]: unit-norm float32 text features of each template and class, on the CPU.
 
-    Encoded in batches on `device` (by default where the model is). Kept under `cache` by the
-    digest of all that they depend on; a damaged file is computed anew. Raises RequestError when
+    Encoded in batches on `device` (by default where the model is). Kept in the user's cache by
+    the digest of all that they depend on; a damaged file is computed anew. Raises RequestError when
     there is no class, or when a prompt is longer than the model reads.
     """
     if not class_names:
         raise RequestError("prompts need at least one class name")
     shape = (len(templates.templates), len(class_names))
-    if cache is None:
-        return _encoded(clip, templates, class_names, device).view(*shape, -1)
-    path = cache / "text_features" / f"{_key(clip, templates, class_names, device)}.safetensors"
+    name = _key(clip, templates, class_names, device)
+    path = user_cache() / "text_features" / f"{name}.safetensors"
     kept = _kept(path)
     if kept is not None and kept.shape[:2] == shape:
         return kept
     w_raw = _encoded(clip, templates, class_names, device).view(*shape, -1)
     facts = {"sha256": _content(w_raw), "templates": templates.name, "model": clip.name}
-    write_atomically(path, lambda file: save_file({"w_raw": w_raw}, file, metadata=facts))
+    keep(path, lambda file: save_file({"w_raw": w_raw}, file, metadata=facts))
     return w_raw
 
 
@@ -358,7 +356,7 @@ def _kept(path: Path) -> Tensor | None:
         with safe_open(path, framework="pt") as file:
             w_raw: Tensor = file.get_tensor("w_raw")
             content = (file.metadata() or {}).get("sha256")
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         return None
     # safetensors checks lengths, not content.
     return w_raw if content == _content(w_raw) else None

@@ -21,7 +21,7 @@ from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
 from carft_core.data.loader import batches
 from carft_core.data.transforms import Augmentation
-from carft_core.device import Precision, autocast
+from carft_core.device import Precision, arithmetic, autocast, one_attention_path
 from carft_core.files import keep, user_cache
 from carft_core.prompts import TemplateSet, class_weights, context_weights, text_features
 
@@ -52,6 +52,7 @@ class Teacher:
     """Image tower and head `scale * w_cls`: frozen, in evaluation mode, on the device."""
     device: torch.device
     precision: Precision = "fp32"
+    deterministic: bool = False
     batch_size: int = 256
     """Of passes over fixed views."""
     workers: int = 0
@@ -68,11 +69,14 @@ class Teacher:
             parameter.requires_grad_(name not in self.clip.fixed)
         return classifier
 
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        """Within: PyTorch computes as the run asks; see `carft_core.device.arithmetic`."""
+        return arithmetic(self.device, self.precision, deterministic=self.deterministic)
+
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """Unit-norm features [B, d] of normalised views [B, 3, S, S]."""
-        with student_arithmetic():
-            return self.classifier.features(images)
+        return self.classifier.features(images)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
         """log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
@@ -121,7 +125,7 @@ class Teacher:
         image cannot be used.
         """
         parts: list[list[Tensor]] = [[] for _ in classifiers]
-        with torch.inference_mode(), student_arithmetic(), contextlib.ExitStack() as modes:
+        with self.arithmetic(), torch.inference_mode(), contextlib.ExitStack() as modes:
             for classifier in classifiers:
                 modes.enter_context(evaluating(classifier))
             for images in self.views(split):
@@ -155,13 +159,14 @@ def open_teacher(
     contexts: TemplateSet,
     device: torch.device,
     precision: Precision = "fp32",
+    deterministic: bool = False,
     batch_size: int = 256,
     workers: int = 0,
 ) -> Teacher:
     """The teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot read."""
-    cache = user_cache()
-    w_raw = text_features(clip, classes, class_names, cache=cache, device=device)
-    w_ctx = context_weights(text_features(clip, contexts, class_names, cache=cache, device=device))
+    one_attention_path()
+    w_raw = text_features(clip, classes, class_names, device=device)
+    w_ctx = context_weights(text_features(clip, contexts, class_names, device=device))
     w_cls = class_weights(w_raw)
     classifier = on_device(zero_shot_classifier(clip, w_cls), device)
     return Teacher(
@@ -177,6 +182,7 @@ def open_teacher(
         classifier=classifier.requires_grad_(False).eval(),
         device=device,
         precision=precision,
+        deterministic=deterministic,
         batch_size=batch_size,
         workers=workers,
     )
@@ -220,18 +226,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-@contextlib.contextmanager
-def student_arithmetic() -> Iterator[None]:
-    """Attention as it is computed under a gradient.
-
-    Without one, PyTorch takes a fused path that rounds differently; the teacher then would differ
-    from a student of equal weights, and the KL would not be 0 at step 0.
-    """
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)

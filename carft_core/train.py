@@ -21,7 +21,7 @@ from carft_core.algorithms import Batch
 from carft_core.clip import Classifier
 from carft_core.config import TrialConfig
 from carft_core.data.loader import batches, step_batches
-from carft_core.device import autocast, peak_memory_mb
+from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
 from carft_core.errors import NonFinite
 from carft_core.evaluate import predict, split_metrics
 from carft_core.identity import couples_items, identify
@@ -145,8 +145,9 @@ class Run:
 
     def epochs(self) -> Iterator[EpochReport]:
         """Train behind what is there, epoch by epoch."""
+        reset_peak_memory(self.device)
         if not self._resume():
-            with _seeded(self.seed, 0, self.device):
+            with self.teacher.arithmetic(), _seeded(self.seed, 0, self.device):
                 self.algorithm.start(self.model, self.teacher)
         try:
             if not self.history:
@@ -213,7 +214,7 @@ class Run:
         sums, first = Logs(), Logs()
         began = time.perf_counter()
         set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
-        with _seeded(self.seed, epoch, self.device):
+        with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device):
             for number, (images, labels, index) in enumerate(self._batches(epoch)):
                 if self.step >= self.steps:
                     break
@@ -303,7 +304,7 @@ class Run:
             "batch_size": self.optim.batch_size,
             "transform": self.teacher.transform,
             "seed": self.seed,
-            "workers": config.workers,
+            "workers": self.teacher.workers,
             "pin_memory": self.device.type == "cuda",
         }
         if not config.data.balanced and self.optim.steps_per_epoch is None:

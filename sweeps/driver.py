@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig
@@ -39,7 +38,6 @@ class Driver:
         runs: Runs,
         *,
         asking: Asking,
-        cache: Path,
         tracked: TrackedSweep,
         progress: Progress,
         fresh: bool = False,
@@ -59,7 +57,7 @@ class Driver:
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = Breaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
-        self._cache, self._fresh, self._failed_again = cache, fresh, failed_again
+        self._fresh, self._failed_again = fresh, failed_again
         self._queue: deque[Task] = deque()
         self._waiting: deque[Task] = deque()
         self._active: dict[str, Task] = {}
@@ -239,7 +237,6 @@ class Driver:
             config=self._config(task).as_dict(),
             seed=task.seed or 0,
             workdir=self.runs.folder(task.digest),
-            cache=self._cache,
             imports=self._spec.imports,
         )
 

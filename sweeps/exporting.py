@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
+from carft_core.files import read_json, user_cache, write_json
 from sweeps.as_run import AsRun
 from sweeps.chosen import DIGITS, Chosen, choose_model, part_of
 from sweeps.home import Home
@@ -91,7 +91,6 @@ class Exporter:
             label=chosen.label,
             rows=list(_rows(part_of(self.found, chosen), chosen)),
             force=force,
-            cache=self.home.cache,
         )
 
     def keep(self, chosen: Chosen, folder: Path, *, register: str | None = None) -> KeptModel:
@@ -139,12 +138,12 @@ def exporter(home: Home, name: str) -> Iterator[Exporter]:
 
 
 def selected_in_cache(home: Home, name: str) -> Path:
-    """An export of the selected model in the home's cache, made unless it is there."""
+    """An export of the selected model in the user's cache, made unless it is there."""
     from carft_core.export import read_facts
 
     chosen = choose_model(comparison(look(home, name), Runs(home.runs)))
     evaluation: str = _measured(home, chosen)["digest"]
-    folder = home.cache / "exports" / evaluation[:16]
+    folder = user_cache() / "exports" / evaluation[:16]
     if (read_facts(folder) or {}).get("evaluation") != evaluation:
         with exporter(home, name) as models:
             models.write(chosen, folder, force=True)
@@ -179,8 +178,7 @@ def _log_selected(home: Home, spec: SweepSpec, found: Comparison) -> str | None:
     note = home.sweep(found.sweep) / "told" / f"{where(home.path).spool.name}.model.json"
     if (read_json(note) or {}).get("evaluation") == evaluation:
         return None
-    home.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.cache, prefix=".export-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
         folder = Path(scratch) / found.sweep
         models.write(chosen, folder)
         kept = models.keep(chosen, folder)

@@ -70,11 +70,6 @@ class Home:
         return self.path / "runs"
 
     @property
-    def cache(self) -> Path:
-        """What can be computed again."""
-        return self.path / "cache"
-
-    @property
     def sweeps(self) -> Path:
         """One folder for each sweep, named by it."""
         return self.path / "sweeps"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig, trial_config
+from carft_core.device import resolve_workers
 from carft_core.errors import RequestError
 from carft_core.evaluate import other_data, predict
 from carft_core.predictions import write_predictions
@@ -21,7 +22,7 @@ _WARM_UP = 2
 """Steps that are not timed: the first ones wait for what later ones find ready."""
 
 
-def measure(config: TrialConfig, seed: int, *, cache: Path | None, threads: int | None) -> Sample:
+def measure(config: TrialConfig, seed: int, *, threads: int | None) -> Sample:
     """Train `STEPS` steps and evaluate `id/val`; larger splits are taken to go as fast.
 
     Raises RequestError when the run cannot be trained at all, with the reason.
@@ -31,9 +32,9 @@ def measure(config: TrialConfig, seed: int, *, cache: Path | None, threads: int 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        _timed(config, seed, _WARM_UP, cache)
-        reports, kept, weights = _timed(config, seed, STEPS, cache)
-        bench = open_bench(config, cache)
+        _timed(config, seed, _WARM_UP)
+        reports, kept, weights = _timed(config, seed, STEPS)
+        bench = open_bench(config)
         per_image = _bytes_per_image(config, bench) if config.keep.predictions else 0.0
     except RequestError:
         raise
@@ -61,9 +62,7 @@ def measured(sample: Sample) -> Experience:
     return Experience([sample], f"{STEPS} steps and an evaluation of id/val, measured now")
 
 
-def _timed(
-    config: TrialConfig, seed: int, steps: int, cache: Path | None
-) -> tuple[list[dict[str, Any]], int, int]:
+def _timed(config: TrialConfig, seed: int, steps: int) -> tuple[list[dict[str, Any]], int, int]:
     """The reports of so many steps, and the bytes that were kept: of the weights, after others."""
     plain = config.as_dict()
     per_run = {"steps": min(steps, plain["optim"]["steps"] or steps), "epochs": None}
@@ -71,7 +70,7 @@ def _timed(
     short = trial_config(plain)
     with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
         workdir = Path(scratch)
-        reports = [report.as_dict() for report in epochs(short, seed, workdir=workdir, cache=cache)]
+        reports = [report.as_dict() for report in epochs(short, seed, workdir=workdir)]
         return reports, *kept_bytes(workdir)
 
 
@@ -85,7 +84,7 @@ def _bytes_per_image(config: TrialConfig, bench: Bench) -> float:
         device=bench.device,
         precision=bench.precision,
         batch_size=config.eval.batch_size,
-        workers=config.workers,
+        workers=resolve_workers(config.workers, bench.device),
     )
     with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
         file = Path(scratch) / "predictions.parquet"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carft_core.files import write_atomically
+from carft_core.files import user_cache, write_atomically
 from sweeps.home import Home
 from sweeps.mirror import Kept
 from tracking.compare import Comparison
@@ -53,7 +53,7 @@ def page(
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
         pictures=data.pictures,
         provenance=provenance(home, sweeps, comparison, options),
-        cache=home.cache,
+        cache=user_cache(),
     )
     return Page(text, evidence)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig
@@ -59,12 +58,11 @@ class Planner:
     def __init__(
         self,
         spec: SweepSpec,
-        cache: Path | None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         """`note` is told once what people should know of the data."""
         self.spec = spec
-        self._cache, self._note = cache, note
+        self._note = note
         self._noted: set[str] = set()
 
     def baselines(self) -> list[list[Task]]:
@@ -104,7 +102,7 @@ class Planner:
         for seed in trained if has_seeds else (None,):
             own = config.for_seed(seed or 0)
             self._check_goals(params, own)
-            identity = identify(own, seed or 0, cache=self._cache)
+            identity = identify(own, seed or 0)
             self._tell(own)
             yield Task(role, params, own, seed, identity, number)
 

@@ -91,9 +91,8 @@ class Plan:
 
 def make_plan(spec: SweepSpec, home: Home) -> Plan:
     """Look at every run that is known before the sweep runs, and at what the home has of it."""
-    # A look at what would be creates no home.
     notes: list[str] = []
-    planner = Planner(spec, home.cache if home.path.exists() else None, notes.append)
+    planner = Planner(spec, notes.append)
     settings = [*planner.baselines(), *_known_trials(planner, home)]
     known = sum(tasks[0].role == "trial" for tasks in settings)
     unknown = (spec.trial_count - known) * len(spec.seeds)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
-from carft_core.config import SECTIONS, TrialConfig, field_names
+from carft_core.config import SCALARS, SECTIONS, TrialConfig, field_names
 from carft_core.data.declaration import Declaration
 from carft_core.merges import MERGES
 from sweeps.parameters import DISTRIBUTIONS
@@ -94,7 +94,7 @@ def _settings() -> tuple[Schema, Schema]:
 def _trial() -> Schema:
     fields = TrialConfig.model_fields
     schema = TrialConfig.model_json_schema(by_alias=False)["properties"]
-    plain = {key: schema[key] for key in fields if key in ("device", "precision", "workers")}
+    plain = {key: schema[key] for key in fields if key in SCALARS}
     sections = {name: _closed(cls) for name, cls in SECTIONS.items()}
     dotted = "^[a-z_]+\\.[a-z_.]+$"
     return {

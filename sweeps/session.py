@@ -102,7 +102,7 @@ def execute(
     with Claim(folder) as claim:
         claimed()
         executions.keep(folder)
-        planner = Planner(spec, home.cache, progress.note)
+        planner = Planner(spec, progress.note)
         opening = open_ledger(home, spec, is_stale=_Staleness(planner), fresh=fresh)
         ledger = opening.ledger
         for note in (*spec.warnings, *opening.notes):
@@ -115,7 +115,6 @@ def execute(
             ledger,
             Runs(home.runs),
             asking=Asking(planner, ledger, carried=opening.carried, failed_again=failed_again),
-            cache=home.cache,
             tracked=TrackedSweep(tracker, spec.name, folder, terms(spec.as_dict())),
             progress=progress,
             fresh=fresh,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from carft_core.config import SECTIONS, field_names
+from carft_core.config import SCALARS, SECTIONS, field_names
 from carft_core.errors import unknown
 from sweeps import profiles
 from sweeps.draft import COMMAND_LINE, Draft, Place
@@ -15,7 +15,7 @@ from sweeps.shorthands import retries
 from sweeps.wandb_keys import IGNORED, UNSUPPORTED
 from sweeps.yaml_lines import Route, YamlError, parse
 
-TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", "device", "precision", "workers")
+TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", *SCALARS)
 KEYS = (
     *(field.alias or name for name, field in Settings.model_fields.items()),
     *("allow_grid", "parameters", "baselines", "trial", "aliases", "profiles"),

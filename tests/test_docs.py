@@ -69,7 +69,7 @@ def run_the_test(page: str) -> None:
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     templates = template_set("simple")
-    w_raw = text_features(tiny_clip, templates, ["anchor", "bell", "cat"], cache=None)
+    w_raw = text_features(tiny_clip, templates, ["anchor", "bell", "cat"])
     weights = (class_weights(w_raw), context_weights(w_raw))
     return Teacher(tiny_clip, *weights, templates, torch.device("cpu"))
 

@@ -110,8 +110,7 @@ def _estimate(plan: Plan, spec: SweepSpec, home: Home, *, measuring: bool) -> No
     known = experience(Runs(home.runs))
     first = next((work for work in plan.work if work.trains), None)
     if measuring and first is not None:
-        cache = home.cache if home.path.exists() else None
-        sample = measure(first.config, spec.seeds[0], cache=cache, threads=spec.resources.cpus)
+        sample = measure(first.config, spec.seeds[0], threads=spec.resources.cpus)
         known = measured(sample)
     estimate(plan, known)
     place = next(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sweeps.claim import holder
 from sweeps.home import Home, find_home
 from sweeps.ledger import Ledger
 from sweeps.mirror import beside_trials
@@ -65,9 +64,6 @@ def waste(home: Home) -> Iterator[Waste]:
         owner = runs.read(aside.name.removeprefix(".").removesuffix(".before"))
         if owner is None or not owner.is_live:
             yield _waste(aside, "an earlier result of a run that was trained again")
-    live = any(holder(folder) for folder in home.sweeps.glob("*"))
-    if home.cache.exists() and not live:
-        yield _waste(home.cache, "computed again when needed")
 
 
 def _used(home: Home) -> Iterator[str]:

@@ -31,7 +31,6 @@ class Job:
     """`TrialConfig.as_dict()`."""
     seed: int
     workdir: Path
-    cache: Path
     imports: tuple[str, ...] = ()
     """Modules of the user's own to import first: names, or paths of files."""
 

@@ -36,7 +36,6 @@ def plain(job: Job) -> dict[str, Any]:
         "config": dict(job.config),
         "seed": job.seed,
         "workdir": str(job.workdir),
-        "cache": str(job.cache),
         "imports": list(job.imports),
     }
 

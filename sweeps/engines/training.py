@@ -29,12 +29,12 @@ class Entry(Protocol):
     """A function that trains one run: plain data in, plain data out, None when it was stopped."""
 
     def __call__(
-        self, config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path, cache: Path
+        self, config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
     ) -> Mapping[str, Any] | None: ...
 
 
 def train_with_core(
-    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path, cache: Path
+    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
     """Train and evaluate one run with `carft_core`."""
     from carft_core.config import trial_config
@@ -44,7 +44,7 @@ def train_with_core(
     def told(epoch: EpochReport) -> CoreDecision:
         return CoreDecision(report(epoch.as_dict()).value)
 
-    result = train(trial_config(config), seed, report=told, workdir=workdir, cache=cache)
+    result = train(trial_config(config), seed, report=told, workdir=workdir)
     return None if result is None else result.as_dict()
 
 
@@ -59,7 +59,6 @@ def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str,
         job["seed"],
         report=report,
         workdir=Path(job["workdir"]),
-        cache=Path(job["cache"]),
     )
 
 

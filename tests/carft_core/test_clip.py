@@ -432,7 +432,7 @@ def test_the_digest_is_of_architecture_and_weights_and_of_nothing_else(
 def test_the_digest_needs_no_model(
     tiny_clip: OpenedClip,
     tiny_clip_files: Path,
-    tmp_path: Path,
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(source: object) -> None:
@@ -440,8 +440,8 @@ def test_the_digest_needs_no_model(
 
     monkeypatch.setattr(clip_module, "_built", fail)
     for _ in range(2):
-        assert weights_digest(str(tiny_clip_files), cache=tmp_path) == tiny_clip.digest
-    assert len(list((tmp_path / "weights").iterdir())) == 1
+        assert weights_digest(str(tiny_clip_files)) == tiny_clip.digest
+    assert len(list((cache / "weights").iterdir())) == 1
 
 
 def test_the_builtin_clip_opens_at_32_pixels() -> None:
@@ -458,7 +458,7 @@ def test_vit_b_32_opens_from_a_training_checkpoint_in_open_clips_layout(tmp_path
     model = open_clip.create_model("ViT-B-32").eval()
     path = tmp_path / "epoch_1.pt"
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
-    opened = open_model("ViT-B-32", str(path), cache=tmp_path / "cache")
+    opened = open_model("ViT-B-32", str(path))
     pixels = images(1, 224)
     with torch.no_grad():
         expected = model.encode_image(pixels, normalize=True)

@@ -211,32 +211,31 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     file.write_bytes(b"abc" * 1000)
     expected = hashlib.sha256(b"abc" * 1000).hexdigest()
     assert file_digest(file) == expected
-    assert file_digest(file, tmp_path / "cache") == expected
     moved = file.rename(tmp_path / "moved.bin")
-    assert file_digest(moved, tmp_path / "cache") == expected
+    assert file_digest(moved) == expected
 
 
 def test_a_second_digest_does_not_read_the_file_and_a_touched_file_is_read_again(
     tmp_path: Path,
 ) -> None:
-    file, cache = tmp_path / "weights.bin", tmp_path / "cache"
+    file = tmp_path / "weights.bin"
     file.write_bytes(b"old")
-    old = file_digest(file, cache)
+    old = file_digest(file)
     stat = file.stat()
     file.write_bytes(b"new")
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert file_digest(file, cache) == old
+    assert file_digest(file) == old
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert file_digest(file, cache) == hashlib.sha256(b"new").hexdigest()
+    assert file_digest(file) == hashlib.sha256(b"new").hexdigest()
     file.write_bytes(b"newer")
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert file_digest(file, cache) == hashlib.sha256(b"newer").hexdigest()
+    assert file_digest(file) == hashlib.sha256(b"newer").hexdigest()
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, cache = tmp_path / "weights.bin", tmp_path / "cache"
+    file = tmp_path / "weights.bin"
     file.write_bytes(b"half")
     whole = hashlib.file_digest
 
@@ -246,9 +245,9 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_remembered(
         return digest
 
     monkeypatch.setattr(hashlib, "file_digest", slow)
-    assert file_digest(file, cache) == hashlib.sha256(b"half").hexdigest()
+    assert file_digest(file) == hashlib.sha256(b"half").hexdigest()
     monkeypatch.undo()
-    assert file_digest(file, cache) == hashlib.sha256(b"half and half").hexdigest()
+    assert file_digest(file) == hashlib.sha256(b"half and half").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -263,33 +262,35 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_remembered(
     ],
 )
 def test_a_damaged_entry_of_the_cache_is_computed_anew_and_mended(
-    tmp_path: Path, damage: bytes
+    tmp_path: Path, cache: Path, damage: bytes
 ) -> None:
-    file, cache = tmp_path / "weights.bin", tmp_path / "cache"
+    file = tmp_path / "weights.bin"
     file.write_bytes(b"abc")
-    right = file_digest(file, cache)
+    right = file_digest(file)
     (entry,) = (cache / "weights").iterdir()
     good = entry.read_bytes()
     entry.write_bytes(damage)
-    assert file_digest(file, cache) == right
+    assert file_digest(file) == right
     assert entry.read_bytes() == good
 
 
 @pytest.mark.parametrize("digest", ["", "x" * 64, "0" * 63, 7, None])
-def test_an_entry_whose_digest_is_none_is_not_believed(tmp_path: Path, digest: object) -> None:
-    file, cache = tmp_path / "weights.bin", tmp_path / "cache"
+def test_an_entry_whose_digest_is_none_is_not_believed(
+    tmp_path: Path, cache: Path, digest: object
+) -> None:
+    file = tmp_path / "weights.bin"
     file.write_bytes(b"abc")
-    right = file_digest(file, cache)
+    right = file_digest(file)
     (entry,) = (cache / "weights").iterdir()
     entry.write_text(json.dumps({**json.loads(entry.read_text()), "sha256": digest}))
-    assert file_digest(file, cache) == right
+    assert file_digest(file) == right
 
 
-def test_a_link_and_its_file_share_one_entry(tmp_path: Path) -> None:
-    file, cache = tmp_path / "weights.bin", tmp_path / "cache"
+def test_a_link_and_its_file_share_one_entry(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "weights.bin"
     file.write_bytes(b"abc")
     (tmp_path / "link.bin").symlink_to(file)
-    assert file_digest(tmp_path / "link.bin", cache) == file_digest(file, cache)
+    assert file_digest(tmp_path / "link.bin") == file_digest(file)
     assert len(list((cache / "weights").iterdir())) == 1
 
 

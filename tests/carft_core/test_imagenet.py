@@ -386,7 +386,7 @@ def test_a_run_is_measured_on_another_shift_without_being_trained_again(
 
     first, more = config("a"), config("a", "objectnet")
     assert identify(first, 0).digest == identify(more, 0).digest
-    result = train(first, 0, workdir=tmp_path / "run", cache=tmp_path / "cache")
+    result = train(first, 0, workdir=tmp_path / "run")
     assert result is not None
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/a"}
     assert {"id/test_r/top1", "id/test_a/ece", "context/id/test_r/kl"} <= set(result.metrics)
@@ -394,7 +394,7 @@ def test_a_run_is_measured_on_another_shift_without_being_trained_again(
     assert is_complete(tmp_path / "run", first)
     assert not is_complete(tmp_path / "run", more)
     weights = (tmp_path / "run" / "weights" / "last.safetensors").read_bytes()
-    again = finish(tmp_path / "run", more, 0, cache=tmp_path / "cache")
+    again = finish(tmp_path / "run", more, 0)
     assert again.metrics["ood/a/nll"] == result.metrics["ood/a/nll"]
     assert again.metrics["ood/mean/nll"] == pytest.approx(
         (again.metrics["ood/a/nll"] + again.metrics["ood/objectnet/nll"]) / 2

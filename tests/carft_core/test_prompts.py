@@ -153,12 +153,12 @@ def test_class_weights_equal_open_clips_zero_shot_classifier(
     expected = open_clip.build_zero_shot_classifier(
         tiny_clip.model, tiny_clip.tokenizer, NAMES, theirs, num_classes_per_batch=2
     )
-    w_cls = class_weights(text_features(tiny_clip, templates, NAMES, cache=None))
+    w_cls = class_weights(text_features(tiny_clip, templates, NAMES))
     assert torch.allclose(w_cls.T, expected, atol=1e-6, rtol=0)
 
 
 def test_each_feature_is_that_of_its_own_prompt(tiny_clip: OpenedClip) -> None:
-    w_raw = text_features(tiny_clip, THREE, NAMES, cache=None)
+    w_raw = text_features(tiny_clip, THREE, NAMES)
     assert w_raw.shape == (3, 5, 32)
     assert w_raw.dtype == torch.float32
     for k, template in enumerate(THREE.templates):
@@ -168,7 +168,7 @@ def test_each_feature_is_that_of_its_own_prompt(tiny_clip: OpenedClip) -> None:
 
 
 def test_all_weights_have_unit_norm(tiny_clip: OpenedClip) -> None:
-    w_raw = text_features(tiny_clip, template_set("openai"), NAMES, cache=None)
+    w_raw = text_features(tiny_clip, template_set("openai"), NAMES)
     for weights in (w_raw, class_weights(w_raw), context_weights(w_raw)):
         norms = weights.norm(dim=-1)
         assert torch.allclose(norms, torch.ones_like(norms), atol=1e-6)
@@ -188,21 +188,23 @@ def test_means_are_over_templates_and_over_classes() -> None:
 def test_context_weights_do_not_depend_on_the_order_of_classes(
     tiny_clip: OpenedClip, order: list[int]
 ) -> None:
-    w_raw = text_features(tiny_clip, THREE, NAMES, cache=None)
+    w_raw = text_features(tiny_clip, THREE, NAMES)
     assert torch.equal(context_weights(w_raw[:, order]), context_weights(w_raw))
-    shuffled = text_features(tiny_clip, THREE, [NAMES[index] for index in order], cache=None)
+    shuffled = text_features(tiny_clip, THREE, [NAMES[index] for index in order])
     assert torch.allclose(context_weights(shuffled), context_weights(w_raw), atol=1e-6)
     assert torch.allclose(class_weights(shuffled), class_weights(w_raw)[order], atol=1e-6)
 
 
 def test_the_features_do_not_depend_on_the_size_of_the_batches(
-    tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
+    tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = text_features(tiny_clip, THREE, NAMES, cache=None)
+    whole = text_features(tiny_clip, THREE, NAMES)
+    monkeypatch.setenv("CARFT_CACHE", str(tmp_path))
     monkeypatch.setattr(prompts, "TEXTS_PER_BATCH", 2)
-    assert torch.allclose(text_features(tiny_clip, THREE, NAMES, cache=None), whole, atol=1e-6)
+    assert torch.allclose(text_features(tiny_clip, THREE, NAMES), whole, atol=1e-6)
 
 
+@pytest.mark.usefixtures("cache")
 def test_no_batch_is_larger_than_the_bound(tiny_clip: OpenedClip) -> None:
     sizes: list[int] = []
 
@@ -213,14 +215,14 @@ def test_no_batch_is_larger_than_the_bound(tiny_clip: OpenedClip) -> None:
     counting.context_length = 77  # type: ignore[attr-defined]
     counted = dataclasses.replace(tiny_clip, tokenizer=counting)
     names = [f"thing {number}" for number in range(100)]
-    assert text_features(counted, THREE, names, cache=None).shape == (3, 100, 32)
+    assert text_features(counted, THREE, names).shape == (3, 100, 32)
     assert max(sizes) == prompts.TEXTS_PER_BATCH
 
 
 def test_features_carry_no_graph_and_another_device_gives_the_same(tiny_clip: OpenedClip) -> None:
-    w_raw = text_features(tiny_clip, THREE, NAMES, cache=None, device=torch.device("cpu"))
+    w_raw = text_features(tiny_clip, THREE, NAMES, device=torch.device("cpu"))
     assert not w_raw.requires_grad
-    assert torch.equal(w_raw, text_features(tiny_clip, THREE, NAMES, cache=None))
+    assert torch.equal(w_raw, text_features(tiny_clip, THREE, NAMES))
 
 
 def test_a_prompt_that_the_tokenizer_would_cut_is_refused_by_template_and_class(
@@ -228,14 +230,14 @@ def test_a_prompt_that_the_tokenizer_would_cut_is_refused_by_template_and_class(
 ) -> None:
     templates = TemplateSet("long", ("a {}", "a " * 70 + "{}"))
     with pytest.raises(RequestError) as caught:
-        text_features(tiny_clip, templates, ["cat", "dog " * 6], cache=None)
+        text_features(tiny_clip, templates, ["cat", "dog " * 6])
     assert caught.match(r"^template 'a a .*a \{\}' with class 'dog dog .*' is longer than the 77")
-    assert text_features(tiny_clip, templates, ["cat"], cache=None).shape == (2, 1, 32)
+    assert text_features(tiny_clip, templates, ["cat"]).shape == (2, 1, 32)
 
 
 def test_no_class_is_refused(tiny_clip: OpenedClip) -> None:
     with pytest.raises(RequestError, match="at least one class"):
-        text_features(tiny_clip, THREE, [], cache=None)
+        text_features(tiny_clip, THREE, [])
 
 
 def kept_files(cache: Path) -> list[Path]:
@@ -247,33 +249,34 @@ def never(*_: object) -> Tensor:
 
 
 def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_again(
-    tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed = text_features(tiny_clip, THREE, NAMES, cache=None)
-    first = text_features(tiny_clip, THREE, NAMES, cache=tmp_path)
+    computed = prompts._encoded(tiny_clip, THREE, NAMES, None).view(3, len(NAMES), -1)
+    first = text_features(tiny_clip, THREE, NAMES)
     monkeypatch.setattr(prompts, "_encoded", never)
-    kept = text_features(tiny_clip, THREE, NAMES, cache=tmp_path)
+    kept = text_features(tiny_clip, THREE, NAMES)
     assert torch.equal(first, computed)
     assert torch.equal(kept, computed)
-    assert len(kept_files(tmp_path)) == 1
+    assert len(kept_files(cache)) == 1
 
 
+@pytest.mark.usefixtures("cache")
 def test_the_name_of_a_set_is_not_in_the_key(
-    tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = text_features(tiny_clip, THREE, NAMES, cache=tmp_path)
+    first = text_features(tiny_clip, THREE, NAMES)
     monkeypatch.setattr(prompts, "_encoded", never)
     renamed = dataclasses.replace(THREE, name="other", domains=("sketch",))
-    assert torch.equal(text_features(tiny_clip, renamed, NAMES, cache=tmp_path), first)
+    assert torch.equal(text_features(tiny_clip, renamed, NAMES), first)
 
 
 @pytest.mark.parametrize(
     "change", ["clip", "template", "order of templates", "class", "order of classes", "revision"]
 )
 def test_a_change_in_anything_that_matters_is_computed_anew(
-    tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    text_features(tiny_clip, THREE, NAMES, cache=tmp_path)
+    text_features(tiny_clip, THREE, NAMES)
     clip, templates, names = tiny_clip, THREE, NAMES
     if change == "clip":
         clip = dataclasses.replace(clip, digest="0" * 64)
@@ -287,23 +290,24 @@ def test_a_change_in_anything_that_matters_is_computed_anew(
         names = NAMES[::-1]
     else:
         monkeypatch.setattr(prompts, "TEXT_REVISION", -1)
-    got = text_features(clip, templates, names, cache=tmp_path)
-    assert torch.equal(got, text_features(clip, templates, names, cache=None))
-    assert len(kept_files(tmp_path)) == 2
+    got = text_features(clip, templates, names)
+    computed = prompts._encoded(clip, templates, names, None)
+    assert torch.equal(got, computed.view(3, len(names), -1))
+    assert len(kept_files(cache)) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "foreign"])
 def test_a_damaged_file_is_computed_anew_and_mended(
-    tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    expected = text_features(tiny_clip, THREE, NAMES, cache=tmp_path)
-    (file,) = kept_files(tmp_path)
+    expected = text_features(tiny_clip, THREE, NAMES)
+    (file,) = kept_files(cache)
     good = file.read_bytes()
     changed = bytearray(good)
     changed[-1] ^= 1
     contents = {"cut": good[:-7], "bit": bytes(changed), "empty": b"", "foreign": b"<html>" * 9}
     file.write_bytes(contents[damage])
-    assert torch.equal(text_features(tiny_clip, THREE, NAMES, cache=tmp_path), expected)
-    assert kept_files(tmp_path) == [file]
+    assert torch.equal(text_features(tiny_clip, THREE, NAMES), expected)
+    assert kept_files(cache) == [file]
     monkeypatch.setattr(prompts, "_encoded", never)
-    assert torch.equal(text_features(tiny_clip, THREE, NAMES, cache=tmp_path), expected)
+    assert torch.equal(text_features(tiny_clip, THREE, NAMES), expected)

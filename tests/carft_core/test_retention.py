@@ -57,7 +57,7 @@ def config(root: Path, tiny_clip_files: Path) -> Config:
 
 
 def run(config: TrialConfig, folder: Path) -> RunResult:
-    result = train(config, 0, workdir=folder / "run", cache=folder / "cache")
+    result = train(config, 0, workdir=folder / "run")
     assert result is not None
     return result
 
@@ -89,7 +89,7 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
 ) -> None:
     folder, result = tuned
     pets = config(data={"family": "oxford_pets", "root": str(root)})
-    bench = open_bench(pets, folder / "cache")
+    bench = open_bench(pets)
     weights = load_weights(folder / "run" / "weights" / "last.safetensors")
     classifier = bench.teacher.new_classifier().eval()
     state = {name: value for name, value in weights.items() if name.startswith("visual.")}
@@ -149,7 +149,7 @@ def test_another_task_is_measured_and_nothing_trained_again(
     assert len(found) == 3
     assert not is_complete(folder / "run", more)
     weights = (folder / "run/weights/last.safetensors").read_bytes()
-    again = finish(folder / "run", more, 0, cache=folder / "cache").metrics
+    again = finish(folder / "run", more, 0).metrics
     assert again["retention/mean/top1"] == result.metrics["retention/oxford_pets/top1"]
     assert "retention/dtd/top1" not in again, "a run's own task is no other"
     assert (folder / "run/weights/last.safetensors").read_bytes() == weights

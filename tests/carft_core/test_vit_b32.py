@@ -44,7 +44,7 @@ def test_car_ft_trains_vit_b_32_from_a_checkpoint_file(
             "keep": {"weights": False},
         }
     )
-    result = train(config, 0, workdir=tmp_path / "run", cache=tmp_path / "cache")
+    result = train(config, 0, workdir=tmp_path / "run")
     assert result is not None
     assert result.facts["budget"] == "2 steps"
     assert "Transform(size=224" in result.facts["transform"]
@@ -58,7 +58,7 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
 ) -> None:
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
     clip = open_model("ViT-B-32", str(checkpoint))
-    w_cls = class_weights(text_features(clip, template_set("simple"), names, cache=None))
+    w_cls = class_weights(text_features(clip, template_set("simple"), names))
     data = prepare(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     ours = predict(
         zero_shot_classifier(clip, w_cls),

@@ -402,7 +402,7 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
             "device": "cpu",
         }
     )
-    result = train(config, 0, workdir=tmp_path / "run", cache=tmp_path / "cache")
+    result = train(config, 0, workdir=tmp_path / "run")
     assert result is not None
     metrics, data = result.metrics, opened(root, family)
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/test", "ood/val"}

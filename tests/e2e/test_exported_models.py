@@ -336,7 +336,6 @@ def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fa
     (experiment,) = [e for e in client.search_experiments() if e.name == "carft-sweep"]
     models = client.search_logged_models([experiment.experiment_id])
     assert len({model.tags["carft.evaluation"] for model in models}) == len(models)
-    assert not list(home.cache.glob(".export-*"))
 
     def unreached(*_: object, **__: object) -> None:
         raise AssertionError("there is nothing new")
@@ -416,8 +415,9 @@ def test_export_tells_what_is_not_there(
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.usefixtures("home")
 def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
-    home: Home, command: Command, root: Path, tmp_path: Path
+    command: Command, root: Path, tmp_path: Path, cache: Path
 ) -> None:
     command("export", "small", "--out", tmp_path / "model")
     file = root / "test" / "cat" / "0.png"
@@ -432,7 +432,7 @@ def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
         assert guess["probability"] == pytest.approx(other["probability"], abs=1e-5)
     assert len(one["classes"]) == 2
     assert one["contexts"] == []
-    (copy,) = (home.cache / "exports").iterdir()
+    (copy,) = (cache / "exports").iterdir()
     before = (copy / "carft.json").stat().st_mtime_ns
     text = command("predict", "small", file)["out"]
     assert (copy / "carft.json").stat().st_mtime_ns == before, "it was exported again"

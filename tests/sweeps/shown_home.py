@@ -69,7 +69,7 @@ def make(home: Home) -> None:
     AsRun.of(spec).write(folder)
     plain = json.loads(json.dumps(spec.as_dict()))
     ledger = Ledger.create(home, NAME, 1, goals=["maximize"], spec=plain)
-    planner = Planner(spec, home.cache)
+    planner = Planner(spec)
     baselines = planner.baselines()
     ledger.remember("baselines", [_baseline(tasks) for tasks in baselines])
     ledger.remember("trial_count", spec.trial_count)

@@ -342,7 +342,7 @@ def test_a_few_steps_are_really_trained_and_nothing_of_them_stays(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = trial_config({**SHORT, "keep": {"weights": False, "predictions": False}})
-    found = measure(config, 0, cache=None, threads=None)
+    found = measure(config, 0, threads=None)
     assert found.pace.step > 0
     assert found.pace.model > found.pace.epoch > 0
     assert 0 < found.kept(config) < 20_000
@@ -354,10 +354,10 @@ def test_a_few_steps_are_really_trained_and_nothing_of_them_stays(
 def test_measuring_says_why_the_first_run_cannot_be_trained() -> None:
     lost = {"data": {"family": "image_folder", "root": "/nowhere"}}
     with pytest.raises(RequestError, match="/nowhere"):
-        measure(trial_config({**CONFIG, **lost}), 0, cache=None, threads=None)
+        measure(trial_config({**CONFIG, **lost}), 0, threads=None)
     hot = {"optim": {"lr": 1e30, "warmup": 0.0, "clip": None}, "data": {"train_fraction": 0.05}}
     with pytest.raises(RequestError, match=r"the first run cannot be trained \(nan\)"):
-        measure(trial_config({**CONFIG, **hot}), 0, cache=None, threads=None)
+        measure(trial_config({**CONFIG, **hot}), 0, threads=None)
 
 
 def test_measuring_counts_what_the_run_will_keep(tmp_path: Path) -> None:
@@ -365,6 +365,6 @@ def test_measuring_counts_what_the_run_will_keep(tmp_path: Path) -> None:
     config = trial_config({**plain, "keep": {"weights": False}})
     train(config, 0, workdir=tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
-    found = measure(config, 0, cache=None, threads=None)
+    found = measure(config, 0, threads=None)
     assert found.kept(config) == pytest.approx(size, rel=0.25)
     assert found.kept(trial_config(plain)) > 10 * size

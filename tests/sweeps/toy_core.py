@@ -24,9 +24,8 @@ ENTRY = "tests.sweeps.toy_core:train_run"
 EPOCHS = 4
 
 
-def toy_identity(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Identity:
+def toy_identity(config: TrialConfig, seed: int) -> Identity:
     """In the place of `identify`: opens nothing."""
-    del cache
     parts: dict[str, Any] = {
         "algorithm": config.as_dict()["algorithm"],
         "optim": config.optim.model_dump(),
@@ -71,14 +70,14 @@ def value(config: TrialConfig, seed: int) -> float:
 
 
 def train_run(
-    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path, cache: Path
+    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
     """An entry: resumes behind the last reported epoch, as the core does."""
     known = trial_config(config)
     history = _train(known, seed, report, workdir)
     if history is None:
         return None
-    _misbehave(known, seed, workdir, cache)
+    _misbehave(known, seed, workdir)
     top1 = value(known, seed)
     for step, label in enumerate(["unmerged", *merge_labels(known)]):
         file = workdir / "evaluations" / label / "metrics.json"
@@ -128,7 +127,7 @@ def _report(config: TrialConfig, seed: int, epoch: int) -> dict[str, Any]:
     return report
 
 
-def _misbehave(config: TrialConfig, seed: int, workdir: Path, cache: Path) -> None:
+def _misbehave(config: TrialConfig, seed: int, workdir: Path) -> None:
     if "TOY_PLAN" not in os.environ:
         return
     file = Path(os.environ["TOY_PLAN"])
@@ -138,7 +137,7 @@ def _misbehave(config: TrialConfig, seed: int, workdir: Path, cache: Path) -> No
         return
     todo = acts.pop(0)
     file.write_text(json.dumps(plan))
-    act({"epochs": 0, **todo}, seed, report=_nobody, workdir=workdir, cache=cache)
+    act({"epochs": 0, **todo}, seed, report=_nobody, workdir=workdir)
 
 
 def _nobody(report: Mapping[str, Any]) -> Decision:

@@ -64,10 +64,9 @@ def environment(config: Mapping[str, Any], seed: int, **_: Any) -> dict[str, Any
 
 
 def act(
-    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path, cache: Path
+    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
     """Report `config["epochs"]` epochs, then do what `config["do"]` says."""
-    del cache
     epochs = config.get("epochs", 2)
     for epoch in range(1, epochs + 1):
         if report(epoch_report(epoch, epochs)) is Decision.STOP:

@@ -24,7 +24,7 @@ MakeEngine = Callable[..., Engine]
 @pytest.fixture
 def job(tmp_path: Path) -> MakeJob:
     def make(digest: str, **config: Any) -> Job:
-        return Job(digest, f"run {digest}", config, 5, tmp_path / digest, tmp_path / "cache")
+        return Job(digest, f"run {digest}", config, 5, tmp_path / digest)
 
     return make
 

@@ -96,7 +96,7 @@ from sweeps.engines.base import Job
 from sweeps.engines.local import LocalEngine
 from tests.sweeps.toy_runs import ENTRY, Recorder
 place = Path({str(tmp_path)!r})
-job = Job("a", "a", {{"do": "sleep", "seconds": 300}}, 0, place / "a", place)
+job = Job("a", "a", {{"do": "sleep", "seconds": 300}}, 0, place / "a")
 class Telling(Recorder):
     def started(self, job, worker):
         print(worker.rpartition(":")[2], flush=True)

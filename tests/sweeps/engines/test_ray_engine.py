@@ -303,7 +303,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, handler)
 cluster = Cluster()
 engine = RayEngine(cluster, Need(1), ENTRY, parallel=1)
-telling = Telling([Job("a", "a", config, 0, place / "a", place)])
+telling = Telling([Job("a", "a", config, 0, place / "a")])
 engine.run(telling)
 engine.close()
 kept = {{signal.getsignal(number) is handler for number in (signal.SIGINT, signal.SIGTERM)}}
