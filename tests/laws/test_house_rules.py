@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -19,9 +20,6 @@ TREES = {
 BANNED_NAMES = re.compile(
     r"(utils?|helpers?|common|misc|manager)\.py$|_(utils?|helpers?|manager)\.py$"
 )
-LONGEST_FILE = 800
-LONGEST_FUNCTION = 40
-
 
 def breaches(rule: Callable[[Path, ast.Module], Any]) -> dict[str, Any]:
     """Each source file to what the rule finds in it, where it finds something.
@@ -41,31 +39,8 @@ def test_a_module_begins_with_one_claim() -> None:
     assert breaches(no_claim) == {}
 
 
-def test_a_file_is_one_thing() -> None:
-    def two_things(path: Path, _: ast.Module) -> bool:
-        too_long = len(path.read_text().splitlines()) > LONGEST_FILE
-        return too_long or bool(BANNED_NAMES.search(path.name))
-
-    assert breaches(two_things) == {}
-
-
-def test_a_function_fits_on_a_screen() -> None:
-    def too_long(_: Path, tree: ast.Module) -> dict[str, int]:
-        functions = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
-        lengths = {function.name: body_lines(function) for function in functions}
-        return {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION}
-
-    assert breaches(too_long) == {}
-
-
-def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines from the first statement behind the docstring to the last."""
-    body = function.body[1:] if ast.get_docstring(function) else function.body
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+def test_a_file_is_named_for_a_concept() -> None:
+    assert breaches(lambda path, _: bool(BANNED_NAMES.search(path.name))) == {}
 
 
 def test_nothing_is_left_for_later() -> None:
@@ -93,6 +68,18 @@ def swallows_everything(handler: ast.ExceptHandler) -> bool:
     caught = None if handler.type is None else ast.unparse(handler.type)
     raises = any(isinstance(node, ast.Raise) for node in ast.walk(handler))
     return caught in {None, "Exception", "BaseException"} and not raises
+
+
+def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
+    """Imports in functions and under TYPE_CHECKING count."""
+    graph = grimp.build_graph("carft_core", exclude_type_checking_imports=False, cache_dir=None)
+    circles = [
+        (module, other)
+        for module in graph.modules
+        for other in graph.find_modules_directly_imported_by(module)
+        if graph.chain_exists(importer=other, imported=module)
+    ]
+    assert circles == []
 
 
 @pytest.mark.parametrize("folder", ["algorithms", "merges"])
