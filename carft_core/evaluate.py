@@ -18,7 +18,7 @@ from carft_core.clip import ImageClassifier, open_model
 from carft_core.config import ModelConfig, PromptsConfig, TrialConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split
 from carft_core.data.base import DataConfig
-from carft_core.data.loader import batches
+from carft_core.data.loader import Loader, Passes
 from carft_core.data.transforms import Transform
 from carft_core.device import Precision, autocast
 from carft_core.errors import RequestError
@@ -66,17 +66,18 @@ def predict(
     """
     _check_labels(split, name)
     features, logits = [], []
-    with torch.inference_mode(), _evaluating(classifier):
-        for images, _, _ in batches(
-            split,
-            batch_size=batch_size,
-            transform=transform,
-            seed=None,
-            epoch=0,
-            workers=workers,
-            pin_memory=device.type == "cuda",
-        ):
-            images = images.to(device, non_blocking=True)
+    plan = Passes(len(split), batch_size)
+    loader = Loader(
+        split,
+        transform=transform,
+        plan=plan,
+        seed=None,
+        workers=min(workers, plan.steps),
+        pin_memory=device.type == "cuda",
+    )
+    with torch.inference_mode(), _evaluating(classifier), loader:
+        for batch in loader.steps(range(plan.steps)):
+            images = transform.normalise(batch.images.to(device, non_blocking=True))
             if device.type == "cuda":
                 images = images.to(memory_format=torch.channels_last)
             with autocast(device, precision):

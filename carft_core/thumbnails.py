@@ -58,7 +58,7 @@ def _opened(config: DataConfig, wanted: Collection[str]) -> FamilyData:
 
 
 def _plain_transform(config: TrialConfig) -> Transform:
-    """The model's, but for the normalisation: views come as pixels in [0, 1]."""
+    """The model's, but for the normalisation, which views do not have."""
     source = find_model(config.model.name, config.model.pretrained)
     size = source.architecture["vision_cfg"].get("image_size", DEFAULT_SIZE)
     resized = {key: source.preprocess[key] for key in RESIZING if key in source.preprocess}
@@ -71,7 +71,7 @@ def _plain_transform(config: TrialConfig) -> Transform:
 
 
 def _pixels(split: Split, items: Sequence[str], transform: Transform) -> Tensor:
-    """[B, 3, S, S] in [0, 1] but for what resampling overshoots."""
+    """[B, 3, S, S] uint8."""
     place = {item: index for index, item in enumerate(split.ids)}
     gone = [item for item in items if item not in place]
     if gone:
@@ -80,8 +80,7 @@ def _pixels(split: Split, items: Sequence[str], transform: Transform) -> Tensor:
 
 
 def _png(view: Tensor) -> bytes:
-    pixels = (view.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = Image.fromarray(np.ascontiguousarray(view.permute(1, 2, 0).numpy()))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from carft_core.algorithms import Batch, Term
 from carft_core.config import TrialConfig
-from carft_core.data.loader import batches, step_batches
+from carft_core.data.loader import Loader, training_plan
 from carft_core.device import autocast
 from carft_core.errors import NonFinite
 from carft_core.evaluate import open_others, predict, split_metrics
@@ -120,7 +120,9 @@ def epochs(
         return
     bench = open_bench(config, cache)
     open_others(config, bench, cache)  # what cannot be measured is told before anything trains
-    yield from _Run(config, seed, folder, bench).epochs()
+    run = _Run(config, seed, folder, bench)
+    with run.loader:
+        yield from run.epochs()
 
 
 class _Run:
@@ -135,6 +137,20 @@ class _Run:
         self.schedule = schedule_of(config.optim, bench.data.train, balanced=config.data.balanced)
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(config.optim.warmup, self.steps)
+        self.loader = Loader(
+            bench.data.train,
+            transform=bench.transform,
+            plan=training_plan(
+                bench.data.train,
+                batch_size=config.optim.batch_size,
+                seed=seed,
+                balanced=config.data.balanced,
+                whole_passes=config.optim.steps_per_epoch is None,
+            ),
+            seed=seed,
+            workers=config.workers,
+            pin_memory=bench.device.type == "cuda",
+        )
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best = -math.inf
@@ -189,7 +205,7 @@ class _Run:
 
     def _before_training(self) -> dict[str, float]:
         """The terms of the loss on the first batch and what the algorithm tells of its teacher."""
-        images, labels, _ = next(self._batches(epoch=1))
+        images, labels, *_ = next(self.loader.steps(range(1)))
         # Under a gradient, as in training: without one some layers round differently.
         self.student.eval()
         values: dict[str, float] = {}
@@ -210,9 +226,8 @@ class _Run:
         if self.bench.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.bench.device)
         with _seeded(self.seed, epoch, self.bench.device):
-            for number, (images, labels, _) in enumerate(self._batches(epoch)):
-                if self.step >= self.steps:
-                    break
+            batches = self.loader.steps(self.schedule.of_epoch(epoch))
+            for number, (images, labels, *_) in enumerate(batches):
                 for name, value in self._update(images, labels).items():
                     sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value * len(
                         labels
@@ -260,7 +275,7 @@ class _Run:
 
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
         device, algorithm = self.bench.device, self.config.algorithm
-        images = images.to(device, non_blocking=True)
+        images = self.bench.transform.normalise(images.to(device, non_blocking=True))
         if device.type == "cuda":
             images = images.to(memory_format=torch.channels_last)
         features = None
@@ -269,20 +284,6 @@ class _Run:
                 features = self.bench.teacher.features(images)
         labels = labels.to(device, non_blocking=True)
         return Batch(images, labels, self.config.optim.label_smoothing, features)
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        config, bench = self.config, self.bench
-        shared: dict[str, Any] = {
-            "batch_size": config.optim.batch_size,
-            "transform": bench.transform,
-            "seed": self.seed,
-            "workers": config.workers,
-            "pin_memory": bench.device.type == "cuda",
-        }
-        if not config.data.balanced and config.optim.steps_per_epoch is None:
-            return batches(bench.data.train, epoch=epoch, **shared)
-        steps = self.schedule.of_epoch(epoch)
-        return step_batches(bench.data.train, steps, balanced=config.data.balanced, **shared)
 
     def _validate(self) -> dict[str, float]:
         """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from carft_core.data.base import DataConfig, DataFolder, Family, FamilyData, Split, named_shifts
+from carft_core.data.base import (
+    DataConfig,
+    DataFolder,
+    Family,
+    FamilyData,
+    Source,
+    Split,
+    named_shifts,
+)
 from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.data.downstream import DOWNSTREAM
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
@@ -142,6 +150,7 @@ __all__ = [
     "DataFolder",
     "Family",
     "FamilyData",
+    "Source",
     "Split",
     "Transform",
     "as_used",

@@ -6,17 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from carft_core.data import FAMILIES, as_used, opened
-from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
+from carft_core.data.base import DataConfig, DataFolder, Family, FamilyData, FoundSplit, Split
 from carft_core.data.folders import data_root, found_folder, missing_folder
 from carft_core.data.splits import IN_DISTRIBUTION
 from carft_core.errors import RequestError, unknown
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 SHIFT = "shifts/"
 

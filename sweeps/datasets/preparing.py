@@ -19,7 +19,6 @@ from rich.progress import (
 )
 
 from carft_core.data import FamilyData, opened
-from carft_core.data.base import whole_of
 from carft_core.data.splits import bad_files_of, without
 from carft_core.errors import RequestError
 from carft_core.files import user_cache
@@ -74,7 +73,7 @@ def _look(data: FamilyData) -> dict[str, Looked]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         for name, split in data.splits.items():
             # Of a part the whole is looked at, once for all its parts.
-            every = len(whole_of(split))
+            every = len(split.whole or split)
             task = shown.add_task(name, total=every)
             began, seen = time.monotonic(), 0
 

@@ -13,7 +13,7 @@ import torch
 from carft_core.config import TrialConfig
 from carft_core.data import FamilyData, prepare
 from carft_core.data import splits as module
-from carft_core.data.base import DataConfig, whole_of
+from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
@@ -122,7 +122,7 @@ def test_more_images_than_one_thread_takes_are_all_looked_at(
     told: list[int] = []
     found = module.bad_files(train, "d", told.append)
     assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
-    every = len(whole_of(train))
+    every = len(train.whole or train)
     assert every > len(train)
     assert told == [*range(5, every, 5), every]
 

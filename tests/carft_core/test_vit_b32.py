@@ -14,7 +14,7 @@ from PIL import Image
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.data import prepare
-from carft_core.data.base import DataConfig, Subset
+from carft_core.data.base import DataConfig
 from carft_core.evaluate import predict
 from carft_core.prompts import class_weights, template_set, text_features
 from carft_core.teacher import zero_shot_classifier
@@ -62,7 +62,7 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     data = prepare(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     ours = predict(
         zero_shot_classifier(clip, w_cls),
-        Subset(data.id_test, places),
+        data.id_test.subset(places),
         "id/test",
         transform=clip.transform,
         device=torch.device("cpu"),
