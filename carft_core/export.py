@@ -22,7 +22,7 @@ from carft_core.clip import (
     open_model,
 )
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, prepare
+from carft_core.data import FamilyData, open_data
 from carft_core.errors import RequestError, unknown
 from carft_core.files import found, read_json, write_atomically, write_folder, write_json
 from carft_core.merges import State
@@ -248,7 +248,7 @@ class _Source:
     @classmethod
     def open(cls, config: TrialConfig, cache: Path | None) -> _Source:
         """On the CPU, whatever trained: text features are always from there."""
-        data = prepare(config.data)
+        data = open_data(config.data)
         clip = open_model(config.model.name, config.model.pretrained, cache=cache)
         classes = template_set(config.prompts.classes)
         contexts = context_set(config.prompts.contexts, config.data)

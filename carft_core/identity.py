@@ -14,7 +14,7 @@ from typing import Any
 
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES, FamilyData, prepare
+from carft_core.data import FAMILIES, FamilyData, open_data
 from carft_core.data.splits import TRAINING_SPLITS
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import resolve_device, resolve_precision
@@ -52,7 +52,7 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     """
     config = config.for_seed(seed)
     algorithm = config.algorithm
-    data = prepare(config.data)
+    data = open_data(config.data)
     device = resolve_device(config.device)
     parts: dict[str, Any] = {
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
@@ -94,7 +94,7 @@ def evaluation_digest(training_digest: str, label: str, config: TrialConfig) -> 
 
     Raises RequestError when the data cannot be opened.
     """
-    data = prepare(config.data)
+    data = open_data(config.data)
     # A digest that training knows as well need not stand here again.
     measured: dict[str, Any] = {} if data.training_digest is None else {"data": data.digest}
     others = other_data(config)

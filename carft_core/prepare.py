@@ -12,7 +12,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from carft_core.clip import open_model
 from carft_core.config import ModelConfig, TrialConfig
-from carft_core.data import FAMILIES, FamilyData, Split, Transform, prepare
+from carft_core.data import FAMILIES, FamilyData, Split, Transform, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import Precision, resolve_device, resolve_precision
@@ -96,7 +96,7 @@ def _open(
     precision: Precision,
     cache: Path | None,
 ) -> Bench:
-    data = prepare(data_config)
+    data = open_data(data_config)
     clip = open_model(model.name, model.pretrained, cache=cache)
     transform = clip.transform
     if data_config.augmentation is not None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch
 from carft_core.clip import ImageClassifier, open_model
 from carft_core.config import trial_config
-from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, prepare
+from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, open_data
 from carft_core.data.base import RESERVED, DataConfig
 from carft_core.evaluate import FURTHER_METRICS, METRICS
 from carft_core.merges import MERGES, Merge
@@ -317,7 +317,7 @@ def check_family(family: Family, config: DataConfig | None = None) -> None:
 def opened_for_check(family: Family, config: DataConfig) -> Opened:
     """What the laws look at. Raises as `check_family` does."""
     must_be_registered(FAMILIES, family.name, family)
-    return Opened(family, config, prepare(config))
+    return Opened(family, config, open_data(config))
 
 
 def it_describes_itself_and_its_defaults_make_a_config(opened: Opened) -> None:
@@ -470,7 +470,7 @@ def the_evaluation_view_is_fixed(opened: Opened) -> None:
 
 def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: Opened) -> None:
     """The digest knows the content, not the moment."""
-    less = prepare(opened.config.model_copy(update={"train_fraction": 0.5}))
+    less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
     must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
     for name, split in opened.data.measured().items():
         same = less.measured()[name].ids == split.ids

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carft_core.clip import find_model
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, Split, Transform, prepare
+from carft_core.data import FamilyData, Split, Transform, open_data
 from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 
@@ -49,12 +49,12 @@ def _opened(config: DataConfig, wanted: Collection[str]) -> FamilyData:
     # No image that cannot be read is wanted, so none is looked for.
     config = config.model_copy(update={"bad_files": "refuse"})
     with contextlib.suppress(RequestError):
-        data = prepare(config)
+        data = open_data(config)
         if set(wanted) <= set(data.measured()):
             return data
     # A run's own config may be of a time when other shifts were measured.
     shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
-    return prepare(config.model_copy(update={"shifts": shifts}))
+    return open_data(config.model_copy(update={"shifts": shifts}))
 
 
 def _plain_transform(config: TrialConfig) -> Transform:

@@ -49,7 +49,7 @@ for _family in (*DOMAIN_BED, *DOWNSTREAM):
     FAMILIES.register(_family)
 
 
-def prepare(config: DataConfig) -> FamilyData:
+def open_data(config: DataConfig) -> FamilyData:
     """The family's data as a run uses it: opened, with a val split, train cut to its fraction, or
     to its shots.
 
@@ -70,10 +70,10 @@ def prepare(config: DataConfig) -> FamilyData:
     return data
 
 
-def opened(config: DataConfig) -> FamilyData:
+def open_whole(config: DataConfig) -> FamilyData:
     """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
 
-    Raises RequestError as `prepare` does.
+    Raises RequestError as `open_data` does.
     """
     config = _placed(config)
     return _asked_for(config, FAMILIES[config.family].open(config))
@@ -100,7 +100,7 @@ def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> 
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
-    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
+    """What `open_data` makes of opened data: bad files skipped, val carved, train cut.
 
     Raises RequestError when there is too little of them for that.
     """
@@ -154,6 +154,6 @@ __all__ = [
     "Split",
     "Transform",
     "as_used",
-    "opened",
-    "prepare",
+    "open_data",
+    "open_whole",
 ]

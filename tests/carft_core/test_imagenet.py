@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import FamilyData, Source, Split, Transform, prepare
+from carft_core.data import FamilyData, Source, Split, Transform, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.imagenet import IMAGENET, _notes
 from carft_core.data.transforms import read_inside_border, read_plain, read_rgb
@@ -404,7 +404,7 @@ def test_val_is_carved_from_train_two_in_a_hundred(imagenet_root: Path) -> None:
         {"data": {"family": "imagenet", "root": str(imagenet_root)}, "algorithm": "fine_tune"}
     )
     assert config.data.val_fraction == 0.02
-    data = prepare(config.data.model_copy(update={"shifts": ()}))
+    data = open_data(config.data.model_copy(update={"shifts": ()}))
     assert data.val is not None
     assert len(data.val) == 1000  # at least one image of a class
     assert {id_.split("/")[0] for id_ in (*data.val.ids, *data.train.ids)} == {"train"}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.data import FamilyData, Transform, prepare
+from carft_core.data import FamilyData, Transform, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import Loader, Passes
@@ -228,7 +228,7 @@ def test_a_bad_image_in_a_shard_is_named_or_skipped(root: Path) -> None:
     with pytest.raises(RequestError, match=r"test/set\.tar/3\.jpg in .*/test/set\.tar cannot be"):
         data.id_test.views(range(4), transform=CLIP, seed=None, epoch=0)
     config = DataConfig(family="image_folder", root=str(root), bad_files="skip", val_fraction=0.3)
-    assert prepare(config).id_test.ids == tuple(f"test/set.tar/{n}.jpg" for n in (0, 2, 1))
+    assert open_data(config).id_test.ids == tuple(f"test/set.tar/{n}.jpg" for n in (0, 2, 1))
 
 
 def test_a_shard_that_went_away_is_named(root: Path) -> None:

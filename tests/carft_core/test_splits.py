@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.data.base import DataConfig, FamilyData, Source, Split
 from carft_core.data.splits import carve, take_fraction
 from carft_core.data.transforms import Transform
@@ -198,14 +198,14 @@ def config(root: Path | str, **fields: object) -> DataConfig:
 
 
 def test_prepare_carves_val_and_takes_the_fraction_of_what_is_left(root: Path) -> None:
-    data = prepare(config(root, val_fraction=0.2, train_fraction=0.5))
+    data = open_data(config(root, val_fraction=0.2, train_fraction=0.5))
     assert data.val is not None
     assert (len(data.train), len(data.val), len(data.id_test)) == (8, 4, 2)
     assert not set(data.train.ids) & set(data.val.ids)
 
 
 def test_val_is_the_same_for_every_fraction_of_train(root: Path) -> None:
-    few, many = (prepare(config(root, train_fraction=fraction)) for fraction in (0.2, 1.0))
+    few, many = (open_data(config(root, train_fraction=fraction)) for fraction in (0.2, 1.0))
     assert few.val is not None
     assert many.val is not None
     assert few.val.ids == many.val.ids
@@ -216,35 +216,35 @@ def test_an_official_val_split_is_kept(root: Path) -> None:
     for name in ("cat", "dog"):
         (root / "val" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(root / "val" / name / "one.png")
-    data = prepare(config(root))
+    data = open_data(config(root))
     assert data.val is not None
     assert data.val.ids == ("val/cat/one.png", "val/dog/one.png")
     assert len(data.train) == 20
 
 
 def test_a_process_prepares_the_same_data_once(root: Path) -> None:
-    assert prepare(config(root)) is prepare(config(root))
-    assert prepare(config(root)) is not prepare(config(root, split_seed=1))
+    assert open_data(config(root)) is open_data(config(root))
+    assert open_data(config(root)) is not open_data(config(root, split_seed=1))
 
 
 def test_a_relative_root_is_read_from_where_the_process_stands(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.chdir(root.parent)
-    assert len(prepare(config(root.name)).train) == 18
+    assert len(open_data(config(root.name)).train) == 18
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(RequestError, match="does not exist"):
-        prepare(config(root.name))
+        open_data(config(root.name))
 
 
 def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
     for name in ("c-fog-1", "c-fog-2", "c-snow-1", "r"):
         (root / "shifts" / name / "cat").mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(root / "shifts" / name / "cat" / "1.png")
-    everything = prepare(config(root))
+    everything = open_data(config(root))
 
     def chosen(*names: str) -> FamilyData:
-        return prepare(config(root).model_copy(update={"shifts": names}))
+        return open_data(config(root).model_copy(update={"shifts": names}))
 
     assert list(chosen("r", "c-fog").shifts) == ["r", "c-fog-1", "c-fog-2"]
     assert list(chosen("c", "r", "c-fog-1").shifts) == ["c-fog-1", "c-fog-2", "c-snow-1", "r"]
@@ -258,4 +258,4 @@ def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
 
 def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(RequestError, match="did you mean 'image_folder'"):
-        prepare(DataConfig(family="image_folders"))
+        open_data(DataConfig(family="image_folders"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.data.base import DataConfig
 from carft_core.evaluate import predict
 from carft_core.prompts import class_weights, template_set, text_features
@@ -59,7 +59,7 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
     clip = open_model("ViT-B-32", str(checkpoint))
     w_cls = class_weights(text_features(clip, template_set("simple"), names, cache=None))
-    data = prepare(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
+    data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     ours = predict(
         zero_shot_classifier(clip, w_cls),
         data.id_test.subset(places),
