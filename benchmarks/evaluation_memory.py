@@ -24,27 +24,24 @@ from torch import Tensor, nn
 
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import Split, Transform
+from carft_core.data import Source, Split, Transform
 from carft_core.evaluate import ZERO_SHOT, measure
 from carft_core.prepare import Bench, open_bench
 
 CLASSES, WIDTH, PIXELS = 1000, 512, 8
 
 
-class Noise(Split):
-    """Images of noise, a pure function of the index."""
-
-    def __init__(self, images: int) -> None:
-        self.labels = torch.arange(images) % CLASSES
-        self.ids = self.units = tuple(f"image {index}" for index in range(images))
+class Noise(Source):
+    """Images of noise, a pure function of the row."""
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Views [B, 3, PIXELS, PIXELS]."""
+        """Views [B, 3, PIXELS, PIXELS] uint8."""
         del transform, seed, epoch
-        generator = torch.Generator().manual_seed(indices[0])
-        return torch.randn(len(indices), 3, PIXELS, PIXELS, generator=generator)
+        generator = torch.Generator().manual_seed(rows[0])
+        shape = (len(rows), 3, PIXELS, PIXELS)
+        return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
 
 def noise_bench(config: TrialConfig, shifts: int, images: int) -> Bench:
@@ -54,7 +51,8 @@ def noise_bench(config: TrialConfig, shifts: int, images: int) -> Bench:
     tower = nn.Sequential(nn.Flatten(), nn.Linear(3 * PIXELS**2, WIDTH))
     teacher.classifier = ImageClassifier(tower, nn.Linear(WIDTH, CLASSES, bias=False))
     teacher.w_cls, teacher.w_ctx = torch.randn(CLASSES, WIDTH), torch.randn(80, WIDTH)
-    split = Noise(images)
+    labels = torch.arange(images) % CLASSES
+    split = Split(tuple(f"image {row}" for row in range(images)), labels, Noise())
     named = {f"shift-{number}": split for number in range(shifts)}
     data = replace(bench.data, val=split, test=split, shifts=named)
     return replace(bench, data=data, teacher=teacher)

@@ -20,16 +20,18 @@ OPEN = """
 import sys, time
 from pathlib import Path
 import torch
-from carft_core.data.folder_split import FolderSplit
-from carft_core.data.manifest import read_manifest
-from carft_core.data.photo_views import read_plain
+import pyarrow as pa
+from carft_core.data.base import Files, Split
+from carft_core.data.folders import read_manifest
 from carft_core.data.splits import carve
+from carft_core.data.transforms import read_plain
 start = time.perf_counter()
 found = read_manifest(Path(sys.argv[1]))
 listed = time.perf_counter()
 counts = torch.tensor([*found.counts.values()])
 labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
-split = FolderSplit(Path(sys.argv[1]), found.paths, labels, None, read=read_plain)
+source = Files(Path(sys.argv[1]), pa.array(found.paths), read_plain)
+split = Split(found.paths, labels, source)
 carve(split, val_fraction=0.02, split_seed=0)
 carved = time.perf_counter()
 print(f"{len(found.paths):,} images: listed in {listed - start:.2f} s", end=", ")

@@ -33,7 +33,7 @@ from torchvision.transforms import InterpolationMode
 from carft_core.data import Transform
 from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import open_image_folder
-from carft_core.data.loader import batches
+from carft_core.data.loader import Loader, Passes
 from carft_core.data.transforms import AUGMENTATIONS
 
 SIZES = {(500, 375): 50, (500, 333): 18, (375, 500): 13, (333, 500): 6, (500, 500): 4}
@@ -143,9 +143,14 @@ def _ours(folder: Path, view: str, workers: int) -> Callable[[int], Iterator[Any
     if view != "evaluation":
         transform = Transform(CLIP.size, CLIP.mean, CLIP.std, augmentation=AUGMENTATIONS[view])
     seed = None if view == "evaluation" else 0
-    return lambda epoch: batches(
-        split, batch_size=BATCH, transform=transform, seed=seed, epoch=epoch, workers=workers
-    )
+    plan = Passes(len(split), BATCH, seed)
+    loader = Loader(split, transform=transform, plan=plan, seed=seed, workers=workers)
+
+    def load(epoch: int) -> Iterator[Any]:
+        steps = range(epoch * plan.steps, (epoch + 1) * plan.steps)
+        return ((transform.normalise(it.images), it.labels) for it in loader.steps(steps))
+
+    return load
 
 
 def _theirs(folder: Path, view: str, workers: int) -> Callable[[int], Iterator[Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES, FamilyData, prepare
+from carft_core.data import FAMILIES, FamilyData, open_data
 from carft_core.data.splits import TRAINING_SPLITS
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import resolve_device, resolve_precision
@@ -53,7 +53,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     """
     config = config.for_seed(seed)
     algorithm = config.algorithm
-    data = prepare(config.data)
+    data = open_data(config.data)
     device = resolve_device(config.device)
     parts: dict[str, Any] = {
         "revision": TRAINING_REVISION,
@@ -102,7 +102,7 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
 
     Raises RequestError when the data cannot be opened.
     """
-    data = prepare(config.data)
+    data = open_data(config.data)
     others = other_data(config.data, config.eval)
     own_code: list[type | Callable[..., object]] = [FAMILIES[name].open for name in others]
     parts: dict[str, Any] = {

@@ -101,7 +101,7 @@ class Predictor:
         self, images: Sequence[Image.Image], top: int, contexts: int
     ) -> Iterator[Prediction]:
         views = torch.stack([evaluation_view(image, self._transform) for image in images])
-        features = self._classifier.features(self._transform.normalise(views).to(self._device))
+        features = self._classifier.features(self._transform.normalise(views.to(self._device)))
         in_classes = self._classifier.logits(features)
         in_contexts = self._scale * features @ self._w_ctx.T
         both = (

@@ -12,7 +12,7 @@ from torch import nn
 
 from carft_core.clip import OpenedClip, open_model
 from carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
-from carft_core.data import FAMILIES, Family, FamilyData, Split, prepare
+from carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.transforms import AUGMENTATIONS
 from carft_core.device import Precision, resolve_device, resolve_precision, resolve_workers
@@ -78,7 +78,7 @@ def _prepared(
     workers: int,
 ) -> Prepared:
     clip = _clip(model.name, model.pretrained)
-    data = prepare(data_config)
+    data = open_data(data_config)
     others = {f"{RETENTION}{name}": it for name, it in other_data(data_config, evaluation).items()}
     training = {"train": data.train, "id/val": data.id_val}
     measured = {**data.measured(), **{name: it.id_test for name, it in others.items()}}

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from carft_core.clip import Classifier, ImageClassifier, OpenedClip
 from carft_core.data import Split, Transform
-from carft_core.data.loader import batches
+from carft_core.data.loader import Loader, Passes
 from carft_core.data.transforms import Augmentation
 from carft_core.device import Precision, arithmetic, autocast, one_attention_path
 from carft_core.files import keep, user_cache
@@ -136,16 +136,23 @@ class Teacher:
 
     def views(self, split: Split) -> Iterator[Tensor]:
         """The fixed views of a split, normalised, on the device, in batches."""
-        for images, _, _ in batches(
+        plan = Passes(len(split), self.batch_size)
+        with Loader(
             split,
-            batch_size=self.batch_size,
             transform=self.transform,
+            plan=plan,
             seed=None,
-            epoch=0,
-            workers=self.workers,
+            workers=min(self.workers, plan.steps),
             pin_memory=self.device.type == "cuda",
-        ):
-            yield images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        ) as loader:
+            for batch in loader.steps(range(plan.steps)):
+                yield to_views(batch.images, self.transform, self.device)
+
+
+def to_views(images: Tensor, transform: Transform, device: torch.device) -> Tensor:
+    """uint8 images [B, 3, S, S] as the tower wants them on the device: float32, normalised."""
+    views = transform.normalise(images.to(device, non_blocking=True))
+    return views.contiguous(memory_format=torch.channels_last)
 
 
 def open_teacher(

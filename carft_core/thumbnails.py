@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carft_core.clip import find_model
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, Split, Transform, prepare
+from carft_core.data import FamilyData, Split, Transform, open_data
 from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 
@@ -49,16 +49,16 @@ def _opened(config: DataConfig, wanted: Collection[str]) -> FamilyData:
     # No image that cannot be read is wanted, so none is looked for.
     config = config.model_copy(update={"bad_files": "refuse"})
     with contextlib.suppress(RequestError):
-        data = prepare(config)
+        data = open_data(config)
         if set(wanted) <= set(data.measured()):
             return data
     # A run's own config may be of a time when other shifts were measured.
     shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
-    return prepare(config.model_copy(update={"shifts": shifts}))
+    return open_data(config.model_copy(update={"shifts": shifts}))
 
 
 def _plain_transform(config: TrialConfig) -> Transform:
-    """The model's, but for the normalisation: views come as pixels in [0, 1]."""
+    """The model's, but for the normalisation, which views do not have."""
     source = find_model(config.model.name, config.model.pretrained)
     size = source.architecture["vision_cfg"].get("image_size", DEFAULT_SIZE)
     resized = {key: source.preprocess[key] for key in RESIZING if key in source.preprocess}
@@ -71,7 +71,7 @@ def _plain_transform(config: TrialConfig) -> Transform:
 
 
 def _pixels(split: Split, items: Sequence[str], transform: Transform) -> Tensor:
-    """[B, 3, S, S] in [0, 1] but for what resampling overshoots."""
+    """[B, 3, S, S] uint8."""
     place = {item: index for index, item in enumerate(split.ids)}
     gone = [item for item in items if item not in place]
     if gone:
@@ -80,8 +80,7 @@ def _pixels(split: Split, items: Sequence[str], transform: Transform) -> Tensor:
 
 
 def _png(view: Tensor) -> bytes:
-    pixels = (view.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = Image.fromarray(np.ascontiguousarray(view.permute(1, 2, 0).numpy()))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)

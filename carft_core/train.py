@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from carft_core.algorithms import Batch
 from carft_core.clip import Classifier
 from carft_core.config import TrialConfig
-from carft_core.data.loader import batches, step_batches
+from carft_core.data.loader import Loaded, Loader, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
 from carft_core.errors import NonFinite
 from carft_core.evaluate import predict, split_metrics
@@ -28,7 +28,7 @@ from carft_core.identity import couples_items, identify
 from carft_core.optim import freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import RunFolder, RunResult, finish
-from carft_core.teacher import on_device
+from carft_core.teacher import on_device, to_views
 
 FINITE_CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite: a look waits for the device."""
@@ -116,7 +116,9 @@ def epochs(
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return
-    yield from Run(config, seed, folder, prepared(config)).epochs()
+    run = Run(config, seed, folder, prepared(config))
+    with run.loader:
+        yield from run.epochs()
 
 
 class Run:
@@ -132,9 +134,22 @@ class Run:
         groups = self.algorithm.groups(self.model, self.optim)
         self.trained = freeze_all_but(self.model, groups)
         self.optimiser = self.algorithm.optimiser(groups, self.optim)
-        self.schedule = schedule_of(
-            self.optim, self.teacher.splits["train"], balanced=config.data.balanced
+        images, balanced = self.teacher.splits["train"], config.data.balanced
+        self.loader = Loader(
+            images,
+            transform=self.teacher.transform,
+            plan=training_plan(
+                images,
+                batch_size=self.optim.batch_size,
+                seed=seed,
+                balanced=balanced,
+                whole_passes=self.optim.steps_per_epoch is None,
+            ),
+            seed=seed,
+            workers=self.teacher.workers,
+            pin_memory=self.device.type == "cuda",
         )
+        self.schedule = schedule_of(self.optim, images, balanced=balanced)
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.couples_items = couples_items(config)
@@ -215,13 +230,12 @@ class Run:
         began = time.perf_counter()
         set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
         with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device):
-            for number, (images, labels, index) in enumerate(self._batches(epoch)):
-                if self.step >= self.steps:
-                    break
-                values = self._update(self._batch(images, labels, index))
+            batches = self.loader.steps(self.schedule.of_epoch(epoch))
+            for number, loaded in enumerate(batches):
+                values = self._update(self._batch(loaded))
                 if self.step == 1:
                     first.add(values, 1)
-                sums.add(values, len(labels))
+                sums.add(values, len(loaded.labels))
                 if number % FINITE_CHECK_EVERY == 0:
                     self._check_finite(sums.means(), epoch, "train/")
         means = sums.means()
@@ -281,12 +295,13 @@ class Run:
             )
             yield len(part.labels) / len(batch.labels), part
 
-    def _batch(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
-        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+    def _batch(self, loaded: Loaded) -> Batch:
+        images, labels, index, domain = loaded
         return Batch(
-            images=images,
+            images=to_views(images, self.teacher.transform, self.device),
             labels=labels.to(self.device, non_blocking=True),
             index=index.to(self.device, non_blocking=True),
+            domain=None if domain is None else domain.to(self.device, non_blocking=True),
             step=self.step,
             steps=self.steps,
             label_smoothing=self.optim.label_smoothing,
@@ -297,20 +312,6 @@ class Run:
     def _teacher_features(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.teacher.precision):
             return self.teacher.image_features(images)
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        config, train_split = self.config, self.teacher.splits["train"]
-        shared: dict[str, Any] = {
-            "batch_size": self.optim.batch_size,
-            "transform": self.teacher.transform,
-            "seed": self.seed,
-            "workers": self.teacher.workers,
-            "pin_memory": self.device.type == "cuda",
-        }
-        if not config.data.balanced and self.optim.steps_per_epoch is None:
-            return batches(train_split, epoch=epoch, **shared)
-        steps = self.schedule.of_epoch(epoch)
-        return step_batches(train_split, steps, balanced=config.data.balanced, **shared)
 
     def _validate(self) -> dict[str, float]:
         """`id/val` of the model as it is; with `eval.every_epoch` test and shifts too."""

@@ -51,10 +51,10 @@ def look_at_data(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> 
 def _seen(claimed: dict[str, Any], gallery: Gallery | None) -> Look:
     """Raises RequestError where the data cannot be opened, or is not what it was."""
     from carft_core.config import trial_config
-    from carft_core.data import prepare
+    from carft_core.data import open_data
 
     config, digest = trial_config(claimed["config"]), claimed["identity"]["data"]["digest"]
-    data = prepare(config.data)
+    data = open_data(config.data)
     if data.digest_of_training != digest:
         raise RequestError(f"the data of {config.data.family} has changed")
     names = tuple(data.class_names)

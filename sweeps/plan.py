@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from carft_core.config import TrialConfig
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.evaluate import other_data
 from carft_core.identity import Identity, identify
 from sweeps.measurable import check_measured
@@ -107,12 +107,12 @@ class Planner:
             yield Task(role, params, own, seed, identity, number)
 
     def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
-        data = prepare(config.data)
+        data = open_data(config.data)
         for goal in self.spec.goals_at(params):
             check_measured(goal.name, config, data)
 
     def _tell(self, config: TrialConfig) -> None:
-        opened = (prepare(config.data), *other_data(config).values())
+        opened = (open_data(config.data), *other_data(config).values())
         for text in (text for data in opened for text in data.notes):
             if self._note is not None and text not in self._noted:
                 self._noted.add(text)

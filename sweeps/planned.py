@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from carft_core.config import TrialConfig
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.files import read_json
 from carft_core.optim import schedule_of
 from carft_core.run import is_complete
@@ -239,7 +239,9 @@ def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> Work:
 
 
 def _whole(config: TrialConfig, models: int) -> Work:
-    schedule = schedule_of(config.optim, prepare(config.data).train, balanced=config.data.balanced)
+    schedule = schedule_of(
+        config.optim, open_data(config.data).train, balanced=config.data.balanced
+    )
     return Work(config, schedule.steps, schedule.epochs, models)
 
 

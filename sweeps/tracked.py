@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.files import read_json
 from carft_core.run import is_complete
 from sweeps.engines.base import Failure
@@ -312,7 +312,7 @@ def _measured(folder: Path, label: str) -> int:
 
 def _datasets(task: Task) -> Iterator[DatasetInput]:
     config = task.config.data
-    data = prepare(config)
+    data = open_data(config)
     digest = data.digest
     shifts = [f"shift/{name}" for name in data.shifts]
     for context in ("train", "val", "test", *shifts):

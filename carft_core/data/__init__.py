@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from carft_core.data.base import DataConfig, DataFolder, Family, FamilyData, Split, named_shifts
+from carft_core.data.base import (
+    DataConfig,
+    DataFolder,
+    Family,
+    FamilyData,
+    Source,
+    Split,
+    named_shifts,
+)
 from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.data.downstream import DOWNSTREAM
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
@@ -41,7 +49,7 @@ for _family in (*DOMAIN_BED, *DOWNSTREAM):
     FAMILIES.register(_family)
 
 
-def prepare(config: DataConfig) -> FamilyData:
+def open_data(config: DataConfig) -> FamilyData:
     """The family's data as a run uses it: opened, with a val split, train cut to its fraction, or
     to its shots.
 
@@ -62,10 +70,10 @@ def prepare(config: DataConfig) -> FamilyData:
     return data
 
 
-def opened(config: DataConfig) -> FamilyData:
+def open_whole(config: DataConfig) -> FamilyData:
     """The family's data whole, with the shifts that are asked for: nothing carved, nothing skipped.
 
-    Raises RequestError as `prepare` does.
+    Raises RequestError as `open_data` does.
     """
     config = _placed(config)
     return _asked_for(config, FAMILIES[config.family].open(config))
@@ -92,7 +100,7 @@ def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> 
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
-    """What `prepare` makes of opened data: bad files skipped, val carved, train cut.
+    """What `open_data` makes of opened data: bad files skipped, val carved, train cut.
 
     Raises RequestError when there is too little of them for that.
     """
@@ -142,9 +150,10 @@ __all__ = [
     "DataFolder",
     "Family",
     "FamilyData",
+    "Source",
     "Split",
     "Transform",
     "as_used",
-    "opened",
-    "prepare",
+    "open_data",
+    "open_whole",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -82,36 +82,121 @@ class DataConfig(Section):
         return self.split_seed
 
 
-class Split(ABC):
-    """The images of one split, in a fixed order."""
+class Source:
+    """Where the images of a split come from, by row; it goes to worker processes by fork or pickle,
+    so what it holds of a million images is one array.
+
+    Implement `read`, and the views are those of photographs; or `views` itself.
+    """
+
+    def read(self, row: int) -> Image.Image:
+        """The RGB image of a row. Raises RequestError naming one that is broken."""
+        raise NotImplementedError
+
+    def views(
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+    ) -> Tensor:
+        """What `Split.views` gives of the rows of the whole split."""
+        return photo_views(self.read, rows, transform=transform, seed=seed, epoch=epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class Files(Source):
+    """Image files."""
+
+    root: Path
+    paths: pa.Array
+    """Below `root`, by row. Arrow: forked workers count no references in it, so it stays shared."""
+    decode: Callable[[Path], Image.Image]
+    """A function of a module. Raises RequestError naming a file that is broken."""
+
+    def read(self, row: int) -> Image.Image:
+        """Decode one file."""
+        return self.decode(self.root / self.paths[row].as_py())
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays(Source):
+    """Images [N, H, W, 3] uint8 RGB."""
+
+    pixels: NDArray[np.uint8]
+
+    def read(self, row: int) -> Image.Image:
+        """One of them."""
+        return Image.fromarray(self.pixels[row])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The images of one split, in a fixed order: what they are, and where their views come from."""
 
     ids: tuple[str, ...]
     """One unique name per item."""
-    units: tuple[str, ...]
-    """What the bootstrap over images draws: the image, or in IconShift the drawing."""
     labels: Tensor
     """[N] int64, each an index into `FamilyData.class_names`."""
+    source: Source
+    units: tuple[str, ...] = ()
+    """What the bootstrap over images draws: the image (when left out), or in IconShift the
+    drawing."""
     classes: tuple[int, ...] | None = None
     """The classes that can occur here, when they are a subset; logits are restricted to them."""
-    alike: Mapping[int, tuple[int, ...]] = MappingProxyType({})
+    alike: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """One of `classes` -> all classes of the family that count as it here, itself among them; its
     logit is the greatest of theirs."""
     groups: tuple[str, ...] | None = None
     """What each item belongs to, such as its domain or region, where accuracy is also told by
     group: empty for an item of none; None where there are no groups."""
+    whole: Split | None = field(default=None, repr=False)
+    """The split of which this is a part; None where it is whole."""
+    rows: NDArray[np.int64] | None = field(default=None, repr=False)
+    """[N]: of each item the row in the whole split, which its view is of."""
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            object.__setattr__(self, "units", self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @abstractmethod
+    @functools.cached_property
+    def domains(self) -> Tensor | None:
+        """[N] int64: the number of each item's group, in the order in which groups occur."""
+        if self.groups is None:
+            return None
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.groups))}
+        return torch.tensor([numbers[name] for name in self.groups], dtype=torch.int64)
+
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Normalised float32 images [B, 3, S, S] of the items at `indices`.
+        """Images [B, 3, S, S] uint8 of the items at `rows`; `Transform.normalise` makes them what a
+        tower takes.
 
         With `seed` None the fixed evaluation view; otherwise the training view, a pure function
-        of (seed, epoch, index) that depends neither on the batch nor on global random state.
+        of (seed, epoch, row) that depends neither on the batch nor on global random state.
+        Raises RequestError naming an image that is broken.
         """
+        if self.rows is not None:
+            rows = self.rows[np.asarray(rows, dtype=np.int64)].tolist()
+        return self.source.views(rows, transform=transform, seed=seed, epoch=epoch)
+
+    def subset(self, rows: Sequence[int] | NDArray[np.int64]) -> Split:
+        """Some of the items, in the given order.
+
+        A view stays that of the item in the whole split, so an image looks the same whatever part
+        of the data trains.
+        """
+        places = np.asarray(rows, dtype=np.int64)
+        chosen = places.tolist()
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in chosen),
+            units=tuple(self.units[row] for row in chosen),
+            labels=self.labels[torch.from_numpy(places)],
+            groups=None if self.groups is None else tuple(self.groups[row] for row in chosen),
+            whole=self.whole or self,
+            rows=places if self.rows is None else self.rows[places],
+        )
 
 
 @dataclass(frozen=True)
@@ -283,37 +368,6 @@ class Family:
     Raises RequestError where there is nothing to look at. None: only `open` knows."""
 
 
-class Subset(Split):
-    """A split restricted to some of its items, in the given order.
-
-    A view stays that of the item in the whole split, so an image looks the same whatever part of
-    the data trains.
-    """
-
-    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, tuple(indices)
-        self.ids = tuple(whole.ids[index] for index in self.indices)
-        self.units = tuple(whole.units[index] for index in self.indices)
-        self.labels = whole.labels[torch.tensor(self.indices, dtype=torch.int64)]
-        self.classes, self.alike = whole.classes, whole.alike
-        groups = whole.groups
-        self.groups = None if groups is None else tuple(groups[index] for index in self.indices)
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Those of the whole split."""
-        inside = [self.indices[index] for index in indices]
-        return self.whole.views(inside, transform=transform, seed=seed, epoch=epoch)
-
-
-def whole_of(split: Split) -> Split:
-    """What it is a part of, at last; itself where it is a whole."""
-    while isinstance(split, Subset):
-        split = split.whole
-    return split
-
-
 HELD_OUT_FIELDS = ("test_domain", "val_domain")
 
 
@@ -378,58 +432,3 @@ def _told(known: Collection[str]) -> list[str]:
     if len(known) <= 20:
         return list(known)
     return list(dict.fromkeys(name.partition("-")[0] for name in known))
-
-
-class ArraySplit(Split):
-    """Images [N, H, W, 3] uint8 RGB; each is its own unit."""
-
-    def __init__(self, ids: Sequence[str], labels: Tensor, pixels: NDArray[np.uint8]) -> None:
-        self.labels, self._pixels = labels, pixels
-        self.ids = self.units = tuple(ids)
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Views as of image files."""
-        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
-
-    def _image(self, index: int) -> Image.Image:
-        return Image.fromarray(self._pixels[index])
-
-
-class FolderSplit(Split):
-    """Image files; each image is its own unit, unless more is known."""
-
-    def __init__(
-        self,
-        root: Path,
-        ids: Sequence[str],
-        labels: Tensor,
-        classes: tuple[int, ...] | None,
-        *,
-        read: Callable[[Path], Image.Image],
-        prefix: str = "",
-        alike: Mapping[int, tuple[int, ...]] | None = None,
-        units: Sequence[str] | None = None,
-        groups: Sequence[str] | None = None,
-    ) -> None:
-        """`ids` are the files' paths below `root`, behind `prefix`.
-
-        `read` makes a picture of a file and is a function of a module, for workers. It raises
-        RequestError naming a file that is broken.
-        """
-        self.root, self.labels, self.classes = root, labels, classes
-        self.ids = tuple(ids)
-        self.units = self.ids if units is None else tuple(units)
-        self.groups = None if groups is None else tuple(groups)
-        self.alike = alike or {}
-        self._read, self._prefix = read, prefix
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Views as the base class says. Raises RequestError naming a file that is broken."""
-        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
-
-    def _image(self, index: int) -> Image.Image:
-        return self._read(self.root / self.ids[index].removeprefix(self._prefix))

@@ -5,23 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
-from PIL import Image
-from torch import Tensor
 
 from carft_core.data.base import (
+    DataConfig,
     DataFolder,
     Family,
     FamilyData,
-    FolderSplit,
+    Files,
     FoundSplit,
-    Subset,
+    Split,
     check_held_out,
     held_out,
 )
@@ -40,9 +40,6 @@ from carft_core.data.folders import (
 )
 from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
 
 
 class Parts(NamedTuple):
@@ -177,24 +174,11 @@ CRITERION = "mean_group_top1"
 UNEVEN = "a domain is divided without regard to classes, and some have few images"
 
 
-class Domains(FolderSplit):
-    """The images of all domains, one domain after another, each in torchvision's order."""
-
-    def __init__(self, folders: Mapping[str, Path], ids: Sequence[str], labels: Tensor) -> None:
-        """`ids` are `<domain>/<class>/<image>`; `folders` say where each domain lies."""
-        groups = [item.partition("/")[0] for item in ids]
-        super().__init__(Path(), ids, labels, None, read=read_plain, groups=groups)
-        self._folders = folders
-
-    def _image(self, index: int) -> Image.Image:
-        domain, _, path = self.ids[index].partition("/")
-        return self._read(self._folders[domain] / path)
-
-
 class _Found(NamedTuple):
     """A set as it lies on the disk, whatever is held out of it."""
 
-    images: Domains
+    images: Split
+    """Of all domains, one domain after another, each in torchvision's order."""
     counts: Mapping[str, int]
     """Images of each domain."""
     digest: str
@@ -224,11 +208,14 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
         if config.val_domain is None
         else [greater[config.val_domain]]
     )
-    shift, out = (_measured(found.images, part[test]) for part in (greater, smaller))
+    # A part of one domain has no groups to tell apart.
+    shift, out = (
+        replace(found.images.subset(part[test]), groups=None) for part in (greater, smaller)
+    )
     return FamilyData(
         class_names=names_of(config.family),
-        train=Subset(found.images, [at for name in training for at in greater[name]]),
-        val=Subset(found.images, [at for part in validating for at in part]),
+        train=found.images.subset([at for name in training for at in greater[name]]),
+        val=found.images.subset([at for part in validating for at in part]),
         test=None,
         shifts={test: shift},
         extras={f"{test}_out": out},
@@ -262,13 +249,6 @@ def _halves(
     return greater, smaller
 
 
-def _measured(images: Domains, places: Sequence[int]) -> Subset:
-    """A part of one domain, which has no groups to tell apart."""
-    part = Subset(images, places)
-    part.groups = None
-    return part
-
-
 @functools.lru_cache(maxsize=2)
 def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _Found:
     manifests = {domain: read_manifest(folder) for domain, folder in places}
@@ -280,12 +260,19 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _Found:
     ]
     if problems:
         raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
-    ids = [f"{domain}/{path}" for domain, found in manifests.items() for path in found.paths]
+    files = [(domain, path) for domain, found in manifests.items() for path in found.paths]
+    folders = dict(places)
+    paths = [f"{folders[domain]}/{path}" for domain, path in files]
     # Every domain has every class folder and no other, so they count in the classes' order.
     counts = torch.tensor([[*found.counts.values()] for found in manifests.values()])
     labels = torch.arange(len(classes)).repeat(len(places)).repeat_interleave(counts.flatten())
     return _Found(
-        Domains(dict(places), ids, labels),
+        Split(
+            ids=tuple(f"{domain}/{path}" for domain, path in files),
+            labels=labels,
+            source=Files(Path(), pa.array(paths, pa.string()), read_plain),
+            groups=tuple(domain for domain, _ in files),
+        ),
         {domain: len(found.paths) for domain, found in manifests.items()},
         _digest(family, manifests),
         tuple(_notes(family, manifests)),

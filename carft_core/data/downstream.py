@@ -7,22 +7,27 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carft_core.data.base import ArraySplit, Family, FamilyData, FolderSplit, Split, refuse_held_out
+from carft_core.data.base import (
+    Arrays,
+    DataConfig,
+    Family,
+    FamilyData,
+    Files,
+    Split,
+    refuse_held_out,
+)
 from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
 from carft_core.data.folders import data_root, find_folders, listed, nearest, read_manifest, refusal
 from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 Pair = tuple[str | Path, str]
 """A file, and its class's name in the data set."""
@@ -159,7 +164,7 @@ def _pixels(task: Task, root: Path) -> Found:
         pixels, classes = pixels_of(dataset)
         _check(task, root / task.folder, {split: classes})
         ids = [f"{task.folder}/{split}/{number:05d}" for number in range(len(pixels))]
-        splits[split] = ArraySplit(ids, _labels(task, classes), pixels)
+        splits[split] = Split(tuple(ids), _labels(task, classes), Arrays(pixels))
         checksums = [*dataset.train_list, *dataset.test_list]
     return Found(splits["train"], splits["test"], str(checksums))
 
@@ -184,7 +189,8 @@ def _files(task: Task, root: Path) -> Found:
 
 
 def _split(task: Task, root: Path, part: Classes) -> Split:
-    return FolderSplit(root, [*part], _labels(task, [*part.values()]), None, read=read_plain)
+    paths = pa.array([*part], pa.string())
+    return Split((*part,), _labels(task, [*part.values()]), Files(root, paths, read_plain))
 
 
 def _parts(task: Task, root: Path) -> tuple[Classes, Classes]:

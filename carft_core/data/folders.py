@@ -14,22 +14,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
-from torch import Tensor
 
-from carft_core.data.base import DataFolder, FoundSplit, Split
-from carft_core.data.transforms import Part, Transform, photo_views, read_rgb
+from carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
+from carft_core.data.transforms import Part, read_rgb
 from carft_core.errors import RequestError
 from carft_core.files import keep_table, kept_table, user_cache
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 VARIABLE = "CARFT_DATA"
 """Taken for a `data.root` that is left out, by whoever reads the sweep file."""
@@ -632,32 +627,31 @@ def _label(shard: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str 
     return str(told) if isinstance(told, (str, int)) and str(told) else None
 
 
-class ShardSplit(Split):
-    """Images in shards; each image is its own unit."""
+@dataclass(frozen=True, eq=False)
+class Shards(Source):
+    """Images in tar shards."""
 
-    def __init__(
-        self,
-        root: Path,
-        ids: Sequence[str],
-        labels: Tensor,
-        classes: tuple[int, ...] | None,
-        index: ShardIndex,
-    ) -> None:
-        """`ids` are some or all of the index's, whose shards lie below `root`."""
-        self.root, self.labels, self.classes = root, labels, classes
-        self.ids = self.units = tuple(ids)
-        rows = {image: row for row, image in enumerate(index.ids)}
-        self.shards, self.places = index.shards, index.places[[rows[image] for image in ids]]
+    root: Path
+    shards: tuple[str, ...]
+    """Paths below `root`."""
+    members: pa.Array
+    """By row the image's name, for messages."""
+    places: npt.NDArray[np.int64]
+    """By row: the number of the shard, the offset of the image in it, and its size in bytes."""
 
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        """Views as the base class says. Raises RequestError naming an image that is broken."""
-        return photo_views(self._image, indices, transform=transform, seed=seed, epoch=epoch)
+    def read(self, row: int) -> Image.Image:
+        """Decode one image."""
+        shard, offset, size = self.places[row].tolist()
+        return read_rgb(
+            self.root / self.shards[shard], Part(self.members[row].as_py(), offset, size)
+        )
 
-    def _image(self, index: int) -> Image.Image:
-        shard, offset, size = self.places[index].tolist()
-        return read_rgb(self.root / self.shards[shard], Part(self.ids[index], offset, size))
+
+def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
+    """That of some or all images of an index, whose shards lie below `root`."""
+    rows = {image: row for row, image in enumerate(index.ids)}
+    places = index.places[[rows[image] for image in ids]]
+    return Shards(root, index.shards, pa.array(ids, pa.string()), places)
 
 
 def found_classes(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from carft_core.data.base import Family, FamilyData, Split, refuse_held_out
+from carft_core.data.base import DataConfig, Family, FamilyData, Source, Split, refuse_held_out
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 Keys = npt.NDArray[np.uint64]
 
@@ -166,41 +161,30 @@ EVAL_VIEWS = 2
 _EVAL_SEED = 20240229
 
 
-class IconSplit(Split):
-    """Drawings, each seen in a fixed number of views; an item is a (drawing, view number)."""
+@dataclass(frozen=True, eq=False)
+class Drawings(Source):
+    """Drawings, each seen in a fixed number of views; a row is a (drawing, view number)."""
 
-    def __init__(
-        self,
-        name: str,
-        drawings: Sequence[str],
-        labels: Sequence[int],
-        pixels: Tensor,
-        monochrome: Tensor,
-        views_per_drawing: int,
-    ) -> None:
-        """`pixels` uint8 [D, 48, 48, 4], `monochrome` bool [D] belong to `drawings`, `labels`."""
-        self.name = name
-        self.ids = tuple(
-            f"{drawing}#{view}" for drawing in drawings for view in range(views_per_drawing)
-        )
-        self.units = tuple(drawing for drawing in drawings for _ in range(views_per_drawing))
-        self.labels = torch.tensor(labels, dtype=torch.int64).repeat_interleave(views_per_drawing)
-        self._pixels = pixels
-        self._monochrome = monochrome
-        self._views_per_drawing = views_per_drawing
+    split: str
+    """Its name, which draws other views than that of another split."""
+    pixels: Tensor
+    """[D, 48, 48, 4] uint8."""
+    monochrome: Tensor
+    """[D] bool."""
+    views_per_drawing: int
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Normalised views [B, 3, S, S]; see `Split.views`."""
-        items = np.asarray(indices, dtype=np.int64)
+        """Rendered views [B, 3, S, S], rounded to uint8."""
+        items = np.asarray(rows, dtype=np.int64)
         if seed is None:
-            keys = view_keys(_EVAL_SEED, f"evaluation/{self.name}", 0, items)
+            keys = view_keys(_EVAL_SEED, f"evaluation/{self.split}", 0, items)
         else:
-            keys = view_keys(seed, self.name, epoch, items)
-        rows = torch.from_numpy(items // self._views_per_drawing)
-        pixels = render_views(self._pixels[rows], self._monochrome[rows], keys, transform.size)
-        return transform.normalise(pixels)
+            keys = view_keys(seed, self.split, epoch, items)
+        drawing = torch.from_numpy(items // self.views_per_drawing)
+        views = render_views(self.pixels[drawing], self.monochrome[drawing], keys, transform.size)
+        return views.mul_(255).round_().byte()
 
 
 @lru_cache(maxsize=2)
@@ -216,15 +200,15 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
     pixels = torch.from_numpy(np.stack([_decoded(png) for png in table["png"]]))
     monochrome = torch.tensor(table["monochrome"])
 
-    def split(name: str, views_per_drawing: int) -> IconSplit:
+    def split(name: str, views: int) -> Split:
         rows = [row for row, value in enumerate(table["split"]) if value == name]
-        return IconSplit(
-            name,
-            [table["unit"][row] for row in rows],
-            [number[table["class"][row]] for row in rows],
-            pixels[rows],
-            monochrome[rows],
-            views_per_drawing,
+        drawings = [table["unit"][row] for row in rows]
+        labels = torch.tensor([number[table["class"][row]] for row in rows], dtype=torch.int64)
+        return Split(
+            ids=tuple(f"{drawing}#{view}" for drawing in drawings for view in range(views)),
+            units=tuple(drawing for drawing in drawings for _ in range(views)),
+            labels=labels.repeat_interleave(views),
+            source=Drawings(name, pixels[rows], monochrome[rows], views),
         )
 
     return FamilyData(

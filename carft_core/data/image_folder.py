@@ -9,16 +9,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import torch
 
 from carft_core.data.base import (
     RESERVED,
     SHIFT_NAME,
+    DataConfig,
     Family,
     FamilyData,
-    FolderSplit,
+    Files,
     FoundSplit,
     Split,
     refuse_held_out,
@@ -28,7 +29,6 @@ from carft_core.data.folders import (
     REQUIRED,
     Listing,
     ShardIndex,
-    ShardSplit,
     Tree,
     class_names,
     images,
@@ -42,15 +42,12 @@ from carft_core.data.folders import (
     readable,
     refusal,
     repeated,
+    shard_source,
     visible_folders,
 )
 from carft_core.data.splits import carve_test
 from carft_core.data.transforms import read_rgb
 from carft_core.errors import RequestError, dotted
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 LAYOUT = (
     "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
@@ -157,9 +154,12 @@ def folder_split(
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
     present = tuple(index for index, name in enumerate(classes) if name in listing)
     some = None if len(present) == len(classes) else present
-    if shards is not None:
-        return ShardSplit(root, ids, labels, some, shards)
-    return FolderSplit(root, ids, labels, some, read=read_rgb)
+    source = (
+        Files(root, pa.array(ids, pa.string()), read_rgb)
+        if shards is None
+        else shard_source(root, ids, shards)
+    )
+    return Split(ids=tuple(ids), labels=labels, source=source, classes=some)
 
 
 def _split_problems(tree: Tree) -> list[str]:

@@ -7,16 +7,17 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import torch
 from open_clip import IMAGENET_CLASSNAMES
 
 from carft_core.data.base import (
+    DataConfig,
     DataFolder,
     Family,
     FamilyData,
-    FolderSplit,
+    Files,
     FoundSplit,
     Split,
     named_shifts,
@@ -37,10 +38,6 @@ from carft_core.data.folders import (
 )
 from carft_core.data.transforms import read_inside_border, read_plain
 from carft_core.errors import RequestError
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 LISTS = Path(__file__).with_name("classes") / "imagenet"
 CLASSES = 1000
@@ -284,13 +281,13 @@ def _split(name: str, folder: Path, manifest: Manifest) -> Split:
     groups = [(labels[one], paths) for one, paths in manifest.groups() if one in labels]
     counts = torch.tensor([len(paths) for _, paths in groups])
     present = tuple(sorted(labels.values()))
-    return FolderSplit(
-        folder,
-        [f"{name}/{path}" for _, paths in groups for path in paths],
-        torch.repeat_interleave(torch.tensor([label for label, _ in groups]), counts),
-        None if len(present) == len(IMAGENET_CLASSNAMES) else present,
-        read=read_inside_border if name == "objectnet" else read_plain,
-        prefix=f"{name}/",
+    paths = [path for _, below in groups for path in below]
+    decode = read_inside_border if name == "objectnet" else read_plain
+    return Split(
+        ids=tuple(f"{name}/{path}" for path in paths),
+        labels=torch.repeat_interleave(torch.tensor([label for label, _ in groups]), counts),
+        source=Files(folder, pa.array(paths, pa.string()), decode),
+        classes=None if len(present) == len(IMAGENET_CLASSNAMES) else present,
         alike=alike_in(name),
     )
 

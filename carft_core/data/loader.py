@@ -1,89 +1,45 @@
-"""Batches of a split: the same ones in the same order, however many workers load them."""
+"""Batches of a split by number: the same ones in the same order, however many workers load them."""
 
 from __future__ import annotations
 
 import functools
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from carft_core.data.base import Split
+from carft_core.data.base import Source, Split
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
-Loaded = tuple[Tensor, Tensor, Tensor]
+MOST_WORKERS = 16
+
+
+def default_workers(device_type: str, cores: int) -> int:
+    """`workers: auto`: all of a run's `cores` but one beside a GPU, at most 16; else none, since
+    the cores compute."""
+    return max(1, min(cores - 1, MOST_WORKERS)) if device_type == "cuda" else 0
 
 
 class Draw(NamedTuple):
-    """What is in a batch: indices into a split, and the epoch of each item's view; int64 [B]."""
+    """What is in a batch: rows of a split, and the pass of each row's view; int64 [B]."""
 
-    indices: npt.NDArray[np.int64]
-    epochs: npt.NDArray[np.int64]
-
-
-def batches(
-    split: Split,
-    *,
-    batch_size: int,
-    transform: Transform,
-    seed: int | None,
-    epoch: int,
-    workers: int = 0,
-    pin_memory: bool = False,
-    indices: Sequence[int] | None = None,
-) -> Iterator[Loaded]:
-    """Go once through a split, or through its items at `indices`.
-
-    Yields (images [B, 3, S, S] float32, labels [B] int64, indices into the split [B] int64); the
-    last batch may be smaller, nothing is dropped. With `seed` None evaluation views in the given
-    order, otherwise training views in an order drawn from (seed, epoch) alone. Neither the number
-    of `workers` (processes) nor global random state changes anything, and none is consumed.
-    Memory is pinned only where there is CUDA.
-
-    Raises RequestError when an image cannot be used, also out of a worker.
-    """
-    chosen = np.arange(len(split)) if indices is None else np.asarray(indices, dtype=np.int64)
-    if seed is not None:
-        chosen = chosen[shuffled(len(chosen), seed=seed, epoch=epoch)]
-    parts = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
-    return load(
-        split,
-        [Draw(part, np.full(len(part), epoch)) for part in parts],
-        transform=transform,
-        seed=seed,
-        workers=workers,
-        pin_memory=pin_memory,
-    )
+    rows: NDArray[np.int64]
+    passes: NDArray[np.int64]
 
 
-def load(
-    split: Split,
-    draws: Sequence[Draw],
-    *,
-    transform: Transform,
-    seed: int | None,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[Loaded]:
-    """The batches that are drawn, as `batches` says of its own."""
-    views = _Views(split, transform, seed, draws)
-    pin = pin_memory and torch.cuda.is_available()
-    if workers > 0 and len(views) > 0:
-        yield from _loaded_by_workers(views, min(workers, len(views)), pin)
-        return
-    for number in range(len(views)):
-        images, labels, where = views.load(number)
-        yield (images.pin_memory(), labels.pin_memory(), where) if pin else (images, labels, where)
+Plan = Callable[[int], Draw]
+"""What is in the batch of a step, by the number of the step alone; it goes to the workers."""
 
 
-def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> npt.NDArray[np.int64]:
+def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> NDArray[np.int64]:
     """A permutation of `range(count)`, a pure function of (seed, epoch, stream).
 
     It sorts raw output of Philox, whose stream numpy keeps fixed over versions and platforms,
@@ -96,6 +52,98 @@ def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> npt.NDArr
     return order.astype(np.int64)
 
 
+# Of a million rows an order is 10 MB, and steps that follow each other want the same ones.
+_order_of_all = functools.lru_cache(maxsize=2)(shuffled)
+_order_of_group = functools.lru_cache(maxsize=32)(shuffled)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Pass after pass over `count` rows; the last batch of a pass may be short, none is dropped.
+
+    The order of a pass is drawn from (seed, pass) alone, and its views are of that pass; the first
+    is number 1. With `seed` None the rows come in their own order, as in evaluation.
+    """
+
+    count: int
+    batch_size: int
+    seed: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many a pass takes."""
+        return math.ceil(self.count / self.batch_size)
+
+    def __call__(self, step: int) -> Draw:
+        """The batch of a step."""
+        number, place = divmod(step, self.steps)
+        rows = np.arange(place * self.batch_size, min((place + 1) * self.batch_size, self.count))
+        if self.seed is not None:
+            rows = _order_of_all(self.count, seed=self.seed, epoch=number + 1)[rows]
+        return Draw(rows, np.full(len(rows), number + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """`batch_size` rows of each of some groups of rows, each an endless stream.
+
+    A stream goes through its rows pass after pass, each in an order of its own, drawn from (seed,
+    pass, stream) alone, and a batch may straddle two passes. Step s takes what step s - 1 has left.
+    """
+
+    groups: tuple[NDArray[np.int64], ...]
+    batch_size: int
+    seed: int
+
+    def __call__(self, step: int) -> Draw:
+        """The batch of a step: of each stream in turn, so that parts of it are as mixed."""
+        draws = [self._of_stream(stream, step) for stream in range(len(self.groups))]
+        return Draw(*(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True)))
+
+    def _of_stream(self, stream: int, step: int) -> Draw:
+        rows = self.groups[stream]
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        passes, within = places // len(rows) + 1, places % len(rows)
+        chosen = np.empty_like(places)
+        order = _order_of_all if len(self.groups) == 1 else _order_of_group
+        for number in np.unique(passes).tolist():
+            inside = passes == number
+            of_pass = order(len(rows), seed=self.seed, epoch=number, stream=stream)
+            chosen[inside] = rows[of_pass[within[inside]]]
+        return Draw(chosen, passes)
+
+
+def training_plan(
+    split: Split, *, batch_size: int, seed: int, balanced: bool, whole_passes: bool
+) -> Plan:
+    """Batches of each group of `split` alike, whole passes over it, or one endless stream of it.
+
+    Raises ValueError for a split without groups that is to be balanced.
+    """
+    if balanced:
+        if split.domains is None:
+            raise ValueError("this split has no groups to balance")
+        domains = split.domains.numpy()
+        groups = tuple(np.flatnonzero(domains == number) for number in np.unique(domains))
+        return Streams(groups, batch_size, seed)
+    if whole_passes:
+        return Passes(len(split), batch_size, seed)
+    return Streams((np.arange(len(split)),), batch_size, seed)
+
+
+class Loaded(NamedTuple):
+    """A batch."""
+
+    images: Tensor
+    """[B, 3, S, S] uint8."""
+    labels: Tensor
+    """[B] int64."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    """[B] int64, rows of the split."""
+    domain: Tensor | None
+    """[B] int64, numbers of the groups as in `Split.domains`, where the split has groups."""
+
+
 @dataclass(frozen=True)
 class _Refused:
     """A RequestError on its way out of a worker: torch would bury its message in a traceback."""
@@ -103,128 +151,126 @@ class _Refused:
     message: str
 
 
-class _Views(Dataset[Loaded | _Refused]):
-    """Whole batches as items of a data set: each is a pure function of its number."""
+@dataclass(frozen=True, eq=False)
+class _Views(Dataset["tuple[Tensor, Tensor] | _Refused"]):
+    """All that a worker is sent: whole batches (images, rows) by step, as items of a data set."""
+
+    source: Source
+    rows: NDArray[np.int64] | None
+    transform: Transform
+    plan: Plan
+    seed: int | None
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | _Refused:
+        try:
+            return self.load(step)
+        except RequestError as error:
+            return _Refused(str(error))
+
+    def load(self, step: int) -> tuple[Tensor, Tensor]:
+        """The views in their places; one call of the source for each pass in the batch."""
+        drawn, passes = self.plan(step)
+        rows = drawn if self.rows is None else self.rows[drawn]
+        parts = [
+            self.source.views(
+                rows[passes == number].tolist(),
+                transform=self.transform,
+                seed=self.seed,
+                epoch=number,
+            )
+            for number in np.unique(passes).tolist()
+        ]
+        if len(parts) == 1:
+            return parts[0], torch.from_numpy(drawn)
+        places = np.argsort(np.argsort(passes, kind="stable"))
+        return torch.cat(parts)[torch.from_numpy(places)], torch.from_numpy(drawn)
+
+
+class _Steps(Sampler[int]):
+    """The steps of one call of `Loader.steps`; the workers outlive it."""
+
+    def __init__(self) -> None:
+        self.range = range(0)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+
+class Loader:
+    """Batches of a split by number: batch `step` is a pure function of (`plan`, `seed`, step).
+
+    With `seed` None they are evaluation views. Neither the number of `workers` (processes) nor
+    global random state changes anything, and none is consumed. Workers start with the first call
+    of `steps` and serve all later ones until `close`. Memory is pinned only where there is CUDA.
+    """
 
     def __init__(
         self,
         split: Split,
+        *,
         transform: Transform,
+        plan: Plan,
         seed: int | None,
-        draws: Sequence[Draw],
+        workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
-        self.split, self.transform, self.seed, self.draws = split, transform, seed, draws
+        self._labels, self._domains = split.labels, split.domains
+        self._views = _Views(split.source, split.rows, transform, plan, seed)
+        self._workers = workers
+        self._pin = pin_memory and torch.cuda.is_available()
+        self._steps = _Steps()
+        self._loader: DataLoader[tuple[Tensor, Tensor] | _Refused] | None = None
+        # The only reference to the iterator: it ends its workers when it goes, and an exception's
+        # traceback would keep one that a frame holds.
+        self._stream: Iterator[tuple[Tensor, Tensor] | _Refused] | None = None
 
-    def __len__(self) -> int:
-        return len(self.draws)
+    def steps(self, steps: range) -> Iterator[Loaded]:
+        """The batches of some steps. A call ends the iteration of the one before.
 
-    def __getitem__(self, number: int) -> Loaded | _Refused:
-        try:
-            return self.load(number)
-        except RequestError as error:
-            return _Refused(str(error))
+        Raises RequestError when an image cannot be used, also out of a worker.
+        """
+        if self._workers == 0:
+            for step in steps:
+                images, rows = self._views.load(step)
+                yield self._loaded(images.pin_memory() if self._pin else images, rows)
+            return
+        self._steps.range = steps
+        with warnings.catch_warnings():
+            # How many workers there are is the user's choice, also on a machine with fewer cores.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            if self._loader is None:
+                self._loader = self._new_loader()
+            self._stream = iter(self._loader)
+        for _ in steps:
+            item = next(self._stream)
+            if isinstance(item, _Refused):
+                self.close()
+                raise RequestError(item.message)
+            yield self._loaded(*item)
 
-    def load(self, number: int) -> Loaded:
-        indices, epochs = self.draws[number]
-        where = torch.from_numpy(indices)
-        return self._images(indices, epochs), self.split.labels[where], where
+    def close(self) -> None:
+        """End the workers."""
+        self._loader = self._stream = None
 
-    def _images(self, indices: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]) -> Tensor:
-        """The views in their places; one call of the split for each epoch."""
-        parts = [
-            self.split.views(
-                indices[epochs == epoch].tolist(),
-                transform=self.transform,
-                seed=self.seed,
-                epoch=epoch,
-            )
-            for epoch in np.unique(epochs).tolist()
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        places = np.argsort(np.argsort(epochs, kind="stable"))
-        return torch.cat(parts)[torch.from_numpy(places)]
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-def _loaded_by_workers(views: _Views, workers: int, pin: bool) -> Iterator[Loaded]:
-    with warnings.catch_warnings():
-        # How many workers there are is the user's choice, also on a machine with fewer cores.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader: DataLoader[Loaded | _Refused] = DataLoader(
-            views,
+    def _new_loader(self) -> DataLoader[tuple[Tensor, Tensor] | _Refused]:
+        return DataLoader(
+            self._views,
             batch_size=None,
-            num_workers=workers,
-            pin_memory=pin,
+            sampler=self._steps,
+            num_workers=self._workers,
+            persistent_workers=True,
+            pin_memory=self._pin,
             # Without one of its own the loader takes a number from torch's global generator.
             generator=torch.Generator(),
         )
-        stream = iter(loader)
-    try:
-        for loaded in stream:
-            if isinstance(loaded, _Refused):
-                raise RequestError(loaded.message)
-            images, labels, indices = loaded
-            yield images, labels, indices
-    finally:
-        # The iterator ends its workers when it goes. An exception's traceback would keep it until
-        # the garbage collector comes, and then each worker is waited for 5 seconds.
-        del stream
 
-
-def step_batches(
-    split: Split,
-    steps: range,
-    *,
-    batch_size: int,
-    transform: Transform,
-    seed: int,
-    balanced: bool,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[Loaded]:
-    """The batches of some steps, as `carft_core.data.loader.batches` yields them.
-
-    A stream goes through its items pass after pass, each pass in an order of its own, drawn from
-    (seed, pass, stream) alone; an item's view is that of (seed, pass, item), and the first pass is
-    number 1. With `balanced` each group of the split is a stream and a batch has `batch_size` items
-    of each; else all items are one. A batch may straddle two passes. Step s takes what step s - 1
-    has left, so that nothing but the number of the step says what is in a batch.
-
-    Raises RequestError when an image cannot be used.
-    """
-    streams = _by_group(split) if balanced else [np.arange(len(split))]
-    draws = [
-        _joined([_drawn(items, at, step, batch_size, seed) for at, items in enumerate(streams)])
-        for step in steps
-    ]
-    return load(
-        split, draws, transform=transform, seed=seed, workers=workers, pin_memory=pin_memory
-    )
-
-
-def _by_group(split: Split) -> list[npt.NDArray[np.int64]]:
-    """The items of each group, those of none together. Raises ValueError without groups."""
-    if split.groups is None:
-        raise ValueError("this split has no groups to balance")
-    groups = np.array(split.groups)
-    return [np.flatnonzero(groups == name) for name in dict.fromkeys(split.groups)]
-
-
-def _drawn(items: npt.NDArray[np.int64], stream: int, step: int, count: int, seed: int) -> Draw:
-    """What one stream of items gives to a step."""
-    places = np.arange(step * count, (step + 1) * count)
-    passes, within = places // len(items) + 1, places % len(items)
-    orders = {int(one): _order(len(items), seed, int(one), stream) for one in np.unique(passes)}
-    chosen = [orders[one][at] for one, at in zip(passes.tolist(), within.tolist(), strict=True)]
-    return Draw(items[chosen], passes)
-
-
-@functools.lru_cache(maxsize=32)
-def _order(count: int, seed: int, number: int, stream: int) -> npt.NDArray[np.int64]:
-    """Of one pass; steps that follow each other mostly want the same ones."""
-    return shuffled(count, seed=seed, epoch=number, stream=stream)
-
-
-def _joined(draws: Sequence[Draw]) -> Draw:
-    """One of each stream in turn, so that the parts of a batch are as mixed as the whole."""
-    return Draw(*(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True)))
+    def _loaded(self, images: Tensor, rows: Tensor) -> Loaded:
+        labels = self._labels[rows]
+        domain = None if self._domains is None else self._domains[rows]
+        return Loaded(images, labels.pin_memory() if self._pin else labels, rows, domain)

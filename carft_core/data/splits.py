@@ -15,16 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from carft_core.data.base import FamilyData, Split, Subset, whole_of
+from carft_core.data.base import FamilyData, Split
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 from carft_core.files import keep, read_json, user_cache
-
-if TYPE_CHECKING:
-    pass
-
 
 LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""
@@ -48,7 +44,7 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     interrupted goes on where it was. Raises RequestError when the system cannot read a file: then
     the disk is at fault, not the image.
     """
-    whole = whole_of(split)
+    whole = split.whole or split
     made_of = json.dumps([whole.ids, digest, version("pillow")])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
@@ -194,8 +190,8 @@ def _divided(whole: Split, part: Collection[str]) -> tuple[Split, Split]:
     """(the rest, the part), by units."""
     inside = [unit in part for unit in whole.units]
     return (
-        Subset(whole, [index for index, is_part in enumerate(inside) if not is_part]),
-        Subset(whole, [index for index, is_part in enumerate(inside) if is_part]),
+        whole.subset([row for row, is_part in enumerate(inside) if not is_part]),
+        whole.subset([row for row, is_part in enumerate(inside) if is_part]),
     )
 
 
@@ -253,7 +249,7 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
     for name, bad in skipped.items():
         whole = splits[name]
         good = [index for index, item in enumerate(whole.ids) if item not in bad]
-        splits[name] = Subset(whole, good)
+        splits[name] = whole.subset(good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
         if gone and (not good or name in complete):
             names = listed_names([data.class_names[label] for label in sorted(gone)])

@@ -6,17 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from carft_core.data import FAMILIES, as_used, opened
-from carft_core.data.base import DataFolder, Family, FamilyData, FoundSplit, Split
+from carft_core.data import FAMILIES, as_used, open_whole
+from carft_core.data.base import DataConfig, DataFolder, Family, FamilyData, FoundSplit, Split
 from carft_core.data.folders import data_root, found_folder, missing_folder
 from carft_core.data.splits import IN_DISTRIBUTION
 from carft_core.errors import RequestError, unknown
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
-
 
 SHIFT = "shifts/"
 
@@ -46,7 +41,7 @@ def survey(config: DataConfig) -> Survey:
     family = FAMILIES[config.family]
     seen = _places(family, config) if family.look is None else family.look(config)
     try:
-        whole = opened(config)
+        whole = open_whole(config)
     except RequestError as error:
         return _refused(config, seen, str(error))
     splits = dict(_merged(whole, seen))
@@ -69,7 +64,7 @@ def _refused(config: DataConfig, seen: Mapping[str, FoundSplit], told: str) -> S
         return Survey(config, seen, None, refusal)
     less = config.model_copy(update={"shifts": good})
     try:
-        whole = opened(less)
+        whole = open_whole(less)
         as_used(whole, less)
     except RequestError:
         return Survey(config, seen, None, refusal)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,10 +16,11 @@ import torch
 from pyarrow import csv
 
 from carft_core.data.base import (
+    DataConfig,
     DataFolder,
     Family,
     FamilyData,
-    FolderSplit,
+    Files,
     FoundSplit,
     Split,
     refuse_held_out,
@@ -35,9 +36,6 @@ from carft_core.data.folders import (
 )
 from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError, unknown
-
-if TYPE_CHECKING:
-    from carft_core.data.base import DataConfig
 
 
 class Image(NamedTuple):
@@ -227,16 +225,13 @@ def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[
 
 
 def _split(place: Path, name: str, images: Sequence[Image]) -> Split:
-    return FolderSplit(
-        place,
-        [f"{name}/{image.file}" for image in images],
-        torch.tensor([image.label for image in images], dtype=torch.int64),
-        None,
-        read=read_plain,
-        prefix=f"{name}/",
+    return Split(
+        ids=tuple(f"{name}/{image.file}" for image in images),
         # With its class, since a training set is divided class by class.
-        units=[f"{image.unit}/{image.label}" for image in images],
-        groups=[image.group for image in images] if any(i.group for i in images) else None,
+        units=tuple(f"{image.unit}/{image.label}" for image in images),
+        labels=torch.tensor([image.label for image in images], dtype=torch.int64),
+        source=Files(place, pa.array([image.file for image in images], pa.string()), read_plain),
+        groups=tuple(i.group for i in images) if any(i.group for i in images) else None,
     )
 
 

@@ -18,8 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from carft_core.data import FamilyData, opened
-from carft_core.data.base import whole_of
+from carft_core.data import FamilyData, open_whole
 from carft_core.data.splits import bad_files_of, without
 from carft_core.errors import RequestError
 from carft_core.files import user_cache
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError when the data cannot be used, whole images or not."""
     config = chosen(arguments)
     began = time.monotonic()
-    data = opened(config)
+    data = open_whole(config)
     listed = time.monotonic() - began
     looked = _look(data)
     refusal = _refusal(data, looked)
@@ -74,7 +73,7 @@ def _look(data: FamilyData) -> dict[str, Looked]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         for name, split in data.splits.items():
             # Of a part the whole is looked at, once for all its parts.
-            every = len(whole_of(split))
+            every = len(split.whole or split)
             task = shown.add_task(name, total=every)
             began, seen = time.monotonic(), 0
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, prepare
+from carft_core.data import FamilyData, open_data
 from carft_core.data import splits as module
-from carft_core.data.base import DataConfig, whole_of
+from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
@@ -46,7 +46,7 @@ def spoil(file: Path) -> None:
 
 def opened(root: Path, policy: str = "skip") -> FamilyData:
     config = {"family": "image_folder", "root": str(root), "bad_files": policy}
-    return prepare(DataConfig.model_validate(config))
+    return open_data(DataConfig.model_validate(config))
 
 
 def ids(data: FamilyData) -> set[str]:
@@ -122,7 +122,7 @@ def test_more_images_than_one_thread_takes_are_all_looked_at(
     told: list[int] = []
     found = module.bad_files(train, "d", told.append)
     assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
-    every = len(whole_of(train))
+    every = len(train.whole or train)
     assert every > len(train)
     assert told == [*range(5, every, 5), every]
 
@@ -217,7 +217,7 @@ def test_with_another_choice_of_shifts_nothing_is_looked_at_again(
     opened(root)
     monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
     config = {"family": "image_folder", "root": str(root), "bad_files": "skip", "shifts": ["dark"]}
-    data = prepare(DataConfig.model_validate(config))
+    data = open_data(DataConfig.model_validate(config))
     assert set(data.skipped) == {"train", "test", "shifts/dark"}
 
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
-from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
 from carft_core.data.base import DataConfig
 from carft_core.merges import MERGES, Merge, MergePoint, State
 from carft_core.teacher import Teacher
@@ -195,26 +196,35 @@ def test_a_merge_keeps_all_laws_once_it_is_registered() -> None:
     check_merge(Halfway)
 
 
-class Grey(Split):
+@dataclass(frozen=True)
+class Squares(Source):
     """Grey squares, one brightness an item."""
 
-    def __init__(self, name: str, count: int, **broken: Any) -> None:
-        self.ids = tuple(f"{name}/{index}" for index in range(count))
-        self.units = self.ids
-        self.labels = torch.arange(count) % 2
-        self.size, self.noise, self.evaluated_with = 32, False, 0
-        vars(self).update(broken)
+    size: int = 32
+    noise: bool = False
+    evaluated_with: int = 0
+    dtype: torch.dtype = torch.uint8
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         del transform
-        bright = torch.tensor([float(index) for index in indices])
+        bright = torch.tensor(rows)
         if seed is None:
             bright += epoch * self.evaluated_with
         if self.noise:
-            bright += torch.rand(())
-        return bright.view(-1, 1, 1, 1).expand(-1, 3, self.size, self.size)
+            bright += torch.randint(200, ())
+        return bright.to(self.dtype).view(-1, 1, 1, 1).expand(-1, 3, self.size, self.size)
+
+
+def grey(name: str, count: int, **broken: Any) -> Split:
+    views = {key: broken.pop(key) for key in Squares.__dataclass_fields__ if key in broken}
+    split = Split(
+        ids=tuple(f"{name}/{index}" for index in range(count)),
+        labels=torch.arange(count) % 2,
+        source=Squares(**views),
+    )
+    return replace(split, **({"units": broken["ids"]} if "ids" in broken else {}) | broken)
 
 
 def family(
@@ -230,7 +240,7 @@ def family(
 
     def opened(config: DataConfig) -> FamilyData:
         del config
-        kept = {name: Grey(name, 4) for name in ("train", "val", "test", "shift")} | splits
+        kept = {name: grey(name, 4) for name in ("train", "val", "test", "shift")} | splits
         return FamilyData(
             tuple(names),
             kept["train"],
@@ -250,31 +260,31 @@ def family(
     [
         (family(digest="abc"), "digest must be a sha256"),
         (family(names=("a", "a")), "each named once"),
-        (family(test=Grey("test", 4, units=("x",))), "test: as many ids as units"),
-        (family(test=Grey("test", 2, ids=("x", "x"))), "test: each id must be unique"),
-        (family(shift=Grey("s", 4, labels=torch.zeros(4))), "x: labels must be int64"),
-        (family(shift=Grey("s", 4, classes=(1,))), "x: labels must be indices"),
-        (family(shift=Grey("s", 4, alike={2: (0, 2)})), "x: alike must be of its classes"),
-        (family(shift=Grey("s", 4, alike={0: (1,)})), "x: a group of alike must hold"),
-        (family(shift=Grey("s", 4, alike={0: (0, 1), 1: (1,)})), "x: a group of alike"),
+        (family(test=grey("test", 4, units=("x",))), "test: as many ids as units"),
+        (family(test=grey("test", 2, ids=("x", "x"))), "test: each id must be unique"),
+        (family(shift=grey("s", 4, labels=torch.zeros(4))), "x: labels must be int64"),
+        (family(shift=grey("s", 4, classes=(1,))), "x: labels must be indices"),
+        (family(shift=grey("s", 4, alike={2: (0, 2)})), "x: alike must be of its classes"),
+        (family(shift=grey("s", 4, alike={0: (1,)})), "x: a group of alike must hold"),
+        (family(shift=grey("s", 4, alike={0: (0, 1), 1: (1,)})), "x: a group of alike"),
         (family(parts={"few": (2,)}), "the part few must be some classes of test"),
-        (family(measured={"extras": {"x": Grey("e", 4)}}), "need different names"),
+        (family(measured={"extras": {"x": grey("e", 4)}}), "need different names"),
         (family(measured={"unions": {"all": ("x", "y")}}), "all must be of shifts and extras"),
         (family(measured={"unions": {"val": ("x",)}}), "no shift or union is called mean or val"),
-        (family(measured={"extras": {"mean": Grey("e", 4)}}), "and no extra mean"),
+        (family(measured={"extras": {"mean": grey("e", 4)}}), "and no extra mean"),
         (
-            family(measured={"uneven": "rare"}, train=Grey("t", 1)),
+            family(measured={"uneven": "rare"}, train=grey("t", 1)),
             r"train: no image of the classes \[1\]",
         ),
-        (family(test=Grey("test", 4, groups=("sea",))), "test: a group for each item"),
+        (family(test=grey("test", 4, groups=("sea",))), "test: a group for each item"),
         (family(told={"metrics": ("f1",)}), "metrics must be of macro_f1, "),
         (family(told={"validated_by": "macro_f1"}), "validated_by must be a metric"),
         (family(told={"ranked_by": "nll"}), "ranked_by must be top1 or one of its metrics"),
-        (family(test=Grey("train", 4)), "test: units of another split"),
-        (family(test=Grey("test", 1)), r"test: no image of the classes \[1\]"),
-        (family(train=Grey("train", 4, size=16)), r"must be float32 \[B, 3, 32, 32\]"),
-        (family(train=Grey("train", 4, noise=True)), "seed, epoch and index alone"),
-        (family(test=Grey("test", 4, evaluated_with=1)), "test: the evaluation view must be fixed"),
+        (family(test=grey("train", 4)), "test: units of another split"),
+        (family(test=grey("test", 1)), r"test: no image of the classes \[1\]"),
+        (family(train=grey("train", 4, size=16)), r"must be uint8 \[B, 3, 32, 32\]"),
+        (family(train=grey("train", 4, noise=True)), "seed, epoch and index alone"),
+        (family(test=grey("test", 4, evaluated_with=1)), "test: the evaluation view must be fixed"),
     ],
 )
 def test_a_family_that_breaks_a_law_is_told_which(broken: Family, words: str) -> None:
@@ -300,13 +310,13 @@ def test_classes_may_share_a_name_that_the_family_declares() -> None:
 
 
 def test_official_splits_may_lack_classes_where_the_family_says_why() -> None:
-    uneven = family(measured={"uneven": "rare animals"}, test=Grey("test", 1), val=Grey("val", 1))
+    uneven = family(measured={"uneven": "rare animals"}, test=grey("test", 1), val=grey("val", 1))
     FAMILIES.register(uneven)
     check_family(uneven, DataConfig(family="grey", root="uneven"))
 
 
 def test_an_extra_may_be_a_validation_set() -> None:
-    extra = family(measured={"extras": {"val": Grey("e", 4)}})
+    extra = family(measured={"extras": {"val": grey("e", 4)}})
     FAMILIES.register(extra)
     check_family(extra, DataConfig(family="grey", root="extra"))
 

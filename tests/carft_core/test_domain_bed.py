@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_core.data import FAMILIES, FamilyData, Transform, domainbed, prepare, splits
+from carft_core.data import FAMILIES, FamilyData, Transform, domainbed, open_data, splits
 from carft_core.data.base import DataConfig
 from carft_core.data.domainbed import SETS, classes_of, names_of
 from carft_core.data.folders import Manifest
@@ -29,7 +29,7 @@ IMAGES = 50
 
 def opened(place: Path, test: str = "sketch", **more: Any) -> FamilyData:
     fields = {"family": "pacs", "root": str(place), "test_domain": test, "val_fraction": 0.2}
-    return prepare(DataConfig.model_validate(fields | more))
+    return open_data(DataConfig.model_validate(fields | more))
 
 
 def theirs(root: Path, domain: str) -> list[str]:
@@ -286,7 +286,7 @@ def test_families_without_domains_hold_none_out(family: str, field: str, tmp_pat
 
 def test_only_what_has_domains_can_be_balanced() -> None:
     with pytest.raises(RequestError, match=r"data\.balanced: icon_shift has no domains"):
-        prepare(DataConfig(family="icon_shift", balanced=True))
+        open_data(DataConfig(family="icon_shift", balanced=True))
 
 
 def test_a_folder_that_the_disk_does_not_give_is_named(

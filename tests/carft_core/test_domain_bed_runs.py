@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import Family, prepare
+from carft_core.data import Family, open_data
 from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.export import export
 from carft_core.identity import identify
@@ -155,7 +155,7 @@ def test_the_export_has_a_card_without_an_id_test(
 def test_thumbnails_are_made_of_what_is_measured(
     config: Config,
 ) -> None:
-    data = prepare(config().data)
+    data = open_data(config().data)
     wanted = {f"ood/{name}": (it.ids[0],) for name, it in {**data.shifts, **data.extras}.items()}
     found = thumbnails(config(), wanted, data_digest=data.digest)
     assert [split for split, _ in found] == ["ood/sketch", "ood/sketch_out"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.clip import ImageClassifier
-from carft_core.data.base import Split
+from carft_core.data.base import Source, Split
 from carft_core.data.transforms import Transform
 from carft_core.evaluate import (
     among,
@@ -34,32 +34,34 @@ CPU = torch.device("cpu")
 WIDTH = 8
 
 
-class NoiseSplit(Split):
-    """Images of noise, a pure function of the index; only evaluation views."""
-
-    def __init__(
-        self,
-        labels: Sequence[int],
-        classes: tuple[int, ...] | None = None,
-        alike: Mapping[int, tuple[int, ...]] | None = None,
-    ) -> None:
-        self.labels = torch.tensor(labels, dtype=torch.int64)
-        self.ids = tuple(f"image {index}" for index in range(len(labels)))
-        self.units = tuple(f"drawing {index // 2}" for index in range(len(labels)))
-        self.classes, self.alike = classes, alike or {}
+class Noise(Source):
+    """Images of noise, a pure function of the row; only evaluation views."""
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
+        del epoch
         assert seed is None, "an evaluation asked for training views"
-        assert epoch == 0
-        size = transform.size
+        shape = (3, transform.size, transform.size)
+        generators = [torch.Generator().manual_seed(row) for row in rows]
         return torch.stack(
-            [
-                torch.randn(3, size, size, generator=torch.Generator().manual_seed(i))
-                for i in indices
-            ]
+            [torch.randint(256, shape, dtype=torch.uint8, generator=it) for it in generators]
         )
+
+
+def noise_split(
+    labels: Sequence[int],
+    classes: tuple[int, ...] | None = None,
+    alike: Mapping[int, tuple[int, ...]] | None = None,
+) -> Split:
+    return Split(
+        ids=tuple(f"image {index}" for index in range(len(labels))),
+        units=tuple(f"drawing {index // 2}" for index in range(len(labels))),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        source=Noise(),
+        classes=classes,
+        alike=alike or {},
+    )
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def classifier() -> ImageClassifier:
     return ImageClassifier(visual, head)
 
 
-SPLIT = NoiseSplit([0, 1, 2, 3, 4, 5, 0, 1, 2])
+SPLIT = noise_split([0, 1, 2, 3, 4, 5, 0, 1, 2])
 
 
 def predicted(
@@ -104,7 +106,9 @@ def test_predictions_are_those_of_the_classifier_in_evaluation_mode(
     classifier: ImageClassifier,
 ) -> None:
     made = predicted(classifier)
-    images = SPLIT.views(range(len(SPLIT)), transform=TRANSFORM, seed=None, epoch=0)
+    images = TRANSFORM.normalise(
+        SPLIT.views(range(len(SPLIT)), transform=TRANSFORM, seed=None, epoch=0)
+    )
     classifier.eval()
     with torch.no_grad():
         expected = classifier(images)
@@ -135,8 +139,8 @@ def test_bf16_computes_the_tower_in_bf16_and_the_head_in_float32(
 def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
     classifier: ImageClassifier,
 ) -> None:
-    plain = predicted(classifier, NoiseSplit([1, 3, 4, 1]))
-    split = NoiseSplit([1, 3, 4, 1], classes=(1, 3, 4), alike={3: (3, 5), 1: (0, 1, 2)})
+    plain = predicted(classifier, noise_split([1, 3, 4, 1]))
+    split = noise_split([1, 3, 4, 1], classes=(1, 3, 4), alike={3: (3, 5), 1: (0, 1, 2)})
     made = predicted(classifier, split).logits
     assert torch.equal(made[:, 1], plain.logits[:, :3].amax(dim=1))
     assert torch.equal(made[:, 3], plain.logits[:, [3, 5]].amax(dim=1))
@@ -253,8 +257,8 @@ def test_predictions_are_ordinary_tensors_that_can_take_part_in_a_gradient(
 
 
 def test_classes_that_cannot_occur_are_never_predicted(classifier: ImageClassifier) -> None:
-    whole = predicted(classifier, NoiseSplit([1, 4, 4, 1])).logits
-    part = predicted(classifier, NoiseSplit([1, 4, 4, 1], classes=(1, 4))).logits
+    whole = predicted(classifier, noise_split([1, 4, 4, 1])).logits
+    part = predicted(classifier, noise_split([1, 4, 4, 1], classes=(1, 4))).logits
     assert torch.equal(part[:, [1, 4]], whole[:, [1, 4]])
     assert (part[:, [0, 2, 3, 5]] == -torch.inf).all()
     assert set(part.argmax(dim=1).tolist()) <= {1, 4}
@@ -262,12 +266,12 @@ def test_classes_that_cannot_occur_are_never_predicted(classifier: ImageClassifi
 
 def test_an_empty_split_is_refused(classifier: ImageClassifier) -> None:
     with pytest.raises(ValueError, match="id/test has no items"):
-        predicted(classifier, NoiseSplit([]))
+        predicted(classifier, noise_split([]))
 
 
 def test_a_label_outside_the_declared_classes_is_refused(classifier: ImageClassifier) -> None:
     with pytest.raises(ValueError, match="id/test has labels outside the classes"):
-        predicted(classifier, NoiseSplit([1, 2], classes=(1, 4)))
+        predicted(classifier, noise_split([1, 2], classes=(1, 4)))
 
 
 # split_metrics and summary

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from carft_core import identity
 from carft_core.config import TrialConfig
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.identity import digest_of, evaluation_digest, identify
 from carft_core.run import RunFolder, finish, is_complete
 from carft_core.train import train
@@ -87,7 +87,7 @@ def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config) -> Non
     assert toy_config().for_seed(3) == toy_config()
     assert identify(follows, 3) == identify(follows.for_seed(3), 3)
     with pytest.raises(ValueError, match="see for_seed"):
-        prepare(follows.data)
+        open_data(follows.data)
 
 
 def test_what_trains_nothing_depends_on_a_seed_through_its_split(toy_config: Config) -> None:

@@ -2,60 +2,77 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from carft_core.data.base import Split
-from carft_core.data.loader import batches, shuffled
-from carft_core.data.transforms import Transform
+from carft_core.data.base import DataConfig, Files, Source, Split
+from carft_core.data.icon_shift import ICON_SHIFT_DEV
+from carft_core.data.loader import Loader, Passes, default_workers, shuffled
+from carft_core.data.transforms import Transform, read_plain
 from carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-class NumberedSplit(Split):
-    """A view's pixels tell the item, the seed and the epoch that it was made for."""
+@dataclass(frozen=True, eq=False)
+class Numbered(Source):
+    """A view's pixels tell the item, the seed (255 for none) and the pass that it was made for."""
 
-    def __init__(self, count: int, broken: int | None = None) -> None:
-        self.ids = self.units = tuple(f"item {index}" for index in range(count))
-        self.labels = torch.arange(count) % 3
-        self.broken = broken
-        self.calls: list[int] = []
+    broken: int | None = None
+    calls: list[int] = field(default_factory=list)
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        self.calls.append(len(indices))
-        if self.broken in indices:
+        self.calls.append(len(rows))
+        if self.broken in rows:
             raise RequestError(f"item {self.broken} is broken")
-        values = torch.tensor([[i, -1 if seed is None else seed, epoch] for i in indices]).float()
+        told = 255 if seed is None else seed % 255
+        values = torch.tensor([[row, told, epoch] for row in rows]).byte()
         return values[:, :, None, None].expand(-1, -1, transform.size, transform.size)
+
+
+def numbered(count: int, broken: int | None = None) -> Split:
+    ids = tuple(f"item {index}" for index in range(count))
+    return Split(ids=ids, labels=torch.arange(count) % 3, source=Numbered(broken))
+
+
+def loader_of(
+    split: Split, *, seed: int | None = None, batch_size: int = 4, workers: int = 0
+) -> Loader:
+    plan = Passes(len(split), batch_size, seed)
+    return Loader(split, transform=TRANSFORM, plan=plan, seed=seed, workers=workers)
+
+
+def a_pass(count: int, number: int = 1, batch_size: int = 4) -> range:
+    per_pass = -(-count // batch_size)
+    return range((number - 1) * per_pass, number * per_pass)
 
 
 def loaded(
     split: Split, *, seed: int | None = None, epoch: int = 1, batch_size: int = 4, workers: int = 0
-) -> list[tuple[list[float], list[int], list[int]]]:
-    return [
-        (images[:, 0, 0, 0].tolist(), labels.tolist(), indices.tolist())
-        for images, labels, indices in batches(
-            split,
-            batch_size=batch_size,
-            transform=TRANSFORM,
-            seed=seed,
-            epoch=epoch,
-            workers=workers,
-        )
-    ]
+) -> list[tuple[list[int], list[int], list[int]]]:
+    """One pass."""
+    with loader_of(split, seed=seed, batch_size=batch_size, workers=workers) as loader:
+        return [
+            (batch.images[:, 0, 0, 0].tolist(), batch.labels.tolist(), batch.index.tolist())
+            for batch in loader.steps(a_pass(len(split), epoch, batch_size))
+        ]
 
 
 def test_evaluation_goes_through_the_split_in_order_and_drops_nothing() -> None:
-    assert loaded(NumberedSplit(6)) == [
+    assert loaded(numbered(6)) == [
         ([0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 2, 3]),
         ([4, 5], [1, 2], [4, 5]),
     ]
@@ -70,7 +87,7 @@ def test_evaluation_goes_through_the_split_in_order_and_drops_nothing() -> None:
 def test_every_item_comes_once_an_epoch_with_its_own_label_and_view(
     count: int, batch_size: int, seed: int | None
 ) -> None:
-    split = NumberedSplit(count)
+    split = numbered(count)
     seen = loaded(split, seed=seed, batch_size=batch_size)
     indices = [index for _, _, part in seen for index in part]
     assert sorted(indices) == list(range(count))
@@ -81,24 +98,36 @@ def test_every_item_comes_once_an_epoch_with_its_own_label_and_view(
 
 
 def test_a_batch_is_one_call_of_the_split() -> None:
-    split = NumberedSplit(10)
+    split = numbered(10)
     loaded(split, seed=3)
-    assert split.calls == [4, 4, 2]
+    assert isinstance(split.source, Numbered)
+    assert split.source.calls == [4, 4, 2]
 
 
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("workers", [1, 2, 9])
 def test_workers_change_nothing(seed: int | None, workers: int) -> None:
-    split = NumberedSplit(11)
+    split = numbered(11)
     assert loaded(split, seed=seed, workers=workers) == loaded(split, seed=seed)
 
 
-def test_views_are_asked_for_by_seed_and_epoch() -> None:
-    images, _, _ = next(
-        batches(NumberedSplit(3), batch_size=3, transform=TRANSFORM, seed=7, epoch=5)
-    )
-    assert images[:, 1].unique().tolist() == [7.0]
-    assert images[:, 2].unique().tolist() == [5.0]
+def test_views_are_asked_for_by_seed_and_pass() -> None:
+    (batch,) = loader_of(numbered(3), seed=7).steps(range(4, 5))
+    assert batch.images[:, 1].unique().tolist() == [7]
+    assert batch.images[:, 2].unique().tolist() == [5]
+    assert batch.images.dtype == torch.uint8
+
+
+def test_a_pass_has_the_order_of_its_number() -> None:
+    for number in (1, 2, 5):
+        items = [item for _, _, rows in loaded(numbered(11), seed=3, epoch=number) for item in rows]
+        assert items == shuffled(11, seed=3, epoch=number).tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_part_of_a_split_has_the_views_of_the_whole(workers: int) -> None:
+    part = numbered(9).subset([7, 2, 5])
+    assert loaded(part, workers=workers) == [([7, 2, 5], [1, 2, 2], [0, 1, 2])]
 
 
 def test_the_order_differs_between_seeds_and_epochs_and_not_between_calls() -> None:
@@ -128,86 +157,103 @@ def test_each_place_gets_each_item_about_as_often() -> None:
     assert (counts - 200).abs().max() < 63
 
 
-@pytest.mark.parametrize("seed", [None, 4])
-def test_only_the_items_at_the_given_indices_come(seed: int | None) -> None:
-    seen = [
-        part.tolist()
-        for _, _, part in batches(
-            NumberedSplit(9),
-            batch_size=2,
-            transform=TRANSFORM,
-            seed=seed,
-            epoch=1,
-            indices=[7, 2, 5],
-        )
-    ]
-    if seed is None:
-        assert seen == [[7, 2], [5]]
-    assert sorted(index for part in seen for index in part) == [2, 5, 7]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_random_state_is_neither_used_nor_touched(workers: int) -> None:
     torch.manual_seed(1)
-    first = loaded(NumberedSplit(9), seed=2, workers=workers)
+    first = loaded(numbered(9), seed=2, workers=workers)
     after = torch.get_rng_state()
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), after)
     torch.manual_seed(999)
-    assert loaded(NumberedSplit(9), seed=2, workers=workers) == first
+    assert loaded(numbered(9), seed=2, workers=workers) == first
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_told_in_its_own_words(workers: int) -> None:
     with pytest.raises(RequestError) as caught:
-        loaded(NumberedSplit(9, broken=6), workers=workers)
+        loaded(numbered(9, broken=6), workers=workers)
     assert str(caught.value) == "item 6 is broken"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_before_a_broken_image_still_come(workers: int) -> None:
-    stream = batches(
-        NumberedSplit(9, broken=6),
-        batch_size=3,
-        transform=TRANSFORM,
-        seed=None,
-        epoch=0,
-        workers=workers,
-    )
-    assert next(stream)[2].tolist() == [0, 1, 2]
-    assert next(stream)[2].tolist() == [3, 4, 5]
-    with pytest.raises(RequestError):
-        next(stream)
+    with loader_of(numbered(9, broken=6), batch_size=3, workers=workers) as loader:
+        stream = loader.steps(range(3))
+        assert next(stream).index.tolist() == [0, 1, 2]
+        assert next(stream).index.tolist() == [3, 4, 5]
+        with pytest.raises(RequestError):
+            next(stream)
 
 
 def test_workers_end_with_the_error_even_while_it_is_still_being_told() -> None:
     with pytest.raises(RequestError) as told:
-        loaded(NumberedSplit(9, broken=0), workers=2)
+        loaded(numbered(9, broken=0), workers=2)
     assert told.traceback
     assert not multiprocessing.active_children()
 
 
-def test_workers_end_when_nobody_wants_more_batches() -> None:
-    stream = batches(
-        NumberedSplit(9), batch_size=2, transform=TRANSFORM, seed=None, epoch=0, workers=2
-    )
+def test_workers_serve_all_steps_until_they_are_ended() -> None:
+    loader = loader_of(numbered(9), batch_size=2, workers=2)
+    assert not multiprocessing.active_children()
+    next(loader.steps(range(5)))  # and the rest is not wanted
+    workers = {process.pid for process in multiprocessing.active_children()}
+    assert len(workers) == 2
+    assert [batch.index.tolist() for batch in loader.steps(range(3, 6))] == [[6, 7], [8], [0, 1]]
+    assert {process.pid for process in multiprocessing.active_children()} == workers
+    stream = loader.steps(range(5))
     next(stream)
-    assert len(multiprocessing.active_children()) == 2
-    stream.close()  # type: ignore[attr-defined]
+    loader.close()
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_asking_for_pinned_memory_is_harmless_without_cuda(workers: int) -> None:
-    stream = batches(
-        NumberedSplit(2),
-        batch_size=2,
-        transform=TRANSFORM,
-        seed=None,
-        epoch=0,
-        workers=workers,
-        pin_memory=True,
+    split = numbered(2)
+    plan = Passes(2, 2)
+    with Loader(
+        split, transform=TRANSFORM, plan=plan, seed=None, workers=workers, pin_memory=True
+    ) as loader:
+        (batch,) = loader.steps(range(1))
+        pinned = torch.cuda.is_available()
+        assert batch.images.is_pinned() == batch.labels.is_pinned() == pinned
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_load_the_same(
+    method: str,
+) -> None:
+    train = ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev")).train.subset(range(5, 17))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        with loader_of(train, seed=1, workers=1) as loader:
+            ours = list(loader.steps(range(3)))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    for one, other in zip(ours, loader_of(train, seed=1).steps(range(3)), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.index, other.index)
+
+
+def test_workers_are_sent_no_objects_by_the_row() -> None:
+    """A million Python strings would be pickled for, or copied into, each worker."""
+    names = [f"{number}.png" for number in range(50_000)]
+    split = Split(
+        ids=tuple(f"train/{name}" for name in names),
+        labels=torch.zeros(len(names), dtype=torch.int64),
+        source=Files(Path("/images"), pa.array(names), read_plain),
     )
-    images, labels, _ = next(stream)
-    assert images.is_pinned() == labels.is_pinned() == torch.cuda.is_available()
-    stream.close()  # type: ignore[attr-defined]
+    sent = loader_of(split.subset(range(0, 50_000, 2)), seed=0)._views
+    things: list[object] = []
+
+    class Watched(pickle.Pickler):
+        def persistent_id(self, thing: object) -> None:
+            things.append(thing)
+
+    Watched(io.BytesIO()).dump(sent)
+    assert len(things) < 200
+
+
+def test_a_gpu_gets_all_cores_but_one_and_a_cpu_keeps_its_own() -> None:
+    assert [default_workers("cuda", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
+    assert default_workers("cpu", 8) == 0

@@ -69,7 +69,9 @@ def test_contexts_are_the_softmax_over_the_templates(
     bench = open_bench(toy_config())
     classifier = bench.teacher.new_classifier()
     classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
-    image = bench.data.id_test.views([0], transform=bench.transform, seed=None, epoch=0)
+    image = bench.transform.normalise(
+        bench.data.id_test.views([0], transform=bench.transform, seed=None, epoch=0)
+    )
     with torch.no_grad():
         features = classifier.eval().features(image)
         expected = bench.teacher.context_log_probs(features).exp()[0]

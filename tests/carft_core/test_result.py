@@ -107,7 +107,9 @@ def test_the_zero_shot_row_is_that_of_a_classifier_run_by_hand(
     assert result is not None
     bench = open_bench(config)
     test = bench.data.id_test
-    images = test.views(range(len(test)), transform=bench.transform, seed=None, epoch=0)
+    images = bench.transform.normalise(
+        test.views(range(len(test)), transform=bench.transform, seed=None, epoch=0)
+    )
     with torch.no_grad():
         right = (bench.teacher.classifier(images).argmax(dim=1) == test.labels).double().mean()
     assert result.metrics["id/test/top1"] == pytest.approx(float(right))

@@ -95,7 +95,9 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
     state = {name: value for name, value in weights.items() if name.startswith("visual.")}
     classifier.load_state_dict(state, strict=False)
     test = bench.data.id_test
-    images = test.views(range(len(test)), transform=bench.transform, seed=None, epoch=0)
+    images = bench.transform.normalise(
+        test.views(range(len(test)), transform=bench.transform, seed=None, epoch=0)
+    )
     with torch.inference_mode():
         logits = classifier(images)
     right = (logits.argmax(dim=1) == test.labels).double().mean()

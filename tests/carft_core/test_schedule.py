@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from carft_core.config import trial_config
-from carft_core.data import Split
+from carft_core.data import Source, Split
 from carft_core.errors import InvalidConfig
 from carft_core.optim import Schedule, schedule_of
 
-
-class Listed(Split):
-    """Ten items of two groups."""
-
-    ids = units = tuple("abcdefghij")
-    labels = torch.zeros(10, dtype=torch.int64)
-    groups = ("one",) * 7 + ("two",) * 3
-
-    def views(self, *_: Any, **__: Any) -> Any:
-        """Nobody looks."""
-        raise AssertionError
+TRAIN = Split(
+    ids=tuple("abcdefghij"),
+    labels=torch.zeros(10, dtype=torch.int64),
+    source=Source(),
+    groups=("one",) * 7 + ("two",) * 3,
+)
 
 
 def schedule(*, balanced: bool = False, **optim: int) -> Schedule:
     data = {"family": "icon_shift", "balanced": balanced}
     config = trial_config({"data": data, "algorithm": "fine_tune", "optim": optim})
-    return schedule_of(config.optim, Listed(), balanced=config.data.balanced)
+    return schedule_of(config.optim, TRAIN, balanced=config.data.balanced)
 
 
 def test_an_epoch_is_a_pass() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from carft_core.data import prepare
-from carft_core.data.base import DataConfig, FamilyData, Split, Subset
+from carft_core.data import open_data
+from carft_core.data.base import DataConfig, FamilyData, Source, Split
 from carft_core.data.splits import carve, take_fraction
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
@@ -21,29 +23,35 @@ from carft_core.errors import RequestError
 TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-class UnitSplit(Split):
-    """Items of given units and labels; a view's pixel is the item's place in this split."""
-
-    def __init__(self, units: Sequence[str], labels: Sequence[int]) -> None:
-        self.ids = tuple(f"{unit}#{index}" for index, unit in enumerate(units))
-        self.units = tuple(units)
-        self.labels = torch.tensor(labels, dtype=torch.int64)
+class Places(Source):
+    """A view's pixel is the item's place in the whole split."""
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
         del transform, seed, epoch
-        return torch.tensor(indices).float().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+        return torch.tensor(rows).byte().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
 
 
-def unit_split(units_per_class: Sequence[int], views: int = 1) -> UnitSplit:
+def split_of(units: Sequence[str], labels: Sequence[int], **fields: Any) -> Split:
+    """Items of given units and labels."""
+    return Split(
+        ids=tuple(f"{unit}#{index}" for index, unit in enumerate(units)),
+        units=tuple(units),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        source=Places(),
+        **fields,
+    )
+
+
+def unit_split(units_per_class: Sequence[int], views: int = 1) -> Split:
     named = [
         (f"{label}/{unit}", label)
         for _ in range(views)
         for label, count in enumerate(units_per_class)
         for unit in range(count)
     ]
-    return UnitSplit([unit for unit, _ in named], [label for _, label in named])
+    return split_of([unit for unit, _ in named], [label for _, label in named])
 
 
 def units_per_class(split: Split) -> dict[int, int]:
@@ -112,7 +120,7 @@ def test_what_is_carved_depends_on_names_not_on_the_order_of_the_items(
     whole = unit_split([6, 9])
     order = list(range(15))
     random.shuffle(order)  # type: ignore[attr-defined]
-    mixed = UnitSplit([whole.units[i] for i in order], whole.labels[order].tolist())
+    mixed = split_of([whole.units[i] for i in order], whole.labels[order].tolist())
     first, second = (carve(split, val_fraction=0.3, split_seed=seed)[1] for split in (whole, mixed))
     assert set(first.units) == set(second.units)
 
@@ -152,7 +160,7 @@ def test_a_long_list_of_such_classes_is_cut_short() -> None:
 
 def test_a_unit_of_several_classes_is_refused() -> None:
     with pytest.raises(RequestError, match="unit 'a' holds images of several classes"):
-        take_fraction(UnitSplit(["a", "a", "b"], [0, 1, 1]), 0.5, 0)
+        take_fraction(split_of(["a", "a", "b"], [0, 1, 1]), 0.5, 0)
 
 
 def test_the_whole_fraction_is_the_split_itself() -> None:
@@ -161,15 +169,18 @@ def test_the_whole_fraction_is_the_split_itself() -> None:
 
 
 def test_a_subset_shows_the_items_of_the_whole_under_new_indices() -> None:
-    whole = unit_split([3, 3])
-    whole.classes = (0, 1)
-    inner = Subset(Subset(whole, [5, 3, 1]), [2, 0])
+    whole = replace(unit_split([3, 3]), classes=(0, 1), groups=tuple("aabbcc"))
+    inner = whole.subset([5, 3, 1]).subset([2, 0])
+    assert inner.whole is whole
+    assert inner.groups == ("a", "c")
+    assert inner.domains is not None
+    assert inner.domains.tolist() == [0, 1]
     assert inner.ids == (whole.ids[1], whole.ids[5])
     assert inner.units == (whole.units[1], whole.units[5])
     assert inner.labels.tolist() == [0, 1]
     assert inner.classes == (0, 1)
     views = inner.views([1, 0], transform=TRANSFORM, seed=None, epoch=0)
-    assert views[:, 0, 0, 0].tolist() == [5.0, 1.0]
+    assert views[:, 0, 0, 0].tolist() == [5, 1]
 
 
 @pytest.fixture
@@ -187,14 +198,14 @@ def config(root: Path | str, **fields: object) -> DataConfig:
 
 
 def test_prepare_carves_val_and_takes_the_fraction_of_what_is_left(root: Path) -> None:
-    data = prepare(config(root, val_fraction=0.2, train_fraction=0.5))
+    data = open_data(config(root, val_fraction=0.2, train_fraction=0.5))
     assert data.val is not None
     assert (len(data.train), len(data.val), len(data.id_test)) == (8, 4, 2)
     assert not set(data.train.ids) & set(data.val.ids)
 
 
 def test_val_is_the_same_for_every_fraction_of_train(root: Path) -> None:
-    few, many = (prepare(config(root, train_fraction=fraction)) for fraction in (0.2, 1.0))
+    few, many = (open_data(config(root, train_fraction=fraction)) for fraction in (0.2, 1.0))
     assert few.val is not None
     assert many.val is not None
     assert few.val.ids == many.val.ids
@@ -205,35 +216,35 @@ def test_an_official_val_split_is_kept(root: Path) -> None:
     for name in ("cat", "dog"):
         (root / "val" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(root / "val" / name / "one.png")
-    data = prepare(config(root))
+    data = open_data(config(root))
     assert data.val is not None
     assert data.val.ids == ("val/cat/one.png", "val/dog/one.png")
     assert len(data.train) == 20
 
 
 def test_a_process_prepares_the_same_data_once(root: Path) -> None:
-    assert prepare(config(root)) is prepare(config(root))
-    assert prepare(config(root)) is not prepare(config(root, split_seed=1))
+    assert open_data(config(root)) is open_data(config(root))
+    assert open_data(config(root)) is not open_data(config(root, split_seed=1))
 
 
 def test_a_relative_root_is_read_from_where_the_process_stands(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.chdir(root.parent)
-    assert len(prepare(config(root.name)).train) == 18
+    assert len(open_data(config(root.name)).train) == 18
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(RequestError, match="does not exist"):
-        prepare(config(root.name))
+        open_data(config(root.name))
 
 
 def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
     for name in ("c-fog-1", "c-fog-2", "c-snow-1", "r"):
         (root / "shifts" / name / "cat").mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(root / "shifts" / name / "cat" / "1.png")
-    everything = prepare(config(root))
+    everything = open_data(config(root))
 
     def chosen(*names: str) -> FamilyData:
-        return prepare(config(root).model_copy(update={"shifts": names}))
+        return open_data(config(root).model_copy(update={"shifts": names}))
 
     assert list(chosen("r", "c-fog").shifts) == ["r", "c-fog-1", "c-fog-2"]
     assert list(chosen("c", "r", "c-fog-1").shifts) == ["c-fog-1", "c-fog-2", "c-snow-1", "r"]
@@ -247,4 +258,4 @@ def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
 
 def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(RequestError, match="did you mean 'image_folder'"):
-        prepare(DataConfig(family="image_folders"))
+        open_data(DataConfig(family="image_folders"))

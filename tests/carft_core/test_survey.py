@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Split, Transform
+from carft_core.data import FAMILIES, DataFolder, Family, FamilyData, Source, Split
 from carft_core.data.base import DataConfig
 from carft_core.data.folders import data_root, find_folders
 from carft_core.data.survey import Survey, survey
 from carft_core.errors import RequestError
 
 
-class Names(Split):
+def names_in(folder: Path) -> Split:
     """A split of a folder of empty files `<label>_<number>`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ids = self.units = tuple(sorted(file.name for file in folder.iterdir()))
-        self.labels = torch.tensor([int(name[0]) for name in self.ids])
-
-    def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        raise NotImplementedError
+    ids = tuple(sorted(file.name for file in folder.iterdir()))
+    return Split(ids=ids, labels=torch.tensor([int(name[0]) for name in ids]), source=Source())
 
 
 FOLDERS = {
@@ -46,7 +37,7 @@ def open_mine(config: DataConfig) -> FamilyData:
     ]
     wanted = {name: FOLDERS[name] for name in ("train", "test", *asked)}
     places = find_folders(data_root(config, FOLDERS), wanted)
-    splits = {name: Names(place) for name, place in places.items()}
+    splits = {name: names_in(place) for name, place in places.items()}
     train, test = splits.pop("train"), splits.pop("test")
     return FamilyData(("zero", "one"), train, None, test, splits, "d" * 64)
 

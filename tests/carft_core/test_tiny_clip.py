@@ -78,7 +78,9 @@ def _top1(model: open_clip.CLIP, split: Split, class_names: tuple[str, ...]) -> 
         for name in class_names
     ]
     transform = Transform(32, tuple(model.visual.image_mean), tuple(model.visual.image_std))
-    views = split.views(range(len(split)), transform=transform, seed=None, epoch=0)
+    views = transform.normalise(
+        split.views(range(len(split)), transform=transform, seed=None, epoch=0)
+    )
     predicted = (model.encode_image(views, normalize=True) @ torch.stack(rows).T).argmax(dim=1)
     return float((predicted == split.labels).float().mean())
 

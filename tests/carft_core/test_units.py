@@ -70,6 +70,8 @@ def test_another_tasks_head_sees_the_classifiers_own_features(bench: Bench) -> N
     *_, unit = units_of(bench, [other])
     predicted = unit.predict(classifier, bench, batch_size=5, workers=0)["retention/dark"]
     torch.testing.assert_close(predicted.logits, other.head(predicted.features))
-    images = other.test.views(range(len(other.test)), transform=bench.transform, seed=None, epoch=0)
+    images = bench.transform.normalise(
+        other.test.views(range(len(other.test)), transform=bench.transform, seed=None, epoch=0)
+    )
     with torch.no_grad():
         torch.testing.assert_close(predicted.features, classifier.eval().features(images))

@@ -238,7 +238,9 @@ def test_open_clip_alone_says_of_every_view_of_icon_shift_what_the_run_said(
     bench = open_bench(config)
     splits = bench.evaluated_splits()
     views = {
-        name: split.views(range(len(split)), transform=bench.transform, seed=None, epoch=0)
+        name: bench.transform.normalise(
+            split.views(range(len(split)), transform=bench.transform, seed=None, epoch=0)
+        )
         for name, split in splits.items()
     }
     save_file(views, tmp_path / "views.safetensors")

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
 from carft_core.data.base import DataConfig
-from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform
+from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
 from carft_core.prompts import TemplateSet
 from carft_core.teacher import Teacher
 from carft_core.prompts import register_templates
@@ -54,34 +55,41 @@ class Pulled(Algorithm):
         return {"ce": Term(loss), "distance": Term(torch.stack(distances).sum(), self.pull)}
 
 
-class Squares(Split):
-    def __init__(self, name: str, count: int, brightness: float) -> None:
-        self.labels = torch.arange(3).repeat(count)
-        self.ids = self.units = tuple(f"{name}/{index}" for index in range(len(self.labels)))
-        self.brightness = brightness
+@dataclass(frozen=True)
+class Squares(Source):
+    name: str
+    brightness: float
 
     def views(
-        self, indices: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
+        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        views = [self.view(index, transform.size, f"{seed}/{epoch}") for index in indices]
-        return transform.normalise(torch.stack(views))
+        key = "fixed" if seed is None else f"{seed}/{epoch}"
+        return torch.stack([self.view(row, transform.size, key) for row in rows])
 
-    def view(self, index: int, size: int, key: str) -> Tensor:
-        key = "fixed" if key.startswith("None") else key
-        number = int(hashlib.sha256(f"{key}/{self.ids[index]}".encode()).hexdigest()[:8], 16)
-        noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(number)) / 8
-        colour = torch.tensor(COLOURS[int(self.labels[index])]).view(3, 1, 1)
-        return (self.brightness * colour + noise).clamp(0, 1)
+    def view(self, row: int, size: int, key: str) -> Tensor:
+        digest = hashlib.sha256(f"{key}/{self.name}/{row}".encode()).hexdigest()
+        generator = torch.Generator().manual_seed(int(digest[:8], 16))
+        noise = torch.randn(3, size, size, generator=generator) / 8
+        colour = torch.tensor(COLOURS[row % 3]).view(3, 1, 1)
+        return ((self.brightness * colour + noise).clamp(0, 1) * 255).byte()
+
+
+def squares(name: str, count: int, brightness: float) -> Split:
+    return Split(
+        ids=tuple(f"{name}/{row}" for row in range(3 * count)),
+        labels=torch.arange(3).repeat(count),
+        source=Squares(name, brightness),
+    )
 
 
 def open_squares(config: DataConfig) -> FamilyData:
     del config
     return FamilyData(
         class_names=("red square", "green square", "blue square"),
-        train=Squares("train", 8, 0.9),
+        train=squares("train", 8, 0.9),
         val=None,
-        test=Squares("test", 3, 0.9),
-        shifts={"dark": Squares("dark", 3, 0.3)},
+        test=squares("test", 3, 0.9),
+        shifts={"dark": squares("dark", 3, 0.3)},
         digest=hashlib.sha256(b"squares/1").hexdigest(),
     )
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.data import FAMILIES, prepare
+from carft_core.data import FAMILIES, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.domainbed import SETS
 from carft_core.data.downstream_tasks import TASKS
@@ -103,7 +103,7 @@ def test_the_shipped_families_look_different_for_each_seed_and_epoch(opened: Ope
 
 
 def test_a_fraction_of_a_shipped_family_is_less_of_it(opened: Opened) -> None:
-    less = prepare(opened.config.model_copy(update={"train_fraction": 0.5}))
+    less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
     assert len(less.train) < len(opened.data.train)
     assert set(less.train.ids) < set(opened.data.train.ids)
 

@@ -21,6 +21,7 @@ BANNED_NAMES = re.compile(
     r"(utils?|helpers?|common|misc|manager)\.py$|_(utils?|helpers?|manager)\.py$"
 )
 
+
 def breaches(rule: Callable[[Path, ast.Module], Any]) -> dict[str, Any]:
     """Each source file to what the rule finds in it, where it finds something.
 

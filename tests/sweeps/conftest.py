@@ -137,7 +137,7 @@ def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
     monkeypatch.setattr("sweeps.plan.identify", toy_core.toy_identity)
     for module in ("sweeps.plan", "sweeps.tracked"):
-        monkeypatch.setattr(f"{module}.prepare", _one_shift)
+        monkeypatch.setattr(f"{module}.open_data", _one_shift)
     monkeypatch.setattr("sweeps.plan.check_measured", lambda *_: None)  # of a real family's splits
     # Pictures take longer than all the rest; test_tracked.py looks at one.
     for module in ("sweeps.tracked", "sweeps.session"):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from carft_core.config import TrialConfig
-from carft_core.data import FamilyData, Split, prepare
+from carft_core.data import FamilyData, Split, open_data
 from carft_core.evaluate import split_metrics
 from carft_core.evaluate import summary as flat
 from carft_core.predictions import Predictions, write_predictions
@@ -117,7 +117,7 @@ def _write(home: Home, tasks: Sequence[Task]) -> float:
 
 def _run(home: Home, task: Task) -> float:
     folder, config = home.runs / task.digest, task.config
-    data = prepare(config.data)
+    data = open_data(config.data)
     parts = {"digest": task.digest, "identity": dict(task.identity.parts)}
     _json(folder / "config.json", {**parts, "seed": task.seed, "config": config.as_dict()})
     ended = BEGAN + 60

@@ -65,7 +65,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
     """A home with both sweeps: trials that are complete, pruned, failed, and one running."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweeps.plan.identify", toy_identity)
-        patch.setattr("sweeps.tracked.prepare", _one_shift)
+        patch.setattr("sweeps.tracked.open_data", _one_shift)
         for module in ("sweeps.tracked", "sweeps.session"):
             patch.setattr(f"{module}.plot", _blank)
         toy = ToySweep(tmp_path_factory.mktemp("toy"), patch)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import prepare
+from carft_core.data import open_data
 from carft_core.errors import RequestError
 from sweeps.cli import main
 from sweeps.measurable import check_measured
@@ -22,7 +22,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def told(name: str, config: TrialConfig) -> str:
     try:
-        check_measured(name, config, prepare(config.data))
+        check_measured(name, config, open_data(config.data))
     except RequestError as error:
         return str(error)
     return ""
