@@ -53,7 +53,6 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     config = config.for_seed(seed)
     algorithm = config.algorithm
     data = prepare(config.data)
-    device = resolve_device(config.device)
     parts: dict[str, Any] = {
         "model": weights_digest(config.model.name, config.model.pretrained, cache=cache),
         "data": {
@@ -66,8 +65,7 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
             "contexts": context_set(config.prompts.contexts, config.data).digest,
         },
         "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
-        "device": device.type,
-        "precision": resolve_precision(config.precision, device),
+        **_computing(config),
         "revision": TRAINING_REVISION,
         **_present(own_code=own_code_of(config)),
     }
@@ -79,6 +77,16 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
         parts |= _present(balanced=config.data.balanced)
     return Identity(digest_of(parts), parts)
+
+
+def _computing(config: TrialConfig) -> dict[str, str]:
+    """What a run computes on and how: what its config says, whatever this machine has. `auto`,
+    where no driver has resolved it, is what this machine has.
+    """
+    if "auto" not in (config.device, config.precision):
+        return {"device": config.device.partition(":")[0], "precision": config.precision}
+    device = resolve_device(config.device)
+    return {"device": device.type, "precision": resolve_precision(config.precision, device)}
 
 
 def _present(**fields: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,7 +145,15 @@ class RunFolder:
         return self.path / "evaluations" / label / "predictions.parquet"
 
     def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
-        """Write what this folder's run is. Raises RequestError when it is another's."""
+        """Write what this folder's run is. Raises RequestError when it is another's, or is named
+        by the digest of another one.
+        """
+        name, digest = self.path.name, identity.digest
+        if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
+            raise RequestError(
+                f"{self.path} is the folder of run {name[:12]}, but here the run would be "
+                f"{digest[:12]}: model, data, code, device or precision differ from its name"
+            )
         file = self.path / "config.json"
         known = read_json(file)
         if known is None:
