@@ -45,7 +45,7 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
     """The identity of one run: whatever decides its weights, and nothing else.
 
     `data.root`, `data.shifts`, `merges`, `eval`, `keep` and `workers` are outside; so is
-    `optim.micro_batch`, unless the algorithm's loss depends on it. Inside is what an augmentation
+    `optim.micro_batch`, unless items of a batch are coupled. Inside is what an augmentation
     does, not its name, and which images training lacks, not `data.bad_files`. An algorithm that
     trains nothing has no seed, no optimiser, no augmentation and no balance, but may have the split
     of a seed. Raises RequestError when model or data cannot be opened.
@@ -70,13 +70,19 @@ def identify(config: TrialConfig, seed: int, *, cache: Path | None = None) -> Id
         **_present(own_code=own_code_of(config)),
     }
     if algorithm.trains:
-        outside = set() if algorithm.loss_depends_on_batch else {"micro_batch"}
+        outside = set() if couples_items(config) else {"micro_batch"}
         parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
         parts["seed"] = seed
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
         parts |= _present(balanced=config.data.balanced)
     return Identity(digest_of(parts), parts)
+
+
+def couples_items(config: TrialConfig) -> bool:
+    """Whether the loss of an item depends on the others of its micro-batch: in a loss that is no
+    mean over items, and where batch norms are trained."""
+    return config.algorithm.loss_depends_on_batch or config.optim.batch_norm == "train"
 
 
 def _computing(config: TrialConfig) -> dict[str, str]:
