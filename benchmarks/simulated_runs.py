@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.load_watch import Watch
 from benchmarks.slow_server import CONTROL
+from sweeps.hardware import Hardware
 from sweeps.home import Home
 from sweeps.plan import Planner, Task
 from sweeps.spec import load_spec
@@ -157,7 +158,7 @@ def _tasks(home: Path, runs: int) -> list[Task]:
         "trial": {"algorithm": {"name": "car_ft"}, "device": "cpu"},
     }
     file.write_text(json.dumps(sweep))
-    return Planner(load_spec(file)).trial(POINT, 0)
+    return Planner(load_spec(file), Hardware(1)).trial(POINT, 0)
 
 
 def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:

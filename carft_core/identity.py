@@ -54,7 +54,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     config = config.for_seed(seed)
     algorithm = config.algorithm
     data = open_data(config.data)
-    device = resolve_device(config.device)
+    computing = _computing(config)
     parts: dict[str, Any] = {
         "revision": TRAINING_REVISION,
         "model": weights_digest(config.model.name, config.model.pretrained),
@@ -65,11 +65,10 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         },
         "classes": template_set(config.prompts.classes).digest,
         "algorithm": {"name": algorithm.name, **algorithm.identity()},
-        "device": device.type,
-        "precision": resolve_precision(config.precision, device),
+        **computing,
         **_present(own_code=own_code_of(config)),
         # A CPU gives the same bits with it and without.
-        **_present(deterministic=config.deterministic and device.type != "cpu"),
+        **_present(deterministic=config.deterministic and computing["device"] != "cpu"),
     }
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
@@ -87,6 +86,16 @@ def couples_items(config: TrialConfig) -> bool:
     """Whether what an item does to the weights depends on the others of its micro-batch: in a loss
     that is no mean over images, and where batch norms are trained."""
     return config.algorithm.couples_items or config.optim.batch_norm == "train"
+
+
+def _computing(config: TrialConfig) -> dict[str, str]:
+    """What a run computes on and how: what its config says, whatever this machine has. `auto`,
+    where no driver has resolved it, is what this machine has.
+    """
+    if "auto" not in (config.device, config.precision):
+        return {"device": config.device.partition(":")[0], "precision": config.precision}
+    device = resolve_device(config.device)
+    return {"device": device.type, "precision": resolve_precision(config.precision, device)}
 
 
 def _present(**fields: Any) -> dict[str, Any]:

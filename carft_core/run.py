@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -81,7 +82,15 @@ class RunFolder:
         return RunFolder(self.path.parent / digest)
 
     def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
-        """Write what this folder's run is. Raises RequestError when it is another's."""
+        """Write what this folder's run is. Raises RequestError when it is another's, or is named
+        by the digest of another one.
+        """
+        name, digest = self.path.name, identity.digest
+        if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
+            raise RequestError(
+                f"{self.path} is the folder of run {name[:12]}, but here the run would be "
+                f"{digest[:12]}: model, data, code, device or precision differ from its name"
+            )
         file = self.path / "config.json"
         claimed = read_json(file)
         if claimed is None:

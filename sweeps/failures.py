@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from carft_core.config import TrialConfig
+from carft_core.identity import couples_items
 from sweeps.engines.base import Failure
 from sweeps.settings import Retries
 
@@ -52,7 +53,7 @@ def halved(config: TrialConfig, times: int) -> TrialConfig:
 
 def can_be_halved(config: TrialConfig) -> bool:
     """Whether smaller micro-batches are left, and leave the run what it is."""
-    if config.algorithm.loss_depends_on_batch:
+    if couples_items(config):
         return False
     return (config.optim.micro_batch or config.optim.batch_size) > 1
 

@@ -52,7 +52,10 @@ def open_ledger(
         head = f"the sweep is extended (generation {number}); its points and runs are kept"
         return Opening(_create(home, spec, number, plain), (head, *notes), carried)
     if any(is_stale(trial) for trial in newest.trials()):
-        head = f"code, model or data changed: the sweep begins anew as generation {number}"
+        head = (
+            "code, model, data or what runs compute on changed: the sweep begins anew as "
+            f"generation {number}"
+        )
         return Opening(_create(home, spec, number, plain), (head, *notes))
     if outcome == "goes on":
         newest.extend(plain)

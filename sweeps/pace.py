@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig
-from carft_core.device import resolve_device
 from carft_core.files import read_json
 from sweeps.runs import OPTIMISER_STATE, Runs
 
@@ -90,10 +89,12 @@ class Experience:
         self._told = told
 
     def of(self, config: TrialConfig) -> tuple[list[Sample], str] | None:
-        """The runs most like one, and in which way they are; None without any."""
+        """The runs most like one whose device is resolved, and in which way they are; None without
+        any.
+        """
         if self._told is not None:
             return list(self._samples), self._told
-        asked, device = config.as_dict(), resolve_device(config.device).type
+        asked, device = config.as_dict(), config.device.partition(":")[0]
         for how, key, same_device in _LIKENESS:
             found = [
                 sample
@@ -137,7 +138,7 @@ def _sample(runs: Runs, folder: Path) -> Iterator[Sample]:
     models = sum(1 for _ in folder.glob("evaluations/*/metrics.json"))
     yield Sample(
         known["config"],
-        known.get("identity", {}).get("device") or _type(known["config"]["device"]),
+        known["config"]["device"].partition(":")[0],
         Pace(statistics.median(steps), statistics.median(waits), max(0.0, end) / max(1, models)),
         *kept_bytes(folder),
     )
@@ -148,10 +149,6 @@ def kept_bytes(folder: Path) -> tuple[int, int]:
     files = [file for file in folder.rglob("*") if file.name != OPTIMISER_STATE and file.is_file()]
     weights = sum(file.stat().st_size for file in files if file.suffix == WEIGHTS)
     return sum(file.stat().st_size for file in files) - weights, weights
-
-
-def _type(device: str) -> str:
-    return resolve_device("auto").type if device == "auto" else device.partition(":")[0]
 
 
 def _age(file: Path) -> float:

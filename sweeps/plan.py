@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from carft_core.config import TrialConfig
 from carft_core.data import open_data
-from carft_core.evaluate import other_data
 from carft_core.identity import Identity, identify
+from carft_core.prepare import other_data
+from sweeps.hardware import Hardware
 from sweeps.measurable import check_measured
 from sweeps.records import NO_SEED
 from sweeps.spec import SweepSpec
@@ -24,7 +25,7 @@ class Task:
     params: Mapping[str, Any]
     """The varied fields that it has."""
     config: TrialConfig
-    """Of this run: its split is known."""
+    """Of this run: its split is known, and where and how it computes."""
     seed: int | None
     identity: Identity
     trial: int | None = None
@@ -58,11 +59,13 @@ class Planner:
     def __init__(
         self,
         spec: SweepSpec,
+        hardware: Hardware,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """`note` is told once what people should know of the data."""
-        self.spec = spec
-        self._note = note
+        """`hardware` is what a run gets, against which `auto` is resolved. `note` is told once what
+        people should know of the data, and of what that came to.
+        """
+        self.spec, self.hardware, self._note = spec, hardware, note
         self._noted: set[str] = set()
 
     def baselines(self) -> list[list[Task]]:
@@ -100,10 +103,10 @@ class Planner:
         trained = self.spec.seeds if seeds is None else seeds
         has_seeds = config.algorithm.trains or config.follows_seed
         for seed in trained if has_seeds else (None,):
-            own = config.for_seed(seed or 0)
+            own = self.hardware.resolve(config.for_seed(seed or 0))
             self._check_goals(params, own)
             identity = identify(own, seed or 0)
-            self._tell(own)
+            self._tell(own, self.hardware.notes(config))
             yield Task(role, params, own, seed, identity, number)
 
     def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
@@ -111,9 +114,9 @@ class Planner:
         for goal in self.spec.goals_at(params):
             check_measured(goal.name, config, data)
 
-    def _tell(self, config: TrialConfig) -> None:
-        opened = (open_data(config.data), *other_data(config).values())
-        for text in (text for data in opened for text in data.notes):
+    def _tell(self, config: TrialConfig, more: Iterable[str]) -> None:
+        opened = (open_data(config.data), *other_data(config.data, config.eval).values())
+        for text in (*(text for data in opened for text in data.notes), *more):
             if self._note is not None and text not in self._noted:
                 self._noted.add(text)
                 self._note(text)

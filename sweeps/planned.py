@@ -16,6 +16,7 @@ from carft_core.optim import schedule_of
 from carft_core.run import is_complete
 from sweeps.dimensions import assigned
 from sweeps.draws import quantile
+from sweeps.hardware import Hardware
 from sweeps.home import Home
 from sweeps.mirror import confirmations, view
 from sweeps.pace import Experience, usual
@@ -89,10 +90,13 @@ class Plan:
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
-def make_plan(spec: SweepSpec, home: Home) -> Plan:
-    """Look at every run that is known before the sweep runs, and at what the home has of it."""
+def make_plan(spec: SweepSpec, home: Home, hardware: Hardware) -> Plan:
+    """Look at every run that is known before the sweep runs, and at what the home has of it.
+
+    `hardware` is what a run would get.
+    """
     notes: list[str] = []
-    planner = Planner(spec, notes.append)
+    planner = Planner(spec, hardware, notes.append)
     settings = [*planner.baselines(), *_known_trials(planner, home)]
     known = sum(tasks[0].role == "trial" for tasks in settings)
     unknown = (spec.trial_count - known) * len(spec.seeds)
@@ -103,7 +107,7 @@ def make_plan(spec: SweepSpec, home: Home) -> Plan:
     confirming = [
         work
         for name in to_confirm
-        for work in _usual(spec, settings, name, len(spec.confirm_seeds))
+        for work in _usual(planner, settings, name, len(spec.confirm_seeds))
     ]
     settings += fresh
     plan = Plan(
@@ -120,7 +124,7 @@ def make_plan(spec: SweepSpec, home: Home) -> Plan:
     runs, seen = Runs(home.runs), set[str]()
     for tasks in settings:
         plan.rows.append(_row(plan, tasks, runs, seen))
-    plan.work += [*_to_come(spec, unknown), *confirming]
+    plan.work += [*_to_come(planner, unknown), *confirming]
     plan.epochs = sum(work.epochs for work in plan.work)
     return plan
 
@@ -188,13 +192,13 @@ def _known_confirmations(planner: Planner, home: Home) -> Iterator[list[Task]]:
 
 
 def _usual(
-    spec: SweepSpec, settings: Sequence[Sequence[Task]], algorithm: str, count: int
+    planner: Planner, settings: Sequence[Sequence[Task]], algorithm: str, count: int
 ) -> list[Work]:
     """So many runs at the setting of an algorithm that will be chosen, taken to be like another."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
     if config is None:
-        return list(_to_come(spec, count))
+        return list(_to_come(planner, count))
     return [_whole(config, 1 + len(merge_labels(config)))] * count
 
 
@@ -245,11 +249,12 @@ def _whole(config: TrialConfig, models: int) -> Work:
     return Work(config, schedule.steps, schedule.epochs, models)
 
 
-def _to_come(spec: SweepSpec, count: int) -> Iterator[Work]:
+def _to_come(planner: Planner, count: int) -> Iterator[Work]:
     """So many runs at points that are still to be chosen, in the middle of the space."""
+    spec = planner.spec
     for number in range(count):
         u = TYPICAL[number % len(TYPICAL)]
         params = assigned(spec.parameters, functools.partial(quantile, u=u))
-        config = spec.config_for(params).for_seed(spec.seeds[0])
+        config = planner.hardware.resolve(spec.config_for(params).for_seed(spec.seeds[0]))
         models = 1 + len(merge_labels(config))
         yield _whole(config, models) if config.algorithm.trains else Work(config, 0, 0, models)

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,28 @@ if TYPE_CHECKING:  # they import torch, which a cluster's nodes need not, to say
     from carft_core.config import TrialConfig
     from sweeps.settings import Resources
 
-QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
+QUERY = (
+    "nvidia-smi",
+    "--query-gpu=index,uuid,memory.total,compute_cap",
+    "--format=csv,noheader,nounits",
+)
 PEAK = "system/peak_memory_mb"
 _NVIDIA_SECONDS = 15.0
 _LOOKED_AT = 200
 """Earlier runs whose memory is looked at, the newest."""
 _EPSILON = 1e-9
+_BF16 = 8.0
+"""The compute capability from which on a GPU computes bf16 itself; before, it is emulated."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What is known of one GPU; None is unknown."""
+
+    memory_mb: float | None = None
+    """In MiB."""
+    bf16: bool | None = None
+    """Whether it computes bf16."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,15 @@ class Node:
     custom: Mapping[str, float] = field(default_factory=dict)
     gpu_memory_mb: tuple[float, ...] = ()
     """Of each GPU, where it is known."""
+    bf16: bool | None = None
+    """Whether each of its GPUs computes bf16; None where nobody knows."""
+
+    def with_gpus(self, gpus: Sequence[Gpu]) -> Node:
+        """The same node, with what it says of its GPUs."""
+        memory = tuple(gpu.memory_mb for gpu in gpus if gpu.memory_mb is not None)
+        facts = {gpu.bf16 for gpu in gpus}
+        bf16 = False if False in facts else True if facts == {True} else None
+        return replace(self, gpu_memory_mb=memory, bf16=bf16)
 
     def fits(self, need: Need) -> int:
         """How many such runs it holds at once."""
@@ -132,9 +157,8 @@ def peak_memory_mb(runs: Path, config: TrialConfig) -> float | None:
 
 def this_machine() -> Node:
     """What the machine of this process has, as far as the process may use it."""
-    memory = gpu_memory_mb()
-    known = tuple(amount for amount in memory if amount is not None)
-    return Node("this machine", usable_cpus(), len(memory), gpu_memory_mb=known)
+    gpus = visible_gpus()
+    return Node("this machine", usable_cpus(), len(gpus)).with_gpus(gpus)
 
 
 def usable_cpus() -> int:
@@ -144,10 +168,8 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def gpu_memory_mb(
-    environ: Mapping[str, str] | None = None, listing: str | None = None
-) -> list[float | None]:
-    """The memory in MiB of each NVIDIA GPU that `environ` makes visible; None where unknown.
+def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
+    """Each NVIDIA GPU that `environ` makes visible.
 
     `listing` is what QUERY prints; asked for when left out. Imports no torch.
     """
@@ -155,17 +177,25 @@ def gpu_memory_mb(
     rows = [
         [part.strip() for part in line.split(",")]
         for line in (_listing() if listing is None else listing).splitlines()
-        if line.count(",") == 2
+        if line.count(",") == 3
     ]
     if visible is None:
-        return [_number(memory) for _, _, memory in rows]
-    found: list[float | None] = []
+        return [_gpu(row) for row in rows]
+    gpus: list[Gpu] = []
     for name in filter(None, (part.strip() for part in visible.split(","))):
-        memory = next((m for i, uuid, m in rows if name == i or uuid.startswith(name)), None)
-        if memory is None and not name.startswith("MIG-"):
+        row = next((row for row in rows if name == row[0] or row[1].startswith(name)), None)
+        if row is not None:
+            gpus.append(_gpu(row))
+        elif name.startswith("MIG-"):
+            gpus.append(Gpu(bf16=True))  # only GPUs that compute it can be divided so
+        else:
             break  # so does CUDA: what follows one that is not there is hidden
-        found.append(None if memory is None else _number(memory))
-    return found
+    return gpus
+
+
+def _gpu(row: Sequence[str]) -> Gpu:
+    capability = _number(row[3])
+    return Gpu(_number(row[2]), None if capability is None else capability >= _BF16)
 
 
 def _listing() -> str:

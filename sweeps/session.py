@@ -102,7 +102,7 @@ def execute(
     with Claim(folder) as claim:
         claimed()
         executions.keep(folder)
-        planner = Planner(spec, progress.note)
+        planner = Planner(spec, engine.hardware, progress.note)
         opening = open_ledger(home, spec, is_stale=_Staleness(planner), fresh=fresh)
         ledger = opening.ledger
         for note in (*spec.warnings, *opening.notes):

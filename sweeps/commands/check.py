@@ -6,12 +6,14 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from carft_core.errors import RequestError
 from sweeps.arguments import overrides
 from sweeps.engines.choose import address_of, choose, is_ray
+from sweeps.hardware import Hardware, hardware_here, hardware_of
 from sweeps.home import Home, find_home
 from sweeps.imports import resolve
 from sweeps.measuring import measure, measured
@@ -42,8 +44,12 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     spec = load_spec(arguments.file, overrides(arguments), modules)
     home = find_home(arguments.home)
     home.check()
-    plan = make_plan(spec, home)
-    need, nodes = _feasible(plan, spec, arguments, home)
+    supply = _supply(spec, arguments, home)
+    need, nodes = supply.need, supply.nodes
+    plan = make_plan(spec, home, supply.hardware)
+    plan.warnings += supply.warnings
+    plan.at_once = supply.at_once
+    _check_memory(plan, supply, home)
     _estimate(plan, spec, home, measuring=arguments.measure)
     if arguments.json:
         told = {**plan.as_dict(), "need": str(need), "nodes": [str(_has(node)) for node in nodes]}
@@ -54,37 +60,53 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _feasible(
-    plan: Plan, spec: SweepSpec, arguments: argparse.Namespace, home: Home
-) -> tuple[Need, list[Node]]:
-    """What one run takes, and the machines that could give it; says how many run at once.
+@dataclass(frozen=True)
+class _Supply:
+    """What one run takes and gets, and the machines that could give it."""
 
-    Raises RequestError when none ever can, ServiceUnreachable when the cluster is silent.
+    need: Need
+    nodes: Sequence[Node]
+    hardware: Hardware
+    at_once: int = 1
+    """Runs side by side."""
+    warnings: tuple[str, ...] = ()
+
+
+def _supply(spec: SweepSpec, arguments: argparse.Namespace, home: Home) -> _Supply:
+    """Raises RequestError when no machine can ever give what one run takes, ServiceUnreachable when
+    the cluster is silent.
     """
     if not is_ray(spec, address=arguments.address):
-        choose(spec, address=arguments.address).close()  # refuses what this machine has not
-        machine = this_machine()
+        with closing(choose(spec, address=arguments.address)) as engine:  # or it is refused
+            machine, hardware = this_machine(), engine.hardware
         cpus = spec.resources.cpus or machine.cpus  # torch takes them all
-        return Need(cpus, spec.resources.gpus or 0), [machine]
+        return _Supply(Need(cpus, spec.resources.gpus or 0), [machine], hardware)
     address = address_of(arguments.address)
     # Without one only this machine: nothing is started to look.
-    nodes = [this_machine()] if address is None else _nodes(address, plan, spec, home)
+    nodes, warnings = ([this_machine()], ()) if address is None else _nodes(address, spec, home)
     need = need_of(spec.resources, nodes, spec.parallel)
     refused = refusal(need, nodes)
-    if refused is None and plan.work:
-        peak = peak_memory_mb(home.runs, plan.work[-1].config)
-        refused = too_little_memory(need, nodes, peak)
     if refused is not None:
         raise RequestError(refused)
-    plan.at_once = max(1, slots(need, nodes, spec.parallel))
-    return need, nodes
+    at_once = max(1, slots(need, nodes, spec.parallel))
+    return _Supply(need, nodes, hardware_of(need, nodes), at_once, warnings)
 
 
-def _nodes(address: str, plan: Plan, spec: SweepSpec, home: Home) -> list[Node]:
-    """Of a cluster, when those that could hold a run have told that they can serve.
+def _check_memory(plan: Plan, supply: _Supply, home: Home) -> None:
+    """Raise RequestError when a share of a GPU cannot hold a run."""
+    if plan.work:
+        peak = peak_memory_mb(home.runs, plan.work[-1].config)
+        refused = too_little_memory(supply.need, supply.nodes, peak)
+        if refused is not None:
+            raise RequestError(refused)
 
-    They are not asked while there is no home that they could share, and the plan says so.
+
+def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple[str, ...]]:
+    """Of a cluster, when those that could hold a run have told that they can serve; and warnings.
+
+    They are not asked while there is no home that they could share.
     """
+    warnings: tuple[str, ...] = ()
     from sweeps.engines.ray_cluster import Cluster
     from sweeps.engines.ray_nodes import check_nodes
 
@@ -94,14 +116,13 @@ def _nodes(address: str, plan: Plan, spec: SweepSpec, home: Home) -> list[Node]:
         need = need_of(spec.resources, list(nodes.values()), spec.parallel)
         able = {id_: node for id_, node in nodes.items() if node.fits(need)}
         if not home.path.exists():
-            plan.warnings += (
+            warnings = (
                 f"{home.path} does not exist yet, so the nodes were not asked whether they share "
                 "it; `run` asks them",
             )
         elif able:
-            memory = check_nodes(able, home.path.absolute(), imports=spec.imports)
-            nodes |= {id_: replace(able[id_], gpu_memory_mb=memory[id_]) for id_ in able}
-        return list(nodes.values())
+            nodes |= check_nodes(able, home.path.absolute(), imports=spec.imports)
+        return list(nodes.values()), warnings
     finally:
         cluster.close()
 
@@ -110,6 +131,11 @@ def _estimate(plan: Plan, spec: SweepSpec, home: Home, *, measuring: bool) -> No
     known = experience(Runs(home.runs))
     first = next((work for work in plan.work if work.trains), None)
     if measuring and first is not None:
+        if first.config.device.startswith("cuda") and not hardware_here(None, None).gpus:
+            raise RequestError(
+                "--measure trains on this machine, which has no GPU, and the runs get one; measure "
+                "on a machine like theirs"
+            )
         sample = measure(first.config, spec.seeds[0], threads=spec.resources.cpus)
         known = measured(sample)
     estimate(plan, known)

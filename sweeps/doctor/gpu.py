@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sweeps.doctor.base import Asked, Check, Finding, ok, warning, wrong
-from sweeps.resources import gpu_memory_mb
+from sweeps.resources import visible_gpus
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +23,12 @@ def _gpus(_: Asked) -> Iterator[Finding]:
             yield from _cuda(index)
     elif torch.backends.mps.is_available():
         yield ok(f"mps, torch {torch.__version__}")
-    elif gpu_memory_mb({}):
+    elif visible_gpus({}):
         built = (
             f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         )
         yield wrong(
-            f"nvidia-smi lists {len(gpu_memory_mb({}))} GPUs, but torch {torch.__version__}, "
+            f"nvidia-smi lists {len(visible_gpus({}))} GPUs, but torch {torch.__version__}, "
             f"{built}, sees none",
             "install torch's build for the driver (nvidia-smi shows its CUDA version), and look at "
             "CUDA_VISIBLE_DEVICES",

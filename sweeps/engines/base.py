@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from sweeps.hardware import Hardware
 
 POLL = 0.25
 """Seconds between two looks at the clock and at whether to stop."""
@@ -28,7 +31,7 @@ class Job:
     label: str
     """For display: `trial 3, seed 1`."""
     config: Mapping[str, Any]
-    """`TrialConfig.as_dict()`."""
+    """`TrialConfig.as_dict()`, with nothing in it left to the worker to resolve."""
     seed: int
     workdir: Path
     imports: tuple[str, ...] = ()
@@ -103,6 +106,11 @@ def one_by_one(handler: Handler, stopping: Callable[[], bool]) -> Iterator[Job]:
 
 class Engine(ABC):
     """Executes the jobs of a handler."""
+
+    @property
+    @abstractmethod
+    def hardware(self) -> Hardware:
+        """What one run gets to compute with."""
 
     @abstractmethod
     def run(self, handler: Handler) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def choose(
     not there, ServiceUnreachable when no Ray answers.
     """
     if in_process:
-        return InProcessEngine()
+        return InProcessEngine(gpus=spec.resources.gpus, cpus=spec.resources.cpus)
     if not is_ray(spec, address=address):
         return _local(spec)
     return _ray(spec, address_of(address), home)
@@ -101,7 +100,7 @@ def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
     except BaseException:
         cluster.close()
         raise
-    return RayEngine(cluster, need, parallel=spec.parallel, timeout=spec.timeout)
+    return RayEngine(cluster, need, supply=supply, parallel=spec.parallel, timeout=spec.timeout)
 
 
 def _supply(cluster: Cluster, spec: SweepSpec, home: Path | None) -> list[Node]:
@@ -112,8 +111,7 @@ def _supply(cluster: Cluster, spec: SweepSpec, home: Path | None) -> list[Node]:
         return list(able.values())
     from sweeps.engines.ray_nodes import check_nodes
 
-    memory = check_nodes(able, home.absolute(), imports=spec.imports)
-    return [replace(node, gpu_memory_mb=memory[id_]) for id_, node in able.items()]
+    return list(check_nodes(able, home.absolute(), imports=spec.imports).values())
 
 
 def _need(spec: SweepSpec, supply: Sequence[Node], home: Path | None) -> Need:

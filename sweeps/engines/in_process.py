@@ -9,6 +9,7 @@ from typing import Any
 from sweeps.engines.base import Decision, Engine, Failure, Handler, Job, one_by_one
 from sweeps.engines.supervision import NODE, plain
 from sweeps.engines.training import CORE, failure_class, one_line, run_entry
+from sweeps.hardware import Hardware, hardware_here
 
 
 class Interrupted(BaseException):
@@ -18,10 +19,19 @@ class Interrupted(BaseException):
 class InProcessEngine(Engine):
     """What a run prints stays on the terminal, and `breakpoint()` in it works."""
 
-    def __init__(self, entry: str = CORE) -> None:
+    def __init__(
+        self, entry: str = CORE, *, gpus: float | None = None, cpus: int | None = None
+    ) -> None:
+        """`gpus` 0: runs leave the machine's alone."""
         self._entry = entry
+        self._gpus, self._cpus = gpus, cpus
         self._stopping = False
         self._running = False
+
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine."""
+        return hardware_here(self._gpus, self._cpus)
 
     def run(self, handler: Handler) -> None:
         """See Engine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sweeps.engines.base import POLL, Decision, Engine, Handler, Job, one_by_one
 from sweeps.engines.supervision import ENDS, SILENCE, Supervisor, environ_for, plain, tell
 from sweeps.engines.training import CORE
+from sweeps.hardware import Hardware, hardware_here
 
 
 class LocalEngine(Engine):
@@ -27,9 +28,15 @@ class LocalEngine(Engine):
         self._supervisor = Supervisor(
             entry, silence=silence, timeout=timeout, environ=environ_for(threads, gpus)
         )
+        self._gpus, self._threads = gpus, threads
         # Plain flags: a signal handler that took a lock could wait for itself.
         self._stopping = False
         self._stopping_now = False
+
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine."""
+        return hardware_here(self._gpus, self._threads)
 
     def run(self, handler: Handler) -> None:
         """See Engine."""

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from carft_core.errors import RequestError
 from sweeps.imports import DECLARED
 from sweeps.own_sources import source_digest
-from sweeps.resources import Node
+from sweeps.resources import Gpu, Node
 
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""
@@ -30,8 +30,8 @@ def check_nodes(
     *,
     imports: Sequence[str] = (),
     seen_as: Path | None = None,
-) -> dict[str, tuple[float, ...]]:
-    """Ask each node (by Ray's id) whether it can serve; the memory of its GPUs in MiB, by id.
+) -> dict[str, Node]:
+    """Ask each node (by Ray's id) whether it can serve; the nodes, with what they say of GPUs.
 
     The home is shared when each node reads what this process writes into it, and the other way
     round. `seen_as` is the path under which nodes look for it, the same when left out. Raises
@@ -58,7 +58,10 @@ def check_nodes(
     refused = [f"  {nodes[n].name}: {a['refused']}" for n, a in answers.items() if "refused" in a]
     if refused:
         raise RequestError("\n".join(["not every node of the cluster can serve:", *refused]))
-    return {node: tuple(answer["gpu_memory_mb"]) for node, answer in answers.items()}
+    return {
+        id_: nodes[id_].with_gpus([Gpu(**gpu) for gpu in answer["gpus"]])
+        for id_, answer in answers.items()
+    }
 
 
 def _question(node: str) -> Any:
@@ -67,14 +70,13 @@ def _question(node: str) -> Any:
         try:
             from sweeps import own_sources
             from sweeps.engines import ray_nodes
-            from sweeps.resources import gpu_memory_mb
+            from sweeps.resources import visible_gpus
         except ImportError as error:
             return {"refused": f"carft-sweep is not installed there ({error})"}
         if own_sources.source_digest() != digest:
             return {"refused": f"has another version of carft-sweep, in {own_sources.ROOT}"}
-        return ray_nodes.answer(home, token, own, files) | {
-            "gpu_memory_mb": [memory for memory in gpu_memory_mb({}) if memory is not None]
-        }
+        gpus = [vars(gpu) for gpu in visible_gpus({})]
+        return ray_nodes.answer(home, token, own, files) | {"gpus": gpus}
 
     pinned = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(num_cpus=0, max_retries=0)(look).options(scheduling_strategy=pinned)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from sweeps.engines.ray_cluster import Cluster, signals_kept
 from sweeps.engines.ray_loop import Asking, Loop, Place, Stop, Telling
 from sweeps.engines.supervision import SILENCE, environ_for
 from sweeps.engines.training import CORE
-from sweeps.resources import Need
+from sweeps.hardware import Hardware, hardware_of
+from sweeps.resources import Need, Node
 from tracking.quiet import quieted
 
 _NEVER = str(10**9)
@@ -46,8 +47,9 @@ _TUNE = {
 class RayEngine(Engine):
     """As many runs at once as the cluster holds, each in the warm worker process of an actor.
 
-    `need` is what one run takes, `parallel` the most runs at once (None: any); `silence` and
-    `timeout`, in seconds, are as for the local engine.
+    `need` is what one run takes, `supply` the nodes with what they say of their GPUs (None: as Ray
+    lists them), `parallel` the most runs at once (None: any); `silence` and `timeout`, in seconds,
+    are as for the local engine.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class RayEngine(Engine):
         need: Need,
         entry: str = CORE,
         *,
+        supply: Sequence[Node] | None = None,
         parallel: int | None = None,
         silence: float = SILENCE,
         timeout: float | None = None,
@@ -69,6 +72,12 @@ class RayEngine(Engine):
         }
         self._place = Place(cluster, need, parallel, silence, json.dumps(supervision))
         self._stop = Stop()
+        self._hardware = hardware_of(need, cluster.nodes() if supply is None else supply)
+
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine."""
+        return self._hardware
 
     def run(self, handler: Handler) -> None:
         """See Engine."""

@@ -63,6 +63,15 @@ def test_what_decides_the_weights_is_inside(toy_config: Config, change: dict[str
     assert identify(toy_config(change), 0).digest != identify(toy_config(), 0).digest
 
 
+def test_a_micro_batch_is_inside_where_items_of_a_batch_are_coupled(toy_config: Config) -> None:
+    def digest(micro_batch: int, **fields: Any) -> str:
+        return identify(toy_config({**fields, "optim.micro_batch": micro_batch}), 0).digest
+
+    assert digest(8) == digest(64)
+    trained = {"optim.batch_norm": "train"}
+    assert digest(8, **trained) != digest(64, **trained)
+
+
 @pytest.mark.parametrize("revision", ["TRAINING_REVISION", "MEASURING_REVISION"])
 def test_a_revision_decides_what_it_is_of(
     revision: str, toy_config: Config, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from carft_core.evaluate import summary as flat
 from carft_core.predictions import Predictions, write_predictions
 from sweeps import summary
 from sweeps.as_run import AsRun
+from sweeps.hardware import Hardware
 from sweeps.home import Home
 from sweeps.ledger import PROPOSED, Ledger
 from sweeps.mirror import Mirror
@@ -69,7 +70,7 @@ def make(home: Home) -> None:
     AsRun.of(spec).write(folder)
     plain = json.loads(json.dumps(spec.as_dict()))
     ledger = Ledger.create(home, NAME, 1, goals=["maximize"], spec=plain)
-    planner = Planner(spec)
+    planner = Planner(spec, Hardware(1))
     baselines = planner.baselines()
     ledger.remember("baselines", [_baseline(tasks) for tasks in baselines])
     ledger.remember("trial_count", spec.trial_count)

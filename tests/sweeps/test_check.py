@@ -18,7 +18,7 @@ from sweeps.cli import main
 from sweeps.measuring import measure, measured
 from sweeps.pace import ALIKE, ANY, Experience, Pace, Sample, experience, usual
 from sweeps.planned import Plan, Work, estimate
-from sweeps.resources import Node
+from sweeps.resources import Gpu, Node
 from sweeps.runs import Runs
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.test_resources import write_run
@@ -196,8 +196,8 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     state = runs.read("abc")
     assert state is not None
     assert state.ended is not None
-    plain = trial_config(CONFIG).as_dict()
-    write_json(folder / "config.json", {"config": plain, "identity": {"device": "cuda"}})
+    plain = trial_config({**CONFIG, "device": "cuda"}).as_dict()
+    write_json(folder / "config.json", {"config": plain})
     # 10 steps in 5 s and 2 s behind each epoch, and a night between the third and the fourth.
     history = [
         {"step": 10 * epoch, "seconds": 5.0 * (epoch > 0), "timestamp": 1000 * 7 * epoch}
@@ -282,11 +282,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequen
 
     def check_nodes(
         nodes: Mapping[str, Node], home: Path, *, imports: Sequence[str]
-    ) -> dict[str, tuple[float, ...]]:
+    ) -> dict[str, Node]:
         seen.append((list(nodes), home, imports))
         if (home / "apart").exists():
             raise RequestError("big: does not share the home")
-        return dict.fromkeys(nodes, (1000.0,))
+        return {id_: node.with_gpus([Gpu(1000.0, bf16=True)]) for id_, node in nodes.items()}
 
     monkeypatch.setattr("sweeps.engines.ray_cluster.Cluster", SmallCluster)
     monkeypatch.setattr("sweeps.engines.ray_nodes.check_nodes", check_nodes)

@@ -14,6 +14,7 @@ from carft_core.errors import RequestError
 from sweeps.arguments import overrides, parse
 from sweeps.as_run import AsRun
 from sweeps.cli import main
+from sweeps.hardware import Hardware
 from sweeps.home import Home
 from sweeps.planned import make_plan
 from sweeps.spec import SweepSpec, load_spec
@@ -106,7 +107,7 @@ def test_what_is_missing_of_retention_is_told_by_check(load: Load, tmp_path: Pat
     measured = {"retention": ["dtd"], "retention_root": str(tmp_path)}
     trial = {"data": {"family": "icon_shift"}, "algorithm": "car_ft", "eval": measured}
     with pytest.raises(RequestError, match=r"eval\.retention: dtd: data\.root: .* lacks folders"):
-        make_plan(load({}, trial=trial), Home(tmp_path / "home"))
+        make_plan(load({}, trial=trial), Home(tmp_path / "home"), Hardware(1))
 
 
 def test_a_root_that_varies_is_left_alone(load: Load) -> None:
@@ -128,7 +129,7 @@ def test_check_tells_what_of_the_data_is_not_as_published(
 ) -> None:
     file = tmp_path / "shifts.yaml"
     file.write_text(sweep(imagenet_root, tiny_clip_files))
-    plan = make_plan(load_spec(file), Home(tmp_path / "home"))
+    plan = make_plan(load_spec(file), Home(tmp_path / "home"), Hardware(1))
     told = [warning for warning in plan.warnings if "as published" in warning]
     assert len(told) == 7  # once, whatever number of runs
     assert told[0].startswith("imagenet: train has 3,000 images here")
@@ -142,4 +143,4 @@ def test_what_is_missing_is_told_by_check(
     assert main(["check", str(file), "--home", str(tmp_path / "home")]) == 2
     assert "lacks folders:\n  imagenet/train (or" in capsys.readouterr().err
     with pytest.raises(RequestError, match="lacks folders"):
-        make_plan(load_spec(file), Home(tmp_path / "home"))
+        make_plan(load_spec(file), Home(tmp_path / "home"), Hardware(1))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sweeps.cli import main
+from sweeps.hardware import Hardware
 from sweeps.home import Home
 from sweeps.pace import ALIKE, ANY, Experience, Pace, Sample
 from sweeps.planned import make_plan
@@ -57,7 +58,7 @@ def test_a_plan_counts_steps_as_training_does(
     epochs: int,
 ) -> None:
     file = written(tmp_path, root, tiny_clip_files, optim, test_domain="sketch", **data)
-    plan = make_plan(load_spec(file), Home(tmp_path / "home"))
+    plan = make_plan(load_spec(file), Home(tmp_path / "home"), Hardware(1))
     assert [(work.steps, work.epochs) for work in plan.work] == [(steps, epochs)] * 2
 
 

@@ -354,7 +354,7 @@ def test_changed_code_begins_anew_and_trains_again(
     toy.run()
     assert toy.ledger().generation == 2
     assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch
-    assert any("code, model or data changed" in line for line in toy.lines)
+    assert any("code, model, data or what runs compute on changed" in line for line in toy.lines)
 
 
 def test_tpe_proposes_the_same_points_whether_or_not_it_was_interrupted(toy: ToySweep) -> None:

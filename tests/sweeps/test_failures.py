@@ -55,6 +55,14 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
     assert not can_be_halved(halved(CONFIG, 5))
 
 
+def test_where_items_of_a_batch_are_coupled_no_smaller_micro_batch_is_tried() -> None:
+    optim = {"batch_size": 48, "batch_norm": "train"}
+    coupled = trial_config({"algorithm": {"name": "fine_tune"}, "optim": optim})
+    policy = RetryPolicy(Retries(out_of_memory=3))
+    assert not policy.again("a", failure("out_of_memory"), coupled)
+    assert policy.again("b", failure("out_of_memory"), CONFIG)
+
+
 class Watching(InProcessEngine):
     """Remembers with which micro-batch each attempt began."""
 

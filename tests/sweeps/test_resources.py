@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from carft_core.config import trial_config
 from sweeps.resources import (
+    Gpu,
     Need,
     Node,
-    gpu_memory_mb,
     need_of,
     peak_memory_mb,
     refusal,
     slots,
     this_machine,
     too_little_memory,
+    visible_gpus,
 )
 from sweeps.settings import Resources
 from sweeps.shorthands import gpus as share_of_gpu
@@ -153,29 +154,37 @@ def test_peak_memory_is_of_cuda_runs_with_the_same_model_and_batch(tmp_path: Pat
     assert peak_memory_mb(tmp_path, CONFIG) == 1000.0
 
 
-LISTING = "0, GPU-aaaa, 24000\n1, GPU-bbbb, 80000\n2, GPU-cccc, [N/A]\n"
+LISTING = "0, GPU-aaaa, 24000, 7.5\n1, GPU-bbbb, 80000, 9.0\n2, GPU-cccc, [N/A], [N/A]\n"
+TURING, HOPPER, UNKNOWN = Gpu(24000.0, bf16=False), Gpu(80000.0, bf16=True), Gpu()
 
 
 @pytest.mark.parametrize(
-    ("environ", "memory"),
+    ("environ", "gpus"),
     [
-        ({}, [24000.0, 80000.0, None]),
+        ({}, [TURING, HOPPER, UNKNOWN]),
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
-        ({"CUDA_VISIBLE_DEVICES": "1,0"}, [80000.0, 24000.0]),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, [80000.0]),
-        ({"CUDA_VISIBLE_DEVICES": "0,7,1"}, [24000.0]),
-        ({"CUDA_VISIBLE_DEVICES": "MIG-1234"}, [None]),
+        ({"CUDA_VISIBLE_DEVICES": "1,0"}, [HOPPER, TURING]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, [HOPPER]),
+        ({"CUDA_VISIBLE_DEVICES": "0,7,1"}, [TURING]),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-1234"}, [Gpu(bf16=True)]),
     ],
 )
-def test_gpus_are_counted_as_cuda_counts_them(
-    environ: dict[str, str], memory: list[float | None]
-) -> None:
-    assert gpu_memory_mb(environ, LISTING) == memory
+def test_gpus_are_counted_as_cuda_counts_them(environ: dict[str, str], gpus: list[Gpu]) -> None:
+    assert visible_gpus(environ, LISTING) == gpus
+
+
+def test_a_node_computes_bf16_where_each_of_its_gpus_is_known_to() -> None:
+    gpus = {None: [HOPPER, UNKNOWN], False: [HOPPER, TURING, UNKNOWN], True: [HOPPER, HOPPER]}
+    assert {bf16: Node("n", 8, 2).with_gpus(having).bf16 for bf16, having in gpus.items()} == {
+        bf16: bf16 for bf16 in gpus
+    }
+    assert Node("n", 8).with_gpus([]).bf16 is None
+    assert Node("n", 8, 2).with_gpus([HOPPER, UNKNOWN]).gpu_memory_mb == (80000.0,)
 
 
 def test_this_machine_is_told_as_it_is() -> None:
     machine = this_machine()
     assert machine.cpus >= 1
     assert machine.fits(Need(1, 0)) >= 1
-    assert gpu_memory_mb({}, "no devices were found\n") == []
+    assert visible_gpus({}, "no devices were found\n") == []

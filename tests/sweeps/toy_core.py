@@ -31,6 +31,8 @@ def toy_identity(config: TrialConfig, seed: int) -> Identity:
         "optim": config.optim.model_dump(),
         "data": {"digest": "d" * 64, **domains_of(config)},
         "model": "m" * 64,
+        "device": config.device,
+        "precision": config.precision,
     }
     if config.algorithm.trains:
         parts["seed"] = seed

@@ -1,0 +1,190 @@
+"""`auto` is resolved once, by the driver, against what a run gets, before anything is filed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from carft_core.config import TrialConfig, trial_config
+from carft_core.errors import RequestError
+from carft_core.identity import identify
+from carft_core.run import RunFolder
+from sweeps.engines.choose import choose
+from sweeps.engines.in_process import InProcessEngine
+from sweeps.hardware import Hardware, hardware_here, hardware_of
+from sweeps.resources import Gpu, Need, Node
+from sweeps.runs import Runs
+from sweeps.spec import load_spec
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep
+
+HEAD = Node("head", 0)
+H100 = Node("h100", 16, 1).with_gpus([Gpu(80_000.0, bf16=True)])
+T4 = Node("t4", 16, 1).with_gpus([Gpu(16_000.0, bf16=False)])
+UNASKED = Node("unasked", 16, 1)
+ONE_GPU = Hardware(8, 1, bf16=True)
+CPU = Hardware(8)
+AUTO = {"algorithm": {"name": "car_ft"}}
+"""A trial that leaves open what it computes on."""
+
+
+def config(**fields: Any) -> TrialConfig:
+    return trial_config({"algorithm": "fine_tune", **fields})
+
+
+def resolved(hardware: Hardware, **fields: Any) -> tuple[str, str]:
+    found = hardware.resolve(config(**fields))
+    return found.device, found.precision
+
+
+@pytest.mark.parametrize(
+    ("need", "supply", "expected"),
+    [
+        (Need(4, 1), [HEAD, H100], ("cuda", "bf16")),
+        (Need(4, 0.5), [H100], ("cuda", "bf16")),
+        (Need(4, 0), [HEAD, H100], ("cpu", "fp32")),
+        (Need(4, 1), [H100, T4], ("cuda", "fp32")),
+        (Need(4, 1), [H100, UNASKED], ("cuda", "fp32")),
+        (Need(32, 1), [H100, Node("large", 32, 1, bf16=True)], ("cuda", "bf16")),
+        (Need(32, 1), [T4, Node("large", 32, 1, bf16=True)], ("cuda", "bf16")),
+        (Need(4, 0), [HEAD, Node("cpus", 16)], ("cpu", "fp32")),
+    ],
+)
+def test_on_a_cluster_what_a_run_asks_for_decides_and_bf16_is_taken_only_where_it_is_known(
+    need: Need, supply: list[Node], expected: tuple[str, str]
+) -> None:
+    assert resolved(hardware_of(need, supply)) == expected
+
+
+@pytest.mark.parametrize(
+    ("supply", "reason"),
+    [
+        ([H100, T4], "a GPU of t4 computes no bf16"),
+        ([H100, UNASKED], "nobody knows whether the GPUs of unasked compute bf16"),
+    ],
+)
+def test_where_bf16_is_not_taken_it_is_said_why(supply: list[Node], reason: str) -> None:
+    hardware = hardware_of(Need(4, 1), supply)
+    (note,) = hardware.notes(config())
+    assert reason in note
+    for said in ({"precision": "fp32"}, {"device": "cpu"}):
+        assert list(hardware.notes(config(**said))) == []
+    assert list(hardware_of(Need(4, 1), [H100]).notes(config())) == []
+
+
+def test_what_a_file_says_is_kept() -> None:
+    assert resolved(ONE_GPU, device="cpu") == ("cpu", "fp32")
+    assert resolved(ONE_GPU, precision="fp32") == ("cuda", "fp32")
+    assert resolved(CPU, precision="bf16") == ("cpu", "bf16")
+    assert resolved(Hardware(8, 4, bf16=True), device="cuda:3") == ("cuda:3", "bf16")
+    assert resolved(Hardware(8, mps=True)) == ("mps", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "device", "message"),
+    [
+        (CPU, "cuda", r"device: cuda is not there: a run gets 0 GPUs \(resources\.gpus\)"),
+        (ONE_GPU, "cuda:1", "device: cuda:1 is not there: a run gets 1 GPU"),
+        (ONE_GPU, "mps", "device: mps is not there"),
+    ],
+)
+def test_a_device_that_a_run_does_not_get_is_refused(
+    hardware: Hardware, device: str, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        hardware.resolve(config(device=device))
+
+
+@pytest.fixture
+def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine as one with a GPU that computes bf16."""
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 1, is_bf16_supported=lambda **_: True
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+
+
+@pytest.mark.usefixtures("gpu_machine")
+def test_a_gpu_that_runs_may_not_have_is_not_what_they_are_filed_under(tmp_path: Path) -> None:
+    assert resolved(hardware_here(None, None)) == ("cuda", "bf16")
+    assert resolved(hardware_here(0, None)) == ("cpu", "fp32")
+    file = tmp_path / "sweep.yaml"
+    sweep = {"name": "s", "trial": AUTO, "parameters": {"algorithm.kl_weight": {"values": [1]}}}
+    file.write_text(json.dumps({**sweep, "engine": "local", "resources": {"gpus": 0}}))
+    for in_process in (False, True):
+        with closing(choose(load_spec(file), in_process=in_process)) as engine:
+            assert resolved(engine.hardware) == ("cpu", "fp32")
+
+
+def test_the_driver_and_the_worker_know_a_run_by_one_digest(
+    request: pytest.FixtureRequest,
+) -> None:
+    job = ONE_GPU.resolve(config())
+    driver = identify(job, 0)  # on a machine without a GPU
+    assert (driver.parts["device"], driver.parts["precision"]) == ("cuda", "bf16")
+    request.getfixturevalue("gpu_machine")
+    assert identify(job, 0).digest == driver.digest
+
+
+def test_a_folder_named_by_another_digest_is_not_claimed(tmp_path: Path) -> None:
+    plain = config(device="cpu", precision="fp32")
+    identity = identify(plain, 0)
+    other = tmp_path / ("0" * 64)
+    with pytest.raises(RequestError, match=f"the folder of run {'0' * 12}, but here the run would"):
+        RunFolder(other).claim(plain, 0, identity)
+    assert not other.exists()
+    for name in (identity.digest, "mine", "0" * 63):
+        RunFolder(tmp_path / name).claim(plain, 0, identity)
+        assert RunFolder(tmp_path / name).claimed()["digest"] == identity.digest
+
+
+class Elsewhere(InProcessEngine):
+    """Runs that get other hardware than this machine has."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        super().__init__(toy_core.ENTRY)
+        self._hardware = hardware
+
+    @property
+    def hardware(self) -> Hardware:
+        return self._hardware
+
+
+def test_a_sweep_files_and_hands_out_what_runs_get_and_reuses_nothing_of_another_kind(
+    toy: ToySweep,
+) -> None:
+    changes: dict[str, Any] = {"trial": AUTO, "seeds": [0], "baselines": []}
+    toy.run(Elsewhere(ONE_GPU), **changes)
+    trained = toy.trained()
+    files = list(toy.home.runs.glob("*/config.json"))
+    claims = [json.loads(file.read_text()) for file in files]
+    assert {(c["config"]["device"], c["config"]["precision"]) for c in claims} == {("cuda", "bf16")}
+    toy.run(Elsewhere(CPU), **changes)
+    assert sum(toy.trained().values()) == 2 * sum(trained.values())
+    assert toy.ledger().generation == 2
+    assert any("what runs compute on changed" in line for line in toy.lines)
+    states = [Runs(toy.home.runs).read(digest) for digest in toy.trained()]
+    assert all(state is not None and state.state == "done" for state in states)
+
+
+def test_a_sweep_says_once_why_it_has_no_bf16(toy: ToySweep) -> None:
+    toy.run(Elsewhere(hardware_of(Need(4, 1), [T4])), trial=AUTO)
+    assert sum("a GPU of t4 computes no bf16" in line for line in toy.lines) == 1
+
+
+def test_a_worker_without_what_the_job_says_fails_and_is_not_tried_again(toy: ToySweep) -> None:
+    """On the real core: this machine has no GPU."""
+    engine = Elsewhere(ONE_GPU)
+    engine._entry = InProcessEngine()._entry
+    toy.monkeypatch.setattr("sweeps.plan.identify", identify)
+    toy.run(engine, trial=AUTO, seeds=[0], baselines=[], breaker=0)
+    reasons = [trial.reason or {} for trial in toy.ledger().trials()]
+    assert [(r["kind"], r["message"]) for r in reasons] == [
+        ("data", "device: cuda is not there; torch sees 0 CUDA devices")
+    ] * 2
