@@ -132,8 +132,6 @@ class Walk:
 
     def __init__(self) -> None:
         self.functions: dict[str, str] = {}
-        self.floats: dict[str, set[float]] = {}
-        """Numbers that a function returned; which of them matter is known at the end."""
 
     def add(self, function: str, stage: str) -> None:
         """Once."""
@@ -203,11 +201,58 @@ def parts_of(value: Any, depth: int = 3) -> Iterator[Any]:
         yield from parts_of(part, depth - 1)
 
 
+class ImageWalk(Walk):
+    """That of the images of shifts, from the first time that one is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = self.over = False
+        self.thread = threading.get_ident()
+        self.floats: dict[str, set[float]] = {}
+        """What numbers each function returned; which of them matter is known at the end."""
+
+    def opened(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An audit hook, which stays for the rest of the process."""
+        if event != "open" or self.over or threading.get_ident() != self.thread:
+            return
+        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else ""
+        if path.endswith(".png") and f"{os.sep}shifts{os.sep}" in path:
+            self.started = True
+            self.add_stack("read")
+
+    def called(self, module: object, arguments: tuple[Any, ...]) -> None:
+        """Before any torch module runs: the image tower's have a batch of images."""
+        del module
+        if self.started and any(getattr(item, "ndim", 0) == 4 for item in arguments):
+            self.add_stack("model")
+
+    def returned(self, function: str, value: Any) -> None:
+        """What a product function returned or yielded."""
+        from PIL import Image
+        from torch import Tensor
+
+        if not self.started:
+            return
+        for part in parts_of(value):
+            if isinstance(part, (Tensor, Image.Image)):
+                self.add(function, "data")
+            elif isinstance(part, float):
+                self.add(function, "value")
+                self.floats.setdefault(function, set()).add(part)
+
+    def keep(self, carried: set[float]) -> None:
+        """Drop who returned other numbers, or tensors only once there were numbers."""
+        valued = False
+        for function, stage in list(self.functions.items()):
+            carries = stage == "value" and bool(self.floats[function] & carried)
+            valued = valued or carries
+            if (stage == "value" and not carries) or (stage == "data" and valued):
+                del self.functions[function]
+
+
 def walk_image(folder: Path) -> Walk:
     """From the first opening of a shift's image to the result that holds `ood/mean/top1`."""
-    import torch
-    from PIL import Image
-    from torch import Tensor, nn
+    from torch.nn.modules.module import register_module_forward_pre_hook
 
     from carft_core.config import trial_config
     from carft_core.train import train
@@ -221,52 +266,21 @@ def walk_image(folder: Path) -> Walk:
     }
     train(trial_config({"algorithm": "zero_shot", **shared}), 0, workdir=folder / "zero_shot")
     config = trial_config({"algorithm": "fine_tune", **shared})
-    walk, state, thread = Walk(), {"open": False}, threading.get_ident()
-
-    def opened(event: str, arguments: tuple[Any, ...]) -> None:
-        # An audit hook stays for the rest of the process.
-        if event != "open" or state.get("over") or threading.get_ident() != thread:
-            return
-        path = arguments[0]
-        name = path.decode() if isinstance(path, bytes) else str(path)
-        if name.endswith(".png") and f"{os.sep}shifts{os.sep}" in name:
-            state["open"] = True
-            walk.add_stack("read")
-
-    def called(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        del module
-        if state["open"] and any(isinstance(it, Tensor) and it.ndim == 4 for it in arguments):
-            walk.add_stack("model")
-
-    def returned(function: str, value: Any) -> None:
-        if not state["open"]:
-            return
-        for part in parts_of(value):
-            if isinstance(part, (Tensor, Image.Image)):
-                walk.add(function, "data")
-            elif isinstance(part, float):
-                walk.add(function, "value")
-                walk.floats.setdefault(function, set()).add(part)
-
-    sys.addaudithook(opened)
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(called)
+    walk = ImageWalk()
+    sys.addaudithook(walk.opened)
+    hook = register_module_forward_pre_hook(walk.called)
     try:
-        with returns(returned):
+        with returns(walk.returned):
             result = train(config, 0, workdir=folder / "run")
     finally:
         hook.remove()
-        state["over"] = True
+        walk.over = True
     assert result is not None
     names = [*(f"ood/{shift}/top1" for shift in SHIFT_IMAGES), "ood/mean/top1"]
     carried = {result.metrics[name] for name in names}
     if len(carried) < len(names):
         raise SystemExit(f"{names} must differ, or their ways cannot be told apart: {carried}")
-    valued = False
-    for function, stage in list(walk.functions.items()):
-        carries = stage == "value" and bool(walk.floats[function] & carried)
-        valued = valued or carries
-        if (stage == "value" and not carries) or (stage == "data" and valued):
-            del walk.functions[function]
+    walk.keep(carried)
     return walk
 
 

@@ -96,9 +96,9 @@ class Bare:
                 if optim["clip"] is not None:
                     nn.utils.clip_grad_norm_(parameters, optim["clip"])
                 optimiser.step()
-                losses += loss.detach()
+                losses += loss.detach() * len(labels)
                 step += 1
-            loss_of_epoch = float(losses) / len(epoch)
+            loss_of_epoch = float(losses) / sum(len(labels) for _, labels in epoch)
             seconds += time.perf_counter() - began
             history.append({"train/loss": loss_of_epoch, **self._validate(student)})
         return student, seconds, history

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.floor.bare import Bare
 from benchmarks.floor.preload import evaluation_splits, preload, recipe_config
@@ -42,60 +43,64 @@ from carft_core.train import epochs, train
 TARGET = 1.1
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]
 SEED = 0
+Timed = Callable[[], dict[str, Any]]
 
 
-def measure(pairs: int, length: int) -> dict[str, Any]:
-    """Seconds of each side, and the ratios."""
-    optim = {"epochs": length}
-    plain = recipe_config("fine_tune", optim=optim, merges=[])
-    with tempfile.TemporaryDirectory(prefix="carft-floor-") as scratch:
+class Sides:
+    """What is timed: each method prepares one side and returns the function to time."""
+
+    def __init__(self, scratch: Path, length: int) -> None:
+        self.scratch, self.optim = scratch, {"epochs": length}
+        self.plain = recipe_config("fine_tune", optim=self.optim, merges=[])
         # Trained and not yet finished: no evaluation is there that a later one could reuse.
-        trained = Path(scratch) / "trained"
-        for _ in epochs(plain, SEED, workdir=trained):
+        self.trained = scratch / "trained"
+        for _ in epochs(self.plain, SEED, workdir=self.trained):
             pass
-        zero_shot = recipe_config("zero_shot", optim=optim, merges=[])
-        train(zero_shot, SEED, workdir=Path(scratch) / "zero_shot")
-        bare = Bare(preload(plain, SEED))
-        tuned = _tuned(trained)
+        zero_shot = recipe_config("zero_shot", optim=self.optim, merges=[])
+        train(zero_shot, SEED, workdir=scratch / "zero_shot")
+        self.loop = Bare(preload(self.plain, SEED))
+        self.tuned = _tuned(self.trained)
 
-        def product(*, predictions: bool) -> Callable[[], Mapping[str, Any]]:
-            folder = Path(scratch) / f"evaluated {time.time_ns()}"
-            shutil.copytree(trained, folder)
-            config = recipe_config(
-                "fine_tune",
-                optim=optim,
-                merges=[{"name": "wise_ft", "alphas": ALPHAS}],
-                keep={"predictions": predictions},
-            )
+    def product(self, *, predictions: bool) -> Timed:
+        """In a fresh copy of the trained folder."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch)) / "run"
+        shutil.copytree(self.trained, folder)
+        merges = [{"name": "wise_ft", "alphas": ALPHAS}]
+        keep = {"predictions": predictions}
+        config = recipe_config("fine_tune", optim=self.optim, merges=merges, keep=keep)
 
-            def run() -> Mapping[str, Any]:
-                result = train(config, SEED, workdir=folder)
-                assert result is not None
-                return {label: item["metrics"] for label, item in result.merges.items()}
+        def run() -> dict[str, Any]:
+            result = train(config, SEED, workdir=folder)
+            assert result is not None
+            return {label: item["metrics"] for label, item in result.merges.items()}
 
-            return run
+        return run
 
-        def loop() -> Callable[[], Mapping[str, Any]]:
-            return lambda: bare.evaluate(tuned, ALPHAS, evaluation_splits(plain))
+    def bare(self) -> Timed:
+        """Batches outside, models inside."""
+        return lambda: self.loop.evaluate(self.tuned, ALPHAS, evaluation_splits(self.plain))
 
-        def rendering() -> Callable[[], Mapping[str, Any]]:
-            return lambda: {name: list(of) for name, of in evaluation_splits(plain).items()}
+    def rendering(self) -> Timed:
+        """The batches alone."""
+        return lambda: {name: list(of) for name, of in evaluation_splits(self.plain).items()}
 
-        sides = {
-            "product": lambda: product(predictions=False),
-            "product with predictions": lambda: product(predictions=True),
-            "bare loop": loop,
-            "rendering": rendering,
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        answers: dict[str, Mapping[str, Any]] = {}
-        for pair in range(pairs):
-            order = list(sides) if pair % 2 == 0 else list(reversed(sides))
-            for name in order:
-                run = sides[name]()
-                began = time.perf_counter()
-                answers[name] = run()
-                seconds[name].append(time.perf_counter() - began)
+
+def measure(sides: Sides, pairs: int) -> dict[str, Any]:
+    """Seconds of each side, and the ratios."""
+    makers: dict[str, Callable[[], Timed]] = {
+        "product": lambda: sides.product(predictions=False),
+        "product with predictions": lambda: sides.product(predictions=True),
+        "bare loop": sides.bare,
+        "rendering": sides.rendering,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in makers}
+    metrics: dict[str, dict[str, Any]] = {}
+    for pair in range(pairs):
+        for name in makers if pair % 2 == 0 else reversed(makers):
+            run = makers[name]()
+            began = time.perf_counter()
+            metrics[name] = run()
+            seconds[name].append(time.perf_counter() - began)
     return {
         "seconds": seconds,
         "ratio": {
@@ -103,11 +108,10 @@ def measure(pairs: int, length: int) -> dict[str, Any]:
             for name in ("product", "product with predictions")
         },
         "agreement": max(
-            abs(value - answers["product"][label][name])
-            for label, metrics in answers["bare loop"].items()
-            if label in answers["product"]
-            for name, value in metrics.items()
-            if name.endswith("top1")
+            abs(value - metrics["bare loop"][label][name])
+            for label, of_label in metrics["product"].items()
+            for name, value in of_label.items()
+            if name.endswith("top1") and name in metrics["bare loop"][label]
         ),
         "threads": torch.get_num_threads(),
     }
@@ -115,8 +119,6 @@ def measure(pairs: int, length: int) -> dict[str, Any]:
 
 def _tuned(trained: Path) -> dict[str, torch.Tensor]:
     """The weights in a trained folder, by the bare loop's names."""
-    from safetensors.torch import load_file
-
     (file,) = trained.rglob("last.safetensors")
     return {name.replace("head.weight", "head"): value for name, value in load_file(file).items()}
 
@@ -144,7 +146,8 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     machine = describe()
-    figures = measure(options.pairs, options.epochs)
+    with tempfile.TemporaryDirectory(prefix="carft-floor-") as scratch:
+        figures = measure(Sides(Path(scratch), options.epochs), options.pairs)
     if options.json:
         sys.stdout.write(json.dumps({"machine": machine, **figures}, indent=1) + "\n")
         return

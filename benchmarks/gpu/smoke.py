@@ -17,12 +17,12 @@ is downloaded. Then, with the product's own `trial_config`, `epochs` and `train`
 
 How to read it. Each line is a figure, and `ok` or `NO` where a limit is given; the command fails if
 there is a NO. Memory is compared with `estimate`: weights of student and teacher, gradients, two
-moments, and for the backward pass 46 values of width d in 2 bytes (bf16) a token and layer, for
-eager ViTs with QuickGELU or GELU; a deviation of more than 30 % asks for an explanation, often a
-graph that lives too long. Images/s are those of the whole pipeline, beside those of a bare step of
-the same kind over one batch that lies on the device: where the first are far below, the loader or
-the loop is the limit and not the GPU. `contexts` is the entropy of the teacher's distribution over
-contexts beside that of an even one: were it even, a KL of 0 would prove nothing.
+moments, and for the backward pass of an eager ViT 46 d bytes a token and layer in bf16, d its
+width (83.5 MB an image of a ViT-B/16); a deviation of more than 30 % asks for an explanation, often
+a graph that lives too long. Images/s are those of the whole pipeline, beside those of a bare step
+of the same kind over one batch that lies on the device: where the first are far below, the loader
+or the loop is the limit and not the GPU. `contexts` is the entropy of the teacher's distribution
+over contexts beside that of an even one: were it even, a KL of 0 would prove nothing.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ EVEN = 0.98
 """Of the entropy of an even distribution: what counts as even."""
 WARM_STEPS = 3
 MEMORY_MARGIN = 0.3
-ACTIVATIONS = 46
-"""Values of width d that the backward pass of an eager ViT block keeps for each token."""
+ACTIVATIONS = {"bf16": 46, "fp32": 92}
+"""Bytes that an eager ViT block keeps for the backward pass, for each token and channel."""
 ALPHAS = [round(0.1 * step, 1) for step in range(11)]
 CLASSES = ("cat", "dog", "house", "tree")
 SIDE = 256
@@ -121,11 +121,10 @@ def estimate_mb(model: Mapping[str, Any], micro_batch: int, precision: str) -> f
     """Memory of a training step of CAR-FT, in MiB, as the docstring of this file says."""
     vision = model["vision"]
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-    width = 2 if precision == "bf16" else 4
-    activations = ACTIVATIONS * vision["width"] * tokens * vision["layers"] * width * micro_batch
+    of_image = ACTIVATIONS[precision] * vision["width"] * tokens * vision["layers"]
     # Student, its gradients, two moments, and the teacher; with autocast's copy of the weights.
     weights = model["parameters"]["image"] * (5 * 4 + (2 if precision == "bf16" else 0))
-    return float(activations + weights) / 2**20
+    return float(of_image * micro_batch + weights) / 2**20
 
 
 def smoke(options: argparse.Namespace, scratch: Path) -> list[Row]:
