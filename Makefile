@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One thread a process, and one process more than cores: many tests wait for servers and workers.
 # In the order of the folders, so that the long files of tests/e2e are not the last ones.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadgroup \
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadgroup \
   --no-loadscope-reorder
 # pip compiles what it has installed on one core; a few files are for another Python.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \

@@ -57,9 +57,10 @@ def replay(
 
 
 def environment(config: Mapping[str, Any], seed: int, **_: Any) -> dict[str, Any]:
-    """Tell what the environment says of resources."""
+    """Tell what the environment says of resources, and whether torch was loaded before it did."""
     del config, seed
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    assert "torch" not in sys.modules
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
     return {name: os.environ.get(name) for name in names}
 
 

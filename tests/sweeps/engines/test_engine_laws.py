@@ -270,13 +270,15 @@ def test_a_recorded_stream_gets_the_same_decisions_and_ends_in_both_engines(
 
 @pytest.mark.xdist_group("ray")
 def test_a_run_has_the_threads_that_were_asked_and_no_gpu_when_it_asked_for_none(
-    on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob
+    on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     for engine in (on_local(ENVIRONMENT, threads=2, gpus=0), on_ray(ENVIRONMENT)):
         recorder = Recorder([job("a")])
         engine.run(recorder)
         assert recorder.results["a"] == {
             "OMP_NUM_THREADS": "2",
             "MKL_NUM_THREADS": "2",
+            "OMP_WAIT_POLICY": "passive",
             "CUDA_VISIBLE_DEVICES": "",
         }
