@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME
 from torch import Tensor
 
 from carft_core.clip import (
@@ -17,6 +16,7 @@ from carft_core.clip import (
     CONFIG,
     FOLDER,
     PREPROCESS_KEYS,
+    SAFE_WEIGHTS,
     OpenedClip,
     find_model,
     open_model,
@@ -398,7 +398,7 @@ def _fill(
     write_json(folder / CONFIG, {"model_cfg": architecture, "preprocess_cfg": preprocess})
     head = state["head.weight"]
     tower = {name: tensor for name, tensor in state.items() if name != "head.weight"}
-    save_weights(folder / HF_SAFE_WEIGHTS_NAME, {**clip.model.state_dict(), **tower})
+    save_weights(folder / SAFE_WEIGHTS, {**clip.model.state_dict(), **tower})
     save_weights(folder / HEAD, {"weight": head})
     scale = torch.tensor(clip.logit_scale)
     save_weights(folder / CONTEXTS, {"w_ctx": source.w_ctx, "logit_scale": scale})
