@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME
 
 from carft_core.clip import (
     BUILTIN,
     CONFIG,
     FOLDER,
     PREPROCESS_KEYS,
+    SAFE_WEIGHTS,
     ImageClassifier,
     find_model,
 )
@@ -368,7 +368,7 @@ def _fill(
     preprocess = {key: getattr(clip.transform, key) for key in PREPROCESS_KEYS}
     write_json(folder / CONFIG, {"model_cfg": architecture, "preprocess_cfg": preprocess})
     tower = {f"visual.{name}": tensor for name, tensor in classifier.visual.state_dict().items()}
-    save_weights(folder / HF_SAFE_WEIGHTS_NAME, {**clip.model.state_dict(), **tower})
+    save_weights(folder / SAFE_WEIGHTS, {**clip.model.state_dict(), **tower})
     save_weights(folder / HEAD, {"weight": classifier.head.weight})
     scale = torch.tensor(clip.logit_scale)
     save_weights(folder / CONTEXTS, {"w_ctx": teacher.w_ctx, "logit_scale": scale})

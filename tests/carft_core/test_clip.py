@@ -6,10 +6,13 @@ import copy
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -27,6 +30,12 @@ TEXTS = ["a photo of a cat", "an icon of a dog", "é", "a " * 70]
 TINY = "tiny-test-ViT"
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+DIGESTS = {
+    ("ViT-B-16", "openai"): "0e9eb6e7f15aa54f",
+    ("ViT-B-32", "laion2b_s34b_b79k"): "d50fec2ce50b080f",
+    ("RN50", "openai"): "89e0e0c5eea6d714",
+    ("ViT-B-16-SigLIP", "webli"): "e1bb41ac8acb9863",
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit": {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT},
     "vit_quickgelu": {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True},
@@ -438,7 +447,7 @@ def test_the_digest_needs_no_model(
     def fail(source: object) -> None:
         pytest.fail(f"{source} was built")
 
-    monkeypatch.setattr(clip_module, "_built", fail)
+    monkeypatch.setattr(clip_module, "_build", fail)
     for _ in range(2):
         assert weights_digest(str(tiny_clip_files)) == tiny_clip.digest
     assert len(list((cache / "weights").iterdir())) == 1
@@ -465,3 +474,45 @@ def test_vit_b_32_opens_from_a_training_checkpoint_in_open_clips_layout(tmp_path
     classifier = ImageClassifier(opened.model.visual, nn.Linear(512, 2, bias=False))  # type: ignore[arg-type]
     assert torch.equal(classifier.features(pixels), expected)
     assert opened.transform.size == 224
+
+
+def test_the_digests_of_models_that_were_opened_before_stay_what_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Runs are known by them; these were computed before the opener was last rewritten."""
+    assert weights_digest("builtin").startswith("0c18411c57414cc6")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")
+    monkeypatch.setattr(clip_module, "file_digest", lambda _: "0" * 64)
+    digests = {
+        (name, tag): weights_digest(name, tag)[:16]
+        for name, tag in [
+            ("ViT-B-16", "openai"),
+            ("ViT-B-32", "laion2b_s34b_b79k"),
+            ("RN50", "openai"),
+            ("ViT-B-16-SigLIP", "webli"),
+        ]
+    }
+    assert digests == DIGESTS
+
+
+def test_opening_says_nothing_and_gives_the_root_logger_no_handler(
+    tiny_clip_files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import logging, sys; from carft_core.clip import open_model; open_model(sys.argv[1]); "
+        "assert not logging.getLogger().handlers and not logging.getLogger().filters"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_clip_files)], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    open_model(str(tiny_clip_files))
+    assert caplog.records == []
+
+
+def test_attention_is_computed_one_way_once_a_model_was_opened(tiny_clip: OpenedClip) -> None:
+    assert not torch.backends.mha.get_fastpath_enabled()
+    block = copy.deepcopy(tiny_clip.model.visual)
+    with torch.no_grad():
+        frozen = block(images())  # type: ignore[operator]
+    assert torch.equal(block.requires_grad_(True)(images()), frozen)  # type: ignore[operator]

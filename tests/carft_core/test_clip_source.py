@@ -249,9 +249,10 @@ def test_a_folder_with_no_weights_or_several_asks_which(
         ("\udcff", "is not a model config: "),
         ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
         ('{"model_cfg": 3}', "lacks embed_dim, vision_cfg, text_cfg"),
-        ('{"model_cfg": {"embed_dim": 3, "text_cfg": {}}}', "it lacks vision_cfg$"),
+        ('{"model_cfg": {"embed_dim": 3, "text_cfg": {}}}', "its model_cfg lacks vision_cfg$"),
         (
-            '{"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}, "preprocess_cfg": 1}',
+            '{"model_cfg": {"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}}, '
+            '"preprocess_cfg": 1}',
             "preprocess_cfg must be a mapping",
         ),
     ],
@@ -347,3 +348,24 @@ def test_a_tag_outside_the_hub_is_fetched_by_open_clip_and_a_failure_is_one_mess
     assert find_model("RN50", "here").weights.read_bytes() == b"abc"
     with pytest.raises(RequestError, match=r"gone \(of RN50\) could not be downloaded"):
         find_model("RN50", "gone")
+
+
+def test_a_config_without_open_clips_key_is_none(folder: Path) -> None:
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text(json.dumps(config["model_cfg"]))
+    with pytest.raises(RequestError, match="its model_cfg lacks embed_dim, vision_cfg, text_cfg"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokenizer"), [({}, "local-dir:"), ({"hf_tokenizer_name": "org/words"}, "hf-hub:")]
+)
+def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
+    offline: Path, folder: Path, text: dict[str, str], tokenizer: str
+) -> None:
+    (folder / "open_clip_model.safetensors").touch()
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= text
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    put_in_hub(offline, "org/tiny", folder)
+    assert find_model("hf-hub:org/tiny").tokenizer.startswith(tokenizer)
