@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from carft_core.clip import ImageClassifier, open_model
 from carft_core.config import ModelConfig, PromptsConfig, TrialConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split
-from carft_core.data.base import DataConfig
+from carft_core.data.base import DataConfig, Derived
 from carft_core.data.loader import Loader, Passes
 from carft_core.data.transforms import Transform
 from carft_core.device import Precision, autocast
@@ -169,29 +169,30 @@ def summary(
     zero_shot: Mapping[str, Mapping[str, float]] | None = None,
     *,
     outside: Collection[str] = (),
+    own_means: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Flat metrics `<split>/<metric>`, and what follows from several splits.
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
     minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
     `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
-    Splits `outside` are in no mean.
+    Splits `outside` are not in it; `own_means` are means of some of these, by their names.
     """
     flat = {
         f"{split}/{metric}": value
         for split, metrics in per_split.items()
         for metric, value in metrics.items()
     }
-    shifts = {split: metrics for split, metrics in per_split.items() if split not in outside}
-    known = dict.fromkeys(metric for metrics in shifts.values() for metric in metrics)
-    means = {metric: _ood_mean(shifts, metric) for metric in known}
-    flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items() if mean is not None}
+    for name, splits in own_means.items():
+        flat |= {f"{name}/{metric}": value for metric, value in _means(per_split, splits).items()}
+    shifts = [name for name in per_split if name.startswith("ood/") and name not in outside]
+    means = _means(per_split, shifts)
+    flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items()}
     test, ood = flat.get("id/test/top1"), means.get("top1")
     if test is not None and ood is not None:
         flat["gap/top1"] = test - ood
         flat["hmean/top1"] = 2 * test * ood / (test + ood) if test + ood > 0 else 0.0
-    kept = {split: metrics for split, metrics in (zero_shot or {}).items() if split in shifts}
-    reference = _ood_mean(kept, "top1")
+    reference = _means(zero_shot or {}, shifts).get("top1")
     if ood is not None and reference is not None:
         flat["gain/ood/top1"] = ood - reference
     return flat
@@ -213,13 +214,13 @@ def context_probe(
     return {"kl": kl_divergence(teacher, student), "entropy": entropy(student)}
 
 
-def _ood_mean(per_split: Mapping[str, Mapping[str, float]], metric: str) -> float | None:
-    values = [
-        metrics[metric]
-        for split, metrics in per_split.items()
-        if split.startswith("ood/") and metric in metrics
-    ]
-    return sum(values) / len(values) if values else None
+def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:
+    """Of each metric the mean over those of the splits that have it."""
+    values: dict[str, list[float]] = {}
+    for split in splits:
+        for metric, value in per_split.get(split, {}).items():
+            values.setdefault(metric, []).append(value)
+    return {metric: sum(of) / len(of) for metric, of in values.items()}
 
 
 def _check_labels(split: Split, name: str) -> None:
@@ -357,19 +358,17 @@ class Unit:
     """By metric name, as all that follows."""
     head: nn.Linear | None = None
     """That of another task; None is the classifier's own."""
-    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The classes of each part of `id/test`."""
-    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of which of the splits each union is made."""
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    """What is measured once more of these splits."""
 
     def shapes(self, classes: int) -> dict[str, tuple[int, int]]:
         """The shapes [N, C] of the logits, by name; the classifier's own head has `classes`."""
         width = classes if self.head is None else self.head.out_features
         sizes = {name: len(split) for name, split in self.splits.items()}
-        for name, of in self.parts.items():
-            inside = torch.isin(self.splits["id/test"].labels, torch.tensor(of))
-            sizes[name] = int(inside.sum())
-        sizes |= {name: sum(sizes[one] for one in of) for name, of in self.unions.items()}
+        for name, it in self.derived.items():
+            labels = torch.cat([self.splits[split].labels for split in it.of])
+            inside = None if it.classes is None else torch.isin(labels, torch.tensor(it.classes))
+            sizes[name] = len(labels) if inside is None else int(inside.sum())
         return {name: (size, width) for name, size in sizes.items()}
 
     def predict(
@@ -394,28 +393,26 @@ class Unit:
             )
             for name, split in self.splits.items()
         }
-        parts = {
-            name: part(predicted["id/test"], name, classes) for name, classes in self.parts.items()
-        }
-        unions = {
-            name: together([predicted[one] for one in of], name) for name, of in self.unions.items()
-        }
-        return predicted | parts | unions
+        derived = {}
+        for name, it in self.derived.items():
+            whole = together([predicted[split] for split in it.of], name)
+            derived[name] = whole if it.classes is None else part(whole, name, it.classes)
+        return predicted | derived
 
 
 def units_of(bench: Bench, others: Sequence[OtherTask]) -> list[Unit]:
-    """All that a finished run is measured on; splits that share a union are in one unit."""
-    splits, unions = bench.evaluated_splits(), bench.unions()
+    """All that a finished run is measured on; splits of which one thing is derived are in one
+    unit."""
+    splits, derived = bench.evaluated_splits(), bench.data.derived
     groups = [{name} for name in splits]
-    for of in unions.values():
-        joined = [group for group in groups if group & {*of}]
-        groups = [group for group in groups if not group & {*of}] + [set().union(*joined)]
+    for it in derived.values():
+        joined = [group for group in groups if group & {*it.of}]
+        groups = [group for group in groups if not group & {*it.of}] + [set().union(*joined)]
     return [
         *(
             Unit(
                 {name: split for name, split in splits.items() if name in group},
-                parts=bench.test_parts() if "id/test" in group else {},
-                unions={name: of for name, of in unions.items() if group & {*of}},
+                derived={name: it for name, it in derived.items() if group & {*it.of}},
             )
             for group in groups
         ),
@@ -426,7 +423,7 @@ def units_of(bench: Bench, others: Sequence[OtherTask]) -> list[Unit]:
 def names_of(bench: Bench, others: Sequence[OtherTask]) -> tuple[str, ...]:
     """The metric names of all that the units predict, in the order in which they are told."""
     return (
-        *(*bench.evaluated_splits(), *bench.test_parts(), *bench.unions()),
+        *(*bench.evaluated_splits(), *bench.data.derived),
         *(other.name for other in others),
     )
 
@@ -592,7 +589,8 @@ class _Found:
         metrics = summary(
             {name: self.values[name] for name in own},
             {name: self.zero_shot[name] for name in own},
-            outside=bench.outside_means(),
+            outside=bench.data.outside_mean,
+            own_means=bench.data.own_means,
         )
         metrics |= {
             f"context/{name}/{key}": value

@@ -29,7 +29,7 @@ TRAINING_REVISION = 1
 MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
 PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
-OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
+OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced"}
 """Fields of `data` that do not stand there as such; what the last three come to does."""
 
 
@@ -244,7 +244,7 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "contexts": contexts.name,
         "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in bench.data.skipped.items()},
-        "outside_means": sorted(bench.outside_means()),
+        "outside_means": sorted(bench.data.outside_mean),
         "images": {name: len(split) for name, split in splits.items()},
         "retention": _told(others) if others else None,
         "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],

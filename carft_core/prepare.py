@@ -45,22 +45,6 @@ class Bench:
         """Every split that a finished run is measured on, under its metric name."""
         return {"id/val": self.validation, **self.data.measured()}
 
-    def test_parts(self) -> Mapping[str, tuple[int, ...]]:
-        """The classes of each part of the test split that is measured by itself too, by its
-        metric name."""
-        return {f"id/test_{name}": classes for name, classes in self.data.parts.items()}
-
-    def unions(self) -> Mapping[str, tuple[str, ...]]:
-        """The splits that are measured once more taken together; all by their metric names."""
-        return {
-            f"ood/{name}": tuple(f"ood/{part}" for part in parts)
-            for name, parts in self.data.unions.items()
-        }
-
-    def outside_means(self) -> frozenset[str]:
-        """The metric names of splits out of distribution that are in no mean."""
-        return frozenset(f"ood/{name}" for name in (*self.data.extras, *self.data.unions))
-
     @property
     def validation(self) -> Split:
         """The split on which settings are selected."""
