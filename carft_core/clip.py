@@ -444,8 +444,12 @@ def _transform(model: nn.Module, name: str) -> Transform:
                 f"model.name: {name}: mean and std are three numbers each, not {preprocess[key]!r}"
             ) from None
         channels[key] = (red, green, blue)
-    resizing = {key: preprocess[key] for key in ("interpolation", "resize_mode")}
-    return Transform(size=sides[0], **channels, **resizing)
+    return Transform(
+        size=sides[0],
+        **channels,
+        interpolation=preprocess["interpolation"],
+        resize_mode=preprocess["resize_mode"],
+    )
 
 
 def _tokenizer(source: ModelSource) -> Tokenizer:

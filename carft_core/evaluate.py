@@ -212,7 +212,10 @@ class _Report:
 
     def metrics(self) -> dict[str, float]:
         """All of it under flat names."""
-        flat = summary(self.values, self.zero_shot, outside=self.stand.data.outside_mean)
+        data = self.stand.data
+        flat = summary(
+            self.values, self.zero_shot, outside=data.outside_mean, own_means=data.own_means
+        )
         for name, values in self.contexts.items():
             flat |= {f"context/{name}/{key}": value for key, value in values.items()}
         return flat | retention_metrics(self.retained, self.retained_before)
@@ -311,29 +314,30 @@ def summary(
     zero_shot: Mapping[str, Mapping[str, float]] | None = None,
     *,
     outside: Collection[str] = (),
+    own_means: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Flat metrics `<split>/<metric>`, and what follows from several splits.
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test
     minus OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
     `zero_shot`, which is given like `per_split`. A name whose splits are not there is absent.
-    Splits `outside` are in no mean.
+    Splits `outside` are not in it; `own_means` are means of some of these, by their names.
     """
     flat = {
         f"{split}/{metric}": value
         for split, metrics in per_split.items()
         for metric, value in metrics.items()
     }
-    shifts = {split: metrics for split, metrics in per_split.items() if split not in outside}
-    known = dict.fromkeys(metric for metrics in shifts.values() for metric in metrics)
-    means = {metric: _ood_mean(shifts, metric) for metric in known}
-    flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items() if mean is not None}
+    for name, splits in own_means.items():
+        flat |= {f"{name}/{metric}": value for metric, value in _means(per_split, splits).items()}
+    shifts = [name for name in per_split if name.startswith("ood/") and name not in outside]
+    means = _means(per_split, shifts)
+    flat |= {f"ood/mean/{metric}": mean for metric, mean in means.items()}
     test, ood = flat.get("id/test/top1"), means.get("top1")
     if test is not None and ood is not None:
         flat["gap/top1"] = test - ood
         flat["hmean/top1"] = 2 * test * ood / (test + ood) if test + ood > 0 else 0.0
-    kept = {split: metrics for split, metrics in (zero_shot or {}).items() if split in shifts}
-    reference = _ood_mean(kept, "top1")
+    reference = _means(zero_shot or {}, shifts).get("top1")
     if ood is not None and reference is not None:
         flat["gain/ood/top1"] = ood - reference
     return flat
@@ -371,13 +375,13 @@ def retention_metrics(
     return {**metrics, "retention/mean/top1": mean, "retention/gain/top1": mean - before}
 
 
-def _ood_mean(per_split: Mapping[str, Mapping[str, float]], metric: str) -> float | None:
-    values = [
-        metrics[metric]
-        for split, metrics in per_split.items()
-        if split.startswith("ood/") and metric in metrics
-    ]
-    return sum(values) / len(values) if values else None
+def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:
+    """Of each metric the mean over those of the splits that have it."""
+    values: dict[str, list[float]] = {}
+    for split in splits:
+        for metric, value in per_split.get(split, {}).items():
+            values.setdefault(metric, []).append(value)
+    return {metric: sum(of) / len(of) for metric, of in values.items()}
 
 
 def _check_labels(split: Split, name: str) -> None:

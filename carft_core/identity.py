@@ -29,7 +29,7 @@ TRAINING_REVISION = 1
 MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
 PRODUCT = frozenset({"carft_core", "sweeps", "tracking"})
-OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
+OUTSIDE = {"root", "shifts", "restrict", "augmentation", "bad_files", "balanced"}
 """Fields of `data` that do not stand there as such; what the last three come to does."""
 
 

@@ -574,33 +574,39 @@ def classes_that_count_as_one_are_of_one_group(opened: Opened) -> None:
         )
 
 
-def parts_of_test_are_some_of_its_classes(opened: Opened) -> None:
+def what_is_derived_is_of_items_that_are_measured(opened: Opened) -> None:
     """Otherwise there would be nothing to measure."""
-    test = opened.data.test
-    tested = set() if test is None else set(test.labels.tolist())
-    for name, classes in opened.data.parts.items():
+    measured = opened.data.measured()
+    for name, it in opened.data.derived.items():
         must(
-            bool(tested & set(classes)) and len(set(classes)) == len(classes),
-            f"{opened.name}: the part {name} must be some classes of test, each once",
+            len(it.of) > 0 and set(it.of) <= set(measured),
+            f"{opened.name}: {name} must be of splits that are measured",
         )
+        if it.classes is not None:
+            occurring = {label for of in it.of for label in measured[of].labels.tolist()}
+            must(
+                bool(occurring & set(it.classes)) and len(set(it.classes)) == len(it.classes),
+                f"{opened.name}: {name} must be of some classes of {', '.join(it.of)}, each once",
+            )
 
 
 def what_is_measured_besides_has_names_and_metrics_of_its_own(opened: Opened) -> None:
-    """No extra or union hides a shift, none of these the mean or a validation set; groups name
-    each item; further metrics are known."""
+    """Nothing hides a shift, the mean or a validation set; groups name each item; further metrics
+    are known."""
     data, family = opened.data, opened.family
-    known = {**data.shifts, **data.extras}
+    shifts = [f"ood/{name}" for name in data.shifts]
+    named = [*shifts, *(f"ood/{name}" for name in data.extras), *data.derived, *data.own_means]
     must(
-        len(known) == len(data.shifts) + len(data.extras) and not set(data.unions) & set(known),
-        f"{opened.name}: shifts, extras and unions need different names",
+        len(named) == len({*named, "id/val", "id/test"}) - 2,
+        f"{opened.name}: shifts, extras, derived and own_means need different names",
     )
-    measured = {*data.shifts, *data.unions}
+    reserved = {f"ood/{name}" for name in RESERVED}
     must(
-        not measured & set(RESERVED) and "mean" not in data.extras,
-        f"{opened.name}: no shift or union is called {' or '.join(RESERVED)}, and no extra mean",
+        not reserved & {*shifts, *data.derived, *data.own_means} and "mean" not in data.extras,
+        f"{opened.name}: nothing but an extra is called {' or '.join(RESERVED)}, and no extra mean",
     )
-    for name, parts in data.unions.items():
-        must(set(parts) <= set(known), f"{opened.name}: {name} must be of shifts and extras")
+    for name, of in data.own_means.items():
+        must(len(of) > 0 and {*of} <= {*shifts}, f"{opened.name}: {name} must be a mean of shifts")
     for name, split in opened.splits().items():
         must(
             split.groups is None or len(split.groups) == len(split),
@@ -687,7 +693,7 @@ FAMILY_LAWS: tuple[Callable[[Opened], None], ...] = (
     it_describes_itself_and_its_defaults_make_a_config,
     items_have_unique_names_a_unit_and_a_label_of_the_family,
     classes_that_count_as_one_are_of_one_group,
-    parts_of_test_are_some_of_its_classes,
+    what_is_derived_is_of_items_that_are_measured,
     what_is_measured_besides_has_names_and_metrics_of_its_own,
     no_unit_stands_in_two_in_distribution_splits,
     every_class_is_trained_validated_and_tested,

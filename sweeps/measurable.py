@@ -36,13 +36,14 @@ def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
     family = FAMILIES[config.data.family]
     splits = {"id/val": data.val or data.train, **data.measured()}
     grouped = {name: split.groups is not None for name, split in splits.items()}
-    grouped |= {f"id/test_{name}": grouped["id/test"] for name in data.parts}
-    for name, parts in data.unions.items():
-        grouped[f"ood/{name}"] = all(grouped[f"ood/{one}"] for one in parts)
-    if data.shifts:
-        grouped["ood/mean"] = any(grouped[f"ood/{name}"] for name in data.shifts)
+    grouped |= {name: all(grouped[of] for of in it.of) for name, it in data.derived.items()}
+    grouped |= {name: any(grouped[of] for of in shifts) for name, shifts in data.own_means.items()}
+    in_mean = [name for name in data.measured() if name[:4] == "ood/"]
+    in_mean = [name for name in in_mean if name not in data.outside_mean]
+    if in_mean:
+        grouped["ood/mean"] = any(grouped[name] for name in in_mean)
     for split, has_groups in grouped.items():
         further = [k for k in family.metrics if has_groups or "_group_" not in k]
         yield from (f"{split}/{kind}" for kind in (*QUANTITIES, *further))
-    if data.shifts:
+    if in_mean:
         yield from (*(_OF_BOTH if data.test is not None else ()), "gain/ood/top1")

@@ -65,6 +65,9 @@ class DataConfig(Section):
 
     augmentation: AugmentationName | None = None
     """The training views of families that have a default for it; others have their own views."""
+    restrict: Literal["auto", "never"] = "auto"
+    """Among which classes a shift that lacks some is scored: those that it has, or `never` fewer
+    than all."""
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be read: `skip` looks for them before anything begins."""
 
@@ -201,12 +204,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Derived:
-    """A set that is measured once more: rows of measured splits, one after another."""
+    """What is measured once more of images that are measured anyway, without predicting again."""
 
     of: tuple[str, ...]
-    """Metric names of the splits."""
+    """Metric names of splits, whose items follow one another in this order."""
     classes: tuple[int, ...] | None = None
-    """Only items of these classes, and among these classes alone."""
+    """Only items of these classes, predicted among these alone; None: all, as they are."""
 
 
 @dataclass(frozen=True)
@@ -225,15 +228,15 @@ class FamilyData:
     training_digest: str | None = None
     """That of what decides the weights, where the family tells it from what is only measured;
     then another test set or shift trains nothing again."""
-    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Classes whose images of `test` are measured once more by themselves, among these classes
-    alone: as `id/test_<name>`, which is in no mean."""
     extras: Mapping[str, Split] = field(default_factory=dict)
-    """Splits that are measured as `ood/<name>` and are in no mean. `val` is one that was made for
-    choosing, of other images than the shifts': selecting on `ood/val/...` looks at no test."""
-    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Shifts and extras that are measured once more taken together, as `ood/<name>` by the new
-    name; in no mean either."""
+    """Splits that are measured as `ood/<name>` whatever `data.shifts` says, and are in no mean.
+    `val` is one that was made for choosing, of other images than the shifts': selecting on
+    `ood/val/...` looks at no test."""
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    """By metric name, `id/test_<name>` or `ood/<name>`; in no mean."""
+    own_means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By metric name, `ood/<name>`, the metric names of shifts that are not in `ood/mean`: this is
+    their mean, each counting the same. A set of corruptions is one."""
     uneven: str = ""
     """Why some classes of `train` may have no image in `val` or `test`, where the official splits
     are so; empty: each has some everywhere."""
@@ -272,25 +275,17 @@ class FamilyData:
             raise ValueError("nothing in distribution is kept for a test here")
         return self.test
 
-    def measured(self) -> Mapping[str, Split]:
-        """By metric name what a finished run is measured on: `id/test`, then `ood/<name>`."""
-        test = {} if self.test is None else {"id/test": self.test}
-        return test | {f"ood/{name}": it for name, it in {**self.shifts, **self.extras}.items()}
-
-    @property
-    def derived(self) -> Mapping[str, Derived]:
-        """By metric name what is measured again of splits that are measured."""
-        parts = {f"id/test_{name}": Derived(("id/test",), of) for name, of in self.parts.items()}
-        unions = {
-            f"ood/{name}": Derived(tuple(f"ood/{part}" for part in of))
-            for name, of in self.unions.items()
-        }
-        return parts | unions
-
     @property
     def outside_mean(self) -> frozenset[str]:
-        """The metric names of splits out of distribution that are in no mean."""
-        return frozenset(f"ood/{name}" for name in (*self.extras, *self.unions))
+        """The metric names out of distribution that do not count in `ood/mean`."""
+        extras = {f"ood/{name}" for name in self.extras}
+        derived = {name for name in self.derived if name.startswith("ood/")}
+        return frozenset(extras | derived).union(self.own_means, *self.own_means.values())
+
+    def measured(self) -> Mapping[str, Split]:
+        """By metric name what a finished run is predicted on: `id/test`, then `ood/<name>`."""
+        test = {} if self.test is None else {"id/test": self.test}
+        return test | {f"ood/{name}": it for name, it in {**self.shifts, **self.extras}.items()}
 
 
 @dataclass(frozen=True)

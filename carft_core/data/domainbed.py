@@ -17,6 +17,7 @@ import torch
 from carft_core.data.base import (
     DataConfig,
     DataFolder,
+    Derived,
     Family,
     FamilyData,
     Files,
@@ -219,7 +220,7 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
         test=None,
         shifts={test: shift},
         extras={f"{test}_out": out},
-        unions={f"{test}_all": (test, f"{test}_out")},
+        derived={f"ood/{test}_all": Derived((f"ood/{test}", f"ood/{test}_out"))},
         uneven=UNEVEN,
         digest=found.digest,
         notes=found.notes,

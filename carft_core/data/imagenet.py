@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +15,7 @@ from open_clip import IMAGENET_CLASSNAMES
 from carft_core.data.base import (
     DataConfig,
     DataFolder,
+    Derived,
     Family,
     FamilyData,
     Files,
@@ -242,10 +243,25 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
         shifts=splits,
         digest=_digest(digests),
         training_digest=_digest({"train": digests["train"]}),
-        parts={name: tuple(sorted(labels_of(name).values())) for name in ("r", "a")},
+        derived={
+            f"id/test_{name}": Derived(("id/test",), tuple(sorted(labels_of(name).values())))
+            for name in ("r", "a")
+        },
+        own_means=_means_of_corruptions(splits),
         notes=tuple(_notes({"train": train, "test": test, **splits})),
         digests={_key(name): digest for name, digest in digests.items()},
     )
+
+
+def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """`ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many shifts."""
+    means: dict[str, tuple[str, ...]] = {}
+    corruptions = corrupted()
+    for name in shifts:
+        if name in corruptions:
+            mean = f"ood/{name.partition('-')[0]}"
+            means[mean] = (*means.get(mean, ()), f"ood/{name}")
+    return means
 
 
 def _problems(name: str, folder: Path, manifest: Manifest) -> Iterator[str]:

@@ -9,12 +9,13 @@ from torch import nn
 
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig
+from carft_core.data.base import Derived
 from carft_core.evaluate import OtherTask
 from carft_core.prepare import Bench, open_bench
 
 
 def measured_bench(config: TrialConfig, copies: int = 0) -> Bench:
-    """With a part, an extra, and a union that goes over shifts which do not follow each other.
+    """With a part of test, an extra, and a union of shifts that do not follow each other.
 
     `copies` more shifts show the same images once more.
     """
@@ -28,8 +29,10 @@ def measured_bench(config: TrialConfig, copies: int = 0) -> Bench:
             data,
             shifts={"dark": dark, **more, "pale": pale},
             extras={"again": dark},
-            parts={"ends": (0, 2)},
-            unions={"both": ("dark", "pale")},
+            derived={
+                "id/test_ends": Derived(("id/test",), (0, 2)),
+                "ood/both": Derived(("ood/dark", "ood/pale")),
+            },
         ),
     )
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
 from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
-from carft_core.data.base import DataConfig
+from carft_core.data.base import DataConfig, Derived
 from carft_core.merges import MERGES, Merge, MergePoint, State
 from carft_core.teacher import Teacher
 from carft_core.testing import BrokenContract, check_algorithm, check_family, check_merge
@@ -230,7 +230,6 @@ def grey(name: str, count: int, **broken: Any) -> Split:
 def family(
     digest: str = "a" * 64,
     names: Sequence[str] = ("a", "b"),
-    parts: Mapping[str, tuple[int, ...]] | None = None,
     shared_names: tuple[str, ...] = (),
     measured: Mapping[str, Any] | None = None,
     told: Mapping[str, Any] | None = None,
@@ -248,7 +247,6 @@ def family(
             kept["test"],
             {"x": kept["shift"]},
             digest,
-            parts=parts or {},
             **(measured or {}),
         )
 
@@ -267,10 +265,18 @@ def family(
         (family(shift=grey("s", 4, alike={2: (0, 2)})), "x: alike must be of its classes"),
         (family(shift=grey("s", 4, alike={0: (1,)})), "x: a group of alike must hold"),
         (family(shift=grey("s", 4, alike={0: (0, 1), 1: (1,)})), "x: a group of alike"),
-        (family(parts={"few": (2,)}), "the part few must be some classes of test"),
+        (
+            family(measured={"derived": {"id/test_few": Derived(("id/test",), (2,))}}),
+            "id/test_few must be of some classes of id/test, each once",
+        ),
         (family(measured={"extras": {"x": grey("e", 4)}}), "need different names"),
-        (family(measured={"unions": {"all": ("x", "y")}}), "all must be of shifts and extras"),
-        (family(measured={"unions": {"val": ("x",)}}), "no shift or union is called mean or val"),
+        (family(measured={"derived": {"ood/x": Derived(("ood/x",))}}), "need different names"),
+        (
+            family(measured={"derived": {"ood/all": Derived(("ood/x", "ood/y"))}}),
+            "ood/all must be of splits that are measured",
+        ),
+        (family(measured={"derived": {"ood/val": Derived(("ood/x",))}}), "is called mean or val"),
+        (family(measured={"own_means": {"ood/c": ("ood/c-1",)}}), "ood/c must be a mean of shifts"),
         (family(measured={"extras": {"mean": grey("e", 4)}}), "and no extra mean"),
         (
             family(measured={"uneven": "rare"}, train=grey("t", 1)),

@@ -12,7 +12,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from carft_core.data import FAMILIES, FamilyData, Transform, domainbed, open_data, splits
-from carft_core.data.base import DataConfig
+from carft_core.data.base import DataConfig, Derived
 from carft_core.data.domainbed import SETS, classes_of, names_of
 from carft_core.data.folders import Manifest
 from carft_core.data.survey import Survey, survey
@@ -123,7 +123,8 @@ def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Pat
     assert Counter(data.val.groups) == dict.fromkeys(training, 10)
     assert [*data.measured()] == ["ood/sketch", "ood/sketch_out"]
     assert [len(split) for split in data.measured().values()] == [40, 10]
-    assert data.unions == {"sketch_all": ("sketch", "sketch_out")}
+    assert data.derived == {"ood/sketch_all": Derived(("ood/sketch", "ood/sketch_out"))}
+    assert data.outside_mean == {"ood/sketch_out", "ood/sketch_all"}
     assert all(split.groups is None for split in data.measured().values())
 
 
@@ -190,7 +191,7 @@ def test_office_homes_real_world_may_be_written_as_mirrors_do(tmp_path: Path) ->
 def test_shifts_may_be_left_out_and_then_their_union_is_too(pacs_root: Path) -> None:
     data = opened(pacs_root, shifts=[])
     assert [*data.measured()] == ["ood/sketch_out"]
-    assert data.unions == {}
+    assert data.derived == {}
     assert opened(pacs_root, shifts=["sketch"]).digest == opened(pacs_root).digest
     with pytest.raises(RequestError, match="unknown shift 'sketch_out'"):
         opened(pacs_root, shifts=["sketch_out"])

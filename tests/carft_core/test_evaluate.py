@@ -188,6 +188,27 @@ def test_splits_outside_are_in_no_mean_and_every_other_metric_has_one() -> None:
     assert not {"gap/top1", "hmean/top1"} & set(found)
 
 
+def test_a_set_of_corruptions_has_a_mean_of_its_own() -> None:
+    tuned = {
+        "id/test": {"top1": 0.9},
+        "ood/v2": {"top1": 0.6},
+        "ood/c-fog-1": {"top1": 0.5, "nll": 2.0},
+        "ood/c-fog-2": {"top1": 0.1, "nll": 4.0},
+    }
+    corruptions = ("ood/c-fog-1", "ood/c-fog-2")
+    found = summary(tuned, tuned, outside={*corruptions, "ood/c"}, own_means={"ood/c": corruptions})
+    assert found["ood/c/top1"] == pytest.approx(0.3)
+    assert found["ood/c/nll"] == pytest.approx(3.0)
+    assert found["ood/mean/top1"] == 0.6
+    assert found["gap/top1"] == pytest.approx(0.3)
+    assert "ood/mean/nll" not in found
+    alone = {name: tuned[name] for name in ("id/test", *corruptions)}
+    assert not any(
+        name.startswith(("ood/mean", "gap", "gain"))
+        for name in summary(alone, alone, outside=corruptions)
+    )
+
+
 def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are_groups() -> None:
     plain = random_predictions(items=12)
     grouped = replace(plain, groups=("a", "b", "c") * 4)

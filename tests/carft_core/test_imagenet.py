@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data import FamilyData, Source, Split, Transform, open_data
-from carft_core.data.base import DataConfig
+from carft_core.data.base import DataConfig, Derived
 from carft_core.data.imagenet import IMAGENET, _notes
 from carft_core.data.transforms import read_inside_border, read_plain, read_rgb
 from carft_core.errors import RequestError
@@ -116,7 +116,10 @@ def test_r_and_a_have_200_classes_each_and_share_86(imagenet_root: Path) -> None
     data = opened(imagenet_root)
     r, a = (data.shifts[name].classes or () for name in ("r", "a"))
     assert (len(r), len(a), len({*r} & {*a})) == (200, 200, 86)
-    assert (data.parts["r"], data.parts["a"]) == (r, a)
+    assert data.derived == {
+        "id/test_r": Derived(("id/test",), r),
+        "id/test_a": Derived(("id/test",), a),
+    }
     # The first and last of wise-ft's CLASS_SUBLISTs, by their indices.
     assert (r[:3], r[-1]) == ((1, 2, 4), 988)
     assert (a[:3], a[-1]) == ((6, 11, 13), 988)
@@ -347,6 +350,12 @@ def test_corruptions_are_asked_for_by_name_kind_or_all(
     assert fog["c-fog-3"].ids[0].startswith("c-fog-3/n01440764/")
     chosen = opened(root, ["r", "c-snow-5", "c_extra-spatter-1"]).shifts
     assert list(chosen) == ["r", "c-snow-5", "c_extra-spatter-1"]
+    data = opened(root, ["c-fog-2", "r", "c-snow-5", "c_extra-spatter-1"])
+    assert data.own_means == {
+        "ood/c": ("ood/c-fog-2", "ood/c-snow-5"),
+        "ood/c_extra": ("ood/c_extra-spatter-1",),
+    }
+    assert {*data.measured()} - data.outside_mean == {"id/test", "ood/r"}
     told = refusal(root, ["c"])
     assert "imagenet-c/gaussian_noise/1 (or ImageNet-C/gaussian_noise/1)" in told
     assert told.count("imagenet-c/") == 13 * 5

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from carft_core.config import TrialConfig
+from carft_core.data.base import Derived
 from carft_core.evaluate import names_of, units_of
 from carft_core.prepare import Bench
 from tests.carft_core.measured_bench import measured_bench, moved_classifier, other_task
@@ -22,30 +23,31 @@ def bench(toy_config: Config) -> Bench:
 
 
 def test_a_unit_is_no_greater_than_what_is_measured_over_it(bench: Bench) -> None:
-    found = [
-        (set(unit.splits), set(unit.parts), set(unit.unions))
-        for unit in units_of(bench, [other_task(bench)])
-    ]
+    found = [(set(unit.splits), set(unit.derived)) for unit in units_of(bench, [other_task(bench)])]
     none: set[str] = set()
     assert len(found) == 7
     for expected in (
-        ({"id/val"}, none, none),
-        ({"id/test"}, {"id/test_ends"}, none),
-        ({"ood/copy-0"}, none, none),
-        ({"ood/copy-1"}, none, none),
-        ({"ood/again"}, none, none),
-        ({"ood/dark", "ood/pale"}, none, {"ood/both"}),
-        ({"retention/dark"}, none, none),
+        ({"id/val"}, none),
+        ({"id/test"}, {"id/test_ends"}),
+        ({"ood/copy-0"}, none),
+        ({"ood/copy-1"}, none),
+        ({"ood/again"}, none),
+        ({"ood/dark", "ood/pale"}, {"ood/both"}),
+        ({"retention/dark"}, none),
     ):
         assert expected in found
 
 
 def test_unions_that_share_a_split_are_one_unit(bench: Bench) -> None:
-    unions = {"a": ("dark", "copy-0"), "b": ("copy-1", "pale"), "c": ("copy-0", "copy-1")}
-    units = units_of(replace(bench, data=replace(bench.data, unions=unions)), ())
-    (joined,) = [unit for unit in units if unit.unions]
+    derived = {
+        "ood/a": Derived(("ood/dark", "ood/copy-0")),
+        "ood/b": Derived(("ood/copy-1", "ood/pale")),
+        "ood/c": Derived(("ood/copy-0", "ood/copy-1")),
+    }
+    units = units_of(replace(bench, data=replace(bench.data, derived=derived)), ())
+    (joined,) = [unit for unit in units if unit.derived]
     assert list(joined.splits) == ["ood/dark", "ood/copy-0", "ood/copy-1", "ood/pale"]
-    assert list(joined.unions) == ["ood/a", "ood/b", "ood/c"]
+    assert list(joined.derived) == ["ood/a", "ood/b", "ood/c"]
 
 
 def test_what_is_predicted_has_the_names_and_shapes_that_were_told(bench: Bench) -> None:

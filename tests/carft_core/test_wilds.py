@@ -147,7 +147,7 @@ def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path
         assert files(split) == [row["filename"] for row in rows]
         assert split.labels.tolist() == [row["y"] for row in rows]
         assert split.groups is None
-    assert data.unions == {}
+    assert data.derived == {}
     assert list(data.measured()) == ["id/test", "ood/test", "ood/val"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,16 @@ def test_a_kind_that_a_split_has_not_is_named_with_those_that_it_has(
     )
     assert told("ood/sketch/worst_group_top1", pacs).endswith(f"of ood/sketch it has {usual}")
     assert told("gap/top1", icons) == ""
+
+
+def test_corruptions_alone_have_a_mean_of_their_own_and_no_other(icons: TrialConfig) -> None:
+    data = open_data(icons.data.model_copy(update={"shifts": ("outline", "pixel")}))
+    data = replace(data, own_means={"ood/c": ("ood/outline", "ood/pixel")})
+    check_measured("ood/c/top1", icons, data)
+    with pytest.raises(RequestError, match=r"measured on id/val, .*, ood/pixel, ood/c$"):
+        check_measured("ood/mean/top1", icons, data)
+    with pytest.raises(RequestError, match="icon_shift has no gain/ood/top1"):
+        check_measured("gain/ood/top1", icons, data)
 
 
 def test_a_run_of_such_a_sweep_trains_nothing(
