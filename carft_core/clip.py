@@ -446,7 +446,8 @@ def _transform(model: nn.Module, name: str) -> Transform:
         channels[key] = (red, green, blue)
     return Transform(
         size=sides[0],
-        **channels,
+        mean=channels["mean"],
+        std=channels["std"],
         interpolation=preprocess["interpolation"],
         resize_mode=preprocess["resize_mode"],
     )
