@@ -5,8 +5,8 @@ import os
 # Nothing is sent home unless the user asks for it; the hub's client reads this when imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-# Threads of OpenMP spin while they wait for each other: beside another busy process on one that does
-# not run, and a step takes many times as long. Read when torch is loaded, and inherited by every
-# process that is started from here.
+# Threads of OpenMP spin while they wait for each other: beside another busy process on one that is
+# not running, and a step takes many times as long. Read when torch is loaded, and inherited by
+# every process that is started from here.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
     os.environ["OMP_WAIT_POLICY"] = "passive"
