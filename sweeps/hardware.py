@@ -13,6 +13,9 @@ from sweeps.resources import Need, Node, usable_cpus
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
 
+MOST_WORKERS = 16
+"""What loads images as fast as one GPU trains on them."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -34,16 +37,29 @@ class Hardware:
         return "cuda" if self.gpus else "mps" if self.mps else "cpu"
 
     def resolve(self, config: TrialConfig) -> TrialConfig:
-        """`config` with its device and precision said.
+        """`config` with its device, precision and workers said.
 
-        Raises RequestError for a device that the run does not get.
+        Raises RequestError for a device that the run does not get, or a precision that it lacks.
         """
+        import torch
+
+        from carft_core.device import resolve_precision
+
         device = self.device if config.device == "auto" else config.device
         self._check(device)
         precision = config.precision
         if precision == "auto":
             precision = "bf16" if _is_cuda(device) and self.bf16 else "fp32"
-        return config.model_copy(update={"device": device, "precision": precision})
+        workers: object = config.workers
+        if workers == "auto":
+            workers = default_workers(device.partition(":")[0], self.cpus)
+        return config.model_copy(
+            update={
+                "device": device,
+                "precision": resolve_precision(precision, torch.device(device)),
+                "workers": workers,
+            }
+        )
 
     def notes(self, config: TrialConfig) -> Iterator[str]:
         """What its user should know of how `config` was resolved."""
@@ -91,6 +107,13 @@ def hardware_of(need: Need, supply: Sequence[Node]) -> Hardware:
         names = ", ".join(unknown) or "the nodes"
         why = f"nobody knows whether the GPUs of {names} compute bf16"
     return Hardware(cores, gpus, bf16=not why, why_fp32=why)
+
+
+def default_workers(device_type: str, cores: int) -> int:
+    """How many processes load images: where a GPU trains, one for each of the run's cores but one,
+    at most `MOST_WORKERS`; else none, since a CPU that trains has no core to spare.
+    """
+    return min(MOST_WORKERS, max(1, cores - 1)) if device_type == "cuda" else 0
 
 
 def _is_cuda(device: str) -> bool:

@@ -87,6 +87,25 @@ def test_what_a_file_says_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
+    ("hardware", "device", "workers"),
+    [
+        (Hardware(1, 1), "auto", 1),
+        (Hardware(8, 1), "auto", 7),
+        (Hardware(64, 1), "cuda", 16),
+        (Hardware(64, 1), "cpu", 0),
+        (Hardware(64), "auto", 0),
+        (Hardware(8, mps=True), "auto", 0),
+    ],
+)
+def test_where_a_gpu_trains_the_other_cores_of_the_share_load(
+    hardware: Hardware, device: str, workers: int
+) -> None:
+    auto = config(device=device).model_copy(update={"workers": "auto"})
+    assert hardware.resolve(auto).workers == workers
+    assert hardware.resolve(config(device=device, workers=3)).workers == 3
+
+
+@pytest.mark.parametrize(
     ("hardware", "device", "message"),
     [
         (CPU, "cuda", r"device: cuda is not there: a run gets 0 GPUs \(resources\.gpus\)"),
