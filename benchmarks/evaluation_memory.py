@@ -1,16 +1,15 @@
 """How much memory it takes to measure a model, by the number of shifts.
 
-    python benchmarks/evaluation_memory.py [--shifts 5 40] [--images 2000] [--kept-mb 0]
+    python benchmarks/evaluation_memory.py [--shifts 5 40] [--images 2000]
 
 Random images of 1000 classes and a classifier of one layer, measured with the context probe and
-with kept predictions, in a fresh process for each number of shifts. `--kept-mb` is how much of the
-zero-shot model's predictions may stay in memory for the next run.
+with kept predictions, in a fresh process for each number of shifts.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import os
 import resource
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from torch import Tensor, nn
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data import Source, Split, Transform
-from carft_core.evaluate import ZERO_SHOT, measure
-from carft_core.prepare import Bench, open_bench
+from carft_core.evaluate import measure
+from carft_core.prepare import Prepared, prepared
 
 CLASSES, WIDTH, PIXELS = 1000, 512, 8
 
@@ -44,30 +43,37 @@ class Noise(Source):
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
 
-def noise_bench(config: TrialConfig, shifts: int, images: int) -> Bench:
-    """A bench of so many shifts beside `id/val` and `id/test`."""
-    bench = open_bench(config)
-    teacher = copy.copy(bench.teacher)
-    tower = nn.Sequential(nn.Flatten(), nn.Linear(3 * PIXELS**2, WIDTH))
-    teacher.classifier = ImageClassifier(tower, nn.Linear(WIDTH, CLASSES, bias=False))
-    teacher.w_cls, teacher.w_ctx = torch.randn(CLASSES, WIDTH), torch.randn(80, WIDTH)
-    labels = torch.arange(images) % CLASSES
+def noise_task(config: TrialConfig, shifts: int, images: int) -> Prepared:
+    """A task of so many shifts beside `id/val` and `id/test`."""
+    stand, labels = prepared(config), torch.arange(images) % CLASSES
     split = Split(tuple(f"image {row}" for row in range(images)), labels, Noise())
     named = {f"shift-{number}": split for number in range(shifts)}
-    data = replace(bench.data, val=split, test=split, shifts=named)
-    return replace(bench, data=data, teacher=teacher)
+    measured = {"id/val": split, "id/test": split, **{f"ood/{name}": split for name in named}}
+    tower = nn.Sequential(nn.Flatten(), nn.Linear(3 * PIXELS**2, WIDTH))
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    teacher = replace(
+        stand.teacher,
+        class_names=names,
+        splits={"train": split, **measured},
+        digests={name: f"noise of {name}" for name in measured},
+        w_cls=torch.randn(CLASSES, WIDTH),
+        w_ctx=torch.randn(80, WIDTH),
+        classifier=ImageClassifier(tower, nn.Linear(WIDTH, CLASSES, bias=False)),
+    )
+    data = replace(stand.data, class_names=names, val=split, test=split, shifts=named)
+    return replace(stand, data=data, teacher=teacher)
 
 
-def measure_once(shifts: int, images: int, kept: int) -> None:
+def measure_once(shifts: int, images: int) -> None:
     """Measure a model that is not the zero-shot model, and print the most memory that it took."""
-    ZERO_SHOT.limit = kept
     plain = {"data": {"family": "icon_shift_dev"}, "algorithm": "zero_shot", "device": "cpu"}
     config = trial_config(plain)
-    bench = noise_bench(config, shifts, images)
+    stand = noise_task(config, shifts, images)
     before = _peak_mb()
     with tempfile.TemporaryDirectory() as folder:
-        classifier = bench.teacher.new_classifier()
-        measure(classifier, bench, (), config, Path(folder) / "predictions.parquet")
+        os.environ["CARFT_CACHE"] = folder
+        files = {"unmerged": Path(folder) / "predictions.parquet"}
+        measure({"unmerged": stand.teacher.new_classifier}, stand, config, files)
     sys.stdout.write(
         f"{shifts} shifts: {_peak_mb() - before:.0f} MB above the {before:.0f} before\n"
     )
@@ -83,13 +89,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shifts", type=int, nargs="+", default=[5, 40])
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--kept-mb", type=int, default=0)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
-        measure_once(given.shifts[0], given.images, given.kept_mb * 10**6)
+        measure_once(given.shifts[0], given.images)
         return
-    shared = ["--images", str(given.images), "--kept-mb", str(given.kept_mb), "--here"]
+    shared = ["--images", str(given.images), "--here"]
     for shifts in given.shifts:
         subprocess.run([sys.executable, __file__, "--shifts", str(shifts), *shared], check=True)
 

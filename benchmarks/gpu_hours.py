@@ -97,7 +97,7 @@ def run_cost(config: TrialConfig) -> Cost:
     evaluated = (images.val + images.measured) * (1 + len(between))
     if trained:
         evaluated += images.val * (images.epochs + 1)
-    teacher = "features" in config.algorithm.teacher_quantities
+    teacher = "contexts" in config.algorithm.uses
     once = operations(config.model.name)
     return Cost(1, trained, evaluated, once * (trained * (PASSES + teacher) + evaluated))
 

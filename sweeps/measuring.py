@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.device import resolve_workers
 from carft_core.errors import RequestError
-from carft_core.evaluate import other_data, predict
+from carft_core.evaluate import predict
 from carft_core.predictions import write_predictions
-from carft_core.prepare import Bench, open_bench
+from carft_core.prepare import Prepared, prepared
 from carft_core.train import epochs
 from sweeps.engines.training import failure_class, one_line
 from sweeps.pace import Experience, Pace, Sample, kept_bytes
@@ -34,8 +33,8 @@ def measure(config: TrialConfig, seed: int, *, threads: int | None) -> Sample:
     try:
         _timed(config, seed, _WARM_UP)
         reports, kept, weights = _timed(config, seed, STEPS)
-        bench = open_bench(config)
-        per_image = _bytes_per_image(config, bench) if config.keep.predictions else 0.0
+        stand = prepared(config)
+        per_image = _bytes_per_image(config, stand) if config.keep.predictions else 0.0
     except RequestError:
         raise
     except Exception as error:  # whatever a run raises, it would raise in the sweep
@@ -45,16 +44,14 @@ def measure(config: TrialConfig, seed: int, *, threads: int | None) -> Sample:
     training = sum(report["seconds"] for report in reports)
     span = (reports[-1]["timestamp"] - reports[0]["timestamp"]) / 1000
     validation = max(0.0, span - training) / max(1, len(reports) - 1)
-    splits = [*bench.evaluated_splits().values()]
-    splits += [other.id_test for other in other_data(config).values()]
-    images = sum(len(split) for split in splits)
+    images = sum(map(len, stand.measured().values()))
     pace = Pace(
         step=training / max(1, reports[-1]["step"]),
         epoch=validation,
-        model=validation * images / max(1, len(bench.validation)),
+        model=validation * images / max(1, len(stand.data.id_val)),
     )
     kept += round(per_image * images * (1 + len(merge_labels(config))))
-    return Sample(config.as_dict(), bench.device.type, pace, kept, weights)
+    return Sample(config.as_dict(), stand.device.type, pace, kept, weights)
 
 
 def measured(sample: Sample) -> Experience:
@@ -74,19 +71,10 @@ def _timed(config: TrialConfig, seed: int, steps: int) -> tuple[list[dict[str, A
         return reports, *kept_bytes(workdir)
 
 
-def _bytes_per_image(config: TrialConfig, bench: Bench) -> float:
+def _bytes_per_image(config: TrialConfig, stand: Prepared) -> float:
     """Of the predictions of one model on disk; those of `id/val` stand for every split."""
-    predicted = predict(
-        bench.teacher.classifier,
-        bench.validation,
-        "id/val",
-        transform=bench.transform,
-        device=bench.device,
-        precision=bench.precision,
-        batch_size=config.eval.batch_size,
-        workers=resolve_workers(config.workers, bench.device),
-    )
+    predicted = predict(stand.teacher.classifier, "id/val", stand.teacher)
     with tempfile.TemporaryDirectory(prefix="carft-measure-") as scratch:
         file = Path(scratch) / "predictions.parquet"
         write_predictions(file, [predicted], config.eval.logits)
-        return file.stat().st_size / len(bench.validation)
+        return file.stat().st_size / len(stand.data.id_val)

@@ -10,6 +10,7 @@ from carft_core.config import TrialConfig
 from carft_core.data import open_data
 from carft_core.identity import Identity, identify
 from carft_core.prepare import other_data
+from carft_core.run import models_of
 from sweeps.hardware import Hardware
 from sweeps.measurable import check_measured
 from sweeps.records import NO_SEED
@@ -141,6 +142,4 @@ def kept(tasks: Sequence[Task]) -> dict[str, Any]:
 
 def merge_labels(config: TrialConfig) -> list[str]:
     """The merged models that are measured of a run."""
-    if not config.algorithm.trains:
-        return []
-    return [point.label for merge in config.merges for point in merge.points()]
+    return [label for label, model in models_of(config).items() if model is not None]

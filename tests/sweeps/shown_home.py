@@ -181,7 +181,6 @@ def _predict(name: str, split: Split, task: Task, merged: bool) -> Predictions:
         units=split.units,
         labels=split.labels,
         logits=logits,
-        features=torch.empty(0),
     )
 
 

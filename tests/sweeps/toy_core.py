@@ -15,9 +15,9 @@ from typing import Any
 from carft_core.config import TrialConfig, trial_config
 from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, digest_of, evaluation_digest
+from carft_core.run import models_of
 from sweeps.engines.base import Decision
 from sweeps.engines.training import Report
-from sweeps.plan import merge_labels
 from tests.sweeps.toy_runs import act, epoch_report
 
 ENTRY = "tests.sweeps.toy_core:train_run"
@@ -81,9 +81,9 @@ def train_run(
         return None
     _misbehave(known, seed, workdir)
     top1 = value(known, seed)
-    for step, label in enumerate(["unmerged", *merge_labels(known)]):
+    for step, (label, model) in enumerate(models_of(known).items()):
         file = workdir / "evaluations" / label / "metrics.json"
-        digest = evaluation_digest(workdir.name, label, known)
+        digest = evaluation_digest(workdir.name, model, known)
         if (read_json(file) or {}).get("digest") == digest:
             continue
         write_json(
