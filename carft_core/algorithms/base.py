@@ -5,17 +5,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from carft_core.clip import Classifier
+from carft_core.errors import Problem, unknown
+from carft_core.fields import explained
 from carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
+from carft_core.registry import Registry, no_concrete
 from carft_core.teacher import Teacher
 
 USES = frozenset({"contexts", "text", "domains"})
@@ -166,3 +179,145 @@ class Soup(Algorithm):
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
         """The soup of the members' classifiers, which are on the device and stay as they are."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it combines its members")
+
+
+def _refusal(thing: Any) -> str | None:
+    """An algorithm is a class; one that trains says by which loss."""
+    wrong = no_concrete(Algorithm, thing)
+    if wrong is None and thing.trains and thing.loss is Algorithm.loss:
+        return "it lacks `loss`, what it minimises"
+    return wrong
+
+
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
+"""By `algorithm.name`."""
+
+
+def _named(value: object) -> Algorithm:
+    """The algorithm that `{name: ..., **fields}`, or a bare name, describes."""
+    if isinstance(value, Algorithm):
+        return value
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"must be an algorithm's name, or a mapping of it and fields, not {value}")
+    name = fields.get("name")
+    cls = ALGORITHMS.get(name) if isinstance(name, str) else None
+    if cls is None:
+        problems = [Problem(("name",), unknown("algorithm", name, ALGORITHMS))]
+    else:
+        try:
+            return cls.model_validate({key: fields[key] for key in fields if key != "name"})
+        except ValidationError as error:
+            problems = list(explained(error, cls, ()))
+    raise ValidationError.from_exception_data(
+        "algorithm",
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("value_error", "{error}", {"error": problem.message}),
+                loc=problem.path,
+                input=value,
+            )
+            for problem in problems
+        ],
+    )
+
+
+NamedAlgorithm = Annotated[
+    Algorithm,
+    BeforeValidator(_named),
+    PlainSerializer(lambda it: {"name": it.name, **it.model_dump(mode="json")}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}},
+                    "required": ["name"],
+                },
+            ]
+        }
+    ),
+]
+"""A field that is an algorithm, written as in a sweep file: `{name: car_ft, kl_weight: 3}`."""
+
+
+class Wrapper(Algorithm):
+    """Another algorithm, `of`, with something around it. What a subclass leaves alone is `of`'s.
+
+    A subclass whose module holds more than that of `of` overrides `build` and `inner`.
+    """
+
+    of: NamedAlgorithm = Field(default="fine_tune", validate_default=True)
+    """The algorithm that trains, with its own fields."""
+
+    @model_validator(mode="after")
+    def _of_trains(self) -> Self:
+        if not self.of.trains:
+            raise ValueError(f"of: {self.of.name} trains nothing; name an algorithm that does")
+        return self
+
+    # The claims are those of `of`, which each instance has its own of.
+    @property
+    def couples_items(self) -> bool:  # type: ignore[override]
+        """See Algorithm."""
+        return self.of.couples_items
+
+    @property
+    def uses(self) -> frozenset[str]:  # type: ignore[override]
+        """See Algorithm."""
+        return self.of.uses
+
+    @property
+    def starts_at_zero_shot(self) -> bool:  # type: ignore[override]
+        """See Algorithm."""
+        return self.of.starts_at_zero_shot
+
+    @property
+    def keeps_shape(self) -> bool:  # type: ignore[override]
+        """See Algorithm."""
+        return self.of.keeps_shape
+
+    def inner(self, model: nn.Module) -> nn.Module:
+        """The module of `of` in the one that `build` returned; by default they are the same."""
+        return model
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        """See Algorithm."""
+        return self.of.build(teacher)
+
+    def start(self, model: nn.Module, teacher: Teacher) -> None:
+        """See Algorithm."""
+        self.of.start(self.inner(model), teacher)
+
+    def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
+        """See Algorithm."""
+        return self.of.groups(self.inner(model), optim)
+
+    def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
+        """See Algorithm."""
+        return self.of.optimiser(groups, optim)
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """See Algorithm."""
+        return self.of.loss(self.inner(model), batch, teacher)
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        """See Algorithm."""
+        self.of.after_step(self.inner(model), step, steps)
+
+    def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
+        """See Algorithm."""
+        self.of.after_epoch(self.inner(model), metrics)
+
+    def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
+        """See Algorithm."""
+        return self.of.classifier(self.inner(model), teacher)
+
+    def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
+        """See Algorithm."""
+        return self.of.warnings(history)
+
+    def identity(self) -> dict[str, Any]:
+        """Its fields, and of `of` what that puts into an identity."""
+        return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}

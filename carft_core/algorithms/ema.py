@@ -1,0 +1,91 @@
+"""EMA: an exponential moving average of the weights of any algorithm."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from carft_core.algorithms.base import Wrapper
+from carft_core.clip import Classifier
+from carft_core.teacher import Teacher
+
+
+class Averaged(nn.Module):
+    """A module that trains, and a running average of its weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.average = copy.deepcopy(model).requires_grad_(False)
+
+
+class Ema(Wrapper):
+    """Any algorithm, evaluated at the exponential moving average of the weights it goes through.
+
+    Behind step t = 1, 2, ... of the optimiser, with w_t the weights and a_0 = w_0,
+
+        a_t = d_t a_(t-1) + (1 - d_t) w_t,    d_t = min(decay, (1 + t) / (10 + t))
+
+    so that in a short run the average is of about the last tenth of the steps, instead of being
+    held near the initial weights, of which `decay^t` would be left (0.82 after 200 steps of 0.999).
+    Floating buffers, such as a batch norm's statistics, are averaged as weights are; others are
+    copied. The loss and the optimiser see the weights, the classifier is the average.
+
+    Source: Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging";
+    Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780), equation
+    of section 2; the decay's start is that of TensorFlow's `ExponentialMovingAverage` with
+    `num_updates`, and buffers as in timm's `ModelEmaV3`.
+    """
+
+    name: ClassVar[str] = "ema"
+    summary: ClassVar[str] = "The exponential moving average of another algorithm's weights"
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """How much of the average a step leaves; the average is over about 1 / (1 - decay) steps."""
+
+    def inner(self, model: nn.Module) -> nn.Module:
+        """The module that trains."""
+        return _averaged(model).model
+
+    def build(self, teacher: Teacher) -> Averaged:
+        """The other's module, twice."""
+        return Averaged(super().build(teacher))
+
+    def start(self, model: nn.Module, teacher: Teacher) -> None:
+        """The other's start; the average begins there."""
+        super().start(model, teacher)
+        model = _averaged(model)
+        model.average.load_state_dict(model.model.state_dict())
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        """The other's, then one step of the average."""
+        super().after_step(model, step, steps)
+        model = _averaged(model)
+        averages, weights = [], []
+        for average, weight in zip(_tensors(model.average), _tensors(model.model), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                weights.append(weight)
+            else:
+                average.copy_(weight)
+        decay = min(self.decay, (2 + step) / (11 + step))
+        get_ema_multi_avg_fn(decay)(averages, weights, None)
+
+    def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
+        """The other's, of the average."""
+        return self.of.classifier(_averaged(model).average, teacher)
+
+
+def _tensors(module: nn.Module) -> itertools.chain[Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+def _averaged(model: nn.Module) -> Averaged:
+    if not isinstance(model, Averaged):
+        raise TypeError("ema trains the module that it built")
+    return model

@@ -1,0 +1,243 @@
+"""EMA and wrappers: the average by its formula, resuming to the bit, and the inner algorithm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Wrapper
+from carft_core.algorithms.ema import Averaged, Ema
+from carft_core.clip import OpenedClip
+from carft_core.config import TrialConfig, trial_config
+from carft_core.errors import InvalidConfig
+from carft_core.identity import couples_items, identify
+from carft_core.optim import OptimConfig
+from carft_core.run import RunFolder, finish, load_weights
+from carft_core.teacher import Teacher
+from carft_core.testing import batch_for, started, toy_teacher
+from carft_core.train import Decision, EpochReport, train
+
+Config = Callable[..., TrialConfig]
+EMA = {"name": "ema", "decay": 0.3, "of": {"name": "car_ft", "kl_weight": 3.0}}
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_weights(RunFolder(folder).weights("last"))
+
+
+class Toy(nn.Module):
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("count", torch.tensor(0))
+
+
+def test_the_average_is_the_sum_of_the_weights_with_the_papers_coefficients() -> None:
+    """Unrolled: step t weighs (1 - d_t) times all later d, and the start what is left."""
+    toy, ema, steps = Toy(), Ema(decay=0.6), 12
+    model = Averaged(toy)
+    average = model.average
+    assert isinstance(average, Toy)
+    walk = torch.randn(steps, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for step, values in enumerate(walk):
+            toy.weight.copy_(values)
+            toy.mean.fill_(float(step))
+            toy.count.fill_(step)
+            ema.after_step(model, step, steps)
+    decays = [min(0.6, (1 + t) / (10 + t)) for t in range(1, steps + 1)]
+    assert decays[0] == 2 / 11
+    assert decays[-1] == 13 / 22
+    shares = [(1 - d) * torch.tensor(decays[t + 1 :]).prod() for t, d in enumerate(decays)]
+    expected = sum(share * values for share, values in zip(shares, walk, strict=True))
+    torch.testing.assert_close(average.weight, expected)
+    mean = sum(share * step for step, share in enumerate(shares))
+    torch.testing.assert_close(average.mean, torch.tensor([float(mean)]))
+    assert int(average.count) == steps - 1
+
+
+def test_the_decay_is_the_fields_once_the_start_is_over() -> None:
+    toy = Toy()
+    model = Averaged(toy)
+    with torch.no_grad():
+        toy.weight.fill_(1.0)
+        Ema(decay=0.6).after_step(model, 1000, 2000)
+    expected = torch.full((2,), 0.4)
+    torch.testing.assert_close(model.average.get_parameter("weight").detach(), expected)
+
+
+def test_the_loss_sees_what_trains_and_the_classifier_is_the_average(teacher: Teacher) -> None:
+    ema = Ema(of=ALGORITHMS["fine_tune"]())
+    model = started(ema, teacher)
+    assert isinstance(model, Averaged)
+    assert [p.requires_grad for p in model.average.parameters()].count(True) == 0
+    plain = teacher.new_classifier()
+    loss, _ = ema.loss(model, batch_for(teacher), teacher)
+    alone, _ = ema.of.loss(plain, batch_for(teacher), teacher)
+    assert torch.equal(loss, alone)
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            parameter.mul_(1.1)
+    classifier = ema.classifier(model, teacher)
+    assert classifier is model.average
+    images = batch_for(teacher).images
+    assert torch.equal(classifier(images), teacher.classifier(images))
+
+
+def test_a_decay_of_zero_gives_the_weights_of_the_inner_algorithm_to_the_bit(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    inner = {"name": "car_ft", "kl_weight": 3.0}
+    results = [
+        train(toy_config({"algorithm": algorithm}), 0, workdir=tmp_path / name)
+        for name, algorithm in {"plain": inner, "ema": {**EMA, "decay": 0.0}}.items()
+    ]
+    assert results[0] is not None
+    assert results[1] is not None
+    plain, averaged = weights(tmp_path / "plain"), weights(tmp_path / "ema")
+    assert averaged.keys() == {f"{part}.{key}" for part in ("model", "average") for key in plain}
+    for key, value in plain.items():
+        assert torch.equal(averaged[f"model.{key}"], value)
+        assert torch.equal(averaged[f"average.{key}"], value)
+    assert results[0].metrics["ood/mean/nll"] == results[1].metrics["ood/mean/nll"]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_a_run_of_it_resumes_to_the_bit_and_is_merged(
+    toy_config: Config, tmp_path: Path, stop_after: int
+) -> None:
+    config = toy_config({"algorithm": EMA, "merges": [{"name": "wise_ft", "alphas": [0.5]}]})
+    whole = train(config, 0, workdir=tmp_path / "whole")
+    assert whole is not None
+
+    def report(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == stop_after else Decision.CONTINUE
+
+    assert train(config, 0, workdir=tmp_path / "stopped", report=report) is None
+    again = train(config, 0, workdir=tmp_path / "stopped")
+    assert again is not None
+    expected, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(value, resumed[key]) for key, value in expected.items())
+    assert not torch.equal(expected["model.head.weight"], expected["average.head.weight"])
+    assert whole.metrics == again.metrics
+    assert "wise_ft@0.5" in whole.merges
+    assert finish(tmp_path / "whole", config, 0).metrics == whole.metrics
+    assert "train/context_kl" in RunFolder(tmp_path / "whole").history()[-1]["metrics"]
+
+
+def test_the_inner_algorithm_may_be_a_bare_name_or_left_out_and_survives_json() -> None:
+    config = trial_config({"algorithm": EMA})
+    assert config.algorithm.of == ALGORITHMS["car_ft"](kl_weight=3.0)  # type: ignore[attr-defined, call-arg]
+    assert config.as_dict()["algorithm"]["of"] == {
+        **{"name": "car_ft", "kl_weight": 3.0},
+        **{"context_scale": None, "kl_direction": "teacher_student"},
+    }
+    assert trial_config(json.loads(json.dumps(config.as_dict()))) == config
+    named = trial_config({"algorithm": {"name": "ema", "of": "car_ft"}})
+    assert named.algorithm.of.name == "car_ft"  # type: ignore[attr-defined]
+    assert Ema().of.name == "fine_tune"
+    twice = {"name": "ema", "of": EMA}
+    assert trial_config({"algorithm": twice}).as_dict()["algorithm"]["of"]["of"]["kl_weight"] == 3
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        ("car_tf", r"algorithm\.of\.name: unknown algorithm 'car_tf'; did you mean 'car_ft'"),
+        ({"kl_weight": 1}, r"algorithm\.of\.name: unknown algorithm None; Known: "),
+        (3, r"algorithm\.of: must be an algorithm's name, or a mapping"),
+        ("zero_shot", r"zero_shot trains nothing; name an algorithm that does"),
+        (
+            {"name": "car_ft", "kl_wieght": 1},
+            r"algorithm\.of\.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'",
+        ),
+        ({"name": "car_ft", "kl_weight": -1}, r"algorithm\.of\.kl_weight: must be greater"),
+        (
+            {"name": "ema", "of": {"name": "car_ft", "kl_weight": "much"}},
+            r"algorithm\.of\.of\.kl_weight: must be a valid number, got 'much'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_inner_algorithm_is_reported_at_its_place(of: Any, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        trial_config({"algorithm": {"name": "ema", "of": of}, "device": "cpu"})
+
+
+def test_all_mistakes_of_the_inner_algorithm_come_at_once() -> None:
+    of = {"name": "car_ft", "kl_weight": -1, "context_scale": 0}
+    with pytest.raises(InvalidConfig) as caught:
+        trial_config({"algorithm": {"name": "ema", "decay": 2, "of": of}})
+    assert len(caught.value.problems) == 3
+
+
+class Coupled(Algorithm):
+    """One that claims everything, and tells what it was called with."""
+
+    name = "coupled"
+    summary = "For a test"
+    couples_items = True
+    uses = frozenset({"text", "contexts"})
+    starts_at_zero_shot = False
+    keeps_shape = False
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """Cross-entropy."""
+        del teacher
+        return batch.cross_entropy(model(batch.images)), {}
+
+    def identity(self) -> dict[str, Any]:
+        """As one that reads a file."""
+        return {"file": "digest"}
+
+
+class Plain(Wrapper):
+    """A wrapper that changes nothing."""
+
+    name = "plain"
+    summary = "For a test"
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_wrapper_claims_and_does_what_its_inner_algorithm_does(teacher: Teacher) -> None:
+    ALGORITHMS.register(Coupled)
+    wrapper = Plain(of=Coupled())
+    claims = (wrapper.couples_items, wrapper.starts_at_zero_shot, wrapper.keeps_shape)
+    assert claims == (True, False, False)
+    assert wrapper.uses == {"text", "contexts"}
+    assert wrapper.identity() == {"of": {"name": "coupled", "file": "digest"}}
+    assert Plain().uses == frozenset()
+    assert Plain().keeps_shape
+    inner = ALGORITHMS["car_ft"](kl_weight=2.0)  # type: ignore[call-arg]
+    history = [{"train/context_kl": 0.0}] * 2
+    assert Plain(of=inner).warnings(history) == inner.warnings(history) != []
+    model = started(Plain(of=inner), teacher)
+    optim = OptimConfig(lr=1e-3)
+    assert len(Plain(of=inner).groups(model, optim)) == len(inner.groups(model, optim))
+
+
+def test_the_claims_of_the_inner_algorithm_decide_on_the_digest(toy_config: Config) -> None:
+    def digest(of: Any, **changes: Any) -> str:
+        config = toy_config({"algorithm": {"name": "ema", "of": of}, **changes})
+        assert not couples_items(config)
+        return identify(config, 0).digest
+
+    contexts = {"prompts": {"classes": "simple", "contexts": "class_only"}}
+    assert digest("fine_tune") == digest("fine_tune", **contexts)
+    assert digest("car_ft") != digest("car_ft", **contexts)
+    assert digest("car_ft") != digest({"name": "car_ft", "kl_weight": 3.0})
+    assert digest("car_ft") == digest({"name": "car_ft", "kl_weight": 1.0})
