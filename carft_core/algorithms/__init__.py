@@ -7,6 +7,8 @@ from typing import Any
 from carft_core.algorithms.base import USES, Algorithm, Batch, Loss, Soup
 from carft_core.algorithms.car_ft import CarFt
 from carft_core.algorithms.fine_tune import FineTune
+from carft_core.algorithms.model_stock import ModelStock
+from carft_core.algorithms.uniform_soup import UniformSoup
 from carft_core.algorithms.zero_shot import ZeroShot
 from carft_core.registry import Registry, no_concrete
 
@@ -23,5 +25,7 @@ ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
 ALGORITHMS.register(ZeroShot)
 ALGORITHMS.register(FineTune)
 ALGORITHMS.register(CarFt)
+ALGORITHMS.register(UniformSoup)
+ALGORITHMS.register(ModelStock)
 
 __all__ = ["ALGORITHMS", "USES", "Algorithm", "Batch", "Loss", "Soup"]
