@@ -177,7 +177,7 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
         "but how well was not measured after tuning."
     )
     yield "The shifts in the table are the only ones on which it was measured."
-    if facts["config"]["algorithm"]["name"] != "zero_shot":
+    if facts["seed"] is not None:
         yield "One run with one seed; the spread over seeds is in the comparison of its sweep."
 
 

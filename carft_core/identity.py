@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from carft_core.algorithms import Soup
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES, FamilyData, open_data
@@ -48,8 +49,9 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     `optim.micro_batch` unless items of a batch are coupled, and what the algorithm does not use of
     contexts. Inside is what an augmentation does, not its name, and which images training lacks,
     not `data.bad_files`. An algorithm that trains nothing has no seed, no optimiser, no
-    augmentation and no balance, but may have the split of a seed. `auto` for device or precision
-    is what it is on this machine. Raises RequestError when model or data cannot be opened.
+    augmentation and no balance, but may have the split of a seed; a soup has the epoch of its
+    members' weights. `auto` for device or precision is what it is on this machine. Raises
+    RequestError when model or data cannot be opened.
     """
     config = config.for_seed(seed)
     algorithm = config.algorithm
@@ -72,6 +74,8 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     }
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
+    if isinstance(algorithm, Soup):
+        parts["result"] = config.keep.result
     if algorithm.trains:
         outside = set() if couples_items(config) else {"micro_batch"}
         parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
@@ -252,6 +256,7 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
         "augmentation": repr(teacher.transform.augmentation) if follows else None,
         "budget": budget if trains else None,
         "result": config.keep.result if trains else None,
+        **_present(members=_members(config)),
         "precision": teacher.precision,
         "device": stand.device.type,
         "contexts": contexts.name,
@@ -265,6 +270,11 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
         "own_code": own_code_of(config),
         "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
     }
+
+
+def _members(config: TrialConfig) -> list[str] | None:
+    """The digests of the runs that a soup is made of; None of anything else."""
+    return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
 
 
 def _told(others: Mapping[str, FamilyData]) -> str:

@@ -190,7 +190,7 @@ def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> 
     if not algorithm.trains and algorithm.starts_at_zero_shot:
         return teacher.classifier
     if isinstance(algorithm, Soup):
-        return algorithm.combine(teacher, _members(folder, algorithm, stand))
+        return algorithm.combine(teacher, _members(folder, config, algorithm, stand))
     model = algorithm.build(teacher)
     if algorithm.trains:
         file = folder.weights(config.keep.result)
@@ -206,23 +206,31 @@ def load_classifier(folder: RunFolder, config: TrialConfig, stand: Prepared) -> 
     return algorithm.classifier(model.to(stand.device), teacher)
 
 
-def _members(folder: RunFolder, soup: Soup, stand: Prepared) -> list[Classifier]:
-    """The classifiers of a soup's runs. Raises RequestError for one that is not there or differs
-    in model or classes."""
+def _members(
+    folder: RunFolder, config: TrialConfig, soup: Soup, stand: Prepared
+) -> list[Classifier]:
+    """The classifiers of a soup's runs, at the epoch that the soup's `keep.result` names.
+
+    Raises RequestError for one that is not there or not trained, and for one of another model, of
+    other classes, or of other data: it may have trained on what the soup is validated on.
+    """
     if not soup.members:
         raise RequestError(f"algorithm.members: which runs is {soup.name} made of?")
     own = folder.claimed()["identity"]
     classifiers = []
     for digest in soup.members:
-        member = folder.member(digest)
-        claimed = member.claimed()
-        for part in ("model", "classes"):
+        member, where = folder.member(digest), f"algorithm.members: run {digest[:12]}"
+        claimed = read_json(member.path / "config.json")
+        if claimed is None:
+            raise RequestError(f"{where} is not in this home ({member.path.parent})")
+        for part, name in (("model", "model"), ("classes", "prompts.classes"), ("data", "data")):
             if claimed["identity"][part] != own[part]:
-                raise RequestError(
-                    f"algorithm.members: run {digest[:12]} has another {part} than the {soup.name}"
-                )
-        config = trial_config(claimed["config"])
-        classifiers.append(load_classifier(member, config, stand))
+                raise RequestError(f"{where} differs from the {soup.name} in {name}")
+        if read_json(member.path / "trained.json") is None:
+            raise RequestError(f"{where} is not trained to its end")
+        its_config = trial_config(claimed["config"]).for_seed(claimed["seed"])
+        its_config = its_config.model_copy(update={"keep": config.keep})
+        classifiers.append(load_classifier(member, its_config, stand))
     return classifiers
 
 

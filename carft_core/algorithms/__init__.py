@@ -15,12 +15,16 @@ from carft_core.algorithms.base import (
 from carft_core.algorithms.car_ft import CarFt
 from carft_core.algorithms.ema import Ema
 from carft_core.algorithms.fine_tune import FineTune
+from carft_core.algorithms.model_stock import ModelStock
+from carft_core.algorithms.uniform_soup import UniformSoup
 from carft_core.algorithms.zero_shot import ZeroShot
 
 ALGORITHMS.register(ZeroShot)
 ALGORITHMS.register(FineTune)
 ALGORITHMS.register(CarFt)
 ALGORITHMS.register(Ema)
+ALGORITHMS.register(UniformSoup)
+ALGORITHMS.register(ModelStock)
 
 __all__ = [
     "ALGORITHMS",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
@@ -16,6 +18,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -25,7 +28,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from carft_core.clip import Classifier
-from carft_core.errors import Problem, unknown
+from carft_core.errors import Problem, RequestError, unknown
 from carft_core.fields import explained
 from carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
 from carft_core.registry import Registry, no_concrete
@@ -35,6 +38,8 @@ USES = frozenset({"contexts", "text", "domains"})
 """What an algorithm may say that it uses beside images and labels."""
 Loss = tuple[Tensor, Mapping[str, Tensor]]
 """What is minimised, a scalar, and the scalars that are logged beside it, by name."""
+State = Mapping[str, Tensor]
+"""A state dict of a classifier: encoder and head, parameters and buffers."""
 
 
 @dataclass(frozen=True)
@@ -165,20 +170,71 @@ class Algorithm(BaseModel):
 
 
 class Soup(Algorithm):
-    """A model made of other runs of the same home, each of the same model and classes.
+    """A model made of other runs of the same home, each of the same model, classes and data.
 
-    It is a run of its own: evaluated, merged with the zero-shot model and compared like any.
+    It is a run of its own: evaluated, merged with the zero-shot model and compared like any. A soup
+    of weights overrides `state`; one whose result is another module overrides `combine`.
     """
 
     trains: ClassVar[bool] = False
     starts_at_zero_shot: ClassVar[bool] = False
+    least_members: ClassVar[int] = 1
 
     members: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """The digests of the runs; in a sweep file `after:` puts them here."""
+    """The digests of the runs, in any order; in a sweep file `after:` puts them here."""
+
+    @field_validator("members")
+    @classmethod
+    def _canonical(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        """Sorted, so that the same runs are the same soup."""
+        for member in members:
+            if not re.fullmatch("[0-9a-f]{64}", member):
+                raise ValueError(
+                    f"{member[:80]!r} is no digest of a run, 64 digits from 0 to f, which are the "
+                    "name of its folder in the home; to name runs of this sweep, use after:"
+                )
+        if len(set(members)) < len(members):
+            raise ValueError("a run stands in the list twice")
+        if 0 < len(members) < cls.least_members:
+            raise ValueError(f"{cls.name} is made of {cls.least_members} runs or more")
+        return tuple(sorted(members))
 
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
-        """The soup of the members' classifiers, which are on the device and stay as they are."""
+        """The soup of the members' classifiers, which are on the device and stay as they are.
+
+        By default a classifier with the weights of `state`. Raises RequestError when a member has
+        other tensors than the zero-shot model.
+        """
+        zero_shot = teacher.classifier.state_dict()
+        states = [member.state_dict() for member in members]
+        for digest, state in zip(self.members, states, strict=True):
+            check_same_tensors(
+                zero_shot,
+                state,
+                f"{self.name} needs runs of the zero-shot model's shape, and run {digest[:12]} has "
+                "another",
+            )
+        soup = copy.deepcopy(members[0])
+        soup.load_state_dict(dict(self.state(zero_shot, states)))
+        return soup
+
+    def state(self, zero_shot: State, members: Sequence[State]) -> State:
+        """The soup's weights, given those of the members in the order of `members`; the inputs are
+        left as they are."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it combines its members")
+
+
+def check_same_tensors(one: State, two: State, message: str) -> None:
+    """Raise RequestError, with the message and the names of the tensors, unless both states have
+    tensors of the same names and shapes."""
+    differing = [
+        name
+        for name in sorted({*one, *two})
+        if name not in one or name not in two or one[name].shape != two[name].shape
+    ]
+    if differing:
+        more = f" and {len(differing) - 10} more" if len(differing) > 10 else ""
+        raise RequestError(f"{message}; these tensors differ: {', '.join(differing[:10])}{more}")
 
 
 def _refusal(thing: Any) -> str | None:

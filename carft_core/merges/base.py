@@ -6,17 +6,16 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from carft_core.algorithms import Algorithm
+from carft_core.algorithms.base import State
 from carft_core.clip import Classifier
 from carft_core.teacher import Teacher
 
-State = Mapping[str, Tensor]
-"""A state dict of a classifier: encoder and head, parameters and buffers."""
+Alpha = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,32 @@ class Merge(BaseModel):
         return (
             f"{algorithm.name} gives a model of another shape than the zero-shot one, and "
             f"{self.name} works on the weights of both"
+        )
+
+
+class Line(Merge):
+    """A merge with points between the zero-shot model, at alpha 0, and the tuned one, at 1."""
+
+    point_fields: ClassVar[frozenset[str]] = frozenset({"alphas"})
+
+    alphas: Annotated[tuple[Alpha, ...], Field(strict=False, min_length=1)] = (0.5,)
+    """Where on the line models are made; each is evaluated, and none trains anything."""
+
+    @field_validator("alphas")
+    @classmethod
+    def _each_once(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+        steps = [round(1000 * alpha) for alpha in alphas]
+        if len(set(steps)) < len(steps):
+            raise ValueError(
+                "alphas must differ by at least 0.001 (the curve's step is 1000*alpha)"
+            )
+        return tuple(sorted(alphas))
+
+    def points(self) -> Sequence[MergePoint]:
+        """One model an alpha, in ascending order."""
+        return tuple(
+            MergePoint(f"{self.name}@{alpha:g}", round(1000 * alpha), {"alpha": alpha})
+            for alpha in self.alphas
         )
 
 

@@ -11,6 +11,7 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig, field_names, flatten, trial_config
 from carft_core.data import FAMILIES
 from carft_core.errors import InvalidConfig
+from carft_core.merges import MERGES
 
 FULL: dict[str, Any] = {
     "model": {"name": "ViT-B-16", "pretrained": "openai"},
@@ -76,7 +77,7 @@ def test_every_mistake_is_told_at_once() -> None:
         "optim.lerning_rate: unknown field",
         "algorithm.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'?",
         "merges[0].alphas[0]: must be less than or equal to 1, got 2",
-        "merges[1].name: unknown merge 'soup'; Known: wise_ft",
+        "merges[1].name: unknown merge 'soup'; Known: " + ", ".join(sorted(MERGES)),
         "device: must be auto, cpu, cuda, cuda:N or mps, got 'gpu'; for an Nvidia GPU say cuda",
     ):
         assert expected in text

@@ -1,0 +1,35 @@
+"""A uniform soup: the mean of the weights of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from carft_core.algorithms.base import Soup, State
+
+
+class UniformSoup(Soup):
+    """`w = (w_1 + ... + w_N) / N` over encoder and head of N runs.
+
+    Floating tensors, batch-norm statistics included, are averaged in fp32; integer buffers (batch
+    counts) are those of the first member.
+
+    Source: Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models
+    improves accuracy without increasing inference time" (arXiv 2203.05482), section 2, "uniform
+    soup". Its code adds up half-precision weights as they are; here the sum is in fp32.
+    """
+
+    name: ClassVar[str] = "uniform_soup"
+    summary: ClassVar[str] = "The mean of the weights of several runs"
+
+    def state(self, zero_shot: State, members: Sequence[State]) -> State:
+        """The members' mean."""
+        del zero_shot
+        return {
+            name: torch.stack([member[name].float() for member in members]).mean(dim=0).to(it.dtype)
+            if it.is_floating_point()
+            else it
+            for name, it in members[0].items()
+        }
