@@ -1,13 +1,12 @@
 """What the bare loops compute on, made once by the product: the only product internals here.
 
 Everything else in `benchmarks/floor` knows the product by `trial_config` and `train`, and this
-module by its functions. When the product's data, loader or teacher change, adapt `_open`.
+module by its functions. When the product's data, loader or teacher change, adapt `_training` and `_evaluation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from torch import Tensor
 
 import carft_core
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data.loader import batches
-from carft_core.prepare import Bench, open_bench
+from carft_core.data import Split
+from carft_core.data.loader import Loader, Passes
+from carft_core.prepare import prepared
+from carft_core.teacher import Teacher, to_views
 
 Batches = list[tuple[Tensor, Tensor]]
 """(images [B, 3, S, S] float32 normalised, labels [B] int64) of each batch."""
@@ -40,40 +41,28 @@ def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> T
     return trial_config(fields)
 
 
-@dataclass(frozen=True)
-class _Product:
-    """The product's side of what is preloaded."""
-
-    bench: Bench
-    config: TrialConfig
-
-    def training(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch (from 1) as `train` sees them."""
-        return self._batches("train", self.config.optim.batch_size, seed, epoch)
-
-    def evaluation(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an evaluated split."""
-        return self._batches(name, self.config.eval.batch_size, None, 0)
-
-    def _batches(
-        self, name: str, size: int, seed: int | None, epoch: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self.bench.data.train if name == "train" else self.bench.evaluated_splits()[name]
-        transform = self.bench.transform
-        for images, labels, _ in batches(
-            split, batch_size=size, transform=transform, seed=seed, epoch=epoch
-        ):
-            yield images, labels
-
-
-def _open(config: TrialConfig) -> _Product:
-    return _Product(open_bench(config), config)
+def _training(config: TrialConfig, seed: int, epoch: int) -> Batches:
+    """The batches of an epoch (from 1) as `train` sees them."""
+    teacher = prepared(config).teacher
+    split = teacher.splits["train"]
+    plan = Passes(len(split), config.optim.batch_size, seed)
+    loader = Loader(split, transform=teacher.transform, plan=plan, seed=seed)
+    steps = range((epoch - 1) * plan.steps, epoch * plan.steps)
+    return [
+        (to_views(batch.images, teacher.transform, teacher.device), batch.labels)
+        for batch in loader.steps(steps)
+    ]
 
 
 def evaluation_splits(config: TrialConfig) -> dict[str, Iterator[tuple[Tensor, Tensor]]]:
     """The batches of every evaluated split by metric name, rendered when they are asked for."""
-    product = _open(config)
-    return {name: product.evaluation(name) for name in product.bench.evaluated_splits()}
+    stand = prepared(config)
+    return {name: _evaluation(stand.teacher, split) for name, split in stand.measured().items()}
+
+
+def _evaluation(teacher: Teacher, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    labels = split.labels.split(teacher.batch_size)
+    yield from zip(teacher.views(split), labels, strict=True)
 
 
 def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
@@ -81,14 +70,13 @@ def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
 
     `epochs` is a list of Batches, `splits` Batches by metric name, `w_cls` [C, d], `w_ctx` [K, d].
     """
-    product = _open(config)
-    teacher, optim = product.bench.teacher, config.optim
+    teacher, optim = prepared(config).teacher, config.optim
     if optim.epochs is None or optim.micro_batch or optim.batch_norm != "frozen":
         raise ValueError("the bare loop trains in epochs, without micro-batches")
     merges = config.as_dict()["merges"]
     return {
         "model": str(MODEL),
-        "epochs": [list(product.training(seed, epoch + 1)) for epoch in range(optim.epochs)],
+        "epochs": [_training(config, seed, epoch + 1) for epoch in range(optim.epochs)],
         "splits": {name: list(batches) for name, batches in evaluation_splits(config).items()},
         "w_cls": teacher.w_cls.cpu(),
         "w_ctx": teacher.w_ctx.cpu(),
