@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SPIN = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 """Ends with its parent, also where that is killed."""
 
 
@@ -39,7 +39,7 @@ def _processor() -> str:
 @contextlib.contextmanager
 def busy_process() -> Iterator[None]:
     """A Python process that computes without a pause as long as the block lasts."""
-    process = subprocess.Popen([sys.executable, "-c", SPIN])
+    process = subprocess.Popen([sys.executable, "-c", SPIN, str(os.getpid())])
     try:
         yield
     finally:
