@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SPIN = "while True: pass"
+SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
+"""Ends with its parent, also where that is killed."""
 
 
 def describe() -> str:
@@ -38,7 +39,7 @@ def _processor() -> str:
 @contextlib.contextmanager
 def busy_process() -> Iterator[None]:
     """A Python process that computes without a pause as long as the block lasts."""
-    process = subprocess.Popen([sys.executable, "-c", SPIN])
+    process = subprocess.Popen([sys.executable, "-c", SPIN, str(os.getpid())])
     try:
         yield
     finally:

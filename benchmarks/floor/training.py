@@ -120,7 +120,11 @@ def compare_busy(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     arguments = [*_length(options), "--steps", str(options.steps), "--product-only"]
     for policy in (None, "passive"):
-        with Worker(arguments, environment(policy)) as worker:
+        with (
+            tempfile.TemporaryDirectory(prefix="carft-floor-") as scratch,
+            # What a worker that is given up leaves behind lies in there.
+            Worker(arguments, {**environment(policy), "TMPDIR": scratch}) as worker,
+        ):
             quiet: list[float] = []
             busy: list[float] = []
             try:
