@@ -10,6 +10,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from carft_core.algorithms import Algorithm
+
 State = Mapping[str, Tensor]
 """A state dict of an image classifier: encoder and head, parameters and buffers."""
 
@@ -37,6 +39,11 @@ class Merge(BaseModel):
     @abstractmethod
     def points(self) -> Sequence[MergePoint]:
         """The models that this merge yields, known before anything is trained."""
+
+    def refuses(self, algorithm: Algorithm) -> str | None:
+        """Why no such model can be made of what the algorithm trains; None when it can."""
+        del algorithm
+        return None
 
     @abstractmethod
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
