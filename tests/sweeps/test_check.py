@@ -360,6 +360,17 @@ def test_measuring_says_why_the_first_run_cannot_be_trained() -> None:
         measure(trial_config({**CONFIG, **hot}), 0, threads=None)
 
 
+def test_measuring_wants_the_gpu_that_runs_get(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node("big", 8.0, 1.0, bf16=True)
+    monkeypatch.setattr("sweeps.commands.check.this_machine", lambda: node)
+    trial = {"algorithm": {"name": "car_ft"}}
+    arguments = ["check", str(toy_cli.file(trial=trial)), "--engine", "ray", "--measure"]
+    assert main(arguments) == 2
+    assert "--measure trains on this machine, which has no GPU" in capsys.readouterr().err
+
+
 def test_measuring_counts_what_the_run_will_keep(tmp_path: Path) -> None:
     plain = {**SHORT, "merges": [{"name": "wise_ft", "alphas": [0.5]}]}
     config = trial_config({**plain, "keep": {"weights": False}})

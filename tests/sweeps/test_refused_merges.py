@@ -1,0 +1,83 @@
+"""Whether a merge can be made of what an algorithm trains is asked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from carft_core.algorithms import Algorithm
+from carft_core.merges import MERGES, Merge, MergePoint, State
+from sweeps.cli import main
+from tests.sweeps.conftest import ToySweep
+
+
+class Picky(Merge):
+    """Made of fine-tuning only, and of CAR-FT where its context is held lightly."""
+
+    name: ClassVar[str] = "picky"
+    summary: ClassVar[str] = "Refuses what holds its context"
+    allowed: float = 0.0
+
+    def points(self) -> Sequence[MergePoint]:
+        return [MergePoint("picky", 0, {})]
+
+    def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
+        del point, zero_shot
+        return tuned
+
+    def refuses(self, algorithm: Algorithm) -> str | None:
+        held = getattr(algorithm, "kl_weight", 0.0)
+        return f"its context is held at {held:g}" if held > self.allowed else None
+
+
+TRIAL: Mapping[str, Any] = {
+    "algorithm": {"name": "car_ft"},
+    "merges": [{"name": "wise_ft", "alphas": [0.5]}, {"name": "picky"}],
+    "device": "cpu",
+}
+REFUSAL = "picky cannot be made of car_ft: its context is held at"
+
+
+@pytest.fixture(autouse=True)
+def picky(registries: None) -> None:
+    """Registered for the test."""
+    del registries
+    MERGES.register(Picky)
+
+
+def told(toy: ToySweep, capsys: pytest.CaptureFixture[str], command: str, **changes: Any) -> str:
+    """What a command says of a request that is wrong, having trained nothing."""
+    assert main([command, str(toy.file(**changes))]) == 2
+    assert not toy.trained()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_merge_that_an_algorithm_is_not_fit_for_is_a_mistake_of_the_file(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    text = told(toy_cli, capsys, command, trial=TRIAL)
+    assert f"trial.merges[1]: {REFUSAL} 0.1" in text
+
+
+def test_the_trial_of_a_grid_that_is_refused_is_named(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lax = {**TRIAL, "merges": [{"name": "picky", "allowed": 0.2}]}
+    text = told(toy_cli, capsys, "check", trial=lax)
+    assert "parameters.algorithm.kl_weight" in text
+    assert f"{REFUSAL} 0.3" in text
+
+
+def test_a_baseline_that_is_refused_is_named_and_one_that_trains_nothing_is_not_asked(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {
+        "trial": {**TRIAL, "algorithm": {"name": "fine_tune"}},
+        "parameters": {"optim.lr": {"values": [0.001]}},
+    }
+    text = told(toy_cli, capsys, "check", **changes, baselines=["zero_shot", "car_ft"])
+    assert f"baselines[1]: {REFUSAL} 1" in text
+    assert main(["check", str(toy_cli.file(**changes, baselines=["zero_shot"]))]) == 0
