@@ -32,7 +32,7 @@ from torchvision.transforms import InterpolationMode
 
 from carft_core.data import Transform
 from carft_core.data.base import DataConfig
-from carft_core.data.image_folder import open_image_folder
+from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import Loader, Passes
 from carft_core.data.transforms import AUGMENTATIONS
 
@@ -138,7 +138,7 @@ def measure(folder: Path, view: str, workers: int, repeats: int) -> dict[str, An
 
 
 def _ours(folder: Path, view: str, workers: int) -> Callable[[int], Iterator[Any]]:
-    split = open_image_folder(DataConfig(family="image_folder", root=str(folder))).train
+    split = IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(folder))).train
     transform = CLIP
     if view != "evaluation":
         transform = Transform(CLIP.size, CLIP.mean, CLIP.std, augmentation=AUGMENTATIONS[view])

@@ -19,10 +19,11 @@ from carft_core.data.base import (
 )
 from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.data.downstream import DOWNSTREAM
+from carft_core.data.folders import listed
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_SHIFT_DEV
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.imagenet import IMAGENET
-from carft_core.data.splits import carve, listed_names, take_fraction, take_shots, without_bad_files
+from carft_core.data.splits import carve, take_fraction, take_shots, without_bad_files
 from carft_core.data.transforms import Transform
 from carft_core.data.wilds import FMOW, IWILDCAM
 from carft_core.errors import RequestError, unknown
@@ -123,7 +124,7 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
     train, short = take_shots(train, config.shots, config.split_number)
     notes = data.notes
     if short:
-        names = listed_names([data.class_names[label] for label in short])
+        names = listed([data.class_names[label] for label in short])
         notes = (*notes, f"data.shots: train has fewer than {config.shots} images of {names}")
     return replace(data, train=train, val=val, notes=notes)
 

@@ -27,7 +27,8 @@ def _family_name(value: str) -> str:
     return value
 
 
-def _shift_name(value: str) -> str:
+def shift_name(value: str) -> str:
+    """Raises ValueError for what cannot be part of a metric's name."""
     if value in RESERVED or not SHIFT_NAME.fullmatch(value):
         raise ValueError(
             f"gives its name to the metric ood/{value}/top1: letters, digits, '_', '-' and '.' "
@@ -121,7 +122,7 @@ class Declaration(Section):
     test_fraction: OpenFraction | None = Field(
         None, description="Without a test: this part of each class of train becomes one."
     )
-    shifts: Mapping[Annotated[str, AfterValidator(_shift_name)], ShiftFolders] = Field(
+    shifts: Mapping[Annotated[str, AfterValidator(shift_name)], ShiftFolders] = Field(
         default_factory=dict, description="Out of distribution: a name and its folders."
     )
     classes: Texts | None = Field(

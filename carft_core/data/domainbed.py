@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,11 +28,10 @@ from carft_core.data.base import (
 )
 from carft_core.data.folders import (
     Manifest,
+    count_notes,
     data_root,
     find_folders,
-    found_classes,
-    found_folder,
-    missing_folder,
+    look_at,
     plain_name,
     problems_of,
     read_manifest,
@@ -276,18 +275,14 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _Found:
         ),
         {domain: len(found.paths) for domain, found in manifests.items()},
         _digest(family, manifests),
-        tuple(_notes(family, manifests)),
+        count_notes(
+            family,
+            {
+                domain: (len(manifests[domain].paths), folder.images)
+                for domain, folder in SETS[family].folders.items()
+            },
+        ),
     )
-
-
-def _notes(family: str, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    for domain, folder in SETS[family].folders.items():
-        here = len(manifests[domain].paths)
-        if here != folder.images:
-            yield (
-                f"{family}: {domain} has {here:,} images here, {folder.images:,} as published; "
-                "its numbers are not those of papers"
-            )
 
 
 def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
@@ -305,12 +300,12 @@ def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
     Of each domain, as if it were a shift, where none is held out that the set has. Raises
     RequestError where there is no data root, or a folder that cannot be read.
     """
-    known = SETS[config.family]
+    known, classes = SETS[config.family], classes_of(config.family)
     root = data_root(config, known.folders)
+    wrong = functools.partial(problems_of, wanted=classes, layout=LAYOUT)
     with readable():
         domains = {
-            name: _found(classes_of(config.family), folder, root)
-            for name, folder in known.folders.items()
+            name: look_at(root, folder, classes, wrong) for name, folder in known.folders.items()
         }
     test = config.test_domain
     if test not in domains:
@@ -330,18 +325,6 @@ def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
         split: _part([domains[name] for name in sizes], sum(sizes.values()))
         for split, sizes in parts.items()
     }
-
-
-def _found(classes: tuple[str, ...], wanted: DataFolder, root: Path) -> FoundSplit:
-    """A whole domain."""
-    folder = found_folder(root, wanted)
-    if folder is None:
-        return FoundSplit(
-            is_there=False, published=wanted.images, problems=(missing_folder(wanted),)
-        )
-    manifest = read_manifest(folder)
-    problems = problems_of(folder, manifest, classes, layout=LAYOUT)
-    return found_classes(folder, manifest, classes, published=wanted.images, problems=problems)
 
 
 def _part(domains: Iterable[FoundSplit], published: int) -> FoundSplit:

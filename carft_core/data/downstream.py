@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -25,7 +25,15 @@ from carft_core.data.base import (
     refuse_held_out,
 )
 from carft_core.data.downstream_tasks import BATCH_SIZE, TASKS, Classes, Task
-from carft_core.data.folders import data_root, find_folders, listed, nearest, read_manifest, refusal
+from carft_core.data.folders import (
+    count_notes,
+    data_root,
+    find_folders,
+    listed,
+    nearest,
+    read_manifest,
+    refusal,
+)
 from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError
 
@@ -146,7 +154,13 @@ def _opened(name: str, root: Path) -> FamilyData:
         test=found.test,
         shifts={},
         digest=_digest(task, names, found),
-        notes=tuple(_notes(task, found)),
+        notes=count_notes(
+            task.name,
+            {
+                "train": (len(found.train), task.folders["train"].images),
+                "test": (len(found.test), task.folders["test"].images),
+            },
+        ),
     )
 
 
@@ -236,16 +250,6 @@ def _labels(task: Task, classes: Sequence[str]) -> Tensor:
     """[N] int64, in CLIP's order, of the classes' names in the data set."""
     label = {name: index for index, name in enumerate(task.classes())}
     return torch.tensor([label[name] for name in classes], dtype=torch.int64)
-
-
-def _notes(task: Task, found: Found) -> Iterator[str]:
-    for split, images in (("train", found.train), ("test", found.test)):
-        published = task.folders[split].images
-        if len(images) != published:
-            yield (
-                f"{task.name}: {split} has {len(images):,} images here, {published:,} as "
-                "published; its numbers are not those of papers"
-            )
 
 
 def _digest(task: Task, names: Sequence[str], found: Found) -> str:

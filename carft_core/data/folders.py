@@ -10,9 +10,9 @@ import os
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,11 +38,17 @@ def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
             f"data.root: which folder holds the data sets? Give data.root, --data-root or "
             f"{VARIABLE}; {config.family} looks there for {usual}"
         )
-    root = Path(config.root).expanduser().absolute()
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise RequestError(f"data.root: {root} {what}; it is to hold the data sets, a folder each")
-    return root
+    return existing(Path(config.root), "; it is to hold the data sets, a folder each")
+
+
+def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Path:
+    """A folder's absolute path. Raises RequestError where it is none, with `advice`; `named` is the
+    field that says it."""
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise RequestError(f"{named}: {folder} {what}{advice}")
+    return folder
 
 
 def find_folders(
@@ -85,14 +91,13 @@ def _told(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[st
 
 
 @contextlib.contextmanager
-def readable() -> Iterator[None]:
-    """Raises RequestError for what the system cannot read meanwhile."""
+def readable(named: str = "data.root") -> Iterator[None]:
+    """Raises RequestError for what the system cannot read meanwhile; `named` is the field that said
+    where it lies."""
     try:
         yield
     except OSError as error:
-        raise RequestError(
-            f"data.root: {error.filename} cannot be read: {error.strerror}"
-        ) from None
+        raise RequestError(f"{named}: {error.filename} cannot be read: {error.strerror}") from None
 
 
 VERSION = 1
@@ -247,60 +252,12 @@ def _sha256(text: str) -> str:
 
 # torchvision's IMG_EXTENSIONS; its module would import every data set that it knows.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SPLITS = ("train", "val", "test")
-REQUIRED = ("train", "test")
 LISTED_AT_MOST = 8
 PROBLEMS_SHOWN = 20
 CLASS_FILES = ("classes.json", "classes.txt")
 
 Listing = Mapping[str, Mapping[str, int]]
 """Class folder -> path below the root -> size in bytes, in the order of the paths."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The splits of a tree: `train`, `val`, `test`, `shifts/<name>`, those that are there."""
-
-    classes: tuple[str, ...]
-    """Train's class folders, sorted (labels of shards that are numbers, by number); a label is an
-    index into them."""
-    splits: Mapping[str, Listing]
-    problems: Sequence[str]
-    shards: Mapping[str, ShardIndex] = field(default_factory=dict)
-    """Of the splits that are tar shards; the others are class folders."""
-
-
-def read_tree(root: Path) -> Tree:
-    """List a tree and its mistakes. Raises OSError for what cannot be read."""
-    problems: list[str] = []
-    found = visible_folders(root)
-    shifts = visible_folders(root / "shifts") if "shifts" in found else []
-    names = [*(name for name in SPLITS if name in found), *(f"shifts/{name}" for name in shifts)]
-    shards = {
-        name: indexed(root, name, EXTENSIONS, problems) for name in names if shards_in(root / name)
-    }
-    splits = {
-        name: _labelled(root, name, shards[name], problems)
-        if name in shards
-        else _listing(root, name, problems)
-        for name in names
-    }
-    problems = [*_misnamed(found), *problems]
-    return Tree(tuple(splits.get("train", ())), splits, problems, shards)
-
-
-def class_names(root: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """What prompts call each class, and what is wrong with that.
-
-    From `classes.json` or `classes.txt` when there is one, else as `plain_name` says.
-    """
-    files = name_files(root)
-    if len(files) > 1:
-        return (), ["classes.json and classes.txt are both there; keep one of them"]
-    if not files:
-        names = {folder: plain_name(folder) for folder in classes}
-        return tuple(names.values()), repeated(names)
-    return names_in(files[0], classes)
 
 
 def listing_digest(listing: Listing) -> str:
@@ -372,37 +329,6 @@ def visible_folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _misnamed(found: Sequence[str]) -> Iterator[str]:
-    """Splits that are missing, and folders that look like one under another name."""
-    others = [name for name in found if name not in (*SPLITS, "shifts")]
-    for name in (*SPLITS, "shifts"):
-        if name in found:
-            continue
-        like = [o for o in others if o.lower().startswith(name)]
-        like += difflib.get_close_matches(name, others, n=1, cutoff=0.75)
-        if name in REQUIRED:
-            yield f"{name}/ is missing" + (f"; is it {like[0]}/?" if like else "")
-        elif like:
-            yield (
-                f"{like[0]}/ is not read, and there is no {name}/; rename it to {name}/, or "
-                f"to .{like[0]}/ if it is to be left out"
-            )
-
-
-def _listing(root: Path, name: str, problems: list[str]) -> dict[str, dict[str, int]]:
-    """The images of one split by class folder."""
-    folders = visible_folders(root / name)
-    if not folders:
-        problems.append(f"{name}/ {no_class_folders(root / name)}")
-    listing = {
-        folder: dict(sorted(images(root, f"{name}/{folder}", problems))) for folder in folders
-    }
-    empty = [folder for folder, found in listing.items() if not found]
-    if empty:
-        problems.append(f"{name}/ has class folders without images: {listed(empty)}")
-    return listing
-
-
 def no_class_folders(folder: Path) -> str:
     """What to say of a split that has none."""
     loose = has_loose_images(folder)
@@ -412,24 +338,6 @@ def no_class_folders(folder: Path) -> str:
 def has_loose_images(folder: Path) -> bool:
     """Whether images lie right in a folder."""
     return any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
-
-
-def _labelled(
-    root: Path, name: str, index: ShardIndex, problems: list[str]
-) -> dict[str, dict[str, int]]:
-    """The images of a split in shards, by label as if that were their folder."""
-    if folders := visible_folders(root / name):
-        problems.append(f"{name}/ has shards and folders ({listed(folders)}): keep one of them")
-    listing: dict[str, dict[str, int]] = {}
-    for image, label, size in zip(index.ids, index.labels, index.places[:, 2], strict=True):
-        listing.setdefault(label, {})[image] = int(size)
-    if not listing:
-        problems.append(f"{name}/ has shards without images")
-    numbers = bool(listing) and all(label.isdecimal() for label in listing)
-    if numbers and not name_files(root):
-        problems.append(f"{name}/ has numbers as labels: classes.json must say what they mean")
-    order = sorted(listing, key=int if numbers else None)
-    return {label: dict(sorted(listing[label].items())) for label in order}
 
 
 def images(
@@ -654,24 +562,47 @@ def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
     return Shards(root, index.shards, pa.array(ids, pa.string()), places)
 
 
-def found_classes(
-    folder: Path,
-    manifest: Manifest,
-    wanted: Collection[str],
-    *,
-    published: int,
-    problems: Iterable[str],
+def look_at(
+    root: Path,
+    wanted: DataFolder,
+    classes: Collection[str] = (),
+    problems: Callable[[Path, Manifest], Iterable[str]] | None = None,
 ) -> FoundSplit:
-    """What is there of a folder whose class folders are `wanted`; the others do not count."""
-    counts = [manifest.counts.get(one, 0) for one in wanted]
+    """What is there of a folder below the data root.
+
+    With `problems`, which says what is wrong with its class folders, these are counted as well:
+    those of `classes`, the others do not count. Raises OSError for what cannot be read.
+    """
+    folder = found_folder(root, wanted)
+    if folder is None:
+        return FoundSplit(
+            is_there=False,
+            published=wanted.images,
+            expected_classes=len(classes) or None,
+            problems=(missing_folder(wanted),),
+        )
+    if problems is None:
+        return FoundSplit(folder, published=wanted.images)
+    manifest = read_manifest(folder)
+    counts = [manifest.counts.get(name, 0) for name in classes]
     return FoundSplit(
         folder,
         images=sum(counts),
-        published=published,
+        published=wanted.images,
         classes=sum(count > 0 for count in counts),
-        expected_classes=len(wanted),
+        expected_classes=len(classes),
         digest=manifest.digest,
-        problems=tuple(f"{folder}: {problem}" for problem in problems),
+        problems=tuple(f"{folder}: {problem}" for problem in problems(folder, manifest)),
+    )
+
+
+def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """By split (how many images are here, how many are published): where the two differ."""
+    return tuple(
+        f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
+        "not those of papers"
+        for name, (here, published) in counts.items()
+        if here != published
     )
 
 

@@ -26,12 +26,11 @@ from carft_core.data.base import (
 )
 from carft_core.data.folders import (
     Manifest,
+    count_notes,
     data_root,
     find_folders,
-    found_classes,
-    found_folder,
     listed,
-    missing_folder,
+    look_at,
     problems_of,
     read_manifest,
     readable,
@@ -191,7 +190,10 @@ def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
     """
     root, wanted = _wanted(config)
     with readable():
-        return {_key(name): _found(name, folder, root) for name, folder in wanted.items()}
+        return {
+            _key(name): look_at(root, folder, labels_of(name), functools.partial(_problems, name))
+            for name, folder in wanted.items()
+        }
 
 
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
@@ -208,20 +210,6 @@ def _key(name: str) -> str:
     return name if name in IN_DISTRIBUTION else f"shifts/{name}"
 
 
-def _found(name: str, wanted: DataFolder, root: Path) -> FoundSplit:
-    folder, labels = found_folder(root, wanted), labels_of(name)
-    if folder is None:
-        return FoundSplit(
-            is_there=False,
-            published=wanted.images,
-            expected_classes=len(labels),
-            problems=(missing_folder(wanted),),
-        )
-    manifest = read_manifest(folder)
-    problems = _problems(name, folder, manifest)
-    return found_classes(folder, manifest, labels, published=wanted.images, problems=problems)
-
-
 @functools.lru_cache(maxsize=4)
 def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
     manifests = {name: read_manifest(folder) for name, folder in places}
@@ -233,6 +221,7 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
     if problems:
         raise RequestError(refusal("data.root: imagenet cannot be used:", problems))
     splits = {name: _split(name, folder, manifests[name]) for name, folder in places}
+    counts = {name: (len(split), folder_of(name).images) for name, split in splits.items()}
     train, test = splits.pop("train"), splits.pop("test")
     digests = {name: manifest.digest for name, manifest in manifests.items()}
     return FamilyData(
@@ -248,7 +237,7 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
             for name in ("r", "a")
         },
         own_means=_means_of_corruptions(splits),
-        notes=tuple(_notes({"train": train, "test": test, **splits})),
+        notes=count_notes("imagenet", counts),
         digests={_key(name): digest for name, digest in digests.items()},
     )
 
@@ -306,16 +295,6 @@ def _split(name: str, folder: Path, manifest: Manifest) -> Split:
         classes=None if len(present) == len(IMAGENET_CLASSNAMES) else present,
         alike=alike_in(name),
     )
-
-
-def _notes(splits: Mapping[str, Split]) -> Iterator[str]:
-    for name, split in splits.items():
-        published = folder_of(name).images
-        if len(split) != published:
-            yield (
-                f"imagenet: {name} has {len(split):,} images here, {published:,} as published; "
-                "its numbers are not those of papers"
-            )
 
 
 def _digest(manifests: Mapping[str, str]) -> str:

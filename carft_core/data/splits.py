@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.data.base import FamilyData, Split
+from carft_core.data.folders import listed
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 from carft_core.files import keep, read_json, user_cache
@@ -130,7 +131,6 @@ def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
     return told
 
 
-NAMED_AT_MOST = 5
 TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
@@ -156,7 +156,7 @@ def carve(
         names = [class_names[label] if class_names else str(label) for label in single]
         raise RequestError(
             f"data.val_fraction: there is no val split, and train has a single image of "
-            f"{listed_names(names)}: none would be left to train on; add images or a val split"
+            f"{listed(names)}: none would be left to train on; add images or a val split"
         )
     val = {
         unit
@@ -252,7 +252,7 @@ def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> Famil
         splits[name] = whole.subset(good)
         gone = set(whole.labels.tolist()) - set(splits[name].labels.tolist())
         if gone and (not good or name in complete):
-            names = listed_names([data.class_names[label] for label in sorted(gone)])
+            names = listed([data.class_names[label] for label in sorted(gone)])
             why = next(iter(bad.values()))
             raise RequestError(
                 f"data.bad_files: {name} has no image of {names} that is whole: {why}"
@@ -293,9 +293,3 @@ def _units_by_class(split: Split, salt: str) -> dict[int, list[str]]:
 
 def _hashed(salt: str, name: str) -> bytes:
     return hashlib.sha256(f"{salt}\0{name}".encode()).digest()
-
-
-def listed_names(names: Sequence[str]) -> str:
-    """The first few names."""
-    more = len(names) - NAMED_AT_MOST
-    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from carft_core.data import FAMILIES, as_used, open_whole
-from carft_core.data.base import DataConfig, DataFolder, Family, FamilyData, FoundSplit, Split
-from carft_core.data.folders import data_root, found_folder, missing_folder
+from carft_core.data.base import DataConfig, Family, FamilyData, FoundSplit, Split
+from carft_core.data.folders import data_root, look_at
 from carft_core.data.splits import IN_DISTRIBUTION
 from carft_core.errors import RequestError, unknown
 
@@ -81,7 +80,7 @@ def _places(family: Family, config: DataConfig) -> dict[str, FoundSplit]:
         return {}
     root = data_root(config, wanted)
     return {
-        name if name in IN_DISTRIBUTION or "/" in name else f"{SHIFT}{name}": _place(root, folder)
+        name if name in IN_DISTRIBUTION or "/" in name else f"{SHIFT}{name}": look_at(root, folder)
         for name, folder in wanted.items()
     }
 
@@ -92,13 +91,6 @@ def _is_asked_for(name: str, config: DataConfig) -> bool:
     if config.shifts is None or kind == "extras" or (not kind and name in IN_DISTRIBUTION):
         return True
     return any(f"{name}-".startswith(f"{shift}-") for shift in config.shifts)
-
-
-def _place(root: Path, wanted: DataFolder) -> FoundSplit:
-    folder = found_folder(root, wanted)
-    if folder is not None:
-        return FoundSplit(folder, published=wanted.images)
-    return FoundSplit(is_there=False, published=wanted.images, problems=(missing_folder(wanted),))
 
 
 def _merged(data: FamilyData, seen: Mapping[str, FoundSplit]) -> Iterator[tuple[str, FoundSplit]]:

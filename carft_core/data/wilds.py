@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,11 +26,11 @@ from carft_core.data.base import (
     refuse_held_out,
 )
 from carft_core.data.folders import (
+    count_notes,
     data_root,
     find_folders,
-    found_folder,
     listed,
-    missing_folder,
+    look_at,
     read_manifest,
     readable,
 )
@@ -146,34 +146,30 @@ class Benchmark:
         """Those of the classes, in the order of the labels."""
         return tuple((LISTS / f"{self.family}.txt").read_text(encoding="utf-8").splitlines())
 
+    def open(self, config: DataConfig) -> FamilyData:
+        """Open what lies in its folder below `data.root`.
 
-def open_benchmark(config: DataConfig, benchmark: Benchmark) -> FamilyData:
-    """Open what lies in a benchmark's folder below `data.root`.
+        Raises RequestError when the folder is missing, a table is not as published, or images that
+        it names are missing or empty. Images are not decoded here: a broken one raises when its
+        turn comes.
+        """
+        refuse_held_out(config, "leave the field out: its splits are official")
+        wanted = {"train": self.whole}
+        folder = find_folders(data_root(config, wanted), wanted)["train"]
+        with readable():
+            return _opened(folder, self)
 
-    Raises RequestError when the folder is missing, a table is not as published, or images that it
-    names are missing or empty. Images are not decoded here: a broken one raises when its turn
-    comes.
-    """
-    refuse_held_out(config, "leave the field out: its splits are official")
-    wanted = {"train": benchmark.whole}
-    folder = find_folders(data_root(config, wanted), wanted)["train"]
-    with readable():
-        return _opened(folder, benchmark)
+    def look(self, config: DataConfig) -> dict[str, FoundSplit]:
+        """Each split that is asked for, all in one folder, which is there or not.
 
-
-def look_at_benchmark(config: DataConfig, benchmark: Benchmark) -> dict[str, FoundSplit]:
-    """Each split that is asked for, all in one folder, which is there or not.
-
-    Raises RequestError where there is no data root.
-    """
-    whole = benchmark.whole
-    folder = found_folder(data_root(config, {"train": whole}), whole)
-    missing = () if folder is not None else (missing_folder(whole),)
-    return {
-        OURS[name]: FoundSplit(folder, folder is not None, published=count, problems=missing)
-        for name, count in benchmark.counts.items()
-        if name != "test" or config.shifts is None or name in config.shifts
-    }
+        Raises RequestError where there is no data root.
+        """
+        found = look_at(data_root(config, {"train": self.whole}), self.whole)
+        return {
+            OURS[name]: replace(found, published=count)
+            for name, count in self.counts.items()
+            if name != "test" or config.shifts is None or name in config.shifts
+        }
 
 
 @functools.lru_cache(maxsize=4)
@@ -181,6 +177,7 @@ def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
     names = benchmark.class_names()
     images = benchmark.read(folder, names)
     sizes = _sizes(folder, benchmark, images)
+    counts = Counter(image.split for image in images)
     splits = {
         split: _split(folder / benchmark.images, split, [one for one in images if one.split == of])
         for of, split in OURS.items()
@@ -197,7 +194,10 @@ def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
         extras={"val": splits["extras/val"]},
         digest=_digest(names, images, sizes),
         uneven=benchmark.uneven,
-        notes=tuple(_notes(benchmark, Counter(image.split for image in images))),
+        notes=count_notes(
+            benchmark.family,
+            {name: (counts[name], published) for name, published in benchmark.counts.items()},
+        ),
     )
 
 
@@ -233,15 +233,6 @@ def _split(place: Path, name: str, images: Sequence[Image]) -> Split:
         source=Files(place, pa.array([image.file for image in images], pa.string()), read_plain),
         groups=tuple(i.group for i in images) if any(i.group for i in images) else None,
     )
-
-
-def _notes(benchmark: Benchmark, found: Mapping[str, int]) -> Iterator[str]:
-    for name, published in benchmark.counts.items():
-        if found[name] != published:
-            yield (
-                f"{benchmark.family}: {name} has {found[name]:,} images here, {published:,} as "
-                "published; its numbers are not those of papers"
-            )
 
 
 def _digest(names: Sequence[str], images: Sequence[Image], sizes: Sequence[int]) -> str:
@@ -292,20 +283,10 @@ IWILDCAM_BENCHMARK = Benchmark(
 )
 
 
-def open_iwildcam(config: DataConfig) -> FamilyData:
-    """Open iWildCam below `data.root`. Raises RequestError as `open_benchmark` does."""
-    return open_benchmark(config, IWILDCAM_BENCHMARK)
-
-
-def look_iwildcam(config: DataConfig) -> dict[str, FoundSplit]:
-    """What is there of iWildCam. Raises RequestError as `look_at_benchmark` does."""
-    return look_at_benchmark(config, IWILDCAM_BENCHMARK)
-
-
 IWILDCAM = Family(
     name="iwildcam",
     summary="WILDS' iWildCam 2.0: animals before camera traps, shifted to other cameras; macro-F1",
-    open=open_iwildcam,
+    open=IWILDCAM_BENCHMARK.open,
     # The templates are wise-ft's and FLYP's.
     defaults={
         **RECIPE,
@@ -313,7 +294,7 @@ IWILDCAM = Family(
         "prompts.contexts": "openai",
     },
     folders=IWILDCAM_BENCHMARK.folders(),
-    look=look_iwildcam,
+    look=IWILDCAM_BENCHMARK.look,
     shared_names=("lowland paca", "jaguarundi", "unknown bird", "central american red brocket"),
     metrics=("macro_f1", "mean_per_class_top1"),
     validated_by="macro_f1",
@@ -400,20 +381,10 @@ FMOW_BENCHMARK = Benchmark(
 )
 
 
-def open_fmow(config: DataConfig) -> FamilyData:
-    """Open FMoW below `data.root`. Raises RequestError as `open_benchmark` does."""
-    return open_benchmark(config, FMOW_BENCHMARK)
-
-
-def look_fmow(config: DataConfig) -> dict[str, FoundSplit]:
-    """What is there of FMoW. Raises RequestError as `look_at_benchmark` does."""
-    return look_at_benchmark(config, FMOW_BENCHMARK)
-
-
 FMOW = Family(
     name="fmow",
     summary="WILDS' FMoW 1.1: land use from above, shifted to later years; worst-region accuracy",
-    open=open_fmow,
+    open=FMOW_BENCHMARK.open,
     # The templates are wise-ft's and FLYP's.
     defaults={
         **RECIPE,
@@ -421,7 +392,7 @@ FMOW = Family(
         "prompts.contexts": "fmow",
     },
     folders=FMOW_BENCHMARK.folders(),
-    look=look_fmow,
+    look=FMOW_BENCHMARK.look,
     metrics=("worst_group_top1",),
     ranked_by="worst_group_top1",
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from carft_core.data import FamilyData
 from carft_core.data.base import DataConfig, Split
 from carft_core.data.declaration import Declaration
-from carft_core.data.image_folder import IMAGE_FOLDER, Declared, Route, read_declared
+from carft_core.data.image_folder import IMAGE_FOLDER, Declared, Reader, Route
 from carft_core.errors import RequestError
 
 NAMES = ("cat", "hot_dog", "zebra")
@@ -193,7 +193,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train": ["one", "x/y"]}, ":3: train[1]: there is no x/y/ in ROOT"),
     ({"train": ["one", "one"]}, ":3: train[1]: one/ stands in the list twice"),
     ({"train": "one/cat"}, ":3: train: one/cat/ has no class folders; its images lie outside them"),
-    ({"classes": ["cat"]}, ":3: train: the single class 'cat' is left; two are the least"),
+    ({"classes": ["cat"]}, ":3: train: has the single class 'cat'; two are the least"),
     (
         {"classes": ["cat", "zebra", "owl"]},
         ":5: classes[2]: no class folder of train is named 'owl'; there are cat, hot_dog, zebra",
@@ -220,7 +220,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"test": "shifts/night"},
         ":4: test: has folders that are no class of train: Zebras, junk; "
-        "did you mean 'zebra'?; there are 3: cat, hot_dog, zebra",
+        "did you mean 'zebra'?; train has 3: cat, hot_dog, zebra",
     ),
     ({"test": "one"}, ":4: test: shares 12 images with train, such as one/cat/0.png"),
     ({"val": "held_out"}, ":4: test: shares 6 images with val, such as held_out/cat/0.png"),
@@ -309,7 +309,7 @@ def test_everything_wrong_comes_at_once_in_the_order_of_the_lines(root: Path) ->
     found = refusal(root, shifts={"x": "nowhere"}, class_names={"catt": "x"})
     assert [line.split(" ")[0] for line in found] == [":3:", ":3:", ":4:", ":4:", ":5:", ":6:"]
     assert found[0] == ":3: train: one/cat/0.png is empty"
-    assert found[1].startswith(":3: train: class folders without images: empty; `exclude`")
+    assert found[1].startswith(":3: train: has class folders without images: empty; `exclude`")
     assert found[3] == ":4: test: held_out/cat/broken.jpg is a link to nothing"
 
 
@@ -362,7 +362,7 @@ def test_a_shift_has_each_image_once_under_its_class_or_not_at_all(
         }
     )
     told: list[Route] = []
-    found = read_declared(declared, root, lambda route, _: told.append(route))
+    found = Reader(declared, root, lambda route, _: told.append(route)).read()
     known = {name for tree in trees for name in tree}
     assert set(found.classes) == known
     expected: dict[str, int] = {}

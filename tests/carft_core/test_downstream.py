@@ -334,8 +334,8 @@ def test_a_class_with_fewer_gives_all_and_is_noted(root: Path) -> None:
     data = open_data(DataConfig(family="dtd", root=str(root), shots=9))
     assert data.train.labels.bincount().tolist() == [2] * 47  # one of three is val
     assert data.notes[-1] == (
-        "data.shots: train has fewer than 9 images of banded, blotchy, braided, bubbly, bumpy and "
-        "42 more"
+        "data.shots: train has fewer than 9 images of banded, blotchy, braided, bubbly, bumpy, "
+        "chequered, cobwebbed, cracked and 39 more"
     )
 
 

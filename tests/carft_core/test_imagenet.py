@@ -16,9 +16,10 @@ from torchvision.datasets import ImageFolder
 
 from carft_core.clip import ImageClassifier
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import FamilyData, Source, Split, Transform, open_data
+from carft_core.data import FamilyData, Split, Transform, open_data
 from carft_core.data.base import DataConfig, Derived
-from carft_core.data.imagenet import IMAGENET, _notes
+from carft_core.data.folders import count_notes
+from carft_core.data.imagenet import IMAGENET, folder_of
 from carft_core.data.transforms import read_inside_border, read_plain, read_rgb
 from carft_core.errors import RequestError
 from carft_core.evaluate import predict, split_metrics
@@ -326,11 +327,10 @@ def test_what_differs_from_the_published_counts_is_noted_not_refused(imagenet_ro
 
 
 def test_published_counts_are_no_news() -> None:
-    def of(count: int) -> Split:
-        return Split(("x",) * count, torch.zeros(count, dtype=torch.int64), Source())
-
-    assert list(_notes({"objectnet": of(18_574), "c-fog-3": of(50_000)})) == []
-    assert len(list(_notes({"objectnet": of(18_573)}))) == 1
+    published = {"objectnet": 18_574, "c-fog-3": 50_000}
+    counts = {name: (count, folder_of(name).images) for name, count in published.items()}
+    assert count_notes("imagenet", counts) == ()
+    assert len(count_notes("imagenet", counts | {"objectnet": (18_573, 18_574)})) == 1
 
 
 # Which shifts

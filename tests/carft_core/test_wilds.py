@@ -16,11 +16,11 @@ from sklearn.metrics import f1_score
 from carft_core.config import trial_config
 from carft_core.data import FAMILIES, FamilyData, Split, Transform, open_data
 from carft_core.data.base import DataConfig
-from carft_core.data.folders import VARIABLE
+from carft_core.data.folders import VARIABLE, count_notes
 from carft_core.data.survey import survey
 from carft_core.data.wilds import FMOW_BENCHMARK as FMOW
 from carft_core.data.wilds import IWILDCAM_BENCHMARK as IWILDCAM
-from carft_core.data.wilds import Benchmark, _notes, _opened, read_fmow, split_of
+from carft_core.data.wilds import Benchmark, _opened, read_fmow, split_of
 from carft_core.errors import RequestError
 from carft_core.predictions import read_predictions
 from carft_core.prompts import template_set
@@ -123,9 +123,10 @@ def test_templates_are_those_of_wise_ft() -> None:
 
 @pytest.mark.parametrize("benchmark", [IWILDCAM, FMOW], ids=lambda it: it.family)
 def test_only_counts_that_are_not_the_published_are_noted(benchmark: Benchmark) -> None:
-    assert list(_notes(benchmark, benchmark.counts)) == []
-    less = dict(benchmark.counts) | {"val": 7}
-    assert [note.partition(" as")[0] for note in _notes(benchmark, less)] == [
+    counts = {name: (count, count) for name, count in benchmark.counts.items()}
+    assert count_notes(benchmark.family, counts) == ()
+    less = counts | {"val": (7, benchmark.counts["val"])}
+    assert [note.partition(" as")[0] for note in count_notes(benchmark.family, less)] == [
         f"{benchmark.family}: val has 7 images here, {benchmark.counts['val']:,}"
     ]
 

@@ -47,7 +47,6 @@ def data(capsys: pytest.CaptureFixture[str]) -> Data:
     def run(*words: object) -> Told:
         for module in (image_folder, imagenet):
             module._opened.cache_clear()
-        image_folder._opened_declared.cache_clear()
         families._prepared.cache_clear()
         code = main(["data", *map(str, words)])
         return Told(code, *capsys.readouterr())
