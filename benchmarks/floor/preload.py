@@ -6,6 +6,7 @@ module by its functions. When the product's data, loader or teacher change, adap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor
 
 import carft_core
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data.loader import batches
-from carft_core.prepare import Bench, open_bench
+from carft_core.data import Split
+from carft_core.data.loader import Loader, Passes, Plan, training_plan
+from carft_core.prepare import Prepared, prepared
 
 Batches = list[tuple[Tensor, Tensor]]
 """(images [B, 3, S, S] float32 normalised, labels [B] int64) of each batch."""
@@ -44,36 +46,39 @@ def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> T
 class _Product:
     """The product's side of what is preloaded."""
 
-    bench: Bench
+    stand: Prepared
     config: TrialConfig
 
     def training(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch (from 1) as `train` sees them."""
-        return self._batches("train", self.config.optim.batch_size, seed, epoch)
+        split, size = self.stand.data.train, self.config.optim.batch_size
+        plan = training_plan(split, batch_size=size, seed=seed, balanced=False, whole_passes=True)
+        per_epoch = math.ceil(len(split) / size)
+        return self._batches(split, plan, range((epoch - 1) * per_epoch, epoch * per_epoch), seed)
 
     def evaluation(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an evaluated split."""
-        return self._batches(name, self.config.eval.batch_size, None, 0)
+        split = self.stand.measured()[name]
+        plan = Passes(len(split), self.config.eval.batch_size)
+        return self._batches(split, plan, range(plan.steps), None)
 
     def _batches(
-        self, name: str, size: int, seed: int | None, epoch: int
+        self, split: Split, plan: Plan, steps: range, seed: int | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self.bench.data.train if name == "train" else self.bench.evaluated_splits()[name]
-        transform = self.bench.transform
-        for images, labels, _ in batches(
-            split, batch_size=size, transform=transform, seed=seed, epoch=epoch
-        ):
-            yield images, labels
+        transform = self.stand.teacher.transform
+        with Loader(split, transform=transform, plan=plan, seed=seed) as loader:
+            for batch in loader.steps(steps):
+                yield transform.normalise(batch.images), batch.labels
 
 
 def _open(config: TrialConfig) -> _Product:
-    return _Product(open_bench(config), config)
+    return _Product(prepared(config), config)
 
 
 def evaluation_splits(config: TrialConfig) -> dict[str, Iterator[tuple[Tensor, Tensor]]]:
     """The batches of every evaluated split by metric name, rendered when they are asked for."""
     product = _open(config)
-    return {name: product.evaluation(name) for name in product.bench.evaluated_splits()}
+    return {name: product.evaluation(name) for name in product.stand.measured()}
 
 
 def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
@@ -82,7 +87,7 @@ def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
     `epochs` is a list of Batches, `splits` Batches by metric name, `w_cls` [C, d], `w_ctx` [K, d].
     """
     product = _open(config)
-    teacher, optim = product.bench.teacher, config.optim
+    teacher, optim = product.stand.teacher, config.optim
     if optim.epochs is None or optim.micro_batch or optim.batch_norm != "frozen":
         raise ValueError("the bare loop trains in epochs, without micro-batches")
     merges = config.as_dict()["merges"]
