@@ -125,7 +125,7 @@ def _features(
 
 
 def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = among(classifier.logits(features), split.classes, split.alike)
     return Predictions(
         split=name,

@@ -1,7 +1,7 @@
 """What the bare loops compute on, made once by the product: the only product internals here.
 
 Everything else in `benchmarks/floor` knows the product by `trial_config` and `train`, and this
-module by its functions. When the product's data, loader or teacher change, adapt `_training` and `_evaluation`.
+module by its functions. When data, loader or teacher change, adapt `_training` and `_evaluation`.
 """
 
 from __future__ import annotations

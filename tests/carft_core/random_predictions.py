@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 from carft_core.predictions import Predictions
 
@@ -22,5 +21,4 @@ def random_predictions(
         units=tuple(f"unit {index // 2}" for index in range(items)),
         labels=torch.randint(possible or classes, (items,), generator=generator),
         logits=logits,
-        features=F.normalize(torch.randn(items, 3, generator=generator), dim=1),
     )

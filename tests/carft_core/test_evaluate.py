@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,20 +17,20 @@ from carft_core.clip import ImageClassifier
 from carft_core.data.base import Source, Split
 from carft_core.data.transforms import Transform
 from carft_core.evaluate import (
+    _Split,
     among,
     context_probe,
-    part,
+    joined,
     predict,
     split_metrics,
     summary,
-    together,
 )
 from carft_core.metrics import macro_f1, worst_group_top1
 from carft_core.predictions import Predictions
+from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.random_predictions import CLASSES, random_predictions
 
 TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-CPU = torch.device("cpu")
 WIDTH = 8
 
 
@@ -87,16 +87,15 @@ def predicted(
     workers: int = 0,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Predictions:
-    return predict(
-        classifier,
-        split,
-        "id/test",
-        transform=TRANSFORM,
-        device=CPU,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "workers": workers}
+    return predict(classifier, "id/test", bare_teacher(split, TRANSFORM, **how))
+
+
+def encoded(classifier: ImageClassifier, *, precision: Literal["fp32", "bf16"] = "fp32") -> Tensor:
+    """The features of SPLIT."""
+    teacher = bare_teacher(SPLIT, TRANSFORM, precision=precision, batch_size=4)
+    (features,) = teacher.encode([classifier], SPLIT)
+    return features
 
 
 # predict
@@ -114,14 +113,15 @@ def test_predictions_are_those_of_the_classifier_in_evaluation_mode(
         expected = classifier(images)
         features = classifier.features(images)
     torch.testing.assert_close(made.logits, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(made.features, features, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoded(classifier), features, rtol=1e-5, atol=1e-6)
     assert (made.ids, made.units, made.split) == (SPLIT.ids, SPLIT.units, "id/test")
     assert torch.equal(made.labels, SPLIT.labels)
 
 
 def test_features_are_unit_norm_float32(classifier: ImageClassifier) -> None:
-    for precision in ("fp32", "bf16"):
-        features = predicted(classifier, precision=precision).features
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    for precision in precisions:
+        features = encoded(classifier, precision=precision)
         assert features.dtype == torch.float32
         torch.testing.assert_close(features.norm(dim=1), torch.ones(len(SPLIT)))
 
@@ -129,11 +129,12 @@ def test_features_are_unit_norm_float32(classifier: ImageClassifier) -> None:
 def test_bf16_computes_the_tower_in_bf16_and_the_head_in_float32(
     classifier: ImageClassifier,
 ) -> None:
-    half, full = (predicted(classifier, precision=p) for p in ("bf16", "fp32"))
-    assert not torch.equal(half.features, full.features)
-    assert half.logits.dtype == torch.float32
+    half, full = encoded(classifier, precision="bf16"), encoded(classifier)
+    assert not torch.equal(half, full)
+    logits = predicted(classifier, precision="bf16").logits
+    assert logits.dtype == torch.float32
     head = classifier.head.weight.detach()
-    torch.testing.assert_close(half.logits, half.features @ head.T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logits, half @ head.T, rtol=1e-6, atol=1e-6)
 
 
 def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
@@ -149,20 +150,33 @@ def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
     assert torch.equal(among(plain.logits, None), plain.logits)
 
 
+def measured(predictions: Predictions, seed: int = 0) -> _Split:
+    """Of a model, and of a teacher that says something else."""
+    items = len(predictions.labels)
+    model, teacher = (directions(seed + place, items) for place in (0, 10))
+    zero_shot = replace(predictions, logits=predictions.logits.flip(0))
+    return _Split(predictions, model, zero_shot, teacher)
+
+
 def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
     whole = random_predictions(items=40)
-    some = part(whole, "id/test_r", (1, 4))
+    of_whole = measured(whole)
+    part = joined("id/test_r", [of_whole], (1, 4))
+    some = part.predictions
     kept = [index for index, label in enumerate(whole.labels.tolist()) if label in (1, 4)]
     assert some.split == "id/test_r"
-    assert some.ids == tuple(whole.ids[index] for index in kept)
-    assert some.units == tuple(whole.units[index] for index in kept)
-    assert torch.equal(some.features, whole.features[kept])
+    assert some.ids == [whole.ids[index] for index in kept]
+    assert some.units == [whole.units[index] for index in kept]
+    assert torch.equal(part.features, of_whole.features[kept])
+    assert torch.equal(part.frozen, of_whole.frozen[kept])
     assert torch.equal(some.logits[:, [1, 4]], whole.logits[kept][:, [1, 4]])
+    flipped = whole.logits.flip(0)[kept][:, [1, 4]]
+    assert torch.equal(part.zero_shot.logits[:, [1, 4]], flipped)
     assert torch.isneginf(some.logits[:, [0, 2, 3, 5]]).all()
     accurate = (whole.logits[kept][:, 4] > whole.logits[kept][:, 1]) == (some.labels == 4)
     assert split_metrics(some)["top1"] == float(accurate.double().mean())
     with pytest.raises(ValueError, match="id/test_x has no items"):
-        part(random_predictions(items=3, possible=2), "id/test_x", (5,))
+        joined("id/test_x", [measured(random_predictions(items=3, possible=2))], (5,))
 
 
 def test_a_part_of_the_test_split_is_in_no_mean() -> None:
@@ -226,14 +240,19 @@ def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are
 def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
     one = replace(random_predictions("ood/x", items=4), groups=("a",) * 4)
     two = replace(random_predictions("ood/y", items=3), groups=("b",) * 3)
-    both = together([one, two], "ood/all")
-    assert both.split == "ood/all"
-    assert both.ids == one.ids + two.ids
-    assert both.units == one.units + two.units
-    assert both.groups == ("a",) * 4 + ("b",) * 3
-    for name in ("labels", "logits", "features"):
+    parts = [measured(one), measured(two, 1)]
+    union = joined("ood/all", parts, None)
+    both = union.predictions
+    assert both.split == union.zero_shot.split == "ood/all"
+    assert both.ids == [*one.ids, *two.ids]
+    assert both.units == [*one.units, *two.units]
+    assert both.groups == ["a"] * 4 + ["b"] * 3
+    for name in ("labels", "logits"):
         assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
-    assert together([one, replace(two, groups=None)], "ood/all").groups is None
+    for name in ("features", "frozen"):
+        assert torch.equal(getattr(union, name), torch.cat([getattr(it, name) for it in parts]))
+    of_none = measured(replace(two, groups=None))
+    assert joined("ood/all", [parts[0], of_none], None).predictions.groups is None
     hits = 4 * split_metrics(one)["top1"] + 3 * split_metrics(two)["top1"]
     assert split_metrics(both)["top1"] == pytest.approx(hits / 7)
 
@@ -271,8 +290,8 @@ def test_predictions_are_ordinary_tensors_that_can_take_part_in_a_gradient(
     classifier: ImageClassifier,
 ) -> None:
     made = predicted(classifier)
-    weight = torch.ones(WIDTH, requires_grad=True)
-    (made.features @ weight).sum().backward()
+    weight = torch.ones(CLASSES, requires_grad=True)
+    (made.logits @ weight).sum().backward()
     assert weight.grad is not None
     assert not made.logits.requires_grad
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
 
 from carft_core.clip import ImageClassifier
@@ -27,6 +28,7 @@ from carft_core.identity import identify
 from carft_core.predictions import Predictions
 from carft_core.run import finish, is_complete
 from carft_core.train import train
+from tests.carft_core.bare_teacher import bare_teacher
 from tests.imagenet_tree import OBJECTNET, OBJECTS, V2, WNIDS
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -162,16 +164,9 @@ def predicted(split: Split, seed: int = 0) -> tuple[Predictions, torch.Tensor]:
     head = nn.Linear(16, 1000, bias=False)
     head.weight.data = torch.randn(1000, 16, generator=generator)
     features = torch.randn(len(split), 16, generator=generator)
-    made = predict(
-        ImageClassifier(Echo(features), head),
-        split,
-        "ood/x",
-        transform=PLAIN,
-        device=torch.device("cpu"),
-        precision="fp32",
-        batch_size=64,
-    )
-    return made, made.features @ head.weight.data.T
+    teacher = bare_teacher(split, PLAIN, name="ood/x", batch_size=64)
+    made = predict(ImageClassifier(Echo(features), head), "ood/x", teacher)
+    return made, F.normalize(features, dim=1) @ head.weight.data.T
 
 
 def test_objectnet_is_scored_by_wise_fts_rule(imagenet_root: Path) -> None:

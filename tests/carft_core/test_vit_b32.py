@@ -13,12 +13,13 @@ from PIL import Image
 
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
-from carft_core.data import prepare
-from carft_core.data.base import DataConfig, Subset
+from carft_core.data import open_data
+from carft_core.data.base import DataConfig
 from carft_core.evaluate import predict
 from carft_core.prompts import class_weights, template_set, text_features
 from carft_core.teacher import zero_shot_classifier
 from carft_core.train import train
+from tests.carft_core.bare_teacher import bare_teacher
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +60,9 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
     clip = open_model("ViT-B-32", str(checkpoint))
     w_cls = class_weights(text_features(clip, template_set("simple"), names))
-    data = prepare(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
-    ours = predict(
-        zero_shot_classifier(clip, w_cls),
-        Subset(data.id_test, places),
-        "id/test",
-        transform=clip.transform,
-        device=torch.device("cpu"),
-        precision="fp32",
-        batch_size=3,
-    )
+    data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
+    teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
+    ours = predict(zero_shot_classifier(clip, w_cls), "id/test", teacher)
     model, _, preprocess = open_clip.create_model_and_transforms(
         "ViT-B-32", pretrained=str(checkpoint), weights_only=False
     )
