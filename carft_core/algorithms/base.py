@@ -92,6 +92,9 @@ class Algorithm(BaseModel):
     summary: ClassVar[str]
     trains: ClassVar[bool] = True
     """False: the result is there without a step (the zero-shot model, a soup); no seed either."""
+    solves: ClassVar[bool] = False
+    """Whether `solve` finds the weights at once, in place of steps along a gradient of batches. The
+    run then has one epoch of one step, and `optim` has no part in it."""
     couples_items: ClassVar[bool] = False
     """Whether the loss is no mean over images (contrastive losses, covariances). It then gets whole
     batches, and `optim.micro_batch` is a part of the run's identity."""
@@ -112,6 +115,13 @@ class Algorithm(BaseModel):
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Set what depends on the training data, such as a probe's head, before the first step."""
+
+    def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
+        """Set the parameters of the groups to the solution, and give what to log of it.
+
+        Called once, under the run's seed, where `solves` says so.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it solves its problem")
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """The parameters that train, in groups with `lr_scale`; what is in none is frozen."""

@@ -86,7 +86,7 @@ def test_every_mistake_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({}, "algorithm.name: which algorithm? Known: car_ft, fine_tune, zero_shot."),
+        ({}, f"algorithm.name: which algorithm? Known: {', '.join(sorted(ALGORITHMS))}."),
         ({"algorithm": "car-ft"}, "algorithm.name: unknown algorithm 'car-ft'; did you mean"),
         ({"algorithm": "fine_tune", "optim": 3}, "optim: must be a mapping of fields, got 3"),
         (
