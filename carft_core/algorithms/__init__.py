@@ -6,6 +6,7 @@ from typing import Any
 
 from carft_core.algorithms.base import USES, Algorithm, Batch, Loss, Soup
 from carft_core.algorithms.car_ft import CarFt
+from carft_core.algorithms.clip_adapter import ClipAdapter
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.algorithms.linear_probe import LinearProbe
 from carft_core.algorithms.lp_ft import LpFt
@@ -29,5 +30,6 @@ ALGORITHMS.register(FineTune)
 ALGORITHMS.register(CarFt)
 ALGORITHMS.register(LinearProbe)
 ALGORITHMS.register(LpFt)
+ALGORITHMS.register(ClipAdapter)
 
 __all__ = ["ALGORITHMS", "USES", "Algorithm", "Batch", "Loss", "Soup"]
