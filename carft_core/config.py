@@ -97,6 +97,9 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
         "algorithm", ALGORITHMS, data.get("algorithm"), ("algorithm",), problems
     )
     parts["merges"] = _merges(data.get("merges"), problems)
+    if parts["algorithm"] is not None:
+        refusals = [merge.refuses(parts["algorithm"]) for merge in parts["merges"]]
+        problems += [Problem(("merges",), it) for it in refusals if it is not None]
     for key in SCALARS:
         if key in data:
             parts[key] = data[key]

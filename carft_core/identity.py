@@ -49,8 +49,9 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     `optim.micro_batch` unless items of a batch are coupled, and what the algorithm does not use of
     contexts. Inside is what an augmentation does, not its name, and which images training lacks,
     not `data.bad_files`. An algorithm that trains nothing has no seed, no optimiser, no
-    augmentation and no balance, but may have the split of a seed; a soup has the epoch of its
-    members' weights. `auto` for device or precision is what it is on this machine. Raises
+    augmentation and no balance, but may have the split of a seed; one that solves its problem has
+    of these the seed alone, and a soup has the epoch of its members' weights. `auto` for device or
+    precision is what it is on this machine. Raises
     RequestError when model or data cannot be opened.
     """
     config = config.for_seed(seed)
@@ -77,9 +78,10 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     if isinstance(algorithm, Soup):
         parts["result"] = config.keep.result
     if algorithm.trains:
+        parts["seed"] = seed
+    if algorithm.trains and not algorithm.solves:
         outside = set() if couples_items(config) else {"micro_batch"}
         parts["optim"] = _present(**config.optim.model_dump(mode="json", exclude=outside))
-        parts["seed"] = seed
         views = config.data.augmentation
         parts["augmentation"] = None if views is None else asdict(AUGMENTATIONS[views])
         parts |= _present(balanced=config.data.balanced)
@@ -246,15 +248,16 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
     if config.data.balanced:
         budget += ", balanced"
     trains = config.algorithm.trains
+    steps = trains and not config.algorithm.solves
     others = other_data(config.data, config.eval)
-    follows = trains and config.data.augmentation is not None
+    follows = steps and config.data.augmentation is not None
     return {
         "model": teacher.clip.digest,
         "data": data.digest,
         "split": config.data.split_number,
         "transform": repr(teacher.transform),
         "augmentation": repr(teacher.transform.augmentation) if follows else None,
-        "budget": budget if trains else None,
+        "budget": budget if steps else None,
         "result": config.keep.result if trains else None,
         **_present(members=_members(config)),
         "precision": teacher.precision,

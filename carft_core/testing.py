@@ -166,6 +166,11 @@ def loss_of(
     return loss, {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in logs.items()}}
 
 
+def takes_steps(algorithm: Algorithm) -> bool:
+    """Whether a loss trains it."""
+    return algorithm.trains and not algorithm.solves
+
+
 def it_is_registered_frozen_and_survives_json_and_pickle(
     cls: type[Algorithm], teacher: Teacher
 ) -> None:
@@ -188,7 +193,7 @@ def a_step_moves_what_is_in_a_group_and_nothing_else(
     """The loss is finite, its gradient reaches parameters of the groups, no other parameter gets
     one or moves, and the teacher stays as it is."""
     algorithm = cls()
-    if not algorithm.trains:
+    if not takes_steps(algorithm):
         return
     model = started(algorithm, teacher)
     groups = algorithm.groups(model, OptimConfig(lr=1e-3))
@@ -241,10 +246,43 @@ def a_step_moves_what_is_in_a_group_and_nothing_else(
     )
 
 
+def what_is_solved_moves_what_is_in_a_group_and_nothing_else(
+    cls: type[Algorithm], teacher: Teacher
+) -> None:
+    """The same solution twice, to the bit; no parameter gets a gradient."""
+    algorithm = cls()
+    if not algorithm.solves:
+        return
+    frozen = {key: value.clone() for key, value in teacher.classifier.state_dict().items()}
+    models = [started(algorithm, teacher) for _ in range(2)]
+    before = {name: parameter.clone() for name, parameter in models[0].named_parameters()}
+    groups = algorithm.groups(models[0], OptimConfig(lr=1e-3))
+    solved = {id(parameter) for group in groups for parameter in group["params"]}
+    for model in models:
+        logs = algorithm.solve(model, teacher)
+        for key, value in logs.items():
+            must(math.isfinite(value), f"{cls.name}: {key} must be finite")
+    one, two = (model.state_dict() for model in models)
+    must(
+        all(torch.equal(one[key], two[key]) for key in one), f"{cls.name}: one problem, a solution"
+    )
+    moved = {n: p for n, p in models[0].named_parameters() if not torch.equal(p, before[n])}
+    must(
+        bool(moved) and all(id(parameter) in solved for parameter in moved.values()),
+        f"{cls.name}: what it solves for must be in a group, and nothing else may move",
+    )
+    after = teacher.classifier.state_dict()
+    must(
+        all(torch.equal(frozen[key], after[key]) for key in frozen)
+        and all(parameter.grad is None for parameter in models[0].parameters()),
+        f"{cls.name}: no gradient may reach the module, and the teacher must stay as it is",
+    )
+
+
 def two_calls_on_the_same_batch_agree_to_the_bit(cls: type[Algorithm], teacher: Teacher) -> None:
     """A loss keeps nothing between two calls but in its module, and draws from the run's seed."""
     algorithm = cls()
-    if not algorithm.trains:
+    if not takes_steps(algorithm):
         return
     model = started(algorithm, teacher).eval()
     (_, one), (_, two) = (loss_of(algorithm, model, batch_for(teacher), teacher) for _ in range(2))
@@ -257,7 +295,7 @@ def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
     """Else `couples_items` says so, as for a contrastive loss: then it gets whole batches, and
     dividing them itself by `batch.in_parts` changes neither the loss nor its gradient."""
     algorithm = cls()
-    if not algorithm.trains:
+    if not takes_steps(algorithm):
         return
     model = started(algorithm, teacher).eval()
     whole = batch_for(teacher)
@@ -292,7 +330,7 @@ def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
 def the_loss_is_finite_in_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
     """Training in mixed precision gives numbers."""
     algorithm = cls()
-    if not algorithm.trains:
+    if not takes_steps(algorithm):
         return
     model = started(algorithm, teacher)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -304,7 +342,7 @@ def the_loss_is_finite_in_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
 def all_that_outlives_a_step_is_in_its_state(cls: type[Algorithm], teacher: Teacher) -> None:
     """A module that was built anew and got the saved state goes on as the old one would."""
     algorithm = cls()
-    if not algorithm.trains:
+    if not takes_steps(algorithm):
         return
     model = started(algorithm, teacher)
     with torch.no_grad():
@@ -373,6 +411,7 @@ ALGORITHM_LAWS: tuple[Callable[[type[Algorithm], Teacher], None], ...] = (
     it_is_registered_frozen_and_survives_json_and_pickle,
     it_uses_what_there_is,
     a_step_moves_what_is_in_a_group_and_nothing_else,
+    what_is_solved_moves_what_is_in_a_group_and_nothing_else,
     two_calls_on_the_same_batch_agree_to_the_bit,
     a_loss_over_a_batch_is_the_mean_over_its_micro_batches,
     the_loss_is_finite_in_bf16,

@@ -25,7 +25,7 @@ from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
 from carft_core.errors import NonFinite
 from carft_core.evaluate import predict, split_metrics
 from carft_core.identity import couples_items, identify
-from carft_core.optim import freeze_all_but, learning_rate, schedule_of, warmup_steps
+from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import RunFolder, RunResult, finish
 from carft_core.teacher import on_device, to_views
@@ -150,6 +150,8 @@ class Run:
             pin_memory=self.device.type == "cuda",
         )
         self.schedule = schedule_of(self.optim, images, balanced=balanced)
+        if self.algorithm.solves:
+            self.schedule = Schedule(steps=1, per_epoch=1)
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.couples_items = couples_items(config)
@@ -169,7 +171,7 @@ class Run:
                 yield self._record(0, self._validate(), seconds=0.0)
             for epoch in range(len(self.history), self.epoch_count + 1):
                 began = time.perf_counter()
-                metrics = self._train_epoch(epoch)
+                metrics = self._solve() if self.algorithm.solves else self._train_epoch(epoch)
                 seconds = time.perf_counter() - began
                 metrics |= self._validate()
                 self.algorithm.after_epoch(self.model, metrics)
@@ -220,6 +222,17 @@ class Run:
             self._save_checkpoint()
         self.folder.write_history(self.history)
         return report
+
+    def _solve(self) -> dict[str, float]:
+        """The one epoch of an algorithm that solves its problem."""
+        with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
+            values = self.algorithm.solve(self.model, self.teacher)
+        self.step = 1
+        self._check_finite(values, 1, "train/")
+        return {
+            **{f"train/{name}": value for name, value in values.items()},
+            "system/peak_memory_mb": peak_memory_mb(self.device),
+        }
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training split, or `optim.steps_per_epoch`; the last may be cut.

@@ -13,8 +13,11 @@ from carft_core.algorithms.base import (
     Wrapper,
 )
 from carft_core.algorithms.car_ft import CarFt
+from carft_core.algorithms.clip_adapter import ClipAdapter
 from carft_core.algorithms.ema import Ema
 from carft_core.algorithms.fine_tune import FineTune
+from carft_core.algorithms.linear_probe import LinearProbe
+from carft_core.algorithms.lp_ft import LpFt
 from carft_core.algorithms.model_stock import ModelStock
 from carft_core.algorithms.uniform_soup import UniformSoup
 from carft_core.algorithms.zero_shot import ZeroShot
@@ -22,6 +25,9 @@ from carft_core.algorithms.zero_shot import ZeroShot
 ALGORITHMS.register(ZeroShot)
 ALGORITHMS.register(FineTune)
 ALGORITHMS.register(CarFt)
+ALGORITHMS.register(LinearProbe)
+ALGORITHMS.register(LpFt)
+ALGORITHMS.register(ClipAdapter)
 ALGORITHMS.register(Ema)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)

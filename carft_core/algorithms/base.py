@@ -110,6 +110,9 @@ class Algorithm(BaseModel):
     summary: ClassVar[str]
     trains: ClassVar[bool] = True
     """False: the result is there without a step (the zero-shot model, a soup); no seed either."""
+    solves: ClassVar[bool] = False
+    """Whether `solve` finds the weights at once, in place of steps along a gradient of batches. The
+    run then has one epoch of one step, and `optim` has no part in it."""
     couples_items: ClassVar[bool] = False
     """Whether the loss is no mean over images (contrastive losses, covariances). It then gets whole
     batches, and `optim.micro_batch` is a part of the run's identity."""
@@ -130,6 +133,13 @@ class Algorithm(BaseModel):
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Set what depends on the training data, such as a probe's head, before the first step."""
+
+    def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
+        """Set the parameters of the groups to the solution, and give what to log of it.
+
+        Called once, under the run's seed, where `solves` says so.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it solves its problem")
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """The parameters that train, in groups with `lr_scale`; what is in none is frozen."""
@@ -238,11 +248,13 @@ def check_same_tensors(one: State, two: State, message: str) -> None:
 
 
 def _refusal(thing: Any) -> str | None:
-    """An algorithm is a class; one that trains says by which loss."""
+    """An algorithm is a class; one that trains says by which loss, or how it solves."""
     wrong = no_concrete(Algorithm, thing)
-    if wrong is None and thing.trains and thing.loss is Algorithm.loss:
-        return "it lacks `loss`, what it minimises"
-    return wrong
+    if wrong is not None or not thing.trains:
+        return wrong
+    if thing.solves:
+        return "it lacks `solve`" if thing.solve is Algorithm.solve else None
+    return "it lacks `loss`, what it minimises" if thing.loss is Algorithm.loss else None
 
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
@@ -309,8 +321,8 @@ class Wrapper(Algorithm):
 
     @model_validator(mode="after")
     def _of_trains(self) -> Self:
-        if not self.of.trains:
-            raise ValueError(f"of: {self.of.name} trains nothing; name an algorithm that does")
+        if not self.of.trains or self.of.solves:
+            raise ValueError(f"of: {self.of.name} takes no steps; name an algorithm that does")
         return self
 
     # The claims are those of `of`, which each instance has its own of.

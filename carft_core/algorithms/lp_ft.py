@@ -1,0 +1,37 @@
+"""LP-FT: fine-tuning from the head of a linear probe."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from carft_core.algorithms.base import Batch, Loss
+from carft_core.algorithms.linear_probe import Probe
+from carft_core.teacher import Teacher
+
+
+class LpFt(Probe):
+    """Solve a linear probe, then fine-tune image tower and head together from there.
+
+    A head that fits the features from the first step on leaves them less distorted than one that
+    starts elsewhere. Epoch 0 is the probe: `linear_probe` with the same fields. The features for
+    the probe are of fixed views.
+
+    Source: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
+    Out-of-Distribution" (arXiv 2202.10054), section 3.4. Theirs picks the probe's `C` among 100
+    values on validation data, with a bias, and fine-tunes by SGD.
+    """
+
+    name: ClassVar[str] = "lp_ft"
+    summary: ClassVar[str] = "Fine-tuning from the head of a linear probe"
+    starts_at_zero_shot: ClassVar[bool] = False
+
+    def start(self, model: nn.Module, teacher: Teacher) -> None:
+        """Put the probe's solution into the head."""
+        self.probe(model, teacher)
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """CE(V f, y)."""
+        loss = batch.cross_entropy(model(batch.images))
+        return loss, {"cross_entropy": loss}

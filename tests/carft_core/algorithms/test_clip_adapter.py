@@ -1,0 +1,101 @@
+"""CLIP-Adapter: the authors' arithmetic, what it trains, and what cannot be made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from carft_core.algorithms.clip_adapter import Adapter, ClipAdapter
+from carft_core.clip import OpenedClip
+from carft_core.config import TrialConfig
+from carft_core.errors import RequestError
+from carft_core.export import export
+from carft_core.run import RunFolder, load_weights
+from carft_core.testing import batch_for, toy_teacher
+from carft_core.train import Decision, EpochReport, train
+
+Config = Callable[..., TrialConfig]
+
+
+def test_loss_and_gradient_are_those_of_the_formula_on_features_as_the_tower_gives_them(
+    tiny_clip: OpenedClip,
+) -> None:
+    teacher, algorithm = toy_teacher(tiny_clip), ClipAdapter(alpha=0.3)
+    batch = batch_for(teacher)
+    torch.manual_seed(0)
+    model = algorithm.build(teacher)
+    assert isinstance(model, Adapter)
+    loss, logs = algorithm.loss(model, batch, teacher)
+    loss.backward()
+
+    layers = nn.Sequential(nn.Linear(32, 8, bias=False), nn.ReLU(), nn.Linear(8, 32, bias=False))
+    layers.load_state_dict({"0.weight": model.down.weight, "2.weight": model.up.weight})
+    with torch.no_grad():
+        raw = tiny_clip.model.visual(batch.images)  # type: ignore[operator]
+        texts = F.normalize(teacher.w_raw.mean(dim=0), dim=1)
+    assert raw.norm(dim=1).sub(1).abs().min() > 0.1, "or this says nothing of the norm"
+    mixed = 0.3 * torch.relu(layers(raw)) + 0.7 * raw
+    logits = teacher.scale * (mixed / mixed.norm(dim=1, keepdim=True)) @ texts.T
+    expected = F.cross_entropy(logits, batch.labels)
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert logs["cross_entropy"] is loss
+    for ours, theirs in zip(model.parameters(), layers.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert ours.grad.abs().max() > 0
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_without_a_part_of_the_mixture_it_is_the_zero_shot_model(tiny_clip: OpenedClip) -> None:
+    teacher, algorithm = toy_teacher(tiny_clip), ClipAdapter(alpha=0.0)
+    classifier = algorithm.classifier(algorithm.build(teacher), teacher)
+    images = batch_for(teacher).images
+    with torch.no_grad():
+        assert torch.allclose(classifier(images), teacher.classifier(images), atol=1e-4)
+
+
+def test_a_run_keeps_the_adapter_alone_and_goes_on_where_it_was(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({"algorithm": "clip_adapter", "optim.lr": 1e-2})
+    whole = train(config, 0, workdir=tmp_path / "whole")
+    assert whole is not None
+    assert "id/test/top1" in whole.metrics
+    assert "context/id/test/kl" in whole.metrics
+
+    def stop(report: EpochReport) -> Decision:
+        return Decision.STOP if report.epoch == 1 else Decision.CONTINUE
+
+    assert train(config, 0, workdir=tmp_path / "parts", report=stop) is None
+    parts = train(config, 0, workdir=tmp_path / "parts")
+    assert parts is not None
+    assert parts.metrics == whole.metrics
+    state = load_weights(RunFolder(tmp_path / "whole").weights("last"))
+    assert {key: list(value.shape) for key, value in state.items()} == {
+        "down.weight": [8, 32],
+        "up.weight": [32, 8],
+    }
+
+
+def test_it_is_not_exported_as_a_clip(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"algorithm": "clip_adapter", "optim.epochs": 1})
+    train(config, 0, workdir=tmp_path / "run")
+    with pytest.raises(RequestError, match="no image tower with a linear head"):
+        export(tmp_path / "run", config, tmp_path / "out")
+
+
+def test_weights_of_another_shape_are_not_interpolated(toy_config: Config) -> None:
+    with pytest.raises(RequestError, match=r"merges: clip_adapter gives a model of another shape"):
+        toy_config({"algorithm": "clip_adapter", "merges": [{"name": "wise_ft"}]})
+
+
+@pytest.mark.parametrize("field", [{"alpha": 1.5}, {"reduction": 0}])
+def test_a_field_out_of_range_is_refused(toy_config: Config, field: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match=next(iter(field))):
+        toy_config({"algorithm": {"name": "clip_adapter", **field}})

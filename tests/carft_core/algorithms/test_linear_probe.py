@@ -1,0 +1,150 @@
+"""The linear probe against scikit-learn and the conditions of a minimum, and as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+from carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_core.algorithms.linear_probe import (
+    CONVERGED,
+    logistic_regression,
+)
+from carft_core.config import TrialConfig
+from carft_core.errors import RequestError
+from carft_core.identity import identify
+from carft_core.run import RunFolder, load_weights
+from carft_core.train import EpochReport, epochs, train
+
+Config = Callable[..., TrialConfig]
+
+
+def problem(count: int = 200, width: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:
+    """Unit-norm features that say something of the labels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (count,), generator=generator)
+    centres = torch.randn(classes, width, generator=generator)
+    noise = 1.5 * torch.randn(count, width, generator=generator)
+    return F.normalize(centres[labels] + noise, dim=1), labels
+
+
+@pytest.mark.parametrize("c", [0.1, 10.0, 1000.0])
+def test_it_is_scikit_learns_logistic_regression(c: float) -> None:
+    features, labels = problem()
+    solution = logistic_regression(features, labels, torch.zeros(4, 12), c=c, max_iter=1000)
+    judge = LogisticRegression(C=c, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    judge.fit(features.double().numpy(), labels.numpy())
+    assert solution.gradient <= CONVERGED
+    np.testing.assert_allclose(solution.weight.numpy(), judge.coef_, rtol=2e-3, atol=2e-3)
+    ours = F.softmax(features.double() @ solution.weight.T, dim=1).numpy()
+    np.testing.assert_allclose(ours, judge.predict_proba(features.double().numpy()), atol=1e-4)
+
+
+def test_the_gradient_vanishes_at_the_solution_about_another_centre() -> None:
+    features, labels = problem()
+    centre = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
+    solution = logistic_regression(features, labels, centre, c=5.0, max_iter=1000)
+    x, v = features.double().numpy(), solution.weight.numpy()
+    exp = np.exp(x @ v.T)
+    residual = exp / exp.sum(axis=1, keepdims=True) - np.eye(4)[labels.numpy()]
+    penalty = (v - centre.double().numpy()) / (5.0 * len(x))
+    gradient = residual.T @ x / len(x) + penalty
+    assert np.abs(gradient).max() < 2 * CONVERGED
+    assert solution.gradient == pytest.approx(np.abs(gradient).max(), rel=1e-6)
+
+
+def test_little_room_leaves_the_centre_as_it_is() -> None:
+    features, labels = problem()
+    centre = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
+    solution = logistic_regression(features, labels, centre, c=1e-6, max_iter=1000)
+    assert torch.allclose(solution.weight.float(), centre, atol=1e-3)
+
+
+def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = problem()
+    whole = logistic_regression(features, labels, torch.zeros(4, 12), c=10.0, max_iter=1000)
+    monkeypatch.setattr("carft_core.algorithms.linear_probe.LOGITS_AT_ONCE", 4 * 33)
+    parts = logistic_regression(features, labels, torch.zeros(4, 12), c=10.0, max_iter=1000)
+    assert torch.allclose(whole.weight, parts.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_is_one_epoch_from_the_zero_shot_model_to_the_solution(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    reports: list[EpochReport] = list(
+        epochs(toy_config({"algorithm": "linear_probe"}), 0, workdir=tmp_path)
+    )
+    assert [(it.epoch, it.epochs, it.step, it.steps) for it in reports] == [
+        (0, 1, 0, 1),
+        (1, 1, 1, 1),
+    ]
+    before, after = (it.metrics for it in reports)
+    assert after["id/val/top1"] > before["id/val/top1"]
+    assert after["train/gradient"] <= CONVERGED
+
+
+def test_it_moves_the_head_alone_and_merges_with_the_zero_shot_model(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    merge = {"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}
+    best = {"result": "best_val"}
+    config = toy_config({"algorithm": "linear_probe", "merges": [merge], "keep": best})
+    result = train(config, 0, workdir=tmp_path)
+    zero_shot = train(toy_config({"algorithm": "zero_shot"}), 0)
+    assert result is not None
+    assert zero_shot is not None
+    assert result.merges["wise_ft@1"]["metrics"] == result.metrics
+    ends = result.merges["wise_ft@0"]["metrics"]
+    assert ends["id/test/nll"] == zero_shot.metrics["id/test/nll"]
+    assert result.warnings == []
+    assert result.facts["budget"] is None
+    assert result.facts["augmentation"] is None
+    kl = [value for key, value in result.metrics.items() if key.endswith("/kl")]
+    assert max(kl) < 1e-9, "the tower is the zero-shot one"
+    state = load_weights(RunFolder(tmp_path).weights("best_val"))
+    assert set(state) > {"head.weight"}
+
+
+def test_no_seed_and_no_optimiser_moves_the_solution(toy_config: Config, tmp_path: Path) -> None:
+    heads = []
+    changes = [{}, {"optim.lr": 1.0, "optim.epochs": 7, "optim.batch_size": 3}]
+    for seed, change in enumerate(changes):
+        config = toy_config({"algorithm": "linear_probe", **change})
+        train(config, seed, workdir=tmp_path / str(seed))
+        heads.append(load_weights(RunFolder(tmp_path / str(seed)).weights("last"))["head.weight"])
+    assert torch.equal(*heads)
+    plain, other = (toy_config({"algorithm": "linear_probe", **change}) for change in changes)
+    assert identify(plain, 0).digest == identify(other, 0).digest
+    assert identify(plain, 0).digest != identify(plain, 1).digest
+
+
+def test_too_few_iterations_are_warned_of(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
+    result = train(config, 0, workdir=tmp_path)
+    assert result is not None
+    assert "raise algorithm.max_iter" in result.warnings[0]
+
+
+@pytest.mark.parametrize("field", [{"C": 0.0}, {"init": "random"}, {"max_iter": 0}])
+def test_a_field_out_of_range_is_refused(toy_config: Config, field: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match=next(iter(field))):
+        toy_config({"algorithm": {"name": "linear_probe", **field}})
+
+
+@pytest.mark.usefixtures("registries")
+def test_an_algorithm_that_solves_says_how() -> None:
+    class Silent(Algorithm):
+        name: ClassVar[str] = "silent"
+        summary: ClassVar[str] = "Does not say how it solves"
+        solves: ClassVar[bool] = True
+
+    with pytest.raises(RequestError, match="it lacks `solve`"):
+        ALGORITHMS.register(Silent)

@@ -1,0 +1,53 @@
+"""LP-FT: the head it starts from, and what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from carft_core.config import TrialConfig
+from carft_core.run import RunFolder, load_weights
+from carft_core.train import Decision, EpochReport, epochs, train
+
+Config = Callable[..., TrialConfig]
+LP_FT = {"name": "lp_ft", "C": 3.0}
+
+
+def test_it_starts_where_the_linear_probe_ends(toy_config: Config) -> None:
+    fine_tuned = next(iter(epochs(toy_config({"algorithm": LP_FT}), 0)))
+    *_, probe = epochs(toy_config({"algorithm": {**LP_FT, "name": "linear_probe"}}), 0)
+    measured = {key: value for key, value in probe.metrics.items() if key.startswith("id/")}
+    assert {key: fine_tuned.metrics[key] for key in measured} == measured
+
+
+def test_it_trains_tower_and_head_and_merges_with_the_zero_shot_model(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    merge = {"name": "wise_ft", "alphas": [0.5]}
+    config = toy_config({"algorithm": LP_FT, "optim.epochs": 1, "merges": [merge]})
+    result = train(config, 0, workdir=tmp_path / "lp_ft")
+    assert result is not None
+    assert result.merges["wise_ft@0.5"]["metrics"] != result.metrics
+    probe = toy_config({"algorithm": {**LP_FT, "name": "linear_probe"}})
+    train(probe, 0, workdir=tmp_path / "probe")
+    one, two = (
+        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("lp_ft", "probe")
+    )
+    assert not any(torch.equal(one[key], two[key]) for key in ("head.weight", "visual.proj"))
+
+
+def test_it_goes_on_to_the_same_weights_after_a_stop(toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config({"algorithm": LP_FT})
+    train(config, 0, workdir=tmp_path / "whole")
+
+    def stop(report: EpochReport) -> Decision:
+        return Decision.STOP if report.epoch == 1 else Decision.CONTINUE
+
+    assert train(config, 0, workdir=tmp_path / "parts", report=stop) is None
+    train(config, 0, workdir=tmp_path / "parts")
+    one, two = (
+        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("whole", "parts")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
