@@ -15,7 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
-from carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_core.algorithms import ALGORITHMS, Algorithm, Wrapper
 from carft_core.data import FAMILIES
 from carft_core.data.base import DataConfig
 from carft_core.errors import InvalidConfig, Problem, dotted, unknown
@@ -149,6 +149,9 @@ def field_names(algorithm: str | None = None) -> tuple[str, ...]:
     chosen = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
     names += ["algorithm.name"]
     names += sorted({f"algorithm.{key}" for cls in chosen for key in cls.model_fields})
+    if any(issubclass(cls, Wrapper) for cls in chosen):
+        inner = {key for cls in ALGORITHMS.values() for key in cls.model_fields}
+        names += ["algorithm.of.name", *sorted(f"algorithm.of.{key}" for key in inner)]
     return (*names, "merges", *SCALARS)
 
 

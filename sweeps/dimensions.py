@@ -188,9 +188,9 @@ def applies(name: str, algorithm: str) -> bool:
 
     A method that trains nothing has no `optim` fields.
     """
-    section, _, field = name.partition(".")
-    if section == "algorithm" and field != "name":
-        return field in ALGORITHMS[algorithm].model_fields
+    section, *fields = name.split(".")
+    if section == "algorithm" and fields[0] != "name":
+        return fields[0] in ALGORITHMS[algorithm].model_fields
     return section != "optim" or ALGORITHMS[algorithm].trains
 
 

@@ -42,9 +42,9 @@ def baseline_at(
 
 def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a point on which a baseline depends: the fields that it has and leaves open."""
-    fixed = {f"algorithm.{field}" for field in ("name", *baseline)}
+    fixed = {("algorithm", field) for field in ("name", *baseline)}
     own = projected(params, str(baseline["name"]))
-    return {name: value for name, value in own.items() if name not in fixed}
+    return {name: own[name] for name in own if tuple(name.split(".")[:2]) not in fixed}
 
 
 def _config(data: Mapping[str, Any]) -> TrialConfig:
@@ -74,14 +74,19 @@ def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested data with each dotted field put in its section."""
-    nested = {
-        key: dict(value) if isinstance(value, Mapping) else value for key, value in trial.items()
-    }
+    """Nested data with each dotted field put in its section, or deeper."""
+    nested: dict[str, Any] = _copied(trial)
     for name, value in params.items():
-        section, _, field = name.partition(".")
-        if not field:
-            nested[section] = value
-        elif isinstance(nested.setdefault(section, {}), dict):
-            nested[section][field] = value
+        *sections, field = name.split(".")
+        place: Any = nested
+        for section in sections:
+            place = place.setdefault(section, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[field] = value
     return nested
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return value

@@ -21,6 +21,9 @@ KEYS = (
     *("allow_grid", "parameters", "baselines", "trial", "aliases", "profiles"),
 )
 
+NAMED: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
+"""Where an algorithm stands, by its bare name or with fields."""
+
 
 def normalise(draft: Draft) -> None:
     """Let every value of the file stand at its one route; report keys that nobody knows."""
@@ -135,10 +138,10 @@ def _aliases(draft: Draft) -> dict[str, str]:
 
 
 def _bare_algorithm(draft: Draft) -> None:
-    route = ("trial", "algorithm")
-    if isinstance(draft.get(route), str):
-        place = draft.place(route)
-        draft.put(route, {"name": draft.get(route)}, place)
+    for route in NAMED:
+        if isinstance(draft.get(route), str):
+            place = draft.place(route)
+            draft.put(route, {"name": draft.get(route)}, place)
 
 
 def _bare_retries(draft: Draft) -> None:
@@ -220,7 +223,7 @@ def _put(draft: Draft, route: Route, value: object, place: Place) -> None:
         given = draft.get(whole)
         kept = {"when": given["when"]} if isinstance(given, dict) and "when" in given else {}
         draft.put(whole, {**kept, route[-1]: value}, place)
-    elif route == ("trial", "algorithm") and isinstance(value, str):
+    elif route in NAMED and isinstance(value, str):
         draft.put(route, {"name": value}, place)
     elif route == ("tasks",):
         draft.put(route, value, place)

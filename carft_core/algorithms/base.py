@@ -271,7 +271,9 @@ def _named(value: object) -> Algorithm:
     name = fields.get("name")
     cls = ALGORITHMS.get(name) if isinstance(name, str) else None
     if cls is None:
-        problems = [Problem(("name",), unknown("algorithm", name, ALGORITHMS))]
+        which = f"which algorithm? Known: {', '.join(sorted(ALGORITHMS))}."
+        message = which if name is None else unknown("algorithm", name, ALGORITHMS)
+        problems = [Problem(("name",), message)]
     else:
         try:
             return cls.model_validate({key: fields[key] for key in fields if key != "name"})

@@ -159,7 +159,7 @@ def test_the_inner_algorithm_may_be_a_bare_name_or_left_out_and_survives_json() 
     ("of", "message"),
     [
         ("car_tf", r"algorithm\.of\.name: unknown algorithm 'car_tf'; did you mean 'car_ft'"),
-        ({"kl_weight": 1}, r"algorithm\.of\.name: unknown algorithm None; Known: "),
+        ({"kl_weight": 1}, r"algorithm\.of\.name: which algorithm\? Known: "),
         (3, r"algorithm\.of: must be an algorithm's name, or a mapping"),
         ("zero_shot", r"zero_shot trains nothing; name an algorithm that does"),
         (
