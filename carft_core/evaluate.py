@@ -321,7 +321,7 @@ def _with_heads(
     found = []
     for name, class_names, test in tests:
         try:
-            w_raw = text_features(clip, templates_of(name), class_names)
+            w_raw = text_features(clip, templates_of(name), class_names, device=device)
         except RequestError as error:
             raise RequestError(f"eval.retention: {name}: {error}") from None
         w_cls = class_weights(w_raw)

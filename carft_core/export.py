@@ -23,6 +23,7 @@ from carft_core.clip import (
 )
 from carft_core.config import TrialConfig
 from carft_core.data import FamilyData, prepare
+from carft_core.device import resolve_device
 from carft_core.errors import RequestError, unknown
 from carft_core.files import found, read_json, write_atomically, write_folder, write_json
 from carft_core.merges import State
@@ -246,14 +247,14 @@ class _Source:
     """[K, d]"""
 
     @classmethod
-    def open(cls, config: TrialConfig) -> _Source:
-        """On the CPU, whatever trained: text features are always from there."""
+    def open(cls, config: TrialConfig, device: torch.device) -> _Source:
+        """On the CPU, but for the text features, which come from the device of the run."""
         data = prepare(config.data)
         clip = open_model(config.model.name, config.model.pretrained)
         classes = template_set(config.prompts.classes)
         contexts = context_set(config.prompts.contexts, config.data)
         w_cls, w_ctx = (
-            mean(text_features(clip, templates, data.class_names))
+            mean(text_features(clip, templates, data.class_names, device=device))
             for mean, templates in ((class_weights, classes), (context_weights, contexts))
         )
         zero_shot = zero_shot_classifier(clip, w_cls).state_dict()
@@ -286,7 +287,7 @@ def export(
     if measured is None:
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
-    source = _Source.open(config)
+    source = _Source.open(config, _device_of(claimed))
     _check_unchanged(claimed, source)
     tuned = tuned_state(folder.weights(config.keep.result), config, source.zero_shot)
     state = model_state(models[label], source.zero_shot, tuned)
@@ -322,6 +323,15 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
             f"{out} holds another model ({facts['label']} of run {facts['digest'][:12]}); name "
             "another folder, or replace it (--force)"
         )
+
+
+def _device_of(claimed: Mapping[str, Any]) -> torch.device:
+    """The kind of device that the run computed on, so that heads are its own to the last bit; the
+    CPU where there is none of it here."""
+    try:
+        return resolve_device(claimed["identity"]["device"])
+    except RequestError:
+        return torch.device("cpu")
 
 
 def _check_unchanged(claimed: Mapping[str, Any], source: _Source) -> None:

@@ -65,7 +65,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
             "classes": template_set(config.prompts.classes).digest,
             "contexts": context_set(config.prompts.contexts, config.data).digest,
         },
-        "algorithm": {"name": algorithm.name, **algorithm.model_dump(mode="json")},
+        "algorithm": algorithm.model_dump(mode="json"),
         "device": device.type,
         "precision": resolve_precision(config.precision, device),
         **_present(deterministic=config.deterministic),

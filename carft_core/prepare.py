@@ -99,8 +99,8 @@ def _open(
     if data_config.augmentation is not None:
         transform = replace(transform, augmentation=AUGMENTATIONS[data_config.augmentation])
     names = data.class_names
-    w_cls = class_weights(text_features(clip, classes, names))
-    w_ctx = context_weights(text_features(clip, contexts, names))
+    w_cls = class_weights(text_features(clip, classes, names, device=device))
+    w_ctx = context_weights(text_features(clip, contexts, names, device=device))
     teacher = Teacher(clip, w_cls, w_ctx, contexts, device)
     if device.type == "cuda":
         # fp32 is to mean fp32: cuDNN would otherwise round convolutions to TF32.

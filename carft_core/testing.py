@@ -81,8 +81,8 @@ def built_in_teacher() -> Teacher:
     """The built-in CLIP as the zero-shot classifier of three things."""
     clip = open_model("builtin")
     contexts = template_set("simple")
-    w_raw = text_features(clip, contexts, ["anchor", "bell", "cat"])
     cpu = torch.device("cpu")
+    w_raw = text_features(clip, contexts, ["anchor", "bell", "cat"], device=cpu)
     return Teacher(clip, class_weights(w_raw), context_weights(w_raw), contexts, cpu)
 
 

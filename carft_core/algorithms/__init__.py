@@ -20,6 +20,7 @@ def _refusal(thing: Any) -> str | None:
 
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
+Algorithm.registry = ALGORITHMS
 ALGORITHMS.register(ZeroShot)
 ALGORITHMS.register(FineTune)
 ALGORITHMS.register(CarFt)

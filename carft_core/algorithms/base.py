@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from carft_core.registry import Registered
 
 if TYPE_CHECKING:
     from carft_core.clip import ImageClassifier
@@ -38,16 +39,12 @@ class Term:
     weight: float = 1.0
 
 
-class Algorithm(BaseModel):
+class Algorithm(Registered):
     """How the weights are trained. The fields of a subclass are its hyperparameters.
 
     It holds no tensors and no counters: one instance serves many runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
     trains: ClassVar[bool] = True
     """False: the result is the zero-shot model itself; there is nothing to train and no seed."""
     teacher_quantities: ClassVar[frozenset[str]] = frozenset()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+
+from carft_core.registry import Registered
 
 State = Mapping[str, Tensor]
 """A state dict of an image classifier: encoder and head, parameters and buffers."""
@@ -26,13 +26,8 @@ class MergePoint:
     """What distinguishes it, such as {"alpha": 0.5}."""
 
 
-class Merge(BaseModel):
+class Merge(Registered):
     """A frozen model whose fields are the merge's hyperparameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
 
     @abstractmethod
     def points(self) -> Sequence[MergePoint]:

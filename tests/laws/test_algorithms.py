@@ -20,7 +20,9 @@ BUILT_IN = tuple(ALGORITHMS)
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     templates = template_set("simple")
-    w_raw = text_features(tiny_clip, templates, ["anchor", "bell", "cat"])
+    w_raw = text_features(
+        tiny_clip, templates, ["anchor", "bell", "cat"], device=torch.device("cpu")
+    )
     cpu = torch.device("cpu")
     return Teacher(tiny_clip, class_weights(w_raw), context_weights(w_raw), templates, cpu)
 
