@@ -435,22 +435,23 @@ def _transform(model: nn.Module, name: str) -> Transform:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if sides[0] != sides[1]:
         raise RequestError(f"model.name: {name} wants {sides} pixels; images here are square")
-    channels = {}
-    for key in ("mean", "std"):
-        try:
-            red, green, blue = map(float, preprocess[key])
-        except (TypeError, ValueError):
-            raise RequestError(
-                f"model.name: {name}: mean and std are three numbers each, not {preprocess[key]!r}"
-            ) from None
-        channels[key] = (red, green, blue)
     return Transform(
         size=sides[0],
-        mean=channels["mean"],
-        std=channels["std"],
+        mean=_per_channel(preprocess["mean"], name),
+        std=_per_channel(preprocess["std"], name),
         interpolation=preprocess["interpolation"],
         resize_mode=preprocess["resize_mode"],
     )
+
+
+def _per_channel(values: Sequence[float], name: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError):
+        raise RequestError(
+            f"model.name: {name}: mean and std are three numbers each, not {values!r}"
+        ) from None
+    return red, green, blue
 
 
 def _tokenizer(source: ModelSource) -> Tokenizer:

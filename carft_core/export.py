@@ -20,6 +20,7 @@ from carft_core.clip import (
     find_model,
 )
 from carft_core.config import TrialConfig
+from carft_core.device import resolve_device
 from carft_core.errors import RequestError, unknown
 from carft_core.files import found, read_json, write_atomically, write_folder, write_json
 from carft_core.prepare import Prepared, prepared
@@ -249,8 +250,7 @@ def export(
     if measured is None:
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
-    on_cpu = config.model_copy(update={"device": "cpu", "precision": "fp32"})
-    stand = prepared(on_cpu)
+    stand = prepared(config.model_copy(update=_computing(claimed)))
     _check_unchanged(claimed, config, stand)
     classifier = merged(models[label], load_classifier(folder, config, stand), stand)
     if not isinstance(classifier, ImageClassifier):
@@ -290,6 +290,17 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
             f"{out} holds another model ({facts['label']} of run {facts['digest'][:12]}); name "
             "another folder, or replace it (--force)"
         )
+
+
+def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
+    """Where the run computed and how, so that heads are its own to the last bit; the CPU where
+    there is no such device here."""
+    fields = {name: claimed["identity"][name] for name in ("device", "precision")}
+    try:
+        resolve_device(fields["device"])
+    except RequestError:
+        return {"device": "cpu", "precision": "fp32"}
+    return fields
 
 
 def _check_unchanged(claimed: Mapping[str, Any], config: TrialConfig, stand: Prepared) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from carft_core.errors import Problem, unknown
 
@@ -36,8 +37,21 @@ _BRANCH = re.compile(r"constrained-\w+|literal\[.*\]")
 """What pydantic puts behind a field that may be of several kinds, with an error for each."""
 
 
+def error_of(problems: Iterable[Problem]) -> ValidationError:
+    """What a validator raises to report problems in its own words, at their places below it."""
+    details: list[InitErrorDetails] = [
+        {
+            "type": PydanticCustomError("problem", "{message}", {"message": problem.message}),
+            "loc": problem.path,
+            "input": None,
+        }
+        for problem in problems
+    ]
+    return ValidationError.from_exception_data("config", details)
+
+
 def explained(
-    error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...]
+    error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...] = ()
 ) -> Iterator[Problem]:
     """A problem for each error of a model that stands at `path`."""
     items = error.errors()
@@ -66,6 +80,10 @@ def explained(
             message = "is required"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
+        elif item["type"] == "problem":
+            message = item["msg"]
+        elif item["type"] == "model_type":
+            message = f"must be a mapping of fields, got {value!r}"
         else:
             shown = repr(value)
             shown = shown if len(shown) <= 80 else f"{shown[:80]}..."

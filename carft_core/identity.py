@@ -67,7 +67,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
             "skipped": _skipped(data, training=True),
         },
         "classes": template_set(config.prompts.classes).digest,
-        "algorithm": {"name": algorithm.name, **algorithm.identity()},
+        "algorithm": algorithm.identity(),
         **computing,
         **_present(own_code=own_code_of(config)),
         # A CPU gives the same bits with it and without.
@@ -133,8 +133,8 @@ def evaluation_digest(training_digest: str, model: Model, config: TrialConfig) -
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
     if model is not None:
         merge, point = model
-        fields = merge.model_dump(mode="json", exclude=set(merge.point_fields))
-        parts["merge"] = {"name": merge.name, **fields}
+        fields = merge.model_dump(mode="json")
+        parts["merge"] = {key: fields[key] for key in fields if key not in merge.point_fields}
         parts["point"] = dict(point.values)
         own_code.append(type(merge))
     if others:

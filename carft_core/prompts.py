@@ -2,61 +2,70 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any
 
-import open_clip
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.clip import OpenedClip
 from carft_core.data.base import DataConfig, held_out
-from carft_core.data.downstream_tasks import TASKS
+from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
+from carft_core.device import arithmetic
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
 from carft_core.files import found, keep, user_cache
 from carft_core.registry import NAME
 
+OWN_FILES = Path(__file__).parent / "templates"
 SUFFIXES = (".txt", ".yaml", ".yml")
-TEMPLATE_FIELDS = ("name", "templates", "domains")
+FILE_FIELDS = ("name", "templates", "domains")
 MAX_BYTES = 1_000_000
 EXAMPLE = 'such as "a photo of a {}"'
+TEXTS_PER_BATCH = 256
+TEXT_REVISION = 2
+"""Raised by hand when a text becomes another feature."""
+KNOWN_WORDS = "known_domain_words"
+"""The set that a run takes without the templates that name a domain held out of it."""
 
 
-class TemplateFile(NamedTuple):
-    """What a file says, checked."""
+@dataclass(frozen=True)
+class TemplateSet:
+    """Templates, each with one `{}` for the class. Raises InvalidConfig for others, or for none."""
 
     name: str
     templates: tuple[str, ...]
-    domains: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    """Domain words that the set stands for, beside those that its templates say: a comparison on
+    such a domain is marked."""
 
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise RequestError(f"template set {self.name} is empty")
+        problems = [Problem((self.name, index), text) for index, text in mistakes(self.templates)]
+        if problems:
+            raise InvalidConfig(problems)
 
-def read_template_file(path: Path) -> TemplateFile:
-    """Read a `.txt` file (blank lines and lines that begin with # are skipped) or a YAML mapping
-    `{name?, templates, domains?}`. The name is by default the file's.
+    @property
+    def digest(self) -> str:
+        """sha256 over the templates in their order; name and domains change no feature."""
+        return _sha256(list(self.templates))
 
-    Raises RequestError with all mistakes, each with its line or place.
-    """
-    if path.suffix not in SUFFIXES:
-        raise RequestError(f"{path}: a file of templates ends in one of {', '.join(SUFFIXES)}")
-    text = _text(path)
-    if path.suffix == ".txt":
-        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-        kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
-        templates = tuple(line for _, line in kept)
-        _refuse(path, templates, [f"line {number}" for number, _ in kept])
-        return TemplateFile(path.stem, templates, ())
-    return _from_yaml(path, text)
+    def texts(self, class_names: Sequence[str]) -> Iterator[str]:
+        """The K * C prompts, template by template."""
+        for template in self.templates:
+            for name in class_names:
+                yield template.replace("{}", name)
 
 
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -77,6 +86,55 @@ def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
             yield index, f"{template!r} stands in the set twice; each template counts once"
 
 
+def read_template_file(path: Path) -> TemplateSet:
+    """Read a `.txt` file (blank lines and lines that begin with # are skipped) or a YAML mapping
+    `{name?, templates, domains?}`. The name is by default the file's.
+
+    Raises RequestError with all mistakes, each with its line or place.
+    """
+    if path.suffix not in SUFFIXES:
+        raise RequestError(f"{path}: a file of templates ends in one of {', '.join(SUFFIXES)}")
+    text = _text(path)
+    if path.suffix == ".txt":
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+        lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        places = [f"line {number}" for number, _ in lines]
+        return _of_file(path, path.stem, [line for _, line in lines], places)
+    fields = _yaml_mapping(path, text)
+    problems = [
+        Problem((str(path),), unknown("field", key, FILE_FIELDS))
+        for key in fields
+        if key not in FILE_FIELDS
+    ]
+    name = fields.get("name", path.stem)
+    if not isinstance(name, str) or not name:
+        problems.append(Problem((f"{path}: name",), "must be a text"))
+    templates = _texts(fields.get("templates"), f"{path}: templates", problems)
+    domains = _texts(fields.get("domains", []), f"{path}: domains", problems)
+    if problems:
+        raise InvalidConfig(problems)
+    places = [f"templates[{index}]" for index in range(len(templates))]
+    return _of_file(path, name, [text.strip() for text in templates], places, domains)
+
+
+def _of_file(
+    path: Path,
+    name: str,
+    templates: Sequence[str],
+    places: Sequence[str],
+    domains: Sequence[str] = (),
+) -> TemplateSet:
+    """The set; its mistakes are reported at their places in the file."""
+    if not templates:
+        raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
+    problems = [
+        Problem((f"{path}: {places[index]}",), message) for index, message in mistakes(templates)
+    ]
+    if problems:
+        raise InvalidConfig(problems)
+    return TemplateSet(name, tuple(templates), tuple(domains))
+
+
 def _text(path: Path) -> str:
     try:
         size = path.stat().st_size
@@ -89,7 +147,7 @@ def _text(path: Path) -> str:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _from_yaml(path: Path, text: str) -> TemplateFile:
+def _yaml_mapping(path: Path, text: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -103,27 +161,13 @@ def _from_yaml(path: Path, text: str) -> TemplateFile:
         raise RequestError(
             f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
         )
-    problems = [
-        Problem((str(path),), unknown("field", key, TEMPLATE_FIELDS))
-        for key in data
-        if key not in TEMPLATE_FIELDS
-    ]
-    name = data.get("name", path.stem)
-    if not isinstance(name, str) or not name:
-        problems.append(Problem((f"{path}: name",), "must be a text"))
-    templates = _texts(data.get("templates"), f"{path}: templates", problems)
-    domains = _texts(data.get("domains", []), f"{path}: domains", problems)
-    if problems:
-        raise InvalidConfig(problems)
-    templates = tuple(template.strip() for template in templates)
-    _refuse(path, templates, [f"templates[{index}]" for index in range(len(templates))])
-    return TemplateFile(name, templates, domains)
+    return data
 
 
-def _texts(value: object, place: str, problems: list[Problem]) -> tuple[str, ...]:
+def _texts(value: object, place: str, problems: list[Problem]) -> list[str]:
     if not isinstance(value, list):
         problems.append(Problem((place,), "must be a list of texts"))
-        return ()
+        return []
     for index, item in enumerate(value):
         if item == {}:
             problems.append(
@@ -133,111 +177,39 @@ def _texts(value: object, place: str, problems: list[Problem]) -> tuple[str, ...
             problems.append(
                 Problem((place, index), f"must be a text in quotes, not {type(item).__name__}")
             )
-    return tuple(item for item in value if isinstance(item, str))
+    return [item for item in value if isinstance(item, str)]
 
 
-def _refuse(path: Path, templates: Sequence[str], places: Sequence[str]) -> None:
-    if not templates:
-        raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
-    found = [
-        Problem((f"{path}: {places[index]}",), message) for index, message in mistakes(templates)
-    ]
-    if found:
-        raise InvalidConfig(found)
+def _own_sets() -> Iterator[TemplateSet]:
+    yield from (read_template_file(path) for path in sorted(OWN_FILES.iterdir()))
+    yield TemplateSet("icon_shift", ICON_TEMPLATES, ICON_SHIFT.domains)
+    words = read_template_file(OWN_FILES / "domain_words.yaml")
+    yield replace(words, name=KNOWN_WORDS)
 
 
-OWN_FILES = Path(__file__).parent / "templates"
-TEXTS_PER_BATCH = 256
-TEXT_REVISION = 1
-"""Raised by hand when a text becomes another feature."""
+TEMPLATE_SETS: dict[str, TemplateSet] = {templates.name: templates for templates in _own_sets()}
+"""The sets by name: those of the files in `templates/`, IconShift's, and what users register."""
 
 
-@dataclass(frozen=True)
-class TemplateSet:
-    """Templates, each with one `{}` for the class. Raises InvalidConfig for others, or for none."""
+def register_templates(templates: TemplateSet, *, again: bool = False) -> TemplateSet:
+    """Make a set known to `prompts.classes` and `prompts.contexts`; gives it back.
 
-    name: str
-    templates: tuple[str, ...]
-    domains: tuple[str, ...] = ()
-    """The domain words that the set names: a comparison on such a domain is marked."""
-
-    def __post_init__(self) -> None:
-        if not self.templates:
-            raise RequestError(f"template set {self.name} is empty")
-        found = [Problem((self.name, index), text) for index, text in mistakes(self.templates)]
-        if found:
-            raise InvalidConfig(found)
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the templates in their order; name and domains change no feature."""
-        return _sha256(list(self.templates))
-
-    def texts(self, class_names: Sequence[str]) -> Iterator[str]:
-        """The K * C prompts, template by template."""
-        for template in self.templates:
-            for name in class_names:
-                yield template.replace("{}", name)
-
-
-class _LazySets(Mapping[str, TemplateSet]):
-    """The sets by name, each made when it is first asked for."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], TemplateSet]]) -> None:
-        self._makers = {name: functools.cache(maker) for name, maker in makers.items()}
-
-    def __getitem__(self, name: str) -> TemplateSet:
-        return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
-
-
-def _from_callables(name: str, templates: Sequence[Callable[[str], str]]) -> TemplateSet:
-    """open_clip's sets are functions of the class name."""
-    return _with_domains(TemplateSet(name, tuple(template("{}") for template in templates)))
-
-
-def _own_file(file: str) -> TemplateSet:
-    return TemplateSet(*read_template_file(OWN_FILES / file))
-
-
-def _clips_own(name: str) -> TemplateSet:
-    """What CLIP's authors use for one downstream task; source: `data/prompts.md` of openai/CLIP."""
-    return _with_domains(_own_file(f"{name}.txt"))
-
-
-def _icon_shift() -> TemplateSet:
-    from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
-
-    return TemplateSet("icon_shift", ICON_TEMPLATES, ICON_SHIFT.domains)
-
-
-def _with_domains(templates: TemplateSet) -> TemplateSet:
-    """Add the domain words of DomainBed's sets that stand in the templates."""
-    known = TEMPLATE_SETS["domain_words"].domains
-    return replace(templates, domains=named_domains(templates, known) + templates.domains)
-
-
-TEMPLATE_SETS: Mapping[str, TemplateSet] = _LazySets(
-    {
-        "openai": lambda: _from_callables("openai", open_clip.OPENAI_IMAGENET_TEMPLATES),
-        "simple": lambda: _from_callables("simple", open_clip.SIMPLE_IMAGENET_TEMPLATES),
-        "icon_shift": _icon_shift,
-        "domain_words": lambda: _own_file("domain_words.yaml"),
-        "known_domain_words": lambda: replace(
-            TEMPLATE_SETS["domain_words"], name="known_domain_words"
-        ),
-        "photo": lambda: _with_domains(_own_file("photo.txt")),
-        "class_only": lambda: _own_file("class_only.txt"),
-        "iwildcam": lambda: _own_file("iwildcam.txt"),
-        "fmow": lambda: _own_file("fmow.txt"),
-        **{name: functools.partial(_clips_own, name) for name in TASKS},
-    }
-)
+    The same set may come again, and `again` lets it take the place of an earlier one. Raises
+    RequestError when its name is another's, or no name.
+    """
+    name = templates.name
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"template set {name!r} cannot be registered: its name must be lower-case letters, "
+            "digits and '_', beginning with a letter"
+        )
+    if not again and TEMPLATE_SETS.get(name, templates) != templates:
+        raise RequestError(
+            f"template set {name!r} cannot be registered: another set has this name; give it "
+            "another"
+        )
+    TEMPLATE_SETS[name] = templates
+    return templates
 
 
 def template_set(name_or_path: str) -> TemplateSet:
@@ -249,11 +221,37 @@ def template_set(name_or_path: str) -> TemplateSet:
         return TEMPLATE_SETS[name_or_path]
     path = found(name_or_path)
     if path is not None or Path(name_or_path).suffix in SUFFIXES:
-        return _with_domains(TemplateSet(*read_template_file(path or Path(name_or_path))))
+        return read_template_file(path or Path(name_or_path))
     raise RequestError(
         f"{unknown('template set', name_or_path, TEMPLATE_SETS)} Or give the path of a file "
         f"({', '.join(SUFFIXES)})."
     )
+
+
+def context_set(name: str, data: DataConfig) -> TemplateSet:
+    """What `prompts.contexts: <name>` stands for in a run on `data`.
+
+    Raises RequestError for a name nobody knows, for each mistake in a file, and where every
+    template names a domain that is held out.
+    """
+    templates = template_set(name)
+    words = held_out(data)
+    if name != KNOWN_WORDS or not named_domains(templates, words):
+        return templates
+    return without(templates, words)
+
+
+def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
+    """The templates that name none of the words, under a name that says so.
+
+    Raises RequestError when none is left.
+    """
+    words = tuple(words)
+    left = tuple(text for text in templates.templates if not _said(words, [text]))
+    name = f"{templates.name} without {', '.join(words)}"
+    if not left:
+        raise RequestError(f"prompts.contexts: nothing is left of {name}")
+    return TemplateSet(name, left, _said(templates.domains, left))
 
 
 def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ...]:
@@ -261,39 +259,58 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
 
     `art_painting`, `art-painting` and `art painting` are the same.
     """
+    words = tuple(words)
     declared = {_plain(word) for word in templates.domains}
-    text = " | ".join(_plain(template) for template in templates.templates)
-    return tuple(
-        word
-        for word in words
-        if _plain(word) in declared or re.search(rf"\b{re.escape(_plain(word))}\b", text)
-    )
+    said = _said(words, templates.templates)
+    return tuple(word for word in words if _plain(word) in declared or word in said)
+
+
+def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
+    """The domains that contexts name and should not know: those held out; of a family that holds
+    none out, any of its `domains`."""
+    return sorted(named_domains(contexts, held_out(data) or domains))
+
+
+def _said(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:
+    """The words that stand in a template, whole."""
+    text = " | ".join(_plain(template) for template in templates)
+    return tuple(word for word in words if re.search(rf"\b{re.escape(_plain(word))}\b", text))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_\s]+", " ", text).lower()
 
 
 def text_features(
-    clip: OpenedClip,
-    templates: TemplateSet,
-    class_names: Sequence[str],
-    *,
-    device: torch.device | None = None,
+    clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], *, device: torch.device
 ) -> Tensor:
     """W_raw [K, C, d]: unit-norm float32 text features of each template and class, on the CPU.
 
-    Encoded in batches on `device` (by default where the model is). Kept in the user's cache by
-    the digest of all that they depend on; a damaged file is computed anew. Raises RequestError when
-    there is no class, or when a prompt is longer than the model reads.
+    Encoded on `device`, in fp32 without TF32 whatever the run computes in: 1000 classes with 80
+    templates are 80,000 prompts. Kept in the user's cache by the digest of all that they depend on;
+    a damaged file is computed anew. Raises RequestError when there is no class, or when a prompt
+    is longer than the model reads.
     """
     if not class_names:
         raise RequestError("prompts need at least one class name")
     shape = (len(templates.templates), len(class_names))
-    name = _key(clip, templates, class_names, device)
-    path = user_cache() / "text_features" / f"{name}.safetensors"
-    kept = _kept(path)
-    if kept is not None and kept.shape[:2] == shape:
-        return kept
+    key = _sha256(
+        {
+            "clip": clip.digest,
+            "templates": list(templates.templates),
+            "classes": list(class_names),
+            # Devices round differently; what is kept must be what would be computed.
+            "device": device.type,
+            "revision": [TEXT_REVISION, version("open_clip_torch")],
+        }
+    )
+    file = user_cache() / "text_features" / f"{key}.safetensors"
+    stored = _stored(file)
+    if stored is not None and stored.shape[:2] == shape:
+        return stored
     w_raw = _encoded(clip, templates, class_names, device).view(*shape, -1)
     facts = {"sha256": _content(w_raw), "templates": templates.name, "model": clip.name}
-    keep(path, lambda file: save_file({"w_raw": w_raw}, file, metadata=facts))
+    keep(file, lambda new: save_file({"w_raw": w_raw}, new, metadata=facts))
     return w_raw
 
 
@@ -312,12 +329,9 @@ def context_weights(w_raw: Tensor) -> Tensor:
 
 
 def _encoded(
-    clip: OpenedClip,
-    templates: TemplateSet,
-    class_names: Sequence[str],
-    device: torch.device | None,
+    clip: OpenedClip, templates: TemplateSet, class_names: Sequence[str], device: torch.device
 ) -> Tensor:
-    """[K * C, d]."""
+    """[K * C, d] on the CPU."""
     texts = list(templates.texts(class_names))
     batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
     for number, batch in enumerate(batches):
@@ -328,34 +342,19 @@ def _encoded(
                 f"longer than the {clip.context_length} tokens that {clip.name} reads; shorten "
                 "either"
             )
-    if device is not None and device.type != "cpu":
-        clip = replace(clip, model=deepcopy(clip.model).to(device))
-    return torch.cat([clip.encode_text(batch).cpu() for batch in batches])
+    if device.type != "cpu":
+        # The image tower stays behind: it is not used, and the larger one.
+        text_side = deepcopy(clip.model, {id(clip.model.visual): nn.Identity()})
+        clip = replace(clip, model=text_side.to(device))
+    with arithmetic(device, "fp32"):
+        return torch.cat([clip.encode_text(batch).cpu() for batch in batches])
 
 
-def _key(
-    clip: OpenedClip,
-    templates: TemplateSet,
-    class_names: Sequence[str],
-    device: torch.device | None,
-) -> str:
-    return _sha256(
-        {
-            "clip": clip.digest,
-            "templates": list(templates.templates),
-            "classes": list(class_names),
-            # Devices round differently; what is kept must be what would be computed.
-            "device": "cpu" if device is None else device.type,
-            "revision": [TEXT_REVISION, open_clip.__version__],
-        }
-    )
-
-
-def _kept(path: Path) -> Tensor | None:
+def _stored(file: Path) -> Tensor | None:
     try:
-        with safe_open(path, framework="pt") as file:
-            w_raw: Tensor = file.get_tensor("w_raw")
-            content = (file.metadata() or {}).get("sha256")
+        with safe_open(file, framework="pt") as opened:
+            w_raw: Tensor = opened.get_tensor("w_raw")
+            content = (opened.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
     # safetensors checks lengths, not content.
@@ -368,70 +367,3 @@ def _content(tensor: Tensor) -> str:
 
 def _sha256(data: object) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[-_\s]+", " ", text).lower()
-
-
-def register_templates(templates: TemplateSet, *, again: bool = False) -> TemplateSet:
-    """Make a set known to `prompts.classes` and `prompts.contexts`; gives it back.
-
-    The same set may come again, and `again` lets it take the place of an earlier one. Raises
-    RequestError when its name is another's, or no name.
-    """
-    name = templates.name
-    if not NAME.fullmatch(name):
-        raise RequestError(
-            f"template set {name!r} cannot be registered: its name must be lower-case letters, "
-            "digits and '_', beginning with a letter"
-        )
-    if not again and name in TEMPLATE_SETS and TEMPLATE_SETS[name] != templates:
-        raise RequestError(
-            f"template set {name!r} cannot be registered: another set has this name; give it "
-            "another"
-        )
-    # Not a method over there: the source of prompts.py is a part of every run's digest.
-    cast(_LazySets, TEMPLATE_SETS)._makers[name] = functools.cache(lambda: templates)
-    return templates
-
-
-KNOWN_WORDS = "known_domain_words"
-"""The set that a run takes without the templates that name a domain held out of it."""
-
-
-def context_set(name: str, data: DataConfig) -> TemplateSet:
-    """What `prompts.contexts: <name>` stands for in a run on `data`.
-
-    Raises RequestError for a name nobody knows, for each mistake in a file, and where every
-    template names a domain that is held out.
-    """
-    templates = template_set(name)
-    unknown = held_out(data)
-    if name != KNOWN_WORDS or not named_domains(templates, unknown):
-        return templates
-    return without(templates, unknown)
-
-
-def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
-    """The templates that name none of the words, under a name that says so.
-
-    Raises RequestError when none is left.
-    """
-    words = tuple(words)
-    kept = [
-        template
-        for template in templates.templates
-        if not named_domains(TemplateSet(templates.name, (template,)), words)
-    ]
-    named = f"{templates.name} without {', '.join(words)}"
-    if not kept:
-        raise RequestError(f"prompts.contexts: nothing is left of {named}")
-    left = TemplateSet(named, tuple(kept))
-    return replace(left, domains=named_domains(left, templates.domains))
-
-
-def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
-    """The domains that contexts name and should not know: those held out; of a family that holds
-    none out, any of its `domains`."""
-    return sorted(named_domains(contexts, held_out(data) or domains))

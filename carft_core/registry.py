@@ -1,20 +1,31 @@
-"""A registry: the algorithms, merges or families by name, the user's own beside the built-in."""
+"""Registries: the algorithms, merges or families by name, the user's own beside the built-in; and
+how a config speaks of an algorithm or a merge by its name."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from carft_core.errors import RequestError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from carft_core.errors import Problem, RequestError, unknown
+from carft_core.fields import error_of, explained
 
 T = TypeVar("T")
 Anything = TypeVar("Anything")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class Registry(Mapping[str, T]):
+class Registry(dict[str, T]):
     """Things of one kind by their own `name`, in the order in which they came."""
 
     def __init__(
@@ -25,9 +36,9 @@ class Registry(Mapping[str, T]):
         code: Callable[[T], Any] = lambda thing: thing,
     ) -> None:
         """`kind` is for messages: "algorithm". `refusal` says what keeps a thing from being one,
-        None when nothing does. `code` is the class or function that the thing stands on."""
-        self._kind, self._refusal, self._code = kind, refusal, code
-        self._things: dict[str, T] = {}
+        None when nothing does. `code` is the class or function that defines the thing."""
+        super().__init__()
+        self.kind, self._refusal, self._code = kind, refusal, code
 
     def register(self, thing: Anything) -> Anything:
         """Add a thing under its own name and give it back, so that it serves as a decorator.
@@ -35,32 +46,66 @@ class Registry(Mapping[str, T]):
         What is defined in the same place again, as by a module that is reloaded, takes the place
         of the old. Raises RequestError when it is none of the kind, or when its name is taken.
         """
-        wrong = self._refusal(thing) or _misnamed(thing)
+        wrong = self._refusal(thing) or _misnamed(thing) or self._taken(cast(T, thing))
         if wrong:
-            raise RequestError(f"{self._kind} {_shown(thing)} cannot be registered: {wrong}")
-        new = cast(T, thing)
-        name: str = vars(thing)["name"]
-        known = self._things.get(name)
-        if known is not None and self._origin(known) != self._origin(new):
-            raise RequestError(
-                f"{self._kind} {_shown(thing)} cannot be registered: the name {name!r} is taken "
-                f"by {self._origin(known)}; give it another"
-            )
-        self._things[name] = new
+            shown = getattr(thing, "__qualname__", repr(getattr(thing, "name", thing))[:80])
+            raise RequestError(f"{self.kind} {shown} cannot be registered: {wrong}")
+        self[vars(thing)["name"]] = cast(T, thing)
         return thing
 
-    def __getitem__(self, name: str) -> T:
-        return self._things[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._things)
-
-    def __len__(self) -> int:
-        return len(self._things)
+    def _taken(self, thing: T) -> str | None:
+        name = vars(thing)["name"]
+        if name not in self or self._origin(self[name]) == self._origin(thing):
+            return None
+        return f"the name {name!r} is taken by {self._origin(self[name])}; give it another"
 
     def _origin(self, thing: T) -> str:
         code = self._code(thing)
         return f"{code.__module__}.{code.__qualname__}"
+
+
+class Registered(BaseModel):
+    """A frozen model whose fields are settings, and which configs name: `{name: car_ft, kl_weight:
+    3}`, or `car_ft` alone.
+
+    The base class of a kind has a `registry`. Wherever a field is annotated with it, in the trial
+    config or in another algorithm (`of: Algorithm`), such a mapping becomes an instance of the
+    class that is registered under the name, and a dump has the name again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    registry: ClassVar[Registry[Any]]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_name(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        fields = {"name": value} if isinstance(value, str) else value
+        if "registry" not in vars(cls):
+            if isinstance(fields, Mapping) and fields.get("name") == cls.name:
+                fields = {key: field for key, field in fields.items() if key != "name"}
+            return handler(fields)
+        if isinstance(value, cls):
+            return value
+        registry = cls.registry
+        if not isinstance(fields, Mapping) and fields is not None:
+            raise ValueError(f"must be a mapping of fields, got {value!r}")
+        name = (fields or {}).get("name")
+        if name is None:
+            message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."
+            raise error_of([Problem(("name",), message)])
+        if not isinstance(name, str) or name not in registry:
+            raise error_of([Problem(("name",), unknown(registry.kind, name, registry))])
+        try:
+            return cast(Self, registry[name].model_validate(fields))
+        except ValidationError as error:
+            raise error_of(explained(error, registry[name])) from None
+
+    @model_serializer
+    def _with_name(self) -> dict[str, Any]:
+        return {"name": self.name, **dict(self)}
 
 
 def no_concrete(base: type, thing: object) -> str | None:
@@ -92,9 +137,3 @@ def _misnamed(thing: object) -> str | None:
     if not own["summary"].strip() or "\n" in own["summary"]:
         return "its summary must be one line that says what it is"
     return None
-
-
-def _shown(thing: object) -> str:
-    if isinstance(thing, type):
-        return thing.__qualname__
-    return repr(getattr(thing, "name", thing))[:80]

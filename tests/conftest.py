@@ -112,9 +112,11 @@ def tiny_clip(tiny_clip_files: Path) -> OpenedClip:
 
 
 @pytest.fixture
-def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+def registries() -> Iterator[None]:
     """What a test registers is gone after it."""
-    for registry in (ALGORITHMS, MERGES, FAMILIES):
-        monkeypatch.setattr(registry, "_things", dict(registry))
-    makers = vars(TEMPLATE_SETS)["_makers"]
-    monkeypatch.setattr(TEMPLATE_SETS, "_makers", dict(makers))
+    registries: list[dict[str, Any]] = [ALGORITHMS, MERGES, FAMILIES, TEMPLATE_SETS]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, things in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(things)

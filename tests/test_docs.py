@@ -69,7 +69,9 @@ def run_the_test(page: str) -> None:
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     templates = template_set("simple")
-    w_raw = text_features(tiny_clip, templates, ["anchor", "bell", "cat"])
+    w_raw = text_features(
+        tiny_clip, templates, ["anchor", "bell", "cat"], device=torch.device("cpu")
+    )
     weights = (class_weights(w_raw), context_weights(w_raw))
     return Teacher(tiny_clip, *weights, templates, torch.device("cpu"))
 
@@ -126,7 +128,7 @@ def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     own = {name for name in vars(Algorithm) if not name.startswith("_")}
     own |= set(vars(Algorithm)["__annotations__"])
-    inherited = {"model_config", "model_fields", "model_computed_fields", "name", "summary"}
+    inherited = {"model_config", "model_fields", "model_computed_fields", "registry"}
     assert listed == {name for name in own if not name.startswith("_")} - inherited
 
 

@@ -8,7 +8,6 @@ from carft_core.algorithms.base import (
     Algorithm,
     Batch,
     Loss,
-    NamedAlgorithm,
     Soup,
     Wrapper,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "Algorithm",
     "Batch",
     "Loss",
-    "NamedAlgorithm",
     "Soup",
     "Wrapper",
 ]

@@ -10,28 +10,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from carft_core.clip import Classifier
-from carft_core.errors import Problem, RequestError, unknown
-from carft_core.fields import explained
+from carft_core.errors import RequestError
 from carft_core.optim import OPTIMISERS, Group, OptimConfig, decay_groups
-from carft_core.registry import Registry, no_concrete
+from carft_core.registry import Registered, Registry, no_concrete
 from carft_core.teacher import Teacher
 
 USES = frozenset({"contexts", "text", "domains"})
@@ -96,7 +84,7 @@ class Batch:
         return torch.cat([checkpoint(function, part, use_reentrant=False) for part in parts])
 
 
-class Algorithm(BaseModel):
+class Algorithm(Registered):
     """How the weights are trained. The fields of a subclass are its hyperparameters.
 
     It holds no tensors and no counters: one instance serves many runs. What outlives a step
@@ -104,10 +92,6 @@ class Algorithm(BaseModel):
     that checkpoints, resuming and `.to(device)` are PyTorch's business.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
     trains: ClassVar[bool] = True
     """False: the result is there without a step (the zero-shot model, a soup); no seed either."""
     solves: ClassVar[bool] = False
@@ -259,57 +243,7 @@ def _refusal(thing: Any) -> str | None:
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
 """By `algorithm.name`."""
-
-
-def _named(value: object) -> Algorithm:
-    """The algorithm that `{name: ..., **fields}`, or a bare name, describes."""
-    if isinstance(value, Algorithm):
-        return value
-    fields = {"name": value} if isinstance(value, str) else value
-    if not isinstance(fields, Mapping):
-        raise ValueError(f"must be an algorithm's name, or a mapping of it and fields, not {value}")
-    name = fields.get("name")
-    cls = ALGORITHMS.get(name) if isinstance(name, str) else None
-    if cls is None:
-        which = f"which algorithm? Known: {', '.join(sorted(ALGORITHMS))}."
-        message = which if name is None else unknown("algorithm", name, ALGORITHMS)
-        problems = [Problem(("name",), message)]
-    else:
-        try:
-            return cls.model_validate({key: fields[key] for key in fields if key != "name"})
-        except ValidationError as error:
-            problems = list(explained(error, cls, ()))
-    raise ValidationError.from_exception_data(
-        "algorithm",
-        [
-            InitErrorDetails(
-                type=PydanticCustomError("value_error", "{error}", {"error": problem.message}),
-                loc=problem.path,
-                input=value,
-            )
-            for problem in problems
-        ],
-    )
-
-
-NamedAlgorithm = Annotated[
-    Algorithm,
-    BeforeValidator(_named),
-    PlainSerializer(lambda it: {"name": it.name, **it.model_dump(mode="json")}),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "object",
-                    "properties": {"name": {"type": "string"}},
-                    "required": ["name"],
-                },
-            ]
-        }
-    ),
-]
-"""A field that is an algorithm, written as in a sweep file: `{name: car_ft, kl_weight: 3}`."""
+Algorithm.registry = ALGORITHMS
 
 
 class Wrapper(Algorithm):
@@ -318,7 +252,7 @@ class Wrapper(Algorithm):
     A subclass whose module holds more than that of `of` overrides `build` and `inner`.
     """
 
-    of: NamedAlgorithm = Field(default="fine_tune", validate_default=True)
+    of: Algorithm = Field(default="fine_tune", validate_default=True)
     """The algorithm that trains, with its own fields."""
 
     @model_validator(mode="after")
@@ -390,4 +324,4 @@ class Wrapper(Algorithm):
 
     def identity(self) -> dict[str, Any]:
         """Its fields, and of `of` what that puts into an identity."""
-        return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}
+        return {**super().identity(), "of": self.of.identity()}

@@ -11,6 +11,7 @@ from carft_core.merges.wise_ft import WiseFt
 from carft_core.registry import Registry, no_concrete
 
 MERGES: Registry[type[Merge]] = Registry("merge", functools.partial(no_concrete, Merge))
+Merge.registry = MERGES
 MERGES.register(WiseFt)
 MERGES.register(LogitEnsemble)
 

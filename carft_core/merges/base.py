@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from carft_core.algorithms import Algorithm
 from carft_core.algorithms.base import State
 from carft_core.clip import Classifier
+from carft_core.registry import Registered
 from carft_core.teacher import Teacher
 
 Alpha = Annotated[float, Field(ge=0, le=1)]
@@ -30,17 +31,13 @@ class MergePoint:
     """What distinguishes it, such as {"alpha": 0.5}."""
 
 
-class Merge(BaseModel):
+class Merge(Registered):
     """A frozen model whose fields are the merge's hyperparameters.
 
     A merge in weight space overrides `state`; one whose result is another module overrides `model`
     and says in `refuses` which algorithms it cannot be made of.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
     point_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that only list the points, whose values stand for them in an evaluation's digest."""
 

@@ -18,8 +18,8 @@ from carft_core.teacher import Teacher
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     classes, contexts = template_set("simple"), template_set("openai")
     names = ["anchor", "bell", "cat"]
-    w_cls = class_weights(text_features(tiny_clip, classes, names))
-    w_ctx = context_weights(text_features(tiny_clip, contexts, names))
+    w_cls = class_weights(text_features(tiny_clip, classes, names, device=torch.device("cpu")))
+    w_ctx = context_weights(text_features(tiny_clip, contexts, names, device=torch.device("cpu")))
     return Teacher(tiny_clip, w_cls, w_ctx, contexts, torch.device("cpu"))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from carft_core.algorithms import ALGORITHMS
+from carft_core.algorithms import ALGORITHMS, Algorithm
+from carft_core.algorithms.car_ft import CarFt
+from carft_core.algorithms.fine_tune import FineTune
 from carft_core.config import TrialConfig, field_names, flatten, trial_config
 from carft_core.data import FAMILIES
 from carft_core.errors import InvalidConfig
@@ -161,4 +163,75 @@ def test_shifts_are_a_list_of_names_each_once() -> None:
 def test_a_field_of_two_kinds_tells_both_in_one_line(value: object, rule: str) -> None:
     assert problems({"algorithm": "fine_tune", "data": {"split_seed": value}}) == [
         f"data.split_seed: must {rule} or be 'seed', got {value!r}"
+    ]
+
+
+@pytest.fixture
+def averaged(registries: None) -> type[Algorithm]:
+    """An algorithm around another one."""
+    del registries
+
+    @ALGORITHMS.register
+    class Averaged(FineTune):
+        name: ClassVar[str] = "averaged"
+        summary: ClassVar[str] = "The moving average of another algorithm's weights"
+        of: Algorithm = FineTune()
+        decay: float = 0.9
+
+    return Averaged
+
+
+def test_an_algorithm_in_an_algorithm_is_named_and_read_back_in_the_same_way(
+    averaged: type[Algorithm],
+) -> None:
+    inner = {"name": "car_ft", "kl_weight": 3.0}
+    config = trial_config({"algorithm": {"name": "averaged", "of": inner}})
+    assert config.algorithm == averaged(of=CarFt(kl_weight=3.0))  # type: ignore[call-arg]
+    plain = json.loads(json.dumps(config.as_dict()))
+    assert plain["algorithm"]["of"] == {
+        **inner,
+        "context_scale": None,
+        "kl_direction": "teacher_student",
+    }
+    assert trial_config(plain) == config
+    by_name = trial_config({"algorithm": {"name": "averaged", "of": "zero_shot"}})
+    assert by_name.as_dict()["algorithm"] == {
+        "name": "averaged",
+        "of": {"name": "zero_shot"},
+        "decay": 0.9,
+    }
+
+
+@pytest.mark.usefixtures("averaged")
+def test_every_mistake_in_both_is_told_at_once() -> None:
+    algorithm = {"name": "averaged", "of": {"name": "car_ft", "kl_weight": -1, "x": 1}, "deca": 1}
+    assert problems({"algorithm": algorithm}) == [
+        "algorithm.of.kl_weight: must be greater than or equal to 0, got -1",
+        "algorithm.of.x: unknown field 'x'; Known: context_scale, kl_direction, kl_weight.",
+        "algorithm.deca: unknown field 'deca'; did you mean 'decay'? Known: decay, of.",
+    ]
+    assert problems({"algorithm": {"name": "averaged", "of": "car"}})[0].startswith(
+        "algorithm.of.name: unknown algorithm 'car'; did you mean 'car_ft'?"
+    )
+    assert problems({"algorithm": {"name": "averaged", "of": 3}}) == [
+        "algorithm.of: must be a mapping of fields, got 3"
+    ]
+
+
+def test_a_class_takes_its_own_name_among_its_fields_and_no_other() -> None:
+    assert CarFt.model_validate({"name": "car_ft", "kl_weight": 2.0}) == CarFt(kl_weight=2.0)
+    with pytest.raises(ValueError, match="name"):
+        CarFt.model_validate({"name": "fine_tune"})
+
+
+def test_what_stands_beside_the_sections_is_of_the_kinds_that_it_says() -> None:
+    config = trial_config({"algorithm": "fine_tune"})
+    assert (config.deterministic, config.workers, config.precision) == (False, "auto", "auto")
+    told = trial_config({"algorithm": "fine_tune", "deterministic": True, "workers": 0})
+    assert (told.deterministic, told.workers) == (True, 0)
+    wrong = {"algorithm": "fine_tune", "workers": "many", "precision": "fp16", "deterministic": 1}
+    assert problems(wrong) == [
+        "precision: must be 'auto', 'fp32', 'tf32' or 'bf16', got 'fp16'",
+        "deterministic: must be a valid boolean, got 1",
+        "workers: must be a valid integer or be 'auto', got 'many'",
     ]

@@ -111,8 +111,7 @@ class StartsElsewhere(Plain):
 def test_an_algorithm_that_breaks_a_law_is_told_which(
     cls: type[Algorithm], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    things = {**ALGORITHMS, "plain": cls}
-    monkeypatch.setattr(ALGORITHMS, "_things", things)
+    monkeypatch.setitem(ALGORITHMS, "plain", cls)
     from carft_core import testing
 
     testing.built_in_teacher.cache_clear()  # one of them spoils it
@@ -184,7 +183,7 @@ class InPlace(Halfway):
 def test_a_merge_that_breaks_a_law_is_told_which(
     cls: type[Merge], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MERGES, "_things", {**MERGES, "halfway": cls})
+    monkeypatch.setitem(MERGES, "halfway", cls)
     with pytest.raises(BrokenContract, match=words):
         check_merge(cls)
 

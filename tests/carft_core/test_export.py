@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.export import MeasuredRow, export, read_facts
+from carft_core.export import MeasuredRow, _device_of, export, read_facts
 from carft_core.predictions import read_predictions
 from carft_core.run import RunFolder
 from carft_core.train import train
@@ -294,3 +294,16 @@ def test_a_failure_leaves_the_export_that_was_there(
         export(workdir, config, tmp_path / "model", label="wise_ft@0.5", force=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_heads_come_from_the_kind_of_device_that_the_run_computed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def claimed(kind: str) -> dict[str, Any]:
+        return {"identity": {"device": kind}}
+
+    assert _device_of(claimed("cpu")).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert _device_of(claimed("cuda")).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert _device_of(claimed("cuda")).type == "cpu"

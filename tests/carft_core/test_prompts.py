@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from carft_core import prompts
 from carft_core.clip import OpenedClip
 from carft_core.data.icon_shift import ICON_TEMPLATES
+from carft_core.device import arithmetic
 from carft_core.errors import InvalidConfig, RequestError
 from carft_core.prompts import (
     TEMPLATE_SETS,
@@ -28,6 +29,7 @@ from carft_core.prompts import (
     text_features,
 )
 
+CPU = torch.device("cpu")
 NAMES = ["tench", "goldfish", "kite (bird of prey)", "{odd} name", "tench"]
 THREE = TemplateSet("three", ("a photo of a {}.", "{}", "a sketch of the {}"))
 
@@ -86,15 +88,17 @@ def test_class_only_is_the_bare_name() -> None:
     ],
 )
 def test_a_set_says_which_domain_words_it_names(name: str, domains: set[str]) -> None:
-    assert set(template_set(name).domains) == domains
+    words = template_set("domain_words").domains
+    assert set(named_domains(template_set(name), words)) == domains
 
 
 def test_a_users_file_names_what_it_declares_and_what_its_templates_say(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text('templates: ["a sketch of a {}", "an x-ray of a {}"]\ndomains: [x-ray]\n')
+    path.write_text('templates: ["a sketch of a {}", "a scan of a {}"]\ndomains: [x-ray]\n')
     templates = template_set(str(path))
     assert templates.name == "own"
-    assert set(templates.domains) == {"sketch", "x-ray"}
+    words = ["sketch", "x-ray", "photo"]
+    assert named_domains(templates, words) == ("sketch", "x-ray")
 
 
 def test_named_domains_are_whole_words_or_declared() -> None:
@@ -153,12 +157,12 @@ def test_class_weights_equal_open_clips_zero_shot_classifier(
     expected = open_clip.build_zero_shot_classifier(
         tiny_clip.model, tiny_clip.tokenizer, NAMES, theirs, num_classes_per_batch=2
     )
-    w_cls = class_weights(text_features(tiny_clip, templates, NAMES))
+    w_cls = class_weights(text_features(tiny_clip, templates, NAMES, device=CPU))
     assert torch.allclose(w_cls.T, expected, atol=1e-6, rtol=0)
 
 
 def test_each_feature_is_that_of_its_own_prompt(tiny_clip: OpenedClip) -> None:
-    w_raw = text_features(tiny_clip, THREE, NAMES)
+    w_raw = text_features(tiny_clip, THREE, NAMES, device=CPU)
     assert w_raw.shape == (3, 5, 32)
     assert w_raw.dtype == torch.float32
     for k, template in enumerate(THREE.templates):
@@ -168,7 +172,7 @@ def test_each_feature_is_that_of_its_own_prompt(tiny_clip: OpenedClip) -> None:
 
 
 def test_all_weights_have_unit_norm(tiny_clip: OpenedClip) -> None:
-    w_raw = text_features(tiny_clip, template_set("openai"), NAMES)
+    w_raw = text_features(tiny_clip, template_set("openai"), NAMES, device=CPU)
     for weights in (w_raw, class_weights(w_raw), context_weights(w_raw)):
         norms = weights.norm(dim=-1)
         assert torch.allclose(norms, torch.ones_like(norms), atol=1e-6)
@@ -188,9 +192,9 @@ def test_means_are_over_templates_and_over_classes() -> None:
 def test_context_weights_do_not_depend_on_the_order_of_classes(
     tiny_clip: OpenedClip, order: list[int]
 ) -> None:
-    w_raw = text_features(tiny_clip, THREE, NAMES)
+    w_raw = text_features(tiny_clip, THREE, NAMES, device=CPU)
     assert torch.equal(context_weights(w_raw[:, order]), context_weights(w_raw))
-    shuffled = text_features(tiny_clip, THREE, [NAMES[index] for index in order])
+    shuffled = text_features(tiny_clip, THREE, [NAMES[index] for index in order], device=CPU)
     assert torch.allclose(context_weights(shuffled), context_weights(w_raw), atol=1e-6)
     assert torch.allclose(class_weights(shuffled), class_weights(w_raw)[order], atol=1e-6)
 
@@ -198,10 +202,10 @@ def test_context_weights_do_not_depend_on_the_order_of_classes(
 def test_the_features_do_not_depend_on_the_size_of_the_batches(
     tiny_clip: OpenedClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = text_features(tiny_clip, THREE, NAMES)
+    whole = text_features(tiny_clip, THREE, NAMES, device=CPU)
     monkeypatch.setenv("CARFT_CACHE", str(tmp_path))
     monkeypatch.setattr(prompts, "TEXTS_PER_BATCH", 2)
-    assert torch.allclose(text_features(tiny_clip, THREE, NAMES), whole, atol=1e-6)
+    assert torch.allclose(text_features(tiny_clip, THREE, NAMES, device=CPU), whole, atol=1e-6)
 
 
 @pytest.mark.usefixtures("cache")
@@ -215,14 +219,54 @@ def test_no_batch_is_larger_than_the_bound(tiny_clip: OpenedClip) -> None:
     counting.context_length = 77  # type: ignore[attr-defined]
     counted = dataclasses.replace(tiny_clip, tokenizer=counting)
     names = [f"thing {number}" for number in range(100)]
-    assert text_features(counted, THREE, names).shape == (3, 100, 32)
+    assert text_features(counted, THREE, names, device=CPU).shape == (3, 100, 32)
     assert max(sizes) == prompts.TEXTS_PER_BATCH
 
 
-def test_features_carry_no_graph_and_another_device_gives_the_same(tiny_clip: OpenedClip) -> None:
-    w_raw = text_features(tiny_clip, THREE, NAMES, device=torch.device("cpu"))
-    assert not w_raw.requires_grad
-    assert torch.equal(w_raw, text_features(tiny_clip, THREE, NAMES))
+def test_features_carry_no_graph(tiny_clip: OpenedClip) -> None:
+    assert not text_features(tiny_clip, THREE, NAMES, device=CPU).requires_grad
+
+
+def test_on_another_device_only_the_text_side_is_copied_and_the_model_stays_where_it_is(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is a fake: its type is no cpu, and what is moved there stays."""
+    moved: list[nn.Module] = []
+
+    def stay(model: nn.Module, device: torch.device) -> nn.Module:
+        del device
+        moved.append(model)
+        return model
+
+    monkeypatch.setattr(nn.Module, "to", stay)
+    expected = prompts._encoded(tiny_clip, THREE, NAMES, CPU)
+    got = text_features(tiny_clip, THREE, NAMES, device=torch.device("mps"))
+    assert torch.equal(got.view(len(expected), -1), expected)
+    (copy,) = moved
+    assert copy is not tiny_clip.model
+    assert not [name for name, _ in copy.named_parameters() if name.startswith("visual")]
+    assert isinstance(tiny_clip.model.visual, nn.Module)
+    assert len(kept_files(cache)) == 1
+    text_features(tiny_clip, THREE, NAMES, device=CPU)
+    assert len(kept_files(cache)) == 2, "another device rounds differently"
+
+
+def test_features_are_in_fp32_without_tf32_whatever_is_set(
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del cache
+    seen: list[bool] = []
+    encode = OpenedClip.encode_text
+
+    def watched(clip: OpenedClip, texts: Sequence[str]) -> Tensor:
+        seen.append(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+        return encode(clip, texts)
+
+    monkeypatch.setattr(OpenedClip, "encode_text", watched)
+    with arithmetic(CPU, "tf32"):
+        text_features(tiny_clip, THREE, NAMES, device=CPU)
+        assert torch.backends.cudnn.allow_tf32
+    assert seen == [False]
 
 
 def test_a_prompt_that_the_tokenizer_would_cut_is_refused_by_template_and_class(
@@ -230,14 +274,14 @@ def test_a_prompt_that_the_tokenizer_would_cut_is_refused_by_template_and_class(
 ) -> None:
     templates = TemplateSet("long", ("a {}", "a " * 70 + "{}"))
     with pytest.raises(RequestError) as caught:
-        text_features(tiny_clip, templates, ["cat", "dog " * 6])
+        text_features(tiny_clip, templates, ["cat", "dog " * 6], device=CPU)
     assert caught.match(r"^template 'a a .*a \{\}' with class 'dog dog .*' is longer than the 77")
-    assert text_features(tiny_clip, templates, ["cat"]).shape == (2, 1, 32)
+    assert text_features(tiny_clip, templates, ["cat"], device=CPU).shape == (2, 1, 32)
 
 
 def test_no_class_is_refused(tiny_clip: OpenedClip) -> None:
     with pytest.raises(RequestError, match="at least one class"):
-        text_features(tiny_clip, THREE, [])
+        text_features(tiny_clip, THREE, [], device=CPU)
 
 
 def kept_files(cache: Path) -> list[Path]:
@@ -251,10 +295,10 @@ def never(*_: object) -> Tensor:
 def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_again(
     tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed = prompts._encoded(tiny_clip, THREE, NAMES, None).view(3, len(NAMES), -1)
-    first = text_features(tiny_clip, THREE, NAMES)
+    computed = prompts._encoded(tiny_clip, THREE, NAMES, CPU).view(3, len(NAMES), -1)
+    first = text_features(tiny_clip, THREE, NAMES, device=CPU)
     monkeypatch.setattr(prompts, "_encoded", never)
-    kept = text_features(tiny_clip, THREE, NAMES)
+    kept = text_features(tiny_clip, THREE, NAMES, device=CPU)
     assert torch.equal(first, computed)
     assert torch.equal(kept, computed)
     assert len(kept_files(cache)) == 1
@@ -264,10 +308,10 @@ def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_a
 def test_the_name_of_a_set_is_not_in_the_key(
     tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = text_features(tiny_clip, THREE, NAMES)
+    first = text_features(tiny_clip, THREE, NAMES, device=CPU)
     monkeypatch.setattr(prompts, "_encoded", never)
     renamed = dataclasses.replace(THREE, name="other", domains=("sketch",))
-    assert torch.equal(text_features(tiny_clip, renamed, NAMES), first)
+    assert torch.equal(text_features(tiny_clip, renamed, NAMES, device=CPU), first)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +320,7 @@ def test_the_name_of_a_set_is_not_in_the_key(
 def test_a_change_in_anything_that_matters_is_computed_anew(
     tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    text_features(tiny_clip, THREE, NAMES)
+    text_features(tiny_clip, THREE, NAMES, device=CPU)
     clip, templates, names = tiny_clip, THREE, NAMES
     if change == "clip":
         clip = dataclasses.replace(clip, digest="0" * 64)
@@ -290,8 +334,8 @@ def test_a_change_in_anything_that_matters_is_computed_anew(
         names = NAMES[::-1]
     else:
         monkeypatch.setattr(prompts, "TEXT_REVISION", -1)
-    got = text_features(clip, templates, names)
-    computed = prompts._encoded(clip, templates, names, None)
+    got = text_features(clip, templates, names, device=CPU)
+    computed = prompts._encoded(clip, templates, names, CPU)
     assert torch.equal(got, computed.view(3, len(names), -1))
     assert len(kept_files(cache)) == 2
 
@@ -300,14 +344,14 @@ def test_a_change_in_anything_that_matters_is_computed_anew(
 def test_a_damaged_file_is_computed_anew_and_mended(
     tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    expected = text_features(tiny_clip, THREE, NAMES)
+    expected = text_features(tiny_clip, THREE, NAMES, device=CPU)
     (file,) = kept_files(cache)
     good = file.read_bytes()
     changed = bytearray(good)
     changed[-1] ^= 1
     contents = {"cut": good[:-7], "bit": bytes(changed), "empty": b"", "foreign": b"<html>" * 9}
     file.write_bytes(contents[damage])
-    assert torch.equal(text_features(tiny_clip, THREE, NAMES), expected)
+    assert torch.equal(text_features(tiny_clip, THREE, NAMES, device=CPU), expected)
     assert kept_files(cache) == [file]
     monkeypatch.setattr(prompts, "_encoded", never)
-    assert torch.equal(text_features(tiny_clip, THREE, NAMES), expected)
+    assert torch.equal(text_features(tiny_clip, THREE, NAMES, device=CPU), expected)

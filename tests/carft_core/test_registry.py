@@ -17,7 +17,7 @@ from carft_core.data.base import DataConfig
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.errors import InvalidConfig, RequestError
 from carft_core.merges import MERGES, Merge, MergePoint
-from carft_core.prompts import TEMPLATE_SETS, TemplateSet, register_templates, template_set
+from carft_core.prompts import TemplateSet, register_templates, template_set
 from carft_core.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -147,10 +147,7 @@ def test_a_default_of_a_family_for_no_field_is_told_and_not_a_crash() -> None:
         trial_config({"data": {"family": "mine"}, "algorithm": "fine_tune"})
 
 
-def test_a_template_set_of_the_users_own_is_known_by_its_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(TEMPLATE_SETS, "_makers", dict(vars(TEMPLATE_SETS)["_makers"]))
+def test_a_template_set_of_the_users_own_is_known_by_its_name() -> None:
     mine = TemplateSet("my_words", ("a scan of a {}", "{}"), ("scan",))
     assert register_templates(mine) is register_templates(mine) is mine
     assert template_set("my_words") is mine

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
-from carft_core.prompts import MAX_BYTES, TemplateFile, mistakes, read_template_file
+from carft_core.prompts import MAX_BYTES, TemplateSet, mistakes, read_template_file
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:
@@ -20,7 +20,7 @@ def written(tmp_path: Path, name: str, content: str | bytes) -> Path:
 
 def test_a_text_file_has_one_template_a_line(tmp_path: Path) -> None:
     path = written(tmp_path, "mine.txt", "# my set\na photo of a {}\n\n  the {}, é \n")
-    assert read_template_file(path) == TemplateFile("mine", ("a photo of a {}", "the {}, é"), ())
+    assert read_template_file(path) == TemplateSet("mine", ("a photo of a {}", "the {}, é"), ())
 
 
 def test_a_byte_order_mark_and_windows_lines_are_no_part_of_a_template(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_byte_order_mark_and_windows_lines_are_no_part_of_a_template(tmp_path:
 @pytest.mark.parametrize("ending", [".yaml", ".yml"])
 def test_yaml_gives_name_templates_and_domains(tmp_path: Path, ending: str) -> None:
     text = 'name: styles\ntemplates: ["a sketch of a {}", a photo of a {}]\ndomains: [sketch]\n'
-    expected = TemplateFile("styles", ("a sketch of a {}", "a photo of a {}"), ("sketch",))
+    expected = TemplateSet("styles", ("a sketch of a {}", "a photo of a {}"), ("sketch",))
     # `a photo of a {}` is a plain scalar only outside a flow list.
     text = text.replace(", a photo of a {}]", ', "a photo of a {}"]')
     assert read_template_file(written(tmp_path, f"f{ending}", text)) == expected
@@ -39,7 +39,7 @@ def test_yaml_gives_name_templates_and_domains(tmp_path: Path, ending: str) -> N
 
 def test_yaml_needs_only_templates(tmp_path: Path) -> None:
     path = written(tmp_path, "own.yaml", 'templates:\n  - a {} here\n  - "{}"\n')
-    assert read_template_file(path) == TemplateFile("own", ("a {} here", "{}"), ())
+    assert read_template_file(path) == TemplateSet("own", ("a {} here", "{}"), ())
 
 
 @pytest.mark.parametrize(

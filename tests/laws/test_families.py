@@ -62,10 +62,9 @@ def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Opened]:
     if request.param == "a YAML file":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(FAMILIES, "_things", dict(FAMILIES))
-            name = _declared(tmp_path_factory.mktemp("declared"))
-            yield opened_for_check(FAMILIES[name], DataConfig(family=name, val_fraction=0.25))
+        name = _declared(tmp_path_factory.mktemp("declared"))
+        yield opened_for_check(FAMILIES[name], DataConfig(family=name, val_fraction=0.25))
+        del FAMILIES[name]
         return
     name = request.param
     root = None

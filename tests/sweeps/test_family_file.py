@@ -105,7 +105,7 @@ def test_a_worker_and_a_resumed_sweep_find_the_file(
     kept = folder / "kept"
     kept.mkdir()
     (kept / "sweep.yaml").write_text(spec.text)
-    monkeypatch.setattr(FAMILIES, "_things", {})
+    FAMILIES.clear()
     load(spec.imports)
     assert "birds" in FAMILIES
     monkeypatch.chdir("/")

@@ -46,8 +46,7 @@ Told = Callable[..., str]
 def patched() -> Iterator[pytest.MonkeyPatch]:
     """With the family of domains among the others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FAMILIES, "_things", dict(FAMILIES))
-        FAMILIES.register(TOY_DOMAINS)
+        patch.setitem(FAMILIES, TOY_DOMAINS.name, TOY_DOMAINS)
         yield patch
 
 
