@@ -161,7 +161,7 @@ def test_the_inner_algorithm_may_be_a_bare_name_or_left_out_and_survives_json() 
         ("car_tf", r"algorithm\.of\.name: unknown algorithm 'car_tf'; did you mean 'car_ft'"),
         ({"kl_weight": 1}, r"algorithm\.of\.name: which algorithm\? Known: "),
         (3, r"algorithm\.of: must be an algorithm's name, or a mapping"),
-        ("zero_shot", r"zero_shot trains nothing; name an algorithm that does"),
+        ("zero_shot", r"zero_shot takes no steps; name an algorithm that does"),
         (
             {"name": "car_ft", "kl_wieght": 1},
             r"algorithm\.of\.kl_wieght: unknown field 'kl_wieght'; did you mean 'kl_weight'",
