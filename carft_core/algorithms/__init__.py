@@ -8,6 +8,7 @@ from carft_core.algorithms.base import USES, Algorithm, Batch, Loss, Soup
 from carft_core.algorithms.car_ft import CarFt
 from carft_core.algorithms.clip_adapter import ClipAdapter
 from carft_core.algorithms.fine_tune import FineTune
+from carft_core.algorithms.flyp import Flyp
 from carft_core.algorithms.linear_probe import LinearProbe
 from carft_core.algorithms.lp_ft import LpFt
 from carft_core.algorithms.zero_shot import ZeroShot
@@ -31,5 +32,6 @@ ALGORITHMS.register(CarFt)
 ALGORITHMS.register(LinearProbe)
 ALGORITHMS.register(LpFt)
 ALGORITHMS.register(ClipAdapter)
+ALGORITHMS.register(Flyp)
 
 __all__ = ["ALGORITHMS", "USES", "Algorithm", "Batch", "Loss", "Soup"]
