@@ -41,6 +41,7 @@ class Teacher:
     digests: Mapping[str, str]
     """sha256 of the data that each split is of."""
     transform: Transform
+    classes: TemplateSet
     contexts: TemplateSet
     w_raw: Tensor
     """[K, C, d] unit-norm text features of each class template and class, on the CPU."""
@@ -182,6 +183,7 @@ def open_teacher(
         splits=splits,
         digests=digests,
         transform=transform,
+        classes=classes,
         contexts=contexts,
         w_raw=w_raw,
         w_cls=w_cls.to(device),

@@ -15,6 +15,7 @@ from carft_core.algorithms.car_ft import CarFt
 from carft_core.algorithms.clip_adapter import ClipAdapter
 from carft_core.algorithms.ema import Ema
 from carft_core.algorithms.fine_tune import FineTune
+from carft_core.algorithms.flyp import Flyp
 from carft_core.algorithms.linear_probe import LinearProbe
 from carft_core.algorithms.lp_ft import LpFt
 from carft_core.algorithms.model_stock import ModelStock
@@ -27,6 +28,7 @@ ALGORITHMS.register(CarFt)
 ALGORITHMS.register(LinearProbe)
 ALGORITHMS.register(LpFt)
 ALGORITHMS.register(ClipAdapter)
+ALGORITHMS.register(Flyp)
 ALGORITHMS.register(Ema)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)

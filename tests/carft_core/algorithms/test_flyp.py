@@ -1,0 +1,201 @@
+"""FLYP against open_clip's own loss and head, its captions, and as a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carft_core.algorithms.flyp import ContrastiveClip, Flyp
+from carft_core.clip import ImageClassifier, OpenedClip
+from carft_core.config import TrialConfig
+from carft_core.identity import identify
+from carft_core.merges.wise_ft import WiseFt
+from carft_core.optim import OptimConfig
+from carft_core.prompts import TemplateSet
+from carft_core.run import RunFolder, load_weights
+from carft_core.teacher import Teacher
+from carft_core.testing import batch_for, toy_teacher
+from carft_core.train import Decision, EpochReport, train
+
+Config = Callable[..., TrialConfig]
+ONE = TemplateSet("one", ("a photo of a {}.",))
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+def moved(teacher: Teacher) -> ContrastiveClip:
+    """A module whose towers and scale have left the teacher's."""
+    model = Flyp().build(teacher)
+    assert isinstance(model, ContrastiveClip)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: it.grad.clone() for name, it in model.named_parameters() if it.grad is not None}
+
+
+def test_loss_and_gradients_are_those_of_open_clip(teacher: Teacher) -> None:
+    single = replace(teacher, classes=ONE)
+    batch, model = batch_for(single), moved(single)
+    judge: Any = copy.deepcopy(model.clip)
+    loss, logs = Flyp().loss(model, batch, single)
+    loss.backward()
+
+    names = [single.class_names[label] for label in batch.labels.tolist()]
+    assert len(set(names)) < len(names), "a class stands in the batch twice"
+    texts = single.clip.tokenizer([f"a photo of a {name}." for name in names])
+    expected = ClipLoss()(*judge(batch.images, texts))
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(logs["logit_scale"].detach()) == pytest.approx(
+        float(judge.logit_scale.detach().exp())
+    )
+    ours, theirs = gradients(model.clip), gradients(judge)
+    assert ours.keys() == theirs.keys() >= {"logit_scale", "visual.proj", "text_projection"}
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-5), name
+
+
+def test_parts_of_a_batch_have_the_gradients_of_the_whole_in_both_towers(teacher: Teacher) -> None:
+    model = moved(teacher).train()
+    found = []
+    for micro_batch in (None, 2):
+        torch.manual_seed(5)
+        loss, _ = Flyp().loss(model, batch_for(teacher, micro_batch=micro_batch), teacher)
+        model.zero_grad()
+        loss.backward()
+        found.append(gradients(model))
+    whole, parts = found
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        assert torch.allclose(gradient, parts[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_caption_is_of_the_images_class_and_its_template_is_drawn_from_the_seed(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Flyp().build(teacher)
+    assert isinstance(model, ContrastiveClip)
+    seen: list[Tensor] = []
+    encode = model.text_features
+
+    def watched(tokens: Tensor) -> Tensor:
+        seen.append(tokens)
+        return encode(tokens)
+
+    monkeypatch.setattr(model, "text_features", watched)
+    batch = batch_for(teacher)
+    for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        torch.manual_seed(seed)
+        Flyp().loss(model, replace(batch, step=step), teacher)
+        Flyp().loss(model, replace(batch, step=step), teacher)
+    assert all(torch.equal(seen[at], seen[at + 1]) for at in range(0, 8, 2)), "sam has one problem"
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[4])
+    assert not torch.equal(seen[0], seen[6])
+    prompts = list(teacher.classes.texts(teacher.class_names))
+    tokens = teacher.clip.tokenizer(prompts)
+    drawn = set()
+    for captions in seen:
+        for caption, label in zip(captions, batch.labels.tolist(), strict=True):
+            (at,) = (tokens == caption).all(dim=1).nonzero()[:, 0].tolist()
+            template, number = divmod(at, len(teacher.class_names))
+            assert number == label
+            drawn.add(template)
+    assert len(drawn) > 1
+
+
+def test_its_head_is_the_zero_shot_head_of_the_tuned_towers(teacher: Teacher) -> None:
+    model = moved(teacher)
+    classifier = Flyp().classifier(model, teacher)
+    expected = open_clip.build_zero_shot_classifier(
+        model.clip,
+        teacher.clip.tokenizer,
+        teacher.class_names,
+        [template.replace("{}", "{0}").format for template in teacher.classes.templates],
+    )
+    rows = classifier.head.weight / model.scale
+    assert torch.allclose(rows, expected.T, atol=1e-5)
+    assert not torch.allclose(rows, teacher.w_cls, atol=1e-3)
+    with torch.no_grad():
+        features = F.normalize(model.clip.visual(batch_for(teacher).images), dim=1)  # type: ignore[operator]
+        assert torch.allclose(classifier.features(batch_for(teacher).images), features, atol=1e-6)
+
+
+def test_wise_ft_goes_from_the_zero_shot_classifier_to_the_rebuilt_one(teacher: Teacher) -> None:
+    tuned = Flyp().classifier(moved(teacher), teacher)
+    merge = WiseFt(alphas=(0.25,))
+    (point,) = merge.points()
+    merged = merge.model(point, teacher, tuned)
+    assert isinstance(merged, ImageClassifier)
+    head = 0.75 * teacher.classifier.head.weight + 0.25 * tuned.head.weight
+    assert torch.allclose(merged.head.weight, head)
+
+
+def test_what_clip_holds_fixed_stays_so_and_the_teachers_clip_is_not_shared(
+    teacher: Teacher,
+) -> None:
+    fixed = replace(teacher, clip=replace(teacher.clip, fixed=frozenset({"visual.proj"})))
+    model = Flyp().build(fixed)
+    groups = Flyp().groups(model, OptimConfig())
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    names = {name for name, it in model.named_parameters() if id(it) not in trained}
+    assert names == {"clip.visual.proj"}
+    theirs = {it.data_ptr() for it in (*teacher.clip.model.parameters(), *teacher.w_cls)}
+    assert not theirs & {it.data_ptr() for it in model.parameters()}
+    assert not [name for name in model.state_dict() if "tokens" in name]
+
+
+def test_a_run_trains_both_towers_and_goes_on_where_it_was(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config = toy_config({"algorithm": "flyp", "merges": [{"name": "wise_ft"}]})
+    whole = train(config, 0, workdir=tmp_path / "whole")
+    assert whole is not None
+    assert whole.merges["wise_ft@0.5"]["metrics"] != whole.metrics
+
+    def stop(report: EpochReport) -> Decision:
+        return Decision.STOP if report.epoch == 1 else Decision.CONTINUE
+
+    assert train(config, 0, workdir=tmp_path / "parts", report=stop) is None
+    parts = train(config, 0, workdir=tmp_path / "parts")
+    assert parts is not None
+    assert parts.metrics == whole.metrics
+    one, two = (
+        load_weights(RunFolder(tmp_path / name).weights("last")) for name in ("whole", "parts")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    before = initial_state(config)
+    for name in ("visual.proj", "text_projection", "logit_scale"):
+        assert not torch.equal(one[f"clip.{name}"], before[name]), name
+
+
+def initial_state(config: TrialConfig) -> dict[str, Tensor]:
+    """The CLIP that the run started from."""
+    folder = Path(config.model.name)
+    return load_weights(folder / "open_clip_model.safetensors")
+
+
+def test_the_micro_batch_is_a_part_of_what_a_run_is(toy_config: Config) -> None:
+    plain, parted = (
+        identify(toy_config({"algorithm": "flyp", "optim.micro_batch": size}), 0).digest
+        for size in (None, 2)
+    )
+    assert plain != parted
