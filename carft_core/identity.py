@@ -75,6 +75,11 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     }
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
+    if "domains" in algorithm.uses and len(set(data.train.groups or ())) < 2:
+        raise RequestError(
+            f"algorithm.name: {algorithm.name} needs two domains that train or more, and in this "
+            f"config {config.data.family} has fewer (data.family, data.test_domain)"
+        )
     if isinstance(algorithm, Soup):
         parts["result"] = config.keep.result
     if algorithm.trains:
