@@ -133,16 +133,21 @@ class ImageClassifier(Classifier):
         self.visual = visual
         self.head = head
 
+    def embed(self, images: Tensor) -> Tensor:
+        """The tower's float32 outputs [B, d], before they are normalised."""
+        out = self.visual(images)
+        if isinstance(out, (tuple, list)):
+            out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.
+        pooled: Tensor = out.float()
+        return pooled
+
     def features(self, images: Tensor) -> Tensor:
         """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S].
 
         float32 under autocast too: in bf16 a norm is off by up to 0.4 %, and scale times that
         would show in every logit.
         """
-        out = self.visual(images)
-        if isinstance(out, (tuple, list)):
-            out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.
-        return F.normalize(out.float(), dim=-1)
+        return F.normalize(self.embed(images), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits [B, C] in float32 of unit-norm features [B, d]; see `features` for why."""

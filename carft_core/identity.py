@@ -6,13 +6,13 @@ import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from carft_core.algorithms import Soup
+from carft_core.algorithms import Algorithm, Soup, Wrapper
 from carft_core.clip import weights_digest
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES, FamilyData, open_data
@@ -75,6 +75,11 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     }
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
+    if "domains" in algorithm.uses and len(set(data.train.groups or ())) < 2:
+        raise RequestError(
+            f"algorithm.name: {algorithm.name} needs two domains that train or more, and in this "
+            f"config {config.data.family} has fewer (data.family, data.test_domain)"
+        )
     if isinstance(algorithm, Soup):
         parts["result"] = config.keep.result
     if algorithm.trains:
@@ -156,7 +161,14 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 def own_code_of(config: TrialConfig) -> str | None:
     """The digest of the user's own code that trains a run, of its algorithm and its family; None
     where both are the product's."""
-    return _own_code(type(config.algorithm), FAMILIES[config.data.family].open)
+    return _own_code(*_classes(config.algorithm), FAMILIES[config.data.family].open)
+
+
+def _classes(algorithm: Algorithm) -> Iterator[type[Algorithm]]:
+    """That of an algorithm, and of the one that it wraps."""
+    yield type(algorithm)
+    if isinstance(algorithm, Wrapper):
+        yield from _classes(algorithm.of)
 
 
 def _own_code(*parts: type | Callable[..., object]) -> str | None:

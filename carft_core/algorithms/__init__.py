@@ -13,6 +13,7 @@ from carft_core.algorithms.base import (
 )
 from carft_core.algorithms.car_ft import CarFt
 from carft_core.algorithms.clip_adapter import ClipAdapter
+from carft_core.algorithms.coral import Coral
 from carft_core.algorithms.ema import Ema
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.algorithms.flyp import Flyp
@@ -30,6 +31,7 @@ ALGORITHMS.register(LpFt)
 ALGORITHMS.register(ClipAdapter)
 ALGORITHMS.register(Flyp)
 ALGORITHMS.register(Ema)
+ALGORITHMS.register(Coral)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)
 

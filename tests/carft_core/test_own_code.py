@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from carft_core import identity
+from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 
@@ -93,6 +94,19 @@ def test_of_a_users_package_all_files_count_and_what_it_imports_beside_it(
     assert "my_deep" not in sys.modules  # read, not imported
     write({edited: f"{files[edited]}# edited"})
     assert (identity.own_code_digest(mine) != before) == counts
+
+
+@pytest.mark.usefixtures("registries")
+def test_an_edit_of_the_users_algorithm_counts_inside_another_too(
+    write: Write, toy_config: Callable[..., TrialConfig]
+) -> None:
+    write({"my_inner": METHOD.format(more="")})
+    ALGORITHMS.register(imported("my_inner").Mine)
+    config = toy_config({"algorithm": {"name": "ema", "of": "mine"}})
+    before = identity.own_code_of(config)
+    assert before == identity.own_code_of(toy_config({"algorithm": "mine"}))
+    write({"my_inner": METHOD.format(more="# edited")})
+    assert identity.own_code_of(config) != before
 
 
 def test_what_an_installed_package_imports_is_its_own_affair(

@@ -1,0 +1,197 @@
+"""CORAL against numpy and DomainBed's numbers, and runs on domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from carft_core.algorithms import ALGORITHMS
+from carft_core.algorithms.coral import Coral, distance_of_domains
+from carft_core.clip import ImageClassifier, OpenedClip
+from carft_core.config import TrialConfig, trial_config
+from carft_core.errors import RequestError
+from carft_core.identity import couples_items, identify
+from carft_core.run import RunFolder, load_weights
+from carft_core.teacher import Teacher
+from carft_core.testing import batch_for, started, toy_teacher
+from carft_core.train import Decision, EpochReport, train
+
+Config = Callable[..., TrialConfig]
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def config(pacs_root: Path, tiny_clip_files: Path) -> Config:
+    """A few steps on PACS without sketch."""
+
+    def build(algorithm: Any = "coral", data: Any = None, **optim: Any) -> TrialConfig:
+        place = {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"}
+        steps = {"lr": 1e-3, "steps": 4, "steps_per_epoch": 2, "batch_size": 4}
+        return trial_config(
+            {
+                "model": {"name": str(tiny_clip_files)},
+                "data": place | (data or {}),
+                "algorithm": algorithm,
+                "optim": steps | optim,
+                "device": "cpu",
+            }
+        )
+
+    return build
+
+
+def waves(count: int, frequency: float) -> Tensor:
+    numbers = torch.arange(count * 3, dtype=torch.float64)
+    return torch.sin(numbers * frequency).reshape(count, 3)
+
+
+def test_the_distance_is_that_of_domainbeds_code() -> None:
+    """`AbstractMMD.mmd` with `mean_cov` of facebookresearch/DomainBed at b93c22a, run on these
+    features, gave 0.2080437112798335, 0.37658715008284194 and 0.11289776005756871 for the pairs."""
+    domains = [waves(4, 1.0), waves(5, 0.7), waves(3, 1.3)]
+    features = torch.cat(domains)
+    numbers = torch.tensor([3] * 4 + [0] * 5 + [1] * 3)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    distance = distance_of_domains(features[order], numbers[order])
+    assert float(distance) == pytest.approx(0.23250954047341468, rel=1e-12)
+    two = distance_of_domains(features[:9], numbers[:9])
+    assert float(two) == pytest.approx(0.2080437112798335, rel=1e-12)
+
+
+def test_the_loss_is_cross_entropy_and_the_distance_of_the_towers_outputs(
+    teacher: Teacher,
+) -> None:
+    model = started(Coral(), teacher)
+    assert isinstance(model, ImageClassifier)
+    batch = replace(batch_for(teacher), label_smoothing=0.1)
+    loss, logs = Coral(coral_weight=3.0).loss(model, batch, teacher)
+    with torch.no_grad():
+        outputs = model.visual(batch.images).double().numpy()
+        cross_entropy = float(batch.cross_entropy(model(batch.images)))
+    assert np.linalg.norm(outputs, axis=1).max() > 1.5  # not the unit-norm features
+    assert batch.domain is not None
+    parts = [outputs[batch.domain.numpy() == number] for number in (0, 1)]
+    means = parts[0].mean(axis=0) - parts[1].mean(axis=0)
+    covariances = np.cov(parts[0], rowvar=False) - np.cov(parts[1], rowvar=False)
+    expected = (means**2).mean() + (covariances**2).mean()
+    assert float(logs["coral"].detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(logs["cross_entropy"].detach()) == pytest.approx(cross_entropy, rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(cross_entropy + 3 * expected, rel=1e-5)
+
+
+def test_weight_zero_is_logged_but_not_in_the_graph(teacher: Teacher) -> None:
+    model = started(Coral(), teacher)
+    loss, logs = Coral(coral_weight=0.0).loss(model, batch_for(teacher), teacher)
+    plain, _ = ALGORITHMS["fine_tune"]().loss(model, batch_for(teacher), teacher)
+    assert torch.equal(loss, plain)
+    assert not logs["coral"].requires_grad
+    assert float(logs["coral"]) > 0
+
+
+def test_domains_of_one_image_have_no_covariance_and_are_left_out() -> None:
+    features = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    numbers = torch.tensor([0, 0, 0, 1, 2, 2, 2])
+    both = torch.cat([features[:3], features[4:]])
+    expected = distance_of_domains(both, torch.tensor([0, 0, 0, 2, 2, 2]))
+    assert torch.equal(distance_of_domains(features, numbers), expected)
+    for alone in ([0] * 7, [0, 0, 0, 0, 0, 0, 1], list(range(7))):
+        distance = distance_of_domains(features, torch.tensor(alone))
+        (0 * features.sum() + distance).backward()
+        assert float(distance) == 0
+
+
+def test_the_distance_is_finite_in_bf16_and_has_a_gradient(teacher: Teacher) -> None:
+    model = started(Coral(), teacher)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, logs = Coral().loss(model, batch_for(teacher), teacher)
+    assert logs["coral"].dtype == torch.float32
+    logs["coral"].backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
+
+
+def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
+    model = started(Coral(), teacher)
+    with pytest.raises(ValueError, match="domain of each image"):
+        Coral().loss(model, replace(batch_for(teacher), domain=None), teacher)
+    with pytest.raises(TypeError, match="image tower"):
+        Coral().loss(torch.nn.Linear(2, 2), batch_for(teacher), teacher)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_weights(RunFolder(folder).weights("last"))
+
+
+def test_a_run_sees_the_domains_resumes_to_the_bit_and_is_merged(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def counting(features: Tensor, domain: Tensor) -> Tensor:
+        seen.append(domain.bincount().tolist())
+        return distance_of_domains(features, domain)
+
+    monkeypatch.setattr("carft_core.algorithms.coral.distance_of_domains", counting)
+    asked = config()
+    whole = train(asked, 0, workdir=tmp_path / "whole")
+    assert whole is not None
+    assert seen == [[4, 4, 4]] * 4
+    history = RunFolder(tmp_path / "whole").history()
+    assert history[1]["metrics"]["train/coral"] > 0
+    assert whole.warnings == []
+
+    def report(epoch: EpochReport) -> Decision:
+        return Decision.STOP if epoch.epoch == 1 else Decision.CONTINUE
+
+    assert train(asked, 0, workdir=tmp_path / "stopped", report=report) is None
+    assert train(asked, 0, workdir=tmp_path / "stopped") is not None
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_micro_batches_give_the_same_weights_up_to_rounding_and_are_in_the_digest(
+    config: Config, tmp_path: Path
+) -> None:
+    whole, parts = config(), config(micro_batch=5)
+    assert couples_items(whole)
+    assert identify(whole, 0).digest != identify(parts, 0).digest
+    for name, asked in (("whole", whole), ("parts", parts)):
+        assert train(asked, 0, workdir=tmp_path / name) is not None
+    first = [
+        RunFolder(tmp_path / name).history()[1]["metrics"]["train/first/coral"]
+        for name in ("whole", "parts")
+    ]
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
+
+
+def test_a_run_whose_batches_never_hold_two_domains_says_so(config: Config, tmp_path: Path) -> None:
+    result = train(config(data={"balanced": False}, batch_size=1), 0, workdir=tmp_path)
+    assert result is not None
+    assert "data.balanced: true" in result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["coral", {"name": "ema", "of": "coral"}], ids=["coral", "ema of coral"]
+)
+def test_a_family_without_domains_is_refused_before_anything_trains(
+    toy_config: Config, tmp_path: Path, algorithm: Any
+) -> None:
+    asked = toy_config({"algorithm": algorithm})
+    name = asked.algorithm.name
+    message = rf"algorithm\.name: {name} needs two domains that train or more.*image_folder"
+    with pytest.raises(RequestError, match=message):
+        identify(asked, 0)
+    with pytest.raises(RequestError, match="needs two domains"):
+        train(asked, 0, workdir=tmp_path)
+    assert not any(tmp_path.iterdir())
