@@ -117,7 +117,7 @@ def test_cublas_is_told_of_its_workspace_before_its_first_product() -> None:
 
 def test_autocast_is_for_bf16_alone() -> None:
     for precision in ("fp32", "tf32"):
-        with autocast(CPU, precision):  # type: ignore[arg-type]
+        with autocast(CPU, precision):
             assert not torch.is_autocast_enabled("cpu")
     with autocast(CPU, "bf16"):
         assert torch.is_autocast_enabled("cpu")
