@@ -151,7 +151,7 @@ class CountsOutsideItsState(Plain):
         del teacher
         assert isinstance(model, ImageClassifier)
         with torch.no_grad():
-            model.head.weight.mul_(1 + int(model.count))  # type: ignore[call-overload]
+            model.head.weight.mul_(1 + int(model.count))  # type: ignore[arg-type]
         return model
 
 
