@@ -97,9 +97,9 @@ class Driver:
         known = self.runs.read(job.digest)
         self._workers[job.digest] = worker
         self.progress.started(job.label)
-        self.tracked.started(
-            self._active[job.digest], attempt=known.attempts if known else 1, worker=worker
-        )
+        attempt = known.attempts if known else 1
+        task = self._active[job.digest]
+        self.tracked.started(task, job.workdir, attempt=attempt, worker=worker)
 
     def alive(self, job: Job) -> None:
         """See Handler."""

@@ -59,6 +59,8 @@ class TrackedSweep:
         self._start: RunStart | None = None
         self._spec_file = folder
         self._opened: set[str] = set()
+        self._sent: dict[str, int] = {}
+        """By digest the last epoch that is told."""
 
     def begin(self, spec_file: Path, tags: Mapping[str, str]) -> None:
         """End what an earlier driver left open. The sweep's own run opens with the first news."""
@@ -76,13 +78,14 @@ class TrackedSweep:
             self._tracker.end(key, "killed", timestamp=_now())
             self._book.ended(digest, "")
 
-    def started(self, task: Task, *, attempt: int, worker: str) -> None:
-        """A run is trained or evaluated from now on."""
+    def started(self, task: Task, folder: Path, *, attempt: int, worker: str) -> None:
+        """A run is trained or evaluated from now on, behind the epochs in its folder."""
         self._open(task, _now(), {"carft.attempt": str(attempt), "carft.worker": worker})
+        self._send(task, read_json(folder / "history.json") or [])
 
     def reported(self, task: Task, report: Mapping[str, Any]) -> None:
         """An epoch is done."""
-        self._tracker.metrics(self._key(task.digest), list(_epoch(report)))
+        self._send(task, [report])
 
     def finished(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
         """A run is complete: all that is known of it, from its folder. Told once."""
@@ -210,8 +213,16 @@ class TrackedSweep:
             began = int(history[0]["timestamp"]) if history else _modified(folder / "config.json")
             tags = {} if reused_from is None else {"carft.reused_from": reused_from}
             self._open(task, began, tags)
-        values = [metric for report in history for metric in _epoch(report)]
-        self._tracker.metrics(self._key(task.digest), values)
+        self._send(task, history)
+
+    def _send(self, task: Task, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Tell of epochs that are new; one that is trained again, behind a checkpoint, is not."""
+        sent = self._sent.get(task.digest, -1)
+        new = [report for report in reports if report["epoch"] > sent]
+        if new:
+            values = [metric for report in new for metric in _epoch(report)]
+            self._tracker.metrics(self._key(task.digest), values)
+            self._sent[task.digest] = int(new[-1]["epoch"])
 
     def _was_begun(self, folder: Path) -> bool:
         """Whether the run of a folder has epochs behind it, and this sweep began it."""

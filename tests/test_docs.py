@@ -15,14 +15,15 @@ import pytest
 import torch
 import yaml
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Batch
+from carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_core.clip import OpenedClip
 from carft_core.data import FAMILIES, Family, Transform
 from carft_core.data.base import DataConfig
 from carft_core.data.declaration import Declaration, Prompts, ShiftFolders
 from carft_core.errors import RequestError
-from carft_core.prompts import class_weights, context_weights, template_set, text_features
+from carft_core.prompts import template_set
 from carft_core.teacher import Teacher
+from carft_core.testing import batch_for, toy_teacher
 from sweeps.shape import KEYS as ALL_KEYS
 from sweeps.spec import load_spec
 from sweeps.yaml_lines import parse
@@ -68,12 +69,7 @@ def run_the_test(page: str) -> None:
 
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
-    templates = template_set("simple")
-    w_raw = text_features(
-        tiny_clip, templates, ["anchor", "bell", "cat"], device=torch.device("cpu")
-    )
-    weights = (class_weights(w_raw), context_weights(w_raw))
-    return Teacher(tiny_clip, *weights, templates, torch.device("cpu"))
+    return toy_teacher(tiny_clip)
 
 
 @pytest.fixture
@@ -87,16 +83,17 @@ def test_the_algorithm_of_the_page_starts_at_distance_0_and_is_drawn_back(
     l2_sp: type[Algorithm], teacher: Teacher
 ) -> None:
     algorithm = l2_sp.model_validate({"alpha": 0.5})
-    student = teacher.new_classifier()
-    batch = Batch(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]))
-    assert algorithm.terms(student, batch, teacher)["distance"].value == 0
-    moved = next(student.visual.parameters())
+    model, batch = teacher.new_classifier(), batch_for(teacher)
+    _, logs = algorithm.loss(model, batch, teacher)
+    assert float(logs["distance"].detach()) == 0
+    moved = next(model.visual.parameters())
     with torch.no_grad():
         moved.add_(0.1)
-    distance = algorithm.terms(student, batch, teacher)["distance"]
-    assert distance.weight == 0.5
-    assert float(distance.value.detach()) == pytest.approx(0.01 * moved.numel(), rel=1e-3)
-    distance.value.backward()
+    loss, logs = algorithm.loss(model, batch, teacher)
+    distance = logs["distance"]
+    torch.testing.assert_close(loss, logs["cross_entropy"] + 0.5 * distance)
+    assert float(distance.detach()) == pytest.approx(0.01 * moved.numel(), rel=1e-3)
+    distance.backward()
     assert moved.grad is not None
     assert torch.allclose(moved.grad, torch.full_like(moved, 0.2), rtol=1e-3)
 
@@ -128,7 +125,7 @@ def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     own = {name for name in vars(Algorithm) if not name.startswith("_")}
     own |= set(vars(Algorithm)["__annotations__"])
-    inherited = {"model_config", "model_fields", "model_computed_fields", "registry"}
+    inherited = {"model_config", "model_fields", "model_computed_fields", "name", "summary"}
     assert listed == {name for name in own if not name.startswith("_")} - inherited
 
 

@@ -207,7 +207,7 @@ def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
     skipping = toy_config({"data.root": str(copied), "data.bad_files": "skip"})
     digest = identify(config, 0).digest
     assert identify(skipping, 0).digest == digest
-    evaluated = [evaluation_digest(digest, "unmerged", one) for one in (config, skipping)]
+    evaluated = [evaluation_digest(digest, None, one) for one in (config, skipping)]
     assert evaluated[0] != evaluated[1]
 
 

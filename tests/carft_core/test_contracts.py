@@ -15,10 +15,12 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
+from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
+from carft_core.clip import Classifier, ImageClassifier
 from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
 from carft_core.data.base import DataConfig, Derived
 from carft_core.merges import MERGES, Merge, MergePoint, State
+from carft_core.optim import Group, OptimConfig, decay_groups
 from carft_core.teacher import Teacher
 from carft_core.testing import BrokenContract, check_algorithm, check_family, check_merge
 
@@ -31,10 +33,11 @@ class Plain(Algorithm):
     name: ClassVar[str] = "plain"
     summary: ClassVar[str] = "Cross-entropy"
 
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """The cross-entropy alone."""
         del teacher
-        return {"ce": Term(F.cross_entropy(student(batch.images), batch.labels))}
+        loss = batch.cross_entropy(model(batch.images))
+        return loss, {"ce": loss}
 
 
 class NeedsAField(Plain):
@@ -50,47 +53,147 @@ class TakesAnything(Plain):
     model_config = ConfigDict(extra="ignore")
 
 
+class UsesTheUnknown(Plain):
+    uses: ClassVar[frozenset[str]] = frozenset({"depth"})
+
+
 class Infinite(Plain):
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
-        (term,) = super().terms(student, batch, teacher).values()
-        return {"ce": Term(term.value / 0)}
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        loss, logs = super().loss(model, batch, teacher)
+        return loss / 0, logs
 
 
 class TrainsNothing(Plain):
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         del teacher
-        return {"ce": Term(student(batch.images).sum() * 0)}
+        loss = model(batch.images).sum() * 0
+        return loss, {"ce": loss}
 
 
 class TrainsTheTeacher(Plain):
-    def student(self, teacher: Teacher) -> nn.Module:
+    def build(self, teacher: Teacher) -> nn.Module:
         return teacher.classifier.requires_grad_(True)
 
 
+class MovesWhatIsFrozen(Plain):
+    """The head is in no group, and moves all the same."""
+
+    def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
+        assert isinstance(model, ImageClassifier)
+        return decay_groups(model.visual.named_parameters(), optim)
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        assert isinstance(model, ImageClassifier)
+        with torch.no_grad():
+            model.head.weight.mul_(1.01)
+        return super().loss(model, batch, teacher)
+
+
+class Thaws(MovesWhatIsFrozen):
+    """The head is in no group, and gets a gradient all the same."""
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        assert isinstance(model, ImageClassifier)
+        model.head.weight.requires_grad_(True)
+        return Plain.loss(self, model, batch, teacher)
+
+
 class Random(Plain):
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
-        (term,) = super().terms(student, batch, teacher).values()
-        return {"ce": Term(term.value + random.random())}
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        loss, logs = super().loss(model, batch, teacher)
+        return loss + random.random(), logs
 
 
 class SumOverTheBatch(Plain):
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         del teacher
-        loss = F.cross_entropy(student(batch.images), batch.labels, reduction="sum")
-        return {"ce": Term(loss)}
+        loss = F.cross_entropy(model(batch.images), batch.labels, reduction="sum")
+        return loss, {"ce": loss}
+
+
+class CoupledInParts(Plain):
+    """A contrast of the batch with itself, divided as it must not be."""
+
+    couples_items: ClassVar[bool] = True
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        del teacher
+
+        def centred(images: Tensor) -> Tensor:
+            logits: Tensor = model(images)
+            return logits - logits.mean(dim=0)
+
+        loss = batch.cross_entropy(batch.in_parts(centred, batch.images))
+        return loss, {"ce": loss}
 
 
 class InfiniteInHalfPrecision(Plain):
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
-        (term,) = super().terms(student, batch, teacher).values()
-        return {"ce": Term(term.value / (0 if torch.is_autocast_enabled("cpu") else 1))}
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        loss, logs = super().loss(model, batch, teacher)
+        return loss / (0 if torch.is_autocast_enabled("cpu") else 1), logs
+
+
+class CountsOutsideItsState(Plain):
+    """An average that is no buffer."""
+
+    starts_at_zero_shot: ClassVar[bool] = False
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        model = teacher.new_classifier()
+        model.count = 0  # type: ignore[assignment]
+        return model
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        del step, steps
+        model.count += 1  # type: ignore[operator, assignment]
+
+    def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
+        del teacher
+        assert isinstance(model, ImageClassifier)
+        with torch.no_grad():
+            model.head.weight.mul_(1 + int(model.count))  # type: ignore[arg-type]
+        return model
 
 
 class StartsElsewhere(Plain):
-    def student(self, teacher: Teacher) -> nn.Module:
-        student = teacher.new_classifier()
-        nn.init.zeros_(student.head.weight)
-        return student
+    def build(self, teacher: Teacher) -> nn.Module:
+        model = teacher.new_classifier()
+        nn.init.zeros_(model.head.weight)
+        return model
+
+
+class Doubled(Classifier):
+    """Features twice as long as CLIP's."""
+
+    def __init__(self, inner: ImageClassifier) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def features(self, images: Tensor) -> Tensor:
+        return 2 * self.inner.features(images)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.inner.logits(features / 2)
+
+
+class OtherFeatures(Plain):
+    keeps_shape: ClassVar[bool] = False
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        return Doubled(teacher.new_classifier())
+
+
+class OtherShape(Plain):
+    def build(self, teacher: Teacher) -> nn.Module:
+        model = teacher.new_classifier()
+        model.register_buffer("extra", torch.zeros(3))
+        return model
+
+
+class NoClassifier(Plain):
+    def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
+        del teacher
+        return nn.Sequential(model)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +202,21 @@ class StartsElsewhere(Plain):
         (NeedsAField, "every field must have a default.*weight"),
         (NotFrozen, "must be frozen, but weight"),
         (TakesAnything, "must refuse a field"),
+        (UsesTheUnknown, "uses may name .*not .'depth'"),
         (Infinite, "loss must be finite"),
-        (TrainsNothing, "must reach some trainable parameter"),
+        (TrainsNothing, "must reach some parameter of its groups"),
         (TrainsTheTeacher, "teacher must stay"),
+        (MovesWhatIsFrozen, "what is in no group must not move"),
+        (Thaws, "what is in no group must get no gradient"),
         (Random, "same whenever"),
-        (SumOverTheBatch, "ce must be a mean .*loss_depends_on_batch"),
+        (SumOverTheBatch, "(loss|ce) must be a mean .*couples_items = True"),
+        (CoupledInParts, "in parts must have the whole one's loss"),
         (InfiniteInHalfPrecision, "finite in bf16"),
-        (StartsElsewhere, "must be the zero-shot one"),
+        (CountsOutsideItsState, "must be a parameter, buffer or submodule"),
+        (StartsElsewhere, "must be the zero-shot one.*starts_at_zero_shot = False"),
+        (OtherFeatures, "must be of unit norm.*clip_features = False"),
+        (OtherShape, "must have the teacher's tensors.*keeps_shape = False"),
+        (NoClassifier, "`classifier` gives a Classifier"),
     ],
 )
 def test_an_algorithm_that_breaks_a_law_is_told_which(
@@ -164,6 +275,20 @@ class OtherTypes(Halfway):
         return {name: value.double() for name, value in tuned.items()}
 
 
+class OtherClasses(Halfway):
+    """Logits of other classes than the task's."""
+
+    def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
+        del point, tuned
+        merged = teacher.new_classifier()
+        merged.head = nn.Linear(merged.head.in_features, 7, bias=False)
+        return merged
+
+
+class StrangePointFields(Halfway):
+    point_fields: ClassVar[frozenset[str]] = frozenset({"alphas"})
+
+
 class InPlace(Halfway):
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
         del point, zero_shot
@@ -178,6 +303,8 @@ class InPlace(Halfway):
         (OtherLabels, "'soup@1' must begin"),
         (OtherTypes, "names, shapes and types"),
         (InPlace, "leave the weights"),
+        (OtherClasses, "a finite logit for each image and class"),
+        (StrangePointFields, "point_fields must be of its fields"),
     ],
 )
 def test_a_merge_that_breaks_a_law_is_told_which(

@@ -9,7 +9,7 @@ import torch
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_atomically, write_json
-from carft_core.run import load_progress, load_weights, save_progress, save_weights
+from carft_core.run import RunFolder, load_weights, save_weights
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -50,15 +50,20 @@ def test_weights_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
-def test_an_unreadable_checkpoint_means_from_the_beginning(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "checkpoint.pt"
-    assert load_progress(path) is None
-    save_progress(path, {"step": 3, "student": {"w": torch.ones(2)}})
-    progress = load_progress(path)
+def test_a_damaged_checkpoint_means_from_the_beginning(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.load_checkpoint() is None
+    assert not caplog.text, "there is none yet"
+    folder.save_checkpoint({"step": 3, "model": {"w": torch.ones(2)}})
+    progress = folder.load_checkpoint()
     assert progress is not None
     assert progress["step"] == 3
-    path.write_bytes(content)
-    assert load_progress(path) is None
+    folder.checkpoint.write_bytes(content)
+    assert folder.load_checkpoint() is None
+    assert f"{folder.checkpoint} is damaged" in caplog.text
+    assert "begins again" in caplog.text
 
 
 def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:
@@ -67,5 +72,5 @@ def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "owned",))  # type: ignore[return-value]
 
     torch.save({"step": Trap()}, tmp_path / "checkpoint.pt")
-    assert load_progress(tmp_path / "checkpoint.pt") is None
+    assert RunFolder(tmp_path).load_checkpoint() is None
     assert not (tmp_path / "owned").exists()

@@ -15,10 +15,21 @@ from carft_core import identity
 from carft_core.config import TrialConfig
 from carft_core.data import open_data
 from carft_core.identity import digest_of, evaluation_digest, identify
+from carft_core.merges import Merge, MergePoint, Model
+from carft_core.merges.wise_ft import WiseFt
 from carft_core.run import RunFolder, finish, is_complete
 from carft_core.train import train
 
 Config = Callable[..., TrialConfig]
+
+
+def wise_ft(*alphas: float) -> tuple[Merge, MergePoint]:
+    """The first point of a merge."""
+    merge = WiseFt(alphas=alphas)
+    return merge, merge.points()[0]
+
+
+HALF = wise_ft(0.5)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,7 @@ def test_a_revision_decides_what_it_is_of(
 ) -> None:
     def digests() -> tuple[str, str]:
         config = toy_config()
-        return identify(config, 0).digest, evaluation_digest("a" * 64, "unmerged", config)
+        return identify(config, 0).digest, evaluation_digest("a" * 64, None, config)
 
     before = digests()
     monkeypatch.setattr(identity, revision, 10**6)
@@ -148,24 +159,37 @@ def test_moving_the_data_changes_nothing(
 
 def test_another_shift_is_another_evaluation_of_the_same_run(toy_config: Config) -> None:
     whole, some, one = (
-        evaluation_digest("a" * 64, "wise_ft@0.5", toy_config({"data.shifts": shifts}))
+        evaluation_digest("a" * 64, wise_ft(0.5), toy_config({"data.shifts": shifts}))
         for shifts in (None, ["dark", "pale"], ["pale"])
     )
     assert whole == some != one
 
 
-def test_an_evaluation_is_named_by_run_label_and_what_is_measured(toy_config: Config) -> None:
-    config = toy_config()
-    one = evaluation_digest("a" * 64, "wise_ft@0.5", config)
-    assert (
-        evaluation_digest("a" * 64, "wise_ft@0.5", toy_config({"eval": {"batch_size": 2}})) == one
-    )
-    assert evaluation_digest("a" * 64, "wise_ft@0.6", config) != one
-    assert evaluation_digest("b" * 64, "wise_ft@0.5", config) != one
-    assert (
-        evaluation_digest("a" * 64, "wise_ft@0.5", toy_config({"keep": {"result": "best_val"}}))
-        != one
-    )
+def test_an_evaluation_is_named_by_run_model_and_what_is_measured(toy_config: Config) -> None:
+    def digest(model: Model = HALF, training: str = "a" * 64, **changes: Any) -> str:
+        return evaluation_digest(training, model, toy_config(changes))
+
+    one = digest()
+    assert digest(eval={"batch_size": 2}) == one
+    assert digest(wise_ft(0.5, 0.9)) == one, "another point of the merge is another evaluation"
+    others = [
+        digest(wise_ft(0.6)),
+        digest(None),
+        digest(training="b" * 64),
+        digest(keep={"result": "best_val"}),
+        digest(eval={"logits": "always"}),
+    ]
+    assert len({one, *others}) == 1 + len(others)
+
+
+def test_contexts_are_in_an_evaluation_that_probes_them(toy_config: Config) -> None:
+    def digest(contexts: str, *, probe: bool) -> str:
+        config = toy_config({"prompts.contexts": contexts, "eval": {"context_probe": probe}})
+        return evaluation_digest("a" * 64, None, config)
+
+    assert digest("simple", probe=True) != digest("openai", probe=True)
+    assert digest("simple", probe=False) == digest("openai", probe=False)
+    assert digest("simple", probe=False) != digest("simple", probe=True)
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False)))

@@ -14,6 +14,7 @@ from carft_core import identity
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
+from carft_core.run import models_of
 
 METHOD = '''
 from __future__ import annotations
@@ -165,8 +166,10 @@ class Mine(WiseFt):
         sys.modules.pop("my_merge", None)
         imported("my_merge")
         config = toy_config({"merges": merges})
-        labels = ("wise_ft@0.5", "mine@0.5", "unmerged")
-        return {label: identity.evaluation_digest("a" * 64, label, config) for label in labels}
+        return {
+            label: identity.evaluation_digest("a" * 64, model, config)
+            for label, model in models_of(config).items()
+        }
 
     write({"my_merge": text})
     before = digests()

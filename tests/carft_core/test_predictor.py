@@ -18,7 +18,7 @@ from carft_core.errors import RequestError
 from carft_core.export import export
 from carft_core.predictions import read_predictions
 from carft_core.predictor import Picture, Prediction, Predictor, read_image
-from carft_core.prepare import open_bench
+from carft_core.prepare import prepared
 from carft_core.run import RunFolder
 from carft_core.train import train
 
@@ -66,18 +66,18 @@ def test_it_says_of_every_image_what_the_run_said(
 def test_contexts_are_the_softmax_over_the_templates(
     exported: Path, predictor: Predictor, toy_config: Config, toy_root: Path
 ) -> None:
-    bench = open_bench(toy_config())
-    classifier = bench.teacher.new_classifier()
+    stand = prepared(toy_config())
+    classifier = stand.teacher.new_classifier()
     classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
-    image = bench.transform.normalise(
-        bench.data.id_test.views([0], transform=bench.transform, seed=None, epoch=0)
+    image = stand.teacher.transform.normalise(
+        stand.data.id_test.views([0], transform=stand.teacher.transform, seed=None, epoch=0)
     )
     with torch.no_grad():
         features = classifier.eval().features(image)
-        expected = bench.teacher.context_log_probs(features).exp()[0]
-    (told,) = predictor.predict([toy_root / bench.data.id_test.ids[0]], contexts=2)
+        expected = stand.teacher.context_log_probs(features).exp()[0]
+    (told,) = predictor.predict([toy_root / stand.data.id_test.ids[0]], contexts=2)
     for guess in told.contexts:
-        place = bench.teacher.contexts.templates.index(guess.name)
+        place = stand.teacher.contexts.templates.index(guess.name)
         assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)
     assert [g.probability for g in told.contexts] == pytest.approx(
         expected.sort(descending=True).values[:2].tolist(), abs=1e-5

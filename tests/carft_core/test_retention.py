@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from carft_core.config import TrialConfig, trial_config
-from carft_core.data import FAMILIES, Family
+from carft_core.data import FAMILIES, Family, FamilyData
 from carft_core.data.icon_shift import ICON_SHIFT_DEV
 from carft_core.errors import RequestError
-from carft_core.evaluate import other_data
 from carft_core.identity import evaluation_digest, identify
 from carft_core.predictions import read_predictions
-from carft_core.prepare import open_bench
+from carft_core.prepare import other_data, prepared
 from carft_core.run import RunResult, finish, is_complete, load_weights
 from carft_core.train import epochs, train
 from tests import downstream_tree
@@ -89,14 +88,14 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
 ) -> None:
     folder, result = tuned
     pets = config(data={"family": "oxford_pets", "root": str(root)})
-    bench = open_bench(pets)
+    stand = prepared(pets)
     weights = load_weights(folder / "run" / "weights" / "last.safetensors")
-    classifier = bench.teacher.new_classifier().eval()
+    classifier = stand.teacher.new_classifier().eval()
     state = {name: value for name, value in weights.items() if name.startswith("visual.")}
     classifier.load_state_dict(state, strict=False)
-    test = bench.data.id_test
-    images = bench.transform.normalise(
-        test.views(range(len(test)), transform=bench.transform, seed=None, epoch=0)
+    test = stand.data.id_test
+    images = stand.teacher.transform.normalise(
+        test.views(range(len(test)), transform=stand.teacher.transform, seed=None, epoch=0)
     )
     with torch.inference_mode():
         logits = classifier(images)
@@ -147,7 +146,7 @@ def test_another_task_is_measured_and_nothing_trained_again(
     folder, result = tuned
     more, none = config("oxford_pets", "dtd"), config()
     assert identify(more, 0).digest == identify(none, 0).digest == result.digest
-    found = {evaluation_digest("x", "unmerged", one) for one in (more, none, config("cifar10"))}
+    found = {evaluation_digest("x", None, one) for one in (more, none, config("cifar10"))}
     assert len(found) == 3
     assert not is_complete(folder / "run", more)
     weights = (folder / "run/weights/last.safetensors").read_bytes()
@@ -174,6 +173,10 @@ def test_the_built_in_model_forgets_as_any_other(
 # What is refused
 
 
+def opened_others(config: TrialConfig) -> dict[str, FamilyData]:
+    return other_data(config.data, config.eval)
+
+
 def test_names_are_those_of_families_each_once(config: Config) -> None:
     with pytest.raises(
         RequestError, match=r"eval\.retention\[0\]: unknown family 'cifar11'; did you"
@@ -185,8 +188,8 @@ def test_names_are_those_of_families_each_once(config: Config) -> None:
 
 def test_the_runs_own_family_alone_is_no_other_task(config: Config) -> None:
     with pytest.raises(RequestError, match=r"eval\.retention: dtd is what the run is tuned on"):
-        other_data(config("dtd"))
-    assert other_data(config()) == {}
+        opened_others(config("dtd"))
+    assert opened_others(config()) == {}
 
 
 def test_data_that_are_not_there_are_told_before_anything_is_trained(
@@ -195,10 +198,10 @@ def test_data_that_are_not_there_are_told_before_anything_is_trained(
     with pytest.raises(
         RequestError, match=r"eval\.retention: food101: data\.root: .* lacks folders"
     ):
-        other_data(config("food101"))
+        opened_others(config("food101"))
     elsewhere = {"retention": ["cifar10"], "retention_root": str(tmp_path)}
     with pytest.raises(RequestError, match=f"{tmp_path} lacks folders"):
-        other_data(config(eval=elsewhere))
+        opened_others(config(eval=elsewhere))
 
 
 @pytest.mark.usefixtures("registries")
@@ -217,9 +220,9 @@ def test_prompts_that_the_model_cannot_read_are_told_before_it_is_tuned(
 def test_a_family_without_a_data_root_wants_one_for_the_others(config: Config, root: Path) -> None:
     icons = {"family": "icon_shift_dev"}
     with pytest.raises(RequestError, match=r"eval\.retention_root: which folder holds the data"):
-        other_data(config("cifar10", data=icons))
+        opened_others(config("cifar10", data=icons))
     given = {"retention": ["cifar10"], "retention_root": str(root)}
-    assert len(other_data(config(data=icons, eval=given))["cifar10"].id_test) == 10
+    assert len(opened_others(config(data=icons, eval=given))["cifar10"].id_test) == 10
 
 
 @pytest.mark.usefixtures("registries")
@@ -229,4 +232,4 @@ def test_a_family_without_a_test_has_nothing_to_measure(config: Config) -> None:
 
     FAMILIES.register(Family("untested", "has no test", open_untested))
     with pytest.raises(RequestError, match=r"eval\.retention: untested has no test"):
-        other_data(config("untested"))
+        opened_others(config("untested"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from carft_core.algorithms.base import Batch, Term
+from carft_core import train as train_module
+from carft_core.algorithms.base import Batch, Loss
 from carft_core.algorithms.car_ft import CarFt
 from carft_core.config import TrialConfig
 from carft_core.errors import NonFinite, RequestError
+from carft_core.evaluate import METRICS
 from carft_core.run import RunFolder, finish, is_complete, load_weights, read_result
 from carft_core.teacher import Teacher
-from carft_core.train import Decision, EpochReport, epochs, train
+from carft_core.train import Decision, EpochReport, epochs, set_mode, train
 
 Config = Callable[..., TrialConfig]
 
@@ -82,39 +84,89 @@ def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
     assert losses[0] == losses[1]
 
 
-def test_an_epoch_that_only_the_checkpoint_knew_is_in_the_history(
+def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochReport]:
+    """The reports of a run that ends without a word behind an epoch, as by SIGKILL."""
+    reports = epochs(config, 0, workdir=folder)
+    before = [next(reports) for _ in range(epoch + 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)  # it has no time for it
+        reports.close()
+    return before
+
+
+def numbers(report: EpochReport) -> dict[str, float]:
+    """What a report says that does not depend on the clock."""
+    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
+
+
+@pytest.mark.parametrize(("checkpoints", "resumed_from"), [(None, 0), (2, 3)])
+def test_what_was_trained_behind_the_checkpoint_is_trained_and_reported_again(
+    toy_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoints: int | None,
+    resumed_from: int,
+) -> None:
+    """Killed after epoch 3 of 4: without a checkpoint, and with one of epoch 2."""
+    config, folder = toy_config({"optim.epochs": 4}), RunFolder(tmp_path / "killed")
+    expected = list(epochs(config, 0, workdir=tmp_path / "whole"))
+    if checkpoints is not None:
+        save = RunFolder.save_checkpoint
+
+        def save_one(self: RunFolder, progress: Mapping[str, Any]) -> None:
+            if len(progress["history"]) == checkpoints + 1:
+                save(self, progress)
+
+        monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+        monkeypatch.setattr(RunFolder, "save_checkpoint", save_one)
+    killed_after(3, config, folder.path)
+    monkeypatch.undo()
+    assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3]
+    assert folder.checkpoint.exists() == (checkpoints is not None)
+    again = list(epochs(config, 0, workdir=folder.path))
+    assert [report.epoch for report in again] == list(range(resumed_from, 5))
+    assert list(map(numbers, again)) == list(map(numbers, expected[resumed_from:]))
+    assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3, 4]
+    assert same(weights(folder.path), weights(tmp_path / "whole"))
+
+
+def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the two, in the last epoch: nothing is trained any more that would tell."""
-    config, folder = toy_config({"optim.epochs": 2}), RunFolder(tmp_path)
+    config, saved = toy_config({"optim.epochs": 3}), list[int]()
+    save = RunFolder.save_checkpoint
 
-    def killed(self: RunFolder, history: Sequence[Mapping[str, Any]]) -> None:
-        if len(history) == 3:
-            raise KeyboardInterrupt
-        write(self, history)
+    def counted(self: RunFolder, progress: Mapping[str, Any]) -> None:
+        saved.append(progress["history"][-1]["epoch"])
+        save(self, progress)
 
-    write = RunFolder.write_history
-    monkeypatch.setattr(RunFolder, "write_history", killed)
-    with pytest.raises(KeyboardInterrupt):
-        list(epochs(config, 0, workdir=tmp_path))
-    assert [report["epoch"] for report in folder.history()] == [0, 1]
-    monkeypatch.undo()
+    monkeypatch.setattr(RunFolder, "save_checkpoint", counted)
+    run(config, tmp_path / "short")
+    assert saved == [], "it takes less than CHECKPOINT_EVERY"
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path / "closed")) as reports:
+        next(reports)
+        next(reports)
+    assert saved == [1]
+    saved.clear()
+    monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
+    run(config, tmp_path / "long")
+    assert saved == [0, 1, 2], "the weights of the last epoch are saved by themselves"
+    for folder in ("short", "long"):
+        assert not RunFolder(tmp_path / folder).checkpoint.exists()
+
+
+def test_a_run_closed_behind_its_last_epoch_has_nothing_left_to_train(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config, folder = toy_config(), RunFolder(tmp_path)
+    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+        for _ in range(3):
+            next(reports)
+    assert not folder.is_trained(config)
     assert list(epochs(config, 0, workdir=tmp_path)) == []
     assert [report["epoch"] for report in folder.history()] == [0, 1, 2]
     assert folder.is_trained(config)
-
-
-def test_an_unreadable_checkpoint_costs_a_start_from_the_beginning(
-    toy_config: Config, tmp_path: Path
-) -> None:
-    config = toy_config()
-    expected = run(config, tmp_path / "whole")
-    folder = tmp_path / "broken"
-    with contextlib.closing(epochs(config, 0, workdir=folder)) as reports:
-        next(reports)
-        next(reports)
-    RunFolder(folder).checkpoint.write_bytes(b"torn")
-    assert same(run(config, folder), expected)
+    assert not folder.checkpoint.exists()
 
 
 def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -> None:
@@ -128,45 +180,49 @@ def test_no_more_than_a_micro_batch_is_held_at_once(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    terms = CarFt.terms
+    loss = CarFt.loss
 
-    def counting(
-        self: CarFt, student: nn.Module, batch: Batch, teacher: Teacher
-    ) -> Mapping[str, Term]:
+    def counting(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         seen.append(len(batch.labels))
-        return terms(self, student, batch, teacher)
+        return loss(self, model, batch, teacher)
 
-    monkeypatch.setattr(CarFt, "terms", counting)
-    first = next(epochs(toy_config({"optim.micro_batch": 3}), 0, workdir=tmp_path / "parts"))
-    assert set(seen) == {3, 2}  # the eight of the first batch
-    whole = next(epochs(toy_config(), 0, workdir=tmp_path / "whole"))
-    for name in ("train/cross_entropy", "train/teacher_context_entropy"):
-        assert first.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5)
+    monkeypatch.setattr(CarFt, "loss", counting)
+    one = {"optim": {"lr": 1e-3, "steps": 1, "batch_size": 8}}
+    _, parts = epochs(toy_config({**one, "optim.micro_batch": 3}), 0, workdir=tmp_path / "parts")
+    assert seen == [3, 3, 2]
+    _, whole = epochs(toy_config(one), 0, workdir=tmp_path / "whole")
+    for name in ("train/loss", "train/cross_entropy", "train/teacher_context_entropy"):
+        assert parts.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5)
 
 
-def test_a_model_that_is_no_number_before_training_ends_the_run_at_once(
+def test_a_loss_that_is_no_number_at_the_first_step_ends_the_run_there(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(
-        self: CarFt, student: nn.Module, batch: Batch, teacher: Teacher
-    ) -> Mapping[str, Term]:
-        del self, student, teacher
-        return {"cross_entropy": Term(batch.images.sum() * float("nan"))}
+    def broken(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        del self, teacher
+        loss = sum(p.sum() for p in model.parameters()) * batch.images.sum() * float("nan")
+        assert isinstance(loss, torch.Tensor)
+        return loss, {"cross_entropy": loss}
 
-    monkeypatch.setattr(CarFt, "terms", broken)
-    with pytest.raises(NonFinite, match=r"train/cross_entropy is nan in epoch 0, step 0"):
-        next(epochs(toy_config(), 0, workdir=tmp_path))
+    monkeypatch.setattr(CarFt, "loss", broken)
+    with pytest.raises(NonFinite, match=r"train/loss is nan in epoch 1, step 1, at optim\.lr"):
+        list(epochs(toy_config(), 0, workdir=tmp_path))
     assert not RunFolder(tmp_path).checkpoint.exists()
+    assert [report["epoch"] for report in RunFolder(tmp_path).history()] == [0]
 
 
 def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_path: Path) -> None:
     reports = list(epochs(toy_config(), 0, workdir=tmp_path))
     assert [r.epoch for r in reports] == [0, 1, 2]
-    first = reports[0].metrics
-    assert first["train/context_kl"] == 0.0
-    assert first["train/teacher_context_entropy"] >= 0
-    assert "id/val/top1" in first
+    assert reports[0].metrics.keys() == {f"id/val/{name}" for name in METRICS}
     assert reports[-1].step == reports[-1].steps
+    first = reports[1].metrics
+    assert first["train/first/context_kl"] == 0.0
+    assert first["train/first/loss"] == first["train/first/cross_entropy"]
+    assert first["train/teacher_context_entropy"] >= 0
+    terms = {"loss", "cross_entropy", "context_kl", "teacher_context_entropy"}
+    assert {name.rpartition("/")[2] for name in first if name.startswith("train/first/")} == terms
+    assert not any(name.startswith("train/first/") for name in reports[2].metrics)
     for report in reports[1:]:
         assert report.metrics["train/context_kl"] > 0
         assert report.metrics["system/images_per_s"] > 0
@@ -206,6 +262,7 @@ def test_the_result_is_the_last_epoch_or_the_best_on_val(
     config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
     result = train(config, 0, workdir=tmp_path)
     assert result is not None
+    assert weights(tmp_path, "best_val")
     history = RunFolder(tmp_path).history()[1:]
     assert result.metrics["id/val/top1"] == max(h["metrics"]["id/val/top1"] for h in history)
     last = finish(tmp_path, toy_config({"optim.epochs": 3}), 0)
@@ -235,7 +292,8 @@ def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_pa
 def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
     train(toy_config(), 0, workdir=tmp_path / "all")
     assert not RunFolder(tmp_path / "all").checkpoint.exists()
-    assert weights(tmp_path / "all", "best_val")
+    kept = sorted(file.name for file in (tmp_path / "all" / "weights").iterdir())
+    assert kept == ["last.safetensors"]
     lean = toy_config({"keep": {"weights": False, "predictions": False}})
     train(lean, 0, workdir=tmp_path / "lean")
     left = {str(p.relative_to(tmp_path / "lean")) for p in (tmp_path / "lean").rglob("*.*")}
@@ -251,10 +309,6 @@ def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
 
 
 def test_frozen_batch_norm_keeps_its_statistics() -> None:
-    from torch import nn
-
-    from carft_core.train import set_mode
-
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
     set_mode(model, train=True, batch_norm="frozen")
     assert [module.training for module in model] == [True, False, True]

@@ -35,7 +35,7 @@ from carft_core.errors import RequestError
 from carft_core.export import export
 from carft_core.predictions import read_predictions
 from carft_core.predictor import Predictor
-from carft_core.prepare import open_bench
+from carft_core.prepare import prepared
 from carft_core.run import RunFolder
 from carft_core.train import train
 from sweeps.chosen import choose_model
@@ -235,11 +235,11 @@ def test_open_clip_alone_says_of_every_view_of_icon_shift_what_the_run_said(
     )
     train(config, 0, workdir=tmp_path / "run")
     export(tmp_path / "run", config, tmp_path / "icons")
-    bench = open_bench(config)
-    splits = bench.evaluated_splits()
+    stand = prepared(config)
+    splits = stand.measured()
     views = {
-        name: bench.transform.normalise(
-            split.views(range(len(split)), transform=bench.transform, seed=None, epoch=0)
+        name: stand.teacher.transform.normalise(
+            split.views(range(len(split)), transform=stand.teacher.transform, seed=None, epoch=0)
         )
         for name, split in splits.items()
     }

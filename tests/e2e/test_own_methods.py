@@ -21,16 +21,15 @@ METHODS = '''
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Term
+from carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_core.data.base import DataConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Source, Split, Transform
 from carft_core.prompts import TemplateSet
@@ -48,11 +47,12 @@ class Pulled(Algorithm):
 
     pull: Annotated[float, Field(ge=0)] = 0.01
 
-    def terms(self, student: nn.Module, batch: Batch, teacher: Teacher) -> Mapping[str, Term]:
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         start = dict(teacher.classifier.named_parameters())
-        distances = [(p - start[name]).square().sum() for name, p in student.named_parameters()]
-        loss = F.cross_entropy(student(batch.images), batch.labels)
-        return {"ce": Term(loss), "distance": Term(torch.stack(distances).sum(), self.pull)}
+        distances = [(p - start[name]).square().sum() for name, p in model.named_parameters()]
+        distance = torch.stack(distances).sum()
+        loss = batch.cross_entropy(model(batch.images))
+        return loss + self.pull * distance, {"ce": loss, "distance": distance}
 
 
 @dataclass(frozen=True)

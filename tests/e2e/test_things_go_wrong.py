@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from carft_core.algorithms import ALGORITHMS, Term
+from carft_core.algorithms import ALGORITHMS
 from carft_core.algorithms.fine_tune import FineTune
 
 
@@ -35,15 +35,15 @@ class Planted(FineTune):
     summary: ClassVar[str] = "Fine-tuning that goes wrong on request"
     fault: Literal["none", "nan", "memory", "hang"] = "none"
 
-    def terms(self, student, batch, teacher):
-        loss = super().terms(student, batch, teacher)["cross_entropy"].value
+    def loss(self, model, batch, teacher):
+        loss, logs = super().loss(model, batch, teacher)
         if self.fault == "nan":
             loss = loss * float("nan")
         if self.fault == "memory" and len(batch.labels) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         if self.fault == "hang":
             time.sleep(LONG)
-        return {"cross_entropy": Term(loss)}
+        return loss, logs
 
 
 LONG = 3600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 
 from carft_core.data import FAMILIES
+from sweeps.judge import Judge
 from sweeps.tracked import TrackedSweep
+from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tests.sweeps.toy_runs import epoch_report
 from tracking import curves
 from tracking.base import RunKey
 from tracking.memory import MemoryRun, MemoryTracker
@@ -47,6 +51,38 @@ def test_each_run_with_a_merge_has_its_curve_and_the_sweep_has_one(
     assert children["car_ft kl_weight=0.3 seed 0"].artifacts["wise_ft.png"].startswith(PNG)
     assert "wise_ft.png" not in children["zero_shot"].artifacts
     assert toy.tracker.runs[RunKey("toy")].artifacts["wise_ft.png"].startswith(PNG)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Whether its driver lives on or dies with the run; and a judge hears of it once."""
+    clock = itertools.count(1_700_000_000_000)
+    heard: list[int] = []
+
+    def report(epoch: int, epochs: int) -> dict[str, Any]:
+        return {**epoch_report(epoch, epochs), "timestamp": next(clock)}
+
+    def judged(self: Judge, number: int, seed: int, epoch: int, value: float) -> str | None:
+        heard.append(epoch)
+        return judge(self, number, seed, epoch, value)
+
+    judge = Judge.heard
+    monkeypatch.setattr(Judge, "heard", judged)
+    monkeypatch.setattr(toy_core, "epoch_report", report)
+    toy.plan({"0.3/0": [{"do": "raise", "error": "key", "forget": 2}]})
+    sweep = {**PRUNING, "parameters": ONE, "baselines": []}
+    toy.run(**sweep, retries=0 if dies else 1)
+    if dies:
+        toy.run(**sweep, failed_again=True)
+    (digest,) = toy.trained()
+    assert toy.trained()[digest] == toy_core.EPOCHS + 1 + 2
+    (run,) = toy.tracked().values()
+    for name in ("train/loss", "id/val/top1"):
+        points = run.history[name]
+        assert [point.step for point in points] == list(range(toy_core.EPOCHS + 1)), name
+    assert heard == [epoch for epoch in range(1, toy_core.EPOCHS)]
 
 
 def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(

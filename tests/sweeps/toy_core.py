@@ -139,6 +139,10 @@ def _misbehave(config: TrialConfig, seed: int, workdir: Path) -> None:
         return
     todo = acts.pop(0)
     file.write_text(json.dumps(plan))
+    if "forget" in todo:  # as a run does that is killed so many epochs behind its checkpoint
+        (workdir / "trained.json").unlink()
+        history = read_json(workdir / "history.json") or []
+        write_json(workdir / "history.json", history[: -todo.pop("forget")])
     act({"epochs": 0, **todo}, seed, report=_nobody, workdir=workdir)
 
 
