@@ -250,7 +250,7 @@ def facts_of(config: TrialConfig, bench: Bench) -> dict[str, Any]:
         "data_notes": [text for data in (bench.data, *others.values()) for text in data.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
         "own_code": own_code_of(config),
-        "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},
     }
 
 
