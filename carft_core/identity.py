@@ -283,7 +283,7 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
         "data_notes": [text for it in (data, *others.values()) for text in it.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
         "own_code": own_code_of(config),
-        "versions": {name: version(name) for name in ("torch", "open_clip_torch")},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},
     }
 
 

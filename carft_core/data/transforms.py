@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
 from carft_core.errors import RequestError
@@ -70,19 +72,11 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
 
 
 ATTEMPTS = 10
+COLOURS = ("brightness", "contrast", "saturation", "hue")
 BORDER = 2
 """Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
 CENTRAL = 224 / 256
 """What lipsum-ft keeps of the shorter side when it finds no crop."""
-
-_CROP, _LOOK = 1, 2
-"""The streams of draws; the loader's order has 0."""
-_COLOURS: Mapping[str, Callable[[Image.Image, float], Image.Image]] = {
-    "brightness": F.adjust_brightness,
-    "contrast": F.adjust_contrast,
-    "saturation": F.adjust_saturation,
-    "hue": F.adjust_hue,
-}
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -132,15 +126,6 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
-
-
-class Look(NamedTuple):
-    """What is done to a crop."""
-
-    flip: bool
-    colours: tuple[tuple[str, float], ...]
-    """torchvision's adjustments with their factors, in the order in which they are made."""
-    grey: bool
 
 
 class Part(NamedTuple):
@@ -247,59 +232,49 @@ def training_view(
     """Pixels [3, S, S] uint8 as `transform.augmentation` says: a pure function of (seed, epoch,
     index), which are integers from 0.
 
-    Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and
-    `RandomGrayscale`, equal to the pixel for the same draws.
+    torchvision draws from torch's generator on the CPU, which is seeded by a hash of the three and
+    then put back, so that no global random state is used or moved. Not for several threads at once.
     """
-    return _pixels(_trained(image, transform, seed=seed, epoch=epoch, index=index))
+    if transform.augmentation.crop == "fixed":
+        return evaluation_view(image, transform)
+    with torch.random.fork_rng(devices=[]):
+        # Not `torch.manual_seed`, which would seed the GPUs as well.
+        torch.default_generator.manual_seed(view_seed(seed, epoch, index))
+        return _pixels(_recipe(transform.augmentation, transform.size)(image))
 
 
-def _trained(
-    image: Image.Image, transform: Transform, *, seed: int, epoch: int, index: int
-) -> Image.Image:
-    augmentation = transform.augmentation
-    if augmentation.crop == "fixed":
-        return _evaluated(image, transform)
-    box = random_box(image.width, image.height, draws(seed, epoch, index), augmentation)
-    size = [transform.size, transform.size]
-    image = F.resized_crop(image, *box, size, InterpolationMode(augmentation.interpolation))
-    look = random_look(_uniform(_LOOK, seed, epoch, index, 10), augmentation)
-    if look.flip:
-        image = F.hflip(image)
-    for name, factor in look.colours:
-        image = _COLOURS[name](image, factor)
-    if look.grey:
-        image = F.rgb_to_grayscale(image, num_output_channels=3)
-    return image
+def view_seed(seed: int, epoch: int, index: int) -> int:
+    """That of the generator of a view, below 2**64."""
+    digest = hashlib.sha256(f"view/{seed}/{epoch}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
-def draws(seed: int, epoch: int, index: int) -> Tensor:
-    """[ATTEMPTS, 4] numbers in [0, 1), float64, a pure function of the three integers."""
-    return _uniform(_CROP, seed, epoch, index, ATTEMPTS * 4).reshape(ATTEMPTS, 4)
-
-
-def random_box(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
-    """A crop of the `area` and `ratio` of an augmentation, anywhere inside the image.
-
-    `numbers` [ATTEMPTS, 4] as of `draws`. By area: the area uniform, the ratio log-uniform; when
-    no attempt fits, as with a panorama, the greatest central crop of an allowed ratio. Source:
-    torchvision's `RandomResizedCrop.get_params`. By height: see `_box_by_height`.
-    """
+@functools.lru_cache(maxsize=8)
+def _recipe(augmentation: Augmentation, size: int) -> v2.Compose:
+    """What draws and makes a training view of an RGB image. Source: torchvision."""
+    interpolation = InterpolationMode(augmentation.interpolation)
+    steps: list[Callable[[Image.Image], Image.Image]] = []
     if augmentation.crop == "height":
-        return _box_by_height(width, height, numbers, augmentation)
-    least, most = augmentation.area
-    low, high = math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])
-    for area_draw, ratio_draw, top_draw, left_draw in numbers.tolist():
-        area = height * width * (least + (most - least) * area_draw)
-        ratio = math.exp(low + (high - low) * ratio_draw)
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w)
-    h, w = height, width
-    if width / height < augmentation.ratio[0]:
-        h = round(width / augmentation.ratio[0])
-    elif width / height > augmentation.ratio[1]:
-        w = round(height * augmentation.ratio[1])
-    return Box((height - h) // 2, (width - w) // 2, h, w)
+        steps.append(functools.partial(_crop_by_height, augmentation=augmentation, size=size))
+    else:
+        crop = {"scale": augmentation.area, "ratio": augmentation.ratio}
+        steps.append(v2.RandomResizedCrop(size, **crop, interpolation=interpolation))
+    if augmentation.flip > 0:
+        steps.append(v2.RandomHorizontalFlip(augmentation.flip))
+    colours = {name: getattr(augmentation, name) for name in COLOURS}
+    if any(colours.values()):
+        steps.append(v2.ColorJitter(**colours))
+    if augmentation.grey > 0:
+        steps.append(v2.RandomGrayscale(augmentation.grey))
+    return v2.Compose(steps)
+
+
+def _crop_by_height(image: Image.Image, *, augmentation: Augmentation, size: int) -> Image.Image:
+    numbers = torch.rand(ATTEMPTS, 4, dtype=torch.float64)
+    box = box_by_height(image.width, image.height, numbers, augmentation)
+    interpolation = InterpolationMode(augmentation.interpolation)
+    cropped: Image.Image = F.resized_crop(image, *box, [size, size], interpolation)
+    return cropped
 
 
 def _unreadable(named: object, error: Exception) -> RequestError:
@@ -309,8 +284,10 @@ def _unreadable(named: object, error: Exception) -> RequestError:
     )
 
 
-def _box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
-    """The ratio uniform, then the height uniform among those that keep the area and fit.
+def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
+    """A crop whose ratio is uniform, then its height among those that keep the area and fit.
+
+    `numbers` [ATTEMPTS, 4] are uniform in [0, 1), a row an attempt.
 
     When no attempt does, or one shows the whole image, the central square of CENTRAL of the shorter
     side. Source: TensorFlow's `sample_distorted_bounding_box` (the whole image its one object),
@@ -331,34 +308,6 @@ def _box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augme
         return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
     side = max(1, int(CENTRAL * min(width, height)))
     return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
-
-
-def random_look(numbers: Tensor, augmentation: Augmentation) -> Look:
-    """Mirror image, colours and grey from ten numbers in [0, 1).
-
-    Source: torchvision's `ColorJitter.get_params`, whose factors never fall below 0.
-    """
-    flip, grey, *rest = numbers.tolist()
-    places, values = rest[:4], rest[4:]
-    colours = []
-    for _, name, value in sorted(zip(places, _COLOURS, values, strict=True)):
-        most: float = getattr(augmentation, name)
-        if most > 0:
-            low, high = (-most, most) if name == "hue" else (max(0.0, 1 - most), 1 + most)
-            colours.append((name, low + (high - low) * value))
-    return Look(flip < augmentation.flip, tuple(colours), grey < augmentation.grey)
-
-
-def _uniform(stream: int, seed: int, epoch: int, index: int, count: int) -> Tensor:
-    """[count] numbers in [0, 1), float64, a pure function of the integers.
-
-    Raw output of Philox, a counter-based generator whose stream numpy keeps fixed over versions.
-    """
-    # Arrays of uint64, since a list of both small and large integers would go through float64.
-    key = np.array([seed, stream], dtype=np.uint64)
-    philox = np.random.Philox(key=key, counter=np.array([0, 0, epoch, index], dtype=np.uint64))
-    bits = philox.random_raw(count) >> np.uint64(11)
-    return torch.from_numpy(bits.astype(np.float64) * 2.0**-53)
 
 
 def _upright(image: Image.Image) -> Image.Image:

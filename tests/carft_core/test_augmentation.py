@@ -1,11 +1,9 @@
-"""Training views by name: the pixels are torchvision's, the draws those of the recipes."""
+"""Training views by name: those of the recipes, each a pure function of its place."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,31 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import functional as F
 
 from carft_core.data.transforms import (
+    ATTEMPTS,
     AUGMENTATIONS,
     Augmentation,
     Box,
-    Look,
     Transform,
-    _uniform,
-    draws,
+    _recipe,
+    box_by_height,
     evaluation_view,
-    random_box,
-    random_look,
     training_view,
+    view_seed,
 )
 
-COLOURS = ("brightness", "contrast", "saturation", "hue")
 DOMAINBED, LIPSUM = AUGMENTATIONS["domainbed"], AUGMENTATIONS["lipsum"]
 DRAWING = sorted(AUGMENTATIONS.keys() - {"none"})
-WISE_FT_VIEW = [
-    [122, 126, 127, 124],
-    [133, 133, 129, 128],
-    [120, 119, 133, 134],
-    [131, 135, 128, 125],
-]
 
 
 def transform(augmentation: Augmentation, size: int = 24) -> Transform:
@@ -50,53 +41,78 @@ def noise(width: int = 60, height: int = 45, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def look(index: int, augmentation: Augmentation = DOMAINBED) -> Look:
-    return random_look(_uniform(2, 0, 1, index, 10), augmentation)
+def numbers(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(ATTEMPTS, 4, dtype=torch.float64, generator=generator)
 
 
-def torchvisions(image: Image.Image, augmentation: Augmentation, box: Box, drawn: Look) -> Any:
-    """By the transforms that the recipes name, which are made to draw what we have drawn."""
-    factors = dict(drawn.colours)
-    order = torch.tensor([COLOURS.index(name) for name, _ in drawn.colours])
-    jitter = (order, *(factors.get(name) for name in COLOURS))
-    recipe = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(
-                24,
-                scale=augmentation.area,
-                interpolation=InterpolationMode(augmentation.interpolation),
-            ),
-            transforms.RandomHorizontalFlip(float(drawn.flip)),
-            transforms.ColorJitter(*(getattr(augmentation, name) for name in COLOURS)),
-            transforms.RandomGrayscale(float(drawn.grey)),
-            transforms.PILToTensor(),
-        ]
-    )
-    with (
-        patch.object(transforms.RandomResizedCrop, "get_params", lambda *_: box),
-        patch.object(transforms.ColorJitter, "get_params", lambda *_: jitter),
-    ):
-        return recipe(image)
+def view(
+    augmentation: Augmentation, index: int, image: Image.Image | None = None, **more: int
+) -> torch.Tensor:
+    place = {"seed": 0, "epoch": 1, "index": index} | more
+    return training_view(image or noise(), transform(augmentation), **place)
 
 
-@pytest.mark.parametrize("name", DRAWING)
+# As the papers' repositories write them.
+RECIPES: dict[str, list[Any]] = {
+    "wise_ft": [
+        transforms.RandomResizedCrop(24, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC),
+    ],
+    "domainbed": [
+        transforms.RandomResizedCrop(24, scale=(0.7, 1.0)),
+        transforms.RandomHorizontalFlip(),
+        transforms.ColorJitter(0.3, 0.3, 0.3, 0.3),
+        transforms.RandomGrayscale(),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
 @given(index=st.integers(0, 10**6), width=st.integers(8, 90), height=st.integers(8, 90))
 @settings(deadline=None, max_examples=30)
-def test_a_view_equals_torchvisions_to_the_pixel(
+def test_a_view_is_that_of_the_papers_own_recipe_to_the_pixel(
     name: str, index: int, width: int, height: int
 ) -> None:
-    augmentation, image = AUGMENTATIONS[name], noise(width, height)
-    ours = training_view(image, transform(augmentation), seed=0, epoch=1, index=index)
-    box = random_box(width, height, draws(0, 1, index), augmentation)
-    assert torch.equal(ours, torchvisions(image, augmentation, box, look(index, augmentation)))
+    image = noise(width, height)
+    ours = view(AUGMENTATIONS[name], index, image)
+    theirs = transforms.Compose([*RECIPES[name], transforms.PILToTensor()])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(view_seed(0, 1, index))
+        assert torch.equal(ours, theirs(image))
 
 
-def test_wise_fts_views_are_the_same_in_every_version() -> None:
-    """Kept results rest on them. Made by the version that knew no other augmentation."""
-    view = training_view(
-        noise(50, 70), transform(AUGMENTATIONS["wise_ft"], size=4), seed=3, epoch=2, index=1
-    )
-    assert view[0].tolist() == WISE_FT_VIEW
+def test_lipsums_views_are_its_crop_mirrored_half_of_the_time() -> None:
+    image, mirrored = noise(40, 30), 0
+    for index in range(400):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(view_seed(0, 1, index))
+            box = box_by_height(40, 30, torch.rand(ATTEMPTS, 4, dtype=torch.float64), LIPSUM)
+        crop = F.pil_to_tensor(F.resized_crop(image, *box, [24, 24], InterpolationMode.BICUBIC))
+        ours = view(LIPSUM, index, image)
+        is_mirrored = not torch.equal(ours, crop)
+        assert torch.equal(ours.flip(-1) if is_mirrored else ours, crop)
+        mirrored += is_mirrored
+    assert abs(mirrored - 200) < 50  # binomial, a standard deviation of 10
+
+
+def test_seeds_of_views_are_far_apart_and_the_same_on_every_machine() -> None:
+    assert view_seed(0, 1, 2) == 9447251188159676786
+    seeds = {view_seed(s, e, i) % 2**32 for s in range(3) for e in range(3) for i in range(200)}
+    assert len(seeds) == 1800
+
+
+def test_crops_and_mirror_images_are_spread_as_declared() -> None:
+    """Over many rows, whose generators are seeded one by one and not in a stream."""
+    count, ramp = 3000, np.tile(np.arange(128, dtype=np.uint8)[None, :, None] * 2, (128, 1, 3))
+    image = Image.fromarray(ramp)
+    only = Augmentation(area=(0.25, 0.25), ratio=(1.0, 1.0), flip=0.5)
+    views_ = torch.stack([view(only, index, image)[0].float() for index in range(count)])
+    mirrored = views_[:, 12, 0] > views_[:, 12, -1]
+    assert abs(int(mirrored.sum()) - count / 2) < 5 * math.sqrt(count / 4)
+    # The left edge of a crop of 64 of 128 pixels is even in 0 to 64, that of the ramp in 0 to 128.
+    left = views_[:, 12].min(dim=1).values / 2
+    bins = torch.histc(left, bins=8, min=0, max=65)
+    assert (bins - count / 8).abs().max() < 5 * math.sqrt(count / 8)
 
 
 def test_flyp_uses_what_wise_ft_uses() -> None:
@@ -111,65 +127,31 @@ def test_none_trains_on_the_evaluation_view() -> None:
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_view_depends_on_seed_epoch_and_index_and_on_nothing_else(name: str) -> None:
-    chosen = transform(AUGMENTATIONS[name])
-
-    def view(seed: int, epoch: int, index: int) -> torch.Tensor:
-        return training_view(noise(), chosen, seed=seed, epoch=epoch, index=index)
-
+    # Of 60 x 45 pixels few crops are as wide as 4:3, and many views are the same central one.
+    chosen, image = AUGMENTATIONS[name], noise(200, 190)
     torch.manual_seed(0)
-    first, state = view(1, 1, 0), torch.get_rng_state()
+    first, state = view(chosen, 0, image), torch.get_rng_state()
     torch.manual_seed(1)
-    assert torch.equal(view(1, 1, 0), first)
+    assert torch.equal(view(chosen, 0, image), first)
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
-    others = [view(2, 1, 0), view(1, 2, 0), view(1, 1, 1)]
+    others = [view(chosen, 0, image, seed=2), view(chosen, 0, image, epoch=2)]
+    others.append(view(chosen, 1, image))
     assert not any(torch.equal(other, first) for other in others)
 
 
-def test_domainbeds_colours_are_drawn_evenly_and_in_every_order() -> None:
-    count = 2400
-    drawn = [look(index) for index in range(count)]
-    orders = Counter(tuple(name for name, _ in one.colours) for one in drawn)
-    # Binomial(2400, 1/24) has a standard deviation of 9.8; five of them.
-    assert len(orders) == 24
-    assert all(abs(times - 100) < 49 for times in orders.values())
-    for name in COLOURS:
-        values = torch.tensor([dict(one.colours)[name] for one in drawn])
-        low, high = (-0.3, 0.3) if name == "hue" else (0.7, 1.3)
-        assert low <= values.min()
-        assert values.max() < high
-        bins = torch.histc(values, bins=6, min=low, max=high)
-        # Each bin expects 400 with a standard deviation of 18.
-        assert (bins - 400).abs().max() < 92
-
-
-def test_mirror_images_and_grey_ones_come_as_often_as_declared() -> None:
-    count = 4000
-    drawn = [look(index) for index in range(count)]
-    for share, times in [
-        (0.5, sum(one.flip for one in drawn)),
-        (0.1, sum(one.grey for one in drawn)),
-        (0.05, sum(one.flip and one.grey for one in drawn)),
-    ]:
-        assert abs(times - count * share) < 5 * math.sqrt(count * share * (1 - share))
-
-
 def test_what_is_not_declared_is_not_done() -> None:
-    assert {look(index, Augmentation()) for index in range(200)} == {Look(False, (), False)}
-
-
-def test_a_factor_never_falls_below_nothing() -> None:
-    """As torchvision's: a brightness of 2 draws from 0 to 3."""
-    strong = Augmentation(brightness=2.0)
-    values = [dict(look(index, strong).colours)["brightness"] for index in range(2000)]
-    assert 0 <= min(values) < 0.01
-    assert 2.99 < max(values) < 3
+    (crop,) = _recipe(Augmentation(), 24).transforms
+    assert isinstance(crop, v2.RandomResizedCrop)
+    assert [type(step).__name__ for step in _recipe(DOMAINBED, 24).transforms] == [
+        *("RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter", "RandomGrayscale")
+    ]
 
 
 @given(st.integers(2, 300), st.integers(2, 300), st.integers(0, 10**6))
 @settings(deadline=None)
 def test_lipsums_crop_lies_inside_and_shows_a_tenth(width: int, height: int, seed: int) -> None:
-    box = random_box(width, height, draws(seed, 1, 0), LIPSUM)
+    box = box_by_height(width, height, numbers(seed), LIPSUM)
     assert 0 <= box.top <= height - box.height
     assert 0 <= box.left <= width - box.width
     side = int(224 / 256 * min(width, height))
@@ -185,7 +167,7 @@ def test_lipsums_heights_are_drawn_evenly() -> None:
     """TensorFlow draws the height, torchvision the area: small crops are more common here."""
     square = Augmentation(crop="height", area=(0.25, 1.0), ratio=(1.0, 1.0))
     heights = torch.tensor(
-        [random_box(99, 99, draws(0, 1, i), square).height for i in range(5000)]
+        [box_by_height(99, 99, numbers(i), square).height for i in range(5000)]
     ).float()
     # 50, 51, ..., 98, and the central crop, 86, where the whole image was drawn.
     bins = torch.tensor([(heights == height).sum() for height in range(50, 99) if height != 86])
@@ -196,4 +178,4 @@ def test_lipsums_heights_are_drawn_evenly() -> None:
 
 def test_where_no_crop_shows_enough_lipsum_takes_the_central_square() -> None:
     # The widest crop of 2000 x 100 is 133 x 100: 6.65 %.
-    assert random_box(2000, 100, draws(0, 1, 0), LIPSUM) == Box(7, 957, 87, 87)
+    assert box_by_height(2000, 100, numbers(0), LIPSUM) == Box(7, 957, 87, 87)

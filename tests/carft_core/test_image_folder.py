@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import shutil
 import sys
@@ -20,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import RandomResizedCrop
 
 from carft_core.data import FAMILIES, FamilyData, Split, Transform
 from carft_core.data.base import DataConfig
@@ -29,10 +27,8 @@ from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import Loaded, Loader, Passes
 from carft_core.data.transforms import (
     AUGMENTATIONS,
-    draws,
     evaluation_view,
     photo_views,
-    random_box,
     read_rgb,
     training_view,
 )
@@ -44,7 +40,6 @@ CLIP = Transform(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
-WISE_FT = AUGMENTATIONS["wise_ft"]
 SPLITS = ("train", "test", "shifts/sketch", "shifts/art")
 
 
@@ -536,83 +531,6 @@ def test_the_evaluation_view_equals_open_clips_to_the_pixel(
     with Image.open(root / "test/cat/0.png") as image:
         view = transform.normalise(views(root, transform=transform))[0]
         assert torch.equal(view, theirs(image))
-
-
-@given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(0, 10**7))
-@settings(deadline=None)
-def test_draws_are_a_pure_function_into_the_unit_interval(
-    seed: int, epoch: int, index: int
-) -> None:
-    numbers = draws(seed, epoch, index)
-    assert torch.equal(numbers, draws(seed, epoch, index))
-    assert ((numbers >= 0) & (numbers < 1)).all()
-    for other in (draws(seed + 1, epoch, index), draws(seed, epoch + 1, index)):
-        assert not torch.equal(numbers, other)
-    assert not torch.equal(numbers, draws(seed, epoch, index + 1))
-
-
-def test_draws_are_the_same_on_every_machine_and_in_every_version() -> None:
-    assert draws(0, 1, 2)[0].tolist() == [
-        0.7057847022915744,
-        0.3952045830862596,
-        0.09804060151810401,
-        0.9164103084538682,
-    ]
-
-
-def test_draws_are_uniform() -> None:
-    numbers = torch.cat([draws(3, 1, index).flatten() for index in range(500)])
-    counts = torch.histc(numbers, bins=10, min=0, max=1)
-    # 20,000 draws: each bin expects 2,000 with a standard deviation of 42; five of them.
-    assert (counts - 2000).abs().max() < 212
-
-
-@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10**6))
-@settings(deadline=None)
-def test_a_random_crop_lies_inside_the_image(width: int, height: int, seed: int) -> None:
-    box = random_box(width, height, draws(seed, 1, 0), WISE_FT)
-    assert box.height >= 1
-    assert box.width >= 1
-    assert 0 <= box.top <= height - box.height
-    assert 0 <= box.left <= width - box.width
-
-
-@given(st.integers(60, 400), st.integers(60, 400), st.integers(0, 10**6))
-@settings(deadline=None)
-def test_a_random_crop_has_the_area_and_ratio_of_wise_ft(
-    width: int, height: int, seed: int
-) -> None:
-    box = random_box(width, height, draws(seed, 1, 0), WISE_FT)
-    ratio = box.width / box.height
-    rounding = 1.02  # Each side is a whole number of pixels.
-    assert 3 / 4 / rounding <= ratio <= 4 / 3 * rounding
-    central = abs(2 * box.top - (height - box.height)) <= 1
-    if not central and 3 / 4 <= width / height <= 4 / 3:
-        assert 0.9 / rounding <= box.width * box.height / (width * height) <= 1
-
-
-@pytest.mark.parametrize("size", [(1000, 100), (100, 1000), (333, 100), (1, 50)])
-def test_a_panorama_is_cropped_as_torchvision_does(size: tuple[int, int]) -> None:
-    theirs = RandomResizedCrop.get_params(
-        Image.new("RGB", size), scale=[0.9, 1.0], ratio=[3 / 4, 4 / 3]
-    )
-    assert random_box(*size, draws(0, 1, 0), WISE_FT) == theirs
-
-
-def test_random_crops_are_distributed_like_torchvisions() -> None:
-    torch.manual_seed(0)
-    image, count = Image.new("RGB", (110, 100)), 3000
-    theirs = torch.tensor(
-        [RandomResizedCrop.get_params(image, [0.9, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
-    ).double()
-    ours = torch.tensor(
-        [random_box(110, 100, draws(1, 1, i), WISE_FT) for i in range(count)]
-    ).double()
-    for place in range(4):
-        one, other = ours[:, place], theirs[:, place]
-        error = math.sqrt(float(one.var() + other.var()) / count)
-        assert abs(float(one.mean() - other.mean())) < 5 * error
-        assert float(one.std() / other.std()) == pytest.approx(1, abs=0.1)
 
 
 def test_a_training_view_depends_on_seed_epoch_and_index_and_on_nothing_else(root: Path) -> None:

@@ -134,7 +134,7 @@ def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path
     assert result.facts["images"]["ood/pale"] == 6
     assert result.facts["revision"] == f"{TRAINING_REVISION}.{MEASURING_REVISION}"
     assert result.facts["own_code"] is None
-    assert set(result.facts["versions"]) == {"torch", "open_clip_torch"}
+    assert set(result.facts["versions"]) == {"torch", "torchvision", "open_clip_torch"}
 
 
 def test_without_the_probe_the_contexts_are_not_measured(
