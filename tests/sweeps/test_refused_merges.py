@@ -59,7 +59,7 @@ def test_a_merge_that_an_algorithm_is_not_fit_for_is_a_mistake_of_the_file(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     text = told(toy_cli, capsys, command, trial=TRIAL)
-    assert f"trial.merges[1]: {REFUSAL} 0.1" in text
+    assert f"toy.yaml:1: merges[1]: {REFUSAL} 0.1" in text
 
 
 def test_the_trial_of_a_grid_that_is_refused_is_named(
