@@ -165,7 +165,7 @@ def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:
     began = time.monotonic()
     reports.tracked.begin(file, {})
     for task in reports.tasks:
-        reports.tracked.started(task, attempt=1, worker="local:1")
+        reports.tracked.started(task, file.parent, attempt=1, worker="local:1")
     if not spool.flush(patience):
         raise SystemExit(f"runs cannot be opened: {spool.last_error}")
     return time.monotonic() - began

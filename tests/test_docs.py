@@ -23,7 +23,7 @@ from carft_core.data.declaration import Declaration, Prompts, ShiftFolders
 from carft_core.errors import RequestError
 from carft_core.prompts import template_set
 from carft_core.teacher import Teacher
-from carft_core.testing import batch_for, toy_teacher
+from carft_core.testing import batch_for, check_algorithm, toy_teacher
 from sweeps.shape import KEYS as ALL_KEYS
 from sweeps.spec import load_spec
 from sweeps.yaml_lines import parse
@@ -47,7 +47,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in ("l2_sp", "my_family"):
+    for name in ("l2_sp", "swa", "task_res", "my_family"):
         sys.modules.pop(name, None)
 
 
@@ -105,6 +105,38 @@ def test_the_algorithm_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
     run_the_test("docs/add-an-algorithm.md")
 
 
+@pytest.mark.parametrize("name", ["l2_sp", "swa", "task_res"])
+def test_each_worked_example_is_under_60_lines_and_keeps_every_law(
+    name: str, own_folder: Path, teacher: Teacher
+) -> None:
+    examples = {"l2_sp": 0, "swa": 1, "task_res": 2}
+    modules = [it for it in blocks("docs/add-an-algorithm.md", "python") if it.startswith('"""')]
+    source = modules[examples[name]]
+    assert len(source.splitlines()) < 60
+    (own_folder / f"{name}.py").write_text(source)
+    importlib.import_module(name)
+    check_algorithm(ALGORITHMS[name], teacher)
+
+
+def test_the_averaging_example_ends_with_the_mean_of_its_second_half(
+    own_folder: Path, teacher: Teacher
+) -> None:
+    source = [it for it in blocks("docs/add-an-algorithm.md", "python") if it.startswith('"""')][1]
+    (own_folder / "swa.py").write_text(source)
+    algorithm = importlib.import_module("swa").Swa()
+    model = algorithm.build(teacher)
+    weight = model.current.head.weight
+    values = []
+    with torch.no_grad():
+        for step in range(4):
+            weight.add_(step)
+            values.append(weight.clone())
+            algorithm.after_step(model, step, 4)
+    torch.testing.assert_close(
+        algorithm.classifier(model, teacher).head.weight, (values[2] + values[3]) / 2
+    )
+
+
 def test_the_sweep_file_of_the_page_imports_the_algorithm_and_sweeps_its_field(
     l2_sp: type[Algorithm], own_folder: Path
 ) -> None:
@@ -125,7 +157,14 @@ def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     own = {name for name in vars(Algorithm) if not name.startswith("_")}
     own |= set(vars(Algorithm)["__annotations__"])
-    inherited = {"model_config", "model_fields", "model_computed_fields", "name", "summary"}
+    inherited = {
+        "registry",
+        "model_config",
+        "model_fields",
+        "model_computed_fields",
+        "name",
+        "summary",
+    }
     assert listed == {name for name in own if not name.startswith("_")} - inherited
 
 

@@ -27,6 +27,7 @@ def bare_teacher(
         splits={name: split},
         digests={},
         transform=transform,
+        classes=nothing,
         contexts=nothing,
         w_raw=nothing,
         w_cls=nothing,

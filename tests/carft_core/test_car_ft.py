@@ -22,7 +22,9 @@ from carft_core.testing import batch_for, toy_teacher
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     """With 80 contexts."""
     teacher, contexts = toy_teacher(tiny_clip), template_set("openai")
-    w_ctx = context_weights(text_features(tiny_clip, contexts, teacher.class_names))
+    w_ctx = context_weights(
+        text_features(tiny_clip, contexts, teacher.class_names, device=teacher.device)
+    )
     return replace(teacher, contexts=contexts, w_ctx=w_ctx)
 
 

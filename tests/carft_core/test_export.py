@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
-from carft_core.export import MeasuredRow, _device_of, export, read_facts
+from carft_core.export import MeasuredRow, _computing, export, read_facts
 from carft_core.predictions import read_predictions
 from carft_core.run import RunFolder
 from carft_core.train import train
@@ -300,10 +300,10 @@ def test_heads_come_from_the_kind_of_device_that_the_run_computed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def claimed(kind: str) -> dict[str, Any]:
-        return {"identity": {"device": kind}}
+        return {"identity": {"device": kind, "precision": "fp32"}}
 
-    assert _device_of(claimed("cpu")).type == "cpu"
+    assert _computing(claimed("cpu"))["device"] == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert _device_of(claimed("cuda")).type == "cuda"
+    assert _computing(claimed("cuda"))["device"] == "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert _device_of(claimed("cuda")).type == "cpu"
+    assert _computing(claimed("cuda"))["device"] == "cpu"

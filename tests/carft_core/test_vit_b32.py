@@ -59,7 +59,9 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
 ) -> None:
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
     clip = open_model("ViT-B-32", str(checkpoint))
-    w_cls = class_weights(text_features(clip, template_set("simple"), names))
+    w_cls = class_weights(
+        text_features(clip, template_set("simple"), names, device=torch.device("cpu"))
+    )
     data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
     ours = predict(zero_shot_classifier(clip, w_cls), "id/test", teacher)

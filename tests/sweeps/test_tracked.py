@@ -82,7 +82,7 @@ def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
     for name in ("train/loss", "id/val/top1"):
         points = run.history[name]
         assert [point.step for point in points] == list(range(toy_core.EPOCHS + 1)), name
-    assert heard == [epoch for epoch in range(1, toy_core.EPOCHS)]
+    assert heard == list(range(1, toy_core.EPOCHS))
 
 
 def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
