@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_core.algorithms.base import Batch, Loss
-from carft_core.algorithms.linear_probe import Probe
+from carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_core.clip import ImageClassifier
+from carft_core.optim import Probe
 from carft_core.teacher import Teacher
 
 
-class LpFt(Probe):
+class LpFt(Probe, Algorithm):
     """Solve a linear probe, then fine-tune image tower and head together from there.
 
     A head that fits the features from the first step on leaves them less distorted than one that
@@ -29,7 +30,10 @@ class LpFt(Probe):
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Put the probe's solution into the head."""
-        self.probe(model, teacher)
+        if not isinstance(model, ImageClassifier):
+            raise TypeError("lp_ft trains an image tower with a linear head")
+        labels = teacher.splits["train"].labels
+        self.fit(model.head, teacher.classifier.head, teacher.features("train"), labels)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """CE(V f, y)."""
