@@ -135,7 +135,7 @@ def test_a_baseline_that_leaves_its_inner_algorithm_open_varies_with_the_trials(
         (
             {"algorithm.of.name": {"values": ["car_ft", "zero_shot"]}},
             "ema",
-            "zero_shot trains nothing",
+            "zero_shot takes no steps",
         ),
         ({}, {"name": "ema", "of": {"name": "car_tf"}}, "did you mean 'car_ft'"),
     ],
