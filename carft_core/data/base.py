@@ -368,8 +368,8 @@ HELD_OUT_FIELDS = ("test_domain", "val_domain")
 
 def held_out(config: DataConfig) -> tuple[str, ...]:
     """The domains that do not train: the tested one, and the one that settings are chosen on."""
-    asked = (config.test_domain, config.val_domain)
-    return tuple(domain for domain in asked if domain is not None)
+    domains = (config.test_domain, config.val_domain)
+    return tuple(domain for domain in domains if domain is not None)
 
 
 def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
@@ -408,22 +408,22 @@ RESERVED = ("mean", "val")
 on."""
 
 
-def named_shifts(asked: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
     """The shifts in the order asked for, each once; `c-fog` also stands for all of `c-fog-...`.
 
-    Raises RequestError for a name that is none of `known` and begins none of them.
+    Raises RequestError for a name that is none of `allowed` and begins none of them.
     """
-    found: dict[str, None] = {}
-    for name in asked:
-        meant = [one for one in known if one == name or one.startswith(f"{name}-")]
-        if not meant:
-            raise RequestError(f"data.shifts: {unknown('shift', name, _told(known))}")
-        found |= dict.fromkeys(meant)
-    return tuple(found)
+    shifts: dict[str, None] = {}
+    for name in names:
+        matching = [shift for shift in allowed if shift == name or shift.startswith(f"{name}-")]
+        if not matching:
+            raise RequestError(f"data.shifts: {unknown('shift', name, _told(allowed))}")
+        shifts |= dict.fromkeys(matching)
+    return tuple(shifts)
 
 
-def _told(known: Collection[str]) -> list[str]:
+def _told(shifts: Collection[str]) -> list[str]:
     """Short enough to read: of many that begin alike, the beginning."""
-    if len(known) <= 20:
-        return list(known)
-    return list(dict.fromkeys(name.partition("-")[0] for name in known))
+    if len(shifts) <= 20:
+        return list(shifts)
+    return list(dict.fromkeys(name.partition("-")[0] for name in shifts))

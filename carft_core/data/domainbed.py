@@ -174,7 +174,7 @@ CRITERION = "mean_group_top1"
 UNEVEN = "a domain is divided without regard to classes, and some have few images"
 
 
-class _Found(NamedTuple):
+class _WholeSet(NamedTuple):
     """A set as it lies on the disk, whatever is held out of it."""
 
     images: Split
@@ -196,13 +196,13 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     missing, or every mistake in those that are there. Images are not decoded here: a broken one
     raises when its turn comes.
     """
-    known = SETS[config.family]
-    test = check_held_out(config, known.domains)
-    places = find_folders(data_root(config, known.folders), known.folders)
+    benchmark = SETS[config.family]
+    test = check_held_out(config, benchmark.domains)
+    places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
     with readable():
-        found = _opened(config.family, tuple(places.items()))
-    greater, smaller = _halves(found.counts, config)
-    training = [name for name in known.domains if name not in (test, config.val_domain)]
+        whole = _opened(config.family, tuple(places.items()))
+    greater, smaller = _halves(whole.counts, config)
+    training = [name for name in benchmark.domains if name not in (test, config.val_domain)]
     validating = (
         [smaller[name] for name in training]
         if config.val_domain is None
@@ -210,19 +210,19 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     )
     # A part of one domain has no groups to tell apart.
     shift, out = (
-        replace(found.images.subset(part[test]), groups=None) for part in (greater, smaller)
+        replace(whole.images.subset(part[test]), groups=None) for part in (greater, smaller)
     )
     return FamilyData(
         class_names=names_of(config.family),
-        train=found.images.subset([at for name in training for at in greater[name]]),
-        val=found.images.subset([at for part in validating for at in part]),
+        train=whole.images.subset([at for name in training for at in greater[name]]),
+        val=whole.images.subset([at for part in validating for at in part]),
         test=None,
         shifts={test: shift},
         extras={f"{test}_out": out},
         derived={f"ood/{test}_all": Derived((f"ood/{test}", f"ood/{test}_out"))},
         uneven=UNEVEN,
-        digest=found.digest,
-        notes=found.notes,
+        digest=whole.digest,
+        notes=whole.notes,
     )
 
 
@@ -250,7 +250,7 @@ def _halves(
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _Found:
+def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
     manifests = {domain: read_manifest(folder) for domain, folder in places}
     classes = classes_of(family)
     problems = [
@@ -260,20 +260,20 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _Found:
     ]
     if problems:
         raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
-    files = [(domain, path) for domain, found in manifests.items() for path in found.paths]
+    files = [(domain, path) for domain, manifest in manifests.items() for path in manifest.paths]
     folders = dict(places)
     paths = [f"{folders[domain]}/{path}" for domain, path in files]
     # Every domain has every class folder and no other, so they count in the classes' order.
-    counts = torch.tensor([[*found.counts.values()] for found in manifests.values()])
+    counts = torch.tensor([[*manifest.counts.values()] for manifest in manifests.values()])
     labels = torch.arange(len(classes)).repeat(len(places)).repeat_interleave(counts.flatten())
-    return _Found(
+    return _WholeSet(
         Split(
             ids=tuple(f"{domain}/{path}" for domain, path in files),
             labels=labels,
             source=Files(Path(), pa.array(paths, pa.string()), read_plain),
             groups=tuple(domain for domain, _ in files),
         ),
-        {domain: len(found.paths) for domain, found in manifests.items()},
+        {domain: len(manifest.paths) for domain, manifest in manifests.items()},
         _digest(family, manifests),
         count_notes(
             family,
@@ -289,8 +289,8 @@ def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
     """Over the classes, and each domain's images by path and size; whatever is held out."""
     digest = hashlib.sha256(f"{family}/1\n".encode())
     digest.update("\0".join(classes_of(family)).encode())
-    for domain, found in manifests.items():
-        digest.update(f"\n{domain}\0{found.digest}".encode())
+    for domain, manifest in manifests.items():
+        digest.update(f"\n{domain}\0{manifest.digest}".encode())
     return digest.hexdigest()
 
 
@@ -300,18 +300,19 @@ def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
     Of each domain, as if it were a shift, where none is held out that the set has. Raises
     RequestError where there is no data root, or a folder that cannot be read.
     """
-    known, classes = SETS[config.family], classes_of(config.family)
-    root = data_root(config, known.folders)
+    benchmark, classes = SETS[config.family], classes_of(config.family)
+    root = data_root(config, benchmark.folders)
     wrong = functools.partial(problems_of, wanted=classes, layout=LAYOUT)
     with readable():
         domains = {
-            name: look_at(root, folder, classes, wrong) for name, folder in known.folders.items()
+            name: look_at(root, folder, classes, wrong)
+            for name, folder in benchmark.folders.items()
         }
     test = config.test_domain
     if test not in domains:
-        return {f"shifts/{name}": found for name, found in domains.items()}
-    kept = {name: int(it.images * config.val_fraction) for name, it in known.folders.items()}
-    greater = {name: it.images - kept[name] for name, it in known.folders.items()}
+        return {f"shifts/{name}": domain for name, domain in domains.items()}
+    kept = {name: int(it.images * config.val_fraction) for name, it in benchmark.folders.items()}
+    greater = {name: it.images - kept[name] for name, it in benchmark.folders.items()}
     training = [name for name in domains if name not in held_out(config)]
     parts = {
         "train": {name: greater[name] for name in training},
@@ -329,20 +330,20 @@ def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
 
 def _part(domains: Iterable[FoundSplit], published: int) -> FoundSplit:
     """A split that is made of parts of domains; how many images it has is known once it opens."""
-    found = list(domains)
+    parts = list(domains)
     return FoundSplit(
-        found[0].folder if len(found) == 1 else None,
-        is_there=all(domain.is_there for domain in found),
+        parts[0].folder if len(parts) == 1 else None,
+        is_there=all(domain.is_there for domain in parts),
         published=published,
-        problems=tuple(problem for domain in found for problem in domain.problems),
+        problems=tuple(problem for domain in parts for problem in domain.problems),
     )
 
 
 def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) -> Family:
-    known = SETS[name]
+    benchmark = SETS[name]
     return Family(
         name=name,
-        summary=f"DomainBed's {known.title} under data.root, with data.test_domain held out",
+        summary=f"DomainBed's {benchmark.title} under data.root, with data.test_domain held out",
         open=open_domain_bed,
         defaults={
             "data.augmentation": "domainbed",
@@ -356,8 +357,8 @@ def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) 
             "optim.batch_size": 32,
             "keep.result": "best_val",
         },
-        domains=known.domains,
-        folders=known.folders,
+        domains=benchmark.domains,
+        folders=benchmark.folders,
         metrics=(CRITERION, "worst_group_top1"),
         validated_by=CRITERION,
         look=look_domain_bed,

@@ -122,9 +122,9 @@ def open_downstream(config: DataConfig) -> FamilyData:
     refuse_held_out(config, "leave the field out")
     if config.shifts:
         raise RequestError(f"data.shifts: {task.name} has no shifts; leave the field out")
-    wanted = {"test": task.folders["test"]}
-    root = data_root(config, wanted)
-    find_folders(root, wanted)
+    folders = {"test": task.folders["test"]}
+    root = data_root(config, folders)
+    find_folders(root, folders)
     return _opened(task.name, root)
 
 
@@ -136,7 +136,7 @@ def _opened(name: str, root: Path) -> FamilyData:
     if lacking:
         raise RequestError(f"data.root: {folder} lacks {', '.join(lacking)}; from {task.origin}")
     try:
-        found = _pixels(task, root) if task.dataset.startswith("CIFAR") else _files(task, root)
+        splits = _pixels(task, root) if task.dataset.startswith("CIFAR") else _files(task, root)
     except RequestError:
         raise
     # torchvision meets arbitrary bytes here and raises whatever those lead to: RuntimeError for a
@@ -149,16 +149,16 @@ def _opened(name: str, root: Path) -> FamilyData:
     names = tuple(task.classes().values())
     return FamilyData(
         class_names=names,
-        train=found.train,
+        train=splits.train,
         val=None,
-        test=found.test,
+        test=splits.test,
         shifts={},
-        digest=_digest(task, names, found),
+        digest=_digest(task, names, splits),
         notes=count_notes(
             task.name,
             {
-                "train": (len(found.train), task.folders["train"].images),
-                "test": (len(found.test), task.folders["test"].images),
+                "train": (len(splits.train), task.folders["train"].images),
+                "test": (len(splits.test), task.folders["test"].images),
             },
         ),
     )
@@ -189,14 +189,14 @@ def _files(task: Task, root: Path) -> Found:
     paths = [*train, *test]
     below = {str(PurePosixPath(path).parent.relative_to(task.folder)) for path in paths}
     manifest = read_manifest(folder, sorted(below))
-    there, empty = (
+    present, empty = (
         {f"{task.folder}/{path}" for path in some} for some in (manifest.paths, manifest.empty)
     )
     _check(
         task,
         folder,
         {"train": [*train.values()], "test": [*test.values()]},
-        missing=[path for path in paths if path not in there],
+        missing=[path for path in paths if path not in present],
         empty=[path for path in paths if path in empty],
     )
     return Found(_split(task, root, train), _split(task, root, test), manifest.digest)
@@ -225,14 +225,15 @@ def _check(
     empty: Sequence[str] = (),
 ) -> None:
     """Raises RequestError for classes that are none or have no image, and for files."""
-    known = task.classes()
+    classes_of_task = task.classes()
+    count = len(classes_of_task)
     problems = []
     for split, names in classes.items():
-        lacking = [name for name in known if name not in {*names}]
-        strange = sorted({*names} - {*known})
+        lacking = [name for name in classes_of_task if name not in {*names}]
+        strange = sorted({*names} - {*classes_of_task})
         if lacking:
             problems.append(
-                f"{split} has no image of {len(lacking)} of {len(known)} classes: {listed(lacking)}"
+                f"{split} has no image of {len(lacking)} of {count} classes: {listed(lacking)}"
             )
         if strange:
             near = nearest(strange[0], lacking)
@@ -252,11 +253,11 @@ def _labels(task: Task, classes: Sequence[str]) -> Tensor:
     return torch.tensor([label[name] for name in classes], dtype=torch.int64)
 
 
-def _digest(task: Task, names: Sequence[str], found: Found) -> str:
+def _digest(task: Task, names: Sequence[str], splits: Found) -> str:
     """Over the names of the classes, each split's images and labels, and what the images hold."""
-    digest = hashlib.sha256(f"{task.name}/1\n{found.content}\n".encode())
+    digest = hashlib.sha256(f"{task.name}/1\n{splits.content}\n".encode())
     digest.update("\0".join(names).encode())
-    for split in (found.train, found.test):
+    for split in (splits.train, splits.test):
         digest.update(f"\n{list(zip(split.ids, split.labels.tolist(), strict=True))}".encode())
     return digest.hexdigest()
 

@@ -52,14 +52,14 @@ def existing(folder: Path, advice: str = "", *, named: str = "data.root") -> Pat
 
 
 def find_folders(
-    root: Path, wanted: Mapping[str, DataFolder], *, advice: str = ""
+    root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
     """Where each folder lies. Raises RequestError naming all that are missing, then `advice`."""
-    found = {name: found_folder(root, folder) for name, folder in wanted.items()}
-    missing = [wanted[name] for name, path in found.items() if path is None]
+    places = {name: found_folder(root, folder) for name, folder in folders.items()}
+    missing = [folders[name] for name, path in places.items() if path is None]
     if missing:
         raise RequestError("\n".join(_told(root, missing, advice)))
-    return {name: path for name, path in found.items() if path is not None}
+    return {name: path for name, path in places.items() if path is not None}
 
 
 def found_folder(root: Path, folder: DataFolder) -> Path | None:
@@ -164,20 +164,20 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     else:
         folders = [name for name in folders if (folder / name).is_dir()]
     changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
-    kept = _kept(file)
-    known = {} if kept is None else kept.changed
-    stale = [name for name, when in changed.items() if known.get(name) != when]
-    if kept is not None and not stale and list(changed) == list(kept.manifest.counts):
-        return kept.manifest
+    cached = _kept(file)
+    changed_before = {} if cached is None else cached.changed
+    stale = [name for name, when in changed.items() if changed_before.get(name) != when]
+    if cached is not None and not stale and list(changed) == list(cached.manifest.counts):
+        return cached.manifest
     with ThreadPoolExecutor(THREADS) as pool:
         listed = dict(zip(stale, pool.map(_images, [folder / name for name in stale]), strict=True))
-    before = {} if kept is None else kept.files()
-    found = _made(
-        {name: listed[name] if name in listed else before[name] for name in changed},
+    files_before = {} if cached is None else cached.files()
+    listing = _made(
+        {name: listed[name] if name in listed else files_before[name] for name in changed},
         {name: when if started - when > SETTLED else 0 for name, when in changed.items()},
     )
-    keep_table(file, _table(found))
-    return found.manifest
+    keep_table(file, _table(listing))
+    return listing.manifest
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -185,15 +185,15 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path) -> Files:
-    found = []
+    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower().endswith(EXTENSIONS):
                 is_there = entry.is_file()
                 size = entry.stat().st_size if is_there else 0
                 if is_there or entry.is_symlink():
-                    found.append((_text(entry.name, folder), size))
-    return sorted(found)
+                    files.append((_text(entry.name, folder), size))
+    return sorted(files)
 
 
 def _text(name: str, folder: Path) -> str:
@@ -205,23 +205,23 @@ def _text(name: str, folder: Path) -> str:
 def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
     paths = [f"{folder}/{name}" for folder, items in files.items() for name, _ in items]
     sizes = [size for items in files.values() for _, size in items]
-    told = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
+    text = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
     manifest = Manifest(
         tuple(paths),
         {folder: len(items) for folder, items in files.items()},
         tuple(path for path, size in zip(paths, sizes, strict=True) if size == 0),
-        _sha256(told),
+        _sha256(text),
         tuple(sizes),
     )
     return _Kept(manifest, changed)
 
 
-def _table(found: _Kept) -> pa.Table:
-    manifest = found.manifest
+def _table(cached: _Kept) -> pa.Table:
+    manifest = cached.manifest
     about = {
         "version": VERSION,
         "counts": manifest.counts,
-        "changed": found.changed,
+        "changed": cached.changed,
         "empty": manifest.empty,
         "digest": manifest.digest,
     }
@@ -232,8 +232,8 @@ def _table(found: _Kept) -> pa.Table:
 def _kept(file: Path) -> _Kept | None:
     """What was made a table of; None where there is nothing of use."""
     table = kept_table(file)
-    told = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
-    about: dict[str, Any] = json.loads(told)
+    metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
+    about: dict[str, Any] = json.loads(metadata)
     if table is None or about.get("version") != VERSION:
         return None
     manifest = Manifest(
@@ -529,10 +529,10 @@ def _label(shard: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str 
     file = shard.extractfile(member)
     try:
         text = "" if file is None else file.read().decode().strip()
-        told = text if suffix == ".cls" else json.loads(text).get("label")
+        label = text if suffix == ".cls" else json.loads(text).get("label")
     except (ValueError, AttributeError):
         return None
-    return str(told) if isinstance(told, (str, int)) and str(told) else None
+    return str(label) if isinstance(label, (str, int)) and str(label) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -564,7 +564,7 @@ def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
 
 def look_at(
     root: Path,
-    wanted: DataFolder,
+    expected: DataFolder,
     classes: Collection[str] = (),
     problems: Callable[[Path, Manifest], Iterable[str]] | None = None,
 ) -> FoundSplit:
@@ -573,22 +573,22 @@ def look_at(
     With `problems`, which says what is wrong with its class folders, these are counted as well:
     those of `classes`, the others do not count. Raises OSError for what cannot be read.
     """
-    folder = found_folder(root, wanted)
+    folder = found_folder(root, expected)
     if folder is None:
         return FoundSplit(
             is_there=False,
-            published=wanted.images,
+            published=expected.images,
             expected_classes=len(classes) or None,
-            problems=(missing_folder(wanted),),
+            problems=(missing_folder(expected),),
         )
     if problems is None:
-        return FoundSplit(folder, published=wanted.images)
+        return FoundSplit(folder, published=expected.images)
     manifest = read_manifest(folder)
     counts = [manifest.counts.get(name, 0) for name in classes]
     return FoundSplit(
         folder,
         images=sum(counts),
-        published=wanted.images,
+        published=expected.images,
         classes=sum(count > 0 for count in counts),
         expected_classes=len(classes),
         digest=manifest.digest,
@@ -620,24 +620,24 @@ def problems_of(
     `wanted` are its class folders, others may lie there only with `more`. `loose` is said of images
     that lie outside of class folders.
     """
-    found = manifest.counts
-    if not found:
+    counts = manifest.counts
+    if not counts:
         yield f"has no class folders, expected {layout}" + (
             f"; its images lie outside them{loose}" if has_loose_images(folder) else ""
         )
         return
-    deeper = [one for one in found if set(wanted) <= {*visible_folders(folder / one)}]
-    if deeper and not set(wanted) & set(found):
+    deeper = [name for name in counts if set(wanted) <= {*visible_folders(folder / name)}]
+    if deeper and not set(wanted) & set(counts):
         yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
         return
-    missing = [one for one in wanted if one not in found]
+    missing = [name for name in wanted if name not in counts]
     if missing:
         yield f"lacks {len(missing)} of {len(wanted)} class folders: {listed(missing)}"
-    strange = [] if more else [one for one in found if one not in wanted]
+    strange = [] if more else [name for name in counts if name not in wanted]
     if strange:
         near = nearest(strange[0], missing)
         yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
-    bare = [one for one, count in found.items() if count == 0 and one in wanted]
+    bare = [name for name, count in counts.items() if count == 0 and name in wanted]
     if bare:
         yield f"has class folders without images: {listed(bare)}"
     empty = [path for path in manifest.empty if path.partition("/")[0] in wanted]

@@ -93,15 +93,15 @@ class Reader:
     def read(self) -> Tree:
         """Raises OSError for what cannot be read."""
         declared = self.declared
-        found = {
+        folders_of = {
             name: self._class_folders(name, paths)
             for name, paths in declared_folders(declared).items()
         }
-        train, splits = found["train"], {}
+        train, splits = folders_of["train"], {}
         classes = self._classes(
-            train, {folder for name in IN_DISTRIBUTION for folder in found.get(name, ())}
+            train, {folder for name in IN_DISTRIBUTION for folder in folders_of.get(name, ())}
         )
-        for name, folders in found.items():
+        for name, folders in folders_of.items():
             route = _route(name)
             if not classes or not folders:
                 kept: ClassFolders = folders
@@ -122,7 +122,7 @@ class Reader:
         route = _route(name)
         if len(folders) == 1 and shards_in(self.root / folders[0]):
             return self._shards(name, folders[0])
-        found: dict[str, list[str]] = {}
+        places: dict[str, list[str]] = {}
         for index, folder in enumerate(folders):
             where = route if len(folders) == 1 else (*route, index)
             path = self.root / folder
@@ -135,8 +135,8 @@ class Reader:
             else:
                 for below in names:
                     place = below if folder == "." else f"{folder}/{below}"
-                    found.setdefault(below, []).append(place)
-        return found
+                    places.setdefault(below, []).append(place)
+        return places
 
     def _shards(self, name: str, folder: str) -> ClassFolders:
         """The images of a split in shards, by label as if that were their folder."""
@@ -373,12 +373,12 @@ class Layout:
         with readable():
             declared = self.declare(root, report)
             tree = Reader(declared, root, report, advises=self.advises).read()
-        found = {}
+        splits = {}
         for name, folders in declared_folders(declared).items():
             listing = tree.splits[name]
             # A part of this train becomes the test: neither has a listing of its own.
             is_carved = declared.test_fraction is not None and name == "train"
-            found[name] = FoundSplit(
+            splits[name] = FoundSplit(
                 root / folders[0] if len(folders) == 1 else None,
                 images=sum(map(len, listing.values())),
                 classes=sum(bool(listing.get(folder)) for folder in tree.classes),
@@ -387,8 +387,8 @@ class Layout:
                 problems=tuple(problems.get(name, ())),
             )
             if not folders:
-                found[name] = FoundSplit(is_there=False)
-        return found
+                splits[name] = FoundSplit(is_there=False)
+        return splits
 
 
 @functools.lru_cache(maxsize=4)

@@ -177,8 +177,8 @@ def open_imagenet(config: DataConfig) -> FamilyData:
     Raises RequestError naming every folder that is missing, or every mistake in those that are
     there. Images are not decoded here: a broken one raises when its turn comes.
     """
-    root, wanted = _wanted(config)
-    places = find_folders(root, wanted, advice=ADVICE)
+    root, folders = _wanted(config)
+    places = find_folders(root, folders, advice=ADVICE)
     with readable():
         return _opened(tuple(places.items()))
 
@@ -188,11 +188,11 @@ def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
 
     Raises RequestError where there is no data root, or for a shift that nobody knows.
     """
-    root, wanted = _wanted(config)
+    root, folders = _wanted(config)
     with readable():
         return {
             _key(name): look_at(root, folder, labels_of(name), functools.partial(_problems, name))
-            for name, folder in wanted.items()
+            for name, folder in folders.items()
         }
 
 
@@ -200,8 +200,8 @@ def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
     """The data root, and the folders of what is asked for."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
     root = data_root(config, {name: FOLDERS[name] for name in (*IN_DISTRIBUTION, *SHIFTS)})
-    known = (*SHIFTS, *corrupted())
-    shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, known)
+    allowed = (*SHIFTS, *corrupted())
+    shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, allowed)
     return root, {name: folder_of(name) for name in (*IN_DISTRIBUTION, *shifts)}
 
 
@@ -255,35 +255,39 @@ def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _problems(name: str, folder: Path, manifest: Manifest) -> Iterator[str]:
     """Why the folder is not what its makers publish; numbers of images are no reason."""
-    wanted = labels_of(name)
+    labels = labels_of(name)
     yield from problems_of(
         folder,
         manifest,
-        wanted,
+        labels,
         layout=folder_of(name).layout,
         loose=": sort them into folders by their classes, as torchvision.datasets.ImageNet does "
         "with the archive of val and the development kit",
         more=name in MORE_FOLDERS,
     )
-    if name == "train" and (strays := list(_strays(manifest, wanted))):
+    if name == "train" and (strays := list(_strays(manifest, labels))):
         yield (
             f"has {len(strays)} images in the folder of another class than their names say: "
             f"{listed(strays)}"
         )
 
 
-def _strays(manifest: Manifest, wanted: Collection[str]) -> Iterator[str]:
+def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
     """Images whose names begin with another class: those of train are `<wnid>_<number>.JPEG`."""
     for folder, paths in manifest.groups():
         for path in paths:
             owner = path[len(folder) + 1 :].partition("_")[0]
-            if owner != folder and owner in wanted:
+            if owner != folder and owner in classes:
                 yield path
 
 
 def _split(name: str, folder: Path, manifest: Manifest) -> Split:
     labels = labels_of(name)
-    groups = [(labels[one], paths) for one, paths in manifest.groups() if one in labels]
+    groups = [
+        (labels[folder_name], paths)
+        for folder_name, paths in manifest.groups()
+        if folder_name in labels
+    ]
     counts = torch.tensor([len(paths) for _, paths in groups])
     present = tuple(sorted(labels.values()))
     paths = [path for _, below in groups for path in below]

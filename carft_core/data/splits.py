@@ -46,17 +46,17 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     the disk is at fault, not the image.
     """
     whole = split.whole or split
-    made_of = json.dumps([whole.ids, digest, version("pillow")])
-    key = hashlib.sha256(made_of.encode()).hexdigest()
+    content = json.dumps([whole.ids, digest, version("pillow")])
+    key = hashlib.sha256(content.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
-    found: dict[str, str] | None = _kept(file)
-    if found is None:
+    bad: dict[str, str] | None = _kept(file)
+    if bad is None:
         part = file.with_suffix(".part")
-        found = _bad_files(whole, part, seen)
-        keep(file, functools.partial(_write, found=found))
+        bad = _bad_files(whole, part, seen)
+        keep(file, functools.partial(_write, content=bad))
         with contextlib.suppress(OSError):
             part.unlink()
-    return {item: found[item] for item in split.ids if item in found}
+    return {item: bad[item] for item in split.ids if item in bad}
 
 
 def note(name: str, bad: Collection[str]) -> str:
@@ -77,34 +77,36 @@ def _kept(file: Path) -> Any:
     return None
 
 
-def _write(file: Path, *, found: object) -> None:
-    file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+def _write(file: Path, *, content: object) -> None:
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _bad_files(split: Split, part: Path, seen: Seen | None) -> dict[str, str]:
     """`part` is where it is kept how far this came and what was found, should it end too soon."""
-    start, found = _begun(part)
+    start, bad = _begun(part)
     at, written = start, time.monotonic()
-    pieces = [range(one, min(one + PART, len(split))) for one in range(start, len(split), PART)]
+    pieces = [
+        range(first, min(first + PART, len(split))) for first in range(start, len(split), PART)
+    ]
     # Threads: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for piece, told in zip(
+            for piece, reasons in zip(
                 pieces, pool.map(lambda it: _wrong(split, it), pieces), strict=True
             ):
-                named = zip(split.ids[piece.start : piece.stop], told, strict=True)
-                found |= {item: why for item, why in named if why is not None}
+                named = zip(split.ids[piece.start : piece.stop], reasons, strict=True)
+                bad |= {item: why for item, why in named if why is not None}
                 at = piece.stop
                 if seen is not None:
                     seen(at)
                 if time.monotonic() - written > KEPT_EVERY:
-                    keep(part, functools.partial(_write, found=[at, found]))
+                    keep(part, functools.partial(_write, content=[at, bad]))
                     written = time.monotonic()
         except BaseException:
             if at > start:
-                keep(part, functools.partial(_write, found=[at, found]))
+                keep(part, functools.partial(_write, content=[at, bad]))
             raise
-    return found
+    return bad
 
 
 def _begun(part: Path) -> tuple[int, dict[str, str]]:
@@ -117,7 +119,7 @@ def _begun(part: Path) -> tuple[int, dict[str, str]]:
 
 
 def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
-    told: list[str | None] = []
+    reasons: list[str | None] = []
     for index in indices:
         try:
             split.views([index], transform=LOOKED_AT, seed=None, epoch=0)
@@ -125,10 +127,10 @@ def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
             cause = error.__cause__
             if isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None:
                 raise
-            told.append(str(error))
+            reasons.append(str(error))
         else:
-            told.append(None)
-    return told
+            reasons.append(None)
+    return reasons
 
 
 TRAINING_SPLITS = ("train", "val")
@@ -222,8 +224,8 @@ def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[
 
 def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:
     """Those of one split, named as in `FamilyData.splits`, as `bad_files` finds and keeps them."""
-    known = data.digest_of_training if name in TRAINING_SPLITS else data.digest
-    return bad_files(data.splits[name], data.digests.get(name, known), seen)
+    digest = data.digest_of_training if name in TRAINING_SPLITS else data.digest
+    return bad_files(data.splits[name], data.digests.get(name, digest), seen)
 
 
 def without_bad_files(data: FamilyData) -> FamilyData:
@@ -231,11 +233,11 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 
     Raises RequestError as `without` does.
     """
-    found = {name: bad_files_of(data, name) for name in data.splits}
-    for name, bad in found.items():
+    bad_by_split = {name: bad_files_of(data, name) for name in data.splits}
+    for name, bad in bad_by_split.items():
         for item, why in bad.items():
             _LOG.warning("left out of %s: %s: %s", name, item, why)
-    return without(data, {name: bad for name, bad in found.items() if bad})
+    return without(data, {name: bad for name, bad in bad_by_split.items() if bad})
 
 
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:

@@ -38,50 +38,54 @@ def survey(config: DataConfig) -> Survey:
     if config.family not in FAMILIES:
         raise RequestError(f"data.family: {unknown('family', config.family, FAMILIES)}")
     family = FAMILIES[config.family]
-    seen = _places(family, config) if family.look is None else family.look(config)
+    splits_on_disk = _places(family, config) if family.look is None else family.look(config)
     try:
         whole = open_whole(config)
     except RequestError as error:
-        return _refused(config, seen, str(error))
-    splits = dict(_merged(whole, seen))
+        return _refused(config, splits_on_disk, str(error))
+    splits = dict(_merged(whole, splits_on_disk))
     try:
         return Survey(config, splits, as_used(whole, config), None)
     except RequestError as error:
         return Survey(config, splits, None, str(error))
 
 
-def _refused(config: DataConfig, seen: Mapping[str, FoundSplit], told: str) -> Survey:
-    wrong = [problem for split in seen.values() for problem in split.problems]
-    more = [f"  {problem}" for problem in wrong if problem not in told]
-    more = ["And of what is there:", *more] if more else []
-    shifts = [name for name in seen if name.startswith(SHIFT)]
-    good = tuple(
-        name.removeprefix(SHIFT) for name in shifts if seen[name].status not in ("missing", "wrong")
+def _refused(
+    config: DataConfig, splits_on_disk: Mapping[str, FoundSplit], refusal_text: str
+) -> Survey:
+    problems = [problem for split in splits_on_disk.values() for problem in split.problems]
+    others = [f"  {problem}" for problem in problems if problem not in refusal_text]
+    others = ["And of what is there:", *others] if others else []
+    shifts = [name for name in splits_on_disk if name.startswith(SHIFT)]
+    usable = tuple(
+        name.removeprefix(SHIFT)
+        for name in shifts
+        if splits_on_disk[name].status not in ("missing", "wrong")
     )
-    refusal = "\n".join([told, *more])
-    if len(good) == len(shifts):
-        return Survey(config, seen, None, refusal)
-    less = config.model_copy(update={"shifts": good})
+    refusal = "\n".join([refusal_text, *others])
+    if len(usable) == len(shifts):
+        return Survey(config, splits_on_disk, None, refusal)
+    narrower = config.model_copy(update={"shifts": usable})
     try:
-        whole = open_whole(less)
-        as_used(whole, less)
+        whole = open_whole(narrower)
+        as_used(whole, narrower)
     except RequestError:
-        return Survey(config, seen, None, refusal)
-    splits = {**seen, **dict(_merged(whole, seen))}
-    return Survey(config, splits, None, refusal, good)
+        return Survey(config, splits_on_disk, None, refusal)
+    splits = {**splits_on_disk, **dict(_merged(whole, splits_on_disk))}
+    return Survey(config, splits, None, refusal, usable)
 
 
 def _places(family: Family, config: DataConfig) -> dict[str, FoundSplit]:
     """The folders of a family that says no more of them than where they lie: there or not."""
-    wanted = {
+    folders = {
         name: folder for name, folder in family.folders.items() if _is_asked_for(name, config)
     }
-    if not wanted:
+    if not folders:
         return {}
-    root = data_root(config, wanted)
+    root = data_root(config, folders)
     return {
         name if name in IN_DISTRIBUTION or "/" in name else f"{SHIFT}{name}": look_at(root, folder)
-        for name, folder in wanted.items()
+        for name, folder in folders.items()
     }
 
 
@@ -93,17 +97,19 @@ def _is_asked_for(name: str, config: DataConfig) -> bool:
     return any(f"{name}-".startswith(f"{shift}-") for shift in config.shifts)
 
 
-def _merged(data: FamilyData, seen: Mapping[str, FoundSplit]) -> Iterator[tuple[str, FoundSplit]]:
+def _merged(
+    data: FamilyData, splits_on_disk: Mapping[str, FoundSplit]
+) -> Iterator[tuple[str, FoundSplit]]:
     """The splits of opened data, with what is known of their folders."""
     for name, split in data.splits.items():
         folder = name.partition("/")[2] or name
         # An extra's folder is told of as if it were a shift's while nothing could be opened.
-        known = seen.get(name, seen.get(f"{SHIFT}{folder}", FoundSplit()))
+        on_disk = splits_on_disk.get(name, splits_on_disk.get(f"{SHIFT}{folder}", FoundSplit()))
         possible = len(data.class_names) if split.classes is None else len(split.classes)
         yield (
             name,
             replace(
-                known,
+                on_disk,
                 images=len(split),
                 classes=len(split.labels.unique()),
                 expected_classes=possible,
@@ -115,5 +121,5 @@ def _merged(data: FamilyData, seen: Mapping[str, FoundSplit]) -> Iterator[tuple[
 def _digest(split: Split) -> str:
     """Over every image's id and label, where the family has no digest of the split's content."""
     items = sorted(zip(split.ids, split.labels.tolist(), strict=True))
-    told = "".join(f"{item}\0{label}\n" for item, label in items)
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = "".join(f"{item}\0{label}\n" for item, label in items)
+    return hashlib.sha256(text.encode()).hexdigest()

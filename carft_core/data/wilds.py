@@ -63,14 +63,14 @@ def read_columns(
     """
     try:
         with csv.open_csv(file) as opened:
-            found = opened.schema.names
-        lacking = [name for name in needed if name not in found]
+            names = opened.schema.names
+        lacking = [name for name in needed if name not in names]
         if lacking:
             raise RequestError(
-                f"{file} lacks columns: {', '.join(lacking)}; it has {', '.join(found)}"
+                f"{file} lacks columns: {', '.join(lacking)}; it has {', '.join(names)}"
             )
-        wanted = {**needed, **{name: of for name, of in (spare or {}).items() if name in found}}
-        options = csv.ConvertOptions(column_types=wanted, include_columns=list(wanted))
+        types = {**needed, **{name: of for name, of in (spare or {}).items() if name in names}}
+        options = csv.ConvertOptions(column_types=types, include_columns=list(types))
         table = csv.read_csv(file, convert_options=options)
     except FileNotFoundError:
         raise RequestError(f"{file} is missing; it is in WILDS' archive") from None
@@ -154,8 +154,8 @@ class Benchmark:
         turn comes.
         """
         refuse_held_out(config, "leave the field out: its splits are official")
-        wanted = {"train": self.whole}
-        folder = find_folders(data_root(config, wanted), wanted)["train"]
+        folders = {"train": self.whole}
+        folder = find_folders(data_root(config, folders), folders)["train"]
         with readable():
             return _opened(folder, self)
 
@@ -164,9 +164,9 @@ class Benchmark:
 
         Raises RequestError where there is no data root.
         """
-        found = look_at(data_root(config, {"train": self.whole}), self.whole)
+        whole = look_at(data_root(config, {"train": self.whole}), self.whole)
         return {
-            OURS[name]: replace(found, published=count)
+            OURS[name]: replace(whole, published=count)
             for name, count in self.counts.items()
             if name != "test" or config.shifts is None or name in config.shifts
         }
@@ -207,8 +207,8 @@ def _sizes(folder: Path, benchmark: Benchmark, images: Sequence[Image]) -> list[
     if not place.is_dir():
         raise RequestError(f"{folder} lacks the folder {benchmark.images}/ with its images")
     manifest = read_manifest(folder, [benchmark.images])
-    known = dict(zip(manifest.paths, manifest.sizes, strict=True))
-    sizes = [known.get(f"{benchmark.images}/{image.file}") for image in images]
+    size_of = dict(zip(manifest.paths, manifest.sizes, strict=True))
+    sizes = [size_of.get(f"{benchmark.images}/{image.file}") for image in images]
     missing = [image.file for image, size in zip(images, sizes, strict=True) if size is None]
     if missing:
         raise RequestError(
@@ -365,9 +365,9 @@ def read_regions(folder: Path) -> Mapping[str, str]:
 
     Raises RequestError for a table that is missing or has other columns.
     """
-    wanted = {"alpha-3": pa.string(), "region": pa.string()}
-    table = read_columns(folder / "country_code_mapping.csv", wanted)
-    pairs = zip(*(table[name].to_pylist() for name in wanted), strict=True)
+    columns = {"alpha-3": pa.string(), "region": pa.string()}
+    table = read_columns(folder / "country_code_mapping.csv", columns)
+    pairs = zip(*(table[name].to_pylist() for name in columns), strict=True)
     return {country: "" if region == OTHER else region for country, region in pairs}
 
 
