@@ -168,11 +168,22 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
     except ValidationError as error:
         problems += explained(error, TrialConfig)
     else:
-        refusals = [merge.refuses(config.algorithm) for merge in config.merges]
-        problems += [Problem(("merges",), reason) for reason in refusals if reason is not None]
+        problems += _refusals(config)
     if problems:
         raise InvalidConfig(problems)
     return config
+
+
+def _refusals(config: TrialConfig) -> Iterator[Problem]:
+    """The merges that cannot be made of what the algorithm trains."""
+    algorithm = config.algorithm
+    if not algorithm.trains and algorithm.starts_at_zero_shot:
+        return  # the zero-shot model itself, of which none is made
+    for index, merge in enumerate(config.merges):
+        reason = merge.refuses(algorithm)
+        if reason is not None:
+            message = f"{merge.name} cannot be made of {algorithm.name}: {reason}"
+            yield Problem(("merges", index), message)
 
 
 def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

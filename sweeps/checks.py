@@ -17,7 +17,7 @@ from sweeps.draft import Draft
 from sweeps.goals import goals
 from sweeps.models import validated
 from sweeps.parameters import MAX_VALUES, dimension
-from sweeps.points import MergeRefused, baseline_at, config_at
+from sweeps.points import baseline_at, config_at
 from sweeps.ranked_by import ranked_by
 from sweeps.settings import METHODS, RUN_CAP, Metric, Report, Resources, Retries, Settings
 from sweeps.shorthands import METHOD_ALIASES, fresh_seeds
@@ -206,10 +206,10 @@ def _baseline(
         return None
     try:
         baseline_at(space.trial, fields, {})
-    except MergeRefused as error:
-        for mistake in error.problems:
-            draft.report(route, mistake.message)
     except InvalidConfig as error:
+        for mistake in error.problems:
+            if mistake.path[0] == "merges" and mistake not in space.problems:
+                draft.report(route, mistake.message)
         own = [mistake for mistake in error.problems if mistake.path[0] == "algorithm"]
         for mistake in own:
             draft.report((*route, *mistake.path[1:]), mistake.message)

@@ -13,9 +13,6 @@ from sweeps.resources import Need, Node, usable_cpus
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
 
-MOST_WORKERS = 16
-"""What loads images as fast as one GPU trains on them."""
-
 
 @dataclass(frozen=True)
 class Hardware:
@@ -43,6 +40,7 @@ class Hardware:
         """
         import torch
 
+        from carft_core.data.loader import default_workers
         from carft_core.device import resolve_precision
 
         device = self.device if config.device == "auto" else config.device
@@ -50,7 +48,7 @@ class Hardware:
         precision = config.precision
         if precision == "auto":
             precision = "bf16" if _is_cuda(device) and self.bf16 else "fp32"
-        workers: object = config.workers
+        workers = config.workers
         if workers == "auto":
             workers = default_workers(device.partition(":")[0], self.cpus)
         return config.model_copy(
@@ -107,13 +105,6 @@ def hardware_of(need: Need, supply: Sequence[Node]) -> Hardware:
         names = ", ".join(unknown) or "the nodes"
         why = f"nobody knows whether the GPUs of {names} compute bf16"
     return Hardware(cores, gpus, bf16=not why, why_fp32=why)
-
-
-def default_workers(device_type: str, cores: int) -> int:
-    """How many processes load images: where a GPU trains, one for each of the run's cores but one,
-    at most `MOST_WORKERS`; else none, since a CPU that trains has no core to spare.
-    """
-    return min(MOST_WORKERS, max(1, cores - 1)) if device_type == "cuda" else 0
 
 
 def _is_cuda(device: str) -> bool:

@@ -7,25 +7,20 @@ from typing import Any
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig, trial_config
-from carft_core.errors import InvalidConfig, Problem
 from sweeps.dimensions import projected
-
-
-class MergeRefused(InvalidConfig):
-    """A config is right in itself, but a merge cannot be made of its algorithm."""
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
     """The trial's fields with `params` (dotted) over them.
 
     Where the algorithm itself is a parameter, only the fields that it has are used. Raises
-    InvalidConfig when the fields do not make a config, MergeRefused when its merges cannot be made.
+    InvalidConfig when the fields do not make a config.
     """
     name = params.get("algorithm.name")
     if not isinstance(name, str) or name not in ALGORITHMS:
-        return _config(_placed(trial, params))
+        return trial_config(_placed(trial, params))
     own = {**_algorithm(trial, name), "name": name}
-    return _config(_placed({**trial, "algorithm": own}, projected(params, name)))
+    return trial_config(_placed({**trial, "algorithm": own}, projected(params, name)))
 
 
 def baseline_at(
@@ -37,7 +32,7 @@ def baseline_at(
     InvalidConfig as `config_at` does.
     """
     own = {**_algorithm(trial, str(baseline["name"])), **baseline}
-    return _config(_placed({**trial, "algorithm": own}, baseline_params(baseline, params)))
+    return trial_config(_placed({**trial, "algorithm": own}, baseline_params(baseline, params)))
 
 
 def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,21 +40,6 @@ def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> d
     fixed = {("algorithm", field) for field in ("name", *baseline)}
     own = projected(params, str(baseline["name"]))
     return {name: own[name] for name in own if tuple(name.split(".")[:2]) not in fixed}
-
-
-def _config(data: Mapping[str, Any]) -> TrialConfig:
-    """The config, whose merges are asked before anything trains whether they can be made."""
-    config = trial_config(data)
-    algorithm = config.algorithm
-    reasons = [merge.refuses(algorithm) if algorithm.trains else None for merge in config.merges]
-    problems = [
-        Problem(("merges", index), f"{merge.name} cannot be made of {algorithm.name}: {reason}")
-        for index, (merge, reason) in enumerate(zip(config.merges, reasons, strict=True))
-        if reason is not None
-    ]
-    if problems:
-        raise MergeRefused(problems)
-    return config
 
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class TrialSpace:
             (item for item in self.dimensions if item.name == "algorithm.name"), None
         )
         self.algorithms = self._algorithms()
+        self.problems: list[Problem] = []
+        """Those of the configs that were built."""
         self._base: list[TrialConfig] = []
 
     def check(self) -> None:
@@ -164,6 +166,7 @@ class TrialSpace:
         """The problems of the config with these values; those not known before are told."""
         params = assigned(dimensions, lambda item: values[item.name][1])
         found = self._problems(params)
+        self.problems += found
         for problem in found:
             if problem not in known:
                 self._tell(problem, {name: values[name][0] for name in params}, changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carft_core.config import EvalConfig
-from sweeps.hardware import MOST_WORKERS
+from carft_core.data.loader import MOST_WORKERS
 from sweeps.spec import load_spec
 from tests.docker.composed import ROOT, services
 from tests.docker.test_kuberay import ray_manifests, templates

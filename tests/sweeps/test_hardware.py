@@ -100,8 +100,7 @@ def test_what_a_file_says_is_kept() -> None:
 def test_where_a_gpu_trains_the_other_cores_of_the_share_load(
     hardware: Hardware, device: str, workers: int
 ) -> None:
-    auto = config(device=device).model_copy(update={"workers": "auto"})
-    assert hardware.resolve(auto).workers == workers
+    assert hardware.resolve(config(device=device)).workers == workers
     assert hardware.resolve(config(device=device, workers=3)).workers == 3
 
 
@@ -124,7 +123,7 @@ def test_a_device_that_a_run_does_not_get_is_refused(
 def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine as one with a GPU that computes bf16."""
     cuda = SimpleNamespace(
-        is_available=lambda: True, device_count=lambda: 1, is_bf16_supported=lambda **_: True
+        is_available=lambda: True, device_count=lambda: 1, get_device_capability=lambda _: (9, 0)
     )
     monkeypatch.setattr(torch, "cuda", cuda)
 

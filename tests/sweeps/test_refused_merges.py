@@ -28,6 +28,8 @@ class Picky(Merge):
         return tuned
 
     def refuses(self, algorithm: Algorithm) -> str | None:
+        if algorithm.name == "zero_shot":
+            return "nobody is to ask that"
         held = getattr(algorithm, "kl_weight", 0.0)
         return f"its context is held at {held:g}" if held > self.allowed else None
 
