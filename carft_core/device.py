@@ -52,13 +52,8 @@ def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -
     return "bf16" if device.type == "cuda" and _computes_bf16(device) else "fp32"
 
 
-def resolve_workers(count: Literal["auto"] | int, device: torch.device) -> int:
-    """`auto` is a loading process for each core of this process on CUDA, else none: where a CPU
-    computes, it has no core to spare."""
-    if count != "auto":
-        return count
-    if device.type != "cuda":
-        return 0
+def usable_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

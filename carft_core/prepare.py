@@ -14,8 +14,9 @@ from carft_core.clip import OpenedClip, open_model
 from carft_core.config import EvalConfig, ModelConfig, PromptsConfig, TrialConfig
 from carft_core.data import FAMILIES, Family, FamilyData, Split, open_data
 from carft_core.data.base import DataConfig
+from carft_core.data.loader import default_workers
 from carft_core.data.transforms import AUGMENTATIONS
-from carft_core.device import Precision, resolve_device, resolve_precision, resolve_workers
+from carft_core.device import Precision, resolve_device, resolve_precision, usable_cores
 from carft_core.errors import RequestError
 from carft_core.prompts import TemplateSet, class_weights, context_set, template_set, text_features
 from carft_core.teacher import Teacher, linear_head, open_teacher
@@ -61,7 +62,9 @@ def prepared(config: TrialConfig) -> Prepared:
         device,
         resolve_precision(config.precision, device),
         config.deterministic,
-        resolve_workers(config.workers, device),
+        default_workers(device.type, usable_cores())
+        if config.workers == "auto"
+        else config.workers,
     )
 
 

@@ -17,7 +17,6 @@ from carft_core.device import (
     peak_memory_mb,
     resolve_device,
     resolve_precision,
-    resolve_workers,
 )
 from carft_core.errors import RequestError
 
@@ -66,12 +65,6 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert resolve_device("cuda:0").index == 0
     with pytest.raises(RequestError, match="device: cuda:1 is not there; torch sees 1 CUDA"):
         resolve_device("cuda:1")
-
-
-def test_workers_are_left_to_the_cores_where_a_gpu_computes_and_none_elsewhere() -> None:
-    assert resolve_workers("auto", CPU) == 0
-    assert resolve_workers("auto", CUDA) >= 1
-    assert resolve_workers(3, CPU) == 3
 
 
 def test_only_tf32_rounds_to_tf32_and_the_flags_are_put_back() -> None:
