@@ -67,7 +67,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
             "skipped": _skipped(data, training=True),
         },
         "classes": template_set(config.prompts.classes).digest,
-        "algorithm": algorithm.identity(),
+        "algorithm": {"name": algorithm.name, **algorithm.identity()},
         **computing,
         **_present(own_code=own_code_of(config)),
         # A CPU gives the same bits with it and without.

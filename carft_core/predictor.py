@@ -10,19 +10,18 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from carft_core.clip import FOLDER, ImageClassifier, open_model
 from carft_core.data import Transform
-
-# Private there: the source of photo_views.py is a part of the digest of every run on photos.
-from carft_core.data.transforms import _rgb, _upright, evaluation_view, read_rgb
+from carft_core.data.transforms import evaluation_view, read_rgb, upright_rgb
 from carft_core.device import resolve_device
 from carft_core.errors import RequestError
 from carft_core.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
 from carft_core.files import read_json
 from carft_core.run import load_weights
+from carft_core.teacher import linear_head
 
 BATCH = 64
 Picture = Path | bytes | Image.Image
@@ -70,7 +69,7 @@ class Predictor:
             raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
         head, contexts = (_tensors(folder / name) for name in (HEAD, CONTEXTS))
         clip = open_model(f"{FOLDER}{folder}")
-        classifier = ImageClassifier(clip.model.visual, _linear(head["weight"]))  # type: ignore[arg-type]
+        classifier = ImageClassifier(clip.model.visual, linear_head(head["weight"]))  # type: ignore[arg-type]
         return cls(
             facts=facts,
             class_names=tuple(told["classes"]),
@@ -118,7 +117,7 @@ def read_image(image: Picture) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
         opened.load()
-        return _rgb(_upright(opened))
+        return upright_rgb(opened)
     except UnidentifiedImageError:
         raise RequestError("these bytes are no image of a known format") from None
     except Exception as error:  # as in read_rgb: decoders raise anything
@@ -132,13 +131,6 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         return load_weights(file)
     except FileNotFoundError:
         raise RequestError(f"{file.parent} is not whole: there is no {file.name}") from None
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    classes, width = weight.shape
-    head = nn.Linear(width, classes, bias=False)
-    head.load_state_dict({"weight": weight})
-    return head
 
 
 def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:

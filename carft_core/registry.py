@@ -11,11 +11,15 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 from pydantic import (
     BaseModel,
     ConfigDict,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    SerializationInfo,
     ValidationError,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from carft_core.errors import Problem, RequestError, unknown
 from carft_core.fields import error_of, explained
@@ -91,7 +95,11 @@ class Registered(BaseModel):
             return value
         registry = cls.registry
         if not isinstance(fields, Mapping) and fields is not None:
-            raise ValueError(f"must be a mapping of fields, got {value!r}")
+            article = "an" if registry.kind[0] in "aeiou" else "a"
+            raise ValueError(
+                f"must be {article} {registry.kind}'s name, or a mapping of it and fields, got "
+                f"{value!r}"
+            )
         name = (fields or {}).get("name")
         if name is None:
             message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."
@@ -104,8 +112,18 @@ class Registered(BaseModel):
             raise error_of(explained(error, registry[name])) from None
 
     @model_serializer
-    def _with_name(self) -> dict[str, Any]:
-        return {"name": self.name, **dict(self)}
+    def _with_name(self, info: SerializationInfo) -> dict[str, Any]:
+        fields = {"name": self.name, **dict(self)}
+        return {key: field for key, field in fields.items() if key not in (info.exclude or ())}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        if "registry" not in vars(cls):
+            return handler(schema)
+        named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        return {"anyOf": [{"type": "string"}, named]}
 
 
 def no_concrete(base: type, thing: object) -> str | None:

@@ -160,7 +160,7 @@ class Algorithm(Registered):
     def identity(self) -> dict[str, Any]:
         """Its part of a run's identity: by default its fields. An algorithm that reads files puts
         their digests here in place of their paths."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"name"})
 
 
 class Soup(Algorithm):
@@ -335,4 +335,4 @@ class Wrapper(Algorithm):
 
     def identity(self) -> dict[str, Any]:
         """Its fields, and of `of` what that puts into an identity."""
-        return {**super().identity(), "of": self.of.identity()}
+        return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}

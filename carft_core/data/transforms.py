@@ -146,7 +146,7 @@ def read_rgb(path: Path, part: Part | None = None) -> Image.Image:
     try:
         with Image.open(path if part is None else _bytes(path, part)) as image:
             image.load()
-            return _rgb(_upright(image))
+            return upright_rgb(image)
     # Decoders meet arbitrary bytes here, and Pillow's raise whatever those lead to: OSError,
     # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
     except Exception as error:
@@ -308,6 +308,11 @@ def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmen
         return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
     side = max(1, int(CENTRAL * min(width, height)))
     return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image as `read_rgb` gives one."""
+    return _rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
+import jsonschema
 import pytest
 
 from carft_core.algorithms import ALGORITHMS, Algorithm
@@ -214,7 +215,7 @@ def test_every_mistake_in_both_is_told_at_once() -> None:
         "algorithm.of.name: unknown algorithm 'car'; did you mean 'car_ft'?"
     )
     assert problems({"algorithm": {"name": "averaged", "of": 3}}) == [
-        "algorithm.of: must be a mapping of fields, got 3"
+        "algorithm.of: must be an algorithm's name, or a mapping of it and fields, got 3"
     ]
 
 
@@ -235,3 +236,21 @@ def test_what_stands_beside_the_sections_is_of_the_kinds_that_it_says() -> None:
         "deterministic: must be a valid boolean, got 1",
         "workers: must be a valid integer or be 'auto', got 'many'",
     ]
+
+
+def test_the_schema_of_a_field_that_is_an_algorithm_takes_any_by_its_name(
+    averaged: type[Algorithm],
+) -> None:
+    schema = averaged.model_json_schema()
+    for good in ("car_ft", {"name": "car_ft", "kl_weight": 3.0}):
+        jsonschema.validate({"of": good}, schema)
+    for wrong in (3, {"kl_weight": 3.0}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"of": wrong}, schema)
+
+
+def test_a_dump_leaves_out_what_it_is_told_to() -> None:
+    assert CarFt().model_dump(exclude={"name", "kl_weight"}).keys() == {
+        "context_scale",
+        "kl_direction",
+    }
