@@ -58,7 +58,8 @@ class Asking:
             # What broke it may be mended by now; a finished trial cannot be told again.
             trial = self._propose(point, trial.params)
         tasks = self._planner.trial(trial.params, trial.number)
-        if tasks[0].config.algorithm.trains:
+        algorithm = tasks[0].config.algorithm
+        if algorithm.trains or not algorithm.starts_at_zero_shot:
             # What the file asks for now; a finished trial keeps what it was asked with.
             self._ledger.remember("merges", merge_labels(tasks[0].config))
         return OpenTrial(trial, tasks, told=trial.state != "running", is_new=is_new)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.errors import InvalidConfig, unknown
+from sweeps.after import check_after
 from sweeps.dimensions import Dimension, IntRange, Law, Params, grid, grid_size, listed
 from sweeps.draft import Draft
 from sweeps.goals import goals
@@ -58,6 +59,8 @@ def checked(draft: Draft) -> Parts:
     space.check()
     found = goals(draft, space)
     baselines = _baselines(draft, space)
+    if settings is not None:
+        check_after(draft, settings, space, baselines)
     _method(draft, space)
     check_tasks(draft, space.dimensions, settings)
     late = _late(draft, settings, space, found[0] if found else None)

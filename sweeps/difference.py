@@ -12,7 +12,7 @@ Effect = Literal["goes on", "told again", "anew"]
 _GOES_ON = (
     *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
     *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
-    "confirm_seeds",
+    *("confirm_seeds", "after"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )
 _TOLD_AGAIN = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")

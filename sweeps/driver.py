@@ -9,9 +9,9 @@ from typing import Any
 from carft_core.config import TrialConfig
 from carft_core.run import is_complete
 from sweeps.asking import Asking
-from sweeps.confirming import Confirming
 from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.failures import Breaker, RetryPolicy, halved, node_of
+from sweeps.final_runs import FinalRuns
 from sweeps.ledger import Ledger
 from sweeps.listeners import NOBODY, Listeners
 from sweeps.open_trial import OpenTrial, Outcome, end
@@ -52,7 +52,7 @@ class Driver:
         """Why the sweep was given up."""
         self._spec = planner.spec
         self._asking, self._listeners = asking, listeners
-        self._confirming = Confirming(planner, ledger, runs, progress)
+        self._final_runs = FinalRuns(planner, ledger, runs, progress)
         self._pruning = Pruning(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = Breaker(planner.spec.breaker)
@@ -72,7 +72,7 @@ class Driver:
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
         runs = len(self._queue) + self._spec.trial_count * len(self._spec.seeds)
-        self.progress.begin(runs + self._confirming.begin())
+        self.progress.begin(runs + self._final_runs.begin())
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
@@ -80,7 +80,7 @@ class Driver:
             if self.broken is not None or self.is_out_of_time:
                 return Wait.NEVER
             self._retry_waiting()
-            if not self._queue and not self._ask() and not self._confirm():
+            if not self._queue and not self._ask() and not self._conclude():
                 return Wait.LATER if self._active or self._waiting else Wait.NEVER
             if self._queue:
                 job = self._job(self._queue.popleft())
@@ -200,10 +200,10 @@ class Driver:
         self._queue.extend(tasks)
         return True
 
-    def _confirm(self) -> bool:
-        """Queue the runs of what was chosen on fresh seeds, when every other run has ended."""
+    def _conclude(self) -> bool:
+        """Queue the runs that are made of what was chosen, when every other run has ended."""
         if not self._active and not self._waiting:
-            self._queue.extend(self._confirming.tasks())
+            self._queue.extend(self._final_runs.tasks())
         return bool(self._queue)
 
     def _job(self, task: Task) -> Job | None:

@@ -46,6 +46,9 @@ class Exporter:
         return self._of_setting(chosen).for_seed(chosen.run.seed or 0)
 
     def _of_setting(self, chosen: Chosen) -> TrialConfig:
+        from carft_core.config import trial_config
+        from carft_core.run import RunFolder
+
         digest = chosen.run.digest
         for trial in self.sweep.trials():
             if digest in trial.runs.values():
@@ -53,6 +56,9 @@ class Exporter:
         for known in beside_trials(self.sweep):
             if digest not in known["runs"].values():
                 continue
+            if "of" in known["params"]:  # a soup that `after` asked for
+                folder = RunFolder(self._folder(chosen))
+                return trial_config(folder.claimed()["config"])
             for point in self.spec.baseline_configs():
                 if point.is_at(known["algorithm"], known["params"]):
                     return point.config
@@ -211,7 +217,7 @@ def _rows(found: Comparison, chosen: Chosen) -> Iterator[MeasuredRow]:
         if arm.is_setting_of(chosen.arm) and (arm.merge or OWN) == chosen.label:
             shown = len(arm.done) > 1
         else:
-            shown = not arm.trains or (arm.algorithm == REFERENCE and row.chosen)
+            shown = arm.is_zero_shot or (arm.algorithm == REFERENCE and row.chosen)
         if shown and arm.done:
             means = {name: row.metric(name).mean for name in row.names}
             known = {name: value for name, value in means.items() if value is not None}

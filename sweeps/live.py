@@ -15,7 +15,7 @@ from sweeps.claim import holder
 from sweeps.home import Home
 from sweeps.known import sweep_folder
 from sweeps.lease import Lease
-from sweeps.mirror import CONFIRM_RUNS, CONFIRMATIONS, beside_trials, view
+from sweeps.mirror import CONFIRMATIONS, FINAL_RUNS, SOUPS, beside_trials, view
 from sweeps.named import look
 from sweeps.runs import Runs, RunState
 
@@ -92,7 +92,7 @@ def see(home: Home, name: str) -> Seen:
     open_runs = list(_states(runs, _digests(beside, trials, "running")))
     seeds = len(kept.spec["seeds"])
     baselines = sum(len(baseline["runs"]) for baseline in kept.recall("baselines", []))
-    total = baselines + asked * seeds + int(kept.recall(CONFIRM_RUNS, 0))
+    total = baselines + asked * seeds + int(kept.recall(FINAL_RUNS, 0))
     ended = sum(run.state in ("done", "failed") for run in open_runs)
     ended += seeds * sum(trial.state != "running" for trial in trials)
     running = tuple(_running(runs, run) for run in open_runs if run.is_live)
@@ -209,8 +209,9 @@ def is_open(home: Home, kept: Kept, asked: int, *, failed_again: bool) -> bool:
             return True
         if trial.state == "failed" and (failed_again or kind != "nan"):
             return True
-    if kept.spec.get("confirm_seeds") and kept.recall(CONFIRMATIONS) is None:
-        return True
+    for asked_for, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
+        if kept.spec.get(asked_for) and kept.recall(chosen) is None:
+            return True
     runs = Runs(home.runs)
     beside = [runs.read(digest) for digest in _digests(beside_trials(kept), ())]
     return any(

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from sweeps.ledger import Ledger, Trial
 
 FILE = "ledger.jsonl"
-CONFIRMATIONS, CONFIRM_RUNS = "confirmations", "confirm_runs"
-"""What a ledger remembers of them: the settings, once they are chosen, and how many runs."""
+CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
+"""What a ledger remembers of what comes when every trial has ended: the settings that are
+confirmed, and the soups, once they are chosen, and how many runs these are together."""
 VERSION = 1
 """Of the lines; a mirror of another version counts as none."""
 
@@ -70,8 +71,8 @@ class Kept(Protocol):
 
 
 def beside_trials(sweep: Kept) -> list[Mapping[str, Any]]:
-    """The settings that are no trials, each with its runs: baselines, and what is confirmed."""
-    return [*sweep.recall("baselines", []), *confirmations(sweep)]
+    """The settings that are no trials, each with its runs: baselines, what is confirmed, soups."""
+    return [*sweep.recall("baselines", []), *confirmations(sweep), *soups(sweep)]
 
 
 def confirmations(sweep: Kept) -> list[Mapping[str, Any]]:
@@ -79,6 +80,12 @@ def confirmations(sweep: Kept) -> list[Mapping[str, Any]]:
     asked = sweep.spec.get("confirm_seeds")
     found: list[Mapping[str, Any]] = sweep.recall(CONFIRMATIONS, []) if asked else []
     return found
+
+
+def soups(sweep: Kept) -> list[Mapping[str, Any]]:
+    """The soups of finished runs, as far as the sweep still asks for any."""
+    made: list[Mapping[str, Any]] = sweep.recall(SOUPS, []) if sweep.spec.get("after") else []
+    return made
 
 
 class Mirror:

@@ -73,7 +73,7 @@ def _thumbnails(config: TrialConfig, gallery: Gallery, digest: str) -> dict[tupl
 
 
 def _gallery(judged: Finding, comparison: Comparison) -> Gallery | None:
-    zero_shots = [row.arm for row in comparison.rows if not row.arm.trains]
+    zero_shots = [row.arm for row in comparison.rows if row.arm.is_zero_shot]
     zero_shot = zero_shot_of(judged.reference, zero_shots)
     if zero_shot is None:
         return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from carft_core.algorithms import Soup
 from carft_core.config import TrialConfig
 from carft_core.data import open_data
 from carft_core.identity import Identity, identify
@@ -13,8 +14,10 @@ from carft_core.prepare import other_data
 from carft_core.run import models_of
 from sweeps.hardware import Hardware
 from sweeps.measurable import check_measured
+from sweeps.points import baseline_at
 from sweeps.records import NO_SEED
-from sweeps.spec import SweepSpec
+from sweeps.settings import After
+from sweeps.spec import BaselinePoint, SweepSpec
 from tracking.records import Role, setting
 
 
@@ -70,11 +73,14 @@ class Planner:
         self._noted: set[str] = set()
 
     def baselines(self) -> list[list[Task]]:
-        """One list of runs for each baseline at each of its points, the zero-shot model first."""
-        points = sorted(
-            self.spec.baseline_configs(), key=lambda point: point.config.algorithm.trains
-        )
-        return [list(self._tasks("baseline", point.params, point.config)) for point in points]
+        """One list of runs for each baseline at each of its points, the zero-shot model first, and
+        soups, whose members the file names, last."""
+
+        def order(point: BaselinePoint) -> tuple[bool, bool]:
+            return _role(point.config) == "soup", point.config.algorithm.trains
+
+        points = sorted(self.spec.baseline_configs(), key=order)
+        return [list(self._tasks(_role(it.config), it.params, it.config)) for it in points]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[Task]:
         """The runs of one trial, one for each seed."""
@@ -92,6 +98,18 @@ class Planner:
         if config.algorithm.name != algorithm:
             raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
         return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
+
+    def soup(self, item: After, params: Mapping[str, Any], members: Sequence[str]) -> list[Task]:
+        """The run that one item of `after` comes to, given the digests of its members; `params` are
+        the varied fields that it has itself.
+
+        Raises InvalidConfig when these make no soup.
+        """
+        own = {**item.algorithm, "members": list(members)}
+        config = baseline_at(self.spec.trial, own, params)
+        which = {"of": item.of.algorithm}
+        which |= {} if item.of.settings == "selected" else {"settings": item.of.settings}
+        return list(self._tasks("soup", {**params, **which}, config))
 
     def _tasks(
         self,
@@ -130,6 +148,7 @@ def digests(tasks: Sequence[Task]) -> dict[str, str]:
 
 def kept(tasks: Sequence[Task]) -> dict[str, Any]:
     """What the ledger keeps of one setting, as plain data."""
+    algorithm = tasks[0].config.algorithm
     return {
         "algorithm": tasks[0].algorithm,
         "params": dict(tasks[0].params),
@@ -137,7 +156,13 @@ def kept(tasks: Sequence[Task]) -> dict[str, Any]:
         "merges": merge_labels(tasks[0].config),
         "result": tasks[0].config.keep.result,
         **({"untrained": True} if tasks[0].untrained else {}),
+        **({"members": list(algorithm.members)} if isinstance(algorithm, Soup) else {}),
     }
+
+
+def _role(config: TrialConfig) -> Role:
+    """That of a baseline."""
+    return "soup" if isinstance(config.algorithm, Soup) else "baseline"
 
 
 def merge_labels(config: TrialConfig) -> list[str]:

@@ -18,10 +18,11 @@ from sweeps.dimensions import assigned
 from sweeps.draws import quantile
 from sweeps.hardware import Hardware
 from sweeps.home import Home
-from sweeps.mirror import confirmations, view
+from sweeps.mirror import confirmations, soups, view
 from sweeps.pace import Experience, usual
 from sweeps.plan import Planner, Task, digests, merge_labels
 from sweeps.runs import Runs
+from sweeps.settings import After, RunsOf
 from sweeps.spec import SweepSpec
 from tracking.records import CONFIRMED
 
@@ -63,6 +64,8 @@ class Plan:
     """Runs whose point a sampler has yet to choose."""
     to_confirm: int = 0
     """Runs on fresh seeds of settings that are still to be chosen."""
+    to_combine: int = 0
+    """Soups of runs that are still to be chosen."""
     epochs: int = 0
     """To be trained; for unknown runs as typical points of the space would."""
     seconds: float | None = None
@@ -109,15 +112,18 @@ def make_plan(spec: SweepSpec, home: Home, hardware: Hardware) -> Plan:
         for name in to_confirm
         for work in _usual(planner, settings, name, len(spec.confirm_seeds))
     ]
-    settings += fresh
+    made = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, home, item)]
+    to_combine = sum(item not in [known for known, _ in made] for item in spec.after)
+    settings += [*fresh, *(tasks for _, tasks in made)]
     plan = Plan(
         spec.name,
         spec.method,
         spec.trial_count,
-        sum(map(len, settings)) + unknown + len(confirming),
+        sum(map(len, settings)) + unknown + len(confirming) + to_combine,
         by_task,
         unknown=unknown,
         to_confirm=len(confirming),
+        to_combine=to_combine,
         at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
         warnings=(*spec.warnings, *notes),
     )
@@ -185,6 +191,23 @@ def _known_confirmations(planner: Planner, home: Home) -> Iterator[list[Task]]:
     for setting in () if kept is None or not planner.spec.confirm_seeds else confirmations(kept):
         try:
             tasks = planner.confirmation(setting["algorithm"], setting["params"])
+        except ValueError:  # the space has changed, and has no such point any more
+            continue
+        if digests(tasks) == setting["runs"]:
+            yield tasks
+
+
+def _known_soups(planner: Planner, home: Home, item: After) -> Iterator[list[Task]]:
+    """Those that one item of `after` came to when the sweep last ended, as far as they would be the
+    same now."""
+    kept = view(home, planner.spec.name)
+    for setting in () if kept is None else soups(kept):
+        params = dict(setting["params"])
+        of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
+        if (setting["algorithm"], of) != (item.algorithm["name"], item.of):
+            continue
+        try:
+            tasks = planner.soup(item, params, setting["members"])
         except ValueError:  # the space has changed, and has no such point any more
             continue
         if digests(tasks) == setting["runs"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.files import read_json
-from sweeps.mirror import confirmations
+from sweeps.mirror import confirmations, soups
 from sweeps.runs import Runs, RunState
 from sweeps.summary import goals
 from tracking.caveats import NOTES
@@ -75,11 +75,13 @@ def terms(spec: Mapping[str, Any]) -> Terms:
 
 
 def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
-    """One record for each run of each setting, in whatever state: baselines, trials, confirmed."""
+    """One record for each run of each setting, in whatever state: baselines, trials, soups,
+    confirmed."""
     spec, shared = sweep.spec, sweep.recall("merges", [])
     found: list[RunRecord] = []
     for baseline in sweep.recall("baselines", []):
-        found += _setting(runs, "baseline", baseline, baseline["merges"])
+        role: Role = "soup" if "members" in baseline else "baseline"
+        found += _setting(runs, role, baseline, baseline["merges"])
     count = sweep.recall("trial_count")
     for trial in sweep.trials():
         if count is not None and trial.point >= count:
@@ -90,6 +92,8 @@ def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
         }
         labels = trial.merges if "merges" in spec["parameters"] else shared
         found += _setting(runs, "trial", setting, labels, trial)
+    for soup in soups(sweep):
+        found += _setting(runs, "soup", soup, soup["merges"])
     for fresh in confirmations(sweep):
         found += _setting(runs, "confirmation", fresh, fresh["merges"])
     return found

@@ -176,6 +176,28 @@ class Retries(Section):
         return self.crashed if short else self.model_dump()
 
 
+class RunsOf(Section):
+    """Which runs of the sweep a soup is made of: those that are done."""
+
+    algorithm: str
+    """That of the trials, or a baseline."""
+    settings: Literal["selected", "all"] = "selected"
+    """The setting that is chosen of it, on all its seeds, or every setting."""
+
+
+class After(Section):
+    """A run that is made of others, when every trial has ended."""
+
+    algorithm: Annotated[
+        Mapping[str, Any],
+        BeforeValidator(shorthands.named),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
+    ]
+    """A soup by name, with its own fields."""
+    of: Annotated[RunsOf, BeforeValidator(shorthands.runs_of)]
+    """Which runs; the name of an algorithm is short for its selected setting."""
+
+
 class Settings(Section):
     """The keys of a sweep file that are checked one by one."""
 
@@ -212,6 +234,8 @@ class Settings(Section):
         WithJsonSchema(shorthands.SEEDS_SCHEMA),
     ] = ()
     """More runs of what was chosen, on which it is judged: seeds none of `seeds`, or how many."""
+    after: Annotated[tuple[After, ...], Field(strict=False)] = ()
+    """Soups of finished runs, made when every trial has ended."""
     race_seeds: RaceSeeds | None = None
     """Spares trials that are clearly worse the rest of their seeds."""
     run_cap: Annotated[int, Field(ge=1, le=100_000)] | None = None

@@ -107,6 +107,16 @@ def selection(value: object) -> object:
     raise ValueError(f"must be {', '.join(RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
+def named(value: object) -> object:
+    """A name is short for a mapping with the name alone."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def runs_of(value: object) -> object:
+    """The name of an algorithm is short for the runs of its selected setting."""
+    return {"algorithm": value} if isinstance(value, str) else value
+
+
 def retries(value: object) -> object:
     """A number n stands for n more attempts after a crash, and n after a timeout.
 

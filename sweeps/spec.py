@@ -24,6 +24,7 @@ from sweeps.points import baseline_at, baseline_params, config_at
 from sweeps.recipes import locate
 from sweeps.settings import (
     RUN_CAP,
+    After,
     EarlyTerminate,
     Method,
     Metric,
@@ -38,8 +39,8 @@ from sweeps.shape import apply, normalise
 from sweeps.yaml_lines import YamlError, parse, read_text
 
 OPTIONS = (
-    *("confirm_seeds", "early_terminate", "race_seeds", "try_first", "time_budget", "timeout"),
-    *("breaker", "engine", "parallel", "webhook", "imports", "tasks"),
+    *("confirm_seeds", "after", "early_terminate", "race_seeds", "try_first", "time_budget"),
+    *("timeout", "breaker", "engine", "parallel", "webhook", "imports", "tasks"),
 )
 """Settings that plain data has only where they differ from their defaults."""
 
@@ -72,6 +73,8 @@ class SweepSpec:
     seeds: tuple[int, ...]
     confirm_seeds: tuple[int, ...]
     """Of the runs that confirm what was chosen; none of `seeds`."""
+    after: tuple[After, ...]
+    """Soups of finished runs."""
     baselines: tuple[Mapping[str, Any], ...]
     """Each with `name` and the algorithm fields that it fixes."""
     trial: Mapping[str, Any]
@@ -231,7 +234,7 @@ def _plain(value: Any) -> Any:
         return value.plain()
     if isinstance(value, BaseModel):
         return value.model_dump()
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 _SHARED = tuple(

@@ -15,6 +15,7 @@ METHODS = ("grid", "random")
 """Those whose points are known without results: then every setting can run on every task."""
 APART = {
     "confirm_seeds": "confirms one choice, and here each task has its own",
+    "after": "makes a soup of one choice, and here each task has its own",
     "early_terminate": "compares trials with each other, and those of several tasks are not alike",
     "race_seeds": "compares trials with each other, and those of several tasks are not alike",
     "metrics": "is for fronts over all trials, and those of several tasks are not alike",

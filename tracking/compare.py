@@ -201,7 +201,7 @@ def compare(
     best = choose([arm for arm in arms if arm.role == "trial"], rule, wanted)
     fresh = confirmation(arms, choices, confirm_seeds)
     judged = fresh.judged(choices)
-    zero_shots = [arm for arm in arms if not arm.trains]
+    zero_shots = [arm for arm in arms if arm.is_zero_shot]
     findings = _findings(judged, reference, terms, zero_shots, merges)
     if with_images:
         findings = tuple(_with_images(finding) for finding in findings)
@@ -248,7 +248,7 @@ def _seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
 
 def _merges(arms: Sequence[Arm], rule: Rule) -> dict[str, Mapping[str, str]]:
     """The label chosen for each merge, by arm; what confirms a setting takes the setting's."""
-    tuned = [arm for arm in arms if arm.trains and not arm.confirms]
+    tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
     chosen = {arm.label: choose_merges(arm, rule) for arm in tuned}
     fresh = [arm for arm in arms if arm.confirms]
     return chosen | {

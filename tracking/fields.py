@@ -7,8 +7,11 @@ from typing import Any
 
 from tracking.records import Scalar
 
-_APART = frozenset({"algorithm.name", "data.root", "merges", "device", "workers", "seed"})
-"""Where and how a run was made and what was measured of it, and the name that each run has."""
+_APART = frozenset(
+    {"algorithm.name", "algorithm.members", "data.root", "merges", "device", "workers", "seed"}
+)
+"""Where and how a run was made and what was measured of it, and the name that each run has; a
+soup's members are digests, which nobody reads."""
 _SECTIONS_APART = ("eval.", "keep.")
 _MICRO_BATCH = "optim.micro_batch"
 

@@ -14,9 +14,9 @@ from typing import Literal
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
 Scalar = str | int | float | bool | None
-Role = Literal["trial", "baseline", "confirmation"]
+Role = Literal["trial", "baseline", "soup", "confirmation"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
-_ROLES: Sequence[Role] = ("baseline", "trial", "confirmation")
+_ROLES: Sequence[Role] = ("baseline", "trial", "soup", "confirmation")
 """In the order of rows."""
 
 
@@ -28,7 +28,7 @@ class RunRecord:
     params: Mapping[str, Scalar]
     """The varied fields only, by their dotted names."""
     seed: int | None
-    """None: nothing is trained, so nothing depends on a seed (zero-shot)."""
+    """None: nothing is trained, so nothing depends on a seed (zero-shot, a soup)."""
     digest: str
     state: State
     role: Role
@@ -48,8 +48,14 @@ class RunRecord:
 
     @property
     def trains(self) -> bool:
-        """Whether the weights are this run's own."""
+        """Whether it took steps: neither the zero-shot model nor a soup did."""
         return self.seed is not None and not self.untrained
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether its weights are the pre-trained ones. Those of a soup are other runs'."""
+        is_soup = self.role == "soup" or bool(self.facts.get("members"))
+        return not self.trains and not is_soup
 
     @property
     def outside_means(self) -> frozenset[str]:
@@ -95,6 +101,11 @@ class Arm:
     def trains(self) -> bool:
         """False for an arm whose weights no seed changes."""
         return any(run.trains for run in self.runs)
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether its weights are the pre-trained ones."""
+        return all(run.is_zero_shot for run in self.runs)
 
     @property
     def has_seeds(self) -> bool:
@@ -150,7 +161,7 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """The unmerged arms: zero-shot first, baselines, trials by number, then what confirms.
+    """The unmerged arms: zero-shot first, baselines, trials by number, soups, then what confirms.
 
     Runs belong together by algorithm and params, those that confirm apart from those that were
     chosen among. The same seed twice (a point proposed again, a baseline that is a trial too)
@@ -228,7 +239,7 @@ def _arm(runs: Sequence[RunRecord]) -> Arm:
 
 def _arm_order(arm: Arm) -> tuple[bool, int, float, str]:
     trial = -1 if arm.trial is None else arm.trial
-    return (arm.trains, _ROLES.index(arm.role), trial, arm.label)
+    return (not arm.is_zero_shot, _ROLES.index(arm.role), trial, arm.label)
 
 
 def _seed_order(seed: int | None) -> int:

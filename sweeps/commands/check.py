@@ -164,6 +164,9 @@ def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
         yield f"  and {plan.unknown} runs at points that {plan.method} has yet to choose"
     if plan.to_confirm:
         yield f"  and {plan.to_confirm} runs that confirm what will be chosen, on fresh seeds"
+    if plan.to_combine:
+        names = ", ".join(f"{item.algorithm['name']} of {item.of.algorithm}" for item in spec.after)
+        yield f"  and {plan.to_combine} made of runs that will be done: {names}"
     reused = f" ({plan.reused} reused)" if plan.reused else ""
     to_train = plan.to_train + plan.unknown + plan.to_confirm
     epochs = f"{'at most ' if plan.at_most else ''}{plan.epochs} epochs"

@@ -12,7 +12,7 @@ from sweeps.claim import holder
 from sweeps.front import front
 from sweeps.home import Home, find_home
 from sweeps.json_lines import json_lines
-from sweeps.mirror import confirmations
+from sweeps.mirror import confirmations, soups
 from sweeps.named import look
 from sweeps.progress import accuracies
 from sweeps.records import NO_SEED, OWN, measured, state_of
@@ -31,7 +31,7 @@ MOST = 50
 """Trials that are printed, unless more are asked for."""
 STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
 """In the order in which they are shown when there are too many."""
-_BESIDE = {"baseline": "baselines", "confirmation of": "confirmations"}
+_BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": "soups"}
 """What is shown before the trials: how a setting is called, and its key."""
 _UNDRIVEN: Mapping[str, str] = {"running": "unfinished"}
 """How people are told the states of trials while nobody runs the sweep."""
@@ -104,6 +104,7 @@ class Shown:
             **front_,
             "baselines": [self._setting(item) for item in sweep.recall("baselines", [])],
             "confirmations": [self._setting(item) for item in confirmations(sweep)],
+            "soups": [self._setting(item) for item in soups(sweep)],
             "trials": map(self._trial, trials),
         }
 

@@ -60,8 +60,8 @@ class Evidence:
 
     @cached_property
     def zero_shot(self) -> Row | None:
-        """The first row on show that is not trained."""
-        return next((row for row in self.on_show if not row.arm.trains), None)
+        """The first row on show of the pre-trained weights."""
+        return next((row for row in self.on_show if row.arm.is_zero_shot), None)
 
     @cached_property
     def selected(self) -> Row | None:

@@ -88,7 +88,7 @@ def distances(
     found = []
     for row in on_show:
         model = _of_row(row, comparison.terms, on_show=True)
-        if model is None or not row.arm.trains or row.arm.label in own:
+        if model is None or row.arm.is_zero_shot or row.arm.label in own:
             continue
         height = ood_at(curve, model.id)
         if height is not None:
