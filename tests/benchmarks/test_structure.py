@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,15 @@ def test_the_walk_of_the_kl_weight_goes_from_the_config_to_the_loss() -> None:
     )
     assert any(name.startswith("carft_core.algorithms.car_ft:CarFt.") for name in functions)
     assert not any(name.startswith("carft_core.run:") for name in functions)
+
+
+@pytest.mark.parametrize(("name", "most"), [("image", 15), ("kl_weight", 7)])
+def test_the_walks_of_the_docs_are_short_and_go_through_the_code_as_it_is(
+    name: str, most: int
+) -> None:
+    page = (ROOT / "docs" / "walks.md").read_text()
+    table = page.split(f"<!-- walk: {name} -->")[1].split("\n## ")[0]
+    told = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
+    assert 0 < len(told) <= most
+    functions = {function.replace(":", ".") for function in walk(name)}
+    assert {f"carft_core.{function}" for function in told} <= functions
