@@ -1,5 +1,4 @@
-"""Registries: the algorithms, merges or families by name, the user's own beside the built-in; and
-how a config speaks of an algorithm or a merge by its name."""
+"""Registries: the algorithms, merges and families by name, and how a config speaks of one."""
 
 from __future__ import annotations
 

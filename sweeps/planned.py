@@ -266,6 +266,8 @@ def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> Work:
 
 
 def _whole(config: TrialConfig, models: int) -> Work:
+    if config.algorithm.solves:
+        return Work(config, 1, 1, models)
     schedule = schedule_of(
         config.optim, open_data(config.data).train, balanced=config.data.balanced
     )
