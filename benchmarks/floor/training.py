@@ -161,7 +161,8 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
             seen = row["seen"] or "unset"
             lines.append(f"OMP_WAIT_POLICY {seen}, {row['threads']} threads, target {BUSY_TARGET}:")
         else:
-            lines.append(f"{row['algorithm']}, target {TARGET}:")
+            target = f", target {TARGET}" if "whole" in row else ""
+            lines.append(f"{row['algorithm']}{target}:")
         for part in ("whole", "steps", "rest", "process", "busy"):
             if part in row:
                 numerator, denominator = list(row[part])[:2]
