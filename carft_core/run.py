@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import pickle
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,7 +132,9 @@ class RunFolder:
             )
         except FileNotFoundError:
             return None
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # foreign bytes make the unpickler raise nearly anything
             reason = str(error).partition("\n")[0]
             _LOG.warning("%s is damaged (%s); the run begins again", self.checkpoint, reason[:200])
             return None

@@ -111,6 +111,9 @@ def _train(
         workdir / "config.json", {"digest": digest, "seed": seed, "config": config.as_dict()}
     )
     history: list[dict[str, Any]] = read_json(workdir / "history.json") or []
+    # As after a kill, so many epochs behind the last checkpoint.
+    history = history[: len(history) - (read_json(workdir / "forgotten.json") or 0)]
+    (workdir / "forgotten.json").unlink(missing_ok=True)
     if config.algorithm.trains:
         for epoch in range(len(history), EPOCHS + 1):
             history.append(_report(config, seed, epoch))
@@ -139,10 +142,9 @@ def _misbehave(config: TrialConfig, seed: int, workdir: Path) -> None:
         return
     todo = acts.pop(0)
     file.write_text(json.dumps(plan))
-    if "forget" in todo:  # as a run does that is killed so many epochs behind its checkpoint
+    if "forget" in todo:
         (workdir / "trained.json").unlink()
-        history = read_json(workdir / "history.json") or []
-        write_json(workdir / "history.json", history[: -todo.pop("forget")])
+        write_json(workdir / "forgotten.json", todo.pop("forget"))
     act({"epochs": 0, **todo}, seed, report=_nobody, workdir=workdir)
 
 

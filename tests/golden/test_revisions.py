@@ -1,0 +1,63 @@
+"""Runs keep their numbers as long as the code keeps its revision: no source file is hashed."""
+
+from __future__ import annotations
+
+import pytest
+
+from carft_core.algorithms import ALGORITHMS
+from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_core.merges import MERGES
+from tests.golden.write import Numbers, numbers_of_algorithm, numbers_of_merge, read
+
+BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
+"""By so much CPUs and versions of PyTorch differ in rounding."""
+WRITE = "python -m tests.golden.write"
+
+
+def check(name: str, numbers: Numbers, kept: Numbers | None, revision: str) -> None:
+    """Fail with what to do when numbers are new, gone, or moved."""
+    if kept is None:
+        pytest.fail(f"{name} is new: keep its numbers with `{WRITE}`")
+    expected = pytest.approx(kept, rel=RELATIVE, abs=ABSOLUTE)
+    if numbers != expected:
+        differing = {
+            key: (kept.get(key), numbers.get(key))
+            for key in {**kept, **numbers}
+            if key not in kept
+            or key not in numbers
+            or numbers[key] != pytest.approx(kept[key], rel=RELATIVE, abs=ABSOLUTE)
+        }
+        pytest.fail(
+            f"{name} gives other numbers than its revision says (kept, now): {differing}. If that "
+            f"is a mistake, mend it. If numbers are to move, raise {revision} in "
+            "carft_core/identity.py, so that runs made before are not taken for runs made after, "
+            f"and write the file anew with `{WRITE}`"
+        )
+
+
+def test_the_numbers_are_those_of_the_revisions() -> None:
+    kept = read()
+    assert (kept["training_revision"], kept["measuring_revision"]) == (
+        TRAINING_REVISION,
+        MEASURING_REVISION,
+    ), f"a revision was raised: write the file anew with `{WRITE}`"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_an_algorithm_trains_as_its_revision_says(name: str) -> None:
+    numbers = numbers_of_algorithm(ALGORITHMS[name])
+    check(name, numbers, read()["algorithms"].get(name), "TRAINING_REVISION")
+
+
+@pytest.mark.parametrize("name", BUILT_IN_MERGES)
+def test_a_merge_is_measured_as_its_revision_says(name: str) -> None:
+    kept = read()["merges"]
+    for label, numbers in numbers_of_merge(name).items():
+        check(label, numbers, kept.get(label), "MEASURING_REVISION")
+
+
+def test_nothing_is_kept_of_what_is_gone() -> None:
+    kept = read()
+    labels = {point.label for name in BUILT_IN_MERGES for point in MERGES[name]().points()}
+    assert (kept["algorithms"].keys(), kept["merges"].keys()) == ({*BUILT_IN}, labels), WRITE

@@ -1,0 +1,190 @@
+"""The numbers of every algorithm and merge on one small task, and the file in which they stand.
+
+    python -m tests.golden.write
+
+writes the file anew. Do it when an algorithm or a merge is new, and after raising
+TRAINING_REVISION or MEASURING_REVISION in `carft_core/identity.py` because numbers are meant to
+move: runs that were made before then are not taken for those made after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carft_core.algorithms import ALGORITHMS, Algorithm, Soup
+from carft_core.clip import Classifier, open_model
+from carft_core.config import TrialConfig, trial_config
+from carft_core.data import FAMILIES, FamilyData
+from carft_core.evaluate import measure
+from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_core.merges import MERGES
+from carft_core.prepare import Prepared
+from carft_core.prompts import context_weights, template_set, text_features
+from carft_core.run import UNMERGED, RunFolder
+from carft_core.teacher import Teacher
+from carft_core.testing import toy_teacher
+from carft_core.train import Run
+
+FILE = Path(__file__).with_name("revisions.json")
+STEPS = 20
+SHOWN = (1, 10, 20)
+"""The steps whose loss is kept."""
+DIGITS = 7
+Numbers = dict[str, float]
+
+
+def read() -> dict[str, Any]:
+    """What is kept."""
+    kept: dict[str, Any] = json.loads(FILE.read_text())
+    return kept
+
+
+@cache
+def task() -> Prepared:
+    """The built-in CLIP, six random images of three classes in each of two domains, 80 contexts.
+
+    Nothing is decoded or resized, which other versions of libraries do otherwise.
+    """
+    teacher, contexts = toy_teacher(open_model("builtin")), template_set("openai")
+    w_ctx = context_weights(text_features(teacher.clip, contexts, teacher.class_names))
+    images = teacher.splits["train"]
+    data = FamilyData(teacher.class_names, images, images, None, {}, digest="0" * 64)
+    return Prepared(
+        data=data,
+        teacher=replace(teacher, contexts=contexts, w_ctx=w_ctx),
+        family=FAMILIES["icon_shift_dev"],
+        other_heads={},
+    )
+
+
+def config_of(algorithm: Algorithm) -> TrialConfig:
+    """Twenty steps, each an epoch by itself, so that its loss is reported."""
+    plain = {"data": {"family": "icon_shift_dev"}, "algorithm": "zero_shot", "device": "cpu"}
+    config = trial_config(plain)
+    optim = config.optim.model_copy(
+        update={"lr": 1e-4, "epochs": None, "steps": STEPS, "steps_per_epoch": 1, "batch_size": 6}
+    )
+    return config.model_copy(update={"algorithm": algorithm, "optim": optim})
+
+
+def moved(teacher: Teacher, seed: int) -> Classifier:
+    """A tuned classifier that nobody tuned."""
+    classifier, generator = teacher.new_classifier(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * parameter.std(correction=0) * noise)
+    return classifier.eval()
+
+
+def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
+    """The loss of some steps, and what the result says of the images.
+
+    Of a soup, that of three models; of what takes no steps, all that it logs.
+    """
+    stand, algorithm = task(), cls()
+    with one_thread():
+        if isinstance(algorithm, Soup):
+            soup = cls.model_validate({"members": [digit * 64 for digit in "012"]})
+            assert isinstance(soup, Soup)
+            members = [moved(stand.teacher, seed) for seed in (1, 2, 3)]
+            return summary_of(lambda: soup.combine(stand.teacher, members))
+        if not algorithm.trains:
+            return summary_of(lambda: stand.teacher.classifier)
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(config_of(algorithm), 0, RunFolder(Path(folder)), stand)
+            with run.loader:
+                reports = list(run.epochs())[1:]
+        logged = {
+            f"{name.removeprefix('train/')}@{report.step}": value
+            for report in reports
+            for name, value in report.metrics.items()
+            if report.step in SHOWN and name.startswith("train/") and "/first/" not in name
+        }
+        logged.pop(f"lr@{STEPS}", None)  # next to nothing
+        return logged | summary_of(lambda: algorithm.classifier(run.model, stand.teacher))
+
+
+def numbers_of_merge(name: str) -> dict[str, Numbers]:
+    """By label what each model of a merge with its defaults says of the images."""
+    stand, merge = task(), MERGES[name]()
+    with one_thread():
+        tuned = moved(stand.teacher, 1)
+        return {
+            point.label: summary_of(
+                lambda point=point: merge.model(point, stand.teacher, tuned)  # type: ignore[misc]
+            )
+            for point in merge.points()
+        }
+
+
+def summary_of(make: Callable[[], Classifier]) -> Numbers:
+    """Statistics of a classifier's logits, and how it is measured."""
+    stand = task()
+    with torch.no_grad():
+        classifier = make().eval()
+        split = stand.teacher.splits["id/val"]
+        (features,) = stand.teacher.encode([classifier], split)
+        logits = classifier.logits(features)
+    measured = measure(
+        {UNMERGED: lambda: classifier}, stand, config_of(ALGORITHMS["zero_shot"]()), {}
+    )
+    return {
+        "logits/mean": float(logits.mean()),
+        "logits/std": float(logits.std()),
+        "logits/first": float(logits[0, 0]),
+        **measured[UNMERGED],
+    }
+
+
+def compute() -> dict[str, Any]:
+    """All that is to be kept."""
+    return {
+        "training_revision": TRAINING_REVISION,
+        "measuring_revision": MEASURING_REVISION,
+        "algorithms": {name: rounded(numbers_of_algorithm(it)) for name, it in ALGORITHMS.items()},
+        "merges": {
+            label: rounded(numbers)
+            for name in MERGES
+            for label, numbers in numbers_of_merge(name).items()
+        },
+    }
+
+
+def rounded(numbers: Mapping[str, float]) -> Numbers:
+    """In so many digits as are worth comparing."""
+    return {name: float(f"{value:.{DIGITS}g}") for name, value in numbers.items()}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Write the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CARFT_CACHE"] = folder
+        FILE.write_text(json.dumps(compute(), indent=1) + "\n")
+    sys.stdout.write(f"wrote {FILE}\n")
+
+
+if __name__ == "__main__":
+    main()
