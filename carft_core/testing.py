@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch, Soup
+from carft_core.algorithms import ALGORITHMS, USES, Algorithm, Batch
 from carft_core.clip import Classifier, OpenedClip, open_model
 from carft_core.config import trial_config
 from carft_core.data import FAMILIES, Family, FamilyData, Split, Transform, open_data
@@ -370,8 +370,8 @@ def its_classifier_is_what_it_says(cls: type[Algorithm], teacher: Teacher) -> No
     """Features of unit norm and logits a class; with `starts_at_zero_shot` those of the teacher to
     the bit before the first step; with `keeps_shape` in the teacher's tensors."""
     algorithm = cls()
-    if isinstance(algorithm, Soup):
-        return  # it is made of other runs
+    if not algorithm.trains and not algorithm.starts_at_zero_shot:
+        return  # it is made of other runs, or of a file
     classifier = algorithm.classifier(started(algorithm, teacher), teacher)
     must(isinstance(classifier, Classifier), f"{cls.name}: `classifier` gives a Classifier")
     images = batch_for(teacher).images

@@ -66,7 +66,8 @@ class TrialSpace:
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
         """Report a metric's `merge`, which stands at `route`, when some trial has no such point."""
-        untrained = [name for name in self.algorithms if not ALGORITHMS[name].trains]
+        played = {name: ALGORITHMS[name] for name in self.algorithms}
+        untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(("train/", "system/")):
             self.draft.report(route, f"a merged model has no {metric}")
         elif untrained:

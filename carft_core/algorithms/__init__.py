@@ -17,6 +17,7 @@ from carft_core.algorithms.coral import Coral
 from carft_core.algorithms.ema import Ema
 from carft_core.algorithms.fine_tune import FineTune
 from carft_core.algorithms.flyp import Flyp
+from carft_core.algorithms.from_checkpoint import FromCheckpoint
 from carft_core.algorithms.linear_probe import LinearProbe
 from carft_core.algorithms.lp_ft import LpFt
 from carft_core.algorithms.model_stock import ModelStock
@@ -32,6 +33,7 @@ ALGORITHMS.register(ClipAdapter)
 ALGORITHMS.register(Flyp)
 ALGORITHMS.register(Ema)
 ALGORITHMS.register(Coral)
+ALGORITHMS.register(FromCheckpoint)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(ModelStock)
 

@@ -700,3 +700,19 @@ def test_the_reference_page_names_every_field_method_and_distribution() -> None:
     names |= {*METHODS, *RULES, *DISTRIBUTIONS, *HYPERBAND, *IGNORED, *UNSUPPORTED, *SHORT}
     missing = {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)}
     assert missing == {"early_stopping"}  # a slip that is answered, and no key of W&B's
+
+
+@pytest.mark.parametrize("name", ["from_checkpoint", "uniform_soup"])
+def test_what_is_made_without_training_may_be_merged_and_chosen_by_that(
+    load: Load, name: str
+) -> None:
+    spec = load(
+        "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
+        f"trial: {{algorithm: {name}, merges: [wise_ft]}}\n"
+    )
+    assert spec.metric.merge == "wise_ft@0.5"
+    with pytest.raises(RequestError, match="zero_shot trains nothing, so nothing is merged"):
+        load(
+            "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
+            "trial: {algorithm: zero_shot, merges: [wise_ft]}\n"
+        )

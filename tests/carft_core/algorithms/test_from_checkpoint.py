@@ -1,0 +1,202 @@
+"""Tuned weights from a file: the layouts that are read, the refusals, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from carft_core.algorithms.from_checkpoint import FromCheckpoint
+from carft_core.clip import ImageClassifier, OpenedClip
+from carft_core.config import TrialConfig
+from carft_core.errors import RequestError
+from carft_core.identity import identify
+from carft_core.run import RunFolder, is_complete
+from carft_core.teacher import Teacher
+from carft_core.testing import toy_teacher
+from carft_core.train import train
+
+Config = Callable[..., TrialConfig]
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: OpenedClip) -> Teacher:
+    return toy_teacher(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def tuned(teacher: Teacher) -> State:
+    """The state of a classifier that somebody tuned."""
+    state = teacher.new_classifier().state_dict()
+    return {key: value * 1.1 for key, value in state.items()}
+
+
+def written(path: Path, state: Mapping[str, Any]) -> str:
+    if path.suffix == ".safetensors":
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    else:
+        torch.save(dict(state), path)
+    return str(path)
+
+
+def built(path: str, teacher: Teacher) -> State:
+    classifier = FromCheckpoint(weights=path).build(teacher)
+    assert isinstance(classifier, ImageClassifier)
+    return classifier.state_dict()
+
+
+def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def refused(path: str, teacher: Teacher) -> str:
+    with pytest.raises(RequestError) as caught:
+        FromCheckpoint(weights=path).build(teacher)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin"])
+def test_a_classifier_as_runs_keep_it_is_read_to_the_bit(
+    teacher: Teacher, tuned: State, tmp_path: Path, suffix: str
+) -> None:
+    assert same(built(written(tmp_path / f"x{suffix}", tuned), teacher), tuned)
+
+
+def test_a_training_checkpoint_of_several_gpus_is_read(
+    teacher: Teacher, tuned: State, tmp_path: Path
+) -> None:
+    parallel = {f"module.{key}": value for key, value in tuned.items()}
+    file = written(tmp_path / "x.ckpt", {"state_dict": parallel, "epoch": 3})
+    assert same(built(file, teacher), tuned)
+
+
+def test_of_a_clip_the_tower_is_taken_with_the_zero_shot_head(
+    teacher: Teacher, tuned: State, tmp_path: Path
+) -> None:
+    clip = {key: value * 1.1 for key, value in teacher.clip.model.state_dict().items()}
+    expected = {**tuned, "head.weight": teacher.classifier.head.weight}
+    assert same(built(written(tmp_path / "x.pt", clip), teacher), expected)
+    tower = {key: value for key, value in clip.items() if key.startswith("visual.")}
+    assert same(built(written(tmp_path / "y.safetensors", tower), teacher), expected)
+    archive = {**clip, "input_resolution": torch.tensor(32), "vocab_size": torch.tensor(9)}
+    assert same(built(written(tmp_path / "z.pt", archive), teacher), expected)
+
+
+def test_wise_fts_names_are_read(teacher: Teacher, tuned: State, tmp_path: Path) -> None:
+    clip = teacher.clip.model.state_dict()
+    state = {f"image_encoder.model.{key}": value for key, value in {**clip, **tuned}.items()}
+    state["classification_head.weight"] = state.pop("image_encoder.model.head.weight")
+    state["classification_head.bias"] = torch.zeros(3)
+    assert same(built(written(tmp_path / "x.pt", state), teacher), tuned)
+    state["classification_head.bias"] = torch.tensor([0.0, 0.1, 0.0])
+    assert "a head with a bias" in refused(written(tmp_path / "y.pt", state), teacher)
+
+
+def test_half_precision_is_computed_with_in_fp32(
+    teacher: Teacher, tuned: State, tmp_path: Path
+) -> None:
+    half = {key: value.half() for key, value in tuned.items()}
+    state = built(written(tmp_path / "x.safetensors", half), teacher)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    torch.testing.assert_close(state["head.weight"], tuned["head.weight"], rtol=1e-3, atol=1e-4)
+
+
+def test_tensors_that_do_not_fit_are_named(teacher: Teacher, tuned: State, tmp_path: Path) -> None:
+    more = {**tuned, "head.weight": torch.zeros(4, 32)}
+    message = refused(written(tmp_path / "classes.pt", more), teacher)
+    assert "1 of another shape: head.weight ([3, 32] in the model, [4, 32] in the file)" in message
+    assert "classes.pt does not fit" in message
+    less = {key: value for key, value in tuned.items() if key != "visual.proj"}
+    assert "1 missing in the file: visual.proj" in refused(
+        written(tmp_path / "l.pt", less), teacher
+    )
+    own_head = {key: value for key, value in tuned.items() if key != "head.weight"}
+    own_head["fc.weight"] = torch.zeros(3, 32)
+    message = refused(written(tmp_path / "own.pt", own_head), teacher)
+    assert "1 unexpected: fc.weight" in message
+    nothing = written(tmp_path / "n.pt", {"a": torch.zeros(1)})
+    assert "missing in the file: visual." in refused(nothing, teacher)
+
+
+class Code:
+    """What a pickle of a whole model holds."""
+
+    def __reduce__(self) -> Any:
+        return (print, ("run",))
+
+
+def test_a_file_that_is_none_or_would_have_to_be_run_is_refused(
+    teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(Code(), tmp_path / "model.pt")
+    assert "reading it would run its code" in refused(str(tmp_path / "model.pt"), teacher)
+    assert "run" not in capsys.readouterr().out
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    assert "is not a readable safetensors" in refused(str(tmp_path / "broken.safetensors"), teacher)
+    (tmp_path / "x.npz").write_bytes(b"")
+    assert "a weights file ends in one of" in refused(str(tmp_path / "x.npz"), teacher)
+    for weights, message in (
+        ("", "algorithm.weights: which file?"),
+        (str(tmp_path / "none.pt"), "algorithm.weights: there is no file"),
+        (str(tmp_path), "algorithm.weights: there is no file"),
+    ):
+        assert message in refused(weights, teacher)
+        with pytest.raises(RequestError, match=message):
+            FromCheckpoint(weights=weights).identity()
+
+
+def test_a_run_of_it_measures_what_the_run_that_trained_the_weights_did(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"merges": [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]}
+    trained = train(toy_config({"algorithm": "fine_tune"} | changes), 0, workdir=tmp_path / "ft")
+    file = RunFolder(tmp_path / "ft").weights("last")
+    config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}} | changes)
+    result = train(config, 0, workdir=tmp_path / "file")
+    assert trained is not None
+    assert result is not None
+    assert result.metrics == trained.metrics
+    assert {label: merge["metrics"] for label, merge in result.merges.items()} == {
+        label: merge["metrics"] for label, merge in trained.merges.items()
+    }
+    assert result.merges["wise_ft@0"]["metrics"] != result.metrics
+    assert result.merges["wise_ft@1"]["metrics"] == result.metrics
+    assert result.seed is None
+    assert result.seconds == 0
+    assert is_complete(tmp_path / "file", config)
+    assert not (tmp_path / "file" / "weights").exists()
+    assert train(config, 0, workdir=tmp_path / "file") == result
+
+
+def test_a_run_is_known_by_the_files_content_and_by_no_seed(
+    toy_config: Config, tmp_path: Path, teacher: Teacher, tuned: State
+) -> None:
+    def digest(path: str, seed: int = 0) -> str:
+        config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": path}})
+        return identify(config, seed).digest
+
+    one, copy = written(tmp_path / "a.pt", tuned), tmp_path / "b.pt"
+    copy.write_bytes(Path(one).read_bytes())
+    assert digest(one) == digest(str(copy)) == digest(one, seed=1)
+    other = written(tmp_path / "c.pt", teacher.classifier.state_dict())
+    assert digest(one) != digest(other)
+    with pytest.raises(RequestError, match=r"algorithm\.weights: which file"):
+        digest("")
+
+
+def test_a_file_that_changes_is_another_run(
+    toy_config: Config, tmp_path: Path, tuned: State
+) -> None:
+    file = tmp_path / "a.pt"
+    config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}})
+    written(file, tuned)
+    assert train(config, 0, workdir=tmp_path / "run") is not None
+    written(file, {key: value * 1.1 for key, value in tuned.items()})
+    with pytest.raises(RequestError, match="holds another run"):
+        train(config, 0, workdir=tmp_path / "run")
