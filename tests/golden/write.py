@@ -57,7 +57,9 @@ def task() -> Prepared:
     Nothing is decoded or resized, which other versions of libraries do otherwise.
     """
     teacher, contexts = toy_teacher(open_model("builtin")), template_set("openai")
-    w_ctx = context_weights(text_features(teacher.clip, contexts, teacher.class_names))
+    w_ctx = context_weights(
+        text_features(teacher.clip, contexts, teacher.class_names, device=teacher.device)
+    )
     images = teacher.splits["train"]
     data = FamilyData(teacher.class_names, images, images, None, {}, digest="0" * 64)
     return Prepared(
