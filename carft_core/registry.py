@@ -94,11 +94,7 @@ class Registered(BaseModel):
             return value
         registry = cls.registry
         if not isinstance(fields, Mapping) and fields is not None:
-            article = "an" if registry.kind[0] in "aeiou" else "a"
-            raise ValueError(
-                f"must be {article} {registry.kind}'s name, or a mapping of it and fields, got "
-                f"{value!r}"
-            )
+            raise ValueError(f"must be a mapping of fields, got {value!r}")
         name = (fields or {}).get("name")
         if name is None:
             message = f"which {registry.kind}? Known: {', '.join(sorted(registry))}."

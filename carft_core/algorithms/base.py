@@ -160,7 +160,7 @@ class Algorithm(Registered):
     def identity(self) -> dict[str, Any]:
         """Its part of a run's identity: by default its fields. An algorithm that reads files puts
         their digests here in place of their paths."""
-        return self.model_dump(mode="json", exclude={"name"})
+        return self.model_dump(mode="json")
 
 
 class Soup(Algorithm):

@@ -10,7 +10,6 @@ from types import MappingProxyType
 
 import pyarrow as pa
 import torch
-from open_clip import IMAGENET_CLASSNAMES
 
 from carft_core.data.base import (
     DataConfig,
@@ -225,7 +224,7 @@ def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
     train, test = splits.pop("train"), splits.pop("test")
     digests = {name: manifest.digest for name, manifest in manifests.items()}
     return FamilyData(
-        class_names=tuple(IMAGENET_CLASSNAMES),
+        class_names=_class_names(),
         train=train,
         val=None,
         test=test,
@@ -296,15 +295,22 @@ def _split(name: str, folder: Path, manifest: Manifest) -> Split:
         ids=tuple(f"{name}/{path}" for path in paths),
         labels=torch.repeat_interleave(torch.tensor([label for label, _ in groups]), counts),
         source=Files(folder, pa.array(paths, pa.string()), decode),
-        classes=None if len(present) == len(IMAGENET_CLASSNAMES) else present,
+        classes=None if len(present) == CLASSES else present,
         alike=alike_in(name),
     )
+
+
+def _class_names() -> tuple[str, ...]:
+    # It takes a second to import, and every command that reads a config names this family.
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)
 
 
 def _digest(manifests: Mapping[str, str]) -> str:
     """Over the names of the classes, and of each split the class of every folder and its images."""
     digest = hashlib.sha256(b"imagenet/1\n")
-    digest.update("\0".join(IMAGENET_CLASSNAMES).encode())
+    digest.update("\0".join(_class_names()).encode())
     for name, content in manifests.items():
         digest.update(f"\n{name}\0{sorted(labels_of(name).items())}\0{alike_in(name)}".encode())
         digest.update(f"\0{content}".encode())
