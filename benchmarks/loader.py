@@ -144,11 +144,13 @@ def _ours(folder: Path, view: str, workers: int) -> Callable[[int], Iterator[Any
         transform = Transform(CLIP.size, CLIP.mean, CLIP.std, augmentation=AUGMENTATIONS[view])
     seed = None if view == "evaluation" else 0
     plan = Passes(len(split), BATCH, seed)
-    loader = Loader(split, transform=transform, plan=plan, seed=seed, workers=workers)
 
     def load(epoch: int) -> Iterator[Any]:
         steps = range(epoch * plan.steps, (epoch + 1) * plan.steps)
-        return ((transform.normalise(it.images), it.labels) for it in loader.steps(steps))
+        # A loader for each pass: the time of workers counts once they have ended.
+        with Loader(split, transform=transform, plan=plan, seed=seed, workers=workers) as loader:
+            for batch in loader.steps(steps):
+                yield transform.normalise(batch.images), batch.labels
 
     return load
 
