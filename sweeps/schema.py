@@ -122,7 +122,10 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
     forms: list[Schema] = [{"enum": sorted(registry)}]
     for name, cls in sorted(registry.items()):
         schema = cls.model_json_schema()
-        own = schema.get("properties", {})
+        own = {
+            key: _in_place(field, schema.get("$defs", {}))
+            for key, field in schema.get("properties", {}).items()
+        }
         forms.append(
             {
                 "type": "object",
@@ -133,6 +136,12 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
             }
         )
     return {"anyOf": forms}
+
+
+def _in_place(field: Schema, definitions: Schema) -> Schema:
+    """A field with what it refers to, such as an algorithm inside another."""
+    rest = {key: value for key, value in field.items() if key != "$ref"}
+    return definitions[field["$ref"].rpartition("/")[2]] | rest if "$ref" in field else field
 
 
 def _early_terminate(schema: Schema) -> Schema:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -246,24 +246,13 @@ ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
 Algorithm.registry = ALGORITHMS
 
 
-NAMED_SCHEMA = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "string"},
-            {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
-        ]
-    }
-)
-"""For editors: an algorithm by its bare name, or with fields."""
-
-
 class Wrapper(Algorithm):
     """Another algorithm, `of`, with something around it. What a subclass leaves alone is `of`'s.
 
     A subclass whose module holds more than that of `of` overrides `build` and `inner`.
     """
 
-    of: Annotated[Algorithm, NAMED_SCHEMA] = Field(default="fine_tune", validate_default=True)
+    of: Algorithm = Field(default="fine_tune", validate_default=True)
     """The algorithm that trains, with its own fields."""
 
     @model_validator(mode="after")

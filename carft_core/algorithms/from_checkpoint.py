@@ -60,7 +60,7 @@ class FromCheckpoint(Algorithm):
         return classifier
 
     def identity(self) -> dict[str, Any]:
-        """Its name and the sha256 of the file. Raises RequestError where there is none."""
+        """The sha256 of the file. Raises RequestError where there is none."""
         return {**super().identity(), "weights": file_digest(self._path())}
 
     def _path(self) -> Path:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from carft_core.algorithms import ALGORITHMS, Algorithm, Soup
+from carft_core.algorithms.from_checkpoint import FromCheckpoint
 from carft_core.clip import Classifier, open_model
 from carft_core.config import TrialConfig, trial_config
 from carft_core.data import FAMILIES, FamilyData
@@ -31,7 +32,7 @@ from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_core.merges import MERGES
 from carft_core.prepare import Prepared
 from carft_core.prompts import context_weights, template_set, text_features
-from carft_core.run import UNMERGED, RunFolder
+from carft_core.run import UNMERGED, RunFolder, save_weights
 from carft_core.teacher import Teacher
 from carft_core.testing import toy_teacher
 from carft_core.train import Run
@@ -93,7 +94,8 @@ def moved(teacher: Teacher, seed: int) -> Classifier:
 def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
     """The loss of some steps, and what the result says of the images.
 
-    Of a soup, that of three models; of what takes no steps, all that it logs.
+    Of a soup, that of three models; of a checkpoint, that of a model's file; of what takes no
+    steps, all that it logs.
     """
     stand, algorithm = task(), cls()
     with one_thread():
@@ -102,6 +104,12 @@ def numbers_of_algorithm(cls: type[Algorithm]) -> Numbers:
             assert isinstance(soup, Soup)
             members = [moved(stand.teacher, seed) for seed in (1, 2, 3)]
             return summary_of(lambda: soup.combine(stand.teacher, members))
+        if isinstance(algorithm, FromCheckpoint):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "tuned.safetensors"
+                save_weights(file, moved(stand.teacher, 1).state_dict())
+                tuned = FromCheckpoint(weights=str(file)).build(stand.teacher)
+            return summary_of(lambda: tuned)
         if not algorithm.trains:
             return summary_of(lambda: stand.teacher.classifier)
         with tempfile.TemporaryDirectory() as folder:
