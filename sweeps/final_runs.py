@@ -84,9 +84,9 @@ class FinalRuns:
             points[params_key(params)] = params
             members.setdefault(params_key(params), set()).update(run.digest for run in arm.done)
         least = _least_members(item)
-        for key, params in points.items():
+        for key, point in points.items():
             if len(members[key]) >= least:
-                yield self._planner.soup(item, params, sorted(members[key]))
+                yield self._planner.soup(item, point, sorted(members[key]))
         if not any(len(digests) >= least for digests in members.values()):
             self._progress.note(
                 f"no {item.algorithm['name']}: it takes {least} or more finished runs of "
