@@ -248,6 +248,7 @@ def digest_of(data: object) -> str:
 def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
     """The facts of a run, as plain data.
 
+    `own_weights` are another's than the zero-shot model's though nothing was trained, as a soup's.
     `transform` is what evaluation shows, `augmentation` what training drew: None where nothing is
     trained, or where the family has training views of its own.
     """
@@ -271,6 +272,7 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
         "augmentation": repr(teacher.transform.augmentation) if follows else None,
         "budget": budget if steps else None,
         "result": config.keep.result if trains else None,
+        **_present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
         **_present(members=_members(config)),
         "precision": teacher.precision,
         "device": stand.device.type,

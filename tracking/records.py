@@ -53,9 +53,9 @@ class RunRecord:
 
     @property
     def is_zero_shot(self) -> bool:
-        """Whether its weights are the pre-trained ones. Those of a soup are other runs'."""
-        is_soup = self.role == "soup" or bool(self.facts.get("members"))
-        return not self.trains and not is_soup
+        """Whether its weights are the pre-trained ones; those of a soup are other runs'."""
+        has_own = self.role == "soup" or bool(self.facts.get("own_weights"))
+        return not self.trains and not has_own
 
     @property
     def outside_means(self) -> frozenset[str]:

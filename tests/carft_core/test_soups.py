@@ -210,7 +210,7 @@ def test_a_soup_is_a_run(
     assert (result.seed, result.facts["members"]) == (None, sorted(digests))
     assert {"id/test/top1", "ood/mean/top1", "context/id/val/kl"} <= result.metrics.keys()
     assert result.merges.keys() == {"wise_ft@0.5", "logit_ensemble@0.5"}
-    assert result.facts["budget"] is None
+    assert (result.facts["budget"], result.facts["own_weights"]) == (None, True)
     assert is_complete(folder.path, config)
     assert finish(folder.path, config, 0) == read_result(folder.path, config) == result
     export(folder.path, config, tmp_path / "out")

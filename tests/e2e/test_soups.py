@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from tests.e2e.conftest import MakeTiny, Tiny
+from tests.e2e.conftest import LIMIT, MakeTiny, Tiny
 
 SOUPS: dict[str, Any] = {
     "seeds": [0, 1],
@@ -23,31 +23,20 @@ def rows(tiny: Tiny) -> dict[str, Any]:
     return {row["label"]: row for row in found["rows"]}
 
 
-def test_soups_of_two_seeds_are_rows_of_the_comparison(tiny: MakeTiny) -> None:
+def test_a_killed_sweep_makes_its_soups_when_it_goes_on_and_compares_them(tiny: MakeTiny) -> None:
     sweep = tiny("souped", [1.0], epochs=1, **SOUPS)
-    plan = json.loads(sweep.call("check", "--json")[0])
-    assert (plan["runs"], plan["to_combine"]) == (7, 2)
-    sweep.call()
+    process = sweep.start()
+    until = time.monotonic() + LIMIT
+    while len(list(sweep.home.glob("runs/*/trained.json"))) < 4 and time.monotonic() < until:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    sweep.call("resume")
     found = rows(sweep)
     for label in ("uniform_soup of=fine_tune", "model_stock of=car_ft settings=all"):
         row, merged = found[label], found[f"{label} + wise_ft@0.5"]
         assert (row["role"], row["n"], merged["n"]) == ("soup", 1, 1)
         assert 0 <= row["metrics"]["ood/mean/top1"]["mean"] <= 1
-    souped = {item["algorithm"]: item["runs"][0] for item in sweep.show()["soups"]}
-    assert {run["state"] for run in souped.values()} == {"done"}
     tracked = {run["tags"]["mlflow.runName"]: run for run in sweep.mlflow()}
     soup = tracked["uniform_soup of=fine_tune"]
     assert (soup["status"], soup["tags"]["carft.role"]) == ("FINISHED", "soup")
-
-
-def test_a_driver_killed_before_its_soups_makes_them_later(tiny: MakeTiny) -> None:
-    sweep = tiny("souped", [1.0], epochs=1, **SOUPS)
-    process = sweep.start()
-    runs = sweep.home / "runs"
-    until = time.monotonic() + 240
-    while len(list(runs.glob("*/trained.json"))) < 4 and time.monotonic() < until:
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    sweep.call("resume")
-    assert [item["runs"][0]["state"] for item in sweep.show()["soups"]] == ["done", "done"]

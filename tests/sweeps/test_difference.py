@@ -30,6 +30,7 @@ def load(folder: Path, **keys: Any) -> SweepSpec:
 CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "description": ({"description": "text"}, "goes on"),
     "confirm_seeds": ({"confirm_seeds": 3}, "goes on"),
+    "after": ({"after": [{"algorithm": "uniform_soup", "of": "car_ft"}]}, "goes on"),
     "baselines": ({"baselines": ["fine_tune"]}, "goes on"),
     "run_cap": ({"run_cap": 30}, "goes on"),
     "time_budget": ({"time_budget": "2h"}, "goes on"),

@@ -120,3 +120,13 @@ def test_merge_labels_sort_by_number() -> None:
         "wise_ft@1",
     ]
     assert merge_number("uniform_soup") is None
+
+
+def test_only_the_pre_trained_weights_are_zero_shot() -> None:
+    soup = run("uniform_soup", None, metrics(0.7, 0.5), role="soup")
+    given = run("from_checkpoint", None, metrics(0.7, 0.5), facts={"own_weights": True})
+    arms = group([soup, given, run("fine_tune", 0, metrics(0.6, 0.4)), zero_shot()])
+    labels = ["zero_shot", "fine_tune", "from_checkpoint", "uniform_soup"]
+    assert [arm.label for arm in arms] == labels
+    assert [arm.label for arm in arms if arm.is_zero_shot] == ["zero_shot"]
+    assert [arm.label for arm in arms if arm.trains] == ["fine_tune"]
