@@ -171,7 +171,7 @@ def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_p
     assert result.metrics["id/val/top1"] == last["id/val/top1"]
     assert result.metrics["id/val/nll"] == pytest.approx(last["id/val/nll"])
     assert "ood/mean/top1" in result.metrics
-    with pytest.raises(RequestError, match="wise_ft cannot be made of foreign: .* another shape"):
+    with pytest.raises(RequestError, match=r"wise_ft cannot be made of foreign: .* another shape"):
         toy_config({"algorithm": "foreign", "merges": [{"name": "wise_ft"}]})
 
 
