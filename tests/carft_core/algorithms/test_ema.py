@@ -160,7 +160,7 @@ def test_the_inner_algorithm_may_be_a_bare_name_or_left_out_and_survives_json() 
     [
         ("car_tf", r"algorithm\.of\.name: unknown algorithm 'car_tf'; did you mean 'car_ft'"),
         ({"kl_weight": 1}, r"algorithm\.of\.name: which algorithm\? Known: "),
-        (3, r"algorithm\.of: must be an algorithm's name, or a mapping of it and fields, got 3"),
+        (3, r"algorithm\.of: must be a mapping of fields, got 3"),
         ("zero_shot", r"zero_shot takes no steps; name an algorithm that does"),
         (
             {"name": "car_ft", "kl_wieght": 1},
@@ -219,7 +219,7 @@ def test_a_wrapper_claims_and_does_what_its_inner_algorithm_does(teacher: Teache
     claims = (wrapper.couples_items, wrapper.starts_at_zero_shot, wrapper.keeps_shape)
     assert claims == (True, False, False)
     assert wrapper.uses == {"text", "contexts"}
-    assert wrapper.identity() == {"of": {"name": "coupled", "file": "digest"}}
+    assert wrapper.identity() == {"name": "plain", "of": {"name": "coupled", "file": "digest"}}
     assert Plain().uses == frozenset()
     assert Plain().keeps_shape
     inner = ALGORITHMS["car_ft"](kl_weight=2.0)  # type: ignore[call-arg]
