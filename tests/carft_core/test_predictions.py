@@ -166,13 +166,17 @@ def test_a_write_that_fails_leaves_the_old_table(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_splits_may_come_in_any_order_and_stand_in_that_of_the_shapes(tmp_path: Path) -> None:
+def test_splits_may_come_in_any_order_and_stand_in_it(tmp_path: Path) -> None:
+    """Whatever the order of the shapes: of some of them nothing is known before others have come."""
     items = [random_predictions(f"ood/{place}", 3 + place) for place in range(5)]
-    write_predictions(tmp_path / "expected", items)
     shapes = {item.split: (len(item.labels), CLASSES) for item in items}
     for order in ([4, 3, 2, 1, 0], [1, 0, 3, 4, 2]):
-        keep_all(tmp_path / "found", shapes, [items[place] for place in order])
-        assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+        ordered = [items[place] for place in order]
+        keep_all(tmp_path / "found", shapes, ordered)
+        write_predictions(tmp_path / "expected", ordered)
+        found, expected = (read_predictions(tmp_path / name) for name in ("found", "expected"))
+        assert found.to_pylist() == expected.to_pylist()
+        assert list(dict.fromkeys(found["split"].to_pylist())) == [it.split for it in ordered]
     assert {file.name for file in tmp_path.iterdir()} == {"expected", "found"}
 
 
@@ -181,10 +185,9 @@ def test_splits_may_come_in_any_order_and_stand_in_that_of_the_shapes(tmp_path: 
     [
         [random_predictions("ood/b", 7)],
         [random_predictions("ood/a", 7), random_predictions("ood/a", 7)],
-        [random_predictions("ood/b", 3), random_predictions("ood/b", 3)],
         [random_predictions("ood/c", 3)],
     ],
-    ids=["another size", "written twice", "spooled twice", "another name"],
+    ids=["another size", "written twice", "another name"],
 )
 def test_predictions_that_were_not_to_come_are_refused(
     tmp_path: Path, given: list[Predictions]
@@ -197,7 +200,7 @@ def test_predictions_that_were_not_to_come_are_refused(
 
 def test_predictions_that_do_not_come_leave_no_file(tmp_path: Path) -> None:
     shapes = {"ood/a": (7, CLASSES), "ood/b": (3, CLASSES)}
-    with pytest.raises(ValueError, match="no predictions of ood/a, ood/b came"):
+    with pytest.raises(ValueError, match="no predictions of ood/a came"):
         keep_all(tmp_path / "p.parquet", shapes, [random_predictions("ood/b", 3)])
     assert not list(tmp_path.iterdir())
 
