@@ -167,7 +167,7 @@ def test_a_write_that_fails_leaves_the_old_table(
 
 
 def test_splits_may_come_in_any_order_and_stand_in_it(tmp_path: Path) -> None:
-    """Whatever the order of the shapes: of some of them nothing is known before others have come."""
+    """Whatever the order of the shapes."""
     items = [random_predictions(f"ood/{place}", 3 + place) for place in range(5)]
     shapes = {item.split: (len(item.labels), CLASSES) for item in items}
     for order in ([4, 3, 2, 1, 0], [1, 0, 3, 4, 2]):
