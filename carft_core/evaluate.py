@@ -95,6 +95,7 @@ def _measure_together(
 ) -> dict[str, dict[str, float]]:
     teacher = stand.teacher
     reports = {label: _Report(it, stand, config) for label, it in classifiers.items()}
+    zero_shot = _Report(teacher.classifier, stand, config)
     with contextlib.ExitStack() as stack:
         for label, report in reports.items():
             if label in files:
@@ -103,9 +104,10 @@ def _measure_together(
         for name, split in stand.measured().items():
             _check_labels(split, name)
             frozen, features = _features(classifiers, name, teacher)
+            zero_shot.add(name, frozen, frozen)
             for label, report in reports.items():
                 report.add(name, features[label], frozen)
-    return {label: report.metrics() for label, report in reports.items()}
+    return {label: report.metrics(zero_shot) for label, report in reports.items()}
 
 
 def _features(
@@ -138,12 +140,11 @@ def _predictions(classifier: Classifier, features: Tensor, split: Split, name: s
 
 
 class _Split(NamedTuple):
-    """What a model and the teacher say of a split."""
+    """What a model says of a split, and how the teacher sees it."""
 
     predictions: Predictions
     features: Tensor
     """[N, d] by the model."""
-    zero_shot: Predictions
     frozen: Tensor
     """[N, d] by the teacher."""
 
@@ -156,37 +157,29 @@ class _Report:
         self.probes_contexts = config.eval.context_probe and classifier.clip_features
         self.write: Callable[[Predictions], None] | None = None
         self.values: dict[str, Mapping[str, float]] = {}
-        self.zero_shot: dict[str, Mapping[str, float]] = {}
         self.contexts: dict[str, Mapping[str, float]] = {}
         self.retained: dict[str, float] = {}
-        self.retained_before: dict[str, float] = {}
         self.waiting: dict[str, _Split] = {}
         """What sets derived from several splits still need."""
 
     def add(self, name: str, features: Tensor, frozen: Tensor) -> None:
         """Count a split, given its features [N, d] by the model and by the teacher."""
-        teacher = self.stand.teacher
-        split = teacher.splits[name]
+        split = self.stand.teacher.splits[name]
         if name.startswith(RETENTION):
             if self.classifier.clip_features:
-                self._add_other_task(name, features, frozen)
+                self._add_other_task(name, features)
             return
-        self.waiting[name] = _Split(
-            _predictions(self.classifier, features, split, name),
-            features,
-            _predictions(teacher.classifier, frozen, split, name),
-            frozen,
-        )
+        predictions = _predictions(self.classifier, features, split, name)
+        self.waiting[name] = _Split(predictions, features, frozen)
         self._count(self.waiting[name])
         self._count_derived()
 
-    def _add_other_task(self, name: str, features: Tensor, frozen: Tensor) -> None:
+    def _add_other_task(self, name: str, features: Tensor) -> None:
         split, head = self.stand.teacher.splits[name], self.stand.other_heads[name]
         labels = split.labels.to(features.device)
         with torch.inference_mode():
-            logits, before = head(features), head(frozen)
+            logits = head(features)
         self.retained[name] = top1(logits, labels)
-        self.retained_before[name] = top1(before, labels)
         if self.write is not None:
             self.write(Predictions(name, split.ids, split.units, labels, logits, split.groups))
 
@@ -202,7 +195,6 @@ class _Report:
     def _count(self, split: _Split) -> None:
         name, teacher = split.predictions.split, self.stand.teacher
         self.values[name] = split_metrics(split.predictions, self.stand.family.metrics)
-        self.zero_shot[name] = {"top1": top1(split.zero_shot.logits, split.zero_shot.labels)}
         if self.probes_contexts:
             self.contexts[name] = context_probe(
                 split.frozen, split.features, teacher.w_ctx, teacher.scale
@@ -210,15 +202,15 @@ class _Report:
         if self.write is not None:
             self.write(split.predictions)
 
-    def metrics(self) -> dict[str, float]:
-        """All of it under flat names."""
+    def metrics(self, zero_shot: _Report) -> dict[str, float]:
+        """All of it under flat names, with what it gains over the zero-shot model."""
         data = self.stand.data
         flat = summary(
-            self.values, self.zero_shot, outside=data.outside_mean, own_means=data.own_means
+            self.values, zero_shot.values, outside=data.outside_mean, own_means=data.own_means
         )
         for name, values in self.contexts.items():
             flat |= {f"context/{name}/{key}": value for key, value in values.items()}
-        return flat | retention_metrics(self.retained, self.retained_before)
+        return flat | retention_metrics(self.retained, zero_shot.retained)
 
 
 def rows_of(labels: Tensor, classes: Sequence[int] | None) -> Tensor:
@@ -237,7 +229,6 @@ def joined(name: str, splits: Sequence[_Split], classes: Sequence[int] | None) -
     return _Split(
         _among_rows(name, [split.predictions for split in splits], rows, classes),
         torch.cat([split.features[row] for split, row in zip(splits, rows, strict=True)]),
-        _among_rows(name, [split.zero_shot for split in splits], rows, classes),
         torch.cat([split.frozen[row] for split, row in zip(splits, rows, strict=True)]),
     )
 

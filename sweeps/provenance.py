@@ -91,10 +91,15 @@ def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
             parts, config = claimed["identity"], claimed["config"]
             found["data"].append(_named(config["data"]["family"], parts["data"]["digest"]))
             found["model"].append(_named(config["model"]["name"], parts["model"]))
-            found["training code"].append(f"of {run.algorithm}: sha256 {parts['code']}")
+            found["training code"].append(_training_code(run.algorithm, parts))
     for name, values in found.items():
         if values:
             yield Fact(name, _distinct(values))
+
+
+def _training_code(algorithm: str, parts: Mapping[str, Any]) -> str:
+    own = parts.get("own_code")
+    return f"of {algorithm}: revision {parts['revision']}" + (f", sha256 {own}" if own else "")
 
 
 def _as_run(folder: Path, name: str) -> tuple[str, SweepFile | None]:

@@ -151,11 +151,10 @@ def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
 
 
 def measured(predictions: Predictions, seed: int = 0) -> _Split:
-    """Of a model, and of a teacher that says something else."""
+    """Of a model, and of a teacher that sees something else."""
     items = len(predictions.labels)
     model, teacher = (directions(seed + place, items) for place in (0, 10))
-    zero_shot = replace(predictions, logits=predictions.logits.flip(0))
-    return _Split(predictions, model, zero_shot, teacher)
+    return _Split(predictions, model, teacher)
 
 
 def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
@@ -170,8 +169,6 @@ def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
     assert torch.equal(part.features, of_whole.features[kept])
     assert torch.equal(part.frozen, of_whole.frozen[kept])
     assert torch.equal(some.logits[:, [1, 4]], whole.logits[kept][:, [1, 4]])
-    flipped = whole.logits.flip(0)[kept][:, [1, 4]]
-    assert torch.equal(part.zero_shot.logits[:, [1, 4]], flipped)
     assert torch.isneginf(some.logits[:, [0, 2, 3, 5]]).all()
     accurate = (whole.logits[kept][:, 4] > whole.logits[kept][:, 1]) == (some.labels == 4)
     assert split_metrics(some)["top1"] == float(accurate.double().mean())
@@ -243,7 +240,7 @@ def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
     parts = [measured(one), measured(two, 1)]
     union = joined("ood/all", parts, None)
     both = union.predictions
-    assert both.split == union.zero_shot.split == "ood/all"
+    assert both.split == "ood/all"
     assert both.ids == [*one.ids, *two.ids]
     assert both.units == [*one.units, *two.units]
     assert both.groups == ["a"] * 4 + ["b"] * 3
