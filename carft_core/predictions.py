@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.errors import RequestError
 from carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
@@ -98,25 +97,6 @@ def predictions_file(
         yield write
         if waiting:
             raise ValueError(f"no predictions of {', '.join(waiting)} came")
-
-
-def read_predictions(path: Path) -> pa.Table:
-    """The table that `write_predictions` wrote.
-
-    Raises RequestError when the file is missing, not parquet, or not such a table.
-    """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise RequestError(f"there are no predictions at {path}") from None
-    except pa.ArrowInvalid as error:
-        raise RequestError(f"{path} is not a parquet file: {error}") from None
-    version = (table.schema.metadata or {}).get(b"carft.predictions", b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise RequestError(
-            f"{path} does not hold predictions of version {SCHEMA_VERSION}, but {version}"
-        )
-    return table
 
 
 _SCHEMA = pa.schema(

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,7 +17,6 @@ from carft_core.data import splits as module
 from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
-from carft_core.predictions import read_predictions
 from carft_core.run import RunFolder
 from carft_core.train import train
 
@@ -248,6 +248,6 @@ def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Pa
     assert result.facts["data_notes"][1] == (
         f"1 image of test cannot be read and was skipped, all numbers are of the others: {BAD[1]}"
     )
-    predicted = read_predictions(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
+    predicted = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
     assert len(predicted["id"]) == sum(result.facts["images"].values())
     assert not {*BAD} & {*predicted["id"]}

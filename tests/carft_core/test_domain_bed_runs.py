@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from carft_core.config import TrialConfig, trial_config
@@ -15,7 +16,6 @@ from carft_core.data import Family, open_data
 from carft_core.data.domainbed import DOMAIN_BED
 from carft_core.export import export
 from carft_core.identity import identify
-from carft_core.predictions import read_predictions
 from carft_core.run import RunFolder, RunResult
 from carft_core.thumbnails import thumbnails
 from carft_core.train import Decision, EpochReport, train
@@ -75,7 +75,7 @@ def test_a_run_measures_what_domainbed_measures_and_no_id_test(
     parts = [result.metrics[f"ood/{name}/top1"] for name in ("sketch", "sketch_out", "sketch_all")]
     assert parts[2] == pytest.approx(0.8 * parts[0] + 0.2 * parts[1])
     assert "ood/sketch/mean_group_top1" not in result.metrics
-    rows = read_predictions(folder.predictions("unmerged")).to_pylist()
+    rows = pq.read_table(folder.predictions("unmerged")).to_pylist()
     assert Counter(row["split"] for row in rows) == {
         "id/val": 30,
         "ood/sketch": 40,
@@ -95,7 +95,7 @@ def test_the_result_is_the_interval_that_is_best_over_the_training_domains(
     assert [report["step"] for report in history] == [0, 2, 4, 5]
     values = [report["metrics"]["id/val/mean_group_top1"] for report in history[1:]]
     assert result.metrics["id/val/mean_group_top1"] == max(values)
-    rows = read_predictions(folder.predictions("unmerged")).to_pylist()
+    rows = pq.read_table(folder.predictions("unmerged")).to_pylist()
     by_domain: dict[str, list[bool]] = {}
     for row in rows:
         if row["split"] == "id/val":

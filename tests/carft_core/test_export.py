@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
@@ -20,7 +21,6 @@ from carft_core.clip import open_model
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.export import MeasuredRow, _computing, export, read_facts
-from carft_core.predictions import read_predictions
 from carft_core.run import RunFolder
 from carft_core.train import train
 from tests.carft_core.test_clip import ARCHITECTURES
@@ -54,7 +54,7 @@ def said(folder: Path, root: Path, split: str) -> tuple[torch.Tensor, list[str]]
 
 
 def stored(workdir: Path, label: str, split: str) -> dict[str, dict[str, Any]]:
-    rows = read_predictions(RunFolder(workdir).predictions(label)).to_pylist()
+    rows = pq.read_table(RunFolder(workdir).predictions(label)).to_pylist()
     return {row["id"]: row for row in rows if row["split"] == split}
 
 

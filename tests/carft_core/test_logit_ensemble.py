@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.clip import Classifier, OpenedClip
 from carft_core.config import TrialConfig
 from carft_core.merges.logit_ensemble import LogitEnsemble
-from carft_core.predictions import read_predictions
 from carft_core.run import RunFolder
 from carft_core.teacher import Teacher
 from carft_core.testing import batch_for, toy_teacher
@@ -89,7 +89,7 @@ def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
     folder = RunFolder(tmp_path)
 
     def logits(label: str, split: str) -> Tensor:
-        table = read_predictions(folder.predictions(label)).to_pylist()
+        table = pq.read_table(folder.predictions(label)).to_pylist()
         return torch.tensor([row["logits"] for row in table if row["split"] == split])
 
     # They are kept in half precision, of which a logit near 16 has steps of 0.016.

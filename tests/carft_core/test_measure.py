@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from carft_core.config import TrialConfig
 from carft_core.data import Source
 from carft_core.evaluate import among, context_probe, measure, predict, split_metrics, summary
 from carft_core.metrics import top1
-from carft_core.predictions import Predictions, read_predictions, write_predictions
+from carft_core.predictions import Predictions, write_predictions
 from carft_core.prepare import Prepared
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
 
@@ -124,8 +125,8 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
     for label, file in files.items():
         said = everything(classifiers[label], stand)
         write_predictions(tmp_path / "expected", [it.predictions for it in said.values()])
-        table = read_predictions(file)
-        assert table.to_pylist() == read_predictions(tmp_path / "expected").to_pylist()
+        table = pq.read_table(file)
+        assert table.to_pylist() == pq.read_table(tmp_path / "expected").to_pylist()
         assert list(dict.fromkeys(table["split"].to_pylist())) == [*ORDER, OTHER_TASK]
     assert {file.name for file in tmp_path.iterdir()} >= {*files}
     assert not (tmp_path / "wise_ft@0.5").exists(), "nobody asked for its predictions"
@@ -201,4 +202,4 @@ def test_features_of_another_kind_are_measured_where_no_clip_is_needed(
     lost = {name for name in whole if name.startswith(("context/", "retention/"))}
     assert lost
     assert found == {name: value for name, value in whole.items() if name not in lost}
-    assert dict.fromkeys(read_predictions(file)["split"].to_pylist()) == dict.fromkeys(ORDER)
+    assert dict.fromkeys(pq.read_table(file)["split"].to_pylist()) == dict.fromkeys(ORDER)

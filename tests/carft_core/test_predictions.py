@@ -13,12 +13,10 @@ import pytest
 import torch
 
 from carft_core import predictions
-from carft_core.errors import RequestError
 from carft_core.evaluate import split_metrics
 from carft_core.predictions import (
     Predictions,
     predictions_file,
-    read_predictions,
     write_predictions,
 )
 from tests.carft_core.random_predictions import CLASSES, random_predictions
@@ -38,7 +36,7 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     items = [random_predictions("id/test", 7), random_predictions("ood/sketch", 5)]
     path = tmp_path / "deep" / "predictions.parquet"
     write_predictions(path, items)
-    table = read_predictions(path)
+    table = pq.read_table(path)
     for item in items:
         p = torch.softmax(item.logits.double(), dim=1)
         got = rows(table, item.split)
@@ -74,7 +72,7 @@ def test_the_table_has_the_documented_columns(tmp_path: Path) -> None:
 def test_metrics_follow_from_the_table_alone(tmp_path: Path) -> None:
     item = random_predictions(items=50)
     write_predictions(tmp_path / "p.parquet", [item])
-    got = rows(read_predictions(tmp_path / "p.parquet"), "id/test")
+    got = rows(pq.read_table(tmp_path / "p.parquet"), "id/test")
     measured = split_metrics(item)
     hits = [row["label"] == row["prediction"] for row in got]
     assert np.mean(hits) == pytest.approx(measured["top1"])
@@ -87,7 +85,7 @@ def test_top5_lists_only_classes_that_can_occur(
     tmp_path: Path, classes: int, possible: int | None, length: int
 ) -> None:
     write_predictions(tmp_path / "p.parquet", [random_predictions("ood/x", 4, classes, possible)])
-    for row in rows(read_predictions(tmp_path / "p.parquet"), "ood/x"):
+    for row in rows(pq.read_table(tmp_path / "p.parquet"), "ood/x"):
         top = row["top5"]
         assert isinstance(top, list)
         assert len(set(top)) == length
@@ -98,7 +96,7 @@ def test_among_equal_logits_the_first_class_is_predicted(tmp_path: Path) -> None
     item = random_predictions(items=1)
     item.logits[:] = 0.0
     write_predictions(tmp_path / "p.parquet", [item])
-    (row,) = read_predictions(tmp_path / "p.parquet").to_pylist()
+    (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
     assert (row["prediction"], row["top5"]) == (0, [0, 1, 2, 3, 4])
 
 
@@ -116,7 +114,7 @@ def test_logits_are_kept_as_asked(
     """The split's logits take 7 · 6 · 2 = 84 bytes, and `auto` wants less than the limit."""
     monkeypatch.setattr(predictions, "LOGITS_LIMIT", limit)
     write_predictions(tmp_path / "p.parquet", [random_predictions()], logits)
-    assert ("logits" in read_predictions(tmp_path / "p.parquet").column_names) is kept
+    assert ("logits" in pq.read_table(tmp_path / "p.parquet").column_names) is kept
 
 
 def test_auto_keeps_the_logits_of_small_splits_beside_those_without(
@@ -126,7 +124,7 @@ def test_auto_keeps_the_logits_of_small_splits_beside_those_without(
     write_predictions(
         tmp_path / "p.parquet", [random_predictions(), random_predictions("ood/small", 2)]
     )
-    table = read_predictions(tmp_path / "p.parquet")
+    table = pq.read_table(tmp_path / "p.parquet")
     assert all(row["logits"] is None for row in rows(table, "id/test"))
     assert all(row["logits"] is not None for row in rows(table, "ood/small"))
 
@@ -135,7 +133,7 @@ def test_logits_beyond_the_range_of_fp16_stay_finite(tmp_path: Path) -> None:
     item = random_predictions(items=1, possible=2)
     item.logits[0, :2] = torch.tensor([1e6, -1e6])
     write_predictions(tmp_path / "p.parquet", [item])
-    (row,) = read_predictions(tmp_path / "p.parquet").to_pylist()
+    (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
     assert row["logits"] == [65504.0, -65504.0, *[-math.inf] * 4]
 
 
@@ -174,7 +172,7 @@ def test_splits_may_come_in_any_order_and_stand_in_it(tmp_path: Path) -> None:
         ordered = [items[place] for place in order]
         keep_all(tmp_path / "found", shapes, ordered)
         write_predictions(tmp_path / "expected", ordered)
-        found, expected = (read_predictions(tmp_path / name) for name in ("found", "expected"))
+        found, expected = (pq.read_table(tmp_path / name) for name in ("found", "expected"))
         assert found.to_pylist() == expected.to_pylist()
         assert list(dict.fromkeys(found["split"].to_pylist())) == [it.split for it in ordered]
     assert {file.name for file in tmp_path.iterdir()} == {"expected", "found"}
@@ -203,14 +201,3 @@ def test_predictions_that_do_not_come_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no predictions of ood/a came"):
         keep_all(tmp_path / "p.parquet", shapes, [random_predictions("ood/b", 3)])
     assert not list(tmp_path.iterdir())
-
-
-def test_what_is_no_table_of_predictions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no predictions at"):
-        read_predictions(tmp_path / "nothing.parquet")
-    (tmp_path / "text.parquet").write_text("not parquet at all")
-    with pytest.raises(RequestError, match="is not a parquet file"):
-        read_predictions(tmp_path / "text.parquet")
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RequestError, match="does not hold predictions of version 1, but none"):
-        read_predictions(tmp_path / "other.parquet")

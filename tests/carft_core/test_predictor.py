@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +17,6 @@ from safetensors.torch import load_file
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.export import export
-from carft_core.predictions import read_predictions
 from carft_core.predictor import Picture, Prediction, Predictor, read_image
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder
@@ -53,7 +53,7 @@ def opened(file: Path) -> Picture:
 def test_it_says_of_every_image_what_the_run_said(
     exported: Path, predictor: Predictor, toy_root: Path, form: Callable[[Path], Picture]
 ) -> None:
-    rows = read_predictions(RunFolder(exported / "run").predictions("unmerged")).to_pylist()
+    rows = pq.read_table(RunFolder(exported / "run").predictions("unmerged")).to_pylist()
     tested: list[dict[str, Any]] = [row for row in rows if row["split"] == "id/test"]
     assert len(tested) == 12
     told = predictor.predict([form(toy_root / row["id"]) for row in tested])

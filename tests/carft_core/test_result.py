@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from carft_core.config import TrialConfig
 from carft_core.data import Split
 from carft_core.errors import RequestError
 from carft_core.identity import MEASURING_REVISION, TRAINING_REVISION
-from carft_core.predictions import read_predictions
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder, finish, is_complete
 from carft_core.teacher import Teacher
@@ -25,7 +25,7 @@ ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
 
 
 def logits(folder: Path, label: str) -> dict[str, torch.Tensor]:
-    table = read_predictions(RunFolder(folder).predictions(label)).to_pydict()
+    table = pq.read_table(RunFolder(folder).predictions(label)).to_pydict()
     rows: dict[str, list[list[float]]] = {}
     for split, values in zip(table["split"], table["logits"], strict=True):
         rows.setdefault(split, []).append(values)

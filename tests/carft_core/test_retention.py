@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,7 +17,6 @@ from carft_core.data import FAMILIES, Family, FamilyData
 from carft_core.data.icon_shift import ICON_SHIFT_DEV
 from carft_core.errors import RequestError
 from carft_core.identity import evaluation_digest, identify
-from carft_core.predictions import read_predictions
 from carft_core.prepare import other_data, prepared
 from carft_core.run import RunResult, finish, is_complete, load_weights
 from carft_core.train import epochs, train
@@ -101,7 +101,7 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
         logits = classifier(images)
     right = (logits.argmax(dim=1) == test.labels).double().mean()
     assert result.metrics["retention/oxford_pets/top1"] == float(right)
-    table = read_predictions(folder / "run/evaluations/unmerged/predictions.parquet").to_pandas()
+    table = pq.read_table(folder / "run/evaluations/unmerged/predictions.parquet").to_pandas()
     kept = table[table.split == "retention/oxford_pets"]
     assert list(kept.id) == list(test.ids)
     assert (kept.prediction == kept.label).mean() == float(right)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
@@ -22,7 +23,6 @@ from carft_core.data.wilds import FMOW_BENCHMARK as FMOW
 from carft_core.data.wilds import IWILDCAM_BENCHMARK as IWILDCAM
 from carft_core.data.wilds import Benchmark, _opened, read_fmow, split_of
 from carft_core.errors import RequestError
-from carft_core.predictions import read_predictions
 from carft_core.prompts import template_set
 from carft_core.run import RunFolder
 from carft_core.train import train
@@ -407,7 +407,7 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
     assert result is not None
     metrics, data = result.metrics, opened(root, family)
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/test", "ood/val"}
-    table = read_predictions(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
+    table = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
     for name, split in {"id/val": data.val, **data.measured()}.items():
         assert split is not None
         inside = [index for index, of in enumerate(table["split"]) if of == name]

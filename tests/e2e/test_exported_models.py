@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -33,7 +34,6 @@ from safetensors.torch import load_file, save_file
 from carft_core.config import trial_config
 from carft_core.errors import RequestError
 from carft_core.export import export
-from carft_core.predictions import read_predictions
 from carft_core.predictor import Predictor
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder
@@ -194,7 +194,7 @@ def alone(script: str, *words: object, cwd: Path, **environ: str) -> None:
 
 
 def stored(workdir: Path, *splits: str) -> list[dict[str, Any]]:
-    rows = read_predictions(RunFolder(workdir).predictions("unmerged")).to_pylist()
+    rows = pq.read_table(RunFolder(workdir).predictions("unmerged")).to_pylist()
     return [row for row in rows if row["split"] in splits]
 
 
