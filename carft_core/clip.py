@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
 from carft_core.errors import RequestError
-from carft_core.files import found, keep, read_json, user_cache
+from carft_core.files import existing, keep, read_json, user_cache
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 
@@ -205,7 +205,7 @@ def find_model(name: str, pretrained: str | None = None) -> ModelSource:
     import open_clip
 
     names = open_clip.list_models()
-    path = found(name)
+    path = existing(name)
     is_folder = path is not None and path.is_dir() and name not in names
     if is_folder or name == BUILTIN or name.startswith((HUB, FOLDER)):
         if pretrained is not None:
@@ -241,7 +241,7 @@ def _folder_of(name: str) -> Path:
         _from_hub(name, repo, SAFE_WEIGHTS, PICKLED_WEIGHTS)
         return config.parent
     written = name.removeprefix(FOLDER)
-    folder = found(written)
+    folder = existing(written)
     if folder is None or not (folder / CONFIG).is_file():
         raise RequestError(f"model.name: {name}: there is no file {Path(written) / CONFIG}")
     return folder
@@ -351,7 +351,7 @@ def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
     choice = f"Tags of {name}: {listed}. Or the path of a checkpoint file"
     if not pretrained:
         raise RequestError(f"model.pretrained: {name} alone has random weights. {choice}")
-    path = found(pretrained)
+    path = existing(pretrained)
     if path is not None and path.is_file():
         return path
     if path is not None:
@@ -371,7 +371,7 @@ def _unknown_model(name: str, names: Sequence[str]) -> str:
         f"Allowed: {BUILTIN}, an open_clip name (as open_clip.list_models() lists them), "
         f"{HUB}<org>/<model>, or a folder with {CONFIG}"
     )
-    if found(name) is not None:
+    if existing(name) is not None:
         return (
             f"model.name: {name} is a file; the file belongs in model.pretrained, and model.name "
             f"says which architecture it has. {allowed}"

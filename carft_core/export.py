@@ -22,7 +22,7 @@ from carft_core.clip import (
 from carft_core.config import TrialConfig
 from carft_core.device import resolve_device
 from carft_core.errors import RequestError, unknown
-from carft_core.files import found, read_json, write_atomically, write_folder, write_json
+from carft_core.files import existing, read_json, write_atomically, write_folder, write_json
 from carft_core.prepare import Prepared, prepared
 from carft_core.prompts import (
     template_set,
@@ -353,7 +353,7 @@ def _facts(
 
 def _without_path(text: str | None) -> str | None:
     written = (text or "").removeprefix(FOLDER)
-    return Path(written).name if found(written) is not None else text
+    return Path(written).name if existing(written) is not None else text
 
 
 def _versions() -> list[tuple[str, str]]:

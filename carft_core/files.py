@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
         raise RequestError(f"{path} is not JSON: {error}") from None
 
 
-def found(text: str) -> Path | None:
+def existing(text: str) -> Path | None:
     """The file or folder that `text` names, `~` expanded; None for nothing, or for no path."""
     if not text:
         return None

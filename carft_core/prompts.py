@@ -24,7 +24,7 @@ from carft_core.data.base import DataConfig, held_out
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
 from carft_core.device import arithmetic
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import found, keep, user_cache
+from carft_core.files import existing, keep, user_cache
 from carft_core.registry import NAME
 
 OWN_FILES = Path(__file__).parent / "templates"
@@ -219,7 +219,7 @@ def template_set(name_or_path: str) -> TemplateSet:
     """
     if name_or_path in TEMPLATE_SETS:
         return TEMPLATE_SETS[name_or_path]
-    path = found(name_or_path)
+    path = existing(name_or_path)
     if path is not None or Path(name_or_path).suffix in SUFFIXES:
         return read_template_file(path or Path(name_or_path))
     raise RequestError(

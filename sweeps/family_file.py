@@ -17,7 +17,7 @@ from carft_core.data.folders import nearest
 from carft_core.data.image_folder import Declared
 from carft_core.errors import Problem, RequestError, unknown
 from carft_core.fields import explained
-from carft_core.files import found
+from carft_core.files import existing
 from carft_core.prompts import (
     TEMPLATE_SETS,
     TemplateSet,
@@ -48,8 +48,8 @@ def register_family(file: Path) -> Family:
     with its line.
     """
     file = file.absolute()
-    if found(str(file)) is None:
-        folder = found(str(file.parent))
+    if existing(str(file)) is None:
+        folder = existing(str(file.parent))
         beside = [] if folder is None else [path.name for path in folder.glob("*.y*ml")]
         raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
     text = read_text(file, "a family file")
@@ -135,7 +135,7 @@ def _prompts(draft: Draft, declared: Declared) -> dict[str, object]:
 
 def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
     """The templates of a file that lies beside the family's."""
-    path = found(str(folder / Path(text).expanduser()))
+    path = existing(str(folder / Path(text).expanduser()))
     read = template_set(text if path is None else str(path))
     return TemplateSet(name, read.templates, read.domains)
 

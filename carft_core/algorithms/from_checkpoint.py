@@ -11,7 +11,7 @@ from torch import Tensor
 from carft_core.algorithms.base import Algorithm
 from carft_core.clip import ImageClassifier, file_digest, fit, read_state
 from carft_core.errors import RequestError
-from carft_core.files import found
+from carft_core.files import existing
 from carft_core.teacher import Teacher
 
 OTHER_NAMES = {"image_encoder.model.": "", "classification_head.": "head."}
@@ -66,7 +66,7 @@ class FromCheckpoint(Algorithm):
     def _path(self) -> Path:
         if not self.weights:
             raise RequestError("algorithm.weights: which file? Give the path of tuned weights")
-        path = found(self.weights)
+        path = existing(self.weights)
         if path is None or not path.is_file():
             raise RequestError(f"algorithm.weights: there is no file {self.weights}")
         return path
