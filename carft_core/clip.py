@@ -383,7 +383,7 @@ def _unknown_model(name: str, names: Sequence[str]) -> str:
 
 
 def _near(name: str, names: Iterable[str], count: int) -> list[str]:
-    lower = {known.lower(): known for known in names}
+    lower = {candidate.lower(): candidate for candidate in names}
     return [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, count, 0.5)]
 
 

@@ -230,10 +230,10 @@ def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:
     """Every dotted field a sweep may vary, those of one algorithm or of all."""
     names = [f"{section}.{key}" for section, cls in SECTIONS.items() for key in cls.model_fields]
-    chosen = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
+    algorithms = ALGORITHMS.values() if algorithm is None else (ALGORITHMS[algorithm],)
     names += ["algorithm.name"]
-    names += sorted({f"algorithm.{key}" for cls in chosen for key in cls.model_fields})
-    if any(issubclass(cls, Wrapper) for cls in chosen):
+    names += sorted({f"algorithm.{key}" for cls in algorithms for key in cls.model_fields})
+    if any(issubclass(cls, Wrapper) for cls in algorithms):
         inner = {key for cls in ALGORITHMS.values() for key in cls.model_fields}
         names += ["algorithm.of.name", *sorted(f"algorithm.of.{key}" for key in inner)]
     return (*names, "merges", *SCALARS)

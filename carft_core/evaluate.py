@@ -277,12 +277,12 @@ def among(
     """
     if classes is None:
         return logits
-    chosen = torch.full_like(logits, -torch.inf)
+    masked = torch.full_like(logits, -torch.inf)
     possible = list(classes)
-    chosen[:, possible] = logits[:, possible]
+    masked[:, possible] = logits[:, possible]
     for number, same in alike.items():
-        chosen[:, number] = logits[:, list(same)].amax(dim=1)
-    return chosen
+        masked[:, number] = logits[:, list(same)].amax(dim=1)
+    return masked
 
 
 def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> dict[str, float]:
@@ -292,8 +292,8 @@ def split_metrics(predictions: Predictions, further: Collection[str] = ()) -> di
     one. Raises NonFinite when a logit is NaN or +inf.
     """
     logits, labels, groups = predictions.logits, predictions.labels, predictions.groups
-    asked = METRICS | {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
-    values = {name: metric(logits, labels) for name, metric in asked.items()}
+    of_classes = {name: OF_CLASSES[name] for name in further if name in OF_CLASSES}
+    values = {name: metric(logits, labels) for name, metric in (METRICS | of_classes).items()}
     if groups is not None and any(groups):
         of_groups = {name: OF_GROUPS[name] for name in further if name in OF_GROUPS}
         values |= {name: metric(logits, labels, groups) for name, metric in of_groups.items()}

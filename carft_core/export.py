@@ -357,13 +357,13 @@ def _without_path(text: str | None) -> str | None:
 
 
 def _versions() -> list[tuple[str, str]]:
-    known = []
+    versions = []
     for package in PACKAGES:
         try:
-            known.append((package, version(package)))
+            versions.append((package, version(package)))
         except PackageNotFoundError:  # this package, run from its sources
             continue
-    return known
+    return versions
 
 
 def _fill(
@@ -386,12 +386,12 @@ def _fill(
     if "hf_tokenizer_name" in architecture["text_cfg"]:
         # In a folder open_clip looks for the tokenizer's files, and nowhere else.
         clip.tokenizer.save_pretrained(str(folder))  # type: ignore[attr-defined]
-    told = {
+    texts = {
         "family": config.data.family,
         "classes": list(stand.data.class_names),
         "templates": list(template_set(config.prompts.classes).templates),
         "contexts": list(teacher.contexts.templates),
     }
-    write_json(folder / CLASSES, told)
+    write_json(folder / CLASSES, texts)
     write_json(folder / FACTS, facts)
     write_atomically(folder / CARD, lambda file: file.write_text(card, encoding="utf-8"))

@@ -66,14 +66,14 @@ def explained(
         value = item.get("input")
         rules = [_rule(item)]
         if _is_branch(item["loc"]):
-            same = [
-                one
-                for one in items
-                if _is_branch(one["loc"]) and one["loc"][:-1] == item["loc"][:-1]
+            branches = [
+                branch
+                for branch in items
+                if _is_branch(branch["loc"]) and branch["loc"][:-1] == item["loc"][:-1]
             ]
-            if same[0] is not item:
+            if branches[0] is not item:
                 continue
-            where, rules = where[:-1], [_rule(one) for one in same]
+            where, rules = where[:-1], [_rule(branch) for branch in branches]
         if item["type"] == "extra_forbidden":
             message = unknown("field", item["loc"][-1], _fields_at(cls, item["loc"][:-1]))
         elif item["type"] == "missing":

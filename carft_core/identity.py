@@ -281,7 +281,7 @@ def facts_of(config: TrialConfig, stand: Prepared) -> dict[str, Any]:
         "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
         "outside_means": sorted(data.outside_mean),
         "images": {name: len(split) for name, split in stand.measured().items()},
-        "retention": _told(others) if others else None,
+        "retention": _retention(others) if others else None,
         "data_notes": [text for it in (data, *others.values()) for text in it.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
         "own_code": own_code_of(config),
@@ -294,7 +294,7 @@ def _members(config: TrialConfig) -> list[str] | None:
     return list(config.algorithm.members) if isinstance(config.algorithm, Soup) else None
 
 
-def _told(others: Mapping[str, FamilyData]) -> str:
-    """In the form of a transform, of which a warning shows the fields that differ."""
+def _retention(others: Mapping[str, FamilyData]) -> str:
+    """As `Name(field=value)`, as a transform is: a warning shows the fields that differ."""
     digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
     return f"Retention({', '.join(digests)})"

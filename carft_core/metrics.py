@@ -73,9 +73,10 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
     logits = _checked(logits, labels)
     prediction, classes = logits.argmax(dim=1), logits.shape[1]
     hits = labels[prediction == labels].bincount(minlength=classes).double()
-    of_class, told = (each.bincount(minlength=classes).double() for each in (labels, prediction))
-    occurs = of_class > 0
-    return float((2 * hits[occurs] / (of_class + told)[occurs]).mean())
+    labelled = labels.bincount(minlength=classes).double()
+    predicted = prediction.bincount(minlength=classes).double()
+    occurs = labelled > 0
+    return float((2 * hits[occurs] / (labelled + predicted)[occurs]).mean())
 
 
 def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> float:
@@ -111,8 +112,8 @@ def _by_group(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> Tensor:
 
 def _group_means(values: Tensor, group: Tensor) -> Tensor:
     """The mean of `values` [N] in each group that occurs in `group` [N]."""
-    found, inverse, counts = group.unique(return_inverse=True, return_counts=True)
-    means: Tensor = values.new_zeros(len(found)).index_add(0, inverse, values) / counts
+    groups, inverse, counts = group.unique(return_inverse=True, return_counts=True)
+    means: Tensor = values.new_zeros(len(groups)).index_add(0, inverse, values) / counts
     return means
 
 

@@ -166,8 +166,8 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
 
 def warmup_steps(warmup: float, steps: int) -> int:
     """`optim.warmup` in steps: a fraction of all below 1, else a number; under `steps`."""
-    asked = round(warmup * steps) if warmup < 1 else round(warmup)
-    return min(asked, steps - 1)
+    rising = round(warmup * steps) if warmup < 1 else round(warmup)
+    return min(rising, steps - 1)
 
 
 @dataclass(frozen=True)

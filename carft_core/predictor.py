@@ -64,16 +64,16 @@ class Predictor:
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
         place = resolve_device(device)
-        told = read_json(folder / CLASSES)
-        if told is None:
+        texts = read_json(folder / CLASSES)
+        if texts is None:
             raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
         head, contexts = (_tensors(folder / name) for name in (HEAD, CONTEXTS))
         clip = open_model(f"{FOLDER}{folder}")
         classifier = ImageClassifier(clip.model.visual, linear_head(head["weight"]))  # type: ignore[arg-type]
         return cls(
             facts=facts,
-            class_names=tuple(told["classes"]),
-            contexts=tuple(told["contexts"]),
+            class_names=tuple(texts["classes"]),
+            contexts=tuple(texts["contexts"]),
             _classifier=classifier.eval().to(place),
             _w_ctx=contexts["w_ctx"].to(place),
             _scale=float(contexts["logit_scale"]),
@@ -89,11 +89,11 @@ class Predictor:
         An image is a path, the bytes of a file, or opened. Raises RequestError for one that cannot
         be read.
         """
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for first in range(0, len(images), BATCH):
             opened = [read_image(image) for image in images[first : first + BATCH]]
-            found += self._of_batch(opened, top, contexts)
-        return found
+            predictions += self._of_batch(opened, top, contexts)
+        return predictions
 
     @torch.inference_mode()
     def _of_batch(

@@ -247,11 +247,11 @@ def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
     Raises RequestError when none is left.
     """
     words = tuple(words)
-    left = tuple(text for text in templates.templates if not _said(words, [text]))
+    left = tuple(text for text in templates.templates if not _spoken(words, [text]))
     name = f"{templates.name} without {', '.join(words)}"
     if not left:
         raise RequestError(f"prompts.contexts: nothing is left of {name}")
-    return TemplateSet(name, left, _said(templates.domains, left))
+    return TemplateSet(name, left, _spoken(templates.domains, left))
 
 
 def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ...]:
@@ -261,8 +261,8 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
     """
     words = tuple(words)
     declared = {_plain(word) for word in templates.domains}
-    said = _said(words, templates.templates)
-    return tuple(word for word in words if _plain(word) in declared or word in said)
+    spoken = _spoken(words, templates.templates)
+    return tuple(word for word in words if _plain(word) in declared or word in spoken)
 
 
 def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
@@ -271,7 +271,7 @@ def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str
     return sorted(named_domains(contexts, held_out(data) or domains))
 
 
-def _said(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:
+def _spoken(words: Iterable[str], templates: Iterable[str]) -> tuple[str, ...]:
     """The words that stand in a template, whole."""
     text = " | ".join(_plain(template) for template in templates)
     return tuple(word for word in words if re.search(rf"\b{re.escape(_plain(word))}\b", text))

@@ -540,8 +540,8 @@ class Opened:
     def in_distribution(self) -> Mapping[str, Split]:
         """Train, and val and test where there are such."""
         data = self.data
-        found = {"train": data.train, "val": data.val, "test": data.test}
-        return {name: split for name, split in found.items() if split is not None}
+        splits = {"train": data.train, "val": data.val, "test": data.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
 
 def check_family(family: Family, config: DataConfig | None = None) -> None:

@@ -24,7 +24,7 @@ RESIZING = ("interpolation", "resize_mode")
 
 
 def thumbnails(
-    config: TrialConfig, wanted: Mapping[str, Sequence[str]], *, data_digest: str
+    config: TrialConfig, items: Mapping[str, Sequence[str]], *, data_digest: str
 ) -> dict[tuple[str, str], bytes]:
     """PNG files by (split, item): of each split (`id/test`, `ood/<shift>`) the items by their ids.
 
@@ -32,28 +32,28 @@ def thumbnails(
     not opened. Raises RequestError when the data cannot be opened, lacks an item, or is not that
     of `data_digest`, which the runs' identities hold.
     """
-    data = _opened(config.data, wanted)
+    data = _opened(config.data, items)
     if data.digest_of_training != data_digest:
         raise RequestError(f"the data of {config.data.family} is not what the runs were made on")
     splits = data.measured()
     transform = _plain_transform(config)
-    found: dict[tuple[str, str], bytes] = {}
-    for name, items in wanted.items():
-        pixels = _pixels(splits[name], items, transform)
-        found |= {(name, item): _png(view) for item, view in zip(items, pixels, strict=True)}
-    return found
+    pictures: dict[tuple[str, str], bytes] = {}
+    for name, ids in items.items():
+        pixels = _pixels(splits[name], ids, transform)
+        pictures |= {(name, item): _png(view) for item, view in zip(ids, pixels, strict=True)}
+    return pictures
 
 
-def _opened(config: DataConfig, wanted: Collection[str]) -> FamilyData:
-    """The data with the splits that are wanted."""
-    # No image that cannot be read is wanted, so none is looked for.
+def _opened(config: DataConfig, names: Collection[str]) -> FamilyData:
+    """The data with the splits of these names."""
+    # A run measured the items, so they can be read: looking for unreadable ones would cost time.
     config = config.model_copy(update={"bad_files": "refuse"})
     with contextlib.suppress(RequestError):
         data = open_data(config)
-        if set(wanted) <= set(data.measured()):
+        if set(names) <= set(data.measured()):
             return data
-    # A run's own config may be of a time when other shifts were measured.
-    shifts = tuple(name.removeprefix("ood/") for name in wanted if name.startswith("ood/"))
+    # The runs may have been measured on other shifts than this config names.
+    shifts = tuple(name.removeprefix("ood/") for name in names if name.startswith("ood/"))
     return open_data(config.model_copy(update={"shifts": shifts}))
 
 
