@@ -135,17 +135,6 @@ def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
     )
 
 
-def part_of(batch: Batch, rows: slice) -> Batch:
-    """Some rows of a batch, as a micro-batch."""
-    return replace(
-        batch,
-        images=batch.images[rows],
-        labels=batch.labels[rows],
-        index=batch.index[rows],
-        domain=None if batch.domain is None else batch.domain[rows],
-    )
-
-
 def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
     """The module as it is before the first step, with what does not train frozen."""
     with torch.random.fork_rng(devices=[]):
@@ -316,7 +305,7 @@ def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
             f"{cls.name}: a batch in parts must have the whole one's loss and gradient",
         )
         return
-    halves = [part_of(whole, rows) for rows in (slice(0, 3), slice(3, 6))]
+    halves = [whole.part(rows) for rows in (slice(0, 3), slice(3, 6))]
     parts = [loss_of(algorithm, model, half, teacher)[1] for half in halves]
     for key, value in logs.items():
         mean = sum(part[key] for part in parts) / 2

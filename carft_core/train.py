@@ -8,7 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -298,14 +298,7 @@ class Run:
             yield 1.0, batch
             return
         for first in range(0, len(batch.labels), size):
-            rows = slice(first, first + size)
-            part = replace(
-                batch,
-                images=batch.images[rows],
-                labels=batch.labels[rows],
-                index=batch.index[rows],
-                domain=None if batch.domain is None else batch.domain[rows],
-            )
+            part = batch.part(slice(first, first + size))
             yield len(part.labels) / len(batch.labels), part
 
     def _batch(self, loaded: Loaded) -> Batch:

@@ -6,7 +6,7 @@ import copy
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -69,6 +69,16 @@ class Batch:
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """The batch's mean cross-entropy of logits [B, C], with the run's label smoothing."""
         return F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its rows, as a micro-batch."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            index=self.index[rows],
+            domain=None if self.domain is None else self.domain[rows],
+        )
 
     def in_parts(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """`function(inputs)` in parts of `micro_batch` rows, each computed again on the way back.
