@@ -135,11 +135,7 @@ class ImageClassifier(Classifier):
 
     def embed(self, images: Tensor) -> Tensor:
         """The tower's float32 outputs [B, d], before they are normalised."""
-        out = self.visual(images)
-        if isinstance(out, (tuple, list)):
-            out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.
-        pooled: Tensor = out.float()
-        return pooled
+        return tower_outputs(self.visual, images)
 
     def features(self, images: Tensor) -> Tensor:
         """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S].
@@ -154,6 +150,15 @@ class ImageClassifier(Classifier):
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.head(features)
         return out
+
+
+def tower_outputs(visual: nn.Module, images: Tensor) -> Tensor:
+    """float32 outputs [B, d] of one of open_clip's image towers for images [B, 3, S, S]."""
+    out = visual(images)
+    if isinstance(out, (tuple, list)):
+        out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.
+    pooled: Tensor = out.float()
+    return pooled
 
 
 def open_model(name: str, pretrained: str | None = None) -> OpenedClip:

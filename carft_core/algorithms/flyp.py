@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_core.clip import ImageClassifier
+from carft_core.clip import ImageClassifier, tower_outputs
 from carft_core.prompts import TEXTS_PER_BATCH, class_weights
 from carft_core.teacher import Teacher, evaluating, linear_head
 
@@ -28,6 +28,13 @@ class ContrastiveClip(nn.Module):
         self.register_buffer("tokens", tokens, persistent=False)
 
     @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        visual = self.clip.visual
+        assert isinstance(visual, nn.Module)
+        return visual
+
+    @property
     def scale(self) -> Tensor:
         """By what cosines are multiplied, a scalar; it trains as the towers do."""
         logarithm = self.clip.logit_scale
@@ -36,10 +43,7 @@ class ContrastiveClip(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
-        out = self.clip.visual(images)  # type: ignore[operator]
-        if isinstance(out, (tuple, list)):
-            out = out[0]  # towers that also return tokens
-        return F.normalize(out.float(), dim=-1)
+        return F.normalize(tower_outputs(self.visual, images), dim=-1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Unit-norm float32 features [B, d] of tokens [B, L]."""
@@ -110,10 +114,8 @@ class Flyp(Algorithm):
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
         """The tuned image tower, and the head that the tuned text tower gives, in float32."""
         clip = _contrastive(model)
-        visual = clip.clip.visual
-        assert isinstance(visual, nn.Module)
         with teacher.arithmetic(), evaluating(clip):
-            return ImageClassifier(visual, clip.head())
+            return ImageClassifier(clip.visual, clip.head())
 
 
 def _templates(batch: Batch, count: int) -> Tensor:
