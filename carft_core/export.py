@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +24,6 @@ from carft_core.device import resolve_device
 from carft_core.errors import RequestError, unknown
 from carft_core.files import existing, read_json, write_atomically, write_folder, write_json
 from carft_core.prepare import Prepared, prepared
-from carft_core.prompts import (
-    template_set,
-)
 from carft_core.run import UNMERGED, RunFolder, load_classifier, merged, models_of, save_weights
 
 USE = """```python
@@ -206,7 +203,7 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _table(heads: Sequence[str], lines: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *lines]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows)
 
@@ -251,7 +248,7 @@ def export(
         raise RequestError(f"{workdir} has no evaluation of {label}: the run is not finished")
     _check_place(out, claimed["digest"], label, force=force)
     stand = prepared(config.model_copy(update=_computing(claimed)))
-    _check_unchanged(claimed, config, stand)
+    _check_unchanged(claimed, stand)
     classifier = merged(models[label], load_classifier(folder, config, stand), stand)
     if not isinstance(classifier, ImageClassifier):
         raise RequestError(
@@ -303,13 +300,13 @@ def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
-def _check_unchanged(claimed: Mapping[str, Any], config: TrialConfig, stand: Prepared) -> None:
+def _check_unchanged(claimed: Mapping[str, Any], stand: Prepared) -> None:
     """Raise RequestError where a head or a text tower would not be the run's own."""
     then = claimed["identity"]
     pairs = {
         "the model": (then["model"], stand.teacher.clip.digest),
         "the data": (then["data"]["digest"], stand.data.digest_of_training),
-        "prompts.classes": (then["classes"], template_set(config.prompts.classes).digest),
+        "prompts.classes": (then["classes"], stand.teacher.classes.digest),
         "prompts.contexts": (then.get("contexts"), stand.teacher.contexts.digest),
     }
     if "contexts" not in then:  # the algorithm does not use them
@@ -332,8 +329,8 @@ def _facts(
     plain, clip = config.as_dict(), stand.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}
-    classes = template_set(config.prompts.classes).name
-    plain["prompts"] = {"classes": classes, "contexts": stand.teacher.contexts.name}
+    sets = {"classes": stand.teacher.classes, "contexts": stand.teacher.contexts}
+    plain["prompts"] = {field: templates.name for field, templates in sets.items()}
     return {
         "format": FORMAT,
         "digest": claimed["digest"],
@@ -389,7 +386,7 @@ def _fill(
     texts = {
         "family": config.data.family,
         "classes": list(stand.data.class_names),
-        "templates": list(template_set(config.prompts.classes).templates),
+        "templates": list(teacher.classes.templates),
         "contexts": list(teacher.contexts.templates),
     }
     write_json(folder / CLASSES, texts)
