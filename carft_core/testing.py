@@ -155,6 +155,16 @@ def loss_of(
     return loss, {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in logs.items()}}
 
 
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are, for a look at what a step does to them."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    """Whether every tensor of `before` is in `after` to the bit."""
+    return all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 def takes_steps(algorithm: Algorithm) -> bool:
     """Whether a loss trains it."""
     return algorithm.trains and not algorithm.solves
@@ -187,13 +197,9 @@ def a_step_moves_what_is_in_a_group_and_nothing_else(
     model = started(algorithm, teacher)
     groups = algorithm.groups(model, OptimConfig(lr=1e-3))
     trained = {id(parameter) for group in groups for parameter in group["params"]}
-    frozen = {
-        name: parameter.clone()
-        for name, parameter in model.named_parameters()
-        if id(parameter) not in trained
-    }
-    before = {key: value.clone() for key, value in teacher.classifier.state_dict().items()}
-    moving = {key: value.clone() for key, value in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    frozen = copied({name: p for name, p in parameters.items() if id(p) not in trained})
+    zero_shot, state = copied(teacher.classifier.state_dict()), copied(model.state_dict())
     optimiser = algorithm.optimiser(groups, OptimConfig(lr=1e-3))
 
     def closure() -> Tensor:
@@ -204,11 +210,7 @@ def a_step_moves_what_is_in_a_group_and_nothing_else(
         return loss.detach()
 
     optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
-    gradients = {
-        name: parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     must(
         any(bool(gradient.abs().sum() > 0) for gradient in gradients.values()),
         f"{cls.name}: the gradient of the loss must reach some parameter of its groups",
@@ -217,20 +219,11 @@ def a_step_moves_what_is_in_a_group_and_nothing_else(
         not frozen.keys() & gradients.keys(),
         f"{cls.name}: what is in no group must get no gradient",
     )
-    now = dict(model.named_parameters())
-    must(
-        all(torch.equal(now[name], value) for name, value in frozen.items()),
-        f"{cls.name}: what is in no group must not move",
-    )
-    state = model.state_dict()
-    must(
-        any(not torch.equal(state[key], value) for key, value in moving.items()),
-        f"{cls.name}: a step must move something",
-    )
-    after = teacher.classifier.state_dict()
+    must(equal(frozen, parameters), f"{cls.name}: what is in no group must not move")
+    must(not equal(state, model.state_dict()), f"{cls.name}: a step must move something")
     must(
         all(p.grad is None for p in teacher.classifier.parameters())
-        and all(torch.equal(before[key], after[key]) for key in before),
+        and equal(zero_shot, teacher.classifier.state_dict()),
         f"{cls.name}: the teacher must stay as it is, without a gradient",
     )
 
@@ -242,27 +235,26 @@ def what_is_solved_moves_what_is_in_a_group_and_nothing_else(
     algorithm = cls()
     if not algorithm.solves:
         return
-    frozen = {key: value.clone() for key, value in teacher.classifier.state_dict().items()}
+    zero_shot = copied(teacher.classifier.state_dict())
     models = [started(algorithm, teacher) for _ in range(2)]
-    before = {name: parameter.clone() for name, parameter in models[0].named_parameters()}
+    before = copied(dict(models[0].named_parameters()))
     groups = algorithm.groups(models[0], OptimConfig(lr=1e-3))
     solved = {id(parameter) for group in groups for parameter in group["params"]}
     for model in models:
         logs = algorithm.solve(model, teacher)
         for key, value in logs.items():
             must(math.isfinite(value), f"{cls.name}: {key} must be finite")
-    one, two = (model.state_dict() for model in models)
     must(
-        all(torch.equal(one[key], two[key]) for key in one), f"{cls.name}: one problem, a solution"
+        equal(models[0].state_dict(), models[1].state_dict()),
+        f"{cls.name}: one problem, one solution",
     )
     moved = {n: p for n, p in models[0].named_parameters() if not torch.equal(p, before[n])}
     must(
         bool(moved) and all(id(parameter) in solved for parameter in moved.values()),
         f"{cls.name}: what it solves for must be in a group, and nothing else may move",
     )
-    after = teacher.classifier.state_dict()
     must(
-        all(torch.equal(frozen[key], after[key]) for key in frozen)
+        equal(zero_shot, teacher.classifier.state_dict())
         and all(parameter.grad is None for parameter in models[0].parameters()),
         f"{cls.name}: no gradient may reach the module, and the teacher must stay as it is",
     )
@@ -274,8 +266,10 @@ def two_calls_on_the_same_batch_agree_to_the_bit(cls: type[Algorithm], teacher: 
     if not takes_steps(algorithm):
         return
     model = started(algorithm, teacher).eval()
-    (_, one), (_, two) = (loss_of(algorithm, model, batch_for(teacher), teacher) for _ in range(2))
-    must(one == two, f"{cls.name}: its loss must be the same whenever it is computed")
+    (_, logs), (_, again) = (
+        loss_of(algorithm, model, batch_for(teacher), teacher) for _ in range(2)
+    )
+    must(logs == again, f"{cls.name}: its loss must be the same whenever it is computed")
 
 
 def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
@@ -299,8 +293,8 @@ def a_loss_over_a_batch_is_the_mean_over_its_micro_batches(
         must(
             torch.allclose(loss, parted, rtol=1e-5, atol=1e-6)
             and all(
-                torch.allclose(one, two, rtol=1e-3, atol=1e-5)
-                for one, two in zip(gradients, again, strict=True)
+                torch.allclose(gradient, in_parts, rtol=1e-3, atol=1e-5)
+                for gradient, in_parts in zip(gradients, again, strict=True)
             ),
             f"{cls.name}: a batch in parts must have the whole one's loss and gradient",
         )
@@ -348,9 +342,11 @@ def all_that_outlives_a_step_is_in_its_state(cls: type[Algorithm], teacher: Teac
         with torch.no_grad():
             algorithm.after_step(part, 2, 10)
     with torch.no_grad():
-        one, two = (algorithm.classifier(part, teacher).eval()(images) for part in (model, again))
+        logits, restored = (
+            algorithm.classifier(part, teacher).eval()(images) for part in (model, again)
+        )
     must(
-        torch.equal(one, two),
+        torch.equal(logits, restored),
         f"{cls.name}: what outlives a step must be a parameter, buffer or submodule of its module",
     )
 
@@ -452,7 +448,7 @@ def a_merge_classifies_and_leaves_its_inputs(cls: type[Merge]) -> None:
         for parameter in tuned.parameters():
             parameter.mul_(1.1)
     inputs = [tuned.state_dict(), teacher.classifier.state_dict()]
-    before = [{key: value.clone() for key, value in state.items()} for state in inputs]
+    before = [copied(state) for state in inputs]
     images, merge = batch_for(teacher).images, cls()
     for point in merge.points():
         merged = merge.model(point, teacher, tuned)
@@ -464,11 +460,7 @@ def a_merge_classifies_and_leaves_its_inputs(cls: type[Merge]) -> None:
             f"{point.label}: it must give a finite logit for each image and class",
         )
     must(
-        all(
-            torch.equal(now[key], then[key])
-            for now, then in zip(inputs, before, strict=True)
-            for key in then
-        ),
+        all(equal(then, now) for then, now in zip(before, inputs, strict=True)),
         f"{cls.name}: it must leave the weights that it is given as they are",
     )
 
@@ -680,18 +672,18 @@ def a_view_depends_on_seed_epoch_and_index_alone(opened: Opened) -> None:
     """Neither on the batch nor on global random state."""
     split = opened.data.train
     last = len(split) - 1
-    one = split.views([0, 1, last], transform=TRANSFORM, seed=5, epoch=2)
+    views = split.views([0, 1, last], transform=TRANSFORM, seed=5, epoch=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
-        other = split.views([last, 0], transform=TRANSFORM, seed=5, epoch=2)
+        reversed_ends = split.views([last, 0], transform=TRANSFORM, seed=5, epoch=2)
     size = TRANSFORM.size
     must(
-        one.shape == (3, 3, size, size) and one.dtype == torch.uint8,
-        f"{opened.name}: views must be uint8 [B, 3, {size}, {size}], got {one.dtype} "
-        f"{list(one.shape)}",
+        views.shape == (3, 3, size, size) and views.dtype == torch.uint8,
+        f"{opened.name}: views must be uint8 [B, 3, {size}, {size}], got {views.dtype} "
+        f"{list(views.shape)}",
     )
     must(
-        torch.equal(one[[2, 0]], other),
+        torch.equal(views[[2, 0]], reversed_ends),
         f"{opened.name}: a training view must depend on seed, epoch and index alone",
     )
 
@@ -700,8 +692,8 @@ def the_evaluation_view_is_fixed(opened: Opened) -> None:
     """With seed None every epoch sees the same."""
     for name, split in opened.splits().items():
         ends = [0, len(split) - 1]
-        one, two = (split.views(ends, transform=TRANSFORM, seed=None, epoch=e) for e in (0, 7))
-        must(torch.equal(one, two), f"{opened.name}, {name}: the evaluation view must be fixed")
+        first, later = (split.views(ends, transform=TRANSFORM, seed=None, epoch=e) for e in (0, 7))
+        must(torch.equal(first, later), f"{opened.name}, {name}: the evaluation view must be fixed")
 
 
 def opened_again_it_is_the_same_and_a_fraction_of_it_has_the_same_test(opened: Opened) -> None:
