@@ -10,9 +10,9 @@ import os
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -329,15 +329,13 @@ def visible_folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def no_class_folders(folder: Path) -> str:
-    """What to say of a split that has none."""
-    loose = has_loose_images(folder)
-    return "has no class folders" + ("; its images lie outside them" if loose else "")
-
-
-def has_loose_images(folder: Path) -> bool:
-    """Whether images lie right in a folder."""
-    return any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
+    """What to say of a split that has none: what is `expected`, `advice` where its images lie right
+    in it."""
+    loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+    return f"has no class folders{expected}" + (
+        f"; its images lie outside them{advice}" if loose else ""
+    )
 
 
 def images(
@@ -562,38 +560,45 @@ def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
     return Shards(root, index.shards, pa.array(ids, pa.string()), places)
 
 
-def look_at(
-    root: Path,
-    expected: DataFolder,
-    classes: Collection[str] = (),
-    problems: Callable[[Path, Manifest], Iterable[str]] | None = None,
-) -> FoundSplit:
+def look_at(root: Path, expected: DataFolder) -> FoundSplit:
     """What is there of a folder below the data root.
 
-    With `problems`, which says what is wrong with its class folders, these are counted as well:
-    those of `classes`, the others do not count. Raises OSError for what cannot be read.
+    The images of its class folders are counted, where it has such. Raises OSError for what cannot
+    be read.
     """
-    folder = found_folder(root, expected)
+    folder, classes = found_folder(root, expected), expected.classes
+    split = FoundSplit(folder, published=expected.images, expected_classes=len(classes) or None)
     if folder is None:
-        return FoundSplit(
-            is_there=False,
-            published=expected.images,
-            expected_classes=len(classes) or None,
-            problems=(missing_folder(expected),),
-        )
-    if problems is None:
-        return FoundSplit(folder, published=expected.images)
+        return replace(split, is_there=False, problems=(missing_folder(expected),))
+    if not classes:
+        return split
     manifest = read_manifest(folder)
     counts = [manifest.counts.get(name, 0) for name in classes]
-    return FoundSplit(
-        folder,
+    return replace(
+        split,
         images=sum(counts),
-        published=expected.images,
         classes=sum(count > 0 for count in counts),
-        expected_classes=len(classes),
         digest=manifest.digest,
-        problems=tuple(f"{folder}: {problem}" for problem in problems(folder, manifest)),
+        problems=tuple(f"{folder}: {it}" for it in problems_of(folder, manifest, expected)),
     )
+
+
+def read_folders(
+    family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
+) -> dict[str, Manifest]:
+    """The images of each of the folders.
+
+    Raises RequestError with all that is wrong with them, OSError for what cannot be read.
+    """
+    manifests = {name: read_manifest(place) for name, place in places.items()}
+    problems = [
+        f"{place}: {problem}"
+        for name, place in places.items()
+        for problem in problems_of(place, manifests[name], folders[name])
+    ]
+    if problems:
+        raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
+    return manifests
 
 
 def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
@@ -606,40 +611,41 @@ def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str
     )
 
 
-def problems_of(
-    folder: Path,
-    manifest: Manifest,
-    wanted: Collection[str],
-    *,
-    layout: str,
-    loose: str = "",
-    more: bool = False,
-) -> Iterator[str]:
-    """Why a folder is not what its makers publish; numbers of images are no reason.
-
-    `wanted` are its class folders, others may lie there only with `more`. `loose` is said of images
-    that lie outside of class folders.
-    """
-    counts = manifest.counts
+def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
+    """Why a folder is not what its makers publish; numbers of images are no reason."""
+    counts, classes = manifest.counts, dict.fromkeys(expected.classes)
     if not counts:
-        yield f"has no class folders, expected {layout}" + (
-            f"; its images lie outside them{loose}" if has_loose_images(folder) else ""
-        )
+        yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)
         return
-    deeper = [name for name in counts if set(wanted) <= {*visible_folders(folder / name)}]
-    if deeper and not set(wanted) & set(counts):
+    # Only then: to look for folders among a million images takes as long as to list them.
+    others = [] if classes.keys() & counts.keys() else [*counts]
+    deeper = [name for name in others if classes.keys() <= {*visible_folders(folder / name)}]
+    if deeper:
         yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
         return
-    missing = [name for name in wanted if name not in counts]
+    missing = [name for name in classes if name not in counts]
     if missing:
-        yield f"lacks {len(missing)} of {len(wanted)} class folders: {listed(missing)}"
-    strange = [] if more else [name for name in counts if name not in wanted]
+        yield f"lacks {len(missing)} of {len(classes)} class folders: {listed(missing)}"
+    strange = [] if expected.has_others else [name for name in counts if name not in classes]
     if strange:
         near = nearest(strange[0], missing)
         yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
-    bare = [name for name, count in counts.items() if count == 0 and name in wanted]
+    bare = [name for name, count in counts.items() if count == 0 and name in classes]
     if bare:
         yield f"has class folders without images: {listed(bare)}"
-    empty = [path for path in manifest.empty if path.partition("/")[0] in wanted]
+    empty = [path for path in manifest.empty if path.partition("/")[0] in classes]
     if empty:
         yield f"has files that are empty or links to nothing: {listed(empty)}"
+    if expected.is_prefixed and (strays := list(_strays(manifest, classes))):
+        yield (
+            f"has {len(strays)} images in the folder of another class than their names say: "
+            f"{listed(strays)}"
+        )
+
+
+def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
+    for folder, paths in manifest.groups():
+        for path in paths:
+            owner = path[len(folder) + 1 :].partition("_")[0]
+            if owner != folder and owner in classes:
+                yield path
