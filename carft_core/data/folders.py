@@ -101,6 +101,7 @@ def readable(named: str = "data.root") -> Iterator[None]:
 
 
 VERSION = 1
+"""Of what the cache holds of listings and indices: another is made anew."""
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
 THREADS = 8
@@ -117,14 +118,17 @@ class Manifest:
 
     paths: tuple[str, ...]
     """`<class folder>/<image>`, in the order of the folders' names, then of the images'."""
-    counts: Mapping[str, int]
-    """How many images each class folder has, in order."""
-    empty: tuple[str, ...]
-    """Those of the paths that hold nothing, or are links that lead nowhere."""
-    digest: str
-    """sha256 over every path and size."""
     sizes: tuple[int, ...]
     """In bytes, of each of the paths."""
+    counts: Mapping[str, int]
+    """How many images each class folder has, in order."""
+    digest: str
+    """sha256 over every path and size."""
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Those of the paths that hold nothing, or are links that lead nowhere."""
+        return tuple(path for path, size in zip(self.paths, self.sizes, strict=True) if size == 0)
 
     def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
         """Each class folder with its paths."""
@@ -132,22 +136,6 @@ class Manifest:
         for folder, count in self.counts.items():
             yield folder, self.paths[at : at + count]
             at += count
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A manifest with what tells whether it still holds."""
-
-    manifest: Manifest
-    changed: Mapping[str, int]
-    """When each class folder changed last, in nanoseconds; 0 where that was too short ago."""
-
-    def files(self) -> dict[str, Files]:
-        sizes = iter(self.manifest.sizes)
-        return {
-            folder: [(path.removeprefix(f"{folder}/"), next(sizes)) for path in paths]
-            for folder, paths in self.manifest.groups()
-        }
 
 
 def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
@@ -160,28 +148,50 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
     if folders is None:
-        folders = _class_folders(folder)
+        folders = [_text(name, folder) for name in visible_folders(folder)]
     else:
         folders = [name for name in folders if (folder / name).is_dir()]
     changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
-    cached = _kept(file)
-    changed_before = {} if cached is None else cached.changed
+    before, changed_before = _kept(file)
     stale = [name for name, when in changed.items() if changed_before.get(name) != when]
-    if cached is not None and not stale and list(changed) == list(cached.manifest.counts):
-        return cached.manifest
+    if not stale and list(changed) == list(before.counts):
+        return before
+    size_of = dict(zip(before.paths, before.sizes, strict=True))
+    files = {name: [(path, size_of[path]) for path in paths] for name, paths in before.groups()}
     with ThreadPoolExecutor(THREADS) as pool:
-        listed = dict(zip(stale, pool.map(_images, [folder / name for name in stale]), strict=True))
-    files_before = {} if cached is None else cached.files()
-    listing = _made(
-        {name: listed[name] if name in listed else files_before[name] for name in changed},
-        {name: when if started - when > SETTLED else 0 for name, when in changed.items()},
+        listings = pool.map(_images, [folder / name for name in stale])
+        for name, listing in zip(stale, listings, strict=True):
+            files[name] = [(f"{name}/{image}", size) for image, size in listing]
+    rows = [row for name in changed for row in files[name]]
+    manifest = Manifest(
+        tuple(path for path, _ in rows),
+        tuple(size for _, size in rows),
+        {name: len(files[name]) for name in changed},
+        _sha256("".join(f"{path}\0{size}\n" for path, size in rows)),
     )
-    keep_table(file, _table(listing))
-    return listing.manifest
+    # When each class folder changed last; 0 where that was too short ago.
+    settled = {name: when if started - when > SETTLED else 0 for name, when in changed.items()}
+    about = {
+        "version": VERSION,
+        "counts": manifest.counts,
+        "changed": settled,
+        "digest": manifest.digest,
+    }
+    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
+    keep_table(file, table.replace_schema_metadata({_ABOUT: json.dumps(about)}))
+    return manifest
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return [_text(name, folder) for name in visible_folders(folder)]
+def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
+    """What was listed before, and when each class folder had changed: nothing where there is
+    nothing of use."""
+    table = kept_table(file)
+    metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
+    about: dict[str, Any] = json.loads(metadata)
+    if table is None or about.get("version") != VERSION:
+        return Manifest((), (), {}, _sha256("")), {}
+    paths, sizes = (tuple(table[name].to_pylist()) for name in ("path", "size"))
+    return Manifest(paths, sizes, about["counts"], about["digest"]), about["changed"]
 
 
 def _images(folder: Path) -> Files:
@@ -200,50 +210,6 @@ def _text(name: str, folder: Path) -> str:
     if not is_text(name):
         raise RequestError(f"{str(folder)!r}: {name!r} is not a name in UTF-8; rename it")
     return name
-
-
-def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
-    paths = [f"{folder}/{name}" for folder, items in files.items() for name, _ in items]
-    sizes = [size for items in files.values() for _, size in items]
-    text = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
-    manifest = Manifest(
-        tuple(paths),
-        {folder: len(items) for folder, items in files.items()},
-        tuple(path for path, size in zip(paths, sizes, strict=True) if size == 0),
-        _sha256(text),
-        tuple(sizes),
-    )
-    return _Kept(manifest, changed)
-
-
-def _table(cached: _Kept) -> pa.Table:
-    manifest = cached.manifest
-    about = {
-        "version": VERSION,
-        "counts": manifest.counts,
-        "changed": cached.changed,
-        "empty": manifest.empty,
-        "digest": manifest.digest,
-    }
-    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
-    return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
-
-
-def _kept(file: Path) -> _Kept | None:
-    """What was made a table of; None where there is nothing of use."""
-    table = kept_table(file)
-    metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
-    about: dict[str, Any] = json.loads(metadata)
-    if table is None or about.get("version") != VERSION:
-        return None
-    manifest = Manifest(
-        tuple(table["path"].to_pylist()),
-        about["counts"],
-        tuple(about["empty"]),
-        about["digest"],
-        tuple(table["size"].to_pylist()),
-    )
-    return _Kept(manifest, about["changed"])
 
 
 def _sha256(text: str) -> str:
@@ -413,8 +379,6 @@ def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]
     ]
 
 
-VERSION = 1
-"""Of what an index holds: another is built anew."""
 _LABELS = (".cls", ".json")
 
 

@@ -313,7 +313,7 @@ def test_a_whole_set_says_nothing_of_its_size(
         first, *others = classes_of("pacs")
         counts = {first: published[folder.name] - len(others), **dict.fromkeys(others, 1)}
         paths = tuple(f"{name}/{at}.jpg" for name, count in counts.items() for at in range(count))
-        return Manifest(paths, counts, (), "", (1,) * len(paths))
+        return Manifest(paths, (1,) * len(paths), counts, "")
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("carft_core.data.folders.read_manifest", listed)
