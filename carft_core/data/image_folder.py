@@ -89,33 +89,25 @@ class Reader:
     ) -> None:
         self.declared, self.root, self.report, self.advises = declared, root, report, advises
         self.shards: dict[str, ShardIndex] = {}
+        self.train: ClassFolders = {}
+        self.classes: tuple[str, ...] = ()
 
     def read(self) -> Tree:
         """Raises OSError for what cannot be read."""
-        declared = self.declared
         folders_of = {
             name: self._class_folders(name, paths)
-            for name, paths in declared_folders(declared).items()
+            for name, paths in declared_folders(self.declared).items()
         }
-        train, splits = folders_of["train"], {}
-        classes = self._classes(
-            train, {folder for name in IN_DISTRIBUTION for folder in folders_of.get(name, ())}
+        self.train, splits = folders_of["train"], {}
+        self.classes = self._classes(
+            {folder for name in IN_DISTRIBUTION for folder in folders_of.get(name, ())}
         )
         for name, folders in folders_of.items():
-            route = _route(name)
-            if not classes or not folders:
-                kept: ClassFolders = folders
-            elif name == "train":
-                kept = {folder: train[folder] for folder in classes}
-            elif route[0] == "shifts":
-                shift = declared.shifts[str(route[1])]
-                kept = self._of_shift(route, shift, folders, classes, train)
-            else:
-                self._check_complete(route, folders, classes, {*train, *(declared.exclude or ())})
-                kept = {folder: folders[folder] for folder in classes if folder in folders}
-            splits[name] = self._listing(route, kept)
+            if self.classes and folders:
+                folders = self._by_class(_route(name), folders)
+            splits[name] = self._listing(_route(name), folders)
         self._check_apart(splits)
-        return Tree(classes, splits, self.shards)
+        return Tree(self.classes, splits, self.shards)
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
         """What lies in the folders of one split, joined."""
@@ -157,12 +149,12 @@ class Reader:
             self.report(route, f"has numbers as labels: {names} must say what they mean")
         return {label: [files] for label, files in by_label.items()}
 
-    def _classes(self, train: ClassFolders, anywhere: Collection[str]) -> tuple[str, ...]:
+    def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
         """The classes: train's folders, without those that are left out.
 
         What is left out may also be a folder of val or test alone: `anywhere` has all three.
         """
-        declared = self.declared
+        declared, train = self.declared, self.train
         if not train:
             return ()
         of_train = "class folder of train"
@@ -194,45 +186,39 @@ class Reader:
                 message = f"no {kind} is named {name!r}{near}; there are {listed(others)}"
                 self.report((*route, key), message)
 
-    def _check_complete(
-        self, route: Route, folders: ClassFolders, classes: Sequence[str], known: Collection[str]
-    ) -> None:
+    def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
+        """The folders of a split that count, in the order of the classes."""
+        if route[0] == "shifts":
+            folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
+        else:
+            self._check_complete(route, folders)
+        return {name: folders[name] for name in self.classes if name in folders}
+
+    def _check_complete(self, route: Route, folders: ClassFolders) -> None:
         """An in-distribution split has every class, and no others but those that are left out."""
-        self._check_known(route, [name for name in folders if name not in known], classes)
-        missing = [name for name in classes if name not in folders]
+        allowed = {*self.train, *(self.declared.exclude or ())}
+        self._check_strange(route, [name for name in folders if name not in allowed])
+        missing = [name for name in self.classes if name not in folders]
         if missing:
             advice = "; `exclude` leaves classes out" if self.advises else ""
             self.report(route, f"lacks classes that train has: {listed(missing)}{advice}")
 
-    def _check_known(
-        self, route: Route, strange: Sequence[str], classes: Sequence[str], advice: str = ""
-    ) -> None:
+    def _check_strange(self, route: Route, strange: Sequence[str], advice: str = "") -> None:
         if strange:
-            near = nearest(strange[0], classes)
-            advice = advice or f"; train has {len(classes)}: {listed(classes)}"
+            near = nearest(strange[0], self.classes)
+            advice = advice or f"; train has {len(self.classes)}: {listed(self.classes)}"
             message = f"has folders that are no class of train: {listed(strange)}{near}{advice}"
             self.report(route, message)
 
-    def _of_shift(
-        self,
-        route: Route,
-        shift: ShiftFolders,
-        folders: ClassFolders,
-        classes: Sequence[str],
-        train: ClassFolders,
-    ) -> ClassFolders:
+    def _of_shift(self, route: Route, shift: ShiftFolders, folders: ClassFolders) -> ClassFolders:
         """The folders of a shift by class."""
-        at_rename = (*route, "rename")
+        train, classes = self.train, self.classes
         only, excluded, renamed = shift.classes or (), shift.exclude or (), shift.rename
+        allowed, shown = {*folders, *train}, {*classes, *folders}
+        sources, at_rename = zip(renamed, renamed, strict=True), (*route, "rename")
         self._check_names((*route, "classes"), "class", enumerate(only), classes)
-        self._check_names(
-            (*route, "exclude"),
-            "class or folder",
-            enumerate(excluded),
-            {*folders, *train},
-            {*classes, *folders},
-        )
-        sources = zip(renamed, renamed, strict=True)
+        named = enumerate(excluded)
+        self._check_names((*route, "exclude"), "class or folder", named, allowed, shown)
         self._check_names(at_rename, "folder of the shift", sources, folders)
         self._check_names(at_rename, "class", renamed.items(), train, classes)
         kept: dict[str, list[str | Mapping[str, int]]] = {}
@@ -246,13 +232,13 @@ class Reader:
             elif target not in train and shift.classes is None:
                 strange.append(folder)
         advice = "; `rename` says which class a folder is, `exclude` leaves it out"
-        self._check_known(route, strange, classes, advice if self.advises else "")
+        self._check_strange(route, strange, advice if self.advises else "")
         if not kept and not strange:
             self.report(route, "no class of it is left")
         for index, name in enumerate(only):
             if name in classes and name not in kept:
                 self.report((*route, "classes", index), f"{name!r} has no folder here")
-        return {name: kept[name] for name in classes if name in kept}
+        return kept
 
     def _listing(self, route: Route, folders: ClassFolders) -> Listing:
         """The images by class, in the order of their paths."""
