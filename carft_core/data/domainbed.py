@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -204,21 +204,18 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
     with readable():
         whole = _opened(config.family, tuple(places.items()))
-    greater, smaller = _halves(whole.counts, config)
-    training = [name for name in benchmark.domains if name not in (test, config.val_domain)]
-    validating = (
-        [smaller[name] for name in training]
-        if config.val_domain is None
-        else [greater[config.val_domain]]
-    )
+    parts = _parts_of(whole.counts, config)
+    training = [parts[name] for name in benchmark.domains if name not in held_out(config)]
+    if config.val_domain is None:
+        val = [row for part in training for row in part.kept]
+    else:
+        val = [*parts[config.val_domain].train]
     # A part of one domain has no groups to tell apart.
-    shift, out = (
-        replace(whole.images.subset(part[test]), groups=None) for part in (greater, smaller)
-    )
+    shift, out = (replace(whole.images.subset(rows), groups=None) for rows in parts[test])
     return FamilyData(
         class_names=names_of(config.family),
-        train=whole.images.subset([at for name in training for at in greater[name]]),
-        val=whole.images.subset([at for part in validating for at in part]),
+        train=whole.images.subset([row for part in training for row in part.train]),
+        val=whole.images.subset(val),
         test=None,
         shifts={test: shift},
         extras={f"{test}_out": out},
@@ -229,27 +226,21 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     )
 
 
-def _halves(
-    counts: Mapping[str, int], config: DataConfig
-) -> tuple[Mapping[str, Sequence[int]], Mapping[str, Sequence[int]]]:
-    """The greater and the smaller part of each domain, as places in the whole set."""
-    greater, smaller, first = {}, {}, 0
+def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Parts]:
+    """The parts of each domain, as rows of the whole set."""
+    parts, first = {}, 0
     for environment, (domain, count) in enumerate(counts.items()):
-        parts = divided(
-            count,
-            config.val_fraction,
-            trial_seed=config.split_number,
-            environment=environment,
+        places = divided(
+            count, config.val_fraction, trial_seed=config.split_number, environment=environment
         )
-        if not parts.kept:
+        if not places.kept:
             raise RequestError(
                 f"data.val_fraction: {config.val_fraction:g} of the {count} images of {domain} "
                 "keeps none back; give a greater fraction"
             )
-        greater[domain] = [first + at for at in parts.train]
-        smaller[domain] = [first + at for at in parts.kept]
+        parts[domain] = Parts(*(tuple(first + place for place in part) for part in places))
         first += count
-    return greater, smaller
+    return parts
 
 
 @functools.lru_cache(maxsize=2)
