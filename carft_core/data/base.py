@@ -300,6 +300,14 @@ class DataFolder:
     """Where to get it."""
     images: int
     """How many images of it the whole data set has."""
+    classes: tuple[str, ...] = ()
+    """The class folders that it must have; empty: its images do not lie in such."""
+    has_others: bool = False
+    """Whether other folders may lie beside them; they are left out."""
+    is_prefixed: bool = False
+    """Whether an image's name is its class folder's, `_` and more."""
+    advice: str = ""
+    """What to do about images that lie outside of class folders."""
 
 
 @dataclass(frozen=True)

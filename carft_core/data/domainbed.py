@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -33,10 +33,8 @@ from carft_core.data.folders import (
     find_folders,
     look_at,
     plain_name,
-    problems_of,
-    read_manifest,
+    read_folders,
     readable,
-    refusal,
 )
 from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError
@@ -74,6 +72,17 @@ CLASSES = Path(__file__).with_name("classes") / "domainbed"
 LAYOUT = "<class>/<image>"
 
 
+@functools.cache
+def classes_of(family: str) -> tuple[str, ...]:
+    """The class folders, in torchvision's order; a label is an index into them."""
+    return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def names_of(family: str) -> tuple[str, ...]:
+    """What prompts call the classes."""
+    return tuple(plain_name(folder) for folder in classes_of(family))
+
+
 @dataclass(frozen=True)
 class DomainSet:
     """One of the data sets."""
@@ -90,10 +99,15 @@ class DomainSet:
 
 
 def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> DomainSet:
-    """`counts` are the images of each environment, by its folder in DomainBed."""
+    """`counts` are the images of each environment, by its folder in DomainBed; `root`'s name is the
+    family's but for capitals."""
     folders = {
         environment.replace(" ", "_").lower(): DataFolder(
-            tuple(f"{root}/{name}" for name in _spelled(environment)), LAYOUT, origin, images
+            tuple(f"{root}/{name}" for name in _spelled(environment)),
+            LAYOUT,
+            origin,
+            images,
+            classes_of(root.lower()),
         )
         for environment, images in counts.items()
     }
@@ -157,17 +171,6 @@ Counts: its `misc/vlcs_files.txt`; else those that make the totals of the Domain
 15,588, 24,788 and 586,575 (DomainNet without the duplicates that DomainBed takes out)."""
 
 
-@functools.cache
-def classes_of(family: str) -> tuple[str, ...]:
-    """The class folders, in torchvision's order; a label is an index into them."""
-    return tuple((CLASSES / f"{family}.txt").read_text(encoding="utf-8").splitlines())
-
-
-def names_of(family: str) -> tuple[str, ...]:
-    """What prompts call the classes."""
-    return tuple(plain_name(folder) for folder in classes_of(family))
-
-
 CRITERION = "mean_group_top1"
 """DomainBed's training-domain validation: each domain that trains counts the same."""
 
@@ -201,21 +204,18 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
     with readable():
         whole = _opened(config.family, tuple(places.items()))
-    greater, smaller = _halves(whole.counts, config)
-    training = [name for name in benchmark.domains if name not in (test, config.val_domain)]
-    validating = (
-        [smaller[name] for name in training]
-        if config.val_domain is None
-        else [greater[config.val_domain]]
-    )
+    parts = _parts_of(whole.counts, config)
+    training = [parts[name] for name in benchmark.domains if name not in held_out(config)]
+    if config.val_domain is None:
+        val = [row for part in training for row in part.kept]
+    else:
+        val = [*parts[config.val_domain].train]
     # A part of one domain has no groups to tell apart.
-    shift, out = (
-        replace(whole.images.subset(part[test]), groups=None) for part in (greater, smaller)
-    )
+    shift, out = (replace(whole.images.subset(rows), groups=None) for rows in parts[test])
     return FamilyData(
         class_names=names_of(config.family),
-        train=whole.images.subset([at for name in training for at in greater[name]]),
-        val=whole.images.subset([at for part in validating for at in part]),
+        train=whole.images.subset([row for part in training for row in part.train]),
+        val=whole.images.subset(val),
         test=None,
         shifts={test: shift},
         extras={f"{test}_out": out},
@@ -226,46 +226,32 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     )
 
 
-def _halves(
-    counts: Mapping[str, int], config: DataConfig
-) -> tuple[Mapping[str, Sequence[int]], Mapping[str, Sequence[int]]]:
-    """The greater and the smaller part of each domain, as places in the whole set."""
-    greater, smaller, first = {}, {}, 0
+def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Parts]:
+    """The parts of each domain, as rows of the whole set."""
+    parts, first = {}, 0
     for environment, (domain, count) in enumerate(counts.items()):
-        parts = divided(
-            count,
-            config.val_fraction,
-            trial_seed=config.split_number,
-            environment=environment,
+        places = divided(
+            count, config.val_fraction, trial_seed=config.split_number, environment=environment
         )
-        if not parts.kept:
+        if not places.kept:
             raise RequestError(
                 f"data.val_fraction: {config.val_fraction:g} of the {count} images of {domain} "
                 "keeps none back; give a greater fraction"
             )
-        greater[domain] = [first + at for at in parts.train]
-        smaller[domain] = [first + at for at in parts.kept]
+        parts[domain] = Parts(*(tuple(first + place for place in part) for part in places))
         first += count
-    return greater, smaller
+    return parts
 
 
 @functools.lru_cache(maxsize=2)
 def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
-    manifests = {domain: read_manifest(folder) for domain, folder in places}
-    classes = classes_of(family)
-    problems = [
-        f"{folder}: {problem}"
-        for domain, folder in places
-        for problem in problems_of(folder, manifests[domain], classes, layout=LAYOUT)
-    ]
-    if problems:
-        raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
+    folders, published = dict(places), SETS[family].folders
+    manifests = read_folders(family, folders, published)
     files = [(domain, path) for domain, manifest in manifests.items() for path in manifest.paths]
-    folders = dict(places)
     paths = [f"{folders[domain]}/{path}" for domain, path in files]
     # Every domain has every class folder and no other, so they count in the classes' order.
     counts = torch.tensor([[*manifest.counts.values()] for manifest in manifests.values()])
-    labels = torch.arange(len(classes)).repeat(len(places)).repeat_interleave(counts.flatten())
+    labels = torch.arange(counts.shape[1]).repeat(len(places)).repeat_interleave(counts.flatten())
     return _WholeSet(
         Split(
             ids=tuple(f"{domain}/{path}" for domain, path in files),
@@ -277,10 +263,7 @@ def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
         _digest(family, manifests),
         count_notes(
             family,
-            {
-                domain: (len(manifests[domain].paths), folder.images)
-                for domain, folder in SETS[family].folders.items()
-            },
+            {name: (len(it.paths), published[name].images) for name, it in manifests.items()},
         ),
     )
 
@@ -300,14 +283,10 @@ def look_domain_bed(config: DataConfig) -> Mapping[str, FoundSplit]:
     Of each domain, as if it were a shift, where none is held out that the set has. Raises
     RequestError where there is no data root, or a folder that cannot be read.
     """
-    benchmark, classes = SETS[config.family], classes_of(config.family)
+    benchmark = SETS[config.family]
     root = data_root(config, benchmark.folders)
-    wrong = functools.partial(problems_of, wanted=classes, layout=LAYOUT)
     with readable():
-        domains = {
-            name: look_at(root, folder, classes, wrong)
-            for name, folder in benchmark.folders.items()
-        }
+        domains = {name: look_at(root, folder) for name, folder in benchmark.folders.items()}
     test = config.test_domain
     if test not in domains:
         return {f"shifts/{name}": domain for name, domain in domains.items()}

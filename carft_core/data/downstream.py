@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +37,8 @@ from carft_core.data.folders import (
 from carft_core.data.transforms import read_plain
 from carft_core.errors import RequestError
 
-Pair = tuple[str | Path, str]
-"""A file, and its class's name in the data set."""
+Splits = dict[str, Split]
+"""`train` and `test`."""
 
 
 def opened(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
@@ -57,10 +57,9 @@ def file_classes(dataset: Any, root: Path) -> dict[str, str]:
     By attributes that torchvision's classes have had since 0.12: `__getitem__` would decode every
     image to tell its class.
     """
-    pairs = _PAIRS.get(type(dataset).__name__, _listed)(dataset)
     start = f"{root}/"
     # As text: SUN397 has a hundred thousand of them.
-    return {os.fspath(file).removeprefix(start): name for file, name in pairs}
+    return {os.fspath(file).removeprefix(start): name for file, name in _labelled(dataset)}
 
 
 def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
@@ -68,48 +67,23 @@ def pixels_of(dataset: Any) -> tuple[NDArray[np.uint8], list[str]]:
     return dataset.data, [dataset.classes[label] for label in dataset.targets]
 
 
-def _listed(dataset: Any) -> Iterable[Pair]:
-    names = (dataset.classes[label] for label in dataset._labels)
-    return zip(dataset._image_files, names, strict=True)
-
-
-def _flowers(dataset: Any) -> Iterable[Pair]:
-    """By the numbers in `imagelabels.mat`; the data set has no names."""
-    names = (str(label + 1) for label in dataset._labels)
-    return zip(dataset._image_files, names, strict=True)
-
-
-def _cars(dataset: Any) -> Iterable[Pair]:
-    return ((file, dataset.classes[label]) for file, label in dataset._samples)
-
-
-def _pets(dataset: Any) -> Iterable[Pair]:
-    names = (dataset.classes[label] for label in dataset._labels)
-    return zip(dataset._images, names, strict=True)
-
-
-def _caltech(dataset: Any) -> Iterable[Pair]:
-    for number, label in zip(dataset.index, dataset.y, strict=True):
-        name = dataset.categories[label]
-        yield f"{dataset.root}/101_ObjectCategories/{name}/image_{number:04d}.jpg", name
-
-
-_PAIRS: Mapping[str, Callable[[Any], Iterable[Pair]]] = {
-    "Caltech101": _caltech,
-    "Flowers102": _flowers,
-    "StanfordCars": _cars,
-    "OxfordIIITPet": _pets,
-}
-"""The others name files and labels alike."""
-
-
-class Found(NamedTuple):
-    """A task as it lies on disk."""
-
-    train: Split
-    test: Split
-    content: str
-    """Changes with the images."""
+def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
+    """Each file, and its class's name in the data set; most data sets name both lists alike."""
+    match type(dataset).__name__:
+        case "Caltech101":
+            for number, label in zip(dataset.index, dataset.y, strict=True):
+                name = dataset.categories[label]
+                yield f"{dataset.root}/101_ObjectCategories/{name}/image_{number:04d}.jpg", name
+        case "Flowers102":  # which has no names, so by the numbers in `imagelabels.mat`
+            for file, label in zip(dataset._image_files, dataset._labels, strict=True):
+                yield file, str(label + 1)
+        case "StanfordCars":
+            for file, label in dataset._samples:
+                yield file, dataset.classes[label]
+        case kind:
+            files = dataset._images if kind == "OxfordIIITPet" else dataset._image_files
+            for file, label in zip(files, dataset._labels, strict=True):
+                yield file, dataset.classes[label]
 
 
 def open_downstream(config: DataConfig) -> FamilyData:
@@ -136,7 +110,8 @@ def _opened(name: str, root: Path) -> FamilyData:
     if lacking:
         raise RequestError(f"data.root: {folder} lacks {', '.join(lacking)}; from {task.origin}")
     try:
-        splits = _pixels(task, root) if task.dataset.startswith("CIFAR") else _files(task, root)
+        read = _pixels if task.dataset.startswith("CIFAR") else _files
+        splits, content = read(task, root)
     except RequestError:
         raise
     # torchvision meets arbitrary bytes here and raises whatever those lead to: RuntimeError for a
@@ -149,17 +124,14 @@ def _opened(name: str, root: Path) -> FamilyData:
     names = tuple(task.classes().values())
     return FamilyData(
         class_names=names,
-        train=splits.train,
+        train=splits["train"],
         val=None,
-        test=splits.test,
+        test=splits["test"],
         shifts={},
-        digest=_digest(task, names, splits),
+        digest=_digest(task, names, splits, content),
         notes=count_notes(
             task.name,
-            {
-                "train": (len(splits.train), task.folders["train"].images),
-                "test": (len(splits.test), task.folders["test"].images),
-            },
+            {name: (len(split), task.folders[name].images) for name, split in splits.items()},
         ),
     )
 
@@ -170,8 +142,8 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _pixels(task: Task, root: Path) -> Found:
-    """A CIFAR, whose files torchvision knows by their checksums."""
+def _pixels(task: Task, root: Path) -> tuple[Splits, str]:
+    """A CIFAR and the checksums by which torchvision knows its files."""
     splits, checksums = {}, []
     for split, arguments in (("train", task.train[0]), ("test", task.test)):
         dataset = opened(task.dataset, root, arguments)
@@ -180,13 +152,14 @@ def _pixels(task: Task, root: Path) -> Found:
         ids = [f"{task.folder}/{split}/{number:05d}" for number in range(len(pixels))]
         splits[split] = Split(tuple(ids), _labels(task, classes), Arrays(pixels))
         checksums = [*dataset.train_list, *dataset.test_list]
-    return Found(splits["train"], splits["test"], str(checksums))
+    return splits, str(checksums)
 
 
-def _files(task: Task, root: Path) -> Found:
+def _files(task: Task, root: Path) -> tuple[Splits, str]:
+    """A task of image files, and the digest of their listing."""
     folder = root / task.folder
-    train, test = _parts(task, root)
-    paths = [*train, *test]
+    parts = dict(zip(("train", "test"), _parts(task, root), strict=True))
+    paths = [path for part in parts.values() for path in part]
     below = {str(PurePosixPath(path).parent.relative_to(task.folder)) for path in paths}
     manifest = read_manifest(folder, sorted(below))
     present, empty = (
@@ -195,11 +168,11 @@ def _files(task: Task, root: Path) -> Found:
     _check(
         task,
         folder,
-        {"train": [*train.values()], "test": [*test.values()]},
+        {name: [*part.values()] for name, part in parts.items()},
         missing=[path for path in paths if path not in present],
         empty=[path for path in paths if path in empty],
     )
-    return Found(_split(task, root, train), _split(task, root, test), manifest.digest)
+    return {name: _split(task, root, part) for name, part in parts.items()}, manifest.digest
 
 
 def _split(task: Task, root: Path, part: Classes) -> Split:
@@ -253,11 +226,11 @@ def _labels(task: Task, classes: Sequence[str]) -> Tensor:
     return torch.tensor([label[name] for name in classes], dtype=torch.int64)
 
 
-def _digest(task: Task, names: Sequence[str], splits: Found) -> str:
+def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
     """Over the names of the classes, each split's images and labels, and what the images hold."""
-    digest = hashlib.sha256(f"{task.name}/1\n{splits.content}\n".encode())
+    digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
     digest.update("\0".join(names).encode())
-    for split in (splits.train, splits.test):
+    for split in splits.values():
         digest.update(f"\n{list(zip(split.ids, split.labels.tolist(), strict=True))}".encode())
     return digest.hexdigest()
 

@@ -10,9 +10,9 @@ import os
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -101,6 +101,7 @@ def readable(named: str = "data.root") -> Iterator[None]:
 
 
 VERSION = 1
+"""Of what the cache holds of listings and indices: another is made anew."""
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
 THREADS = 8
@@ -117,14 +118,17 @@ class Manifest:
 
     paths: tuple[str, ...]
     """`<class folder>/<image>`, in the order of the folders' names, then of the images'."""
-    counts: Mapping[str, int]
-    """How many images each class folder has, in order."""
-    empty: tuple[str, ...]
-    """Those of the paths that hold nothing, or are links that lead nowhere."""
-    digest: str
-    """sha256 over every path and size."""
     sizes: tuple[int, ...]
     """In bytes, of each of the paths."""
+    counts: Mapping[str, int]
+    """How many images each class folder has, in order."""
+    digest: str
+    """sha256 over every path and size."""
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Those of the paths that hold nothing, or are links that lead nowhere."""
+        return tuple(path for path, size in zip(self.paths, self.sizes, strict=True) if size == 0)
 
     def groups(self) -> Iterator[tuple[str, Sequence[str]]]:
         """Each class folder with its paths."""
@@ -132,22 +136,6 @@ class Manifest:
         for folder, count in self.counts.items():
             yield folder, self.paths[at : at + count]
             at += count
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A manifest with what tells whether it still holds."""
-
-    manifest: Manifest
-    changed: Mapping[str, int]
-    """When each class folder changed last, in nanoseconds; 0 where that was too short ago."""
-
-    def files(self) -> dict[str, Files]:
-        sizes = iter(self.manifest.sizes)
-        return {
-            folder: [(path.removeprefix(f"{folder}/"), next(sizes)) for path in paths]
-            for folder, paths in self.manifest.groups()
-        }
 
 
 def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
@@ -160,28 +148,50 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
     if folders is None:
-        folders = _class_folders(folder)
+        folders = [_text(name, folder) for name in visible_folders(folder)]
     else:
         folders = [name for name in folders if (folder / name).is_dir()]
     changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
-    cached = _kept(file)
-    changed_before = {} if cached is None else cached.changed
+    before, changed_before = _kept(file)
     stale = [name for name, when in changed.items() if changed_before.get(name) != when]
-    if cached is not None and not stale and list(changed) == list(cached.manifest.counts):
-        return cached.manifest
+    if not stale and list(changed) == list(before.counts):
+        return before
+    size_of = dict(zip(before.paths, before.sizes, strict=True))
+    files = {name: [(path, size_of[path]) for path in paths] for name, paths in before.groups()}
     with ThreadPoolExecutor(THREADS) as pool:
-        listed = dict(zip(stale, pool.map(_images, [folder / name for name in stale]), strict=True))
-    files_before = {} if cached is None else cached.files()
-    listing = _made(
-        {name: listed[name] if name in listed else files_before[name] for name in changed},
-        {name: when if started - when > SETTLED else 0 for name, when in changed.items()},
+        listings = pool.map(_images, [folder / name for name in stale])
+        for name, listing in zip(stale, listings, strict=True):
+            files[name] = [(f"{name}/{image}", size) for image, size in listing]
+    rows = [row for name in changed for row in files[name]]
+    manifest = Manifest(
+        tuple(path for path, _ in rows),
+        tuple(size for _, size in rows),
+        {name: len(files[name]) for name in changed},
+        _sha256("".join(f"{path}\0{size}\n" for path, size in rows)),
     )
-    keep_table(file, _table(listing))
-    return listing.manifest
+    # When each class folder changed last; 0 where that was too short ago.
+    settled = {name: when if started - when > SETTLED else 0 for name, when in changed.items()}
+    about = {
+        "version": VERSION,
+        "counts": manifest.counts,
+        "changed": settled,
+        "digest": manifest.digest,
+    }
+    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
+    keep_table(file, table.replace_schema_metadata({_ABOUT: json.dumps(about)}))
+    return manifest
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return [_text(name, folder) for name in visible_folders(folder)]
+def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
+    """What was listed before, and when each class folder had changed: nothing where there is
+    nothing of use."""
+    table = kept_table(file)
+    metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
+    about: dict[str, Any] = json.loads(metadata)
+    if table is None or about.get("version") != VERSION:
+        return Manifest((), (), {}, _sha256("")), {}
+    paths, sizes = (tuple(table[name].to_pylist()) for name in ("path", "size"))
+    return Manifest(paths, sizes, about["counts"], about["digest"]), about["changed"]
 
 
 def _images(folder: Path) -> Files:
@@ -200,50 +210,6 @@ def _text(name: str, folder: Path) -> str:
     if not is_text(name):
         raise RequestError(f"{str(folder)!r}: {name!r} is not a name in UTF-8; rename it")
     return name
-
-
-def _made(files: Mapping[str, Files], changed: Mapping[str, int]) -> _Kept:
-    paths = [f"{folder}/{name}" for folder, items in files.items() for name, _ in items]
-    sizes = [size for items in files.values() for _, size in items]
-    text = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
-    manifest = Manifest(
-        tuple(paths),
-        {folder: len(items) for folder, items in files.items()},
-        tuple(path for path, size in zip(paths, sizes, strict=True) if size == 0),
-        _sha256(text),
-        tuple(sizes),
-    )
-    return _Kept(manifest, changed)
-
-
-def _table(cached: _Kept) -> pa.Table:
-    manifest = cached.manifest
-    about = {
-        "version": VERSION,
-        "counts": manifest.counts,
-        "changed": cached.changed,
-        "empty": manifest.empty,
-        "digest": manifest.digest,
-    }
-    table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
-    return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
-
-
-def _kept(file: Path) -> _Kept | None:
-    """What was made a table of; None where there is nothing of use."""
-    table = kept_table(file)
-    metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
-    about: dict[str, Any] = json.loads(metadata)
-    if table is None or about.get("version") != VERSION:
-        return None
-    manifest = Manifest(
-        tuple(table["path"].to_pylist()),
-        about["counts"],
-        tuple(about["empty"]),
-        about["digest"],
-        tuple(table["size"].to_pylist()),
-    )
-    return _Kept(manifest, about["changed"])
 
 
 def _sha256(text: str) -> str:
@@ -329,15 +295,13 @@ def visible_folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def no_class_folders(folder: Path) -> str:
-    """What to say of a split that has none."""
-    loose = has_loose_images(folder)
-    return "has no class folders" + ("; its images lie outside them" if loose else "")
-
-
-def has_loose_images(folder: Path) -> bool:
-    """Whether images lie right in a folder."""
-    return any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
+    """What to say of a split that has none: what is `expected`, `advice` where its images lie right
+    in it."""
+    loose = any(file.name.lower().endswith(EXTENSIONS) for file in folder.iterdir())
+    return f"has no class folders{expected}" + (
+        f"; its images lie outside them{advice}" if loose else ""
+    )
 
 
 def images(
@@ -415,8 +379,6 @@ def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]
     ]
 
 
-VERSION = 1
-"""Of what an index holds: another is built anew."""
 _LABELS = (".cls", ".json")
 
 
@@ -562,38 +524,45 @@ def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
     return Shards(root, index.shards, pa.array(ids, pa.string()), places)
 
 
-def look_at(
-    root: Path,
-    expected: DataFolder,
-    classes: Collection[str] = (),
-    problems: Callable[[Path, Manifest], Iterable[str]] | None = None,
-) -> FoundSplit:
+def look_at(root: Path, expected: DataFolder) -> FoundSplit:
     """What is there of a folder below the data root.
 
-    With `problems`, which says what is wrong with its class folders, these are counted as well:
-    those of `classes`, the others do not count. Raises OSError for what cannot be read.
+    The images of its class folders are counted, where it has such. Raises OSError for what cannot
+    be read.
     """
-    folder = found_folder(root, expected)
+    folder, classes = found_folder(root, expected), expected.classes
+    split = FoundSplit(folder, published=expected.images, expected_classes=len(classes) or None)
     if folder is None:
-        return FoundSplit(
-            is_there=False,
-            published=expected.images,
-            expected_classes=len(classes) or None,
-            problems=(missing_folder(expected),),
-        )
-    if problems is None:
-        return FoundSplit(folder, published=expected.images)
+        return replace(split, is_there=False, problems=(missing_folder(expected),))
+    if not classes:
+        return split
     manifest = read_manifest(folder)
     counts = [manifest.counts.get(name, 0) for name in classes]
-    return FoundSplit(
-        folder,
+    return replace(
+        split,
         images=sum(counts),
-        published=expected.images,
         classes=sum(count > 0 for count in counts),
-        expected_classes=len(classes),
         digest=manifest.digest,
-        problems=tuple(f"{folder}: {problem}" for problem in problems(folder, manifest)),
+        problems=tuple(f"{folder}: {it}" for it in problems_of(folder, manifest, expected)),
     )
+
+
+def read_folders(
+    family: str, places: Mapping[str, Path], folders: Mapping[str, DataFolder]
+) -> dict[str, Manifest]:
+    """The images of each of the folders.
+
+    Raises RequestError with all that is wrong with them, OSError for what cannot be read.
+    """
+    manifests = {name: read_manifest(place) for name, place in places.items()}
+    problems = [
+        f"{place}: {problem}"
+        for name, place in places.items()
+        for problem in problems_of(place, manifests[name], folders[name])
+    ]
+    if problems:
+        raise RequestError(refusal(f"data.root: {family} cannot be used:", problems))
+    return manifests
 
 
 def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
@@ -606,40 +575,41 @@ def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str
     )
 
 
-def problems_of(
-    folder: Path,
-    manifest: Manifest,
-    wanted: Collection[str],
-    *,
-    layout: str,
-    loose: str = "",
-    more: bool = False,
-) -> Iterator[str]:
-    """Why a folder is not what its makers publish; numbers of images are no reason.
-
-    `wanted` are its class folders, others may lie there only with `more`. `loose` is said of images
-    that lie outside of class folders.
-    """
-    counts = manifest.counts
+def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
+    """Why a folder is not what its makers publish; numbers of images are no reason."""
+    counts, classes = manifest.counts, dict.fromkeys(expected.classes)
     if not counts:
-        yield f"has no class folders, expected {layout}" + (
-            f"; its images lie outside them{loose}" if has_loose_images(folder) else ""
-        )
+        yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)
         return
-    deeper = [name for name in counts if set(wanted) <= {*visible_folders(folder / name)}]
-    if deeper and not set(wanted) & set(counts):
+    # Only then: to look for folders among a million images takes as long as to list them.
+    others = [] if classes.keys() & counts.keys() else [*counts]
+    deeper = [name for name in others if classes.keys() <= {*visible_folders(folder / name)}]
+    if deeper:
         yield f"has its class folders one level too deep, in {deeper[0]}/: move them up"
         return
-    missing = [name for name in wanted if name not in counts]
+    missing = [name for name in classes if name not in counts]
     if missing:
-        yield f"lacks {len(missing)} of {len(wanted)} class folders: {listed(missing)}"
-    strange = [] if more else [name for name in counts if name not in wanted]
+        yield f"lacks {len(missing)} of {len(classes)} class folders: {listed(missing)}"
+    strange = [] if expected.has_others else [name for name in counts if name not in classes]
     if strange:
         near = nearest(strange[0], missing)
         yield f"has {len(strange)} folders that are no class of it: {listed(strange)}{near}"
-    bare = [name for name, count in counts.items() if count == 0 and name in wanted]
+    bare = [name for name, count in counts.items() if count == 0 and name in classes]
     if bare:
         yield f"has class folders without images: {listed(bare)}"
-    empty = [path for path in manifest.empty if path.partition("/")[0] in wanted]
+    empty = [path for path in manifest.empty if path.partition("/")[0] in classes]
     if empty:
         yield f"has files that are empty or links to nothing: {listed(empty)}"
+    if expected.is_prefixed and (strays := list(_strays(manifest, classes))):
+        yield (
+            f"has {len(strays)} images in the folder of another class than their names say: "
+            f"{listed(strays)}"
+        )
+
+
+def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
+    for folder, paths in manifest.groups():
+        for path in paths:
+            owner = path[len(folder) + 1 :].partition("_")[0]
+            if owner != folder and owner in classes:
+                yield path

@@ -232,43 +232,37 @@ def _decoded(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return pixels
 
 
-def _open(subset: str, config: DataConfig) -> FamilyData:
-    refuse_held_out(config, "leave the field out: its styles are shifts")
-    if config.root is not None:
-        raise RequestError(
-            f"data.root is {config.root!r}, but {config.family} lies in the package: leave it out"
-        )
-    return read_subset(subset)
+def _family(name: str, subset: str, summary: str) -> Family:
+    def open_subset(config: DataConfig) -> FamilyData:
+        refuse_held_out(config, "leave the field out: its styles are shifts")
+        if config.root is not None:
+            raise RequestError(
+                f"data.root is {config.root!r}, but {name} lies in the package: leave it out"
+            )
+        return read_subset(subset)
+
+    return Family(
+        name=name,
+        summary=summary,
+        open=open_subset,
+        defaults={
+            "optim.lr": 5e-4,
+            "optim.epochs": 6,
+            "optim.batch_size": 64,
+            "prompts.classes": "icon_shift",
+            "prompts.contexts": "icon_shift",
+        },
+        domains=("outline", "duotone", "flat emoji", "3D emoji", "black emoji", "pixel"),
+    )
 
 
-def _open_report(config: DataConfig) -> FamilyData:
-    return _open("report", config)
-
-
-def _open_development(config: DataConfig) -> FamilyData:
-    return _open("development", config)
-
-
-_DEFAULTS: dict[str, object] = {
-    "optim.lr": 5e-4,
-    "optim.epochs": 6,
-    "optim.batch_size": 64,
-    "prompts.classes": "icon_shift",
-    "prompts.contexts": "icon_shift",
-}
-_DOMAINS = ("outline", "duotone", "flat emoji", "3D emoji", "black emoji", "pixel")
-
-ICON_SHIFT = Family(
-    name="icon_shift",
-    summary="things as icon designers draw them: solid icons, shifted to outlines, emoji, pixels",
-    open=_open_report,
-    defaults=_DEFAULTS,
-    domains=_DOMAINS,
+ICON_SHIFT = _family(
+    "icon_shift",
+    "report",
+    "things as icon designers draw them: solid icons, shifted to outlines, emoji, pixels",
 )
-ICON_SHIFT_DEV = Family(
-    name="icon_shift_dev",
-    summary="IconShift's other classes, for choosing what the report on icon_shift then measures",
-    open=_open_development,
-    defaults=_DEFAULTS,
-    domains=_DOMAINS,
+ICON_SHIFT_DEV = _family(
+    "icon_shift_dev",
+    "development",
+    "IconShift's other classes, for choosing what the report on icon_shift then measures",
 )

@@ -89,33 +89,25 @@ class Reader:
     ) -> None:
         self.declared, self.root, self.report, self.advises = declared, root, report, advises
         self.shards: dict[str, ShardIndex] = {}
+        self.train: ClassFolders = {}
+        self.classes: tuple[str, ...] = ()
 
     def read(self) -> Tree:
         """Raises OSError for what cannot be read."""
-        declared = self.declared
         folders_of = {
             name: self._class_folders(name, paths)
-            for name, paths in declared_folders(declared).items()
+            for name, paths in declared_folders(self.declared).items()
         }
-        train, splits = folders_of["train"], {}
-        classes = self._classes(
-            train, {folder for name in IN_DISTRIBUTION for folder in folders_of.get(name, ())}
+        self.train, splits = folders_of["train"], {}
+        self.classes = self._classes(
+            {folder for name in IN_DISTRIBUTION for folder in folders_of.get(name, ())}
         )
         for name, folders in folders_of.items():
-            route = _route(name)
-            if not classes or not folders:
-                kept: ClassFolders = folders
-            elif name == "train":
-                kept = {folder: train[folder] for folder in classes}
-            elif route[0] == "shifts":
-                shift = declared.shifts[str(route[1])]
-                kept = self._of_shift(route, shift, folders, classes, train)
-            else:
-                self._check_complete(route, folders, classes, {*train, *(declared.exclude or ())})
-                kept = {folder: folders[folder] for folder in classes if folder in folders}
-            splits[name] = self._listing(route, kept)
+            if self.classes and folders:
+                folders = self._by_class(_route(name), folders)
+            splits[name] = self._listing(_route(name), folders)
         self._check_apart(splits)
-        return Tree(classes, splits, self.shards)
+        return Tree(self.classes, splits, self.shards)
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
         """What lies in the folders of one split, joined."""
@@ -157,103 +149,96 @@ class Reader:
             self.report(route, f"has numbers as labels: {names} must say what they mean")
         return {label: [files] for label, files in by_label.items()}
 
-    def _classes(self, train: ClassFolders, anywhere: Collection[str]) -> tuple[str, ...]:
+    def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
         """The classes: train's folders, without those that are left out.
 
         What is left out may also be a folder of val or test alone: `anywhere` has all three.
         """
-        declared = self.declared
+        declared, train = self.declared, self.train
         if not train:
             return ()
-        for index, name in enumerate(declared.classes or ()):
-            if name not in train:
-                self.report(("classes", index), _unknown("class folder of train", name, train))
-        for index, name in enumerate(declared.exclude or ()):
-            if name not in anywhere:
-                self.report(("exclude", index), _unknown("class folder", name, anywhere))
+        of_train = "class folder of train"
+        self._check_names(("classes",), of_train, enumerate(declared.classes or ()), train)
+        self._check_names(("exclude",), "class folder", enumerate(declared.exclude or ()), anywhere)
         chosen = {*train} if declared.classes is None else {*declared.classes} & {*train}
         by_number = "train" in self.shards and _are_numbers(train)
         classes = sorted(chosen - {*(declared.exclude or ())}, key=int if by_number else None)
         if len(classes) < 2:
             only = f"the single class {classes[0]!r}" if classes else "no class"
             self.report(("train",), f"has {only}; two are the least")
-        for name in declared.class_names:
-            if name not in train:
-                message = _unknown("class folder of train", name, train)
-                self.report(("class_names", name), message)
+        names = declared.class_names
+        self._check_names(("class_names",), of_train, zip(names, names, strict=True), train)
         return tuple(classes)
-
-    def _check_complete(
-        self, route: Route, folders: ClassFolders, classes: Sequence[str], known: Collection[str]
-    ) -> None:
-        """An in-distribution split has every class, and no others but those that are left out."""
-        self._check_known(route, [name for name in folders if name not in known], classes)
-        missing = [name for name in classes if name not in folders]
-        if missing:
-            advice = "; `exclude` leaves classes out" if self.advises else ""
-            self.report(route, f"lacks classes that train has: {listed(missing)}{advice}")
-
-    def _check_known(
-        self, route: Route, strange: Sequence[str], classes: Sequence[str], advice: str = ""
-    ) -> None:
-        if strange:
-            near = nearest(strange[0], classes)
-            advice = advice or f"; train has {len(classes)}: {listed(classes)}"
-            message = f"has folders that are no class of train: {listed(strange)}{near}{advice}"
-            self.report(route, message)
-
-    def _of_shift(
-        self,
-        route: Route,
-        shift: ShiftFolders,
-        folders: ClassFolders,
-        classes: Sequence[str],
-        train: ClassFolders,
-    ) -> ClassFolders:
-        """The folders of a shift by class."""
-        self._check_names(route, shift, folders, classes, train)
-        excluded = {*(shift.exclude or ())}
-        kept: dict[str, list[str | Mapping[str, int]]] = {}
-        strange = []
-        for folder, places in folders.items():
-            target = shift.rename.get(folder, folder)
-            if {folder, target} & excluded:
-                continue
-            if target in classes and target in (shift.classes or classes):
-                kept.setdefault(target, []).extend(places)
-            elif target not in train and shift.classes is None:
-                strange.append(folder)
-        advice = "; `rename` says which class a folder is, `exclude` leaves it out"
-        self._check_known(route, strange, classes, advice if self.advises else "")
-        if not kept and not strange:
-            self.report(route, "no class of it is left")
-        for index, name in enumerate(shift.classes or ()):
-            if name in classes and name not in kept:
-                self.report((*route, "classes", index), f"{name!r} has no folder here")
-        return {name: kept[name] for name in classes if name in kept}
 
     def _check_names(
         self,
         route: Route,
-        shift: ShiftFolders,
-        folders: ClassFolders,
-        classes: Sequence[str],
-        train: ClassFolders,
+        kind: str,
+        names: Iterable[tuple[str | int, str]],
+        allowed: Collection[str],
+        shown: Collection[str] = (),
     ) -> None:
-        """Report the names that mean nothing."""
-        for index, name in enumerate(shift.classes or ()):
-            if name not in classes:
-                self.report((*route, "classes", index), _unknown("class", name, classes))
-        for index, name in enumerate(shift.exclude or ()):
-            if name not in folders and name not in train:
-                message = _unknown("class or folder", name, {*classes, *folders})
-                self.report((*route, "exclude", index), message)
-        for folder, target in shift.rename.items():
-            place = (*route, "rename", folder)
-            if folder not in folders:
-                self.report(place, _unknown("folder of the shift", folder, folders))
-            if target not in train:
-                self.report(place, _unknown("class", target, classes))
+        """Report each name that is none of the `allowed`, of which `shown` are told, at its key."""
+        for key, name in names:
+            if name not in allowed:
+                others = sorted(shown or allowed)
+                near = nearest(name, others)
+                message = f"no {kind} is named {name!r}{near}; there are {listed(others)}"
+                self.report((*route, key), message)
+
+    def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
+        """The folders of a split that count, in the order of the classes."""
+        if route[0] == "shifts":
+            folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
+        else:
+            self._check_complete(route, folders)
+        return {name: folders[name] for name in self.classes if name in folders}
+
+    def _check_complete(self, route: Route, folders: ClassFolders) -> None:
+        """An in-distribution split has every class, and no others but those that are left out."""
+        allowed = {*self.train, *(self.declared.exclude or ())}
+        self._check_strange(route, [name for name in folders if name not in allowed])
+        missing = [name for name in self.classes if name not in folders]
+        if missing:
+            advice = "; `exclude` leaves classes out" if self.advises else ""
+            self.report(route, f"lacks classes that train has: {listed(missing)}{advice}")
+
+    def _check_strange(self, route: Route, strange: Sequence[str], advice: str = "") -> None:
+        if strange:
+            near = nearest(strange[0], self.classes)
+            advice = advice or f"; train has {len(self.classes)}: {listed(self.classes)}"
+            message = f"has folders that are no class of train: {listed(strange)}{near}{advice}"
+            self.report(route, message)
+
+    def _of_shift(self, route: Route, shift: ShiftFolders, folders: ClassFolders) -> ClassFolders:
+        """The folders of a shift by class."""
+        train, classes = self.train, self.classes
+        only, excluded, renamed = shift.classes or (), shift.exclude or (), shift.rename
+        allowed, shown = {*folders, *train}, {*classes, *folders}
+        sources, at_rename = zip(renamed, renamed, strict=True), (*route, "rename")
+        self._check_names((*route, "classes"), "class", enumerate(only), classes)
+        named = enumerate(excluded)
+        self._check_names((*route, "exclude"), "class or folder", named, allowed, shown)
+        self._check_names(at_rename, "folder of the shift", sources, folders)
+        self._check_names(at_rename, "class", renamed.items(), train, classes)
+        kept: dict[str, list[str | Mapping[str, int]]] = {}
+        strange = []
+        for folder, places in folders.items():
+            target = renamed.get(folder, folder)
+            if folder in excluded or target in excluded:
+                continue
+            if target in classes and target in (only or classes):
+                kept.setdefault(target, []).extend(places)
+            elif target not in train and shift.classes is None:
+                strange.append(folder)
+        advice = "; `rename` says which class a folder is, `exclude` leaves it out"
+        self._check_strange(route, strange, advice if self.advises else "")
+        if not kept and not strange:
+            self.report(route, "no class of it is left")
+        for index, name in enumerate(only):
+            if name in classes and name not in kept:
+                self.report((*route, "classes", index), f"{name!r} has no folder here")
+        return kept
 
     def _listing(self, route: Route, folders: ClassFolders) -> Listing:
         """The images by class, in the order of their paths."""
@@ -314,40 +299,80 @@ def _missing(root: Path, folder: str) -> str:
     )
 
 
-def _unknown(kind: str, name: str, allowed: Collection[str]) -> str:
-    known = sorted(allowed)
-    return f"no {kind} is named {name!r}{nearest(name, known)}; there are {listed(known)}"
+LAYOUT = (
+    "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
+    "shifts/<name>/<class>/<image>; or tar shards in the place of <class>/<image>"
+)
 
 
 class Layout:
-    """Says which folder below a root is what; opens it."""
+    """Says which folder below a root is what, here those with the names of the splits: the
+    declaration with all defaults."""
 
-    advises: ClassVar[bool]
+    advises: ClassVar[bool] = False
+    """Whether a message may advise to change the declaration."""
 
     def root_of(self, config: DataConfig) -> Path:
-        """Raises RequestError where there is none, or a domain is to be held out."""
-        raise NotImplementedError
+        """That of `data.root`."""
+        if config.root is None:
+            raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
+        refuse_held_out(
+            config, "leave the field out and put what is to be held out into shifts/<name>/"
+        )
+        return existing(Path(config.root), f"; {LAYOUT}")
 
     def declare(self, root: Path, report: Report) -> Declaration:
-        """What is declared of a root."""
-        raise NotImplementedError
+        """What is there; an absent split has no folders."""
+        folders, files = visible_folders(root), name_files(root)
+        shifts = visible_folders(root / "shifts") if "shifts" in folders else []
+        _report_misnamed(folders, report)
+        for name in shifts:
+            try:
+                shift_name(name)
+            except ValueError as error:
+                report(("shifts", name), f"{error}; rename it")
+        if len(files) > 1:
+            report(
+                ("class_names_file",),
+                f"{' and '.join(f.name for f in files)} are both there; keep one of them",
+            )
+        # Not validated: what is wrong with these names has been reported, with the folder's.
+        return Declaration.model_construct(
+            name="image_folder",
+            train=("train",) if "train" in folders else (),
+            val=("val",) if "val" in folders else None,
+            test=("test",) if "test" in folders else (),
+            shifts={
+                name: ShiftFolders.model_construct(folders=(f"shifts/{name}",)) for name in shifts
+            },
+            class_names_file=str(files[0]) if len(files) == 1 else None,
+        )
 
     def message(self, route: Route, problem: str) -> str:
-        """What to say of a problem at a key of the declaration."""
-        raise NotImplementedError
+        """Beginning with the folder."""
+        folder = f"{'/'.join(map(str, route))}/"
+        is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
+        return problem if is_named else f"{folder} {problem}"
 
     def line(self, route: Route) -> int:
-        """Where the key stands; messages come in this order."""
-        raise NotImplementedError
+        """In the order in which they are found."""
+        del route
+        return 0
 
     def title(self, root: Path) -> str:
-        """What stands above the problems."""
-        raise NotImplementedError
+        """With the layout that is expected."""
+        return f"data.root: {root} cannot be used ({LAYOUT}):"
 
     def digest(self, tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
-        """Over the classes, their names and every image's path below the root and size in bytes:
-        images are not read, which would take minutes for a million of them."""
-        raise NotImplementedError
+        """Over the classes, their names and every image's path below the root, which has its split
+        and class in it, and size in bytes: reading a million images would take minutes."""
+        del splits
+        digest = hashlib.sha256(b"image_folder/1\n")
+        for folder, name in zip(tree.classes, names, strict=True):
+            digest.update(f"class\0{folder}\0{name}\n".encode())
+        for path, size in sorted(_sizes(tree).items()):
+            digest.update(f"image\0{path}\0{size}\n".encode())
+        return digest.hexdigest()
 
     def open(self, config: DataConfig) -> FamilyData:
         """Open what lies below `data.root`, else below the declared root; once in a process.
@@ -470,79 +495,6 @@ def _split(
     )
 
 
-LAYOUT = (
-    "expected train/<class>/<image>, test/<class>/<image>, optionally val/<class>/<image> and "
-    "shifts/<name>/<class>/<image>; or tar shards in the place of <class>/<image>"
-)
-
-
-class FixedLayout(Layout):
-    """The declaration with all defaults: folders have the names of the splits."""
-
-    advises = False
-
-    def root_of(self, config: DataConfig) -> Path:
-        """That of `data.root`."""
-        if config.root is None:
-            raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
-        refuse_held_out(
-            config, "leave the field out and put what is to be held out into shifts/<name>/"
-        )
-        return existing(Path(config.root), f"; {LAYOUT}")
-
-    def declare(self, root: Path, report: Report) -> Declaration:
-        """What is there; an absent split has no folders."""
-        folders, files = visible_folders(root), name_files(root)
-        shifts = visible_folders(root / "shifts") if "shifts" in folders else []
-        _report_misnamed(folders, report)
-        for name in shifts:
-            try:
-                shift_name(name)
-            except ValueError as error:
-                report(("shifts", name), f"{error}; rename it")
-        if len(files) > 1:
-            report(
-                ("class_names_file",),
-                f"{' and '.join(f.name for f in files)} are both there; keep one of them",
-            )
-        # Not validated: what is wrong with these names has been reported, with the folder's.
-        return Declaration.model_construct(
-            name="image_folder",
-            train=("train",) if "train" in folders else (),
-            val=("val",) if "val" in folders else None,
-            test=("test",) if "test" in folders else (),
-            shifts={
-                name: ShiftFolders.model_construct(folders=(f"shifts/{name}",)) for name in shifts
-            },
-            class_names_file=str(files[0]) if len(files) == 1 else None,
-        )
-
-    def message(self, route: Route, problem: str) -> str:
-        """Beginning with the folder."""
-        folder = f"{'/'.join(map(str, route))}/"
-        is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
-        return problem if is_named else f"{folder} {problem}"
-
-    def line(self, route: Route) -> int:
-        """In the order in which they are found."""
-        del route
-        return 0
-
-    def title(self, root: Path) -> str:
-        """With the layout that is expected."""
-        return f"data.root: {root} cannot be used ({LAYOUT}):"
-
-    def digest(self, tree: Tree, names: Sequence[str], splits: Mapping[str, Split]) -> str:
-        """Paths have the splits and the classes in them."""
-        del splits
-        digest = hashlib.sha256(b"image_folder/1\n")
-        for folder, name in zip(tree.classes, names, strict=True):
-            digest.update(f"class\0{folder}\0{name}\n".encode())
-        for path, size in sorted(_sizes(tree).items()):
-            digest.update(f"image\0{path}\0{size}\n".encode())
-        return digest.hexdigest()
-
-
 def _sizes(tree: Tree) -> dict[str, int]:
     """By path, of all images."""
     return {
@@ -572,7 +524,7 @@ def _report_misnamed(folders: Sequence[str], report: Report) -> None:
             )
 
 
-FIXED = FixedLayout()
+FIXED = Layout()
 IMAGE_FOLDER = Family(
     name="image_folder",
     summary="your own images, in class folders under data.root",

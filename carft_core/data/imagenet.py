@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,15 +29,11 @@ from carft_core.data.folders import (
     count_notes,
     data_root,
     find_folders,
-    listed,
     look_at,
-    problems_of,
-    read_manifest,
+    read_folders,
     readable,
-    refusal,
 )
 from carft_core.data.transforms import read_inside_border, read_plain
-from carft_core.errors import RequestError
 
 LISTS = Path(__file__).with_name("classes") / "imagenet"
 CLASSES = 1000
@@ -102,35 +99,49 @@ def _in_imagenet(part: str, images: int) -> DataFolder:
     return DataFolder(names, WNIDS, "https://www.image-net.org/download.php", images)
 
 
+_PUBLISHED = {
+    "train": replace(_in_imagenet("train", 1_281_167), is_prefixed=True),
+    "test": _in_imagenet("val", 50_000),
+    "v2": DataFolder(
+        ("imagenetv2-matched-frequency-format-val", "ImageNetV2-matched-frequency"),
+        "<0 to 999>/<image>",
+        "https://github.com/modestyachts/ImageNetV2",
+        10_000,
+    ),
+    "r": DataFolder(("imagenet-r",), WNIDS, "https://github.com/hendrycks/imagenet-r", 30_000),
+    "a": DataFolder(
+        ("imagenet-a",), WNIDS, "https://github.com/hendrycks/natural-adv-examples", 7_500
+    ),
+    "sketch": DataFolder(
+        ("sketch", "imagenet-sketch"),
+        WNIDS,
+        "https://github.com/HaohanWang/ImageNet-Sketch",
+        50_889,
+    ),
+    "objectnet": DataFolder(
+        ("objectnet-1.0/images",),
+        "<object>/<image>",
+        "https://objectnet.dev",
+        18_574,
+        has_others=True,  # objects that are no classes of ImageNet
+    ),
+}
+_ADVICE = (
+    ": sort them into folders by their classes, as torchvision.datasets.ImageNet does with the "
+    "archive of val and the development kit"
+)
 FOLDERS: Mapping[str, DataFolder] = MappingProxyType(
     {
-        "train": _in_imagenet("train", 1_281_167),
-        "test": _in_imagenet("val", 50_000),
-        "v2": DataFolder(
-            ("imagenetv2-matched-frequency-format-val", "ImageNetV2-matched-frequency"),
-            "<0 to 999>/<image>",
-            "https://github.com/modestyachts/ImageNetV2",
-            10_000,
-        ),
-        "r": DataFolder(("imagenet-r",), WNIDS, "https://github.com/hendrycks/imagenet-r", 30_000),
-        "a": DataFolder(
-            ("imagenet-a",), WNIDS, "https://github.com/hendrycks/natural-adv-examples", 7_500
-        ),
-        "sketch": DataFolder(
-            ("sketch", "imagenet-sketch"),
-            WNIDS,
-            "https://github.com/HaohanWang/ImageNet-Sketch",
-            50_889,
-        ),
-        "objectnet": DataFolder(
-            ("objectnet-1.0/images",), "<object>/<image>", "https://objectnet.dev", 18_574
-        ),
+        name: replace(folder, classes=tuple(labels_of(name)), advice=_ADVICE)
+        for name, folder in _PUBLISHED.items()
+    }
+    | {
         "c": DataFolder(
             ("imagenet-c", "ImageNet-C"),
             "<corruption>/<1 to 5>/<wnid>/<image>",
             "https://github.com/hendrycks/robustness",
             50_000 * len(CORRUPTIONS) * len(SEVERITIES),
-        ),
+        )
     }
 )
 """Sources of the counts: the ILSVRC 2012 development kit's readme; for the shifts the sizes in
@@ -158,12 +169,10 @@ def folder_of(shift: str) -> DataFolder:
         return FOLDERS[shift]
     whole = FOLDERS["c"]
     names = tuple(f"{name}/{below}" for name in whole.names)
-    return DataFolder(names, WNIDS, whole.origin, FOLDERS["test"].images)
+    return replace(FOLDERS["test"], names=names, origin=whole.origin)
 
 
 IN_DISTRIBUTION = ("train", "test")
-MORE_FOLDERS = ("objectnet",)
-"""Has folders of objects that are no classes of ImageNet; they are left out."""
 ADVICE = (
     f"The OOD mean is over the shifts in data.shifts, {', '.join(SHIFTS)} where it is left out: "
     "name those that you have, or [] for none."
@@ -189,10 +198,7 @@ def look_imagenet(config: DataConfig) -> Mapping[str, FoundSplit]:
     """
     root, folders = _wanted(config)
     with readable():
-        return {
-            _key(name): look_at(root, folder, labels_of(name), functools.partial(_problems, name))
-            for name, folder in folders.items()
-        }
+        return {_key(name): look_at(root, folder) for name, folder in folders.items()}
 
 
 def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
@@ -211,16 +217,10 @@ def _key(name: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
-    manifests = {name: read_manifest(folder) for name, folder in places}
-    problems = [
-        f"{folder}: {problem}"
-        for name, folder in places
-        for problem in _problems(name, folder, manifests[name])
-    ]
-    if problems:
-        raise RequestError(refusal("data.root: imagenet cannot be used:", problems))
+    folders = {name: folder_of(name) for name, _ in places}
+    manifests = read_folders("imagenet", dict(places), folders)
     splits = {name: _split(name, folder, manifests[name]) for name, folder in places}
-    counts = {name: (len(split), folder_of(name).images) for name, split in splits.items()}
+    counts = {name: (len(split), folders[name].images) for name, split in splits.items()}
     train, test = splits.pop("train"), splits.pop("test")
     digests = {name: manifest.digest for name, manifest in manifests.items()}
     return FamilyData(
@@ -250,34 +250,6 @@ def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
             mean = f"ood/{name.partition('-')[0]}"
             means[mean] = (*means.get(mean, ()), f"ood/{name}")
     return means
-
-
-def _problems(name: str, folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Why the folder is not what its makers publish; numbers of images are no reason."""
-    labels = labels_of(name)
-    yield from problems_of(
-        folder,
-        manifest,
-        labels,
-        layout=folder_of(name).layout,
-        loose=": sort them into folders by their classes, as torchvision.datasets.ImageNet does "
-        "with the archive of val and the development kit",
-        more=name in MORE_FOLDERS,
-    )
-    if name == "train" and (strays := list(_strays(manifest, labels))):
-        yield (
-            f"has {len(strays)} images in the folder of another class than their names say: "
-            f"{listed(strays)}"
-        )
-
-
-def _strays(manifest: Manifest, classes: Collection[str]) -> Iterator[str]:
-    """Images whose names begin with another class: those of train are `<wnid>_<number>.JPEG`."""
-    for folder, paths in manifest.groups():
-        for path in paths:
-            owner = path[len(folder) + 1 :].partition("_")[0]
-            if owner != folder and owner in classes:
-                yield path
 
 
 def _split(name: str, folder: Path, manifest: Manifest) -> Split:

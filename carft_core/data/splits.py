@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -16,6 +15,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from carft_core.data.base import FamilyData, Split
 from carft_core.data.folders import listed
@@ -53,7 +54,7 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     if bad is None:
         part = file.with_suffix(".part")
         bad = _bad_files(whole, part, seen)
-        keep(file, functools.partial(_write, content=bad))
+        _keep(file, bad)
         with contextlib.suppress(OSError):
             part.unlink()
     return {item: bad[item] for item in split.ids if item in bad}
@@ -77,45 +78,39 @@ def _kept(file: Path) -> Any:
     return None
 
 
-def _write(file: Path, *, content: object) -> None:
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+def _keep(file: Path, content: object) -> None:
+    text = json.dumps(content, indent=1)
+    keep(file, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 def _bad_files(split: Split, part: Path, seen: Seen | None) -> dict[str, str]:
     """`part` is where it is kept how far this came and what was found, should it end too soon."""
-    start, bad = _begun(part)
+    match _kept(part):
+        case [int(start), dict(bad)]:
+            pass
+        case _:
+            start, bad = 0, {}
     at, written = start, time.monotonic()
-    pieces = [
-        range(first, min(first + PART, len(split))) for first in range(start, len(split), PART)
-    ]
+    rows = range(len(split))
+    pieces = [rows[first : first + PART] for first in range(start, len(split), PART)]
     # Threads: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for piece, reasons in zip(
                 pieces, pool.map(lambda it: _wrong(split, it), pieces), strict=True
             ):
-                named = zip(split.ids[piece.start : piece.stop], reasons, strict=True)
-                bad |= {item: why for item, why in named if why is not None}
+                bad |= {split.ids[row]: why for row, why in zip(piece, reasons, strict=True) if why}
                 at = piece.stop
                 if seen is not None:
                     seen(at)
                 if time.monotonic() - written > KEPT_EVERY:
-                    keep(part, functools.partial(_write, content=[at, bad]))
+                    _keep(part, [at, bad])
                     written = time.monotonic()
         except BaseException:
             if at > start:
-                keep(part, functools.partial(_write, content=[at, bad]))
+                _keep(part, [at, bad])
             raise
     return bad
-
-
-def _begun(part: Path) -> tuple[int, dict[str, str]]:
-    """How many images were looked at before, and what was found in them."""
-    match _kept(part):
-        case [int(at), dict(found)]:
-            return at, found
-        case _:
-            return 0, {}
 
 
 def _wrong(split: Split, indices: Sequence[int]) -> list[str | None]:
@@ -160,12 +155,7 @@ def carve(
             f"data.val_fraction: there is no val split, and train has a single image of "
             f"{listed(names)}: none would be left to train on; add images or a val split"
         )
-    val = {
-        unit
-        for units in classes.values()
-        for unit in units[: min(_share(len(units), val_fraction), len(units) - 1)]
-    }
-    return _divided(train, val)
+    return _divided(train, classes, lambda count: min(_share(count, val_fraction), count - 1))
 
 
 def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
@@ -174,10 +164,7 @@ def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
     Which ones depends on the units' names alone, so that no seed makes another test.
     """
     classes = _units_by_class(images, "test")
-    return _divided(
-        images,
-        {unit for units in classes.values() for unit in units[: test_share(len(units), fraction)]},
-    )
+    return _divided(images, classes, lambda count: test_share(count, fraction))
 
 
 def test_share(count: int, fraction: float) -> int:
@@ -188,13 +175,13 @@ def test_share(count: int, fraction: float) -> int:
     return min(_share(count, fraction), max(1, count - 2))
 
 
-def _divided(whole: Split, part: Collection[str]) -> tuple[Split, Split]:
-    """(the rest, the part), by units."""
-    inside = [unit in part for unit in whole.units]
-    return (
-        whole.subset([row for row, is_part in enumerate(inside) if not is_part]),
-        whole.subset([row for row, is_part in enumerate(inside) if is_part]),
-    )
+def _divided(
+    whole: Split, classes: Mapping[int, Sequence[str]], share: Callable[[int], int]
+) -> tuple[Split, Split]:
+    """(the rest, the part): of each class with so many units the part has the first `share`."""
+    part = {unit for units in classes.values() for unit in units[: share(len(units))]}
+    inside = np.array([unit in part for unit in whole.units], dtype=bool)
+    return whole.subset(np.flatnonzero(~inside)), whole.subset(np.flatnonzero(inside))
 
 
 def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
@@ -206,8 +193,7 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
     if fraction == 1:
         return train
     classes = _units_by_class(train, f"train/{split_seed}")
-    kept = {unit for units in classes.values() for unit in units[: _share(len(units), fraction)]}
-    return _divided(train, kept)[1]
+    return _divided(train, classes, lambda count: _share(count, fraction))[1]
 
 
 def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[int, ...]]:
@@ -217,9 +203,8 @@ def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[
     more; so are they of a fraction that takes as many.
     """
     classes = _units_by_class(train, f"train/{split_seed}")
-    kept = {unit for units in classes.values() for unit in units[:shots]}
     short = tuple(label for label, units in classes.items() if len(units) < shots)
-    return _divided(train, kept)[1], short
+    return _divided(train, classes, lambda _: shots)[1], short
 
 
 def bad_files_of(data: FamilyData, name: str, seen: Seen | None = None) -> dict[str, str]:

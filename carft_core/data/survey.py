@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from carft_core.data import FAMILIES, as_used, open_whole
 from carft_core.data.base import DataConfig, Family, FamilyData, FoundSplit, Split
-from carft_core.data.folders import data_root, look_at
+from carft_core.data.folders import data_root, look_at, readable
 from carft_core.data.splits import IN_DISTRIBUTION
 from carft_core.errors import RequestError, unknown
 
@@ -76,17 +76,19 @@ def _refused(
 
 
 def _places(family: Family, config: DataConfig) -> dict[str, FoundSplit]:
-    """The folders of a family that says no more of them than where they lie: there or not."""
+    """The folders of a family that says no more of them than `DataFolder` does."""
     folders = {
         name: folder for name, folder in family.folders.items() if _is_asked_for(name, config)
     }
     if not folders:
         return {}
     root = data_root(config, folders)
-    return {
-        name if name in IN_DISTRIBUTION or "/" in name else f"{SHIFT}{name}": look_at(root, folder)
+    named = {
+        name if name in IN_DISTRIBUTION or "/" in name else f"{SHIFT}{name}": folder
         for name, folder in folders.items()
     }
+    with readable():
+        return {name: look_at(root, folder) for name, folder in named.items()}
 
 
 def _is_asked_for(name: str, config: DataConfig) -> bool:

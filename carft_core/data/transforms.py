@@ -212,10 +212,6 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     resized to S; `longest`: the longer side resized to S, black beside the shorter.
     Source: open_clip's `image_transform(..., is_train=False)`, equal to the pixel.
     """
-    return _pixels(_evaluated(image, transform))
-
-
-def _evaluated(image: Image.Image, transform: Transform) -> Image.Image:
     interpolation, side = InterpolationMode(transform.interpolation), transform.size
     if transform.resize_mode == "squash":
         resized = F.resize(image, [side, side], interpolation)
@@ -225,8 +221,7 @@ def _evaluated(image: Image.Image, transform: Transform) -> Image.Image:
         resized = F.resize(image, fitting, interpolation)
     else:
         resized = F.resize(image, side, interpolation)
-    square: Image.Image = F.center_crop(resized, side)  # pads with black where smaller
-    return square
+    return _pixels(F.center_crop(resized, side))  # pads with black where smaller
 
 
 def training_view(
@@ -315,13 +310,8 @@ def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmen
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A loaded image as `read_rgb` gives one."""
-    return _rgb(_upright(image))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera's EXIF orientation says."""
     method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    return image if method is None else image.transpose(method)
+    return _rgb(image if method is None else image.transpose(method))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torchvision.datasets import ImageFolder
 
-from carft_core.data import FAMILIES, FamilyData, Transform, domainbed, open_data, splits
+from carft_core.data import FAMILIES, FamilyData, Transform, open_data, splits
 from carft_core.data.base import DataConfig, Derived
 from carft_core.data.domainbed import SETS, classes_of, names_of
 from carft_core.data.folders import Manifest
@@ -297,7 +297,7 @@ def test_a_folder_that_the_disk_does_not_give_is_named(
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(domainbed, "read_manifest", refusing)
+    monkeypatch.setattr("carft_core.data.folders.read_manifest", refusing)
     with pytest.raises(RequestError) as caught:
         opened(tmp_path)
     place = tmp_path / "PACS" / "art_painting"
@@ -313,10 +313,10 @@ def test_a_whole_set_says_nothing_of_its_size(
         first, *others = classes_of("pacs")
         counts = {first: published[folder.name] - len(others), **dict.fromkeys(others, 1)}
         paths = tuple(f"{name}/{at}.jpg" for name, count in counts.items() for at in range(count))
-        return Manifest(paths, counts, (), "", (1,) * len(paths))
+        return Manifest(paths, (1,) * len(paths), counts, "")
 
     shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(domainbed, "read_manifest", listed)
+    monkeypatch.setattr("carft_core.data.folders.read_manifest", listed)
     data = opened(tmp_path)
     assert data.notes == ()
     assert (len(data.shifts["sketch"]), len(data.extras["sketch_out"])) == (3144, 785)

@@ -126,6 +126,18 @@ def test_a_family_without_a_test_and_with_extras_is_told_of_as_well(root: Path) 
     assert (extra.folder, extra.published, extra.status) == (root / "mine/snow", 4, "ok")
 
 
+def test_class_folders_that_are_declared_are_counted(root: Path) -> None:
+    fog = replace(FOLDERS["fog-1"], layout="<class>/<image>", classes=("zero", "one"))
+    FAMILIES.register(Family("classes", "told whole", open_mine, folders={**FOLDERS, "fog-1": fog}))
+    shutil.rmtree(root / "mine/snow")
+    image = root / "mine/fog-1/zero/0.png"
+    image.parent.mkdir()
+    image.write_bytes(b"x")
+    split = survey(DataConfig(family="classes", root=str(root))).splits["shifts/fog-1"]
+    assert (split.images, split.classes, split.expected_classes) == (1, 1, 2)
+    assert split.problems == (f"{root / 'mine/fog-1'}: lacks 1 of 2 class folders: one",)
+
+
 def test_folders_may_be_named_as_the_splits_are(root: Path) -> None:
     named = {"train": FOLDERS["train"], "shifts/test": FOLDERS["test"], "extras/x": FOLDERS["snow"]}
     FAMILIES.register(Family("named", "as WILDS' are", open_mine, folders=named))
