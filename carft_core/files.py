@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from carft_core.errors import RequestError
 
 
@@ -128,16 +125,3 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file of the cache; one that cannot be written costs time, nothing else."""
     with contextlib.suppress(OSError):
         write_atomically(file, write)
-
-
-def keep_table(file: Path, table: pa.Table) -> None:
-    """The same with a table."""
-    keep(file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False))
-
-
-def kept_table(file: Path) -> pa.Table | None:
-    """A table of the cache; None where there is none, or the file is damaged."""
-    try:
-        return pq.read_table(file)
-    except (OSError, ValueError):  # ValueError: pyarrow's for what is no parquet file
-        return None

@@ -24,7 +24,7 @@ from carft_core.data.loader import Loaded, Loader, training_plan
 from carft_core.device import autocast, peak_memory_mb, reset_peak_memory
 from carft_core.errors import NonFinite
 from carft_core.evaluate import predict, split_metrics
-from carft_core.identity import couples_items, identify
+from carft_core.identity import identify
 from carft_core.optim import Schedule, freeze_all_but, learning_rate, schedule_of, warmup_steps
 from carft_core.prepare import RETENTION, Prepared, prepared
 from carft_core.run import RunFolder, RunResult, finish
@@ -154,7 +154,6 @@ class Run:
             self.schedule = Schedule(steps=1, per_epoch=1)
         self.steps, self.epoch_count = self.schedule.steps, self.schedule.epochs
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
-        self.couples_items = couples_items(config)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best = -math.inf

@@ -119,6 +119,9 @@ class Draft:
         for known in [known for known in self._places if known[: len(route)] == route]:
             del self._places[known]
         self._spoilt -= {known for known in self._spoilt if known[: len(route)] == route}
+        for length in range(1, len(route)):
+            if self.get(route[:length]) is None:  # it is there for the sake of this value
+                self._places[route[:length]] = place
         self._places[route] = place
         self._set(route, value)
 

@@ -194,7 +194,11 @@ class After(Section):
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
     ]
     """A soup by name, with its own fields."""
-    of: Annotated[RunsOf, BeforeValidator(shorthands.runs_of)]
+    of: Annotated[
+        RunsOf,
+        BeforeValidator(shorthands.runs_of),
+        WithJsonSchema({"anyOf": [{"type": "string"}, RunsOf.model_json_schema()]}),
+    ]
     """Which runs; the name of an algorithm is short for its selected setting."""
 
 

@@ -19,15 +19,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
 from carft_core.data.transforms import Part, read_rgb
 from carft_core.errors import RequestError
-from carft_core.files import keep_table, kept_table, user_cache
+from carft_core.files import keep, user_cache
 
 VARIABLE = "CARFT_DATA"
 """Taken for a `data.root` that is left out, by whoever reads the sweep file."""
+
+
+def _keep_table(file: Path, table: pa.Table) -> None:
+    """Put a table into the cache."""
+    keep(file, lambda new: pq.write_table(table, new, compression="zstd", use_dictionary=False))
+
+
+def _kept_table(file: Path) -> pa.Table | None:
+    """A table of the cache; None where there is none, or the file is damaged."""
+    try:
+        return pq.read_table(file)
+    except (OSError, ValueError):  # ValueError: pyarrow's for what is no parquet file
+        return None
 
 
 def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
@@ -178,14 +192,14 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
         "digest": manifest.digest,
     }
     table = pa.table({"path": pa.array(manifest.paths, pa.string()), "size": manifest.sizes})
-    keep_table(file, table.replace_schema_metadata({_ABOUT: json.dumps(about)}))
+    _keep_table(file, table.replace_schema_metadata({_ABOUT: json.dumps(about)}))
     return manifest
 
 
 def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
     """What was listed before, and when each class folder had changed: nothing where there is
     nothing of use."""
-    table = kept_table(file)
+    table = _kept_table(file)
     metadata = b"{}" if table is None else (table.schema.metadata or {}).get(_ABOUT, b"{}")
     about: dict[str, Any] = json.loads(metadata)
     if table is None or about.get("version") != VERSION:
@@ -414,7 +428,7 @@ def indexed(root: Path, split: str, suffixes: Sequence[str], problems: list[str]
     ]
     key = hashlib.sha256(json.dumps([VERSION, suffixes, known_by]).encode()).hexdigest()
     kept = user_cache() / "shards" / f"{key}.parquet"
-    table = kept_table(kept)
+    table = _kept_table(kept)
     if table is None:
         found: list[str] = []
         rows = [
@@ -425,7 +439,7 @@ def indexed(root: Path, split: str, suffixes: Sequence[str], problems: list[str]
         problems += found
         table = pa.Table.from_pylist(rows, _SCHEMA)
         if not found:
-            keep_table(kept, table)
+            _keep_table(kept, table)
     places = np.stack([table[name].to_numpy() for name in ("shard", "offset", "size")], axis=1)
     return ShardIndex(names, table["id"].to_pylist(), table["label"].to_pylist(), places)
 
