@@ -94,8 +94,10 @@ def _measure_together(
     files: Mapping[str, Path],
 ) -> dict[str, dict[str, float]]:
     teacher = stand.teacher
-    reports = {label: _Report(it, stand, config) for label, it in classifiers.items()}
-    zero_shot = _Report(teacher.classifier, stand, config)
+    probes = config.eval.context_probe
+    reports = {label: _Report(it, stand, probes) for label, it in classifiers.items()}
+    # What gains are measured against; how far its contexts moved is asked of the others alone.
+    zero_shot = _Report(teacher.classifier, stand, False)
     with contextlib.ExitStack() as stack:
         for label, report in reports.items():
             if label in files:
@@ -152,9 +154,9 @@ class _Split(NamedTuple):
 class _Report:
     """What is measured of one model, split by split."""
 
-    def __init__(self, classifier: Classifier, stand: Prepared, config: TrialConfig) -> None:
+    def __init__(self, classifier: Classifier, stand: Prepared, probes_contexts: bool) -> None:
         self.classifier, self.stand = classifier, stand
-        self.probes_contexts = config.eval.context_probe and classifier.clip_features
+        self.probes_contexts = probes_contexts and classifier.clip_features
         self.write: Callable[[Predictions], None] | None = None
         self.values: dict[str, Mapping[str, float]] = {}
         self.contexts: dict[str, Mapping[str, float]] = {}
