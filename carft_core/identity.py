@@ -51,8 +51,9 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     not `data.bad_files`. An algorithm that trains nothing has no seed, no optimiser, no
     augmentation and no balance, but may have the split of a seed; one that solves its problem has
     of these the seed alone, and a soup has the epoch of its members' weights. `auto` for device or
-    precision is what it is on this machine. Raises
-    RequestError when model or data cannot be opened.
+    precision is what it is on this machine.
+
+    Raises RequestError when model or data cannot be opened.
     """
     config = config.for_seed(seed)
     algorithm = config.algorithm

@@ -148,9 +148,14 @@ class RunFolder:
         """Training is complete; written last."""
         write_json(self.path / "trained.json", {"seconds": seconds, "ended": time.time()})
 
+    def trained(self) -> dict[str, Any] | None:
+        """What `mark_trained` wrote; None before the end of training."""
+        mark: dict[str, Any] | None = read_json(self.path / "trained.json")
+        return mark
+
     def is_trained(self, config: TrialConfig) -> bool:
         """Whether the weights that `config` asks for are there."""
-        if read_json(self.path / "trained.json") is None:
+        if self.trained() is None:
             return False
         return not config.algorithm.trains or self.weights(config.keep.result).exists()
 
@@ -227,7 +232,7 @@ def _members(
         for part, name in (("model", "model"), ("classes", "prompts.classes"), ("data", "data")):
             if claimed["identity"][part] != own[part]:
                 raise RequestError(f"{where} differs from the {soup.name} in {name}")
-        if read_json(member.path / "trained.json") is None:
+        if member.trained() is None:
             raise RequestError(f"{where} is not trained to its end")
         its_config = trial_config(claimed["config"]).for_seed(claimed["seed"])
         its_config = its_config.model_copy(update={"keep": config.keep})
@@ -264,8 +269,7 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
 def is_complete(workdir: Path, config: TrialConfig) -> bool:
     """Whether the run is trained and every evaluation that `config` asks for is there."""
     folder = RunFolder(workdir)
-    trained = read_json(folder.path / "trained.json") is not None
-    return trained and not any(True for _ in _missing(folder, config))
+    return folder.trained() is not None and not any(True for _ in _missing(folder, config))
 
 
 def read_result(workdir: Path, config: TrialConfig) -> RunResult:
@@ -282,7 +286,7 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
             raise RequestError(f"{workdir} has no evaluation of {label}")
         evaluations[label] = evaluation
     own = evaluations.pop(UNMERGED)
-    trained = read_json(folder.path / "trained.json")
+    trained = folder.trained()
     return RunResult(
         digest=claimed["digest"],
         seed=claimed["seed"] if config.algorithm.trains else None,
