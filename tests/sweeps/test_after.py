@@ -13,12 +13,10 @@ from carft_core.errors import InvalidConfig
 from carft_core.files import read_json
 from sweeps.cli import main
 from sweeps.commands.clean import waste
-from sweeps.engines.base import Handler
-from sweeps.engines.in_process import InProcessEngine
 from sweeps.live import is_open, see
 from sweeps.spec import load_spec
-from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tests.sweeps.test_confirming import StopsAfter
 from tracking.compare import Comparison
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
@@ -26,20 +24,6 @@ OF_ALL = {"algorithm": "car_ft", "settings": "all"}
 RUNS = 1 + 2 + 4
 """Of the toy sweep without a soup."""
 CRASH = {"do": "raise", "error": "key"}
-
-
-class StopsAfter(InProcessEngine):
-    """Stops when so many runs have begun, as if somebody had pressed Ctrl-C."""
-
-    def __init__(self, runs: int) -> None:
-        super().__init__(toy_core.ENTRY)
-        self._left = runs
-
-    def _execute(self, handler: Handler, job: Any) -> None:
-        self._left -= 1
-        super()._execute(handler, job)
-        if self._left == 0:
-            self.stop()
 
 
 def soups(found: Comparison) -> dict[str, list[str]]:
