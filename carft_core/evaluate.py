@@ -115,17 +115,21 @@ def _measure_together(
 def _features(
     classifiers: Mapping[str, Classifier], name: str, teacher: Teacher
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The teacher's features of a split and those of each classifier, all in one pass."""
+    """The teacher's features of a split and those of each classifier, all in one pass.
+
+    A classifier that stands under two labels, as the tuned one does for WiSE-FT at alpha 1, passes
+    once.
+    """
     frozen = teacher.kept_features(name)
-    tuned = {label: it for label, it in classifiers.items() if it is not teacher.classifier}
-    passing = [*tuned.values()] + ([teacher.classifier] if frozen is None else [])
-    encoded = teacher.encode(passing, teacher.splits[name]) if passing else []
+    known: dict[Classifier, Tensor] = {}
+    if frozen is not None:
+        known[teacher.classifier] = frozen.to(teacher.device)
+    each = dict.fromkeys((teacher.classifier, *classifiers.values()))
+    if passing := [classifier for classifier in each if classifier not in known]:
+        known |= zip(passing, teacher.encode(passing, teacher.splits[name]), strict=True)
     if frozen is None:
-        frozen = encoded[-1].cpu()
-        teacher.keep_features(name, frozen)
-    frozen = frozen.to(teacher.device)
-    features = dict(zip(tuned, encoded, strict=False))
-    return frozen, {label: features.get(label, frozen) for label in classifiers}
+        teacher.keep_features(name, known[teacher.classifier].cpu())
+    return known[teacher.classifier], {label: known[it] for label, it in classifiers.items()}
 
 
 def _predictions(classifier: Classifier, features: Tensor, split: Split, name: str) -> Predictions:

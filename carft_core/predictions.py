@@ -23,6 +23,9 @@ LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
 KeptLogits = Literal["auto", "always", "never"]
 TOP = 5
+REPEATED = ["split", "unit"]
+"""Columns whose values come again and again: a dictionary and statistics of others cost much time
+and save nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,9 @@ def predictions_file(
     waiting = dict(shapes)
     with (
         atomic_file(path) as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        pq.ParquetWriter(
+            file, schema, compression="zstd", use_dictionary=REPEATED, write_statistics=REPEATED
+        ) as writer,
     ):
 
         def write(item: Predictions) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 from carft_core import evaluate
 from carft_core.clip import Classifier
 from carft_core.config import TrialConfig
-from carft_core.data import Source
+from carft_core.data import Source, Split
 from carft_core.evaluate import among, context_probe, measure, predict, split_metrics, summary
 from carft_core.metrics import top1
 from carft_core.predictions import Predictions, write_predictions
 from carft_core.prepare import Prepared
+from carft_core.teacher import Teacher
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -153,6 +154,27 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     reads.clear()
     measure({"zero_shot": lambda: stand.teacher.classifier}, stand, config, {})
     assert not reads, "the zero-shot model's features are kept"
+
+
+def test_a_model_of_two_labels_passes_once(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WiSE-FT at alpha 1 is the tuned model itself."""
+    stand = measured_task(toy_config())
+    measure({"zero_shot": lambda: stand.teacher.classifier}, stand, toy_config(), {})
+    classifier = moved_classifier(stand)
+    passes: list[int] = []
+    encode = type(stand.teacher).encode
+
+    def counted(self: Teacher, classifiers: Sequence[Classifier], split: Split) -> list[Tensor]:
+        passes.append(len(classifiers))
+        return encode(self, classifiers, split)
+
+    monkeypatch.setattr(type(stand.teacher), "encode", counted)
+    models = dict.fromkeys(("unmerged", "wise_ft@1"), lambda: classifier)
+    both = measure(models, stand, toy_config(), {})
+    assert both["unmerged"] == both["wise_ft@1"]
+    assert passes == [1] * len(stand.measured())
 
 
 @pytest.mark.parametrize("probe", [True, False])
