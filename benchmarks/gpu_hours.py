@@ -29,9 +29,9 @@ from carft_core.data import FAMILIES
 from carft_core.data.downstream_tasks import CLASSES
 from carft_core.data.imagenet import SHIFTS
 from carft_core.run import models_of
-from sweeps.ledger import Ledger
-from sweeps.proposals import propose
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger.trials import Ledger
+from sweeps.scheduler.proposer import propose
+from sweeps.spec.spec import SweepSpec, load_spec
 
 PASSES = 3
 """Of training: forward, and twice as much backward."""

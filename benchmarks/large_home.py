@@ -18,12 +18,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import summary
 from sweeps.home import Home
-from sweeps.ledger import PROPOSED, Ledger
-from sweeps.mirror import Mirror
-from sweeps.records import NO_SEED
-from sweeps.spec import load_spec
+from sweeps.ledger import snapshot as summary
+from sweeps.ledger.snapshot import Mirror
+from sweeps.ledger.trials import PROPOSED, Ledger
+from sweeps.plan.tasks import NO_SEED
+from sweeps.spec.spec import load_spec
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -17,11 +17,11 @@ from typing import Any
 
 from benchmarks.load_watch import Watch
 from benchmarks.slow_server import CONTROL
-from sweeps.hardware import Hardware
+from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.plan import Planner, Task
-from sweeps.spec import load_spec
-from sweeps.tracked import TrackedSweep
+from sweeps.plan.tasks import Planner, Task
+from sweeps.results.tracker import TrackedSweep
+from sweeps.spec.spec import load_spec
 from tracking.base import RunKey
 from tracking.spool import Spool
 from tracking.where import open_tracking

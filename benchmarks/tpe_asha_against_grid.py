@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sweeps.metric_names import natural_goal
+from sweeps.spec.metrics import natural_goal
 
 HERE = Path(__file__).parent
 GRID, SEARCH = "kl_weight_lr_grid", "kl_weight_lr_tpe_asha"

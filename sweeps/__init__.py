@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.notebook import SweepFailed, run_sweep
+    from sweeps.api import SweepFailed, run_sweep
+
 
 __all__ = ["SweepFailed", "run_sweep"]
 
@@ -13,7 +14,7 @@ __all__ = ["SweepFailed", "run_sweep"]
 def __getattr__(name: str) -> Any:
     # Not at import: every command imports this package, and most need nothing of it.
     if name in __all__:
-        from sweeps import notebook
+        from sweeps import api
 
-        return getattr(notebook, name)
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

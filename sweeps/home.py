@@ -15,6 +15,7 @@ from tracking.where import HOME_VARIABLE, home_folder, where
 if TYPE_CHECKING:
     from tracking.databases import Database
 
+
 DATABASE = "optuna.db"
 JOURNAL = "optuna.journal"
 _ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
@@ -48,14 +49,14 @@ class Home:
 
         Raises RequestError where the home has begun with another than the environment names.
         """
-        from sweeps.optuna_database import of_home
+        from sweeps.ledger.storage import of_home
 
         return of_home(self.path, self.optuna_files())
 
     @property
     def has_trials(self) -> bool:
         """Whether trials were ever kept, in the home or for it."""
-        from sweeps.optuna_database import RECORD
+        from sweeps.ledger.storage import RECORD
 
         return bool(self.optuna_files()) or (self.path / RECORD).exists()
 
@@ -86,7 +87,7 @@ class Home:
         self.check_place()
         database = self.database
         if database is not None:
-            from sweeps.optuna_database import check
+            from sweeps.ledger.storage import check
 
             check(self.path, database)
 

@@ -24,9 +24,9 @@ from carft_core.errors import RequestError
 from carft_core.prompts import template_set
 from carft_core.teacher import Teacher
 from carft_core.testing import batch_for, check_algorithm, toy_teacher
-from sweeps.shape import KEYS as ALL_KEYS
-from sweeps.spec import load_spec
-from sweeps.yaml_lines import parse
+from sweeps.spec.document import parse
+from sweeps.spec.normalize import KEYS as ALL_KEYS
+from sweeps.spec.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -61,7 +61,7 @@ def test_check_loads_neither_ray_nor_mlflow(tmp_path: Path) -> None:
     assert not loaded & {"ray", "mlflow"}
 
 
-@pytest.mark.parametrize("module", ["sweeps.home", "sweeps.ledger", "sweeps.engines.base"])
+@pytest.mark.parametrize("module", ["sweeps.home", "sweeps.ledger.trials", "sweeps.engines.base"])
 def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: Path) -> None:
     loaded = modules_after(f"import {module}", cwd=tmp_path)
     assert not loaded & {"torch", "carft_core", "ray", "mlflow"}

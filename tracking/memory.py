@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tracking import limits
-from tracking.base import (
-    DatasetInput,
-    EndState,
-    Metric,
-    RunKey,
-    RunStart,
-    Tracker,
-    TrackingError,
-)
+from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker, TrackingError
 
 
 class Point(NamedTuple):

@@ -9,15 +9,7 @@ from typing import Literal
 from tracking.accuracy import TOP1, kind_of
 from tracking.curves import ID, OOD, Curve, Point, dominating, mean_curve, ood_at, run_curve
 from tracking.records import Arm
-from tracking.statistics import (
-    Interval,
-    Paired,
-    Summary,
-    holm,
-    lower_bound,
-    paired,
-    summary,
-)
+from tracking.statistics import Interval, Paired, Summary, holm, lower_bound, paired, summary
 from tracking.terms import Terms
 
 GAIN = "gain/ood/top1"

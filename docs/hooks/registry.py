@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from carft_core.algorithms import ALGORITHMS
 from carft_core.data import FAMILIES
 from carft_core.merges import MERGES
-from sweeps.doctor.registry import CHECKS
+from sweeps.doctor.examination import CHECKS
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- table: (\w+) -->")

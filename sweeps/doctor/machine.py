@@ -1,17 +1,158 @@
-"""This machine: cores, memory, shared memory, open files, and what a container leaves of them."""
+"""Checks of this machine."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 import resource
 import shutil
+import stat
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sweeps.doctor.base import Asked, Check, Finding, ok, warning, wrong
-from sweeps.resources import usable_cpus
+from sweeps.doctor.base import Asked, Check, Finding, agree, ok, warning, wrong
+from sweeps.engines.resources import usable_cpus, visible_gpus
+from sweeps.ledger.generations import Code
+from sweeps.secrets import read_from
+from sweeps.spec.user_code import SOURCES_ROOT, source_digest
+from tracking.file_systems import file_system, network_file_system
+from tracking.locks import waiting
+
+if TYPE_CHECKING:
+    import torch
+    from packaging.requirements import Requirement
+
+
+PROJECT = "carft-sweep"
+SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
+"""Named with their versions, though others are checked as well."""
+CLUSTER = "cluster"
+"""The extra with what shared services need."""
+
+
+def _own(_: Asked) -> Iterator[Finding]:
+    """Two places run the same when this line is the same."""
+    try:
+        named = metadata.version(PROJECT)
+    except metadata.PackageNotFoundError:
+        named = "(not installed)"
+    commit = Code.here().commit
+    at = f", commit {commit[:12]} around the working folder" if commit else ""
+    yield ok(f"{PROJECT} {named}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
+
+
+def _python(_: Asked) -> Iterator[Finding]:
+    from packaging.specifiers import SpecifierSet
+
+    here = platform.python_version()
+    told = f"Python {here} on {platform.system()} {platform.machine()}"
+    try:
+        wanted = metadata.metadata(PROJECT)["Requires-Python"] or ""
+    except metadata.PackageNotFoundError:
+        wanted = ""
+    if SpecifierSet(wanted).contains(here, prereleases=True):
+        yield ok(told)
+    else:
+        yield wrong(f"{told}; {PROJECT} needs {wanted}", "make a new environment with that Python")
+
+
+def _packages(_: Asked) -> Iterator[Finding]:
+    required = _required(PROJECT)
+    if not required:
+        yield warning(f"{PROJECT} is not installed as a package, so what it needs is not known")
+        return
+    yield from _judged(_wanted(required))
+    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
+    yield ok(", ".join(versions))
+
+
+def _judged(required: Iterable[Requirement]) -> Iterator[Finding]:
+    """What lies outside its range, or is missing."""
+    for requirement in required:
+        there = _version(requirement.name)
+        if there is None:
+            yield wrong(f"{requirement.name} is not installed")
+        elif not requirement.specifier.contains(there, prereleases=True):
+            yield wrong(f"{requirement.name} {there} is outside of {requirement.specifier}")
+
+
+def _of_a_cluster(_: Asked) -> Iterator[Finding]:
+    extra = list(_wanted(_required(PROJECT), CLUSTER))
+    # What an extra of another package brings is in that one's own metadata.
+    behind = [
+        further
+        for requirement in extra
+        for of_it in requirement.extras
+        for further in _wanted(_required(requirement.name), of_it)
+    ]
+    missing = sorted({one.name for one in (*extra, *behind) if _version(one.name) is None})
+    if missing:
+        yield ok(
+            f"without {', '.join(missing)}; only shared databases, stores and job submission need "
+            f'the extra: pip install "{PROJECT}[{CLUSTER}]"'
+        )
+    elif extra:
+        yield ok(f"the extra {CLUSTER} is installed")
+
+
+def _required(package: str) -> list[Requirement]:
+    """Everything that its metadata asks for; nothing where it is not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        return [Requirement(text) for text in metadata.requires(package) or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _wanted(required: Iterable[Requirement], extra: str = "") -> Iterator[Requirement]:
+    """What the package itself needs here, or what one extra adds."""
+    for requirement in required:
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always != bool(extra) and (marker is None or marker.evaluate({"extra": extra})):
+            yield requirement
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+VERSION_CHECKS = (
+    Check(
+        "versions.own",
+        "carft-sweep's version, and a digest of its sources, by which two machines are compared",
+        "install carft-sweep again from one source on every machine",
+        _own,
+    ),
+    Check(
+        "versions.python",
+        "Python against what the package asks for",
+        "make a new environment with a Python that the package supports",
+        _python,
+    ),
+    Check(
+        "versions.packages",
+        "every required package against the range that the package asks for",
+        "pip install -c constraints.txt -e . brings the versions that were tested",
+        _packages,
+    ),
+    Check(
+        "versions.cluster",
+        "the packages that shared databases, stores and job submission need",
+        f'pip install "{PROJECT}[{CLUSTER}]"',
+        _of_a_cluster,
+    ),
+)
+
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
@@ -104,12 +245,12 @@ def _open_files(_: Asked) -> Iterator[Finding]:
     yield warning(told, f"ulimit -n {min(hard, 65536)}" if hard > soft else "") if few else ok(told)
 
 
-def _clock(_: Asked) -> Iterator[Finding]:
+def _machine_clock(_: Asked) -> Iterator[Finding]:
     told = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC"
     yield ok(told) if time.time() > _BUILT else wrong(told)
 
 
-CHECKS = (
+MACHINE_CHECKS = (
     Check(
         "machine.cores",
         "usable cores against a container's quota and OMP_NUM_THREADS",
@@ -138,6 +279,281 @@ CHECKS = (
         "machine.clock",
         "whether this machine's clock is set at all",
         "set it: timedatectl set-ntp true, or chronyd",
-        _clock,
+        _machine_clock,
+    ),
+)
+
+
+_LITTLE_GPU_MEMORY = 2 * _GIB
+
+
+def _gpus(_: Asked) -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield from _cuda(index)
+    elif torch.backends.mps.is_available():
+        yield ok(f"mps, torch {torch.__version__}")
+    elif visible_gpus({}):
+        built = (
+            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        )
+        yield wrong(
+            f"nvidia-smi lists {len(visible_gpus({}))} GPUs, but torch {torch.__version__}, "
+            f"{built}, sees none",
+            "install torch's build for the driver (nvidia-smi shows its CUDA version), and look at "
+            "CUDA_VISIBLE_DEVICES",
+        )
+    else:
+        yield ok(f"no GPU; torch {torch.__version__} trains on the CPU")
+
+
+def _cuda(index: int) -> Iterator[Finding]:
+    """One GPU: named, tried, and whether it has room."""
+    import torch
+
+    found = torch.cuda.get_device_properties(index)
+    capability = f"{found.major}.{found.minor}"
+    name = f"cuda:{index} {found.name}"
+    compiled = _compiled(found.major, found.minor, torch.cuda.get_arch_list())
+    if not compiled:
+        yield wrong(
+            f"{name}: torch {torch.__version__} is not compiled for capability {capability}"
+        )
+        return
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+        _try(torch.device("cuda", index))
+    except RuntimeError as error:  # CUDA's errors; out of memory is one of them
+        yield wrong(f"{name}: {str(error).splitlines()[0]}")
+        return
+    told = (
+        f"{name}, capability {capability}, CUDA {torch.version.cuda}, "
+        f"{'bf16' if found.major >= 8 else 'no bf16'}, "
+        f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+    )
+    yield ok(told) if free >= _LITTLE_GPU_MEMORY else warning(told)
+
+
+def _compiled(major: int, minor: int, built: list[str]) -> bool:
+    """Whether code for `sm_XY`, or what a driver makes code of (`compute_XY`), fits the GPU."""
+    for name in built:
+        kind, _, number = name.partition("_")
+        digits = number.rstrip("af")
+        if not digits.isdigit():
+            continue
+        there = (int(digits[:-1]), int(digits[-1]))
+        if kind == "compute" and there <= (major, minor):
+            return True
+        if kind == "sm" and there[0] == major and there[1] <= minor:
+            return True
+    return False
+
+
+def _try(device: torch.device) -> None:
+    import torch
+
+    one = torch.ones(64, 64, device=device)
+    if float((one @ one)[0, 0]) != 64:
+        raise RuntimeError("a product of matrices is wrong")
+
+
+GPU_CHECKS = (
+    Check(
+        "gpu.devices",
+        "each GPU: seen by torch, compiled for, computing, bf16, free memory",
+        "see nvidia-smi for what else holds the GPU, and for its driver; install a torch that "
+        "supports it",
+        _gpus,
+        seconds=60.0,
+    ),
+)
+
+
+_MIB = 2**20
+_LITTLE, _TOO_LITTLE = 5000.0, 200.0
+
+
+def _folder(asked: Asked) -> Iterator[Finding]:
+    path = asked.home.path
+    if path.is_dir():
+        try:
+            with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
+                first, second = Path(scratch, "first"), Path(scratch, "second")
+                first.write_text("written\n")
+                first.replace(second)
+                with waiting(Path(scratch, "lock")):
+                    pass
+        except OSError as error:
+            yield wrong(f"{path.absolute()} cannot be written: {error.strerror or error}")
+            return
+        yield ok(f"{path.absolute()} can be written and locked")
+    elif path.exists():
+        yield wrong(f"{path.absolute()} is no folder")
+    elif os.access(_existing(path), os.W_OK | os.X_OK):
+        yield ok(f"{path.absolute()} is not there yet; the first run makes it")
+    else:
+        yield wrong(f"{path.absolute()} is not there, and {_existing(path)} cannot be written")
+
+
+def _kind(asked: Asked) -> Iterator[Finding]:
+    asked.home.check_place()
+    kind = file_system(asked.home.path)
+    shared = network_file_system(asked.home.path)
+    said = "shared by other machines" if shared else "of this machine alone"
+    yield ok(f"on {kind or 'a file system that the system does not name'}, {said}")
+
+
+def _disk(asked: Asked) -> Iterator[Finding]:
+    place = _existing(asked.home.path)
+    free = shutil.disk_usage(place).free / _MIB
+    told = f"{free:.0f} MB free"
+    if free < _TOO_LITTLE:
+        yield wrong(told)
+    elif free < _LITTLE:
+        yield warning(told)
+    else:
+        yield ok(told)
+    nodes = os.statvfs(place)
+    if nodes.f_files and nodes.f_favail / nodes.f_files < 0.01:
+        yield warning(f"only {nodes.f_favail} more files can be made there")
+
+
+def _home_clock(asked: Asked) -> Iterator[Finding]:
+    """What the file system writes as a file's time is its server's."""
+    if not asked.home.path.is_dir():
+        return
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=asked.home.path) as file:
+            before = time.time()
+            file.write(b"now")
+            file.flush()
+            os.fsync(file.fileno())
+            written, after = Path(file.name).stat().st_mtime, time.time()
+    except OSError:
+        return  # it cannot be written: told by another check
+    yield agree("the home's file system", written, before, after)
+
+
+def _private(asked: Asked) -> Iterator[Finding]:
+    if not asked.home.path.is_dir():
+        return
+    mode = asked.home.path.stat().st_mode
+    if mode & 0o002:
+        yield warning(
+            f"anybody on this machine may write into {asked.home.path} (mode {mode & 0o777:o})",
+            f"chmod o-w {asked.home.path}",
+        )
+
+
+def _existing(path: Path) -> Path:
+    whole = path.absolute()
+    return next(place for place in (whole, *whole.parents) if place.exists())
+
+
+HOME_CHECKS = (
+    Check(
+        "home.folder",
+        "the home is there and can be written, renamed in and locked, or can be made",
+        "name another folder with --home or CARFT_HOME, or mend its permissions; on a network file "
+        "system locks must reach every host",
+        _folder,
+    ),
+    Check(
+        "home.file_system",
+        "on which kind of file system it lies, and whether its databases are safe there",
+        "put it on a local disk, or on a shared file system with databases elsewhere",
+        _kind,
+    ),
+    Check(
+        "home.disk",
+        "free room: below 5 GB is little, below 200 MB too little",
+        "carft-sweep clean tells what can go",
+        _disk,
+    ),
+    Check(
+        "home.clock",
+        "the time of the file system against this machine's, which leases rely upon",
+        "let both follow one time server (chronyd, systemd-timesyncd)",
+        _home_clock,
+    ),
+    Check(
+        "home.private",
+        "that not everybody may write into it",
+        "chmod o-w the home",
+        _private,
+    ),
+)
+
+
+def _root(_: Asked) -> Iterator[Finding]:
+    from carft_core.data import FAMILIES
+    from carft_core.data.folders import VARIABLE, found_folder
+
+    named = os.environ.get(VARIABLE)
+    if not named:
+        yield ok(f"{VARIABLE} is not set; icon_shift needs none")
+        return
+    root = Path(named).expanduser().absolute()
+    if not root.is_dir():
+        yield wrong(f"{VARIABLE}: {root} is no folder")
+        return
+    if not os.access(root, os.R_OK | os.X_OK):
+        yield wrong(f"{VARIABLE}: {root} cannot be read")
+        return
+    there = [
+        family.name
+        for family in FAMILIES.values()
+        if any(found_folder(root, folder) for folder in family.folders.values())
+    ]
+    if there:
+        yield ok(f"{root} has folders of {', '.join(there)}")
+    else:
+        yield warning(f"{root} has no folder that a family reads")
+
+
+DATA_CHECKS = (
+    Check(
+        "data.root",
+        "the folder that CARFT_DATA names, and whose families' folders are in it",
+        "carft-sweep data list says what is expected where",
+        _root,
+        seconds=60.0,
+    ),
+)
+
+
+_GIVEN = ("/run/secrets", "/var/run/secrets")
+"""Docker and Kubernetes mount secrets there, for one container."""
+
+
+def _files(asked: Asked) -> Iterator[Finding]:
+    known = {**read_from(), **_of_ui(asked.home.path)}
+    for name, path in known.items():
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077 and not str(path).startswith(_GIVEN):
+            yield warning(
+                f"{path} ({name}) can be read by others (mode {mode:o})", f"chmod 600 {path}"
+            )
+        else:
+            yield ok(f"{path} ({name}) is its owner's alone")
+
+
+def _of_ui(home: Path) -> dict[str, Path]:
+    """What `ui --auth` keeps."""
+    return {
+        f"ui --auth, {path.name}": path
+        for path in sorted((home / "ui").glob("*"))
+        if path.is_file()
+    }
+
+
+SECRET_CHECKS = (
+    Check(
+        "secrets.files",
+        "who may read the files that NAME_FILE variables name, and those of ui --auth",
+        "chmod 600 the file",
+        _files,
     ),
 )

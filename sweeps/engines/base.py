@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from sweeps.hardware import Hardware
+    from sweeps.engines.resources import Hardware
+
 
 POLL = 0.25
 """Seconds between two looks at the clock and at whether to stop."""

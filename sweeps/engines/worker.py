@@ -22,8 +22,8 @@ from typing import Any
 
 import carft_core  # noqa: F401 - says how threads wait, before a user's module loads torch
 from sweeps.engines.base import Decision
-from sweeps.engines.training import LOG, failure_class, one_line, run_entry
-from sweeps.secret_files import WORKERS, read_secret_files
+from sweeps.engines.entry import LOG, failure_class, one_line, run_entry
+from sweeps.secrets import WORKERS, read_secret_files
 from tracking.locks import waiting
 
 BEAT = 2.0

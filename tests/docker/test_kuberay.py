@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from sweeps.secret_files import NAMES
+from sweeps.secrets import NAMES
 from tests.docker.composed import DOCKER, ROOT
 from tests.docker.kuberay import KUBERNETES, check_fields, check_pod
 

@@ -6,7 +6,7 @@ import pytest
 
 from carft_core.config import EvalConfig
 from carft_core.data.loader import MOST_WORKERS
-from sweeps.spec import load_spec
+from sweeps.spec.spec import load_spec
 from tests.docker.composed import ROOT, services
 from tests.docker.test_kuberay import ray_manifests, templates
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from nbformat import NotebookNode, validate
 
-from sweeps import run_sweep
-from sweeps.spec import load_spec
+from sweeps.api import run_sweep
+from sweeps.spec.spec import load_spec
 from tests.docs.notebook import execute, read
 from tracking import load_comparison
 from tracking.compare import Comparison

@@ -38,14 +38,13 @@ from carft_core.predictor import Predictor
 from carft_core.prepare import prepared
 from carft_core.run import RunFolder
 from carft_core.train import train
-from sweeps.chosen import choose_model
 from sweeps.cli import main
-from sweeps.exporting import exporter, log_selected
 from sweeps.home import Home
-from sweeps.named import look
-from sweeps.records import comparison
-from sweeps.runs import Runs
-from sweeps.spec import load_spec
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import look
+from sweeps.results.export import choose_model, exporter, log_selected
+from sweeps.results.records import comparison
+from sweeps.spec.spec import load_spec
 from tracking import served_model
 
 CLASSES = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
@@ -343,7 +342,7 @@ def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fa
         raise AssertionError("there is nothing new")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeps.exporting.Exporter.write", unreached)
+        patch.setattr("sweeps.results.export.Exporter.write", unreached)
         assert log_selected(home, spec, found) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     note = log_selected(home, spec, found)

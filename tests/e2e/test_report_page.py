@@ -13,10 +13,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from sweeps.home import Home
-from sweeps.named import look
-from sweeps.page import page
-from sweeps.records import comparison
-from sweeps.runs import Runs
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import look
+from sweeps.results.records import comparison
+from sweeps.results.report import page
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, colours, show
 from tests.sweeps.shown_home import NAME, make
 from tracking.charts import CHARTS

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
-from sweeps.doctor.examine import examine
-from sweeps.doctor.registry import CHECKS, SUBJECTS
+from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.home import Home
 from tracking.base import NotLetIn, ServiceUnreachable
 

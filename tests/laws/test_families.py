@@ -16,7 +16,7 @@ from carft_core.data.base import DataConfig
 from carft_core.data.domainbed import SETS
 from carft_core.data.downstream_tasks import TASKS
 from carft_core.testing import FAMILY_LAWS, TRANSFORM, Opened, check_family, opened_for_check
-from sweeps.family_file import register_family
+from sweeps.spec.user_code import register_family
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from sweeps.engines.base import Engine
-from sweeps.engines.in_process import InProcessEngine
+from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger import Ledger
-from sweeps.progress import Plain
-from sweeps.session import Ended, execute
-from sweeps.spec import load_spec
+from sweeps.ledger.trials import Ledger
+from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.session import Ended, execute
+from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tracking.base import RunKey
 from tracking.memory import MemoryRun, MemoryTracker
@@ -135,14 +135,16 @@ def _blank(curves: object, path: Path, *, title: str, id_metric: str, ood_metric
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
-    monkeypatch.setattr("sweeps.plan.identify", toy_core.toy_identity)
-    for module in ("sweeps.plan", "sweeps.tracked"):
+    monkeypatch.setattr("carft_core.identity.identify", toy_core.toy_identity)
+    for module in ("sweeps.plan.tasks", "sweeps.results.tracker"):
         monkeypatch.setattr(f"{module}.open_data", _one_shift)
-    monkeypatch.setattr("sweeps.plan.check_measured", lambda *_: None)  # of a real family's splits
+    monkeypatch.setattr(
+        "sweeps.spec.metrics.check_measured", lambda *_: None
+    )  # of a real family's splits
     # Pictures take longer than all the rest; test_tracked.py looks at one.
-    for module in ("sweeps.tracked", "sweeps.session"):
+    for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
         monkeypatch.setattr(f"{module}.plot", _blank)
-    monkeypatch.setattr("sweeps.session.keep", lambda *_: [])  # the page too
+    monkeypatch.setattr("sweeps.results.report.keep", lambda *_: [])  # the page too
     return ToySweep(folder, monkeypatch)
 
 
@@ -169,7 +171,7 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        "sweeps.performing.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
+        "sweeps.engines.factory.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
     for module in ("performing", "commands.sync"):
         monkeypatch.setattr(

@@ -21,15 +21,15 @@ from carft_core.data import FamilyData, Split, open_data
 from carft_core.evaluate import split_metrics
 from carft_core.evaluate import summary as flat
 from carft_core.predictions import Predictions, write_predictions
-from sweeps import summary
-from sweeps.as_run import AsRun
-from sweeps.hardware import Hardware
+from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger import PROPOSED, Ledger
-from sweeps.mirror import Mirror
-from sweeps.plan import Planner, Task, digests, merge_labels
-from sweeps.space import distributions, encode
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger import snapshot as summary
+from sweeps.ledger.generations import AsRun
+from sweeps.ledger.snapshot import Mirror
+from sweeps.ledger.trials import PROPOSED, Ledger
+from sweeps.plan.tasks import Planner, Task, digests, merge_labels
+from sweeps.space.sampling import distributions, encode
+from sweeps.spec.spec import SweepSpec, load_spec
 
 NAME = "shown"
 SWEEP: Mapping[str, Any] = {

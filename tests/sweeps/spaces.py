@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sweeps.dimensions import (
+from sweeps.space.distributions import (
     Choice,
     Condition,
     Dimension,

@@ -12,9 +12,9 @@ import pytest
 from carft_core.errors import InvalidConfig
 from carft_core.files import read_json
 from sweeps.cli import main
-from sweeps.commands.clean import waste
-from sweeps.live import is_open, see
-from sweeps.spec import load_spec
+from sweeps.cli.admin import waste
+from sweeps.cli.status import is_open, see
+from sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.test_confirming import StopsAfter
 from tracking.compare import Comparison

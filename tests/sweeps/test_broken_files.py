@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 from carft_core.config import field_names
 from carft_core.errors import RequestError
-from sweeps.parameters import DISTRIBUTIONS, KEYS
-from sweeps.recipes import recipes
-from sweeps.settings import EarlyTerminate, RaceSeeds, Resources, Retries
-from sweeps.shape import KEYS as TOP_KEYS
-from sweeps.shape import TRIAL_KEYS
-from sweeps.spec import SweepSpec, load_spec
-from sweeps.wandb_keys import HYPERBAND, IGNORED, OF_METRIC, SHORT, UNSUPPORTED
+from sweeps.space.parameters import DISTRIBUTIONS, KEYS
+from sweeps.spec.normalize import HYPERBAND, IGNORED, OF_METRIC, SHORT, TRIAL_KEYS, UNSUPPORTED
+from sweeps.spec.normalize import KEYS as TOP_KEYS
+from sweeps.spec.settings import EarlyTerminate, RaceSeeds, Resources, Retries
+from sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 FOLDER = Path(__file__).parent / "broken"
 

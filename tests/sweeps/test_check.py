@@ -15,11 +15,22 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from carft_core.train import train
 from sweeps.cli import main
-from sweeps.measuring import measure, measured
-from sweeps.pace import ALIKE, ANY, Experience, Pace, Sample, experience, usual
-from sweeps.planned import Plan, Work, estimate
-from sweeps.resources import Gpu, Node
-from sweeps.runs import Runs
+from sweeps.engines.resources import Gpu, Node
+from sweeps.ledger.runs import Runs
+from sweeps.plan.estimate import (
+    ALIKE,
+    ANY,
+    Experience,
+    Pace,
+    Plan,
+    Sample,
+    Work,
+    estimate,
+    experience,
+    measure,
+    measured,
+    usual,
+)
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.test_resources import write_run
 
@@ -228,7 +239,7 @@ def test_a_disk_that_is_too_small_is_warned_of(
     toy_cli.run()
     assert "MB free" not in check(toy_cli, capsys, "--set", "seeds=3")
     monkeypatch.setattr(
-        "sweeps.commands.check.experience", lambda _: Experience([sample(size=2**60)])
+        "sweeps.plan.estimate.experience", lambda _: Experience([sample(size=2**60)])
     )
     text = check(toy_cli, capsys, "--set", "seeds=3")
     assert text.startswith("! the disk of ")
@@ -250,7 +261,7 @@ def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
 def test_runs_side_by_side_shorten_the_wait(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.commands.check.this_machine", lambda: Node("big", 8.0))
+    monkeypatch.setattr("sweeps.engines.resources.this_machine", lambda: Node("big", 8.0))
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
     found = plan(toy_cli, capsys, *arguments)
@@ -289,7 +300,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequen
         return {id_: node.with_gpus([Gpu(1000.0, bf16=True)]) for id_, node in nodes.items()}
 
     monkeypatch.setattr("sweeps.engines.ray_cluster.Cluster", SmallCluster)
-    monkeypatch.setattr("sweeps.engines.ray_nodes.check_nodes", check_nodes)
+    monkeypatch.setattr("sweeps.engines.ray_cluster.check_nodes", check_nodes)
     return seen
 
 
@@ -332,7 +343,7 @@ def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
 def test_a_time_budget_that_is_too_small_is_said(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.commands.check.experience", lambda _: Experience([sample()]))
+    monkeypatch.setattr("sweeps.plan.estimate.experience", lambda _: Experience([sample()]))
     text = check(toy_cli, capsys, "--set", "time_budget=1s")
     assert "more than the time budget: the sweep ends after 1 s" in text
 
@@ -364,7 +375,7 @@ def test_measuring_wants_the_gpu_that_runs_get(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Node("big", 8.0, 1.0, bf16=True)
-    monkeypatch.setattr("sweeps.commands.check.this_machine", lambda: node)
+    monkeypatch.setattr("sweeps.engines.resources.this_machine", lambda: node)
     trial = {"algorithm": {"name": "car_ft"}}
     arguments = ["check", str(toy_cli.file(trial=trial)), "--engine", "ray", "--measure"]
     assert main(arguments) == 2

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.arguments import parse
-from sweeps.choosing import check_merge, chosen_by
+from sweeps.cli.compare import check_merge, chosen_by
+from sweeps.cli.parser import parse
 from tracking.judging import Judging
 from tracking.selection import Rule
 from tracking.terms import Terms

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.chosen import choose_model
+from sweeps.results.export import choose_model
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 from tracking.compare import Comparison, Rule, RunRecord, compare
 

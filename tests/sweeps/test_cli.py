@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.arguments import COMMANDS, _parsers
 from sweeps.cli import main
-from sweeps.progress import Plain, duration
-from sweeps.runs import Runs
+from sweeps.cli.parser import COMMANDS, _parsers
+from sweeps.ledger.runs import Runs
+from sweeps.scheduler.progress import Plain, duration
 from tests.sweeps.conftest import ToySweep
 from tracking.base import ServiceUnreachable
 from tracking.memory import MemoryTracker
@@ -265,7 +265,7 @@ def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
 
 LIGHT = """
 import contextlib, io, json, sys
-from sweeps.arguments import COMMANDS
+from sweeps.cli.parser import COMMANDS
 from sweeps.cli import main
 
 told = {}
@@ -293,7 +293,7 @@ def test_the_help_of_every_command_imports_nothing_heavy() -> None:
 def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     for command in COMMANDS:
-        assert importlib.util.find_spec(f"sweeps.commands.{command}"), command
+        assert importlib.util.find_spec(f"sweeps.cli.{command}"), command
         assert f"`{command}" in page, command
 
 
@@ -317,7 +317,7 @@ def test_a_service_that_does_not_answer_exits_with_4(
     def refused(*_: object, **__: object) -> None:
         raise ServiceUnreachable("no server answers")
 
-    monkeypatch.setattr("sweeps.commands.ui.serve", refused)
+    monkeypatch.setattr("tracking.ui.serve", refused)
     assert main(["ui"]) == 4
     assert "no server answers" in capsys.readouterr().err
 
@@ -342,13 +342,13 @@ class Away(MemoryTracker):
 def test_a_tracking_server_that_is_away_never_stops_a_sweep(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweeps.performing.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.api.PATIENCE", 0.2)
     toy_cli.tracker = Away()
     assert run(toy_cli) == 0
     told = capsys.readouterr()
     assert "records still wait for the tracking server (connection refused)" in told.err
     toy_cli.tracker = MemoryTracker()
-    monkeypatch.setattr("sweeps.performing.PATIENCE", 30)
+    monkeypatch.setattr("sweeps.api.PATIENCE", 30)
     assert run(toy_cli) == 0
     assert len(toy_cli.tracked()) == 7
     assert {kept.state for kept in toy_cli.tracker.runs.values()} == {"finished"}
@@ -385,7 +385,7 @@ def test_usage_reporting_is_off_after_any_command(
 
 def test_time_left_is_measured_from_the_runs_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sweeps.scheduler.progress.time.monotonic", lambda: now[0])
     lines: list[str] = []
     progress = Plain(lines.append)
     report = {"epoch": 1, "epochs": 1, "metrics": {}}

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
-from sweeps.conditions import needs
-from sweeps.dimensions import (
+from sweeps.space.distributions import (
     Choice,
     Condition,
     Dimension,
@@ -25,8 +24,9 @@ from sweeps.dimensions import (
     is_among,
     listed,
 )
-from sweeps.draws import drawn, hashed, quantile
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.space.sampling import drawn, hashed, quantile
+from sweeps.spec.space_checks import needs
+from sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.spaces import spaces
 
 CLIP = Choice("optim.clip", (None, 1.0))

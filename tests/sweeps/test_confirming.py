@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from sweeps.cli import main
-from sweeps.commands.clean import waste
+from sweeps.cli.admin import waste
+from sweeps.cli.status import is_open, see
 from sweeps.engines.base import Handler
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.live import is_open, see
-from sweeps.runs import Runs
+from sweeps.engines.local import InProcessEngine
+from sweeps.ledger.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.compare import Comparison

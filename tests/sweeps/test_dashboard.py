@@ -19,9 +19,9 @@ import optuna.visualization as plots
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.proposals import propose
-from sweeps.spec import load_spec
-from sweeps.studies import storage
+from sweeps.ledger.storage import storage
+from sweeps.scheduler.proposer import propose
+from sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep, _blank, _one_shift
 from tests.sweeps.toy_core import toy_identity
 
@@ -64,9 +64,9 @@ GOALS: dict[str, Any] = {
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
     """A home with both sweeps: trials that are complete, pruned, failed, and one running."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.plan.identify", toy_identity)
-        patch.setattr("sweeps.tracked.open_data", _one_shift)
-        for module in ("sweeps.tracked", "sweeps.session"):
+        patch.setattr("carft_core.identity.identify", toy_identity)
+        patch.setattr("carft_core.data.open_data", _one_shift)
+        for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
             patch.setattr(f"{module}.plot", _blank)
         toy = ToySweep(tmp_path_factory.mktemp("toy"), patch)
         toy.plan({"fine_tune/0": [{"do": "raise", "error": "nan"}]})

@@ -426,7 +426,7 @@ def test_what_not_even_skipping_can_use_is_refused(data: Data, photos: Path) -> 
 def test_of_many_bad_images_the_first_are_named(
     data: Data, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.datasets.preparing.NAMED", 1)
+    monkeypatch.setattr("sweeps.cli.data.NAMED", 1)
     for name in ("test/cat/1.png", "train/ant/0.png", "shifts/dark/ant/0.png"):
         (photos / name).write_bytes(b"no image")
     told = data("prepare", "image_folder", "--data-root", photos)

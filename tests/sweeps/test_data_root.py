@@ -11,13 +11,13 @@ import pytest
 
 from carft_core.config import trial_config
 from carft_core.errors import RequestError
-from sweeps.arguments import overrides, parse
-from sweeps.as_run import AsRun
 from sweeps.cli import main
-from sweeps.hardware import Hardware
+from sweeps.cli.parser import overrides, parse
+from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.planned import make_plan
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger.generations import AsRun
+from sweeps.plan.estimate import make_plan
+from sweeps.spec.spec import SweepSpec, load_spec
 from tests.imagenet_tree import sweep
 
 Load = Callable[..., SweepSpec]

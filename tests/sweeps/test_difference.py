@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.difference import Effect, changes, effect
-from sweeps.shape import KEYS
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger.generations import Effect, changes, effect
+from sweeps.spec.normalize import KEYS
+from sweeps.spec.spec import SweepSpec, load_spec
 
 BASE: dict[str, Any] = {
     "name": "x",

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from sweeps.cli import main
-from sweeps.hardware import Hardware
+from sweeps.engines.resources import Hardware, peak_memory_mb
 from sweeps.home import Home
-from sweeps.pace import ALIKE, ANY, Experience, Pace, Sample
-from sweeps.planned import make_plan
-from sweeps.resources import peak_memory_mb
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.plan.estimate import ALIKE, ANY, Experience, Pace, Sample, make_plan
+from sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
 from tests.sweeps.test_resources import write_run
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
-from sweeps.dimensions import (
+from sweeps.space.distributions import (
     Choice,
     Condition,
     Dimension,
@@ -24,7 +24,7 @@ from sweeps.dimensions import (
     StepRange,
     listed,
 )
-from sweeps.draws import TAIL, drawn, ends, hashed, probes, quantile, rounded, sobol
+from sweeps.space.sampling import TAIL, drawn, ends, hashed, probes, quantile, rounded, sobol
 from tests.sweeps.spaces import dimensions
 
 N = 2000

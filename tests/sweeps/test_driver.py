@@ -13,10 +13,9 @@ import pytest
 
 from carft_core.errors import RequestError
 from carft_core.identity import Identity, digest_of
-from sweeps.claim import Claim
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.engines.local import LocalEngine
-from sweeps.runs import Runs
+from sweeps.engines.local import InProcessEngine, LocalEngine
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.dying import Crash, dying
@@ -350,7 +349,7 @@ def test_changed_code_begins_anew_and_trains_again(
         parts = {**identity.parts, "code": 2}
         return Identity(digest_of(parts), parts)
 
-    monkeypatch.setattr("sweeps.plan.identify", other_code)
+    monkeypatch.setattr("carft_core.identity.identify", other_code)
     toy.run()
     assert toy.ledger().generation == 2
     assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch

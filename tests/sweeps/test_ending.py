@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.executions import Code, executed
 from sweeps.home import Home
-from sweeps.page import keep
+from sweeps.ledger.generations import Code, executed
+from sweeps.results.report import keep
 from tests.sweeps.conftest import ToySweep
 from tracking.base import RunKey
 from tracking.memory import MemoryRun
@@ -30,7 +30,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         page.write_text("a page")
         return [page]
 
-    monkeypatch.setattr("sweeps.session.keep", make)
+    monkeypatch.setattr("sweeps.results.report.keep", make)
     return made
 
 
@@ -74,8 +74,8 @@ def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("sweeps.session.keep", keep)
-    monkeypatch.setattr("sweeps.page.page", broken)
+    monkeypatch.setattr("sweeps.results.report.keep", keep)
+    monkeypatch.setattr("sweeps.results.report.page", broken)
     assert toy.run(**ONE).exit_code == 0
     assert any("the report was not written (RuntimeError: no font)" in line for line in toy.lines)
     assert "artifact:" not in parent(toy).tags["mlflow.note.content"]

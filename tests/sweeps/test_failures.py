@@ -8,10 +8,10 @@ import pytest
 
 from carft_core.config import trial_config
 from sweeps.engines.base import Failure, Handler, Job
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.failures import Breaker, RetryPolicy, can_be_halved, halved
-from sweeps.runs import Runs
-from sweeps.settings import Retries
+from sweeps.engines.local import InProcessEngine
+from sweeps.ledger.runs import Runs
+from sweeps.scheduler.retries import Breaker, RetryPolicy, can_be_halved, halved
+from sweeps.spec.settings import Retries
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 

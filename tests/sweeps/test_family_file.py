@@ -19,13 +19,12 @@ from carft_core.errors import RequestError
 from carft_core.identity import identify
 from carft_core.prompts import template_set
 from carft_core.testing import check_family
-from sweeps.as_run import AsRun
 from sweeps.cli import main
-from sweeps.family_file import place_of, register_family
-from sweeps.imports import load, resolve
-from sweeps.schema import family_schema
-from sweeps.spec import load_spec
-from sweeps.yaml_lines import parse
+from sweeps.ledger.generations import AsRun
+from sweeps.spec.document import parse
+from sweeps.spec.schema import family_schema
+from sweeps.spec.spec import load_spec
+from sweeps.spec.user_code import load, place_of, register_family, resolve
 
 pytestmark = pytest.mark.usefixtures("registries")
 

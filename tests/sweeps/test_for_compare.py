@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sweeps.for_compare import ForCompare
+from sweeps.results.tracker import ForCompare
 from tests.sweeps.conftest import ToySweep
 from tracking import kept_results
 from tracking.base import RunKey

@@ -15,12 +15,11 @@ from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
 from carft_core.identity import identify
 from carft_core.run import RunFolder
-from sweeps.engines.choose import choose
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.hardware import Hardware, hardware_here, hardware_of
-from sweeps.resources import Gpu, Need, Node
-from sweeps.runs import Runs
-from sweeps.spec import load_spec
+from sweeps.engines.factory import choose
+from sweeps.engines.local import InProcessEngine
+from sweeps.engines.resources import Gpu, Hardware, Need, Node, hardware_here, hardware_of
+from sweeps.ledger.runs import Runs
+from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 
@@ -200,7 +199,7 @@ def test_a_worker_without_what_the_job_says_fails_and_is_not_tried_again(toy: To
     """On the real core: this machine has no GPU."""
     engine = Elsewhere(ONE_GPU)
     engine._entry = InProcessEngine()._entry
-    toy.monkeypatch.setattr("sweeps.plan.identify", identify)
+    toy.monkeypatch.setattr("carft_core.identity.identify", identify)
     toy.run(engine, trial=AUTO, seeds=[0], baselines=[], breaker=0)
     reasons = [trial.reason or {} for trial in toy.ledger().trials()]
     assert [(r["kind"], r["message"]) for r in reasons] == [

@@ -12,7 +12,7 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.home import Home, find_home
-from sweeps.ledger import Ledger
+from sweeps.ledger.trials import Ledger
 from tests.mounts import mount
 
 SERVER = "http://server"

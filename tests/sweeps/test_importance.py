@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.importance import FEWEST, importance
-from sweeps.ledger import Trial
-from sweeps.mirror import View
+from sweeps.ledger.snapshot import View
+from sweeps.ledger.trials import Trial
+from sweeps.results.report import FEWEST, importance
 from tests.tracking.made_up import metrics, run
 from tracking.compare import compare
 from tracking.records import RunRecord

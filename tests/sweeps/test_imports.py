@@ -11,8 +11,8 @@ import pytest
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.errors import RequestError
-from sweeps.imports import load, resolve
-from sweeps.schema import sweep_schema
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.user_code import load, resolve
 
 ROOT = Path(__file__).parents[2]
 METHOD = '''
@@ -140,7 +140,7 @@ def test_another_process_in_another_folder_imports_what_was_resolved(tmp_path: P
     found = resolve(["my_methods", "json"], tmp_path / "lab")
     script = (
         "import sys\n"
-        "from sweeps.imports import load\n"
+        "from sweeps.spec.user_code import load\n"
         "load(sys.argv[1:])\n"
         "from carft_core.algorithms import ALGORITHMS\n"
         "assert 'mine' in ALGORITHMS\n"

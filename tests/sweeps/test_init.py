@@ -15,10 +15,9 @@ from PIL import Image
 
 from carft_core.data import FAMILIES
 from sweeps.cli import main
-from sweeps.spec import load_spec
-from sweeps.starting.files import Budget, budget, quoted
-from sweeps.starting.names import class_names, family_name
-from sweeps.yaml_lines import parse
+from sweeps.scaffold.write import Budget, budget, class_names, family_name, quoted
+from sweeps.spec.document import parse
+from sweeps.spec.spec import load_spec
 
 pytestmark = pytest.mark.usefixtures("registries")
 

@@ -11,8 +11,8 @@ import yaml
 
 from carft_core.algorithms import ALGORITHMS, Wrapper
 from carft_core.errors import RequestError
-from sweeps.schema import sweep_schema
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.spec import SweepSpec, load_spec
 
 EMA = {"name": "ema", "of": "car_ft"}
 KL = {"algorithm.of.kl_weight": {"values": [0.3, 1.0]}}

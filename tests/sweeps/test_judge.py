@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.judge import Judge, clearly_worse, pruner
-from sweeps.metric_names import Goal
-from sweeps.settings import EarlyTerminate, RaceSeeds
+from sweeps.scheduler.pruning import Judge, clearly_worse, pruner
+from sweeps.spec.metrics import Goal
+from sweeps.spec.settings import EarlyTerminate, RaceSeeds
 
 TOP1 = "id/val/top1"
 RULES: Mapping[str, EarlyTerminate] = {

@@ -16,11 +16,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from carft_core.errors import RequestError
-from sweeps.difference import changes, effect
 from sweeps.home import Home
-from sweeps.ledger import LOST, Ledger
-from sweeps.named import find
-from sweeps.studies import storage
+from sweeps.ledger.generations import changes, effect
+from sweeps.ledger.snapshot import find
+from sweeps.ledger.storage import storage
+from sweeps.ledger.trials import LOST, Ledger
 from tests.mounts import mount
 
 SPEC = {"name": "toy", "seeds": [0], "metric": {"name": "id/val/top1", "goal": "maximize"}}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.ledger import Ledger
-from sweeps.time_budget import TimeBudget
+from sweeps.ledger.trials import Ledger
+from sweeps.scheduler.driver import TimeBudget
 from tests.sweeps.conftest import ToySweep
 
 RANDOM: dict[str, Any] = {

@@ -12,7 +12,7 @@ from carft_core.config import TrialConfig, trial_config
 from carft_core.data import open_data
 from carft_core.errors import RequestError
 from sweeps.cli import main
-from sweeps.measurable import check_measured
+from sweeps.spec.metrics import check_measured
 from tests import domain_bed_tree
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from carft_core.files import read_json, write_json
-from sweeps.records import comparison
-from sweeps.runs import Runs
+from sweeps.ledger.runs import Runs
+from sweeps.results.records import comparison
 from tests.sweeps.conftest import toy_in
 
 

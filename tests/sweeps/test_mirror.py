@@ -17,9 +17,8 @@ from optuna.distributions import CategoricalDistribution
 
 from carft_core.errors import RequestError
 from sweeps.home import Home
-from sweeps.ledger import Ledger
-from sweeps.mirror import FILE, Mirror, View, view
-from sweeps.named import look
+from sweeps.ledger.snapshot import LEDGER_FILE, Mirror, View, look, view
+from sweeps.ledger.trials import Ledger
 
 ROOT = Path(__file__).parents[2]
 SPEC = {"name": "toy", "seeds": [0], "metric": {"name": "id/val/top1", "goal": "maximize"}}
@@ -114,7 +113,7 @@ def test_after_any_changes_the_mirror_shows_the_ledger(
 
 
 def test_each_change_is_one_line_behind_the_others(home: Home, ledger: Ledger) -> None:
-    file = home.sweep("toy") / FILE
+    file = home.sweep("toy") / LEDGER_FILE
     before = file.read_bytes()
     ledger.complete(proposed(ledger, 0), [0.5])
     ledger.remember("merges", ["wise_ft@0.5"])
@@ -128,7 +127,7 @@ def test_a_rebuilt_mirror_has_no_history(home: Home, ledger: Ledger) -> None:
         ledger.complete(proposed(ledger, point), [0.5])
     assert ledger.mirror is not None
     ledger.mirror.rebuild(ledger)
-    assert len((home.sweep("toy") / FILE).read_text().splitlines()) == 2 + 3
+    assert len((home.sweep("toy") / LEDGER_FILE).read_text().splitlines()) == 2 + 3
     assert_equal(home)
 
 
@@ -147,7 +146,7 @@ def test_a_torn_last_line_is_not_seen_and_the_next_start_mends_it(
     home: Home, ledger: Ledger
 ) -> None:
     proposed(ledger, 0)
-    file = home.sweep("toy") / FILE
+    file = home.sweep("toy") / LEDGER_FILE
     whole = file.read_bytes()
     proposed(ledger, 1)
     file.write_bytes(file.read_bytes()[:-7])
@@ -161,7 +160,7 @@ def test_even_a_lost_line_end_is_mended_before_anything_is_put_behind_it(
     home: Home, ledger: Ledger
 ) -> None:
     proposed(ledger, 0)
-    file = home.sweep("toy") / FILE
+    file = home.sweep("toy") / LEDGER_FILE
     file.write_bytes(file.read_bytes()[:-1])
     later = again(home)
     later.mirror = Mirror(home.sweep("toy"))
@@ -187,7 +186,7 @@ def test_a_mirror_that_cannot_be_read_is_none_and_the_database_is_asked(
     home: Home, ledger: Ledger, broken: bytes
 ) -> None:
     proposed(ledger, 0)
-    (home.sweep("toy") / FILE).write_bytes(broken)
+    (home.sweep("toy") / LEDGER_FILE).write_bytes(broken)
     assert view(home, "toy") is None
     found = look(home, "toy")
     assert isinstance(found, Ledger)
@@ -222,7 +221,9 @@ def test_a_full_disk_leaves_no_mirror_rather_than_half_of_one(
 ) -> None:
     proposed(ledger, 0)
     write = os.write
-    monkeypatch.setattr("sweeps.mirror.os.write", lambda file, data: write(file, data[:10]))
+    monkeypatch.setattr(
+        "sweeps.ledger.snapshot.os.write", lambda file, data: write(file, data[:10])
+    )
     ledger.complete(0, [0.5])
     monkeypatch.undo()
     assert view(home, "toy") is None
@@ -234,7 +235,7 @@ def test_a_full_disk_leaves_no_mirror_rather_than_half_of_one(
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from sweeps.mirror import Mirror
+from sweeps.ledger.snapshot import Mirror
 from tests.sweeps.test_mirror import Home, begun, proposed
 
 home = Home(Path(sys.argv[1]))
@@ -278,7 +279,7 @@ def test_looking_opens_neither_a_database_nor_a_heavy_package(home: Home, ledger
     ledger.complete(proposed(ledger, 0), [0.5])
     script = (
         "import json, sys; from pathlib import Path; from sweeps.home import Home; "
-        "from sweeps.named import look; found = look(Home(Path(sys.argv[1])), 'toy'); "
+        "from sweeps.ledger.snapshot import look; found = look(Home(Path(sys.argv[1])), 'toy'); "
         "heavy = {'optuna', 'sqlalchemy', 'torch', 'numpy', 'ray', 'mlflow'} & set(sys.modules); "
         "print(json.dumps([found.trials()[0].value, sorted(heavy)]))"
     )

@@ -16,9 +16,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from sweeps.cli import main
-from sweeps.engines.in_process import InProcessEngine
+from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger import Ledger
+from sweeps.ledger.trials import Ledger
 from tests.mounts import mount
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import SEARCH, ToySweep
@@ -62,7 +62,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_end(
 ) -> None:
     with monkeypatch.context() as patched:
         engine = InProcessEngine(f"{__name__}:interrupted_run")
-        patched.setattr("sweeps.performing.choose", lambda *_, **__: engine)
+        patched.setattr("sweeps.engines.factory.choose", lambda *_, **__: engine)
         assert run(shared) == 3
     assert trials(shared)[1] == ("running", None)
     assert "Interrupted. To go on: carft-sweep resume toy" in capsys.readouterr().err

@@ -10,11 +10,11 @@ import pytest
 
 import sweeps
 from carft_core.errors import RequestError
-from sweeps import SweepFailed, run_sweep
+from sweeps.api import SweepFailed, run_sweep
 from sweeps.home import Home
-from sweeps.named import look
-from sweeps.records import comparison
-from sweeps.runs import Runs
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import look
+from sweeps.results.records import comparison
 from tests.sweeps.conftest import TOY, ToySweep
 
 

@@ -17,11 +17,10 @@ import optuna
 import pytest
 
 from sweeps.cli import main
-from sweeps.engines.in_process import InProcessEngine
+from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger import Ledger
-from sweeps.optuna_database import RECORD
-from sweeps.studies import storage
+from sweeps.ledger.storage import RECORD, storage
+from sweeps.ledger.trials import Ledger
 from tests.mounts import mount
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
@@ -369,13 +368,13 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")
-    monkeypatch.setattr("sweeps.performing.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.engines.factory.choose", lambda *_, **__: engine)
 
 
 def test_a_database_that_restarts_is_waited_for(
     shared: ToySweep, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.optuna_database._PAUSE", 0.1)
+    monkeypatch.setattr("sweeps.ledger.storage._PAUSE", 0.1)
 
     def restart() -> None:
         postgres.stop()
@@ -392,8 +391,8 @@ def test_a_sweep_whose_database_goes_away_can_go_on_later(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sweeps.optuna_database.PATIENCE", 0.2)
-    monkeypatch.setattr("sweeps.optuna_database._PAUSE", 0.1)
+    monkeypatch.setattr("sweeps.ledger.storage.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.ledger.storage._PAUSE", 0.1)
     with monkeypatch.context() as patched:
         meddling(patched, postgres.stop)
         try:
@@ -415,7 +414,7 @@ import sys, time
 from pathlib import Path
 import pytest
 from sweeps.cli import main
-from sweeps.engines.in_process import InProcessEngine
+from sweeps.engines.local import InProcessEngine
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import toy_in
 
@@ -429,7 +428,8 @@ def entry(config, seed, *, report, **places):
 
 with pytest.MonkeyPatch.context() as patch:
     toy = toy_in(Path(sys.argv[1]), patch)
-    patch.setattr("sweeps.performing.choose", lambda *_, **__: InProcessEngine("__main__:entry"))
+    engine = InProcessEngine("__main__:entry")
+    patch.setattr("sweeps.engines.factory.choose", lambda *_, **__: engine)
     sys.exit(main(["run", str(toy.folder / "toy.yaml"), "--in-process", "--quiet"]))
 """
 
@@ -467,7 +467,7 @@ def test_a_driver_that_is_killed_on_one_host_is_gone_on_with_on_another(
     assert numbers == {0: "COMPLETE", 1: "RUNNING"}
     assert f"is being run by process {driver.pid} on node-a" in said(capsys, 2, "resume", "toy")
 
-    monkeypatch.setattr("sweeps.lease.SILENCE", 0.0)  # as a minute later
+    monkeypatch.setattr("sweeps.ledger.runs.SILENCE", 0.0)  # as a minute later
     assert main(["resume", "toy", "--in-process"]) == 0
     states = [trial.state.name for trial in shared.ledger().study.trials]
     assert states == ["COMPLETE", "COMPLETE"], "no trial twice"

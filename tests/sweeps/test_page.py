@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from carft_core.files import write_json
-from sweeps import executions
-from sweeps import page as sweep_page
 from sweeps.cli import main
 from sweeps.home import Home
-from sweeps.named import look
-from sweeps.pictures import look_at_data
-from sweeps.provenance import provenance
-from sweeps.records import comparison
-from sweeps.runs import Runs
+from sweeps.ledger import generations as executions
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import look
+from sweeps.results import report as sweep_page
+from sweeps.results.records import comparison
+from sweeps.results.report import look_at_data, provenance
 from tests.sweeps.shown_home import NAME, make
 from tracking import figures
 from tracking.charts import CHARTS
@@ -117,8 +116,8 @@ def test_a_wrong_request_is_told(
 def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     home: Home,
 ) -> None:
-    executions.keep(home.sweep(NAME))
-    executions.keep(home.sweep(NAME))
+    executions.record_execution(home.sweep(NAME))
+    executions.record_execution(home.sweep(NAME))
     sweep = look(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
     facts = {fact.name: fact.values for fact in found.facts}
@@ -136,9 +135,9 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
 
 
 def test_an_execution_with_other_code_is_noted_and_a_torn_line_is_nobody(tmp_path: Path) -> None:
-    executions.keep(tmp_path)
+    executions.record_execution(tmp_path)
     (here,) = executions.executed(tmp_path)
-    with (tmp_path / executions.FILE).open("a") as file:
+    with (tmp_path / executions.EXECUTIONS_FILE).open("a") as file:
         other = executions.Code("abc", dirty=True, versions={"torch": "9"})
         file.write(json.dumps({"began": 1.0, **vars(other)}) + "\n" + '{"began": 2.0, "com')
     assert executions.executed(tmp_path) == [here, other]

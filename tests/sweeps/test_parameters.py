@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
-from sweeps.dimensions import Choice, FloatRange, IntRange, Law, StepRange
-from sweeps.draws import drawn, hashed
-from sweeps.parameters import DEFAULTS, DISTRIBUTIONS, KEYS, dimension
-from sweeps.settings import METHODS
-from sweeps.spec import SweepSpec, load_spec
-from sweeps.yaml_lines import Route
+from sweeps.space.distributions import Choice, FloatRange, IntRange, Law, StepRange
+from sweeps.space.parameters import DEFAULTS, DISTRIBUTIONS, KEYS, dimension
+from sweeps.space.sampling import drawn, hashed
+from sweeps.spec.document import Route
+from sweeps.spec.settings import METHODS
+from sweeps.spec.spec import SweepSpec, load_spec
 
 
 def read(data: object) -> tuple[Any, list[str]]:

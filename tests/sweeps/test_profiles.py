@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from carft_core.errors import InvalidConfig
-from sweeps.as_run import AsRun
 from sweeps.cli import main
-from sweeps.schema import sweep_schema
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger.generations import AsRun
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.spec import SweepSpec, load_spec
 
 FILE = """\
 name: plain

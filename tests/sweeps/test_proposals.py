@@ -15,14 +15,13 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from sweeps.dimensions import is_active
-from sweeps.draws import quantile
 from sweeps.home import Home
-from sweeps.ledger import Ledger
-from sweeps.proposals import GENERATION, Proposal, proposal, propose
-from sweeps.settings import METHODS
-from sweeps.space import POPULATION, decode
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger.trials import Ledger
+from sweeps.scheduler.proposer import GENERATION, Proposal, proposal, propose
+from sweeps.space.distributions import is_active
+from sweeps.space.sampling import POPULATION, decode, quantile
+from sweeps.spec.settings import METHODS
+from sweeps.spec.spec import SweepSpec, load_spec
 
 SEARCHES = [method for method in METHODS if method != "grid"]
 ADAPTIVE = ["tpe", "gp", "nsga2"]

@@ -9,8 +9,8 @@ import pytest
 
 from carft_core.files import read_json, write_json
 from sweeps.engines.base import Decision, Handler
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.runs import Runs
+from sweeps.engines.local import InProcessEngine
+from sweeps.ledger.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.dying import Crash

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from carft_core.errors import InvalidConfig
-from sweeps.parts import judging
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.results.records import judging
+from sweeps.spec.spec import SweepSpec, load_spec
 
 
 def load(folder: Path, *families: str, tasks: bool = False, **report: Any) -> SweepSpec:

@@ -12,15 +12,13 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from carft_core.files import write_json
-from sweeps import summary
 from sweeps.cli import main
 from sweeps.home import Home
-from sweeps.ledger import Ledger
-from sweeps.mirror import FILE, Mirror
-from sweeps.named import look
-from sweeps.records import comparison
-from sweeps.runs import Runs
-from sweeps.summary import Summary
+from sweeps.ledger import snapshot as summary
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import LEDGER_FILE, Mirror, Summary, look
+from sweeps.ledger.trials import Ledger
+from sweeps.results.records import comparison
 
 TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
 NLL = {"name": "id/val/nll", "goal": "minimize", "merge": None}
@@ -243,7 +241,7 @@ def test_readers_say_the_same_with_and_without_a_mirror(
     commands = [("show", "made", "--json"), ("show", "made"), ("compare", "made", "--json")]
     with_mirror = [told(capsys, *command) for command in commands]
     assert crowd.ledger.mirror is not None
-    (crowd.home.sweep("made") / FILE).unlink()
+    (crowd.home.sweep("made") / LEDGER_FILE).unlink()
     assert isinstance(look(crowd.home, "made"), Ledger)
     without = [told(capsys, *command) for command in commands]
     crowd.ledger.mirror.rebuild(crowd.ledger)
@@ -261,7 +259,7 @@ def test_clean_asks_the_ledger_so_that_a_lagging_mirror_costs_nothing(
     assert len(look(made.home, "made").trials()) == 1
     told(capsys, "clean", "--yes")
     assert made.runs.folder(f"{number:064d}").exists()
-    assert (made.home.sweep("made") / FILE).exists()
+    assert (made.home.sweep("made") / LEDGER_FILE).exists()
 
 
 def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
@@ -274,8 +272,8 @@ def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
         written.append(clock[0])
         clock[0] += 0.01
 
-    monkeypatch.setattr("sweeps.summary.write", slowly)
-    monkeypatch.setattr("sweeps.summary.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sweeps.ledger.snapshot.write", slowly)
+    monkeypatch.setattr("sweeps.ledger.snapshot.time.monotonic", lambda: clock[0])
     running = Summary(made.home.sweep("made"), made.ledger)
     for _ in range(1000):
         clock[0] += 0.05

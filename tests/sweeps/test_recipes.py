@@ -13,9 +13,8 @@ import pytest
 from carft_core.config import TrialConfig
 from carft_core.data import FAMILIES
 from carft_core.data.domainbed import DOMAIN_BED
-from sweeps.recipes import recipes
-from sweeps.spec import SweepSpec, load_spec
-from sweeps.yaml_lines import parse
+from sweeps.spec.document import parse
+from sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
 PRETRAINED = frozenset(open_clip.list_pretrained())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_core.config import trial_config
-from sweeps.resources import (
+from sweeps.engines.resources import (
     Gpu,
     Need,
     Node,
@@ -23,8 +23,8 @@ from sweeps.resources import (
     too_little_memory,
     visible_gpus,
 )
-from sweeps.settings import Resources
-from sweeps.shorthands import gpus as share_of_gpu
+from sweeps.spec.settings import Resources
+from sweeps.spec.settings import check_gpus as share_of_gpu
 
 LAPTOP = Node("laptop", 8)
 WORKSTATION = Node("workstation", 16, 2, gpu_memory_mb=(24_000, 24_000))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.as_run import AsRun
-from sweeps.claim import Claim
 from sweeps.cli import main
 from sweeps.engines.base import Handler
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.spec import SweepSpec
+from sweeps.engines.local import InProcessEngine
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.generations import AsRun
+from sweeps.spec.spec import SweepSpec
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 
@@ -256,7 +256,7 @@ class Chosen:
 def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """Each execution of `toy` leaves a run to be tried again."""
     seen = Chosen(toy_cli.home.sweep("toy"))
-    monkeypatch.setattr("sweeps.performing.choose", seen)
+    monkeypatch.setattr("sweeps.engines.factory.choose", seen)
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
     return seen
 

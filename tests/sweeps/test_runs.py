@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.claim import Claim, holder
-from sweeps.lease import SILENCE, Lease, new_owner, process_start
-from sweeps.runs import FILE, Runs
+from sweeps.ledger.claim import Claim, holder
+from sweeps.ledger.runs import FILE, SILENCE, Lease, Runs, new_owner, process_start
 
 DIGEST = "ab" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -58,7 +57,7 @@ def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: Runs) -> Non
 
 def test_the_run_of_a_dead_process_is_taken_over(runs: Runs) -> None:
     script = (
-        "import sys; from pathlib import Path; from sweeps.runs import Runs; "
+        "import sys; from pathlib import Path; from sweeps.ledger.runs import Runs; "
         f"print(Runs(Path(sys.argv[1])).take({DIGEST!r}, 'a', 'toy'))"
     )
     root = str(Path(__file__).parents[2])
@@ -76,7 +75,7 @@ def test_the_run_of_a_dead_process_is_taken_over(runs: Runs) -> None:
 
 def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from sweeps.runs import Runs\n"
+        "import sys, time; from pathlib import Path; from sweeps.ledger.runs import Runs\n"
         "runs = Runs(Path(sys.argv[1]))\n"
         "while not (runs.path / 'go').exists(): pass\n"
         "won = [n for n in range(20) if runs.take(f'{n:064x}', 'a', 'toy')]\n"
@@ -123,7 +122,7 @@ def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     runs.renew(DIGEST)
     assert file.read_text() == before
     now = time.time()
-    monkeypatch.setattr("sweeps.runs.time.time", lambda: now + 11)
+    monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: now + 11)
     Runs(runs.path).renew(DIGEST)
     assert file.read_text() == before
     runs.renew(DIGEST)

@@ -10,13 +10,11 @@ from jsonschema import Draft202012Validator
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import SECTIONS
 from carft_core.merges import MERGES
-from sweeps.recipes import recipes
-from sweeps.schema import sweep_schema
-from sweeps.settings import RULES
-from sweeps.shape import KEYS
-from sweeps.spec import load_spec
-from sweeps.wandb_keys import IGNORED
-from sweeps.yaml_lines import parse
+from sweeps.spec.document import parse
+from sweeps.spec.normalize import IGNORED, KEYS
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.settings import EARLY_TERMINATION_FIELDS
+from sweeps.spec.spec import load_spec, recipes
 
 VALIDATOR = Draft202012Validator(sweep_schema())
 
@@ -118,7 +116,7 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
         {"program": "train.py", "command": ["python"], "project": "robust", "entity": "me"},
         {"metric": {"name": "id/val/top1", "target": 0.9}},
         {"metrics": [{"name": "id/val/top1"}, {"name": "id/val/nll", "merge": "wise_ft@0.5"}]},
-        *({"early_terminate": {"type": kind}} for kind in RULES),
+        *({"early_terminate": {"type": kind}} for kind in EARLY_TERMINATION_FIELDS),
         {"early_terminate": {"type": "asha", "eta": 3, "grace_period": 2}, "allow_grid": True},
         {"early_terminate": {"type": "hyperband", "max_iter": 27, "s": 2, "strict": True}},
         {"race_seeds": {"margin": 0.02, "after": 2}},

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.proposals import GENERATION
-from sweeps.settings import METHODS
-from sweeps.spec import load_spec
+from sweeps.scheduler.proposer import GENERATION
+from sweeps.spec.settings import METHODS
+from sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep
 
 PARAMETERS: dict[str, Any] = {

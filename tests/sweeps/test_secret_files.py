@@ -9,7 +9,7 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.cli import main
-from sweeps.secret_files import NAMES, read_secret_files
+from sweeps.secrets import NAMES, read_secret_files
 
 SECRET = "s3cr3t-of-a-file"
 

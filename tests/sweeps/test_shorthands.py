@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.addresses import address, is_masked, masked
-from sweeps.durations import LONGEST, seconds
-from sweeps.shorthands import gpus
+from sweeps.spec.settings import LONGEST, address, check_gpus, is_masked, masked, seconds
 
 
 @pytest.mark.parametrize(
@@ -76,10 +74,10 @@ def test_a_length_of_time_is_the_sum_of_its_parts(
 
 @given(runs=st.integers(2, 100), noise=st.floats(-0.001, 0.001))
 def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float) -> None:
-    share = gpus(1 / runs + (noise if runs <= 10 else 0))
+    share = check_gpus(1 / runs + (noise if runs <= 10 else 0))
     assert runs * share <= 1
     assert (runs + 1) * share > 1
-    assert share == gpus(share)
+    assert share == check_gpus(share)
     assert share == int(share * 10_000 + 0.5) / 10_000  # no finer than Ray counts
 
 
@@ -87,7 +85,7 @@ def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float
     ("written", "expected"), [(0, 0), (1, 1), (8, 8), (2.0, 2), (0.333, 0.3333)]
 )
 def test_whole_gpus_none_and_a_rounded_share_are_taken(written: float, expected: float) -> None:
-    assert gpus(written) == expected
+    assert check_gpus(written) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_whole_gpus_none_and_a_rounded_share_are_taken(written: float, expected:
 )
 def test_another_share_is_refused_with_the_nearest(written: float, nearest: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
-        gpus(written)
+        check_gpus(written)
 
 
 ADDRESSES = {

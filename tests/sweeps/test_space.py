@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from sweeps.dimensions import (
+from sweeps.space.distributions import (
     Choice,
     Condition,
     Dimension,
@@ -29,8 +29,17 @@ from sweeps.dimensions import (
     listed,
     ordered,
 )
-from sweeps.draws import drawn, hashed
-from sweeps.space import decode, derived_seed, distribution, distributions, encode, sampler, suggest
+from sweeps.space.sampling import (
+    decode,
+    derived_seed,
+    distribution,
+    distributions,
+    drawn,
+    encode,
+    hashed,
+    sampler,
+    suggest,
+)
 from tests.sweeps.spaces import dimensions, spaces
 
 SPACE: tuple[Dimension, ...] = (

@@ -21,15 +21,16 @@ from carft_core.algorithms import ALGORITHMS
 from carft_core.config import field_names, flatten, trial_config
 from carft_core.errors import InvalidConfig, RequestError
 from carft_core.evaluate import summary
-from sweeps.dimensions import Choice, FloatRange, IntRange, StepRange
-from sweeps.draws import drawn, hashed
-from sweeps.metric_names import NAMES, is_selectable, natural_goal, problem
-from sweeps.parameters import DISTRIBUTIONS
-from sweeps.recipes import recipes
-from sweeps.schema import sweep_schema
-from sweeps.settings import (
+from sweeps.space.distributions import Choice, FloatRange, IntRange, StepRange
+from sweeps.space.parameters import DISTRIBUTIONS
+from sweeps.space.sampling import drawn, hashed
+from sweeps.spec.document import parse
+from sweeps.spec.metrics import NAMES, is_selectable, natural_goal, problem
+from sweeps.spec.normalize import HYPERBAND, IGNORED, KEYS, SHORT, UNSUPPORTED
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.settings import (
+    EARLY_TERMINATION_FIELDS,
     METHODS,
-    RULES,
     RUN_CAP,
     EarlyTerminate,
     Metric,
@@ -37,10 +38,7 @@ from sweeps.settings import (
     Resources,
     Retries,
 )
-from sweeps.shape import KEYS
-from sweeps.spec import SweepSpec, load_spec
-from sweeps.wandb_keys import HYPERBAND, IGNORED, SHORT, UNSUPPORTED
-from sweeps.yaml_lines import parse
+from sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 Load = Callable[..., SweepSpec]
 
@@ -296,14 +294,14 @@ def test_every_method_of_search_wants_parameters(load: Load, method: str) -> Non
 SEARCH = "name: x\nmethod: tpe\nparameters: {optim.lr: {min: 1e-5, max: 1e-3}}\n"
 
 
-@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("kind", EARLY_TERMINATION_FIELDS)
 def test_plain_data_of_an_early_termination_has_the_fields_of_its_type(
     load: Load, kind: str
 ) -> None:
     more = ", lower: 0.1, upper: 0.9" if kind == "threshold" else ""
     rule = load(f"{SEARCH}early_terminate: {{type: {kind}{more}}}\n{TRIAL}").early_terminate
     assert rule is not None
-    assert set(rule.plain()) == {"type", "metric", *RULES[kind]}
+    assert set(rule.plain()) == {"type", "metric", *EARLY_TERMINATION_FIELDS[kind]}
     assert rule.metric == "id/val/top1"
 
 
@@ -426,7 +424,7 @@ def test_imports_are_found_beside_the_file_and_loaded_before_names_are_checked(
     )
     monkeypatch.chdir(elsewhere)
     code = (
-        "import json, sys; from sweeps.spec import load_spec; "
+        "import json, sys; from sweeps.spec.spec import load_spec; "
         "spec = load_spec(sys.argv[1], [], ['./of_the_line.py']); "
         "print(json.dumps([spec.imports, len(spec.points()), spec.as_dict()['import']]))"
     )
@@ -651,7 +649,7 @@ def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
 
 def test_reading_a_sweep_file_needs_neither_optuna_nor_ray_nor_mlflow() -> None:
     code = (
-        "import sys; from sweeps.spec import load_spec; load_spec('kl_weight'); "
+        "import sys; from sweeps.spec.spec import load_spec; load_spec('kl_weight'); "
         "print({'optuna', 'ray', 'mlflow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -698,7 +696,15 @@ def test_the_reference_page_names_every_field_method_and_distribution() -> None:
     text = DOCS.read_text()
     models = (EarlyTerminate, RaceSeeds, Resources, Retries)
     names = {name for model in models for name in model.model_fields}
-    names |= {*METHODS, *RULES, *DISTRIBUTIONS, *HYPERBAND, *IGNORED, *UNSUPPORTED, *SHORT}
+    names |= {
+        *METHODS,
+        *EARLY_TERMINATION_FIELDS,
+        *DISTRIBUTIONS,
+        *HYPERBAND,
+        *IGNORED,
+        *UNSUPPORTED,
+        *SHORT,
+    }
     missing = {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)}
     assert missing == {"early_stopping"}  # a slip that is answered, and no key of W&B's
 

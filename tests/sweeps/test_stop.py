@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.claim import Claim
 from sweeps.cli import main
 from sweeps.engines.base import Handler, Job
-from sweeps.engines.in_process import InProcessEngine
+from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.requests import FILE, StopRequests, ask_to_stop
+from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.base import ServiceUnreachable
@@ -30,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 SLEEPER = """
 import signal, sys, time
 from pathlib import Path
-from sweeps.claim import Claim
-from sweeps.requests import StopRequests
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.claim import StopRequests
 
 count = 0
 
@@ -226,8 +225,8 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     engine.folder = toy_cli.home.sweep("toy")
     spool = Spool(Away(), toy_cli.home.path / "spool", pace=0.01)
     spool.last_error = "connection refused"  # of a delivery before
-    monkeypatch.setattr("sweeps.performing.choose", lambda *_, **__: engine)
-    monkeypatch.setattr("sweeps.performing.open_tracking", lambda _: spool)
+    monkeypatch.setattr("sweeps.engines.factory.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("tracking.where.open_tracking", lambda _: spool)
     begun = time.monotonic()
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
     assert time.monotonic() - begun < 15

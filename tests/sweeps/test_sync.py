@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.claim import Claim
 from sweeps.cli import main
+from sweeps.ledger.claim import Claim
 from tests.sweeps.conftest import ToySweep
 from tracking.base import RunStart, ServiceUnreachable, TrackingError
 from tracking.memory import MemoryTracker
@@ -31,7 +31,7 @@ def missed(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> ToySweep:
     """A sweep that has ended, and of which its server knows nothing."""
-    monkeypatch.setattr("sweeps.performing.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.api.PATIENCE", 0.2)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     toy_cli.tracker = Away()

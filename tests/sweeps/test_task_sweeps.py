@@ -13,11 +13,11 @@ import pytest
 
 from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
-from sweeps.chosen import choose_model, part_of
 from sweeps.cli import main
-from sweeps.parts import part
-from sweeps.runs import Runs
-from sweeps.session import Ended
+from sweeps.ledger.runs import Runs
+from sweeps.results.export import choose_model, part_of
+from sweeps.results.records import load_part
+from sweeps.scheduler.session import Ended
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
 from tracking import kept_results
@@ -193,7 +193,7 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Ende
     assert judging.tasks == "data.test_domain"
     listed = kept_results.read_settings(parent.artifacts[kept_results.SETTINGS].decode())
     assert listed is not None
-    home = part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
+    home = load_part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
     assert home.judging == judging
     known = {run.digest: run for run in home.records}
     assert [run.untrained for run in listed.records] == [run.untrained for run in home.records]
@@ -205,7 +205,7 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Ende
 def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(
     toy_sweep: ToySweep, ended: Ended
 ) -> None:
-    home = part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
+    home = load_part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
     first = [run for run in home.records if run.algorithm != "fine_tune"]
     second = [run for run in home.records if run.algorithm == "fine_tune"]
     parts = [

@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from carft_core.errors import InvalidConfig
-from sweeps.difference import changes, effect
-from sweeps.ledger import Ledger
-from sweeps.proposals import propose
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.ledger.generations import changes, effect
+from sweeps.ledger.trials import Ledger
+from sweeps.scheduler.proposer import propose
+from sweeps.spec.spec import SweepSpec, load_spec
 
 LEFT_OUT, VAL_DOMAIN = "leave_one_domain_out", "data.val_domain"
 DOMAINS = ["art", "cartoon", "photo"]

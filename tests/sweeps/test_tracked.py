@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from carft_core.data import FAMILIES
-from sweeps.judge import Judge
-from sweeps.tracked import TrackedSweep
+from sweeps.results.tracker import TrackedSweep
+from sweeps.scheduler.pruning import Judge
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
@@ -44,7 +44,7 @@ RACING: dict[str, Any] = {
 def test_each_run_with_a_merge_has_its_curve_and_the_sweep_has_one(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("sweeps.tracked", "sweeps.session"):
+    for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
         monkeypatch.setattr(f"{module}.plot", curves.plot)
     toy.run(parameters=ONE, seeds=[0], baselines=["zero_shot", "fine_tune"])
     children = toy.tracked()
@@ -98,7 +98,7 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
         file.write_text(json.dumps(found))
         os.utime(file, ns=(when, when))  # it is told as of when it was measured
     measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
-    monkeypatch.setattr("sweeps.ranked_by.FAMILIES", {"icon_shift": measured})
+    monkeypatch.setattr("carft_core.data.FAMILIES", {"icon_shift": measured})
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
     told = toy.tracked()["car_ft kl_weight=0.3 seed 0"].history
     for metric in ("id/test", "ood/mean"):

@@ -14,11 +14,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from carft_core.errors import InvalidConfig
-from sweeps.dimensions import Choice, FloatRange, IntRange, Law, StepRange
-from sweeps.schema import sweep_schema
-from sweeps.settings import EarlyTerminate
-from sweeps.spec import SweepSpec, load_spec
-from sweeps.yaml_lines import parse
+from sweeps.space.distributions import Choice, FloatRange, IntRange, Law, StepRange
+from sweeps.spec.document import parse
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.settings import EarlyTerminate
+from sweeps.spec.spec import SweepSpec, load_spec
 
 OURS = """
 name: of_w_and_b

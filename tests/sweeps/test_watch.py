@@ -15,11 +15,10 @@ import pytest
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from sweeps.claim import Claim
 from sweeps.cli import main
-from sweeps.commands.watch import as_text
-from sweeps.live import see
-from sweeps.runs import Runs
+from sweeps.cli.status import as_text, see
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.runs import Runs
 from tests.sweeps.conftest import ToySweep
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps import webhook as module
 from sweeps.cli import main
-from sweeps.webhook import Webhook, host_of, webhook_url
+from sweeps.scheduler import webhook as module
+from sweeps.scheduler.webhook import Webhook, host_of, webhook_url
 from tests.sweeps.conftest import ToySweep
 
 SECRET = "T0P-SECRET"

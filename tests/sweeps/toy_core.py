@@ -17,7 +17,7 @@ from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, digest_of, evaluation_digest
 from carft_core.run import models_of
 from sweeps.engines.base import Decision
-from sweeps.engines.training import Report
+from sweeps.engines.entry import Report
 from tests.sweeps.toy_runs import act, epoch_report
 
 ENTRY = "tests.sweeps.toy_core:train_run"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.engines.base import Decision, Failure, Job, Wait
-from sweeps.engines.training import Report
+from sweeps.engines.entry import Report
 
 ENTRY = "tests.sweeps.toy_runs:act"
 REPLAY = "tests.sweeps.toy_runs:replay"

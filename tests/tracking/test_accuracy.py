@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.metric_names import FURTHER
+from sweeps.spec.metrics import FURTHER
 from tests.tracking.charts.drawn import spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
 from tracking import report

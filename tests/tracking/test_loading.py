@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import tracking
-from sweeps.named import look
-from sweeps.records import comparison
-from sweeps.runs import Runs
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import look
+from sweeps.results.records import comparison
 from tests.sweeps.conftest import ToySweep, toy_in
 from tracking import load_comparison
 from tracking.base import TrackingError

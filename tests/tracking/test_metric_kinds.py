@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.metric_names import NAMES, natural_goal
+from sweeps.spec.metrics import NAMES, natural_goal
 from tracking.metric_kinds import direction, is_fraction, is_told
 
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tracking.columns import (
-    MetricColumn,
-    count,
-    metric_columns,
-    notes,
-    setting,
-    title,
-    visible,
-)
+from tracking.columns import MetricColumn, count, metric_columns, notes, setting, title, visible
 from tracking.compare import Comparison, Row
 from tracking.evidence.on_show import on_show
 from tracking.ranking import places

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sweeps.doctor.base import Asked, Finding, Level
-from sweeps.doctor.examine import examine
-from sweeps.doctor.registry import CHECKS
+from sweeps.doctor.examination import CHECKS, examine
 from sweeps.home import Home
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.doctor.base import Level
-from sweeps.doctor.clock import agree
+from sweeps.doctor.base import Level, agree
 
 
 @pytest.mark.parametrize(

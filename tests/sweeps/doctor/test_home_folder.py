@@ -63,5 +63,5 @@ def test_a_home_that_anybody_may_write_is_told(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_runs_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.doctor.home_folder.time.time", lambda: 1.8e9)
+    monkeypatch.setattr("sweeps.doctor.machine.time.time", lambda: 1.8e9)
     assert "behind ours" in only(look("home.clock", tmp_path), "wrong")

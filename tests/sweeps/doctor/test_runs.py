@@ -217,7 +217,7 @@ def test_a_server_of_elsewhere_that_lets_everybody_in_is_told(
 ) -> None:
     stand_in(get=Answer("{}"))
     assert look("mlflow.protected", tmp_path) == []  # this machine's own
-    monkeypatch.setattr("sweeps.doctor.runs._HERE", ())
+    monkeypatch.setattr("sweeps.doctor.services._HERE", ())
     plain, open_to_all = look("mlflow.protected", tmp_path)
     assert "in plain text" in plain.told
     assert "lets everybody in" in open_to_all.told

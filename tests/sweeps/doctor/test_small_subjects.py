@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from sweeps.doctor.base import Level
-from sweeps.doctor.gpu import _compiled
+from sweeps.doctor.machine import _compiled
+from sweeps.engines.resources import Gpu
 from sweeps.home import Home
-from sweeps.resources import Gpu
-from sweeps.secret_files import read_secret_files
+from sweeps.secrets import read_secret_files
 from tests.sweeps.doctor.looked import look, only
 from tracking.journal import Journal
 from tracking.where import where
@@ -48,7 +48,7 @@ def test_records_that_wait_for_nobody_and_those_refused_are_counted(
 def test_records_of_a_sweep_that_runs_are_its_drivers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps.claim import Claim
+    from sweeps.ledger.claim import Claim
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     journal(where(tmp_path).spool, "kl_weight")
@@ -77,7 +77,7 @@ def test_a_data_root_names_the_families_that_it_has(
 def test_files_of_secrets_that_others_can_read_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.secret_files._READ", {})
+    monkeypatch.setattr("sweeps.secrets._READ", {})
     file, own = tmp_path / "password", tmp_path / "ui" / "users.db"
     own.parent.mkdir()
     for path in (file, own):
@@ -129,11 +129,11 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
-    monkeypatch.setattr("sweeps.doctor.gpu.visible_gpus", lambda _: [Gpu(80_000.0)])
+    monkeypatch.setattr("sweeps.engines.resources.visible_gpus", lambda _: [Gpu(80_000.0)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert "nvidia-smi lists 1 GPUs, but torch" in only(look("gpu.devices", tmp_path), "wrong")
-    monkeypatch.setattr("sweeps.doctor.gpu.visible_gpus", lambda _: [])
+    monkeypatch.setattr("sweeps.engines.resources.visible_gpus", lambda _: [])
     assert "no GPU" in only(look("gpu.devices", tmp_path), "ok")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert only(look("gpu.devices", tmp_path), "ok").startswith("mps")

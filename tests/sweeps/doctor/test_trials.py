@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.home import Home
-from sweeps.studies import storage
+from sweeps.ledger.storage import storage
 from tests.mounts import mount
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, Postgres
 from tests.sweeps.doctor.looked import look, only

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.doctor.versions import SHOWN
+from sweeps.doctor.machine import SHOWN
 from tests.sweeps.doctor.looked import look, only
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from sweeps.engines.base import Engine, Job
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.engines.local import LocalEngine
-from sweeps.resources import Need
+from sweeps.engines.local import InProcessEngine, LocalEngine
+from sweeps.engines.resources import Need
 from tests.sweeps.toy_runs import ENTRY
 
 CORES = 2

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.engines import choose as choosing
-from sweeps.engines.choose import choose, is_ray
-from sweeps.engines.in_process import InProcessEngine
-from sweeps.engines.local import LocalEngine
-from sweeps.resources import Node
-from sweeps.spec import SweepSpec, load_spec
+from sweeps.engines import factory as choosing
+from sweeps.engines.factory import choose, is_ray
+from sweeps.engines.local import InProcessEngine, LocalEngine
+from sweeps.engines.resources import Node
+from sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.test_resources import write_run
 
 MakeSpec = Callable[..., SweepSpec]

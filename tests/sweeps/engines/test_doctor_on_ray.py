@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sweeps.doctor import cluster
-from sweeps.doctor.cluster import _node
-from sweeps.submission.address import VARIABLE
+from sweeps.doctor import services as cluster
+from sweeps.doctor.services import _node
+from sweeps.submit.client import JOBS_VARIABLE
 from tests.services.answering import Answer, answering
 from tests.sweeps.doctor.looked import look, only
 
@@ -95,7 +95,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Answer]]:
     """A job API that answers what it is told, by path."""
     answers = {"/api/version": Answer({"ray_version": "2.60.0"})}
     with answering(lambda asked: answers.get(asked.path, Answer([]))) as address:
-        monkeypatch.setenv(VARIABLE, f"{address}/")
+        monkeypatch.setenv(JOBS_VARIABLE, f"{address}/")
         yield answers
 
 
@@ -107,7 +107,7 @@ def test_the_job_api_is_asked_where_it_is_named(
     assert "wants a token" in only(look("ray.jobs", tmp_path), "wrong")
     api["/api/version"] = Answer("", 503)
     assert "the head is away" in only(look("ray.jobs", tmp_path), "unreachable")
-    monkeypatch.setenv(VARIABLE, "http://head:6379")
+    monkeypatch.setenv(JOBS_VARIABLE, "http://head:6379")
     assert "the port of Ray's own protocol" in only(look("ray.jobs", tmp_path), "wrong")
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(JOBS_VARIABLE)
     assert look("ray.jobs", tmp_path) == []

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sweeps.engines.base import Decision, Engine, Job, Wait
-from sweeps.judge import Judge
-from sweeps.settings import EarlyTerminate
+from sweeps.scheduler.pruning import Judge
+from sweeps.spec.settings import EarlyTerminate
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
 

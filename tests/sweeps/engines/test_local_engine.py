@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sweeps.engines.base import POLL, Decision, Failure, Job
-from sweeps.engines.supervision import ENDS, Supervisor, plain
+from sweeps.engines.supervisor import ENDS, Supervisor, plain
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
 from tracking.locks import Lock

@@ -17,11 +17,10 @@ import pytest
 import ray
 
 from carft_core.errors import RequestError
-from sweeps.engines import ray_loop
+from sweeps.engines import ray_tune as ray_loop
 from sweeps.engines.base import Failure, Job, Wait
-from sweeps.engines.ray_cluster import Cluster
-from sweeps.engines.ray_nodes import check_nodes
-from sweeps.resources import Need, Node, refusal
+from sweeps.engines.ray_cluster import Cluster, check_nodes
+from sweeps.engines.resources import Need, Node, refusal
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
 from tracking.base import ServiceUnreachable
@@ -291,7 +290,7 @@ from pathlib import Path
 from sweeps.engines.base import Job
 from sweeps.engines.ray_cluster import Cluster
 from sweeps.engines.ray_tune import RayEngine
-from sweeps.resources import Need
+from sweeps.engines.resources import Need
 from tests.sweeps.toy_runs import ENTRY, Recorder
 place, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 class Telling(Recorder):

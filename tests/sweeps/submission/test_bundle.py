@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.submission.bundle import Bundle, pack
-from sweeps.submission.tree import Tree, as_it_is, file_at
+from sweeps.submit.package import Bundle, Tree, as_it_is, file_at, pack
 from tests.sweeps.submission.conftest import Git
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.arguments import parse
-from sweeps.submission.entry import entrypoint, options
+from sweeps.cli.parser import parse
+from sweeps.submit.submission import entrypoint_command, forwarded_options
 
 HOME = "/shared/home"
 RUN = "exec python -m sweeps run"
 
 
 def test_a_file_at_the_root_is_run_there(project: Path) -> None:
-    command = entrypoint(project / "tiny.yaml", HOME, [], root=project)
+    command = entrypoint_command(project / "tiny.yaml", HOME, [], root=project)
     assert command == f"{RUN} tiny.yaml --address auto --home {HOME}"
 
 
@@ -26,7 +26,7 @@ def test_the_job_begins_in_the_current_folder_of_the_root(
     below = project / "my sweeps"
     below.mkdir()
     monkeypatch.chdir(below)
-    command = entrypoint(
+    command = entrypoint_command(
         project / "tiny.yaml",
         HOME,
         ["--set", "description=a b"],
@@ -47,21 +47,21 @@ def test_from_elsewhere_it_begins_at_the_root(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = entrypoint(Path("project/tiny.yaml"), HOME, [], root=project)
+    command = entrypoint_command(Path("project/tiny.yaml"), HOME, [], root=project)
     assert command.startswith(f"{RUN} tiny.yaml ")
 
 
 def test_a_recipe_needs_no_file(project: Path) -> None:
-    assert entrypoint("kl_weight", HOME, []).startswith(f"{RUN} kl_weight ")
+    assert entrypoint_command("kl_weight", HOME, []).startswith(f"{RUN} kl_weight ")
     with pytest.raises(RequestError, match=r"mine\.py lies outside of what is sent \(nothing\)"):
-        entrypoint("kl_weight", HOME, [], imports=[str(project / "mine.py")])
+        entrypoint_command("kl_weight", HOME, [], imports=[str(project / "mine.py")])
 
 
 def test_a_file_outside_and_a_password_are_refused(project: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=f"lies outside of what is sent \\({project}\\)"):
-        entrypoint(tmp_path / "other.yaml", HOME, [], root=project)
+        entrypoint_command(tmp_path / "other.yaml", HOME, [], root=project)
     with pytest.raises(RequestError, match="an address with a password") as refused:
-        entrypoint("kl_weight", HOME, ["--set", "description=http://me:hidden-x@host"])
+        entrypoint_command("kl_weight", HOME, ["--set", "description=http://me:hidden-x@host"])
     assert "hidden-x" not in str(refused.value)
 
 
@@ -74,7 +74,7 @@ def test_the_options_of_run_are_handed_on(project: Path) -> None:
             *("--", "--webhook", "no"),
         ]
     )
-    assert options(given) == [
+    assert forwarded_options(given) == [
         *("--set", "seeds=2", "--profile", "smoke", "--data-root", "/data", "--parallel", "4"),
         *("--timeout", "2h", "--fresh", "--quiet", "--webhook", "no"),
     ]

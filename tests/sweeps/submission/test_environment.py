@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.submission.environment import requirements, runtime_env, variables
+from sweeps.submit.package import requirements, runtime_env, variables
 
 
 def test_what_is_no_secret_is_sent_and_what_is_one_is_named() -> None:

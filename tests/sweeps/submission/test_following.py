@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.submission import following
-from sweeps.submission.following import Follower
-from sweeps.submission.job import Job
+from sweeps.submit import client as following
+from sweeps.submit.client import Follower, Job
 from tracking.base import ServiceUnreachable
 
 Step = tuple[str, str] | None
@@ -48,8 +47,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr("sweeps.submission.following.time.sleep", sleep)
-    monkeypatch.setattr("sweeps.submission.following.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sweeps.submit.client.time.sleep", sleep)
+    monkeypatch.setattr("sweeps.submit.client.time.monotonic", lambda: clock[0])
     return pauses
 
 

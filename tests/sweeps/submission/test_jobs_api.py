@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.submission import jobs_api
-from sweeps.submission.address import api_address
-from sweeps.submission.jobs_api import JobsApi
+from sweeps.submit import client as jobs_api
+from sweeps.submit.client import JobsApi, api_address
 from tests.services.answering import Answer
 from tests.sweeps.submission.fake_head import fake_head
 from tracking.base import ServiceUnreachable

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from sweeps.cli import main
-from sweeps.submission import following
+from sweeps.submit import client as following
 from tests.sweeps.submission.conftest import SWEEP, Git
 from tests.sweeps.submission.dropping import Dropping
 

@@ -10,7 +10,7 @@ import yaml
 
 from carft_core.errors import RequestError
 from sweeps.cli import main
-from sweeps.submission.rayjob import LONGEST_NAME, name_of, reference
+from sweeps.submit.rayjob import LONGEST_NAME, name_of, reference
 from tests.docker.kuberay import check_fields, check_pod
 from tests.sweeps.submission.conftest import Git
 

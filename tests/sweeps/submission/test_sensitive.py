@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.secret_files import NAMES
-from sweeps.submission.sensitive import (
+from sweeps.secrets import NAMES
+from sweeps.submit.package import (
     BY_VALUE,
     has_password,
     is_secret,
@@ -65,7 +65,7 @@ def test_files_for_secrets_stay(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("sweeps/secret_files.py", "docs/secrets.md", "env.yaml", ".env.example", "id_rsa.pub"),
+        *("sweeps/secrets.py", "docs/secrets.md", "env.yaml", ".env.example", "id_rsa.pub"),
         *("keys.csv", "environment.yml", "tiny.yaml", ".gitignore", "src/tokens.txt"),
     ],
 )

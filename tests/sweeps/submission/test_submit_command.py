@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeps.cli import main
-from sweeps.submission import following
+from sweeps.submit import client as following
 from tests.services.answering import Answer
 from tests.sweeps.submission.conftest import Git
 from tests.sweeps.submission.fake_head import FakeHead, fake_head

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.submission.tree import Tree, as_committed, as_it_is, repository_of
+from sweeps.submit.package import Tree, as_committed, as_it_is, repository_of
 from tests.sweeps.submission.conftest import Git
 
 ALL = {".gitignore", "mine.py", "tiny.yaml"}

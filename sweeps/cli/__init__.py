@@ -1,0 +1,77 @@
+"""The command line: `carft-sweep COMMAND`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from sweeps.cli.parser import parse
+from sweeps.secrets import read_secret_files
+from tracking.base import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.privacy import stay_private
+
+FAILED = 1
+INTERRUPTED = 3
+UNREACHABLE = 4
+WRONG = 2
+_MODULES = {
+    command: module
+    for module, commands in {
+        "run": ("run", "resume", "stop"),
+        "status": ("list", "show", "watch"),
+        "compare": ("compare", "report"),
+        "export": ("export", "predict"),
+        "check": ("check",),
+        "data": ("data",),
+        "submit": ("submit",),
+        "admin": ("init", "doctor", "schema", "sync", "clean", "ui"),
+    }.items()
+    for command in commands
+}
+"""The module of each command; only that of the one which is asked for is imported."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. 0 done; 1 no run succeeded; 2 the request is wrong; 3 interrupted and
+    resumable; 4 a service is unreachable.
+    """
+    from carft_core.errors import RequestError
+
+    stay_private()
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        read_secret_files()
+        module = importlib.import_module(f"sweeps.cli.{_MODULES[arguments.command]}")
+        command = getattr(module, f"{arguments.command}_command")
+        code: int = command(arguments, _say)
+    except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
+        return leaving.code if isinstance(leaving.code, int) else WRONG
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not try to write the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, no permission
+        return _complain(error, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (RequestError, TrackingError, NotLetIn) as error:
+        return _complain(error, WRONG)
+    except ServiceUnreachable as error:
+        return _complain(error, UNREACHABLE)
+    return code
+
+
+def _say(text: str) -> None:
+    # At once, also into a pipe: `ui` and `run` go on for long after what they say.
+    print(text, flush=True)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print("\n".join([f"carft-sweep: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

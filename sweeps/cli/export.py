@@ -1,0 +1,197 @@
+"""The commands that use a trained model: export, predict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carft_core.errors import RequestError
+from sweeps.cli import FAILED
+from sweeps.cli.compare import written
+from sweeps.home import Home, find_home
+from sweeps.ledger.snapshot import sweep_folder
+from sweeps.results.export import Chosen, choose_model, exporter
+from sweeps.scheduler.progress import accuracies
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from carft_core.predictor import Guess, Prediction, Predictor
+    from tracking.mlflow_model import KeptModel
+
+
+Say = Callable[[str], None]
+
+
+def export_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command."""
+    home = Home(find_home(arguments.home).path.absolute())
+    shown = Path(arguments.out or f"{arguments.sweep}-model")
+    out, kept = shown.expanduser().absolute(), None
+    with exporter(home, arguments.sweep) as models:
+        chosen = choose_model(
+            models.found,
+            run=arguments.run,
+            setting=arguments.setting,
+            seed=arguments.seed,
+            merge=arguments.merge,
+        )
+        with written("--out", out):
+            models.write(chosen, out, force=arguments.force)
+        if arguments.mlflow or arguments.register:
+            kept = models.keep(chosen, out, register=arguments.register)
+    if arguments.json:
+        say(json.dumps(_export_as_dict(chosen, out, kept), indent=1, allow_nan=False))
+        return 0
+    for line in _export_lines(chosen, shown, kept):
+        say(line)
+    return 0
+
+
+def _export_as_dict(chosen: Chosen, out: Path, kept: KeptModel | None) -> dict[str, Any]:
+    registered = kept.registered if kept else None
+    return {
+        "folder": str(out),
+        "setting": chosen.setting,
+        "seed": chosen.run.seed,
+        "why": chosen.why,
+        "digest": chosen.run.digest,
+        "label": chosen.label,
+        "metrics": chosen.metrics,
+        "model_id": kept.model_id if kept else None,
+        "registered": dict(zip(("name", "version"), registered, strict=True))
+        if registered
+        else None,
+    }
+
+
+def _export_lines(chosen: Chosen, shown: Path, kept: KeptModel | None) -> Iterator[str]:
+    seed = "" if chosen.run.seed is None else f", seed {chosen.run.seed}"
+    why = f" ({chosen.why})" if chosen.why else ""
+    yield f"{shown}: {chosen.setting}{seed}{why}"
+    yield f"  {accuracies(chosen.metrics)}"
+    yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
+    yield f"  on images: carft-sweep predict {shown} IMAGE"
+    if kept is not None:
+        yield f"MLflow: {kept.uri}" + ("" if kept.is_new else " (was there already)")
+    if kept is not None and kept.registered is not None:
+        yield "  registered as {} version {}".format(*kept.registered)
+
+
+BATCH = 64
+
+
+def predict_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command. 1 when no image could be read."""
+    from carft_core.predictor import Predictor
+
+    images = list(_images([Path(text).expanduser() for text in arguments.images]))
+    model = Predictor.load(_folder(arguments), _device(arguments.device))
+    seen: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    for image, prediction in _predicted(model, images, arguments):
+        if isinstance(prediction, RequestError):
+            unreadable.append({"image": str(image), "reason": str(prediction)})
+            continue
+        seen.append({"image": str(image), **_prediction_as_dict(prediction)})
+        if not arguments.json:
+            for line in _prediction_lines(image, prediction):
+                say(line)
+    if arguments.json:
+        say(json.dumps({"predictions": seen, "unreadable": unreadable}, indent=1))
+    elif unreadable:
+        say(f"{len(unreadable)} of {len(images)} could not be read:")
+        for item in unreadable:
+            say(f"  {item['reason']}")
+    return 0 if seen else FAILED
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    """The export that the first argument names, or that of the sweep's selected model."""
+    from carft_core.export import FACTS
+    from sweeps.results.export import selected_in_cache
+
+    home = Home(find_home(arguments.home).path.absolute())
+    folder = Path(arguments.model).expanduser()
+    if (folder / FACTS).is_file():
+        return folder
+    try:
+        sweep_folder(home, arguments.model)
+    except RequestError as error:
+        if folder.is_dir():
+            raise RequestError(f"{folder} holds no exported model: there is no {FACTS}") from None
+        raise RequestError(
+            f"{arguments.model} is no folder that `carft-sweep export` made, and there is {error}"
+        ) from None
+    return selected_in_cache(home, arguments.model)
+
+
+def _device(text: str) -> str:
+    from carft_core.config import DEVICE
+
+    if not re.fullmatch(DEVICE, text):
+        raise RequestError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}")
+    return text
+
+
+def _images(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files, and the images below the folders."""
+    from carft_core.data.folders import EXTENSIONS
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        below = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+        )
+        if not below:
+            raise RequestError(f"there is no image in {path} ({', '.join(EXTENSIONS)})")
+        yield from below
+
+
+def _predicted(
+    model: Predictor, images: Sequence[Path], arguments: argparse.Namespace
+) -> Iterator[tuple[Path, Prediction | RequestError]]:
+    """In the order of the images; what cannot be read comes with the reason."""
+    for first in range(0, len(images), BATCH):
+        batch = images[first : first + BATCH]
+        opened = [_opened(path) for path in batch]
+        readable = [image for image in opened if not isinstance(image, RequestError)]
+        told = iter(model.predict(readable, top=arguments.top, contexts=arguments.contexts))
+        for path, image in zip(batch, opened, strict=True):
+            yield path, image if isinstance(image, RequestError) else next(told)
+
+
+def _opened(path: Path) -> Image | RequestError:
+    from carft_core.predictor import read_image
+
+    try:
+        return read_image(path)
+    except RequestError as error:
+        return error
+
+
+def _prediction_as_dict(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "classes": [{"class": name, "probability": p} for name, p in prediction.classes],
+        "contexts": [{"context": name, "probability": p} for name, p in prediction.contexts],
+    }
+
+
+def _prediction_lines(image: Path, prediction: Prediction) -> Iterator[str]:
+    yield str(image)
+    yield from _guesses(prediction.classes, indent=2)
+    if prediction.contexts:
+        yield "  seen as"
+        yield from _guesses(prediction.contexts, indent=4)
+
+
+def _guesses(guesses: Sequence[Guess], *, indent: int) -> Iterator[str]:
+    width = max(len(guess.name) for guess in guesses)
+    for name, probability in guesses:
+        yield f"{' ' * indent}{name:{width}}  {100 * probability:5.1f} %"

@@ -1,0 +1,250 @@
+"""The commands that run a sweep: run, resume, stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from carft_core.errors import RequestError
+from carft_core.files import read_json
+from sweeps.api import perform
+from sweeps.cli.parser import keys, overrides
+from sweeps.cli.status import FailedRun, failed_runs, is_open, see
+from sweeps.home import Home, find_home
+from sweeps.ledger.claim import FILE, ask_to_stop, holder
+from sweeps.ledger.generations import AsRun
+from sweeps.ledger.snapshot import command, look, sweep_folder
+from sweeps.scheduler.progress import Plain, Progress, Quiet, Shown, to_stderr
+from sweeps.scheduler.session import Ended
+from sweeps.scheduler.webhook import webhook_url
+from sweeps.spec.spec import SweepSpec, load_spec
+from sweeps.spec.user_code import resolve
+from tracking.base import ServiceUnreachable, TrackingError
+from tracking.report import terminal
+
+Say = Callable[[str], None]
+CAUSES = 3
+"""So many different failures are told at the end."""
+TAIL = 12
+"""Lines of a log that the end shows."""
+
+
+def carry_out(
+    spec: SweepSpec,
+    home: Home,
+    arguments: argparse.Namespace,
+    say: Say,
+    *,
+    address: str | None,
+    notes: Sequence[str] = (),
+    fresh: bool = False,
+    failed_again: bool = False,
+) -> int:
+    """Execute a sweep, show how it goes, and say how it ended and how to go on; the exit code.
+
+    `address` is of the Ray cluster, where one was named; `resume` knows it again. Raises
+    RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
+    """
+    console = Console(stderr=True)
+
+    def out(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        ended = perform(
+            spec,
+            home,
+            _progress(arguments, console),
+            address=address,
+            in_process=arguments.in_process,
+            webhook=None if arguments.webhook == "no" else webhook_url(spec.webhook),
+            notes=notes,
+            fresh=fresh,
+            failed_again=failed_again,
+            ended=lambda ended: _tell(ended, arguments, say),
+            undelivered=out,
+        )
+    except (OSError, ServiceUnreachable, TrackingError) as error:
+        if not (home.sweep(spec.name) / "sweep.yaml").exists():
+            raise  # it never began
+        resume = command("resume", spec.name, arguments.home)
+        error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
+        raise
+    for line in _last_words(ended, home, arguments):
+        out(line)
+    return ended.exit_code
+
+
+def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
+    if arguments.quiet:
+        return Quiet(to_stderr)
+    if console.is_terminal and not arguments.in_process:
+        return Shown(console)
+    return Plain(to_stderr)
+
+
+def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
+    if arguments.json:
+        say(json.dumps(ended.comparison.as_dict(), indent=1, allow_nan=False))
+    elif ended.done and not ended.interrupted:
+        output = Console()
+        say("")
+        text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
+        say(text.rstrip())
+
+
+def _last_words(ended: Ended, home: Home, arguments: argparse.Namespace) -> Iterator[str]:
+    name = ended.comparison.sweep
+    resume = command("resume", name, arguments.home)
+    if ended.failures:
+        count = len(ended.failures)
+        yield f"{count} run{'' if count == 1 else 's'} failed."
+        yield from _causes(failed_runs(home, look(home, name), most=50))
+        yield f"To try what failed again: {resume} --failed"
+    if ended.broken is not None:
+        yield f"The sweep was given up: {ended.broken}"
+        yield f"Once that is mended: {resume}"
+    elif ended.interrupted:
+        yield f"Interrupted. To go on: {resume}"
+
+
+def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
+    """One run for each of the last causes, the last one last, with the end of its log."""
+    by_cause = {(run.kind, run.message): run for run in failed}
+    for run in list(by_cause.values())[-CAUSES:]:
+        yield f"\n{run.label}  {run.kind}: {run.message}"
+        for line in run.log_tail.splitlines()[-TAIL:]:
+            yield f"  | {line}"
+        yield f"  log: {run.folder / 'log.txt'}"
+
+
+def run_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command."""
+    home = find_home(arguments.home)
+    modules = resolve(arguments.imports, Path.cwd())
+    spec = load_spec(arguments.file, overrides(arguments), modules)
+    address = arguments.address
+    return carry_out(spec, home, arguments, say, address=address, fresh=arguments.fresh)
+
+
+def resume_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command."""
+    home = Home(find_home(arguments.home).path.absolute())
+    folder = sweep_folder(home, arguments.sweep)
+    before = AsRun.read(folder)
+    more = resolve(arguments.imports, Path.cwd())
+    with before.in_its_folder() as lost:
+        now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
+        for key, value in keys(arguments).items():
+            now = now.changed(key, value)
+        spec, changed = now.load(folder)
+        if arguments.trials is not None:
+            spec, changed = now.changed("run_cap", _cap(spec, arguments.trials)).load(folder)
+        if _is_done(home, spec, failed_again=arguments.failed):
+            for line in _nothing_to_do(home, spec.name, arguments.home):
+                say(line)
+            return 0
+
+        return carry_out(
+            spec,
+            home,
+            arguments,
+            say,
+            address=_address(arguments.address, before, spec),
+            notes=[note for note in (changed, lost) if note],
+            failed_again=arguments.failed,
+        )
+
+
+def _address(given: str | None, before: AsRun, spec: SweepSpec) -> str | None:
+    """Of the cluster to go on with: what is given, else the one it was run on."""
+    if given is not None:
+        return given
+    return None if spec.engine == "local" else before.address
+
+
+def _cap(spec: SweepSpec, more: int) -> int:
+    """The `run_cap` with which there are `more` trials. Raises RequestError for a whole grid."""
+    if spec.method != "grid":
+        return spec.trial_count + more
+    whole = replace(spec, run_cap=None).trial_count
+    if spec.trial_count == whole:
+        raise RequestError(
+            f"the grid of {spec.name} has no more points than its {whole} trials; give its "
+            f"parameters more values in {spec.source_path}, then: carft-sweep run "
+            f"{spec.source_path}"
+        )
+    return min(spec.trial_count + more, whole)
+
+
+def _is_done(home: Home, spec: SweepSpec, *, failed_again: bool) -> bool:
+    """Whether another execution would find nothing to run."""
+    folder = home.sweep(spec.name)
+    summary = read_json(folder / "summary.json") or {}
+    if summary.get("state") != "done" or holder(folder) is not None:
+        return False
+    return not is_open(home, look(home, spec.name), spec.trial_count, failed_again=failed_again)
+
+
+def _nothing_to_do(home: Home, name: str, option: str | None) -> list[str]:
+    trials = look(home, name).trials()
+    failed = sum(trial.state == "failed" for trial in trials)
+    lines = [
+        f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have come "
+        f"to their end. The result: {command('compare', name, option)}"
+    ]
+    if failed:
+        again = command("resume", name, option)
+        lines.append(f"{failed} failed; to try them again: {again} --failed")
+    return lines
+
+
+LOOK = 0.25
+"""Seconds between two looks at whether the driver has gone."""
+DEAF = 15.0
+"""Seconds after which a request that nobody has taken is spoken of."""
+
+
+def stop_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command."""
+    home = find_home(arguments.home)
+    folder = sweep_folder(home, arguments.sweep)
+    driver = ask_to_stop(folder, arguments.now)
+    if driver is None:
+        say(f"{arguments.sweep} is not running.")
+        return 0
+    when = "at once" if arguments.now else "after the epoch"
+    say(f"Asked {driver} to stop {when}.")
+    if arguments.no_wait:
+        return 0
+    asked, told_deaf = time.monotonic(), False
+    waits_for = _what_runs(home, arguments.sweep)
+    if waits_for:
+        say(f"Waiting for {waits_for}.")
+    while (current := holder(folder)) is not None and current.owner == driver.owner:
+        if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
+            told_deaf = True
+            say(
+                f"It has not taken up the request yet: it reads models and data, or it hangs. "
+                f"Ctrl-C here leaves the request; `kill {driver.pid}` on {driver.host} ends it."
+            )
+        time.sleep(LOOK)
+    to_go_on = command("resume", arguments.sweep, arguments.home)
+    say(f"{arguments.sweep} has stopped. To go on: {to_go_on}")
+    return 0
+
+
+def _what_runs(home: Home, name: str) -> str:
+    running = see(home, name).running
+    words = []
+    for run in running[:3]:
+        at = "" if run.epoch is None else f" (epoch {run.epoch}/{run.epochs} is done)"
+        words.append(f"{run.label}{at}")
+    more = f" and {len(running) - 3} more" if len(running) > 3 else ""
+    return ", ".join(words) + more

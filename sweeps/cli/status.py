@@ -1,0 +1,555 @@
+"""The commands that show a sweep's state: list, show, watch."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from carft_core.files import read_json
+from sweeps.cli.compare import json_lines
+from sweeps.home import Home, find_home
+from sweeps.ledger.claim import holder
+from sweeps.ledger.runs import Lease, Runs, RunState
+from sweeps.ledger.snapshot import (
+    CONFIRMATIONS,
+    FINAL_RUNS,
+    SOUPS,
+    beside_trials,
+    command,
+    confirmations,
+    goals,
+    look,
+    read_all,
+    soups,
+    sweep_folder,
+    view,
+)
+from sweeps.plan.tasks import NO_SEED
+from sweeps.results.records import OWN, front, measured, state_of
+from sweeps.scheduler.progress import accuracies, duration
+from tracking.journal import known_run_ids
+from tracking.records import setting
+from tracking.where import where
+
+if TYPE_CHECKING:
+    from sweeps.ledger.snapshot import Kept
+    from sweeps.ledger.trials import State, Trial
+
+
+MEASURED = 20
+"""So many trials, the last ones, tell how long a run takes."""
+
+
+@dataclass(frozen=True)
+class RunningRun:
+    """A run that somebody works on; times in seconds since the Unix epoch."""
+
+    label: str
+    since: float
+    """When this attempt began."""
+    epoch: int | None
+    """The last one reported; None before the first report."""
+    epochs: int | None
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that has failed, and is not being tried again just now."""
+
+    label: str
+    kind: str
+    message: str
+    log_tail: str
+    folder: Path
+    ended: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sweep as it stands."""
+
+    name: str
+    state: str
+    driver: Lease | None
+    generation: int | None = None
+    metric: str | None = None
+    asked: int = 0
+    """Trials that there will be."""
+    trials: Mapping[str, int] = field(default_factory=dict)
+    """By state."""
+    best: Mapping[str, Any] | None = None
+    """`value`, `trial`, `params`."""
+    runs: int = 0
+    runs_ended: int = 0
+    running: tuple[RunningRun, ...] = ()
+    failed: tuple[FailedRun, ...] = ()
+    """The last one last."""
+    seconds_left: float | None = None
+
+
+def see(home: Home, name: str) -> Seen:
+    """Read what is there now. Raises RequestError with the nearest name for an unknown sweep."""
+    folder = sweep_folder(home, name)
+    driver = holder(folder)
+    summary: Mapping[str, Any] = read_json(folder / "summary.json") or {}
+    state = str(summary.get("state", "running"))
+    if state == "running" and driver is None:
+        state = "interrupted"
+    kept = kept_sweep(home, name, driver)
+    if kept is None:
+        return Seen(name, "starting" if driver else state, driver)
+    runs = Runs(home.runs)
+    trials, beside = kept.trials(), beside_trials(kept)
+    asked = int(kept.recall("trial_count", len(trials)))
+    open_runs = list(_states(runs, _digests(beside, trials, "running")))
+    seeds = len(kept.spec["seeds"])
+    baselines = sum(len(baseline["runs"]) for baseline in kept.recall("baselines", []))
+    total = baselines + asked * seeds + int(kept.recall(FINAL_RUNS, 0))
+    ended = sum(run.state in ("done", "failed") for run in open_runs)
+    ended += seeds * sum(trial.state != "running" for trial in trials)
+    running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
+    return Seen(
+        name=name,
+        state=state,
+        driver=driver,
+        generation=kept.generation,
+        metric=summary.get("metric"),
+        asked=asked,
+        trials=Counter(trial.state for trial in trials),
+        best=summary.get("best"),
+        runs=total,
+        runs_ended=min(ended, total),
+        running=running if driver else (),
+        failed=failed_runs(home, kept),
+        seconds_left=_left(runs, trials, total - ended, running) if driver else None,
+    )
+
+
+def kept_sweep(home: Home, name: str, driver: Lease | None) -> Kept | None:
+    """The sweep's mirror; its database only where there is no mirror and no driver to write one."""
+    if driver is not None:
+        return view(home, name)
+    return look(home, name)
+
+
+def failed_runs(home: Home, kept: Kept, most: int = 5) -> tuple[FailedRun, ...]:
+    """The runs that failed last, by when; at most `most`."""
+    runs = Runs(home.runs)
+    trials = [t for t in kept.trials() if t.state in ("running", "failed")]
+    trials.sort(key=lambda trial: trial.number)
+    open_ones = [trial for trial in trials if trial.state == "running"]
+    last = [trial for trial in trials if trial.state == "failed"][-most:]
+    digests = _digests(beside_trials(kept), [*open_ones, *last])
+    found = [
+        FailedRun(
+            label=state.label,
+            kind=state.failure["kind"],
+            message=state.failure["message"],
+            log_tail=state.failure.get("log_tail", ""),
+            folder=runs.folder(state.digest),
+            ended=state.ended or state.created,
+        )
+        for state in _states(runs, digests)
+        if state.state == "failed" and state.failure is not None
+    ]
+    return tuple(sorted(found, key=lambda run: run.ended)[-most:])
+
+
+def _digests(
+    beside: Sequence[Mapping[str, Any]], trials: Sequence[Trial], state: str | None = None
+) -> Iterator[str]:
+    for reference in beside:
+        yield from reference["runs"].values()
+    for trial in trials:
+        if state is None or trial.state == state:
+            yield from trial.runs.values()
+
+
+def _states(runs: Runs, digests: Iterator[str]) -> Iterator[RunState]:
+    for digest in dict.fromkeys(digests):
+        state = runs.read(digest)
+        if state is not None:
+            yield state
+
+
+def _running_run(runs: Runs, state: RunState) -> RunningRun:
+    history = read_json(runs.folder(state.digest) / "history.json") or []
+    last: Mapping[str, Any] = history[-1] if history else {}
+    return RunningRun(
+        label=state.label,
+        since=state.lease.since if state.lease else state.created,
+        epoch=last.get("epoch"),
+        epochs=last.get("epochs"),
+        metrics=last.get("metrics", {}),
+    )
+
+
+def _left(
+    runs: Runs, trials: Sequence[Trial], to_come: int, running: Sequence[RunningRun]
+) -> float | None:
+    """Seconds to go at the present pace; None before a run has told how long one takes."""
+    ended = [trial for trial in trials if trial.state == "complete"]
+    ended.sort(key=lambda trial: trial.number)
+    known = _states(runs, _digests((), ended[-MEASURED:]))
+    lengths = [length for state in known if (length := _length(runs, state)) is not None]
+    if not lengths:
+        return None
+    usual, now = statistics.median(lengths), time.time()
+    begun = sum(min(usual, now - run.since) for run in running)
+    return max(0.0, usual * to_come - begun) / max(1, len(running))
+
+
+def _length(runs: Runs, state: RunState) -> float | None:
+    """Seconds from a run's first report to its end; None of a run that reports nothing."""
+    history = read_json(runs.folder(state.digest) / "history.json")
+    if not history or state.ended is None:
+        return None
+    return max(0.0, state.ended - float(history[0]["timestamp"]) / 1000)
+
+
+def is_open(home: Home, kept: Kept, asked: int, *, failed_again: bool) -> bool:
+    """Whether an execution with `asked` trials would find something to run.
+
+    Failed runs and trials are tried again; those that became NaN only with `failed_again`.
+    """
+    told = [trial for trial in kept.trials() if trial.point < asked]
+    if len(told) < asked:
+        return True
+    for trial in told:
+        kind = (trial.reason or {}).get("kind")
+        if trial.state == "running":
+            return True
+        if trial.state == "failed" and (failed_again or kind != "nan"):
+            return True
+    for asked_for, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
+        if kept.spec.get(asked_for) and kept.recall(chosen) is None:
+            return True
+    runs = Runs(home.runs)
+    beside = [runs.read(digest) for digest in _digests(beside_trials(kept), ())]
+    return any(
+        run is None or not (run.state == "done" or (run.failed_for_good and not failed_again))
+        for run in beside
+    )
+
+
+Say = Callable[[str], None]
+
+
+def list_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command."""
+    home = find_home(arguments.home)
+    found = read_all(home)
+    if arguments.json:
+        say(json.dumps(found, indent=1))
+        return 0
+    if not found:
+        say(f"No sweep was run in {home.path} yet. Try: carft-sweep run kl_weight")
+        return 0
+    rows = [("sweep", "state", "trials", "best", "last change"), *map(_row, found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    trials, best = summary["trials"], summary["best"]
+    counted = f"{trials['complete']}/{trials['asked']}"
+    for state in ("pruned", "failed"):
+        counted += f", {trials[state]} {state}" if trials.get(state) else ""
+    shown = "" if best is None else f"{summary['metric']} {best['value']:.4f} {_params(best)}"
+    when = datetime.fromtimestamp(summary["updated"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    return summary["name"], summary["state"], counted, shown.rstrip(), when
+
+
+def _params(best: Mapping[str, Any]) -> str:
+    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in best["params"].items())
+
+
+MOST = 50
+"""Trials that are printed, unless more are asked for."""
+STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
+"""In the order in which they are shown when there are too many."""
+_BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": "soups"}
+"""What is shown before the trials: how a setting is called, and its key."""
+_UNDRIVEN: Mapping[str, str] = {"running": "unfinished"}
+"""How people are told the states of trials while nobody runs the sweep."""
+
+
+def show_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command."""
+    home = find_home(arguments.home)
+    shown = Shown.of(home, look(home, arguments.sweep))
+    if arguments.json:
+        for line in json_lines(shown.in_parts(shown.chosen(arguments.state, None))):
+            say(line)
+        return 0
+    most = None if arguments.all else arguments.limit or MOST
+    trials = shown.chosen(arguments.state, most)
+    words = _UNDRIVEN if holder(home.sweep(arguments.sweep)) is None else {}
+    for line in _lines(shown.in_parts(trials), len(trials), arguments.state, words):
+        say(line)
+    return 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sweep and what of its files is shown with it."""
+
+    sweep: Kept
+    runs: Runs
+    ids: Mapping[str, str]
+    """Digest to the id of the run in MLflow."""
+    trials: Sequence[Trial]
+    on_front: set[int] | None
+    """Numbers of the trials that no other one beats; None with one goal."""
+
+    @classmethod
+    def of(cls, home: Home, sweep: Kept) -> Shown:
+        """Read the sweep, but not its runs."""
+        ids = known_run_ids(where(home.path).spool, sweep.name)
+        trials = sweep.trials()
+        maximized = [goal["goal"] == "maximize" for goal in goals(sweep.spec)]
+        values = {trial.number: trial.values for trial in trials if trial.values}
+        best = front(values, maximized) if len(maximized) > 1 else None
+        return cls(sweep, Runs(home.runs), ids, trials, best)
+
+    def chosen(self, state: str | None, most: int | None) -> Sequence[Trial]:
+        """All trials in that state, or so many: what runs, then the front and the best."""
+        found = [trial for trial in self.trials if state is None or trial.state == state]
+        if most is None or len(found) <= most:
+            return found
+        sign = 1 if goals(self.sweep.spec)[0]["goal"] == "minimize" else -1
+
+        def rank(trial: Trial) -> tuple[int, bool, float, int]:
+            beaten = trial.number not in (self.on_front or ())
+            return STATES.index(trial.state), beaten, sign * (trial.value or 0.0), trial.number
+
+        return sorted(found, key=rank)[:most]
+
+    def in_parts(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """What `show --json` prints: plain data, the trials read one after another."""
+        sweep = self.sweep
+        front_ = {} if self.on_front is None else {"front": sorted(self.on_front)}
+        counts = Counter(trial.state for trial in self.trials)
+        return {
+            "sweep": sweep.name,
+            "generation": sweep.generation,
+            "metric": goals(sweep.spec)[0],
+            "metrics": list(goals(sweep.spec)),
+            "seeds": sweep.spec["seeds"],
+            "mlflow_run_id": self.ids.get(""),
+            "counts": {"trials": len(self.trials), **{state: counts[state] for state in STATES}},
+            **front_,
+            "baselines": [self._setting(item) for item in sweep.recall("baselines", [])],
+            "confirmations": [self._setting(item) for item in confirmations(sweep)],
+            "soups": [self._setting(item) for item in soups(sweep)],
+            "trials": map(self._trial, trials),
+        }
+
+    def _setting(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "algorithm": kept["algorithm"],
+            "params": kept["params"],
+            "runs": self._runs(kept["runs"]),
+        }
+
+    def _trial(self, trial: Trial) -> dict[str, Any]:
+        return {
+            "number": trial.number,
+            "state": trial.state,
+            "algorithm": trial.algorithm,
+            "params": dict(trial.params),
+            "value": trial.value,
+            "values": list(trial.values),
+            "reason": None if trial.reason is None else dict(trial.reason),
+            "runs": self._runs(trial.runs),
+        }
+
+    def _runs(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
+        return [self._run(seed, digest) for seed, digest in digests.items()]
+
+    def _run(self, seed: str, digest: str) -> dict[str, Any]:
+        folder = self.runs.folder(digest)
+        own, known = measured(folder, OWN), self.runs.read(digest)
+        return {
+            "seed": None if seed == NO_SEED else int(seed),
+            "state": state_of(known, done=own is not None),
+            "digest": digest,
+            "mlflow_run_id": self.ids.get(digest),
+            "attempts": known.attempts if known else 0,
+            "failure": known.failure if known else None,
+            "folder": str(folder),
+            "metrics": dict(own["metrics"]) if own else {},
+        }
+
+
+def _lines(
+    shown: Mapping[str, Any], count: int, state: str | None, words: Mapping[str, str]
+) -> Iterator[str]:
+    names = ", ".join(goal["name"] for goal in shown["metrics"])
+    yield f"{shown['sweep']} (generation {shown['generation']}), by {names}"
+    counts = dict(shown["counts"])
+    total = counts.pop("trials")
+    told = ", ".join(
+        f"{number} {words.get(name, name)}" for name, number in counts.items() if number
+    )
+    yield f"{total} trials{': ' if told else ''}{told}"
+    if "front" in shown:
+        yield from _front_lines(shown["front"])
+    for word, key in _BESIDE.items():
+        for item in shown[key]:
+            yield f"\n{word} {item['algorithm']} {setting(item['params'])}".rstrip()
+            yield from _run_lines(item)
+    for trial in shown["trials"]:
+        told_state = words.get(trial["state"], trial["state"])
+        yield from _trial_lines(trial, told_state, trial["number"] in shown.get("front", ()))
+    asked = total if state is None else counts[state]
+    if count < asked:
+        yield (
+            f"\n{asked - count} more trials. --limit N shows the best N, --all every one, "
+            "--state failed those that failed."
+        )
+
+
+def _front_lines(numbers: Sequence[int]) -> Iterator[str]:
+    if numbers:
+        some = ", ".join(map(str, numbers[:MOST]))
+        rest = f" and {len(numbers) - MOST} more" if len(numbers) > MOST else ""
+        yield f"Pareto front: {len(numbers)} trials that no other one beats: {some}{rest}"
+
+
+def _trial_lines(trial: Mapping[str, Any], state: str, on_front: bool) -> Iterator[str]:
+    name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
+    values = " / ".join(f"{value:.4f}" for value in trial["values"])
+    words = [f"trial {trial['number']}", state, values, "front" if on_front else "", name]
+    yield "\n" + "  ".join(word for word in words if word)
+    if trial["reason"]:
+        yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"
+    yield from _run_lines(trial)
+
+
+def _run_lines(of: Mapping[str, Any]) -> Iterator[str]:
+    for run in of["runs"]:
+        seed = "no seed" if run["seed"] is None else f"seed {run['seed']}"
+        words = [seed, run["state"], run["digest"][:12], accuracies(run["metrics"])]
+        if run["mlflow_run_id"]:
+            words.append(f"MLflow {run['mlflow_run_id']}")
+        yield f"  {'  '.join(word for word in words if word)}"
+        if run["failure"] and run["state"] == "failed":
+            yield f"    {run['failure']['kind']}: {run['failure']['message']}"
+            yield f"    log: {run['folder']}/log.txt"
+
+
+PLAIN_WIDTH = 200
+
+
+def watch_command(arguments: argparse.Namespace, say: Say) -> int:
+    """Run the command. Ctrl-C ends it, and leaves the sweep alone."""
+    home = find_home(arguments.home)
+    seen = see(home, arguments.sweep)
+    console = Console()
+    if arguments.once or not console.is_terminal:
+        say(as_text(seen))
+        return 0
+    try:
+        with Live(render(seen), console=console, auto_refresh=False) as live:
+            while seen.driver is not None:
+                time.sleep(arguments.interval)
+                seen = see(home, arguments.sweep)
+                live.update(render(seen), refresh=True)
+    except KeyboardInterrupt:
+        return 0
+    say(_end(seen, arguments.home))
+    return 0
+
+
+def as_text(seen: Seen) -> str:
+    """Lines without colour, as wide as they are."""
+    written = io.StringIO()
+    Console(file=written, width=PLAIN_WIDTH, color_system=None).print(render(seen))
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+
+
+def render(seen: Seen) -> RenderableType:
+    """A sweep as it stands."""
+    parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(seen)]
+    if seen.running:
+        parts += ["", _running_table(seen.running)]
+    if seen.failed:
+        parts += ["", _failed(seen.failed)]
+    return Group(*parts)
+
+
+def _head(seen: Seen) -> Iterator[str]:
+    generation = "" if seen.generation in (None, 1) else f" (generation {seen.generation})"
+    driver = "" if seen.driver is None else f", driven by {seen.driver}"
+    yield f"{seen.name}{generation}: {seen.state}{driver}"
+    if not seen.asked:
+        return
+    words = _STATES if seen.driver else {**_STATES, "running": "unfinished"}
+    states = [
+        f"{seen.trials[name]} {word}" for name, word in words.items() if seen.trials.get(name)
+    ]
+    to_come = seen.asked - sum(seen.trials.values())
+    states += [f"{to_come} to come"] if to_come > 0 else []
+    yield f"trials  {', '.join(states)}"
+    left = "" if seen.seconds_left is None else f"; about {duration(seen.seconds_left)} left"
+    yield f"runs    {seen.runs_ended} of {seen.runs} ended{left}"
+    if seen.best is not None:
+        best = seen.best
+        found = f"{seen.metric} {best['value']:.4f}  trial {best['trial']}"
+        yield f"best    {found}  {setting(best['params'])}".rstrip()
+
+
+def _running_table(runs: tuple[RunningRun, ...]) -> Table:
+    table = _table("running", "epoch", "id/val", "images/s", "for")
+    for run in runs:
+        val, speed = run.metrics.get("id/val/top1"), run.metrics.get("system/images_per_s")
+        table.add_row(
+            Text(run.label),
+            "starting" if run.epoch is None else f"{run.epoch}/{run.epochs}",
+            "" if val is None else f"{100 * val:.1f} %",
+            "" if speed is None else f"{speed:.0f}",
+            duration(max(0.0, time.time() - run.since)),
+        )
+    return table
+
+
+def _failed(runs: tuple[FailedRun, ...]) -> Table:
+    table = _table("failed last", "at", "why")
+    for run in runs:
+        at = datetime.fromtimestamp(run.ended).astimezone().strftime("%m-%d %H:%M")
+        table.add_row(Text(run.label), at, Text(f"{run.kind}: {run.message}"))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, header_style="bold", no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _end(seen: Seen, home: str | None) -> str:
+    if seen.state == "interrupted":
+        return f"Interrupted. To go on: {command('resume', seen.name, home)}"
+    return f"It has ended. The result: {command('compare', seen.name, home)}"
+
+
+_STATES = {"complete": "complete", "running": "running", "failed": "failed", "pruned": "pruned"}

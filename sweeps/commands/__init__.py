@@ -1,1 +1,0 @@
-"""One file a command; imported when it is given."""

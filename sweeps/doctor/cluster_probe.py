@@ -1,0 +1,140 @@
+"""One look at a Ray cluster, in a process of its own: Ray prints what it likes, and may hang.
+
+`python -m sweeps.doctor.cluster_probe ADDRESS [HOME]` prints JSON on its last line. With a home
+each node is asked too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from carft_core.errors import RequestError
+from sweeps.spec.user_code import SOURCES_ROOT
+from tracking.base import ServiceUnreachable
+
+NODE_SECONDS = 60.0
+"""How long all nodes together may take to answer."""
+_REFUSED, _UNREACHABLE = "refused", "unreachable"
+
+
+def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, Any]:
+    """What the cluster tells. Raises RequestError and ServiceUnreachable as `Cluster` does, the
+    latter also when there is no answer within `seconds`.
+    """
+    command = [sys.executable, "-m", __name__, address]
+    command += [] if home is None else [str(home.absolute())]
+    try:
+        done = subprocess.run(
+            command, cwd=SOURCES_ROOT, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ServiceUnreachable(
+            f"the Ray cluster at {address} does not answer within {seconds:g} s"
+        ) from None
+    lines = done.stdout.splitlines()
+    if done.returncode != 0 or not lines:
+        last = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        raise ServiceUnreachable(f"the Ray cluster at {address} cannot be looked at: {last}")
+    told: dict[str, Any] = json.loads(lines[-1])
+    if _REFUSED in told:
+        raise RequestError(told[_REFUSED])
+    if _UNREACHABLE in told:
+        raise ServiceUnreachable(told[_UNREACHABLE])
+    return told
+
+
+def _tell(address: str, home: Path | None) -> dict[str, Any]:
+    from sweeps.engines.ray_cluster import Cluster
+
+    try:
+        cluster = Cluster(address)
+    except RequestError as error:
+        return {_REFUSED: str(error)}
+    except ServiceUnreachable as error:
+        return {_UNREACHABLE: str(error)}
+    try:
+        return _of(cluster, home)
+    finally:
+        cluster.close()
+
+
+def _of(cluster: Any, home: Path | None) -> dict[str, Any]:
+    import ray
+    from ray._private import worker
+
+    known, here = cluster.nodes_by_id(), cast(Any, worker._global_node)
+    told: dict[str, Any] = {
+        "version": ray.__version__,
+        "jobs": here.webui_url or None,
+        "nodes": {node.name: {"cpus": node.cpus, "gpus": node.gpus} for node in known.values()},
+        "problems": [],
+        "answers": {},
+    }
+    if home is not None:
+        told |= {"problems": _problems(known, home), "answers": _answers(known)}
+    return told
+
+
+def _problems(known: Mapping[str, Any], home: Path) -> list[str]:
+    """Why nodes cannot serve, as `run` asks them."""
+    from sweeps.engines.ray_cluster import check_nodes
+
+    if not home.exists():
+        return [f"{home} does not exist yet, so the nodes were not asked whether they share it"]
+    try:
+        check_nodes(known, home)
+    except RequestError as error:
+        return [line.strip() for line in str(error).splitlines()[1:]]
+    return []
+
+
+def _answers(known: Mapping[str, Any]) -> dict[str, Any]:
+    """By the name of the node: what is installed there, its GPUs, and its clock."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def facts() -> dict[str, Any]:
+        # It travels whole, since it lies in a function: this package may not be there.
+        import platform
+        import subprocess
+        import time
+        from importlib import metadata
+
+        versions: dict[str, str] = {"python": platform.python_version()}
+        for name in ("torch", "ray", "open_clip_torch"):
+            try:
+                versions[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                versions[name] = "missing"
+        try:
+            query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+            shown = subprocess.run(query, capture_output=True, text=True, timeout=15, check=False)
+            gpus = shown.stdout.splitlines() if shown.returncode == 0 else []
+        except (OSError, subprocess.TimeoutExpired):
+            gpus = []
+        return {"versions": versions, "gpus": gpus, "now": time.time()}
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(facts)
+    found: dict[str, Any] = {}
+    for identity, node in known.items():
+        pinned = NodeAffinitySchedulingStrategy(identity, soft=False)
+        asked = remote.options(scheduling_strategy=pinned)
+        try:
+            ray.get(asked.remote(), timeout=NODE_SECONDS)  # a process begins there
+            before = time.time()
+            answer = ray.get(asked.remote(), timeout=NODE_SECONDS)
+        except (ray.exceptions.RayError, OSError) as error:
+            found[node.name] = {"failed": str(error).strip().splitlines()[-1]}
+            continue
+        found[node.name] = {**answer, "asked": before, "came": time.time()}
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(_tell(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)))  # noqa: T201

@@ -1,0 +1,346 @@
+"""What a run needs, what machines have, and what a run gets of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from carft_core.errors import RequestError
+from carft_core.files import read_json
+
+if TYPE_CHECKING:
+    from carft_core.config import TrialConfig
+    from sweeps.spec.settings import Resources
+
+
+QUERY = (
+    "nvidia-smi",
+    "--query-gpu=index,uuid,memory.total,compute_cap",
+    "--format=csv,noheader,nounits",
+)
+PEAK = "system/peak_memory_mb"
+_NVIDIA_SECONDS = 15.0
+_LOOKED_AT = 200
+"""Earlier runs whose memory is looked at, the newest."""
+_EPSILON = 1e-9
+_BF16 = 8.0
+"""The compute capability from which on a GPU computes bf16 itself; before, it is emulated."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What is known of one GPU; None is unknown."""
+
+    memory_mb: float | None = None
+    """In MiB."""
+    bf16: bool | None = None
+    """Whether it computes bf16."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one run takes of one node."""
+
+    cpus: float
+    gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        custom = [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        return ", ".join([_count(self.cpus, "CPU"), _count(self.gpus, "GPU"), *custom])
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine has."""
+
+    name: str
+    cpus: float
+    gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    gpu_memory_mb: tuple[float, ...] = ()
+    """Of each GPU, where it is known."""
+    bf16: bool | None = None
+    """Whether each of its GPUs computes bf16; None where nobody knows."""
+
+    def with_gpus(self, gpus: Sequence[Gpu]) -> Node:
+        """The same node, with what it says of its GPUs."""
+        memory = tuple(gpu.memory_mb for gpu in gpus if gpu.memory_mb is not None)
+        facts = {gpu.bf16 for gpu in gpus}
+        bf16 = False if False in facts else True if facts == {True} else None
+        return replace(self, gpu_memory_mb=memory, bf16=bf16)
+
+    def fits(self, need: Need) -> int:
+        """How many such runs it holds at once."""
+        room = [self.cpus / need.cpus] if need.cpus else []
+        if need.gpus >= 1:
+            room.append(self.gpus / need.gpus)
+        elif need.gpus > 0:  # a run never spreads over two GPUs
+            room.append(int(self.gpus) * math.floor(1 / need.gpus + _EPSILON))
+        room += [self.custom.get(name, 0.0) / amount for name, amount in need.custom.items()]
+        return math.floor(min(room, default=1.0) + _EPSILON)
+
+
+def need_of(asked: Resources, supply: Sequence[Node], parallel: int | None = None) -> Need:
+    """What one run takes, with what the sweep file leaves open.
+
+    GPUs: one where there are any. CPUs: an even share of a node's among the runs that its GPUs
+    hold, or among `parallel` runs; else one.
+    """
+    has_gpus = any(node.gpus >= 1 for node in supply)
+    gpus = asked.gpus if asked.gpus is not None else float(has_gpus)
+    if asked.cpus is not None:
+        return Need(asked.cpus, gpus, asked.custom)
+    sharing = Need(0, gpus, asked.custom)
+    if gpus > 0:
+        shares = [node.cpus // node.fits(sharing) for node in supply if node.fits(sharing)]
+        return Need(max(1, min(shares, default=1)), gpus, asked.custom)
+    if parallel is None:
+        return Need(1, gpus, asked.custom)
+    share = sum(node.cpus for node in supply) // parallel
+    return Need(max(1, min(share, max(node.cpus for node in supply))), gpus, asked.custom)
+
+
+def slots(need: Need, supply: Sequence[Node], parallel: int | None = None) -> int:
+    """How many runs at once."""
+    room = sum(node.fits(need) for node in supply)
+    return room if parallel is None else min(room, parallel)
+
+
+def refusal(need: Need, supply: Sequence[Node]) -> str | None:
+    """Why no run could ever start, with need and supply; None when one can."""
+    if any(node.fits(need) for node in supply):
+        return None
+    lines = [f"  {node.name}: {_supply(node, need)}" for node in supply]
+    return "\n".join(
+        [
+            f"no node can ever meet `resources`: one run needs {need}; there are",
+            *(lines or ["  no nodes"]),
+        ]
+    )
+
+
+def too_little_memory(need: Need, supply: Sequence[Node], peak_mb: float | None) -> str | None:
+    """Why so small a share of a GPU cannot hold a run that took `peak_mb` MiB before; None when
+    it can, or when nobody knows.
+    """
+    known = [
+        (min(node.gpu_memory_mb), node.name)
+        for node in supply
+        if node.gpu_memory_mb and node.fits(need)
+    ]
+    if not 0 < need.gpus < 1 or peak_mb is None or not known:
+        return None
+    memory, name = min(known)
+    if peak_mb <= memory * need.gpus:
+        return None
+    runs = int(memory // peak_mb)
+    hint = f"at most {runs} such runs fit: say gpus: {1 / runs:.4g}" if runs else "none fits"
+    return (
+        f"resources.gpus: {need.gpus:g} of a GPU of {name} is {memory * need.gpus:.0f} MiB, but "
+        f"earlier runs of this model and batch took {peak_mb:.0f} MiB; {hint}"
+    )
+
+
+def peak_memory_mb(runs: Path, config: TrialConfig) -> float | None:
+    """The most GPU memory, in MiB, that earlier CUDA runs with the same model and batch took.
+
+    `runs` is the home's folder of runs. None when there were none.
+    """
+    files = sorted(runs.glob("*/config.json"), key=_age)[:_LOOKED_AT]
+    return max((peak for file in files for peak in _peaks(file, config)), default=None)
+
+
+def this_machine() -> Node:
+    """What the machine of this process has, as far as the process may use it."""
+    gpus = visible_gpus()
+    return Node("this machine", usable_cpus(), len(gpus)).with_gpus(gpus)
+
+
+def usable_cpus() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
+    """Each NVIDIA GPU that `environ` makes visible.
+
+    `listing` is what QUERY prints; asked for when left out. Imports no torch.
+    """
+    visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    rows = [
+        [part.strip() for part in line.split(",")]
+        for line in (_listing() if listing is None else listing).splitlines()
+        if line.count(",") == 3
+    ]
+    if visible is None:
+        return [_gpu(row) for row in rows]
+    gpus: list[Gpu] = []
+    for name in filter(None, (part.strip() for part in visible.split(","))):
+        row = next((row for row in rows if name == row[0] or row[1].startswith(name)), None)
+        if row is not None:
+            gpus.append(_gpu(row))
+        elif name.startswith("MIG-"):
+            gpus.append(Gpu(bf16=True))  # only GPUs that compute it can be divided so
+        else:
+            break  # so does CUDA: what follows one that is not there is hidden
+    return gpus
+
+
+def _gpu(row: Sequence[str]) -> Gpu:
+    capability = _number(row[3])
+    return Gpu(_number(row[2]), None if capability is None else capability >= _BF16)
+
+
+def _listing() -> str:
+    if shutil.which(QUERY[0]) is None:
+        return ""
+    try:
+        told = subprocess.run(QUERY, capture_output=True, text=True, timeout=_NVIDIA_SECONDS)
+    except subprocess.TimeoutExpired:
+        return ""
+    return told.stdout if told.returncode == 0 else ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # `[N/A]`, on machines whose GPU shares the host's memory
+        return None
+
+
+def _peaks(file: Path, config: TrialConfig) -> Iterator[float]:
+    known = read_json(file) or {}
+    if known.get("identity", {}).get("device") != "cuda":
+        return
+    ran, asked = known["config"], config.as_dict()
+    if (ran["model"], _batch(ran)) != (asked["model"], _batch(asked)):
+        return
+    for epoch in read_json(file.with_name("history.json")) or []:
+        if PEAK in epoch["metrics"]:
+            yield float(epoch["metrics"][PEAK])
+
+
+def _batch(config: Mapping[str, Any]) -> object:
+    """What is in memory at once; balanced batches are of one size where the family is the same."""
+    optim, data = config["optim"], config["data"]
+    family = data["family"] if data.get("balanced") else None
+    return optim["micro_batch"] or (optim["batch_size"], family)
+
+
+def _age(file: Path) -> float:
+    return -file.stat().st_mtime
+
+
+def _supply(node: Node, need: Need) -> str:
+    custom = {name: node.custom.get(name, 0.0) for name in need.custom}
+    return str(Need(node.cpus, node.gpus, custom))
+
+
+def _count(amount: float, what: str) -> str:
+    return f"{amount:g} {what}{'' if amount == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one run gets. The driver resolves `auto` against it once, before anything is filed."""
+
+    cpus: int
+    """Cores of the run's share."""
+    gpus: int = 0
+    """CUDA devices that the run sees."""
+    mps: bool = False
+    bf16: bool = False
+    """Whether every GPU on which the run may land is known to compute bf16."""
+    why_fp32: str = ""
+    """Why `bf16` is False where there are GPUs."""
+
+    @property
+    def device(self) -> Literal["cpu", "cuda", "mps"]:
+        """What `device: auto` comes to."""
+        return "cuda" if self.gpus else "mps" if self.mps else "cpu"
+
+    def resolve(self, config: TrialConfig) -> TrialConfig:
+        """`config` with its device, precision and workers said.
+
+        Raises RequestError for a device that the run does not get, or a precision that it lacks.
+        """
+        import torch
+
+        from carft_core.data.loader import default_workers
+        from carft_core.device import resolve_precision
+
+        device = self.device if config.device == "auto" else config.device
+        self._check(device)
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16" if _is_cuda(device) and self.bf16 else "fp32"
+        workers = config.workers
+        if workers == "auto":
+            workers = default_workers(device.partition(":")[0], self.cpus)
+        return config.model_copy(
+            update={
+                "device": device,
+                "precision": resolve_precision(precision, torch.device(device)),
+                "workers": workers,
+            }
+        )
+
+    def notes(self, config: TrialConfig) -> Iterator[str]:
+        """What its user should know of how `config` was resolved."""
+        device = self.device if config.device == "auto" else config.device
+        if config.precision == "auto" and _is_cuda(device) and not self.bf16:
+            yield f"precision: auto is fp32, since {self.why_fp32}; precision: bf16 would be kept"
+
+    def _check(self, device: str) -> None:
+        kind, _, index = device.partition(":")
+        if kind == "cuda" and int(index or 0) >= self.gpus:
+            gpus = "1 GPU" if self.gpus == 1 else f"{self.gpus} GPUs"
+            raise RequestError(f"device: {device} is not there: a run gets {gpus} (resources.gpus)")
+        if kind == "mps" and not self.mps:
+            raise RequestError("device: mps is not there: a run gets none")
+
+
+def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
+    """What a run gets on this machine as the only one; `gpus` 0 hides them, None takes all."""
+    import torch
+
+    from carft_core.device import resolve_precision
+
+    cores = cpus or usable_cpus()
+    if gpus == 0:
+        return Hardware(cores)
+    if not torch.cuda.is_available():
+        return Hardware(cores, mps=torch.backends.mps.is_available())
+    bf16 = resolve_precision("auto", torch.device("cuda")) == "bf16"
+    why = "" if bf16 else "the GPU of this machine computes no bf16"
+    return Hardware(cores, torch.cuda.device_count(), bf16=bf16, why_fp32=why)
+
+
+def hardware_of(need: Need, supply: Sequence[Node]) -> Hardware:
+    """What a run that takes `need` gets on whichever node of `supply` has room for it."""
+    cores, gpus = max(1, int(need.cpus)), math.ceil(need.gpus)
+    if not gpus:
+        return Hardware(cores)
+    able = [node for node in supply if node.fits(need)]
+    unable = [node.name for node in able if node.bf16 is False]
+    unknown = [node.name for node in able if node.bf16 is None]
+    why = ""
+    if unable:
+        why = f"a GPU of {', '.join(unable)} computes no bf16"
+    elif unknown or not able:
+        names = ", ".join(unknown) or "the nodes"
+        why = f"nobody knows whether the GPUs of {names} compute bf16"
+    return Hardware(cores, gpus, bf16=not why, why_fp32=why)
+
+
+def _is_cuda(device: str) -> bool:
+    return device.partition(":")[0] == "cuda"

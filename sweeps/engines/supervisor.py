@@ -1,0 +1,293 @@
+"""One worker process: start, send, receive, time out, kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
+from sweeps.engines.entry import CORE, log_tail
+
+_ROOT = Path(__file__).parents[2]
+_CLOSING_SECONDS = 10.0
+_CHUNK = 65536
+
+
+class WorkerDied(RuntimeError):
+    """The worker process is gone; `code` is its exit status, negative for a signal."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        if code < 0:
+            try:
+                cause = f"was killed by {signal.Signals(-code).name}"
+            except ValueError:
+                cause = f"was killed by signal {-code}"
+        else:
+            cause = f"ended by itself with status {code}"
+        super().__init__(f"the worker process {cause}")
+
+
+class WorkerProcess:
+    """One worker, started at once. It dies with the thread that starts it (worker.py)."""
+
+    def __init__(self, entry: str, environ: Mapping[str, str], cwd: str | None = None) -> None:
+        self._process = subprocess.Popen(
+            # -P: no file of the folder that one happens to be in stands for a module.
+            [sys.executable, "-P", "-m", "sweeps.engines.worker", entry, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Before its first job it prints nothing but what keeps it from starting.
+            stderr=None,
+            env={**environ, "PYTHONPATH": _with_this_package(environ.get("PYTHONPATH", ""))},
+            cwd=cwd,
+            start_new_session=True,  # so that Ctrl-C at the terminal reaches the driver alone
+        )
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("the pipes were asked for")
+        self._writing = self._process.stdin.fileno()
+        self._reading = self._process.stdout.fileno()
+        self._buffer = b""
+        self.heard = time.monotonic()
+        """When it last showed life."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, frame: Mapping[str, Any]) -> None:
+        """Write one frame. Raises WorkerDied."""
+        data = (json.dumps(frame) + "\n").encode()
+        try:
+            while data:
+                data = data[os.write(self._writing, data) :]
+        except BrokenPipeError:
+            raise WorkerDied(self._process.wait()) from None
+
+    def receive(self, timeout: float) -> dict[str, Any] | None:
+        """The next frame, None when none comes within `timeout` seconds. Raises WorkerDied."""
+        until = time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            left = until - time.monotonic()
+            ready, _, _ = select.select([self._reading], [], [], max(0.0, left))
+            if not ready:
+                return None
+            chunk = os.read(self._reading, _CHUNK)
+            if not chunk:
+                raise WorkerDied(self._process.wait())
+            self._buffer += chunk
+            self.heard = time.monotonic()
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        frame: dict[str, Any] = json.loads(line)
+        return frame
+
+    def close(self) -> None:
+        """Let it end by itself, then see that it has."""
+        try:
+            self.send({"kind": "close"})
+            self._process.wait(_CLOSING_SECONDS)
+        except (WorkerDied, subprocess.TimeoutExpired):
+            pass  # it has ended, or it is made to
+        self.kill()
+
+    def kill(self) -> None:
+        """End it now, with whatever it has started itself."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        if self._process.poll() is None:  # else its number may be another's by now
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _with_this_package(path: str) -> str:
+    """The search path with this very package first, whatever else is named `sweeps`."""
+    # An empty part would stand for the folder that one happens to be in.
+    return os.pathsep.join([str(_ROOT), *filter(None, path.split(os.pathsep))])
+
+
+Event = Mapping[str, Any]
+ENDS = frozenset({"finished", "stopped", "failed"})
+NODE = socket.gethostname()
+SILENCE = 60.0
+"""Seconds without a sign of life after which a worker is given up."""
+_FRESH_AFTER = frozenset({"crashed", "out_of_memory", "timeout"})
+"""Failures after which the process is not trusted any more, and its memory is to be free."""
+
+
+def plain(job: Job) -> dict[str, Any]:
+    """A job as a worker gets it."""
+    return {
+        "label": job.label,
+        "config": dict(job.config),
+        "seed": job.seed,
+        "workdir": str(job.workdir),
+        "imports": list(job.imports),
+    }
+
+
+def tell(handler: Handler, job: Job, event: Event) -> Decision | None:
+    """Tell the handler of an event; its decision when the event is a report."""
+    match event["kind"]:
+        case "started":
+            handler.started(job, event["worker"])
+        case "alive":
+            handler.alive(job)
+        case "report":
+            return handler.reported(job, event["report"])
+        case "finished":
+            handler.finished(job, event["result"])
+        case "stopped":
+            handler.stopped(job)
+        case "failed":
+            handler.failed(job, Failure(**event["failure"]))
+    return None
+
+
+def environ_for(threads: int | None, gpus: float | None) -> dict[str, str]:
+    """What the environment of a worker says of how much of its machine it may use."""
+    environ: dict[str, str] = {}
+    if threads is not None:
+        environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if gpus == 0:
+        environ["CUDA_VISIBLE_DEVICES"] = ""
+    return environ
+
+
+class Supervisor:
+    """Gives jobs to a worker process that stays warm; a dead or silent one costs its run only.
+
+    `silence` is how many seconds a worker may show no life, `timeout` how many a run may take
+    (None: any), `environ` is added to this process's own, `place` is told of workers
+    (`local`, `ray:HOST`), `cwd` is where the worker runs, if that folder is here.
+    """
+
+    def __init__(
+        self,
+        entry: str = CORE,
+        *,
+        silence: float = SILENCE,
+        timeout: float | None = None,
+        environ: Mapping[str, str] | None = None,
+        place: str = "local",
+        cwd: str | None = None,
+    ) -> None:
+        self._entry = entry
+        self._silence = silence
+        self._timeout = timeout
+        self._environ = dict(environ or {})
+        self._place = place
+        self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
+        self._worker: WorkerProcess | None = None
+        self._workdir: Path | None = None
+        self._offered: Mapping[str, Any] | None = None
+        """The job that a warm worker was given and has not begun."""
+        self._began = 0.0
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Start a job (as `plain` gives it). One that still runs is ended."""
+        if self._workdir is not None:
+            self.kill()
+        warm = self._warm()
+        self._offered = job if warm is not None else None
+        self._give(job, warm or self._fresh())
+
+    def next(self, within: float) -> Event | None:
+        """The next event of the job; None when nothing happens within so many seconds."""
+        worker = self._working()
+        try:
+            frame = worker.receive(within)
+        except WorkerDied as died:
+            if self._offered is None:
+                return self._failed("crashed", str(died))
+            # It was ending when it got the job, so the job has cost nothing yet.
+            job, self._offered = self._offered, None
+            self._worker = None
+            worker.kill()
+            self._give(job, self._fresh())
+            return None
+        ended = frame is not None and frame["kind"] in ENDS
+        late = None if ended else self._late(worker)
+        if late is not None:
+            return self._failed("timeout", late)
+        if frame is None:
+            return None
+        if frame["kind"] == "failed":
+            return self._failed(frame["failure"], frame["message"])
+        if ended:
+            self._workdir = None
+        if frame["kind"] == "started":
+            self._offered = None
+            return {**frame, "worker": f"{self._place}:{worker.pid}"}
+        return frame
+
+    def answer(self, decision: Decision) -> None:
+        """Let the run that has reported go on, or close it."""
+        with suppress(WorkerDied):  # the next event tells
+            self._working().send({"kind": "decision", "decision": decision.value})
+
+    def kill(self) -> None:
+        """End the worker process at once, and the job with it."""
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker = self._workdir = self._offered = None
+
+    def close(self) -> None:
+        """Let go of the worker process; a job that still runs is ended."""
+        if self._worker is not None and self._workdir is None:
+            self._worker.close()
+            self._worker = None
+        self.kill()
+
+    def _fresh(self) -> WorkerProcess:
+        return WorkerProcess(self._entry, {**os.environ, **self._environ}, cwd=self._cwd)
+
+    def _give(self, job: Mapping[str, Any], worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._workdir = Path(job["workdir"])
+        self._began = worker.heard = time.monotonic()
+        with suppress(WorkerDied):  # the next event tells
+            worker.send({"kind": "job", **job})
+
+    def _working(self) -> WorkerProcess:
+        if self._worker is None or self._workdir is None:
+            raise RuntimeError("there is no job to follow")
+        return self._worker
+
+    def _warm(self) -> WorkerProcess | None:
+        """The process that served the last job, if it still lives."""
+        if self._worker is None:
+            return None
+        try:
+            while self._worker.receive(0) is not None:
+                pass  # signs of life since then
+        except WorkerDied:
+            self.kill()
+        return self._worker
+
+    def _failed(self, kind: FailureClass, message: str) -> Event:
+        tail = "" if self._workdir is None else log_tail(self._workdir)
+        if kind in _FRESH_AFTER:
+            self.kill()
+        self._workdir = None
+        return {"kind": "failed", "failure": asdict(Failure(kind, message, tail, NODE))}
+
+    def _late(self, worker: WorkerProcess) -> str | None:
+        now = time.monotonic()
+        if now - worker.heard > self._silence:
+            return f"the worker showed no life for {self._silence:g} s"
+        if self._timeout is not None and now - self._began > self._timeout:
+            return f"the run took longer than {self._timeout:g} s"
+        return None

@@ -1,0 +1,1 @@
+"""What a sweep did, on disk: its trials, its runs, who drives it."""

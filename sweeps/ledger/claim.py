@@ -1,0 +1,160 @@
+"""One driver a sweep, and requests that it stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from carft_core.errors import RequestError
+from carft_core.files import read_json, write_json
+from sweeps.ledger.runs import RENEW_AFTER, Lease, new_owner
+from tracking.locks import Held, Lock
+
+
+class Claim:
+    """Held while a driver works on the sweep in `folder`; a crash lets go of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._name = folder.name
+        self._file = folder / "driver.json"
+        self._path = folder / ".lock"
+        self._lease = Lease.mine(new_owner())
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> Claim:
+        """Raises RequestError when another driver has it."""
+        try:
+            self._lock = Lock(self._path)
+        except Held as held:
+            raise self._refusal(holder(self._file.parent) or f"process {held.pid}") from None
+        # A lock of another host need not reach here; its lease does.
+        other = Lease.read(read_json(self._file))
+        if other is not None and other.host != self._lease.host and other.is_live():
+            self._lock.release()
+            raise self._refusal(str(other))
+        write_json(self._file, self._lease.as_dict())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go."""
+        self._file.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+
+    def renew(self) -> None:
+        """Say that the driver lives, at most every ten seconds on disk."""
+        if time.time() - self._lease.renewed >= RENEW_AFTER:
+            self._lease = self._lease.again()
+            write_json(self._file, self._lease.as_dict())
+
+    def _refusal(self, who: object) -> RequestError:
+        return RequestError(
+            f"the sweep {self._name} is being run by {who}; wait for it, or stop it: "
+            f"carft-sweep stop {self._name}, or Ctrl-C there"
+        )
+
+
+def holder(folder: Path) -> Lease | None:
+    """The live driver of the sweep in `folder`, if any."""
+    lease = Lease.read(read_json(folder / "driver.json"))
+    return lease if lease is not None and lease.is_live() else None
+
+
+FILE = "stop.json"
+EVERY = 0.5
+"""Seconds between two looks for a request."""
+_HANDLED_WITHIN = 30.0
+"""Seconds that the second signal waits for the first one's handler."""
+
+
+def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
+    """Ask the driver of the sweep in `folder` to stop after its epoch, or `now`.
+
+    The driver that is asked; None when no driver lives, and then nothing is written. A request is
+    for that driver alone: the next one finds it stale, whatever the clocks of the hosts say.
+    """
+    driver = holder(folder)
+    if driver is not None:
+        write_json(folder / FILE, {"owner": driver.owner, "now": now, "asked": time.time()})
+    return driver
+
+
+class StopRequests:
+    """While open, a request to stop reaches this process as SIGTERM; one for `now` as two.
+
+    To be opened by the driver when it holds its claim and handles SIGTERM, and closed before it
+    handles it no more. `stopping` says whether the driver is stopping already, for whatever
+    reason: then a plain request changes nothing, and one for `now` is one signal more.
+    """
+
+    def __init__(self, folder: Path, stopping: Callable[[], bool] | None = None) -> None:
+        self._file = folder / FILE
+        self._driver = folder / "driver.json"
+        self._signalled = 0
+        self._stopping = stopping or (lambda: self._signalled > 0)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="carft-requests", daemon=True)
+
+    def __enter__(self) -> StopRequests:
+        """Begin to look; a request to an earlier driver goes."""
+        self._owner = (read_json(self._driver) or {}).get("owner")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Look no more. What was asked until now is done."""
+        self._closed.set()
+        self._thread.join()
+        self._file.unlink(missing_ok=True)
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            request = self._take()
+            if request is not None and request.get("owner") == self._owner:
+                self._stop(now=bool(request.get("now")))
+            self._closed.wait(EVERY)
+
+    def _take(self) -> dict[str, Any] | None:
+        taken = self._file.with_name(f".{FILE}.taken")
+        try:
+            # Renamed first: a later request that comes meanwhile is not removed with this one.
+            self._file.replace(taken)
+            found = read_json(taken)
+            taken.unlink()
+        except (OSError, RequestError):  # there is none, or it is unreadable, as none of ours is
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _stop(self, *, now: bool) -> None:
+        if not self._stopping():
+            self._signal()
+            if now:  # two signals at once would be one: the first is handled before the second
+                self._wait_until_stopping()
+        if now and not self._closed.is_set():
+            self._signal()
+
+    def _signal(self) -> None:
+        self._signalled += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _wait_until_stopping(self) -> None:
+        until = time.monotonic() + _HANDLED_WITHIN
+        self._closed.wait(EVERY)
+        while not self._stopping() and time.monotonic() < until and not self._closed.is_set():
+            self._closed.wait(EVERY)

@@ -1,0 +1,243 @@
+"""The state of each run of a home: `run.json`, its lease, its attempts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from carft_core.files import read_json, write_json
+from tracking.locks import waiting
+
+SILENCE = 60.0
+"""Seconds after which a lease from another host that nobody renews is void."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A claim of one process; times in seconds since the Unix epoch."""
+
+    host: str
+    pid: int
+    born: str | None
+    """When the process started, as the system tells it: a pid comes round again."""
+    owner: str
+    """Tells two claimants in one process apart."""
+    since: float
+    renewed: float
+
+    @classmethod
+    def mine(cls, owner: str) -> Lease:
+        """A new claim of this process."""
+        now = time.time()
+        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()), owner, now, now)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any] | None) -> Lease | None:
+        """What `as_dict` wrote."""
+        return None if data is None else cls(**data)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def again(self) -> Lease:
+        """The same claim, renewed now."""
+        return replace(self, renewed=time.time())
+
+    def is_live(self) -> bool:
+        """Whether its process runs on this host, or renewed it lately on another one."""
+        if self.host != socket.gethostname():
+            return time.time() - self.renewed < SILENCE
+        if not _exists(self.pid):
+            return False
+        born = process_start(self.pid)
+        return self.born is None or born is None or born == self.born
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.since).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {self.pid} on {self.host} since {since}"
+
+
+def new_owner() -> str:
+    """A name that no other claimant has."""
+    return uuid.uuid4().hex
+
+
+def process_start(pid: int) -> str | None:
+    """The start time of a process in ticks since boot; None where the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may hold spaces and parentheses itself.
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+State = Literal["running", "done", "failed", "stopped"]
+RENEW_AFTER = 10.0
+"""Seconds between two renewals of a lease; a worker shows life more often."""
+OPTIMISER_STATE = "checkpoint.pt"
+FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What `run.json` holds; times in seconds since the Unix epoch."""
+
+    digest: str
+    state: State
+    label: str
+    sweep: str
+    """The sweep that trained it first."""
+    attempts: int
+    created: float
+    ended: float | None = None
+    lease: Lease | None = None
+    failure: dict[str, str] | None = None
+    """`kind` (a failure class), `message`, `log_tail`."""
+    halvings: int = 0
+    """How often its micro-batches were halved, because it ran out of memory."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody works on it now."""
+        return self.lease is not None and self.lease.is_live()
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether the same run would fail in the same way again."""
+        return self.state == "failed" and self.failure is not None and self.failure["kind"] == "nan"
+
+
+class Runs:
+    """The folder `runs/` of a home, as one claimant sees it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self.owner = new_owner()
+
+    def folder(self, digest: str) -> Path:
+        """The work folder of a run."""
+        return self.path / digest
+
+    def read(self, digest: str) -> RunState | None:
+        """The state of a run, None when it was never begun."""
+        data: dict[str, Any] | None = read_json(self.folder(digest) / FILE)
+        if data is None:
+            return None
+        return RunState(**{**data, "lease": Lease.read(data["lease"])})
+
+    def digests(self) -> Iterator[str]:
+        """Every run that was ever begun here."""
+        for file in sorted(self.path.glob(f"*/{FILE}")):
+            yield file.parent.name
+
+    def take(self, digest: str, label: str, sweep: str) -> bool:
+        """Claim a run for an attempt. False when another live claimant has it."""
+
+        def taken(known: RunState | None) -> RunState | None:
+            if known is not None and self._is_anothers(known):
+                return None
+            lease = Lease.mine(self.owner)
+            if known is None:
+                return RunState(digest, "running", label, sweep, 1, time.time(), lease=lease)
+            return replace(
+                known, state="running", attempts=known.attempts + 1, lease=lease, ended=None
+            )
+
+        return self._change(digest, taken)
+
+    def is_taken(self, digest: str) -> bool:
+        """Whether another live claimant works on the run."""
+        known = self.read(digest)
+        return known is not None and self._is_anothers(known)
+
+    def renew(self, digest: str) -> None:
+        """Say that the run goes on, at most every ten seconds on disk."""
+
+        def renewed(known: RunState | None) -> RunState | None:
+            if known is None or known.lease is None or known.lease.owner != self.owner:
+                return None
+            if time.time() - known.lease.renewed < RENEW_AFTER:
+                return None
+            return replace(known, lease=known.lease.again())
+
+        self._change(digest, renewed)
+
+    def end(self, digest: str, state: State, failure: dict[str, str] | None = None) -> None:
+        """The attempt is over; the claim goes."""
+
+        def ended(known: RunState | None) -> RunState | None:
+            if known is None:
+                return None
+            return replace(known, state=state, ended=time.time(), lease=None, failure=failure)
+
+        self._change(digest, ended)
+
+    def halve(self, digest: str) -> None:
+        """The next attempt makes do with half the memory."""
+
+        def smaller(known: RunState | None) -> RunState | None:
+            return None if known is None else replace(known, halvings=known.halvings + 1)
+
+        self._change(digest, smaller)
+
+    def put_aside(self, digest: str) -> None:
+        """Begin a claimed run anew; what it had is kept until `settle` or `restore`."""
+        folder, before = self.folder(digest), self._before(digest)
+        known = self.read(digest)
+        if before.exists():  # an earlier new beginning was not finished: it is worth nothing
+            shutil.rmtree(folder)
+        else:
+            folder.rename(before)
+        if known is not None:
+            self._write(known)
+
+    def settle(self, digest: str) -> None:
+        """The new beginning succeeded: what was put aside goes."""
+        shutil.rmtree(self._before(digest), ignore_errors=True)
+
+    def restore(self, digest: str) -> bool:
+        """The new beginning failed: take back what was put aside. False if nothing was."""
+        before = self._before(digest)
+        if not before.exists():
+            return False
+        shutil.rmtree(self.folder(digest))
+        before.rename(self.folder(digest))
+        return True
+
+    def _before(self, digest: str) -> Path:
+        return self.path / f".{digest}.before"
+
+    def _is_anothers(self, known: RunState) -> bool:
+        lease = known.lease
+        return lease is not None and lease.owner != self.owner and lease.is_live()
+
+    def _change(self, digest: str, change: Callable[[RunState | None], RunState | None]) -> bool:
+        """Read, change and write under a lock; None from `change` leaves the file alone."""
+        with waiting(self.path / ".locks" / digest):
+            new = change(self.read(digest))
+            if new is not None:
+                self._write(new)
+        return new is not None
+
+    def _write(self, state: RunState) -> None:
+        write_json(self.folder(state.digest) / FILE, asdict(state))

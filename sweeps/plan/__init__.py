@@ -1,0 +1,1 @@
+"""What a sweep has to do: its runs, and what they cost."""

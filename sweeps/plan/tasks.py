@@ -1,0 +1,176 @@
+"""The runs of a sweep, with their digests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from carft_core.algorithms import Soup
+from carft_core.config import TrialConfig
+from carft_core.data import open_data
+from carft_core.identity import Identity, identify
+from carft_core.prepare import other_data
+from carft_core.run import models_of
+from sweeps.engines.resources import Hardware
+from sweeps.space.points import baseline_at
+from sweeps.spec.metrics import check_measured
+from sweeps.spec.settings import After
+from sweeps.spec.spec import BaselinePoint, SweepSpec
+from tracking.records import Role, setting
+
+if TYPE_CHECKING:
+    pass
+
+
+NO_SEED = "none"
+"""How a run that no seed changes stands in a setting's runs."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run and its place in the sweep."""
+
+    role: Role
+    params: Mapping[str, Any]
+    """The varied fields that it has."""
+    config: TrialConfig
+    """Of this run: its split is known, and where and how it computes."""
+    seed: int | None
+    identity: Identity
+    trial: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """The training digest."""
+        return self.identity.digest
+
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
+        return self.config.algorithm.name
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it has a seed for its split alone."""
+        return self.seed is not None and not self.config.algorithm.trains
+
+    @property
+    def label(self) -> str:
+        """`car_ft kl_weight=0.3 seed 1`."""
+        parts = [self.algorithm, setting(self.params)]
+        parts += [] if self.seed is None else [f"seed {self.seed}"]
+        return " ".join(part for part in parts if part)
+
+
+class Planner:
+    """Makes the tasks of a sweep."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        hardware: Hardware,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """`hardware` is what a run gets, against which `auto` is resolved. `note` is told once what
+        people should know of the data, and of what that came to.
+        """
+        self.spec, self.hardware, self._note = spec, hardware, note
+        self._noted: set[str] = set()
+
+    def baselines(self) -> list[list[Task]]:
+        """One list of runs for each baseline at each of its points, the zero-shot model first, and
+        soups, whose members the file names, last."""
+
+        def order(point: BaselinePoint) -> tuple[bool, bool]:
+            return _role(point.config) == "soup", point.config.algorithm.trains
+
+        points = sorted(self.spec.baseline_configs(), key=order)
+        return [list(self._tasks(_role(it.config), it.params, it.config)) for it in points]
+
+    def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[Task]:
+        """The runs of one trial, one for each seed."""
+        return list(self._tasks("trial", params, self.spec.config_for(params), number))
+
+    def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[Task]:
+        """The runs of a trial's or baseline's setting on fresh seeds, one for each.
+
+        Raises ValueError when the sweep has no such setting any more.
+        """
+        own = (
+            point.config for point in self.spec.baseline_configs() if point.is_at(algorithm, params)
+        )
+        config = next(own, None) or self.spec.config_for(params)
+        if config.algorithm.name != algorithm:
+            raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
+        return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
+
+    def soup(self, item: After, params: Mapping[str, Any], members: Sequence[str]) -> list[Task]:
+        """The run that one item of `after` comes to, given the digests of its members; `params` are
+        the varied fields that it has itself.
+
+        Raises InvalidConfig when these make no soup.
+        """
+        own = {**item.algorithm, "members": list(members)}
+        config = baseline_at(self.spec.trial, own, params)
+        which = {"of": item.of.algorithm}
+        which |= {} if item.of.settings == "selected" else {"settings": item.of.settings}
+        return list(self._tasks("soup", {**params, **which}, config))
+
+    def _tasks(
+        self,
+        role: Role,
+        params: Mapping[str, Any],
+        config: TrialConfig,
+        number: int | None = None,
+        seeds: Sequence[int | None] | None = None,
+    ) -> Iterator[Task]:
+        trained = self.spec.seeds if seeds is None else seeds
+        has_seeds = config.algorithm.trains or config.follows_seed
+        for seed in trained if has_seeds else (None,):
+            own = self.hardware.resolve(config.for_seed(seed or 0))
+            self._check_goals(params, own)
+            identity = identify(own, seed or 0)
+            self._tell(own, self.hardware.notes(config))
+            yield Task(role, params, own, seed, identity, number)
+
+    def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
+        data = open_data(config.data)
+        for goal in self.spec.goals_at(params):
+            check_measured(goal.name, config, data)
+
+    def _tell(self, config: TrialConfig, more: Iterable[str]) -> None:
+        opened = (open_data(config.data), *other_data(config.data, config.eval).values())
+        for text in (*(text for data in opened for text in data.notes), *more):
+            if self._note is not None and text not in self._noted:
+                self._noted.add(text)
+                self._note(text)
+
+
+def digests(tasks: Sequence[Task]) -> dict[str, str]:
+    """The digests of one setting's runs, by seed."""
+    return {NO_SEED if task.seed is None else str(task.seed): task.digest for task in tasks}
+
+
+def kept(tasks: Sequence[Task]) -> dict[str, Any]:
+    """What the ledger keeps of one setting, as plain data."""
+    algorithm = tasks[0].config.algorithm
+    return {
+        "algorithm": tasks[0].algorithm,
+        "params": dict(tasks[0].params),
+        "runs": digests(tasks),
+        "merges": merge_labels(tasks[0].config),
+        "result": tasks[0].config.keep.result,
+        **({"untrained": True} if tasks[0].untrained else {}),
+        **({"members": list(algorithm.members)} if isinstance(algorithm, Soup) else {}),
+    }
+
+
+def _role(config: TrialConfig) -> Role:
+    """That of a baseline."""
+    return "soup" if isinstance(config.algorithm, Soup) else "baseline"
+
+
+def merge_labels(config: TrialConfig) -> list[str]:
+    """The merged models that are measured of a run."""
+    return [label for label, model in models_of(config).items() if model is not None]

@@ -1,0 +1,261 @@
+"""The run folders of a sweep as records, and their comparison."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carft_core.files import read_json
+from sweeps.home import Home
+from sweeps.ledger.runs import Runs, RunState
+from sweeps.ledger.snapshot import confirmations, goals, look, soups
+from sweeps.plan.tasks import NO_SEED
+from tracking.caveats import NOTES
+from tracking.compare import Comparison, Rule, RunRecord, Terms
+from tracking.fields import fields
+from tracking.joint import Part
+from tracking.judging import Judging, terms_of
+from tracking.protocol_table import RESULT
+from tracking.records import Role, State
+from tracking.rule_names import NAMED
+from tracking.tasks import compared_by
+
+if TYPE_CHECKING:
+    from sweeps.ledger.snapshot import Kept
+    from sweeps.ledger.trials import Trial
+
+
+Values = Sequence[float]
+
+
+def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
+    """The trials (by number) on the front, equal ones with each other.
+
+    One trial beats another when it is as good by every goal and better by one. `maximized` says
+    of each goal whether more is better.
+    """
+    import numpy as np
+
+    if not values:
+        return set()
+    numbers = np.array(list(values))
+    turned = np.array([list(found) for found in values.values()], dtype=np.float64)
+    turned *= np.where(maximized, 1.0, -1.0)
+    # The best by the first goal, then by the second and so on: whoever beats a trial comes before
+    # it, and so does one on the front.
+    order = np.lexsort(-turned.T[::-1])
+    kept: list[int] = []
+    best = np.empty_like(turned)
+    for index in order:
+        ahead = best[: len(kept)]
+        own = turned[index]
+        if not np.any(np.all(ahead >= own, axis=1) & np.any(ahead > own, axis=1)):
+            best[len(kept)] = own
+            kept.append(int(numbers[index]))
+    return set(kept)
+
+
+OWN = "unmerged"
+"""The label of the model that a run trained, among its merged ones."""
+STRENGTH: Mapping[str, int] = {
+    "algorithm.kl_weight": 1,
+    "optim.weight_decay": 1,
+    "optim.label_smoothing": 1,
+    "optim.lr": -1,
+    "optim.epochs": -1,
+    "optim.steps": -1,
+}
+"""Fields that hold a run close to the zero-shot model, by importance: the sign of the effect."""
+
+
+def comparison(sweep: Kept, runs: Runs, *, with_images: bool = False) -> Comparison:
+    """The comparison with which a sweep ends, as far as it has come."""
+    with _nothing_collected():
+        return compared_by(sweep.spec.get("tasks"))(
+            records(sweep, runs),
+            sweep=sweep.name,
+            rule=rule(sweep.spec),
+            seeds=sweep.spec["seeds"],
+            confirm_seeds=sweep.spec.get("confirm_seeds", ()),
+            terms=terms(sweep.spec),
+            with_images=with_images,
+        )
+
+
+def rule(spec: Mapping[str, Any]) -> Rule:
+    """How a sweep chooses its setting: with several goals by the first one."""
+    metric, selection = goals(spec)[0], spec["selection"]
+    within = selection["within"] if isinstance(selection, Mapping) else None
+    return Rule(
+        metric=metric["name"],
+        goal=metric["goal"],
+        merge=metric["merge"],
+        within=within,
+        oracle=selection == "oracle",
+        named=next((name for name in NAMED if name == selection), None),
+        strength=STRENGTH,
+    )
+
+
+def terms(spec: Mapping[str, Any]) -> Terms:
+    """What a sweep's verdict calls better, and by which accuracy."""
+    told = spec["report"]
+    return terms_of(told["id_margin"], told.get("by_family") or told.get("by"))
+
+
+def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
+    """One record for each run of each setting, in whatever state: baselines, trials, soups,
+    confirmed."""
+    spec, shared = sweep.spec, sweep.recall("merges", [])
+    found: list[RunRecord] = []
+    for baseline in sweep.recall("baselines", []):
+        role: Role = "soup" if "members" in baseline else "baseline"
+        found += _setting(runs, role, baseline, baseline["merges"])
+    count = sweep.recall("trial_count")
+    for trial in sweep.trials():
+        if count is not None and trial.point >= count:
+            continue  # the file asks for fewer now
+        setting = {
+            name: getattr(trial, name)
+            for name in ("algorithm", "params", "runs", "untrained", "result")
+        }
+        labels = trial.merges if "merges" in spec["parameters"] else shared
+        found += _setting(runs, "trial", setting, labels, trial)
+    for soup in soups(sweep):
+        found += _setting(runs, "soup", soup, soup["merges"])
+    for fresh in confirmations(sweep):
+        found += _setting(runs, "confirmation", fresh, fresh["merges"])
+    return found
+
+
+def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
+    """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
+    # One Path and not four: a comparison of ten thousand trials opens thirty thousand of these.
+    found: Mapping[str, Any] | None = read_json(Path(f"{folder}/evaluations/{label}/metrics.json"))
+    return found
+
+
+def _setting(
+    runs: Runs,
+    role: Role,
+    setting: Mapping[str, Any],
+    labels: Sequence[str],
+    trial: Trial | None = None,
+) -> Iterator[RunRecord]:
+    for seed, digest in setting["runs"].items():
+        folder = runs.folder(digest)
+        own = measured(folder, OWN)
+        if trial is not None and trial.state == "pruned":
+            state: State = "pruned"
+        elif trial is not None and trial.state == "complete" and own:
+            state = "done"  # whoever works on it again has not put the result aside
+        else:
+            state = state_of(runs.read(digest), done=own is not None)
+        merges = {label: measured(folder, label) for label in labels}
+        trains = seed != NO_SEED and not setting.get("untrained")
+        yield RunRecord(
+            algorithm=setting["algorithm"],
+            params=_scalars(setting["params"]),
+            seed=None if seed == NO_SEED else int(seed),
+            digest=digest,
+            state=state,
+            role=role,
+            trial=None if trial is None else trial.number,
+            metrics=own["metrics"] if own else {},
+            merges={label: found["metrics"] for label, found in merges.items() if found},
+            folder=folder,
+            facts=_facts(own, setting.get("result") if trains else None) if own else {},
+            epochs=_epochs(folder, own),
+            untrained=bool(setting.get("untrained")),
+        )
+
+
+def _facts(own: Mapping[str, Any], asked: str | None) -> Mapping[str, Any]:
+    """Those of an evaluation, with a note where another sweep measured another epoch's weights.
+
+    A folder keeps one evaluation of each model, whichever sweep asked for it last.
+    """
+    facts: Mapping[str, Any] = own["facts"]
+    if asked is None or facts.get(RESULT) in (None, asked):
+        return facts
+    note = (
+        f"another sweep has measured runs of this one anew with keep.result: {facts[RESULT]}, "
+        f"where this one asks for {asked}; run this one again, and they are measured as it asks"
+    )
+    return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
+
+
+def _epochs(folder: Path, own: Mapping[str, Any] | None) -> int:
+    """How many a run has trained, by its budget where it is done: ten thousand files less."""
+    count, _, unit = str(own["facts"].get("budget") if own else None).partition(" ")
+    if unit == "epochs":
+        return int(count)
+    history = read_json(Path(f"{folder}/history.json"))
+    return int(history[-1]["epoch"]) if history else 0
+
+
+def state_of(known: RunState | None, *, done: bool) -> State:
+    """The state of a run as a reader sees it: one whose worker is gone is stopped."""
+    if known is None:
+        return "done" if done else "missing"
+    if known.state == "running":
+        return "running" if known.is_live else "stopped"
+    return known.state
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Millions of objects are made here and kept: to look for garbage among them, again and again,
+    takes a fifth of the time.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _scalars(params: Mapping[str, Any]) -> dict[str, str | int | float | bool | None]:
+    """Lists and mappings among the varied values as text."""
+    return {
+        name: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+        for name, value in params.items()
+    }
+
+
+CONFIG = "config.json"
+
+
+def load_parts(home: Home, names: Sequence[str], *, with_fields: bool | None = None) -> list[Part]:
+    """The sweeps of these names; raises RequestError with the nearest name for one that is not.
+
+    `with_fields` reads every run's config, as a comparison of several sweeps wants it; None: only
+    where there are several.
+    """
+    runs, wanted = Runs(home.runs), list(dict.fromkeys(names))
+    wide = len(wanted) > 1 if with_fields is None else with_fields
+    return [load_part(look(home, name), runs, with_fields=wide) for name in wanted]
+
+
+def load_part(sweep: Kept, runs: Runs, *, with_fields: bool = False) -> Part:
+    """One sweep."""
+    found = records(sweep, runs)
+    digests = dict.fromkeys(record.digest for record in found) if with_fields else {}
+    claimed = ((digest, read_json(runs.folder(digest) / CONFIG)) for digest in digests)
+    return Part(
+        sweep=sweep.name,
+        records=found,
+        judging=judging(sweep.spec),
+        fields={digest: fields(config) for digest, config in claimed if config is not None},
+    )
+
+
+def judging(spec: Mapping[str, Any]) -> Judging:
+    """How a sweep chooses and judges, from its plain data."""
+    fresh = tuple(spec.get("confirm_seeds") or ())
+    return Judging(rule(spec), tuple(spec["seeds"]), fresh, terms(spec), spec.get("tasks"))

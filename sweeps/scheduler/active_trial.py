@@ -1,0 +1,81 @@
+"""A trial whose runs are being collected: which seeds are left, and what they came to."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sweeps.engines.base import Failure
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.trials import Trial
+from sweeps.plan.tasks import Task
+from sweeps.results.records import measured
+from sweeps.results.tracker import UNMERGED
+from sweeps.spec.settings import Metric
+
+NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
+"""Measured of a model that was not evaluated."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended in this sweep."""
+
+    state: Literal["done", "failed"]
+    failure: Failure | None = None
+
+
+@dataclass
+class OpenTrial:
+    """One trial while its driver works on it."""
+
+    trial: Trial
+    tasks: Sequence[Task]
+    """One for each seed, in order."""
+    told: bool
+    """Its end is in the ledger."""
+    is_new: bool
+    """Proposed by this driver: nothing is known of its decisions yet."""
+    pruned: bool = False
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """By digest."""
+    waiting: deque[Task] = field(default_factory=deque)
+    """Seeds whose turn comes when the one before is done."""
+
+    @property
+    def number(self) -> int:
+        """Optuna's."""
+        return self.trial.number
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every run has ended."""
+        return all(task.digest in self.outcomes for task in self.tasks)
+
+    def seed_index(self, digest: str) -> int:
+        """The place of a run among the trial's."""
+        return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
+
+
+def end(trial: OpenTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] | Failure:
+    """For each goal the mean over the trial's runs; or why it has none."""
+    for outcome in trial.outcomes.values():
+        if outcome.failure is not None:
+            return outcome.failure
+    digests = [task.digest for task in trial.tasks]
+    found: list[float] = []
+    for goal in goals:
+        values = seed_values(runs, digests, goal)
+        if not all(map(math.isfinite, values)):
+            return Failure("nan", f"{goal.name} is not there or not finite")
+        found.append(sum(values) / len(values))
+    return found
+
+
+def seed_values(runs: Runs, digests: Sequence[str], goal: Metric) -> list[float]:
+    """The goal's metric of each complete run; NaN where it was not measured."""
+    found = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
+    return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in found]

@@ -1,0 +1,112 @@
+"""The runs that come when every trial has ended: of what was chosen on fresh seeds, and soups.
+
+Fresh seeds are those that no choice has seen, so that no luck of the choice is in the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from carft_core.algorithms import ALGORITHMS, Soup
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.snapshot import CONFIRMATIONS, FINAL_RUNS, SOUPS
+from sweeps.ledger.trials import Ledger
+from sweeps.plan.tasks import Planner, Task, kept
+from sweeps.results.records import records, rule
+from sweeps.scheduler.progress import Progress
+from sweeps.space.points import baseline_params
+from sweeps.spec.settings import After
+from tracking.records import Arm, group, params_key
+from tracking.selection import choose, choose_each
+
+
+class FinalRuns:
+    """The same ones after any restart. More trials may change a choice: then the new one is
+    confirmed, and made into a soup."""
+
+    def __init__(self, planner: Planner, ledger: Ledger, runs: Runs, progress: Progress) -> None:
+        self._planner, self._ledger, self._runs = planner, ledger, runs
+        self._progress, self._spec = progress, planner.spec
+        fresh = len(self._spec.confirm_seeds) * len(self._spec.trained_algorithms)
+        self._to_come = fresh + len(self._spec.after)
+        self._are_planned = False
+
+    def begin(self) -> int:
+        """How many runs there will be, if something can be chosen of every algorithm."""
+        self._keep_count()
+        return self._to_come
+
+    def tasks(self) -> list[Task]:
+        """All of them, the first time that they are asked for: when every trial has its end."""
+        if self._are_planned or not (self._spec.confirm_seeds or self._spec.after):
+            return []
+        self._are_planned = True
+        arms = group(records(self._ledger, self._runs))
+        settings: list[list[Task]] = []
+        if self._spec.confirm_seeds:
+            fresh = [self._planner.confirmation(*chosen) for chosen in self._chosen(arms)]
+            self._ledger.remember(CONFIRMATIONS, [kept(each) for each in fresh])
+            settings += fresh
+        if self._spec.after:
+            soups = [soup for item in self._spec.after for soup in self._soups(item, arms)]
+            self._ledger.remember(SOUPS, [kept(each) for each in soups])
+            settings += soups
+        tasks = [task for each in settings for task in each]
+        self._progress.skip(self._to_come - len(tasks))
+        self._to_come = len(tasks)
+        self._keep_count()
+        return tasks
+
+    def _keep_count(self) -> None:
+        """For those who watch the sweep."""
+        if self._to_come or self._ledger.recall(FINAL_RUNS):
+            self._ledger.remember(FINAL_RUNS, self._to_come)
+
+    def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The algorithm and the fields of each setting that the verdict is about."""
+        choices = choose_each(arms, rule(self._ledger.spec), self._spec.seeds)
+        for choice in choices.values():
+            if choice.arm.trains:
+                yield choice.arm.algorithm, self._params(choice.arm)
+
+    def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[Task]]:
+        """One of the selected setting; of all settings one for each value of the fields that a
+        soup itself has, such as `model.name`."""
+        ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
+        if item.of.settings == "selected":
+            choice = choose(ours, rule(self._ledger.spec), self._spec.seeds)
+            ours = [] if choice is None else [choice.arm]
+        members: dict[str, set[str]] = {}
+        points: dict[str, Mapping[str, Any]] = {}
+        for arm in (arm for arm in ours if arm.done):
+            params = baseline_params(item.algorithm, self._params(arm))
+            points[params_key(params)] = params
+            members.setdefault(params_key(params), set()).update(run.digest for run in arm.done)
+        least = _least_members(item)
+        for key, point in points.items():
+            if len(members[key]) >= least:
+                yield self._planner.soup(item, point, sorted(members[key]))
+        if not any(len(digests) >= least for digests in members.values()):
+            self._progress.note(
+                f"no {item.algorithm['name']}: it takes {least} or more finished runs of "
+                f"{item.of.algorithm}"
+            )
+
+    def _params(self, arm: Arm) -> dict[str, Any]:
+        """As they were proposed: an arm has lists as text."""
+        if arm.trial is not None:
+            return next(
+                dict(trial.params) for trial in self._ledger.trials() if trial.number == arm.trial
+            )
+        digests = {run.digest for run in arm.runs}
+        return next(
+            dict(baseline["params"])
+            for baseline in self._ledger.recall("baselines", [])
+            if digests & {*baseline["runs"].values()}
+        )
+
+
+def _least_members(item: After) -> int:
+    cls = ALGORITHMS[item.algorithm["name"]]
+    return cls.least_members if issubclass(cls, Soup) else 1

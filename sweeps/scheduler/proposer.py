@@ -1,0 +1,224 @@
+"""The next trial of a sweep."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, assert_never
+
+import optuna
+
+from sweeps.ledger.trials import Ledger, Trial
+from sweeps.plan.tasks import Planner, kept, merge_labels
+from sweeps.scheduler.active_trial import OpenTrial
+from sweeps.space.sampling import (
+    POPULATION,
+    distributions,
+    drawn,
+    encode,
+    hashed,
+    sampler,
+    sobol,
+    suggest,
+)
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from sweeps.spec.spec import SweepSpec
+
+
+GENERATION = "NSGAIISampler:generation"
+"""Where NSGA-II notes a trial's generation, among the trial's system attributes."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point in the sweep's words and in Optuna's."""
+
+    params: Mapping[str, Any]
+    stored: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+    """What the sampler must find with the trial when it is asked again."""
+
+
+def proposal(spec: SweepSpec, params: Mapping[str, Any]) -> Proposal:
+    """A point that is known already."""
+    return Proposal(params, encode(spec.parameters, params), distributions(spec.parameters))
+
+
+def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
+    """The point of that number, by nothing but the sweep, what its ledger knows, and the number.
+
+    The first points of a search are those of `try_first`; what one leaves out is proposed. A
+    setting that runs on several tasks is drawn once for all of them.
+    """
+    setting, cell = spec.setting_of(point)
+    given = {**(spec.try_first[setting] if setting < len(spec.try_first) else {}), **cell}
+    names = [dimension.name for dimension in spec.parameters]
+    match spec.method:
+        case "grid":
+            return proposal(spec, spec.points()[point])
+        case "random":
+            params = drawn(spec.parameters, lambda name: hashed(spec.seed, setting, name), given)
+            return proposal(spec, {**params, **cell})
+        case "qmc":
+            numbers = sobol(spec.seed, point, names)
+            return proposal(spec, drawn(spec.parameters, numbers.__getitem__, given))
+        case "tpe" | "gp" | "nsga2":
+            return _asked(spec, spec.method, ledger, point, given)
+        case _:
+            assert_never(spec.method)
+
+
+def _asked(
+    spec: SweepSpec,
+    method: Literal["tpe", "gp", "nsga2"],
+    ledger: Ledger,
+    point: int,
+    given: Mapping[str, Any],
+) -> Proposal:
+    """What a new sampler proposes, looking at a copy of the study in memory.
+
+    So a crash while it thinks leaves nothing behind, and a restart changes nothing.
+    """
+    study = optuna.create_study(
+        directions=[goal.goal for goal in spec.goals], sampler=sampler(method, spec.seed, point)
+    )
+    study.add_trials(_known(ledger))
+    if given:
+        study.enqueue_trial(encode(spec.parameters, given))
+    trial = study.ask()
+    params = suggest(spec.parameters, trial)
+    notes = study.get_trials(deepcopy=False)[trial.number].system_attrs
+    kept = {GENERATION: notes[GENERATION]} if GENERATION in notes else {}
+    return replace(proposal(spec, params), system_attrs=kept)
+
+
+def _known(ledger: Ledger) -> Iterator[FrozenTrial]:
+    """The trials of the ledger, each with its generation.
+
+    One that was tried again has that of its point; the points of an earlier ledger and those of
+    `try_first`, which no sampler has seen, are counted off.
+    """
+    trials = [
+        trial for trial in ledger.study.get_trials(deepcopy=False) if "point" in trial.user_attrs
+    ]
+    noted = {
+        trial.user_attrs["point"]: trial.system_attrs[GENERATION]
+        for trial in trials
+        if GENERATION in trial.system_attrs
+    }
+    for trial in trials:
+        point = trial.user_attrs["point"]
+        counted = copy.copy(trial)
+        generation = noted.get(point, point // POPULATION)
+        counted.system_attrs = {**trial.system_attrs, GENERATION: generation}
+        yield counted
+
+
+ADAPTIVE = frozenset({"tpe", "gp", "nsga2"})
+"""Methods that propose by what came of earlier trials."""
+
+
+class Asking:
+    """The trials of a sweep, one after another; the same ones after any restart.
+
+    `carried` are points of an earlier generation, proposed again before anything new. With
+    `failed_again` also trials that became NaN are tried again.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        ledger: Ledger,
+        *,
+        carried: Sequence[Mapping[str, Any]] = (),
+        failed_again: bool = False,
+    ) -> None:
+        self._planner, self._ledger, self._spec = planner, ledger, planner.spec
+        self._carried = carried
+        self._failed_again = failed_again
+        self._points = self._asked()
+        self._twins: dict[frozenset[str], Trial] = {}
+        self._is_reached = False
+        """Some trial is as good as `metric.target`."""
+        for trial in ledger.trials():
+            self._remember(trial)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the next proposal depends on how earlier trials end."""
+        return self._spec.method in ADAPTIVE
+
+    def next(self) -> OpenTrial | None:
+        """The next trial, proposed if need be; None when there is none any more."""
+        point, trial = next(self._points, (None, None))
+        if point is None:
+            return None
+        is_new = trial is None
+        if trial is None:
+            if self._is_reached:
+                return None
+            trial = self._propose(point, None)
+        elif trial.state == "failed" and (self._failed_again or not _is_for_good(trial)):
+            # What broke it may be mended by now; a finished trial cannot be told again.
+            trial = self._propose(point, trial.params)
+        tasks = self._planner.trial(trial.params, trial.number)
+        algorithm = tasks[0].config.algorithm
+        if algorithm.trains or not algorithm.starts_at_zero_shot:
+            # What the file asks for now; a finished trial keeps what it was asked with.
+            self._ledger.remember("merges", merge_labels(tasks[0].config))
+        return OpenTrial(trial, tasks, told=trial.state != "running", is_new=is_new)
+
+    def ended(self, point: int) -> None:
+        """The trial at that point has its end in the ledger."""
+        self._remember(self._ledger.trial(point))
+
+    def _asked(self) -> Iterator[tuple[int, Trial | None]]:
+        """Every point of the sweep, with the trial that is there already."""
+        known = {trial.point: trial for trial in self._ledger.trials()}
+        for point in range(self._spec.trial_count):
+            yield point, known.get(point)
+
+    def _propose(self, point: int, params: Mapping[str, Any] | None) -> Trial:
+        if params is None and point < len(self._carried):
+            params = self._carried[point]
+        spec, ledger = self._spec, self._ledger
+        found = propose(spec, ledger, point) if params is None else proposal(spec, params)
+        tasks = self._planner.trial(found.params)
+        trial = ledger.propose(
+            point,
+            stored=found.stored,
+            distributions=found.distributions,
+            attributes=kept(tasks),
+            system_attrs=found.system_attrs,
+        )
+        return self._as_its_twin(trial)
+
+    def _as_its_twin(self, trial: Trial) -> Trial:
+        """A trial with the very runs of one that was pruned is told so: it would be again.
+
+        One with the runs of a complete trial has its value as soon as it is looked at.
+        """
+        twin = self._twins.get(frozenset(trial.runs.values()))
+        if twin is None or twin.state != "pruned":
+            return trial
+        self._ledger.prune(trial.number, "duplicate", f"the same as trial {twin.number}")
+        return self._ledger.trial(trial.point)
+
+    def _remember(self, trial: Trial) -> None:
+        first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
+        if first.number == trial.number:
+            self._twins[frozenset(trial.runs.values())] = trial
+        metric = self._spec.metric
+        if metric.target is not None and trial.value is not None:
+            over = trial.value - metric.target
+            self._is_reached |= (over if metric.goal == "maximize" else -over) >= 0
+
+
+def _is_for_good(trial: Trial) -> bool:
+    return (trial.reason or {}).get("kind") == "nan"

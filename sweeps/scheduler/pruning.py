@@ -1,0 +1,404 @@
+"""Early termination of trials, and racing over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from carft_core.files import read_json
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.trials import Ledger, Trial
+from sweeps.plan.tasks import Task
+from sweeps.scheduler.active_trial import OpenTrial, seed_values
+from sweeps.spec.metrics import Goal, natural_goal
+from sweeps.spec.settings import EarlyTerminate, RaceSeeds
+from sweeps.spec.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna import Trial as OptunaTrial
+    from optuna.pruners import BasePruner
+
+
+_FAR = 1e300
+"""Stands for infinity: finite, so that medians between two of them are numbers."""
+
+
+class Judge:
+    """Decides from what it is told, and from nothing else: no files, no clock, no chance.
+
+    For seed index i there is one Optuna study in memory; a trial's value at an epoch there is the
+    mean over its seeds 0 to i at that epoch. So a trial's seeds must come in order, and the epochs
+    of a seed from 1 upward; different trials may come in any order. What comes twice counts once.
+    A run's last epoch belongs to `recall`: nothing is saved by stopping there, yet others are
+    compared with it.
+    """
+
+    def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
+        """`rule.metric` names the values in the reasons; `goal` is its direction."""
+        self._rule, self._goal = rule, goal
+        self._sign = 1 if goal == "maximize" else -1
+        self._studies: list[Study] = []
+        self._trials: dict[tuple[int, int], OptunaTrial] = {}
+        """By trial and seed index: the handle that reports to that index's study."""
+        self._over: set[tuple[int, int]] = set()
+        self._values: dict[tuple[int, int], dict[int, float]] = {}
+        """As they came, by epoch."""
+        self._means: dict[tuple[int, int], dict[int, float]] = {}
+        """Over the seeds so far, by epoch."""
+        self._best: dict[tuple[int, int], float] = {}
+        """For `patience`: the last improvement, larger being better."""
+
+    def heard(self, trial: int, seed_index: int, epoch: int, value: float) -> str | None:
+        """A run has done an epoch: why its trial should be pruned, in one line, or None."""
+        handle = self._tell(trial, seed_index, epoch, value)
+        if handle is None:
+            return None
+        is_hopeless = handle.should_prune()  # asked at every epoch, since rungs are kept by it
+        if not is_hopeless or epoch < self._rule.min_epochs:
+            return None
+        mean = self._means[trial, seed_index][epoch]
+        return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
+
+    def recall(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
+        """The same without a decision: it was taken by an earlier judge, or none is wanted."""
+        handle = self._tell(trial, seed_index, epoch, value)
+        if handle is not None and self._rule.type == "asha":
+            handle.should_prune()  # keeps the trial's value at a rung
+
+    def run_ended(self, trial: int, seed_index: int) -> None:
+        """That seed's run is complete, and later trials are compared with it as such."""
+        from optuna.trial import TrialState
+
+        key = (trial, seed_index)
+        if key not in self._trials or key in self._over:
+            return
+        self._over.add(key)
+        last = [mean for mean in self._means[key].values() if not math.isnan(mean)]
+        if last:
+            self._studies[seed_index].tell(self._trials[key], _finite(last[-1]))
+        else:
+            self._studies[seed_index].tell(self._trials[key], state=TrialState.FAIL)
+
+    def pruned(self, trial: int) -> None:
+        """The trial runs no more. Seeds whose runs were complete by then stay complete."""
+        from optuna.trial import TrialState
+
+        for seed_index, study in enumerate(self._studies):
+            key = (trial, seed_index)
+            if key in self._trials and key not in self._over:
+                self._over.add(key)
+                study.tell(self._trials[key], state=TrialState.PRUNED)
+
+    def _tell(self, trial: int, seed_index: int, epoch: int, value: float) -> OptunaTrial | None:
+        """Report the mean over the seeds so far; None when there is nothing new to report."""
+        key = (trial, seed_index)
+        values = self._values.setdefault(key, {})
+        if epoch < 1 or epoch in values or key in self._over:
+            return None
+        values[epoch] = value
+        seeds = [self._values.get((trial, seed), {}) for seed in range(seed_index + 1)]
+        mean = sum(seed.get(epoch, math.nan) for seed in seeds) / len(seeds)
+        self._means.setdefault(key, {})[epoch] = mean
+        told = self._told(key, mean)
+        if key not in self._trials:
+            self._trials[key] = self._study(seed_index).ask()
+        self._trials[key].report(told, epoch)
+        return self._trials[key]
+
+    def _told(self, key: tuple[int, int], mean: float) -> float:
+        """What Optuna is told of a mean: what is not a number is worse than all that is.
+
+        For `patience` every epoch is that without an improvement by more than min_delta:
+        Optuna's own min_delta is how much worse a trial may get, and a flat curve would run on.
+        """
+        worst = -self._sign * _FAR
+        if math.isnan(mean):
+            return worst
+        if self._rule.type == "patience":
+            mark = self._best.get(key, -math.inf) + self._rule.min_delta
+            if self._sign * mean <= mark:
+                return worst
+            self._best[key] = self._sign * mean
+        return _finite(mean)
+
+    def _study(self, seed_index: int) -> Study:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        while len(self._studies) <= seed_index:
+            self._studies.append(
+                optuna.create_study(
+                    storage=optuna.storages.InMemoryStorage(),
+                    sampler=optuna.samplers.RandomSampler(seed=0),  # draws nothing here
+                    pruner=pruner(self._rule),
+                    direction=self._goal,
+                )
+            )
+        return self._studies[seed_index]
+
+    def _reason(self, trial: int, seed_index: int, epoch: int) -> str:
+        rule = self._rule
+        means = self._means[trial, seed_index]
+        name, after = rule.metric or "the judged metric", f"after {_count(epoch, 'epoch')}"
+        if rule.type == "asha":
+            reached = sum(
+                epoch in at for (_, seed), at in self._means.items() if seed == seed_index
+            )
+            return (
+                f"{name} {means[epoch]:.4g} {after} is not among the best "
+                f"1/{rule.reduction_factor} of {_count(reached, 'trial')}"
+            )
+        if rule.type == "patience":
+            return (
+                f"{name} {means[epoch]:.4g} {after}: no improvement by more than "
+                f"{rule.min_delta:g} for {_count(rule.patience, 'epoch')}"
+            )
+        if rule.type == "median":
+            return self._below_median(name, after, seed_index, epoch, means)
+        is_low = rule.lower is not None and means[epoch] < rule.lower
+        value, bound = _apart(means[epoch], rule.lower if is_low else rule.upper)
+        side = f"below lower, {bound}" if is_low else f"above upper, {bound}"
+        return f"{name} {value} {after} is {side}"
+
+    def _below_median(
+        self, name: str, after: str, seed_index: int, epoch: int, means: Mapping[int, float]
+    ) -> str:
+        from optuna.trial import TrialState
+
+        complete = self._studies[seed_index].get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE,)
+        )
+        others = [
+            trial.intermediate_values[epoch]
+            for trial in complete
+            if epoch in trial.intermediate_values
+        ]
+        best: Callable[..., float] = max if self._sign > 0 else min
+        own = best(mean for mean in means.values() if not math.isnan(mean))
+        value, median = _apart(own, statistics.median(others))
+        at_best = "" if own == means[epoch] else " at best"
+        side = "below" if self._sign > 0 else "above"
+        return (
+            f"{name} {value}{at_best} {after} is {side} the median {median} "
+            f"of {_count(len(others), 'trial')}"
+        )
+
+
+def pruner(rule: EarlyTerminate) -> BasePruner:
+    """Optuna's pruner for a rule, every option stated; its steps are epochs from 1.
+
+    Optuna's `patience` counts the epoch of the decision apart, ours with the others.
+    """
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.pruners import (
+        MedianPruner,
+        PatientPruner,
+        SuccessiveHalvingPruner,
+        ThresholdPruner,
+    )
+
+    if rule.type == "median":
+        return MedianPruner(
+            n_startup_trials=rule.startup_trials,
+            n_warmup_steps=rule.min_epochs,
+            interval_steps=1,
+            n_min_trials=rule.min_trials,
+        )
+    if rule.type == "asha":
+        return SuccessiveHalvingPruner(
+            min_resource=rule.min_epochs,
+            reduction_factor=rule.reduction_factor,
+            min_early_stopping_rate=0,
+            bootstrap_count=0,
+        )
+    if rule.type == "patience":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return PatientPruner(None, patience=rule.patience - 1, min_delta=0.0)
+    return ThresholdPruner(
+        lower=rule.lower, upper=rule.upper, n_warmup_steps=rule.min_epochs, interval_steps=1
+    )
+
+
+def clearly_worse(
+    rule: RaceSeeds, goal: Goal, values: Sequence[float], best: Sequence[float]
+) -> str | None:
+    """Why a trial needs no more seeds, in one line, or None.
+
+    `values` are those of its first seeds and `best` the best complete trial's for the same: the
+    mean of the paired differences decides. What is not a number decides nothing.
+    """
+    if len(values) < rule.after:
+        return None
+    worse = [
+        other - own if goal == "maximize" else own - other
+        for own, other in zip(values, best, strict=True)
+    ]
+    by = sum(worse) / len(worse)
+    # 0.8 - 0.75 is a little more than 0.05 in floating point.
+    if not by > rule.margin or math.isclose(by, rule.margin, rel_tol=1e-9):
+        return None
+    own, other = sum(values) / len(values), sum(best) / len(best)
+    seeds = "seed" if len(values) == 1 else f"{len(values)} seeds"
+    return (
+        f"{own:.4g} over its first {seeds} is worse than the best trial's {other:.4g} "
+        f"over the same by more than {rule.margin:g}"
+    )
+
+
+def _finite(value: float) -> float:
+    return min(max(value, -_FAR), _FAR)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _apart(one: float, other: float | None) -> tuple[str, str]:
+    """Both with the fewest digits, from four, that tell them apart."""
+    bound = math.nan if other is None else other
+    texts = [(f"{one:.{digits}g}", f"{bound:.{digits}g}") for digits in (4, 6, 9, 17)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
+
+
+class Pruning:
+    """Early termination and the race of seeds, as the sweep file asks for them.
+
+    What the judge must know again after a restart stands in the histories of the runs.
+    """
+
+    def __init__(self, spec: SweepSpec, ledger: Ledger, runs: Runs) -> None:
+        self._spec, self._ledger, self._runs = spec, ledger, runs
+        rule = spec.early_terminate
+        self.metric = (rule.metric if rule else None) or spec.metric.name
+        """The name of the value that is judged, and kept in the ledger after each epoch."""
+        self._judge = None if rule is None else Judge(rule, natural_goal(self.metric))
+        self._known: set[tuple[int, int, int | None]] = set()
+        """Trial, seed and epoch (None: the run's end) of what the judge was told."""
+        self._curves: dict[int, dict[int, dict[int, float]]] = {}
+        """Of open trials: epoch to seed to value."""
+        self._best: tuple[float, list[float]] | None = None
+        self._begin()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a trial's seeds run one after another, since an earlier one may be enough."""
+        return self._judge is not None or self._spec.race_seeds is not None
+
+    def reported(self, trial: OpenTrial, task: Task, report: Mapping[str, Any]) -> str | None:
+        """An epoch of one seed is done: why to prune the trial, or None."""
+        value = report["metrics"].get(self.metric)
+        epoch = int(report["epoch"])
+        if value is None or epoch == 0:  # the model before training says nothing of the trial
+            return None
+        seed = trial.seed_index(task.digest)
+        self._keep(trial, seed, epoch, value)
+        # Nothing is saved by stopping at the last epoch.
+        return self._tell(trial.number, seed, report, decide=epoch < report["epochs"])
+
+    def catch_up(self, trial: OpenTrial, task: Task) -> str | None:
+        """Before a run goes on from a checkpoint: hear the epochs that it has behind it.
+
+        The decision on the last one may have died with its driver; the ones before were taken,
+        unless the run was begun for another trial.
+        """
+        history = list(self._history(task.digest))
+        for index, report in enumerate(history):
+            if trial.is_new or index == len(history) - 1:
+                reason = self.reported(trial, task, report)
+                if reason is not None:
+                    return reason
+        return None
+
+    def seed_done(self, trial: OpenTrial, task: Task) -> str | None:
+        """One seed's run is complete: why the trial needs no more of them, or None."""
+        seed = trial.seed_index(task.digest)
+        self._recall(trial.number, seed, task.digest)
+        self._run_ended(trial.number, seed)
+        race, done = self._spec.race_seeds, seed + 1
+        if race is None or self._best is None or not race.after <= done < len(trial.tasks):
+            return None
+        digests = [item.digest for item in trial.tasks[:done]]
+        values = seed_values(self._runs, digests, self._spec.metric)
+        return clearly_worse(race, self._spec.metric.goal, values, self._best[1][:done])
+
+    def ended(self, trial: Trial) -> None:
+        """The trial has its end, and the ledger says so."""
+        self._curves.pop(trial.number, None)
+        if trial.state == "pruned" and self._judge is not None:
+            self._judge.pruned(trial.number)
+        if trial.state == "complete" and self._spec.race_seeds is not None:
+            self._compare_with_best(trial)
+
+    def _begin(self) -> None:
+        """Know again what an earlier driver knew."""
+        for trial in self._ledger.trials():
+            for seed, digest in enumerate(trial.runs.values()):
+                if self._judge is None:
+                    break
+                is_trained = (self._runs.folder(digest) / "trained.json").exists()
+                is_open = trial.state == "running" and not is_trained
+                self._recall(trial.number, seed, digest, but_last=is_open)
+                if is_trained:
+                    self._run_ended(trial.number, seed)
+            self.ended(trial)
+
+    def _recall(self, number: int, seed: int, digest: str, *, but_last: bool = False) -> None:
+        history = list(self._history(digest))
+        for report in history[:-1] if but_last else history:
+            self._tell(number, seed, report, decide=False)
+
+    def _tell(
+        self, number: int, seed: int, report: Mapping[str, Any], *, decide: bool
+    ) -> str | None:
+        """Let the judge know of an epoch, once; its decision where one is wanted."""
+        value, epoch = report["metrics"].get(self.metric), int(report["epoch"])
+        if self._judge is None or value is None:
+            return None
+        if (number, seed, epoch) in self._known:
+            return None
+        self._known.add((number, seed, epoch))
+        if decide:
+            return self._judge.heard(number, seed, epoch, value)
+        self._judge.recall(number, seed, epoch, value)
+        return None
+
+    def _run_ended(self, number: int, seed: int) -> None:
+        if self._judge is not None and (number, seed, None) not in self._known:
+            self._known.add((number, seed, None))
+            self._judge.run_ended(number, seed)
+
+    def _keep(self, trial: OpenTrial, seed: int, epoch: int, value: float) -> None:
+        """In the ledger: the mean over the seeds that have come so far, for plots and samplers."""
+        curves = self._curves.get(trial.number)
+        if curves is None:
+            curves = self._curves[trial.number] = {}
+            for index, task in enumerate(trial.tasks[:seed]):
+                for report in self._history(task.digest):
+                    known = report["metrics"].get(self.metric)
+                    if known is not None:
+                        curves.setdefault(int(report["epoch"]), {})[index] = known
+        at = curves.setdefault(epoch, {})
+        at[seed] = value
+        self._ledger.report(trial.number, epoch, sum(at.values()) / len(at))
+
+    def _compare_with_best(self, trial: Trial) -> None:
+        value, goal = trial.value, self._spec.metric.goal
+        if value is None:
+            return
+        better = self._best is None or (
+            value > self._best[0] if goal == "maximize" else value < self._best[0]
+        )
+        if better:
+            digests = list(trial.runs.values())
+            self._best = (value, seed_values(self._runs, digests, self._spec.metric))
+
+    def _history(self, digest: str) -> Iterator[Mapping[str, Any]]:
+        """The reports of a run so far, without the one before training."""
+        for report in read_json(self._runs.folder(digest) / "history.json") or []:
+            if report["epoch"] > 0:
+                yield report

@@ -1,0 +1,127 @@
+"""What becomes of failed runs by their class, and when a sweep is given up for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from carft_core.config import TrialConfig
+from carft_core.identity import couples_items
+from sweeps.engines.base import Failure
+from sweeps.spec.settings import Retries
+
+
+class RetryPolicy:
+    """Whether a run is tried again, by how often it failed in this way while the driver lives."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._allowed: Mapping[str, int] = retries.model_dump()
+        self._failed: dict[str, Counter[str]] = {}
+
+    def again(self, digest: str, failure: Failure, config: TrialConfig) -> bool:
+        """Whether the run of `digest`, which was trained with `config`, is tried once more."""
+        if is_full_disk(failure):
+            return False
+        failed = self._failed.setdefault(digest, Counter())
+        failed[failure.kind] += 1
+        if failed[failure.kind] > self._allowed.get(failure.kind, 0):
+            return False
+        return failure.kind != "out_of_memory" or can_be_halved(config)
+
+
+def halved(config: TrialConfig, times: int) -> TrialConfig:
+    """The same run in less memory: micro-batches and evaluation batches halved `times` times.
+
+    The effective batch stays, and with it the run's digest.
+    """
+    if not times:
+        return config
+    optim, evaluation = config.optim, config.eval
+    micro = max(1, (optim.micro_batch or optim.batch_size) >> times)
+    batch = max(1, evaluation.batch_size >> times)
+    return config.model_copy(
+        update={
+            "optim": optim.model_copy(update={"micro_batch": micro}),
+            "eval": evaluation.model_copy(update={"batch_size": batch}),
+        }
+    )
+
+
+def can_be_halved(config: TrialConfig) -> bool:
+    """Whether smaller micro-batches are left, and leave the run what it is."""
+    if couples_items(config):
+        return False
+    return (config.optim.micro_batch or config.optim.batch_size) > 1
+
+
+@dataclass(frozen=True)
+class _Failed:
+    cause: str
+    setting: str
+
+
+class Breaker:
+    """Says when runs keep failing for one cause, or on one node, so that going on is waste.
+
+    `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
+    count once, since that is what a setting does, not what is broken. A full disk is enough once:
+    whatever runs next needs room too.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._row: deque[_Failed] = deque(maxlen=max(1, limit))
+        self._on_node: Counter[str] = Counter()
+
+    def succeeded(self, node: str | None = None) -> None:
+        """A run has come to its end; None: on the only node there is."""
+        self._row.clear()
+        if node is None:
+            self._on_node.clear()
+        else:
+            self._on_node.pop(node, None)
+
+    def failed(self, failure: Failure, setting: str) -> str | None:
+        """A run of a setting (what its seeds share) has failed; why to stop, or None."""
+        if is_full_disk(failure):
+            return f"the disk is full ({failure.message})"
+        if not self._limit:
+            return None
+        entry = _Failed(_cause(failure), setting)
+        if failure.kind == "nan" and entry in self._row:
+            return None
+        self._row.append(entry)
+        if len(self._row) == self._limit and len({item.cause for item in self._row}) == 1:
+            return (
+                f"{self._limit} runs in a row failed for one cause ({failure.kind}): "
+                f"{failure.message}"
+            )
+        if not failure.node or failure.kind in ("nan", "data"):
+            return None  # a node has no part in these
+        self._on_node[failure.node] += 1
+        if self._on_node[failure.node] >= self._limit:
+            return (
+                f"{self._limit} runs in a row failed on {failure.node}, the last one "
+                f"({failure.kind}): {failure.message}"
+            )
+        return None
+
+
+def node_of(worker: str) -> str | None:
+    """The node in a worker's name: of `ray:HOST:PID`; a `local:PID` works on the only one."""
+    words = worker.split(":")
+    return words[1] if len(words) == 3 else None
+
+
+def is_full_disk(failure: Failure) -> bool:
+    """Whether the run failed because there was no room for what it wrote."""
+    return failure.kind == "crashed" and os.strerror(errno.ENOSPC) in failure.message
+
+
+def _cause(failure: Failure) -> str:
+    """Failures alike in all but their numbers have one cause."""
+    return f"{failure.kind}: {re.sub(r'[0-9]+', '#', failure.message)}"

@@ -1,0 +1,1 @@
+"""Search spaces: distributions, and drawing points of them."""

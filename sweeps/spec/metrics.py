@@ -1,0 +1,112 @@
+"""Names of metrics, and which of them a sweep can be chosen by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from carft_core.config import TrialConfig
+from carft_core.data import FAMILIES, FamilyData
+from carft_core.errors import RequestError, unknown
+
+Goal = Literal["maximize", "minimize"]
+
+QUANTITIES = ("top1", "nll", "ece", "brier")
+FURTHER = ("macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1")
+"""Of families that ask for them."""
+_SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
+NAMES = (
+    "train/loss",
+    *(f"{split}/{quantity}" for split in _SPLITS for quantity in (*QUANTITIES, *FURTHER)),
+    "gap/top1",
+    "hmean/top1",
+    "gain/ood/top1",
+    "retention/FAMILY/top1",
+    "retention/mean/top1",
+    "retention/gain/top1",
+    "context/SPLIT/kl",
+    "context/SPLIT/entropy",
+    "system/images_per_s",
+    "system/peak_memory_mb",
+)
+"""All names; SHIFT, PART and SPLIT stand for a name of the family, FAMILY for another family;
+`train/` has each loss term."""
+
+PATTERN = (
+    rf"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/({'|'.join((*QUANTITIES, *FURTHER))})"
+    r"|gap/top1|hmean/top1"
+    r"|gain/ood/top1|retention/\w+/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
+)
+_SYNONYMS = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")
+_SMALLER_IS_BETTER = re.compile(r"(^train/|/nll$|/ece$|/brier$|/kl$|^gap/|memory)")
+
+
+def problem(name: str) -> str | None:
+    """What is wrong with a metric's name, or None."""
+    if re.fullmatch(PATTERN, name):
+        return None
+    plainer = _SYNONYMS.sub(r"\1top1", name)
+    if plainer != name and re.fullmatch(PATTERN, plainer):
+        return f"unknown metric {name!r}; did you mean {plainer!r}?"
+    if re.fullmatch(f"[a-z_]+/{PATTERN}", name):
+        merge, rest = name.split("/", 1)
+        return f"write {rest!r}, and the merge's point apart: merge: {merge}@..."
+    return unknown("metric", name, NAMES)
+
+
+def natural_goal(name: str) -> Goal:
+    """The direction in which the metric is better."""
+    return "minimize" if _SMALLER_IS_BETTER.search(name) else "maximize"
+
+
+def is_selectable(name: str) -> bool:
+    """Whether selecting on it looks at no test split and no shift (design, section 7)."""
+    return name.startswith(("id/val/", "train/", "ood/val/"))
+
+
+def is_reported(name: str, *, every_epoch: bool) -> bool:
+    """Whether runs tell it after every epoch; `every_epoch`: they measure test and shifts then."""
+    if name.startswith(("id/val/", "train/")):
+        return True
+    return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"
+
+
+_OF_BOTH = ("gap/top1", "hmean/top1")
+"""Of an ID test and shifts together."""
+
+
+def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
+    """Raise RequestError where runs of `config` on `data` have no metric of this name.
+
+    A metric whose name says nothing of splits (`train/...`, `context/...`, `system/...`) passes.
+    """
+    split, _, kind = name.rpartition("/")
+    of_splits = kind in (*QUANTITIES, *FURTHER) and split.startswith(("id/", "ood/"))
+    known = tuple(_names(config, data))
+    if name in known or not (of_splits or name in (*_OF_BOTH, "gain/ood/top1")):
+        return
+    family, known_splits = config.data.family, dict.fromkeys(n.rpartition("/")[0] for n in known)
+    if of_splits and split in known_splits:
+        kinds = [one.rpartition("/")[2] for one in known if one.rpartition("/")[0] == split]
+        raise RequestError(f"metric: {family} has no {name}; of {split} it has {', '.join(kinds)}")
+    told = ", ".join(one for one in known_splits if one.startswith(("id/", "ood/")))
+    raise RequestError(f"metric: {family} has no {name}; it is measured on {told}")
+
+
+def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
+    """What of splits a run measures."""
+    family = FAMILIES[config.data.family]
+    splits = {"id/val": data.val or data.train, **data.measured()}
+    grouped = {name: split.groups is not None for name, split in splits.items()}
+    grouped |= {name: all(grouped[of] for of in it.of) for name, it in data.derived.items()}
+    grouped |= {name: any(grouped[of] for of in shifts) for name, shifts in data.own_means.items()}
+    in_mean = [name for name in data.measured() if name[:4] == "ood/"]
+    in_mean = [name for name in in_mean if name not in data.outside_mean]
+    if in_mean:
+        grouped["ood/mean"] = any(grouped[name] for name in in_mean)
+    for split, has_groups in grouped.items():
+        further = [k for k in family.metrics if has_groups or "_group_" not in k]
+        yield from (f"{split}/{kind}" for kind in (*QUANTITIES, *further))
+    if in_mean:
+        yield from (*(_OF_BOTH if data.test is not None else ()), "gain/ood/top1")

@@ -1,0 +1,478 @@
+"""A user's own modules and data families."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import keyword
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from carft_core.config import SECTIONS, flatten
+from carft_core.data import FAMILIES, Family
+from carft_core.data.base import DataConfig
+from carft_core.data.declaration import Declaration, Prompts, names_a_set
+from carft_core.data.folders import nearest
+from carft_core.data.image_folder import Declared
+from carft_core.errors import Problem, RequestError, dotted, unknown
+from carft_core.fields import explained
+from carft_core.files import existing
+from carft_core.identity import module_place
+from carft_core.prompts import (
+    TEMPLATE_SETS,
+    TemplateSet,
+    mistakes,
+    register_templates,
+    template_set,
+)
+from sweeps.spec.document import (
+    COMMAND_LINE,
+    Draft,
+    Place,
+    Route,
+    YamlError,
+    parse,
+    read_text,
+    validated,
+)
+from sweeps.spec.settings import expand_imports
+
+SOURCES_ROOT = Path(__file__).parents[2]
+PACKAGES = ("carft_core", "sweeps", "tracking")
+
+
+def source_digest() -> str:
+    """Of every Python file of the packages: path and content."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for file in sorted((SOURCES_ROOT / package).rglob("*.py")):
+            digest.update(f"{file.relative_to(SOURCES_ROOT)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+_ROUTE = "import"
+
+
+def import_all(draft: Draft, folder: Path, more: Sequence[str]) -> tuple[str, ...]:
+    """Import what the draft names (paths are relative to `folder`), and `more`, which the command
+    line names (relative to the current folder), each once.
+
+    Gives them such that they mean the same in every process: names, and absolute paths. Raises
+    InvalidConfig with every module that cannot be imported.
+    """
+    found: list[str] = []
+    for index, item in enumerate(_module_names(draft)):
+        place = draft.place((_ROUTE, index))
+        found += _imported(draft, Place(place.order, f"{place.text}: {_ROUTE}"), item, folder)
+    for index, item in enumerate(more):
+        shown = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
+        found += _imported(draft, shown, item, Path.cwd())
+    if draft.data.get(_ROUTE) or more:
+        # A module that is missing would make every name that it registers a mistake.
+        draft.check()
+    return tuple(dict.fromkeys(found))
+
+
+def _module_names(draft: Draft) -> tuple[str, ...]:
+    """What stands in the file, as far as it has the right form; the rest is reported later."""
+    given = draft.data.get(_ROUTE)
+    try:
+        return () if given is None else expand_imports(given)
+    except ValueError:
+        return ()
+
+
+def _imported(draft: Draft, place: Place, item: str, folder: Path) -> list[str]:
+
+    try:
+        resolved = resolve([item], folder)
+        load(resolved)
+    except RequestError as error:
+        draft.quote(place, error)
+        return []
+    return list(resolved)
+
+
+DECLARED = (".yaml", ".yml")
+"""A family's file, which is declared and not programmed."""
+
+
+def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """Each import such that it means the same in every process, whatever its current folder.
+
+    A path (of a `.py` file, a package's folder, or a family's YAML file) is relative to `folder`,
+    where the sweep file lies, and becomes the absolute one of a file. A module's name stays when
+    it is installed; else it is looked for in `folder`, then in the current folder, and becomes the
+    path of its file. Raises RequestError for a name that is found nowhere.
+    """
+    return tuple(_resolved(item, folder.resolve()) for item in imports)
+
+
+def load(imports: Sequence[str]) -> None:
+    """Import what `resolve` gave, in its order, so that it registers itself; once per process.
+
+    What a family's file declares is registered.
+
+    A file is imported under its own name, as a part of its package where it has one. Its folder
+    comes last on the search path: files beside it can be imported, and nothing that is installed
+    is hidden. Raises RequestError that tells what cannot be imported, why, and at which line.
+    """
+    for item in imports:
+        if item.endswith(DECLARED):
+            register_family(Path(item))
+            continue
+        if _is_path(item):
+            name, folder = _located(Path(item))
+            _refuse_taken(item, name.partition(".")[0], folder)
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+        else:
+            name = item
+        _import(item, name)
+
+
+def _is_path(item: str) -> bool:
+    return item.endswith((".py", *DECLARED)) or "/" in item or item.startswith(("~", "."))
+
+
+def _resolved(item: str, folder: Path) -> str:
+    if _is_path(item):
+        path = folder / Path(item).expanduser()
+        path = path.parent.resolve() / path.name  # the last part names the module, if it is a link
+        return str(path / "__init__.py" if path.is_dir() else path)
+    folders = (folder, Path.cwd())
+    top = item.partition(".")[0]
+    if (place := module_place(top)) is not None and place.parent not in folders:
+        return item
+    for candidate in folders:
+        path = candidate.joinpath(*item.split("."))
+        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+            if file.is_file():
+                return str(file)
+    beside = {name for candidate in folders for name in _modules_in(candidate)}
+    near = _near(item, {*beside, *(module.name for module in pkgutil.iter_modules())})
+    raise RequestError(
+        f"import: no module {item!r} is installed, and none lies in {folder} (a file is named "
+        f"by its path, such as ./my_methods.py){near}"
+    )
+
+
+def _located(file: Path) -> tuple[str, Path]:
+    """The module's name of a file, and the folder in which the name's first part lies."""
+    if file.name == "__init__.py" and not file.exists() and file.parent.is_dir():
+        raise RequestError(f"import: {file.parent} is no package: it has no __init__.py")
+    if not file.is_file():
+        near = _near(file.name, _modules_in(file.parent, ".py"))
+        raise RequestError(f"import: {file} does not exist{near}")
+    if file.suffix != ".py":
+        raise RequestError(f"import: {file} is no Python file: its name must end in .py")
+    path = file.parent if file.name == "__init__.py" else file
+    parts = [path.name.removesuffix(".py")]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    for part in parts:
+        if not part.isidentifier() or keyword.iskeyword(part):
+            raise RequestError(
+                f"cannot import {file}: {part!r} is no name of a module; rename it, using letters, "
+                "digits and '_' only"
+            )
+    return ".".join(parts), folder
+
+
+def _refuse_taken(item: str, top: str, folder: Path) -> None:
+    """Raise RequestError when `top` is another module than the one that lies in `folder`."""
+    importlib.invalidate_caches()
+    known = sys.modules.get(top)
+    if known is not None:
+        file = getattr(known, "__file__", None)
+    else:
+        spec = importlib.util.find_spec(top)
+        file = None if spec is None else spec.origin
+        if file is None:  # nothing, or a folder without __init__.py, behind which ours is found
+            return
+    own = [(folder / name).resolve() for name in (f"{top}.py", f"{top}/__init__.py")]
+    if file is None or Path(file).resolve() not in own:
+        raise RequestError(
+            f"cannot import {item}: the name {top!r} is taken by another module "
+            f"({file or 'built into Python'}); rename yours"
+        )
+
+
+def _import(item: str, name: str) -> None:
+    importlib.invalidate_caches()
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise RequestError(f"cannot import {item}: {_told(error, name)}") from error
+
+
+def _told(error: BaseException, name: str) -> str:
+    """What went wrong, in one line, and at which line of the user's own."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{name}.".startswith(f"{missing}."):
+        package = sys.modules.get(missing.rpartition(".")[0])
+        known = pkgutil.iter_modules(None if package is None else getattr(package, "__path__", []))
+        near = _near(missing.rpartition(".")[2], (module.name for module in known))
+        return f"there is no module {missing!r}{near}"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = text.strip().partition("\n")[0]
+    kind = type(error).__name__
+    what = first if isinstance(error, RequestError) else f"{kind}: {first}" if first else kind
+    places = list(_own_lines(error, name))
+    return f"{what} (at {places[-1]})" if places else what
+
+
+def _own_lines(error: BaseException, name: str) -> Iterator[str]:
+    """`file:line` for each of the user's own lines that the error went through, inmost last."""
+    place = module_place(name.partition(".")[0])
+    if place is None:
+        return
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((error.filename, error.lineno))
+    for file, line in frames:
+        # A single file may draw on others beside it.
+        beside = place.suffix == ".py" and Path(file).parent == place.parent
+        if beside or Path(file).is_relative_to(place):
+            yield f"{file}:{line}"
+
+
+def _modules_in(folder: Path, suffix: str = "") -> list[str]:
+    """The names of the modules in a folder, those of files with `suffix`."""
+    if not folder.is_dir():
+        return []
+    files = [f"{path.stem}{suffix}" for path in folder.glob("*.py")]
+    return files + [path.parent.name for path in folder.glob("*/__init__.py")]
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'my_methods'?`, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+SUFFIXES = (".yaml", ".yml")
+APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
+"""Fields of a trial for which a family has no default."""
+NEEDS = "a family file has at least test, or test_fraction"
+
+
+def is_family_file(text: object) -> bool:
+    """Whether it names a file and not a family: no family's name has a dot."""
+    return isinstance(text, str) and text.endswith(SUFFIXES)
+
+
+def register_family(file: Path) -> Family:
+    """Make the family that a file declares known under its name, with its templates; gives it back.
+
+    The same file may come again: read anew where its text has changed. Raises RequestError when
+    it cannot be read or another family has its name, InvalidConfig with every mistake in it, each
+    with its line.
+    """
+    file = file.absolute()
+    if existing(str(file)) is None:
+        folder = existing(str(file.parent))
+        beside = [] if folder is None else [path.name for path in folder.glob("*.y*ml")]
+        raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
+    text = read_text(file, "a family file")
+    for known in FAMILIES.values():
+        before = _declared_or_none(known)
+        if before is not None and (before.file, before.text) == (file, text):
+            return known
+    draft = _draft(file, text)
+    declared = _read(draft, file, text)
+    _check_name(draft, declared)
+    defaults = dict(flatten(declared.declaration.defaults)) | _prompts(draft, declared)
+    draft.check()
+    family: Family = FAMILIES.register(declared.family(defaults))
+    return family
+
+
+def place_of(config: DataConfig) -> str:
+    """Where the images of a run lie: `data.root`, or the root that its family declares."""
+    known = FAMILIES.get(config.family)
+    declared = None if known is None else _declared_or_none(known)
+    return config.root or ("builtin" if declared is None else str(declared.root))
+
+
+def _draft(file: Path, text: str) -> Draft:
+    try:
+        return Draft(parse(text), file.name, NEEDS)
+    except YamlError as error:
+        raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
+
+
+def _read(draft: Draft, file: Path, text: str) -> Declared:
+    """Raises InvalidConfig with what is wrong in the file itself."""
+    given: dict[str, Any] = {key: value for key, value in draft.data.items() if value is not None}
+    given.setdefault("name", file.name.partition(".")[0])
+    declaration = validated(draft, Declaration, given, ())
+    if declaration is not None:
+        for problem in _problems(declaration):
+            draft.report(problem.path, problem.message)
+    else:
+        _report_the_rest(draft, given)
+    draft.check()
+    if declaration is None:
+        raise TypeError("a declaration is missing, and no mistake was reported")
+    return Declared(declaration, file, text, draft.lines)
+
+
+def _report_the_rest(draft: Draft, given: Mapping[str, Any]) -> None:
+    """With mistakes in some keys the others are looked at as well, so that all come at once."""
+    right: dict[str, Any] = {}
+    for key, value in given.items():
+        with contextlib.suppress(ValidationError):
+            Declaration.model_validate({"name": "some", key: value})
+            right[key] = value
+    wrong = given.keys() - right.keys()
+    for problem in _problems(Declaration.model_validate({"name": "some", **right})):
+        if not wrong & {problem.path[0], "test", "test_fraction"}:
+            draft.report(problem.path, problem.message)
+
+
+def _prompts(draft: Draft, declared: Declared) -> dict[str, object]:
+    """The defaults of the fields that name templates; inline ones become sets of the family's."""
+    chosen: dict[str, object] = {}
+    for key in Prompts.model_fields:
+        texts: tuple[str, ...] | None = getattr(declared.declaration.prompts, key)
+        if texts is None:
+            continue
+        name = f"{declared.declaration.name}_{key}"
+        try:
+            if not names_a_set(texts):
+                templates = TemplateSet(name, texts)
+            elif texts[0] in TEMPLATE_SETS:
+                chosen[f"prompts.{key}"] = texts[0]
+                continue
+            else:
+                templates = _from_file(texts[0], declared.file.parent, name)
+            register_templates(templates, again=_is_ours(name, declared.declaration.name))
+        except RequestError as error:
+            draft.report(("prompts", key), str(error))
+        else:
+            chosen[f"prompts.{key}"] = name
+    return chosen
+
+
+def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
+    """The templates of a file that lies beside the family's."""
+    path = existing(str(folder / Path(text).expanduser()))
+    read = template_set(text if path is None else str(path))
+    return TemplateSet(name, read.templates, read.domains)
+
+
+def _is_ours(name: str, family: str) -> bool:
+    """Whether a set of this name can only come from an earlier text of the family's file."""
+    known = FAMILIES.get(family)
+    return (
+        known is not None
+        and _declared_or_none(known) is not None
+        and name in known.defaults.values()
+    )
+
+
+def _declared_or_none(family: Family) -> Declared | None:
+    owner = getattr(family.open, "__self__", None)
+    return owner if isinstance(owner, Declared) else None
+
+
+def _check_name(draft: Draft, declared: Declared) -> None:
+    """A name is one family's, unless one file took the other's place."""
+    known = FAMILIES.get(declared.declaration.name)
+    was = None if known is None else _declared_or_none(known)
+    if known is not None and was is None:
+        draft.report(("name",), f"{known.name!r} is a family already: {known.summary}; rename it")
+    elif was is not None and was.file != declared.file and was.file.exists():
+        message = f"{was.declaration.name!r} is taken by {was.file}; give it another"
+        draft.report(("name",), message)
+
+
+def _problems(declared: Declaration) -> Iterator[Problem]:
+    """What is wrong in it as a whole: keys that exclude each other, templates, defaults."""
+    if declared.test is None and declared.test_fraction is None:
+        message = "which folder is the test? If there is none, say test_fraction: 0.2"
+        yield Problem(("test",), message)
+    for one, other in (
+        ("test", "test_fraction"),
+        ("classes", "exclude"),
+        ("class_names", "class_names_file"),
+    ):
+        if getattr(declared, one) and getattr(declared, other):
+            yield Problem((other,), f"does not go with {one}; keep one of the two")
+    for key in Prompts.model_fields:
+        texts = getattr(declared.prompts, key) or ()
+        if not names_a_set(texts):
+            for index, message in mistakes(texts):
+                yield Problem(("prompts", key, index), message)
+    yield from _wrong_defaults(declared.defaults)
+
+
+def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
+    allowed = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in cls.model_fields}
+    for field, value in flatten(defaults):
+        route = ("defaults", *_as_written(defaults, field))
+        if field not in allowed - set(APART):
+            yield Problem(route, unknown("field", field, allowed - set(APART)))
+            continue
+        section, _, key = field.partition(".")
+        try:
+            SECTIONS[section].model_validate({key: value})
+        except ValidationError as error:
+            for problem in explained(error, SECTIONS[section], ()):
+                yield Problem(route, problem.message)
+
+
+def _as_written(defaults: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """`optim.lr` stands there as such, or nested."""
+    return (field,) if field in defaults else tuple(field.split("."))
+
+
+FIELD = ("data", "family")
+
+
+def name_all(draft: Draft, folder: Path) -> tuple[str, ...]:
+    """Put a family's name wherever a normalised draft names its file; gives the files' paths.
+
+    A file is relative to `folder`, where the sweep file lies; one that `--set` names, to the
+    current folder. Its mistakes are noted beside those of the draft.
+    """
+    files: dict[str, None] = {}
+    for holder, key, route in list(_family_files(draft)):
+        place = draft.place(route)
+        base = Path.cwd() if place.is_of_command_line else folder
+        try:
+            file = base.absolute() / Path(holder[key]).expanduser()
+            holder[key] = register_family(file).name
+        except (RequestError, RuntimeError) as error:  # `~nobody/birds.yaml`: no such home
+            draft.quote(Place(place.order, f"{place.text}: {dotted(FIELD)}"), error)
+            draft.drop(route[:2] if route[0] == "parameters" else route)
+        else:
+            files[str(file)] = None
+    return tuple(files)
+
+
+def _family_files(draft: Draft) -> Iterator[tuple[Any, str | int, Route]]:
+    """(what holds it, its key there, its route) of each value that is a family file."""
+    route: Route = ("trial", *FIELD)
+    if is_family_file(draft.get(route)):
+        yield draft.get(route[:-1]), FIELD[-1], route
+    varied: Route = ("parameters", dotted(FIELD))
+    described = draft.mapping(varied) if draft.get(varied) is not None else {}
+    if is_family_file(described.get("value")):
+        yield described, "value", (*varied, "value")
+    values = described.get("values")
+    for index, value in enumerate(values if isinstance(values, list) else ()):
+        if is_family_file(value):
+            yield values, index, (*varied, "values", index)
