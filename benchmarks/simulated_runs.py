@@ -22,9 +22,8 @@ from sweeps.home import Home
 from sweeps.plan.tasks import Planner, Task
 from sweeps.results.tracker import TrackedSweep
 from sweeps.spec.spec import load_spec
-from tracking.base import RunKey
-from tracking.spool import Spool
-from tracking.where import open_tracking
+from tracking.spool import Spool, open_tracking
+from tracking.store.base import RunKey
 
 NAME = "load"
 POINT = {"algorithm.kl_weight": 0.3}

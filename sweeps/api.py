@@ -21,10 +21,10 @@ from sweeps.scheduler.session import Ended, execute
 from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
-from tracking.base import NotLetIn, ServiceUnreachable, Tracker
-from tracking.compare import Comparison
-from tracking.spool import Spool
-from tracking.where import open_tracking
+from tracking.comparison.compare import Comparison
+from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.spool import Spool, open_tracking
+from tracking.store.base import Tracker
 
 PATIENCE = 30.0
 """Seconds that the end waits for the tracker to have everything."""

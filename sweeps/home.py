@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracking.base import TrackingError
-from tracking.file_systems import OBJECT_STORES, network_file_system
-from tracking.locks import waiting
-from tracking.where import HOME_VARIABLE, home_folder, where
+from tracking.errors import TrackingError
+from tracking.location import (
+    HOME_VARIABLE,
+    OBJECT_STORES,
+    home_folder,
+    network_file_system,
+    waiting,
+    where,
+)
 
 if TYPE_CHECKING:
-    from tracking.databases import Database
+    from tracking.database import Database
 
 
 DATABASE = "optuna.db"

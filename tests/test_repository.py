@@ -74,7 +74,7 @@ def test_the_core_trains_without_orchestration_and_tracking(tmp_path: Path) -> N
 
 
 def test_the_comparison_is_made_without_torch(tmp_path: Path) -> None:
-    loaded = modules_after("import tracking.compare", cwd=tmp_path)
+    loaded = modules_after("import tracking.comparison.compare", cwd=tmp_path)
     assert not loaded & {"sweeps", "carft_core", "torch", "ray", "optuna", "mlflow"}
 
 

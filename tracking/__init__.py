@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracking.loading import load_comparison
+    from tracking.mlflow_reader import load_comparison
+
 
 __all__ = ["load_comparison"]
 
@@ -16,7 +17,7 @@ __all__ = ["load_comparison"]
 def __getattr__(name: str) -> Any:
     # Not at import: every command imports this package, and most need nothing of it.
     if name in __all__:
-        from tracking import loading
+        from tracking import mlflow_reader
 
-        return getattr(loading, name)
+        return getattr(mlflow_reader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

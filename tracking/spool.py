@@ -1,32 +1,194 @@
-"""A tracker that never fails or slows a sweep: it writes everything down and delivers it meanwhile.
-
-Each verb is a line of `<folder>/<sweep>.jsonl`, written before the verb returns. A thread takes
-the lines to the wrapped tracker in order, about once a second, and less often while the store is
-busy or away. After a crash the next spool of the folder goes on; what it delivers twice changes
-nothing.
-"""
+"""A tracker that writes to a journal, and delivers it to the store in a thread."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from tracking import verbs
-from tracking.base import (
-    EndState,
-    Metric,
-    RunKey,
-    RunStart,
-    ServiceUnreachable,
-    Tracker,
-    TrackingError,
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.journal import (
+    Journal,
+    Line,
+    Record,
+    decode,
+    encode,
+    ended,
+    kept,
+    key_of,
+    measured,
+    merged,
+    opened,
+    tagged,
+    tell,
 )
-from tracking.delivery import Delivery
-from tracking.journal import Journal
-from tracking.pacing import Pacing
+from tracking.location import home_id, where
+from tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
+
+LONGEST_ASKED = 600.0
+"""A store that asks to be left alone for longer is asked again after these seconds."""
+_SHARE = 0.75
+_SOON = 0.25
+
+
+class Pacing:
+    """The pause before the next delivery, from how the last one went; all times in seconds.
+
+    Delivering takes at most three quarters of the time: what is told meanwhile is merged, so a
+    store under load gets fewer and fuller requests. While it is away, pauses double up to
+    `longest`.
+    """
+
+    def __init__(self, shortest: float, longest: float) -> None:
+        self.pause = shortest
+        """How long records gather, unless somebody waits for them."""
+        self.least = 0.0
+        """How much of it passes though somebody waits."""
+        self._shortest, self._longest = shortest, longest
+        self._doubled = shortest
+
+    def delivered(self, seconds: float, *, full: bool) -> None:
+        """All went well in so many seconds. `full`: longer waiting would merge nothing more."""
+        rest = 0.0 if full else seconds * (1 - _SHARE) / _SHARE
+        self.pause = min(max(self._shortest, rest), max(self._shortest, self._longest))
+        self.least = 0.0
+        self._doubled = self._shortest
+
+    def failed(self, *, progress: bool, asked: float | None) -> None:
+        """The store could not be used, after `progress` or at once; it may have `asked` to wait.
+
+        A store that takes some of the records and refuses the others as it is busy is not away.
+        """
+        last = self._shortest if progress else self._doubled
+        self._doubled = min(2 * last, self._longest)
+        self.pause, self.least = self._doubled, min(self._doubled, _SOON)
+        if asked is not None:
+            self.least = min(asked, LONGEST_ASKED)
+            self.pause = max(self.pause, self.least)
+
+
+class Parcel(NamedTuple):
+    """The lines that one call of the tracker delivers; decoded then, since many may wait."""
+
+    lines: Sequence[str]
+
+    def record(self) -> Record:
+        """What is told."""
+        records = [decode(line) for line in self.lines]
+        return records[0] if len(records) == 1 else merged(records)
+
+
+class Delivery:
+    """What of a journal is delivered and what waits. One thread delivers; any may read `behind`."""
+
+    def __init__(self, tracker: Tracker, journal: Journal) -> None:
+        self.journal = journal
+        self.rejected = 0
+        self._tracker = tracker
+        self._told = journal.count_waiting()
+        self._delivered = 0
+        self._parcels: deque[Parcel] = deque()
+        self._end = journal.acknowledged
+
+    @property
+    def behind(self) -> int:
+        """How many records were told and are neither kept nor set aside."""
+        return self._told - self._delivered
+
+    @property
+    def delivered(self) -> int:
+        """How many records this object has brought to their place."""
+        return self._delivered
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that a longer wait would merge nothing more."""
+        return self.journal.is_full
+
+    def add(self, record: Record, *, durable: bool) -> None:
+        """Write a record down."""
+        self.journal.append(encode(record), durable=durable)
+        self._told += 1
+
+    def deliver(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Deliver everything told before the call, until it is done or `stopped` says so.
+
+        What is told meanwhile is left for the next call, where more of it can be merged. Raises
+        ServiceUnreachable when the store cannot be used; what was delivered by then is not
+        delivered again by this object.
+        """
+        wanted = self._told
+        while self._delivered < wanted and not stopped():
+            if not self._parcels:
+                lines = self.journal.read()
+                if not lines:
+                    return
+                self._parcels.extend(self._packed(lines))
+                self._end = lines[-1].end
+            while self._parcels and not stopped():
+                self._hand_over(self._parcels[0])
+            if not self._parcels:
+                self.journal.acknowledge(self._end)
+
+    def _hand_over(self, parcel: Parcel) -> None:
+        # Whatever a store, a driver of a database or an upload raises: one record must not end
+        # the thread that carries all the others. It is set aside with its reason.
+        record = parcel.record()
+        try:
+            tell(self._tracker, record, self.journal.files)
+        except ServiceUnreachable:
+            raise
+        except Exception as error:
+            if len(parcel.lines) == 1:
+                known = isinstance(error, TrackingError)
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                self._set_aside(parcel.lines[0], reason)
+                self._parcels.popleft()
+            else:  # one of them is at fault, the others are not
+                single = [Parcel([line]) for line in parcel.lines]
+                self._parcels.popleft()
+                self._parcels.extendleft(reversed(single))
+            return
+        self._parcels.popleft()
+        self._delivered += len(parcel.lines)
+        if record["verb"] == "open":
+            key = key_of(record)
+            self.journal.runs[key.digest] = self._tracker.run_id(key) or ""
+
+    def _packed(self, lines: Sequence[Line]) -> list[Parcel]:
+        """Parcels in order, the metrics of a run merged up to the next other verb of that run."""
+        parcels: list[Parcel] = []
+        waiting: dict[RunKey, list[str]] = {}
+
+        def close(key: RunKey) -> None:
+            if found := waiting.pop(key, None):
+                parcels.append(Parcel(found))
+
+        for line in lines:
+            try:
+                record = decode(line.text)
+                key = key_of(record)
+            except (ValueError, KeyError, TypeError) as error:
+                self._set_aside(line.text, f"the journal is damaged here: {error}")
+                continue
+            if record["verb"] == "metrics":
+                waiting.setdefault(key, []).append(line.text)
+            else:
+                close(key)
+                parcels.append(Parcel([line.text]))
+        for key in list(waiting):
+            close(key)
+        return parcels
+
+    def _set_aside(self, line: str, reason: str) -> None:
+        self.journal.reject(line, reason)
+        self.rejected += 1
+        self._delivered += 1
+
 
 # A file below this is copied when it is told; a larger one is read when it is delivered.
 SMALL = 1_000_000
@@ -76,15 +238,15 @@ class Spool(Tracker):
 
     def open(self, start: RunStart) -> None:
         """Write it down, durably."""
-        self._add(start.key, verbs.opened(start), durable=True)
+        self._add(start.key, opened(start), durable=True)
 
     def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
         """Write them down."""
-        self._add(key, verbs.measured(key, values))
+        self._add(key, measured(key, values))
 
     def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Write them down."""
-        self._add(key, verbs.tagged(key, values))
+        self._add(key, tagged(key, values))
 
     def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Copy a file below 1 MB, and note the path of a larger one, which is read later.
@@ -97,11 +259,11 @@ class Spool(Tracker):
             copy, digest = _copied(path, files) if path.stat().st_size < SMALL else (None, None)
         except OSError:  # no such file, or no room for a copy: seen to when it is delivered
             copy, digest = None, None
-        self._add(key, verbs.kept(key, path, folder, copy, digest))
+        self._add(key, kept(key, path, folder, copy, digest))
 
     def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """Write it down, durably."""
-        self._add(key, verbs.ended(key, state, timestamp), durable=True)
+        self._add(key, ended(key, state, timestamp), durable=True)
 
     def run_id(self, key: RunKey) -> str | None:
         """The store's id, once the run was delivered by this process or an earlier one."""
@@ -155,7 +317,7 @@ class Spool(Tracker):
                 self._changed.notify_all()
             return self._deliveries[sweep]
 
-    def _add(self, key: RunKey, record: verbs.Record, *, durable: bool = False) -> None:
+    def _add(self, key: RunKey, record: Record, *, durable: bool = False) -> None:
         delivery = self._delivery(key.sweep)
         with self._changed:
             delivery.add(record, durable=durable)
@@ -222,3 +384,15 @@ def _copied(path: Path, files: Path) -> tuple[str, str]:
         new.write_bytes(content)
         new.replace(place)
     return str(place.relative_to(files)), digest
+
+
+def open_tracking(home: Path, environ: Mapping[str, str] | None = None) -> Spool:
+    """The tracker of a home: MLflow behind a spool. Imports MLflow only when a run is opened.
+
+    Raises TrackingError where its database would not be safe.
+    """
+    from tracking.store.mlflow_store import MlflowStore
+
+    place = where(home, environ)
+    store = MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
+    return Spool(store, place.spool)

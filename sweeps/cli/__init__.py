@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from sweeps.cli.parser import parse
 from sweeps.secrets import read_secret_files
-from tracking.base import NotLetIn, ServiceUnreachable, TrackingError
-from tracking.privacy import stay_private
+from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.store.mlflow_client import stay_private
 
 FAILED = 1
 INTERRUPTED = 3

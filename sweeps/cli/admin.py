@@ -26,12 +26,11 @@ from sweeps.ledger.storage import generations, storage, study_name
 from sweeps.ledger.trials import Ledger
 from sweeps.scaffold.write import Started, start
 from sweeps.spec.schema import family_schema, sweep_schema
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 from tracking.journal import records_behind, sweeps_behind
-from tracking.ui import serve
-from tracking.ui_hosts import is_loopback
-from tracking.ui_users import ADMIN, prepare
-from tracking.where import Where, is_server, open_tracking, where, without_password
+from tracking.location import Where, is_server, where, without_password
+from tracking.spool import open_tracking
+from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
 Say = Callable[[str], None]
 MOST_CLASSES = 30

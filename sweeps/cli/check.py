@@ -32,7 +32,7 @@ from sweeps.plan.estimate import Plan, estimate, experience, make_plan, measure,
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
-from tracking.rule_names import LEAVE_ONE_OUT
+from tracking.comparison.spec import LEAVE_ONE_OUT
 
 Say = Callable[[str], None]
 _MIB = 2**20

@@ -23,19 +23,15 @@ from sweeps.results.records import load_part, load_parts
 from sweeps.results.report import FILE, page
 from sweeps.spec.metrics import PATTERN, natural_goal, problem
 from sweeps.spec.settings import SELECTION_RULES
-from tracking.columns import MOST
-from tracking.compare import REFERENCE, Comparison
-from tracking.filters import condition
-from tracking.joint import Part, compared, sweeps_of
-from tracking.judging import Judging
-from tracking.report import csv_text, markdown, sweeps_of_row, terminal
-from tracking.rule_names import LEAVE_ONE_OUT, NAMED, TASK
-from tracking.selection import Rule
-from tracking.view import View, ordered
-from tracking.where import EXPERIMENT
+from tracking.comparison.compare import REFERENCE, Comparison
+from tracking.comparison.pooling import Part, compared, condition, sweeps_of
+from tracking.comparison.spec import LEAVE_ONE_OUT, NAMED, TASK, Judging, Rule
+from tracking.location import EXPERIMENT
+from tracking.report.table import MOST, View, ordered
+from tracking.report.terminal import csv_text, markdown, sweeps_of_row, terminal
 
 if TYPE_CHECKING:
-    from tracking.published import Subject
+    from tracking.report.published import Subject
 
 
 _OPTIONS = ("metric", "selection", "id_margin", "by")
@@ -255,8 +251,7 @@ def _read(arguments: argparse.Namespace) -> list[Part]:
         return load_parts(find_home(arguments.home), arguments.sweeps, with_fields=wide)
     if arguments.images:
         raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
-    from tracking.mlflow_reader import MlflowReader
-    from tracking.served import find
+    from tracking.mlflow_reader import MlflowReader, find
 
     reader = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT)
     there = reader.sweeps()
@@ -299,7 +294,7 @@ def _shown(chosen: Sequence[Part], arguments: argparse.Namespace) -> _Shown:
 
 
 def _with_published(view: View, found: Comparison, chosen: Sequence[Part]) -> View:
-    from tracking.published import nothing_for, quoted_beside
+    from tracking.report.published import nothing_for, quoted_beside
 
     subjects = set(_subjects(chosen))
     rows = quoted_beside(subjects, found)
@@ -307,7 +302,7 @@ def _with_published(view: View, found: Comparison, chosen: Sequence[Part]) -> Vi
 
 
 def _subjects(chosen: Sequence[Part]) -> Iterator[Subject]:
-    from tracking.published import Subject
+    from tracking.report.published import Subject
 
     for part in chosen:
         for record in part.records:
@@ -335,7 +330,7 @@ def _texts(found: Sequence[_Shown], arguments: argparse.Namespace) -> Iterator[s
         elif arguments.markdown:
             text = markdown(comparison, view=view)
         elif arguments.latex:
-            from tracking.latex import latex
+            from tracking.report.formats import latex
 
             text = latex(comparison, view=view, command=_command(arguments))
         else:
@@ -372,7 +367,7 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
         made.write(out)
     files: list[Path] = []
     if figures is not None:
-        from tracking.figures import write
+        from tracking.charts.figures import write
 
         with written("--figures", figures):
             files = write(made.evidence, figures)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from carft_core.predictor import Guess, Prediction, Predictor
-    from tracking.mlflow_model import KeptModel
+    from tracking.store.mlflow_models import KeptModel
 
 
 Say = Callable[[str], None]

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from carft_core.errors import unknown
 from sweeps.spec.settings import seconds
-from tracking.accuracy import KINDS
+from tracking.comparison.metrics import KINDS
 
 
 class Parser(argparse.ArgumentParser):
@@ -369,7 +369,7 @@ def _port(text: str) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     """`lab,*.lab.example`. Raises ArgumentTypeError."""
-    from tracking.ui_hosts import check_name
+    from tracking.ui_server import check_name
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:

@@ -25,8 +25,8 @@ from sweeps.scheduler.session import Ended
 from sweeps.scheduler.webhook import webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
-from tracking.base import ServiceUnreachable, TrackingError
-from tracking.report import terminal
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.report.terminal import terminal
 
 Say = Callable[[str], None]
 CAUSES = 3

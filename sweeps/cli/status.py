@@ -41,9 +41,9 @@ from sweeps.ledger.snapshot import (
 from sweeps.plan.tasks import NO_SEED
 from sweeps.results.records import OWN, front, measured, state_of
 from sweeps.scheduler.progress import accuracies, duration
+from tracking.comparison.runs import setting
 from tracking.journal import known_run_ids
-from tracking.records import setting
-from tracking.where import where
+from tracking.location import where
 
 if TYPE_CHECKING:
     from sweeps.ledger.snapshot import Kept

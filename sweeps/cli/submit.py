@@ -16,7 +16,7 @@ from sweeps.submit.client import Follower, Job, JobsApi, api_address, stopping
 from sweeps.submit.package import requirements, runtime_env
 from sweeps.submit.rayjob import Cluster, manifest
 from sweeps.submit.submission import Request, check_version, commit_of, environment, metadata, send
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 
 Say = Callable[[str], None]
 DETACHED = 3

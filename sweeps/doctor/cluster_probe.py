@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from carft_core.errors import RequestError
 from sweeps.spec.user_code import SOURCES_ROOT
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 
 NODE_SECONDS = 60.0
 """How long all nodes together may take to answer."""

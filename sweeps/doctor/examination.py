@@ -27,7 +27,7 @@ from sweeps.doctor.services import (
     WEBHOOK_CHECKS,
 )
 from sweeps.secrets import NAMES
-from tracking.base import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
 
 CHECKS: tuple[Check, ...] = (
     *VERSION_CHECKS,

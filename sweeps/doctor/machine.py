@@ -20,8 +20,7 @@ from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.ledger.generations import Code
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
-from tracking.file_systems import file_system, network_file_system
-from tracking.locks import waiting
+from tracking.location import file_system, network_file_system, waiting
 
 if TYPE_CHECKING:
     import torch

@@ -18,15 +18,22 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.storage import STORAGE_VARIABLE
 from sweeps.scheduler.webhook import host_of, webhook_url
 from sweeps.submit.client import JOBS_VARIABLE, api_address
-from tracking.databases import Database, Found, connect_args, in_plain_words, look
+from tracking.database import Database, Found, connect_args, in_plain_words, look
 from tracking.journal import records_behind, records_refused, sweeps_behind
-from tracking.reachable import check_reachable, sqlite_file
-from tracking.where import TRACKING_VARIABLE, Where, is_server, where, without_password
+from tracking.location import (
+    TRACKING_VARIABLE,
+    Where,
+    is_server,
+    sqlite_file,
+    where,
+    without_password,
+)
+from tracking.store.mlflow_client import check_reachable
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
-    from tracking.mlflow_probe import Answer
+    from tracking.store.mlflow_client import Answer
 
 
 def _storage(asked: Asked) -> Iterator[Finding]:
@@ -164,7 +171,7 @@ def _where(asked: Asked) -> Iterator[Finding]:
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
-    from tracking.mlflow_probe import ask
+    from tracking.store.mlflow_client import ask
 
     health = ask(place.named, "/health")
     if health.status == 200 and health.text.strip() == "OK":
@@ -179,7 +186,7 @@ def _where(asked: Asked) -> Iterator[Finding]:
 
 
 def _version(asked: Asked) -> Iterator[Finding]:
-    from tracking.mlflow_probe import client_version, release, server_version
+    from tracking.store.mlflow_client import client_version, release, server_version
 
     place, ours = _server(asked), client_version()
     theirs = None if place is None else server_version(place.named)
@@ -229,7 +236,7 @@ def _of_experiment(place: Where, answer: Answer) -> Finding:
 
 
 def _experiment(place: Where) -> Answer:
-    from tracking.mlflow_probe import ask
+    from tracking.store.mlflow_client import ask
 
     name = quote(place.experiment, safe="")
     return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
@@ -237,7 +244,7 @@ def _experiment(place: Where) -> Answer:
 
 def _pages(asked: Asked) -> Iterator[Finding]:
     """A browser says from which page a request comes, which the client never does."""
-    from tracking.mlflow_probe import ask
+    from tracking.store.mlflow_client import ask
 
     place = _server(asked)
     if place is None:
@@ -261,7 +268,7 @@ def _pages(asked: Asked) -> Iterator[Finding]:
 
 def _protected(asked: Asked) -> Iterator[Finding]:
     """Who may read and delete runs on a server that others reach too."""
-    from tracking.mlflow_probe import ask
+    from tracking.store.mlflow_client import ask
 
     place = _server(asked)
     parts = urlsplit("" if place is None else without_password(place.named))
@@ -274,7 +281,7 @@ def _protected(asked: Asked) -> Iterator[Finding]:
 
 
 def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
-    from tracking.mlflow_probe import ask
+    from tracking.store.mlflow_client import ask
 
     place = _server(asked)
     if place is None:
@@ -286,7 +293,7 @@ def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
 
 
 def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
-    from tracking.mlflow_probe import latest_schema
+    from tracking.store.mlflow_client import latest_schema
 
     place = where(asked.home.path)
     file = sqlite_file(place.named)
@@ -308,7 +315,7 @@ def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
 
 def _artifacts(asked: Asked) -> Iterator[Finding]:
     """Of our experiment, or while there is none of the one that every server has."""
-    from tracking.mlflow_probe import ask, try_artifacts
+    from tracking.store.mlflow_client import ask, try_artifacts
 
     place = _server(asked)
     if place is None:

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from carft_core.errors import RequestError
 from sweeps.engines.resources import Gpu, Node, this_machine
 from sweeps.spec.user_code import DECLARED, source_digest
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""

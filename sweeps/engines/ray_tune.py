@@ -28,7 +28,7 @@ from sweeps.engines.entry import CORE, log_tail
 from sweeps.engines.ray_cluster import Cluster, signals_kept
 from sweeps.engines.resources import Hardware, Need, Node, hardware_of, slots
 from sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, environ_for, plain, tell
-from tracking.quiet import quieted
+from tracking.store.mlflow_client import quieted
 
 STEP = 2.0
 """Seconds that a step waits for something to tell: what a stop at once may take."""

@@ -24,7 +24,7 @@ import carft_core  # noqa: F401 - says how threads wait, before a user's module 
 from sweeps.engines.base import Decision
 from sweeps.engines.entry import LOG, failure_class, one_line, run_entry
 from sweeps.secrets import WORKERS, read_secret_files
-from tracking.locks import waiting
+from tracking.location import waiting
 
 BEAT = 2.0
 """Seconds between two signs of life."""

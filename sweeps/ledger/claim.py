@@ -14,7 +14,7 @@ from typing import Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.ledger.runs import RENEW_AFTER, Lease, new_owner
-from tracking.locks import Held, Lock
+from tracking.location import Held, Lock
 
 
 class Claim:

@@ -15,7 +15,7 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger, Trial
-from tracking.context import context_tags
+from tracking.provenance import context_tags
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import SweepSpec

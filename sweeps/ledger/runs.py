@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carft_core.files import read_json, write_json
-from tracking.locks import waiting
+from tracking.location import waiting
 
 SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""

@@ -17,13 +17,26 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from carft_core.errors import RequestError
 from carft_core.files import write_atomically
 from sweeps.home import DATABASE, JOURNAL, Home
-from tracking.base import TrackingError
-from tracking.database_urls import identity, parsed
-from tracking.databases import Database, Found, connect_args, in_plain_words, look, meaning
-from tracking.file_systems import network_file_system
-from tracking.locks import waiting
-from tracking.reachable import sqlite_file
-from tracking.where import HOME_VARIABLE, TRACKING_VARIABLE, home_id, where
+from tracking.database import (
+    Database,
+    Found,
+    connect_args,
+    identity,
+    in_plain_words,
+    look,
+    meaning,
+    parsed,
+)
+from tracking.errors import TrackingError
+from tracking.location import (
+    HOME_VARIABLE,
+    TRACKING_VARIABLE,
+    home_id,
+    network_file_system,
+    sqlite_file,
+    waiting,
+    where,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage

@@ -32,7 +32,7 @@ from sweeps.space.distributions import assigned
 from sweeps.space.sampling import quantile
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
-from tracking.records import CONFIRMED
+from tracking.comparison.runs import CONFIRMED
 
 MOST = 200
 """So many runs of a home are looked at, the newest."""

@@ -17,7 +17,7 @@ from sweeps.space.points import baseline_at
 from sweeps.spec.metrics import check_measured
 from sweeps.spec.settings import After
 from sweeps.spec.spec import BaselinePoint, SweepSpec
-from tracking.records import Role, setting
+from tracking.comparison.runs import Role, setting
 
 if TYPE_CHECKING:
     pass

@@ -18,18 +18,18 @@ from sweeps.ledger.generations import AsRun
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import beside_trials, look, sweep_folder
 from sweeps.results.records import OWN, comparison, measured
-from tracking.base import DatasetInput, RunKey
-from tracking.compare import REFERENCE, Arm, Comparison, RunRecord
-from tracking.records import merge_name
-from tracking.selection import VAL
-from tracking.where import home_id, where
+from tracking.comparison.compare import REFERENCE, Comparison
+from tracking.comparison.runs import Arm, RunRecord, merge_name
+from tracking.comparison.spec import VAL
+from tracking.location import home_id, where
+from tracking.store.base import DatasetInput, RunKey
 
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
     from carft_core.export import MeasuredRow
     from sweeps.ledger.snapshot import Kept
     from sweeps.spec.spec import SweepSpec
-    from tracking.mlflow_model import KeptModel
+    from tracking.store.mlflow_models import KeptModel
 
 
 SHOWN = 10
@@ -279,9 +279,9 @@ class Exporter:
         )
 
     def keep(self, chosen: Chosen, folder: Path, *, register: str | None = None) -> KeptModel:
-        """Keep its export in `folder` in MLflow; raises as `tracking.mlflow_model.keep_model`."""
+        """Keep its export in `folder` in MLflow; raises as `keep_model` does."""
         from sweeps.spec.user_code import place_of
-        from tracking.mlflow_model import ModelStart, keep_model
+        from tracking.store.mlflow_models import ModelStart, keep_model
 
         told, config = _measured(self.home, chosen), self.config(chosen).data
         merged = "" if chosen.label == OWN else f"{merge_name(chosen.label)}/"

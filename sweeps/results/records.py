@@ -13,15 +13,12 @@ from sweeps.home import Home
 from sweeps.ledger.runs import Runs, RunState
 from sweeps.ledger.snapshot import confirmations, goals, look, soups
 from sweeps.plan.tasks import NO_SEED
-from tracking.caveats import NOTES
-from tracking.compare import Comparison, Rule, RunRecord, Terms
-from tracking.fields import fields
-from tracking.joint import Part
-from tracking.judging import Judging, terms_of
-from tracking.protocol_table import RESULT
-from tracking.records import Role, State
-from tracking.rule_names import NAMED
-from tracking.tasks import compared_by
+from tracking.comparison.caveats import NOTES
+from tracking.comparison.compare import Comparison
+from tracking.comparison.pooling import Part
+from tracking.comparison.runs import Role, RunRecord, State, fields
+from tracking.comparison.spec import NAMED, Judging, Rule, Terms, terms_of
+from tracking.comparison.tasks import RESULT, compared_by
 
 if TYPE_CHECKING:
     from sweeps.ledger.snapshot import Kept

@@ -20,18 +20,17 @@ from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import Kept, beside_trials
 from sweeps.space.parameters import dimension
 from sweeps.spec.user_code import load
-from tracking.compare import Comparison
-from tracking.gallery import Gallery, pick
-from tracking.page import Fact, Pictures, Provenance, SweepFile
-from tracking.page.provenance import without_user
-from tracking.records import CONFIRMED, RunRecord
-from tracking.verdict import Finding, zero_shot_of
+from tracking.comparison.compare import Comparison
+from tracking.comparison.predictions import Gallery, pick
+from tracking.comparison.runs import CONFIRMED, RunRecord
+from tracking.comparison.verdict import Finding, zero_shot_of
+from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from carft_core.config import TrialConfig
-    from tracking.evidence import Evidence
+    from tracking.evidence.data import Evidence
 
 
 @dataclass(frozen=True)
@@ -393,8 +392,8 @@ def page(
 
     `options` are those of the command that makes it again, beside the sweeps.
     """
-    from tracking.evidence import gather
-    from tracking.page import document
+    from tracking.evidence.data import gather
+    from tracking.report.html import document
 
     data = look_at_data(home, sweeps, comparison)
     # Trials of several sweeps share their numbers, and their spaces are not one.

@@ -23,13 +23,9 @@ from sweeps.ledger.snapshot import view
 from sweeps.plan.tasks import Task, merge_labels
 from sweeps.results.records import CONFIG, judging, measured, records
 from sweeps.spec.user_code import place_of
-from tracking import kept_results
-from tracking.accuracy import TOP1
-from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
-from tracking.context import context_tags
-from tracking.curves import plot, run_curve
-from tracking.fields import scalar
-from tracking.kept_results import (
+from tracking.comparison import runs as kept_results
+from tracking.comparison.metrics import TOP1, is_told
+from tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
     OWN,
@@ -38,11 +34,14 @@ from tracking.kept_results import (
     SETTINGS,
     TRAINS,
     VERSION,
+    RunRecord,
+    scalar,
 )
-from tracking.metric_kinds import is_told
-from tracking.records import RunRecord
-from tracking.terms import Terms
-from tracking.where import where
+from tracking.comparison.spec import Terms
+from tracking.comparison.wise_ft import plot, run_curve
+from tracking.location import where
+from tracking.provenance import context_tags
+from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 
 
 class Book:

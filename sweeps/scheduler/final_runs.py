@@ -17,8 +17,8 @@ from sweeps.results.records import records, rule
 from sweeps.scheduler.progress import Progress
 from sweeps.space.points import baseline_params
 from sweeps.spec.settings import After
-from tracking.records import Arm, group, params_key
-from tracking.selection import choose, choose_each
+from tracking.comparison.runs import Arm, group, params_key
+from tracking.comparison.selection import choose, choose_each
 
 
 class FinalRuns:

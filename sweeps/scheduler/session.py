@@ -30,10 +30,11 @@ from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.proposer import Asking
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
-from tracking.base import ARTIFACT, EndState, ServiceUnreachable, Tracker, TrackingError
-from tracking.compare import Comparison
-from tracking.curves import plot
-from tracking.report import csv_text, markdown
+from tracking.comparison.compare import Comparison
+from tracking.comparison.wise_ft import plot
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.report.terminal import csv_text, markdown
+from tracking.store.base import ARTIFACT, EndState, Tracker
 
 ENDS: Mapping[State, EndState] = {
     "interrupted": "killed",

@@ -21,7 +21,7 @@ from sweeps.spec.settings import (
 )
 from sweeps.spec.space_checks import TrialSpace
 from sweeps.spec.tasks import values
-from tracking.accuracy import TOP1
+from tracking.comparison.metrics import TOP1
 
 
 def goals(draft: Draft, space: TrialSpace) -> tuple[Metric, ...]:

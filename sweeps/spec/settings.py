@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from carft_core.fields import Section
 from sweeps.spec.metrics import PATTERN, Goal
-from tracking.accuracy import By
-from tracking.rule_names import NAMED, TASK
+from tracking.comparison.metrics import By
+from tracking.comparison.spec import NAMED, TASK
 
 NUMBER = r"\d{1,12}(?:\.\d+)?"
 FORM = r"(?:\d+(?:\.\d+)?d)?(?:\d+(?:\.\d+)?h)?(?:\d+(?:\.\d+)?m)?(?:\d+(?:\.\d+)?s)?"

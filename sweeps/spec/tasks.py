@@ -9,7 +9,7 @@ from carft_core.errors import unknown
 from sweeps.space.distributions import Choice, Dimension, Params
 from sweeps.spec.document import Draft
 from sweeps.spec.settings import RUN_CAP, Selection, Settings
-from tracking.rule_names import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
+from tracking.comparison.spec import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
 
 METHODS = ("grid", "random")
 """Those whose points are known without results: then every setting can run on every task."""

@@ -17,8 +17,8 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from carft_core.errors import RequestError
 from sweeps.submit.package import STOP_SECONDS
-from tracking.base import ServiceUnreachable
-from tracking.where import without_password
+from tracking.errors import ServiceUnreachable
+from tracking.location import without_password
 
 JOBS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 PORT = 8265

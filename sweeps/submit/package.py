@@ -22,7 +22,7 @@ from sweeps.secrets import NAMES, SUFFIX
 from sweeps.space.distributions import Choice
 from sweeps.spec.spec import SweepSpec
 from sweeps.spec.user_code import DECLARED
-from tracking.where import HOME, HOME_VARIABLE
+from tracking.location import HOME, HOME_VARIABLE
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
 """May hold a password and may not: its value tells."""

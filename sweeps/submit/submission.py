@@ -36,9 +36,9 @@ from sweeps.submit.package import (
     variables,
     word_has_password,
 )
-from tracking.base import ServiceUnreachable
-from tracking.context import SOURCE_COMMIT, user
-from tracking.where import HOME_VARIABLE, home_folder
+from tracking.errors import ServiceUnreachable
+from tracking.location import HOME_VARIABLE, home_folder
+from tracking.provenance import SOURCE_COMMIT, user
 
 PYTHON = "python"
 _REPEATED = (("overrides", "--set"), ("profiles", "--profile"))

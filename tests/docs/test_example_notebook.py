@@ -17,8 +17,8 @@ from nbformat import NotebookNode, validate
 from sweeps.api import run_sweep
 from sweeps.spec.spec import load_spec
 from tests.docs.notebook import execute, read
-from tracking import load_comparison
-from tracking.compare import Comparison
+from tracking.comparison.compare import Comparison
+from tracking.mlflow_reader import load_comparison
 
 PAGE = Path(__file__).parents[2] / "docs" / "notebooks.md"
 OURS = ("sweeps", "tracking", "carft_core")

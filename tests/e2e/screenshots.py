@@ -23,7 +23,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from sweeps.home import Home
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
 from tracking.journal import known_run_ids
-from tracking.where import where
+from tracking.location import where
 
 SECONDS = 60
 NARROW = 600

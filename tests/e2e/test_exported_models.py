@@ -45,7 +45,7 @@ from sweeps.ledger.snapshot import look
 from sweeps.results.export import choose_model, exporter, log_selected
 from sweeps.results.records import comparison
 from sweeps.spec.spec import load_spec
-from tracking import served_model
+from tracking.store import pyfunc_model as served_model
 
 CLASSES = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
 SPLITS = {"train": 6, "test": 4, "shifts/dark": 3}
@@ -283,7 +283,7 @@ def test_the_model_belongs_to_its_run_and_its_sweep_and_has_their_numbers(
 def test_nothing_in_the_kept_model_is_pickled(home: Home, kept: dict[str, Any]) -> None:
     model = MlflowClient(uri(home)).get_logged_model(kept["model_id"])
     files = [file for file in Path(model.artifact_location).rglob("*") if file.is_file()]
-    assert {file.name for file in files} >= {"MLmodel", "served_model.py", "head.safetensors"}
+    assert {file.name for file in files} >= {"MLmodel", "pyfunc_model.py", "head.safetensors"}
     for file in files:
         assert file.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".bin"}, file
         content = file.read_bytes()

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from sweeps.cli import main
 from tests import domain_bed_tree, downstream_tree, wilds_tree
-from tracking.where import EXPERIMENT
+from tracking.location import EXPERIMENT
 
 ALGORITHMS = ("zero_shot", "fine_tune", "car_ft")
 

@@ -15,11 +15,11 @@ from tests.tracking.charted import full, grid_runs, searched
 from tests.tracking.charts.drawn import Spec, nodes, spec_of
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS
-from tracking.charts.layout import fitted
+from tracking.charts.base import fitted
 from tracking.charts.palette import colour_of
-from tracking.compare import compare
-from tracking.evidence import Evidence, gather
-from tracking.records import RunRecord
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord
+from tracking.evidence.data import Evidence, gather
 
 BUILT_IN: tuple[str, ...] = (
     "id_ood",

@@ -12,7 +12,7 @@ import pytest
 from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
 from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.home import Home
-from tracking.base import NotLetIn, ServiceUnreachable
+from tracking.errors import NotLetIn, ServiceUnreachable
 
 SECRET = "p/w:with@signs"
 EVERY = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

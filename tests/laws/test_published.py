@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from carft_core.data import FAMILIES
-from tracking.published import FILE
+from tracking.report.published import FILE
 
 DATA: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 

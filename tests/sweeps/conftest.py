@@ -20,9 +20,9 @@ from sweeps.scheduler.progress import Plain
 from sweeps.scheduler.session import Ended, execute
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
-from tracking.base import RunKey
-from tracking.memory import MemoryRun, MemoryTracker
 from tracking.spool import Spool
+from tracking.store.base import RunKey
+from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 TOY = {
     "name": "toy",

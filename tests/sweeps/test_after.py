@@ -17,7 +17,7 @@ from sweeps.cli.status import is_open, see
 from sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.test_confirming import StopsAfter
-from tracking.compare import Comparison
+from tracking.comparison.compare import Comparison
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
 OF_ALL = {"algorithm": "car_ft", "settings": "all"}

@@ -9,9 +9,7 @@ import pytest
 from carft_core.errors import RequestError
 from sweeps.cli.compare import check_merge, chosen_by
 from sweeps.cli.parser import parse
-from tracking.judging import Judging
-from tracking.selection import Rule
-from tracking.terms import Terms
+from tracking.comparison.spec import Judging, Rule, Terms
 
 TOLD = Judging(Rule(within=0.01, strength={"optim.lr": -1}), (0, 1))
 

@@ -10,7 +10,9 @@ import pytest
 from carft_core.errors import RequestError
 from sweeps.results.export import choose_model
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking.compare import Comparison, Rule, RunRecord, compare
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Rule
 
 VALS = [0.61, 0.69, 0.60, 0.65, 0.62]
 MERGED = [0.70, 0.64, 0.66, 0.62, 0.68]

@@ -17,8 +17,8 @@ from sweeps.cli.parser import COMMANDS, _parsers
 from sweeps.ledger.runs import Runs
 from sweeps.scheduler.progress import Plain, duration
 from tests.sweeps.conftest import ToySweep
-from tracking.base import ServiceUnreachable
-from tracking.memory import MemoryTracker
+from tracking.errors import ServiceUnreachable
+from tracking.store.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[2]
 
@@ -317,7 +317,7 @@ def test_a_service_that_does_not_answer_exits_with_4(
     def refused(*_: object, **__: object) -> None:
         raise ServiceUnreachable("no server answers")
 
-    monkeypatch.setattr("tracking.ui.serve", refused)
+    monkeypatch.setattr("tracking.ui_server.serve", refused)
     assert main(["ui"]) == 4
     assert "no server answers" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
-from tracking.compare import Comparison
+from tracking.comparison.compare import Comparison
 
 FRESH: dict[str, Any] = {"confirm_seeds": 3}
 SEEDS = (2, 3, 4)

@@ -19,7 +19,7 @@ from sweeps.ledger.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.dying import Crash, dying
-from tracking.base import RunKey
+from tracking.store.base import RunKey
 
 ROOT = Path(__file__).parents[2]
 RUNS = 1 + 2 + 4  # zero-shot, fine-tuning and two weights with two seeds each

@@ -12,8 +12,8 @@ from sweeps.home import Home
 from sweeps.ledger.generations import Code, executed
 from sweeps.results.report import keep
 from tests.sweeps.conftest import ToySweep
-from tracking.base import RunKey
-from tracking.memory import MemoryRun
+from tracking.store.base import RunKey
+from tracking.store.memory_store import MemoryRun
 
 ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
 LINK = "[The report, with charts and images](artifact:report.html)"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sweeps.results.tracker import ForCompare
 from tests.sweeps.conftest import ToySweep
-from tracking import kept_results
-from tracking.base import RunKey
-from tracking.judging import Judging
-from tracking.kept_results import read_result, read_settings
-from tracking.memory import MemoryTracker
+from tracking.comparison import runs as kept_results
+from tracking.comparison.runs import read_result, read_settings
+from tracking.comparison.spec import Judging
+from tracking.store.base import RunKey
+from tracking.store.memory_store import MemoryTracker
 
 
 def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToySweep) -> None:

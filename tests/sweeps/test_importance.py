@@ -14,8 +14,8 @@ from sweeps.ledger.snapshot import View
 from sweeps.ledger.trials import Trial
 from sweeps.results.report import FEWEST, importance
 from tests.tracking.made_up import metrics, run
-from tracking.compare import compare
-from tracking.records import RunRecord
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord
 
 KL, LR, LAYERS = "algorithm.kl_weight", "optim.lr", "optim.warmup"
 PARAMETERS: Mapping[str, Any] = {

@@ -18,9 +18,8 @@ from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
 from sweeps.results.report import look_at_data, provenance
 from tests.sweeps.shown_home import NAME, make
-from tracking import figures
-from tracking.charts import CHARTS
-from tracking.evidence import Evidence
+from tracking.charts import CHARTS, figures
+from tracking.evidence.data import Evidence
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 
 from sweeps.cli import main
 from tests.sweeps.conftest import ToySweep
-from tracking.base import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
-from tracking.memory import MemoryTracker
+from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
 from tracking.spool import Spool
+from tracking.store.memory_store import MemoryTracker
 
 
 class Unreached(MemoryTracker):
@@ -27,7 +27,7 @@ class Unreached(MemoryTracker):
 def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     tracker = Unreached(error)
     monkeypatch.setattr(
-        "tracking.where.open_tracking",
+        "tracking.spool.open_tracking",
         lambda home: Spool(tracker, Path(home) / "spool", pace=0.01),
     )
     return main(["run", str(toy.file(baselines=[], seeds=1))])

@@ -21,9 +21,9 @@ from sweeps.home import Home
 from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
-from tracking.base import ServiceUnreachable
-from tracking.memory import MemoryTracker
+from tracking.errors import ServiceUnreachable
 from tracking.spool import Spool
+from tracking.store.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = """
@@ -226,7 +226,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     spool = Spool(Away(), toy_cli.home.path / "spool", pace=0.01)
     spool.last_error = "connection refused"  # of a delivery before
     monkeypatch.setattr("sweeps.engines.factory.choose", lambda *_, **__: engine)
-    monkeypatch.setattr("tracking.where.open_tracking", lambda _: spool)
+    monkeypatch.setattr("tracking.spool.open_tracking", lambda _: spool)
     begun = time.monotonic()
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
     assert time.monotonic() - begun < 15

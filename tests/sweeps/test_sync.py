@@ -7,8 +7,9 @@ import pytest
 from sweeps.cli import main
 from sweeps.ledger.claim import Claim
 from tests.sweeps.conftest import ToySweep
-from tracking.base import RunStart, ServiceUnreachable, TrackingError
-from tracking.memory import MemoryTracker
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.store.base import RunStart
+from tracking.store.memory_store import MemoryTracker
 
 
 class Away(MemoryTracker):

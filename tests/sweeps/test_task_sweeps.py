@@ -20,10 +20,10 @@ from sweeps.results.records import load_part
 from sweeps.scheduler.session import Ended
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
-from tracking import kept_results
-from tracking.base import RunKey
-from tracking.joint import Part, compared
-from tracking.judging import Judging
+from tracking.comparison import runs as kept_results
+from tracking.comparison.pooling import Part, compared
+from tracking.comparison.spec import Judging
+from tracking.store.base import RunKey
 
 OVER_DOMAINS: dict[str, Any] = {
     "name": "domains",

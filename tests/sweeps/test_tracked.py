@@ -17,9 +17,9 @@ from sweeps.scheduler.pruning import Judge
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
-from tracking import curves
-from tracking.base import RunKey
-from tracking.memory import MemoryRun, MemoryTracker
+from tracking.comparison import wise_ft as curves
+from tracking.store.base import RunKey
+from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 PNG = b"\x89PNG"
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tests.tracking.kept import CLASSES, with_folder
 from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
-from tracking.compare import Comparison, compare
-from tracking.evidence import Evidence, gather
-from tracking.records import RunRecord
-from tracking.selection import Rule
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Rule
+from tracking.evidence.data import Evidence, gather
 
 LR = "optim.lr"
 CLASS_NAMES = [f"thing {number}" for number in range(CLASSES)]

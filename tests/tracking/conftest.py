@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
-from tracking.memory import MemoryTracker
-from tracking.mlflow_store import MlflowStore
-from tracking.privacy import stay_private
 from tracking.spool import Spool
-from tracking.ui import Server, serve
+from tracking.store.memory_store import MemoryTracker
+from tracking.store.mlflow_client import stay_private
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import Server, serve
 
 NewDatabase = Callable[[], str]
 

@@ -10,8 +10,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tracking.base import DatasetInput, RunKey, Tracker
-from tracking.memory import MemoryTracker
+from tracking.store.base import DatasetInput, RunKey, Tracker
+from tracking.store.memory_store import MemoryTracker
 
 Points = list[tuple[int, int, str]]
 """(step, timestamp, value as text), sorted: NaN equals NaN."""

@@ -11,17 +11,16 @@ import pytest
 from sweeps.spec.metrics import FURTHER
 from tests.tracking.charts.drawn import spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
-from tracking import report
-from tracking.accuracy import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named, titled
-from tracking.columns import metric_columns
-from tracking.compare import Comparison, RunRecord, compare
-from tracking.evidence import gather
-from tracking.joint import Part, compared
-from tracking.judging import Judging, agreed, terms_of
-from tracking.published import Subject, quoted_beside
-from tracking.tasks import compare_tasks
-from tracking.terms import Terms
-from tracking.view import View
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named, titled
+from tracking.comparison.pooling import Part, compared
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Judging, Terms, agreed, terms_of
+from tracking.comparison.tasks import compare_tasks
+from tracking.evidence.data import gather
+from tracking.report import terminal as report
+from tracking.report.published import Subject, quoted_beside
+from tracking.report.table import View, metric_columns
 
 BY = "macro_f1"
 KEPT = "id/val/top1"

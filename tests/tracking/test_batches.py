@@ -13,7 +13,7 @@ from mlflow.utils.validation import (
     MAX_PARAMS_TAGS_PER_BATCH,
 )
 
-from tracking.batches import METRICS, TAGS, batches
+from tracking.store.mlflow_store import METRICS, TAGS, batches
 
 
 def test_the_numbers_are_mlflows() -> None:

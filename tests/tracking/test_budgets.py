@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
-from tracking.budgets import Budget, budgets, unequal
-from tracking.compare import compare
-from tracking.records import RunRecord, group
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord, group
+from tracking.comparison.selection import Budget, budgets, unequal
 
 LR, FLYP = "optim.lr", "algorithm.temperature"
 

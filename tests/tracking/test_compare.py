@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
-from tracking.compare import Comparison, Row, compare, metric_order
-from tracking.records import RunRecord
-from tracking.selection import Rule
-from tracking.statistics import t_interval
+from tracking.comparison.compare import Comparison, Row, compare, metric_order
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Rule
+from tracking.comparison.statistics import t_interval
 
 
 def row(comparison: Comparison, label: str) -> Row:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking.compare import Comparison, compare
-from tracking.records import RunRecord
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
 
 FRESH = (5, 6, 7, 8, 9)
 WOBBLE = (0.0, 0.003, -0.002, 0.001, 0.004)

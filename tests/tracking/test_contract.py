@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.subjects import Subject, points
-from tracking.base import DatasetInput, EndState, Metric, RunKey, RunStart
+from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart
 
 SWEEP = RunKey("kl weight's")
 RUN = RunKey("kl weight's", "ab" * 32)

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tracking.made_up import bent, kl_sweep, metrics, run, zero_shot
-from tracking.compare import compare
-from tracking.curves import Curve, Point, dominating, mean_curve, ood_at, plot, run_curve
-from tracking.records import group
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import group
+from tracking.comparison.wise_ft import (
+    Curve,
+    Point,
+    dominating,
+    mean_curve,
+    ood_at,
+    plot,
+    run_curve,
+)
 
 ARCH = Curve(
     "fine_tune",
@@ -122,7 +130,7 @@ def test_the_plot_is_a_png_and_the_same_every_time(tmp_path: Path) -> None:
 def test_the_plot_needs_no_pyplot(tmp_path: Path) -> None:
     """Which keeps every figure and looks for a screen."""
     script = (
-        "import sys; from pathlib import Path; from tracking.curves import plot; "
+        "import sys; from pathlib import Path; from tracking.comparison.wise_ft import plot; "
         "plot([], Path(sys.argv[1]), title='s'); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "none.png"], check=True, timeout=60)

@@ -8,10 +8,9 @@ import time
 import pytest
 
 from tests.services.postgres import Postgres
-from tracking.base import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
-from tracking.database_urls import identity, parsed, scrubbed
-from tracking.databases import Database, connect_args, look
-from tracking.where import without_password
+from tracking.database import Database, connect_args, identity, look, parsed, scrubbed
+from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.location import without_password
 
 HERE = "postgresql://localhost:5432/a"
 
@@ -125,7 +124,7 @@ def test_who_takes_connections_and_says_nothing_is_not_waited_for(
     assert connect_args(parsed(HERE, "V"))["connect_timeout"] == 5
     assert "connect_timeout" not in connect_args(parsed(f"{HERE}?connect_timeout=9", "V"))
     shortest = {"psycopg": {"connect_timeout": 2}}  # libpq's
-    monkeypatch.setattr("tracking.databases._OPTIONS", shortest)
+    monkeypatch.setattr("tracking.database._OPTIONS", shortest)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         start = time.monotonic()

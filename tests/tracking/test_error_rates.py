@@ -15,10 +15,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from tests.tracking.made_up import arm
-from tracking.records import group
-from tracking.statistics import holm, paired, t_interval
-from tracking.terms import Terms
-from tracking.verdict import judge
+from tracking.comparison.runs import group
+from tracking.comparison.spec import Terms
+from tracking.comparison.statistics import holm, paired, t_interval
+from tracking.comparison.verdict import judge
 
 TIMES, SEEDS = 10_000, 5
 MOST = int(stats.binom.ppf(0.99, TIMES, 0.05))

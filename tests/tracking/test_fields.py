@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracking.fields import fields, tells_apart
+from tracking.comparison.runs import fields, tells_apart
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "builtin", "pretrained": None},

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.tracking.made_up import kl_sweep
-from tracking import figures
-from tracking.base import TrackingError
-from tracking.compare import compare
-from tracking.evidence import gather
+from tracking.charts import figures
+from tracking.comparison.compare import compare
+from tracking.errors import TrackingError
+from tracking.evidence.data import gather
 
 EVIDENCE = gather(compare(kl_sweep(3), sweep="kl_weight"))
 NAMES = ["id_ood", "response", "shifts", "cost"]

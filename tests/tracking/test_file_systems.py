@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounts import mount
-from tracking.file_systems import file_system, network_file_system
+from tracking.location import file_system, network_file_system
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "gpfs", "ceph"])
@@ -37,7 +37,7 @@ def test_a_mount_below_a_network_file_system_may_be_local(
     (tmp_path / "a b").mkdir()
     place = str(tmp_path / "a b").replace(" ", "\\040")
     mounts.write_text(f"server:/ {tmp_path} nfs4 rw 0 0\n/dev/b {place} xfs rw 0 0\n")
-    monkeypatch.setattr("tracking.file_systems.MOUNTS", mounts)
+    monkeypatch.setattr("tracking.location.MOUNTS", mounts)
     assert network_file_system(tmp_path / "other") == "nfs4"
     assert network_file_system(tmp_path / "a b" / "home") is None
 
@@ -51,6 +51,6 @@ def test_a_later_mount_on_the_same_place_covers_the_earlier(tmp_path: Path) -> N
 def test_a_system_that_does_not_tell_counts_as_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.file_systems.MOUNTS", tmp_path / "no such file")
+    monkeypatch.setattr("tracking.location.MOUNTS", tmp_path / "no such file")
     assert file_system(tmp_path) is None
     assert network_file_system(tmp_path) is None

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from tests.tracking.made_up import KL, kl_sweep, run
-from tracking.compare import Comparison, compare
-from tracking.frames import rows_frame, runs_frame
+from tracking.comparison.compare import Comparison, compare
+from tracking.report.formats import rows_frame, runs_frame
 
 OOD = "ood/mean/top1"
 

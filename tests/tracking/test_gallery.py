@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import metrics, run
-from tracking.gallery import Answer, Counts, Gallery, pick
-from tracking.images import predictions_path
-from tracking.records import Arm, RunRecord, group
+from tracking.comparison.predictions import Answer, Counts, Gallery, pick, predictions_path
+from tracking.comparison.runs import Arm, RunRecord, group
 
 LABEL, WRONG = 3, 5
 Said = Mapping[str, Sequence[int]]

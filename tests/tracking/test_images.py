@@ -16,12 +16,18 @@ import pytest
 from scipy import stats
 
 from tests.tracking.made_up import metrics, run
-from tracking.base import TrackingError
-from tracking.columns import OVER_IMAGES
-from tracking.compare import compare
-from tracking.images import arm_hits, difference, intervals, predictions_path, read_hits
-from tracking.records import RunRecord
-from tracking.report import csv_text, markdown, terminal
+from tracking.comparison.compare import compare
+from tracking.comparison.predictions import (
+    arm_hits,
+    difference,
+    intervals,
+    predictions_path,
+    read_hits,
+)
+from tracking.comparison.runs import RunRecord
+from tracking.errors import TrackingError
+from tracking.report.table import OVER_IMAGES
+from tracking.report.terminal import csv_text, markdown, terminal
 
 
 def keep(

@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
-from tracking.base import TrackingError
-from tracking.compare import Comparison, compare
-from tracking.filters import condition
-from tracking.joint import Part, compared, unified
-from tracking.judging import Judging
-from tracking.records import RunRecord, Scalar, group
-from tracking.selection import Rule
-from tracking.terms import Terms
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.pooling import Part, compared, condition, unified
+from tracking.comparison.runs import RunRecord, Scalar, group
+from tracking.comparison.spec import Judging, Rule, Terms
+from tracking.errors import TrackingError
 
 LR = "optim.lr"
 SHARED: dict[str, Scalar] = {"model.name": "builtin", LR: 1e-5, "data.train_fraction": 1.0}

@@ -6,10 +6,8 @@ import json
 
 import pytest
 
-from tracking.base import TrackingError
-from tracking.judging import Judging, agreed
-from tracking.selection import Rule
-from tracking.terms import Terms
+from tracking.comparison.spec import Judging, Rule, Terms, agreed
+from tracking.errors import TrackingError
 
 EVERY = [
     Judging(),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tracking.mlflow_store import MlflowStore
-from tracking.reachable import check_reachable
+from tracking.store.mlflow_client import check_reachable
+from tracking.store.mlflow_store import MlflowStore
 
 WRITER = """
 import os, signal, sqlite3, sys

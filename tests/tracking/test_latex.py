@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import arm, kl_sweep, metrics, run, zero_shot
-from tracking.compare import Comparison, compare
-from tracking.latex import escaped, latex
-from tracking.published import Subject, quoted
-from tracking.selection import Rule
-from tracking.view import View
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.spec import Rule
+from tracking.report.formats import escaped, latex
+from tracking.report.published import Subject, quoted
+from tracking.report.table import View
 
 PDFLATEX = shutil.which("pdflatex")
 SWEEP = compare(kl_sweep(), sweep="kl_weight")

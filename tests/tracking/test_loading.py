@@ -12,13 +12,12 @@ from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import look
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import ToySweep, toy_in
-from tracking import load_comparison
-from tracking.base import TrackingError
-from tracking.compare import Comparison
-from tracking.judging import Judging
-from tracking.mlflow_store import MlflowStore
-from tracking.selection import Rule
-from tracking.where import EXPERIMENT, home_id
+from tracking.comparison.compare import Comparison
+from tracking.comparison.spec import Judging, Rule
+from tracking.errors import TrackingError
+from tracking.location import EXPERIMENT, home_id
+from tracking.mlflow_reader import load_comparison
+from tracking.store.mlflow_store import MlflowStore
 
 
 @pytest.fixture(scope="module")

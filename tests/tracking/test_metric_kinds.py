@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeps.spec.metrics import NAMES, natural_goal
-from tracking.metric_kinds import direction, is_fraction, is_told
+from tracking.comparison.metrics import direction, is_fraction, is_told
 
 
 @pytest.mark.parametrize(

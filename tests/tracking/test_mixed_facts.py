@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.mixed_facts import mixed_facts
-from tracking.records import group
+from tracking.comparison.caveats import mixed_facts
+from tracking.comparison.runs import group
 
 SQUARE = "Transform(size=32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0), interpolation='bicubic')"
 LARGE = SQUARE.replace("32", "224")

@@ -9,10 +9,10 @@ import pytest
 from requests import HTTPError, Response
 
 from tests.services.answering import Answer, Asked, answering
-from tracking.base import RunKey, RunStart, ServiceUnreachable, TrackingError
-from tracking.mlflow_busy import asked_to_wait
-from tracking.mlflow_errors import meaning_of_os_error
-from tracking.mlflow_store import MlflowStore
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.store.base import RunKey, RunStart
+from tracking.store.mlflow_errors import asked_to_wait, meaning_of_os_error
+from tracking.store.mlflow_store import MlflowStore
 
 PARENT = RunStart(RunKey("s"), "s", 1_790_000_000_000)
 

@@ -7,8 +7,8 @@ from importlib import import_module
 
 import pytest
 
-from tracking.base import ServiceUnreachable
-from tracking.mlflow_errors import uploading
+from tracking.errors import ServiceUnreachable
+from tracking.store.mlflow_errors import uploading
 
 URI = "http://me:hidden@mlflow.lab"
 

@@ -14,11 +14,12 @@ from mlflow import MlflowClient
 from mlflow.models import Model
 
 from tests.tracking.conftest import NewDatabase
-from tracking.base import DatasetInput, Metric, RunKey, RunStart, ServiceUnreachable, TrackingError
-from tracking.mlflow_model import ModelStart, keep_model
-from tracking.mlflow_store import MlflowStore
-from tracking.ui import Server
-from tracking.where import Where
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.location import Where
+from tracking.store.base import DatasetInput, Metric, RunKey, RunStart
+from tracking.store.mlflow_models import ModelStart, keep_model
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import Server
 
 NOW = 1_790_000_000_000
 KEY = RunKey("small.sweep", "d" * 64)

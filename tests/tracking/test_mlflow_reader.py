@@ -15,11 +15,11 @@ from sweeps.cli import main
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs
-from tracking import kept_results
-from tracking.base import ServiceUnreachable, TrackingError
+from tracking.comparison import runs as kept_results
+from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.mlflow_reader import MlflowReader
-from tracking.mlflow_store import MlflowStore
-from tracking.ui import Server
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import Server
 
 EXPERIMENT = "read"
 WHOLE: dict[str, Any] = {

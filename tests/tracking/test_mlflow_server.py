@@ -15,19 +15,12 @@ from mlflow import MlflowClient
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
-from tracking.base import (
-    NotLetIn,
-    RunKey,
-    RunStart,
-    ServiceUnreachable,
-    Tracker,
-    TrackingError,
-    UnknownHost,
-)
-from tracking.memory import MemoryTracker
+from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
 from tracking.mlflow_reader import MlflowReader
-from tracking.mlflow_store import MlflowStore
 from tracking.spool import Spool
+from tracking.store.base import RunKey, RunStart, Tracker
+from tracking.store.memory_store import MemoryTracker
+from tracking.store.mlflow_store import MlflowStore
 
 SWEEP = RunKey("toy")
 PARENT = RunStart(SWEEP, "toy", 1)
@@ -122,7 +115,7 @@ def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: st
 def test_a_server_that_says_nothing_is_not_waited_for(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.mlflow_probe.SECONDS", 0.5)
+    monkeypatch.setattr("tracking.store.mlflow_client.PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "not answer within 0.5 s")

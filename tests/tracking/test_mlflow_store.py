@@ -17,9 +17,10 @@ from mlflow import MlflowClient
 from tests.services.answering import Answer, Asked, answering
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs, look_into_mlflow
-from tracking.base import Metric, RunKey, RunStart, ServiceUnreachable, TrackingError
-from tracking.mlflow_store import MlflowStore
-from tracking.ui import Server
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.store.base import Metric, RunKey, RunStart
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import Server
 
 SWEEP = RunKey("kl_weight")
 NOW = 1_790_000_000_000
@@ -309,8 +310,8 @@ def test_a_uri_that_mlflow_does_not_serve_is_one_clear_error(uri: str) -> None:
 def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     code = (
-        "import sys; from tracking.mlflow_store import MlflowStore\n"
-        "from tracking.base import RunKey, RunStart\n"
+        "import sys; from tracking.store.mlflow_store import MlflowStore\n"
+        "from tracking.store.base import RunKey, RunStart\n"
         "store = MlflowStore(sys.argv[1], 'shared')\n"
         "store.open(RunStart(RunKey(sys.argv[2]), 'n', 1))\n"
     )

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
-from tracking import frames
-from tracking.base import TrackingError
-from tracking.compare import Comparison, compare
-from tracking.notebook import MOST_ROWS, MOST_WARNINGS
-from tracking.view import View
+from tracking.comparison.compare import Comparison, compare
+from tracking.errors import TrackingError
+from tracking.report import formats as frames
+from tracking.report.html import MOST_ROWS, MOST_WARNINGS
+from tracking.report.table import View
 
 HOSTILE = "</td></table><script>alert(1)</script>&'\""
 

@@ -8,11 +8,10 @@ import pytest
 
 from tests.tracking.kept import SPLITS, with_folder
 from tests.tracking.made_up import arm, zero_shot
-from tracking.compare import RunRecord, compare
-from tracking.evidence import Evidence, gather
-from tracking.gallery import pick
-from tracking.images import arm_hits, intervals
-from tracking.records import group
+from tracking.comparison.compare import compare
+from tracking.comparison.predictions import arm_hits, intervals, pick
+from tracking.comparison.runs import RunRecord, group
+from tracking.evidence.data import Evidence, gather
 
 OUTSIDE = {"outside_means": ["ood/pixel"]}
 WITHIN = SPLITS["ood/outline"] + SPLITS["ood/flat_emoji"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.pacing import LONGEST_ASKED, Pacing
+from tracking.spool import LONGEST_ASKED, Pacing
 
 SECONDS = st.floats(0, 1000)
 GONE_WELL = st.tuples(st.just("delivered"), SECONDS, st.booleans())

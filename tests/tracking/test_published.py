@@ -12,9 +12,11 @@ import yaml
 
 from tests.tracking.domains import domain_run
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking import report
-from tracking.compare import Comparison, RunRecord, compare
-from tracking.published import (
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.tasks import compare_tasks
+from tracking.report import terminal as report
+from tracking.report.published import (
     FILE,
     Subject,
     footnotes,
@@ -23,8 +25,7 @@ from tracking.published import (
     quoted,
     quoted_beside,
 )
-from tracking.tasks import compare_tasks
-from tracking.view import View
+from tracking.report.table import View
 
 DATA: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 B16 = Subject("ViT-B-16", "openai", "imagenet")

@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.columns import MetricColumn
-from tracking.compare import Comparison, compare
-from tracking.latex import latex
-from tracking.page.tables import of_rows
-from tracking.ranking import places
+from tracking.comparison.compare import Comparison, compare
+from tracking.report.formats import latex
+from tracking.report.table import MetricColumn, of_rows, places
 
 TEST = MetricColumn("id/test/top1", "ID test")
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
-from tracking.records import group, merge_key, merge_number, params_key, setting
+from tracking.comparison.runs import group, merge_key, merge_number, params_key, setting
 
 
 def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:

@@ -13,10 +13,11 @@ import pytest
 from rich.cells import cell_len
 
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
-from tracking import report
-from tracking.compare import Comparison, RunRecord, compare
-from tracking.selection import Rule
-from tracking.view import View
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Rule
+from tracking.report import terminal as report
+from tracking.report.table import View
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, metrics, run
-from tracking.records import Arm, RunRecord, group
-from tracking.selection import Rule, choose, choose_each, choose_merges, looks_at_tests
+from tracking.comparison.runs import Arm, RunRecord, group
+from tracking.comparison.selection import choose, choose_each, choose_merges
+from tracking.comparison.spec import Rule, looks_at_tests
 
 SEEDS = (0, 1)
 

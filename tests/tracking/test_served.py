@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking import kept_results
-from tracking.base import TrackingError
-from tracking.joint import Part
-from tracking.kept_results import Result, read_result, read_settings
-from tracking.records import RunRecord
-from tracking.served import ServedRun, ServedSweep, find, part
+from tracking.comparison import runs as kept_results
+from tracking.comparison.pooling import Part
+from tracking.comparison.runs import Result, RunRecord, read_result, read_settings
+from tracking.errors import TrackingError
+from tracking.mlflow_reader import ServedRun, ServedSweep, find, read_part
 
 EVALUATIONS = {
     "unmerged": {"step": 0, "values": {}, "metrics": {"id/test/top1": 0.6}, "facts": {"data": "d"}},
@@ -54,7 +53,7 @@ def child(record: RunRecord, **tags: str) -> ServedRun:
 def served(of: ServedSweep, *children: ServedRun, listed: Any = None, results: Any = None) -> Part:
     runs = {item.digest: item for item in children}
     settings = None if listed is None else read_settings(json.dumps(listed))
-    return part(of, runs, settings, results or {}, "toy")
+    return read_part(of, runs, settings, results or {}, "toy")
 
 
 def test_a_result_is_read_back_as_it_was_written() -> None:

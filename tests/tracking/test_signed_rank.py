@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tracking.signed_rank import signed_rank_p
-from tracking.statistics import FEWEST_RANKED, paired
+from tracking.comparison.statistics import FEWEST_RANKED, paired, signed_rank_p
 
 # Darwin's maize, crossed minus self-fertilised; R's wilcox.test(exact = TRUE) on such data, and
 # the table of Wilcoxon 1945, give T = 24 for 15 pairs: two-sided p = 0.04126.

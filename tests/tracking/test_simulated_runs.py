@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated_runs import METRICS, measure
-from tracking.ui import Server
+from tracking.ui_server import Server
 
 
 @pytest.mark.slow  # a server, a proxy, a probe; spool/test_busy.py has it of a store in memory

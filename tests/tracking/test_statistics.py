@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tracking.statistics import (
+from tracking.comparison.statistics import (
     Interval,
     cluster_bootstrap,
     holm,

@@ -23,18 +23,16 @@ from tests.tracking.domains import (
     measured,
     random_runs,
 )
-from tracking.base import TrackingError
-from tracking.compare import Comparison, RunRecord
-from tracking.evidence import gather
-from tracking.joint import Part, compared
-from tracking.judging import Judging
-from tracking.latex import latex
-from tracking.page import document
-from tracking.picked import combined
-from tracking.protocol_text import terminal_lines
-from tracking.report import csv_text, terminal
-from tracking.selection import Rule
-from tracking.tasks import compare_tasks
+from tracking.comparison.compare import Comparison
+from tracking.comparison.pooling import Part, compared
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Judging, Rule
+from tracking.comparison.tasks import combined, compare_tasks
+from tracking.errors import TrackingError
+from tracking.evidence.data import gather
+from tracking.report.formats import latex
+from tracking.report.html import document
+from tracking.report.terminal import csv_text, terminal, terminal_lines
 
 RULES = {
     "IID": Rule(GROUPS, named="training_domain"),

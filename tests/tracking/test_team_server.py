@@ -19,11 +19,11 @@ from mlflow import MlflowClient
 from sweeps.cli import main
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
 from tests.services.processes import end, free_port, start
-from tracking.base import RunKey, RunStart, ServiceUnreachable, TrackingError
-from tracking.mlflow_probe import ask
-from tracking.mlflow_store import MlflowStore
-from tracking.ui import Server, serve
-from tracking.ui_users import ADMIN, prepare
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.store.base import RunKey, RunStart
+from tracking.store.mlflow_client import ask
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import ADMIN, Server, prepare, serve
 
 NAME, FOREIGN = "mlflow.lab.example", "elsewhere.example"
 ROOT = Path(__file__).parents[2]

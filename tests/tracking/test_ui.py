@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.conftest import NewDatabase
-from tracking.base import RunKey, RunStart, ServiceUnreachable, TrackingError
-from tracking.mlflow_store import MlflowStore
-from tracking.ui import _free_port, serve
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.store.base import RunKey, RunStart
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import _free_port, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +99,7 @@ def test_the_command_takes_its_server_with_it(
     stand_in: str, number: signal.Signals, when: str
 ) -> None:
     code = (
-        "import sys; from tracking.ui import serve\n"
+        "import sys; from tracking.ui_server import serve\n"
         "server = serve(sys.argv[1], None, port=5900)\n"
         "print(server.process.pid, flush=True)\n"
         "server.wait()"
@@ -209,7 +210,7 @@ def test_a_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
             monkeypatch.setenv("STAND_IN", "")
             return free(host, first, last)
 
-        monkeypatch.setattr("tracking.ui._free_port", too_early)
+        monkeypatch.setattr("tracking.ui_server._free_port", too_early)
         server = serve(stand_in, None, port=other.server_port)
         assert server.process is not None
         try:

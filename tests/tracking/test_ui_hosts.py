@@ -7,7 +7,7 @@ import socket
 import pytest
 from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
-from tracking.ui_hosts import allowed_hosts, allowed_origins, check_name, is_loopback
+from tracking.ui_server import allowed_hosts, allowed_origins, check_name, is_loopback
 
 NAMES = ("mlflow.lab.example", "*.team.example", "10.0.0.7:5000", "[fd00::7]")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.mounts import mount
-from tracking.base import TrackingError
-from tracking.ui_users import prepare
+from tracking.errors import TrackingError
+from tracking.ui_server import prepare
 
 PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import arm, kl_sweep, metrics, run, zero_shot
-from tracking.compare import Comparison, RunRecord, compare
-from tracking.selection import Rule
-from tracking.terms import Terms
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import Rule, Terms
 
 STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
 LOW = [0.340, 0.343, 0.338, 0.341, 0.339]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.tracking.made_up import arm, kl_sweep, metrics, run
-from tracking import report
-from tracking.base import TrackingError
-from tracking.columns import MetricColumn, shifts, shown_columns, unmerged
-from tracking.compare import Comparison, compare
-from tracking.view import View, ordered
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.metrics import shifts
+from tracking.errors import TrackingError
+from tracking.report import terminal as report
+from tracking.report.table import MetricColumn, View, ordered, shown_columns, unmerged
 
 SWEEP = compare(kl_sweep(), sweep="kl_weight")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.mounts import mount
-from tracking.base import TrackingError
-from tracking.context import SOURCE_COMMIT, context_tags
-from tracking.locks import Held, Lock
-from tracking.privacy import QUIET, stay_private
-from tracking.where import home_id, open_tracking, where, without_password
+from tracking.errors import TrackingError
+from tracking.location import Held, Lock, home_id, where, without_password
+from tracking.provenance import SOURCE_COMMIT, context_tags
+from tracking.spool import open_tracking
+from tracking.store.mlflow_client import QUIET, stay_private
 
 
 def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_where_nothing_can_be_linked_a_home_gets_its_id_under_a_lock(
     script = f"""
 import os, sys
 from pathlib import Path
-from tracking.where import home_id
+from tracking.location import home_id
 def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
 os.link = refuse
 print(home_id(Path({str(tmp_path)!r})))
@@ -130,7 +130,7 @@ print(home_id(Path({str(tmp_path)!r})))
 
 def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tracking.where import open_tracking\n"
+        "import sys; from pathlib import Path; from tracking.location import open_tracking\n"
         f"open_tracking(Path({str(tmp_path)!r}), {{}}).close()\n"
         "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
     )
@@ -152,7 +152,7 @@ def test_what_the_user_chose_about_usage_reports_stands() -> None:
 def test_mlflows_telemetry_is_off_because_of_us() -> None:
     """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
     code = (
-        "from tracking.privacy import stay_private; stay_private()\n"
+        "from tracking.store.mlflow_client import stay_private; stay_private()\n"
         "import mlflow\n"
         "from mlflow.telemetry import get_telemetry_client, utils\n"
         "assert not utils._IS_IN_CI_ENV_OR_TESTING and not utils._IS_MLFLOW_DEV_VERSION\n"

@@ -1,13 +1,194 @@
-"""What a chart of the report is: a name, words, and a function from evidence to a picture."""
+"""What charts are made of: layout, marks, units."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import altair as alt
 
-from tracking.evidence import Evidence
+from tracking.charts.palette import NEUTRAL
+from tracking.comparison.metrics import SPLITS, TITLES, is_fraction
+from tracking.comparison.statistics import Interval
+from tracking.evidence.data import Evidence
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def inline_data(rows: Rows) -> alt.InlineData:
+    """Rows of numbers and words."""
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def quantitative(
+    field: str,
+    title: str | None,
+    *,
+    zero: bool = False,
+    scale: alt.Scale | None = None,
+    axis: alt.Axis | None = None,
+) -> dict[str, Any]:
+    """A channel of numbers, which need not begin at zero."""
+    found: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
+    found["scale"] = alt.Scale(zero=zero, nice=True, padding=8) if scale is None else scale
+    found["axis"] = alt.Axis() if axis is None else axis.copy()
+    # Moved inwards from its tick, the first or last number would touch the one beside it.
+    found["axis"]["labelFlush"] = False
+    return found
+
+
+def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
+    """Tooltips: words by their field, numbers by (field, format)."""
+    return [
+        alt.Tooltip(field=field, type="nominal")
+        if isinstance(field, str)
+        else alt.Tooltip(field=field[0], type="quantitative", format=field[1])
+        for field in fields
+    ]
+
+
+def interval(base: alt.Chart, along: Literal["x", "y"], field: str, rows: Rows) -> list[alt.Chart]:
+    """A bar from `<field> low` to `<field> high` for the `rows` that have them; none: no layer."""
+    if not any(f"{field} low" in row for row in rows):
+        return []
+    channel, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
+    start = channel(field=f"{field} low", type="quantitative")
+    known = base.transform_filter(f"isValid(datum['{field} low'])")
+    rule = known.mark_rule(strokeWidth=1.5, opacity=0.75, aria=False)
+    return [rule.encode(start, second(field=f"{field} high"))]
+
+
+def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
+    """A thin line across, at a value of the axis."""
+    kind = alt.XDatum if along == "x" else alt.YDatum
+    # Without a word from it, the first layer would take the grid from the others.
+    channel = kind(value, axis=alt.Axis(grid=True))
+    mark = alt.Chart(inline_data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
+    rule: alt.Chart = mark.encode(channel)
+    return rule
+
+
+NARROWEST = 250
+"""Pixels of a panel's own width in one column, which fits a phone."""
+_ROWS = "rows"
+"""Data by name and not inline: Altair checks every inline value, and of thousands that is slow."""
+Spec = dict[str, Any]
+
+
+def layered(
+    charts: Sequence[alt.Chart | alt.LayerChart],
+    height: int,
+    transform: Sequence[alt.Transform] = (),
+) -> alt.LayerChart:
+    """One panel of charts upon each other, the last on top; `transform` is for their rows."""
+    transforms = list(transform) or alt.Undefined
+    return alt.LayerChart(layer=list(charts), height=height, transform=transforms)
+
+
+def single(
+    charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
+) -> alt.LayerChart:
+    """The same as a whole chart, as wide as its place; `rows` are for layers without their own."""
+    return alt.LayerChart(
+        data=alt.NamedData(name=_ROWS),
+        datasets={_ROWS: rows},
+        layer=list(charts),
+        height=height,
+        width="container",
+        description=description,
+        background="transparent",
+    )
+
+
+def panels(
+    charts: Sequence[alt.Chart | alt.LayerChart],
+    description: str,
+    *,
+    rows: Rows | None = None,
+    most: int = 2,
+    margin: int = 70,
+    least: int = 300,
+    independent: Sequence[str] = (),
+) -> alt.ConcatChart:
+    """The charts in rows of at most `most`, in a column until `fitted` to a width.
+
+    `margin` is what axes and space take of a column, `least` the narrowest column, in pixels. Both
+    stand in the spec's `usermeta`, since Vega-Lite itself fits no panels to a page. Legends are
+    shared but for `independent` channels; `rows` are for layers without their own.
+    """
+    rules = {"panels": {"most": min(most, len(charts)), "margin": margin, "least": least}}
+    return alt.ConcatChart(
+        data=alt.Undefined if rows is None else alt.NamedData(name=_ROWS),
+        datasets=alt.Undefined if rows is None else {_ROWS: rows},
+        concat=[chart.properties(width=NARROWEST) for chart in charts],
+        columns=1,
+        description=description,
+        background="transparent",
+        usermeta=rules,
+        resolve={"scale": dict.fromkeys(independent, "independent")},
+    )
+
+
+def fitted(spec: Mapping[str, Any], width: int) -> Spec:
+    """A spec for a place of this many pixels; `fit` in page.js does the same in the browser."""
+    rules = spec.get("usermeta", {}).get("panels")
+    if rules is None:
+        return {**spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+    columns = max(1, min(rules["most"], width // rules["least"]))
+    each = width // columns - rules["margin"]
+    charts = [{**chart, "width": each} for chart in spec["concat"]]
+    return {**spec, "columns": columns, "concat": charts}
+
+
+_KINDS = {**TITLES, "nll": "NLL", "ece": "ECE", "brier": "Brier score", "kl": "KL"}
+_NATS = frozenset({"nll", "kl", "entropy"})
+
+
+def split_name(split: str) -> str:
+    """`ID test` of `id/test`, `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
+    return SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
+
+
+def short(metric: str) -> str:
+    """Without the unit: `ID test top-1`, `train loss`."""
+    split, _, kind = metric.rpartition("/")
+    return f"{split_name(split)} {_KINDS.get(kind, kind)}".strip()
+
+
+def titled(metric: str) -> str:
+    """`ID test top-1 (%)`."""
+    return short(metric) + _unit(metric)
+
+
+def scaled(metric: str, value: float) -> float:
+    """In percent with three decimals, or as it is with six digits."""
+    return percent(value) if is_fraction(metric) else float(f"{value:.6g}")
+
+
+def form(metric: str) -> str:
+    """How a tooltip writes it."""
+    return ".1f" if is_fraction(metric) else ".4g"
+
+
+def percent(fraction: float) -> float:
+    """A fraction in percent, short enough for a page of thousands of them."""
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return round(100 * fraction, 3) + 0.0
+
+
+def ends(ci95: Interval | None, name: str) -> dict[str, float]:
+    """`{name low, name high}` in percent; nothing below 3 seeds."""
+    if ci95 is None:
+        return {}
+    return {f"{name} low": percent(ci95.low), f"{name} high": percent(ci95.high)}
+
+
+def _unit(metric: str) -> str:
+    if is_fraction(metric):
+        return " (%)"
+    return " (nats)" if metric.rpartition("/")[2] in _NATS else ""
+
 
 Picture = alt.TopLevelMixin
 

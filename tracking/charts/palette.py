@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from tracking.rows import Row
+from tracking.comparison.compare import Row
 
 NEUTRAL = "#7f7f7f"
 """Of rules and marks that belong to no algorithm; seen on white and on black."""

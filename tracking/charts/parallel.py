@@ -8,15 +8,13 @@ from typing import Any
 
 import altair as alt
 
-from tracking.accuracy import named
-from tracking.charts import marks, palette, ticks
-from tracking.charts.base import Chart, Picture
-from tracking.charts.layout import single
-from tracking.charts.measures import percent
+from tracking.charts import palette
+from tracking.charts.base import Chart, Picture, inline_data, percent, single, tooltips
 from tracking.charts.palette import NEUTRAL
-from tracking.charts.ticks import Axis
-from tracking.evidence import Evidence
-from tracking.rows import Row
+from tracking.charts.parameters import Axis, of_numbers, of_parameter
+from tracking.comparison.compare import Row
+from tracking.comparison.metrics import named
+from tracking.evidence.data import Evidence
 
 FEWEST_TRIALS = 5
 """Fewer are drawn where at least two parameters vary."""
@@ -41,10 +39,10 @@ def draw(evidence: Evidence) -> Picture | None:
     values = {m: found for m, found in known if any(value is not None for value in found)}
     if not values:
         return None
-    every = [ticks.of_parameter(parameter) for parameter in parameters]
+    every = [of_parameter(parameter) for parameter in parameters]
     for metric, found in values.items():
         shown = [percent(value) for value in found if value is not None]
-        every.append(ticks.of_numbers(f"{named(metric)} (%)", shown))
+        every.append(of_numbers(f"{named(metric)} (%)", shown))
     told = [
         [row.arm.params.get(parameter.name) for parameter in parameters]
         + [None if found[i] is None else percent(found[i] or 0.0) for found in values.values()]
@@ -97,7 +95,7 @@ def _line(row: Row, every: Sequence[Axis], told: list[Any], selected: bool) -> d
 
 def _uprights(every: Sequence[Axis], x: alt.X) -> alt.Chart:
     ends = [{_AXIS: str(number), "from": 0, "to": 1} for number in range(len(every))]
-    rules = alt.Chart(marks.data(ends)).mark_rule(color=NEUTRAL, aria=False)
+    rules = alt.Chart(inline_data(ends)).mark_rule(color=NEUTRAL, aria=False)
     start = alt.Y(field="from", type="quantitative", axis=None)
     drawn: alt.Chart = rules.encode(x, start, alt.Y2("to"))
     return drawn
@@ -109,7 +107,7 @@ def _ticks(every: Sequence[Axis], x: alt.X, y: alt.Y) -> list[alt.Chart]:
         for number, axis in enumerate(every)
         for place, shown in axis.ticks()
     ]
-    base = alt.Chart(marks.data(found)).encode(x, y)
+    base = alt.Chart(inline_data(found)).encode(x, y)
     dashes = base.mark_tick(color=NEUTRAL, size=6, thickness=1, orient="horizontal", aria=False)
     words = base.mark_text(align="right", dx=-5, fontSize=10, aria=False)
     return [dashes, words.encode(alt.Text("label:N"))]
@@ -135,7 +133,7 @@ def _lines(
         .transform_fold([*names], as_=[_AXIS, _PLACE])
         .transform_filter(f"isValid(datum.{_PLACE})")
     )
-    hints = marks.hints("setting", (_TRIAL, "d"), (outcome.title, ".1f"))
+    hints = tooltips("setting", (_TRIAL, "d"), (outcome.title, ".1f"))
     caught = (
         folded.transform_calculate(caught=f"({_CAUGHT}) ? 1 : 0")
         .transform_joinaggregate(some="max(caught)", groupby=[_TRIAL])
@@ -162,7 +160,7 @@ def _lines(
     ]
 
 
-CHART = Chart(
+PARALLEL = Chart(
     name="parallel",
     title="All trials",
     about=(

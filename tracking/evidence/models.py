@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tracking.compare import Comparison
-from tracking.curves import WISE, ood_at
-from tracking.evidence.on_show import setting_key
-from tracking.rows import Row
-from tracking.statistics import Interval
-from tracking.terms import Terms
+from tracking.comparison.compare import Comparison, Row, setting_key
+from tracking.comparison.spec import Terms
+from tracking.comparison.statistics import Interval
+from tracking.comparison.wise_ft import WISE, ood_at
 
 
 @dataclass(frozen=True)

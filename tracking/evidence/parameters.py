@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from tracking.records import Scalar
-from tracking.rows import Row
-from tracking.statistics import mean
+from tracking.comparison.compare import Row
+from tracking.comparison.runs import Scalar
+from tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
 _DECADE = 10.0

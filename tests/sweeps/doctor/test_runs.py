@@ -18,7 +18,7 @@ from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
 from tests.services.processes import free_port
 from tests.sweeps.doctor.looked import look, only
-from tracking.mlflow_probe import latest_schema
+from tracking.store.mlflow_client import latest_schema
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from sweeps.home import Home
 from sweeps.secrets import read_secret_files
 from tests.sweeps.doctor.looked import look, only
 from tracking.journal import Journal
-from tracking.where import where
+from tracking.location import where
 
 
 def journal(folder: Path, sweep: str, *, refused: int = 0) -> None:

@@ -16,7 +16,7 @@ from sweeps.engines.base import POLL, Decision, Failure, Job
 from sweeps.engines.supervisor import ENDS, Supervisor, plain
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
-from tracking.locks import Lock
+from tracking.location import Lock
 
 ROOT = Path(__file__).parents[3]
 

@@ -23,7 +23,7 @@ from sweeps.engines.ray_cluster import Cluster, check_nodes
 from sweeps.engines.resources import Need, Node, refusal
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.xdist_group("ray")

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.submit import client as following
 from sweeps.submit.client import Follower, Job
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 
 Step = tuple[str, str] | None
 

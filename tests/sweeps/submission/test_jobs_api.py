@@ -13,7 +13,7 @@ from sweeps.submit import client as jobs_api
 from sweeps.submit.client import JobsApi, api_address
 from tests.services.answering import Answer
 from tests.sweeps.submission.fake_head import fake_head
-from tracking.base import ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 
 
 @pytest.fixture(autouse=True)

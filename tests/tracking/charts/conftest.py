@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tracking.charted import full
-from tracking.evidence import Evidence
+from tracking.evidence.data import Evidence
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tracking.charts import CHARTS
-from tracking.evidence import Evidence
+from tracking.evidence.data import Evidence
 
 Spec = dict[str, Any]
 

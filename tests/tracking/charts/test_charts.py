@@ -11,12 +11,13 @@ import vl_convert
 from tests.tracking.charted import CLASS_NAMES, IMPORTANCE, LR, grid_runs, searched
 from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
-from tracking.charts import CHARTS, classes, parallel, response
-from tracking.compare import Comparison, compare
-from tracking.curves import ood_at
-from tracking.evidence import Evidence, gather
-from tracking.selection import Rule
-from tracking.statistics import paired
+from tracking.charts import CHARTS, parallel, response
+from tracking.charts import predictions as classes
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.spec import Rule
+from tracking.comparison.statistics import paired
+from tracking.comparison.wise_ft import ood_at
+from tracking.evidence.data import Evidence, gather
 
 SWEEP: Comparison = compare(kl_sweep(), sweep="kl_weight")
 

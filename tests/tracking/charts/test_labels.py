@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.charts.labels import Box, Frame, Label, sides
+from tracking.charts.tradeoff import Box, Frame, Label, sides
 
 FAR = [Label("0.25", 0.1, 0.9, above=True), Label("0.5", 0.5, 0.8, above=False)]
 PLACES = st.floats(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pytest
 
-from tracking.charts.layout import NARROWEST, fitted, panels, single
+from tracking.charts.base import NARROWEST, fitted, panels, single
 
 PANELS = panels([alt.Chart().mark_point()] * 3, "three", most=2, margin=60, least=300).to_dict()
 

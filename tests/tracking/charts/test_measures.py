@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tracking.charts.measures import ends, form, percent, scaled, titled
-from tracking.statistics import Interval
+from tracking.charts.base import ends, form, percent, scaled, titled
+from tracking.comparison.statistics import Interval
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.tracking.made_up import arm, zero_shot
 from tracking.charts.palette import _COLOURS, NEUTRAL, RAMP, colour_of, of_rows, of_series
-from tracking.compare import compare
+from tracking.comparison.compare import compare
 
 WHITE, DARK = "#ffffff", "#14171a"
 KNOWN = ("zero_shot", "fine_tune", "car_ft")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.charts.ticks import Axis, of_numbers, of_parameter, round_values
+from tracking.charts.parameters import Axis, of_numbers, of_parameter, round_values
 from tracking.evidence.parameters import Parameter, Scale
 
 LOG = Axis("lr", "log", 1e-5, 1e-3)

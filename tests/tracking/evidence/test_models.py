@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from tests.tracking.charted import grid_runs
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
-from tracking.compare import compare
-from tracking.evidence import gather
+from tracking.comparison.compare import compare
+from tracking.comparison.spec import Rule
+from tracking.evidence.data import gather
 from tracking.evidence.models import front
-from tracking.selection import Rule
 
 fractions = st.integers(0, 6).map(lambda n: n / 6)
 points = st.lists(st.tuples(fractions, fractions), max_size=12)

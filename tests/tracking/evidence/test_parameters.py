@@ -7,9 +7,9 @@ import random
 import pytest
 
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.compare import compare
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import Scalar
 from tracking.evidence.parameters import Scale, scale_of, text, varied
-from tracking.records import Scalar
 
 UNIFORM = random.Random(0)
 

@@ -12,11 +12,10 @@ import torch
 from carft_core.metrics import ece
 from tests.tracking.kept import SPLITS, Logits, keep_predictions, logits
 from tests.tracking.made_up import metrics, run, zero_shot
-from tracking.compare import compare
-from tracking.evidence import Evidence, gather
-from tracking.evidence.tallies import BINS, read_tallies
-from tracking.images import predictions_path
-from tracking.records import RunRecord
+from tracking.comparison.compare import compare
+from tracking.comparison.predictions import BINS, predictions_path, read_tallies
+from tracking.comparison.runs import RunRecord
+from tracking.evidence.data import Evidence, gather
 
 SHIFTS = [split for split in SPLITS if split.startswith("ood/")]
 

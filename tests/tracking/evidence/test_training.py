@@ -9,11 +9,11 @@ import pytest
 
 from tests.tracking.kept import keep_history
 from tests.tracking.made_up import KL, metrics, run
-from tracking.compare import compare
-from tracking.evidence import LOSS, MOST_LEARNING, gather
-from tracking.evidence.history import read_history
-from tracking.records import RunRecord
-from tracking.selection import VAL
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import VAL
+from tracking.evidence.data import LOSS, MOST_LEARNING, gather
+from tracking.evidence.training import read_history
 
 
 def trained(record: RunRecord, folder: Path, losses: list[float]) -> RunRecord:

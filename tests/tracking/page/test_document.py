@@ -16,14 +16,20 @@ import pytest
 
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS
-from tracking.compare import Comparison, compare
-from tracking.evidence import gather
-from tracking.gallery import Answer, Counts, Gallery, Picture
-from tracking.page import Fact, Pictures, Provenance, SweepFile, document
-from tracking.page.library import library
-from tracking.page.provenance import without_user
-from tracking.page.tables import everything, headline
-from tracking.records import RunRecord
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.predictions import Answer, Counts, Gallery, Picture
+from tracking.comparison.runs import RunRecord
+from tracking.evidence.data import gather
+from tracking.report.html import (
+    Fact,
+    Pictures,
+    Provenance,
+    SweepFile,
+    document,
+    library,
+    without_user,
+)
+from tracking.report.table import everything, headline
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
 VOID = {"meta", "img", "br", "input", "link", "hr"}

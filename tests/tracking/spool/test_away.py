@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.spool.troubled import CHILD, PARENT, RUN, SWEEP, Troubled, loss
-from tracking.base import TrackingError
+from tracking.errors import TrackingError
 from tracking.journal import sweeps_behind
 from tracking.spool import Spool
 

@@ -9,8 +9,9 @@ from itertools import cycle
 from pathlib import Path
 
 from tests.tracking.spool.troubled import NOW, PARENT, SWEEP, Troubled, loss
-from tracking.base import Metric, RunKey, RunStart, ServiceUnreachable
+from tracking.errors import ServiceUnreachable
 from tracking.spool import Spool
+from tracking.store.base import Metric, RunKey, RunStart
 
 
 class Slow(Troubled):

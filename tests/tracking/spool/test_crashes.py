@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.tracking.spool.troubled import CHILD, NOW, PARENT, RUN, SWEEP, OneThread, Troubled
 from tracking import journal as journals
-from tracking.base import DatasetInput, Metric, RunKey, RunStart, Tracker
 from tracking.journal import sweeps_behind
-from tracking.memory import MemoryTracker
 from tracking.spool import Spool
+from tracking.store.base import DatasetInput, Metric, RunKey, RunStart, Tracker
+from tracking.store.memory_store import MemoryTracker
 
 Step = Callable[[Tracker, Path], None]
 
@@ -112,8 +112,8 @@ def test_a_killed_process_loses_nothing_that_was_told(folder: Path) -> None:
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from tracking.base import *
-from tracking.memory import MemoryTracker
+from tracking.store.base import *
+from tracking.store.memory_store import MemoryTracker
 from tracking.spool import Spool
 class Away(MemoryTracker):
     def open(self, start): raise ServiceUnreachable("away")

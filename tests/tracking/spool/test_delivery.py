@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.spool.troubled import CHILD, NOW, PARENT, RUN, SWEEP, Troubled, loss
-from tracking.base import Metric, RunKey
-from tracking.delivery import Delivery
 from tracking.journal import Journal, known_run_ids
-from tracking.spool import Spool
+from tracking.spool import Delivery, Spool
+from tracking.store.base import Metric, RunKey
 
 
 def test_metrics_of_a_run_are_merged_and_keep_their_place(folder: Path, store: Troubled) -> None:

@@ -12,8 +12,8 @@ import pytest
 from tests.tracking.spool.troubled import PARENT, SWEEP, OneThread, Troubled, loss
 from tracking import journal as journals
 from tracking.journal import Journal, SpoolBusy, sweeps_behind
-from tracking.memory import MemoryTracker
 from tracking.spool import Spool
+from tracking.store.memory_store import MemoryTracker
 
 
 def test_a_damaged_line_is_set_aside_and_the_others_arrive(folder: Path, store: Troubled) -> None:

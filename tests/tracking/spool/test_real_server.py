@@ -11,9 +11,9 @@ import pytest
 from tests.services.processes import end
 from tests.tracking.spool.troubled import CHILD, NOW, PARENT, RUN, SWEEP, loss
 from tests.tracking.subjects import all_runs, look_into_mlflow, points
-from tracking.mlflow_store import MlflowStore
 from tracking.spool import Spool
-from tracking.ui import Server, serve
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import Server, serve
 
 
 def kill(server: Server) -> None:

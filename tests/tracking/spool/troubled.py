@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tracking.base import EndState, Metric, RunKey, RunStart, ServiceUnreachable, TrackingError
-from tracking.memory import MemoryTracker
+from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.spool import Spool
+from tracking.store.base import EndState, Metric, RunKey, RunStart
+from tracking.store.memory_store import MemoryTracker
 
 NOW = 1_790_000_000_000
 SWEEP = RunKey("s")

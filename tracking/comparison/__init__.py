@@ -1,0 +1,1 @@
+"""From runs to a verdict; knows no MLflow, no chart and no terminal."""

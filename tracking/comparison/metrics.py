@@ -1,0 +1,93 @@
+"""Names, directions and kinds of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal, get_args
+
+By = Literal["top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"]
+KINDS: tuple[By, ...] = get_args(By)
+TOP1: By = "top1"
+BENCHMARK = "benchmark"
+"""Of a mean over tasks: that of each task's own kind."""
+SPLITS: Mapping[str, str] = {"id/val": "ID val", "id/test": "ID test", "ood/mean": "OOD mean"}
+NOUNS: Mapping[str, str] = {
+    TOP1: "accuracy",
+    "macro_f1": "macro-F1",
+    "mean_per_class_top1": "mean-per-class accuracy",
+    "mean_group_top1": "mean-group accuracy",
+    "worst_group_top1": "worst-group accuracy",
+    BENCHMARK: "benchmark accuracy",
+}
+"""As sentences say it."""
+TITLES: Mapping[str, str] = {**NOUNS, TOP1: "top-1"}
+"""As axes and titles say it."""
+
+
+def kind_of(metric: str) -> str:
+    """`macro_f1` of `id/test/macro_f1`."""
+    return metric.rpartition("/")[2]
+
+
+def capitalised(name: str) -> str:
+    """As a sentence begins; what has capitals keeps them."""
+    return name[:1].upper() + name[1:]
+
+
+def named(metric: str) -> str:
+    """As sentences say a metric: `OOD mean` of top-1, `OOD mean macro-F1` of another kind."""
+    split, _, kind = metric.rpartition("/")
+    where = SPLITS.get(split, split)
+    return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
+
+
+def titled(metric: str) -> str:
+    """As axes say it: `OOD mean top-1`."""
+    split, _, kind = metric.rpartition("/")
+    return f"{SPLITS.get(split, split)} {TITLES.get(kind, kind)}"
+
+
+Direction = Literal[1, -1, 0]
+
+_ACCURACIES = frozenset({*KINDS, BENCHMARK})
+_FRACTIONS = _ACCURACIES | {"ece"}
+_LOSSES = frozenset({"nll", "ece", "brier"})
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether tables show it in percent."""
+    return metric.rpartition("/")[2] in _FRACTIONS
+
+
+def is_told(metric: str, *, merged: bool = False) -> bool:
+    """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
+
+    Of every split its accuracies: top-1, and what its benchmark ranks by; the other kinds of
+    validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
+    moved on each split, of the model that a run trained alone. `result.json` holds all.
+    """
+    kind = metric.rpartition("/")[2]
+    if merged:
+        return kind in _ACCURACIES
+    if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
+        return kind in _ACCURACIES
+    return kind == "kl" or not metric.startswith("context/")
+
+
+def direction(metric: str) -> Direction:
+    """1: more is better (accuracies); -1: less is (losses, errors, the gap); 0: neither.
+
+    How far a model has moved (`context/...`) and what it cost (`system/...`) are no merits.
+    """
+    kind = metric.rpartition("/")[2]
+    if metric.startswith(("gap/", "train/")) or kind in _LOSSES:
+        return -1
+    return 1 if kind in _ACCURACIES else 0
+
+
+def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
+    """Every shift's metric of a kind and its name, by name: `OOD test` for one called test."""
+    end = f"/{by}"
+    found = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
+    named = {name: name[len("ood/") : -len(end)] for name in found if name != f"ood/mean{end}"}
+    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]

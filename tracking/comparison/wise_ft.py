@@ -1,0 +1,202 @@
+"""The WiSE-FT curve: what ID and OOD accuracy fine-tuning reaches by interpolating its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tracking.comparison.metrics import titled
+from tracking.comparison.runs import Arm, RunRecord, merge_name, merge_number
+from tracking.comparison.statistics import mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+ID = "id/test/top1"
+OOD = "ood/mean/top1"
+WISE = "wise_ft"
+_ROUNDING = 1e-12
+
+
+class Point(NamedTuple):
+    """One interpolated model; accuracies are fractions."""
+
+    alpha: float
+    id: float
+    ood: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One arm's points by rising alpha: 0 is the zero-shot model, 1 the tuned one."""
+
+    label: str
+    points: tuple[Point, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {"label": self.label, "points": [point._asdict() for point in self.points]}
+
+
+def run_curve(
+    run: RunRecord,
+    zero_shot: RunRecord | None = None,
+    id_metric: str = ID,
+    ood_metric: str = OOD,
+) -> Curve | None:
+    """The curve of one run, or None when no model between the ends was measured.
+
+    `id_metric` and `ood_metric` are its axes.
+
+    Where alpha 1 was not asked for, the run itself stands there, and at alpha 0 the zero-shot
+    run if given: by definition these are the same weights.
+    """
+    points: dict[float, Point] = {}
+    axes = (id_metric, ood_metric)
+    if zero_shot is not None:
+        _put(points, 0.0, zero_shot, None, axes)
+    _put(points, 1.0, run, None, axes)
+    for label in run.merges:
+        alpha = merge_number(label)
+        if merge_name(label) == WISE and alpha is not None:
+            _put(points, alpha, run, label, axes)
+    if not any(0 < alpha < 1 for alpha in points):
+        return None
+    return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
+
+
+def mean_curve(
+    arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
+) -> Curve | None:
+    """The mean over an arm's finished seeds, at the alphas that every one of them has."""
+    starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
+    pairs = zip(arm.done, starts, strict=True)
+    found = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
+    curves = [curve for curve in found if curve is not None]
+    if not curves or len(curves) < len(arm.done):
+        return None
+    by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
+    shared = sorted(set.intersection(*(set(points) for points in by_alpha)))
+    means = [
+        Point(
+            alpha,
+            mean([points[alpha].id for points in by_alpha]),
+            mean([points[alpha].ood for points in by_alpha]),
+        )
+        for alpha in shared
+    ]
+    return Curve(arm.label, tuple(means))
+
+
+def ood_at(curve: Curve, id_accuracy: float) -> float | None:
+    """The curve's OOD accuracy at this ID accuracy, linear between neighbours in alpha.
+
+    Where the curve passes the ID accuracy more than once the highest OOD counts, which is against
+    whoever is compared with it. None outside the curve's ID range.
+    """
+    crossings = []
+    for one, two in zip(curve.points, curve.points[1:], strict=False):
+        low, high = sorted((one, two), key=lambda point: point.id)
+        if not low.id - _ROUNDING <= id_accuracy <= high.id + _ROUNDING:
+            continue
+        if high.id - low.id <= _ROUNDING:
+            crossings.append(max(low.ood, high.ood))
+        else:
+            share = min(1.0, max(0.0, (id_accuracy - low.id) / (high.id - low.id)))
+            crossings.append(low.ood + share * (high.ood - low.ood))
+    return max(crossings, default=None)
+
+
+def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point | None:
+    """The measured model with the highest OOD that is as good on both and better on one, if any."""
+    above = [
+        p
+        for p in curve.points
+        if min(p.id - id_accuracy, p.ood - ood_accuracy) >= -_ROUNDING
+        and max(p.id - id_accuracy, p.ood - ood_accuracy) > _ROUNDING
+    ]
+    return max(above, key=lambda point: point.ood, default=None)
+
+
+def plot(
+    curves: Sequence[Curve],
+    path: Path,
+    *,
+    title: str = "",
+    id_metric: str = ID,
+    ood_metric: str = OOD,
+) -> None:
+    """Write the curves as a PNG: ID accuracy to the right, OOD mean upwards, both in percent.
+
+    `id_metric` and `ood_metric` say which accuracies these are. Raises OSError where `path` cannot
+    be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # No pyplot: no window system, no global state.
+    axes = figure.add_subplot()
+    for curve in curves:
+        _draw(axes, curve)
+    _mark_zero_shot(axes, curves)
+    axes.set_xlabel(f"{titled(id_metric)} (%)")
+    axes.set_ylabel(f"{titled(ood_metric)} (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if curves:
+        # Low on both axes is where no method is; to look for the best place takes seconds at times.
+        axes.legend(frameon=False, fontsize="small", loc="lower left")
+    # Without the version text equal curves give equal files.
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _draw(axes: Axes, curve: Curve) -> None:
+    xs = [100 * point.id for point in curve.points]
+    ys = [100 * point.ood for point in curve.points]
+    (line,) = axes.plot(xs, ys, marker="o", markersize=4, linewidth=1.5, label=curve.label)
+    for point, x, y in zip(curve.points, xs, ys, strict=True):
+        if 0 < point.alpha < 1:
+            axes.annotate(
+                f"{point.alpha:g}",
+                (x, y),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize="x-small",
+                color=line.get_color(),
+            )
+    if curve.points[-1].alpha == 1:
+        axes.plot(xs[-1:], ys[-1:], marker="s", markersize=7, color=line.get_color())
+
+
+def _mark_zero_shot(axes: Axes, curves: Iterable[Curve]) -> None:
+    starts = {c.points[0][1:] for c in curves if c.points[0].alpha == 0}
+    for id_accuracy, ood_accuracy in sorted(starts):
+        axes.plot(
+            [100 * id_accuracy],
+            [100 * ood_accuracy],
+            marker="*",
+            markersize=13,
+            linestyle="none",
+            color="black",
+            zorder=3,
+        )
+    if starts:
+        axes.plot([], [], marker="*", linestyle="none", color="black", label="zero-shot")
+        axes.plot([], [], marker="s", linestyle="none", color="grey", label="tuned (alpha 1)")
+
+
+def _put(
+    points: dict[float, Point],
+    alpha: float,
+    run: RunRecord,
+    merge: str | None,
+    axes: tuple[str, str],
+) -> None:
+    id_accuracy, ood_accuracy = (run.value(metric, merge) for metric in axes)
+    if id_accuracy is not None and ood_accuracy is not None:
+        points[alpha] = Point(alpha, id_accuracy, ood_accuracy)

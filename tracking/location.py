@@ -1,0 +1,228 @@
+"""Where a home's runs are recorded, and which file systems are safe for that."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from tracking.errors import TrackingError
+
+if TYPE_CHECKING:
+    pass
+
+
+OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
+"""Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""
+NETWORK = OBJECT_STORES | frozenset(
+    {
+        *("nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "lustre", "gpfs"),
+        *("beegfs", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.ceph-fuse", "fuse.juicefs"),
+        *("panfs", "wekafs", "orangefs"),
+    }
+)
+"""File systems on which SQLite's locks cannot be relied upon."""
+MOUNTS = Path("/proc/mounts")
+
+
+def network_file_system(path: Path) -> str | None:
+    """The type of the network file system that holds `path` (which need not exist yet).
+
+    None on a local disk, and where the system does not tell.
+    """
+    kind = file_system(path)
+    return kind if kind in NETWORK else None
+
+
+def file_system(path: Path, mounts: Path | None = None) -> str | None:
+    """The type of the file system that holds `path` (which need not exist yet).
+
+    `mounts` is the system's list when left out. None where the system does not tell.
+    """
+    try:
+        lines = (mounts or MOUNTS).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    place = _existing(path.absolute()).resolve()
+    best: tuple[int, str | None] = (-1, None)
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        mounted = Path(fields[1].replace("\\040", " "))
+        if place.is_relative_to(mounted) and len(mounted.parts) >= best[0]:
+            best = (len(mounted.parts), fields[2])
+    return best[1]
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+# POSIX record locks do not conflict within one process: what this one holds is remembered.
+_HELD: set[Path] = set()
+
+
+class Held(RuntimeError):
+    """Somebody holds the lock; `pid` is theirs, where it is known."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        super().__init__(f"{path} is held by process {pid if pid is not None else '(unknown)'}")
+        self.pid = pid
+
+
+class Lock:
+    """Held from construction to `release`; raises Held at once when somebody else has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
+        if self._path in _HELD:
+            raise Held(path, os.getpid())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._file, 32).decode(errors="replace").strip()
+            os.close(self._file)
+            raise Held(path, int(holder) if holder.isdigit() else None) from None
+        os.ftruncate(self._file, 0)
+        os.write(self._file, str(os.getpid()).encode())
+        _HELD.add(self._path)
+
+    def release(self) -> None:
+        """Let go. The file stays: to remove it would let two processes lock different files."""
+        if self._path in _HELD:
+            _HELD.discard(self._path)
+            os.close(self._file)
+
+
+@contextmanager
+def waiting(path: Path) -> Iterator[None]:
+    """Hold the lock at `path` for a moment, after whoever has it now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite URI, None for any other URI or a database in memory."""
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(file) if uri.startswith("sqlite:///") and file not in ("", ":memory:") else None
+
+
+EXPERIMENT = "carft-sweep"
+HOME, HOME_VARIABLE = ".carft", "CARFT_HOME"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+_SECRET_OPTION = re.compile(r"(?<=[?&])(?:user|password|passwd|sslpassword|passfile)=[^&#]*&?")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Everything that decides where runs go."""
+
+    named: str
+    """Tracking URI: `sqlite:///...`, another database, or `http(s)://...`."""
+    experiment: str
+    artifacts: Path | None
+    """Folder of artifacts; None where the server decides."""
+    spool: Path
+    """Folder of journals: one for each place, since half a run's records mean nothing elsewhere."""
+
+    @property
+    def uri(self) -> str:
+        """`named`, for who opens it. Raises as `check` does."""
+        self.check()
+        return self.named
+
+    def check(self) -> None:
+        """Raise TrackingError where that is SQLite on a network file system."""
+
+        file = sqlite_file(self.named)
+        kind = None if file is None else network_file_system(file)
+        if kind is not None:
+            raise TrackingError(
+                f"MLflow's database {file} would lie on a network file system ({kind}), where "
+                "SQLite loses data; name a server in MLFLOW_TRACKING_URI, or a home on a local "
+                "disk with --home or CARFT_HOME"
+            )
+
+
+def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
+    """The home that was asked for, else that of CARFT_HOME, else `.carft` in the current folder."""
+    chosen = os.environ if environ is None else environ
+    return Path(option or chosen.get(HOME_VARIABLE) or HOME).expanduser()
+
+
+def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
+    """`home`/mlflow.db and `home`/mlartifacts, unless MLFLOW_TRACKING_URI says otherwise."""
+    chosen = os.environ if environ is None else environ
+    home = home.resolve()
+    uri = chosen.get(TRACKING_VARIABLE, "").strip()
+    experiment = chosen.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+    spool = home / "spool"
+    if uri or experiment != EXPERIMENT:
+        place = f"{without_password(uri)}\n{experiment}".encode()
+        spool /= hashlib.sha256(place).hexdigest()[:8]
+    return Where(
+        named=uri or f"sqlite:///{home / 'mlflow.db'}",
+        experiment=experiment,
+        artifacts=None if is_server(uri) else home / "mlartifacts",
+        spool=spool,
+    )
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI is answered by a server that keeps artifacts itself."""
+    return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown: without user and password, also those among its options."""
+    scheme, mark, rest = uri.partition("://")
+    if is_server(uri):
+        parts = urlsplit(uri)
+        rest = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).partition(mark)[2]
+    elif mark and not rest.startswith("/"):
+        # SQLAlchemy takes a password with / or ? in it, so what ends it is the last @.
+        rest = rest.rpartition("@")[2]
+    shown = _SECRET_OPTION.sub("", f"{scheme}{mark}{rest}")
+    return shown.rstrip("?&") if _SECRET_OPTION.search(uri) else shown
+
+
+def home_id(home: Path) -> str:
+    """Who a home is on a server that several homes share; made on the first call.
+
+    Two people may both have a sweep of the same name: its runs are told apart by this.
+    """
+    file = home / "id"
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        pass
+    home.mkdir(parents=True, exist_ok=True)
+    mine = file.with_name(f".id.{uuid.uuid4().hex}")
+    mine.write_text(f"{uuid.uuid4().hex}\n")
+    try:
+        os.link(mine, file)  # fails where another process was first: theirs holds
+    except FileExistsError:
+        pass
+    except OSError:  # a mount without hard links, such as CIFS
+        with waiting(home / "id.lock"):
+            if not file.exists():
+                mine.replace(file)
+    finally:
+        mine.unlink(missing_ok=True)
+    return file.read_text().strip()

@@ -1,0 +1,84 @@
+"""Who ran what: user, command, commit and versions as tags."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+SOURCE_COMMIT = "CARFT_SOURCE_COMMIT"
+"""The variable that tells the commit of sources which were sent without their .git; `-dirty` behind
+it means changes."""
+PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
+
+_GIT_SECONDS = 5.0
+
+
+def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Tags of the user, the command, the git checkout around `folder`, and installed versions.
+
+    `folder` is the current one when None. Nothing of git is told outside a checkout or without
+    git, but for what SOURCE_COMMIT in the environment tells. No package is imported.
+    """
+    tags = {
+        "mlflow.user": user(),
+        "mlflow.source.name": Path(sys.argv[0]).name or "python",
+        "mlflow.source.type": "LOCAL",
+        "carft.version.python": ".".join(str(part) for part in sys.version_info[:3]),
+    }
+    for package in packages:
+        try:
+            tags[f"carft.version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return tags | (_git_tags(Path.cwd() if folder is None else folder) or _told_commit())
+
+
+def user() -> str:
+    """The name of who runs this; `unknown` where the system has none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
+
+
+def _git_tags(folder: Path) -> dict[str, str]:
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    tags = {"mlflow.source.git.commit": commit}
+    branch = _git(folder, "symbolic-ref", "--short", "HEAD")
+    if branch:  # none on a detached head
+        tags["mlflow.source.git.branch"] = branch
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if changes is not None:
+        tags["carft.git.dirty"] = "true" if changes else "false"
+    return tags
+
+
+def _told_commit() -> dict[str, str]:
+    told = os.environ.get(SOURCE_COMMIT, "")
+    commit, _, dirty = told.partition("-")
+    if not commit:
+        return {}
+    return {"mlflow.source.git.commit": commit, "carft.git.dirty": "true" if dirty else "false"}
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    """The output of a git command that only reads, None when it fails."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

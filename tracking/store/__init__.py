@@ -1,0 +1,1 @@
+"""Where runs are recorded: the tracker, and MLflow behind it."""

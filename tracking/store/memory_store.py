@@ -1,0 +1,114 @@
+"""A tracker in memory, the twin of the real store for tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tracking.errors import TrackingError
+from tracking.store import mlflow_limits
+from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
+
+
+class Point(NamedTuple):
+    """One value in the history of a metric."""
+
+    step: int
+    timestamp: int
+    value: float
+
+
+@dataclass
+class MemoryRun:
+    """What is kept of one run."""
+
+    name: str
+    started: int
+    parent: RunKey | None
+    state: Literal["running"] | EndState = "running"
+    ended: int | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    history: dict[str, list[Point]] = field(default_factory=dict)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    datasets: list[DatasetInput] = field(default_factory=list)
+
+
+class MemoryTracker(Tracker):
+    """Keeps every run in `runs`, under the limits that the real store has."""
+
+    def __init__(self) -> None:
+        self.runs: dict[RunKey, MemoryRun] = {}
+        self.closed = False
+
+    def open(self, start: RunStart) -> None:
+        """Begin or take up a run. Raises TrackingError when its parent was never opened."""
+        if start.parent is not None:
+            self._run(start.parent)
+        run = self.runs.setdefault(
+            start.key, MemoryRun(start.name, start.timestamp, parent=start.parent)
+        )
+        run.name, run.state = start.name, "running"
+        params = mlflow_limits.params(start.params)
+        run.tags |= mlflow_limits.tags(start.tags) | mlflow_limits.changed(run.params, params)
+        run.params = params | run.params
+        known = {(dataset.name, dataset.digest) for dataset in run.datasets}
+        run.datasets += [
+            dataset
+            for dataset in mlflow_limits.datasets(start.datasets)
+            if (dataset.name, dataset.digest) not in known
+        ]
+
+    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+        """Add values. Raises TrackingError for a run never opened."""
+        run = self._run(key)
+        kept, told = mlflow_limits.metrics(values)
+        run.tags |= told
+        for metric in kept:
+            # One NaN object, so that two histories with the same NaN are equal.
+            value = math.nan if math.isnan(metric.value) else metric.value
+            points = run.history.setdefault(metric.name, [])
+            point = Point(metric.step, metric.timestamp, value)
+            if point not in points:
+                points.append(point)
+
+    def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
+        """Set tags. Raises TrackingError for a run never opened."""
+        self._run(key).tags |= mlflow_limits.tags(values)
+
+    def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+        """Keep the bytes. Raises TrackingError for a run never opened or no such file."""
+        run = self._run(key)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
+        run.artifacts[f"{folder}/{path.name}" if folder else path.name] = content
+
+    def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
+        """The run is over. Raises TrackingError for a run never opened."""
+        run = self._run(key)
+        run.state, run.ended = state, timestamp
+
+    def run_id(self, key: RunKey) -> str | None:
+        """`sweep/digest` of a run that was opened."""
+        return f"{key.sweep}/{key.digest}" if key in self.runs else None
+
+    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - the seam's signature
+        """Always True: nothing waits."""
+        return True
+
+    def close(self) -> None:
+        """Remember that it was let go of."""
+        self.closed = True
+
+    def _run(self, key: RunKey) -> MemoryRun:
+        try:
+            return self.runs[key]
+        except KeyError:
+            raise TrackingError(
+                f"run {key.digest or '(the sweep)'} of sweep {key.sweep!r} was never opened"
+            ) from None

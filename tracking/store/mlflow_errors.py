@@ -1,0 +1,221 @@
+"""MLflow's errors in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracking.database import scrubbed
+from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.location import TRACKING_VARIABLE, is_server, without_password
+from tracking.store import mlflow_limits
+
+if TYPE_CHECKING:
+    from requests import Response
+
+
+# What urllib3 says of an answer that MLflow's client would have asked for again.
+_BUSY = re.compile(r"too many (429|503) ")
+_HARMLESS = "/api/2.0/mlflow/experiments/get"
+
+
+def is_busy(text: str) -> bool:
+    """Whether an error of MLflow's client tells of such an answer. It keeps none of its headers."""
+    return bool(_BUSY.search(text))
+
+
+def asked_to_wait(uri: str) -> float | None:
+    """Ask the server something small, and read from its answer how many seconds it wants.
+
+    None when it does not say, or answers again.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer: Response = http_request(  # type: ignore[no-untyped-call]
+            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
+            _HARMLESS,
+            "GET",
+            params={"experiment_id": "0"},
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except MlflowException:
+        return None
+    return said_in(answer)
+
+
+def said_in(answer: Response | None) -> float | None:
+    """The seconds that an answer asks for; None when it is not of that kind or does not say."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    if answer is None or answer.status_code not in Retry.RETRY_AFTER_STATUS_CODES:
+        return None
+    try:
+        return Retry().parse_retry_after(answer.headers.get("Retry-After", ""))
+    except InvalidHeader:
+        return None
+
+
+# The codes that blame what was told. Anything else may be well a minute later.
+_MISTAKES = {
+    "ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "NOT_FOUND",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+_REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+_UPLOAD_MISTAKES = {400, 404, 413}
+_UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
+"""What MLflow's client says of a 404 that is not MLflow's own."""
+_STORES = {"azure", "boto3", "botocore", "google"}
+
+
+def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
+    """The error to raise for an MlflowException of this code and text.
+
+    `answers` asks the server something harmless: one that answers it, and failed with a 500
+    before, stumbles over the one request and would for ever.
+    """
+    place = without_password(uri)
+    text = scrubbed(text, uri)
+    if "out-of-date database schema" in text:
+        return _other_schema(place, text)
+    if code in _REFUSED:
+        return _not_let_in(place, text)
+    broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
+    if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
+        return TrackingError(f"MLflow at {place} refuses: {text}")
+    unknown = _UNKNOWN.search(text)
+    if unknown is not None:
+        return ServiceUnreachable(
+            f"what answers at {place} does not know {unknown[1]} (404): see to the address in "
+            f"{TRACKING_VARIABLE}, with its path where a proxy has one, and whether the server is "
+            "as new as the client"
+        )
+    return ServiceUnreachable(f"MLflow at {place} does not answer: {text}")
+
+
+def _other_schema(place: str, text: str) -> TrackingError:
+    """MLflow says the same of a schema that is older and of one that is newer."""
+    found = re.search(r"found version (\w+)", text)
+    if found is not None and not _is_known(found[1]):
+        return TrackingError(
+            f"{place} was made by a newer version of MLflow (schema {found[1]}) than the one "
+            "here: pip install -U mlflow"
+        )
+    return TrackingError(
+        f"{place} was made by another version of MLflow: make a copy of it, then run "
+        f"`mlflow db upgrade {place}`, with user and password in the URL where it needs them"
+    )
+
+
+def _is_known(revision: str) -> bool:
+    """Whether the MLflow that is installed has a migration to this schema."""
+    from mlflow.store import db_migrations
+
+    versions = Path(db_migrations.__path__[0]) / "versions"
+    return not versions.is_dir() or any(versions.glob(f"{revision}_*.py"))
+
+
+def _not_let_in(place: str, text: str) -> NotLetIn:
+    """A server with passwords has three ways to say no, and each another remedy."""
+    if "Invalid Host header" in text:
+        remedy = "Start the server with --allowed-hosts that names the host as you write it"
+    elif "403" in text:
+        remedy = (
+            "Its administrator must give you the right (EDIT on the experiment), or name another "
+            "experiment in MLFLOW_EXPERIMENT_NAME"
+        )
+    else:
+        remedy = (
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+        )
+    return NotLetIn(f"MLflow at {place} does not let us in: {text}. {remedy}")
+
+
+def meaning_of_os_error(uri: str, error: OSError) -> RuntimeError:
+    """The error to raise for one of `requests` (an upload) or of a local disk."""
+    answer = getattr(error, "response", None)
+    message = f"MLflow at {without_password(uri)}: {scrubbed(str(error), uri)}"
+    if getattr(answer, "status_code", None) in _UPLOAD_MISTAKES:
+        return TrackingError(message)
+    unreachable = ServiceUnreachable(message)
+    unreachable.retry_after = said_in(answer)
+    return unreachable
+
+
+def store_refuses(uri: str, text: str) -> ServiceUnreachable:
+    """The error for artifacts that MLflow's server cannot put into, or see in, the store behind it.
+
+    To be said of no record: the store may be there again, or let the server in, any time.
+    """
+    return ServiceUnreachable(
+        f"the artifact store of MLflow at {without_password(uri)} does not take what it is given "
+        f"({scrubbed(text, uri)}). See to the server's --artifacts-destination: whether the "
+        "bucket is there, the server may write to it, and the store answers; the server's log "
+        "has the reason"
+    )
+
+
+@contextmanager
+def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """MLflow's errors as ours; `answers` is as for `meaning`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = mlflow_limits.cut(str(error.message), 1000)
+        meant = meaning(uri, error.error_code, text, answers)
+        if isinstance(meant, ServiceUnreachable) and is_busy(text):
+            meant.retry_after = asked_to_wait(uri)
+        raise meant from error
+    except OSError as error:  # requests' errors are OSErrors too
+        raise meaning_of_os_error(uri, error) from error
+
+
+@contextmanager
+def uploading(uri: str) -> Iterator[None]:
+    """Within `translated`: what the store of the artifacts says, which MLflow only passes on."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = mlflow_limits.cut(str(error.message), 300)
+        if is_server(uri) and "too many 5" in str(error.message):
+            raise store_refuses(uri, text) from error
+        raise
+    except ImportError as error:
+        raise ServiceUnreachable(
+            f"the artifacts of MLflow at {without_password(uri)} go to a store that needs the "
+            f'Python package {error.name} here: pip install "carft-sweep[cluster]" brings S3\'s'
+        ) from error
+    except Exception as error:  # each store's client has errors of its own, and no common base
+        if type(error).__module__.partition(".")[0] not in _STORES:
+            raise
+        raise ServiceUnreachable(
+            f"the artifact store of MLflow at {without_password(uri)} does not take what this "
+            f"machine gives it ({scrubbed(mlflow_limits.cut(str(error), 300), uri)}). Keys for it "
+            "must be in the environment, or the server started with --artifacts-destination, which "
+            "then gives it on"
+        ) from error
+
+
+def deleted_experiment(uri: str, name: str, experiment_id: str) -> TrackingError:
+    """The error for an experiment in MLflow's bin: its name is taken and it takes no runs."""
+    return TrackingError(
+        f"the MLflow experiment {name!r} was deleted, and MLflow keeps its name: restore it with "
+        f"`MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore "
+        f"--experiment-id {experiment_id}`, or name another one in MLFLOW_EXPERIMENT_NAME"
+    )

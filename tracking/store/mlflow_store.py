@@ -1,0 +1,383 @@
+"""The tracker over MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.location import EXPERIMENT, is_server, sqlite_file, waiting, without_password
+from tracking.store import mlflow_limits
+from tracking.store.base import ARTIFACT, DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
+from tracking.store.mlflow_client import (
+    check_artifacts,
+    check_reachable,
+    check_rights,
+    check_version,
+    stay_private,
+)
+from tracking.store.mlflow_errors import deleted_experiment, translated, uploading
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput as MlflowInput
+    from mlflow.entities import Run
+
+
+METRICS, TAGS = 1000, 100
+"""As many as MLflow takes; parameters are counted as tags are."""
+BYTES = 900_000
+"""MLflow refuses requests of a megabyte; the rest is for what surrounds the entries."""
+_AROUND = 150
+
+
+class Entry(Protocol):
+    """A metric, parameter or tag of MLflow."""
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+
+    @property
+    def value(self) -> str | float:
+        """What it holds."""
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
+    """The entries in order, `most` or fewer at a time, and no more than fit into a request."""
+    batch: list[E] = []
+    size = 0
+    for entry in entries:
+        own = _AROUND + len(json.dumps(entry.key)) + len(json.dumps(entry.value))
+        if batch and (len(batch) == most or size + own > BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += own
+    if batch:
+        yield batch
+
+
+def identity(key: RunKey, home: str) -> dict[str, str]:
+    """`carft.kind`, `carft.sweep`, `carft.run` (not for the sweep itself) and `carft.home`."""
+    tags = {"carft.kind": "run" if key.digest else "sweep", "carft.sweep": key.sweep}
+    if key.digest:
+        tags["carft.run"] = key.digest
+    if home:
+        tags["carft.home"] = home
+    return mlflow_limits.tags(tags)
+
+
+def query_of(tags: Mapping[str, str]) -> str:
+    """The filter in MLflow's language that finds runs with all these tags."""
+    return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
+
+
+def _quoted(value: str) -> str:
+    if "'" not in value:
+        return f"'{value}'"
+    if '"' not in value:
+        return f'"{value}"'
+    # The language has no escapes.
+    raise TrackingError(f"a sweep's name may not hold both kinds of quotes: {value}")
+
+
+_STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+# One attempt a request, and not for two minutes: to try again, and when, is the spool's part, and
+# a request that MLflow repeats by itself may open a run twice. And no address of each run that ends
+# on stdout, which is for results: it costs a request, and shows a password that is in the URI.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+_DESCRIPTION = "mlflow.note.content"
+
+
+class MlflowStore(Tracker):
+    """One experiment of an MLflow store. Makes no connection before it must.
+
+    Runs are found again by their tags `carft.sweep`, `carft.run` and `carft.home`.
+    A verb raises ServiceUnreachable while the store cannot be used and TrackingError when what it
+    was told is wrong.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str = EXPERIMENT,
+        artifact_root: Path | None = None,
+        *,
+        home: str = "",
+    ) -> None:
+        self._uri = uri
+        self._experiment = experiment
+        self._artifact_root = artifact_root
+        self._home = home
+        self._connected: tuple[MlflowClient, str] | None = None
+        self._ids: dict[RunKey, str] = {}
+
+    def check(self) -> None:
+        """Connect now, creating what is missing.
+
+        Raises ServiceUnreachable when nothing answers, and TrackingError when the store answers
+        and cannot be used: a deleted experiment, an old schema, a database of something else.
+        """
+        if self._connected is None:
+            self._connected = self._connect()
+        client, experiment = self._connected
+        with self._translated():
+            client.get_experiment(experiment)
+
+    def reach(self) -> None:
+        """See Tracker. A file of ours is not opened for it."""
+        if sqlite_file(self._uri) is not None:
+            return
+        check_reachable(self._uri)
+        if is_server(self._uri):
+            check_version(self._uri)
+        self.check()
+        client, experiment = self._store()
+        with self._translated():
+            check_rights(client, experiment)
+            if is_server(self._uri):
+                check_artifacts(client, self._uri, experiment)
+
+    def open(self, start: RunStart) -> None:
+        """Create the run, or set the one of the same key running again."""
+        client, experiment = self._store()
+        tags = mlflow_limits.tags({**start.tags, **identity(start.key, self._home)})
+        with self._translated():
+            if start.parent is not None:
+                tags["mlflow.parentRunId"] = self._id(start.parent)
+            run = self._search(start.key)
+            if run is None:
+                run = client.create_run(
+                    experiment, start_time=start.timestamp, tags=tags, run_name=start.name
+                )
+            elif run.info.status != "RUNNING" or run.info.run_name != start.name:
+                client.update_run(run.info.run_id, status="RUNNING", name=start.name)
+            self._ids[start.key] = run.info.run_id
+            self._describe(run, start, tags)
+
+    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+        """Log in batches; infinite values become a tag, names are made to fit (see `limits`)."""
+        client, _ = self._store()
+        from mlflow.entities import Metric as MlflowMetric
+
+        kept, told = mlflow_limits.metrics(values)
+        with self._translated():
+            run_id = self._id(key)
+            entries = (MlflowMetric(m.name, m.value, m.timestamp, m.step) for m in kept)
+            for batch in batches(entries, METRICS):
+                client.log_batch(run_id, metrics=batch)
+            self._set_tags(run_id, told)
+
+    def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
+        """Set tags, names and values made to fit; links to artifacts lead to MLflow's page."""
+        _, experiment = self._store()
+        with self._translated():
+            run_id = self._id(key)
+            linked = _linked(values, experiment, run_id)
+            self._set_tags(run_id, mlflow_limits.tags(linked))
+
+    def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+        """Upload a file; the one of the same place and name is replaced."""
+        client, _ = self._store()
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
+        with self._translated(), uploading(self._uri):
+            client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
+
+    def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
+        """Set MLflow's status and the end time."""
+        client, _ = self._store()
+        with self._translated():
+            client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
+
+    def run_id(self, key: RunKey) -> str | None:
+        """MLflow's run id, known once the run was opened or found by this object."""
+        return self._ids.get(key)
+
+    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - the seam's signature
+        """Always True: each verb waits for its answer."""
+        return True
+
+    def close(self) -> None:
+        """Forget the connection."""
+        self._connected = None
+
+    def _store(self) -> tuple[MlflowClient, str]:
+        """What to talk to. A store that cannot be used is no fault of the record told to it."""
+        if self._connected is None:
+            try:
+                self._connected = self._connect()
+            except TrackingError as error:
+                raise ServiceUnreachable(str(error)) from error
+        return self._connected
+
+    def _connect(self) -> tuple[MlflowClient, str]:
+        stay_private()
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        check_reachable(self._uri)
+        file = sqlite_file(self._uri)
+        # SQLAlchemy, Alembic and the database drivers each raise errors of their own here.
+        try:
+            with ExitStack() as stack:
+                if file is not None:  # two processes must not both create the tables
+                    stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
+                from mlflow import MlflowClient
+
+                _quiet()
+                if file is not None and not file.exists():
+                    _create(file)
+                with self._translated():
+                    client = MlflowClient(self._uri)
+                    return client, self._experiment_id(client)
+        except (ServiceUnreachable, TrackingError):
+            raise
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow cannot use {without_password(self._uri)}: {error}"
+            ) from error
+
+    def _experiment_id(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            root = self._artifact_root
+            try:
+                return client.create_experiment(
+                    self._experiment,
+                    artifact_location=None if root is None else str(root.resolve()),
+                )
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment_id(client)  # another process was a moment earlier
+        if found.lifecycle_stage == "deleted":
+            raise deleted_experiment(self._uri, self._experiment, found.experiment_id)
+        return found.experiment_id
+
+    def _search(self, key: RunKey) -> Run | None:
+        """The run of this key that was created first, if any."""
+        client, experiment = self._store()
+        query = query_of(identity(key, self._home))
+        found = client.search_runs(
+            [experiment], query, order_by=["attributes.start_time ASC"], max_results=1
+        )
+        return found[0] if found else None
+
+    def _id(self, key: RunKey) -> str:
+        if key not in self._ids:
+            run = self._search(key)
+            if run is None:
+                raise TrackingError(
+                    f"run {key.digest or '(the sweep)'} of sweep {key.sweep!r} was never opened"
+                )
+            self._ids[key] = run.info.run_id
+        return self._ids[key]
+
+    def _describe(self, run: Run, start: RunStart, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        client, _ = self._store()
+        known = run.data.params
+        params = mlflow_limits.params(start.params)
+        new = (Param(name, value) for name, value in params.items() if name not in known)
+        for batch in batches(new, TAGS):
+            client.log_batch(run.info.run_id, params=batch)
+        missing = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
+        self._set_tags(run.info.run_id, missing | mlflow_limits.changed(known, params))
+        inputs = [_input(dataset) for dataset in mlflow_limits.datasets(start.datasets)]
+        if inputs:
+            client.log_inputs(run.info.run_id, inputs)
+
+    def _set_tags(self, run_id: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        client, _ = self._store()
+        entries = (RunTag(name, value) for name, value in values.items())
+        for batch in batches(entries, TAGS):
+            client.log_batch(run_id, tags=batch)
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._uri, self._answers)
+
+    def _answers(self) -> bool:
+        """Whether the store does what it is asked, after it failed at something."""
+        if self._connected is None:
+            return False
+        from mlflow.exceptions import MlflowException
+
+        client, experiment = self._connected
+        try:
+            client.get_experiment(experiment)
+        except MlflowException:
+            return False
+        return True
+
+
+def _create(file: Path) -> None:
+    """A new database with MLflow's tables, put in place when it is whole.
+
+    The migrations take seconds and cannot be repeated: a process killed among them would leave a
+    database that MLflow never opens again.
+    """
+    from mlflow import MlflowClient
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in file.parent.glob(f".{file.name}.new-*"):  # by a process that was killed here
+        shutil.rmtree(left)
+    # A name of its own each time: MLflow keeps what it knows of a URI for the process's life.
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.new-", dir=file.parent) as folder:
+        new = Path(folder) / file.name
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        new.replace(file)
+
+
+def _quiet() -> None:
+    """Only MLflow's warnings, and no tracebacks of database errors: they come as exceptions."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def _input(dataset: DatasetInput) -> MlflowInput:
+    """Metadata only, as `mlflow.data.meta_dataset.MetaDataset` writes it, without its imports."""
+    from mlflow.entities import Dataset, InputTag
+    from mlflow.entities import DatasetInput as MlflowInput
+
+    remote = dataset.source.startswith(("http://", "https://"))
+    return MlflowInput(
+        dataset=Dataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type="http" if remote else "local",
+            source=json.dumps({"url" if remote else "uri": dataset.source}),
+        ),
+        tags=[InputTag("mlflow.data.context", dataset.context)],
+    )
+
+
+def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
+    """With the links of a description leading to where MLflow's own pages show an artifact."""
+    if _DESCRIPTION not in tags:
+        return tags
+    page = f"](#/experiments/{experiment}/runs/{run_id}/artifacts/"
+    return {**tags, _DESCRIPTION: tags[_DESCRIPTION].replace(f"]({ARTIFACT}", page)}

@@ -1,0 +1,437 @@
+"""The MLflow server of a home: hosts, ports, users."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import ipaddress
+import os
+import re
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.location import is_server, network_file_system, sqlite_file, waiting
+from tracking.store.mlflow_client import check_reachable, stay_private
+
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_ALL = ("0.0.0.0", "::", "")
+_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*(:\d+)?")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, or an empty text, which stands for every address
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless it is a host's name or address, with or without a port."""
+    if name == "*":
+        raise ValueError(
+            "'*' would let any page that a browser shows ask the server: name the hosts"
+        )
+    if not _NAME.fullmatch(name) and not re.fullmatch(r"\[[0-9a-fA-F:.]+\](:\d+)?", name):
+        raise ValueError(
+            f"{name!r} is no host: lab, mlflow.lab.example, *.lab.example, 10.0.0.7:5000 or "
+            "[fd00::7] are"
+        )
+
+
+def allowed_hosts(host: str, names: Sequence[str]) -> list[str]:
+    """What `--allowed-hosts` of `mlflow server` is given: this machine's own names, `host`, and
+    `names`, those without a port with any.
+    """
+    own = [socket.gethostname(), socket.getfqdn()] if host in _ALL else [bracketed(host)]
+    hosts = dict.fromkeys((*_LOCAL, *own, *names))
+    return [pattern for name in hosts for pattern in _patterns(name)]
+
+
+def allowed_origins(hosts: Sequence[str]) -> list[str]:
+    """What `--cors-allowed-origins` is given for them: else the server's own pages could not ask
+    it anything, except on localhost.
+    """
+    return [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
+
+
+def _patterns(name: str) -> Iterator[str]:
+    """MLflow compares by fnmatch where there is a star, in which brackets are a set of letters."""
+    yield name
+    if not re.search(r"[^:]:\d+$|\]:\d+$", name):
+        yield f"{name.replace('[', '[[]', 1)}:*"
+
+
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+ADMIN = "admin"
+SHORTEST = 12
+"""Characters of a password, as MLflow wants them."""
+VARIABLE = "CARFT_UI_PASSWORD"
+_OWN = "MLFLOW_AUTH_CONFIG_PATH"
+# To look at a password costs a tenth of a second of a core, on purpose, and every request of a
+# sweep brings one. What is remembered is forgotten at once when a password is changed: the server
+# has one worker.
+_CONFIG = """[mlflow]
+default_permission = READ
+database_uri = {database}
+admin_username = {admin}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
+"""
+
+
+@dataclass(frozen=True)
+class Users:
+    """What the server is started with."""
+
+    environ: dict[str, str]
+    """With the password of the administrator when there is none yet, and the key of sessions."""
+    told: str
+    """Whom the server lets in, and where the password is; without the password."""
+
+
+def prepare(home: Path, asked: Callable[[], str | None]) -> Users:
+    """The users of a home, begun when there are none.
+
+    The administrator's first password is that of CARFT_UI_PASSWORD, else what `asked` returns,
+    else made up and kept in a file. Raises TrackingError where they cannot be kept safely.
+    """
+    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
+    if os.environ.get(_OWN):  # an administrator's own configuration stands as it is
+        folder = _folder(home)
+        key = key or _kept(folder / "session-key", lambda: secrets.token_hex(32))
+        return Users(
+            {"MLFLOW_FLASK_SERVER_SECRET_KEY": key},
+            f"It asks for a name and a password, as {os.environ[_OWN]} says.",
+        )
+    kind = network_file_system(home)
+    if kind is not None:
+        raise TrackingError(
+            f"--auth keeps users in an SQLite database in {home / 'ui'}, which lies on a network "
+            f"file system ({kind}), where SQLite loses data; name a configuration of MLflow's "
+            f"basic-auth app with another database in {_OWN}"
+        )
+    folder = _folder(home)
+    database = folder / "users.db"
+    config = folder / "basic_auth.ini"
+    uri = f"sqlite:///{database.resolve()}".replace("%", "%%")  # configparser's own sign
+    _private(config, _CONFIG.format(database=uri, admin=ADMIN))
+    environ = {
+        _OWN: str(config.resolve()),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": key
+        or _kept(folder / "session-key", lambda: secrets.token_hex(32)),
+    }
+    if _has_admin(database):
+        return Users(environ, f"It asks for a name and a password; its users are in {database}.")
+    password, told = _first_password(folder, asked)
+    database.touch(0o600)
+    return Users({**environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password}, told)
+
+
+def _first_password(folder: Path, asked: Callable[[], str | None]) -> tuple[str, str]:
+    given = os.environ.get(VARIABLE) or asked()
+    if given is None:
+        file = folder / "admin-password"
+        made = _kept(file, lambda: secrets.token_urlsafe(18))
+        return made, f"Its first user is {ADMIN}; the password was made up, and is in {file}."
+    if len(given) < SHORTEST:
+        raise TrackingError(f"the password of {ADMIN} must have {SHORTEST} characters or more")
+    return given, f"Its first user is {ADMIN}, with the password that you gave."
+
+
+def _has_admin(database: Path) -> bool:
+    """Whether MLflow has been here before: then it passes over a password that it is given."""
+    if not database.exists():
+        return False
+    connection = sqlite3.connect(database)
+    try:
+        return bool(connection.execute("SELECT 1 FROM users WHERE is_admin").fetchone())
+    except sqlite3.OperationalError:  # no tables yet
+        return False
+    except sqlite3.DatabaseError as error:
+        raise TrackingError(
+            f"{database} is not an SQLite database ({error}): move it away"
+        ) from None
+    finally:
+        connection.close()
+
+
+def _folder(home: Path) -> Path:
+    folder = home / "ui"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def _kept(file: Path, make: Callable[[], str]) -> str:
+    """The secret in a file, made on the first call."""
+    if not file.exists():
+        _private(file, f"{make()}\n")
+    return file.read_text().strip()
+
+
+def _private(file: Path, text: str) -> None:
+    """Write a file that its owner alone may read, at no moment anybody else."""
+    new = file.with_name(f".{file.name}.new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:  # noqa: PTH123
+        opened.write(text)
+    new.replace(file)
+
+
+_PORTS_TRIED = 20
+_START_SECONDS = 120.0
+# Requests are answered by then; what takes longer is an interpreter tidying up.
+_STOP_SECONDS = 2.0
+_TOKEN = "X-Carft-Sweep-Server"
+
+
+@dataclass
+class Server:
+    """A server that answers at `address`; `process` is None when it is not ours."""
+
+    address: str
+    process: subprocess.Popen[bytes] | None = None
+    _log: IO[bytes] | None = field(default=None, repr=False)
+    _sigterm: Any = field(default=None, repr=False)
+
+    def wait(self) -> None:
+        """Until the server ends or this process gets SIGINT or SIGTERM; then stop it.
+
+        Raises KeyboardInterrupt or SystemExit(143) after the server was stopped.
+        """
+        try:
+            if self.process is not None:
+                self.process.wait()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End our server together with all its children."""
+        if self.process is None:
+            return
+        atexit.unregister(self.stop)
+        _signal_group(self.process, signal.SIGTERM)
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass  # then the hard way
+        finally:
+            # Children may outlive the first process, or not listen to SIGTERM at all.
+            _signal_group(self.process, signal.SIGKILL)
+            self.process.wait()
+            if self._log is not None:
+                self._log.close()
+            if self._sigterm is not None:
+                signal.signal(signal.SIGTERM, self._sigterm)
+                self._sigterm = None
+
+
+def serve(
+    uri: str,
+    artifacts: Path | None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    other_ports: bool = True,
+    names: Sequence[str] = (),
+    users: Users | None = None,
+    prefix: str = "",
+    start_seconds: float = _START_SECONDS,
+) -> Server:
+    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or, with
+    `other_ports`, the next free one.
+
+    It answers as this machine, as `host` and as `names`, asks `users` for their passwords, and has
+    its pages below the path `prefix` (`/mlflow`).
+    A `uri` that is a server's address already is returned as it is. Raises TrackingError when no
+    port is free or the server ends at once, ServiceUnreachable when it does not answer in time.
+    Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
+    """
+    if is_server(uri):
+        return Server(uri)
+    check_reachable(uri)
+    hosts = allowed_hosts(host, names)
+    command = [sys.executable, "-m", "mlflow", "server"]
+    command += ["--host", host, "--workers", "1"]
+    command += ["--allowed-hosts", ",".join(hosts)]
+    command += ["--cors-allowed-origins", ",".join(allowed_origins(hosts))]
+    command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
+    command += [] if users is None else ["--app-name", "basic-auth"]
+    command += ["--static-prefix", prefix] if prefix else []
+    asked = _Asked(command, _environment(uri, users), host, prefix, sqlite_file(uri))
+    last = min(port + _PORTS_TRIED - 1, 65535) if other_ports else port
+    tried = port
+    while True:
+        free = _free_port(host, tried, last)
+        try:
+            return _start(asked, free, start_seconds)
+        except _PortTaken:  # since it was looked at
+            tried = free + 1 if port and other_ports else port
+
+
+class _PortTaken(Exception):
+    """Somebody else was quicker to take the port."""
+
+
+class _Asked(NamedTuple):
+    """A server to start, at whatever port; `database` is the SQLite file that it opens."""
+
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    host: str
+    prefix: str
+    database: Path | None
+
+    def address(self, port: int) -> str:
+        """Under which this machine reaches it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://{bracketed(host)}:{port}{self.prefix}"
+
+
+def _start(asked: _Asked, port: int, seconds: float) -> Server:
+    """Raises _PortTaken, and as `serve` does."""
+    token = uuid.uuid4().hex  # tells our server's answers from those of another one at the port
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
+    sigterm = None
+    if threading.current_thread() is threading.main_thread():
+        sigterm = signal.signal(signal.SIGTERM, _leave)
+    process = subprocess.Popen(
+        [*asked.command, "--port", str(port), "--uvicorn-opts", f"--header {_TOKEN}:{token}"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=asked.environ,
+        start_new_session=True,  # so that it and its children can be ended together
+    )
+    server = Server(asked.address(port), process, log, sigterm)
+    # A signal may come before the caller waits; the server must not outlive that either.
+    atexit.register(server.stop)
+    try:
+        with ExitStack() as meanwhile:
+            database = asked.database
+            if database is not None:  # a driver must not create the tables at the same time
+                lock = database.with_name(f"{database.name}.lock")
+                meanwhile.enter_context(waiting(lock))
+            _wait_until_healthy(
+                server, token, seconds, taken=lambda: not _is_free(asked.host, port)
+            )
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _environment(uri: str, users: Users | None) -> dict[str, str]:
+    environ = {**os.environ, **({} if users is None else users.environ)}
+    # Not on the command line, which everybody on the machine may read: it may hold a password.
+    environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    stay_private(environ)
+    # Eight more processes for features that a home does not use; they do not end with the server.
+    environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # The server must show this home whatever the environment calls its own.
+    environ.pop("MLFLOW_TRACKING_URI", None)
+    return environ
+
+
+def _free_port(host: str, first: int, last: int) -> int:
+    """The first free one; another one than `first` when that is 0, any."""
+    for port in range(first, last + 1):
+        if _is_free(host, port):
+            return port or _any_port(host)
+    taken = f"no port from {first} to {last} is free" if last > first else f"port {first} is taken"
+    raise TrackingError(f"{taken} on {host}: name another one with --port")
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with _bound(host, port):
+            return True
+    except socket.gaierror as error:
+        raise TrackingError(f"unknown host {host!r}: {error}") from None
+    except OSError:
+        return False
+
+
+def _any_port(host: str) -> int:
+    with _bound(host, 0) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+    except BaseException:
+        probe.close()
+        raise
+    return probe
+
+
+def _wait_until_healthy(
+    server: Server, token: str, seconds: float, *, taken: Callable[[], bool]
+) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if server.process is not None and server.process.poll() is not None:
+            if taken():
+                raise _PortTaken
+            raise TrackingError(f"MLflow's server ended at once:\n{_end_of(server)}")
+        try:
+            with urllib.request.urlopen(f"{server.address}/health", timeout=2) as answer:
+                if answer.headers.get(_TOKEN) != token:
+                    raise _PortTaken
+                return
+        except urllib.error.HTTPError as error:
+            if error.headers.get(_TOKEN) != token:
+                raise _PortTaken from None
+            time.sleep(0.1)
+        except (urllib.error.URLError, OSError, http.client.HTTPException):
+            time.sleep(0.1)
+    place = urlsplit(server.address).netloc
+    raise ServiceUnreachable(
+        f"MLflow's server at {place} does not answer after {seconds:.0f} s:\n{_end_of(server)}"
+    )
+
+
+def _end_of(server: Server, characters: int = 2000) -> str:
+    if server._log is None:
+        return ""
+    server._log.seek(0)
+    text = server._log.read().decode(errors="replace")[-characters:].strip()
+    return re.sub(r"://[^/@\s]+@", "://", text)  # without the passwords of addresses
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # Nobody may be left, or on macOS only zombies.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    raise SystemExit(128 + number)
