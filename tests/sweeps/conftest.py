@@ -135,16 +135,16 @@ def _blank(curves: object, path: Path, *, title: str, id_metric: str, ood_metric
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
-    monkeypatch.setattr("carft_core.identity.identify", toy_core.toy_identity)
+    monkeypatch.setattr("sweeps.plan.tasks.identify", toy_core.toy_identity)
     for module in ("sweeps.plan.tasks", "sweeps.results.tracker"):
         monkeypatch.setattr(f"{module}.open_data", _one_shift)
     monkeypatch.setattr(
-        "sweeps.spec.metrics.check_measured", lambda *_: None
+        "sweeps.plan.tasks.check_measured", lambda *_: None
     )  # of a real family's splits
     # Pictures take longer than all the rest; test_tracked.py looks at one.
     for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
         monkeypatch.setattr(f"{module}.plot", _blank)
-    monkeypatch.setattr("sweeps.results.report.keep", lambda *_: [])  # the page too
+    monkeypatch.setattr("sweeps.scheduler.session.keep", lambda *_: [])  # the page too
     return ToySweep(folder, monkeypatch)
 
 
@@ -170,10 +170,8 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        "sweeps.engines.factory.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
-    )
-    for module in ("performing", "commands.sync"):
+    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
+    for module in ("api", "cli.admin"):
         monkeypatch.setattr(
             f"sweeps.{module}.open_tracking",
             lambda home: Spool(toy.tracker, home / "spool", pace=0.01),

@@ -238,9 +238,7 @@ def test_a_disk_that_is_too_small_is_warned_of(
 ) -> None:
     toy_cli.run()
     assert "MB free" not in check(toy_cli, capsys, "--set", "seeds=3")
-    monkeypatch.setattr(
-        "sweeps.plan.estimate.experience", lambda _: Experience([sample(size=2**60)])
-    )
+    monkeypatch.setattr("sweeps.cli.check.experience", lambda _: Experience([sample(size=2**60)]))
     text = check(toy_cli, capsys, "--set", "seeds=3")
     assert text.startswith("! the disk of ")
     assert "MB free, the sweep needs about " in text
@@ -261,7 +259,7 @@ def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
 def test_runs_side_by_side_shorten_the_wait(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.engines.resources.this_machine", lambda: Node("big", 8.0))
+    monkeypatch.setattr("sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
     found = plan(toy_cli, capsys, *arguments)
@@ -343,7 +341,7 @@ def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
 def test_a_time_budget_that_is_too_small_is_said(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.plan.estimate.experience", lambda _: Experience([sample()]))
+    monkeypatch.setattr("sweeps.cli.check.experience", lambda _: Experience([sample()]))
     text = check(toy_cli, capsys, "--set", "time_budget=1s")
     assert "more than the time budget: the sweep ends after 1 s" in text
 
@@ -375,7 +373,7 @@ def test_measuring_wants_the_gpu_that_runs_get(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Node("big", 8.0, 1.0, bf16=True)
-    monkeypatch.setattr("sweeps.engines.resources.this_machine", lambda: node)
+    monkeypatch.setattr("sweeps.cli.check.this_machine", lambda: node)
     trial = {"algorithm": {"name": "car_ft"}}
     arguments = ["check", str(toy_cli.file(trial=trial)), "--engine", "ray", "--measure"]
     assert main(arguments) == 2

@@ -317,7 +317,7 @@ def test_a_service_that_does_not_answer_exits_with_4(
     def refused(*_: object, **__: object) -> None:
         raise ServiceUnreachable("no server answers")
 
-    monkeypatch.setattr("tracking.ui_server.serve", refused)
+    monkeypatch.setattr("sweeps.cli.admin.serve", refused)
     assert main(["ui"]) == 4
     assert "no server answers" in capsys.readouterr().err
 

@@ -64,8 +64,8 @@ GOALS: dict[str, Any] = {
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
     """A home with both sweeps: trials that are complete, pruned, failed, and one running."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("carft_core.identity.identify", toy_identity)
-        patch.setattr("carft_core.data.open_data", _one_shift)
+        patch.setattr("sweeps.plan.tasks.identify", toy_identity)
+        patch.setattr("sweeps.results.tracker.open_data", _one_shift)
         for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
             patch.setattr(f"{module}.plot", _blank)
         toy = ToySweep(tmp_path_factory.mktemp("toy"), patch)

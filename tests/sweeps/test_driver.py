@@ -349,7 +349,7 @@ def test_changed_code_begins_anew_and_trains_again(
         parts = {**identity.parts, "code": 2}
         return Identity(digest_of(parts), parts)
 
-    monkeypatch.setattr("carft_core.identity.identify", other_code)
+    monkeypatch.setattr("sweeps.plan.tasks.identify", other_code)
     toy.run()
     assert toy.ledger().generation == 2
     assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch

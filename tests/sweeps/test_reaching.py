@@ -27,7 +27,7 @@ class Unreached(MemoryTracker):
 def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     tracker = Unreached(error)
     monkeypatch.setattr(
-        "tracking.spool.open_tracking",
+        "sweeps.api.open_tracking",
         lambda home: Spool(tracker, Path(home) / "spool", pace=0.01),
     )
     return main(["run", str(toy.file(baselines=[], seeds=1))])

@@ -256,7 +256,7 @@ class Chosen:
 def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """Each execution of `toy` leaves a run to be tried again."""
     seen = Chosen(toy_cli.home.sweep("toy"))
-    monkeypatch.setattr("sweeps.engines.factory.choose", seen)
+    monkeypatch.setattr("sweeps.api.choose", seen)
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
     return seen
 

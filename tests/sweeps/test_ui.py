@@ -23,7 +23,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
         told.update(how, uri=uri, artifacts=artifacts)
         return SimpleNamespace(address="http://here:5000", process=object(), wait=lambda: None)
 
-    monkeypatch.setattr("tracking.ui_server.serve", serve)
+    monkeypatch.setattr("sweeps.cli.admin.serve", serve)
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -54,7 +54,7 @@ def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     made = SimpleNamespace(address="http://here:5000", process=object(), wait=interrupted)
-    monkeypatch.setattr("tracking.ui_server.serve", lambda *_, **__: made)
+    monkeypatch.setattr("sweeps.cli.admin.serve", lambda *_, **__: made)
     assert main(["ui"]) == 0
 
 

@@ -130,7 +130,7 @@ print(home_id(Path({str(tmp_path)!r})))
 
 def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tracking.location import open_tracking\n"
+        "import sys; from pathlib import Path; from tracking.spool import open_tracking\n"
         f"open_tracking(Path({str(tmp_path)!r}), {{}}).close()\n"
         "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
     )

@@ -28,7 +28,7 @@
     };
   }
 
-  // Vega-Lite fits a single chart to its place, but not panels: as `fitted` in tracking/charts/layout.py.
+  // Vega-Lite fits a single chart to its place, but not panels: as `fitted` in tracking/charts/base.py.
   function fit(chart, width) {
     const rules = chart.usermeta?.panels;
     if (!rules) return chart;

@@ -129,11 +129,11 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
-    monkeypatch.setattr("sweeps.engines.resources.visible_gpus", lambda _: [Gpu(80_000.0)])
+    monkeypatch.setattr("sweeps.doctor.machine.visible_gpus", lambda _: [Gpu(80_000.0)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert "nvidia-smi lists 1 GPUs, but torch" in only(look("gpu.devices", tmp_path), "wrong")
-    monkeypatch.setattr("sweeps.engines.resources.visible_gpus", lambda _: [])
+    monkeypatch.setattr("sweeps.doctor.machine.visible_gpus", lambda _: [])
     assert "no GPU" in only(look("gpu.devices", tmp_path), "ok")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert only(look("gpu.devices", tmp_path), "ok").startswith("mps")
