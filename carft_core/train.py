@@ -156,6 +156,8 @@ class Run:
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        self.reported = {report["epoch"]: report for report in self.folder.history()}
+        """By epoch what an earlier attempt reported, until it is reported again."""
         self.best = -math.inf
         self.saved_at = time.monotonic()
 
@@ -190,8 +192,7 @@ class Run:
         self.optimiser.load_state_dict(progress["optimiser"])
         self.step, self.best = progress["step"], progress["best"]
         self.history = progress["history"]
-        # Epochs that came after the checkpoint are trained again, to the same reports.
-        self.folder.write_history(self.history)
+        self._write_history()
         return True
 
     def _save_checkpoint(self) -> None:
@@ -210,6 +211,10 @@ class Run:
         """Make the epoch durable, then hand it out. Raises NonFinite for what is no number."""
         self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
+        earlier = self.reported.get(epoch)
+        if earlier is not None and _results(earlier["metrics"]) == _results(metrics):
+            # Trained again, behind a checkpoint: with its first time it is tracked once.
+            report = EpochReport(**earlier)
         self.history.append(report.as_dict())
         validated = metrics[f"id/val/{self.prepared.family.validated_by}"]
         if self.config.keep.result == "best_val" and epoch > 0 and validated > self.best:
@@ -219,8 +224,14 @@ class Run:
             self.folder.save_weights("last", self.model.state_dict())
         elif time.monotonic() - self.saved_at > CHECKPOINT_EVERY:
             self._save_checkpoint()
-        self.folder.write_history(self.history)
+        self._write_history()
         return report
+
+    def _write_history(self) -> None:
+        """Keep the reports, and those of epochs that are still to be trained again."""
+        written = {report["epoch"] for report in self.history}
+        ahead = [report for epoch, report in self.reported.items() if epoch not in written]
+        self.folder.write_history([*self.history, *ahead])
 
     def _solve(self) -> dict[str, float]:
         """The one epoch of an algorithm that solves its problem."""
@@ -379,3 +390,8 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield
+
+
+def _results(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What does not depend on the clock."""
+    return {name: value for name, value in metrics.items() if not name.startswith("system/")}

@@ -13,6 +13,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 from sqlalchemy import Engine, event
 
@@ -24,6 +25,9 @@ from carft_core.prompts import TEMPLATE_SETS
 from tests import imagenet_tree
 
 pytest_plugins = ["tests.services.fixtures"]
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 SERVICES = frozenset({"postgres", "s3", "mlflow_server"})
 """The fixtures there; tests that ask for one run in one process, which starts each once."""
 

@@ -119,12 +119,17 @@ def test_what_was_trained_behind_the_checkpoint_is_trained_and_reported_again(
 
         monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
         monkeypatch.setattr(RunFolder, "save_checkpoint", save_one)
-    killed_after(3, config, folder.path)
+    before = killed_after(3, config, folder.path)
     monkeypatch.undo()
     assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3]
     assert folder.checkpoint.exists() == (checkpoints is not None)
-    again = list(epochs(config, 0, workdir=folder.path))
+    again = []
+    for report in epochs(config, 0, workdir=folder.path):
+        again.append(report)
+        assert len(folder.history()) == max(4, report.epoch + 1), "what was reported stays"
     assert [report.epoch for report in again] == list(range(resumed_from, 5))
+    # An epoch that is trained again has its first time: whoever tracks it twice tracks it once.
+    assert again[: 4 - resumed_from] == before[resumed_from:]
     assert list(map(numbers, again)) == list(map(numbers, expected[resumed_from:]))
     assert [report["epoch"] for report in folder.history()] == [0, 1, 2, 3, 4]
     assert same(weights(folder.path), weights(tmp_path / "whole"))
