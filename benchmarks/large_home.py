@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.home import Home
 from sweeps.ledger import snapshot as summary
+from sweeps.ledger.runs import NO_SEED
 from sweeps.ledger.snapshot import Mirror
 from sweeps.ledger.trials import PROPOSED, Ledger
-from sweeps.plan.tasks import NO_SEED
 from sweeps.spec.spec import load_spec
 
 if TYPE_CHECKING:

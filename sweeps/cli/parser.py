@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from carft_core.errors import unknown
-from sweeps.spec.settings import seconds
+from sweeps.spec.durations import seconds
 from tracking.comparison.metrics import KINDS
 
 

@@ -23,7 +23,7 @@ from carft_core.files import read_json
 from sweeps.cli.compare import json_lines
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import Lease, Runs, RunState
+from sweeps.ledger.runs import NO_SEED, Lease, Runs, RunState
 from sweeps.ledger.snapshot import (
     CONFIRMATIONS,
     FINAL_RUNS,
@@ -38,7 +38,6 @@ from sweeps.ledger.snapshot import (
     sweep_folder,
     view,
 )
-from sweeps.plan.tasks import NO_SEED
 from sweeps.results.records import OWN, front, measured, state_of
 from sweeps.scheduler.progress import accuracies, duration
 from tracking.comparison.runs import setting

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from carft_core.files import read_json, write_json
 from tracking.location import waiting
 
+NO_SEED = "none"
+"""How a run that no seed changes stands in a setting's runs."""
 SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""
 

@@ -21,10 +21,7 @@ from tracking.comparison.runs import Role, setting
 
 if TYPE_CHECKING:
     pass
-
-
-NO_SEED = "none"
-"""How a run that no seed changes stands in a setting's runs."""
+from sweeps.ledger.runs import NO_SEED
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from carft_core.files import read_json
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs, RunState
+from sweeps.ledger.runs import NO_SEED, Runs, RunState
 from sweeps.ledger.snapshot import confirmations, goals, look, soups
-from sweeps.plan.tasks import NO_SEED
 from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.pooling import Part

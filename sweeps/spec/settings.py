@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,44 +10,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from carft_core.fields import Section
+from sweeps.spec.durations import FORM, NUMBER, seconds
 from sweeps.spec.metrics import PATTERN, Goal
 from tracking.comparison.metrics import By
 from tracking.comparison.spec import NAMED, TASK
-
-NUMBER = r"\d{1,12}(?:\.\d+)?"
-FORM = r"(?:\d+(?:\.\d+)?d)?(?:\d+(?:\.\d+)?h)?(?:\d+(?:\.\d+)?m)?(?:\d+(?:\.\d+)?s)?"
-LONGEST = 10 * 365 * 86_400
-_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_ALLOWED_DURATION = (
-    "a number of seconds over 0, or days, hours, minutes and seconds such as 1d, 2h30m, 90m"
-)
-
-
-def seconds(given: object) -> float:
-    """The seconds in `90`, `"90"`, `"90m"`, `"2h30m"` or `"1d"`.
-
-    Raises ValueError with what is allowed when it is no length of time, 0, or over ten years.
-    """
-    length = _number(given)
-    if length is None or not 0 < length <= LONGEST:
-        more = ", at most ten years" if length is not None and length > LONGEST else ""
-        raise ValueError(f"must be {_ALLOWED_DURATION}{more}, got {repr(given)[:80]}")
-    return length
-
-
-def _number(given: object) -> float | None:
-    if isinstance(given, (int, float)) and not isinstance(given, bool):
-        return float(given) if math.isfinite(given) else None
-    if not isinstance(given, str):
-        return None
-    text = given.strip()
-    if re.fullmatch(NUMBER, text):
-        return float(text)
-    if not text or len(text) > 60 or not re.fullmatch(FORM, text):
-        return None
-    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.spec.settings import LONGEST, address, check_gpus, is_masked, masked, seconds
+from sweeps.spec.durations import LONGEST, seconds
+from sweeps.spec.settings import address, check_gpus, is_masked, masked
 
 
 @pytest.mark.parametrize(
