@@ -16,11 +16,13 @@ FAILED = 1
 INTERRUPTED = 3
 UNREACHABLE = 4
 WRONG = 2
-_MODULES = {
+MODULES = {
     command: module
     for module, commands in {
-        "run": ("run", "resume", "stop"),
-        "status": ("list", "show", "watch"),
+        "run": ("run", "resume"),
+        "stop": ("stop",),
+        "status": ("list", "watch"),
+        "show": ("show",),
         "compare": ("compare", "report"),
         "export": ("export", "predict"),
         "check": ("check",),
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         read_secret_files()
-        module = importlib.import_module(f"sweeps.cli.{_MODULES[arguments.command]}")
+        module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
         command = getattr(module, f"{arguments.command}_command")
         code: int = command(arguments, _say)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`

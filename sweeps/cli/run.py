@@ -1,10 +1,9 @@
-"""The commands that run a sweep: run, resume, stop."""
+"""The commands that run a sweep: run, resume."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json
 from sweeps.api import perform
 from sweeps.cli.parser import keys, overrides
-from sweeps.cli.status import FailedRun, failed_runs, is_open, see
+from sweeps.cli.status import FailedRun, failed_runs, is_open
 from sweeps.home import Home, find_home
-from sweeps.ledger.claim import FILE, ask_to_stop, holder
+from sweeps.ledger.claim import holder
 from sweeps.ledger.generations import AsRun
 from sweeps.ledger.snapshot import command, look, sweep_folder
 from sweeps.scheduler.progress import Plain, Progress, Quiet, Shown, to_stderr
@@ -203,48 +202,3 @@ def _nothing_to_do(home: Home, name: str, option: str | None) -> list[str]:
         again = command("resume", name, option)
         lines.append(f"{failed} failed; to try them again: {again} --failed")
     return lines
-
-
-LOOK = 0.25
-"""Seconds between two looks at whether the driver has gone."""
-DEAF = 15.0
-"""Seconds after which a request that nobody has taken is spoken of."""
-
-
-def stop_command(arguments: argparse.Namespace, say: Say) -> int:
-    """Run the command."""
-    home = find_home(arguments.home)
-    folder = sweep_folder(home, arguments.sweep)
-    driver = ask_to_stop(folder, arguments.now)
-    if driver is None:
-        say(f"{arguments.sweep} is not running.")
-        return 0
-    when = "at once" if arguments.now else "after the epoch"
-    say(f"Asked {driver} to stop {when}.")
-    if arguments.no_wait:
-        return 0
-    asked, told_deaf = time.monotonic(), False
-    waits_for = _what_runs(home, arguments.sweep)
-    if waits_for:
-        say(f"Waiting for {waits_for}.")
-    while (current := holder(folder)) is not None and current.owner == driver.owner:
-        if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
-            told_deaf = True
-            say(
-                f"It has not taken up the request yet: it reads models and data, or it hangs. "
-                f"Ctrl-C here leaves the request; `kill {driver.pid}` on {driver.host} ends it."
-            )
-        time.sleep(LOOK)
-    to_go_on = command("resume", arguments.sweep, arguments.home)
-    say(f"{arguments.sweep} has stopped. To go on: {to_go_on}")
-    return 0
-
-
-def _what_runs(home: Home, name: str) -> str:
-    running = see(home, name).running
-    words = []
-    for run in running[:3]:
-        at = "" if run.epoch is None else f" (epoch {run.epoch}/{run.epochs} is done)"
-        words.append(f"{run.label}{at}")
-    more = f" and {len(running) - 3} more" if len(running) > 3 else ""
-    return ", ".join(words) + more

@@ -266,7 +266,7 @@ def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
     params, measured = _complete(sweep, comparison)
     if len(params) < FEWEST:
         return None
-    from sweeps.space.sampling import distributions, encode
+    from sweeps.space.optuna_space import distributions, encode
 
     plain = sweep.spec["parameters"].items()
     read = (dimension(name, data, _known_as_right) for name, data in plain)

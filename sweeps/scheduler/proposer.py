@@ -12,16 +12,8 @@ import optuna
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, kept, merge_labels
 from sweeps.scheduler.active_trial import OpenTrial
-from sweeps.space.sampling import (
-    POPULATION,
-    distributions,
-    drawn,
-    encode,
-    hashed,
-    sampler,
-    sobol,
-    suggest,
-)
+from sweeps.space.optuna_space import POPULATION, distributions, encode, sampler, suggest
+from sweeps.space.sampling import drawn, hashed, sobol
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

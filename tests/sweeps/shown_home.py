@@ -28,7 +28,7 @@ from sweeps.ledger.generations import AsRun
 from sweeps.ledger.snapshot import Mirror
 from sweeps.ledger.trials import PROPOSED, Ledger
 from sweeps.plan.tasks import Planner, Task, digests, merge_labels
-from sweeps.space.sampling import distributions, encode
+from sweeps.space.optuna_space import distributions, encode
 from sweeps.spec.spec import SweepSpec, load_spec
 
 NAME = "shown"

@@ -19,7 +19,8 @@ from sweeps.home import Home
 from sweeps.ledger.trials import Ledger
 from sweeps.scheduler.proposer import GENERATION, Proposal, proposal, propose
 from sweeps.space.distributions import is_active
-from sweeps.space.sampling import POPULATION, decode, quantile
+from sweeps.space.optuna_space import POPULATION, decode
+from sweeps.space.sampling import quantile
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec
 

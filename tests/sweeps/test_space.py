@@ -29,17 +29,16 @@ from sweeps.space.distributions import (
     listed,
     ordered,
 )
-from sweeps.space.sampling import (
+from sweeps.space.optuna_space import (
     decode,
     derived_seed,
     distribution,
     distributions,
-    drawn,
     encode,
-    hashed,
     sampler,
     suggest,
 )
+from sweeps.space.sampling import drawn, hashed
 from tests.sweeps.spaces import dimensions, spaces
 
 SPACE: tuple[Dimension, ...] = (

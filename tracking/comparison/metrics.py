@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    pass
+
+
+ID = "id/test/top1"
+OOD = "ood/mean/top1"
+
 
 By = Literal["top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"]
 KINDS: tuple[By, ...] = get_args(By)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tracking.comparison.metrics import OOD
 from tracking.comparison.runs import Arm, RunRecord
 from tracking.comparison.statistics import (
     RESAMPLES,
@@ -19,7 +20,6 @@ from tracking.comparison.statistics import (
     cluster_bootstrap,
     percentile_interval,
 )
-from tracking.comparison.wise_ft import OOD
 from tracking.errors import TrackingError
 
 if TYPE_CHECKING:

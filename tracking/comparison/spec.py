@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tracking.comparison.metrics import BENCHMARK, KINDS, TOP1
-from tracking.comparison.wise_ft import ID, OOD
+from tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, TOP1
 from tracking.errors import TrackingError, unknown
 
 TASK = "{task}"

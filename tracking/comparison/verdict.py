@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tracking.comparison.metrics import TOP1, kind_of
+from tracking.comparison.metrics import ID, OOD, TOP1, kind_of
 from tracking.comparison.runs import Arm
 from tracking.comparison.spec import Terms
 from tracking.comparison.statistics import (
@@ -18,16 +18,7 @@ from tracking.comparison.statistics import (
     paired,
     summary,
 )
-from tracking.comparison.wise_ft import (
-    ID,
-    OOD,
-    Curve,
-    Point,
-    dominating,
-    mean_curve,
-    ood_at,
-    run_curve,
-)
+from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_at, run_curve
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[

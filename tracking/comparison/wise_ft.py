@@ -13,10 +13,8 @@ from tracking.comparison.statistics import mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+from tracking.comparison.metrics import ID, OOD
 
-
-ID = "id/test/top1"
-OOD = "ood/mean/top1"
 WISE = "wise_ft"
 _ROUNDING = 1e-12
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tracking.comparison.metrics import TOP1
+from tracking.comparison.metrics import ID, OOD, TOP1
 from tracking.comparison.spec import TEST_DOMAIN
-from tracking.comparison.wise_ft import ID, OOD
 
 if TYPE_CHECKING:
     from tracking.comparison.compare import Comparison
