@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+Route = tuple[str | int, ...]
+"""Where a value stands in nested data: `("trial", "merges", 0, "alphas")`."""
+
 
 class RequestError(ValueError):
     """The request is wrong: bad input, a missing file, a name nobody knows.
@@ -22,7 +25,7 @@ class NonFinite(FloatingPointError):
 class Problem(NamedTuple):
     """One mistake: where it stands (`("optim", "lr")`) and what is wrong with it."""
 
-    path: tuple[str | int, ...]
+    path: Route
     message: str
 
     def __str__(self) -> str:

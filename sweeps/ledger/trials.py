@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sweeps.home import DATABASE, Home
 from sweeps.ledger.storage import generations, storage, study_name
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, TrialState
-
-    from sweeps.ledger.snapshot import Mirror
 
 
 Goal = Literal["minimize", "maximize"]
@@ -76,6 +74,16 @@ class Trial:
         return self.values[0] if self.values else None
 
 
+class Listener(Protocol):
+    """Whoever keeps what changes for commands that only read (`sweeps.ledger.snapshot`)."""
+
+    def attributes(self, attributes: Mapping[str, Any]) -> None:
+        """The sweep remembers these."""
+
+    def trial(self, trial: Trial) -> None:
+        """A trial was proposed or has changed."""
+
+
 class Ledger:
     """One generation of a sweep: an Optuna study. One driver at a time writes to it.
 
@@ -86,7 +94,7 @@ class Ledger:
         self.study = study
         self.name = name
         self.generation = generation
-        self.mirror: Mirror | None = None
+        self.mirror: Listener | None = None
         """Told of every change once it is durable."""
         self._newest: dict[int, Trial] | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from carft_core.errors import unknown
+from carft_core.errors import Route, unknown
 from sweeps.space.distributions import (
     SHAPES,
     Choice,
@@ -22,7 +22,6 @@ from sweeps.space.distributions import (
     canonical,
 )
 from sweeps.space.sampling import ends
-from sweeps.spec.document import Route
 
 Report = Callable[[Route, str], None]
 """Takes a mistake: its place below the parameter, and what is wrong."""

@@ -11,6 +11,7 @@ from decimal import Decimal
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, assert_never
 
+from carft_core.errors import Route
 from sweeps.space.distributions import (
     Choice,
     Dimension,
@@ -21,7 +22,6 @@ from sweeps.space.distributions import (
     StepRange,
     assigned,
 )
-from sweeps.spec.document import Route
 
 if TYPE_CHECKING:
     pass

@@ -7,9 +7,9 @@ from typing import Any
 
 from carft_core.algorithms import ALGORITHMS, Soup
 from carft_core.config import TrialConfig
-from carft_core.errors import InvalidConfig, unknown
+from carft_core.errors import InvalidConfig, Route, unknown
 from sweeps.space.points import baseline_at
-from sweeps.spec.document import Draft, Route
+from sweeps.spec.document import Draft
 from sweeps.spec.settings import After, Settings
 from sweeps.spec.space_checks import TrialSpace
 

@@ -18,11 +18,8 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from carft_core.errors import InvalidConfig, Problem, RequestError, dotted
+from carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted
 from carft_core.fields import explained
-
-Route = tuple[str | int, ...]
-"""Where a value stands in nested data: `("trial", "merges", 0, "alphas")`."""
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_core.config import SCALARS, SECTIONS, field_names
-from carft_core.errors import unknown
+from carft_core.errors import Route, unknown
 from sweeps.space.parameters import KEYS as PARAMETER_KEYS
-from sweeps.spec.document import COMMAND_LINE, Draft, Place, Route, YamlError, parse
+from sweeps.spec.document import COMMAND_LINE, Draft, Place, YamlError, parse
 from sweeps.spec.settings import Settings, expand_retries
 
 ROUTE = ("profiles",)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carft_core.data import FAMILIES, Family
-from carft_core.errors import unknown
+from carft_core.errors import Route, unknown
 from sweeps.space.distributions import Dimension
-from sweeps.spec.document import Draft, Route, validated
+from sweeps.spec.document import Draft, validated
 from sweeps.spec.metrics import is_reported, is_selectable, natural_goal, problem
 from sweeps.spec.normalize import HYPERBAND, of_early_terminate, of_metric
 from sweeps.spec.settings import (

@@ -8,7 +8,7 @@ from typing import Any
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import PromptsConfig, TrialConfig, field_names
-from carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
+from carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted, unknown
 from carft_core.prompts import template_set
 from sweeps.space.distributions import (
     Choice,
@@ -25,7 +25,7 @@ from sweeps.space.distributions import (
 )
 from sweeps.space.points import config_at
 from sweeps.space.sampling import probes
-from sweeps.spec.document import Draft, Route
+from sweeps.spec.document import Draft
 
 MAX_VALUES_SHOWN = 10
 

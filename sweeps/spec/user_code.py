@@ -23,7 +23,7 @@ from carft_core.data.base import DataConfig
 from carft_core.data.declaration import Declaration, Prompts, names_a_set
 from carft_core.data.folders import nearest
 from carft_core.data.image_folder import Declared
-from carft_core.errors import Problem, RequestError, dotted, unknown
+from carft_core.errors import Problem, RequestError, Route, dotted, unknown
 from carft_core.fields import explained
 from carft_core.files import existing
 from carft_core.identity import module_place
@@ -34,16 +34,7 @@ from carft_core.prompts import (
     register_templates,
     template_set,
 )
-from sweeps.spec.document import (
-    COMMAND_LINE,
-    Draft,
-    Place,
-    Route,
-    YamlError,
-    parse,
-    read_text,
-    validated,
-)
+from sweeps.spec.document import COMMAND_LINE, Draft, Place, YamlError, parse, read_text, validated
 from sweeps.spec.settings import expand_imports
 
 SOURCES_ROOT = Path(__file__).parents[2]

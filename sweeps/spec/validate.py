@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import field_names
-from carft_core.errors import InvalidConfig, unknown
+from carft_core.errors import InvalidConfig, Route, unknown
 from sweeps.space.distributions import (
     Choice,
     Dimension,
@@ -30,7 +30,7 @@ from sweeps.space.parameters import MAX_VALUES, dimension
 from sweeps.space.points import baseline_at, config_at
 from sweeps.space.sampling import ends, rounded
 from sweeps.spec.after import check_after
-from sweeps.spec.document import Draft, Route, validated
+from sweeps.spec.document import Draft, validated
 from sweeps.spec.objectives import early_terminate, goals, race_seeds, ranked_by
 from sweeps.spec.settings import (
     METHOD_ALIASES,

@@ -125,7 +125,7 @@ def test_each_change_is_one_line_behind_the_others(home: Home, ledger: Ledger) -
 def test_a_rebuilt_mirror_has_no_history(home: Home, ledger: Ledger) -> None:
     for point in range(3):
         ledger.complete(proposed(ledger, point), [0.5])
-    assert ledger.mirror is not None
+    assert isinstance(ledger.mirror, Mirror)
     ledger.mirror.rebuild(ledger)
     assert len((home.sweep("toy") / LEDGER_FILE).read_text().splitlines()) == 2 + 3
     assert_equal(home)

@@ -11,11 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.errors import RequestError
+from carft_core.errors import RequestError, Route
 from sweeps.space.distributions import Choice, FloatRange, IntRange, Law, StepRange
 from sweeps.space.parameters import DEFAULTS, DISTRIBUTIONS, KEYS, dimension
 from sweeps.space.sampling import drawn, hashed
-from sweeps.spec.document import Route
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec
 

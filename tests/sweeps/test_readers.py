@@ -240,7 +240,7 @@ def test_readers_say_the_same_with_and_without_a_mirror(
 ) -> None:
     commands = [("show", "made", "--json"), ("show", "made"), ("compare", "made", "--json")]
     with_mirror = [told(capsys, *command) for command in commands]
-    assert crowd.ledger.mirror is not None
+    assert isinstance(crowd.ledger.mirror, Mirror)
     (crowd.home.sweep("made") / LEDGER_FILE).unlink()
     assert isinstance(look(crowd.home, "made"), Ledger)
     without = [told(capsys, *command) for command in commands]
