@@ -79,6 +79,7 @@ def _question(node: str) -> Any:
     def look(home: str, token: str, own: str, digest: str, files: list[str]) -> Answer:
         # It travels whole, since it lies in a function: this package may not be there.
         try:
+            from sweeps.engines.ray_cluster import answer_of_node
             from sweeps.engines.resources import visible_gpus
             from sweeps.spec.user_code import SOURCES_ROOT, source_digest
         except ImportError as error:

@@ -76,7 +76,7 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "problems": ["d: does not share the home"],
         "answers": {"a": first, "b": other, "c": {"failed": "the node died"}},
     }
-    monkeypatch.setattr(cluster, "look", lambda *_: told)
+    monkeypatch.setattr(cluster, "probe_cluster", lambda *_: told)
     supply = only(look("ray.cluster", tmp_path, address="lab:6379"), "ok")
     assert "3 nodes, 24 CPUs, 3 GPUs (a, b, c); takes jobs at 10.0.0.1:8265" in supply
     found = look("ray.nodes", tmp_path, address="lab:6379", nodes=True)
