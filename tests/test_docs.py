@@ -271,3 +271,20 @@ def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path
     file = tmp_path / "shown.yaml"
     file.write_text(yaml.safe_dump(shown, sort_keys=False))
     assert load_spec(file).name == shown["name"]
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    """Every path of the page, and in its picture every room of every package."""
+    page = (DOCS / "architecture.md").read_text()
+    paths = re.findall(r"`((?:carft_core|sweeps|tracking)/[\w/.]*)`", page)
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    picture = (DOCS / "images" / "architecture.svg").read_text()
+    rooms = {
+        name for line in re.findall(r">([\w · ]+)</text>", picture) for name in line.split(" · ")
+    }
+    for package in ("sweeps", "tracking"):
+        folder = ROOT / package
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+        packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+        assert modules | packages <= rooms, package
