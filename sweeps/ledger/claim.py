@@ -17,8 +17,15 @@ from sweeps.ledger.runs import RENEW_AFTER, Lease, new_owner
 from tracking.location import Held, Lock
 
 
+class ClaimLost(RequestError):
+    """Another driver has taken over the sweep; this one must write nothing more."""
+
+
 class Claim:
-    """Held while a driver works on the sweep in `folder`; a crash lets go of it."""
+    """Held while a driver works on the sweep in `folder`; a crash lets go of it.
+
+    A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._name = folder.name
@@ -26,6 +33,9 @@ class Claim:
         self._path = folder / ".lock"
         self._lease = Lease.mine(new_owner())
         self._lock: Lock | None = None
+        self._renewing = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="carft-claim", daemon=True)
 
     def __enter__(self) -> Claim:
         """Raises RequestError when another driver has it."""
@@ -39,6 +49,7 @@ class Claim:
             self._lock.release()
             raise self._refusal(str(other))
         write_json(self._file, self._lease.as_dict())
+        self._thread.start()
         return self
 
     def __exit__(
@@ -47,16 +58,44 @@ class Claim:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go."""
-        self._file.unlink(missing_ok=True)
+        """Let go, unless another driver has it now."""
+        self._closed.set()
+        self._thread.join()
+        if self._is_ours():
+            self._file.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
 
     def renew(self) -> None:
-        """Say that the driver lives, at most every ten seconds on disk."""
-        if time.time() - self._lease.renewed >= RENEW_AFTER:
+        """Say that the driver lives, at most every ten seconds on disk.
+
+        Raises ClaimLost when another driver has taken over: this one was silent for too long on a
+        file system whose locks do not reach the other host.
+        """
+        with self._renewing:
+            if time.time() - self._lease.renewed < RENEW_AFTER:
+                return
+            if not self._is_ours():
+                raise ClaimLost(
+                    f"the sweep {self._name} was taken over by "
+                    f"{holder(self._file.parent) or 'another driver'}, since this driver had not "
+                    "renewed its claim for too long; it stops and leaves the sweep to the other"
+                )
             self._lease = self._lease.again()
             write_json(self._file, self._lease.as_dict())
+
+    def _is_ours(self) -> bool:
+        lease = Lease.read(read_json(self._file))
+        return lease is not None and lease.owner == self._lease.owner
+
+    def _keep(self) -> None:
+        while not self._closed.wait(RENEW_AFTER):
+            try:
+                self.renew()
+            except ClaimLost:
+                return  # the driver finds out by its own call
+            except (OSError, RequestError):
+                continue  # a file system that is away for a moment; the claim outlives six tries
 
     def _refusal(self, who: object) -> RequestError:
         return RequestError(

@@ -34,7 +34,7 @@ class Listeners:
     """One function for each kind of news."""
 
     alive: Callable[[], None] = _nobody
-    """The driver is alive."""
+    """The driver is about to act. Raises when the sweep is another driver's by now."""
     told: Callable[[], None] = _nobody
     """A trial has its end."""
     alarm: Callable[[Event, str], None] = _nobody
@@ -127,6 +127,7 @@ class Driver:
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
+        self._listeners.alive()
         while True:
             if self.broken is not None or self.is_out_of_time:
                 return Wait.NEVER
@@ -145,6 +146,7 @@ class Driver:
 
     def started(self, job: Job, worker: str) -> None:
         """See Handler."""
+        self._listeners.alive()
         known = self.runs.read(job.digest)
         self._workers[job.digest] = worker
         self.progress.started(job.label)
@@ -154,12 +156,13 @@ class Driver:
 
     def alive(self, job: Job) -> None:
         """See Handler."""
+        self._listeners.alive()
         self.runs.renew(job.digest)
         self._budget.count()
-        self._listeners.alive()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """See Handler."""
+        self._listeners.alive()
         task = self._active[job.digest]
         self.progress.epoch(job.label, report)
         self.tracked.reported(task, report)
@@ -173,6 +176,7 @@ class Driver:
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
         """See Handler."""
+        self._listeners.alive()
         task = self._active.pop(job.digest)
         self.runs.end(job.digest, "done")
         self.runs.settle(job.digest)
@@ -183,6 +187,7 @@ class Driver:
 
     def stopped(self, job: Job) -> None:
         """See Handler."""
+        self._listeners.alive()
         task = self._active.pop(job.digest)
         self.runs.end(job.digest, "stopped")
         trial = self._trial(task)
@@ -195,6 +200,7 @@ class Driver:
 
     def failed(self, job: Job, failure: Failure) -> bool:
         """See Handler."""
+        self._listeners.alive()
         task, trial = self._active[job.digest], self._trial(self._active[job.digest])
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
             self.stopped(job)
@@ -225,6 +231,7 @@ class Driver:
 
     def close(self) -> None:
         """Keep what only this driver knows."""
+        self._listeners.alive()
         self._budget.count(now=True)
 
     def _trial(self, task: Task) -> OpenTrial | None:

@@ -14,7 +14,7 @@ from types import FrameType
 from carft_core.files import write_atomically, write_json
 from sweeps.engines.base import Engine
 from sweeps.home import Home
-from sweeps.ledger.claim import Claim, StopRequests
+from sweeps.ledger.claim import Claim, ClaimLost, StopRequests
 from sweeps.ledger.generations import AsRun, open_ledger, record_execution
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import Mirror, State, Summary
@@ -92,7 +92,7 @@ def execute(
     """Run a sweep, or go on with it. `claimed` is called once it is ours.
 
     With `failed_again` also trials that became NaN are tried again. Raises RequestError when
-    another driver has the sweep or the request cannot be met.
+    another driver has the sweep, or takes it over, or the request cannot be met.
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     with Claim(folder) as claim:
@@ -140,6 +140,8 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
     ):
         try:
             engine.run(driver)
+        except ClaimLost:
+            raise  # what is to be cleaned up is the other driver's
         except Exception:
             # A full disk, or a database that is away, does not let us: the next driver sees to it.
             with suppress(OSError, ServiceUnreachable, TrackingError):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from carft_core.errors import RequestError
+from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, digest_of
+from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import Lease, Runs, new_owner
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.dying import Crash, dying
@@ -264,6 +268,29 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) ->
     with Claim(toy.home.sweep("toy")), refused:
         toy.run()
     assert toy.run().exit_code == 0
+
+
+def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    file = toy.home.sweep("toy") / "driver.json"
+    successor = replace(Lease.mine(new_owner()), host="elsewhere", pid=12)
+
+    class Stalled(InProcessEngine):
+        """Sleeps in its first run for so long that another host takes over."""
+
+        def _execute(self, handler: Handler, job: Job) -> None:
+            write_json(file, successor.as_dict())
+            time.sleep(0.1)
+            super()._execute(handler, job)
+
+    with pytest.raises(RequestError, match="toy was taken over by process 12 on elsewhere"):
+        toy.run(Stalled(toy_core.ENTRY))
+    assert read_json(file) == successor.as_dict()
+    assert toy.ledger().trials() == []
+    assert read_json(file.with_name("summary.json"))["state"] == "running"
+    assert toy.tracker.runs == {}
 
 
 def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep) -> None:
