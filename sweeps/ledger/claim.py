@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -113,8 +111,6 @@ def holder(folder: Path) -> Lease | None:
 FILE = "stop.json"
 EVERY = 0.5
 """Seconds between two looks for a request."""
-_HANDLED_WITHIN = 30.0
-"""Seconds that the second signal waits for the first one's handler."""
 
 
 def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
@@ -130,18 +126,15 @@ def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
 
 
 class StopRequests:
-    """While open, a request to stop reaches this process as SIGTERM; one for `now` as two.
+    """While open, a thread calls `stop(now)` for each request to stop.
 
-    To be opened by the driver when it holds its claim and handles SIGTERM, and closed before it
-    handles it no more. `stopping` says whether the driver is stopping already, for whatever
-    reason: then a plain request changes nothing, and one for `now` is one signal more.
+    To be opened by the driver when it holds its claim.
     """
 
-    def __init__(self, folder: Path, stopping: Callable[[], bool] | None = None) -> None:
+    def __init__(self, folder: Path, stop: Callable[[bool], None]) -> None:
         self._file = folder / FILE
         self._driver = folder / "driver.json"
-        self._signalled = 0
-        self._stopping = stopping or (lambda: self._signalled > 0)
+        self._stop = stop
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="carft-requests", daemon=True)
 
@@ -166,7 +159,7 @@ class StopRequests:
         while not self._closed.is_set():
             request = self._take()
             if request is not None and request.get("owner") == self._owner:
-                self._stop(now=bool(request.get("now")))
+                self._stop(bool(request.get("now")))
             self._closed.wait(EVERY)
 
     def _take(self) -> dict[str, Any] | None:
@@ -179,21 +172,3 @@ class StopRequests:
         except (OSError, RequestError):  # there is none, or it is unreadable, as none of ours is
             return None
         return found if isinstance(found, dict) else None
-
-    def _stop(self, *, now: bool) -> None:
-        if not self._stopping():
-            self._signal()
-            if now:  # two signals at once would be one: the first is handled before the second
-                self._wait_until_stopping()
-        if now and not self._closed.is_set():
-            self._signal()
-
-    def _signal(self) -> None:
-        self._signalled += 1
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def _wait_until_stopping(self) -> None:
-        until = time.monotonic() + _HANDLED_WITHIN
-        self._closed.wait(EVERY)
-        while not self._stopping() and time.monotonic() < until and not self._closed.is_set():
-            self._closed.wait(EVERY)

@@ -133,10 +133,11 @@ def execute(
 
 def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> bool:
     """Let the engine run; whether it was asked to stop."""
+    interruption = Interruption(engine, progress)
     with (
         closing(engine),
-        _interruptible(engine, progress) as interruption,
-        StopRequests(folder, lambda: interruption.asked),
+        interruption.handling_signals(),
+        StopRequests(folder, interruption.stop),
     ):
         try:
             engine.run(driver)
@@ -262,35 +263,38 @@ def _tags(spec: SweepSpec, ledger: Ledger) -> dict[str, str]:
     return tags
 
 
-@dataclass
-class _Interruption:
-    asked: bool = False
+class Interruption:
+    """Stops the engine: at the first signal or request after the epoch, at the second at once."""
 
+    def __init__(self, engine: Engine, progress: Progress) -> None:
+        self.asked = False
+        self._engine, self._progress = engine, progress
 
-@contextmanager
-def _interruptible(engine: Engine, progress: Progress) -> Iterator[_Interruption]:
-    """The first Ctrl-C or SIGTERM ends after the epoch, the second at once.
+    def stop(self, now: bool) -> None:
+        """May be called by any thread. Only `now` changes anything when it is stopping already."""
+        first, self.asked = not self.asked, True
+        if first or now:
+            self._engine.stop(now=now)
+        if first and not now:
+            self._progress.note("stopping after this epoch; once more stops at once")
 
-    Python gives signals to its main thread alone: elsewhere nothing is changed.
-    """
-    interruption = _Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield interruption
-        return
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Stop at Ctrl-C and SIGTERM. Python handles signals in its main thread alone: elsewhere
+        nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        first, interruption.asked = not interruption.asked, True
-        if first:
-            engine.stop()
-            progress.note("stopping after this epoch; once more stops at once")
-        else:
-            engine.stop(now=True)
+        def handle(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            self.stop(now=self.asked)
 
-    numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield interruption
-    finally:
-        for number, old in zip(numbers, before, strict=True):
-            signal.signal(number, old)
+        numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, old in zip(numbers, before, strict=True):
+                signal.signal(number, old)
