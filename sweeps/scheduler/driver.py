@@ -389,7 +389,9 @@ class Driver:
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # with less to hold, or elsewhere, it may do: nothing is broken yet
         setting = task.role if task.trial is None else f"trial {task.trial}"
-        self.broken = self.broken or self._breaker.failed(failure, setting)
+        if self.broken is not None:
+            return  # a run that was still under way
+        self.broken = self._breaker.failed(failure, setting)
         if self.broken is not None:
             self._listeners.alarm("breaker", self.broken)
 
