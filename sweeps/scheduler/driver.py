@@ -269,6 +269,8 @@ class Driver:
         trial = self._trial(task)
         known = self.outcomes.get(task.digest)
         if known is not None:
+            if trial is None or not trial.pruned:  # what is pruned is counted off already
+                self.progress.skip(1)
             self._settle(task, known)
             return None
         if task.digest in self._active or self.runs.is_taken(task.digest):
