@@ -21,7 +21,7 @@ from sweeps.ledger.snapshot import Mirror, State, Summary
 from sweeps.ledger.snapshot import write as write_summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
-from sweeps.results.records import comparison, terms
+from sweeps.results.records import comparison, records, terms
 from sweeps.results.report import FILE as PAGE
 from sweeps.results.report import keep
 from sweeps.results.tracker import TrackedSweep
@@ -132,7 +132,7 @@ def execute(
 
 
 def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> bool:
-    """Let the engine run; whether it was asked to stop."""
+    """Let the engine run; whether it was stopped with something left to run."""
     interruption = Interruption(engine, progress)
     with (
         closing(engine),
@@ -156,11 +156,12 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
         progress.note(f"The sweep was given up: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
         progress.note("the time budget is used up; with a larger one the sweep goes on")
-    return interruption.asked
+    return interruption.asked and driver.has_work_left
 
 
 def _end(driver: Driver, home: Home, folder: Path, *, interrupted: bool) -> Ended:
-    done = sum(outcome.state == "done" for outcome in driver.outcomes.values())
+    # Of earlier executions too: this one need not have looked at them.
+    done = len({run.digest for run in records(driver.ledger, driver.runs) if run.state == "done"})
     found = comparison(driver.ledger, driver.runs)
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:

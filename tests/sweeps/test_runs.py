@@ -219,7 +219,7 @@ def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: Runs) ->
     other = Runs(runs.path)
     assert other.take(DIGEST, "a", "toy")
     for state in ("stopped", "failed", "done"):
-        runs.end(DIGEST, state)  # type: ignore[arg-type]
+        runs.end(DIGEST, state)
         known = other.read(DIGEST)
         assert known is not None
         assert known.state == "running"
