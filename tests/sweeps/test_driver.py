@@ -459,8 +459,7 @@ def test_progress_reaches_its_total_where_settings_share_a_run(
             shown.append(self)
 
     monkeypatch.setattr("tests.sweeps.conftest.Plain", Kept)
-    same = {"method": "random", "run_cap": 3}
-    toy.run(**same, **ONE_RUN)
+    toy.run(method="random", run_cap=3, **ONE_RUN)
     assert (shown[0].ended_runs, shown[0].total) == (1, 1)
 
 
