@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,19 @@ def perform(
     NotLetIn or TrackingError when the tracking server will not take runs as it is.
     """
     home.prepare()
-    engine = choose(spec, address=address, in_process=in_process, home=home.path)
-    for note in notes:
-        progress.note(note)
-    hook, tracker = Webhook(webhook, progress.note), open_tracking(home.path)
+    with (
+        closing(progress),
+        closing(choose(spec, address=address, in_process=in_process, home=home.path)) as engine,
+        closing(Webhook(webhook, progress.note)) as hook,
+        _tracking(home, undelivered) as tracker,
+    ):
+        for note in notes:
+            progress.note(note)
 
-    def claimed() -> None:
-        tracker.take_up(spec.name)
-        keep_address(home.sweep(spec.name), address)
+        def claimed() -> None:
+            tracker.take_up(spec.name)
+            keep_address(home.sweep(spec.name), address)
 
-    try:
         _reach(tracker, progress)
         found = execute(
             spec,
@@ -79,10 +83,16 @@ def perform(
         ended(found)
         if _delivered(tracker, found):
             _keep_model(spec, home, found, progress)
+    return found
+
+
+@contextmanager
+def _tracking(home: Home, undelivered: Callable[[str], None]) -> Iterator[Spool]:
+    """The tracker of a home; what it could not deliver is reported at the end."""
+    tracker = open_tracking(home.path)
+    try:
+        yield tracker
     finally:
-        engine.close()
-        progress.close()
-        hook.close()
         behind, reason = tracker.behind(), tracker.last_error or "slow"
         tracker.close()
         if behind:
@@ -90,7 +100,6 @@ def perform(
                 f"{behind} records still wait for the tracking server ({reason}); nothing is "
                 "lost: `carft-sweep sync` or the next run delivers them"
             )
-    return found
 
 
 def _reach(tracker: Tracker, progress: Progress) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +28,7 @@ class InProcessEngine(Engine):
         self._entry = entry
         self._gpus, self._cpus = gpus, cpus
         self._stopping = False
-        self._running = False
+        self._running: threading.Thread | None = None
 
     @property
     def hardware(self) -> Hardware:
@@ -39,10 +41,18 @@ class InProcessEngine(Engine):
             self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:
-        """See Engine. `now` raises where the run is, when the caller is a signal handler."""
+        """See Engine. `now` raises where the run is, in the handler of a signal.
+
+        From another thread it sends that signal; a run outside the main thread, where Python
+        handles none, is closed after its epoch.
+        """
         self._stopping = True
-        if now and self._running:
+        if not now or self._running is None:
+            return
+        if self._running is threading.current_thread():
             raise Interrupted
+        if self._running is threading.main_thread() and callable(signal.getsignal(signal.SIGTERM)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -61,7 +71,7 @@ class InProcessEngine(Engine):
             return Decision.STOP if self._stopping else decision
 
         try:
-            self._running = True
+            self._running = threading.current_thread()
             result = run_entry(self._entry, plain(job), report)
         except Interrupted:
             handler.stopped(job)
@@ -74,7 +84,7 @@ class InProcessEngine(Engine):
             handler.failed(job, failure)
             return
         finally:
-            self._running = False
+            self._running = None
         if result is None:
             handler.stopped(job)
         else:

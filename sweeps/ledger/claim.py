@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +15,15 @@ from sweeps.ledger.runs import RENEW_AFTER, Lease, new_owner
 from tracking.location import Held, Lock
 
 
+class ClaimLost(RequestError):
+    """Another driver has taken over the sweep; this one must write nothing more."""
+
+
 class Claim:
-    """Held while a driver works on the sweep in `folder`; a crash lets go of it."""
+    """Held while a driver works on the sweep in `folder`; a crash lets go of it.
+
+    A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._name = folder.name
@@ -26,6 +31,9 @@ class Claim:
         self._path = folder / ".lock"
         self._lease = Lease.mine(new_owner())
         self._lock: Lock | None = None
+        self._renewing = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="carft-claim", daemon=True)
 
     def __enter__(self) -> Claim:
         """Raises RequestError when another driver has it."""
@@ -39,6 +47,7 @@ class Claim:
             self._lock.release()
             raise self._refusal(str(other))
         write_json(self._file, self._lease.as_dict())
+        self._thread.start()
         return self
 
     def __exit__(
@@ -47,16 +56,44 @@ class Claim:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go."""
-        self._file.unlink(missing_ok=True)
+        """Let go, unless another driver has it now."""
+        self._closed.set()
+        self._thread.join()
+        if self._is_ours():
+            self._file.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
 
     def renew(self) -> None:
-        """Say that the driver lives, at most every ten seconds on disk."""
-        if time.time() - self._lease.renewed >= RENEW_AFTER:
+        """Say that the driver lives, at most every ten seconds on disk.
+
+        Raises ClaimLost when another driver has taken over: this one was silent for too long on a
+        file system whose locks do not reach the other host.
+        """
+        with self._renewing:
+            if time.time() - self._lease.renewed < RENEW_AFTER:
+                return
+            if not self._is_ours():
+                raise ClaimLost(
+                    f"the sweep {self._name} was taken over by "
+                    f"{holder(self._file.parent) or 'another driver'}, since this driver had not "
+                    "renewed its claim for too long; it stops and leaves the sweep to the other"
+                )
             self._lease = self._lease.again()
             write_json(self._file, self._lease.as_dict())
+
+    def _is_ours(self) -> bool:
+        lease = Lease.read(read_json(self._file))
+        return lease is not None and lease.owner == self._lease.owner
+
+    def _keep(self) -> None:
+        while not self._closed.wait(RENEW_AFTER):
+            try:
+                self.renew()
+            except ClaimLost:
+                return  # the driver finds out by its own call
+            except (OSError, RequestError):
+                continue  # a file system that is away for a moment; the claim outlives six tries
 
     def _refusal(self, who: object) -> RequestError:
         return RequestError(
@@ -74,8 +111,6 @@ def holder(folder: Path) -> Lease | None:
 FILE = "stop.json"
 EVERY = 0.5
 """Seconds between two looks for a request."""
-_HANDLED_WITHIN = 30.0
-"""Seconds that the second signal waits for the first one's handler."""
 
 
 def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
@@ -91,18 +126,15 @@ def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
 
 
 class StopRequests:
-    """While open, a request to stop reaches this process as SIGTERM; one for `now` as two.
+    """While open, a thread calls `stop(now)` for each request to stop.
 
-    To be opened by the driver when it holds its claim and handles SIGTERM, and closed before it
-    handles it no more. `stopping` says whether the driver is stopping already, for whatever
-    reason: then a plain request changes nothing, and one for `now` is one signal more.
+    To be opened by the driver when it holds its claim.
     """
 
-    def __init__(self, folder: Path, stopping: Callable[[], bool] | None = None) -> None:
+    def __init__(self, folder: Path, stop: Callable[[bool], None]) -> None:
         self._file = folder / FILE
         self._driver = folder / "driver.json"
-        self._signalled = 0
-        self._stopping = stopping or (lambda: self._signalled > 0)
+        self._stop = stop
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="carft-requests", daemon=True)
 
@@ -127,7 +159,7 @@ class StopRequests:
         while not self._closed.is_set():
             request = self._take()
             if request is not None and request.get("owner") == self._owner:
-                self._stop(now=bool(request.get("now")))
+                self._stop(bool(request.get("now")))
             self._closed.wait(EVERY)
 
     def _take(self) -> dict[str, Any] | None:
@@ -140,21 +172,3 @@ class StopRequests:
         except (OSError, RequestError):  # there is none, or it is unreadable, as none of ours is
             return None
         return found if isinstance(found, dict) else None
-
-    def _stop(self, *, now: bool) -> None:
-        if not self._stopping():
-            self._signal()
-            if now:  # two signals at once would be one: the first is handled before the second
-                self._wait_until_stopping()
-        if now and not self._closed.is_set():
-            self._signal()
-
-    def _signal(self) -> None:
-        self._signalled += 1
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def _wait_until_stopping(self) -> None:
-        until = time.monotonic() + _HANDLED_WITHIN
-        self._closed.wait(EVERY)
-        while not self._stopping() and time.monotonic() < until and not self._closed.is_set():
-            self._closed.wait(EVERY)

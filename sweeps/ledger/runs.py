@@ -185,10 +185,16 @@ class Runs:
         self._change(digest, renewed)
 
     def end(self, digest: str, state: State, failure: dict[str, str] | None = None) -> None:
-        """The attempt is over; the claim goes."""
+        """The attempt is over; the claim goes. Nothing changes when the run is another's by now.
+
+        That a run is done may be said without a claim while nobody works on it.
+        """
 
         def ended(known: RunState | None) -> RunState | None:
             if known is None:
+                return None
+            ours = known.lease is not None and known.lease.owner == self.owner
+            if not ours and (state != "done" or self._is_anothers(known)):
                 return None
             return replace(known, state=state, ended=time.time(), lease=None, failure=failure)
 

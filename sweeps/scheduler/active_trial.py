@@ -55,6 +55,14 @@ class OpenTrial:
         """Whether every run has ended."""
         return all(task.digest in self.outcomes for task in self.tasks)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no further epoch of it is worth anything: pruned, or a seed became NaN."""
+        if self.pruned or self.trial.state == "failed":  # opened as failed: for good
+            return True
+        failures = [item.failure for item in self.outcomes.values() if item.failure is not None]
+        return self.trial.state == "running" and any(item.kind == "nan" for item in failures)
+
     def seed_index(self, digest: str) -> int:
         """The place of a run among the trial's."""
         return next(i for i, task in enumerate(self.tasks) if task.digest == digest)

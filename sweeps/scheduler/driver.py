@@ -34,7 +34,7 @@ class Listeners:
     """One function for each kind of news."""
 
     alive: Callable[[], None] = _nobody
-    """The driver is alive."""
+    """The driver is about to act. Raises when the sweep is another driver's by now."""
     told: Callable[[], None] = _nobody
     """A trial has its end."""
     alarm: Callable[[Event, str], None] = _nobody
@@ -98,7 +98,8 @@ class Driver:
         self.planner, self.ledger, self.runs = planner, ledger, runs
         self.tracked, self.progress = tracked, progress
         self.outcomes: dict[str, Outcome] = {}
-        self.interrupted = False
+        self._closed_early = False
+        """Whether a run was closed that is still to be finished."""
         self.broken: str | None = None
         """Why the sweep was given up."""
         self._spec = planner.spec
@@ -127,6 +128,7 @@ class Driver:
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
+        self._listeners.alive()
         while True:
             if self.broken is not None or self.is_out_of_time:
                 return Wait.NEVER
@@ -143,8 +145,20 @@ class Driver:
         """Whether the sweep has used up its time budget."""
         return self._budget.is_used_up
 
+    @property
+    def has_work_left(self) -> bool:
+        """Whether the same command would find something to run, besides what has failed."""
+        return (
+            self._closed_early
+            or any(not self._is_done(task) for task in (*self._queue, *self._waiting))
+            or any(not trial.told for trial in self._open.values())
+            or self._asking.has_more
+            or self._final_runs.are_due
+        )
+
     def started(self, job: Job, worker: str) -> None:
         """See Handler."""
+        self._listeners.alive()
         known = self.runs.read(job.digest)
         self._workers[job.digest] = worker
         self.progress.started(job.label)
@@ -154,25 +168,27 @@ class Driver:
 
     def alive(self, job: Job) -> None:
         """See Handler."""
+        self._listeners.alive()
         self.runs.renew(job.digest)
         self._budget.count()
-        self._listeners.alive()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """See Handler."""
+        self._listeners.alive()
         task = self._active[job.digest]
         self.progress.epoch(job.label, report)
         self.tracked.reported(task, report)
         trial = self._trial(task)
-        if trial is None or (trial.told and not trial.pruned):
+        if trial is None:
             return Decision.CONTINUE
-        reason = None if trial.pruned else self._pruning.reported(trial, task, report)
+        reason = None if trial.told else self._pruning.reported(trial, task, report)
         if reason is not None:
             self._prune(trial, reason)
-        return Decision.STOP if trial.pruned else Decision.CONTINUE
+        return Decision.STOP if trial.is_over else Decision.CONTINUE
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
         """See Handler."""
+        self._listeners.alive()
         task = self._active.pop(job.digest)
         self.runs.end(job.digest, "done")
         self.runs.settle(job.digest)
@@ -183,18 +199,25 @@ class Driver:
 
     def stopped(self, job: Job) -> None:
         """See Handler."""
+        self._listeners.alive()
         task = self._active.pop(job.digest)
         self.runs.end(job.digest, "stopped")
         trial = self._trial(task)
         if trial is not None and trial.pruned:
             self.tracked.pruned(task, job.workdir)
             return
-        self.interrupted = True
-        self.progress.stopped(task.label)
+        if trial is not None and trial.is_over:
+            self.progress.stopped(task.label, "another seed of its trial became NaN")
+            self.progress.skip(1)
+        else:
+            self._closed_early = True
+            self.progress.stopped(task.label)
+        self._workers.pop(job.digest, None)
         self.tracked.stopped(task)
 
     def failed(self, job: Job, failure: Failure) -> bool:
         """See Handler."""
+        self._listeners.alive()
         task, trial = self._active[job.digest], self._trial(self._active[job.digest])
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
             self.stopped(job)
@@ -202,7 +225,8 @@ class Driver:
         del self._active[job.digest]
         told = {"kind": failure.kind, "message": failure.message, "log_tail": failure.log_tail}
         self.runs.end(job.digest, "failed", told)
-        again = self._retries.again(job.digest, failure, self._config(task))
+        is_over = trial is not None and trial.is_over
+        again = not is_over and self._retries.again(job.digest, failure, self._config(task))
         self._note_failure(task, failure, again=again)
         if again:
             if failure.kind == "out_of_memory":
@@ -222,10 +246,30 @@ class Driver:
             self.runs.end(task.digest, "stopped")
             self.tracked.stopped(task)
         self._active.clear()
+        self._withdraw_queued()
 
     def close(self) -> None:
-        """Keep what only this driver knows."""
+        """Keep what only this driver knows, and leave no run open that was to be tried again."""
+        self._listeners.alive()
+        self._withdraw_queued()
         self._budget.count(now=True)
+
+    def _withdraw_queued(self) -> None:
+        for task in (*self._queue, *self._waiting):
+            self._withdraw(task)
+
+    def _withdraw(self, task: Task) -> None:
+        """End what the tracker has of a run that is not tried again after all."""
+        trial = self._trial(task)
+        if trial is not None and trial.pruned:
+            self.tracked.pruned(task, self.runs.folder(task.digest))
+        elif task.digest not in self.outcomes and self._workers.pop(task.digest, None) is not None:
+            self.tracked.stopped(task)
+
+    def _is_done(self, task: Task) -> bool:
+        return task.digest in self.outcomes or is_complete(
+            self.runs.folder(task.digest), task.config
+        )
 
     def _trial(self, task: Task) -> OpenTrial | None:
         return None if task.trial is None else self._open[task.trial]
@@ -262,12 +306,19 @@ class Driver:
         trial = self._trial(task)
         known = self.outcomes.get(task.digest)
         if known is not None:
+            if trial is None or not trial.pruned:  # what is pruned is counted off already
+                self.progress.skip(1)
             self._settle(task, known)
             return None
         if task.digest in self._active or self.runs.is_taken(task.digest):
             self._waiting.append(task)
             return None
         if self._is_settled_by_earlier(task):
+            return None
+        if trial is not None and trial.is_over:
+            if not trial.pruned:
+                self.progress.skip(1)
+            self._withdraw(task)
             return None
         if trial is not None and not trial.told:
             reason = self._pruning.catch_up(trial, task)
@@ -340,7 +391,7 @@ class Driver:
             if reason is not None:
                 self._prune(trial, reason)
                 return
-        elif self._pruning.in_order:  # the seeds that wait cannot give the trial a value any more
+        elif self._pruning.in_order or trial.is_over:  # no seed can give it a value any more
             self.progress.skip(len(trial.waiting))
             trial.waiting.clear()
             self._tell(trial)
@@ -382,7 +433,9 @@ class Driver:
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # with less to hold, or elsewhere, it may do: nothing is broken yet
         setting = task.role if task.trial is None else f"trial {task.trial}"
-        self.broken = self.broken or self._breaker.failed(failure, setting)
+        if self.broken is not None:
+            return  # a run that was still under way
+        self.broken = self._breaker.failed(failure, setting)
         if self.broken is not None:
             self._listeners.alarm("breaker", self.broken)
 

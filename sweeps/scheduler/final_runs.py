@@ -37,9 +37,14 @@ class FinalRuns:
         self._keep_count()
         return self._to_come
 
+    @property
+    def are_due(self) -> bool:
+        """Whether `tasks` has not given them yet, and the sweep has any."""
+        return not self._are_planned and bool(self._spec.confirm_seeds or self._spec.after)
+
     def tasks(self) -> list[Task]:
         """All of them, the first time that they are asked for: when every trial has its end."""
-        if self._are_planned or not (self._spec.confirm_seeds or self._spec.after):
+        if not self.are_due:
             return []
         self._are_planned = True
         arms = group(records(self._ledger, self._runs))

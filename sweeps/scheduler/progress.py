@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 Say = Callable[[str], None]
+RESUMABLE = "it goes on from its last epoch"
 SHOWN = ("id/val/top1", "id/test/top1", "ood/mean/top1")
 
 
@@ -69,8 +70,9 @@ class Progress:
             self.ended_runs += 1
             self.failed += 1
 
-    def stopped(self, label: str) -> None:
+    def stopped(self, label: str, reason: str = RESUMABLE) -> None:
         """A run was closed early."""
+        del reason
         self._open.pop(label, None)
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
@@ -137,10 +139,10 @@ class Plain(Progress):
         super().fail(label, kind, message, again=again)
         self._say(f"{self._place()} {failure_line(label, kind, message, again=again)}")
 
-    def stopped(self, label: str) -> None:
+    def stopped(self, label: str, reason: str = RESUMABLE) -> None:
         """See Progress."""
-        super().stopped(label)
-        self._say(f"        {label}  stopped; it goes on from its last epoch")
+        super().stopped(label, reason)
+        self._say(f"        {label}  stopped; {reason}")
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
         """See Progress."""
@@ -164,7 +166,11 @@ class Shown(Plain):
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
-        self._live.start()
+
+    def begin(self, total: int) -> None:
+        """See Progress."""
+        super().begin(total)
+        self._live.start()  # from here on somebody closes it, however the sweep ends
 
     def started(self, label: str) -> None:
         """See Progress."""
@@ -187,10 +193,10 @@ class Shown(Plain):
         self._current.pop(label, None)
         super().fail(label, kind, message, again=again)
 
-    def stopped(self, label: str) -> None:
+    def stopped(self, label: str, reason: str = RESUMABLE) -> None:
         """See Progress."""
         self._current.pop(label, None)
-        super().stopped(label)
+        super().stopped(label, reason)
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
         """See Progress."""

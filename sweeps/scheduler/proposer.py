@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, assert_never
@@ -134,7 +135,7 @@ class Asking:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
         self._carried = carried
         self._failed_again = failed_again
-        self._points = self._asked()
+        self._points = deque(self._asked())
         self._twins: dict[frozenset[str], Trial] = {}
         self._is_reached = False
         """Some trial is as good as `metric.target`."""
@@ -146,17 +147,27 @@ class Asking:
         """Whether the next proposal depends on how earlier trials end."""
         return self._spec.method in ADAPTIVE
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `next` would still give a trial that has no end."""
+        return any(
+            not self._is_reached
+            if trial is None
+            else trial.state == "running" or self._is_to_be_tried_again(trial)
+            for _, trial in self._points
+        )
+
     def next(self) -> OpenTrial | None:
         """The next trial, proposed if need be; None when there is none any more."""
-        point, trial = next(self._points, (None, None))
-        if point is None:
+        if not self._points:
             return None
+        point, trial = self._points.popleft()
         is_new = trial is None
         if trial is None:
             if self._is_reached:
                 return None
             trial = self._propose(point, None)
-        elif trial.state == "failed" and (self._failed_again or not _is_for_good(trial)):
+        elif self._is_to_be_tried_again(trial):
             # What broke it may be mended by now; a finished trial cannot be told again.
             trial = self._propose(point, trial.params)
         tasks = self._planner.trial(trial.params, trial.number)
@@ -175,6 +186,9 @@ class Asking:
         known = {trial.point: trial for trial in self._ledger.trials()}
         for point in range(self._spec.trial_count):
             yield point, known.get(point)
+
+    def _is_to_be_tried_again(self, trial: Trial) -> bool:
+        return trial.state == "failed" and (self._failed_again or not _is_for_good(trial))
 
     def _propose(self, point: int, params: Mapping[str, Any] | None) -> Trial:
         if params is None and point < len(self._carried):

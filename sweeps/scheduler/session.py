@@ -14,14 +14,14 @@ from types import FrameType
 from carft_core.files import write_atomically, write_json
 from sweeps.engines.base import Engine
 from sweeps.home import Home
-from sweeps.ledger.claim import Claim, StopRequests
+from sweeps.ledger.claim import Claim, ClaimLost, StopRequests
 from sweeps.ledger.generations import AsRun, open_ledger, record_execution
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import Mirror, State, Summary
 from sweeps.ledger.snapshot import write as write_summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
-from sweeps.results.records import comparison, terms
+from sweeps.results.records import comparison, records, terms
 from sweeps.results.report import FILE as PAGE
 from sweeps.results.report import keep
 from sweeps.results.tracker import TrackedSweep
@@ -92,7 +92,7 @@ def execute(
     """Run a sweep, or go on with it. `claimed` is called once it is ours.
 
     With `failed_again` also trials that became NaN are tried again. Raises RequestError when
-    another driver has the sweep or the request cannot be met.
+    another driver has the sweep, or takes it over, or the request cannot be met.
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     with Claim(folder) as claim:
@@ -132,14 +132,17 @@ def execute(
 
 
 def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> bool:
-    """Let the engine run; whether it was asked to stop."""
+    """Let the engine run; whether it was stopped with something left to run."""
+    interruption = Interruption(engine, progress)
     with (
         closing(engine),
-        _interruptible(engine, progress) as interruption,
-        StopRequests(folder, lambda: interruption.asked),
+        interruption.handling_signals(),
+        StopRequests(folder, interruption.stop),
     ):
         try:
             engine.run(driver)
+        except ClaimLost:
+            raise  # what is to be cleaned up is the other driver's
         except Exception:
             # A full disk, or a database that is away, does not let us: the next driver sees to it.
             with suppress(OSError, ServiceUnreachable, TrackingError):
@@ -153,11 +156,12 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
         progress.note(f"The sweep was given up: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
         progress.note("the time budget is used up; with a larger one the sweep goes on")
-    return interruption.asked
+    return interruption.asked and driver.has_work_left
 
 
 def _end(driver: Driver, home: Home, folder: Path, *, interrupted: bool) -> Ended:
-    done = sum(outcome.state == "done" for outcome in driver.outcomes.values())
+    # Of earlier executions too: this one need not have looked at them.
+    done = len({run.digest for run in records(driver.ledger, driver.runs) if run.state == "done"})
     found = comparison(driver.ledger, driver.runs)
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
@@ -260,35 +264,38 @@ def _tags(spec: SweepSpec, ledger: Ledger) -> dict[str, str]:
     return tags
 
 
-@dataclass
-class _Interruption:
-    asked: bool = False
+class Interruption:
+    """Stops the engine: at the first signal or request after the epoch, at the second at once."""
 
+    def __init__(self, engine: Engine, progress: Progress) -> None:
+        self.asked = False
+        self._engine, self._progress = engine, progress
 
-@contextmanager
-def _interruptible(engine: Engine, progress: Progress) -> Iterator[_Interruption]:
-    """The first Ctrl-C or SIGTERM ends after the epoch, the second at once.
+    def stop(self, now: bool) -> None:
+        """May be called by any thread. Only `now` changes anything when it is stopping already."""
+        first, self.asked = not self.asked, True
+        if first or now:
+            self._engine.stop(now=now)
+        if first and not now:
+            self._progress.note("stopping after this epoch; once more stops at once")
 
-    Python gives signals to its main thread alone: elsewhere nothing is changed.
-    """
-    interruption = _Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield interruption
-        return
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Stop at Ctrl-C and SIGTERM. Python handles signals in its main thread alone: elsewhere
+        nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        first, interruption.asked = not interruption.asked, True
-        if first:
-            engine.stop()
-            progress.note("stopping after this epoch; once more stops at once")
-        else:
-            engine.stop(now=True)
+        def handle(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            self.stop(now=self.asked)
 
-    numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield interruption
-    finally:
-        for number, old in zip(numbers, before, strict=True):
-            signal.signal(number, old)
+        numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, old in zip(numbers, before, strict=True):
+                signal.signal(number, old)

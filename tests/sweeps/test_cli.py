@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import re
@@ -11,11 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sweeps.cli import MODULES, main
 from sweeps.cli.parser import COMMANDS, _parsers
 from sweeps.ledger.runs import Runs
-from sweeps.scheduler.progress import Plain, duration
+from sweeps.scheduler.progress import Plain, Shown, duration
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import ServiceUnreachable
 from tracking.store.memory_store import MemoryTracker
@@ -408,3 +410,14 @@ def test_time_left_is_measured_from_the_runs_that_trained(monkeypatch: pytest.Mo
 )
 def test_durations_are_told_in_the_unit_that_fits(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_the_cursor_of_a_terminal_alone() -> None:
+    out = io.StringIO()
+    shown = Shown(Console(file=out, force_terminal=True))
+    shown.note("no Ray answers at nowhere:6379")
+    assert "\x1b[?25l" not in out.getvalue()
+    shown.begin(1)
+    assert "\x1b[?25l" in out.getvalue()
+    shown.close()
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from carft_core.errors import RequestError
+from carft_core.files import read_json, write_json
 from carft_core.identity import Identity, digest_of
+from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import Lease, Runs, new_owner
+from sweeps.scheduler.progress import Plain, Say
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tests.sweeps.dying import Crash, dying
+from tests.sweeps.toy_runs import epoch_report
 from tracking.store.base import RunKey
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +216,24 @@ def test_an_interrupt_closes_after_the_epoch_and_the_same_command_goes_on(
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
 
 
+def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
+    toy: ToySweep,
+) -> None:
+    last_epoch = Interrupting(signal.SIGINT, after=toy_core.EPOCHS + 1)
+    ended = toy.run(last_epoch, **ONE_RUN)
+    assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
+
+    class AtOnce(InProcessEngine):
+        def run(self, handler: Handler) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            super().run(handler)
+
+    toy.run()
+    assert toy.run(AtOnce(toy_core.ENTRY)).state == "done"
+    assert toy.run(AtOnce(toy_core.ENTRY), seeds=[0, 1, 2]).state == "interrupted"
+
+
 @pytest.mark.parametrize("victim", ["complete", "propose"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_driver_that_dies_between_two_writes_loses_and_doubles_nothing(
@@ -266,6 +290,29 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) ->
     assert toy.run().exit_code == 0
 
 
+def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    file = toy.home.sweep("toy") / "driver.json"
+    successor = replace(Lease.mine(new_owner()), host="elsewhere", pid=12)
+
+    class Stalled(InProcessEngine):
+        """Sleeps in its first run for so long that another host takes over."""
+
+        def _execute(self, handler: Handler, job: Job) -> None:
+            write_json(file, successor.as_dict())
+            time.sleep(0.1)
+            super()._execute(handler, job)
+
+    with pytest.raises(RequestError, match="toy was taken over by process 12 on elsewhere"):
+        toy.run(Stalled(toy_core.ENTRY))
+    assert read_json(file) == successor.as_dict()
+    assert toy.ledger().trials() == []
+    assert read_json(file.with_name("summary.json"))["state"] == "running"
+    assert toy.tracker.runs == {}
+
+
 def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep) -> None:
     toy.run(parameters={"algorithm.kl_weight": {"values": [0.1]}}, baselines=[], seeds=[0])
     digest = toy.ledger().trials()[0].runs["0"]
@@ -277,8 +324,6 @@ def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep)
         waits = 0
 
         def run(self, handler: Any) -> None:
-            from sweeps.engines.base import Wait
-
             while (job := handler.next_job()) is not Wait.NEVER:
                 assert job is Wait.LATER
                 self.waits += 1
@@ -401,6 +446,46 @@ def test_a_point_proposed_twice_is_told_the_known_value_at_once(toy: ToySweep) -
     )
     assert [t.value for t in toy.ledger().trials()] == [pytest.approx(0.8)] * 3
     assert len(toy.trained()) == 1
+
+
+def test_progress_reaches_its_total_where_settings_share_a_run(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Plain] = []
+
+    class Kept(Plain):
+        def __init__(self, say: Say) -> None:
+            super().__init__(say)
+            shown.append(self)
+
+    monkeypatch.setattr("tests.sweeps.conftest.Plain", Kept)
+    toy.run(method="random", run_cap=3, **ONE_RUN)
+    assert (shown[0].ended_runs, shown[0].total) == (1, 1)
+
+
+class SideBySide(InProcessEngine):
+    """Begins three runs at once; the first one becomes NaN, then the others report an epoch."""
+
+    def run(self, handler: Handler) -> None:
+        jobs = [job for _ in range(3) if isinstance(job := handler.next_job(), Job)]
+        assert len(jobs) == 3
+        for job in jobs:
+            handler.started(job, "w")
+        handler.failed(jobs[0], Failure("nan", "train/loss is nan"))
+        for job in jobs[1:]:
+            assert handler.reported(job, epoch_report(1, 4)) is Decision.STOP
+            handler.stopped(job)
+        assert handler.next_job() is Wait.NEVER
+
+
+def test_a_nan_ends_the_other_seeds_of_its_trial_too(toy: ToySweep) -> None:
+    only: dict[str, Any] = {**ONE_RUN, "seeds": [0, 1, 2, 3, 4]}
+    ended = toy.run(SideBySide(), **only)
+    assert ended.state == "failed"
+    assert [trial.state for trial in toy.ledger().trials()] == ["failed"]
+    assert [run.state for run in toy.tracked().values()] == ["failed", "killed", "killed"]
+    assert toy.run(**only).state == "failed"
+    assert toy.trained() == {}
 
 
 def test_a_killed_worker_costs_an_attempt_and_nothing_else(

@@ -14,6 +14,7 @@ from sweeps.scheduler.retries import Breaker, RetryPolicy, can_be_halved, halved
 from sweeps.spec.settings import Retries
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tracking.store.base import RunKey
 
 CRASH = {"do": "raise", "error": "key"}
 NAN = {"do": "raise", "error": "nan"}
@@ -155,17 +156,27 @@ def test_a_breaker_of_zero_never_breaks() -> None:
     assert [breaker.failed(failure("crashed"), "s") for _ in range(20)] == [None] * 20
 
 
-def test_a_sweep_that_only_fails_is_given_up_and_can_go_on(toy: ToySweep) -> None:
+@pytest.mark.parametrize(
+    ("breaker", "queued"),
+    [(4, []), (5, ["killed"])],
+    ids=["at an end", "before a retry"],
+)
+def test_a_sweep_that_only_fails_is_given_up_and_can_go_on(
+    toy: ToySweep, breaker: int, queued: list[str]
+) -> None:
     weights = {"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}}
     toy.plan({f"{w}/0": [CRASH] * 2 for w in weights["algorithm.kl_weight"]["values"]})
-    ended = toy.run(parameters=weights, breaker=4, **ONE)
+    ended = toy.run(parameters=weights, breaker=breaker, **ONE)
     assert ended.exit_code == 1
-    assert ended.broken == "4 runs in a row failed for one cause (crashed): KeyError: 'weights'"
+    assert ended.broken == (
+        f"{breaker} runs in a row failed for one cause (crashed): KeyError: 'weights'"
+    )
     assert any("given up" in line for line in toy.lines)
-    assert [t.state for t in toy.ledger().trials()] == ["failed"] * 2
-    assert {run.state for run in toy.tracker.runs.values()} == {"failed"}
+    assert [t.state for t in toy.ledger().trials()][:2] == ["failed"] * 2
+    assert [run.state for run in toy.tracked().values()] == ["failed"] * 2 + queued
+    assert toy.tracker.runs[RunKey("toy")].state == "failed"
     toy.plan({})
-    assert toy.run(parameters=weights, breaker=4, **ONE).exit_code == 0
+    assert toy.run(parameters=weights, breaker=breaker, **ONE).exit_code == 0
     assert [t.state for t in toy.ledger().trials()] == ["complete"] * 6
 
 

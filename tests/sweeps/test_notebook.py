@@ -11,11 +11,13 @@ import pytest
 import sweeps
 from carft_core.errors import RequestError
 from sweeps.api import SweepFailed, run_sweep
+from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import look
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import TOY, ToySweep
+from tracking.errors import TrackingError
 
 
 def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
@@ -63,6 +65,26 @@ def test_a_sweep_of_which_no_run_succeeds_raises_with_the_cause(toy_cli: ToySwee
     toy_cli.plan(dict.fromkeys(settings, acts))
     with pytest.raises(SweepFailed, match="nan: train/loss is nan"):
         run_sweep({**TOY, "baselines": []}, quiet=True)
+
+
+def test_an_engine_is_closed_when_the_tracker_refuses(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    class Closing(InProcessEngine):
+        def close(self) -> None:
+            closed.append("engine")
+
+    def refuse(_: Path) -> None:
+        raise TrackingError("the database lies on a network file system")
+
+    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: Closing())
+    monkeypatch.setattr("sweeps.api.open_tracking", refuse)
+    with pytest.raises(TrackingError):
+        run_sweep(TOY, quiet=True)
+    assert closed == ["engine"]
+    del toy_cli
 
 
 @pytest.mark.parametrize(

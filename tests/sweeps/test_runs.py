@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -173,3 +174,59 @@ def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
     (folder / "driver.json").write_text(json.dumps(silent.as_dict()))
     with Claim(folder):
         pass
+
+
+def test_a_claim_is_renewed_however_long_its_driver_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    folder = tmp_path / "kl_weight"
+    with Claim(folder):
+        first = holder(folder)
+        assert first is not None
+        until = time.monotonic() + 20
+        while (now := holder(folder)) is not None and now.renewed == first.renewed:
+            assert time.monotonic() < until, "nobody renewed the claim"
+            time.sleep(0.01)
+    assert "carft-claim" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("still_there", [True, False])
+def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_there: bool
+) -> None:
+    folder = tmp_path / "kl_weight"
+    file = folder / "driver.json"
+    successor = json.dumps(lease(host="elsewhere", pid=12).as_dict()) if still_there else None
+    with Claim(folder) as claim:
+        now = time.time()
+        monkeypatch.setattr("sweeps.ledger.claim.time.time", lambda: now + 11)
+        if successor is None:
+            file.unlink()  # it has come and gone
+        else:
+            file.write_text(successor)
+        with pytest.raises(RequestError, match="kl_weight was taken over by"):
+            claim.renew()
+    assert (file.read_text() if file.exists() else None) == successor
+
+
+def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: Runs) -> None:
+    file = runs.folder(DIGEST) / FILE
+    assert runs.take(DIGEST, "a", "toy")
+    silent = json.loads(file.read_text())
+    silent["lease"]["pid"] = 2**22 + 1
+    file.write_text(json.dumps(silent))
+    other = Runs(runs.path)
+    assert other.take(DIGEST, "a", "toy")
+    for state in ("stopped", "failed", "done"):
+        runs.end(DIGEST, state)
+        known = other.read(DIGEST)
+        assert known is not None
+        assert known.state == "running"
+        assert known.lease is not None
+        assert known.lease.owner == other.owner
+    other.end(DIGEST, "done")
+    runs.end(DIGEST, "stopped")
+    ended = runs.read(DIGEST)
+    assert ended is not None
+    assert ended.state == "done"

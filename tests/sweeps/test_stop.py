@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,8 @@ from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
+from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.session import Ended, Interruption
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import ServiceUnreachable
@@ -27,35 +28,19 @@ from tracking.store.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
-from sweeps.ledger.claim import Claim
-from sweeps.ledger.claim import StopRequests
+from sweeps.ledger.claim import Claim, StopRequests
 
-count = 0
-
-def handle(number, frame):
-    global count
-    count += 1
-
-signal.signal(signal.SIGTERM, handle)
-with Claim(Path(sys.argv[1])), StopRequests(Path(sys.argv[1]), lambda: count > 0):
+got = []
+with Claim(Path(sys.argv[1])), StopRequests(Path(sys.argv[1]), got.append):
     print("ready", flush=True)
     until = time.monotonic() + 60
-    while count < int(sys.argv[2]) and time.monotonic() < until:
+    while not got and time.monotonic() < until:
         time.sleep(0.01)
-    time.sleep(float(sys.argv[3]))
-print(count, flush=True)
+    time.sleep(float(sys.argv[2]))
+print(got, flush=True)
 """
-
-
-@pytest.fixture
-def received() -> Iterator[list[int]]:
-    """The SIGTERMs that this process got."""
-    got: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
-    yield got
-    signal.signal(signal.SIGTERM, before)
 
 
 def until(condition: object, seconds: float = 20.0) -> None:
@@ -66,10 +51,10 @@ def until(condition: object, seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def driver(folder: Path, signals: int, lasting: float = 0.0) -> subprocess.Popen[str]:
-    """A real process that holds the sweep until it has got so many signals, and a while longer."""
+def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
+    """A real process that holds the sweep until a request comes, and a while longer."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, str(folder), str(signals), str(lasting)],
+        [sys.executable, "-c", SLEEPER, str(folder), str(lasting)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -79,60 +64,63 @@ def driver(folder: Path, signals: int, lasting: float = 0.0) -> subprocess.Popen
     return process
 
 
-def test_a_request_reaches_the_driver_as_one_signal(tmp_path: Path) -> None:
-    process = driver(tmp_path, 1, lasting=1.2)
-    asked = ask_to_stop(tmp_path)
+@pytest.mark.parametrize("now", [False, True])
+def test_a_request_reaches_the_driver_once(tmp_path: Path, now: bool) -> None:
+    process = driver(tmp_path, lasting=1.2)
+    asked = ask_to_stop(tmp_path, now=now)
     assert asked is not None
     assert asked.pid == process.pid
-    assert process.communicate(timeout=60)[0] == "1\n"
+    assert process.communicate(timeout=60)[0] == f"[{now}]\n"
     assert not (tmp_path / FILE).exists()
 
 
-def test_a_request_for_now_reaches_it_as_two(tmp_path: Path) -> None:
-    process = driver(tmp_path, 2, lasting=1.2)
-    ask_to_stop(tmp_path, now=True)
-    assert process.communicate(timeout=60)[0] == "2\n"
-
-
-def test_asking_again_changes_nothing_and_asking_for_now_adds_one(
-    tmp_path: Path, received: list[int]
-) -> None:
-    with Claim(tmp_path), StopRequests(tmp_path, lambda: bool(received)):
-        for _ in range(2):
-            ask_to_stop(tmp_path)
+def test_each_request_is_passed_on(tmp_path: Path) -> None:
+    received: list[bool] = []
+    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+        for now in (False, False, True):
+            ask_to_stop(tmp_path, now=now)
             until(lambda: not (tmp_path / FILE).exists())
-        until(lambda: received)
-        assert len(received) == 1
-        ask_to_stop(tmp_path, now=True)
-        until(lambda: len(received) == 2)
+    assert received == [False, False, True]
 
 
-def test_a_driver_that_is_stopping_anyway_is_not_hurried_by_a_plain_request(
-    tmp_path: Path, received: list[int]
-) -> None:
-    with Claim(tmp_path), StopRequests(tmp_path, lambda: True):
-        ask_to_stop(tmp_path)
-        until(lambda: not (tmp_path / FILE).exists())
-    assert received == []
-
-
-def test_a_request_to_an_earlier_driver_is_removed_and_not_obeyed(
-    tmp_path: Path, received: list[int]
-) -> None:
+def test_a_request_to_an_earlier_driver_is_removed_and_not_obeyed(tmp_path: Path) -> None:
+    received: list[bool] = []
     with Claim(tmp_path):
         ask_to_stop(tmp_path)
     assert (tmp_path / FILE).exists()
-    with Claim(tmp_path), StopRequests(tmp_path):
+    with Claim(tmp_path), StopRequests(tmp_path, received.append):
         until(lambda: not (tmp_path / FILE).exists())
     assert received == []
 
 
-def test_what_is_no_request_is_removed_and_not_obeyed(tmp_path: Path, received: list[int]) -> None:
-    with Claim(tmp_path), StopRequests(tmp_path):
+def test_what_is_no_request_is_removed_and_not_obeyed(tmp_path: Path) -> None:
+    received: list[bool] = []
+    with Claim(tmp_path), StopRequests(tmp_path, received.append):
         for text in ("[1]", "no JSON", '{"now": true}'):
             (tmp_path / FILE).write_text(text)
             until(lambda: not (tmp_path / FILE).exists())
     assert received == []
+
+
+class Written(InProcessEngine):
+    """Writes down how it is asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(toy_core.ENTRY)
+        self.asked: list[bool] = []
+
+    def stop(self, *, now: bool = False) -> None:
+        self.asked.append(now)
+        super().stop(now=now)
+
+
+def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now() -> None:
+    engine, lines = Written(), list[str]()
+    interruption = Interruption(engine, Plain(lines.append))
+    for now in (False, False, True):
+        interruption.stop(now)
+    assert engine.asked == [False, True]
+    assert lines == ["stopping after this epoch; once more stops at once"]
 
 
 def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
@@ -141,7 +129,7 @@ def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
 
 
 def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
-    with Claim(tmp_path), StopRequests(tmp_path):
+    with Claim(tmp_path), StopRequests(tmp_path, lambda _: None):
         assert "carft-requests" in {thread.name for thread in threading.enumerate()}
     assert "carft-requests" not in {thread.name for thread in threading.enumerate()}
 
@@ -156,7 +144,7 @@ def begun(home: Home, name: str = "toy") -> Path:
 def test_stop_waits_until_the_driver_is_gone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = driver(begun(Home(tmp_path)), 1, lasting=0.5)
+    process = driver(begun(Home(tmp_path)), lasting=0.5)
     # Somebody must collect it: a process that has ended and was not is still there for `kill`.
     collecting = threading.Thread(target=process.communicate)
     collecting.start()
@@ -170,10 +158,10 @@ def test_stop_waits_until_the_driver_is_gone(
 
 
 def test_stop_now_and_no_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = driver(begun(Home(tmp_path)), 2)
+    process = driver(begun(Home(tmp_path)))
     assert main(["stop", "toy", "--now", "--no-wait", "--home", str(tmp_path)]) == 0
     assert "at once" in capsys.readouterr().out
-    assert process.communicate(timeout=60)[0] == "2\n"
+    assert process.communicate(timeout=60)[0] == "[True]\n"
 
 
 def test_stop_says_when_nothing_runs_and_names_the_nearest_when_nothing_is_known(
@@ -208,6 +196,36 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: Toy
     assert ended.exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
     assert toy.run().exit_code == 0
+
+
+def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    engine, ended = AskedInARun(toy_core.ENTRY), list[Ended]()
+    engine.folder, engine.now = toy.home.sweep("toy"), True
+    try:
+        thread = threading.Thread(target=lambda: ended.append(toy.run(engine)))
+        thread.start()
+        thread.join(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signals == []
+    assert ended[0].exit_code == 3
+
+
+def test_a_request_for_now_closes_a_run_in_the_main_thread_where_it_is(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toy.home.sweep("toy")
+
+    def endless(*_: object, **__: object) -> None:
+        assert ask_to_stop(folder, now=True) is not None
+        time.sleep(60)
+
+    monkeypatch.setattr(toy_core, "train_run", endless)
+    begun = time.monotonic()
+    assert toy.run().exit_code == 3
+    assert time.monotonic() - begun < 30
 
 
 class Away(MemoryTracker):
@@ -246,9 +264,10 @@ class AskedInARun(InProcessEngine):
     """Somebody else asks the sweep to stop while its first run trains."""
 
     folder: Path
+    now = False
 
     def _execute(self, handler: Handler, job: Job) -> None:
-        assert ask_to_stop(self.folder) is not None
+        assert ask_to_stop(self.folder, self.now) is not None
         until(lambda: self._stopping)
         super()._execute(handler, job)
 

@@ -16,6 +16,8 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.cli import main
+from sweeps.engines.base import Failure, Handler, Job
+from sweeps.engines.local import InProcessEngine
 from sweeps.scheduler import webhook as module
 from sweeps.scheduler.webhook import Webhook, host_of, webhook_url
 from tests.sweeps.conftest import ToySweep
@@ -272,6 +274,27 @@ def test_a_sweep_tells_of_failures_of_the_breaker_and_of_its_end(
     (message,) = receiver.received
     assert (message["event"], message["state"]) == ("finished", "done")
     assert message["verdict"] in message["text"]
+
+
+class FailingTogether(InProcessEngine):
+    """Begins three runs at once, and all of them fail."""
+
+    def run(self, handler: Handler) -> None:
+        jobs = [job for _ in range(3) if isinstance(job := handler.next_job(), Job)]
+        for job in jobs:
+            handler.started(job, "w")
+        for job in jobs:
+            handler.failed(job, Failure("data", "there is no folder x"))
+
+
+def test_a_break_is_told_once_though_runs_that_were_under_way_fail_too(
+    receiver: Receiver, toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARFT_WEBHOOK", receiver.url)
+    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: FailingTogether())
+    assert main(["run", str(toy_cli.file(breaker=1)), "--in-process", "--quiet"]) == 1
+    events = [message["event"] for message in receiver.received]
+    assert events == ["run_failed", "breaker", "run_failed", "run_failed", "failed"]
 
 
 def test_the_url_is_in_nothing_that_a_run_writes_or_prints(
