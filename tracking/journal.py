@@ -183,6 +183,11 @@ class Journal:
         """Where copies of small artifacts lie."""
         return self._beside(".files")
 
+    @property
+    def rejected(self) -> Path:
+        """The file of the records that were set aside, with the reasons."""
+        return self._beside(_REJECTED)
+
     def append(self, text: str, *, durable: bool) -> None:
         """Add a line; when `durable`, it survives a power failure once this returns.
 
@@ -242,7 +247,7 @@ class Journal:
 
     def reject(self, text: str, reason: str) -> None:
         """Set a line aside with the reason why nobody takes it."""
-        with self._beside(_REJECTED).open("a") as file:
+        with self.rejected.open("a") as file:
             file.write(json.dumps({"reason": reason, "record": text}) + "\n")
             file.flush()
             os.fsync(file.fileno())
