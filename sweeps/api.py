@@ -94,7 +94,13 @@ def _tracking(home: Home, undelivered: Callable[[str], None]) -> Iterator[Spool]
         yield tracker
     finally:
         behind, reason = tracker.behind(), tracker.last_error or "slow"
+        refused, kept = tracker.rejected(), tracker.rejected_files()
         tracker.close()
+        if refused:
+            undelivered(
+                f"the tracking server refused {refused} records; they are kept, with the reasons, "
+                f"in {', '.join(map(str, kept))}"
+            )
         if behind:
             undelivered(
                 f"{behind} records still wait for the tracking server ({reason}); nothing is "

@@ -22,6 +22,13 @@ class ServiceUnreachable(RuntimeError):
     """So many seconds the server has asked to be left alone, if it has."""
 
 
+class RequestFailed(ServiceUnreachable):
+    """The store failed at one request: by trouble of its own, or because of what was in it.
+
+    The spool repeats the request a few times, and then sets the record aside.
+    """
+
+
 class NotLetIn(ServiceUnreachable):
     """It answers, and will not have us as long as nobody changes something: a password, a right.
 

@@ -174,14 +174,23 @@ class Journal:
             _make_durable(folder)
         self.size = self._drop_torn_line()
         state = _position(self._base)
-        self.acknowledged = min(int(state["acknowledged"]), self.size)
         self.runs: dict[str, str] = dict(state["runs"])
+        self.acknowledged = int(state["acknowledged"])
+        if self.acknowledged > self.size:
+            # A power failure cut the journal. Left as it is, the position would cover records that
+            # are appended now, and the next process would skip them.
+            self.acknowledge(self.size)
         self._read = self.acknowledged
 
     @property
     def files(self) -> Path:
         """Where copies of small artifacts lie."""
         return self._beside(".files")
+
+    @property
+    def rejected(self) -> Path:
+        """The file of the records that were set aside, with the reasons."""
+        return self._beside(_REJECTED)
 
     def append(self, text: str, *, durable: bool) -> None:
         """Add a line; when `durable`, it survives a power failure once this returns.
@@ -242,7 +251,7 @@ class Journal:
 
     def reject(self, text: str, reason: str) -> None:
         """Set a line aside with the reason why nobody takes it."""
-        with self._beside(_REJECTED).open("a") as file:
+        with self.rejected.open("a") as file:
             file.write(json.dumps({"reason": reason, "record": text}) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -251,10 +260,11 @@ class Journal:
         """Empty a journal that is wholly acknowledged, and remove its copies of artifacts."""
         if self.acknowledged < self.size:
             return
-        # In this order: a crash in between leaves a position beyond the end, which reads as 0.
+        # In this order: after a crash in between everything is delivered again, which changes
+        # nothing. A position beyond the end would cover records that are appended later.
+        self.acknowledge(0)
         os.ftruncate(self._file, 0)
         self.size = self._read = 0
-        self.acknowledge(0)
         shutil.rmtree(self.files, ignore_errors=True)
 
     def close(self) -> None:

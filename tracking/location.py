@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -80,7 +81,10 @@ class Held(RuntimeError):
 
 
 class Lock:
-    """Held from construction to `release`; raises Held at once when somebody else has it."""
+    """Held from construction to `release`; raises Held at once when somebody else has it.
+
+    Raises TrackingError where the file system has no locks.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
@@ -90,10 +94,16 @@ class Lock:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             holder = os.read(self._file, 32).decode(errors="replace").strip()
             os.close(self._file)
-            raise Held(path, int(holder) if holder.isdigit() else None) from None
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise Held(path, int(holder) if holder.isdigit() else None) from None
+            # NFS without lockd says ENOLCK, Lustre mounted without `flock` ENOSYS.
+            raise TrackingError(
+                f"{path} cannot be locked ({error.strerror}): its file system does not support "
+                "locks; name a home on another one with --home or CARFT_HOME"
+            ) from error
         os.ftruncate(self._file, 0)
         os.write(self._file, str(os.getpid()).encode())
         _HELD.add(self._path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from tracking.journal import (
     Journal,
     Line,
@@ -71,6 +71,10 @@ class Pacing:
             self.pause = max(self.pause, self.least)
 
 
+TRIES = 5
+"""A record that may not be at fault is set aside when it failed so many times."""
+
+
 class Parcel(NamedTuple):
     """The lines that one call of the tracker delivers; decoded then, since many may wait."""
 
@@ -93,6 +97,10 @@ class Delivery:
         self._delivered = 0
         self._parcels: deque[Parcel] = deque()
         self._end = journal.acknowledged
+        self._failures = 0
+        """How often the first parcel failed for a reason that may pass."""
+        self._unopened: dict[RunKey, str] = {}
+        """Why the store has no such run: its `open` was set aside."""
 
     @property
     def behind(self) -> int:
@@ -135,29 +143,62 @@ class Delivery:
                 self.journal.acknowledge(self._end)
 
     def _hand_over(self, parcel: Parcel) -> None:
+        record = parcel.record()
+        key = key_of(record)
+        opens = record["verb"] == "open"
+        # A run is opened again by each process: that it failed before says nothing of this time.
+        needed = (RunKey(*record["parent"]) if record["parent"] else None) if opens else key
+        if needed in self._unopened:
+            reason = f"its run was not opened: {self._unopened[needed]}"
+            self._refuse(parcel, reason)
+            if opens:
+                self._unopened[key] = reason
+            return
         # Whatever a store, a driver of a database or an upload raises: one record must not end
         # the thread that carries all the others. It is set aside with its reason.
-        record = parcel.record()
         try:
             tell(self._tracker, record, self.journal.files)
-        except ServiceUnreachable:
-            raise
+        except ServiceUnreachable as error:
+            if not isinstance(error, RequestFailed):
+                raise
+            self._stumble(parcel, key, str(error), opens=opens, may_pass=True)
+        except TrackingError as error:
+            # With an `open` the whole run would be lost, so it is never refused at once.
+            self._stumble(parcel, key, str(error), opens=opens, may_pass=opens)
         except Exception as error:
-            if len(parcel.lines) == 1:
-                known = isinstance(error, TrackingError)
-                reason = str(error) if known else f"{type(error).__name__}: {error}"
-                self._set_aside(parcel.lines[0], reason)
-                self._parcels.popleft()
-            else:  # one of them is at fault, the others are not
-                single = [Parcel([line]) for line in parcel.lines]
-                self._parcels.popleft()
-                self._parcels.extendleft(reversed(single))
+            reason = f"{type(error).__name__}: {error}"
+            self._stumble(parcel, key, reason, opens=opens, may_pass=True)
+        else:
+            self._failures = 0
+            self._parcels.popleft()
+            self._delivered += len(parcel.lines)
+            if opens:
+                self._unopened.pop(key, None)
+                self.journal.runs[key.digest] = self._tracker.run_id(key) or ""
+
+    def _stumble(
+        self, parcel: Parcel, key: RunKey, reason: str, *, opens: bool, may_pass: bool
+    ) -> None:
+        """Leave the first parcel for later or, where it failed too often, refuse what is in it.
+
+        Raises ServiceUnreachable in the first case.
+        """
+        self._failures += 1
+        if may_pass and self._failures < TRIES:
+            raise ServiceUnreachable(reason)
+        self._failures = 0
+        if len(parcel.lines) > 1:  # one of them is at fault, the others are not
+            self._parcels.popleft()
+            self._parcels.extendleft(Parcel([line]) for line in reversed(parcel.lines))
             return
+        self._refuse(parcel, reason)
+        if opens:
+            self._unopened[key] = reason
+
+    def _refuse(self, parcel: Parcel, reason: str) -> None:
+        for line in parcel.lines:
+            self._set_aside(line, reason)
         self._parcels.popleft()
-        self._delivered += len(parcel.lines)
-        if record["verb"] == "open":
-            key = key_of(record)
-            self.journal.runs[key.digest] = self._tracker.run_id(key) or ""
 
     def _packed(self, lines: Sequence[Line]) -> list[Parcel]:
         """Parcels in order, the metrics of a run merged up to the next other verb of that run."""
@@ -279,6 +320,12 @@ class Spool(Tracker):
         """How many records the store refused; they lie in `<sweep>.rejected.jsonl`."""
         with self._changed:
             return sum(delivery.rejected for delivery in self._deliveries.values())
+
+    def rejected_files(self) -> list[Path]:
+        """Where the records lie that the store refused, with its reasons."""
+        with self._changed:
+            refused = [one for one in self._deliveries.values() if one.rejected]
+            return [delivery.journal.rejected for delivery in refused]
 
     def flush(self, timeout: float) -> bool:
         """Deliver now. False when records are still waiting after `timeout` seconds."""

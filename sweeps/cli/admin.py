@@ -209,9 +209,11 @@ def _deliver(home: Home, waiting: Mapping[str, int], say: Say) -> None:
     try:
         for name in waiting:
             tracker.take_up(name)
+        left = sum(waiting.values())
         while not tracker.flush(LOOK):
-            if tracker.last_error is not None:
-                left, all_of_them = tracker.behind(), sum(waiting.values())
+            before, left = left, tracker.behind()
+            if tracker.last_error is not None and left == before:
+                all_of_them = sum(waiting.values())
                 raise ServiceUnreachable(
                     f"{tracker.last_error}; {all_of_them - left} of {all_of_them} records were "
                     f"delivered, {left} are left ({', '.join(waiting)}). Nothing is lost: sync "

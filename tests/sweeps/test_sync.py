@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sweeps.cli import main
@@ -101,3 +103,12 @@ def test_an_unknown_sweep_is_told(missed: ToySweep, capsys: pytest.CaptureFixtur
     assert main(["sync", "toi"]) == 2
     assert "did you mean 'toy'?" in capsys.readouterr().err
     assert missed.tracker.runs == {}
+
+
+def test_a_run_names_what_its_server_refused(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.tracker = Picky()
+    assert main(["run", str(toy_cli.file()), "--in-process", "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"refused \d+ records; they are kept, with the reasons, in .*\.rejected", told)

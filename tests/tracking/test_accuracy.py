@@ -19,6 +19,7 @@ from tracking.comparison.spec import Judging, Terms, agreed, terms_of
 from tracking.comparison.tasks import compare_tasks
 from tracking.evidence.data import gather
 from tracking.report import terminal as report
+from tracking.report.html import document
 from tracking.report.published import Subject, quoted_beside
 from tracking.report.table import View, metric_columns
 
@@ -254,3 +255,9 @@ def test_what_is_no_accuracy_is_refused_and_nothing_said_is_top1() -> None:
     for wrong in ("macro-f1", {"a": "macro-f1"}):
         with pytest.raises(ValueError, match="did you mean 'macro_f1'"):
             terms_of(0.01, wrong)
+
+
+def test_the_page_names_no_other_accuracy(other: Comparison) -> None:
+    footer = document(other, gather(other)).partition("<footer>")[2].partition("</footer>")[0]
+    assert "docs/metrics.md" in footer
+    assert "top-1" not in footer

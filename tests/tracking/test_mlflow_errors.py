@@ -7,8 +7,8 @@ from importlib import import_module
 
 import pytest
 
-from tracking.errors import ServiceUnreachable
-from tracking.store.mlflow_errors import uploading
+from tracking.errors import RequestFailed, ServiceUnreachable
+from tracking.store.mlflow_errors import meaning, uploading
 
 URI = "http://me:hidden@mlflow.lab"
 
@@ -23,3 +23,13 @@ def test_a_store_that_needs_a_package_waits_for_it(monkeypatch: pytest.MonkeyPat
 def test_an_error_of_nobodys_store_is_not_taken_for_one() -> None:
     with pytest.raises(KeyError), uploading(URI):
         raise KeyError("a mistake of ours")
+
+
+def test_an_exhausted_pool_of_connections_is_no_fault_of_the_record() -> None:
+    text = "QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00"
+    assert type(meaning(URI, "BAD_REQUEST", text, lambda: True)) is ServiceUnreachable
+
+
+def test_a_bad_request_may_be_the_fault_of_the_record() -> None:
+    """MLflow says it of every error of its database that it does not know."""
+    assert type(meaning(URI, "BAD_REQUEST", "(Some) error", lambda: True)) is RequestFailed

@@ -58,6 +58,24 @@ def test_an_uncertain_id_difference_is_not_shown_to_be_within_the_margin() -> No
     assert generous.findings[0].outcome == "better"
 
 
+def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
+    both = [
+        replace(
+            run,
+            metrics={name: value for name, value in run.metrics.items() if name[:3] != "id/"}
+            | {"train/loss": 0.5},
+        )
+        for run in [*FINE_TUNE, *rival(STEADY, HIGH)]
+    ]
+    comparison = compared(both, rule=Rule(metric="train/loss", goal="minimize"))
+    assert comparison.findings[0].outcome == "trade_off"
+    said = comparison.sentences[0]
+    assert "car_ft is more robust than fine_tune but not better: OOD mean +2.01 pp [" in said
+    assert said.endswith(
+        "; ID accuracy was not measured, so it is not shown to stay within the margin of 0.5 pp."
+    )
+
+
 def test_less_robust_is_said_plainly() -> None:
     comparison = compared(arm("fine_tune", STEADY, HIGH), rival(STEADY, LOW))
     assert comparison.findings[0].outcome == "worse"
@@ -177,6 +195,12 @@ def test_another_reference_may_be_named() -> None:
     finding = comparison.findings[0]
     assert finding.outcome == "better"
     assert finding.difference.seeds == (0, 1, 2, 3, 4)
+
+
+def test_against_zero_shot_the_difference_is_said_once() -> None:
+    comparison = compared([zero_shot()], rival(STEADY, HIGH), reference="zero_shot")
+    assert "zero_shot: OOD mean -1.97 pp [" in comparison.sentences[0]
+    assert "-1.97 pp" not in " ".join(comparison.sentences[1:])
 
 
 def without_shifts(tests: Sequence[float]) -> list[RunRecord]:

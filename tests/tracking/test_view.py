@@ -7,6 +7,7 @@ import pytest
 from tests.tracking.made_up import arm, kl_sweep, metrics, run
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.metrics import shifts
+from tracking.comparison.spec import Rule
 from tracking.errors import TrackingError
 from tracking.report import terminal as report
 from tracking.report.table import MetricColumn, View, ordered, shown_columns, unmerged
@@ -42,6 +43,18 @@ def test_columns_come_in_the_order_asked_for() -> None:
     assert [c.header for c in shown_columns(wide(), names)] == list(names)
     head = report.markdown(wide(), view=View(columns=names)).splitlines()[0]
     assert head == "| setting | n | gain | id/test/nll | ID test |"
+
+
+def test_what_settings_are_chosen_by_has_a_column_also_where_it_is_no_accuracy() -> None:
+    runs = [
+        run("car_ft", seed, metrics(0.6, 0.3) | {"id/val/nll": 1.2 + trial / 10}, trial=trial)
+        for trial in range(2)
+        for seed in range(3)
+    ]
+    comparison = compare(runs, sweep="s", rule=Rule(metric="id/val/nll", goal="minimize"))
+    head, _, row, *_ = report.markdown(comparison).splitlines()
+    assert head.startswith("| setting | n | id/val/nll | ID val |")
+    assert "1.2 ±0" in row
 
 
 def test_what_is_kept_on_other_tasks_has_columns_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -234,3 +235,22 @@ def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) 
     lock.release()
     lock.release()
     Lock(tmp_path / "lock").release()
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> None:
+        def lockf(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+
+    for number in (errno.ENOLCK, errno.ENOSYS):
+        refuse(number)
+        with pytest.raises(TrackingError, match=rf"{os.strerror(number)}.*--home"):
+            Lock(tmp_path / "lock")
+    for number in (errno.EACCES, errno.EAGAIN):
+        refuse(number)
+        with pytest.raises(Held):
+            Lock(tmp_path / "lock")

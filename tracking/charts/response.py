@@ -51,10 +51,11 @@ def draw_response(evidence: Evidence) -> Picture | None:
     """None where no parameter varies or none of its settings has an accuracy."""
     parameters = evidence.parameters[:MOST]
     known = evidence.comparison
-    wanted = (known.terms.id_metric, known.terms.ood)
-    metrics = [metric for metric in wanted if metric in known.metric_names]
     swept = {parameter.name for parameter in parameters}
     rows = [row for row in evidence.settings if row.arm.trains and swept & set(row.arm.params)]
+    wanted = (known.terms.id_metric, known.terms.ood)
+    # Runs may have a metric of which no setting has a mean: each lacks it for some seed.
+    metrics = [name for name in wanted if any(row.metric(name).mean is not None for row in rows)]
     if not rows or not metrics:
         return None
     names = dict.fromkeys(row.arm.algorithm for row in rows)

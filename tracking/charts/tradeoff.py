@@ -346,7 +346,7 @@ ID_OOD = Chart(
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
         "seeds; hollow ones are merged, and the dashed lines are WiSE-FT curves with their alphas. "
         "A ring marks the Pareto front, which no other model beats on both; an upright line with a "
-        "number is the distance in points to fine-tuning's own curve at equal ID accuracy."
+        "number is the distance in points to the reference's WiSE-FT curve at equal ID accuracy."
     ),
     draw=draw_id_ood,
 )

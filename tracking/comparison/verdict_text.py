@@ -29,10 +29,12 @@ def with_interval(value: float, ci95: Interval | None) -> str:
 def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
     """The sentences on one candidate; `tests` is how many Holm's adjustment covers."""
     unsaid = () if terms.has_shifts else (NO_SHIFTS,)
+    # Where zero-shot is the reference, the first sentence holds that difference already.
+    is_said = found.reference.is_zero_shot and found.difference.ood is not None
     return (
         _main(found, terms, tests),
         *unsaid,
-        *_gain(found.gain, terms),
+        *(() if is_said else _gain(found.gain, terms)),
         *_curve(found, terms),
         *(_merged(name, difference) for name, difference in found.merged.items()),
     )
@@ -107,11 +109,14 @@ def _main(found: Finding, terms: Terms, tests: int) -> str:
                 f"not worse than the margin of {_percent(terms.id_margin)} pp."
             )
         case "trade_off":
-            return (
-                f"{ours} is more robust than {theirs} but not better: {ood} over {seeds} ({test}), "
-                f"while {identity or 'ID was not measured'} is not shown to stay within the "
-                f"margin of {_percent(terms.id_margin)} pp."
+            head = (
+                f"{ours} is more robust than {theirs} but not better: {ood} over {seeds} ({test})"
             )
+            unshown = f"not shown to stay within the margin of {_percent(terms.id_margin)} pp"
+            if not identity:
+                noun = NOUNS[terms.by]
+                return f"{head}; ID {noun} was not measured, so it is {unshown}."
+            return f"{head}, while {identity} is {unshown}."
         case "worse":
             return f"{ours} is less robust than {theirs}: {ood} over {seeds} ({test}){beside}."
         case "tie":

@@ -134,7 +134,7 @@ def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:
         MetricColumn(OTHERS, "other tasks"),
         MetricColumn(KEPT, "kept there", signed=True),
     ]
-    if rule.metric not in {column.metric for column in wanted} and is_fraction(rule.metric):
+    if rule.metric not in {column.metric for column in wanted}:
         wanted.insert(0, MetricColumn(rule.metric, rule.metric.removesuffix(f"/{terms.by}")))
     return tuple(column for column in wanted if column.metric in names)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracking.database import scrubbed
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.errors import NotLetIn, RequestFailed, ServiceUnreachable, TrackingError
 from tracking.location import TRACKING_VARIABLE, is_server, without_password
 from tracking.store import mlflow_limits
 
@@ -63,16 +63,20 @@ def said_in(answer: Response | None) -> float | None:
         return None
 
 
-# The codes that blame what was told. Anything else may be well a minute later.
+# The codes that blame the record. Anything else may be well a minute later.
 _MISTAKES = {
     "ALREADY_EXISTS",
-    "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
     "NOT_FOUND",
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
+# MLflow's code for every error of its database but OperationalError: a value that the database
+# cannot hold, or a session that broke.
+_DOUBTFUL = "BAD_REQUEST"
+_OVERLOADED = "QueuePool limit"
+"""What SQLAlchemy says when every connection of the server to its database is in use."""
 _REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 _UPLOAD_MISTAKES = {400, 404, 413}
 _UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
@@ -95,6 +99,8 @@ def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> Runt
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
         return TrackingError(f"MLflow at {place} refuses: {text}")
+    if code == _DOUBTFUL and _OVERLOADED not in text:
+        return RequestFailed(f"MLflow at {place} failed at a request: {text}")
     unknown = _UNKNOWN.search(text)
     if unknown is not None:
         return ServiceUnreachable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 
@@ -138,6 +139,23 @@ def test_what_is_read_aloud_of_a_symbol_is_its_setting_and_not_its_place(
         text.startswith("car_ft kl_weight=0 lr=0.001, ID test top-1 (%): 65.") for text in read
     )
     assert not any("place" in text for text in read)
+
+
+def without_mean(lost: str) -> Evidence:
+    """Three settings, of each of which one seed has no finite number of this metric."""
+    runs = [zero_shot()]
+    for trial in range(3):
+        for seed in range(3):
+            measured = metrics(0.6 + trial / 100, 0.35) | ({lost: math.nan} if seed == 0 else {})
+            runs.append(run("car_ft", seed, measured, trial=trial, params={KL: 10.0**trial}))
+    return gather(compare(runs, sweep="holes"))
+
+
+def test_an_accuracy_of_which_no_setting_has_a_mean_has_no_panel() -> None:
+    shown = spec_of("response", without_mean("ood/mean/top1"))
+    assert {channel["title"] for channel in channels(shown, "y") if channel.get("title")} == {
+        "ID test top-1 (%)"
+    }
 
 
 def test_of_many_parameters_the_most_important_ones_have_panels() -> None:

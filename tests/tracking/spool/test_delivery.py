@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.spool.troubled import CHILD, NOW, PARENT, RUN, SWEEP, Troubled, loss
+from tracking.errors import RequestFailed, TrackingError
 from tracking.journal import Journal, known_run_ids
-from tracking.spool import Delivery, Spool
-from tracking.store.base import Metric, RunKey
+from tracking.spool import TRIES, Delivery, Spool
+from tracking.store.base import Metric, RunKey, RunStart
 
 
 def test_metrics_of_a_run_are_merged_and_keep_their_place(folder: Path, store: Troubled) -> None:
@@ -73,6 +74,79 @@ def test_a_refused_record_is_set_aside_alone(spool: Spool, store: Troubled, fold
         "run never opened of sweep 's' was never opened",
     ]
     assert any("poison" in json.loads(line)["record"] for line in lines)
+
+
+def test_a_record_that_may_not_be_at_fault_is_tried_again(
+    spool: Spool, store: Troubled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = [AttributeError("odd"), RequestFailed("bad request")] * 2
+    real = store.open
+
+    def stumble(start: RunStart) -> None:
+        if errors:
+            raise errors.pop()
+        real(start)
+
+    monkeypatch.setattr(store, "open", stumble)
+    spool.open(PARENT)
+    spool.metrics(SWEEP, [loss(0)])
+    assert spool.flush(10)
+    assert spool.rejected() == 0
+    assert set(store.runs[SWEEP].history) == {"train/loss"}
+
+
+def test_a_bad_request_that_stays_one_is_set_aside(
+    spool: Spool, store: Troubled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    def refuse(*_: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise RequestFailed("bad request")
+
+    monkeypatch.setattr(store, "metrics", refuse)
+    spool.open(PARENT)
+    spool.metrics(SWEEP, [loss(0)])
+    spool.tags(SWEEP, {"after": "it"})
+    assert spool.flush(10)
+    assert tried == TRIES
+    assert spool.rejected() == 1
+    assert store.runs[SWEEP].tags == {"after": "it"}
+
+
+@pytest.mark.parametrize("error", [AttributeError("odd"), TrackingError("odd")])
+def test_a_run_whose_open_is_refused_is_set_aside_whole(
+    spool: Spool,
+    store: Troubled,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    tried, real = 0, store.open
+
+    def refuse(start: RunStart) -> None:
+        nonlocal tried
+        if start.key == RUN:
+            tried += 1
+            raise error
+        real(start)
+
+    monkeypatch.setattr(store, "open", refuse)
+    spool.open(PARENT)
+    spool.open(CHILD)
+    spool.metrics(RUN, [loss(0)])
+    spool.metrics(RUN, [loss(1)])
+    spool.end(RUN, "finished", timestamp=NOW)
+    spool.open(RunStart(RunKey("s", "below"), "below", NOW, parent=RUN))
+    spool.tags(SWEEP, {"after": "it"})
+    assert spool.flush(10)
+    assert tried == TRIES  # what made it fail may have passed
+    assert store.runs[SWEEP].tags == {"after": "it"}
+    assert spool.rejected() == 5
+    assert spool.rejected_files() == [folder / "s.rejected.jsonl"]
+    lines = (folder / "s.rejected.jsonl").read_text().splitlines()
+    assert all("odd" in json.loads(line)["reason"] for line in lines)
 
 
 def test_run_ids_are_known_without_the_store(folder: Path, spool: Spool) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tracking.spool.troubled import PARENT, SWEEP, OneThread, Troubled, loss
 from tracking import journal as journals
-from tracking.journal import Journal, SpoolBusy, sweeps_behind
+from tracking.journal import Journal, SpoolBusy, records_behind, sweeps_behind
 from tracking.spool import Spool
 from tracking.store.memory_store import MemoryTracker
 
@@ -61,14 +61,30 @@ def test_a_crash_between_the_two_steps_of_compacting_does_no_harm(
     spool.open(PARENT)
     assert spool.flush(10)
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "acknowledge", lambda *_: None)
+        patch.setattr(os, "ftruncate", lambda *_: None)
         spool.close()
-    assert (folder / "s.jsonl").stat().st_size == 0
+    assert (folder / "s.jsonl").stat().st_size > 0
+    assert sweeps_behind(folder) == ["s"]  # all of it is delivered again
     again = Spool(store, folder, pace=0.01)
     again.tags(SWEEP, {"a": "b"})
     assert again.flush(10)
     again.close()
     assert store.runs[SWEEP].tags == {"a": "b"}
+    assert sweeps_behind(folder) == []
+
+
+def test_two_crashes_after_a_journal_was_cut_lose_nothing(folder: Path) -> None:
+    """A power failure may cut the journal, whose metrics are not synced, and keep the position."""
+    folder.mkdir()
+    (folder / "s.jsonl").touch()
+    (folder / "s.position").write_text('{"acknowledged": 10000, "runs": {}}')
+    journal = Journal(folder, "s")
+    journal.append('{"verb":"open"}', durable=True)
+    journal.close()  # killed before anything is delivered
+    assert records_behind(folder, "s") == 1
+    journal = Journal(folder, "s")
+    assert [line.text for line in journal.read()] == ['{"verb":"open"}']
+    journal.close()
 
 
 def test_a_line_longer_than_a_chunk_is_read_whole(
