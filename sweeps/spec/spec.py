@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -213,6 +214,11 @@ class SweepSpec:
         """
         if self.method != "grid":
             raise ValueError(f"the points of a {self.method} sweep are not known before it runs")
+        return [*self._grid_points]
+
+    @functools.cached_property
+    def _grid_points(self) -> list[Params]:
+        """Cached, since each point of the grid is looked up here by its number."""
         if self.tasks is None:
             return grid(self.parameters)[: self.run_cap]
         settings = grid([item for item in self.parameters if item.name != self.tasks])
