@@ -317,7 +317,7 @@ def _actor(trial: Trial) -> Any:
 
 def _failure(trial: Trial, active: _Active) -> Failure:
     """What Tune has written of why it lost the trial, as a failure of the run."""
-    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
     tail = log_tail(active.job.workdir)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "low on memory" in text:
