@@ -18,6 +18,13 @@ class RequestError(ValueError):
     """
 
 
+class DownloadFailed(RequestError):
+    """A download failed for a reason that may pass: no network, or a server that is overloaded.
+
+    Unlike other wrong requests a run that meets it is tried again.
+    """
+
+
 class NonFinite(FloatingPointError):
     """A loss or a logit is NaN or infinite: going on would train and measure nothing."""
 
