@@ -6,6 +6,7 @@ import difflib
 import functools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -368,6 +369,8 @@ def load_spec(
     except YamlError as error:
         raise RequestError(f"{source.name}:{error.line}: {error.reason}") from None
     draft = Draft(document, source.name)
+    if "name" not in draft.data:
+        draft.put(("name",), name_of(source), draft.place(()))
     imported = import_all(draft, source.parent, imports)
     normalise(draft)
     apply(draft, overrides)
@@ -388,6 +391,11 @@ def load_spec(
         overrides=(*overrides, *placed),
         warnings=tuple(draft.warnings),
     )
+
+
+def name_of(file: Path) -> str:
+    """Name a sweep after its file: the stem, with what no name may have left out."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-_.")[:100] or "sweep"
 
 
 def _kept_secret(draft: Draft, webhook: str | None, text: str) -> tuple[str | None, str]:
