@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
-from carft_core.errors import RequestError
+from carft_core.errors import DownloadFailed, RequestError
 from carft_core.files import existing, keep, read_json, user_cache
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
@@ -40,6 +40,8 @@ SAFE_WEIGHTS, PICKLED_WEIGHTS = "open_clip_model.safetensors", "open_clip_pytorc
 """What open_clip calls a model's weights on the hub and in a folder."""
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+_TRY_LATER = (408, 429)
+"""The HTTP status of a timeout and of too many requests."""
 LISTED = 10
 """How many tensors of each kind a message names."""
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
@@ -320,7 +322,7 @@ def _tag_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
     try:
         return Path(open_clip.download_pretrained(config))
     except (OSError, RuntimeError) as error:
-        raise RequestError(_not_downloaded(request, error)) from None
+        raise _not_downloaded(request, error) from None
 
 
 def _from_hub(request: str, repo: str, *files: str) -> Path:
@@ -340,15 +342,27 @@ def _from_hub(request: str, repo: str, *files: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repo, files[-1]))
     except Exception as error:
         # The hub's client lets errors of its HTTP library through, and changed that library.
-        raise RequestError(_not_downloaded(request, error)) from None
+        raise _not_downloaded(request, error) from None
 
 
-def _not_downloaded(request: str, error: Exception) -> str:
-    return (
+def _not_downloaded(request: str, error: Exception) -> RequestError:
+    kind = RequestError if _is_final(error) else DownloadFailed
+    return kind(
         f"{request} could not be downloaded ({_one_line(error)}). Without a network use a local "
         "file, model.name: <open_clip name> with model.pretrained: <path of its checkpoint>, "
         f"or a folder with {CONFIG} as model.name"
     )
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the same download can never succeed: a wrong name, or no access to it."""
+    answer = getattr(error, "response", None)
+    status = getattr(answer, "status_code", getattr(error, "code", None))
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in _TRY_LATER
+    if isinstance(error, EntryNotFoundError):
+        return not isinstance(error, LocalEntryNotFoundError)
+    return isinstance(error, ValueError)
 
 
 def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
@@ -477,7 +491,8 @@ def _tokenizer(source: ModelSource) -> Tokenizer:
             "(pip install transformers)"
         ) from None
     except (OSError, ValueError) as error:
-        raise RequestError(
+        kind = RequestError if _is_final(error) else DownloadFailed
+        raise kind(
             f"model.name: {source.name}: its tokenizer {name} could not be loaded "
             f"({_one_line(error)}). Without a network put its files beside {CONFIG} in a folder, "
             "and give the folder as model.name"

@@ -18,6 +18,13 @@ class RequestError(ValueError):
     """
 
 
+class DownloadFailed(RequestError):
+    """A download failed for a reason that may pass: no network, or a server that is overloaded.
+
+    Unlike other wrong requests a run that meets it is tried again.
+    """
+
+
 class NonFinite(FloatingPointError):
     """A loss or a logit is NaN or infinite: going on would train and measure nothing."""
 
@@ -49,8 +56,8 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """`unknown algorithm 'car_tf'; did you mean 'car_ft'? Known: car_ft, fine_tune.`"""
+    """`unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or all known names if none is near."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}."
+    hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return f"unknown {kind} {name!r}; {hint}"

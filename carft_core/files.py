@@ -85,6 +85,17 @@ def write_json(path: Path, data: object) -> None:
     write_atomically(path, lambda file: file.write_text(text))
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file and make it durable; half a line that a crash left stays by itself."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        end = b"" if file.read() in (b"", b"\n") else b"\n"
+        file.write(end + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read_json(path: Path) -> Any:
     """The JSON at `path`, or None when there is none."""
     try:

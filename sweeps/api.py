@@ -10,8 +10,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from carft_core.errors import RequestError
 from sweeps.engines.factory import choose
 from sweeps.home import Home, find_home
@@ -194,14 +192,17 @@ def _loaded(
         return load_spec(sweep, texts, modules)
     # Only a name for the messages: the text is what counts, and is kept with the results.
     source = Path.cwd() / f"{sweep.get('name', 'sweep')}.yaml"
-    content = yaml.safe_dump(json.loads(_json(sweep)), sort_keys=False, allow_unicode=True)
-    return load_spec(source, texts, modules, text=content)
+    return load_spec(source, texts, modules, text=_json(sweep, indent=2))
 
 
-def _json(value: object) -> str:
-    """Raises RequestError for what no sweep file can hold."""
+def _json(value: object, indent: int | None = None) -> str:
+    """Write plain data as JSON, which is YAML 1.2 too: every text stays a text.
+
+    Raises RequestError for what no sweep file can hold.
+    """
     try:
-        return json.dumps(value, allow_nan=False)
+        # YAML takes no pairs of surrogates, as JSON escapes an emoji.
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
     except (TypeError, ValueError) as error:
         raise RequestError(
             f"a sweep holds numbers, texts, lists and mappings only, as its file does: {error}"

@@ -191,13 +191,15 @@ def _kept(file: Path, make: Callable[[], str]) -> str:
     """The secret in a file, made on the first call."""
     if not file.exists():
         _private(file, f"{make()}\n")
-    return file.read_text().strip()
+    return file.read_text(encoding="utf-8").strip()
 
 
 def _private(file: Path, text: str) -> None:
     """Write a file that its owner alone may read, at no moment anybody else."""
     new = file.with_name(f".{file.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:  # noqa: PTH123
+    with open(
+        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as opened:  # noqa: PTH123
         opened.write(text)
     new.replace(file)
 

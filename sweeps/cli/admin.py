@@ -304,6 +304,8 @@ def _used(home: Home) -> Iterator[str]:
         name = str(summary["name"])
         for generation in generations(opened, home, name):
             study = optuna.load_study(study_name=study_name(home, name, generation), storage=opened)
+            if "spec" not in study.user_attrs:  # a crash in `Ledger.create` left it
+                continue
             ledger = Ledger(study, name, generation)
             for setting in beside_trials(ledger):
                 yield from setting["runs"].values()

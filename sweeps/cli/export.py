@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def _export_lines(chosen: Chosen, shown: Path, kept: KeptModel | None) -> Iterat
     yield f"{shown}: {chosen.setting}{seed}{why}"
     yield f"  {accuracies(chosen.metrics)}"
     yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
-    yield f"  on images: carft-sweep predict {shown} IMAGE"
+    yield f"  on images: carft-sweep predict {shlex.quote(str(shown))} IMAGE"
     if kept is not None:
         yield f"MLflow: {kept.uri}" + ("" if kept.is_new else " (was there already)")
     if kept is not None and kept.registered is not None:

@@ -209,7 +209,7 @@ def _memory(_: Asked) -> Iterator[Finding]:
 
 def _available() -> int | None:
     try:
-        lines = MEMORY.read_text().splitlines()
+        lines = MEMORY.read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return None
     found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
@@ -380,7 +380,7 @@ def _folder(asked: Asked) -> Iterator[Finding]:
         try:
             with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
                 first, second = Path(scratch, "first"), Path(scratch, "second")
-                first.write_text("written\n")
+                first.write_text("written\n", encoding="utf-8")
                 first.replace(second)
                 with waiting(Path(scratch, "lock")):
                     pass

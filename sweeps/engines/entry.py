@@ -11,6 +11,8 @@ from sweeps.engines.base import Decision, FailureClass
 
 CORE = "sweeps.engines.entry:train_with_core"
 """The entry of every job outside tests, as `module:function`."""
+_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""PyTorch raises a bare RuntimeError for it."""
 LOG = "log.txt"
 _TAIL_LINES = 20
 _TAIL_BYTES = 20_000
@@ -18,6 +20,7 @@ _CLASSES: Mapping[str, FailureClass] = {
     "NonFinite": "nan",
     "OutOfMemoryError": "out_of_memory",
     "MemoryError": "out_of_memory",
+    "DownloadFailed": "crashed",
     "RequestError": "data",
 }
 """By the name of an exception or of one it derives from, so that naming them imports nothing."""
@@ -72,7 +75,7 @@ def failure_class(error: BaseException) -> FailureClass:
     for base in type(error).__mro__:
         if base.__name__ in _CLASSES:
             return _CLASSES[base.__name__]
-    return "crashed"
+    return "out_of_memory" if _NO_HOST_MEMORY in str(error) else "crashed"
 
 
 def one_line(error: BaseException) -> str:

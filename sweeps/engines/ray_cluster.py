@@ -133,6 +133,8 @@ def _not_shared(home: str | Path) -> str:
 
 ROOT = Path(__file__).parents[2]
 _SCRATCH = "carft-ray-"
+_OWNER = "owner"
+"""The file of a scratch folder that says where its driver's process id is valid."""
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # runs send a few kilobytes through it
 _NOT_CUSTOM = ("node:", "memory", "object_store_memory", "CPU", "GPU")
@@ -157,6 +159,7 @@ class Cluster:
         # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
         self.scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=_place()))
         """For what Ray writes and nobody needs afterwards; removed at the end."""
+        (self.scratch / _OWNER).write_text(pid_namespace())
         self._owned = not ray.is_initialized()
         if not self._owned:
             return
@@ -231,12 +234,32 @@ def _place() -> str:
     return os.environ.get("RAY_TMPDIR", "/tmp")
 
 
+def pid_namespace() -> str:
+    """Identify what process ids belong to: the machine since it was started, and the container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
 def _clear_left_behind() -> None:
-    """Remove the scratch folders of drivers that were killed."""
+    """Remove the scratch folders of drivers that were killed on this machine.
+
+    The folder they lie in may be shared with other machines and containers, where the same process
+    ids are other processes.
+    """
     for folder in Path(_place()).glob(f"{_SCRATCH}*"):
         pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdigit() and _is_gone(int(pid)):
+        if pid.isdigit() and _owner(folder) == pid_namespace() and _is_gone(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(folder: Path) -> str | None:
+    try:
+        return (folder / _OWNER).read_text()
+    except OSError:
+        return None
 
 
 def _is_gone(pid: int) -> bool:

@@ -317,7 +317,11 @@ def _actor(trial: Trial) -> Any:
 
 def _failure(trial: Trial, active: _Active) -> Failure:
     """What Tune has written of why it lost the trial, as a failure of the run."""
-    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    text = (
+        Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        if trial.error_file
+        else ""
+    )
     tail = log_tail(active.job.workdir)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "low on memory" in text:
@@ -446,7 +450,7 @@ def _quiet() -> Iterator[None]:
     # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says.
     with (
         quieted("ray", logging.CRITICAL, _TUNE),
-        Path(os.devnull).open("w") as nowhere,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         redirect_stdout(nowhere),
     ):
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -127,6 +128,19 @@ _FRESH_AFTER = frozenset({"crashed", "out_of_memory", "timeout"})
 """Failures after which the process is not trusted any more, and its memory is to be free."""
 
 
+_KERNEL_COUNTS = Path("/proc/vmstat")
+
+
+def oom_kills() -> int:
+    """Count the processes that the kernel has killed for want of memory; 0 where it tells none."""
+    try:
+        text = _KERNEL_COUNTS.read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def plain(job: Job) -> dict[str, Any]:
     """A job as a worker gets it."""
     return {
@@ -195,6 +209,7 @@ class Supervisor:
         self._offered: Mapping[str, Any] | None = None
         """The job that a warm worker was given and has not begun."""
         self._began = 0.0
+        self._oom_kills = 0
 
     def begin(self, job: Mapping[str, Any]) -> None:
         """Start a job (as `plain` gives it). One that still runs is ended."""
@@ -211,7 +226,7 @@ class Supervisor:
             frame = worker.receive(within)
         except WorkerDied as died:
             if self._offered is None:
-                return self._failed("crashed", str(died))
+                return self._died(died)
             # It was ending when it got the job, so the job has cost nothing yet.
             job, self._offered = self._offered, None
             self._worker = None
@@ -258,6 +273,7 @@ class Supervisor:
         self._worker = worker
         self._workdir = Path(job["workdir"])
         self._began = worker.heard = time.monotonic()
+        self._oom_kills = oom_kills()
         with suppress(WorkerDied):  # the next event tells
             worker.send({"kind": "job", **job})
 
@@ -276,6 +292,12 @@ class Supervisor:
         except WorkerDied:
             self.kill()
         return self._worker
+
+    def _died(self, died: WorkerDied) -> Event:
+        """By the kernel's OOM killer, where that has killed since the job was given; or else."""
+        if died.code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
+        return self._failed("crashed", str(died))
 
     def _failed(self, kind: FailureClass, message: str) -> Event:
         tail = "" if self._workdir is None else log_tail(self._workdir)

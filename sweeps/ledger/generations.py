@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json, write_json
+from carft_core.files import append_line, read_json, write_json
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger, Trial
 from tracking.provenance import context_tags
@@ -87,7 +88,7 @@ class AsRun:
         else:
             note = (
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
-                f"To take up the changes: carft-sweep run {self.file}"
+                f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
             )
             # The file itself where it is the same: its copy hides what is secret in it.
             with contextlib.suppress(RequestError):
@@ -163,8 +164,7 @@ def record_execution(folder: Path) -> None:
     code = Code.here()
     if code in executed(folder)[-1:]:
         return
-    with (folder / EXECUTIONS_FILE).open("a") as file:
-        file.write(json.dumps({"began": time.time(), **vars(code)}) + "\n")
+    append_line(folder / EXECUTIONS_FILE, json.dumps({"began": time.time(), **vars(code)}))
 
 
 def executed(folder: Path) -> list[Code]:

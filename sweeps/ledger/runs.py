@@ -76,7 +76,7 @@ def new_owner() -> str:
 def process_start(pid: int) -> str | None:
     """The start time of a process in ticks since boot; None where the system does not tell."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     # The name in parentheses may hold spaces and parentheses itself.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -313,7 +314,7 @@ def _names(home: Home) -> list[str]:
 
 def command(verb: str, name: str, home: str | None) -> str:
     """`carft-sweep resume toy --home x`: what to type next; `home` is the option as given."""
-    return " ".join(["carft-sweep", verb, name, *(["--home", home] if home else [])])
+    return shlex.join(["carft-sweep", verb, name, *(["--home", home] if home else [])])
 
 
 def look(home: Home, name: str) -> Kept:

@@ -134,7 +134,7 @@ def open_database(home: Path, database: Database) -> RDBStorage:
     opened = _once(database.uri)
     if _recorded(home) is None:
         text = f"{identity(database.uri)}\n"
-        write_atomically(home / RECORD, lambda file: file.write_text(text))
+        write_atomically(home / RECORD, lambda file: file.write_text(text, encoding="utf-8"))
     return opened
 
 
@@ -267,7 +267,7 @@ class _Patience:
 
 def _recorded(home: Path) -> str | None:
     try:
-        return (home / RECORD).read_text().strip()
+        return (home / RECORD).read_text(encoding="utf-8").strip()
     except (FileNotFoundError, NotADirectoryError):  # no home yet, or none that can be
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -265,9 +266,10 @@ class Exporter:
             kept = self.config(chosen).keep.weights
             why = "gone from its folder" if kept else "not kept (trial.keep.weights: false)"
             option = "" if kept else " --set trial.keep.weights=true"
+            file = shlex.quote(str(self.spec.source_path))
             raise RequestError(
                 f"the weights of run {chosen.run.digest[:DIGITS]} are {why}; train the sweep again "
-                f"with them: carft-sweep run {self.spec.source_path}{option} --fresh"
+                f"with them: carft-sweep run {file}{option} --fresh"
             )
         export(
             self._folder(chosen),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from carft_core.data import open_data
-from carft_core.files import read_json, write_json
+from carft_core.files import append_line, read_json, write_json
 from carft_core.run import is_complete
 from sweeps.engines.base import Failure
 from sweeps.engines.entry import LOG
@@ -51,7 +50,7 @@ class Book:
         self._file = file
         self._open: dict[str, None] = {}
         self._content: dict[str, str] = {}
-        for line in file.read_text().splitlines() if file.exists() else ():
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
             try:
                 digest, content = json.loads(line)
             except ValueError:
@@ -82,10 +81,7 @@ class Book:
     def _add(self, digest: str, content: str | None) -> None:
         self._take(digest, content)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps([digest, content]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._file, json.dumps([digest, content]))
 
     def _take(self, digest: str, content: str | None) -> None:
         if content is None:

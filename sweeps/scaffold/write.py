@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def family_text(found: Survey, name: str, root: str, sweep_file: str, names_file
     return "\n".join(
         [
             "# Written by `carft-sweep init`, and yours to change. What does not fit is told by",
-            f"# `carft-sweep check {sweep_file}`; docs/own-data.md has every key.",
+            f"# `carft-sweep check {shlex.quote(sweep_file)}`; docs/own-data.md has every key.",
             f"name: {name}",
             f"root: {quoted(root)} # of all folders; it may be relative to this file",
             "",
@@ -238,7 +239,7 @@ class Started:
     @property
     def next(self) -> tuple[str, str]:
         """The commands that go on from here."""
-        shown = os.path.relpath(self.sweep)
+        shown = shlex.quote(os.path.relpath(self.sweep))
         return f"carft-sweep check {shown}", f"carft-sweep run {shown}"
 
     def as_dict(self) -> dict[str, Any]:

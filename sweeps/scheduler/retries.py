@@ -36,26 +36,28 @@ class RetryPolicy:
 def halved(config: TrialConfig, times: int) -> TrialConfig:
     """The same run in less memory: micro-batches and evaluation batches halved `times` times.
 
-    The effective batch stays, and with it the run's digest.
+    The effective batch stays, and with it the run's digest. Micro-batches stay too where items of
+    a batch are coupled.
     """
     if not times:
         return config
     optim, evaluation = config.optim, config.eval
-    micro = max(1, (optim.micro_batch or optim.batch_size) >> times)
     batch = max(1, evaluation.batch_size >> times)
-    return config.model_copy(
-        update={
-            "optim": optim.model_copy(update={"micro_batch": micro}),
-            "eval": evaluation.model_copy(update={"batch_size": batch}),
-        }
-    )
+    smaller: dict[str, object] = {"eval": evaluation.model_copy(update={"batch_size": batch})}
+    if not couples_items(config):
+        micro = max(1, (optim.micro_batch or optim.batch_size) >> times)
+        smaller["optim"] = optim.model_copy(update={"micro_batch": micro})
+    return config.model_copy(update=smaller)
 
 
 def can_be_halved(config: TrialConfig) -> bool:
-    """Whether smaller micro-batches are left, and leave the run what it is."""
-    if couples_items(config):
-        return False
-    return (config.optim.micro_batch or config.optim.batch_size) > 1
+    """Whether smaller batches are left that leave the run what it is.
+
+    A failure does not say whether memory ran out in training or in evaluation, so either will do.
+    """
+    if config.eval.batch_size > 1:
+        return True
+    return not couples_items(config) and (config.optim.micro_batch or config.optim.batch_size) > 1
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _described(spec: SweepSpec, found: Comparison, *, has_page: bool) -> str:
 
 
 def _fill(text: str, file: Path) -> None:
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,7 @@ class _Reading:
 MOST_SHOWN = 100
 COMMAND_LINE = 1_000_000_000
 """Places from here on are not lines of the file."""
-NEEDS = "a sweep file has at least name and trial"
+NEEDS = "a sweep file has at least trial"
 
 
 class Place(NamedTuple):

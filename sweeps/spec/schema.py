@@ -51,7 +51,6 @@ def sweep_schema() -> Schema:
         "title": "carft-sweep sweep file",
         "type": "object",
         "properties": properties,
-        "required": ["name"],
         "additionalProperties": False,
         "$defs": definitions,
     }

@@ -430,7 +430,7 @@ class Settings(Section):
     name: Annotated[
         str, AfterValidator(check_name), Field(json_schema_extra={"pattern": f"^{NAME}$"})
     ]
-    """The sweep's identity in its home."""
+    """The sweep's identity in its home; left out, the file's name."""
     description: str = ""
     """Shown beside the name."""
     method: Annotated[

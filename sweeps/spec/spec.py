@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -213,6 +215,11 @@ class SweepSpec:
         """
         if self.method != "grid":
             raise ValueError(f"the points of a {self.method} sweep are not known before it runs")
+        return [*self._grid_points]
+
+    @functools.cached_property
+    def _grid_points(self) -> list[Params]:
+        """Cached, since each point of the grid is looked up here by its number."""
         if self.tasks is None:
             return grid(self.parameters)[: self.run_cap]
         settings = grid([item for item in self.parameters if item.name != self.tasks])
@@ -362,6 +369,8 @@ def load_spec(
     except YamlError as error:
         raise RequestError(f"{source.name}:{error.line}: {error.reason}") from None
     draft = Draft(document, source.name)
+    if "name" not in draft.data:
+        draft.put(("name",), name_of(source), draft.place(()))
     imported = import_all(draft, source.parent, imports)
     normalise(draft)
     apply(draft, overrides)
@@ -382,6 +391,11 @@ def load_spec(
         overrides=(*overrides, *placed),
         warnings=tuple(draft.warnings),
     )
+
+
+def name_of(file: Path) -> str:
+    """Name a sweep after its file: the stem, with what no name may have left out."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-_.")[:100] or "sweep"
 
 
 def _kept_secret(draft: Draft, webhook: str | None, text: str) -> tuple[str | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -13,7 +14,7 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_core.clip import TINY_CLIP, find_model
-from carft_core.errors import RequestError
+from carft_core.errors import DownloadFailed, RequestError
 
 HALF = (0.5, 0.5, 0.5)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -320,6 +321,40 @@ def test_without_a_network_only_one_name_is_waited_for(
         find_model("RN50", "openai")
     assert asked == ["timm/resnet50_clip.openai/open_clip_model.safetensors"]
     assert not offline.exists()
+
+
+class Answered(OSError):
+    """An answer of the hub's, whose class differs between its client's versions."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (LocalEntryNotFoundError("no network"), True),
+        (ConnectionResetError("by peer"), True),
+        (Answered(503), True),
+        (Answered(429), True),
+        (Answered(404), False),
+        (Answered(401), False),
+        (EntryNotFoundError("no such file"), False),
+        (ValueError("not a name"), False),
+    ],
+)
+def test_what_may_succeed_later_is_told_from_what_never_will(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
+) -> None:
+    def fail(*_: str) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(RequestError, match="could not be downloaded") as caught:
+        find_model("hf-hub:org/tiny")
+    assert isinstance(caught.value, DownloadFailed) is passes
+    del offline
 
 
 def test_a_repository_without_safetensors_gives_its_pickled_file(

@@ -116,8 +116,7 @@ def test_every_mistake_is_told_at_once() -> None:
                 "algorithm": "fine_tune",
                 "data": {"family": "image_folder", "augmentation": "wise-ft"},
             },
-            "data.augmentation: unknown augmentation 'wise-ft'; did you mean 'wise_ft'? Known: "
-            "domainbed, flyp, lipsum, none, wise_ft.",
+            "data.augmentation: unknown augmentation 'wise-ft'; did you mean 'wise_ft'?",
         ),
         (
             {"algorithm": "fine_tune", "data": {"bad_files": "ignore"}},
@@ -211,7 +210,7 @@ def test_every_mistake_in_both_is_told_at_once() -> None:
     assert problems({"algorithm": algorithm}) == [
         "algorithm.of.kl_weight: must be greater than or equal to 0, got -1",
         "algorithm.of.x: unknown field 'x'; Known: context_scale, kl_direction, kl_weight.",
-        "algorithm.deca: unknown field 'deca'; did you mean 'decay'? Known: decay, of.",
+        "algorithm.deca: unknown field 'deca'; did you mean 'decay'?",
     ]
     assert problems({"algorithm": {"name": "averaged", "of": "car"}})[0].startswith(
         "algorithm.of.name: unknown algorithm 'car'; did you mean 'car_ft'?"

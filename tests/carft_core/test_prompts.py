@@ -107,11 +107,10 @@ def test_named_domains_are_whole_words_or_declared() -> None:
     assert named_domains(templates, words) == ("art_painting", "art", "snow")
 
 
-def test_an_unknown_set_names_the_nearest_the_list_and_the_way_to_a_file() -> None:
+def test_an_unknown_set_names_the_nearest_and_the_way_to_a_file() -> None:
     with pytest.raises(RequestError) as caught:
         template_set("opneai")
     assert "did you mean 'openai'?" in str(caught.value)
-    assert all(name in str(caught.value) for name in TEMPLATE_SETS)
     assert ".txt, .yaml" in str(caught.value)
 
 

@@ -53,15 +53,25 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
     assert halved(CONFIG, 3).optim.batch_size == 48
     assert halved(CONFIG, 1).eval.batch_size == CONFIG.eval.batch_size // 2
     assert can_be_halved(halved(CONFIG, 4))
-    assert not can_be_halved(halved(CONFIG, 5))
 
 
-def test_where_items_of_a_batch_are_coupled_no_smaller_micro_batch_is_tried() -> None:
+def test_a_run_that_is_trained_image_by_image_is_still_evaluated_in_smaller_batches() -> None:
+    single = halved(CONFIG, 6)
+    assert (single.optim.micro_batch, single.eval.batch_size) == (1, 4)
+    assert RetryPolicy(Retries()).again("a", failure("out_of_memory"), single)
+    assert halved(single, 2).eval.batch_size == 1
+    assert not can_be_halved(halved(single, 2))
+
+
+def test_where_items_of_a_batch_are_coupled_only_evaluation_is_halved() -> None:
+    """A smaller micro-batch would be another run."""
     optim = {"batch_size": 48, "batch_norm": "train"}
     coupled = trial_config({"algorithm": {"name": "fine_tune"}, "optim": optim})
-    policy = RetryPolicy(Retries(out_of_memory=3))
-    assert not policy.again("a", failure("out_of_memory"), coupled)
-    assert policy.again("b", failure("out_of_memory"), CONFIG)
+    assert RetryPolicy(Retries()).again("a", failure("out_of_memory"), coupled)
+    smaller = halved(coupled, 1)
+    assert smaller.optim == coupled.optim
+    assert smaller.eval.batch_size == coupled.eval.batch_size // 2
+    assert not can_be_halved(halved(coupled, 8))
 
 
 class Watching(InProcessEngine):

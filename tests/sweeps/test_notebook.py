@@ -10,7 +10,7 @@ import pytest
 
 import sweeps
 from carft_core.errors import RequestError
-from sweeps.api import SweepFailed, run_sweep
+from sweeps.api import SweepFailed, _loaded, run_sweep
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
@@ -36,6 +36,14 @@ def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
     assert look(Home(home), "mine").spec["seeds"] == [7]
     assert not toy_cli.home.sweep("mine").exists()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["1e4", "0o17", "no", "2026-11-27", "~", "1_000", "a: λ 😀 #"])
+def test_a_text_in_a_mapping_stays_a_text(text: str) -> None:
+    """The mapping passes through a sweep file's text, where 1e4 without quotes is a number."""
+    spec = _loaded({**TOY, "description": text}, {}, ())
+    assert spec.description == text
+    assert _loaded(TOY, {"description": text}, ()).description == text
 
 
 def test_the_second_call_trains_nothing_again(

@@ -141,6 +141,8 @@ def test_an_execution_with_other_code_is_noted_and_a_torn_line_is_nobody(tmp_pat
         file.write(json.dumps({"began": 1.0, **vars(other)}) + "\n" + '{"began": 2.0, "com')
     assert executions.executed(tmp_path) == [here, other]
     assert str(other) == "commit abc with changes; torch 9"
+    executions.record_execution(tmp_path)
+    assert executions.executed(tmp_path) == [here, other, here]
 
 
 def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(

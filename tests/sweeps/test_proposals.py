@@ -18,9 +18,10 @@ from scipy.stats import qmc
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger
 from sweeps.scheduler.proposer import GENERATION, Proposal, proposal, propose
-from sweeps.space.distributions import is_active
+from sweeps.space.distributions import grid, is_active
 from sweeps.space.optuna_space import POPULATION, decode
 from sweeps.space.sampling import quantile
+from sweeps.spec import spec as spec_module
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec
 
@@ -384,3 +385,24 @@ def test_a_sweep_of_the_shipped_kind_has_its_grid_in_order(search: Callable[...,
 
 def generations(made: Search) -> list[int | None]:
     return [trial.system_attrs.get(GENERATION) for trial in made.ledger.study.get_trials()]
+
+
+def test_a_grid_is_expanded_once_however_many_points_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a sweep of N points expands and sorts N points N times."""
+    parameters = {"optim.lr": {"values": [1e-4, 1e-3]}, "optim.epochs": {"values": [2, 3, 4]}}
+    search = Search(tmp_path, on_disk=False, method="grid", parameters=parameters)
+    expansions: list[int] = []
+
+    def counted(dimensions: Any) -> Any:
+        expansions.append(1)
+        return grid(dimensions)
+
+    monkeypatch.setattr(spec_module, "grid", counted)
+    found = [
+        propose(search.spec, search.ledger, point).params
+        for point in range(search.spec.trial_count)
+    ]
+    assert found == grid(search.spec.parameters)
+    assert len(expansions) <= 1

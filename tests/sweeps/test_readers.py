@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sweeps.cli import main
 from sweeps.home import Home
 from sweeps.ledger import snapshot as summary
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import LEDGER_FILE, Mirror, Summary, look
+from sweeps.ledger.snapshot import LEDGER_FILE, Mirror, Summary, command, look
 from sweeps.ledger.trials import Ledger
 from sweeps.results.records import comparison
 
@@ -279,3 +280,9 @@ def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
         clock[0] += 0.05
         running.told()
     assert math.isclose(len(written), clock[0], rel_tol=0.1)  # one a second, of 0.01 s each
+
+
+def test_a_hint_can_be_pasted_into_a_shell() -> None:
+    assert command("resume", "toy", None) == "carft-sweep resume toy"
+    words = shlex.split(command("resume", "toy", "my homes/x"))
+    assert words == ["carft-sweep", "resume", "toy", "--home", "my homes/x"]

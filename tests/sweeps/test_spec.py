@@ -723,3 +723,16 @@ def test_what_is_made_without_training_may_be_merged_and_chosen_by_that(
             "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
             "trial: {algorithm: zero_shot, merges: [wise_ft]}\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("kl_weight.yaml", "kl_weight"), ("my sweep (2).yml", "my-sweep-2"), ("_ä.yaml", "sweep")],
+)
+def test_a_file_without_a_name_is_named_after_its_file(
+    tmp_path: Path, file: str, name: str
+) -> None:
+    (tmp_path / file).write_text("trial: {algorithm: car_ft}\nprofiles: {p: {name: '{name}-p'}}\n")
+    assert load_spec(tmp_path / file).name == name
+    assert load_spec(tmp_path / file, ["profile=p"]).name == f"{name}-p"
+    assert load_spec(tmp_path / file, ["name=other"]).name == "other"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from carft_core.data import FAMILIES
-from sweeps.results.tracker import TrackedSweep
+from sweeps.results.tracker import Book, TrackedSweep
 from sweeps.scheduler.pruning import Judge
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -131,6 +131,17 @@ def test_a_torn_line_of_the_book_costs_one_telling_and_no_run(toy: ToySweep) -> 
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (run,) = toy.tracked().values()
     assert (run.state, str(run.history)) == ("finished", before)
+
+
+def test_what_is_recorded_behind_a_torn_line_of_the_book_is_kept(tmp_path: Path) -> None:
+    """Else a second crash leaves a run open in MLflow for good."""
+    file = tmp_path / "book.jsonl"
+    book = Book(file)
+    book.opened("a")
+    book.opened("b")
+    file.write_bytes(file.read_bytes()[:-4])
+    Book(file).opened("c")
+    assert Book(file).left_open() == ["a", "c"]
 
 
 def test_a_sweep_in_which_nothing_is_new_opens_no_run(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_what_is_left_are_the_runs_of_which_each_condition_holds(
         ("kl_wait=1", "unknown field 'kl_wait'; did you mean 'kl_weight'?"),
         ("classes>1", "prompts.classes is no number; use = or !="),
         ("algorithm=clip", "no run is left where algorithm=clip"),
-        ("algorithm=carft", "unknown algorithm 'carft'; did you mean 'car_ft'? Known: car_ft,"),
+        ("algorithm=carft", "unknown algorithm 'carft'; did you mean 'car_ft'?"),
     ],
 )
 def test_a_wrong_condition_is_told_with_its_remedy(text: str, said: str) -> None:

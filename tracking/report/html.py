@@ -264,7 +264,8 @@ def document(
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
     )
-    scripts = [_closed(text) for text in (library(cache), (HERE / "page.js").read_text())]
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    scripts = [_closed(text) for text in (library(cache), script)]
     return environment.get_template("page.html").render(
         comparison=comparison,
         description=description,
@@ -275,7 +276,7 @@ def document(
         sections=list(_sections(comparison, evidence, pictures, provenance)),
         gallery=pictures,
         provenance=provenance,
-        css=Markup((HERE / "page.css").read_text()),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(text) for text in scripts],
         policy=_policy(scripts),
     )

@@ -261,10 +261,10 @@ def try_artifacts(uri: str, location: str) -> bool:
     with _impatient(), translated(uri), uploading(uri), tempfile.TemporaryDirectory() as folder:
         store: Any = get_artifact_repository(place, tracking_uri=uri)
         file, back = Path(folder, "tried.txt"), Path(folder, "back")
-        file.write_text(written)
+        file.write_text(written, encoding="utf-8")
         back.mkdir()
         store.log_artifact(str(file))
-        read = Path(store.download_artifacts(file.name, str(back))).read_text()
+        read = Path(store.download_artifacts(file.name, str(back))).read_text(encoding="utf-8")
         if read != written:
             raise TrackingError(f"the artifact store gives back other than it got: {location}")
         return _removed(store)

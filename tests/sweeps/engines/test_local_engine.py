@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from carft_core.errors import DownloadFailed, RequestError
+from sweeps.engines import supervisor as supervisor_module
 from sweeps.engines.base import POLL, Decision, Failure, Job
+from sweeps.engines.entry import failure_class
 from sweeps.engines.supervisor import ENDS, Supervisor, plain
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
@@ -67,6 +71,34 @@ def test_a_worker_that_dies_as_it_gets_a_job_costs_none(job: MakeJob) -> None:
     supervisor.close()
     assert event["kind"] == "finished"
     assert event["result"]["pid"] != worker
+
+
+@pytest.mark.parametrize(("counts", "kind"), [((3, 4), "out_of_memory"), ((3, 3), "crashed")])
+def test_a_kill_for_want_of_memory_is_told_from_any_other(
+    job: MakeJob, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int], kind: str
+) -> None:
+    counted = iter(counts)
+    monkeypatch.setattr(supervisor_module, "oom_kills", lambda: next(counted))
+    supervisor = Supervisor(ENTRY)
+    supervisor.begin(plain(job("a", do="kill")))
+    while (event := supervisor.next(POLL)) is None or event["kind"] not in ENDS:
+        if event is not None and event["kind"] == "report":
+            supervisor.answer(Decision.CONTINUE)
+    supervisor.close()
+    assert event["failure"]["kind"] == kind
+    assert "was killed by SIGKILL" in event["failure"]["message"]
+
+
+def test_memory_that_pytorch_cannot_allocate_on_the_cpu_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert failure_class(caught.value) == "out_of_memory"
+    assert failure_class(RuntimeError("shapes differ")) == "crashed"
+
+
+def test_a_download_that_may_succeed_later_is_tried_again_and_a_wrong_name_is_not() -> None:
+    assert failure_class(DownloadFailed("no network")) == "crashed"
+    assert failure_class(RequestError("no such model")) == "data"
 
 
 def test_two_processes_never_work_in_one_folder(

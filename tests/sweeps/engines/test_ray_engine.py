@@ -17,6 +17,7 @@ import pytest
 import ray
 
 from carft_core.errors import RequestError
+from sweeps.engines import ray_cluster
 from sweeps.engines import ray_tune as ray_loop
 from sweeps.engines.base import Failure, Job, Wait
 from sweeps.engines.ray_cluster import Cluster, check_nodes
@@ -344,3 +345,25 @@ def test_a_driver_that_is_killed_takes_its_ray_and_workers_along(tmp_path: Path)
         process.kill()
         process.communicate(timeout=60)
     assert gone_within(60, worker)
+
+
+def test_only_what_a_dead_driver_of_this_machine_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere, or in another container, the same process id may be alive."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    owners = {
+        "dead": (ended.pid, ray_cluster.pid_namespace()),
+        "alive": (os.getpid(), ray_cluster.pid_namespace()),
+        "elsewhere": (ended.pid, "another"),
+    }
+    for name, (pid, owner) in owners.items():
+        folder = tmp_path / f"carft-ray-{pid}-{name}"
+        folder.mkdir()
+        (folder / "owner").write_text(owner)
+    (tmp_path / f"carft-ray-{ended.pid}-unknown").mkdir()
+    ray_cluster._clear_left_behind()
+    left = {path.name.rpartition("-")[2] for path in tmp_path.iterdir()}
+    assert left == {"alive", "elsewhere", "unknown"}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -106,6 +109,29 @@ def test_it_is_well_formed_and_what_it_quotes_stays_text(page: str) -> None:
     assert not [attributes for _, attributes in read.tags if "onerror" in attributes]
     assert [attributes["src"][:21] for attributes in read.of("img")] == ["data:image/png;base64"]
     assert read.inside["h1"] == [HOSTILE]
+
+
+def test_it_can_be_made_where_the_locale_is_not_utf_8(cache: Path) -> None:
+    """The page's own style and script have characters beyond ASCII."""
+    code = """
+import sys
+from pathlib import Path
+from tests.tracking.made_up import kl_sweep
+from tests.tracking.page.test_document import compared
+from tracking.evidence.data import gather
+from tracking.report.html import document
+comparison = compared(kl_sweep())
+assert "</html>" in document(comparison, gather(comparison), cache=Path(sys.argv[1]))
+"""
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(cache)],
+        env=environ,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str) -> None:
