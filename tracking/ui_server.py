@@ -197,9 +197,8 @@ def _kept(file: Path, make: Callable[[], str]) -> str:
 def _private(file: Path, text: str) -> None:
     """Write a file that its owner alone may read, at no moment anybody else."""
     new = file.with_name(f".{file.name}.new")
-    with open(
-        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as opened:  # noqa: PTH123
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 - it has no path
         opened.write(text)
     new.replace(file)
 
