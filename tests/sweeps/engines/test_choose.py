@@ -16,7 +16,7 @@ from sweeps.engines.factory import choose, is_ray
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.engines.resources import Node
 from sweeps.spec.spec import SweepSpec, load_spec
-from tests.sweeps.test_resources import write_run
+from tests.sweeps.engines.test_resources import write_run
 
 MakeSpec = Callable[..., SweepSpec]
 

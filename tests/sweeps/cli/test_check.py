@@ -1,0 +1,390 @@
+"""`check`: the plan of a sweep, how long it takes by what was measured, and whether it can be."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.config import trial_config
+from carft_core.errors import RequestError
+from carft_core.files import read_json, write_json
+from carft_core.train import train
+from sweeps.cli import main
+from sweeps.engines.resources import Gpu, Node
+from sweeps.ledger.runs import Runs
+from sweeps.plan.estimate import (
+    ALIKE,
+    ANY,
+    Experience,
+    Pace,
+    Plan,
+    Sample,
+    Work,
+    estimate,
+    experience,
+    measure,
+    measured,
+    usual,
+)
+from tests.sweeps.conftest import ToySweep
+from tests.sweeps.engines.test_resources import write_run
+
+RANDOM: dict[str, Any] = {
+    "method": "random",
+    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
+    "run_cap": 3,
+}
+CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
+SHORT = {**CONFIG, "optim": {"batch_size": 16, "steps": 12}, "data": {"train_fraction": 0.05}}
+
+
+def check(toy: ToySweep, capsys: pytest.CaptureFixture[str], *more: str, **changes: Any) -> str:
+    capsys.readouterr()
+    assert main(["check", str(toy.file(**changes)), *more]) == 0
+    return capsys.readouterr().out
+
+
+def plan(
+    toy: ToySweep, capsys: pytest.CaptureFixture[str], *more: str, **changes: Any
+) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(check(toy, capsys, "--json", *more, **changes))
+    return found
+
+
+def sample(step: float = 1.0, size: int = 2**20, **changes: Any) -> Sample:
+    config = trial_config({**CONFIG, **changes}).as_dict()
+    return Sample(config, "cpu", Pace(step, 0.0, 0.0), size)
+
+
+def test_a_plan_counts_what_is_done_and_what_is_left(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = plan(toy_cli, capsys)
+    assert (first["runs"], first["done"], first["to_evaluate"], first["to_train"]) == (7, 0, 1, 6)
+    assert (first["seconds"], first["disk_mb"]) == (None, None)
+    assert not toy_cli.home.path.exists()
+    toy_cli.run()
+    later = plan(toy_cli, capsys, "--set", "seeds=3")
+    assert (later["runs"], later["done"], later["reused"], later["to_train"]) == (10, 7, 0, 3)
+    assert later["seconds"] is not None
+    assert later["measured"] == ALIKE
+
+
+def test_runs_of_another_sweep_are_reused(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.run()
+    found = plan(toy_cli, capsys, name="other")
+    assert (found["done"], found["reused"], found["to_train"]) == (7, 7, 0)
+    assert "7 done already (7 reused)" in check(toy_cli, capsys, name="other")
+
+
+def test_a_run_that_was_cut_off_needs_only_what_it_lacks(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.run()
+    whole = plan(toy_cli, capsys, "--set", "seeds=3")["epochs"]
+    digest = toy_cli.ledger().trials()[0].runs["0"]
+    folder = toy_cli.home.runs / digest
+    (folder / "trained.json").unlink()
+    write_json(folder / "history.json", read_json(folder / "history.json")[:2])
+    (folder / "checkpoint.pt").write_text("")
+    per_run = whole // 3
+    assert plan(toy_cli, capsys, "--set", "seeds=3")["epochs"] == whole + per_run - 1
+    (folder / "checkpoint.pt").unlink()
+    assert plan(toy_cli, capsys, "--set", "seeds=3")["epochs"] == whole + per_run
+
+
+def test_runs_that_a_sampler_has_yet_to_choose_are_counted_as_typical_ones(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = plan(toy_cli, capsys, **RANDOM)
+    assert (found["trials"], found["unknown"], found["to_train"]) == (3, 6, 2)
+    assert found["epochs"] % 8 == 0
+    toy_cli.run(**{**RANDOM, "run_cap": 2})
+    found = plan(toy_cli, capsys, **RANDOM)
+    assert (found["unknown"], found["done"]) == (2, 7)
+    assert "and 2 runs at points that random has yet to choose" in check(toy_cli, capsys, **RANDOM)
+
+
+def test_what_decides_on_the_search_is_shown(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = check(
+        toy_cli,
+        capsys,
+        **{
+            **RANDOM,
+            "metric": {"name": "id/val/top1", "target": 0.9},
+            "time_budget": "2h",
+            "try_first": [{"algorithm.kl_weight": 0.5}],
+            "early_terminate": {"type": "median"},
+            "race_seeds": {"margin": 0.02},
+        },
+    )
+    assert "goal: maximize id/val/top1" in text
+    assert "ends when id/val/top1 has reached 0.9" in text
+    assert "run_cap: 3 trials" in text
+    assert "time budget: 2 h 0 min over all executions" in text
+    assert "tries 1 given points first" in text
+    assert "stops trials early: median on id/val/top1" in text
+    assert "stops seeds early: after 1, when worse by more than 0.02" in text
+    assert "to train (at most " in text
+
+
+def test_every_goal_is_shown(toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]) -> None:
+    goals = [{"name": "id/val/top1"}, {"name": "id/val/nll"}]
+    text = check(toy_cli, capsys, metrics=goals)
+    assert "goal: maximize id/val/top1, minimize id/val/nll" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("early_terminate", {"type": "median"}),
+        ("race_seeds", {"margin": 0.02}),
+        ("metric", {"name": "id/val/top1", "target": 0.9}),
+    ],
+)
+def test_a_sweep_that_may_end_earlier_is_told_an_upper_bound(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], rule: str, changes: Mapping[str, Any]
+) -> None:
+    assert not plan(toy_cli, capsys, **RANDOM)["at_most"]
+    toy_cli.run()
+    text = check(toy_cli, capsys, **{**RANDOM, rule: changes, "seeds": 3})
+    assert "At most about " in text
+    assert "to train (at most " in text
+
+
+def test_the_time_comes_from_the_runs_most_like_it() -> None:
+    config = trial_config(CONFIG)
+    same = sample(1.0)
+    other_algorithm = sample(2.0, algorithm={"name": "car_ft"})
+    other_batch = sample(4.0, optim={"batch_size": 7})
+    everything = [same, other_algorithm, other_batch]
+    found = Experience(everything).of(config)
+    assert found == ([same], ALIKE)
+    assert Experience(everything[1:]).of(config) == ([other_algorithm], ALIKE)
+    assert Experience(everything[2:]).of(config) == ([other_batch], ANY)
+    assert Experience([]).of(config) is None
+    gpu = Sample(same.config, "cuda", same.pace, same.bytes)
+    assert Experience([gpu, other_algorithm]).of(config) == ([other_algorithm], ALIKE)
+    assert usual(everything).step == 2.0
+
+
+def test_time_and_disk_add_up_over_the_runs() -> None:
+    config = trial_config(CONFIG)
+    known = Experience([Sample(config.as_dict(), "cpu", Pace(0.5, 3.0, 7.0), 5 * 2**20)])
+    found = Plan("toy", "grid", 2, 3, at_once=2)
+    found.work = [Work(config, 100, 2, 3), Work(config, 10, 1, 1), Work(config, 0, 0, 2)]
+    estimate(found, known)
+    assert found.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
+    assert found.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
+    assert found.disk_mb == 10.0
+    unknown = Plan("toy", "grid", 2, 3, work=found.work)
+    estimate(unknown, Experience([]))
+    assert (unknown.seconds, unknown.disk_mb, unknown.measured) == (None, None, None)
+
+
+def test_weights_count_where_they_are_kept() -> None:
+    config = trial_config(CONFIG)
+    bare = trial_config({**CONFIG, "keep": {"weights": False}})
+    known = Sample(config.as_dict(), "cpu", Pace(1.0, 0.0, 0.0), 2 * 2**20, weights=5 * 2**20)
+    found = Plan("toy", "grid", 3, 3, work=[Work(config, 1, 1, 1), *[Work(bare, 1, 1, 1)] * 2])
+    estimate(found, Experience([known]))
+    assert found.disk_mb == 7.0 + 2 * 2.0
+
+
+def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
+    runs, folder = Runs(tmp_path), tmp_path / "abc"
+    runs.take("abc", "a run", "toy")
+    runs.end("abc", "done")
+    state = runs.read("abc")
+    assert state is not None
+    assert state.ended is not None
+    plain = trial_config({**CONFIG, "device": "cuda"}).as_dict()
+    write_json(folder / "config.json", {"config": plain})
+    # 10 steps in 5 s and 2 s behind each epoch, and a night between the third and the fourth.
+    history = [
+        {"step": 10 * epoch, "seconds": 5.0 * (epoch > 0), "timestamp": 1000 * 7 * epoch}
+        for epoch in range(4)
+    ]
+    history[3]["timestamp"] += 1000 * 36_000
+    write_json(folder / "history.json", history)
+    write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
+    for label in ("unmerged", "wise_ft@0.5"):
+        write_json(folder / "evaluations" / label / "metrics.json", {})
+    for name in ("checkpoint.pt", "weights/last.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x" * 100_000)
+    found = experience(runs).of(trial_config({**CONFIG, "device": "cpu"}))
+    assert found is not None
+    (one,), how = found
+    assert how == ANY
+    assert one.device == "cuda"
+    assert (one.pace.step, one.pace.epoch) == (0.5, 2.0)
+    assert one.pace.model == pytest.approx(6.0)
+    assert 0 < one.bytes < 100_000
+    assert one.weights == 100_000
+
+
+def test_a_disk_that_is_too_small_is_warned_of(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_cli.run()
+    assert "MB free" not in check(toy_cli, capsys, "--set", "seeds=3")
+    monkeypatch.setattr("sweeps.cli.check.experience", lambda _: Experience([sample(size=2**60)]))
+    text = check(toy_cli, capsys, "--set", "seeds=3")
+    assert text.startswith("! the disk of ")
+    assert "MB free, the sweep needs about " in text
+
+
+def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(toy_cli.file())
+    for engine in ("local", "ray"):
+        arguments = ["check", file, "--engine", engine, "--set", "resources.cpus=4096"]
+        assert main(arguments) == 2
+        told = capsys.readouterr().err
+        assert "one run needs 4096 CPUs" in told
+        assert "this machine: " in told
+
+
+def test_runs_side_by_side_shorten_the_wait(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
+    toy_cli.run()
+    arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
+    found = plan(toy_cli, capsys, *arguments)
+    assert found["at_once"] == 4
+    assert found["wall_seconds"] == pytest.approx(found["seconds"] / 4)
+    assert found["need"] == "2 CPUs, 0 GPUs"
+    text = check(toy_cli, capsys, *arguments)
+    assert "with 4 at once" in text
+    assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
+
+
+class SmallCluster:
+    """Stands for a connection to a cluster of two nodes."""
+
+    def __init__(self, address: str) -> None:
+        assert address == "head:6379"
+
+    def nodes_by_id(self) -> dict[str, Node]:
+        return {"b1g": Node("big", 8.0, 1.0), "sma11": Node("small", 8.0)}
+
+    def close(self) -> None:
+        """Nothing is there to be let go of."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequence[str]]]:
+    """The nodes of `head:6379` that are asked whether they can serve, home, imports."""
+    seen: list[tuple[list[str], Path, Sequence[str]]] = []
+
+    def check_nodes(
+        nodes: Mapping[str, Node], home: Path, *, imports: Sequence[str]
+    ) -> dict[str, Node]:
+        seen.append((list(nodes), home, imports))
+        if (home / "apart").exists():
+            raise RequestError("big: does not share the home")
+        return {id_: node.with_gpus([Gpu(1000.0, bf16=True)]) for id_, node in nodes.items()}
+
+    monkeypatch.setattr("sweeps.engines.ray_cluster.Cluster", SmallCluster)
+    monkeypatch.setattr("sweeps.engines.ray_cluster.check_nodes", check_nodes)
+    return seen
+
+
+ON_CLUSTER = ("--address", "head:6379", "--set", "resources.gpus=0.5")
+
+
+def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> None:
+    toy_cli.home.prepare()
+    assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, capsys, *ON_CLUSTER)
+    assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
+    write_run(toy_cli.home.runs, "earlier", [600.0])
+    assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
+    assert "500 MiB, but earlier runs of this model and batch took 600" in capsys.readouterr().err
+    (toy_cli.home.path / "apart").touch()
+    assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
+    assert "big: does not share the home" in capsys.readouterr().err
+
+
+def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_said(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> None:
+    text = check(toy_cli, capsys, *ON_CLUSTER)
+    assert f"! {toy_cli.home.path} does not exist yet, so the nodes were not asked whether" in text
+    assert "2 runs at once on:" in text
+    assert asked == []
+    assert not toy_cli.home.path.exists()
+
+
+def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+) -> None:
+    toy_cli.home.prepare()
+    assert main(["check", str(toy_cli.file()), *ON_CLUSTER, "--set", "resources.gpus=2"]) == 2
+    assert "one run needs 1 CPU, 2 GPUs" in capsys.readouterr().err
+    assert asked == []
+
+
+def test_a_time_budget_that_is_too_small_is_said(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.cli.check.experience", lambda _: Experience([sample()]))
+    text = check(toy_cli, capsys, "--set", "time_budget=1s")
+    assert "more than the time budget: the sweep ends after 1 s" in text
+
+
+def test_a_few_steps_are_really_trained_and_nothing_of_them_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    config = trial_config({**SHORT, "keep": {"weights": False, "predictions": False}})
+    found = measure(config, 0, threads=None)
+    assert found.pace.step > 0
+    assert found.pace.model > found.pace.epoch > 0
+    assert 0 < found.kept(config) < 20_000
+    assert found.device == "cpu"
+    assert list(tmp_path.iterdir()) == []
+    assert "measured now" in (measured(found).of(trial_config(CONFIG)) or ((), ""))[1]
+
+
+def test_measuring_says_why_the_first_run_cannot_be_trained() -> None:
+    lost = {"data": {"family": "image_folder", "root": "/nowhere"}}
+    with pytest.raises(RequestError, match="/nowhere"):
+        measure(trial_config({**CONFIG, **lost}), 0, threads=None)
+    hot = {"optim": {"lr": 1e30, "warmup": 0.0, "clip": None}, "data": {"train_fraction": 0.05}}
+    with pytest.raises(RequestError, match=r"the first run cannot be trained \(nan\)"):
+        measure(trial_config({**CONFIG, **hot}), 0, threads=None)
+
+
+def test_measuring_wants_the_gpu_that_runs_get(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node("big", 8.0, 1.0, bf16=True)
+    monkeypatch.setattr("sweeps.cli.check.this_machine", lambda: node)
+    trial = {"algorithm": {"name": "car_ft"}}
+    arguments = ["check", str(toy_cli.file(trial=trial)), "--engine", "ray", "--measure"]
+    assert main(arguments) == 2
+    assert "--measure trains on this machine, which has no GPU" in capsys.readouterr().err
+
+
+def test_measuring_counts_what_the_run_will_keep(tmp_path: Path) -> None:
+    plain = {**SHORT, "merges": [{"name": "wise_ft", "alphas": [0.5]}]}
+    config = trial_config({**plain, "keep": {"weights": False}})
+    train(config, 0, workdir=tmp_path)
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    found = measure(config, 0, threads=None)
+    assert found.kept(config) == pytest.approx(size, rel=0.25)
+    assert found.kept(trial_config(plain)) > 10 * size

@@ -1,0 +1,431 @@
+"""The commands: what they print, how they exit, and that each mistake has one clear message."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+
+from sweeps.cli import MODULES, main
+from sweeps.cli.parser import COMMANDS, _parsers
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.storage import storage
+from sweeps.scheduler.progress import Plain, Shown, duration
+from tests.sweeps.conftest import ToySweep
+from tracking.errors import ServiceUnreachable
+from tracking.store.memory_store import MemoryTracker
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(toy: ToySweep, *more: str) -> int:
+    return main(["run", str(toy.file()), "--in-process", *more])
+
+
+def test_run_ends_with_the_table_and_the_verdict(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(toy_cli) == 0
+    told = capsys.readouterr()
+    assert "[7/7] car_ft kl_weight=0.3 seed 1  done  val 81.0 %" in told.err
+    assert "▸ car_ft kl_weight=0.3" in told.out
+    assert "too few seeds" in told.out
+
+
+def test_quiet_leaves_the_end_and_json_is_all_of_it(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(toy_cli, "--quiet", "--json") == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    result = json.loads(told.out)
+    assert {"sweep", "metric", "selection", "seeds", "verdict", "rows", "selected"} <= set(result)
+    row = result["rows"][0]
+    assert {"label", "algorithm", "merge", "params", "n", "metrics"} <= set(row)
+    assert set(row["metrics"]["id/val/top1"]) >= {"mean", "ci95", "values"}
+
+
+def test_show_gives_every_trial_and_run_with_its_tracked_id(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["show", "toy", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [trial["state"] for trial in shown["trials"]] == ["complete", "complete"]
+    assert shown["trials"][1]["params"] == {"algorithm.kl_weight": 0.3}
+    assert shown["trials"][1]["value"] == pytest.approx(0.805)
+    runs = [r for of in (*shown["trials"], *shown["baselines"]) for r in of["runs"]]
+    assert len(runs) == 7
+    assert {r["state"] for r in runs} == {"done"}
+    assert all(r["mlflow_run_id"] == f"toy/{r['digest']}" for r in runs)
+    assert [r["seed"] for r in shown["trials"][0]["runs"]] == [0, 1]
+    assert main(["show", "toy"]) == 0
+    text = capsys.readouterr().out
+    assert "trial 1  complete  0.8050  car_ft kl_weight=0.3" in text
+
+
+def test_the_end_says_what_failed_and_why_with_its_log_and_how_to_try_again(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
+    assert run(toy_cli) == 0
+    told = capsys.readouterr()
+    assert "failed." not in told.out
+    *before, last = told.err.rstrip().splitlines()
+    assert last == "To try what failed again: carft-sweep resume toy --failed"
+    end = before[before.index("1 run failed.") :]
+    assert "car_ft kl_weight=0.1 seed 0  nan: train/loss is nan in epoch 3" in end
+    assert any(line.startswith("  | ") and "NonFinite" in line for line in end)
+    assert any(line.startswith("  log: ") and line.endswith("/log.txt") for line in end)
+
+
+def test_each_cause_is_told_once_and_its_last_run_stands_for_it(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = [{"do": "raise", "error": "key"}] * 2
+    toy_cli.plan({"0.1/0": key, "0.3/1": key, "0.3/0": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    told = capsys.readouterr().err
+    end = told[told.index("3 runs failed.") :]
+    assert end.count("  log: ") == 2
+    assert "car_ft kl_weight=0.3 seed 1  crashed: KeyError: 'weights'" in end
+    assert "car_ft kl_weight=0.3 seed 0  data: data.root: there is no folder x" in end
+
+
+def test_a_sweep_that_is_given_up_says_so_last_and_exits_with_1(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act = [{"do": "raise", "error": "request"}]
+    toy_cli.plan({f"{weight}/{seed}": act for weight in (0.1, 0.3) for seed in (0, 1)})
+    assert run(toy_cli, "--set", "breaker=2") == 1
+    *_, reason, last = capsys.readouterr().err.rstrip().splitlines()
+    assert reason.startswith("The sweep was given up: 2 runs in a row failed for one cause (data)")
+    assert last == "Once that is mended: carft-sweep resume toy"
+
+
+def test_show_tells_why_a_run_failed_and_where_its_log_is(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
+    assert run(toy_cli) == 0
+    capsys.readouterr()
+    assert main(["show", "toy"]) == 0
+    text = capsys.readouterr().out
+    assert "trial 0  failed  car_ft kl_weight=0.1" in text
+    assert "log.txt" in text
+
+
+def test_list_has_a_line_for_each_sweep(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list"]) == 0
+    assert "No sweep was run" in capsys.readouterr().out
+    assert not toy_cli.home.path.exists()
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["list", "--json"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)
+    assert summary["state"] == "done"
+    assert summary["trials"] == {"asked": 2, "complete": 2, "failed": 0, "pruned": 0}
+    assert summary["best"]["params"] == {"algorithm.kl_weight": 0.3}
+    assert main(["list"]) == 0
+    assert "2/2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"), [("--csv", "label,algorithm"), ("--markdown", "| setting |")]
+)
+def test_compare_in_each_form(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], form: str, expected: str
+) -> None:
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["compare", "toy", form]) == 0
+    assert expected in capsys.readouterr().out
+    assert main(["compare", "toy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sweep"] == "toy"
+
+
+def test_check_plans_and_knows_what_is_done(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(toy_cli.file())
+    assert main(["check", file, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["runs"], plan["done"], plan["to_evaluate"], plan["to_train"]) == (7, 0, 1, 6)
+    assert not toy_cli.home.path.exists()
+    run(toy_cli)
+    capsys.readouterr()
+    assert main(["check", file, "--set", "seeds=3"]) == 0
+    text = capsys.readouterr().out
+    assert "7 done already, 0 to evaluate only, 3 to train" in text
+    assert "MB of disk" in text
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({}, ["--engine", "local", "--parallel", "2"]),
+        ({"engine": "local"}, ["--parallel", "2"]),
+        ({"parallel": 2}, ["--engine", "local"]),
+        ({"engine": "local", "parallel": 2}, []),
+    ],
+)
+def test_several_runs_at_once_are_refused_for_the_local_engine_wherever_they_are_asked_for(
+    toy_cli: ToySweep,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    keys: dict[str, object],
+    options: list[str],
+) -> None:
+    assert main([command, str(toy_cli.file(**keys)), *options]) == 2
+    told = capsys.readouterr().err
+    assert "parallel: the local engine has one run at a time; leave it out, say parallel: 1" in told
+    assert not toy_cli.home.path.exists()
+
+
+def test_set_changes_what_runs(toy_cli: ToySweep) -> None:
+    assert run(toy_cli, "--set", "seeds=1", "--set", "baselines=[]") == 0
+    assert len(toy_cli.tracked()) == 2
+
+
+def test_clean_only_tells_until_it_is_told_to(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    runs = Runs(toy_cli.home.runs)
+    used = next(iter(runs.digests()))
+    (runs.folder(used) / "checkpoint.pt").write_text("x")
+    runs.take("orphan", "a", "gone")
+    runs.end("orphan", "done")
+    runs.take("living", "a", "gone")
+    capsys.readouterr()
+    assert main(["clean", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    paths = {Path(item["path"]).name for item in told["items"]}
+    assert {"orphan", "checkpoint.pt"} <= paths
+    assert "living" not in paths
+    assert runs.folder("orphan").exists()
+    assert main(["clean", "--yes"]) == 0
+    assert not runs.folder("orphan").exists()
+    assert not (runs.folder(used) / "checkpoint.pt").exists()
+    assert (runs.folder(used) / "trained.json").exists()
+    assert runs.folder("living").exists()
+    assert main(["compare", "toy"]) == 0
+
+
+def test_clean_passes_over_a_generation_whose_creation_was_cut_off(toy_cli: ToySweep) -> None:
+    run(toy_cli)
+    optuna.create_study(storage=storage(toy_cli.home), study_name="toy@2")
+    assert main(["clean"]) == 0
+
+
+def test_a_wrong_file_is_told_without_a_traceback_and_exits_with_2(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(toy_cli.file(seeds="many"))]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("carft-sweep: toy.yaml:")
+    assert "Traceback" not in told
+    assert not toy_cli.home.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rum"], "unknown command 'rum'; did you mean 'run'?"),
+        (["run", "x.yaml", "--fresch"], "unknown option --fresch; did you mean '--fresh'?"),
+        (["run", "x.yaml", "--hom=y"], "unknown option --hom; did you mean '--home'?"),
+        (["list", "extra"], "'extra' for? It is one argument too many"),
+        (["show"], "SWEEP"),
+        (["show", "nowhere"], "no sweep 'nowhere'"),
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "x.yaml", "--engine", "rai"], "unknown value of --engine: 'rai'; did you mean"),
+        (["run", "x.yaml", "--parallel", "0"], "--parallel: must be a whole number from 1 on"),
+        (["run", "x.yaml", "--timeout", "soon"], "--timeout: must be a number of seconds over 0"),
+        (["run", "x.yaml", "--webhook", "https://host/x"], "unknown value of --webhook"),
+        (["run", "kl_weight", "--import", "nowhere_to_be_found"], "no module 'nowhere_to_be"),
+        (["watch", "nowhere"], "no sweep 'nowhere'"),
+        (["watch", "x", "--interval", "0"], "--interval: must be a number of seconds over 0"),
+        (["stop"], "SWEEP"),
+        (["resume", "nowhere"], "no sweep 'nowhere'"),
+        (["sync", "nowhere"], "no sweep 'nowhere'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+    assert not toy_cli.home.path.exists()
+
+
+LIGHT = """
+import contextlib, io, json, sys
+from sweeps.cli.parser import COMMANDS
+from sweeps.cli import MODULES, main
+
+told = {}
+for command in ("", *COMMANDS):
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        code = main([*command.split(), "--help"])
+    told[command] = [code, written.getvalue()]
+heavy = {"torch", "ray", "mlflow", "optuna", "scipy", "numpy", "rich", "pydantic", "yaml"}
+print(json.dumps({"told": told, "heavy": sorted(heavy & set(sys.modules))}))
+"""
+
+
+def test_the_help_of_every_command_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    found = json.loads(done.stdout)
+    assert found["heavy"] == []
+    for command, (code, text) in found["told"].items():
+        assert code == 0
+        assert text.startswith(f"usage: carft-sweep {command}".rstrip())
+    assert set(found["told"]) == {"", *COMMANDS}
+
+
+def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    for command in COMMANDS:
+        module = importlib.import_module(f"sweeps.cli.{MODULES[command]}")
+        assert callable(getattr(module, f"{command}_command")), command
+        assert f"`{command}" in page, command
+
+
+def test_every_option_stands_in_the_docs() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    _, commands = _parsers()
+    options = {name for parser in commands.values() for name in parser.options()}
+    assert options - set(re.findall(r"--[a-z-]+", page)) == {"-h"}
+
+
+def test_no_command_shows_the_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "run a sweep, or go on with it" in capsys.readouterr().out
+
+
+def test_a_service_that_does_not_answer_exits_with_4(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.home.prepare()
+
+    def refused(*_: object, **__: object) -> None:
+        raise ServiceUnreachable("no server answers")
+
+    monkeypatch.setattr("sweeps.cli.admin.serve", refused)
+    assert main(["ui"]) == 4
+    assert "no server answers" in capsys.readouterr().err
+
+
+def test_ui_without_a_home_says_what_to_do(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["ui"]) == 2
+    assert "run a sweep first" in capsys.readouterr().err
+    assert not toy_cli.home.path.exists()
+
+
+class Away(MemoryTracker):
+    """A server that never answers."""
+
+    def open(self, start: object) -> None:
+        del start
+        raise ServiceUnreachable("connection refused")
+
+
+def test_a_tracking_server_that_is_away_never_stops_a_sweep(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sweeps.api.PATIENCE", 0.2)
+    toy_cli.tracker = Away()
+    assert run(toy_cli) == 0
+    told = capsys.readouterr()
+    assert "records still wait for the tracking server (connection refused)" in told.err
+    toy_cli.tracker = MemoryTracker()
+    monkeypatch.setattr("sweeps.api.PATIENCE", 30)
+    assert run(toy_cli) == 0
+    assert len(toy_cli.tracked()) == 7
+    assert {kept.state for kept in toy_cli.tracker.runs.values()} == {"finished"}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(toy_cli: ToySweep) -> None:
+    run(toy_cli)
+    done = subprocess.run(
+        f"{sys.executable} -m sweeps show toy --json | head -n 1",
+        shell=True,
+        cwd=ROOT,
+        env={**os.environ, "CARFT_HOME": str(toy_cli.home.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert "parameters" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_usage_reporting_is_off_after_any_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    main(["schema"])
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert capsys.readouterr().out
+
+
+def test_time_left_is_measured_from_the_runs_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("sweeps.scheduler.progress.time.monotonic", lambda: now[0])
+    lines: list[str] = []
+    progress = Plain(lines.append)
+    report = {"epoch": 1, "epochs": 1, "metrics": {}}
+    progress.begin(4)
+    progress.done("zero", {}, reused=False)
+    progress.done("old", {}, reused=True)
+    assert progress.left() is None
+    progress.epoch("a", report)
+    now[0] += 60
+    progress.done("a", {"id/val/top1": 0.5}, reused=False)
+    assert lines[-1] == "[3/4] a  done  val 50.0 %  60 s left"
+    progress.epoch("b", report)
+    now[0] += 15
+    assert progress.left() == pytest.approx(45)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(4.2, "4 s"), (600, "10 min"), (12_000, "3 h 20 min")]
+)
+def test_durations_are_told_in_the_unit_that_fits(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_the_cursor_of_a_terminal_alone() -> None:
+    out = io.StringIO()
+    shown = Shown(Console(file=out, force_terminal=True))
+    shown.note("no Ray answers at nowhere:6379")
+    assert "\x1b[?25l" not in out.getvalue()
+    shown.begin(1)
+    assert "\x1b[?25l" in out.getvalue()
+    shown.close()
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")

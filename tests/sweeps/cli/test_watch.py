@@ -1,0 +1,190 @@
+"""Watching a sweep from outside: what is seen of it, from files alone, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from carft_core.files import read_json, write_json
+from sweeps.cli import main
+from sweeps.cli.status import as_text, see
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.runs import Runs
+from tests.sweeps.conftest import ToySweep
+
+ROOT = Path(__file__).parents[3]
+MISSING = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "optuna", "ray", "mlflow", "scipy", "matplotlib"}:
+            raise ImportError(f"{name} is not to be imported here")
+
+sys.meta_path.insert(0, Refused())
+from sweeps.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
+    toy.run()
+    seen = see(toy.home, "toy")
+    assert (seen.state, seen.driver) == ("done", None)
+    assert dict(seen.trials) == {"complete": 2}
+    assert (seen.runs, seen.runs_ended) == (7, 7)
+    assert seen.best is not None
+    assert seen.best["params"] == {"algorithm.kl_weight": 0.3}
+    assert (seen.running, seen.failed, seen.seconds_left) == ((), (), None)
+    text = as_text(seen)
+    assert text.splitlines()[0] == "toy: done"
+    assert "trials  2 complete" in text
+    assert "runs    7 of 7 ended" in text
+    assert "best    id/val/top1 0.8050  trial 1  kl_weight=0.3" in text
+
+
+def test_the_last_failures_are_told_with_class_and_message(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
+    toy.run()
+    (failed,) = see(toy.home, "toy").failed
+    assert (failed.label, failed.kind) == ("car_ft kl_weight=0.1 seed 0", "nan")
+    assert failed.message == "train/loss is nan in epoch 3"
+    assert "NonFinite" in failed.log_tail
+    text = as_text(see(toy.home, "toy"))
+    assert "nan: train/loss is nan in epoch 3" in text
+    assert "1 complete, 1 failed" in text
+
+
+def midway(toy: ToySweep) -> str:
+    """The home as it is while trial 1 trains its second seed; the label of that run."""
+    toy.run()
+    trial = toy.ledger().trials()[1]
+    file = toy.home.sweep("toy") / "ledger.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [i for i, line in enumerate(lines) if line.get("trial", {}).get("point") == 1]
+    for index in told:
+        lines[index]["trial"] |= {"state": "running", "values": []}
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    summary = toy.home.sweep("toy") / "summary.json"
+    write_json(summary, {**read_json(summary), "state": "running"})
+    digest = trial.runs["1"]
+    runs, folder = Runs(toy.home.runs), toy.home.runs / digest
+    state = runs.read(digest)
+    assert state is not None
+    history = read_json(folder / "history.json")[:3]
+    history[-1]["metrics"] |= {"id/val/top1": 0.5, "system/images_per_s": 640.2}
+    write_json(folder / "history.json", history)
+    runs.take(digest, state.label, "toy")
+    return state.label
+
+
+def test_a_running_sweep_shows_its_driver_its_runs_and_how_long_it_takes(toy: ToySweep) -> None:
+    label = midway(toy)
+    with Claim(toy.home.sweep("toy")):
+        seen = see(toy.home, "toy")
+        text = as_text(seen)
+    assert seen.state == "running"
+    assert dict(seen.trials) == {"complete": 1, "running": 1}
+    assert (seen.runs, seen.runs_ended) == (7, 6)
+    (running,) = seen.running
+    assert running.label == label
+    assert (running.epoch, running.epochs) == (2, 4)
+    assert seen.seconds_left is not None
+    assert f"driven by process {os.getpid()} on " in text
+    row = next(line for line in text.splitlines() if line.startswith(label))
+    assert "2/4" in row
+    assert "50.0 %" in row
+    assert "640" in row
+    assert "left" in text
+
+
+def test_a_sweep_whose_driver_is_gone_is_interrupted(toy: ToySweep) -> None:
+    midway(toy)
+    seen = see(toy.home, "toy")
+    assert (seen.state, seen.running, seen.seconds_left) == ("interrupted", (), None)
+
+
+def test_a_sweep_that_has_only_just_been_claimed_is_starting(toy: ToySweep) -> None:
+    with Claim(toy.home.sweep("toy")):
+        seen = see(toy.home, "toy")
+        assert seen.state == "starting"
+        assert "toy: starting, driven by" in as_text(seen)
+
+
+def test_a_sweep_of_before_there_were_mirrors_is_read_from_its_ledger(toy: ToySweep) -> None:
+    toy.run()
+    (toy.home.sweep("toy") / "ledger.jsonl").unlink(missing_ok=True)
+    assert dict(see(toy.home, "toy").trials) == {"complete": 2}
+
+
+def test_an_unknown_sweep_is_told_with_the_nearest_name(toy: ToySweep) -> None:
+    toy.run()
+    with pytest.raises(RequestError, match=r"no sweep 'toi'.*did you mean 'toy'"):
+        see(toy.home, "toi")
+
+
+def test_watch_prints_once_where_there_is_no_terminal(
+    toy: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run()
+    assert main(["watch", "toy", "--home", str(toy.home.path)]) == 0
+    assert capsys.readouterr().out == f"{as_text(see(toy.home, 'toy'))}\n"
+
+
+@pytest.mark.parametrize("command", [["watch", "toy", "--once"], ["stop", "toy"], ["list"]])
+def test_looking_at_a_sweep_imports_neither_torch_nor_a_database(
+    toy: ToySweep, command: list[str]
+) -> None:
+    toy.run()
+    done = subprocess.run(
+        [sys.executable, "-c", MISSING, *command, "--home", str(toy.home.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "toy" in done.stdout
+
+
+def test_watch_lives_on_a_terminal_until_the_sweep_ends(toy: ToySweep) -> None:
+    label = midway(toy)
+    claim = Claim(toy.home.sweep("toy"))
+    claim.__enter__()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sweeps", "watch", "toy", "--interval", "0.1"]
+    environ = {**os.environ, "COLUMNS": "160", "LINES": "40", "TERM": "xterm"}
+    process = subprocess.Popen(
+        [*command, "--home", str(toy.home.path)], cwd=ROOT, stdout=theirs, env=environ
+    )
+    os.close(theirs)
+    shown: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while chunk := os.read(ours, 65536):
+                shown.append(chunk)
+        except OSError:  # so Linux says that the other end is closed
+            return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    end = time.monotonic() + 60
+    while b"".join(shown).count(label.encode()) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    claim.__exit__(None, None, None)
+    assert process.wait(60) == 0
+    reader.join()
+    os.close(ours)
+    text = b"".join(shown).decode()
+    assert text.count(label) >= 2
+    assert "Interrupted. To go on: carft-sweep resume toy --home " in text

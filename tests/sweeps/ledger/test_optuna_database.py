@@ -1,0 +1,479 @@
+"""Sweeps whose trials are in a real PostgreSQL: shared, refused, lost for a while, gone on with."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from sweeps.cli import main
+from sweeps.engines.local import InProcessEngine
+from sweeps.home import Home
+from sweeps.ledger.storage import RECORD, storage
+from sweeps.ledger.trials import Ledger
+from tests.mounts import mount
+from tests.services.postgres import Postgres
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ONE_RUN, SEARCH, ToySweep
+from tests.sweeps.scheduler.dying import dying
+
+ROOT = Path(__file__).parents[3]
+VALUES = (pytest.approx(0.785), pytest.approx(0.805))
+"""Of the toy's two trials."""
+PASSWORD = "s3cret of ours"
+
+
+@pytest.fixture
+def database(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a fresh database, which the environment names for Optuna."""
+    name = postgres.new_database()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(name))
+    return name
+
+
+@pytest.fixture
+def shared(toy_cli: ToySweep, database: str) -> ToySweep:
+    """The commands in a home whose trials are in the database."""
+    del database
+    return toy_cli
+
+
+def run(toy: ToySweep, **changes: Any) -> int:
+    return main(["run", str(toy.file(**changes)), "--in-process"])
+
+
+def trials(home: Home) -> Mapping[int, tuple[str, float | None]]:
+    ledger = Ledger.newest(home, "toy")
+    assert ledger is not None
+    return {trial.number: (trial.state, trial.value) for trial in ledger.trials()}
+
+
+def said(capsys: pytest.CaptureFixture[str], code: int, *command: str) -> str:
+    """What a command complains of, within seconds, in one line without a password."""
+    capsys.readouterr()
+    start = time.monotonic()
+    assert main([*command]) == code
+    assert time.monotonic() - start < 10
+    told = capsys.readouterr()
+    text = told.err.strip()
+    assert text.startswith("carft-sweep: ")
+    assert "\n" not in text
+    for secret in (PASSWORD, "s3cret", "sesame"):
+        assert secret not in told.err + told.out
+    return text
+
+
+@pytest.mark.parametrize("victim", ["complete", "propose"])
+def test_a_driver_that_dies_behind_a_write_loses_and_doubles_nothing(
+    shared: ToySweep, victim: str
+) -> None:
+    with dying(victim):
+        run(shared)
+    assert run(shared) == 0
+    states = [trial.state.name for trial in shared.ledger().study.trials]
+    assert states == ["COMPLETE", "COMPLETE"]
+    assert set(shared.trained().values()) == {toy_core.EPOCHS + 1}
+
+
+def test_two_homes_that_share_a_database_have_equal_trials_and_studies_of_their_own(
+    shared: ToySweep,
+    database: str,
+    postgres: Postgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A search asks there what it asks in a file, and each home knows its own sweep alone."""
+    found = {}
+    for name in ("a", "b", "file"):
+        if name == "file":
+            monkeypatch.delenv("CARFT_OPTUNA_STORAGE")
+        file = str(shared.file(**(ONE_RUN if name == "b" else SEARCH)))
+        assert main(["--home", str(tmp_path / name), "run", file]) == 0
+        ledger = Ledger.newest(Home(tmp_path / name), "toy")
+        assert ledger is not None
+        found[name] = [(trial.params, trial.value) for trial in ledger.trials()]
+    assert len(found["a"]) == SEARCH["run_cap"]
+    assert found["a"] == found["file"]
+    assert len(found["b"]) == 1
+    ids = {name: (tmp_path / name / "id").read_text()[:12] for name in ("a", "b")}
+    url = postgres.url(database)
+    names = optuna.get_all_study_names(url)
+    assert sorted(names) == sorted(f"{one}/toy" for one in ids.values())
+    assert not [*(tmp_path / "a").glob("optuna.[dj]*")], "no file of trials beside them"
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", url)
+    capsys.readouterr()
+    assert main(["--home", str(tmp_path / "a"), "clean", "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)["items"]
+    assert not [item for item in items if item["reason"] == "a run that no sweep uses"]
+
+
+def test_the_commands_read_what_the_database_has_by_one_connection(
+    shared: ToySweep, database: str, postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shared) == 0
+    (shared.home.sweep("toy") / "ledger.jsonl").unlink()
+    capsys.readouterr()
+    for command in (["list"], ["show", "toy"], ["compare", "toy"], ["watch", "toy"]):
+        assert main(command) == 0
+        assert "toy" in capsys.readouterr().out
+    connected = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+    assert postgres.sql(connected) == [(1,)]
+
+
+def test_a_home_goes_on_with_the_database_it_began_with(
+    shared: ToySweep,
+    database: str,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = str(shared.file(**ONE_RUN))
+    assert main(["run", file, "--in-process"]) == 0
+    place = f"postgresql://localhost:{postgres.port}/{database}"
+    assert (shared.home.path / RECORD).read_text() == f"{place}\n"
+    capsys.readouterr()
+    other = postgres.new_database()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(other))
+    text = said(capsys, 2, "run", file)
+    assert f"are in {place}, with which it began" in text
+    assert f"names postgresql://localhost:{postgres.port}/{other}" in text
+    assert postgres.tables(other) == set()
+    monkeypatch.delenv("CARFT_OPTUNA_STORAGE")
+    assert "set CARFT_OPTUNA_STORAGE to its URL" in said(capsys, 2, "run", file)
+    assert main(["show", "toy"]) == 0, "who only reads opens no database"
+    monkeypatch.setenv(
+        "CARFT_OPTUNA_STORAGE",
+        postgres.url(database).replace("postgresql:", "postgresql+psycopg:") + "?sslmode=disable",
+    )
+    assert main(["run", file, "--in-process"]) == 0, "the same one, written otherwise"
+
+
+def test_a_home_with_a_file_of_trials_keeps_to_it(
+    toy_cli: ToySweep,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(toy_cli, **ONE_RUN) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url("never_opened"))
+    text = said(capsys, 2, "run", str(toy_cli.file(**ONE_RUN)))
+    assert "optuna.db, with which it began" in text
+    assert "unset it, or name another home" in text
+
+
+REFUSALS: Mapping[str, tuple[Callable[[Postgres, str], str], int, str]] = {
+    "wrong password": (
+        lambda postgres, name: postgres.url(name, password=PASSWORD),
+        2,
+        "does not let us in .*password authentication failed.*CARFT_OPTUNA_STORAGE",
+    ),
+    "wrong user": (
+        lambda postgres, name: postgres.url(name, "nobody", PASSWORD),
+        2,
+        "does not let us in",
+    ),
+    "no password": (lambda postgres, name: postgres.url(name, password=None), 2, "does not let us"),
+    "missing database": (
+        lambda postgres, _: postgres.url("nowhere"),
+        2,
+        'database "nowhere" does not exist.*CREATE DATABASE',
+    ),
+    "unknown host": (
+        lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/optuna",
+        4,
+        "host that nobody knows",
+    ),
+    "unknown host, as libpq has it": (
+        lambda *_: f"postgresql://u:{PASSWORD}@/optuna?host=no-such-host.invalid",
+        4,
+        "host that nobody knows",
+    ),
+    "nobody there": (
+        lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/optuna",
+        4,
+        r"no database answers at postgresql://127\.0\.0\.1:9/optuna",
+    ),
+    "no rights": (
+        lambda postgres, name: postgres.url(name, postgres.new_user(PASSWORD), PASSWORD),
+        2,
+        "keeps its tables from the user.*permission denied for schema public.*OWNER TO",
+    ),
+    "a wrong option": (lambda postgres, name: postgres.url(name) + "?colour=red", 2, "refuses"),
+    "postgres://": (lambda *_: f"postgres://u:{PASSWORD}@db/optuna", 2, "takes postgresql://"),
+    "an @ in the password": (lambda *_: "postgresql://u:p@s3cret@db/optuna", 2, "write @ as %40"),
+    "no URL": (lambda *_: PASSWORD, 2, "to be like postgresql://"),
+    "a missing driver": (
+        lambda *_: f"mysql+pymysql://u:{PASSWORD}@127.0.0.1:{{port}}/optuna",
+        2,
+        r"needs the Python package pymysql",
+    ),
+    "an unknown dialect": (lambda *_: f"oracel://u:{PASSWORD}@db/x", 2, "nobody knows"),
+    "in memory": (lambda *_: "sqlite://", 2, "in memory"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_wrong_is_said_before_anything_starts(
+    toy_cli: ToySweep,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+) -> None:
+    url, code, expected = REFUSALS[case]
+    named_url = url(postgres, postgres.new_database()).replace("{port}", str(postgres.port))
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", named_url)
+    text = said(capsys, code, "run", str(toy_cli.file()))
+    assert re.search(expected, text), text
+    assert toy_cli.trained() == {}
+    assert not (toy_cli.home.path / RECORD).exists()
+
+
+def test_tables_of_another_user_are_refused(
+    shared: ToySweep,
+    database: str,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    storage(shared.home)
+    user = postgres.new_user(PASSWORD)
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(database, user, PASSWORD))
+    text = said(capsys, 2, "run", str(shared.file()))
+    assert "permission denied for table alembic_version" in text
+
+
+@pytest.mark.parametrize(
+    ("revision", "expected"),
+    [("v3.0.0.d", "older version.*`optuna storage upgrade"), ("v9.9.9", "newer.*pip install -U")],
+)
+def test_the_schema_of_another_optuna_is_left_as_it_is(
+    shared: ToySweep,
+    database: str,
+    postgres: Postgres,
+    capsys: pytest.CaptureFixture[str],
+    revision: str,
+    expected: str,
+) -> None:
+    optuna.storages.RDBStorage(postgres.url(database))
+    postgres.sql(f"UPDATE alembic_version SET version_num = '{revision}'", database)
+    postgres.sql("DROP TABLE trial_heartbeats", database)
+    text = said(capsys, 2, "check", str(shared.file()))
+    assert re.search(expected, text), text
+    assert postgres.sql("SELECT version_num FROM alembic_version", database) == [(revision,)]
+    assert "trial_heartbeats" not in postgres.tables(database), "no table was made"
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (("experiments", "runs"), "is MLflow's .*one of its own"),
+        (("users", "alembic_version_auth"), "is MLflow's .*one of its own"),
+        (("alembic_version",), "belongs to another program"),
+    ],
+)
+def test_a_database_of_somebody_else_is_not_taken(
+    shared: ToySweep,
+    database: str,
+    postgres: Postgres,
+    capsys: pytest.CaptureFixture[str],
+    tables: tuple[str, ...],
+    expected: str,
+) -> None:
+    for table in tables:
+        postgres.sql(f"CREATE TABLE {table} (version_num text)", database)
+        postgres.sql(f"INSERT INTO {table} VALUES ('1')", database)
+    text = said(capsys, 2, "run", str(shared.file()))
+    assert re.search(expected, text), text
+    assert postgres.tables(database) == set(tables)
+
+
+def test_one_database_for_both_is_refused_however_it_is_written(
+    shared: ToySweep,
+    database: str,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = f"postgresql+psycopg2://else:{PASSWORD}@localhost:{postgres.port}/{database}?a=1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    text = said(capsys, 2, "run", str(shared.file()))
+    assert f"name one database, postgresql://localhost:{postgres.port}/{database}" in text
+
+
+def test_sqlite_on_a_network_file_system_is_refused_and_elsewhere_taken(
+    toy_cli: ToySweep,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"sqlite:///{tmp_path / 'share' / 'optuna.db'}")
+    with monkeypatch.context() as patched:
+        (tmp_path / "share").mkdir()
+        mount(patched, tmp_path / "share", "nfs4")
+        text = said(capsys, 2, "run", str(toy_cli.file()))
+        assert "network file system (nfs4)" in text
+    assert run(toy_cli, **ONE_RUN) == 0
+    assert run(toy_cli, **ONE_RUN) == 0
+    assert (tmp_path / "share" / "optuna.db").exists()
+    assert trials(toy_cli.home)[0][0] == "complete"
+
+
+def test_several_homes_may_begin_in_a_new_database_at_once(
+    database: str, postgres: Postgres, tmp_path: Path
+) -> None:
+    homes = [Home(tmp_path / str(number)) for number in range(4)]
+    failed: list[Exception] = []
+
+    def begin(home: Home) -> None:
+        try:
+            home.prepare()
+            Ledger.create(home, "toy", 1, goals=["maximize"], spec={"name": "toy"})
+        except Exception as error:  # whatever it is: the test says it
+            failed.append(error)
+
+    threads = [threading.Thread(target=begin, args=[home]) for home in homes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(optuna.get_all_study_names(postgres.url(database))) == len(homes)
+
+
+def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Let something happen in the first epoch of a run."""
+    done: list[int] = []
+
+    def entry(config: Any, seed: int, *, report: Any, **places: Any) -> Any:
+        def told(epoch: Any) -> Any:
+            if not done:
+                done.append(1)
+                act()
+            return report(epoch)
+
+        return toy_core.train_run(config, seed, report=told, **places)
+
+    monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
+    engine = InProcessEngine(f"{__name__}:entry")
+    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+
+
+def test_a_database_that_restarts_is_waited_for(
+    shared: ToySweep, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.storage._PAUSE", 0.1)
+
+    def restart() -> None:
+        postgres.stop()
+        threading.Timer(0.5, postgres.start).start()
+
+    meddling(monkeypatch, restart)
+    assert run(shared, **SEARCH) == 0
+    assert [state for state, _ in trials(shared.home).values()] == ["complete"] * 12
+
+
+def test_a_sweep_whose_database_goes_away_can_go_on_later(
+    shared: ToySweep,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.storage.PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.ledger.storage._PAUSE", 0.1)
+    with monkeypatch.context() as patched:
+        meddling(patched, postgres.stop)
+        try:
+            assert run(shared) == 4
+            lines = capsys.readouterr().err.strip().splitlines()
+            assert "Optuna's database at postgresql://" in lines[-2]
+            assert "Connection refused" in lines[-2]
+            assert lines[-1].endswith("carft-sweep resume toy")
+            assert "sesame" not in "".join(lines)
+        finally:
+            postgres.start()
+    assert main(["resume", "toy", "--in-process"]) == 0
+    assert trials(shared.home) == {0: ("complete", VALUES[0]), 1: ("complete", VALUES[1])}
+    assert set(shared.trained().values()) <= {toy_core.EPOCHS + 1}, "no epoch twice"
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+import pytest
+from sweeps.cli import main
+from sweeps.engines.local import InProcessEngine
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import toy_in
+
+def entry(config, seed, *, report, **places):
+    def told(epoch):
+        if (config["algorithm"].get("kl_weight"), seed, epoch["epoch"]) == (0.3, 0, 2):
+            print("there", flush=True)
+            time.sleep(60)
+        return report(epoch)
+    return toy_core.train_run(config, seed, report=told, **places)
+
+with pytest.MonkeyPatch.context() as patch:
+    toy = toy_in(Path(sys.argv[1]), patch)
+    engine = InProcessEngine("__main__:entry")
+    patch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    sys.exit(main(["run", str(toy.folder / "toy.yaml"), "--in-process", "--quiet"]))
+"""
+
+
+def can_have_another_name() -> bool:
+    """Whether a process of ours can be on a host of another name."""
+    try:
+        asked = subprocess.run(["unshare", "--uts", "hostname", "node-a"], capture_output=True)
+    except FileNotFoundError:
+        return False
+    return asked.returncode == 0
+
+
+@pytest.mark.skipif(not can_have_another_name(), reason="this process may not rename its host")
+def test_a_driver_that_is_killed_on_one_host_is_gone_on_with_on_another(
+    shared: ToySweep,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = shared.file()
+    assert main(["--home", str(tmp_path / "undisturbed"), "run", str(file)]) == 0
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    inside = 'hostname node-a && exec "$@"'
+    command = ["unshare", "--uts", "sh", "-c", inside, "sh", sys.executable, str(script)]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with subprocess.Popen(
+        [*command, str(shared.folder)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "there\n"
+        driver.send_signal(signal.SIGKILL)
+    numbers = {trial.number: trial.state.name for trial in shared.ledger().study.trials}
+    assert numbers == {0: "COMPLETE", 1: "RUNNING"}
+    assert f"is being run by process {driver.pid} on node-a" in said(capsys, 2, "resume", "toy")
+
+    monkeypatch.setattr("sweeps.ledger.runs.SILENCE", 0.0)  # as a minute later
+    assert main(["resume", "toy", "--in-process"]) == 0
+    states = [trial.state.name for trial in shared.ledger().study.trials]
+    assert states == ["COMPLETE", "COMPLETE"], "no trial twice"
+    assert set(shared.trained().values()) <= {1, toy_core.EPOCHS + 1}, "no epoch twice"
+    compared = [
+        json.loads((home / "sweeps" / "toy" / "comparison.json").read_text())
+        for home in (shared.home.path, tmp_path / "undisturbed")
+    ]
+    assert compared[0] == compared[1]

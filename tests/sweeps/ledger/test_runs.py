@@ -1,0 +1,232 @@
+"""A run's state survives any crash, and one claimant at a time works on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.ledger.claim import Claim, holder
+from sweeps.ledger.runs import FILE, SILENCE, Lease, Runs, new_owner, process_start
+
+DIGEST = "ab" * 32
+PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path / "runs")
+
+
+def lease(**changes: object) -> Lease:
+    return replace(Lease.mine(new_owner()), **changes)  # type: ignore[arg-type]
+
+
+def test_a_run_is_taken_counted_and_ended(runs: Runs) -> None:
+    assert runs.read(DIGEST) is None
+    assert runs.take(DIGEST, "car_ft seed 0", "toy")
+    runs.end(DIGEST, "failed", {"kind": "crashed", "message": "m", "log_tail": ""})
+    assert runs.take(DIGEST, "car_ft seed 0", "other")
+    runs.end(DIGEST, "done")
+    state = runs.read(DIGEST)
+    assert state is not None
+    assert (state.state, state.attempts, state.sweep) == ("done", 2, "toy")
+    assert state.lease is None
+    assert state.failure is None
+    assert state.ended is not None
+    assert state.created <= state.ended
+    assert list(runs.digests()) == [DIGEST]
+
+
+def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: Runs) -> None:
+    other = Runs(runs.path)
+    assert runs.take(DIGEST, "a", "toy")
+    assert not other.take(DIGEST, "a", "toy")
+    assert other.is_taken(DIGEST)
+    assert not runs.is_taken(DIGEST)
+    runs.end(DIGEST, "stopped")
+    assert other.take(DIGEST, "a", "toy")
+
+
+def test_the_run_of_a_dead_process_is_taken_over(runs: Runs) -> None:
+    script = (
+        "import sys; from pathlib import Path; from sweeps.ledger.runs import Runs; "
+        f"print(Runs(Path(sys.argv[1])).take({DIGEST!r}, 'a', 'toy'))"
+    )
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(runs.path)],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True"
+    assert not runs.is_taken(DIGEST)
+    assert runs.take(DIGEST, "a", "toy")
+
+
+def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from sweeps.ledger.runs import Runs\n"
+        "runs = Runs(Path(sys.argv[1]))\n"
+        "while not (runs.path / 'go').exists(): pass\n"
+        "won = [n for n in range(20) if runs.take(f'{n:064x}', 'a', 'toy')]\n"
+        "print(*won, flush=True); sys.stdin.read()\n"
+    )
+    root = str(Path(__file__).parents[3])
+    takers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": root},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    (tmp_path / "go").touch()
+    lines = [taker.stdout.readline().split() for taker in takers if taker.stdout]
+    for taker in takers:
+        taker.communicate("")
+    assert sorted(int(n) for line in lines for n in line) == list(range(20))
+
+
+@PROC
+def test_a_recycled_pid_is_not_its_former_process() -> None:
+    assert lease().is_live()
+    assert not lease(born="1").is_live()
+    assert process_start(os.getpid()) is not None
+    assert process_start(2**22 + 1) is None
+
+
+def test_a_lease_of_another_host_lives_as_long_as_it_is_renewed() -> None:
+    now = time.time()
+    assert lease(host="elsewhere", pid=1, renewed=now - SILENCE + 5).is_live()
+    assert not lease(host="elsewhere", pid=1, renewed=now - SILENCE - 5).is_live()
+
+
+def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.take(DIGEST, "a", "toy")
+    file = runs.folder(DIGEST) / FILE
+    before = file.read_text()
+    runs.renew(DIGEST)
+    assert file.read_text() == before
+    now = time.time()
+    monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: now + 11)
+    Runs(runs.path).renew(DIGEST)
+    assert file.read_text() == before
+    runs.renew(DIGEST)
+    assert json.loads(file.read_text())["lease"]["renewed"] >= now + 11
+
+
+def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: Runs) -> None:
+    def weights() -> str:
+        return (runs.folder(DIGEST) / "weights").read_text()
+
+    runs.take(DIGEST, "a", "toy")
+    (runs.folder(DIGEST) / "weights").write_text("old")
+    runs.put_aside(DIGEST)
+    assert runs.read(DIGEST) is not None
+    assert not (runs.folder(DIGEST) / "weights").exists()
+    (runs.folder(DIGEST) / "weights").write_text("half")
+    runs.put_aside(DIGEST)  # the first new beginning was cut off
+    (runs.folder(DIGEST) / "weights").write_text("new")
+    assert runs.restore(DIGEST)
+    assert weights() == "old"
+    assert not runs.restore(DIGEST)
+    runs.put_aside(DIGEST)
+    (runs.folder(DIGEST) / "weights").write_text("new")
+    runs.settle(DIGEST)
+    assert weights() == "new"
+    assert not runs.restore(DIGEST)
+
+
+def test_a_claimed_sweep_names_its_holder_and_is_free_after_it(tmp_path: Path) -> None:
+    folder = tmp_path / "kl_weight"
+    with Claim(folder):
+        assert holder(folder) is not None
+        with pytest.raises(RequestError, match=f"kl_weight is being run by process {os.getpid()}"):
+            Claim(folder).__enter__()
+    assert holder(folder) is None
+    with Claim(folder):
+        pass
+
+
+def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "kl_weight"
+    folder.mkdir()
+    elsewhere = lease(host="elsewhere", pid=12)
+    (folder / "driver.json").write_text(json.dumps(elsewhere.as_dict()))
+    with pytest.raises(RequestError, match="process 12 on elsewhere since"):
+        Claim(folder).__enter__()
+    silent = replace(elsewhere, renewed=time.time() - 2 * SILENCE)
+    (folder / "driver.json").write_text(json.dumps(silent.as_dict()))
+    with Claim(folder):
+        pass
+
+
+def test_a_claim_is_renewed_however_long_its_driver_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    folder = tmp_path / "kl_weight"
+    with Claim(folder):
+        first = holder(folder)
+        assert first is not None
+        until = time.monotonic() + 20
+        while (now := holder(folder)) is not None and now.renewed == first.renewed:
+            assert time.monotonic() < until, "nobody renewed the claim"
+            time.sleep(0.01)
+    assert "carft-claim" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("still_there", [True, False])
+def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_there: bool
+) -> None:
+    folder = tmp_path / "kl_weight"
+    file = folder / "driver.json"
+    successor = json.dumps(lease(host="elsewhere", pid=12).as_dict()) if still_there else None
+    with Claim(folder) as claim:
+        now = time.time()
+        monkeypatch.setattr("sweeps.ledger.claim.time.time", lambda: now + 11)
+        if successor is None:
+            file.unlink()  # it has come and gone
+        else:
+            file.write_text(successor)
+        with pytest.raises(RequestError, match="kl_weight was taken over by"):
+            claim.renew()
+    assert (file.read_text() if file.exists() else None) == successor
+
+
+def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: Runs) -> None:
+    file = runs.folder(DIGEST) / FILE
+    assert runs.take(DIGEST, "a", "toy")
+    silent = json.loads(file.read_text())
+    silent["lease"]["pid"] = 2**22 + 1
+    file.write_text(json.dumps(silent))
+    other = Runs(runs.path)
+    assert other.take(DIGEST, "a", "toy")
+    for state in ("stopped", "failed", "done"):
+        runs.end(DIGEST, state)
+        known = other.read(DIGEST)
+        assert known is not None
+        assert known.state == "running"
+        assert known.lease is not None
+        assert known.lease.owner == other.owner
+    other.end(DIGEST, "done")
+    runs.end(DIGEST, "stopped")
+    ended = runs.read(DIGEST)
+    assert ended is not None
+    assert ended.state == "done"

@@ -1,0 +1,272 @@
+"""Soups of a sweep's runs: made when every trial has ended, and runs like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.errors import InvalidConfig
+from carft_core.files import read_json
+from sweeps.cli import main
+from sweeps.cli.admin import waste
+from sweeps.cli.status import is_open, see
+from sweeps.spec.spec import load_spec
+from tests.sweeps.conftest import ToySweep
+from tests.sweeps.scheduler.test_confirming import StopsAfter
+from tracking.comparison.compare import Comparison
+
+SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
+OF_ALL = {"algorithm": "car_ft", "settings": "all"}
+RUNS = 1 + 2 + 4
+"""Of the toy sweep without a soup."""
+CRASH = {"do": "raise", "error": "key"}
+
+
+def soups(found: Comparison) -> dict[str, list[str]]:
+    """Label to the members of each soup that is done."""
+    arms = [row.arm for row in found.rows if row.arm.role == "soup" and row.arm.merge is None]
+    return {arm.label: members(run.folder) for arm in arms for run in arm.done}
+
+
+def members(folder: Path | None) -> list[str]:
+    assert folder is not None
+    claimed = read_json(folder / "config.json")
+    assert claimed is not None
+    found: list[str] = claimed["config"]["algorithm"]["members"]
+    return found
+
+
+def done_of(toy: ToySweep, algorithm: str, **params: Any) -> list[str]:
+    """The digests of a setting's runs, sorted."""
+    settings = [*toy.ledger().recall("baselines"), *map(vars, toy.ledger().trials())]
+    runs = [
+        it["runs"].values()
+        for it in settings
+        if it["algorithm"] == algorithm and params.items() <= it["params"].items()
+    ]
+    return sorted(digest for each in runs for digest in each)
+
+
+def test_a_soup_of_the_selected_setting_runs_last_and_is_a_row(
+    toy: ToySweep, labels: Callable[[ToySweep], list[str]]
+) -> None:
+    after = [*SOUP["after"], {"algorithm": {"name": "model_stock"}, "of": {"algorithm": "car_ft"}}]
+    found = toy.run(after=after).comparison
+    assert labels(toy)[RUNS:] == ["uniform_soup of=fine_tune", "model_stock of=car_ft"]
+    assert toy.lines[-1].startswith("[9/9]")
+    assert soups(found) == {
+        "uniform_soup of=fine_tune": done_of(toy, "fine_tune"),
+        "model_stock of=car_ft": done_of(toy, "car_ft", **{"algorithm.kl_weight": 0.3}),
+    }
+    merged = [row.arm.label for row in found.rows if row.arm.role == "soup" and row.arm.merge]
+    assert merged == [
+        "model_stock of=car_ft + wise_ft@0.5",
+        "uniform_soup of=fine_tune + wise_ft@0.5",
+    ]
+    assert [row.arm.algorithm for row in found.rows if row.arm.is_zero_shot] == ["zero_shot"]
+    assert {finding.candidate.algorithm for finding in found.findings} == {"car_ft"}
+
+
+def test_a_soup_of_all_settings_is_of_every_finished_run(toy: ToySweep) -> None:
+    found = toy.run(after=[{"algorithm": "uniform_soup", "of": OF_ALL}]).comparison
+    label = "uniform_soup of=car_ft settings=all"
+    assert soups(found) == {label: done_of(toy, "car_ft")}
+    assert len(soups(found)[label]) == 4
+
+
+def test_two_soups_of_one_kind_are_two_rows(toy: ToySweep) -> None:
+    after = [*SOUP["after"], {"algorithm": "uniform_soup", "of": "car_ft"}]
+    assert len(soups(toy.run(after=after).comparison)) == 2
+
+
+def test_what_failed_is_in_no_soup_until_it_is_done(toy: ToySweep) -> None:
+    toy.plan({"fine_tune/1": [CRASH]})
+    (few,) = soups(toy.run(retries=0, **SOUP).comparison).values()
+    (both,) = soups(toy.run(**SOUP).comparison).values()
+    assert (len(few), len(both)) == (1, 2)
+
+
+def test_too_few_finished_runs_make_none_and_say_so(toy: ToySweep) -> None:
+    toy.plan({"fine_tune/1": [CRASH]})
+    ended = toy.run(retries=0, after=[{"algorithm": "model_stock", "of": "fine_tune"}])
+    assert (soups(ended.comparison), ended.exit_code) == ({}, 0)
+    assert any("no model_stock: it takes 2 or more finished runs" in line for line in toy.lines)
+    assert see(toy.home, "toy").runs == RUNS
+
+
+def test_the_same_sweep_again_makes_and_tells_nothing(toy: ToySweep) -> None:
+    first = toy.run(**SOUP).comparison
+    evaluated, tracked = toy.evaluated(), str(toy.tracker.runs)
+    assert toy.run(**SOUP).comparison.as_dict() == first.as_dict()
+    assert toy.evaluated() == evaluated
+    assert str(toy.tracker.runs) == tracked
+
+
+def test_another_sweep_reuses_it(toy: ToySweep) -> None:
+    toy.run(**SOUP)
+    evaluated = toy.evaluated()
+    toy.run(name="other", **SOUP)
+    assert toy.evaluated() == evaluated
+
+
+def test_it_is_tracked_as_a_run_of_the_sweep(toy: ToySweep) -> None:
+    toy.run(**SOUP)
+    child = toy.tracked()["uniform_soup of=fine_tune"]
+    assert (child.tags["carft.role"], child.tags["carft.seed"]) == ("soup", "none")
+    assert (child.params["of"], child.state) == ("fine_tune", "finished")
+
+
+@pytest.mark.parametrize("runs", [RUNS, RUNS + 1], ids=["before", "amid"])
+def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep, runs: int) -> None:
+    after = [*SOUP["after"], {"algorithm": "model_stock", "of": "fine_tune"}]
+    toy.run(StopsAfter(runs), after=after)
+    assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
+    assert see(toy.home, "toy").runs == RUNS + 2
+    trained = toy.trained()
+    assert len(soups(toy.run(after=after).comparison)) == 2
+    assert toy.trained() == trained
+    assert not is_open(toy.home, toy.ledger(), 2, failed_again=False)
+
+
+def test_asking_for_it_later_goes_on_and_trains_nothing(toy: ToySweep) -> None:
+    toy.run()
+    trained = toy.trained()
+    assert len(soups(toy.run(**SOUP).comparison)) == 1
+    assert toy.ledger().generation == 1
+    assert toy.trained() == trained
+    assert soups(toy.run().comparison) == {}
+
+
+def test_beside_fresh_seeds_the_verdict_stays_that_of_the_fresh_seeds(toy: ToySweep) -> None:
+    found = toy.run(confirm_seeds=3, **SOUP).comparison
+    assert found.fresh_seeds == (2, 3, 4)
+    assert [len(them) for them in soups(found).values()] == [2]
+    assert see(toy.home, "toy").runs == RUNS + 6 + 1
+
+
+def test_where_models_vary_each_has_its_own_soup(toy: ToySweep) -> None:
+    found = toy.run(
+        parameters={
+            "optim.lr": {"values": [1e-4, 1e-3]},
+            "precision": {"values": ["fp32", "bf16"]},
+        },
+        baselines=[],
+        trial={"algorithm": "fine_tune", "device": "cpu"},
+        after=[{"algorithm": "uniform_soup", "of": {"algorithm": "fine_tune", "settings": "all"}}],
+    ).comparison
+    made = soups(found)
+    assert sorted(made) == [
+        "uniform_soup of=fine_tune precision=bf16 settings=all",
+        "uniform_soup of=fine_tune precision=fp32 settings=all",
+    ]
+    assert [len(them) for them in made.values()] == [4, 4]
+
+
+def test_a_soup_by_hand_is_a_baseline_that_comes_after_the_others(toy: ToySweep) -> None:
+    toy.run()
+    runs = done_of(toy, "fine_tune")
+    found = toy.run(
+        baselines=[{"name": "uniform_soup", "members": runs}, "zero_shot", "fine_tune"]
+    ).comparison
+    assert soups(found) == {"uniform_soup": runs}
+
+
+def soup_of(of: Any, algorithm: Any = "uniform_soup") -> dict[str, Any]:
+    return {"after": [{"algorithm": algorithm, "of": of}]}
+
+
+NOT_KEPT = {"algorithm": "car_ft", "keep": {"weights": False}}
+OWN_SPLITS = {"algorithm": "car_ft", "data": {"split_seed": "seed"}}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no algorithm": (
+        soup_of("car_ft", "unifrom_soup"),
+        r"after\[0\]\.algorithm\.name: unknown soup 'unifrom_soup'; did you mean 'uniform_soup'",
+    ),
+    "no soup": (
+        soup_of("car_ft", "fine_tune"),
+        "fine_tune is not made of other runs; after takes model_stock, uniform_soup",
+    ),
+    "field": (
+        soup_of("car_ft", {"name": "uniform_soup", "scale": 1}),
+        r"after\[0\]\.algorithm\.scale: unknown field 'scale'",
+    ),
+    "members": (
+        soup_of("car_ft", {"name": "uniform_soup", "members": []}),
+        r"after\[0\]\.algorithm\.members: are the runs that `of` names",
+    ),
+    "of nothing": ({"after": [{"algorithm": "uniform_soup"}]}, r"after\[0\]\.of: is required"),
+    "of another": (
+        soup_of("flyp"),
+        r"after\[0\]\.of\.algorithm: unknown algorithm of this sweep 'flyp'",
+    ),
+    "of zero_shot": (soup_of("zero_shot"), "zero_shot trains nothing, so there is nothing"),
+    "settings": (
+        soup_of({"algorithm": "car_ft", "settings": "some"}),
+        r"after\[0\]\.of\.settings: must be 'selected' or 'all'",
+    ),
+    "twice": ({"after": 2 * SOUP["after"]}, r"after\[1\]: stands in the list twice"),
+    "weights": ({**SOUP, "trial": NOT_KEPT}, r"keep\.weights: uniform_soup \(after\) is made of"),
+    "one seed": (
+        {**soup_of("car_ft", "model_stock"), "seeds": [0]},
+        "made of 2 runs or more, and a setting has as many as there are seeds: 1",
+    ),
+    "splits": ({**SOUP, "trial": OWN_SPLITS}, "gives each seed a split of its own"),
+    "number": ({"after": 3}, "after: must"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
+def test_what_makes_no_soup_is_refused_at_once(
+    toy: ToySweep, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        load_spec(toy.file(**changes))
+
+
+def test_what_the_file_says_is_kept_in_its_long_form_and_read_again(toy: ToySweep) -> None:
+    plain = load_spec(toy.file(**SOUP)).as_dict()
+    assert plain["after"] == [
+        {
+            "algorithm": {"name": "uniform_soup"},
+            "of": {"algorithm": "fine_tune", "settings": "selected"},
+        }
+    ]
+    assert load_spec(toy.file(after=plain["after"])).as_dict() == plain
+    assert "after" not in load_spec(toy.file()).as_dict()
+
+
+def test_the_commands_count_and_show_it(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*command: str) -> Any:
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    file = str(toy_cli.file(**SOUP))
+    plan = told("check", file)
+    assert (plan["runs"], plan["to_combine"], plan["to_train"]) == (8, 1, 6)
+    assert main(["check", file]) == 0
+    assert (
+        "and 1 made of runs that will be done: uniform_soup of fine_tune" in capsys.readouterr().out
+    )
+    assert main(["run", file, "--in-process"]) == 0
+    plan = told("check", file)
+    assert (plan["runs"], plan["to_combine"], plan["done"]) == (8, 0, 8)
+    assert [row["label"] for row in plan["rows"] if row["role"] == "soup"] == [
+        "uniform_soup of=fine_tune"
+    ]
+    seen = see(toy_cli.home, "toy")
+    assert (seen.runs, seen.runs_ended) == (8, 8)
+    assert [item["algorithm"] for item in told("show", "toy")["soups"]] == ["uniform_soup"]
+    assert main(["show", "toy"]) == 0
+    assert "\nsoup uniform_soup of=fine_tune\n  no seed  done" in capsys.readouterr().out
+    assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
+    assert main(["compare", "toy"]) == 0
+    assert "uniform_soup of=fine_tune" in capsys.readouterr().out
+    assert main(["resume", "toy"]) == 0
+    assert "has nothing left to do" in capsys.readouterr().out

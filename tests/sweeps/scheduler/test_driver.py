@@ -1,0 +1,503 @@
+"""A sweep trains each run once, tells each trial once, and every ending is told truthfully."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.errors import RequestError
+from carft_core.files import read_json, write_json
+from carft_core.identity import Identity, digest_of
+from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
+from sweeps.engines.local import InProcessEngine, LocalEngine
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.runs import Lease, Runs, new_owner
+from sweeps.scheduler.progress import Plain, Say
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ONE_RUN, ToySweep
+from tests.sweeps.scheduler.dying import Crash, dying
+from tests.sweeps.toy_runs import epoch_report
+from tracking.store.base import RunKey
+
+ROOT = Path(__file__).parents[3]
+RUNS = 1 + 2 + 4  # zero-shot, fine-tuning and two weights with two seeds each
+CRASH = {"do": "raise", "error": "key"}
+NAN = {"do": "raise", "error": "nan"}
+
+
+def test_runs_go_zero_shot_first_then_baselines_then_trials_with_their_seeds(
+    toy: ToySweep, labels: Callable[[ToySweep], list[str]]
+) -> None:
+    assert toy.run().exit_code == 0
+    assert labels(toy) == [
+        "zero_shot",
+        "fine_tune seed 0",
+        "fine_tune seed 1",
+        "car_ft kl_weight=0.1 seed 0",
+        "car_ft kl_weight=0.1 seed 1",
+        "car_ft kl_weight=0.3 seed 0",
+        "car_ft kl_weight=0.3 seed 1",
+    ]
+
+
+def test_a_trials_value_is_the_mean_over_its_seeds(toy: ToySweep) -> None:
+    ended = toy.run()
+    assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
+    assert ended.comparison.selected is not None
+    assert ended.comparison.selected.params == {"algorithm.kl_weight": 0.3}
+
+
+def test_the_comparison_has_every_setting_with_its_merges(toy: ToySweep) -> None:
+    rows = {(row.arm.algorithm, row.arm.merge) for row in toy.run().comparison.rows}
+    assert rows == {
+        ("zero_shot", None),
+        ("fine_tune", None),
+        ("fine_tune", "wise_ft@0.5"),
+        ("car_ft", None),
+        ("car_ft", "wise_ft@0.5"),
+    }
+
+
+def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
+    toy.run()
+    trained, tracked = toy.trained(), str(toy.tracker.runs)
+    assert toy.run().exit_code == 0
+    assert toy.trained() == trained
+    assert str(toy.tracker.runs) == tracked
+    assert len(toy.ledger().study.trials) == 2
+
+
+def test_every_run_is_tracked_once_and_ended(toy: ToySweep) -> None:
+    toy.run()
+    children = toy.tracked()
+    assert len(children) == RUNS == len(toy.tracker.runs) - 1
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
+    child = children["car_ft kl_weight=0.3 seed 1"]
+    assert child.params == {"algorithm": "car_ft", "algorithm.kl_weight": "0.3", "seed": "1"}
+    assert child.tags["carft.trial"] == "1"
+    assert [point.step for point in child.history["train/loss"]] == list(range(toy_core.EPOCHS + 1))
+    assert [point.step for point in child.history["wise_ft/id/val/top1"]] == [1]
+    assert {"config.json"} <= set(child.artifacts)
+    parent = toy.tracker.runs[RunKey("toy")]
+    assert {"sweep.yaml", "comparison.json", "comparison.md"} <= set(parent.artifacts)
+
+
+def test_another_sweep_reuses_the_runs_and_says_from_where(toy: ToySweep) -> None:
+    toy.run()
+    trained = toy.trained()
+    toy.run(name="other", parameters={"algorithm.kl_weight": {"values": [0.3, 1.0]}})
+    assert sum(toy.trained().values()) - sum(trained.values()) == 2 * (toy_core.EPOCHS + 1)
+    reused = toy.tracked("other")["car_ft kl_weight=0.3 seed 0"]
+    assert reused.tags["carft.reused_from"] == "toy"
+    own = toy.tracked("toy")["car_ft kl_weight=0.3 seed 0"]
+    assert reused.history == own.history
+    new = toy.tracked("other")["car_ft kl_weight=1 seed 0"]
+    assert "carft.reused_from" not in new.tags
+
+
+def test_a_new_alpha_is_evaluated_and_nothing_is_trained(toy: ToySweep) -> None:
+    toy.run()
+    trained, evaluated = toy.trained(), toy.evaluated()
+    trial = {
+        "algorithm": {"name": "car_ft"},
+        "merges": [{"name": "wise_ft", "alphas": [0.5, 0.7]}],
+        "device": "cpu",
+    }
+    ended = toy.run(trial=trial)
+    assert toy.trained() == trained
+    assert toy.evaluated() - evaluated == {"wise_ft@0.7": RUNS - 1}
+    assert ("car_ft", "wise_ft@0.7") in {
+        (row.arm.algorithm, row.arm.merge) for row in ended.comparison.rows
+    }
+    history = toy.tracked()["car_ft kl_weight=0.3 seed 1"].history["wise_ft/id/val/top1"]
+    assert len(history) == 2
+    assert toy.ledger().generation == 1
+
+
+def test_a_crashed_run_is_tried_again_as_often_as_the_file_says(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [CRASH, CRASH]})
+    assert toy.run(retries=2).exit_code == 0
+    assert toy.values()[0.1] == pytest.approx(0.785)
+    runs = Runs(toy.home.runs)
+    digest = toy.ledger().trials()[0].runs["0"]
+    state = runs.read(digest)
+    assert state is not None
+    assert (state.state, state.attempts, state.failure) == ("done", 3, None)
+    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "finished"
+
+
+def test_a_run_that_crashes_to_the_end_fails_its_trial_and_not_the_sweep(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [CRASH, CRASH]})
+    ended = toy.run(retries=1)
+    assert ended.exit_code == 0
+    assert ended.failures == ("crashed: KeyError: 'weights'",)
+    failed, other = toy.ledger().trials()
+    assert (failed.state, failed.value) == ("failed", None)
+    assert failed.reason == {"kind": "crashed", "message": "KeyError: 'weights'"}
+    assert other.state == "complete"
+    child = toy.tracked()["car_ft kl_weight=0.1 seed 0"]
+    assert (child.state, child.tags["carft.failure"]) == ("failed", "crashed")
+    # Its other seed is there, and counts in no mean of a whole setting.
+    assert toy.tracked()["car_ft kl_weight=0.1 seed 1"].state == "finished"
+
+
+def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [CRASH]})
+    toy.run(retries=0)
+    assert toy.run(retries=0).exit_code == 0
+    assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
+    assert [t.state.name for t in toy.ledger().study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "finished"
+
+
+def test_a_nan_is_neither_retried_nor_trained_again(toy: ToySweep) -> None:
+    toy.plan({"0.1/0": [NAN, NAN]})
+    toy.run(retries=5)
+    assert toy.ledger().trials()[0].reason == {
+        "kind": "nan",
+        "message": "train/loss is nan in epoch 3",
+    }
+    trained = toy.trained()
+    toy.run(retries=5, name="other")
+    assert toy.ledger("other").trials()[0].state == "failed"
+    assert toy.trained() == trained
+    assert toy.tracked("other")["car_ft kl_weight=0.1 seed 0"].state == "failed"
+
+
+def test_a_sweep_in_which_nothing_succeeds_ends_with_1(toy: ToySweep) -> None:
+    toy.plan({f"{name}/{seed}": [NAN] for name in ("0.1", "0.3") for seed in (0, 1)})
+    assert toy.run(baselines=[]).exit_code == 1
+
+
+class Interrupting(InProcessEngine):
+    """Sends this process a signal when a certain epoch is reported."""
+
+    def __init__(self, number: signal.Signals, after: int) -> None:
+        super().__init__(f"{__name__}:interrupted_run")
+        _Interrupt.number, _Interrupt.left = number, after
+
+
+class _Interrupt:
+    number = signal.SIGINT
+    left = 0
+
+
+def interrupted_run(config: Any, seed: int, *, report: Any, **places: Any) -> Any:
+    """An entry: the toy core, and a signal after some reports."""
+
+    def told(epoch: Any) -> Any:
+        _Interrupt.left -= 1
+        if _Interrupt.left == 0:
+            os.kill(os.getpid(), _Interrupt.number)
+        return report(epoch)
+
+    return toy_core.train_run(config, seed, report=told, **places)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_closes_after_the_epoch_and_the_same_command_goes_on(
+    toy: ToySweep, number: signal.Signals
+) -> None:
+    ended = toy.run(Interrupting(number, after=8))
+    assert ended.exit_code == 3
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished", "killed"}
+    assert sum(run.state == "killed" for run in toy.tracked().values()) == 1
+    assert toy.run().exit_code == 0
+    assert set(toy.trained().values()) == {toy_core.EPOCHS + 1}
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
+    assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
+
+
+def test_an_interrupt_after_which_nothing_is_left_to_run_ends_the_sweep_as_done(
+    toy: ToySweep,
+) -> None:
+    last_epoch = Interrupting(signal.SIGINT, after=toy_core.EPOCHS + 1)
+    ended = toy.run(last_epoch, **ONE_RUN)
+    assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
+
+    class AtOnce(InProcessEngine):
+        def run(self, handler: Handler) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            super().run(handler)
+
+    toy.run()
+    assert toy.run(AtOnce(toy_core.ENTRY)).state == "done"
+    assert toy.run(AtOnce(toy_core.ENTRY), seeds=[0, 1, 2]).state == "interrupted"
+
+
+@pytest.mark.parametrize("victim", ["complete", "propose"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_driver_that_dies_between_two_writes_loses_and_doubles_nothing(
+    toy: ToySweep, victim: str, when: str
+) -> None:
+    with dying(victim, before=when == "before"):
+        toy.run()
+    assert toy.run().exit_code == 0
+    assert [t.state.name for t in toy.ledger().study.trials] == ["COMPLETE", "COMPLETE"]
+    assert set(toy.trained().values()) == {toy_core.EPOCHS + 1}
+    assert len(toy.tracked()) == RUNS
+    assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
+
+
+def test_what_a_dead_driver_left_open_is_ended_even_if_nobody_asks_for_it_any_more(
+    toy: ToySweep,
+) -> None:
+    class Dying(InProcessEngine):
+        def run(self, handler: Any) -> None:
+            job = handler.next_job()
+            handler.started(job, "w")
+            raise Crash
+
+    with pytest.raises(Crash):
+        toy.run(Dying(), baselines=[])
+    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "running"
+    toy.run(baselines=[], parameters={"algorithm.kl_weight": {"values": [3.0]}})
+    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "killed"
+
+
+def test_a_mistake_that_shows_only_while_the_sweep_runs_leaves_nothing_open(
+    toy: ToySweep,
+) -> None:
+    class Failing(InProcessEngine):
+        def run(self, handler: Any) -> None:
+            handler.started(handler.next_job(), "w")
+            raise RequestError("the data are gone")
+
+    with pytest.raises(RequestError, match="the data are gone"):
+        toy.run(Failing())
+    assert {run.state for run in toy.tracker.runs.values()} == {"killed"}
+    (digest,) = Runs(toy.home.runs).digests()
+    state = Runs(toy.home.runs).read(digest)
+    assert state is not None
+    assert state.state == "stopped"
+    assert toy.run().exit_code == 0
+
+
+def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) -> None:
+    toy.home.prepare()
+    refused = pytest.raises(RequestError, match=rf"by process {os.getpid()} on .+ since 20")
+    with Claim(toy.home.sweep("toy")), refused:
+        toy.run()
+    assert toy.run().exit_code == 0
+
+
+def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    file = toy.home.sweep("toy") / "driver.json"
+    successor = replace(Lease.mine(new_owner()), host="elsewhere", pid=12)
+
+    class Stalled(InProcessEngine):
+        """Sleeps in its first run for so long that another host takes over."""
+
+        def _execute(self, handler: Handler, job: Job) -> None:
+            write_json(file, successor.as_dict())
+            time.sleep(0.1)
+            super()._execute(handler, job)
+
+    with pytest.raises(RequestError, match="toy was taken over by process 12 on elsewhere"):
+        toy.run(Stalled(toy_core.ENTRY))
+    assert read_json(file) == successor.as_dict()
+    assert toy.ledger().trials() == []
+    assert read_json(file.with_name("summary.json"))["state"] == "running"
+    assert toy.tracker.runs == {}
+
+
+def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep) -> None:
+    toy.run(parameters={"algorithm.kl_weight": {"values": [0.1]}}, baselines=[], seeds=[0])
+    digest = toy.ledger().trials()[0].runs["0"]
+    folder, other = toy.home.runs / digest, Runs(toy.home.runs)
+    (folder / "trained.json").rename(folder / "elsewhere.json")
+    assert other.take(digest, "car_ft", "other")
+
+    class Waiting(InProcessEngine):
+        waits = 0
+
+        def run(self, handler: Any) -> None:
+            while (job := handler.next_job()) is not Wait.NEVER:
+                assert job is Wait.LATER
+                self.waits += 1
+                if self.waits == 3:
+                    (folder / "elsewhere.json").rename(folder / "trained.json")
+                    other.end(digest, "done")
+
+    engine = Waiting()
+    ended = toy.run(
+        engine,
+        name="second",
+        parameters={"algorithm.kl_weight": {"values": [0.1]}},
+        baselines=[],
+        seeds=[0],
+    )
+    assert (ended.exit_code, engine.waits) == (0, 3)
+    assert toy.ledger("second").trials()[0].state == "complete"
+
+
+def test_fresh_trains_every_run_again_and_replaces_it(toy: ToySweep) -> None:
+    toy.run()
+    before = toy.trained()
+    assert toy.run(fresh=True).exit_code == 0
+    assert toy.trained() == {digest: 2 * count for digest, count in before.items()}
+    assert list(toy.home.runs.glob(".*.before")) == []
+
+
+def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
+    toy.run()
+    toy.plan({"0.3/0": [NAN]})
+    toy.run(fresh=True)
+    assert toy.ledger().trials()[1].state == "failed"
+    digest = toy.ledger().trials()[1].runs["0"]
+    state = Runs(toy.home.runs).read(digest)
+    assert state is not None
+    assert state.state == "done"
+    assert toy.run(name="other").exit_code == 0
+    assert toy.ledger("other").trials()[1].state == "complete"
+
+
+def test_more_seeds_keep_points_and_runs_and_give_new_values(toy: ToySweep) -> None:
+    toy.run()
+    trained = toy.trained()
+    toy.run(seeds=[0, 1, 2])
+    assert toy.values() == {0.1: pytest.approx(0.79), 0.3: pytest.approx(0.81)}
+    new = toy.trained() - trained
+    assert len(new) == 3
+    assert any("extended" in line for line in toy.lines)
+    assert any("seeds: [0, 1] -> [0, 1, 2]" in line for line in toy.lines)
+
+
+def test_a_changed_metric_begins_anew_and_trains_nothing(toy: ToySweep) -> None:
+    toy.run()
+    trained = toy.trained()
+    toy.run(metric={"name": "id/test/top1"}, selection="oracle")
+    assert toy.ledger().generation == 2
+    assert toy.trained() == trained
+    assert any("begins anew as generation 2" in line for line in toy.lines)
+
+
+def test_changed_code_begins_anew_and_trains_again(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run()
+
+    def other_code(*args: Any, **fields: Any) -> Any:
+        identity = toy_core.toy_identity(*args, **fields)
+        parts = {**identity.parts, "code": 2}
+        return Identity(digest_of(parts), parts)
+
+    monkeypatch.setattr("sweeps.plan.tasks.identify", other_code)
+    toy.run()
+    assert toy.ledger().generation == 2
+    assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch
+    assert any("code, model, data or what runs compute on changed" in line for line in toy.lines)
+
+
+def test_tpe_proposes_the_same_points_whether_or_not_it_was_interrupted(toy: ToySweep) -> None:
+    space: dict[str, Any] = {
+        "method": "tpe",
+        "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
+        "run_cap": 12,
+        "seeds": [0],
+        "baselines": [],
+    }
+    # Another learning rate, which changes no value here, so that no run is reused.
+    trial = {"algorithm": {"name": "car_ft"}, "optim": {"lr": 0.5}, "device": "cpu"}
+    toy.run(name="whole", trial=trial, **space)
+    for after in (7, 11, 16):
+        assert toy.run(Interrupting(signal.SIGINT, after), name="parts", **space).exit_code == 3
+    toy.run(name="parts", **space)
+    whole, parts = toy.ledger("whole").trials(), toy.ledger("parts").trials()
+    assert len(whole) == 12
+    assert [t.params for t in parts] == [t.params for t in whole]
+    assert [t.value for t in parts] == [t.value for t in whole]
+
+
+def test_a_larger_run_cap_goes_on_behind_the_last_point(toy: ToySweep) -> None:
+    space: dict[str, Any] = {
+        "method": "random",
+        "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
+        "seeds": [0],
+        "baselines": [],
+    }
+    toy.run(run_cap=2, **space)
+    first = toy.ledger().trials()
+    toy.run(run_cap=4, **space)
+    assert toy.ledger().generation == 1
+    assert [t.params for t in toy.ledger().trials()[:2]] == [t.params for t in first]
+    assert len(toy.ledger().trials()) == 4
+
+
+def test_a_point_proposed_twice_is_told_the_known_value_at_once(toy: ToySweep) -> None:
+    toy.run(
+        method="random",
+        parameters={"algorithm.kl_weight": {"values": [0.3]}},
+        run_cap=3,
+        seeds=[0],
+        baselines=[],
+    )
+    assert [t.value for t in toy.ledger().trials()] == [pytest.approx(0.8)] * 3
+    assert len(toy.trained()) == 1
+
+
+def test_progress_reaches_its_total_where_settings_share_a_run(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Plain] = []
+
+    class Kept(Plain):
+        def __init__(self, say: Say) -> None:
+            super().__init__(say)
+            shown.append(self)
+
+    monkeypatch.setattr("tests.sweeps.conftest.Plain", Kept)
+    toy.run(method="random", run_cap=3, **ONE_RUN)
+    assert (shown[0].ended_runs, shown[0].total) == (1, 1)
+
+
+class SideBySide(InProcessEngine):
+    """Begins three runs at once; the first one becomes NaN, then the others report an epoch."""
+
+    def run(self, handler: Handler) -> None:
+        jobs = [job for _ in range(3) if isinstance(job := handler.next_job(), Job)]
+        assert len(jobs) == 3
+        for job in jobs:
+            handler.started(job, "w")
+        handler.failed(jobs[0], Failure("nan", "train/loss is nan"))
+        for job in jobs[1:]:
+            assert handler.reported(job, epoch_report(1, 4)) is Decision.STOP
+            handler.stopped(job)
+        assert handler.next_job() is Wait.NEVER
+
+
+def test_a_nan_ends_the_other_seeds_of_its_trial_too(toy: ToySweep) -> None:
+    only: dict[str, Any] = {**ONE_RUN, "seeds": [0, 1, 2, 3, 4]}
+    ended = toy.run(SideBySide(), **only)
+    assert ended.state == "failed"
+    assert [trial.state for trial in toy.ledger().trials()] == ["failed"]
+    assert [run.state for run in toy.tracked().values()] == ["failed", "killed", "killed"]
+    assert toy.run(**only).state == "failed"
+    assert toy.trained() == {}
+
+
+def test_a_killed_worker_costs_an_attempt_and_nothing_else(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    toy.plan({"0.1/0": [{"do": "kill"}]})
+    with closing(LocalEngine(toy_core.ENTRY)) as engine:
+        ended = toy.run(engine, baselines=[], seeds=[0])
+    assert ended.exit_code == 0
+    assert toy.values()[0.1] == pytest.approx(0.78)
+    assert any("SIGKILL" in line and "tried again" in line for line in toy.lines)
+    child = toy.tracked()["car_ft kl_weight=0.1 seed 0"]
+    assert (child.state, child.tags["carft.attempt"]) == ("finished", "2")
+    assert "log.txt" in child.artifacts

@@ -1,0 +1,220 @@
+"""A trial that is not worth going on with is stopped with all its runs, and told truthfully."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from carft_core.files import read_json, write_json
+from sweeps.engines.base import Decision, Handler
+from sweeps.engines.local import InProcessEngine
+from sweeps.ledger.runs import Runs
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep, toy_in
+from tests.sweeps.scheduler.dying import Crash
+
+WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
+"""From good to bad, so that each later one is below the median of those before."""
+MEDIAN = {
+    "type": "median",
+    "startup_trials": 2,
+    "min_epochs": 2,
+    "allow_grid": True,
+}
+PRUNING: dict[str, Any] = {
+    "parameters": {"algorithm.kl_weight": {"values": WEIGHTS}},
+    "early_terminate": MEDIAN,
+    "seeds": [0],
+    "baselines": [],
+}
+
+
+NOBODY = 2**22 + 1
+"""More than Linux ever gives to a process."""
+
+
+class DyingAt(InProcessEngine):
+    """The driver dies in the handler's n-th look at an epoch: before or after it decides."""
+
+    def __init__(self, at: int, *, before: bool) -> None:
+        super().__init__(toy_core.ENTRY)
+        self._at, self._before = at, before
+
+    def run(self, handler: Handler) -> None:
+        decide = handler.reported
+
+        def dying(job: Any, report: Mapping[str, Any]) -> Decision:
+            self._at -= 1
+            if self._at == 0 and self._before:
+                raise Crash
+            decision = decide(job, report)
+            if self._at == 0:
+                raise Crash
+            return decision
+
+        handler.reported = dying  # type: ignore[method-assign]
+        super().run(handler)
+
+
+def bury(toy: ToySweep) -> None:
+    """Let the leases of a driver that died in this very process be those of a dead one."""
+    for file in toy.home.runs.glob("*/run.json"):
+        state = read_json(file)
+        if state["lease"] is not None:
+            state["lease"]["pid"] = NOBODY
+            write_json(file, state)
+
+
+def states(toy: ToySweep, name: str = "toy") -> dict[float, str]:
+    return {t.params["algorithm.kl_weight"]: t.state for t in toy.ledger(name).trials()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
+    """A home in which PRUNING came to its end; it is shared: only look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        toy = toy_in(tmp_path_factory.mktemp("whole"), patch)
+        assert toy.run(**PRUNING).exit_code == 0
+    return toy
+
+
+def test_bad_trials_are_pruned_and_good_ones_are_complete(whole: ToySweep) -> None:
+    assert states(whole) == {
+        0.3: "complete",
+        0.4: "complete",
+        0.5: "pruned",
+        0.6: "pruned",
+        2.0: "pruned",
+        3.0: "pruned",
+    }
+    pruned = whole.ledger().trials()[-1]
+    assert pruned.values == ()
+    assert pruned.reason is not None
+    assert "id/val/top1" in pruned.reason["message"]
+    assert sum("pruned: " in line for line in whole.lines) == 4
+
+
+def test_a_pruned_trial_is_pruned_in_optuna_with_its_last_value(whole: ToySweep) -> None:
+    frozen = whole.ledger().study.trials[-1]
+    assert frozen.state.name == "PRUNED"
+    assert list(frozen.intermediate_values) == [1, 2]
+    assert frozen.value == frozen.intermediate_values[2]
+
+
+def test_a_pruned_run_is_killed_in_the_tracker_and_stopped_in_its_folder(whole: ToySweep) -> None:
+    child = whole.tracked()["car_ft kl_weight=3 seed 0"]
+    assert (child.state, child.tags["carft.state"]) == ("killed", "pruned")
+    assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
+    state = Runs(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])
+    assert state is not None
+    assert (state.state, state.lease) == ("stopped", None)
+
+
+def test_the_same_sweep_again_trains_no_pruned_run_and_tells_nothing(toy: ToySweep) -> None:
+    toy.run(**PRUNING)
+    trained, tracked = toy.trained(), str(toy.tracker.runs)
+    assert toy.run(**PRUNING).exit_code == 0
+    assert toy.trained() == trained
+    assert str(toy.tracker.runs) == tracked
+
+
+def test_pruned_runs_enter_no_row_of_the_comparison(toy: ToySweep) -> None:
+    found = toy.run(**PRUNING).comparison
+    rows = [row.arm.params for row in found.rows if row.arm.merge is None and row.n]
+    assert [row["algorithm.kl_weight"] for row in rows] == [0.3, 0.4]
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "at", [1, 7, 13, 19, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 10, 16))]
+)
+def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
+    toy: ToySweep, whole: ToySweep, at: int, before: bool
+) -> None:
+    expected = [(t.params, t.state, t.values) for t in whole.ledger().trials()]
+    values = [t.intermediate_values for t in whole.ledger().study.trials]
+    with pytest.raises(Crash):
+        toy.run(DyingAt(at, before=before), **PRUNING)
+    bury(toy)
+    toy.run(**PRUNING)
+    found = toy.ledger()
+    assert [(t.params, t.state, t.values) for t in found.trials()] == expected
+    assert [t.intermediate_values for t in found.study.trials] == values
+    assert {run.state for run in toy.tracked().values()} == {"finished", "killed"}
+    tags = [run.tags["carft.state"] for run in toy.tracked().values()]
+    assert sorted(tags) == ["done"] * 2 + ["pruned"] * 4
+
+
+def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySweep) -> None:
+    toy.run(**{**PRUNING, "seeds": [0, 1, 2]})
+    last = toy.ledger().trials()[-1]
+    folders = [(toy.home.runs / digest).exists() for digest in last.runs.values()]
+    assert folders == [True, False, False]
+    first = toy.ledger().study.trials[0]
+    top1 = sum(0.8 + seed / 100 for seed in range(3)) / 3
+    assert first.intermediate_values[toy_core.EPOCHS] == pytest.approx(top1)
+
+
+def test_a_trial_whose_first_seed_fails_runs_no_more_of_them(toy: ToySweep) -> None:
+    toy.plan({"0.3/0": [{"do": "raise", "error": "nan"}]})
+    toy.run(**{**PRUNING, "seeds": [0, 1, 2]})
+    first = toy.ledger().trials()[0]
+    assert first.state == "failed"
+    assert [(toy.home.runs / d).exists() for d in first.runs.values()] == [True, False, False]
+
+
+def test_a_run_that_another_sweep_has_begun_is_judged_for_the_epochs_it_has(
+    toy: ToySweep,
+) -> None:
+    toy.run(**PRUNING)
+    trained = toy.trained()
+    toy.run(name="again", **PRUNING)
+    assert states(toy, "again") == states(toy)
+    assert toy.trained() == trained
+
+
+def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
+    toy.run(
+        method="random",
+        parameters={"algorithm.kl_weight": {"values": [0.3, 3.0]}},
+        early_terminate={"type": "threshold", "lower": 0.3, "min_epochs": 2},
+        run_cap=12,
+        seeds=[0],
+        baselines=[],
+    )
+    pruned = [t for t in toy.ledger().trials() if t.state == "pruned"]
+    assert len(pruned) > 1
+    assert {(t.reason or {})["kind"] for t in pruned[1:]} == {"duplicate"}
+    assert (pruned[1].reason or {})["message"] == f"the same as trial {pruned[0].number}"
+    assert len(toy.trained()) == 2
+
+
+def test_a_trial_that_is_clearly_worse_after_its_first_seed_runs_no_more(toy: ToySweep) -> None:
+    toy.run(
+        parameters={"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
+        race_seeds={"margin": 0.05},
+        seeds=[0, 1, 2],
+        baselines=[],
+    )
+    assert states(toy) == {0.3: "complete", 0.4: "complete", 3.0: "pruned"}
+    assert len(toy.trained()) == 3 + 3 + 1
+    last = toy.ledger().trials()[-1]
+    run = Runs(toy.home.runs).read(last.runs["0"])
+    assert run is not None
+    assert run.state == "done"  # its one run is whole, only the trial is not
+
+
+def test_the_race_goes_on_after_a_restart(toy: ToySweep) -> None:
+    racing: dict[str, Any] = {
+        "parameters": {"algorithm.kl_weight": {"values": [0.3, 3.0]}},
+        "race_seeds": {"margin": 0.05},
+        "seeds": [0, 1],
+        "baselines": [],
+    }
+    with pytest.raises(Crash):
+        toy.run(DyingAt(2 * (toy_core.EPOCHS + 1) + 2, before=True), **racing)
+    bury(toy)
+    toy.run(**racing)
+    assert states(toy) == {0.3: "complete", 3.0: "pruned"}

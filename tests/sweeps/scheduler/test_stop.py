@@ -1,0 +1,293 @@
+"""Asking a running sweep to stop: the request, the driver that sees it, the command that waits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.cli import main
+from sweeps.engines.base import Handler, Job
+from sweeps.engines.local import InProcessEngine
+from sweeps.home import Home
+from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
+from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.session import Ended, Interruption
+from tests.sweeps import toy_core
+from tests.sweeps.conftest import ToySweep
+from tracking.errors import ServiceUnreachable
+from tracking.spool import Spool
+from tracking.store.memory_store import MemoryTracker
+
+ROOT = Path(__file__).parents[3]
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from sweeps.ledger.claim import Claim, StopRequests
+
+got = []
+with Claim(Path(sys.argv[1])), StopRequests(Path(sys.argv[1]), got.append):
+    print("ready", flush=True)
+    until = time.monotonic() + 60
+    while not got and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(float(sys.argv[2]))
+print(got, flush=True)
+"""
+
+
+def until(condition: object, seconds: float = 20.0) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
+    """A real process that holds the sweep until a request comes, and a while longer."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, str(folder), str(lasting)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_request_reaches_the_driver_once(tmp_path: Path, now: bool) -> None:
+    process = driver(tmp_path, lasting=1.2)
+    asked = ask_to_stop(tmp_path, now=now)
+    assert asked is not None
+    assert asked.pid == process.pid
+    assert process.communicate(timeout=60)[0] == f"[{now}]\n"
+    assert not (tmp_path / FILE).exists()
+
+
+def test_each_request_is_passed_on(tmp_path: Path) -> None:
+    received: list[bool] = []
+    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+        for now in (False, False, True):
+            ask_to_stop(tmp_path, now=now)
+            until(lambda: not (tmp_path / FILE).exists())
+    assert received == [False, False, True]
+
+
+def test_a_request_to_an_earlier_driver_is_removed_and_not_obeyed(tmp_path: Path) -> None:
+    received: list[bool] = []
+    with Claim(tmp_path):
+        ask_to_stop(tmp_path)
+    assert (tmp_path / FILE).exists()
+    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+        until(lambda: not (tmp_path / FILE).exists())
+    assert received == []
+
+
+def test_what_is_no_request_is_removed_and_not_obeyed(tmp_path: Path) -> None:
+    received: list[bool] = []
+    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+        for text in ("[1]", "no JSON", '{"now": true}'):
+            (tmp_path / FILE).write_text(text)
+            until(lambda: not (tmp_path / FILE).exists())
+    assert received == []
+
+
+class Written(InProcessEngine):
+    """Writes down how it is asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(toy_core.ENTRY)
+        self.asked: list[bool] = []
+
+    def stop(self, *, now: bool = False) -> None:
+        self.asked.append(now)
+        super().stop(now=now)
+
+
+def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now() -> None:
+    engine, lines = Written(), list[str]()
+    interruption = Interruption(engine, Plain(lines.append))
+    for now in (False, False, True):
+        interruption.stop(now)
+    assert engine.asked == [False, True]
+    assert lines == ["stopping after this epoch; once more stops at once"]
+
+
+def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
+    assert ask_to_stop(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
+    with Claim(tmp_path), StopRequests(tmp_path, lambda _: None):
+        assert "carft-requests" in {thread.name for thread in threading.enumerate()}
+    assert "carft-requests" not in {thread.name for thread in threading.enumerate()}
+
+
+def begun(home: Home, name: str = "toy") -> Path:
+    folder = home.sweep(name)
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"name": name, "state": "running"}))
+    return folder
+
+
+def test_stop_waits_until_the_driver_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = driver(begun(Home(tmp_path)), lasting=0.5)
+    # Somebody must collect it: a process that has ended and was not is still there for `kill`.
+    collecting = threading.Thread(target=process.communicate)
+    collecting.start()
+    assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
+    collecting.join()
+    assert process.returncode == 0
+    told = capsys.readouterr().out
+    assert f"Asked process {process.pid} on " in told
+    assert "to stop after the epoch" in told
+    assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
+
+
+def test_stop_now_and_no_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = driver(begun(Home(tmp_path)))
+    assert main(["stop", "toy", "--now", "--no-wait", "--home", str(tmp_path)]) == 0
+    assert "at once" in capsys.readouterr().out
+    assert process.communicate(timeout=60)[0] == "[True]\n"
+
+
+def test_stop_says_when_nothing_runs_and_names_the_nearest_when_nothing_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(Home(tmp_path))
+    assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "toy is not running.\n"
+    for name in ("toi", "../sweeps/toy"):
+        assert main(["stop", name, "--home", str(tmp_path)]) == 2
+        assert "Known: toy." in capsys.readouterr().err
+    main(["stop", "toi", "--home", str(tmp_path)])
+    assert "did you mean 'toy'?" in capsys.readouterr().err
+
+
+class Asked(InProcessEngine):
+    """Somebody else asks the sweep to stop once its first trial trains."""
+
+    folder: Path
+
+    def run(self, handler: object) -> None:
+        assert ask_to_stop(self.folder) is not None
+        until(lambda: self._stopping)
+        super().run(handler)  # type: ignore[arg-type]
+
+
+def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: ToySweep) -> None:
+    engine = Asked(toy_core.ENTRY)
+    engine.folder = toy.home.sweep("toy")
+    ended = toy.run(engine)
+    assert ended.interrupted
+    assert ended.exit_code == 3
+    assert any("stopping after this epoch" in line for line in toy.lines)
+    assert toy.run().exit_code == 0
+
+
+def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    engine, ended = AskedInARun(toy_core.ENTRY), list[Ended]()
+    engine.folder, engine.now = toy.home.sweep("toy"), True
+    try:
+        thread = threading.Thread(target=lambda: ended.append(toy.run(engine)))
+        thread.start()
+        thread.join(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signals == []
+    assert ended[0].exit_code == 3
+
+
+def test_a_request_for_now_closes_a_run_in_the_main_thread_where_it_is(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toy.home.sweep("toy")
+
+    def endless(*_: object, **__: object) -> None:
+        assert ask_to_stop(folder, now=True) is not None
+        time.sleep(60)
+
+    monkeypatch.setattr(toy_core, "train_run", endless)
+    begun = time.monotonic()
+    assert toy.run().exit_code == 3
+    assert time.monotonic() - begun < 30
+
+
+class Away(MemoryTracker):
+    """A server that never answers."""
+
+    def open(self, start: object) -> None:
+        del start
+        raise ServiceUnreachable("connection refused")
+
+
+def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Asked(toy_core.ENTRY)
+    engine.folder = toy_cli.home.sweep("toy")
+    spool = Spool(Away(), toy_cli.home.path / "spool", pace=0.01)
+    spool.last_error = "connection refused"  # of a delivery before
+    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.open_tracking", lambda _: spool)
+    begun = time.monotonic()
+    assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
+    assert time.monotonic() - begun < 15
+    assert "records still wait for the tracking server" in capsys.readouterr().err
+
+
+def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(tmp_path: Path) -> None:
+    with (
+        Claim(tmp_path / "toy"),
+        pytest.raises(RequestError, match=r"stop it: carft-sweep stop toy"),
+        Claim(tmp_path / "toy"),
+    ):
+        pass
+
+
+class AskedInARun(InProcessEngine):
+    """Somebody else asks the sweep to stop while its first run trains."""
+
+    folder: Path
+    now = False
+
+    def _execute(self, handler: Handler, job: Job) -> None:
+        assert ask_to_stop(self.folder, self.now) is not None
+        until(lambda: self._stopping)
+        super()._execute(handler, job)
+
+
+def test_show_calls_a_trial_running_only_while_somebody_runs_the_sweep(
+    toy: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = AskedInARun(toy_core.ENTRY)
+    engine.folder = toy.home.sweep("toy")
+    assert toy.run(engine, baselines=[], seeds=1).interrupted
+    show = ["show", "toy", "--home", str(toy.home.path)]
+    main(show)
+    told = capsys.readouterr().out
+    assert "1 trials: 1 unfinished" in told
+    assert "trial 0  unfinished  car_ft kl_weight=0.1" in told
+    with Claim(toy.home.sweep("toy")):
+        main(show)
+    told = capsys.readouterr().out
+    assert "1 trials: 1 running" in told
+    assert "trial 0  running  car_ft" in told
+    main([*show, "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["counts"]["running"], shown["trials"][0]["state"]) == (1, "running")

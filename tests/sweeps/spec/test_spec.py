@@ -1,0 +1,738 @@
+"""A sweep file becomes a sweep: every way to write it means the same, and selection is honest."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from carft_core.algorithms import ALGORITHMS
+from carft_core.config import field_names, flatten, trial_config
+from carft_core.errors import InvalidConfig, RequestError
+from carft_core.evaluate import summary
+from sweeps.space.distributions import Choice, FloatRange, IntRange, StepRange
+from sweeps.space.parameters import DISTRIBUTIONS
+from sweeps.space.sampling import drawn, hashed
+from sweeps.spec.document import parse
+from sweeps.spec.metrics import NAMES, is_selectable, natural_goal, problem
+from sweeps.spec.normalize import HYPERBAND, IGNORED, KEYS, SHORT, UNSUPPORTED
+from sweeps.spec.schema import sweep_schema
+from sweeps.spec.settings import (
+    EARLY_TERMINATION_FIELDS,
+    METHODS,
+    RUN_CAP,
+    EarlyTerminate,
+    Metric,
+    RaceSeeds,
+    Resources,
+    Retries,
+)
+from sweeps.spec.spec import SweepSpec, load_spec, recipes
+
+Load = Callable[..., SweepSpec]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a sweep file from its text."""
+
+    def loaded(text: str, *overrides: str) -> SweepSpec:
+        file = tmp_path / "x.yaml"
+        file.write_text(text)
+        return load_spec(file, overrides)
+
+    return loaded
+
+
+TRIAL = "trial: {algorithm: car_ft}\n"
+BENCHMARKS = ("domainbed", "downstream", "imagenet", "wilds")
+"""Recipes that want published data and a GPU."""
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_shipped_recipe_loads_under_the_name_of_its_file(name: str) -> None:
+    spec = load_spec(name)
+    assert spec.name == name
+    assert spec.source_path == recipes()[name]
+    assert spec.text == recipes()[name].read_text()
+    assert spec.text.startswith("# ")
+    assert spec.text.splitlines()[0].endswith("?")
+    assert not spec.warnings
+
+
+@pytest.mark.parametrize("name", sorted({*recipes()} - {*BENCHMARKS}))
+def test_a_shipped_recipe_runs_in_minutes_on_the_built_in_data(name: str) -> None:
+    spec = load_spec(name)
+    configs = [spec.config_for(point) for point in spec.points()]
+    configs += [point.config for point in spec.baseline_configs()]
+    trained = [config for config in configs if config.algorithm.trains]
+    assert len(trained) * len(spec.seeds) <= 16  # at about 20 seconds each
+    assert {(c.model.name, c.data.family) for c in configs} == {("builtin", "icon_shift")}
+
+
+def test_the_comparison_recipe_has_methods_of_each_kind_and_five_seeds() -> None:
+    spec = load_spec("compare")
+    names = {spec.config_for({}).algorithm.name} | {b.algorithm for b in spec.baseline_configs()}
+    assert names == {"zero_shot", "fine_tune", "car_ft", "linear_probe"}
+    assert [item.algorithm["name"] for item in spec.after] == ["uniform_soup", "model_stock"]
+    assert len(spec.seeds) == 5
+
+
+def test_the_kl_weight_recipe_is_the_one_of_the_design() -> None:
+    spec = load_spec("kl_weight")
+    assert spec.parameters == (Choice("algorithm.kl_weight", (0.1, 0.3, 1.0, 3.0)),)
+    assert spec.seeds == (0, 1, 2)
+    assert [baseline["name"] for baseline in spec.baselines] == ["zero_shot", "fine_tune"]
+    merge = spec.config_for({"algorithm.kl_weight": 0.1}).merges[0]
+    assert [point.values["alpha"] for point in merge.points()] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_a_recipe_is_found_by_name_by_file_and_in_its_folder_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for written in ("kl_weight", "kl_weight.yaml", "sweeps/kl_weight.yaml"):
+        assert load_spec(written).source_path == recipes()["kl_weight"]
+    (tmp_path / "kl_weight.yaml").write_text(f"name: mine\n{TRIAL}")
+    assert load_spec("kl_weight.yaml").name == "mine"
+    with pytest.raises(RequestError, match=r"there is no sweep file other/kl_weight\.yaml"):
+        load_spec("other/kl_weight.yaml")
+
+
+def test_a_file_with_name_and_algorithm_alone_is_one_trial_with_the_defaults(load: Load) -> None:
+    spec = load(f"name: x\n{TRIAL}")
+    assert (spec.method, spec.seeds, spec.seed, spec.run_cap) == ("grid", (0,), 0, None)
+    assert (spec.metric.name, spec.metric.goal, spec.metric.merge) == (
+        "id/val/top1",
+        "maximize",
+        None,
+    )
+    assert (spec.selection.rule, spec.report.id_margin) == ("best_val", 0.005)
+    assert spec.retries == Retries(crashed=1, timeout=1, preempted=10, out_of_memory=3)
+    assert (spec.early_terminate, spec.race_seeds, spec.try_first) == (None, None, ())
+    assert spec.confirm_seeds == ()
+    assert (spec.time_budget, spec.timeout, spec.webhook, spec.imports) == (None, None, None, ())
+    assert (spec.breaker, spec.engine, spec.parallel) == (5, "auto", None)
+    assert spec.resources == Resources(cpus=None, gpus=None, custom={})
+    assert spec.goals == (spec.metric,)
+    assert spec.points() == [{}]
+    assert spec.config_for({}) == trial_config({"algorithm": "car_ft"})
+    assert spec.baseline_configs() == []
+
+
+def test_nested_dotted_and_short_names_mean_the_same(load: Load) -> None:
+    flat = load(
+        "name: x\nparameters:\n  optim.lr: {values: [1e-4]}\n  algorithm.kl_weight: {value: 1.0}\n"
+        "trial:\n  algorithm: {name: car_ft}\n  optim: {weight_decay: 0.2, clip: null}\n"
+    )
+    other = load(
+        "name: x\naliases: {lr: optim.lr, wd: optim.weight_decay, kl: algorithm.kl_weight}\n"
+        "parameters:\n  lr: {values: [0.0001]}\n"
+        "  algorithm: {parameters: {kl_weight: {value: 1}}}\n"
+        "trial: {algorithm: car_ft, wd: 0.2, optim.clip: null}\n"
+    )
+    assert other.as_dict() == flat.as_dict()
+
+
+def test_each_distribution_of_w_and_b_is_read(load: Load) -> None:
+    spec = load(
+        "name: x\nmethod: random\nparameters:\n"
+        "  optim.batch_size: {min: 32, max: 64}\n"
+        "  optim.weight_decay: {min: 0, max: 0.5}\n"
+        "  optim.warmup: {min: 0.0, max: 0.25, q: 0.1}\n"
+        "  optim.epochs: {distribution: q_uniform, min: 2, max: 9, q: 3}\n"
+        "  optim.lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-3}\n"
+        "  algorithm.kl_weight: {distribution: log_uniform, min: -1, max: 0}\n"
+        "  optim.clip: {distribution: constant, value: 2.0}\n"
+        "  keep.result: {distribution: categorical, values: [last, best_val]}\n" + TRIAL
+    )
+    kl = spec.parameters[5]
+    assert spec.parameters[:5] == (
+        IntRange("optim.batch_size", 32, 64),
+        FloatRange("optim.weight_decay", 0.0, 0.5),
+        StepRange("optim.warmup", 0.0, 0.2, 0.1),
+        IntRange("optim.epochs", 2, 8, 3),
+        FloatRange("optim.lr", 1e-5, 1e-3, log=True),
+    )
+    assert isinstance(kl, FloatRange)
+    assert kl.low == pytest.approx(0.36787944117)  # 1 / e
+    assert (kl.high, kl.log) == (1.0, True)
+    assert spec.parameters[6:] == (
+        Choice("optim.clip", (2.0,)),
+        Choice("keep.result", ("last", "best_val")),
+    )
+    assert spec.trial_count == RUN_CAP
+
+
+def test_the_canonical_form_loads_again_to_an_equal_sweep(load: Load) -> None:
+    spec = load(
+        "name: x\ndescription: d\nmethod: bayes\nrun_cap: 7\nseed: 3\nseeds: 2\nretries: 0\n"
+        "metric: {name: id/val/nll, merge: wise_ft@0.5}\nselection: {within: 0.01}\n"
+        "report: {id_margin: 0.01}\nresources: {cpus: 2}\n"
+        "baselines: [zero_shot, {name: fine_tune}]\nparameters:\n"
+        "  optim.lr: {distribution: log_uniform, min: -9, max: -3}\n"
+        "  optim.warmup: {min: 0.1, max: 0.5, q: 0.1}\n"
+        "  optim.batch_size: {min: 32, max: 64}\n  optim.epochs: {min: 2, max: 8, q: 3}\n"
+        "trial: {algorithm: car_ft, merges: [wise_ft], data: {train_fraction: 0.5}}\n"
+    )
+    assert load(yaml.safe_dump(spec.as_dict(), sort_keys=False)).as_dict() == spec.as_dict()
+    assert spec.warnings == ("x.yaml:3: method bayes runs as tpe",)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_the_canonical_form_of_a_recipe_loads_again_to_an_equal_sweep(
+    name: str, load: Load
+) -> None:
+    spec = load_spec(name)
+    assert load(yaml.safe_dump(spec.as_dict(), sort_keys=False)).as_dict() == spec.as_dict()
+
+
+WHOLE = """
+name: x
+method: nsga2
+metrics:
+  - {name: id/val/top1}
+  - {name: id/val/nll, merge: wise_ft@0.5}
+parameters:
+  lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-3}
+  optim.batch_norm: {values: [frozen, train]}
+  optim.epochs: {min: 2, max: 8, q: 2}
+aliases: {lr: optim.lr}
+seeds: 3
+confirm_seeds: 5
+race_seeds: {margin: 0.02}
+run_cap: 30
+time_budget: 2h30m
+try_first:
+  - {lr: 1e-4, optim.batch_norm: train}
+  - {optim.epochs: 4.0}
+early_terminate: {type: asha, grace_period: 2, eta: 3}
+retries: {crashed: 2, preempted: 4}
+timeout: 90
+breaker: 0
+engine: ray
+parallel: 8
+resources: {cpus: 2, gpus: 0.333, custom: {big_memory: 1}}
+webhook: env:MY_HOOK
+import: json
+trial: {algorithm: car_ft, merges: [wise_ft]}
+"""
+
+
+def test_every_setting_is_read_and_the_canonical_form_loads_again_to_an_equal_sweep(
+    load: Load,
+) -> None:
+    spec = load(WHOLE)
+    assert spec.metric == spec.goals[0] == Metric(name="id/val/top1", goal="maximize")
+    assert spec.goals[1] == Metric(name="id/val/nll", goal="minimize", merge="wise_ft@0.5")
+    assert spec.confirm_seeds == (3, 4, 5, 6, 7)
+    assert spec.race_seeds == RaceSeeds(margin=0.02, after=1)
+    assert (spec.run_cap, spec.time_budget, spec.timeout) == (30, 9000.0, 90.0)
+    assert spec.try_first == (
+        {"optim.lr": 1e-4, "optim.batch_norm": "train"},
+        {"optim.epochs": 4},
+    )
+    assert type(spec.try_first[1]["optim.epochs"]) is int
+    assert spec.early_terminate == EarlyTerminate(
+        type="asha", metric="id/val/top1", min_epochs=2, reduction_factor=3
+    )
+    assert spec.retries == Retries(crashed=2, timeout=1, preempted=4, out_of_memory=3)
+    assert (spec.breaker, spec.engine, spec.parallel) == (0, "ray", 8)
+    assert spec.resources == Resources(cpus=2, gpus=0.3333, custom={"big_memory": 1.0})
+    assert (spec.webhook, spec.imports) == ("env:MY_HOOK", ("json",))
+    Draft202012Validator(sweep_schema()).validate(parse(WHOLE).data)
+    Draft202012Validator(sweep_schema()).validate(spec.as_dict())
+    again = load(yaml.safe_dump(spec.as_dict(), sort_keys=False))
+    assert again.as_dict() == spec.as_dict()
+    assert (again.goals, again.early_terminate) == (spec.goals, spec.early_terminate)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "written", "fresh"),
+    [
+        ("3", "2", (3, 4)),
+        ("[7, 2]", "3", (8, 9, 10)),
+        ("[7, 2]", "[0, 1]", (0, 1)),
+        ("1", "null", ()),
+    ],
+)
+def test_what_confirms_follows_the_largest_seed_or_is_named(
+    load: Load, seeds: str, written: str, fresh: tuple[int, ...]
+) -> None:
+    file = f"name: x\nseeds: {seeds}\n{TRIAL}"
+    assert load(file, f"confirm_seeds={written}").confirm_seeds == fresh
+    assert load(f"confirm_seeds: {written}\n{file}").confirm_seeds == fresh
+
+
+def test_what_is_left_out_is_left_out_of_plain_data(load: Load) -> None:
+    # A sweep of an older version, which knew fewer keys, does not differ by them.
+    assert set(load(f"name: x\n{TRIAL}").as_dict()) == {
+        *("name", "description", "method", "metric", "parameters", "seeds", "baselines", "trial"),
+        *("run_cap", "seed", "selection", "report", "retries", "resources"),
+    }
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "grid"])
+def test_every_method_of_search_wants_parameters(load: Load, method: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"x\.yaml:2: method: searches parameters, and there"):
+        load(f"name: x\nmethod: {method}\n{TRIAL}")
+    text = f"name: x\nmethod: {method}\nparameters: {{optim.lr: {{min: 1e-5, max: 1e-3}}}}\n"
+    assert load(text + TRIAL).method == method
+
+
+SEARCH = "name: x\nmethod: tpe\nparameters: {optim.lr: {min: 1e-5, max: 1e-3}}\n"
+
+
+@pytest.mark.parametrize("kind", EARLY_TERMINATION_FIELDS)
+def test_plain_data_of_an_early_termination_has_the_fields_of_its_type(
+    load: Load, kind: str
+) -> None:
+    more = ", lower: 0.1, upper: 0.9" if kind == "threshold" else ""
+    rule = load(f"{SEARCH}early_terminate: {{type: {kind}{more}}}\n{TRIAL}").early_terminate
+    assert rule is not None
+    assert set(rule.plain()) == {"type", "metric", *EARLY_TERMINATION_FIELDS[kind]}
+    assert rule.metric == "id/val/top1"
+
+
+def test_early_termination_goes_by_the_sweeps_metric_where_epochs_report_it(load: Load) -> None:
+    rule = "early_terminate: {type: median}\n"
+    every = "trial: {algorithm: car_ft, eval: {every_epoch: true}}\n"
+    oracle = "metric: {name: ood/dark/top1}\nselection: oracle\n"
+    found = load(SEARCH + rule + oracle + every).early_terminate
+    assert found is not None
+    assert found.metric == "ood/dark/top1"
+    with pytest.raises(InvalidConfig, match=r"such as metric: id/val/top1; ood/dark/top1 comes la"):
+        load(SEARCH + rule + oracle + TRIAL)
+    found = load(
+        SEARCH + rule + oracle + TRIAL, "early_terminate.metric=train/loss"
+    ).early_terminate
+    assert found is not None
+    assert found.metric == "train/loss"
+
+
+SPACE = (
+    "name: x\nmethod: random\nrun_cap: 100\nparameters:\n"
+    "  algorithm.name: {values: [car_ft, fine_tune]}\n"
+    "  algorithm.kl_weight: {distribution: log_normal, mu: 0, sigma: 1}\n"
+    "  optim.batch_size: {distribution: q_log_uniform_values, min: 8, max: 256, q: 8}\n"
+    "  optim.lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-3}\n"
+    "  optim.warmup: {min: 0.0, max: 0.5, q: 0.1}\n"
+    "  optim.epochs: {min: 2, max: 9, q: 3}\n"
+    "  optim.batch_norm: {values: [frozen, train], when: {algorithm.name: car_ft}}\n"
+)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_the_space_draws_may_be_tried_first(load: Load, seed: int) -> None:
+    space = load(SPACE).parameters
+    points = [drawn(space, functools.partial(hashed, seed, index), {}) for index in range(10)]
+    text = SPACE + yaml.safe_dump({"try_first": points}, sort_keys=False)
+    assert load(text).try_first == tuple(points)
+
+
+def test_a_grid_ends_no_trial_early_unless_the_file_allows_it(load: Load) -> None:
+    text = f"name: x\nearly_terminate: {{type: median}}\n{TRIAL}"
+    with pytest.raises(InvalidConfig, match="use another method, or say allow_grid: true"):
+        load(text)
+    for override in ("allow_grid=true", "early_terminate.allow_grid=true"):
+        rule = load(text, override).early_terminate
+        assert rule is not None
+        assert rule.allow_grid
+
+
+def test_a_number_of_retries_is_for_crashes_and_timeouts_and_its_parts_can_be_set(
+    load: Load,
+) -> None:
+    text = f"name: x\nretries: 4\n{TRIAL}"
+    four = Retries(crashed=4, timeout=4)
+    assert load(text).retries == four
+    assert load(text).as_dict()["retries"] == 4
+    assert load(text, "retries.preempted=7").retries == four.model_copy(update={"preempted": 7})
+    assert load(text, "retries=0").retries == Retries(crashed=0, timeout=0)
+
+
+HOOK = "https://me:pw@hooks.example.org:8443/services/T0/B0/s3cret"
+
+
+def test_a_webhook_is_known_to_the_sweep_alone(load: Load) -> None:
+    spec = load(f"name: x\nwebhook: {HOOK} # ours\n{TRIAL}")
+    assert spec.webhook == HOOK
+    kept = [spec.text, str(spec.as_dict()), repr(spec), str(spec.warnings)]
+    assert not any("s3cret" in text or "pw" in text for text in kept)
+    assert spec.text.splitlines()[1] == "webhook: https://hooks.example.org:8443/*** # ours"
+    assert spec.as_dict()["webhook"] == "https://hooks.example.org:8443/***"
+
+
+def test_what_is_kept_of_a_webhook_is_never_called(load: Load) -> None:
+    spec = load(load(f"name: x\nwebhook: {HOOK}\n{TRIAL}").text)
+    assert spec.webhook is None
+    (warning,) = spec.warnings
+    assert warning.startswith("x.yaml:2: of the webhook only its host is kept here; give it again")
+
+
+def test_a_webhook_on_the_command_line_is_refused_without_showing_it(load: Load) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(f"name: x\n{TRIAL}", f"webhook={HOOK}")
+    assert str(caught.value) == (
+        "--set webhook=...: others can see a command line; write it into the file, or say env:NAME"
+    )
+    assert load(f"name: x\n{TRIAL}", "webhook=env:HOOK").webhook == "env:HOOK"
+    assert load(f"name: x\nwebhook: {HOOK}\n{TRIAL}", "webhook=null").webhook is None
+
+
+MODULE = '''"""An algorithm of one's own."""
+from carft_core.algorithms import ALGORITHMS
+from carft_core.algorithms.fine_tune import FineTune
+
+
+@ALGORITHMS.register
+class {name}(FineTune):
+    """Mine."""
+
+    name = "{lower}"
+    summary = "Mine"
+    strength: float = 1.0
+'''
+
+
+def test_imports_are_found_beside_the_file_and_loaded_before_names_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a process of its own, since registering is for good.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "of_the_file.py").write_text(MODULE.format(name="First", lower="first"))
+    (elsewhere / "of_the_line.py").write_text(MODULE.format(name="Second", lower="second"))
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "name: x\nimport: of_the_file.py\nbaselines: [second]\n"
+        "parameters: {algorithm.strength: {values: [1.0, 2.0]}}\ntrial: {algorithm: first}\n"
+    )
+    monkeypatch.chdir(elsewhere)
+    code = (
+        "import json, sys; from sweeps.spec.spec import load_spec; "
+        "spec = load_spec(sys.argv[1], [], ['./of_the_line.py']); "
+        "print(json.dumps([spec.imports, len(spec.points()), spec.as_dict()['import']]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    both = [str(tmp_path / "of_the_file.py"), str(elsewhere / "of_the_line.py")]
+    assert json.loads(done.stdout) == [both, 2, both]
+
+
+def test_an_import_that_fails_is_the_only_mistake_that_is_told(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "broken_on_purpose.py").write_text("1 / 0\n")
+    text = "name: x\nimport: ./broken_on_purpose.py\ntrial: {algorithm: mine}\n"
+    with pytest.raises(InvalidConfig, match="ZeroDivisionError") as caught:
+        load(text)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("x.yaml:2: import: ")
+
+
+def test_an_import_of_the_command_line_that_fails_is_named_as_given(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(f"name: x\n{TRIAL}")
+    with pytest.raises(
+        InvalidConfig, match=r"^--import \./nowhere\.py: .*nowhere\.py does not exist"
+    ):
+        load_spec(file, (), ["./nowhere.py"])
+
+
+def test_keys_of_w_and_b_without_a_meaning_here_are_named_and_ignored(load: Load) -> None:
+    spec = load(f"name: x\nprogram: train.py\nproject: robust\n{TRIAL}")
+    assert spec.warnings == (
+        "x.yaml:2: program is W&B's and ignored here",
+        "x.yaml:3: project is W&B's and ignored here",
+    )
+
+
+def test_in_a_grid_a_baseline_runs_at_every_point_of_what_it_has(load: Load) -> None:
+    spec = load(
+        "name: x\nparameters:\n  algorithm.kl_weight: {values: [0.1, 1.0]}\n"
+        "  optim.lr: {values: [1e-4, 1e-3]}\nbaselines: [zero_shot, fine_tune]\n"
+        "trial: {algorithm: car_ft, optim: {epochs: 3}}\n"
+    )
+    assert len(spec.points()) == 4
+    found = spec.baseline_configs()
+    assert [(point.algorithm, point.params, point.untuned) for point in found] == [
+        ("zero_shot", {}, False),
+        ("fine_tune", {"optim.lr": 1e-4}, False),
+        ("fine_tune", {"optim.lr": 1e-3}, False),
+    ]
+    assert [point.config.optim.lr for point in found[1:]] == [1e-4, 1e-3]
+    assert {point.config.optim.epochs for point in found} == {3}
+
+
+def test_a_capped_grid_has_its_first_points_and_baselines_follow(load: Load) -> None:
+    spec = load(
+        "name: x\nrun_cap: 2\nparameters:\n  optim.lr: {values: [1e-4, 1e-3, 1e-2]}\n"
+        f"baselines: [fine_tune]\n{TRIAL}"
+    )
+    assert spec.points() == [{"optim.lr": 1e-4}, {"optim.lr": 1e-3}]
+    assert len(spec.baseline_configs()) == spec.trial_count == 2
+
+
+@pytest.mark.parametrize(
+    ("parameter", "untuned"), [("optim.lr", True), ("algorithm.kl_weight", False)]
+)
+def test_in_a_search_a_baseline_runs_once_and_is_marked_when_it_could_have_been_tuned(
+    load: Load, parameter: str, untuned: bool
+) -> None:
+    spec = load(
+        f"name: x\nmethod: tpe\nparameters:\n  {parameter}: {{min: 0.1, max: 0.5}}\n"
+        f"baselines: [zero_shot, fine_tune]\n{TRIAL}"
+    )
+    found = spec.baseline_configs()
+    assert [(point.params, point.untuned) for point in found] == [({}, False), ({}, untuned)]
+    assert found[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
+    with pytest.raises(ValueError, match="not known before it runs"):
+        spec.points()
+
+
+def test_a_baseline_may_fix_fields_of_its_own(load: Load) -> None:
+    spec = load(
+        "name: x\nparameters: {optim.lr: {values: [1e-4]}}\n"
+        "baselines: [{name: car_ft, kl_weight: 0.5}]\ntrial: {algorithm: fine_tune}\n"
+    )
+    (point,) = spec.baseline_configs()
+    assert point.config.algorithm == ALGORITHMS["car_ft"](kl_weight=0.5)  # type: ignore[call-arg]
+
+
+def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load: Load) -> None:
+    spec = load(
+        "name: x\nparameters:\n  algorithm.name: {values: [fine_tune, car_ft]}\n"
+        "  algorithm.kl_weight: {values: [0.1, 1.0]}\nbaselines: [zero_shot]\n"
+        "trial: {algorithm: {kl_direction: student_teacher}}\n"
+    )
+    made = [spec.config_for(point).algorithm for point in spec.points()]
+    assert [item.name for item in made] == ["fine_tune", "car_ft", "car_ft"]
+    assert made[2].model_dump()["kl_direction"] == "student_teacher"
+    assert [point.params for point in spec.baseline_configs()] == [{}]
+
+
+def test_structured_fields_may_vary(load: Load) -> None:
+    spec = load(
+        "name: x\nparameters:\n  merges:\n    values:\n      - []\n"
+        f"      - [{{name: wise_ft, alphas: [0.5]}}]\n{TRIAL}"
+    )
+    assert [len(spec.config_for(point).merges) for point in spec.points()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("optim.lr=3e-4", "optim.lr", 3e-4),
+        ("trial.optim.lr=3e-4", "optim.lr", 3e-4),
+        ("lr=3e-4", "optim.lr", 3e-4),
+        ("optim={lr: 3e-4}", "optim.lr", 3e-4),
+        ("device=cpu", "device", "cpu"),
+        ("data.root=a=b", "data.root", "a=b"),
+    ],
+)
+def test_an_override_sets_a_field_of_the_trial(
+    load: Load, override: str, field: str, value: object
+) -> None:
+    text = "name: x\naliases: {lr: optim.lr}\ntrial: {algorithm: car_ft, optim: {lr: 1e-5}}\n"
+    found: Any = load(text, override).config_for({})
+    for step in field.split("."):
+        found = getattr(found, step)
+    assert found == value
+
+
+def test_overrides_reach_every_setting_and_the_last_one_wins(load: Load) -> None:
+    spec = load(
+        "name: x\nselection: best_val\n"
+        f"parameters: {{optim.lr: {{min: 1e-5, max: 1e-3}}}}\n{TRIAL}",
+        "name=y",
+        "seeds=[4, 5]",
+        "seeds=2",
+        "metric.name=id/val/nll",
+        "selection.within=0.01",
+        "parameters.optim.lr.values=[1e-4, 1e-3]",
+        "parameters.algorithm.kl_weight={value: 2.0}",
+        "baselines=[zero_shot]",
+    )
+    assert (spec.name, spec.seeds, spec.metric.goal) == ("y", (0, 1), "minimize")
+    assert (spec.selection.rule, spec.selection.within) == ("within", 0.01)
+    assert spec.points() == [
+        {"optim.lr": 1e-4, "algorithm.kl_weight": 2.0},
+        {"optim.lr": 1e-3, "algorithm.kl_weight": 2.0},
+    ]
+    assert spec.overrides[0] == "name=y"
+
+
+def test_an_override_can_take_a_parameter_away_and_fix_its_field(load: Load) -> None:
+    text = f"name: x\nparameters: {{optim.lr: {{values: [1e-4]}}}}\n{TRIAL}"
+    with pytest.raises(InvalidConfig, match=r"--set optim\.lr=1: optim\.lr: is fixed here and va"):
+        load(text, "optim.lr=1")
+    spec = load(text, "parameters.optim.lr=null", "optim.lr=1")
+    assert spec.points() == [{}]
+    assert spec.config_for({}).optim.lr == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=-1", "--set optim.lr=-1: optim.lr: must be greater than 0, got -1"),
+        ("optim.lr", "--set optim.lr: must be key=value"),
+        ("optim.lr=[1", "--set optim.lr=[1: a bracket that opens here is never closed"),
+        ("lr=1", "--set lr=1: unknown key 'lr'; did you mean 'optim.lr'?"),
+        ("seeds=[]", "--set seeds=[]: seeds: must be 1 to 1000 seeds"),
+        ("report.margin=1", "--set report.margin=1: report.margin: unknown field 'margin'"),
+        ("parameters.lr.value=1", "unknown parameter 'lr.value'"),
+        ("parameters={}", "--set parameters={}: parameters are set one by one"),
+        ("aliases.lr=optim.lr", "--set aliases.lr=optim.lr: aliases are given in the file"),
+        ("name=!!set {a}", "--set name=!!set {a}: the tag !!set is not allowed"),
+        ("import=mine", "--set import=mine: modules are named in the file, or with --import"),
+        ("retries.nan=1", "--set retries.nan=1: retries.nan: unknown field 'nan'"),
+        ("early_terminate.type=asha", "early_terminate: would stop points of a grid"),
+    ],
+)
+def test_a_wrong_override_is_named_as_it_was_given(load: Load, override: str, message: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(f"name: x\n{TRIAL}", override)
+    assert message in str(caught.value)
+
+
+def test_selecting_on_a_shift_is_allowed_to_the_oracle_alone(load: Load) -> None:
+    text = f"name: x\nmetric: {{name: ood/mean/top1}}\n{TRIAL}"
+    with pytest.raises(InvalidConfig, match="selection: oracle"):
+        load(text)
+    assert load(text, "selection=oracle").selection.rule == "oracle"
+
+
+def test_a_metric_may_name_a_merge_point_that_every_trial_has(load: Load) -> None:
+    text = (
+        "name: x\nmetric: {merge: wise_ft@0.5}\nparameters: {merges: {values: [[wise_ft], []]}}\n"
+    )
+    with pytest.raises(InvalidConfig, match=r"x\.yaml:2: metric\.merge: unknown merge point"):
+        load(text + TRIAL)
+    spec = load(text + TRIAL, "parameters.merges.values=[[wise_ft]]")
+    assert spec.metric.merge == "wise_ft@0.5"
+
+
+def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
+    quantities = {"top1": 0.5, "nll": 1.0, "ece": 0.1, "brier": 0.2}
+    splits = dict.fromkeys(("id/val", "id/test", "ood/outline", "ood/3d"), quantities)
+    retained = ("retention/dtd/top1", "retention/mean/top1", "retention/gain/top1")
+    names = [*summary(splits, splits), *retained]
+    assert [name for name in names if problem(name)] == []
+    assert {name for name in names if is_selectable(name)} == {
+        f"id/val/{quantity}" for quantity in quantities
+    }
+    assert is_selectable("ood/val/macro_f1")
+    assert not is_selectable("ood/val_2/macro_f1")
+    assert {name for name in names if natural_goal(name) == "maximize"} == {
+        *(f"{split}/top1" for split in (*splits, "ood/mean")),
+        "hmean/top1",
+        "gain/ood/top1",
+        *retained,
+    }
+    assert [name for name in NAMES if problem(name)] == []
+
+
+def test_reading_a_sweep_file_needs_neither_optuna_nor_ray_nor_mlflow() -> None:
+    code = (
+        "import sys; from sweeps.spec.spec import load_spec; load_spec('kl_weight'); "
+        "print({'optuna', 'ray', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "sweep-file.md"
+
+
+def test_the_reference_page_names_every_key_field_and_recipe() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", DOCS.read_text(), re.MULTILINE)
+    fields = {name for name in field_names() if not name.startswith("algorithm.of.")}
+    assert {*KEYS, *Metric.model_fields, *fields, *recipes()} <= set(rows)
+
+
+def test_the_defaults_of_the_reference_page_are_those_of_the_code() -> None:
+    table = DOCS.read_text().split("## Fields of a trial")[1].split("## `--set`")[0]
+    shown = dict(re.findall(r"^\| `([a-z_.]+)` \|.*\| `([^`]+)` \|$", table, re.MULTILINE))
+    # A family without defaults of its own shows the product's.
+    config = trial_config({"algorithm": "car_ft", "data": {"family": "image_folder"}}).as_dict()
+    config["data"]["family"] = "icon_shift"
+    actual = {**dict(flatten(config)), "algorithm.name": "required"}
+    assert {name: parse(f"x: {text}").data["x"] for name, text in shown.items()} == {
+        name: actual[name] for name in shown
+    }
+    assert len(shown) >= 25
+
+
+def test_the_examples_of_the_reference_page_load(load: Load) -> None:
+    texts = re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    specs = {spec.name: spec for spec in map(load, texts)}
+    assert specs["my_kl_weight"].as_dict() == load_spec(
+        "kl_weight", ["name=my_kl_weight"]
+    ).as_dict() | {"description": ""}
+    assert len(specs["methods"].points()) == 3
+    assert len(specs["accuracy_and_calibration"].goals) == 2
+    assert len(specs["from_what_is_known"].try_first) == 2
+    assert specs["on_a_cluster"].time_budget == 86_400
+    assert specs["schedule"].parameters[2].when
+    assert len(specs) == len(texts) >= 6
+
+
+def test_the_reference_page_names_every_field_method_and_distribution() -> None:
+    text = DOCS.read_text()
+    models = (EarlyTerminate, RaceSeeds, Resources, Retries)
+    names = {name for model in models for name in model.model_fields}
+    names |= {
+        *METHODS,
+        *EARLY_TERMINATION_FIELDS,
+        *DISTRIBUTIONS,
+        *HYPERBAND,
+        *IGNORED,
+        *UNSUPPORTED,
+        *SHORT,
+    }
+    missing = {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)}
+    assert missing == {"early_stopping"}  # a slip that is answered, and no key of W&B's
+
+
+@pytest.mark.parametrize("name", ["from_checkpoint", "uniform_soup"])
+def test_what_is_made_without_training_may_be_merged_and_chosen_by_that(
+    load: Load, name: str
+) -> None:
+    spec = load(
+        "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
+        f"trial: {{algorithm: {name}, merges: [wise_ft]}}\n"
+    )
+    assert spec.metric.merge == "wise_ft@0.5"
+    with pytest.raises(RequestError, match="zero_shot trains nothing, so nothing is merged"):
+        load(
+            "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
+            "trial: {algorithm: zero_shot, merges: [wise_ft]}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("kl_weight.yaml", "kl_weight"), ("my sweep (2).yml", "my-sweep-2"), ("_ä.yaml", "sweep")],
+)
+def test_a_file_without_a_name_is_named_after_its_file(
+    tmp_path: Path, file: str, name: str
+) -> None:
+    (tmp_path / file).write_text("trial: {algorithm: car_ft}\nprofiles: {p: {name: '{name}-p'}}\n")
+    assert load_spec(tmp_path / file).name == name
+    assert load_spec(tmp_path / file, ["profile=p"]).name == f"{name}-p"
+    assert load_spec(tmp_path / file, ["name=other"]).name == "other"

@@ -1,0 +1,261 @@
+"""`submit` to a real Ray head that wants a token: sweeps, logs, ends, and no secret anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from sweeps.cli import main
+from sweeps.submit import client as following
+from tests.sweeps.submit.conftest import SWEEP, Git
+from tests.sweeps.submit.dropping import Dropping
+
+pytestmark = pytest.mark.xdist_group("ray")
+ROOT = Path(__file__).parents[3]
+TOKEN = "0123456789abcdef0123456789abcdef"
+PLANTED = ("planted-by-variable", "planted-by-address", "planted-by-file")
+STANDS_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+told = next(word for word in sys.argv if word.startswith("description="))
+do, _, what = told.removeprefix("description=").partition(" ")
+print(json.dumps({"argv": sys.argv[1:], "cwd": Path.cwd().name, "mine": Path("mine.py").is_file(),
+    "uri": os.environ.get("MLFLOW_TRACKING_URI"), "address": os.environ["RAY_ADDRESS"]}))
+if do == "exit":
+    sys.exit(int(what))
+def stop(*_):
+    print("stops after this epoch")
+    time.sleep(3.5)  # Ray itself kills after three seconds
+    print("has stopped")
+    sys.exit(3)
+signal.signal(signal.SIGTERM, stop)
+for line in range(10_000):
+    print(f"line {line}")
+    time.sleep(0.05)
+    if Path(what).exists():
+        break
+"""
+"""A `sweeps` of the project's own, told by `description` what to do: what `submit` does to it is
+seen in a second, while a real sweep takes half a minute."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where it is, and the folder that it writes to."""
+
+    url: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # Not in pytest's folder: the paths of Ray's sockets are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="carft-h", dir="/tmp", ignore_cleanup_errors=True) as t:
+        token = Path(t) / "token"
+        token.write_text(TOKEN)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+        with subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("head.py")), f"{t}/r"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**kept, **secret, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            yield Head(json.loads(process.stdout.readline())["url"], Path(t) / "r")
+            process.communicate(timeout=60)
+
+
+@pytest.fixture
+def on_head(head: Head, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Head:
+    """The project's environment names the head and its token, and a home that is not there yet."""
+    del project
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(following, "PAUSE", 0.1)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.url)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    return head
+
+
+@pytest.fixture
+def stand_in(git: Git, project: Path) -> Path:
+    """The project as a clone of carft-sweep, whose command does what it is told."""
+    del git
+    for package in ("sweeps", "carft_core", "tracking"):
+        (project / package).mkdir()
+        (project / package / "__init__.py").write_text("")
+    (project / "sweeps" / "__main__.py").write_text(STANDS_IN)
+    return project
+
+
+def submit(do: str, *words: str) -> int:
+    python = ("--python", sys.executable)
+    return main(["submit", "tiny.yaml", *python, "--set", f"description={do}", *words])
+
+
+def told_of(id_: str, head: Head) -> str:
+    """All that the cluster tells of a job, environment and metadata too."""
+    header = {"Authorization": f"Bearer {TOKEN}"}
+    return requests.get(f"{head.url}/api/jobs/{id_}", headers=header, timeout=30).text
+
+
+def logs_of(id_: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["submit", "--logs", id_]) == 0
+    return capsys.readouterr().out
+
+
+def within(seconds: float, happened: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def holding(folder: Path, text: str) -> list[Path]:
+    """The files below a folder that hold a text, in whatever format."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in files if text.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow  # tests/clusters/test_from_outside.py sends one to three hosts
+def test_a_sweep_runs_there_with_what_is_changed_here_and_no_secret_gets_out(
+    git: Git,
+    project: Path,
+    on_head: Head,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PLANTED[0])
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"postgresql://me:{PLANTED[1]}@host/optuna")
+    (tmp_path / "secret").write_text(PLANTED[2])
+    monkeypatch.setenv("HF_TOKEN", "")  # which the command sets
+    monkeypatch.setenv("HF_TOKEN_FILE", str(tmp_path / "secret"))
+    home = tmp_path / "home"
+    (project / "deep").mkdir()
+    (project / "deep" / "tiny.yaml").write_text(SWEEP.replace("tiny", "from_outside"))
+    (project / "leak.txt").write_text("\n".join(PLANTED))
+    monkeypatch.chdir(project / "deep")
+    assert main(["submit", "tiny.yaml", "--python", sys.executable]) == 0
+    told = capsys.readouterr()
+    assert "[1/1] fine_tune seed 0  done" in told.out
+    assert "new: deep/tiny.yaml" in told.err
+    assert (home / "sweeps" / "from_outside" / "comparison.json").exists()
+    (ran,) = (home / "runs").glob("*/run.json")
+    assert json.loads(ran.read_text())["state"] == "done"
+    (id_,) = {word for word in told.err.split() if word.startswith("carft-from_outside-")}
+    told_there = told_of(id_, on_head)
+    assert git("rev-parse", "HEAD") in told_there
+    for secret in (*PLANTED, TOKEN):
+        assert secret not in told_there + told.out + told.err
+        assert holding(home, secret) == []
+        assert holding(on_head.folder, secret) == []
+    commit = git("rev-parse", "HEAD")
+    assert holding(home, commit)
+
+
+def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
+    stand_in: Path,
+    on_head: Head,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del stand_in
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert submit("exit 2", "--parallel", "2") == 2
+    told = capsys.readouterr()
+    seen = json.loads(told.out.splitlines()[-1])
+    assert seen["argv"] == [
+        *("run", "tiny.yaml", "--address", "auto", "--home", str(tmp_path / "home")),
+        *("--set", "description=exit 2", "--parallel", "2"),
+    ]
+    assert seen["mine"]
+    assert seen["uri"] == "http://mlflow:5000"
+    assert seen["address"]
+    assert "the job runs with these sources" in told.err
+    assert "is failed." in told.err
+    assert main(["submit", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [job["exit_code"] for job in listed if job["sweep"] == "tiny"][-1] == 2
+    assert on_head.url
+
+
+def test_a_job_is_left_looked_at_and_stopped(
+    stand_in: Path, on_head: Head, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del stand_in, on_head
+
+    def asked(*words: str) -> str:
+        assert main(["submit", *words]) == 0
+        return capsys.readouterr().out.strip()
+
+    assert submit("wait /nowhere", "--no-wait") == 0
+    id_ = capsys.readouterr().out.strip()
+    assert within(60, lambda: "line 3" in logs_of(id_, capsys))
+    assert "running" in asked("--status", id_)
+    assert json.loads(asked("--status", id_, "--json"))["sweep"] == "tiny"
+    assert asked("--list").count(id_) == 1
+    assert "was asked to stop: its driver ends after the epoch" in asked("--stop", id_)
+    assert main(["submit", "--logs", id_, "--follow"]) == 3
+    told = capsys.readouterr()
+    assert "stops after this epoch\nhas stopped" in told.out
+    assert "is stopped." in told.err
+    assert "is not running (stopped)" in asked("--stop", id_)
+
+
+def test_each_line_comes_once_though_the_connection_breaks(
+    stand_in: Path,
+    on_head: Head,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del stand_in
+    way, go = Dropping(on_head.url), tmp_path / "go"
+
+    def trouble() -> None:
+        within(60, lambda: way.served > 4)
+        way.cuts = 4
+        within(60, lambda: way.cuts == 0)
+        go.touch()
+
+    assert submit(f"wait {go}", "--no-wait") == 0
+    id_ = capsys.readouterr().out.strip()
+    assert within(60, lambda: "line 3" in logs_of(id_, capsys))
+    threading.Thread(target=trouble, daemon=True).start()
+    assert main(["submit", "--address", way.url, "--logs", id_, "--follow"]) == 0
+    way.close()
+    told = capsys.readouterr()
+    lines = [line for line in told.out.splitlines() if line.startswith("line ")]
+    assert lines == [f"line {number}" for number in range(len(lines))]
+    assert len(lines) > 3
+    assert way.made == 4
+    assert "the job goes on, trying again" in told.err
+    assert "connected again" in told.err
+
+
+def test_a_missing_and_a_wrong_token_are_told(
+    on_head: Head, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    assert main(["submit", "--list"]) == 2
+    assert f"{on_head.url} does not take this token (403)" in capsys.readouterr().err
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    assert main(["submit", "--list"]) == 2
+    assert f"{on_head.url} wants a token (401): set RAY_AUTH_MODE" in capsys.readouterr().err

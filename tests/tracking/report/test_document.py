@@ -1,0 +1,301 @@
+"""The page is one whole HTML file: it loads nothing, says everything, and quotes what it got."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
+from tracking.charts import CHARTS
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.predictions import Answer, Counts, Gallery, Picture
+from tracking.comparison.runs import RunRecord
+from tracking.evidence.data import gather
+from tracking.report.html import (
+    Fact,
+    Pictures,
+    Provenance,
+    SweepFile,
+    document,
+    library,
+    without_user,
+)
+from tracking.report.table import everything, headline
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
+VOID = {"meta", "img", "br", "input", "link", "hr"}
+
+
+class Read(HTMLParser):
+    """The tags of a page with their attributes and the text inside, and whether all are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.inside: dict[str, list[str]] = {}
+        self.stack: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.stack.append(tag)
+            self.inside.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack:
+            self.inside[self.stack[-1]][-1] += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the library of charts is kept for all tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    library(folder)
+    return folder
+
+
+def compared(records: list[RunRecord], sweep: str = "kl_weight") -> Comparison:
+    return compare(records, sweep=sweep)
+
+
+def one_picture() -> Pictures:
+    answers = (Answer(1, 1, None), Answer(1, 3, 0), Answer(2, 3, 1))
+    picture = Picture("ood/outline", "bell#0", 1, "candidate", *answers)
+    counts = Counts("ood/outline", right=9, both=5, candidate=2, reference=1, neither=1)
+    gallery = Gallery("car_ft kl_weight=1", "fine_tune", (counts,), (picture,))
+    return Pictures(gallery, {("ood/outline", "bell#0"): b"\x89PNG"}, ("key", HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def page(cache: Path) -> str:
+    """A page with all its parts, some of them hostile."""
+    comparison = replace(compared(kl_sweep()), sweep=HOSTILE, warnings=(HOSTILE,))
+    return document(
+        comparison,
+        gather(comparison),
+        description=HOSTILE,
+        pictures=one_picture(),
+        provenance=Provenance(
+            (Fact("data", (HOSTILE,)),), (HOSTILE,), (SweepFile(HOSTILE, HOSTILE),)
+        ),
+        cache=cache,
+    )
+
+
+def test_it_is_well_formed_and_what_it_quotes_stays_text(page: str) -> None:
+    read = Read(page)
+    assert read.stack == []
+    assert len(read.of("h1")) == 1
+    assert not [attributes for _, attributes in read.tags if "onerror" in attributes]
+    assert [attributes["src"][:21] for attributes in read.of("img")] == ["data:image/png;base64"]
+    assert read.inside["h1"] == [HOSTILE]
+
+
+def test_it_can_be_made_where_the_locale_is_not_utf_8(cache: Path) -> None:
+    """The page's own style and script have characters beyond ASCII."""
+    code = """
+import sys
+from pathlib import Path
+from tests.tracking.made_up import kl_sweep
+from tests.tracking.report.test_document import compared
+from tracking.evidence.data import gather
+from tracking.report.html import document
+comparison = compared(kl_sweep())
+assert "</html>" in document(comparison, gather(comparison), cache=Path(sys.argv[1]))
+"""
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(cache)],
+        env=environ,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str) -> None:
+    read = Read(page)
+    for tag, attributes in read.tags:
+        assert tag not in ("link", "iframe", "object", "base"), tag
+        for name in ("src", "href", "action", "srcset"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), f"{tag} {name}={value[:80]}"
+    (policy,) = (tag["content"] for tag in read.of("meta") if "http-equiv" in tag)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    types = [attributes.get("type") for attributes in read.of("script")]
+    texts = [text for kind, text in zip(types, read.inside["script"], strict=True) if kind is None]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    assert re.findall(r"'sha256-([^']+)'", policy) == digests
+    style = read.inside["style"][0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_every_chart_with_something_to_show_has_heading_words_place_and_data(page: str) -> None:
+    evidence = gather(replace(compared(kl_sweep()), sweep=HOSTILE))
+    expected = [name for name, chart in CHARTS.items() if chart.draw(evidence) is not None]
+    read = Read(page)
+    areas = [attributes for attributes in read.of("div") if "data-chart" in attributes]
+    assert [area["data-chart"] for area in areas] == expected
+    assert {"id_ood", "response"} <= {*expected}
+    specs = {
+        attributes["id"].removeprefix("spec-"): json.loads(text)
+        for attributes, text in zip(read.of("script"), read.inside["script"], strict=True)
+        if attributes.get("type") == "application/json"
+    }
+    assert [*specs] == expected
+    assert all(spec["datasets"] for spec in specs.values())
+    for name in expected:
+        assert CHARTS[name].title in read.inside["h2"]
+
+
+def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
+    read = Read(page)
+    names = Counter(attributes["id"] for _, attributes in read.tags if "id" in attributes)
+    assert names.most_common(1)[0][1] == 1
+    links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
+    assert set(links) <= {*names}
+    assert {"verdict", "table", "gallery", "provenance", "content"} <= {*links}
+
+
+def test_whoever_does_not_see_gets_words_for_everything(page: str) -> None:
+    read = Read(page)
+    assert read.of("html") == [{"lang": "en"}]
+    tables = len(read.of("table"))
+    assert tables == len(read.of("caption")) >= 3
+    assert all(attributes.get("scope") in ("col", "row") for attributes in read.of("th"))
+    assert all(attributes["alt"] for attributes in read.of("img"))
+    regions = [tag for _, tag in read.tags if tag.get("role") == "region"]
+    assert regions
+    assert all(tag["tabindex"] == "0" and tag["aria-label"] for tag in regions)
+
+
+def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) -> None:
+    comparison = compared(kl_sweep())
+    read = Read(page)
+    assert read.inside["p"].count(comparison.sentences[0]) == 1
+    assert HOSTILE in read.inside["li"]
+    said = [text.strip() for text in read.inside["dd"]]
+    assert said[:3] == ["✓", "✗ key, right in 1 of 3 runs", "✓ 2 of 3 runs"]
+
+
+def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_rest() -> None:
+    comparison = compared(kl_sweep())
+    short, whole = headline(comparison), everything(comparison)
+    assert whole is not None
+    names = [line.name for line in short.lines]
+    assert [name.partition(" + ")[0].strip("▸• ") for name in names] == [
+        *("zero_shot", "fine_tune", "fine_tune", "car_ft kl_weight=1", "car_ft kl_weight=1")
+    ]
+    assert {*names} < {line.name for line in whole.lines}
+    assert [line.selected for line in short.lines].count(True) == 1
+    assert "settings, the best by" not in whole.notes
+
+
+def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction() -> None:
+    records = [
+        zero_shot(0.50, 0.40),
+        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], trial=None),
+        *arm("car_ft", [0.70, 0.7001], [0.35, 0.35], trial=0),
+    ]
+    table = headline(compared(records))
+    best = {
+        head: [line.name.strip("▸• ") for line in table.lines if place in line.best]
+        for place, head in enumerate(table.heads[1:])
+    }
+    assert best["ID test"] == ["fine_tune", "car_ft"]
+    assert best["OOD mean"] == ["zero_shot"]
+    assert best["gap"] == ["zero_shot"]
+    assert best["n"] == []
+
+
+def test_rows_on_different_data_are_not_ranked() -> None:
+    records = [
+        zero_shot(0.50, 0.40, facts={"data": "a"}),
+        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], facts={"data": "b"}),
+    ]
+    assert not any(line.best for line in headline(compared(records)).lines)
+
+
+def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
+    comparison = compared([])
+    read = Read(document(comparison, gather(comparison), cache=cache))
+    assert read.stack == []
+    assert not [tag for tag in read.of("div") if "data-chart" in tag]
+    assert comparison.sentences[0] in read.inside["p"]
+
+
+def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path) -> None:
+    draws = [(place % 40 / 40, place // 40 / 50) for place in range(1000)]
+    records = [zero_shot(), *arm("fine_tune", [0.65, 0.66], [0.34, 0.33])]
+    for trial, (x, y) in enumerate(draws):
+        test, ood = 0.6 + x / 10, 0.4 - (x - y) ** 2 / 10
+        params = {KL: 0.01 + x, "optim.lr": 1e-5 * 10 ** (2 * y)}
+        records += [
+            run(
+                "car_ft",
+                seed,
+                metrics(test + seed / 1000, ood),
+                trial=trial,
+                params=params,
+                merges=bent(test, ood),
+            )
+            for seed in (0, 1)
+        ]
+    comparison = compared(records)
+    began = time.process_time()
+    page = document(comparison, gather(comparison), cache=cache)
+    assert time.process_time() - began < 5
+    assert len(page.encode()) < 10_000_000
+    assert len(Read(page).of("tr")) > 2000
+
+
+def test_where_nothing_can_be_kept_the_library_is_made_each_time(tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("in the way of its folder")
+    assert library(tmp_path).count("vegaEmbed") > 0
+
+
+def test_the_library_is_bundled_once_and_read_again(cache: Path) -> None:
+    (file,) = (cache / "page").iterdir()
+    text = library(cache)
+    assert text == file.read_text()
+    assert "window.vegaEmbed" in text
+    assert "\r" not in text
+    file.write_text("// kept")
+    assert library(cache) == "// kept"
+    file.write_text(text)
+
+
+def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/scratch/ada")
+    told = "/scratch/ada/x.yaml --set trial.data.root='/home/bob/data' C:\\Users\\Eve\\y /srv/data"
+    assert without_user(told) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
+
+
+def test_a_folder_called_as_a_home_deeper_down_keeps_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/root"))
+    told = "--set 'data.root=\"/data/root\"' /root/x /rootless /root"
+    assert without_user(told) == "--set 'data.root=\"/data/root\"' ~/x /rootless ~"
