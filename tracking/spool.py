@@ -154,8 +154,6 @@ class Delivery:
             if opens:
                 self._unopened[key] = reason
             return
-        # Whatever a store, a driver of a database or an upload raises: one record must not end
-        # the thread that carries all the others. It is set aside with its reason.
         try:
             tell(self._tracker, record, self.journal.files)
         except ServiceUnreachable as error:
@@ -166,6 +164,8 @@ class Delivery:
             # With an `open` the whole run would be lost, so it is never refused at once.
             self._stumble(parcel, key, str(error), opens=opens, may_pass=opens)
         except Exception as error:
+            # Whatever a store, a driver of a database or an upload raises: one record must not end
+            # the thread that carries all the others. It is set aside with its reason.
             reason = f"{type(error).__name__}: {error}"
             self._stumble(parcel, key, reason, opens=opens, may_pass=True)
         else:

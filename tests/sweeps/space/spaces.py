@@ -26,21 +26,23 @@ VALUES = st.one_of(
 )
 
 
-def dimensions(name: str = "x") -> st.SearchStrategy[Any]:
-    """A dimension of any kind, without conditions."""
+def dimensions(name: str = "x", kinds: tuple[type, ...] = ()) -> st.SearchStrategy[Any]:
+    """A dimension of any kind, or of one of these, without conditions."""
     choices = st.lists(VALUES, min_size=1, max_size=5, unique_by=canonical).map(tuple)
     q = st.one_of(st.none(), st.sampled_from([1, 2, 0.1, 0.25]))
     positive = st.floats(0.1, 5.0)
-    return st.one_of(
-        st.builds(Choice, st.just(name), choices),
-        choices.flatmap(lambda values: weighted(name, values)),
-        st.builds(
+    by_kind: dict[type, st.SearchStrategy[Any]] = {
+        Choice: st.one_of(
+            st.builds(Choice, st.just(name), choices),
+            choices.flatmap(lambda values: weighted(name, values)),
+        ),
+        IntRange: st.builds(
             lambda low, steps, step: IntRange(name, low, low + steps * step, step),
             st.integers(-10, 10),
             st.integers(1, 6),
             st.integers(1, 4),
         ),
-        st.builds(
+        StepRange: st.builds(
             lambda low, steps, step: (lambda wide: StepRange(name, low, wide.at(steps), step))(
                 StepRange(name, low, low + 10 * step, step)
             ),
@@ -48,24 +50,29 @@ def dimensions(name: str = "x") -> st.SearchStrategy[Any]:
             st.integers(1, 8),
             st.sampled_from([0.1, 0.25, 0.3]),
         ),
-        st.builds(
+        FloatRange: st.builds(
             lambda low, wide, log: FloatRange(name, low, low + wide, log),
             st.floats(1e-6, 1.0),
             st.floats(1e-3, 10.0),
             st.booleans(),
         ),
-        st.builds(lambda m, s, q: Law(name, "normal", (m, s), q), st.floats(-9, 9), positive, q),
-        st.builds(
-            lambda m, s, q: Law(name, "log_normal", (m, s), q), st.floats(-3, 3), positive, q
+        Law: st.one_of(
+            st.builds(
+                lambda m, s, q: Law(name, "normal", (m, s), q), st.floats(-9, 9), positive, q
+            ),
+            st.builds(
+                lambda m, s, q: Law(name, "log_normal", (m, s), q), st.floats(-3, 3), positive, q
+            ),
+            st.builds(lambda a, b: Law(name, "beta", (a, b)), positive, positive),
+            st.builds(
+                lambda low, wide, q: Law(name, "log_uniform_values", (low, low + wide), q),
+                st.floats(1e-3, 1.0),
+                st.floats(1, 100),
+                q,
+            ),
         ),
-        st.builds(lambda a, b: Law(name, "beta", (a, b)), positive, positive),
-        st.builds(
-            lambda low, wide, q: Law(name, "log_uniform_values", (low, low + wide), q),
-            st.floats(1e-3, 1.0),
-            st.floats(1, 100),
-            q,
-        ),
-    )
+    }
+    return st.one_of(*(by_kind[kind] for kind in kinds or by_kind))
 
 
 def weighted(name: str, values: tuple[Any, ...]) -> st.SearchStrategy[Choice]:
@@ -79,10 +86,7 @@ def weighted(name: str, values: tuple[Any, ...]) -> st.SearchStrategy[Choice]:
 def spaces(draw: st.DrawFn, kinds: tuple[type, ...] = ()) -> tuple[Dimension, ...]:
     """A few dimensions, some of which depend on others; of these kinds only, if any are named."""
     count = draw(st.integers(1, 4))
-    made: list[Dimension] = []
-    for name in "abcd"[:count]:
-        one = dimensions(name)
-        made.append(draw(one.filter(lambda item: isinstance(item, kinds)) if kinds else one))
+    made: list[Dimension] = [draw(dimensions(name, kinds)) for name in "abcd"[:count]]
     # Each may depend on some before it; declared in any order.
     for index in range(1, count):
         deciding = [item for item in made[:index] if listed(item) is not None]
