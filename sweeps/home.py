@@ -87,7 +87,7 @@ class Home:
     def check(self) -> None:
         """Raise RequestError where a sweep's data would not be safe; nothing is created.
 
-        Where trials are in a database on a server also as `optuna_database.check` does.
+        Where trials are in a database on a server also as `ledger.storage.check` does.
         """
         self.check_place()
         database = self.database

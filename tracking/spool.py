@@ -156,10 +156,10 @@ class Delivery:
             return
         try:
             tell(self._tracker, record, self.journal.files)
-        except ServiceUnreachable as error:
-            if not isinstance(error, RequestFailed):
-                raise
+        except RequestFailed as error:
             self._stumble(parcel, key, str(error), opens=opens, may_pass=True)
+        except ServiceUnreachable:
+            raise
         except TrackingError as error:
             # With an `open` the whole run would be lost, so it is never refused at once.
             self._stumble(parcel, key, str(error), opens=opens, may_pass=opens)

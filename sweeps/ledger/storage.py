@@ -280,7 +280,7 @@ def storage(home: Home) -> BaseStorage:
     """Where Optuna keeps the home's trials, created quietly.
 
     Raises RequestError when it is another's, and for a database on a server as
-    `optuna_database.check` does.
+    `ledger.storage.check` does.
     """
     import optuna
 
