@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +87,47 @@ def write_json(path: Path, data: object) -> None:
     write_atomically(path, lambda file: file.write_text(text))
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file and make it durable; half a line that a crash left stays by itself."""
-    with path.open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        end = b"" if file.read() in (b"", b"\n") else b"\n"
-        file.write(end + line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> None:
+    """Add lines to the end of a file, whole or not at all; `durable` waits for the disk.
+
+    Half a line that a crash left at the end is cut off first. One process writes at a time.
+    Raises OSError, after which the file ends as before.
+    """
+    data = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        with path.open("a+b", buffering=0) as file:
+            end = _end_of_lines(file)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _end_of_lines(file: FileIO) -> int:
+    """Cut what stands behind the last whole line; the size of the file then."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read(1) in (b"", b"\n"):
+        return size
+    file.seek(0)
+    end = file.readall().rfind(b"\n") + 1
+    file.truncate(end)
+    return end
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The whole lines of a file; none where there is no file."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
 
 
 def read_json(path: Path) -> Any:

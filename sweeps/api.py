@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
 from sweeps.engines.factory import choose
 from sweeps.home import Home, find_home
-from sweeps.ledger.generations import keep_address
+from sweeps.ledger.study import check_storage
 from sweeps.results.export import log_selected
 from sweeps.scheduler.progress import Plain, Progress, Quiet, to_stderr
-from sweeps.scheduler.session import Ended, execute
+from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.compare import Comparison
 from tracking.errors import NotLetIn, ServiceUnreachable
-from tracking.spool import Spool, open_tracking
 from tracking.store.base import Tracker
-
-PATIENCE = 30.0
-"""Seconds that the end waits for the tracker to have everything."""
+from tracking.store.mlflow_store import open_store
 
 
 def perform(
@@ -40,96 +37,69 @@ def perform(
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
-    ended: Callable[[Ended], None] = lambda _: None,
+    ended: Callable[[SweepResult], None] = lambda _: None,
     undelivered: Callable[[str], None] = lambda _: None,
-) -> Ended:
-    """Execute a sweep, or go on with it.
+) -> SweepResult:
+    """Run a sweep, or resume it.
 
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `webhook` is the
-    URL to tell. `ended` is called before the tracker is waited for, `undelivered` with what the
-    tracking server has not got in the end, however it ends. Raises RequestError when the request
-    cannot be met, ServiceUnreachable when no Ray answers or the database of the trials goes away,
-    NotLetIn or TrackingError when the tracking server will not take runs as it is.
+    URL to notify. `ended` is called before the tracking server is waited for, `undelivered` with
+    what that has not got in the end. Raises RequestError when the request cannot be met,
+    ServiceUnreachable when no Ray answers, NotLetIn or TrackingError when the tracking server will
+    not take runs as it is.
     """
     home.prepare()
+    check_storage(home)
     with (
         closing(progress),
         closing(choose(spec, address=address, in_process=in_process, home=home.path)) as engine,
         closing(Webhook(webhook, progress.note)) as hook,
-        _tracking(home, undelivered) as tracker,
+        closing(open_store(home.path)) as store,
     ):
         for note in notes:
             progress.note(note)
+        _preflight(store, progress)
 
-        def claimed() -> None:
-            tracker.take_up(spec.name)
-            keep_address(home.sweep(spec.name), address)
+        def conclude(result: SweepResult, projections: Projections) -> None:
+            progress.close()
+            ended(result)
+            # Where somebody wants it to end, and Slurm kills it soon.
+            is_sent = projections.flush(haste=result.interrupted)
+            for complaint in projections.complaints():
+                undelivered(complaint)
+            if is_sent:
+                _keep_model(spec, home, result, progress)
 
-        _reach(tracker, progress)
-        found = execute(
+        return execute(
             spec,
             home,
             engine,
-            tracker,
+            store,
             progress,
+            address=address,
             fresh=fresh,
             failed_again=failed_again,
-            claimed=claimed,
             webhook=hook,
+            ended=conclude,
         )
-        progress.close()
-        ended(found)
-        if _delivered(tracker, found):
-            _keep_model(spec, home, found, progress)
-    return found
 
 
-@contextmanager
-def _tracking(home: Home, undelivered: Callable[[str], None]) -> Iterator[Spool]:
-    """The tracker of a home; what it could not deliver is reported at the end."""
-    tracker = open_tracking(home.path)
-    try:
-        yield tracker
-    finally:
-        behind, reason = tracker.behind(), tracker.last_error or "slow"
-        refused, kept = tracker.rejected(), tracker.rejected_files()
-        tracker.close()
-        if refused:
-            undelivered(
-                f"the tracking server refused {refused} records; they are kept, with the reasons, "
-                f"in {', '.join(map(str, kept))}"
-            )
-        if behind:
-            undelivered(
-                f"{behind} records still wait for the tracking server ({reason}); nothing is "
-                "lost: `carft-sweep sync` or the next run delivers them"
-            )
-
-
-def _reach(tracker: Tracker, progress: Progress) -> None:
-    """One that will not have us ends it. One that is away may come back meanwhile, and one whose
-    name nobody knows on a node without a network is known where `sync` is called.
+def _preflight(store: Tracker, progress: Progress) -> None:
+    """Fail on rejected credentials. Continue if the server is unreachable or its host cannot be
+    resolved here: what it lacks is sent later.
     """
     try:
-        tracker.reach()
+        store.preflight()
     except ServiceUnreachable as away:
         if isinstance(away, NotLetIn):
             raise
-        progress.note(f"{away}. The sweep goes on; what is told waits in the home meanwhile")
+        progress.note(f"{away}. The sweep runs all the same; its runs are sent when it answers")
 
 
-def _delivered(tracker: Spool, found: Ended) -> bool:
-    """Whether the tracker has everything. Where somebody wants it to end, and Slurm kills it soon,
-    a server that is away is not waited for.
-    """
-    haste = found.interrupted and tracker.last_error is not None
-    return tracker.flush(0.0 if haste else PATIENCE)
-
-
-def _keep_model(spec: SweepSpec, home: Home, found: Ended, progress: Progress) -> None:
-    """The selected model in MLflow, whose runs are there now."""
-    if found.state == "done" and spec.report.model:
-        told = log_selected(home, spec, found.comparison)
+def _keep_model(spec: SweepSpec, home: Home, result: SweepResult, progress: Progress) -> None:
+    """Keep the selected model in MLflow, whose runs are there now."""
+    if result.state == "done" and spec.report.model:
+        told = log_selected(home, spec, result.comparison)
         if told is not None:
             progress.note(told)
 
@@ -162,7 +132,7 @@ def run_sweep(
     """
     place = find_home(None if home is None else os.fspath(home))
     spec = _loaded(sweep, overrides or {}, imports)
-    ended = perform(
+    result = perform(
         spec,
         place,
         Quiet(to_stderr) if quiet else Plain(to_stderr),
@@ -172,15 +142,15 @@ def run_sweep(
         fresh=fresh,
         undelivered=lambda text: warnings.warn(text, stacklevel=2),
     )
-    if ended.state == "failed":
-        raise SweepFailed(_why(ended))
-    if ended.interrupted:
+    if result.state == "failed":
+        raise SweepFailed(_why(result))
+    if result.interrupted:
         warnings.warn(
             f"{spec.name} was interrupted; the same call goes on with it. Its comparison so far "
             "is returned",
             stacklevel=2,
         )
-    return ended.comparison
+    return result.comparison
 
 
 def _loaded(
@@ -209,8 +179,8 @@ def _json(value: object, indent: int | None = None) -> str:
         ) from None
 
 
-def _why(ended: Ended) -> str:
-    if ended.broken is not None:
-        return f"{ended.comparison.sweep} was given up: {ended.broken}"
-    causes = "; ".join(dict.fromkeys(ended.failures)) or "nothing was run"
-    return f"no run of {ended.comparison.sweep} succeeded: {causes}"
+def _why(result: SweepResult) -> str:
+    if result.broken is not None:
+        return f"{result.comparison.sweep} was given up: {result.broken}"
+    causes = "; ".join(dict.fromkeys(result.failures)) or "nothing was run"
+    return f"no run of {result.comparison.sweep} succeeded: {causes}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tracking.errors import TrackingError
 from tracking.location import (
@@ -17,12 +16,6 @@ from tracking.location import (
     where,
 )
 
-if TYPE_CHECKING:
-    from tracking.database import Database
-
-
-DATABASE = "optuna.db"
-JOURNAL = "optuna.journal"
 _ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
 
 
@@ -31,44 +24,6 @@ class Home:
     """Paths below the home; nothing is created before it is needed."""
 
     path: Path
-
-    @property
-    def optuna(self) -> Path:
-        """The trials of every sweep: Optuna's database, on a network file system its journal.
-
-        What is there already decides, so that a home goes on with its own wherever it lies.
-        """
-        there = self.optuna_files()
-        if there:
-            return there[0]
-        return self.path / (JOURNAL if network_file_system(self.path) else DATABASE)
-
-    def optuna_files(self) -> list[Path]:
-        """Those that are there: none, or one of the two kinds."""
-        files = [self.path / DATABASE, self.path / JOURNAL]
-        return [file for file in files if file.exists()]
-
-    @property
-    def database(self) -> Database | None:
-        """The database outside the home that has its trials; None: they are in `optuna`.
-
-        Raises RequestError where the home has begun with another than the environment names.
-        """
-        from sweeps.ledger.storage import of_home
-
-        return of_home(self.path, self.optuna_files())
-
-    @property
-    def has_trials(self) -> bool:
-        """Whether trials were ever kept, in the home or for it."""
-        from sweeps.ledger.storage import RECORD
-
-        return bool(self.optuna_files()) or (self.path / RECORD).exists()
-
-    @property
-    def optuna_lock(self) -> Path:
-        """Held while the trials are opened, so that whoever begins a home begins one file."""
-        return self.path / "optuna.lock"
 
     @property
     def runs(self) -> Path:
@@ -85,18 +40,6 @@ class Home:
         return self.sweeps / name
 
     def check(self) -> None:
-        """Raise RequestError where a sweep's data would not be safe; nothing is created.
-
-        Where trials are in a database on a server also as `ledger.storage.check` does.
-        """
-        self.check_place()
-        database = self.database
-        if database is not None:
-            from sweeps.ledger.storage import check
-
-            check(self.path, database)
-
-    def check_place(self) -> None:
         """Raise RequestError where files would not be safe on the file systems they lie on."""
         from carft_core.errors import RequestError
 
@@ -105,13 +48,6 @@ class Home:
             raise RequestError(
                 f"the home {self.path} lies on an object store ({kind}), which has neither locks "
                 f"nor a way to append; {_ANOTHER}: on a local disk or a shared file system"
-            )
-        if kind is not None and self.database is None and self.optuna.name == DATABASE:
-            raise RequestError(
-                f"{self.optuna} is an SQLite database on a network file system ({kind}), where "
-                "SQLite loses data; use this home where it lies on a local disk, or begin "
-                f"another one with --home or {HOME_VARIABLE}: copies of folders of runs/ are "
-                "reused there"
             )
         try:
             where(self.path).check()
@@ -143,7 +79,7 @@ class Home:
         from carft_core.errors import RequestError
 
         try:
-            with waiting(self.optuna_lock):
+            with waiting(self.path / "home.lock"):
                 pass
         except OSError as error:
             kind = network_file_system(self.path)

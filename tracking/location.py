@@ -148,8 +148,8 @@ class Where:
     experiment: str
     artifacts: Path | None
     """Folder of artifacts; None where the server decides."""
-    spool: Path
-    """Folder of journals: one for each place, since half a run's records mean nothing elsewhere."""
+    key: str
+    """A short name of the place: what it was sent of a sweep is noted under it."""
 
     @property
     def uri(self) -> str:
@@ -182,15 +182,15 @@ def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
     home = home.resolve()
     uri = chosen.get(TRACKING_VARIABLE, "").strip()
     experiment = chosen.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
-    spool = home / "spool"
+    key = "home"
     if uri or experiment != EXPERIMENT:
         place = f"{without_password(uri)}\n{experiment}".encode()
-        spool /= hashlib.sha256(place).hexdigest()[:8]
+        key = hashlib.sha256(place).hexdigest()[:8]
     return Where(
         named=uri or f"sqlite:///{home / 'mlflow.db'}",
         experiment=experiment,
         artifacts=None if is_server(uri) else home / "mlartifacts",
-        spool=spool,
+        key=key,
     )
 
 

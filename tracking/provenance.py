@@ -6,7 +6,7 @@ import getpass
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ it means changes."""
 PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
 
 _GIT_SECONDS = 5.0
+_COMMIT, _VERSION = "mlflow.source.git.commit", "carft.version."
 
 
 def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -36,6 +37,19 @@ def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES)
         except PackageNotFoundError:
             continue
     return tags | (_git_tags(Path.cwd() if folder is None else folder) or _told_commit())
+
+
+def describe_code(tags: Mapping[str, str]) -> str:
+    """Write what was checked out and installed, from the tags of `context_tags`, as one line."""
+    versions = [
+        f"{name.removeprefix(_VERSION)} {value}"
+        for name, value in tags.items()
+        if name.startswith(_VERSION)
+    ]
+    if _COMMIT not in tags:
+        return ", ".join(versions)
+    changed = " with changes" if tags.get("carft.git.dirty") == "true" else ""
+    return f"commit {tags[_COMMIT]}{changed}; {', '.join(versions)}"
 
 
 def user() -> str:

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,14 @@ from sweeps.engines.factory import address_of
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import OPTIMISER_STATE, Runs
-from sweeps.ledger.snapshot import beside_trials, read_all, sweep_folder
-from sweeps.ledger.storage import generations, storage, study_name
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
+from sweeps.results.projection import project
 from sweeps.scaffold.write import Started, start
 from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
-from tracking.journal import records_behind, sweeps_behind
-from tracking.location import Where, is_server, where, without_password
-from tracking.spool import open_tracking
+from tracking.location import is_server, where, without_password
+from tracking.store.base import Tracker
+from tracking.store.mlflow_store import open_store
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
 Say = Callable[[str], None]
@@ -174,76 +174,39 @@ def schema_command(arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-LOOK = 1.0
-"""Seconds between two looks at how far the delivery is."""
-
-
 def sync_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises ServiceUnreachable when the server does not answer."""
     home = find_home(arguments.home)
-    place = where(home.path)
     for name in arguments.sweeps:
         sweep_folder(home, name)
-    waiting = sweeps_behind(place.spool)
-    if arguments.sweeps:
-        waiting = [name for name in waiting if name in arguments.sweeps]
-    todo = []
-    for name in waiting:
-        driver = holder(home.sweep(name))
-        if driver is None:
-            todo.append(name)
-        else:
-            say(f"{name} is being run by {driver}, which delivers what waits.")
-    if todo:
-        _deliver(home, {name: records_behind(place.spool, name) for name in todo}, say)
-    elif not waiting:
-        say(f"Nothing waits for {without_password(place.uri)}.")
-    for line in _elsewhere(home, place):
-        say(line)
+    names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
+    place = where(home.path)
+    driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
+    for name, driver in driven.items():
+        say(f"{name} is being run by {driver}, which sends its runs.")
+    sent = 0
+    with closing(open_store(home.path)) as store:
+        for name in names:
+            if name not in driven:
+                sent += _sync(home, name, store, say)
+    if not sent and not driven:
+        say(f"{without_password(place.uri)} has every run as it is here.")
     return 0
 
 
-def _deliver(home: Home, waiting: Mapping[str, int], say: Say) -> None:
-    """Deliver so many records of each sweep."""
-    tracker = open_tracking(home.path)
+def _sync(home: Home, name: str, store: Tracker, say: Say) -> int:
     try:
-        for name in waiting:
-            tracker.take_up(name)
-        left = sum(waiting.values())
-        while not tracker.flush(LOOK):
-            before, left = left, tracker.behind()
-            if tracker.last_error is not None and left == before:
-                all_of_them = sum(waiting.values())
-                raise ServiceUnreachable(
-                    f"{tracker.last_error}; {all_of_them - left} of {all_of_them} records were "
-                    f"delivered, {left} are left ({', '.join(waiting)}). Nothing is lost: sync "
-                    "again when the server answers"
-                )
-        refused = tracker.rejected()
-    finally:
-        tracker.close()
-    for name, count in waiting.items():
-        say(f"{name}: {count} records delivered, none left.")
-    if refused:
-        say(f"{refused} of them were refused; they are kept, with the reasons, in the spool.")
-
-
-def _elsewhere(home: Home, place: Where) -> Iterator[str]:
-    """What waits for another server or experiment than the environment names now."""
-    spool = home.path.resolve() / "spool"
-    folders = [spool, *(path for path in spool.glob("*") if _is_of_a_place(path))]
-    for folder in folders:
-        names = [] if folder == place.spool else sweeps_behind(folder)
-        if names:
-            named = "the home's own database" if folder == spool else "another tracking server"
-            yield (
-                f"Records of {', '.join(names)} wait for {named}: set MLFLOW_TRACKING_URI and "
-                "MLFLOW_EXPERIMENT_NAME as they were for the run, then sync again."
-            )
-
-
-def _is_of_a_place(path: Path) -> bool:
-    return path.is_dir() and not path.name.endswith(".files")
+        projection = project(home, name, store)
+    except ServiceUnreachable as away:
+        raise ServiceUnreachable(
+            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when the "
+            "server answers"
+        ) from away
+    if projection.sent:
+        say(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+    for (digest, what), reason in projection.refused.items():
+        say(f"{name}: {what} of run {digest[:12] or '(the sweep)'} was refused: {reason}")
+    return projection.sent
 
 
 @dataclass(frozen=True)
@@ -294,22 +257,12 @@ def waste(home: Home) -> Iterator[Waste]:
 
 
 def _used(home: Home) -> Iterator[str]:
-    """The runs of every generation of every sweep."""
-    import optuna
-
-    if not home.has_trials:
-        return
-    opened = storage(home)
-    for summary in read_all(home):
-        name = str(summary["name"])
-        for generation in generations(opened, home, name):
-            study = optuna.load_study(study_name=study_name(home, name, generation), storage=opened)
-            if "spec" not in study.user_attrs:  # a crash in `Ledger.create` left it
-                continue
-            ledger = Ledger(study, name, generation)
-            for setting in beside_trials(ledger):
-                yield from setting["runs"].values()
-            for trial in ledger.trials():
+    """Yield the runs of every generation of every sweep."""
+    for name in sweep_names(home):
+        for ledger in read_generations(home.sweep(name) / LEDGER_FILE):
+            for setting in ledger.settings():
+                yield from setting.runs.values()
+            for trial in ledger.proposals():
                 yield from trial.runs.values()
 
 

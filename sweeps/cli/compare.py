@@ -18,7 +18,7 @@ from rich.console import Console
 from carft_core.errors import RequestError, unknown
 from sweeps.home import Home, find_home
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import Kept, look
+from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import load_part, load_parts
 from sweeps.results.report import FILE, page
 from sweeps.spec.metrics import PATTERN, natural_goal, problem
@@ -307,7 +307,7 @@ def _command(arguments: argparse.Namespace) -> str:
 def report_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Several sweeps are one comparison."""
     home = Home(find_home(arguments.home).path.absolute())
-    sweeps = [look(home, name) for name in dict.fromkeys(arguments.sweeps)]
+    sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
     out = _out(arguments.out, home, sweeps)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -334,7 +334,7 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _out(given: str | None, home: Home, sweeps: list[Kept]) -> Path:
+def _out(given: str | None, home: Home, sweeps: list[Ledger]) -> Path:
     """Where the page goes. Raises RequestError for a folder."""
     if given is None:
         folder = home.sweep("+".join(sweep.name for sweep in sweeps))

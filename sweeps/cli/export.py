@@ -14,7 +14,7 @@ from carft_core.errors import RequestError
 from sweeps.cli import FAILED
 from sweeps.cli.compare import written
 from sweeps.home import Home, find_home
-from sweeps.ledger.snapshot import sweep_folder
+from sweeps.ledger.trials import sweep_folder
 from sweeps.results.export import Chosen, choose_model, exporter
 from sweeps.scheduler.progress import accuracies
 

@@ -14,13 +14,13 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json
 from sweeps.api import perform
 from sweeps.cli.parser import keys, overrides
-from sweeps.cli.status import FailedRun, failed_runs, is_open
+from sweeps.cli.status import FailedRun, command, failed_runs, is_open
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.generations import AsRun
-from sweeps.ledger.snapshot import command, look, sweep_folder
+from sweeps.ledger.generations import Invocation
+from sweeps.ledger.trials import find_ledger
 from sweeps.scheduler.progress import Plain, Progress, Quiet, Shown, to_stderr
-from sweeps.scheduler.session import Ended
+from sweeps.scheduler.session import SweepResult
 from sweeps.scheduler.webhook import webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
@@ -88,7 +88,7 @@ def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
     return Plain(to_stderr)
 
 
-def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
+def _tell(ended: SweepResult, arguments: argparse.Namespace, say: Say) -> None:
     if arguments.json:
         say(json.dumps(ended.comparison.as_dict(), indent=1, allow_nan=False))
     elif ended.done and not ended.interrupted:
@@ -98,13 +98,13 @@ def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:
         say(text.rstrip())
 
 
-def _last_words(ended: Ended, home: Home, arguments: argparse.Namespace) -> Iterator[str]:
+def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -> Iterator[str]:
     name = ended.comparison.sweep
     resume = command("resume", name, arguments.home)
     if ended.failures:
         count = len(ended.failures)
         yield f"{count} run{'' if count == 1 else 's'} failed."
-        yield from _causes(failed_runs(home, look(home, name), most=50))
+        yield from _causes(failed_runs(home, find_ledger(home, name), most=50))
         yield f"To try what failed again: {resume} --failed"
     if ended.broken is not None:
         yield f"The sweep was given up: {ended.broken}"
@@ -135,16 +135,16 @@ def run_command(arguments: argparse.Namespace, say: Say) -> int:
 def resume_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command."""
     home = Home(find_home(arguments.home).path.absolute())
-    folder = sweep_folder(home, arguments.sweep)
-    before = AsRun.read(folder)
+    before = Invocation.read(home, arguments.sweep)
+    folder = home.sweep(arguments.sweep)
     more = resolve(arguments.imports, Path.cwd())
-    with before.in_its_folder() as lost:
+    with before.working_directory() as lost:
         now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
         for key, value in keys(arguments).items():
-            now = now.changed(key, value)
+            now = now.with_override(key, value)
         spec, changed = now.load(folder)
         if arguments.trials is not None:
-            spec, changed = now.changed("run_cap", _cap(spec, arguments.trials)).load(folder)
+            spec, changed = now.with_override("run_cap", _cap(spec, arguments.trials)).load(folder)
         if _is_done(home, spec, failed_again=arguments.failed):
             for line in _nothing_to_do(home, spec.name, arguments.home):
                 say(line)
@@ -161,7 +161,7 @@ def resume_command(arguments: argparse.Namespace, say: Say) -> int:
         )
 
 
-def _address(given: str | None, before: AsRun, spec: SweepSpec) -> str | None:
+def _address(given: str | None, before: Invocation, spec: SweepSpec) -> str | None:
     """Of the cluster to go on with: what is given, else the one it was run on."""
     if given is not None:
         return given
@@ -188,11 +188,13 @@ def _is_done(home: Home, spec: SweepSpec, *, failed_again: bool) -> bool:
     summary = read_json(folder / "summary.json") or {}
     if summary.get("state") != "done" or holder(folder) is not None:
         return False
-    return not is_open(home, look(home, spec.name), spec.trial_count, failed_again=failed_again)
+    return not is_open(
+        home, find_ledger(home, spec.name), spec.trial_count, failed_again=failed_again
+    )
 
 
 def _nothing_to_do(home: Home, name: str, option: str | None) -> list[str]:
-    trials = look(home, name).trials()
+    trials = find_ledger(home, name).trials()
     failed = sum(trial.state == "failed" for trial in trials)
     lines = [
         f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have come "

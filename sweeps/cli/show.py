@@ -12,20 +12,15 @@ from sweeps.cli.json_lines import json_lines
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import NO_SEED, Runs
-from sweeps.ledger.snapshot import (
-    confirmations,
-    goals,
-    look,
-    soups,
-)
+from sweeps.ledger.summary import goals
+from sweeps.ledger.trials import Ledger, Setting, find_ledger
+from sweeps.results.projection import SentLog
 from sweeps.results.records import OWN, front, measured, state_of
 from sweeps.scheduler.progress import accuracies
 from tracking.comparison.runs import setting
-from tracking.journal import known_run_ids
 from tracking.location import where
 
 if TYPE_CHECKING:
-    from sweeps.ledger.snapshot import Kept
     from sweeps.ledger.trials import State, Trial
 
 Say = Callable[[str], None]
@@ -44,7 +39,7 @@ _UNDRIVEN: Mapping[str, str] = {"running": "unfinished"}
 def show_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    shown = Shown.of(home, look(home, arguments.sweep))
+    shown = Shown.of(home, find_ledger(home, arguments.sweep))
     if arguments.json:
         for line in json_lines(shown.in_parts(shown.chosen(arguments.state, None))):
             say(line)
@@ -61,7 +56,7 @@ def show_command(arguments: argparse.Namespace, say: Say) -> int:
 class Shown:
     """A sweep and what of its files is shown with it."""
 
-    sweep: Kept
+    sweep: Ledger
     runs: Runs
     ids: Mapping[str, str]
     """Digest to the id of the run in MLflow."""
@@ -70,9 +65,9 @@ class Shown:
     """Numbers of the trials that no other one beats; None with one goal."""
 
     @classmethod
-    def of(cls, home: Home, sweep: Kept) -> Shown:
+    def of(cls, home: Home, sweep: Ledger) -> Shown:
         """Read the sweep, but not its runs."""
-        ids = known_run_ids(where(home.path).spool, sweep.name)
+        ids = SentLog(home.sweep(sweep.name), where(home.path)).run_ids()
         trials = sweep.trials()
         maximized = [goal["goal"] == "maximize" for goal in goals(sweep.spec)]
         values = {trial.number: trial.values for trial in trials if trial.values}
@@ -106,17 +101,17 @@ class Shown:
             "mlflow_run_id": self.ids.get(""),
             "counts": {"trials": len(self.trials), **{state: counts[state] for state in STATES}},
             **front_,
-            "baselines": [self._setting(item) for item in sweep.recall("baselines", [])],
-            "confirmations": [self._setting(item) for item in confirmations(sweep)],
-            "soups": [self._setting(item) for item in soups(sweep)],
+            "baselines": [self._setting(item) for item in sweep.baselines()],
+            "confirmations": [self._setting(item) for item in sweep.confirmations()],
+            "soups": [self._setting(item) for item in sweep.soups()],
             "trials": map(self._trial, trials),
         }
 
-    def _setting(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+    def _setting(self, setting: Setting) -> dict[str, Any]:
         return {
-            "algorithm": kept["algorithm"],
-            "params": kept["params"],
-            "runs": self._runs(kept["runs"]),
+            "algorithm": setting.algorithm,
+            "params": setting.params,
+            "runs": self._runs(setting.runs),
         }
 
     def _trial(self, trial: Trial) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shlex
 import statistics
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,24 +24,19 @@ from carft_core.files import read_json
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import Lease, Runs, RunState
-from sweeps.ledger.snapshot import (
+from sweeps.ledger.summary import read_summaries
+from sweeps.ledger.trials import (
     CONFIRMATIONS,
     FINAL_RUNS,
     SOUPS,
-    beside_trials,
-    command,
-    look,
-    read_all,
+    Ledger,
+    Setting,
+    Trial,
+    newest_generation,
     sweep_folder,
-    view,
 )
 from sweeps.scheduler.progress import duration
 from tracking.comparison.runs import setting
-
-if TYPE_CHECKING:
-    from sweeps.ledger.snapshot import Kept
-    from sweeps.ledger.trials import Trial
-
 
 MEASURED = 20
 """So many trials, the last ones, tell how long a run takes."""
@@ -102,16 +98,16 @@ def see(home: Home, name: str) -> Seen:
     state = str(summary.get("state", "running"))
     if state == "running" and driver is None:
         state = "interrupted"
-    kept = kept_sweep(home, name, driver)
-    if kept is None:
+    ledger = newest_generation(home, name)
+    if ledger is None:
         return Seen(name, "starting" if driver else state, driver)
     runs = Runs(home.runs)
-    trials, beside = kept.trials(), beside_trials(kept)
-    asked = int(kept.recall("trial_count", len(trials)))
+    trials, beside = ledger.trials(), ledger.beside_trials()
+    asked = int(ledger.recall("trial_count", len(trials)))
     open_runs = list(_states(runs, _digests(beside, trials, "running")))
-    seeds = len(kept.spec["seeds"])
-    baselines = sum(len(baseline["runs"]) for baseline in kept.recall("baselines", []))
-    total = baselines + asked * seeds + int(kept.recall(FINAL_RUNS, 0))
+    seeds = len(ledger.spec["seeds"])
+    baselines = sum(len(baseline.runs) for baseline in ledger.baselines())
+    total = baselines + asked * seeds + int(ledger.recall(FINAL_RUNS, 0))
     ended = sum(run.state in ("done", "failed") for run in open_runs)
     ended += seeds * sum(trial.state != "running" for trial in trials)
     running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
@@ -119,7 +115,7 @@ def see(home: Home, name: str) -> Seen:
         name=name,
         state=state,
         driver=driver,
-        generation=kept.generation,
+        generation=ledger.generation,
         metric=summary.get("metric"),
         asked=asked,
         trials=Counter(trial.state for trial in trials),
@@ -127,26 +123,24 @@ def see(home: Home, name: str) -> Seen:
         runs=total,
         runs_ended=min(ended, total),
         running=running if driver else (),
-        failed=failed_runs(home, kept),
+        failed=failed_runs(home, ledger),
         seconds_left=_left(runs, trials, total - ended, running) if driver else None,
     )
 
 
-def kept_sweep(home: Home, name: str, driver: Lease | None) -> Kept | None:
-    """The sweep's mirror; its database only where there is no mirror and no driver to write one."""
-    if driver is not None:
-        return view(home, name)
-    return look(home, name)
+def command(verb: str, name: str, home: str | None) -> str:
+    """Write what to type next: `carft-sweep resume toy --home x`; `home` is the option as given."""
+    return shlex.join(["carft-sweep", verb, name, *(["--home", home] if home else [])])
 
 
-def failed_runs(home: Home, kept: Kept, most: int = 5) -> tuple[FailedRun, ...]:
+def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
     """The runs that failed last, by when; at most `most`."""
     runs = Runs(home.runs)
-    trials = [t for t in kept.trials() if t.state in ("running", "failed")]
+    trials = [t for t in ledger.trials() if t.state in ("running", "failed")]
     trials.sort(key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
     last = [trial for trial in trials if trial.state == "failed"][-most:]
-    digests = _digests(beside_trials(kept), [*open_ones, *last])
+    digests = _digests(ledger.beside_trials(), [*open_ones, *last])
     found = [
         FailedRun(
             label=state.label,
@@ -163,10 +157,10 @@ def failed_runs(home: Home, kept: Kept, most: int = 5) -> tuple[FailedRun, ...]:
 
 
 def _digests(
-    beside: Sequence[Mapping[str, Any]], trials: Sequence[Trial], state: str | None = None
+    beside: Sequence[Setting], trials: Sequence[Trial], state: str | None = None
 ) -> Iterator[str]:
     for reference in beside:
-        yield from reference["runs"].values()
+        yield from reference.runs.values()
     for trial in trials:
         if state is None or trial.state == state:
             yield from trial.runs.values()
@@ -214,12 +208,12 @@ def _length(runs: Runs, state: RunState) -> float | None:
     return max(0.0, state.ended - float(history[0]["timestamp"]) / 1000)
 
 
-def is_open(home: Home, kept: Kept, asked: int, *, failed_again: bool) -> bool:
+def is_open(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bool:
     """Whether an execution with `asked` trials would find something to run.
 
     Failed runs and trials are tried again; those that became NaN only with `failed_again`.
     """
-    told = [trial for trial in kept.trials() if trial.point < asked]
+    told = [trial for trial in ledger.trials() if trial.point < asked]
     if len(told) < asked:
         return True
     for trial in told:
@@ -229,12 +223,12 @@ def is_open(home: Home, kept: Kept, asked: int, *, failed_again: bool) -> bool:
         if trial.state == "failed" and (failed_again or kind != "nan"):
             return True
     for asked_for, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
-        if kept.spec.get(asked_for) and kept.recall(chosen) is None:
+        if ledger.spec.get(asked_for) and ledger.recall(chosen) is None:
             return True
     runs = Runs(home.runs)
-    beside = [runs.read(digest) for digest in _digests(beside_trials(kept), ())]
+    beside = [runs.read(digest) for digest in _digests(ledger.beside_trials(), ())]
     return any(
-        run is None or not (run.state == "done" or (run.failed_for_good and not failed_again))
+        run is None or not (run.state == "done" or (run.is_permanent_failure and not failed_again))
         for run in beside
     )
 
@@ -245,7 +239,7 @@ Say = Callable[[str], None]
 def list_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    found = read_all(home)
+    found = read_summaries(home)
     if arguments.json:
         say(json.dumps(found, indent=1))
         return 0

@@ -6,10 +6,10 @@ import argparse
 import time
 from collections.abc import Callable
 
-from sweeps.cli.status import see
+from sweeps.cli.status import command, see
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import FILE, ask_to_stop, holder
-from sweeps.ledger.snapshot import command, sweep_folder
+from sweeps.ledger.trials import sweep_folder
 
 Say = Callable[[str], None]
 
@@ -40,8 +40,9 @@ def stop_command(arguments: argparse.Namespace, say: Say) -> int:
         if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
             told_deaf = True
             say(
-                f"It has not taken up the request yet: it reads models and data, or it hangs. "
-                f"Ctrl-C here leaves the request; `kill {driver.pid}` on {driver.host} ends it."
+                f"The driver has not responded yet; it may still be loading models or data. "
+                "Ctrl-C stops waiting (the request stays). To force it, run "
+                f"`kill {driver.pid}` on {driver.host}."
             )
         time.sleep(LOOK)
     to_go_on = command("resume", arguments.sweep, arguments.home)

@@ -22,7 +22,7 @@ from sweeps.doctor.machine import (
 from sweeps.doctor.services import (
     MLFLOW_CHECKS,
     RAY_CHECKS,
-    SPOOL_CHECKS,
+    SENT_CHECKS,
     TRIAL_CHECKS,
     WEBHOOK_CHECKS,
 )
@@ -36,7 +36,7 @@ CHECKS: tuple[Check, ...] = (
     *HOME_CHECKS,
     *TRIAL_CHECKS,
     *MLFLOW_CHECKS,
-    *SPOOL_CHECKS,
+    *SENT_CHECKS,
     *RAY_CHECKS,
     *DATA_CHECKS,
     *SECRET_CHECKS,
@@ -49,7 +49,7 @@ SUBJECTS: Mapping[str, str] = {
     "home": "Home",
     "trials": "Trials (Optuna)",
     "mlflow": "Runs (MLflow)",
-    "spool": "Spool",
+    "sent": "What MLflow was sent",
     "ray": "Ray",
     "data": "Data",
     "secrets": "Secrets",

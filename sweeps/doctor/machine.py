@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from sweeps.doctor.base import Asked, Check, Finding, agree, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
-from sweeps.ledger.generations import Code
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 from tracking.location import file_system, network_file_system, waiting
+from tracking.provenance import context_tags
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def _own(_: Asked) -> Iterator[Finding]:
         named = metadata.version(PROJECT)
     except metadata.PackageNotFoundError:
         named = "(not installed)"
-    commit = Code.here().commit
+    commit = context_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
     yield ok(f"{PROJECT} {named}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
 
@@ -397,7 +397,7 @@ def _folder(asked: Asked) -> Iterator[Finding]:
 
 
 def _kind(asked: Asked) -> Iterator[Finding]:
-    asked.home.check_place()
+    asked.home.check()
     kind = file_system(asked.home.path)
     shared = network_file_system(asked.home.path)
     said = "shared by other machines" if shared else "of this machine alone"

@@ -5,21 +5,19 @@ from __future__ import annotations
 import email.utils
 import os
 import socket
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from sweeps.doctor.base import Asked, Check, Finding, agree, ok, unreachable, warning, wrong
 from sweeps.doctor.cluster_probe import probe_cluster
-from sweeps.home import JOURNAL, Home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.storage import STORAGE_VARIABLE
+from sweeps.ledger.study import check_storage, named_database, open_storage, study_file
+from sweeps.ledger.trials import LEDGER_FILE, newest_generation, read_generations, sweep_names
+from sweeps.results.projection import SweepProjection
 from sweeps.scheduler.webhook import host_of, webhook_url
 from sweeps.submit.client import JOBS_VARIABLE, api_address
-from tracking.database import Database, Found, connect_args, in_plain_words, look
-from tracking.journal import records_behind, records_refused, sweeps_behind
+from tracking.database import Database, look
 from tracking.location import (
     TRACKING_VARIABLE,
     Where,
@@ -28,122 +26,46 @@ from tracking.location import (
     where,
     without_password,
 )
+from tracking.store.memory_store import MemoryTracker
 from tracking.store.mlflow_client import check_reachable
+from tracking.store.mlflow_store import moved_from
 
 if TYPE_CHECKING:
-    from alembic.script import ScriptDirectory
-
     from tracking.store.mlflow_client import Answer
 
 
-def _storage(asked: Asked) -> Iterator[Finding]:
-    home, database = asked.home, asked.home.database
+def _ledgers(asked: Asked) -> Iterator[Finding]:
+    """Raises RequestError for one that is damaged."""
+    names = sweep_names(asked.home)
+    for name in names:
+        read_generations(asked.home.sweep(name) / LEDGER_FILE)
+    yield ok(f"{len(names)} ledger{'' if len(names) == 1 else 's'} can be read")
+
+
+def _studies(asked: Asked) -> Iterator[Finding]:
+    database, file = named_database(), study_file(asked.home)
+    if database is None and not file.exists():
+        yield ok(f"the first run makes {file.absolute()}")
+        return
     if database is not None:
-        studies = "has studies" if look(database).is_optunas else "has no studies yet"
-        yield ok(f"{database} lets us in, and {studies}")
-        return
-    file = home.optuna
-    if file.name == JOURNAL and file.exists():
-        from sweeps.ledger.storage import storage
-
-        storage(home)  # says what is wrong with it
-    yield ok(f"{file.absolute()}{'' if file.exists() else ', which the first run begins'}")
-
-
-def _storage_schema(asked: Asked) -> Iterator[Finding]:
-    database = _database(asked.home)
-    found = None if database is None else look(database)
-    if found is None:
-        return
-    head = _scripts().get_current_head()
-    if not found.is_optunas:
-        yield ok("the database has no tables of Optuna's yet; the first run makes them")
-    elif found.revision == head:
-        yield ok(f"the database's schema is that of the installed Optuna ({head})")
-    else:
-        yield wrong(
-            f"the database's schema is {found.revision}, the installed Optuna wants {head}",
-            _to_mend(found),
-        )
-
-
-def _to_mend(found: Found) -> str:
-    if found.revision in {script.revision for script in _scripts().walk_revisions()}:
-        return (
-            "make a copy of it, then: optuna storage upgrade --storage URL, that of "
-            f"{STORAGE_VARIABLE}"
-        )
-    return "install the newer Optuna that made it: pip install -U optuna"
-
-
-def _apart(asked: Asked) -> Iterator[Finding]:
-    database = _database(asked.home)
-    if asked.home.database is not None:
-        from sweeps.ledger.storage import check
-
-        check(asked.home.path, asked.home.database)
-    elif database is not None and look(database).is_mlflows:
-        yield wrong(f"{database} has MLflow's tables")
-
-
-def _storage_clock(asked: Asked) -> Iterator[Finding]:
-    from sqlalchemy import create_engine, make_url, text
-
-    database = asked.home.database
-    url = None if database is None else make_url(database.uri)
-    if database is None or url is None or url.get_backend_name() != "postgresql":
-        return
-    engine = create_engine(url, connect_args=connect_args(url))
-    with in_plain_words(database), engine.connect() as connection:
-        before = time.time()
-        theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
-        yield agree(str(database), float(theirs.scalar_one()), before, time.time())
-    engine.dispose()
-
-
-def _database(home: Home) -> Database | None:
-    """That of the environment, or the home's own file; None for a journal or where none is yet."""
-    if home.database is not None:
-        return home.database
-    file = home.optuna
-    if file.name == JOURNAL or not file.exists():
-        return None
-    return Database(f"sqlite:///{file.absolute()}", "Optuna's database", STORAGE_VARIABLE)
-
-
-def _scripts() -> ScriptDirectory:
-    """The migrations of the installed Optuna."""
-    import optuna
-    from alembic.script import ScriptDirectory
-
-    return ScriptDirectory(str(Path(optuna.__file__).parent / "storages" / "_rdb" / "alembic"))
+        check_storage(asked.home)
+        look(database)  # which says who does not answer, or denies access
+    open_storage(asked.home)
+    yield ok(f"studies are written to {database or file.absolute()}")
 
 
 TRIAL_CHECKS = (
     Check(
-        "trials.storage",
-        "Optuna's database or journal: reachable, readable, the one that the home began with",
-        "start the database, or see to CARFT_OPTUNA_STORAGE",
-        _storage,
-        first=True,
+        "trials.ledger",
+        "that the ledger of every sweep can be read",
+        "cut the file where it says, or move it away: the sweep begins anew and reuses its runs",
+        _ledgers,
     ),
     Check(
-        "trials.schema",
-        "the database's schema against the installed Optuna",
-        "make a copy of it, then: optuna storage upgrade --storage URL",
-        _storage_schema,
-    ),
-    Check(
-        "trials.apart",
-        "that it is Optuna's alone: MLflow and others keep a table alembic_version too",
-        "give Optuna a database of its own in CARFT_OPTUNA_STORAGE",
-        _apart,
-    ),
-    Check(
-        "trials.clock",
-        "the clock of a PostgreSQL server against ours",
-        "let both follow one time server (chronyd, systemd-timesyncd)",
-        _storage_clock,
+        "trials.study",
+        "where Optuna's studies are written: reachable, of this Optuna, and Optuna's alone",
+        "see to CARFT_OPTUNA_STORAGE; or remove the file, and the next run writes it anew",
+        _studies,
     ),
 )
 
@@ -412,49 +334,42 @@ MLFLOW_CHECKS = (
 )
 
 
-def _waiting(asked: Asked) -> Iterator[Finding]:
-    ours = where(asked.home.path).spool
-    for folder in _folders(asked):
-        for name in sweeps_behind(folder):
-            told = f"{records_behind(folder, name)} records of {name} wait"
-            driver = holder(asked.home.sweep(name))
-            if driver is not None:
-                yield ok(f"{told}; {driver} is delivering them")
-            elif folder == ours:
-                yield warning(told)
-            else:
-                yield warning(
-                    f"{told} for another server or experiment than is named now",
-                    "set MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME as they were for the run, "
-                    "then carft-sweep sync",
-                )
+def _behind(asked: Asked) -> Iterator[Finding]:
+    for name in sweep_names(asked.home):
+        ledger, driver = newest_generation(asked.home, name), holder(asked.home.sweep(name))
+        if ledger is None or driver is not None:
+            continue
+        count = SweepProjection(asked.home, ledger, _NO_STORE).behind()
+        if count:
+            runs = f"{count} run{' of ' if count == 1 else 's of '}{name}"
+            yield warning(f"{runs} {'is' if count == 1 else 'are'} not recorded as here")
 
 
-def _refused(asked: Asked) -> Iterator[Finding]:
-    for folder in _folders(asked):
-        for file, count in records_refused(folder).items():
-            yield warning(f"the server refused {count} records; they lie with reasons in {file}")
+def _moved(asked: Asked) -> Iterator[Finding]:
+    place = where(asked.home.path)
+    file = sqlite_file(place.named)
+    if file is None or place.artifacts is None:
+        return
+    before = moved_from(file, place.experiment, place.artifacts)
+    if before is not None:
+        yield warning(f"{file} keeps artifacts in {before}: this home was moved or copied")
 
 
-def _folders(asked: Asked) -> list[Path]:
-    """The home's own spool, and those for other places."""
-    spool = asked.home.path.resolve() / "spool"
-    below = (path for path in spool.glob("*") if path.is_dir() and path.suffix != ".files")
-    return [spool, *sorted(below)]
+_NO_STORE = MemoryTracker()
+"""What lies behind is known from files alone."""
 
-
-SPOOL_CHECKS = (
+SENT_CHECKS = (
     Check(
-        "spool.waiting",
-        "records that wait for the tracking server though nobody delivers them",
-        "carft-sweep sync",
-        _waiting,
+        "sent.moved",
+        "that the home's own MLflow database keeps its artifacts in this home",
+        "carft-sweep sync: it puts the database aside and records every run anew, here",
+        _moved,
     ),
     Check(
-        "spool.refused",
-        "records that the tracking server has refused",
-        "read the reasons; remove the file once they are understood",
-        _refused,
+        "sent.behind",
+        "runs that the tracking server lacks though nobody drives their sweep",
+        "carft-sweep sync",
+        _behind,
     ),
 )
 

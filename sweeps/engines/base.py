@@ -50,6 +50,10 @@ class Failure:
     node: str = ""
     """The host on which it happened, where that is known."""
 
+    def as_dict(self) -> dict[str, str]:
+        """Build what is kept of it with the run."""
+        return {"kind": self.kind, "message": self.message, "log_tail": self.log_tail}
+
 
 class Decision(Enum):
     """What the handler wants of a run that has reported an epoch."""
@@ -89,8 +93,8 @@ class Handler(Protocol):
     def stopped(self, job: Job) -> None:
         """The run was closed between epochs, as decided or because the engine stops."""
 
-    def failed(self, job: Job, failure: Failure) -> bool:
-        """The run failed. True: `next_job` may give it again."""
+    def failed(self, job: Job, failure: Failure) -> None:
+        """The run failed; `next_job` may give it again."""
 
 
 def one_by_one(handler: Handler, stopping: Callable[[], bool]) -> Iterator[Job]:

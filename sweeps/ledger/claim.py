@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,6 +107,22 @@ def holder(folder: Path) -> Lease | None:
     """The live driver of the sweep in `folder`, if any."""
     lease = Lease.read(read_json(folder / "driver.json"))
     return lease if lease is not None and lease.is_live() else None
+
+
+@contextmanager
+def undriven(folder: Path) -> Iterator[None]:
+    """Keep drivers out of the sweep in `folder`. Raises RequestError while it has one."""
+    driver = holder(folder)
+    if driver is not None:
+        raise RequestError(f"the sweep {folder.name} is being run by {driver}")
+    try:
+        lock = Lock(folder / ".lock")
+    except Held as held:
+        raise RequestError(f"the sweep {folder.name} is being run by process {held.pid}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 FILE = "stop.json"

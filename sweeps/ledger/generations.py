@@ -13,23 +13,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from carft_core.errors import RequestError
-from carft_core.files import append_line, read_json, write_json
 from sweeps.home import Home
-from sweeps.ledger.trials import Ledger, Trial
+from sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
 from tracking.provenance import context_tags
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import SweepSpec
 
-
-EXECUTION_FILE = "execution.json"
 COPY = "sweep.yaml"
-"""The sweep file as it was run."""
+"""The sweep file as it was run, beside the ledger."""
+Effect = Literal["extend", "reevaluate", "restart"]
+"""What a changed field does. `reevaluate`: the same points keep their trained runs, and get new
+values from them."""
+
+_EXTEND = (
+    *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
+    *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
+    *("confirm_seeds", "after"),
+    *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
+)
+_REEVALUATE = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")
+_SHOWN = 60
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
-class AsRun:
-    """What `run` was given. The text of the file lies beside it."""
+class Invocation:
+    """The arguments of a `run`, which the ledger keeps so that `resume NAME` can repeat it."""
 
     file: str
     """The sweep file, absolute."""
@@ -38,44 +48,51 @@ class AsRun:
     folder: str | None = None
     """The working folder: paths in a trial, such as `data.root`, are relative to it."""
     address: str | None = None
-    """Of the Ray cluster, where `--address` named one."""
+    """Of the Ray cluster, where `--address` named one without a user or password."""
 
     @classmethod
-    def of(cls, spec: SweepSpec) -> AsRun:
-        """Of a sweep that this process runs."""
-        file = str(spec.source_path.absolute())
-        return cls(file, tuple(spec.overrides), tuple(spec.imports), str(Path.cwd()))
-
-    @classmethod
-    def read(cls, folder: Path) -> AsRun:
-        """Of the sweep in `folder`. Raises RequestError when too little of it was kept."""
-        known: Mapping[str, Any] | None = read_json(folder / EXECUTION_FILE)
-        if known is None or not (folder / COPY).exists():
-            raise RequestError(
-                f"how the sweep {folder.name} was run is not kept in {folder}; go on with it by "
-                "its file: carft-sweep run FILE"
-            )
+    def of(cls, spec: SweepSpec, address: str | None = None) -> Invocation:
+        """Build that of a sweep which this process runs."""
+        is_secret = address is not None and "@" in address
         return cls(
-            file=known["file"],
-            overrides=tuple(known.get("overrides", ())),
-            imports=tuple(known.get("imports", ())),
-            folder=known.get("folder"),
-            address=known.get("address"),
+            str(spec.source_path.absolute()),
+            tuple(spec.overrides),
+            tuple(spec.imports),
+            str(Path.cwd()),
+            None if is_secret else address,
         )
 
-    def write(self, folder: Path) -> None:
-        """Keep it with the sweep in `folder`; the address there stays where this has none."""
-        known = read_json(folder / EXECUTION_FILE) or {}
-        address = self.address or known.get("address")
-        write_json(folder / EXECUTION_FILE, {**asdict(self), "address": address})
+    @classmethod
+    def read(cls, home: Home, name: str) -> Invocation:
+        """Read the last one of a sweep. Raises RequestError where the sweep is unknown, or the copy
+        of its file is gone.
+        """
+        ledger, folder = find_ledger(home, name), home.sweep(name)
+        if not ledger.executions or not (folder / COPY).exists():
+            raise RequestError(
+                f"how the sweep {name} was run is not kept in {folder}; run its file instead: "
+                "carft-sweep run FILE"
+            )
+        known = ledger.executions[-1]
+        return cls(
+            known["file"],
+            tuple(known["overrides"]),
+            tuple(known["imports"]),
+            known["folder"],
+            known["address"],
+        )
 
-    def changed(self, key: str, value: object) -> AsRun:
-        """The same with one key of the file overridden, in the place of earlier overrides of it."""
+    def as_execution(self) -> dict[str, Any]:
+        """Build the ledger's record of a driver that starts now, with its code as tags."""
+        return {**asdict(self), "at": time.time(), "tags": context_tags()}
+
+    def with_override(self, key: str, value: object) -> Invocation:
+        """Override one key of the file, in the place of earlier overrides of it."""
         others = [one for one in self.overrides if one.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
     def load(self, folder: Path) -> tuple[SweepSpec, str | None]:
-        """The sweep in `folder` as it was run; and what to say when its file is not what it was.
+        """Load the sweep in `folder` as it was run, and what to say when its file has changed.
 
         Raises RequestError.
         """
@@ -98,8 +115,8 @@ class AsRun:
         return load_spec(self.file, self.overrides, self.imports, text=kept), note
 
     @contextlib.contextmanager
-    def in_its_folder(self) -> Iterator[str | None]:
-        """Work where `run` did; what to say when that folder is gone."""
+    def working_directory(self) -> Iterator[str | None]:
+        """Work where `run` did; yields what to say when that folder is gone."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)
@@ -110,91 +127,6 @@ class AsRun:
             yield None
         finally:
             os.chdir(before)
-
-
-def keep_address(folder: Path, address: str | None) -> None:
-    """Keep the cluster's address, or that none was given, with the sweep in `folder`.
-
-    Whoever holds the claim does it first: only the command line knows the address. One that
-    carries a user or a password is not kept.
-    """
-    known = read_json(folder / EXECUTION_FILE) or {}
-    is_secret = address is not None and "@" in address
-    write_json(folder / EXECUTION_FILE, {**known, "address": None if is_secret else address})
-
-
-EXECUTIONS_FILE = "executions.jsonl"
-_COMMIT, _DIRTY, _VERSION = "mlflow.source.git.commit", "carft.git.dirty", "carft.version."
-
-
-@dataclass(frozen=True)
-class Code:
-    """What was installed and checked out."""
-
-    commit: str | None
-    """Of the checkout around the working folder; None outside of one."""
-    dirty: bool
-    """Whether files that git knows were changed."""
-    versions: Mapping[str, str]
-    """Of Python and the packages that training and tracking stand on."""
-
-    @classmethod
-    def here(cls) -> Code:
-        """Of this process, now."""
-        tags = context_tags()
-        return cls(
-            commit=tags.get(_COMMIT),
-            dirty=tags.get(_DIRTY) == "true",
-            versions={
-                name.removeprefix(_VERSION): value
-                for name, value in tags.items()
-                if name.startswith(_VERSION)
-            },
-        )
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        if self.commit is None:
-            return shown
-        return f"commit {self.commit}{' with changes' if self.dirty else ''}; {shown}"
-
-
-def record_execution(folder: Path) -> None:
-    """Note the code of an execution that begins, unless it is that of the one before."""
-    code = Code.here()
-    if code in executed(folder)[-1:]:
-        return
-    append_line(folder / EXECUTIONS_FILE, json.dumps({"began": time.time(), **vars(code)}))
-
-
-def executed(folder: Path) -> list[Code]:
-    """What the executions of the sweep in `folder` ran with, in their order."""
-    try:
-        lines = (folder / EXECUTIONS_FILE).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            told = json.loads(line)
-            found.append(Code(told["commit"], told["dirty"], told["versions"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a crash has torn
-    return found
-
-
-Effect = Literal["goes on", "told again", "anew"]
-"""`told again`: the same points keep their trained runs, and get new values from them."""
-
-_GOES_ON = (
-    *("description", "baselines", "run_cap", "time_budget", "metric.target", "report", "import"),
-    *("retries", "timeout", "breaker", "engine", "parallel", "resources", "webhook"),
-    *("confirm_seeds", "after"),
-    *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
-)
-_TOLD_AGAIN = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")
-_SHOWN = 60
-_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -211,24 +143,24 @@ class Change:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Every field in which two sweeps, as plain data, differ."""
+    """List every field in which two sweeps, as plain data, differ."""
     return [
         Change(field, old, new, _effect(field)) for field, old, new in _differing(before, now, "")
     ]
 
 
-def effect(found: list[Change]) -> Effect | None:
-    """What all changes together do; None when there are none."""
-    for strongest in ("anew", "told again", "goes on"):
-        if any(change.effect == strongest for change in found):
+def effect(differences: list[Change]) -> Effect | None:
+    """Return what all changes together do; None when there are none."""
+    for strongest in ("restart", "reevaluate", "extend"):
+        if any(change.effect == strongest for change in differences):
             return strongest
     return None
 
 
 def _effect(field: str) -> Effect:
-    if _is_in(field, _TOLD_AGAIN):
-        return "told again"
-    return "goes on" if _is_in(field, _GOES_ON) else "anew"
+    if _is_in(field, _REEVALUATE):
+        return "reevaluate"
+    return "extend" if _is_in(field, _EXTEND) else "restart"
 
 
 def _is_in(field: str, names: tuple[str, ...]) -> bool:
@@ -259,8 +191,8 @@ def _shown(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Opening:
-    """A sweep's ledger and what is to be said of how it was opened."""
+class Generation:
+    """The ledger that fits a sweep, and what to say of how it was opened."""
 
     ledger: Ledger
     notes: tuple[str, ...]
@@ -268,48 +200,46 @@ class Opening:
     """Points of an earlier generation that are proposed again before anything new."""
 
 
-def open_ledger(
-    home: Home, spec: SweepSpec, *, is_stale: Callable[[Trial], bool], fresh: bool = False
-) -> Opening:
-    """Find or begin the generation that fits a sweep.
+def open_generation(
+    home: Home,
+    spec: SweepSpec,
+    execution: Mapping[str, Any],
+    *,
+    is_stale: Callable[[Trial], bool],
+    fresh: bool = False,
+) -> Generation:
+    """Find or begin the generation that fits a sweep, and record in it that a driver starts.
 
     `is_stale` says whether a trial's runs are others than the file asks for now, because code,
     model or data changed. `fresh` begins anew in any case.
     """
     plain = json.loads(json.dumps(spec.as_dict()))
-    newest = Ledger.newest(home, spec.name)
+    folder, newest = home.sweep(spec.name), newest_generation(home, spec.name)
     if newest is None:
-        return Opening(_create(home, spec, 1, plain), ())
-    newest.reconcile()
-    found = changes(newest.spec, plain)
-    outcome = effect(found)
-    notes = tuple(str(change) for change in found)
+        return Generation(Ledger.create(folder, 1, plain, execution), ())
+    differences = changes(newest.spec, plain)
+    outcome = effect(differences)
+    notes = tuple(str(change) for change in differences)
     number = newest.generation + 1
-    if outcome == "anew" or fresh:
-        head = f"the sweep begins anew as generation {number}; equal runs are kept"
-        if fresh:
-            head = f"the sweep begins anew as generation {number}; every run is trained again"
-        return Opening(_create(home, spec, number, plain), (head, *notes))
-    if outcome == "told again":
-        carried = tuple(trial.params for trial in newest.trials())
-        head = f"the sweep is extended (generation {number}); its points and runs are kept"
-        return Opening(_create(home, spec, number, plain), (head, *notes), carried)
+
+    def begin(head: str, carried: tuple[Mapping[str, Any], ...] = ()) -> Generation:
+        return Generation(Ledger.create(folder, number, plain, execution), (head, *notes), carried)
+
+    if fresh:
+        return begin(f"the sweep begins anew as generation {number}; every run is trained again")
+    if outcome == "restart":
+        return begin(f"the sweep begins anew as generation {number}; equal runs are kept")
+    if outcome == "reevaluate":
+        points = tuple(trial.params for trial in newest.trials())
+        return begin(
+            f"the sweep is extended (generation {number}); its points and runs are kept", points
+        )
     if any(is_stale(trial) for trial in newest.trials()):
-        head = (
+        return begin(
             "code, model, data or what runs compute on changed: the sweep begins anew as "
             f"generation {number}"
         )
-        return Opening(_create(home, spec, number, plain), (head, *notes))
-    if outcome == "goes on":
-        newest.extend(plain)
-        return Opening(newest, ("the sweep is extended; its trials are kept", *notes))
-    return Opening(newest, ())
-
-
-def _create(home: Home, spec: SweepSpec, generation: int, plain: Mapping[str, Any]) -> Ledger:
-    from sweeps.ledger.storage import generations, storage
-
-    # A generation whose creation was cut off is left behind.
-    number = max([generation, *(n + 1 for n in generations(storage(home), home, spec.name))])
-    goals = [metric.goal for metric in spec.goals]
-    return Ledger.create(home, spec.name, number, goals=goals, spec=plain)
+    newest.extend(plain)
+    newest.execute(execution)
+    head = () if outcome is None else ("the sweep is extended; its trials are kept",)
+    return Generation(newest, (*head, *notes))

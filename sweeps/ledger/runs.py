@@ -117,6 +117,8 @@ class RunState:
     """`kind` (a failure class), `message`, `log_tail`."""
     halvings: int = 0
     """How often its micro-batches were halved, because it ran out of memory."""
+    worker: str = ""
+    """Who computed it last: `host:pid`."""
 
     @property
     def is_live(self) -> bool:
@@ -124,7 +126,7 @@ class RunState:
         return self.lease is not None and self.lease.is_live()
 
     @property
-    def failed_for_good(self) -> bool:
+    def is_permanent_failure(self) -> bool:
         """Whether the same run would fail in the same way again."""
         return self.state == "failed" and self.failure is not None and self.failure["kind"] == "nan"
 
@@ -152,25 +154,38 @@ class Runs:
         for file in sorted(self.path.glob(f"*/{FILE}")):
             yield file.parent.name
 
-    def take(self, digest: str, label: str, sweep: str) -> bool:
-        """Claim a run for an attempt. False when another live claimant has it."""
+    def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
+        """Claim a run for an attempt. None when another live claimant has it."""
 
-        def taken(known: RunState | None) -> RunState | None:
-            if known is not None and self._is_anothers(known):
+        def acquired(known: RunState | None) -> RunState | None:
+            if known is not None and self.is_anothers(known):
                 return None
             lease = Lease.mine(self.owner)
             if known is None:
                 return RunState(digest, "running", label, sweep, 1, time.time(), lease=lease)
             return replace(
-                known, state="running", attempts=known.attempts + 1, lease=lease, ended=None
+                known,
+                state="running",
+                attempts=known.attempts + 1,
+                lease=lease,
+                ended=None,
+                failure=None,
             )
 
-        return self._change(digest, taken)
+        return self._change(digest, acquired)
 
     def is_taken(self, digest: str) -> bool:
-        """Whether another live claimant works on the run."""
+        """Return whether another live claimant works on the run."""
         known = self.read(digest)
-        return known is not None and self._is_anothers(known)
+        return known is not None and self.is_anothers(known)
+
+    def begin(self, digest: str, worker: str) -> None:
+        """Record who computes a run that was acquired."""
+
+        def begun(known: RunState | None) -> RunState | None:
+            return None if known is None else replace(known, worker=worker)
+
+        self._change(digest, begun)
 
     def renew(self, digest: str) -> None:
         """Say that the run goes on, at most every ten seconds on disk."""
@@ -184,32 +199,39 @@ class Runs:
 
         self._change(digest, renewed)
 
-    def end(self, digest: str, state: State, failure: dict[str, str] | None = None) -> None:
-        """The attempt is over; the claim goes. Nothing changes when the run is another's by now.
+    def release(
+        self,
+        digest: str,
+        state: State,
+        failure: dict[str, str] | None = None,
+        *,
+        halve: bool = False,
+    ) -> None:
+        """End an attempt; the claim goes. Nothing changes when the run is another's by now.
 
-        That a run is done may be said without a claim while nobody works on it.
+        `halve` lets the next attempt make do with half the memory. That a run is done may be said
+        without a claim while nobody works on it.
         """
 
-        def ended(known: RunState | None) -> RunState | None:
+        def released(known: RunState | None) -> RunState | None:
             if known is None:
                 return None
             ours = known.lease is not None and known.lease.owner == self.owner
-            if not ours and (state != "done" or self._is_anothers(known)):
+            if not ours and (state != "done" or self.is_anothers(known)):
                 return None
-            return replace(known, state=state, ended=time.time(), lease=None, failure=failure)
+            return replace(
+                known,
+                state=state,
+                ended=time.time(),
+                lease=None,
+                failure=failure,
+                halvings=known.halvings + halve,
+            )
 
-        self._change(digest, ended)
+        self._change(digest, released)
 
-    def halve(self, digest: str) -> None:
-        """The next attempt makes do with half the memory."""
-
-        def smaller(known: RunState | None) -> RunState | None:
-            return None if known is None else replace(known, halvings=known.halvings + 1)
-
-        self._change(digest, smaller)
-
-    def put_aside(self, digest: str) -> None:
-        """Begin a claimed run anew; what it had is kept until `settle` or `restore`."""
+    def back_up(self, digest: str) -> None:
+        """Begin a claimed run anew; its backup is kept until it is discarded or restored."""
         folder, before = self.folder(digest), self._before(digest)
         known = self.read(digest)
         if before.exists():  # an earlier new beginning was not finished: it is worth nothing
@@ -219,11 +241,11 @@ class Runs:
         if known is not None:
             self._write(known)
 
-    def settle(self, digest: str) -> None:
+    def discard_backup(self, digest: str) -> None:
         """The new beginning succeeded: what was put aside goes."""
         shutil.rmtree(self._before(digest), ignore_errors=True)
 
-    def restore(self, digest: str) -> bool:
+    def restore_backup(self, digest: str) -> bool:
         """The new beginning failed: take back what was put aside. False if nothing was."""
         before = self._before(digest)
         if not before.exists():
@@ -235,17 +257,20 @@ class Runs:
     def _before(self, digest: str) -> Path:
         return self.path / f".{digest}.before"
 
-    def _is_anothers(self, known: RunState) -> bool:
+    def is_anothers(self, known: RunState) -> bool:
+        """Return whether another live claimant works on the run that is so."""
         lease = known.lease
         return lease is not None and lease.owner != self.owner and lease.is_live()
 
-    def _change(self, digest: str, change: Callable[[RunState | None], RunState | None]) -> bool:
+    def _change(
+        self, digest: str, change: Callable[[RunState | None], RunState | None]
+    ) -> RunState | None:
         """Read, change and write under a lock; None from `change` leaves the file alone."""
         with waiting(self.path / ".locks" / digest):
             new = change(self.read(digest))
             if new is not None:
                 self._write(new)
-        return new is not None
+        return new
 
     def _write(self, state: RunState) -> None:
         write_json(self.folder(state.digest) / FILE, asdict(state))

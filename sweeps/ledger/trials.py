@@ -1,72 +1,64 @@
-"""The trials of a sweep in Optuna: proposed in one transaction, told once, reconciled."""
+"""The ledger of a sweep: the append-only file that is the truth about its trials."""
 
 from __future__ import annotations
 
-import errno
+import difflib
+import json
+import logging
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from sweeps.home import DATABASE, Home
-from sweeps.ledger.storage import generations, storage, study_name
+from carft_core.errors import RequestError
+from carft_core.files import append_lines, read_lines
+from sweeps.home import Home
 
 if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, TrialState
+    from tracking.comparison.runs import Role
 
-
+LEDGER_FILE = "ledger.jsonl"
 Goal = Literal["minimize", "maximize"]
 State = Literal["running", "complete", "failed", "pruned"]
-PROPOSED = "proposed"
-LOST = "proposal_lost"
-_STATES: Mapping[str, State] = {
-    "RUNNING": "running",
-    "WAITING": "running",
-    "COMPLETE": "complete",
-    "FAIL": "failed",
-    "PRUNED": "pruned",
-}
+CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
+"""Facts about what comes when every trial has ended: the settings that are confirmed, and the
+soups, once they are chosen, and how many runs these are together."""
 
-
-@contextmanager
-def as_a_file() -> Iterator[None]:
-    """A database that cannot be written (a full disk) raises OSError, as the journal does."""
-    from optuna.exceptions import StorageInternalError
-
-    try:
-        yield
-    except StorageInternalError as error:
-        said = str(getattr(error.__cause__, "orig", error))
-        number = errno.ENOSPC if "disk is full" in said else errno.EIO
-        raise OSError(number, said, DATABASE) from error
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the space, as the ledger keeps it."""
+    """One point of the search space, as the sampler proposed it."""
 
     number: int
-    """Optuna's."""
+    """Its place among all proposals, from 0: Optuna's number."""
     point: int
     """The place among the sweep's points, from 0; a trial that is tried again keeps it."""
-    state: State
-    values: tuple[float, ...]
-    """One for each goal when it is complete; else none."""
     params: Mapping[str, Any]
     algorithm: str
     runs: Mapping[str, str]
     """Seed as text (`none` where no seed matters) to training digest."""
     merges: Sequence[str]
     """The labels of the merged models that were asked for."""
-    reason: Mapping[str, str] | None
+    began: float = 0.0
+    """When it was proposed, in seconds since the Unix epoch."""
+    state: State = "running"
+    values: Sequence[float] = ()
+    """One for each goal when it is complete; else none."""
+    reason: Mapping[str, str] | None = None
     """Why it failed or was pruned: `kind` and `message`."""
+    ended: float | None = None
     untrained: bool = False
     """Its runs have seeds for their splits alone."""
     result: str | None = None
-    """The epoch that its runs are measured at, `last` or `best_val`; None: an older one."""
+    """The epoch that its runs are measured at, `last` or `best_val`."""
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    """What its sampler must find with the trial when it is asked again."""
+    reports: dict[int, float] = field(default_factory=dict)
+    """Epoch to the value that early termination judged."""
 
     @property
     def value(self) -> float | None:
@@ -74,218 +66,257 @@ class Trial:
         return self.values[0] if self.values else None
 
 
-class Listener(Protocol):
-    """Whoever keeps what changes for commands that only read (`sweeps.ledger.snapshot`)."""
+@dataclass(frozen=True)
+class Setting:
+    """An algorithm at one setting, whose runs differ in their seeds alone."""
 
-    def attributes(self, attributes: Mapping[str, Any]) -> None:
-        """The sweep remembers these."""
-
-    def trial(self, trial: Trial) -> None:
-        """A trial was proposed or has changed."""
+    role: Role
+    algorithm: str
+    params: Mapping[str, Any]
+    runs: Mapping[str, str]
+    """Seed as text to training digest."""
+    merges: Sequence[str] = ()
+    untrained: bool = False
+    result: str | None = None
+    members: Sequence[str] = ()
+    """The digests that a soup is made of."""
+    trial: Trial | None = None
+    """None beside the trials: a baseline, what is confirmed, a soup."""
 
 
 class Ledger:
-    """One generation of a sweep: an Optuna study. One driver at a time writes to it.
+    """One generation of a sweep. Anybody may read it; only the sweep's driver writes.
 
-    What writes raises OSError where the database cannot be written.
+    Each line of the file is one change, durable before it is acted upon, and the methods that
+    write one raise OSError where the disk does not take it. What is in memory is what was read.
     """
 
-    def __init__(self, study: Study, name: str, generation: int) -> None:
-        self.study = study
-        self.name = name
-        self.generation = generation
-        self.mirror: Listener | None = None
-        """Told of every change once it is durable."""
-        self._newest: dict[int, Trial] | None = None
+    def __init__(self, file: Path, generation: int, spec: Mapping[str, Any], began: float) -> None:
+        self.file, self.generation, self.spec, self.began = file, generation, spec, began
+        self.executions: list[Mapping[str, Any]] = []
+        """Every start of a driver: how it was asked to run, and with which code."""
+        self._facts: dict[str, Any] = {}
+        self._trials: dict[int, Trial] = {}
+        self._number_at: dict[int, int] = {}
 
     @classmethod
-    @as_a_file()
     def create(
-        cls,
-        home: Home,
-        name: str,
-        generation: int,
-        *,
-        goals: Sequence[Goal],
-        spec: Mapping[str, Any],
+        cls, folder: Path, generation: int, spec: Mapping[str, Any], execution: Mapping[str, Any]
     ) -> Ledger:
-        """Begin a generation; its first attribute is the sweep as plain data."""
-        import optuna
-
-        study = optuna.create_study(
-            storage=storage(home),
-            study_name=study_name(home, name, generation),
-            directions=[*goals],
-        )
-        study.set_user_attr("generation", generation)
-        study.set_user_attr("spec", dict(spec))
-        return cls(study, name, generation)
-
-    @classmethod
-    def newest(cls, home: Home, name: str) -> Ledger | None:
-        """The latest whole generation of a sweep, None when it was never run in this home."""
-        import optuna
-
-        if not home.has_trials:
-            return None
-        opened = storage(home)
-        for generation in sorted(generations(opened, home, name), reverse=True):
-            study = optuna.load_study(study_name=study_name(home, name, generation), storage=opened)
-            if "spec" in study.user_attrs:  # a crash in `create` leaves one without
-                return cls(study, name, generation)
-        return None
+        """Begin a generation: the sweep as plain data, and how it is run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        ledger = cls(folder / LEDGER_FILE, generation, spec, time.time())
+        head = {"generation": generation, "spec": spec, "began": ledger.began}
+        ledger._write({"begin": head}, {"execution": execution})
+        logger.info("%s: generation %d begins", ledger.name, generation)
+        return ledger
 
     @property
-    def spec(self) -> Mapping[str, Any]:
-        """The sweep as plain data, as it was last run."""
-        spec: Mapping[str, Any] = self.study.user_attrs["spec"]
-        return spec
+    def name(self) -> str:
+        """Of the sweep."""
+        return self.file.parent.name
 
     def extend(self, spec: Mapping[str, Any]) -> None:
-        """The sweep goes on with a changed file."""
-        self.remember("spec", dict(spec))
+        """Take up a changed sweep file, which leaves the trials as they are."""
+        if spec != self.spec:
+            self._write({"spec": spec})
 
-    @as_a_file()
+    def execute(self, execution: Mapping[str, Any]) -> None:
+        """Record that a driver has started."""
+        self._write({"execution": execution})
+
     def remember(self, key: str, value: Any) -> None:
-        """Keep plain data with the generation."""
-        if self.study.user_attrs.get(key) != value:
-            self.study.set_user_attr(key, value)
-            if self.mirror is not None:
-                self.mirror.attributes({key: value})
+        """Record a fact about the generation, as plain data."""
+        if self._facts.get(key) != value:
+            self._write({"facts": {key: value}})
 
     def recall(self, key: str, default: Any = None) -> Any:
-        """What `remember` kept."""
-        return self.study.user_attrs.get(key, default)
+        """Return a fact that `remember` recorded."""
+        return self._facts.get(key, default)
 
     def trials(self) -> list[Trial]:
-        """The newest trial at each point, by point; lost proposals are nobody's."""
-        if self._newest is None:
-            found = map(_trial, self.study.get_trials(deepcopy=False))
-            self._newest = {trial.point: trial for trial in found if trial is not None}
-        return [self._newest[point] for point in sorted(self._newest)]
+        """List the newest trial at each point, by point."""
+        return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
 
     def trial(self, point: int) -> Trial:
-        """The newest trial at a point. Raises KeyError when there is none."""
-        if self._newest is None:
-            self.trials()
-        return (self._newest or {})[point]
+        """Return the newest trial at a point. Raises KeyError when there is none."""
+        return self._trials[self._number_at[point]]
 
-    @as_a_file()
+    def proposals(self) -> list[Trial]:
+        """List every trial by number, those too that were tried again later."""
+        return [*self._trials.values()]
+
     def propose(
-        self,
-        point: int,
-        *,
-        stored: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        attributes: Mapping[str, Any],
-        system_attrs: Mapping[str, Any] = MappingProxyType({}),
+        self, point: int, setting: Mapping[str, Any], sampler: Mapping[str, Any] | None = None
     ) -> Trial:
-        """Add a running trial, with everything known of it, in one transaction.
+        """Add a running trial with all that is known of it: the fields of Trial."""
+        number = len(self._trials)
+        known = {"number": number, "point": point, "began": time.time(), **setting}
+        known |= {"sampler": dict(sampler)} if sampler else {}
+        known.pop("members", None)  # they are among the parameters too
+        self._write({"trial": known})
+        return self._trials[number]
 
-        Optuna's own `ask` writes the trial first and its parameters later: a crash in between
-        leaves a trial that nobody can go on with. `system_attrs` are the sampler's own notes.
-        """
-        from optuna.trial import TrialState, create_trial
-
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=dict(stored),
-                distributions={name: distributions[name] for name in stored},
-                user_attrs={"point": point, **attributes, PROPOSED: True},
-                system_attrs=dict(system_attrs),
-            )
-        )
-        trial = self._changed(len(self.study.get_trials(deepcopy=False)) - 1)
-        if trial is None:
-            raise RuntimeError("another process writes to the study of a sweep that is ours")
-        return trial
-
-    @as_a_file()
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Keep the value that a running trial has after so many epochs.
+        """Record the value that a running trial has after an epoch.
 
-        With several goals nothing is kept: Optuna knows one such value only.
+        Not durable by itself: the histories of the runs have it too.
         """
-        if len(self.study.directions) == 1:
-            self.study._storage.set_trial_intermediate_value(self._id(number), epoch, value)
+        finite = value if math.isfinite(value) else None
+        self._write({"report": [number, epoch, finite]}, durable=False)
 
-    @as_a_file()
     def complete(self, number: int, values: Sequence[float]) -> None:
-        """The trial has its values, one for each goal."""
-        self.study.tell(number, list(values))
-        self._changed(number)
+        """End a trial with its values, one for each goal."""
+        self._end(number, {"state": "complete", "values": [*values]})
 
     def prune(self, number: int, kind: str, message: str) -> None:
-        """The trial was not worth going on with, and why."""
-        from optuna.trial import TrialState
-
-        self._end(number, TrialState.PRUNED, kind, message)
+        """End a trial that is not worth its further epochs, and record why."""
+        self._end(number, {"state": "pruned", "reason": {"kind": kind, "message": message}})
 
     def fail(self, number: int, kind: str, message: str) -> None:
-        """The trial has no value, and why."""
-        from optuna.trial import TrialState
+        """End a trial that has no value, and record why."""
+        self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
 
-        self._end(number, TrialState.FAIL, kind, message)
-
-    def reconcile(self) -> int:
-        """Give up trials that were asked and never proposed; how many there were.
-
-        A trial that was proposed is still running, whoever ran it: it goes on under its number.
+    def settings(self) -> Iterator[Setting]:
+        """Yield every setting that the sweep asks for now, with its runs: baselines, trials, soups,
+        what is confirmed.
         """
-        from optuna.trial import TrialState
+        yield from self.baselines()
+        count, merges = self.recall("trial_count"), self.recall("merges", ())
+        own = "merges" in self.spec["parameters"]
+        for trial in self.trials():
+            if count is None or trial.point < count:  # else the file asks for fewer now
+                yield Setting(
+                    "trial",
+                    trial.algorithm,
+                    trial.params,
+                    trial.runs,
+                    trial.merges if own else merges,
+                    trial.untrained,
+                    trial.result,
+                    trial=trial,
+                )
+        yield from self.soups()
+        yield from self.confirmations()
 
-        lost = [
-            frozen.number
-            for frozen in self.study.get_trials(
-                deepcopy=False, states=[TrialState.RUNNING, TrialState.WAITING]
-            )
-            if not frozen.user_attrs.get(PROPOSED)
+    def baselines(self) -> list[Setting]:
+        """List the settings that trials are compared with."""
+        kept = self.recall("baselines", ())
+        return [_setting("soup" if "members" in item else "baseline", item) for item in kept]
+
+    def beside_trials(self) -> list[Setting]:
+        """List the settings that are no trials."""
+        return [setting for setting in self.settings() if setting.trial is None]
+
+    def confirmations(self) -> list[Setting]:
+        """List the settings that run again on fresh seeds, where the sweep still asks for it."""
+        kept = self.recall(CONFIRMATIONS, ()) if self.spec.get("confirm_seeds") else ()
+        return [_setting("confirmation", item) for item in kept]
+
+    def soups(self) -> list[Setting]:
+        """List the soups of finished runs, where the sweep still asks for any."""
+        kept = self.recall(SOUPS, ()) if self.spec.get("after") else ()
+        return [_setting("soup", item) for item in kept]
+
+    def _end(self, number: int, change: Mapping[str, Any]) -> None:
+        if self._trials[number].state != "running":
+            raise ValueError(f"trial {number} has ended already: {self._trials[number].state}")
+        self._write({"trial": {"number": number, "ended": time.time(), **change}})
+
+    def _write(self, *changes: Mapping[str, Any], durable: bool = True) -> None:
+        lines = [
+            json.dumps(change, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            for change in changes
         ]
-        for number in lost:
-            self.fail(number, LOST, "the driver ended before the point was known")
-        return len(lost)
+        append_lines(self.file, lines, durable=durable)
+        for line in lines:
+            self._apply(json.loads(line))
 
-    @as_a_file()
-    def _end(self, number: int, state: TrialState, kind: str, message: str) -> None:
-        # The storage itself: a Trial object would draw again from the sampler.
-        self.study._storage.set_trial_user_attr(
-            self._id(number), "reason", {"kind": kind, "message": message}
+    def _apply(self, change: Mapping[str, Any]) -> None:
+        ((kind, data),) = change.items()
+        match kind:
+            case "begin":
+                self.spec = data["spec"]
+            case "spec":
+                self.spec = data
+            case "execution":
+                self.executions.append(data)
+            case "facts":
+                self._facts |= data
+            case "report":
+                number, epoch, value = data
+                self._trials[number].reports[epoch] = math.nan if value is None else value
+            case "trial":
+                known = self._trials.get(data["number"])
+                trial = Trial(**data) if known is None else replace(known, **data)
+                self._trials[trial.number] = trial
+                self._number_at[trial.point] = trial.number
+            case _:
+                raise ValueError(f"unknown kind of line {kind!r}")
+
+
+def read_generations(file: Path) -> list[Ledger]:
+    """Read every generation of a ledger file; none where there is no file.
+
+    Raises RequestError with the line where the file is damaged.
+    """
+    ledgers: list[Ledger] = []
+    for number, line in enumerate(read_lines(file), start=1):
+        try:
+            change = json.loads(line)
+            if "begin" in change:
+                head = change["begin"]
+                ledgers.append(Ledger(file, head["generation"], head["spec"], head["began"]))
+            else:
+                ledgers[-1]._apply(change)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RequestError(
+                f"{file}:{number} is damaged ({type(error).__name__}: {error}); the lines before "
+                "it are whole: cut the file there, or move it away, and the sweep begins anew and "
+                "reuses its runs"
+            ) from None
+    return ledgers
+
+
+def newest_generation(home: Home, name: str) -> Ledger | None:
+    """Read the newest generation of a sweep; None when it was never run in this home."""
+    return next(iter(read_generations(home.sweep(name) / LEDGER_FILE)[-1:]), None)
+
+
+def find_ledger(home: Home, name: str) -> Ledger:
+    """Read the newest generation of a sweep. Raises RequestError with the nearest name."""
+    ledger = newest_generation(home, name)
+    if ledger is None:
+        raise no_such_sweep(home, name)
+    return ledger
+
+
+def sweep_names(home: Home) -> list[str]:
+    """List the sweeps that were begun in a home."""
+    files = (*home.sweeps.glob(f"*/{LEDGER_FILE}"), *home.sweeps.glob("*/driver.json"))
+    return sorted({file.parent.name for file in files})
+
+
+def sweep_folder(home: Home, name: str) -> Path:
+    """Return the folder of a sweep that was begun. Raises RequestError with the nearest name."""
+    if name in sweep_names(home):
+        return home.sweep(name)
+    raise no_such_sweep(home, name)
+
+
+def no_such_sweep(home: Home, name: str) -> RequestError:
+    """Build the error for an unknown sweep, naming the closest match."""
+    if not home.path.is_dir():
+        return RequestError(
+            f"there is no home {home.path}, so no sweep {name!r}; name another with --home or "
+            "CARFT_HOME, or make this one with carft-sweep run"
         )
-        self.study.tell(number, state=state)
-        self._changed(number)
-
-    def _id(self, number: int) -> int:
-        storage, study = self.study._storage, self.study._study_id
-        return storage.get_trial_id_from_study_id_trial_number(study, number)
-
-    def _changed(self, number: int) -> Trial | None:
-        """The trial as it is now, None when it was never proposed; the mirror learns of it."""
-        trial = _trial(self.study._storage.get_trial(self._id(number)))
-        if trial is not None:
-            if self._newest is not None:
-                self._newest[trial.point] = trial
-            if self.mirror is not None:
-                self.mirror.trial(trial)
-        return trial
+    names = sweep_names(home)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return RequestError(f"no sweep {name!r} in {home.path}; {hint}")
 
 
-def _trial(frozen: FrozenTrial) -> Trial | None:
-    """None for a trial that was never proposed."""
-    attributes = frozen.user_attrs
-    if "point" not in attributes:
-        return None
-    state = _STATES[frozen.state.name]
-    return Trial(
-        number=frozen.number,
-        point=attributes["point"],
-        state=state,
-        values=tuple(frozen.values) if state == "complete" else (),
-        params=attributes.get("params", frozen.params),
-        algorithm=attributes.get("algorithm", ""),
-        runs=attributes.get("runs", {}),
-        merges=attributes.get("merges", ()),
-        reason=attributes.get("reason"),
-        untrained=attributes.get("untrained", False),
-        result=attributes.get("result"),
-    )
+def _setting(role: Role, kept: Mapping[str, Any]) -> Setting:
+    names = ("algorithm", "params", "runs", "merges", "untrained", "result", "members")
+    return Setting(role, **{name: kept[name] for name in names if name in kept})

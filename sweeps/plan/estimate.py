@@ -26,7 +26,7 @@ from sweeps.engines.entry import failure_class, one_line
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
 from sweeps.ledger.runs import OPTIMISER_STATE, Runs
-from sweeps.ledger.snapshot import confirmations, soups, view
+from sweeps.ledger.trials import newest_generation
 from sweeps.plan.tasks import Planner, Task, digests, merge_labels
 from sweeps.space.distributions import assigned
 from sweeps.space.sampling import quantile
@@ -373,8 +373,8 @@ def _known_trials(planner: Planner, home: Home) -> Iterator[list[Task]]:
     if spec.method == "grid":
         yield from (planner.trial(params) for params in spec.points())
         return
-    kept = view(home, spec.name)
-    for trial in () if kept is None else kept.trials():
+    ledger = newest_generation(home, spec.name)
+    for trial in () if ledger is None else ledger.trials():
         own_task = spec.setting_of(trial.point)[1]
         if trial.point >= spec.trial_count or not own_task.items() <= trial.params.items():
             continue
@@ -401,30 +401,31 @@ def _by_task(spec: SweepSpec, settings: Sequence[Sequence[Task]]) -> dict[str, i
 
 def _known_confirmations(planner: Planner, home: Home) -> Iterator[list[Task]]:
     """What was chosen when the sweep last ended, as far as its runs would be the same now."""
-    kept = view(home, planner.spec.name)
-    for setting in () if kept is None or not planner.spec.confirm_seeds else confirmations(kept):
+    ledger = newest_generation(home, planner.spec.name)
+    known = () if ledger is None or not planner.spec.confirm_seeds else ledger.confirmations()
+    for setting in known:
         try:
-            tasks = planner.confirmation(setting["algorithm"], setting["params"])
+            tasks = planner.confirmation(setting.algorithm, setting.params)
         except ValueError:  # the space has changed, and has no such point any more
             continue
-        if digests(tasks) == setting["runs"]:
+        if digests(tasks) == setting.runs:
             yield tasks
 
 
 def _known_soups(planner: Planner, home: Home, item: After) -> Iterator[list[Task]]:
     """Those that one item of `after` came to when the sweep last ended, as far as they would be the
     same now."""
-    kept = view(home, planner.spec.name)
-    for setting in () if kept is None else soups(kept):
-        params = dict(setting["params"])
+    ledger = newest_generation(home, planner.spec.name)
+    for setting in () if ledger is None else ledger.soups():
+        params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
-        if (setting["algorithm"], of) != (item.algorithm["name"], item.of):
+        if (setting.algorithm, of) != (item.algorithm["name"], item.of):
             continue
         try:
-            tasks = planner.soup(item, params, setting["members"])
+            tasks = planner.soup(item, params, setting.members)
         except ValueError:  # the space has changed, and has no such point any more
             continue
-        if digests(tasks) == setting["runs"]:
+        if digests(tasks) == setting.runs:
             yield tasks
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_json
 from sweeps.home import Home
-from sweeps.ledger.generations import AsRun
+from sweeps.ledger.generations import Invocation
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import beside_trials, look, sweep_folder
+from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import OWN, comparison, measured
 from tracking.comparison.compare import REFERENCE, Comparison
 from tracking.comparison.runs import Arm, RunRecord, merge_name
@@ -28,7 +28,6 @@ from tracking.store.base import DatasetInput, RunKey
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
     from carft_core.export import MeasuredRow
-    from sweeps.ledger.snapshot import Kept
     from sweeps.spec.spec import SweepSpec
     from tracking.store.mlflow_models import KeptModel
 
@@ -218,7 +217,7 @@ class Exporter:
 
     home: Home
     spec: SweepSpec
-    sweep: Kept
+    sweep: Ledger
     found: Comparison
 
     def config(self, chosen: Chosen) -> TrialConfig:
@@ -233,17 +232,17 @@ class Exporter:
         for trial in self.sweep.trials():
             if digest in trial.runs.values():
                 return self.spec.config_for(trial.params)
-        for known in beside_trials(self.sweep):
-            if digest not in known["runs"].values():
+        for known in self.sweep.beside_trials():
+            if digest not in known.runs.values():
                 continue
-            if "of" in known["params"]:  # a soup that `after` asked for
+            if "of" in known.params:  # a soup that `after` asked for
                 folder = RunFolder(self._folder(chosen))
                 return trial_config(folder.claimed()["config"])
             for point in self.spec.baseline_configs():
-                if point.is_at(known["algorithm"], known["params"]):
+                if point.is_at(known.algorithm, known.params):
                     return point.config
-            config = self.spec.config_for(known["params"])  # a trial's that is confirmed
-            if config.algorithm.name == known["algorithm"]:
+            config = self.spec.config_for(known.params)  # a trial's that is confirmed
+            if config.algorithm.name == known.algorithm:
                 return config
         raise RequestError(
             f"{self.spec.source_path} has no {chosen.arm.label} any more; put it back, or run the "
@@ -317,10 +316,10 @@ def exporter(home: Home, name: str) -> Iterator[Exporter]:
 
     Raises RequestError for a sweep that is not there, or whose file was not kept.
     """
-    as_run = AsRun.read(sweep_folder(home, name))
-    sweep = look(home, name)
-    with as_run.in_its_folder():
-        spec, _ = as_run.load(home.sweep(name))
+    invocation = Invocation.read(home, name)
+    sweep = find_ledger(home, name)
+    with invocation.working_directory():
+        spec, _ = invocation.load(home.sweep(name))
         yield Exporter(home, spec, sweep, comparison(sweep, Runs(home.runs)))
 
 
@@ -328,7 +327,7 @@ def selected_in_cache(home: Home, name: str) -> Path:
     """An export of the selected model in the user's cache, made unless it is there."""
     from carft_core.export import read_facts
 
-    chosen = choose_model(comparison(look(home, name), Runs(home.runs)))
+    chosen = choose_model(comparison(find_ledger(home, name), Runs(home.runs)))
     evaluation: str = _measured(home, chosen)["digest"]
     folder = user_cache() / "exports" / evaluation[:16]
     if (read_facts(folder) or {}).get("evaluation") != evaluation:
@@ -357,12 +356,12 @@ def _log_selected(home: Home, spec: SweepSpec, found: Comparison) -> str | None:
     if found.selected is None:
         return None
     chosen = choose_model(found)
-    models = Exporter(home, spec, look(home, found.sweep), found)
+    models = Exporter(home, spec, find_ledger(home, found.sweep), found)
     if not models.has_weights(chosen):
         return None
     evaluation = _measured(home, chosen)["digest"]
     # One for each place, as of what else it was told.
-    note = home.sweep(found.sweep) / "told" / f"{where(home.path).spool.name}.model.json"
+    note = home.sweep(found.sweep) / "sent" / f"{where(home.path).key}.model.json"
     if (read_json(note) or {}).get("evaluation") == evaluation:
         return None
     with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:

@@ -6,23 +6,19 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carft_core.files import read_json
 from sweeps.home import Home
 from sweeps.ledger.runs import NO_SEED, Runs, RunState
-from sweeps.ledger.snapshot import confirmations, goals, look, soups
+from sweeps.ledger.summary import goals
+from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.pooling import Part
-from tracking.comparison.runs import Role, RunRecord, State, fields
+from tracking.comparison.runs import RunRecord, State, fields
 from tracking.comparison.spec import NAMED, Judging, Rule, Terms, terms_of
 from tracking.comparison.tasks import RESULT, compared_by
-
-if TYPE_CHECKING:
-    from sweeps.ledger.snapshot import Kept
-    from sweeps.ledger.trials import Trial
-
 
 Values = Sequence[float]
 
@@ -67,7 +63,7 @@ STRENGTH: Mapping[str, int] = {
 """Fields that hold a run close to the zero-shot model, by importance: the sign of the effect."""
 
 
-def comparison(sweep: Kept, runs: Runs, *, with_images: bool = False) -> Comparison:
+def comparison(sweep: Ledger, runs: Runs, *, with_images: bool = False) -> Comparison:
     """The comparison with which a sweep ends, as far as it has come."""
     with _nothing_collected():
         return compared_by(sweep.spec.get("tasks"))(
@@ -102,29 +98,9 @@ def terms(spec: Mapping[str, Any]) -> Terms:
     return terms_of(told["id_margin"], told.get("by_family") or told.get("by"))
 
 
-def records(sweep: Kept, runs: Runs) -> list[RunRecord]:
-    """One record for each run of each setting, in whatever state: baselines, trials, soups,
-    confirmed."""
-    spec, shared = sweep.spec, sweep.recall("merges", [])
-    found: list[RunRecord] = []
-    for baseline in sweep.recall("baselines", []):
-        role: Role = "soup" if "members" in baseline else "baseline"
-        found += _setting(runs, role, baseline, baseline["merges"])
-    count = sweep.recall("trial_count")
-    for trial in sweep.trials():
-        if count is not None and trial.point >= count:
-            continue  # the file asks for fewer now
-        setting = {
-            name: getattr(trial, name)
-            for name in ("algorithm", "params", "runs", "untrained", "result")
-        }
-        labels = trial.merges if "merges" in spec["parameters"] else shared
-        found += _setting(runs, "trial", setting, labels, trial)
-    for soup in soups(sweep):
-        found += _setting(runs, "soup", soup, soup["merges"])
-    for fresh in confirmations(sweep):
-        found += _setting(runs, "confirmation", fresh, fresh["merges"])
-    return found
+def records(ledger: Ledger, runs: Runs) -> list[RunRecord]:
+    """Read one record for each run of each setting, in whatever state."""
+    return [record for item in ledger.settings() for record in _records(runs, item)]
 
 
 def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
@@ -134,14 +110,9 @@ def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
     return found
 
 
-def _setting(
-    runs: Runs,
-    role: Role,
-    setting: Mapping[str, Any],
-    labels: Sequence[str],
-    trial: Trial | None = None,
-) -> Iterator[RunRecord]:
-    for seed, digest in setting["runs"].items():
+def _records(runs: Runs, item: Setting) -> Iterator[RunRecord]:
+    trial = item.trial
+    for seed, digest in item.runs.items():
         folder = runs.folder(digest)
         own = measured(folder, OWN)
         if trial is not None and trial.state == "pruned":
@@ -150,22 +121,22 @@ def _setting(
             state = "done"  # whoever works on it again has not put the result aside
         else:
             state = state_of(runs.read(digest), done=own is not None)
-        merges = {label: measured(folder, label) for label in labels}
-        trains = seed != NO_SEED and not setting.get("untrained")
+        merges = {label: measured(folder, label) for label in item.merges}
+        trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
-            algorithm=setting["algorithm"],
-            params=_scalars(setting["params"]),
+            algorithm=item.algorithm,
+            params=_scalars(item.params),
             seed=None if seed == NO_SEED else int(seed),
             digest=digest,
             state=state,
-            role=role,
+            role=item.role,
             trial=None if trial is None else trial.number,
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=_facts(own, setting.get("result") if trains else None) if own else {},
+            facts=_facts(own, item.result if trains else None) if own else {},
             epochs=_epochs(folder, own),
-            untrained=bool(setting.get("untrained")),
+            untrained=item.untrained,
         )
 
 
@@ -235,10 +206,10 @@ def load_parts(home: Home, names: Sequence[str], *, with_fields: bool | None = N
     """
     runs, wanted = Runs(home.runs), list(dict.fromkeys(names))
     wide = len(wanted) > 1 if with_fields is None else with_fields
-    return [load_part(look(home, name), runs, with_fields=wide) for name in wanted]
+    return [load_part(find_ledger(home, name), runs, with_fields=wide) for name in wanted]
 
 
-def load_part(sweep: Kept, runs: Runs, *, with_fields: bool = False) -> Part:
+def load_part(sweep: Ledger, runs: Runs, *, with_fields: bool = False) -> Part:
     """One sweep."""
     found = records(sweep, runs)
     digests = dict.fromkeys(record.digest for record in found) if with_fields else {}

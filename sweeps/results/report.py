@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_atomically
 from sweeps.home import Home
-from sweeps.ledger.generations import COPY, AsRun, Code, executed
+from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import Kept, beside_trials
+from sweeps.ledger.trials import Ledger
 from sweeps.space.parameters import dimension
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
 from tracking.comparison.runs import CONFIRMED, RunRecord
 from tracking.comparison.verdict import Finding, zero_shot_of
+from tracking.provenance import context_tags, describe_code
 from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Look:
     pictures: Pictures | None = None
 
 
-def look_at_data(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Look:
+def look_at_data(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Look:
     """The class names of the data that the selected setting was trained on, and its gallery.
 
     Data that cannot be opened here, or has changed, has no names and no thumbnails; runs without
@@ -118,18 +119,17 @@ def _claimed(run: RunRecord) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _where_it_ran(home: Home, sweeps: Sequence[Kept], digest: str) -> Iterator[None]:
+def _where_it_ran(home: Home, sweeps: Sequence[Ledger], digest: str) -> Iterator[None]:
     """In the working folder of the sweep that has the run, with the user's own modules."""
     for sweep in sweeps:
         load(sweep.spec.get("import", ()))
     owner = next((sweep for sweep in sweeps if _has(sweep, digest)), sweeps[0])
-    with AsRun.read(home.sweep(owner.name)).in_its_folder():
+    with Invocation.read(home, owner.name).working_directory():
         yield
 
 
-def _has(sweep: Kept, digest: str) -> bool:
-    settings = [*beside_trials(sweep), *map(vars, sweep.trials())]
-    return any(digest in setting["runs"].values() for setting in settings)
+def _has(sweep: Ledger, digest: str) -> bool:
+    return any(digest in setting.runs.values() for setting in sweep.settings())
 
 
 _FACTS: Mapping[str, str] = {
@@ -144,7 +144,7 @@ _FACTS: Mapping[str, str] = {
 
 
 def provenance(
-    home: Home, sweeps: Sequence[Kept], comparison: Comparison, options: Sequence[str] = ()
+    home: Home, sweeps: Sequence[Ledger], comparison: Comparison, options: Sequence[str] = ()
 ) -> Provenance:
     """What a reader needs to judge the numbers, and to make them again.
 
@@ -153,7 +153,7 @@ def provenance(
     """
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
-        command, file = _as_run(home.sweep(sweep.name), sweep.name)
+        command, file = _as_run(home, sweep.name)
         commands.append(command)
         files += [] if file is None else [file]
     return Provenance(
@@ -163,7 +163,7 @@ def provenance(
     )
 
 
-def _facts(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Iterator[Fact]:
+def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iterator[Fact]:
     runs = comparison.runs()
     done = [run for run in runs if run.state == "done"]
     for sweep in sweeps:
@@ -179,10 +179,10 @@ def _facts(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Iterat
         if values:
             yield Fact(title, values)
     for sweep in sweeps:
-        ran_with = tuple(map(str, executed(home.sweep(sweep.name))))
+        ran_with = _distinct(describe_code(one["tags"]) for one in sweep.executions)
         if ran_with:
             yield Fact(f"{sweep.name} ran with", ran_with)
-    yield Fact("this page was made with", (str(Code.here()),))
+    yield Fact("this page was made with", (describe_code(context_tags()),))
 
 
 def _times(runs: Runs, done: Sequence[RunRecord]) -> Iterator[Fact]:
@@ -213,17 +213,19 @@ def _training_code(algorithm: str, parts: Mapping[str, Any]) -> str:
     return f"of {algorithm}: revision {parts['revision']}" + (f", sha256 {own}" if own else "")
 
 
-def _as_run(folder: Path, name: str) -> tuple[str, SweepFile | None]:
+def _as_run(home: Home, name: str) -> tuple[str, SweepFile | None]:
     """The command that runs the sweep again, and its file."""
     try:
-        before = AsRun.read(folder)
+        before = Invocation.read(home, name)
     except RequestError:
         return f"carft-sweep run {name}.yaml", None
     file = Path(before.file).name
     words = [file, *(word for one in before.overrides for word in ("--set", one))]
     words += [word for one in before.imports for word in ("--import", _last_part(one))]
     command = f"carft-sweep run {shlex.join(map(without_user, words))}"
-    return command, SweepFile(file, without_user((folder / COPY).read_text(encoding="utf-8")))
+    return command, SweepFile(
+        file, without_user((home.sweep(name) / COPY).read_text(encoding="utf-8"))
+    )
 
 
 def _named(name: str, digest: str) -> str:
@@ -255,7 +257,7 @@ Shares = Mapping[str, Mapping[str, float]]
 """By metric: parameter to its share, 0 to 1, together 1."""
 
 
-def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
+def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     """The shares for the metric of selection, and for ID test and OOD mean as they are judged.
 
     Over the complete trials of the comparison that have all three, as far as any has them. A
@@ -285,7 +287,7 @@ def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
 
 
 def _complete(
-    sweep: Kept, comparison: Comparison
+    sweep: Ledger, comparison: Comparison
 ) -> tuple[list[Mapping[str, Any]], dict[str, list[float]]]:
     """The parameters of each complete trial, and by metric the means of the rule's model."""
     params = {trial.number: trial.params for trial in sweep.trials() if trial.state == "complete"}
@@ -386,7 +388,7 @@ class Page:
 
 
 def page(
-    home: Home, sweeps: Sequence[Kept], comparison: Comparison, *, options: Sequence[str] = ()
+    home: Home, sweeps: Sequence[Ledger], comparison: Comparison, *, options: Sequence[str] = ()
 ) -> Page:
     """The report of one sweep, or of several that were compared as one.
 
@@ -411,7 +413,7 @@ def page(
 
 
 def keep(
-    home: Home, sweep: Kept, comparison: Comparison, note: Callable[[str], None]
+    home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
     """Write the page into the sweep's folder; the file, or nothing when that failed.
 

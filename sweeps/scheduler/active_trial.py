@@ -12,8 +12,7 @@ from sweeps.engines.base import Failure
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Trial
 from sweeps.plan.tasks import Task
-from sweeps.results.records import measured
-from sweeps.results.tracker import UNMERGED
+from sweeps.results.records import OWN, measured
 from sweeps.spec.settings import Metric
 
 NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
@@ -29,20 +28,20 @@ class Outcome:
 
 
 @dataclass
-class OpenTrial:
+class ActiveTrial:
     """One trial while its driver works on it."""
 
     trial: Trial
     tasks: Sequence[Task]
     """One for each seed, in order."""
-    told: bool
+    recorded: bool
     """Its end is in the ledger."""
     is_new: bool
     """Proposed by this driver: nothing is known of its decisions yet."""
     pruned: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """By digest."""
-    waiting: deque[Task] = field(default_factory=deque)
+    pending_seeds: deque[Task] = field(default_factory=deque)
     """Seeds whose turn comes when the one before is done."""
 
     @property
@@ -68,7 +67,7 @@ class OpenTrial:
         return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
 
 
-def end(trial: OpenTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] | Failure:
+def end(trial: ActiveTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] | Failure:
     """For each goal the mean over the trial's runs; or why it has none."""
     for outcome in trial.outcomes.values():
         if outcome.failure is not None:
@@ -85,5 +84,5 @@ def end(trial: OpenTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] | 
 
 def seed_values(runs: Runs, digests: Sequence[str], goal: Metric) -> list[float]:
     """The goal's metric of each complete run; NaN where it was not measured."""
-    found = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
+    found = (measured(runs.folder(digest), goal.merge or OWN) for digest in digests)
     return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in found]

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from carft_core.config import TrialConfig
 from carft_core.run import is_complete
 from sweeps.engines.base import Decision, Failure, Job, Wait
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.claim import Claim
+from sweeps.ledger.runs import Runs, RunState
+from sweeps.ledger.summary import Summary
 from sweeps.ledger.trials import Ledger
 from sweeps.plan.tasks import Planner, Task, kept
-from sweeps.results.records import measured
-from sweeps.results.tracker import UNMERGED, TrackedSweep
-from sweeps.scheduler.active_trial import OpenTrial, Outcome, end
+from sweeps.results.records import OWN, measured
+from sweeps.scheduler.active_trial import ActiveTrial, Outcome, end
 from sweeps.scheduler.final_runs import FinalRuns
 from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.proposer import Asking
-from sweeps.scheduler.pruning import Pruning
-from sweeps.scheduler.retries import Breaker, RetryPolicy, halved, node_of
-from sweeps.scheduler.webhook import Event
+from sweeps.scheduler.proposer import TrialProposer
+from sweeps.scheduler.pruning import PruningController
+from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved, node_of
+from sweeps.scheduler.webhook import Webhook
 
-
-def _nobody(*_: str) -> None:
-    """Nobody listens."""
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """One function for each kind of news."""
-
-    alive: Callable[[], None] = _nobody
-    """The driver is about to act. Raises when the sweep is another driver's by now."""
-    told: Callable[[], None] = _nobody
-    """A trial has its end."""
-    alarm: Callable[[Event, str], None] = _nobody
-    """`run_failed` or `breaker`, and what happened."""
-
-
-NOBODY = Listeners()
-
+logger = logging.getLogger(__name__)
 
 _KEEP_AFTER = 10.0
 """Seconds between two records: so much is forgotten when a driver dies."""
@@ -75,7 +58,7 @@ class TimeBudget:
             self._ledger.remember(_KEY, self.spent)
 
 
-class Driver:
+class SweepDriver:
     """A Handler. Runs are given out in order: zero-shot, baselines, then trials with their seeds.
 
     A method that learns from results is asked when there is room for a run, so that with one run
@@ -88,34 +71,40 @@ class Driver:
         ledger: Ledger,
         runs: Runs,
         *,
-        asking: Asking,
-        tracked: TrackedSweep,
+        proposer: TrialProposer,
+        claim: Claim,
         progress: Progress,
+        note: Callable[[str], None],
+        webhook: Webhook,
         fresh: bool = False,
         failed_again: bool = False,
-        listeners: Listeners = NOBODY,
     ) -> None:
-        self.planner, self.ledger, self.runs = planner, ledger, runs
-        self.tracked, self.progress = tracked, progress
+        """`note` is called with the digest of a run of which something is new on disk, and with ""
+        where only the ledger has changed.
+        """
+        self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Outcome] = {}
         self._closed_early = False
         """Whether a run was closed that is still to be finished."""
         self.broken: str | None = None
         """Why the sweep was given up."""
         self._spec = planner.spec
-        self._asking, self._listeners = asking, listeners
+        self._proposer, self._claim, self._note, self._webhook = proposer, claim, note, webhook
         self._final_runs = FinalRuns(planner, ledger, runs, progress)
-        self._pruning = Pruning(planner.spec, ledger, runs)
+        self._pruning = PruningController(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)
-        self._breaker = Breaker(planner.spec.breaker)
+        self._breaker = CircuitBreaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
+        self._summary = Summary(ledger)
         self._fresh, self._failed_again = fresh, failed_again
         self._queue: deque[Task] = deque()
         self._waiting: deque[Task] = deque()
         self._active: dict[str, Task] = {}
+        self._configs: dict[str, TrialConfig] = {}
+        """What runs compute with, in smaller batches where memory was short before."""
         self._workers: dict[str, str] = {}
         self._renewed: set[str] = set()
-        self._open: dict[int, OpenTrial] = {}
+        self._open: dict[int, ActiveTrial] = {}
 
     def begin(self) -> None:
         """Plan the baselines, and keep in the ledger what a comparison needs to know of them."""
@@ -128,7 +117,7 @@ class Driver:
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
-        self._listeners.alive()
+        self._claim.renew()
         while True:
             if self.broken is not None or self.is_out_of_time:
                 return Wait.NEVER
@@ -151,47 +140,45 @@ class Driver:
         return (
             self._closed_early
             or any(not self._is_done(task) for task in (*self._queue, *self._waiting))
-            or any(not trial.told for trial in self._open.values())
-            or self._asking.has_more
+            or any(not trial.recorded for trial in self._open.values())
+            or self._proposer.has_more
             or self._final_runs.are_due
         )
 
     def started(self, job: Job, worker: str) -> None:
         """See Handler."""
-        self._listeners.alive()
-        known = self.runs.read(job.digest)
+        self._claim.renew()
         self._workers[job.digest] = worker
+        self.runs.begin(job.digest, worker)
         self.progress.started(job.label)
-        attempt = known.attempts if known else 1
-        task = self._active[job.digest]
-        self.tracked.started(task, job.workdir, attempt=attempt, worker=worker)
+        self._note(job.digest)
 
     def alive(self, job: Job) -> None:
         """See Handler."""
-        self._listeners.alive()
+        self._claim.renew()
         self.runs.renew(job.digest)
         self._budget.count()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """See Handler."""
-        self._listeners.alive()
+        self._claim.renew()
         task = self._active[job.digest]
         self.progress.epoch(job.label, report)
-        self.tracked.reported(task, report)
+        self._note(job.digest)
         trial = self._trial(task)
         if trial is None:
             return Decision.CONTINUE
-        reason = None if trial.told else self._pruning.reported(trial, task, report)
+        reason = None if trial.recorded else self._pruning.reported(trial, task, report)
         if reason is not None:
             self._prune(trial, reason)
         return Decision.STOP if trial.is_over else Decision.CONTINUE
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
         """See Handler."""
-        self._listeners.alive()
+        self._claim.renew()
         task = self._active.pop(job.digest)
-        self.runs.end(job.digest, "done")
-        self.runs.settle(job.digest)
+        self.runs.release(job.digest, "done")
+        self.runs.discard_backup(job.digest)
         self._breaker.succeeded(node_of(self._workers.get(job.digest, "")))
         for warning in result.get("warnings", ()):
             self.progress.note(f"{task.label}: {warning}")
@@ -199,12 +186,12 @@ class Driver:
 
     def stopped(self, job: Job) -> None:
         """See Handler."""
-        self._listeners.alive()
+        self._claim.renew()
         task = self._active.pop(job.digest)
-        self.runs.end(job.digest, "stopped")
+        self.runs.release(job.digest, "stopped")
+        self._note(job.digest)
         trial = self._trial(task)
         if trial is not None and trial.pruned:
-            self.tracked.pruned(task, job.workdir)
             return
         if trial is not None and trial.is_over:
             self.progress.stopped(task.label, "another seed of its trial became NaN")
@@ -213,72 +200,57 @@ class Driver:
             self._closed_early = True
             self.progress.stopped(task.label)
         self._workers.pop(job.digest, None)
-        self.tracked.stopped(task)
 
-    def failed(self, job: Job, failure: Failure) -> bool:
+    def failed(self, job: Job, failure: Failure) -> None:
         """See Handler."""
-        self._listeners.alive()
+        self._claim.renew()
         task, trial = self._active[job.digest], self._trial(self._active[job.digest])
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
             self.stopped(job)
-            return False
+            return
         del self._active[job.digest]
-        told = {"kind": failure.kind, "message": failure.message, "log_tail": failure.log_tail}
-        self.runs.end(job.digest, "failed", told)
-        is_over = trial is not None and trial.is_over
-        again = not is_over and self._retries.again(job.digest, failure, self._config(task))
-        self._note_failure(task, failure, again=again)
-        if again:
-            if failure.kind == "out_of_memory":
-                self.runs.halve(job.digest)
+        decision: Retry | GiveUp = GiveUp("its trial has ended")
+        if trial is None or not trial.is_over:
+            decision = self._retries.decide(job.digest, failure, self._configs[job.digest])
+        if isinstance(decision, Retry):
+            # Not failed: whoever drives the sweep next tries it again too.
+            self.runs.release(job.digest, "stopped", halve=decision.halve)
+            self._note_failure(task, failure, again=True)
             self._queue.appendleft(task)
-            return True
-        if self.runs.restore(job.digest):
-            self.runs.end(job.digest, "done")
+            return
+        logger.info("%s is not tried again: %s", task.label, decision.reason)
+        self.runs.release(job.digest, "failed", failure.as_dict())
+        self._note_failure(task, failure, again=False)
+        if self.runs.restore_backup(job.digest):
+            self.runs.release(job.digest, "done")
             self.progress.note(f"{task.label}: the earlier result of this run was kept")
-        self.tracked.failed(task, failure, job.workdir)
+        self._note(job.digest)
         self._settle(task, Outcome("failed", failure))
-        return False
 
     def abandon(self) -> None:
         """The engine has failed under its jobs: they are stopped, and can go on later."""
         for task in self._active.values():
-            self.runs.end(task.digest, "stopped")
-            self.tracked.stopped(task)
+            self.runs.release(task.digest, "stopped")
         self._active.clear()
-        self._withdraw_queued()
 
     def close(self) -> None:
-        """Keep what only this driver knows, and leave no run open that was to be tried again."""
-        self._listeners.alive()
-        self._withdraw_queued()
+        """Keep what only this driver knows."""
+        self._claim.renew()
         self._budget.count(now=True)
-
-    def _withdraw_queued(self) -> None:
-        for task in (*self._queue, *self._waiting):
-            self._withdraw(task)
-
-    def _withdraw(self, task: Task) -> None:
-        """End what the tracker has of a run that is not tried again after all."""
-        trial = self._trial(task)
-        if trial is not None and trial.pruned:
-            self.tracked.pruned(task, self.runs.folder(task.digest))
-        elif task.digest not in self.outcomes and self._workers.pop(task.digest, None) is not None:
-            self.tracked.stopped(task)
 
     def _is_done(self, task: Task) -> bool:
         return task.digest in self.outcomes or is_complete(
             self.runs.folder(task.digest), task.config
         )
 
-    def _trial(self, task: Task) -> OpenTrial | None:
+    def _trial(self, task: Task) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
         """Queue the runs of the next trial; False when there is none, or not yet."""
-        if self._asking.is_adaptive and self._waiting and not self._active:
+        if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
-        trial = self._asking.next()
+        trial = self._proposer.next_trial()
         if trial is None:
             return False
         self._open[trial.number] = trial
@@ -286,11 +258,9 @@ class Driver:
         if trial.trial.state == "pruned":
             trial.pruned = True
             self.progress.skip(len(tasks))
-            for task in tasks:
-                self.tracked.pruned(task, self.runs.folder(task.digest))
             return True
-        if self._pruning.in_order and not trial.told:
-            trial.waiting.extend(tasks[1:])
+        if self._pruning.in_order and not trial.recorded:
+            trial.pending_seeds.extend(tasks[1:])
             del tasks[1:]
         self._queue.extend(tasks)
         return True
@@ -310,71 +280,66 @@ class Driver:
                 self.progress.skip(1)
             self._settle(task, known)
             return None
-        if task.digest in self._active or self.runs.is_taken(task.digest):
+        state = self.runs.read(task.digest)
+        is_taken = state is not None and self.runs.is_anothers(state)
+        if task.digest in self._active or is_taken:
+            logger.info("%s waits for whoever runs it now", task.label)
             self._waiting.append(task)
             return None
-        if self._is_settled_by_earlier(task):
+        if self._is_settled_by_earlier(task, state):
             return None
         if trial is not None and trial.is_over:
             if not trial.pruned:
                 self.progress.skip(1)
-            self._withdraw(task)
+            self._note(task.digest)
             return None
-        if trial is not None and not trial.told:
+        if trial is not None and not trial.recorded:
             reason = self._pruning.catch_up(trial, task)
             if reason is not None:
                 self._prune(trial, reason)
-                self.tracked.pruned(task, self.runs.folder(task.digest))
                 return None
-        if not self.runs.take(task.digest, task.label, self.ledger.name):
+        state = self.runs.acquire(task.digest, task.label, self.ledger.name)
+        if state is None:
             self._waiting.append(task)
             return None
         if self._fresh and task.digest not in self._renewed:
             self._renewed.add(task.digest)
-            self.runs.put_aside(task.digest)
+            self.runs.back_up(task.digest)
         self._active[task.digest] = task
+        self._configs[task.digest] = halved(task.config, state.halvings)
         return Job(
             digest=task.digest,
             label=task.label,
-            config=self._config(task).as_dict(),
+            config=self._configs[task.digest].as_dict(),
             seed=task.seed or 0,
             workdir=self.runs.folder(task.digest),
             imports=self._spec.imports,
         )
 
-    def _config(self, task: Task) -> TrialConfig:
-        """In smaller batches where memory was short before."""
-        known = self.runs.read(task.digest)
-        return halved(task.config, 0 if known is None else known.halvings)
-
-    def _is_settled_by_earlier(self, task: Task) -> bool:
+    def _is_settled_by_earlier(self, task: Task, state: RunState | None) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
         if self._fresh and task.digest not in self._renewed:
             return False
-        folder = self.runs.folder(task.digest)
-        state = self.runs.read(task.digest)
-        if is_complete(folder, task.config):
+        if is_complete(self.runs.folder(task.digest), task.config):
             if state is not None and state.state != "done":
-                self.runs.end(task.digest, "done")  # its driver died before it could say so
+                self.runs.release(task.digest, "done")  # its driver died before it could say so
             self._done(task, reused_from=state.sweep if state is not None else "elsewhere")
             return True
-        if self._failed_again or state is None or not state.failed_for_good:
+        if self._failed_again or state is None or not state.is_permanent_failure:
             return False
         told = state.failure or {}
         failure = Failure("nan", told.get("message", ""), told.get("log_tail", ""))
         self.progress.fail(task.label, failure.kind, failure.message, again=False)
-        self.tracked.failed(task, failure, folder)
+        self._note(task.digest)
         self._settle(task, Outcome("failed", failure))
         return True
 
     def _done(self, task: Task, *, reused_from: str | None) -> None:
-        folder = self.runs.folder(task.digest)
-        own = measured(folder, UNMERGED)
+        own = measured(self.runs.folder(task.digest), OWN)
         self.progress.done(
             task.label, own["metrics"] if own else {}, reused=reused_from is not None
         )
-        other = None if reused_from == self.ledger.name else reused_from
-        self.tracked.finished(task, folder, reused_from=other)
+        self._note(task.digest)
         self._settle(task, Outcome("done"))
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
@@ -384,7 +349,7 @@ class Driver:
         if trial is None:
             return
         trial.outcomes[task.digest] = outcome
-        if trial.told:
+        if trial.recorded:
             return
         if outcome.state == "done":
             reason = self._pruning.seed_done(trial, task)
@@ -392,18 +357,18 @@ class Driver:
                 self._prune(trial, reason)
                 return
         elif self._pruning.in_order or trial.is_over:  # no seed can give it a value any more
-            self.progress.skip(len(trial.waiting))
-            trial.waiting.clear()
-            self._tell(trial)
+            self.progress.skip(len(trial.pending_seeds))
+            trial.pending_seeds.clear()
+            self._end(trial)
             return
-        if trial.waiting:
-            self._queue.appendleft(trial.waiting.popleft())
+        if trial.pending_seeds:
+            self._queue.appendleft(trial.pending_seeds.popleft())
         if trial.is_settled:
-            self._tell(trial)
+            self._end(trial)
 
-    def _tell(self, trial: OpenTrial) -> None:
+    def _end(self, trial: ActiveTrial) -> None:
         """The trial has ended: its values, or why it has none."""
-        trial.told = True
+        trial.recorded = True
         found = end(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(found, Failure):
             self.ledger.fail(trial.number, found.kind, found.message)
@@ -411,25 +376,28 @@ class Driver:
             self.ledger.complete(trial.number, found)
         self._ended(trial)
 
-    def _prune(self, trial: OpenTrial, reason: str) -> None:
+    def _prune(self, trial: ActiveTrial, reason: str) -> None:
         """Before anything is stopped: the decision is in the ledger."""
-        trial.told = trial.pruned = True
+        trial.recorded = trial.pruned = True
         self.ledger.prune(trial.number, "pruned", reason)
         left = sum(task.digest not in trial.outcomes for task in trial.tasks)
-        trial.waiting.clear()
+        trial.pending_seeds.clear()
         self.progress.prune(trial.tasks[0].label, reason, runs=left)
+        for task in trial.tasks:
+            self._note(task.digest)
         self._ended(trial)
 
-    def _ended(self, trial: OpenTrial) -> None:
-        self._asking.ended(trial.trial.point)
+    def _ended(self, trial: ActiveTrial) -> None:
+        self._proposer.on_trial_end(trial.trial.point)
         self._pruning.ended(self.ledger.trial(trial.trial.point))
-        self._listeners.told()
+        self._summary.update()
+        self._note("")
 
     def _note_failure(self, task: Task, failure: Failure, *, again: bool) -> None:
         self.progress.fail(task.label, failure.kind, failure.message, again=again)
         if not again:
             text = f"{task.label} failed ({failure.kind}): {failure.message}"
-            self._listeners.alarm("run_failed", text)
+            self._webhook.send("run_failed", self.ledger.name, text)
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # with less to hold, or elsewhere, it may do: nothing is broken yet
         setting = task.role if task.trial is None else f"trial {task.trial}"
@@ -437,7 +405,7 @@ class Driver:
             return  # a run that was still under way
         self.broken = self._breaker.failed(failure, setting)
         if self.broken is not None:
-            self._listeners.alarm("breaker", self.broken)
+            self._webhook.send("breaker", self.ledger.name, self.broken)
 
     def _retry_waiting(self) -> None:
         """Queue what waited for a run that is free now."""

@@ -10,8 +10,7 @@ from typing import Any
 
 from carft_core.algorithms import ALGORITHMS, Soup
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import CONFIRMATIONS, FINAL_RUNS, SOUPS
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from sweeps.plan.tasks import Planner, Task, kept
 from sweeps.results.records import records, rule
 from sweeps.scheduler.progress import Progress

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
 import optuna
 
+from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import Planner, kept, merge_labels
-from sweeps.scheduler.active_trial import OpenTrial
-from sweeps.space.optuna_space import POPULATION, distributions, encode, sampler, suggest
+from sweeps.plan.tasks import Planner, Task, kept, merge_labels
+from sweeps.scheduler.active_trial import ActiveTrial
+from sweeps.space.optuna_space import POPULATION, encode, sampler, suggest
 from sweeps.space.sampling import drawn, hashed, sobol
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from sweeps.spec.spec import SweepSpec
 
 
+logger = logging.getLogger(__name__)
+
 GENERATION = "NSGAIISampler:generation"
 """Where NSGA-II notes a trial's generation, among the trial's system attributes."""
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A point in the sweep's words and in Optuna's."""
+class Proposal(NamedTuple):
+    """A point, and what its sampler must find with the trial when it is asked again."""
 
     params: Mapping[str, Any]
-    stored: Mapping[str, Any]
-    distributions: Mapping[str, BaseDistribution]
-    system_attrs: Mapping[str, Any] = field(default_factory=dict)
-    """What the sampler must find with the trial when it is asked again."""
-
-
-def proposal(spec: SweepSpec, params: Mapping[str, Any]) -> Proposal:
-    """A point that is known already."""
-    return Proposal(params, encode(spec.parameters, params), distributions(spec.parameters))
+    sampler: Mapping[str, Any] = MappingProxyType({})
 
 
 def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
@@ -54,13 +48,13 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
     names = [dimension.name for dimension in spec.parameters]
     match spec.method:
         case "grid":
-            return proposal(spec, spec.points()[point])
+            return Proposal(spec.points()[point])
         case "random":
             params = drawn(spec.parameters, lambda name: hashed(spec.seed, setting, name), given)
-            return proposal(spec, {**params, **cell})
+            return Proposal({**params, **cell})
         case "qmc":
             numbers = sobol(spec.seed, point, names)
-            return proposal(spec, drawn(spec.parameters, numbers.__getitem__, given))
+            return Proposal(drawn(spec.parameters, numbers.__getitem__, given))
         case "tpe" | "gp" | "nsga2":
             return _asked(spec, spec.method, ledger, point, given)
         case _:
@@ -81,43 +75,37 @@ def _asked(
     study = optuna.create_study(
         directions=[goal.goal for goal in spec.goals], sampler=sampler(method, spec.seed, point)
     )
-    study.add_trials(_known(ledger))
+    study.add_trials(_known(spec, ledger))
     if given:
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
     params = suggest(spec.parameters, trial)
     notes = study.get_trials(deepcopy=False)[trial.number].system_attrs
-    kept = {GENERATION: notes[GENERATION]} if GENERATION in notes else {}
-    return replace(proposal(spec, params), system_attrs=kept)
+    return Proposal(params, {GENERATION: notes[GENERATION]} if GENERATION in notes else {})
 
 
-def _known(ledger: Ledger) -> Iterator[FrozenTrial]:
+def _known(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
     """The trials of the ledger, each with its generation.
 
     One that was tried again has that of its point; the points of an earlier ledger and those of
     `try_first`, which no sampler has seen, are counted off.
     """
-    trials = [
-        trial for trial in ledger.study.get_trials(deepcopy=False) if "point" in trial.user_attrs
-    ]
+    trials = ledger.proposals()
     noted = {
-        trial.user_attrs["point"]: trial.system_attrs[GENERATION]
-        for trial in trials
-        if GENERATION in trial.system_attrs
+        trial.point: trial.sampler[GENERATION] for trial in trials if GENERATION in trial.sampler
     }
     for trial in trials:
-        point = trial.user_attrs["point"]
-        counted = copy.copy(trial)
-        generation = noted.get(point, point // POPULATION)
-        counted.system_attrs = {**trial.system_attrs, GENERATION: generation}
-        yield counted
+        frozen = frozen_trial(trial, spec.parameters)
+        generation = noted.get(trial.point, trial.point // POPULATION)
+        frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
+        yield frozen
 
 
 ADAPTIVE = frozenset({"tpe", "gp", "nsga2"})
 """Methods that propose by what came of earlier trials."""
 
 
-class Asking:
+class TrialProposer:
     """The trials of a sweep, one after another; the same ones after any restart.
 
     `carried` are points of an earlier generation, proposed again before anything new. With
@@ -157,7 +145,7 @@ class Asking:
             for _, trial in self._points
         )
 
-    def next(self) -> OpenTrial | None:
+    def next_trial(self) -> ActiveTrial | None:
         """The next trial, proposed if need be; None when there is none any more."""
         if not self._points:
             return None
@@ -166,18 +154,19 @@ class Asking:
         if trial is None:
             if self._is_reached:
                 return None
-            trial = self._propose(point, None)
+            trial, tasks = self._propose(point, None)
         elif self._is_to_be_tried_again(trial):
-            # What broke it may be mended by now; a finished trial cannot be told again.
-            trial = self._propose(point, trial.params)
-        tasks = self._planner.trial(trial.params, trial.number)
+            # What broke it may be mended by now; a trial ends once, so this is another one.
+            trial, tasks = self._propose(point, trial.params)
+        else:
+            tasks = self._planner.trial(trial.params, trial.number)
         algorithm = tasks[0].config.algorithm
         if algorithm.trains or not algorithm.starts_at_zero_shot:
             # What the file asks for now; a finished trial keeps what it was asked with.
             self._ledger.remember("merges", merge_labels(tasks[0].config))
-        return OpenTrial(trial, tasks, told=trial.state != "running", is_new=is_new)
+        return ActiveTrial(trial, tasks, recorded=trial.state != "running", is_new=is_new)
 
-    def ended(self, point: int) -> None:
+    def on_trial_end(self, point: int) -> None:
         """The trial at that point has its end in the ledger."""
         self._remember(self._ledger.trial(point))
 
@@ -190,20 +179,17 @@ class Asking:
     def _is_to_be_tried_again(self, trial: Trial) -> bool:
         return trial.state == "failed" and (self._failed_again or not _is_for_good(trial))
 
-    def _propose(self, point: int, params: Mapping[str, Any] | None) -> Trial:
+    def _propose(
+        self, point: int, params: Mapping[str, Any] | None
+    ) -> tuple[Trial, Sequence[Task]]:
         if params is None and point < len(self._carried):
             params = self._carried[point]
         spec, ledger = self._spec, self._ledger
-        found = propose(spec, ledger, point) if params is None else proposal(spec, params)
-        tasks = self._planner.trial(found.params)
-        trial = ledger.propose(
-            point,
-            stored=found.stored,
-            distributions=found.distributions,
-            attributes=kept(tasks),
-            system_attrs=found.system_attrs,
-        )
-        return self._as_its_twin(trial)
+        proposal = propose(spec, ledger, point) if params is None else Proposal(params)
+        tasks = self._planner.trial(proposal.params)
+        trial = self._as_its_twin(ledger.propose(point, kept(tasks), proposal.sampler))
+        logger.info("trial %d: %s", trial.number, dict(proposal.params))
+        return trial, [replace(task, trial=trial.number) for task in tasks]
 
     def _as_its_twin(self, trial: Trial) -> Trial:
         """A trial with the very runs of one that was pruned is told so: it would be again.

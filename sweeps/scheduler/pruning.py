@@ -12,7 +12,7 @@ from carft_core.files import read_json
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Task
-from sweeps.scheduler.active_trial import OpenTrial, seed_values
+from sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from sweeps.spec.metrics import Goal, natural_goal
 from sweeps.spec.settings import EarlyTerminate, RaceSeeds
 from sweeps.spec.spec import SweepSpec
@@ -27,7 +27,7 @@ _FAR = 1e300
 """Stands for infinity: finite, so that medians between two of them are numbers."""
 
 
-class Judge:
+class SeedwisePruner:
     """Decides from what it is told, and from nothing else: no files, no clock, no chance.
 
     For seed index i there is one Optuna study in memory; a trial's value at an epoch there is the
@@ -265,7 +265,7 @@ def _apart(one: float, other: float | None) -> tuple[str, str]:
     return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
 
 
-class Pruning:
+class PruningController:
     """Early termination and the race of seeds, as the sweep file asks for them.
 
     What the judge must know again after a restart stands in the histories of the runs.
@@ -276,7 +276,7 @@ class Pruning:
         rule = spec.early_terminate
         self.metric = (rule.metric if rule else None) or spec.metric.name
         """The name of the value that is judged, and kept in the ledger after each epoch."""
-        self._judge = None if rule is None else Judge(rule, natural_goal(self.metric))
+        self._judge = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
         self._known: set[tuple[int, int, int | None]] = set()
         """Trial, seed and epoch (None: the run's end) of what the judge was told."""
         self._curves: dict[int, dict[int, dict[int, float]]] = {}
@@ -289,7 +289,7 @@ class Pruning:
         """Whether a trial's seeds run one after another, since an earlier one may be enough."""
         return self._judge is not None or self._spec.race_seeds is not None
 
-    def reported(self, trial: OpenTrial, task: Task, report: Mapping[str, Any]) -> str | None:
+    def reported(self, trial: ActiveTrial, task: Task, report: Mapping[str, Any]) -> str | None:
         """An epoch of one seed is done: why to prune the trial, or None."""
         value = report["metrics"].get(self.metric)
         epoch = int(report["epoch"])
@@ -300,7 +300,7 @@ class Pruning:
         # Nothing is saved by stopping at the last epoch.
         return self._tell(trial.number, seed, report, decide=epoch < report["epochs"])
 
-    def catch_up(self, trial: OpenTrial, task: Task) -> str | None:
+    def catch_up(self, trial: ActiveTrial, task: Task) -> str | None:
         """Before a run goes on from a checkpoint: hear the epochs that it has behind it.
 
         The decision on the last one may have died with its driver; the ones before were taken,
@@ -314,7 +314,7 @@ class Pruning:
                     return reason
         return None
 
-    def seed_done(self, trial: OpenTrial, task: Task) -> str | None:
+    def seed_done(self, trial: ActiveTrial, task: Task) -> str | None:
         """One seed's run is complete: why the trial needs no more of them, or None."""
         seed = trial.seed_index(task.digest)
         self._recall(trial.number, seed, task.digest)
@@ -372,7 +372,7 @@ class Pruning:
             self._known.add((number, seed, None))
             self._judge.run_ended(number, seed)
 
-    def _keep(self, trial: OpenTrial, seed: int, epoch: int, value: float) -> None:
+    def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
         """In the ledger: the mean over the seeds that have come so far, for plots and samplers."""
         curves = self._curves.get(trial.number)
         if curves is None:

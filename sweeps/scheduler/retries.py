@@ -15,22 +15,41 @@ from sweeps.engines.base import Failure
 from sweeps.spec.settings import Retries
 
 
+@dataclass(frozen=True)
+class Retry:
+    """A failed run is tried once more."""
+
+    halve: bool
+    """In half the memory."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """A failed run is not tried again."""
+
+    reason: str
+
+
 class RetryPolicy:
-    """Whether a run is tried again, by how often it failed in this way while the driver lives."""
+    """Decides whether a run is tried again, by how often it failed so while the driver lives."""
 
     def __init__(self, retries: Retries) -> None:
         self._allowed: Mapping[str, int] = retries.model_dump()
         self._failed: dict[str, Counter[str]] = {}
 
-    def again(self, digest: str, failure: Failure, config: TrialConfig) -> bool:
-        """Whether the run of `digest`, which was trained with `config`, is tried once more."""
+    def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
+        """Decide about the run of `digest`, which failed as it was trained with `config`."""
         if is_full_disk(failure):
-            return False
+            return GiveUp("the disk is full")
         failed = self._failed.setdefault(digest, Counter())
         failed[failure.kind] += 1
-        if failed[failure.kind] > self._allowed.get(failure.kind, 0):
-            return False
-        return failure.kind != "out_of_memory" or can_be_halved(config)
+        allowed = self._allowed.get(failure.kind, 0)
+        if failed[failure.kind] > allowed:
+            return GiveUp(f"retries.{failure.kind} is {allowed}")
+        is_memory = failure.kind == "out_of_memory"
+        if is_memory and not can_be_halved(config):
+            return GiveUp("its batches cannot be made smaller")
+        return Retry(halve=is_memory)
 
 
 def halved(config: TrialConfig, times: int) -> TrialConfig:
@@ -66,7 +85,7 @@ class _Failed:
     setting: str
 
 
-class Breaker:
+class CircuitBreaker:
     """Says when runs keep failing for one cause, or on one node, so that going on is waste.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,34 +16,30 @@ from carft_core.files import write_atomically, write_json
 from sweeps.engines.base import Engine
 from sweeps.home import Home
 from sweeps.ledger.claim import Claim, ClaimLost, StopRequests
-from sweeps.ledger.generations import AsRun, open_ledger, record_execution
+from sweeps.ledger.generations import COPY, Invocation, open_generation
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import Mirror, State, Summary
-from sweeps.ledger.snapshot import write as write_summary
+from sweeps.ledger.study import StudyProjection
+from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
-from sweeps.results.records import comparison, records, terms
-from sweeps.results.report import FILE as PAGE
+from sweeps.results.projection import COMPARISON, PAGE, Projector, SweepProjection
+from sweeps.results.records import comparison, records
 from sweeps.results.report import keep
-from sweeps.results.tracker import TrackedSweep
-from sweeps.scheduler.driver import Driver, Listeners
+from sweeps.scheduler.driver import SweepDriver
 from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.proposer import Asking
+from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
-from tracking.comparison.wise_ft import plot
-from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.report.terminal import csv_text, markdown
-from tracking.store.base import ARTIFACT, EndState, Tracker
+from tracking.store.base import Tracker
 
-ENDS: Mapping[State, EndState] = {
-    "interrupted": "killed",
-    "done": "finished",
-    "failed": "failed",
-}
-"""How the tracker calls the states of a sweep."""
-RESULT = "comparison.json"
+PACE = 1.0
+"""Seconds between two updates of a projection, at least."""
+PATIENCE = 30.0
+"""Seconds that the end of a sweep waits for its projections."""
+CLOSING = 15.0
+"""Seconds that closing them waits for a request that is under way."""
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
 EVENTS: Mapping[State, Event] = {
     "interrupted": "interrupted",
@@ -53,8 +50,8 @@ EVENTS: Mapping[State, Event] = {
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How an execution ended."""
+class SweepResult:
+    """How an execution of a sweep ended."""
 
     state: State
     done: int
@@ -81,57 +78,144 @@ def execute(
     spec: SweepSpec,
     home: Home,
     engine: Engine,
-    tracker: Tracker,
+    store: Tracker,
     progress: Progress,
     *,
+    address: str | None = None,
     fresh: bool = False,
     failed_again: bool = False,
-    claimed: Callable[[], None] = lambda: None,
     webhook: Webhook | None = None,
-) -> Ended:
-    """Run a sweep, or go on with it. `claimed` is called once it is ours.
+    ended: Callable[[SweepResult, Projections], None] = lambda *_: None,
+) -> SweepResult:
+    """Run a sweep, or resume it.
 
-    With `failed_again` also trials that became NaN are tried again. Raises RequestError when
-    another driver has the sweep, or takes it over, or the request cannot be met.
+    `address` is of the Ray cluster, where one was named; `resume` knows it again. With
+    `failed_again` also trials that became NaN are tried again. `ended` is called before the
+    projections are let go of. Raises RequestError when another driver has the sweep, or takes it
+    over, or the request cannot be met.
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     with Claim(folder) as claim:
-        claimed()
-        record_execution(folder)
         planner = Planner(spec, engine.hardware, progress.note)
-        opening = open_ledger(home, spec, is_stale=_Staleness(planner), fresh=fresh)
-        ledger = opening.ledger
-        for note in (*spec.warnings, *opening.notes):
-            progress.note(note)
-        _keep_request(spec, folder)
-        ledger.mirror = Mirror(folder)
-        ledger.mirror.mend(ledger)
-        driver = Driver(
-            planner,
-            ledger,
-            Runs(home.runs),
-            asking=Asking(planner, ledger, carried=opening.carried, failed_again=failed_again),
-            tracked=TrackedSweep(tracker, spec.name, folder, terms(spec.as_dict())),
-            progress=progress,
+        generation = open_generation(
+            home,
+            spec,
+            Invocation.of(spec, address).as_execution(),
+            is_stale=lambda trial: is_stale(planner, trial),
             fresh=fresh,
-            failed_again=failed_again,
-            listeners=Listeners(
-                alive=claim.renew,
-                told=Summary(folder, ledger).told,
-                alarm=lambda event, text: hook.send(event, spec.name, text),
-            ),
         )
-        driver.begin()
-        write_summary(folder, ledger, "running")
-        driver.tracked.begin(folder / "sweep.yaml", _tags(spec, ledger))
-        interrupted = _drive(driver, engine, folder, progress)
-        ended = _end(driver, home, folder, interrupted=interrupted)
-    verdict = ended.comparison.verdict
-    hook.send(EVENTS[ended.state], spec.name, _in_a_word(ended), state=ended.state, verdict=verdict)
-    return ended
+        ledger, runs = generation.ledger, Runs(home.runs)
+        for note in (*spec.warnings, *generation.notes):
+            progress.note(note)
+        write_atomically(folder / COPY, functools.partial(_fill, spec.text))
+        ledger.remember(OUTCOME, {"state": "running"})
+        with closing(Projections(home, ledger, store, runs.owner)) as projections:
+            driver = SweepDriver(
+                planner,
+                ledger,
+                runs,
+                proposer=TrialProposer(
+                    planner, ledger, carried=generation.carried, failed_again=failed_again
+                ),
+                claim=claim,
+                progress=progress,
+                note=projections.note,
+                webhook=hook,
+                fresh=fresh,
+                failed_again=failed_again,
+            )
+            driver.begin()
+            write_summary(ledger)
+            projections.note("")
+            try:
+                interrupted = _drive(driver, engine, folder, progress)
+            except ClaimLost:
+                raise  # the sweep is another driver's, and so are its projections
+            except Exception:
+                projections.end_driver()  # nothing stays running there when its driver is gone
+                projections.flush(haste=True)
+                raise
+            result = _end(driver, home, interrupted=interrupted)
+            projections.end_driver()
+            ended(result, projections)
+    verdict = result.comparison.verdict
+    text = _in_a_word(result)
+    hook.send(EVENTS[result.state], spec.name, text, state=result.state, verdict=verdict)
+    return result
 
 
-def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> bool:
+class Projections:
+    """The study and the tracking store of a sweep, each kept behind its ledger by a thread."""
+
+    def __init__(self, home: Home, ledger: Ledger, store: Tracker, owner: str) -> None:
+        self._study = StudyProjection(home, ledger)
+        self._runs = SweepProjection(home, ledger, store, owner=owner)
+        self._patience = CLOSING
+        self._study_thread = Projector("study", self._update_study, pace=PACE)
+        self._store_thread = Projector("tracking", self._runs.update, pace=PACE)
+
+    def note(self, digest: str) -> None:
+        """Say that something is new: of a run, or with "" of the ledger alone."""
+        if digest:
+            self._runs.note(digest)
+            self._store_thread.wake()
+        self._study_thread.wake()
+
+    def end_driver(self) -> None:
+        """Let the store know how the sweep ended."""
+        self._runs.end_driver()
+        self._store_thread.wake()
+        self._study_thread.wake()
+
+    def flush(self, *, haste: bool = False) -> bool:
+        """Wait until the store has everything; False where it has not in the end.
+
+        In `haste` a store that is away is not waited for.
+        """
+        self._study_thread.flush(PATIENCE)
+        is_away = self._store_thread.last_error is not None
+        return self._store_thread.flush(0.0 if haste and is_away else PATIENCE)
+
+    def complaints(self) -> Iterator[str]:
+        """Say what the projections lack in the end, and why."""
+        if self._runs.refused:
+            (digest, what), reason = next(iter(self._runs.refused.items()))
+            count = len(self._runs.refused)
+            yield (
+                f"the tracking server refused {count} request{'' if count == 1 else 's'}, first "
+                f"{what} of run {digest[:12] or '(the sweep)'}: {reason}; what was refused is not "
+                "in MLflow, and `carft-sweep sync` tries it again"
+            )
+        if not self._store_thread.is_done:
+            behind = self._runs.behind()
+            runs = f"{behind} run{' is' if behind == 1 else 's are'} not in MLflow as they are here"
+            yield (
+                f"{runs if behind else 'the end of the sweep is not in MLflow'} "
+                f"({self._store_thread.last_error or 'the tracking server is slow'}); nothing is "
+                "lost: `carft-sweep sync` or the next run sends it"
+            )
+        if self._study_thread.last_error is not None:
+            yield (
+                f"the Optuna study is behind ({self._study_thread.last_error}); the next run "
+                "writes what it lacks"
+            )
+
+    def close(self) -> None:
+        """Let go, after what is under way."""
+        for thread in (self._study_thread, self._store_thread):
+            thread.close(self._patience)
+
+    def _update_study(self) -> bool:
+        self._study.update()
+        return True
+
+
+def is_stale(planner: Planner, trial: Trial) -> bool:
+    """Return whether a trial's runs would have other digests now."""
+    return bool(trial.runs) and dict(trial.runs) != digests(planner.trial(trial.params))
+
+
+def _drive(driver: SweepDriver, engine: Engine, folder: Path, progress: Progress) -> bool:
     """Let the engine run; whether it was stopped with something left to run."""
     interruption = Interruption(engine, progress)
     with (
@@ -144,11 +228,10 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
         except ClaimLost:
             raise  # what is to be cleaned up is the other driver's
         except Exception:
-            # A full disk, or a database that is away, does not let us: the next driver sees to it.
-            with suppress(OSError, ServiceUnreachable, TrackingError):
+            with suppress(OSError):  # a full disk does not let us: the next driver sees to it
                 driver.abandon()
-                driver.tracked.end("killed", {"carft.state": "interrupted"}, [])
-                write_summary(folder, driver.ledger, "interrupted")
+                driver.ledger.remember(OUTCOME, {"state": "interrupted", "at": time.time()})
+                write_summary(driver.ledger)
                 driver.close()
             raise
         driver.close()
@@ -159,30 +242,24 @@ def _drive(driver: Driver, engine: Engine, folder: Path, progress: Progress) -> 
     return interruption.asked and driver.has_work_left
 
 
-def _end(driver: Driver, home: Home, folder: Path, *, interrupted: bool) -> Ended:
+def _end(driver: SweepDriver, home: Home, *, interrupted: bool) -> SweepResult:
+    ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
     # Of earlier executions too: this one need not have looked at them.
-    done = len({run.digest for run in records(driver.ledger, driver.runs) if run.state == "done"})
-    found = comparison(driver.ledger, driver.runs)
+    done = len({run.digest for run in records(ledger, driver.runs) if run.state == "done"})
+    found = comparison(ledger, driver.runs)
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
-    write_summary(folder, driver.ledger, state)
-    tags = {"carft.state": state, "carft.verdict": found.verdict}
-    if found.selected is not None:
-        tags["carft.selected"] = found.selected.label
-    if driver.broken is not None:
-        tags["carft.failure_message"] = driver.broken
-    before = _read(folder / RESULT)
-    files = _write_results(found, folder)
-    pages: Sequence[Path] = ()
+    before = _read(folder / COMPARISON)
+    _write_results(found, folder)
     if state == "done" and driver.planner.spec.report.page:
         page = folder / PAGE
-        is_new = not page.exists() or _read(folder / RESULT) != before
-        pages = keep(home, driver.ledger, found, driver.progress.note) if is_new else [page]
-    tags["mlflow.note.content"] = _described(driver.planner.spec, found, has_page=bool(pages))
-    driver.tracked.end(ENDS[state], tags, files, beside=pages)
+        if not page.exists() or _read(folder / COMPARISON) != before:
+            keep(home, ledger, found, driver.progress.note)
+    ledger.remember(OUTCOME, {"state": state, "at": time.time(), "broken": driver.broken})
+    write_summary(ledger)
     failed = [o.failure for o in driver.outcomes.values() if o.failure is not None]
-    return Ended(
+    return SweepResult(
         state,
         done,
         tuple(f"{failure.kind}: {failure.message}" for failure in failed),
@@ -192,7 +269,7 @@ def _end(driver: Driver, home: Home, folder: Path, *, interrupted: bool) -> Ende
     )
 
 
-def _in_a_word(ended: Ended) -> str:
+def _in_a_word(ended: SweepResult) -> str:
     """One line for people who are told from afar."""
     name = ended.comparison.sweep
     if ended.broken is not None:
@@ -201,67 +278,20 @@ def _in_a_word(ended: Ended) -> str:
     return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
 
 
-def _keep_request(spec: SweepSpec, folder: Path) -> None:
-    """What `resume` needs: the file as it was, where it lay, and what was said besides."""
-    write_atomically(folder / "sweep.yaml", functools.partial(_fill, spec.text))
-    AsRun.of(spec).write(folder)
-
-
-def _write_results(found: Comparison, folder: Path) -> list[Path]:
-    """The comparison as files, for people and programs."""
+def _write_results(found: Comparison, folder: Path) -> None:
+    """Write the comparison as files, for people and programs."""
     texts = {"comparison.md": markdown(found), "comparison.csv": csv_text(found)}
     for name, text in texts.items():
         write_atomically(folder / name, functools.partial(_fill, text))
-    write_json(folder / RESULT, found.as_dict())
-    files = [folder / name for name in (*texts, RESULT)]
-    if found.curves:
-        axes = {"id_metric": found.terms.id_metric, "ood_metric": found.terms.ood}
-        plot(found.curves, folder / "wise_ft.png", title=found.sweep, **axes)
-        files.append(folder / "wise_ft.png")
-    return files
+    write_json(folder / COMPARISON, found.as_dict())
 
 
 def _read(file: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
-def _described(spec: SweepSpec, found: Comparison, *, has_page: bool) -> str:
-    """What MLflow's page of the sweep says of it, as Markdown. It folds all but some lines."""
-    parts = [f"[The report, with charts and images]({ARTIFACT}{PAGE})"] if has_page else []
-    parts.append(f"**Verdict.** {found.verdict}")
-    if found.selected is not None:
-        parts.append(f"**Selected.** `{found.selected.label}`, by {found.rule.metric}.")
-    if spec.description:
-        parts.append(spec.description)
-    return "\n\n".join(parts)
-
-
 def _fill(text: str, file: Path) -> None:
     file.write_text(text, encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class _Staleness:
-    """Whether a trial's runs would have other digests now."""
-
-    planner: Planner
-
-    def __call__(self, trial: Trial) -> bool:
-        now = digests(self.planner.trial(trial.params))
-        return bool(trial.runs) and dict(trial.runs) != now
-
-
-def _tags(spec: SweepSpec, ledger: Ledger) -> dict[str, str]:
-    tags = {
-        "carft.generation": str(ledger.generation),
-        "carft.metric": spec.metric.name,
-        "carft.selection": str(spec.selection.plain()),
-    }
-    if spec.description:
-        tags["mlflow.note.content"] = spec.description
-    if spec.overrides:
-        tags["carft.overrides"] = " ".join(spec.overrides)
-    return tags
 
 
 class Interruption:

@@ -15,12 +15,11 @@ import pytest
 from sweeps.engines.base import Engine
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.scheduler.progress import Plain
-from sweeps.scheduler.session import Ended, execute
+from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
-from tracking.spool import Spool
 from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun, MemoryTracker
 
@@ -60,6 +59,8 @@ class ToySweep:
     monkeypatch: pytest.MonkeyPatch
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
     lines: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    """What the projections of the last sweep lacked in the end."""
 
     @property
     def home(self) -> Home:
@@ -83,7 +84,7 @@ class ToySweep:
         fresh: bool = False,
         failed_again: bool = False,
         **changes: Any,
-    ) -> Ended:
+    ) -> SweepResult:
         self.home.prepare()
         self.lines.clear()
         return execute(
@@ -94,12 +95,16 @@ class ToySweep:
             Plain(self.lines.append),
             fresh=fresh,
             failed_again=failed_again,
+            ended=lambda _, projections: self.take(projections),
         )
 
+    def take(self, projections: Projections) -> None:
+        """Wait until the store has everything, and keep what is complained of."""
+        projections.flush()
+        self.complaints = [*projections.complaints()]
+
     def ledger(self, name: str = "toy") -> Ledger:
-        found = Ledger.newest(self.home, name)
-        assert found is not None
-        return found
+        return find_ledger(self.home, name)
 
     def values(self) -> dict[float, float | None]:
         """KL weight to the value of its trial."""
@@ -128,23 +133,17 @@ def _one_shift(config: object) -> SimpleNamespace:
     return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
 
 
-def _blank(curves: object, path: Path, *, title: str, id_metric: str, ood_metric: str) -> None:
-    del curves, id_metric, ood_metric
-    path.write_text(title)
-
-
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
     monkeypatch.setattr("sweeps.plan.tasks.identify", toy_core.toy_identity)
-    for module in ("sweeps.plan.tasks", "sweeps.results.tracker"):
+    for module in ("sweeps.plan.tasks", "sweeps.results.projection"):
         monkeypatch.setattr(f"{module}.open_data", _one_shift)
     monkeypatch.setattr(
         "sweeps.plan.tasks.check_measured", lambda *_: None
     )  # of a real family's splits
-    # Pictures take longer than all the rest; test_tracked.py looks at one.
-    for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
-        monkeypatch.setattr(f"{module}.plot", _blank)
-    monkeypatch.setattr("sweeps.scheduler.session.keep", lambda *_: [])  # the page too
+    # The page takes longer than all the rest.
+    monkeypatch.setattr("sweeps.scheduler.session.PACE", 0.01)
+    monkeypatch.setattr("sweeps.scheduler.session.keep", lambda *_: None)
     return ToySweep(folder, monkeypatch)
 
 
@@ -172,8 +171,5 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
     for module in ("api", "cli.admin"):
-        monkeypatch.setattr(
-            f"sweeps.{module}.open_tracking",
-            lambda home: Spool(toy.tracker, home / "spool", pace=0.01),
-        )
+        monkeypatch.setattr(f"sweeps.{module}.open_store", lambda home: toy.tracker)
     return toy

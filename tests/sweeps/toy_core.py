@@ -106,18 +106,18 @@ def _train(
 ) -> list[dict[str, Any]] | None:
     if read_json(workdir / "trained.json"):
         return []
-    digest = workdir.name
-    write_json(
-        workdir / "config.json", {"digest": digest, "seed": seed, "config": config.as_dict()}
-    )
-    history: list[dict[str, Any]] = read_json(workdir / "history.json") or []
-    # As after a kill, so many epochs behind the last checkpoint.
-    history = history[: len(history) - (read_json(workdir / "forgotten.json") or 0)]
+    claimed = {"digest": workdir.name, "identity": dict(toy_identity(config, seed).parts)}
+    write_json(workdir / "config.json", {**claimed, "seed": seed, "config": config.as_dict()})
+    reported: list[dict[str, Any]] = read_json(workdir / "history.json") or []
+    # As after a kill, so many epochs behind the last checkpoint; they keep their first report.
+    trained = len(reported) - (read_json(workdir / "forgotten.json") or 0)
     (workdir / "forgotten.json").unlink(missing_ok=True)
+    history = reported[:trained]
     if config.algorithm.trains:
-        for epoch in range(len(history), EPOCHS + 1):
-            history.append(_report(config, seed, epoch))
-            write_json(workdir / "history.json", history)
+        for epoch in range(trained, EPOCHS + 1):
+            is_known = epoch < len(reported)
+            history.append(reported[epoch] if is_known else _report(config, seed, epoch))
+            write_json(workdir / "history.json", [*history, *reported[epoch + 1 :]])
             _note(workdir, f"epoch {epoch}")
             if report(history[-1]) is Decision.STOP and epoch < EPOCHS:
                 return None

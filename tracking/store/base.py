@@ -57,26 +57,30 @@ class RunStart:
 
 
 class Tracker(ABC):
-    """Every verb may be told twice with the same arguments and then changes nothing more."""
+    """A place where runs are recorded. Each call may be repeated and then changes nothing more.
 
-    def reach(self) -> None:
-        """Find out now whether what is told will be taken, where that depends on other people.
+    A call raises ServiceUnreachable while the store cannot be used, and TrackingError where what it
+    was given is at fault.
+    """
 
-        Raises NotLetIn or TrackingError where it never will be as things are, and
-        ServiceUnreachable where it will be once the store is there again.
+    def preflight(self) -> None:
+        """Find out now whether the store will take runs, where that depends on other people.
+
+        Raises NotLetIn or TrackingError where it never will as things are, and ServiceUnreachable
+        where it will once it is there again.
         """
         return
 
     @abstractmethod
-    def open(self, start: RunStart) -> None:
-        """Begin a run, or take up the one of the same key again (state running)."""
+    def start_run(self, start: RunStart) -> None:
+        """Begin a run, or set the one of the same key running again."""
 
     @abstractmethod
-    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+    def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
         """Add values; the same (name, step, timestamp, value) is kept once."""
 
     @abstractmethod
-    def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
+    def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one.
 
         In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` is
@@ -84,21 +88,17 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Keep a copy of the file `path` under `folder` of the run."""
 
     @abstractmethod
-    def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
-        """The run is over. A run that was ended may be opened again."""
+    def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
+        """End a run. One that was ended may be started again."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:
-        """What the store calls this run, when it is known already."""
-
-    @abstractmethod
-    def flush(self, timeout: float) -> bool:
-        """Wait until everything told is kept; False when it is not within `timeout` seconds."""
+        """Return what the store calls a run; None where it has none."""
 
     @abstractmethod
     def close(self) -> None:
-        """Flush what can be flushed at once and let go of the store."""
+        """Let go of the store."""

@@ -44,7 +44,7 @@ class MemoryTracker(Tracker):
         self.runs: dict[RunKey, MemoryRun] = {}
         self.closed = False
 
-    def open(self, start: RunStart) -> None:
+    def start_run(self, start: RunStart) -> None:
         """Begin or take up a run. Raises TrackingError when its parent was never opened."""
         if start.parent is not None:
             self._run(start.parent)
@@ -62,7 +62,7 @@ class MemoryTracker(Tracker):
             if (dataset.name, dataset.digest) not in known
         ]
 
-    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+    def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
         """Add values. Raises TrackingError for a run never opened."""
         run = self._run(key)
         kept, told = mlflow_limits.metrics(values)
@@ -75,11 +75,11 @@ class MemoryTracker(Tracker):
             if point not in points:
                 points.append(point)
 
-    def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
+    def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags. Raises TrackingError for a run never opened."""
         self._run(key).tags |= mlflow_limits.tags(values)
 
-    def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Keep the bytes. Raises TrackingError for a run never opened or no such file."""
         run = self._run(key)
         try:
@@ -88,7 +88,7 @@ class MemoryTracker(Tracker):
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
         run.artifacts[f"{folder}/{path.name}" if folder else path.name] = content
 
-    def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
+    def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """The run is over. Raises TrackingError for a run never opened."""
         run = self._run(key)
         run.state, run.ended = state, timestamp
@@ -96,10 +96,6 @@ class MemoryTracker(Tracker):
     def run_id(self, key: RunKey) -> str | None:
         """`sweep/digest` of a run that was opened."""
         return f"{key.sweep}/{key.digest}" if key in self.runs else None
-
-    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - the seam's signature
-        """Always True: nothing waits."""
-        return True
 
     def close(self) -> None:
         """Remember that it was let go of."""

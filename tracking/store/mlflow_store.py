@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import quote
 
 from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import EXPERIMENT, is_server, sqlite_file, waiting, without_password
+from tracking.location import (
+    EXPERIMENT,
+    home_id,
+    is_server,
+    sqlite_file,
+    waiting,
+    where,
+    without_password,
+)
 from tracking.store import mlflow_limits
 from tracking.store.base import ARTIFACT, DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 from tracking.store.mlflow_client import (
@@ -30,6 +41,8 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput as MlflowInput
     from mlflow.entities import Run
 
+
+logger = logging.getLogger(__name__)
 
 METRICS, TAGS = 1000, 100
 """As many as MLflow takes; parameters are counted as tags are."""
@@ -141,7 +154,7 @@ class MlflowStore(Tracker):
         with self._translated():
             client.get_experiment(experiment)
 
-    def reach(self) -> None:
+    def preflight(self) -> None:
         """See Tracker. A file of ours is not opened for it."""
         if sqlite_file(self._uri) is not None:
             return
@@ -155,7 +168,7 @@ class MlflowStore(Tracker):
             if is_server(self._uri):
                 check_artifacts(client, self._uri, experiment)
 
-    def open(self, start: RunStart) -> None:
+    def start_run(self, start: RunStart) -> None:
         """Create the run, or set the one of the same key running again."""
         client, experiment = self._store()
         tags = mlflow_limits.tags({**start.tags, **identity(start.key, self._home)})
@@ -172,7 +185,7 @@ class MlflowStore(Tracker):
             self._ids[start.key] = run.info.run_id
             self._describe(run, start, tags)
 
-    def metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+    def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
         """Log in batches; infinite values become a tag, names are made to fit (see `limits`)."""
         client, _ = self._store()
         from mlflow.entities import Metric as MlflowMetric
@@ -185,7 +198,7 @@ class MlflowStore(Tracker):
                 client.log_batch(run_id, metrics=batch)
             self._set_tags(run_id, told)
 
-    def tags(self, key: RunKey, values: Mapping[str, str]) -> None:
+    def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         """Set tags, names and values made to fit; links to artifacts lead to MLflow's page."""
         _, experiment = self._store()
         with self._translated():
@@ -193,7 +206,7 @@ class MlflowStore(Tracker):
             linked = _linked(values, experiment, run_id)
             self._set_tags(run_id, mlflow_limits.tags(linked))
 
-    def artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
         """Upload a file; the one of the same place and name is replaced."""
         client, _ = self._store()
         try:
@@ -203,19 +216,20 @@ class MlflowStore(Tracker):
         with self._translated(), uploading(self._uri):
             client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
 
-    def end(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
+    def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """Set MLflow's status and the end time."""
         client, _ = self._store()
         with self._translated():
             client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
 
     def run_id(self, key: RunKey) -> str | None:
-        """MLflow's run id, known once the run was opened or found by this object."""
+        """Return MLflow's id of a run."""
+        if key not in self._ids:
+            with self._translated():
+                run = self._search(key)
+            if run is not None:
+                self._ids[key] = run.info.run_id
         return self._ids.get(key)
-
-    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - the seam's signature
-        """Always True: each verb waits for its answer."""
-        return True
 
     def close(self) -> None:
         """Forget the connection."""
@@ -244,6 +258,8 @@ class MlflowStore(Tracker):
                 from mlflow import MlflowClient
 
                 _quiet()
+                if file is not None and self._artifact_root is not None:
+                    set_aside_if_moved(file, self._experiment, self._artifact_root)
                 if file is not None and not file.exists():
                     _create(file)
                 with self._translated():
@@ -332,6 +348,49 @@ class MlflowStore(Tracker):
         except MlflowException:
             return False
         return True
+
+
+def moved_from(file: Path, experiment: str, root: Path) -> str | None:
+    """Return where a home's own database keeps artifacts, if not in `root`: the home was moved or
+    copied. None where all is as it should be, or there is no database yet.
+
+    MLflow keeps absolute paths, and would write below the old one.
+    """
+    if not file.exists():
+        return None
+    query = "SELECT artifact_location FROM experiments WHERE name = ?"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as database:
+            row = database.execute(query, (experiment,)).fetchone()
+    except sqlite3.Error:
+        return None  # whoever opens it says what is wrong with it
+    place = None if row is None else str(row[0]).removeprefix("file://")
+    return None if place is None or Path(place) == root.resolve() else place
+
+
+def set_aside_if_moved(file: Path, experiment: str, root: Path) -> None:
+    """Put the database of a home that was moved or copied aside, with its artifacts: its runs are
+    recorded anew here, and nothing is written where it was before.
+    """
+    before = moved_from(file, experiment, root)
+    if before is None:
+        return
+    numbers = itertools.count(1)
+    aside = next(place for n in numbers if not (place := file.parent / f"before-move-{n}").exists())
+    aside.mkdir()
+    logger.warning("artifacts lay in %s before: runs are recorded anew, see %s", before, aside)
+    for old in (*file.parent.glob(f"{file.name}*"), root):
+        if old.exists() and not old.name.endswith(".lock"):
+            old.rename(aside / old.name)
+
+
+def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowStore:
+    """Open the place where a home's runs are recorded. Imports MLflow only when it is used.
+
+    Raises TrackingError where its database would not be safe.
+    """
+    place = where(home, environ)
+    return MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
 
 
 def _create(file: Path) -> None:

@@ -202,8 +202,8 @@ def test_weights_count_where_they_are_kept() -> None:
 
 def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     runs, folder = Runs(tmp_path), tmp_path / "abc"
-    runs.take("abc", "a run", "toy")
-    runs.end("abc", "done")
+    runs.acquire("abc", "a run", "toy")
+    runs.release("abc", "done")
     state = runs.read("abc")
     assert state is not None
     assert state.ended is not None

@@ -207,9 +207,9 @@ def test_clean_only_tells_until_it_is_told_to(
     runs = Runs(toy_cli.home.runs)
     used = next(iter(runs.digests()))
     (runs.folder(used) / "checkpoint.pt").write_text("x")
-    runs.take("orphan", "a", "gone")
-    runs.end("orphan", "done")
-    runs.take("living", "a", "gone")
+    runs.acquire("orphan", "a", "gone")
+    runs.release("orphan", "done")
+    runs.acquire("living", "a", "gone")
     capsys.readouterr()
     assert main(["clean", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

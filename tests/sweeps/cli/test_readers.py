@@ -49,7 +49,7 @@ class Made:
     def trial(self, weight: float) -> int:
         point = len(self.ledger.trials())
         digest = f"{point:064d}"
-        self.runs.take(digest, f"car_ft {weight}", "made")
+        self.runs.acquire(digest, f"car_ft {weight}", "made")
         return self.ledger.propose(
             point,
             stored={"algorithm.kl_weight": weight},
@@ -69,20 +69,20 @@ class Made:
         write_json(
             folder / "evaluations" / "unmerged" / "metrics.json", {"metrics": metrics, "facts": {}}
         )
-        self.runs.end(folder.name, "done")
+        self.runs.release(folder.name, "done")
         self.ledger.complete(number, values)
         return number
 
     def prune(self, weight: float) -> int:
         number = self.trial(weight)
-        self.runs.end(f"{number:064d}", "stopped")
+        self.runs.release(f"{number:064d}", "stopped")
         self.ledger.prune(number, "asha", "not in the best quarter at epoch 1")
         return number
 
     def fail(self, weight: float) -> int:
         number = self.trial(weight)
         failure = {"kind": "nan", "message": "train/loss is nan", "log_tail": ""}
-        self.runs.end(f"{number:064d}", "failed", failure)
+        self.runs.release(f"{number:064d}", "failed", failure)
         self.ledger.fail(number, "nan", "train/loss is nan")
         return number
 
@@ -255,7 +255,7 @@ def test_clean_asks_the_ledger_so_that_a_lagging_mirror_costs_nothing(
     made.complete(1, 0.8)
     made.ledger.mirror = None  # killed behind the ledger's change
     number = made.trial(2)
-    made.runs.end(f"{number:064d}", "stopped")
+    made.runs.release(f"{number:064d}", "stopped")
     summary.write(made.home.sweep("made"), made.ledger, "interrupted")
     assert len(look(made.home, "made").trials()) == 1
     told(capsys, "clean", "--yes")

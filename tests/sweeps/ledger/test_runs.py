@@ -32,10 +32,10 @@ def lease(**changes: object) -> Lease:
 
 def test_a_run_is_taken_counted_and_ended(runs: Runs) -> None:
     assert runs.read(DIGEST) is None
-    assert runs.take(DIGEST, "car_ft seed 0", "toy")
-    runs.end(DIGEST, "failed", {"kind": "crashed", "message": "m", "log_tail": ""})
-    assert runs.take(DIGEST, "car_ft seed 0", "other")
-    runs.end(DIGEST, "done")
+    assert runs.acquire(DIGEST, "car_ft seed 0", "toy")
+    runs.release(DIGEST, "failed", {"kind": "crashed", "message": "m", "log_tail": ""})
+    assert runs.acquire(DIGEST, "car_ft seed 0", "other")
+    runs.release(DIGEST, "done")
     state = runs.read(DIGEST)
     assert state is not None
     assert (state.state, state.attempts, state.sweep) == ("done", 2, "toy")
@@ -48,11 +48,11 @@ def test_a_run_is_taken_counted_and_ended(runs: Runs) -> None:
 
 def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: Runs) -> None:
     other = Runs(runs.path)
-    assert runs.take(DIGEST, "a", "toy")
+    assert runs.acquire(DIGEST, "a", "toy")
     assert not other.take(DIGEST, "a", "toy")
     assert other.is_taken(DIGEST)
     assert not runs.is_taken(DIGEST)
-    runs.end(DIGEST, "stopped")
+    runs.release(DIGEST, "stopped")
     assert other.take(DIGEST, "a", "toy")
 
 
@@ -71,7 +71,7 @@ def test_the_run_of_a_dead_process_is_taken_over(runs: Runs) -> None:
     )
     assert done.stdout.strip() == "True"
     assert not runs.is_taken(DIGEST)
-    assert runs.take(DIGEST, "a", "toy")
+    assert runs.acquire(DIGEST, "a", "toy")
 
 
 def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from sweeps.ledger.runs import Runs\n"
         "runs = Runs(Path(sys.argv[1]))\n"
         "while not (runs.path / 'go').exists(): pass\n"
-        "won = [n for n in range(20) if runs.take(f'{n:064x}', 'a', 'toy')]\n"
+        "won = [n for n in range(20) if runs.acquire(f'{n:064x}', 'a', 'toy')]\n"
         "print(*won, flush=True); sys.stdin.read()\n"
     )
     root = str(Path(__file__).parents[3])
@@ -117,7 +117,7 @@ def test_a_lease_of_another_host_lives_as_long_as_it_is_renewed() -> None:
 def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs.take(DIGEST, "a", "toy")
+    runs.acquire(DIGEST, "a", "toy")
     file = runs.folder(DIGEST) / FILE
     before = file.read_text()
     runs.renew(DIGEST)
@@ -134,22 +134,22 @@ def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: Runs)
     def weights() -> str:
         return (runs.folder(DIGEST) / "weights").read_text()
 
-    runs.take(DIGEST, "a", "toy")
+    runs.acquire(DIGEST, "a", "toy")
     (runs.folder(DIGEST) / "weights").write_text("old")
-    runs.put_aside(DIGEST)
+    runs.back_up(DIGEST)
     assert runs.read(DIGEST) is not None
     assert not (runs.folder(DIGEST) / "weights").exists()
     (runs.folder(DIGEST) / "weights").write_text("half")
-    runs.put_aside(DIGEST)  # the first new beginning was cut off
+    runs.back_up(DIGEST)  # the first new beginning was cut off
     (runs.folder(DIGEST) / "weights").write_text("new")
-    assert runs.restore(DIGEST)
+    assert runs.restore_backup(DIGEST)
     assert weights() == "old"
-    assert not runs.restore(DIGEST)
-    runs.put_aside(DIGEST)
+    assert not runs.restore_backup(DIGEST)
+    runs.back_up(DIGEST)
     (runs.folder(DIGEST) / "weights").write_text("new")
-    runs.settle(DIGEST)
+    runs.discard_backup(DIGEST)
     assert weights() == "new"
-    assert not runs.restore(DIGEST)
+    assert not runs.restore_backup(DIGEST)
 
 
 def test_a_claimed_sweep_names_its_holder_and_is_free_after_it(tmp_path: Path) -> None:
@@ -212,21 +212,21 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
 
 def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: Runs) -> None:
     file = runs.folder(DIGEST) / FILE
-    assert runs.take(DIGEST, "a", "toy")
+    assert runs.acquire(DIGEST, "a", "toy")
     silent = json.loads(file.read_text())
     silent["lease"]["pid"] = 2**22 + 1
     file.write_text(json.dumps(silent))
     other = Runs(runs.path)
     assert other.take(DIGEST, "a", "toy")
     for state in ("stopped", "failed", "done"):
-        runs.end(DIGEST, state)
+        runs.release(DIGEST, state)
         known = other.read(DIGEST)
         assert known is not None
         assert known.state == "running"
         assert known.lease is not None
         assert known.lease.owner == other.owner
     other.end(DIGEST, "done")
-    runs.end(DIGEST, "stopped")
+    runs.release(DIGEST, "stopped")
     ended = runs.read(DIGEST)
     assert ended is not None
     assert ended.state == "done"

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from carft_core.data import FAMILIES
-from sweeps.results.tracker import Book, TrackedSweep
-from sweeps.scheduler.pruning import Judge
+from sweeps.scheduler.pruning import SeedwisePruner
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
-from tracking.comparison import wise_ft as curves
+from tracking.comparison import runs as kept_results
+from tracking.comparison.runs import read_result, read_settings
+from tracking.comparison.spec import Judging
 from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun, MemoryTracker
 
-PNG = b"\x89PNG"
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
@@ -41,35 +41,25 @@ RACING: dict[str, Any] = {
 }
 
 
-def test_each_run_with_a_merge_has_its_curve_and_the_sweep_has_one(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
-        monkeypatch.setattr(f"{module}.plot", curves.plot)
-    toy.run(parameters=ONE, seeds=[0], baselines=["zero_shot", "fine_tune"])
-    children = toy.tracked()
-    assert children["car_ft kl_weight=0.3 seed 0"].artifacts["wise_ft.png"].startswith(PNG)
-    assert "wise_ft.png" not in children["zero_shot"].artifacts
-    assert toy.tracker.runs[RunKey("toy")].artifacts["wise_ft.png"].startswith(PNG)
-
-
 @pytest.mark.parametrize("dies", [False, True])
 def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
     """Whether its driver lives on or dies with the run; and a judge hears of it once."""
     clock = itertools.count(1_700_000_000_000)
-    heard: list[tuple[Judge, int]] = []
+    heard: list[tuple[SeedwisePruner, int]] = []
 
     def report(epoch: int, epochs: int) -> dict[str, Any]:
         return {**epoch_report(epoch, epochs), "timestamp": next(clock)}
 
-    def judged(self: Judge, number: int, seed: int, epoch: int, value: float) -> str | None:
+    def judged(
+        self: SeedwisePruner, number: int, seed: int, epoch: int, value: float
+    ) -> str | None:
         heard.append((self, epoch))
         return hear(self, number, seed, epoch, value)
 
-    hear = Judge.heard
-    monkeypatch.setattr(Judge, "heard", judged)
+    hear = SeedwisePruner.heard
+    monkeypatch.setattr(SeedwisePruner, "heard", judged)
     monkeypatch.setattr(toy_core, "epoch_report", report)
     toy.plan({"0.3/0": [{"do": "raise", "error": "key", "forget": 2}]})
     sweep = {**PRUNING, "parameters": ONE, "baselines": []}
@@ -99,6 +89,7 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
         os.utime(file, ns=(when, when))  # it is told as of when it was measured
     measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
     monkeypatch.setattr("sweeps.spec.objectives.FAMILIES", {"icon_shift": measured})
+    forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
     told = toy.tracked()["car_ft kl_weight=0.3 seed 0"].history
     for metric in ("id/test", "ood/mean"):
@@ -119,40 +110,30 @@ def test_data_and_weights_are_named_in_every_run(toy: ToySweep) -> None:
     assert child.tags["carft.version.python"]
 
 
-def test_a_torn_line_of_the_book_costs_one_telling_and_no_run(toy: ToySweep) -> None:
+def test_a_torn_line_of_the_sent_log_costs_one_sending_and_no_run(toy: ToySweep) -> None:
     toy.run(parameters=ONE, seeds=[0], baselines=[])
-    (book,) = toy.home.sweep("toy").glob("told/*.jsonl")
-    lines = book.read_text().splitlines()
-    child = next(i for i, line in enumerate(lines) if json.loads(line)[0] and i > 0)
-    ended = next(i for i, line in enumerate(lines) if i > child and json.loads(line)[0])
-    lines[ended] = lines[ended][:40]
-    book.write_text("\n".join(lines) + "\n")
+    (file,) = toy.home.sweep("toy").glob("sent/*.jsonl")
     before = str(toy.tracked()["car_ft kl_weight=0.3 seed 0"].history)
+    file.write_bytes(file.read_bytes()[:-40])
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (run,) = toy.tracked().values()
     assert (run.state, str(run.history)) == ("finished", before)
 
 
-def test_what_is_recorded_behind_a_torn_line_of_the_book_is_kept(tmp_path: Path) -> None:
-    """Else a second crash leaves a run open in MLflow for good."""
-    file = tmp_path / "book.jsonl"
-    book = Book(file)
-    book.opened("a")
-    book.opened("b")
-    file.write_bytes(file.read_bytes()[:-4])
-    Book(file).opened("c")
-    assert Book(file).left_open() == ["a", "c"]
+def forget_what_was_sent(toy: ToySweep) -> None:
+    for file in (toy.home.sweep("toy") / "sent").iterdir():
+        file.unlink()
 
 
-def test_a_sweep_in_which_nothing_is_new_opens_no_run(tmp_path: Path) -> None:
-    result = tmp_path / "comparison.json"
-    result.write_text("{}")
-    for expected in (1, 0):
-        tracker = MemoryTracker()
-        tracked = TrackedSweep(tracker, "toy", tmp_path)
-        tracked.begin(result, {})
-        tracked.end("finished", {}, [result])
-        assert len(tracker.runs) == expected
+def test_a_place_that_was_emptied_is_sent_everything_again(toy: ToySweep) -> None:
+    toy.plan({"0.3/0": [{"do": "raise", "error": "nan"}]})
+    toy.run()
+    before, toy.tracker = toy.tracker, MemoryTracker()
+    toy.run()
+    assert toy.tracker.runs.keys() == before.runs.keys()
+    for key, run in before.runs.items():
+        assert whole(toy.tracker.runs[key]) == whole(run)
+        assert toy.tracker.runs[key].ended == run.ended or not key.digest
 
 
 def whole(run: MemoryRun) -> tuple[Any, ...]:
@@ -181,10 +162,11 @@ def test_another_place_is_told_everything_and_the_first_one_nothing_again(
         if key.digest:
             assert whole(second.runs[key]) == whole(run)
     assert second.runs[RunKey("toy")].state == first.runs[RunKey("toy")].state
-    toy.tracker = MemoryTracker()
+    told = str(second.runs)
     toy.run(**changes)
-    assert toy.tracker.runs == {}
+    assert str(second.runs) == told
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    toy.tracker = MemoryTracker()
     toy.run(**changes)
     assert toy.tracker.runs.keys() == first.runs.keys()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -219,8 +201,32 @@ def test_a_run_that_is_told_late_ended_when_it_was_measured(toy: ToySweep) -> No
     for file in toy.home.runs.glob("*/evaluations/*/metrics.json"):
         os.utime(file, ns=(0, 1_790_000_000_000_000_000))
     toy.tracker = MemoryTracker()
-    for book in (toy.home.sweep("toy") / "told").iterdir():
-        book.unlink()
+    forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], baselines=[])
     (child,) = toy.tracked().values()
     assert child.ended == 1_790_000_000_000
+
+
+def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToySweep) -> None:
+    toy.plan({"0.3/1": [{"do": "raise", "error": "nan"}]})
+    toy.run(selection={"within": 0.01}, report={"id_margin": 0.02})
+    parent = toy.tracker.runs[RunKey("toy")]
+    judging = Judging.of_plain(json.loads(parent.tags[kept_results.RULE]))
+    assert (judging.rule.within, judging.seeds, judging.terms.id_margin) == (0.01, (0, 1), 0.02)
+    assert parent.tags[kept_results.HAS_SETTINGS] == kept_results.SETTINGS
+    listed = read_settings(parent.artifacts[kept_results.SETTINGS].decode())
+    assert listed is not None
+    states = [(r.algorithm, r.role, r.seed, r.state) for r in listed.records]
+    assert states[0] == ("zero_shot", "baseline", None, "done")
+    assert states[-1] == ("car_ft", "trial", 1, "failed")
+    assert len(states) == 7
+    children = toy.tracked()
+    child = children["car_ft kl_weight=0.3 seed 0"]
+    found = read_result(child.artifacts[kept_results.RESULT].decode())
+    assert found is not None
+    assert found.params == {"algorithm.kl_weight": 0.3}
+    assert set(found.merges) == {"wise_ft@0.5"}
+    assert found.fields["optim.batch_size"] == 64
+    failed = children["car_ft kl_weight=0.3 seed 1"]
+    assert kept_results.HAS_RESULT not in failed.tags
+    assert child.tags["carft.generation"] == "1"

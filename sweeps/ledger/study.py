@@ -1,0 +1,263 @@
+"""The Optuna study of a sweep: a projection of its ledger, for optuna-dashboard and Optuna's plots.
+
+Nothing is read back from it: a study that is missing, behind, or another's work is written anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carft_core.errors import RequestError
+from sweeps.home import Home
+from sweeps.ledger.summary import goals
+from sweeps.ledger.trials import Ledger, Trial, read_generations
+from sweeps.space.distributions import Dimension
+from sweeps.space.parameters import dimension
+from tracking.database import Database, connect_args, identity, look, parsed
+from tracking.errors import TrackingError
+from tracking.location import TRACKING_VARIABLE, home_id, network_file_system, sqlite_file, where
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+STORAGE_VARIABLE = "CARFT_OPTUNA_STORAGE"
+DATABASE, JOURNAL = "optuna.db", "optuna.journal"
+_ID_LENGTH = 12
+"""Characters of a home's id, 48 bits, that tell homes apart in one database."""
+_BUSY_SECONDS = 60
+"""For which SQLite waits for another process's transaction."""
+_STATES = {"running": "RUNNING", "complete": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}
+
+logger = logging.getLogger(__name__)
+
+
+def study_file(home: Home) -> Path:
+    """Return the file of a home's studies where no URL is named: a journal of Optuna's on a network
+    file system, where SQLite loses data.
+    """
+    return home.path / (JOURNAL if network_file_system(home.path) else DATABASE)
+
+
+def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
+    """Return what CARFT_OPTUNA_STORAGE names. Raises TrackingError for what is no URL of one."""
+    uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
+    if not uri:
+        return None
+    url = parsed(uri, STORAGE_VARIABLE)
+    if url.get_backend_name() == "sqlite" and sqlite_file(uri) is None:
+        raise TrackingError(
+            f"{STORAGE_VARIABLE} names a database in memory: write sqlite:////path/to/file"
+        )
+    return Database(uri, "Optuna's database", STORAGE_VARIABLE)
+
+
+def check_storage(home: Home) -> None:
+    """Raise RequestError or TrackingError where CARFT_OPTUNA_STORAGE can never hold the studies."""
+    database = named_database()
+    if database is not None and identity(database.uri) == identity(where(home.path).named):
+        raise RequestError(
+            f"{STORAGE_VARIABLE} and {TRACKING_VARIABLE} name one database, "
+            f"{identity(database.uri)}: Optuna and MLflow need one each, since both keep a table "
+            "alembic_version; CREATE DATABASE makes another one on the same server"
+        )
+
+
+def open_storage(home: Home) -> BaseStorage:
+    """Open the place of a home's studies, made where there is none.
+
+    Raises RequestError where the database is MLflow's or another program's, and whatever Optuna and
+    SQLAlchemy raise where it cannot be used.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    database, file = named_database(), study_file(home)
+    if database is None and file.name == JOURNAL:
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        # Not its lock by symbolic link: SMB has none.
+        lock = JournalFileOpenLock(str(file))
+        return optuna.storages.JournalStorage(JournalFileBackend(str(file), lock))
+    uri = f"sqlite:///{file.absolute()}" if database is None else database.uri
+    kwargs: dict[str, Any] = {"connect_args": {"timeout": _BUSY_SECONDS}}
+    if database is not None:
+        check_storage(home)
+        place = sqlite_file(uri)
+        if place is None:
+            url = parsed(uri, database.variable)
+            kwargs = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 1}
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        if place is None or place.exists():
+            _check_owner(database)
+    # Optuna fills in what stands in braces.
+    escaped = uri.replace("{", "{{").replace("}", "}}")
+    return optuna.storages.RDBStorage(escaped, engine_kwargs=kwargs)
+
+
+def _check_owner(database: Database) -> None:
+    found = look(database)
+    if found.is_mlflows:
+        raise RequestError(
+            f"{database} is MLflow's (it has its tables of runs or of users): Optuna needs one of "
+            f"its own, name another one in {database.variable}"
+        )
+    if found.revision is not None and not found.is_optunas:
+        raise RequestError(
+            f"{database} belongs to another program (it has a table alembic_version): name one "
+            f"for Optuna alone in {database.variable}"
+        )
+
+
+def study_name(home: Home, name: str, generation: int) -> str:
+    """Return `kl_weight`, then `kl_weight@2` and so on.
+
+    In a database that several homes may share the home's id stands before it: `3fa9c2d1b04e/`.
+    """
+    prefix = "" if named_database() is None else f"{home_id(home.path)[:_ID_LENGTH]}/"
+    return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
+
+
+def frozen_trial(trial: Trial, parameters: Sequence[Dimension]) -> FrozenTrial:
+    """Build a trial as Optuna's studies and samplers have it."""
+    from optuna.trial import FrozenTrial, TrialState
+
+    from sweeps.space.optuna_space import distributions, encode
+
+    params = encode(parameters, trial.params)
+    known = distributions(parameters)
+    facts = {"point": trial.point, "algorithm": trial.algorithm, "params": dict(trial.params)}
+    facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
+    if trial.reason is not None:
+        facts["reason"] = dict(trial.reason)
+    return FrozenTrial(
+        number=trial.number,
+        trial_id=trial.number,
+        state=TrialState[_STATES[trial.state]],
+        value=None,
+        values=_values(trial),
+        datetime_start=datetime.fromtimestamp(trial.began),
+        datetime_complete=None if trial.ended is None else datetime.fromtimestamp(trial.ended),
+        params=params,
+        distributions={name: known[name] for name in params},
+        user_attrs=facts,
+        system_attrs=dict(trial.sampler),
+        intermediate_values=dict(trial.reports),
+    )
+
+
+def _values(trial: Trial) -> list[float] | None:
+    """Of a pruned trial the last report, as Optuna's own `tell` has it."""
+    if trial.state == "complete":
+        return [*trial.values]
+    last = trial.reports[max(trial.reports)] if trial.reports else math.nan
+    return [last] if trial.state == "pruned" and math.isfinite(last) else None
+
+
+class StudyProjection:
+    """Writes a sweep's study, and those of its earlier generations, behind its ledger."""
+
+    def __init__(self, home: Home, ledger: Ledger) -> None:
+        self._home, self._ledger = home, ledger
+        self._study: _Study | None = None
+
+    def update(self) -> None:
+        """Write what the study lacks. Raises whatever the storage raises; call it again then."""
+        if self._study is None:
+            storage = open_storage(self._home)
+            for earlier in read_generations(self._ledger.file)[:-1]:
+                _Study(storage, self._home, earlier).update()
+            self._study = _Study(storage, self._home, self._ledger)
+        self._study.update()
+
+
+class _Study:
+    def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
+        self._storage, self._ledger = storage, ledger
+        self._parameters = parameters_of(ledger.spec)
+        self._name = study_name(home, ledger.name, ledger.generation)
+        self._study = self._opened()
+        self._id = storage.get_study_id_from_name(self._name)
+        known = self._study.get_trials(deepcopy=False)
+        self._count = len(known)
+        self._reports = {trial.number: {*trial.intermediate_values} for trial in known}
+        self._open = {trial.number for trial in known if not trial.state.is_finished()}
+
+    def update(self) -> None:
+        trials = self._ledger.proposals()
+        for key, value in (("generation", self._ledger.generation), ("spec", self._ledger.spec)):
+            if self._study.user_attrs.get(key) != value:
+                self._study.set_user_attr(key, value)
+        for number in sorted(self._open):
+            self._catch_up(trials[number])
+        for trial in trials[self._count :]:
+            self._study.add_trial(frozen_trial(trial, self._parameters))
+            self._count = trial.number + 1
+            self._reports[trial.number] = {*trial.reports}
+            if trial.state == "running":
+                self._open.add(trial.number)
+
+    def _catch_up(self, trial: Trial) -> None:
+        wanted = frozen_trial(trial, self._parameters)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        for epoch, value in wanted.intermediate_values.items():
+            if epoch not in self._reports[trial.number]:
+                self._storage.set_trial_intermediate_value(trial_id, epoch, value)
+                self._reports[trial.number].add(epoch)
+        if wanted.state.is_finished():
+            for key, value in wanted.user_attrs.items():
+                if key == "reason":
+                    self._storage.set_trial_user_attr(trial_id, key, value)
+            self._storage.set_trial_state_values(trial_id, wanted.state, wanted.values)
+            self._open.discard(trial.number)
+
+    def _opened(self) -> Study:
+        """The study, where it is one of this ledger, however far behind; else a new one."""
+        import optuna
+
+        directions = [goal["goal"] for goal in goals(self._ledger.spec)]
+        study = optuna.create_study(
+            storage=self._storage,
+            study_name=self._name,
+            directions=directions,
+            load_if_exists=True,
+        )
+        trials = self._ledger.proposals()
+        there = study.get_trials(deepcopy=False)
+        agree = [direction.name.lower() for direction in study.directions] == directions
+        if agree and len(there) <= len(trials) and all(map(self._agrees, there, trials)):
+            return study
+        logger.info("the study %s is not that of the ledger; it is written anew", self._name)
+        optuna.delete_study(study_name=self._name, storage=self._storage)
+        return optuna.create_study(
+            storage=self._storage, study_name=self._name, directions=directions
+        )
+
+    def _agrees(self, there: FrozenTrial, trial: Trial) -> bool:
+        wanted = frozen_trial(trial, self._parameters)
+        reports = wanted.intermediate_values.items()
+        return (
+            there.params == wanted.params
+            and there.user_attrs.get("point") == trial.point
+            and there.state.name in ("RUNNING", wanted.state.name)
+            and (not there.state.is_finished() or there.values == wanted.values)
+            and {*map(str, there.intermediate_values.items())} <= {*map(str, reports)}
+        )
+
+
+def parameters_of(spec: Mapping[str, Any]) -> list[Dimension]:
+    """Build the search space of a sweep from its plain data."""
+
+    def broken(*problem: object) -> None:
+        raise RequestError(f"the ledger's parameters cannot be read: {problem}")
+
+    made = (dimension(name, data, broken) for name, data in spec["parameters"].items())
+    return [item for item in made if item is not None]

@@ -1,0 +1,95 @@
+"""The summary of a sweep: what `list` shows, derived from its ledger."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from carft_core.files import read_json, write_json
+from sweeps.home import Home
+from sweeps.ledger.claim import holder
+from sweeps.ledger.trials import Ledger, newest_generation, sweep_names
+
+SUMMARY_FILE = "summary.json"
+SHARE = 0.01
+"""Of a driver's time that may go into summaries while trials end."""
+OUTCOME = "outcome"
+"""The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""
+State = Literal["running", "done", "interrupted", "failed"]
+
+
+class Summary:
+    """Writes the summary of a running sweep, less often the longer it takes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._next = 0.0
+
+    def update(self) -> None:
+        """Write it, unless that was done a moment ago."""
+        began = time.monotonic()
+        if began >= self._next:
+            write_summary(self._ledger)
+            self._next = began + (time.monotonic() - began) / SHARE
+
+
+def write_summary(ledger: Ledger) -> None:
+    """Write how a sweep stands; times in seconds since the Unix epoch."""
+    write_json(ledger.file.parent / SUMMARY_FILE, summary_of(ledger))
+
+
+def summary_of(ledger: Ledger) -> dict[str, Any]:
+    """Derive the summary from the ledger."""
+    spec, trials = ledger.spec, ledger.trials()
+    goal = goals(spec)[0]
+    sign = 1 if goal["goal"] == "maximize" else -1
+    complete = [trial for trial in trials if trial.value is not None]
+    # Values on several tasks are not compared with each other.
+    rivals = [] if spec.get("tasks") else complete
+    best = max(rivals, key=lambda trial: sign * (trial.value or 0.0), default=None)
+    states = Counter(trial.state for trial in trials)
+    return {
+        "name": ledger.name,
+        "description": spec["description"],
+        "state": ledger.recall(OUTCOME, {"state": "running"})["state"],
+        "generation": ledger.generation,
+        "metric": goal["name"],
+        "trials": {
+            "asked": ledger.recall("trial_count"),
+            "complete": len(complete),
+            "failed": states["failed"],
+            "pruned": states["pruned"],
+        },
+        "best": None
+        if best is None
+        else {"value": best.value, "trial": best.number, "params": dict(best.params)},
+        "updated": time.time(),
+    }
+
+
+def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what trials are valued by, one or several: `name`, `goal`, `merge` of each."""
+    metrics: Sequence[Mapping[str, Any]] = spec.get("metrics") or [spec["metric"]]
+    return metrics
+
+
+def read_summaries(home: Home) -> list[dict[str, Any]]:
+    """Read the summary of every sweep of a home, by name; interrupted is whose driver died."""
+    summaries = (_read(home, name) for name in sweep_names(home))
+    return [summary for summary in summaries if summary is not None]
+
+
+def _read(home: Home, name: str) -> dict[str, Any] | None:
+    folder: Path = home.sweep(name)
+    summary: dict[str, Any] | None = read_json(folder / SUMMARY_FILE)
+    if summary is None:
+        ledger = newest_generation(home, name)
+        if ledger is None:
+            return None
+        summary = summary_of(ledger)
+    if summary["state"] == "running" and holder(folder) is None:
+        summary["state"] = "interrupted"
+    return summary

@@ -1,0 +1,704 @@
+"""The projection of a sweep: what a tracking store is sent of its ledger and its run folders.
+
+Nothing is read back from the store. One file for each place says what was sent of each run, so a
+restarted driver sends what lies behind it; sending twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from carft_core.data import open_data
+from carft_core.data.base import DataConfig
+from carft_core.errors import RequestError
+from carft_core.files import append_lines, read_json, read_lines, write_atomically
+from sweeps.engines.entry import LOG
+from sweeps.home import Home
+from sweeps.ledger.claim import undriven
+from sweeps.ledger.generations import COPY as SWEEP_FILE
+from sweeps.ledger.runs import NO_SEED, Runs, RunState
+from sweeps.ledger.summary import OUTCOME, goals
+from sweeps.ledger.trials import Ledger, Setting, find_ledger
+from sweeps.results.records import CONFIG, OWN, judging, measured, records
+from sweeps.spec.user_code import place_of
+from tracking.comparison import runs as kept_results
+from tracking.comparison.metrics import is_told
+from tracking.comparison.runs import (
+    HAS_RESULT,
+    HAS_SETTINGS,
+    RESULT,
+    RULE,
+    SETTINGS,
+    TRAINS,
+    RunRecord,
+    scalar,
+    setting,
+)
+from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
+from tracking.location import Where, where, without_password
+from tracking.store.base import (
+    ARTIFACT,
+    DatasetInput,
+    EndState,
+    Metric,
+    RunKey,
+    RunStart,
+    Tracker,
+)
+
+Ending = Literal["done", "failed", "pruned", "stopped"]
+Status = Literal["running", "done", "failed", "pruned", "stopped"]
+ENDS: Mapping[str, EndState] = {
+    "done": "finished",
+    "failed": "failed",
+    "pruned": "killed",
+    "stopped": "killed",
+    "interrupted": "killed",
+}
+"""The status of a run, or of the sweep, as the store has it."""
+COMPARISON, PAGE = "comparison.json", "report.html"
+FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE)
+"""What a sweep that has ended has as artifacts, where it is there."""
+TRIES = 5
+"""A request that may not be at fault is set aside when it failed so many times."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries while the store is away."""
+_SOON = 0.25
+"""Seconds between two tries while somebody waits."""
+_SHARE = 0.75
+"""Of the time that may go into requests: what comes meanwhile is merged."""
+
+logger = logging.getLogger(__name__)
+
+
+class SentLog:
+    """The file that says what one place was sent of each run of a sweep; the last line of a run
+    counts. The sweep's own run has the digest "".
+    """
+
+    def __init__(self, folder: Path, place: Where) -> None:
+        self.file = folder / "sent" / f"{place.key}.jsonl"
+        self.place = f"{without_password(place.named)} (experiment {place.experiment})"
+        self.runs: dict[str, Mapping[str, str]] = {}
+        """By digest: `id` of the run in the store, and `as`, what it was sent as."""
+        lines = read_lines(self.file)
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                if "place" in entry:
+                    self.place = entry["place"]
+                else:
+                    self.runs[entry["run"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # its run is sent again
+        if len(lines) > 2 * len(self.runs) + 100:
+            self._rewrite()
+
+    def sent_as(self, digest: str) -> str | None:
+        """Return what `record` noted of a run."""
+        entry = self.runs.get(digest)
+        return None if entry is None else entry["as"]
+
+    def run_ids(self) -> dict[str, str]:
+        """Return what the store calls the runs that it has, by digest."""
+        return {digest: entry["id"] for digest, entry in self.runs.items()}
+
+    def record(self, digest: str, run_id: str, sent_as: str) -> None:
+        """Note what the store has now; what a crash takes of this file is sent again."""
+        self.runs[digest] = {"run": digest, "id": run_id, "as": sent_as}
+        if not self.file.exists():
+            self._rewrite()
+        else:
+            append_lines(self.file, [json.dumps(self.runs[digest])], durable=False)
+
+    def clear(self) -> None:
+        """Forget everything: the store has nothing of it."""
+        self.runs.clear()
+        self.file.unlink(missing_ok=True)
+
+    def _rewrite(self) -> None:
+        entries = [{"place": self.place}, *self.runs.values()]
+        text = "".join(f"{json.dumps(entry)}\n" for entry in entries)
+        write_atomically(self.file, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a sweep, from its ledger."""
+
+    setting: Setting
+    seed: str
+    digest: str
+
+    @property
+    def label(self) -> str:
+        parts = [self.setting.algorithm, setting(self.setting.params)]
+        parts += [] if self.seed == NO_SEED else [f"seed {self.seed}"]
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class _Stand:
+    """How a run stands in its folder."""
+
+    status: Status
+    state: RunState | None
+    labels: Sequence[str] = ()
+    """The models that are measured."""
+
+    def __str__(self) -> str:
+        """What the run was sent as: another text, and it is sent again."""
+        if self.status == "running":
+            return "running"
+        ended = "" if self.state is None else self.state.ended
+        return " ".join([self.status, str(ended), *self.labels])
+
+
+class _Postponed(Exception):
+    """A request failed, maybe because of what is in it: others go on meanwhile."""
+
+
+class SweepProjection:
+    """Keeps a store behind one sweep's ledger and run folders."""
+
+    def __init__(
+        self, home: Home, ledger: Ledger, store: Tracker, *, owner: str | None = None
+    ) -> None:
+        """`owner` is the claimant of a living driver's runs; without one nothing is running."""
+        self.refused: dict[tuple[str, str], str] = {}
+        """What the store refused for good, by run and request: why."""
+        self.sent = 0
+        """How many runs were sent to their end, the sweep's own among them."""
+        self._home, self._ledger, self._store = home, ledger, store
+        self._runs, self._owner = Runs(home.runs), owner
+        self._sweep = RunKey(ledger.name)
+        self._folder = home.sweep(ledger.name)
+        self._sent = SentLog(self._folder, where(home.path))
+        self._news: dict[str, None] = {}
+        """Digests of which something may be new."""
+        self._is_looked_through = False
+        self._started: set[str] = set()
+        self._epochs: dict[str, int] = {}
+        """By digest the last epoch that was sent by this object."""
+        self._failures: Counter[tuple[str, str]] = Counter()
+
+    def note(self, digest: str) -> None:
+        """Mark a run as news. Any thread may call it."""
+        self._news[digest] = None
+
+    def end_driver(self) -> None:
+        """Count what still runs by its file as stopped, and send the sweep's end."""
+        self._owner = None
+        self._is_looked_through = False
+
+    def behind(self) -> int:
+        """Count the runs of which the store lacks something."""
+        return sum(map(self._is_behind, self._by_digest().values()))
+
+    def update(self) -> bool:
+        """Send what the store lacks; False where something waits for another try.
+
+        Raises ServiceUnreachable while the store cannot be used.
+        """
+        runs = self._by_digest()
+        if not self._is_looked_through:
+            self._forget_what_is_gone()
+            self._news |= {digest: None for digest, run in runs.items() if self._is_behind(run)}
+            self._is_looked_through = True
+        waiting: list[str] = []
+        for digest in [*self._news]:
+            self._news.pop(digest)
+            try:
+                if digest in runs:
+                    self._send(runs[digest])
+            except _Postponed as error:
+                logger.info("run %s is tried again later: %s", digest[:12], error)
+                waiting.append(digest)
+            except BaseException:
+                self.note(digest)
+                raise
+        try:
+            self._send_end()
+        except _Postponed as error:
+            logger.info("the end of %s is tried again later: %s", self._sweep.sweep, error)
+            waiting.append("")
+        for digest in filter(None, waiting):
+            self.note(digest)
+        return not waiting
+
+    def _by_digest(self) -> dict[str, _Run]:
+        """The runs of the sweep; one that several settings share is of the first one."""
+        runs: dict[str, _Run] = {}
+        for item in self._ledger.settings():
+            for seed, digest in item.runs.items():
+                runs.setdefault(digest, _Run(item, seed, digest))
+        return runs
+
+    def _forget_what_is_gone(self) -> None:
+        """A database that was deleted, or made anew, has nothing of what was sent to it."""
+        known = self._sent.runs.get("")
+        if known is not None and self._store.run_id(self._sweep) != known["id"]:
+            logger.warning("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
+            self._sent.clear()
+
+    def _is_behind(self, run: _Run) -> bool:
+        stand = self._stand(run)
+        return stand is not None and str(stand) != self._sent.sent_as(run.digest)
+
+    def _stand(self, run: _Run) -> _Stand | None:
+        """How a run stands; None where there is nothing to send of it."""
+        folder, trial = self._runs.folder(run.digest), run.setting.trial
+        state, sent_as = self._runs.read(run.digest), self._sent.sent_as(run.digest)
+        labels = [
+            label for label in (OWN, *run.setting.merges) if _metrics_file(folder, label).exists()
+        ]
+        if OWN in labels and (state is None or state.state == "done"):
+            return _Stand("done", state, labels)
+        if state is None:
+            return None
+        owner = None if state.lease is None else state.lease.owner
+        is_ours = owner is not None and owner == self._owner
+        is_known = is_ours or sent_as is not None or state.sweep == self._sweep.sweep
+        if state.state == "failed":
+            return _Stand("failed", state)
+        if trial is not None and trial.state == "pruned":
+            is_begun = is_known and (folder / "history.json").exists()
+            return _Stand("pruned", state) if is_begun and not is_ours else None
+        if not (folder / CONFIG).exists():
+            return None  # it has not begun to read its model and data
+        if is_ours:
+            return _Stand("running", state)
+        if state.is_live and sent_as is None:
+            return None  # another sweep's run, so far
+        if self._owner is not None and (trial is None or trial.state == "running"):
+            return None  # the driver will take it up again
+        return _Stand("stopped", state) if is_known else None
+
+    def _send(self, run: _Run) -> None:
+        stand, sent_as = self._stand(run), self._sent.sent_as(run.digest)
+        if stand is None or (stand.status != "running" and str(stand) == sent_as):
+            return
+        key, digest = RunKey(self._sweep.sweep, run.digest), run.digest
+        folder = self._runs.folder(digest)
+        self._start_sweep()
+        if digest not in self._started:
+            self._start(key, run, stand, folder)
+        if (digest, "start") in self.refused:
+            return
+        self._send_epochs(key, folder)
+        if stand.status == "running":
+            if sent_as != str(stand):
+                self._sent.record(digest, self._store.run_id(key) or "", str(stand))
+            return
+        tags: dict[str, str] = {"carft.state": stand.status}
+        if stand.status == "done":
+            self._send_result(key, run, stand, folder)
+            tags[HAS_RESULT] = RESULT
+        elif stand.state is not None and stand.state.failure is not None:
+            failure = stand.state.failure
+            tags["carft.failure"] = failure["kind"]
+            tags["carft.failure_message"] = failure["message"]
+        for name in (CONFIG, LOG) if stand.status == "done" else (LOG,):
+            if (folder / name).exists():
+                self._log_artifact(key, folder / name)
+        self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
+        ended = _ended(stand, folder)
+        self._attempt(
+            digest, "end", lambda: self._store.end_run(key, ENDS[stand.status], timestamp=ended)
+        )
+        self._sent.record(digest, self._store.run_id(key) or "", str(stand))
+        self._started.discard(digest)
+        self.sent += 1
+
+    def _start(self, key: RunKey, run: _Run, stand: _Stand, folder: Path) -> None:
+        state, claimed = stand.state, read_json(folder / CONFIG) or {}
+        parts = claimed.get("identity", {})
+        execution = self._execution(state)
+        tags = {
+            **execution.get("tags", {}),
+            "carft.generation": str(self._ledger.generation),
+            "carft.digest": key.digest,
+            "carft.algorithm": run.setting.algorithm,
+            "carft.role": run.setting.role,
+            "carft.seed": run.seed,
+            "carft.state": "running",
+        }
+        if "data" in parts:
+            tags["carft.data"] = str(parts["data"]["digest"])
+        if "model" in parts:
+            tags["carft.weights"] = str(parts["model"])
+        if run.setting.untrained:
+            tags[TRAINS] = "false"
+        if run.setting.trial is not None:
+            tags["carft.trial"] = str(run.setting.trial.number)
+        if state is None or state.sweep != self._sweep.sweep:
+            tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
+        else:
+            tags |= {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
+        params = {name: scalar(value) for name, value in run.setting.params.items()}
+        params = {"algorithm": run.setting.algorithm, **params}
+        if run.seed != NO_SEED:
+            params["seed"] = int(run.seed)
+        began = _modified(folder / CONFIG) if state is None else round(1000 * state.created)
+        start = RunStart(
+            key,
+            run.label,
+            began,
+            parent=self._sweep,
+            params=params,
+            tags=tags,
+            datasets=_datasets(claimed),
+        )
+        self._attempt(key.digest, "start", lambda: self._store.start_run(start))
+        self._started.add(key.digest)
+        self._epochs.pop(key.digest, None)
+
+    def _execution(self, state: RunState | None) -> Mapping[str, Any]:
+        """The start of a driver under which a run was made: the last one before its end."""
+        until = None if state is None else state.ended
+        known = [one for one in self._ledger.executions if until is None or one["at"] <= until]
+        return (known or self._ledger.executions or [{}])[-1]
+
+    def _send_epochs(self, key: RunKey, folder: Path) -> None:
+        sent = self._epochs.get(key.digest, -1)
+        new = [one for one in read_json(folder / "history.json") or [] if one["epoch"] > sent]
+        if new:
+            values = [metric for report in new for metric in _epoch_metrics(report)]
+            self._log_metrics(key, f"epochs from {sent + 1}", values)
+            self._epochs[key.digest] = int(new[-1]["epoch"])
+
+    def _send_result(self, key: RunKey, run: _Run, stand: _Stand, folder: Path) -> None:
+        """Send what was measured: the metrics of every model, and all of it as result.json."""
+        evaluations = {label: measured(folder, label) or {} for label in stand.labels}
+        self._log_metrics(key, "results", list(_result_metrics(evaluations, folder)))
+        record = RunRecord(
+            run.setting.algorithm,
+            {name: scalar(value) for name, value in run.setting.params.items()},
+            None if run.seed == NO_SEED else int(run.seed),
+            run.digest,
+            "done",
+            run.setting.role,
+            None if run.setting.trial is None else run.setting.trial.number,
+        )
+        result = kept_results.result(record, read_json(folder / CONFIG) or {}, evaluations)
+        with TemporaryDirectory() as place:
+            file = Path(place) / RESULT
+            file.write_text(json.dumps(result))
+            self._log_artifact(key, file)
+
+    def _start_sweep(self) -> None:
+        """Start the sweep's own run, when there is news of one of its runs."""
+        if "" in self._started:
+            return
+        start = RunStart(
+            self._sweep,
+            self._sweep.sweep,
+            round(1000 * self._ledger.began),
+            tags=self._sweep_tags(),
+        )
+        self._attempt("", "start", lambda: self._store.start_run(start))
+        if (self._folder / SWEEP_FILE).exists():
+            self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
+        self._sent.record("", self._store.run_id(self._sweep) or "", "running")
+        self._started.add("")
+
+    def _sweep_tags(self) -> dict[str, str]:
+        spec = self._ledger.spec
+        execution = self._ledger.executions[-1] if self._ledger.executions else {}
+        tags = {
+            **execution.get("tags", {}),
+            "carft.generation": str(self._ledger.generation),
+            "carft.metric": goals(spec)[0]["name"],
+            "carft.selection": str(spec["selection"]),
+            RULE: json.dumps(judging(spec).plain()),
+            "carft.state": "running",
+        }
+        if spec["description"]:
+            tags["mlflow.note.content"] = spec["description"]
+        if execution.get("overrides"):
+            tags["carft.overrides"] = " ".join(execution["overrides"])
+        return tags
+
+    def _send_end(self) -> None:
+        """Send how the sweep ended, when it is driven no more and that is new."""
+        if self._owner is not None:
+            return
+        outcome = self._ledger.recall(OUTCOME, {"state": "running"})
+        state = "interrupted" if outcome["state"] == "running" else outcome["state"]
+        files = [self._folder / name for name in FILES if (self._folder / name).exists()]
+        settings = json.dumps(
+            kept_results.settings(records(self._ledger, self._runs), self._ledger.generation)
+        )
+        content = f"{state} {_content(files, settings)}"
+        if content == self._sent.sent_as(""):
+            return
+        self._start_sweep()
+        for file in files:
+            self._log_artifact(self._sweep, file)
+        with TemporaryDirectory() as place:
+            file = Path(place) / SETTINGS
+            file.write_text(settings)
+            self._log_artifact(self._sweep, file)
+        tags = {"carft.state": state, HAS_SETTINGS: SETTINGS, **self._verdict_tags(outcome)}
+        self._attempt("", "tags", lambda: self._store.set_tags(self._sweep, tags))
+        ended = round(1000 * outcome.get("at", time.time()))
+        self._attempt(
+            "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
+        )
+        self._sent.record("", self._store.run_id(self._sweep) or "", content)
+        self._started.discard("")
+        self.sent += 1
+
+    def _verdict_tags(self, outcome: Mapping[str, Any]) -> dict[str, str]:
+        comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or {}
+        tags = {"carft.verdict": comparison.get("verdict", "")}
+        selected = comparison.get("selected")
+        if selected is not None:
+            tags["carft.selected"] = selected["label"]
+        if outcome.get("broken"):
+            tags["carft.failure_message"] = outcome["broken"]
+        parts = []
+        if (self._folder / PAGE).exists():
+            parts.append(f"[The report, with charts and images]({ARTIFACT}{PAGE})")
+        parts.append(f"**Verdict.** {tags['carft.verdict']}")
+        if selected is not None:
+            parts.append(f"**Selected.** `{selected['label']}`, by {comparison['metric']}.")
+        if self._ledger.spec["description"]:
+            parts.append(self._ledger.spec["description"])
+        # MLflow's page of the sweep folds all but some lines.
+        return {**tags, "mlflow.note.content": "\n\n".join(parts)}
+
+    def _log_artifact(self, key: RunKey, file: Path) -> None:
+        self._attempt(key.digest, file.name, lambda: self._store.log_artifact(key, file))
+
+    def _log_metrics(self, key: RunKey, what: str, values: Sequence[Metric]) -> None:
+        """Log values; where the store refuses them, all but those that are at fault."""
+        try:
+            self._attempt(
+                key.digest, what, lambda: self._store.log_metrics(key, values), split=True
+            )
+        except TrackingError as error:
+            if len(values) == 1:
+                self._refuse((key.digest, f"{what}: {values[0].name}"), error)
+                return
+            middle = len(values) // 2
+            for part in (values[:middle], values[middle:]):
+                self._log_metrics(key, what, part)
+
+    def _attempt(
+        self, digest: str, what: str, call: Callable[[], None], *, split: bool = False
+    ) -> None:
+        """Make one call of the store, unless it was refused for good.
+
+        Raises ServiceUnreachable where the store is away, _Postponed where another try may do, and
+        with `split` the TrackingError that blames what was sent.
+        """
+        step = (digest, what)
+        if step in self.refused:
+            return
+        try:
+            call()
+        except RequestFailed as error:
+            self._postpone(step, error)
+        except ServiceUnreachable:
+            raise
+        except TrackingError as error:
+            if split:
+                raise
+            # Without its start the whole run would be lost, so that is never refused at once.
+            self._postpone(step, error) if what == "start" else self._refuse(step, error)
+        except Exception as error:
+            # Whatever a store, a driver of a database or an upload raises: one request must not
+            # end the thread that sends all the others.
+            self._postpone(step, error)
+        else:
+            self._failures.pop(step, None)
+
+    def _postpone(self, step: tuple[str, str], error: Exception) -> None:
+        self._failures[step] += 1
+        if self._failures[step] < TRIES:
+            raise _Postponed(str(error)) from error
+        self._refuse(step, error)
+
+    def _refuse(self, step: tuple[str, str], error: Exception) -> None:
+        reason = (
+            str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+        )
+        logger.warning(
+            "the tracking server refused %s of run %s: %s", step[1], step[0][:12], reason
+        )
+        self.refused[step] = reason
+
+
+def _datasets(claimed: Mapping[str, Any]) -> list[DatasetInput]:
+    """The data of a run by its config; none where they are not to be found here."""
+    try:
+        config = DataConfig.model_validate(claimed["config"]["data"])
+        data = open_data(config)
+    except (RequestError, KeyError, ValueError, OSError) as error:
+        logger.info("the data of a run are not named: %s", error)
+        return []
+    shifts = [f"shift/{name}" for name in data.shifts]
+    return [
+        DatasetInput(config.family, data.digest, place_of(config), context)
+        for context in ("train", "val", "test", *shifts)
+    ]
+
+
+def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, value in report["metrics"].items():
+        if is_told(name):
+            yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
+
+
+def _result_metrics(evaluations: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterator[Metric]:
+    """The metrics of every evaluated model; of merged ones along the merge's own axis.
+
+    What the report of the last epoch has is not sent again.
+    """
+    history = read_json(folder / "history.json") or [{"epoch": 0, "metrics": {}}]
+    last: Mapping[str, Any] = history[-1]
+    for label, evaluation in evaluations.items():
+        when = _modified(_metrics_file(folder, label))
+        for name, value in evaluation["metrics"].items():
+            if not is_told(name, merged=label != OWN):
+                continue
+            if label != OWN:
+                merged = f"{label.partition('@')[0]}/{name}"
+                yield Metric(merged, float(value), int(evaluation["step"]), when)
+            elif last["metrics"].get(name) != value:
+                yield Metric(name, float(value), int(last["epoch"]), when)
+
+
+def _ended(stand: _Stand, folder: Path) -> int:
+    """When a run ended, in milliseconds, however late it is sent: a finished one was measured."""
+    if stand.status == "done":
+        return max(_modified(_metrics_file(folder, label)) for label in stand.labels)
+    ended = None if stand.state is None else stand.state.ended
+    return round(1000 * (ended or time.time()))
+
+
+def _metrics_file(folder: Path, label: str) -> Path:
+    return folder / "evaluations" / label / "metrics.json"
+
+
+def _modified(file: Path) -> int:
+    """When a file was written, in milliseconds: the same whenever its content is sent."""
+    return file.stat().st_mtime_ns // 1_000_000
+
+
+def _content(files: Sequence[Path], settings: str) -> str:
+    """One word that changes with what the files hold. The report follows from the others."""
+    hashed = hashlib.sha256(settings.encode())
+    for file in files:
+        hashed.update(b"" if file.name == PAGE else file.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def project(home: Home, name: str, store: Tracker) -> SweepProjection:
+    """Send what a store lacks of a sweep that nobody drives, and write what its study lacks.
+
+    Raises RequestError while somebody drives it, and ServiceUnreachable where the store is away.
+    """
+    with undriven(home.sweep(name)):
+        projection = SweepProjection(home, find_ledger(home, name), store)
+        while not projection.update():
+            time.sleep(_SOON)
+    return projection
+
+
+class Projector:
+    """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
+
+    The pause grows with the time that updates take, and doubles while the place is away, up to
+    `longest`. `update` returns False where something waits for another try.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        update: Callable[[], bool],
+        *,
+        pace: float = 1.0,
+        longest: float = LONGEST_PAUSE,
+    ) -> None:
+        self.last_error: str | None = None
+        """Why the last update did not do; None where it did."""
+        self._update, self._pace, self._longest = update, pace, longest
+        self._changed = threading.Condition()
+        self._wanted, self._done = 1, 0
+        self._is_closing = False
+        self._flushing = 0
+        self._thread = threading.Thread(target=self._run, name=f"carft-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an update has done since the last news."""
+        return self._done >= self._wanted
+
+    def wake(self) -> None:
+        """Say that there is news."""
+        with self._changed:
+            self._wanted += 1
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Update now, and wait; False where that did not do within so many seconds."""
+        with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: self.is_done, timeout)
+            self._flushing -= 1
+        return done
+
+    def close(self, patience: float) -> None:
+        """Stop, after at most so many seconds for what is under way."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        pause = failed_pause = self._pace
+        least = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing or not self.is_done)
+                # News gathers, unless somebody waits for it.
+                self._changed.wait_for(lambda: self._is_closing, min(pause, least))
+                self._changed.wait_for(lambda: self._is_closing or self._flushing > 0, pause)
+                if self._is_closing:
+                    return
+                wanted = self._wanted
+            began = time.monotonic()
+            error: str | None = None
+            try:
+                is_done = self._update()
+            except Exception as failure:  # a place that is away or ill must not end the sweep
+                is_done, error = False, str(failure) or type(failure).__name__
+                if not isinstance(failure, ServiceUnreachable | OSError):
+                    logger.warning("%s: %s", self._thread.name, error, exc_info=failure)
+            took = time.monotonic() - began
+            if error is None:
+                pause = failed_pause = max(self._pace, took * (1 - _SHARE) / _SHARE)
+            else:
+                logger.info("%s: %s; another try in %.0f s", self._thread.name, error, failed_pause)
+                pause = failed_pause
+                failed_pause = min(2 * failed_pause, self._longest)
+            least = 0.0 if is_done else _SOON
+            with self._changed:
+                self.last_error = error
+                if is_done:
+                    self._done = wanted
+                self._changed.notify_all()
