@@ -247,7 +247,7 @@ class SweepProjection:
     def _forget_what_is_gone(self) -> None:
         """A database that was deleted, or made anew, has nothing of what was sent to it."""
         known = self._sent.runs.get("")
-        if known is not None and self._store.run_id(self._sweep) != known["id"]:
+        if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
             logger.warning("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
 
@@ -272,7 +272,7 @@ class SweepProjection:
         if state.state == "failed":
             return _Stand("failed", state)
         if trial is not None and trial.state == "pruned":
-            is_begun = is_known and (folder / "history.json").exists()
+            is_begun = sent_as is not None or (is_known and (folder / "history.json").exists())
             return _Stand("pruned", state) if is_begun and not is_ours else None
         if not (folder / CONFIG).exists():
             return None  # it has not begun to read its model and data
@@ -300,7 +300,9 @@ class SweepProjection:
             if sent_as != str(stand):
                 self._sent.record(digest, self._store.run_id(key) or "", str(stand))
             return
-        tags: dict[str, str] = {"carft.state": stand.status}
+        tags = {"carft.state": stand.status, **_worked(stand.state)}
+        if (sent_as or "").startswith("failed"):
+            tags |= {"carft.failure": "", "carft.failure_message": ""}
         if stand.status == "done":
             self._send_result(key, run, stand, folder)
             tags[HAS_RESULT] = RESULT
@@ -343,8 +345,7 @@ class SweepProjection:
             tags["carft.trial"] = str(run.setting.trial.number)
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
-        else:
-            tags |= {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
+        tags |= _worked(state)
         params = {name: scalar(value) for name, value in run.setting.params.items()}
         params = {"algorithm": run.setting.algorithm, **params}
         if run.seed != NO_SEED:
@@ -359,8 +360,7 @@ class SweepProjection:
             tags=tags,
             datasets=_datasets(claimed),
         )
-        self._attempt(key.digest, "start", lambda: self._store.start_run(start))
-        self._started.add(key.digest)
+        self._start_run(start)
         self._epochs.pop(key.digest, None)
 
     def _execution(self, state: RunState | None) -> Mapping[str, Any]:
@@ -406,11 +406,18 @@ class SweepProjection:
             round(1000 * self._ledger.began),
             tags=self._sweep_tags(),
         )
-        self._attempt("", "start", lambda: self._store.start_run(start))
+        self._start_run(start)
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
         self._sent.record("", self._store.run_id(self._sweep) or "", "running")
-        self._started.add("")
+
+    def _start_run(self, start: RunStart) -> None:
+        """Start a run of the store, noted before: whatever happens then, somebody ends it."""
+        digest = start.key.digest
+        if self._sent.sent_as(digest) is None:
+            self._sent.record(digest, "", "started")
+        self._attempt(digest, "start", lambda: self._store.start_run(start))
+        self._started.add(digest)
 
     def _sweep_tags(self) -> dict[str, str]:
         spec = self._ledger.spec
@@ -538,6 +545,13 @@ class SweepProjection:
             "the tracking server refused %s of run %s: %s", step[1], step[0][:12], reason
         )
         self.refused[step] = reason
+
+
+def _worked(state: RunState | None) -> dict[str, str]:
+    """Who has worked on a run, and how often."""
+    if state is None:
+        return {}
+    return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
 
 def _datasets(claimed: Mapping[str, Any]) -> list[DatasetInput]:
