@@ -184,7 +184,7 @@ class SweepProjection:
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
         self._sent = SentLog(self._folder, where(home.path))
-        self._news: dict[str, None] = {}
+        self.news: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
         self._started: set[str] = set()
@@ -194,7 +194,7 @@ class SweepProjection:
 
     def note(self, digest: str) -> None:
         """Mark a run as news. Any thread may call it."""
-        self._news[digest] = None
+        self.news[digest] = None
 
     def end_driver(self) -> None:
         """Count what still runs by its file as stopped, and send the sweep's end."""
@@ -213,11 +213,11 @@ class SweepProjection:
         runs = self._by_digest()
         if not self._is_looked_through:
             self._forget_what_is_gone()
-            self._news |= {digest: None for digest, run in runs.items() if self._is_behind(run)}
+            self.news |= {digest: None for digest, run in runs.items() if self._is_behind(run)}
             self._is_looked_through = True
         waiting: list[str] = []
-        for digest in [*self._news]:
-            self._news.pop(digest)
+        for digest in [*self.news]:
+            self.news.pop(digest)
             try:
                 if digest in runs:
                     self._send(runs[digest])
