@@ -28,7 +28,7 @@ from sweeps.ledger.claim import undriven
 from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, Runs, RunState
 from sweeps.ledger.summary import OUTCOME, goals
-from sweeps.ledger.trials import Ledger, Setting, find_ledger
+from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
 from sweeps.results.records import CONFIG, OWN, judging, measured, records
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
@@ -139,6 +139,7 @@ class _Run:
     setting: Setting
     seed: str
     digest: str
+    generation: int
 
     @property
     def label(self) -> str:
@@ -156,12 +157,14 @@ class _Stand:
     labels: Sequence[str] = ()
     """The models that are measured."""
 
-    def __str__(self) -> str:
-        """What the run was sent as: another text, and it is sent again."""
+    def sent_as(self, run: _Run) -> str:
+        """Write what is to be sent in a line: while it stays the same nothing is sent again."""
         if self.status == "running":
             return "running"
-        ended = "" if self.state is None else self.state.ended
-        return " ".join([self.status, str(ended), *self.labels])
+        trial = "-" if run.setting.trial is None else run.setting.trial.number
+        ended = "-" if self.state is None else self.state.ended
+        words = (self.status, run.generation, run.setting.role, trial, ended, *self.labels)
+        return " ".join(map(str, words))
 
 
 class _Postponed(Exception):
@@ -180,6 +183,7 @@ class SweepProjection:
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
         self._home, self._ledger, self._store = home, ledger, store
+        self._earlier = read_generations(ledger.file)[-2::-1]
         self._runs, self._owner = Runs(home.runs), owner
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
@@ -210,13 +214,16 @@ class SweepProjection:
 
         Raises ServiceUnreachable while the store cannot be used.
         """
-        runs = self._by_digest()
         if not self._is_looked_through:
             self._forget_what_is_gone()
-            self.news |= {digest: None for digest, run in runs.items() if self._is_behind(run)}
+            for digest, run in self._by_digest().items():
+                if self._is_behind(run):
+                    self.note(digest)
             self._is_looked_through = True
+        news = [*self.news]
+        runs = self._by_digest()  # read after: a run that is news is in the ledger
         waiting: list[str] = []
-        for digest in [*self.news]:
+        for digest in news:
             self.news.pop(digest)
             try:
                 if digest in runs:
@@ -237,23 +244,24 @@ class SweepProjection:
         return not waiting
 
     def _by_digest(self) -> dict[str, _Run]:
-        """The runs of the sweep; one that several settings share is of the first one."""
+        """The runs of every generation; one that several settings share is of the first one."""
         runs: dict[str, _Run] = {}
-        for item in self._ledger.settings():
-            for seed, digest in item.runs.items():
-                runs.setdefault(digest, _Run(item, seed, digest))
+        for ledger in (self._ledger, *self._earlier):
+            for item in ledger.settings():
+                for seed, digest in item.runs.items():
+                    runs.setdefault(digest, _Run(item, seed, digest, ledger.generation))
         return runs
 
     def _forget_what_is_gone(self) -> None:
         """A database that was deleted, or made anew, has nothing of what was sent to it."""
         known = self._sent.runs.get("")
         if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
-            logger.warning("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
+            logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
 
     def _is_behind(self, run: _Run) -> bool:
         stand = self._stand(run)
-        return stand is not None and str(stand) != self._sent.sent_as(run.digest)
+        return stand is not None and stand.sent_as(run) != self._sent.sent_as(run.digest)
 
     def _stand(self, run: _Run) -> _Stand | None:
         """How a run stands; None where there is nothing to send of it."""
@@ -280,13 +288,14 @@ class SweepProjection:
             return _Stand("running", state)
         if state.is_live and sent_as is None:
             return None  # another sweep's run, so far
-        if self._owner is not None and (trial is None or trial.state == "running"):
+        is_open = trial is None or trial.state == "running"
+        if self._owner is not None and is_open and run.generation == self._ledger.generation:
             return None  # the driver will take it up again
         return _Stand("stopped", state) if is_known else None
 
     def _send(self, run: _Run) -> None:
         stand, sent_as = self._stand(run), self._sent.sent_as(run.digest)
-        if stand is None or (stand.status != "running" and str(stand) == sent_as):
+        if stand is None or (stand.status != "running" and stand.sent_as(run) == sent_as):
             return
         key, digest = RunKey(self._sweep.sweep, run.digest), run.digest
         folder = self._runs.folder(digest)
@@ -297,8 +306,8 @@ class SweepProjection:
             return
         self._send_epochs(key, folder)
         if stand.status == "running":
-            if sent_as != str(stand):
-                self._sent.record(digest, self._store.run_id(key) or "", str(stand))
+            if sent_as != stand.sent_as(run):
+                self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
             return
         tags = {"carft.state": stand.status, **_worked(stand.state)}
         if (sent_as or "").startswith("failed"):
@@ -318,7 +327,7 @@ class SweepProjection:
         self._attempt(
             digest, "end", lambda: self._store.end_run(key, ENDS[stand.status], timestamp=ended)
         )
-        self._sent.record(digest, self._store.run_id(key) or "", str(stand))
+        self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
         self._started.discard(digest)
         self.sent += 1
 
@@ -328,7 +337,7 @@ class SweepProjection:
         execution = self._execution(state)
         tags = {
             **execution.get("tags", {}),
-            "carft.generation": str(self._ledger.generation),
+            "carft.generation": str(run.generation),
             "carft.digest": key.digest,
             "carft.algorithm": run.setting.algorithm,
             "carft.role": run.setting.role,
