@@ -13,7 +13,7 @@ from sweeps.cli import main
 from sweeps.home import Home
 from sweeps.ledger import generations as executions
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import look
+from sweeps.ledger.trials import find_ledger
 from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
 from sweeps.results.report import look_at_data, provenance
@@ -117,7 +117,7 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
 ) -> None:
     executions.record_execution(home.sweep(NAME))
     executions.record_execution(home.sweep(NAME))
-    sweep = look(home, NAME)
+    sweep = find_ledger(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
     facts = {fact.name: fact.values for fact in found.facts}
     assert facts["runs"] == ("37 done",)

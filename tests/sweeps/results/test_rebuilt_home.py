@@ -110,7 +110,9 @@ def prints(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def run_apart(folder: Path, *seeds: list[int]) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
+def run_apart(
+    folder: Path, *seeds: list[int]
+) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Run the sweep in a process of its own: one that has had a database open keeps it, though it
     was deleted.
     """
