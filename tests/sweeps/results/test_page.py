@@ -154,7 +154,7 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
         claimed = json.loads(file.read_text())
         claimed["identity"]["data"]["digest"] = "of another time"
         write_json(file, claimed)
-    sweep = look(copy, NAME)
+    sweep = find_ledger(copy, NAME)
     found = look_at_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
     assert found.class_names == ()
     assert found.pictures is not None
@@ -168,7 +168,7 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
     shutil.copytree(home.path, copy.path)
     for file in copy.runs.glob("*/evaluations/unmerged/predictions.parquet"):
         file.write_bytes(b"torn")
-    sweep = look(copy, NAME)
+    sweep = find_ledger(copy, NAME)
     notes: list[str] = []
     assert sweep_page.keep(copy, sweep, comparison(sweep, Runs(copy.runs)), notes.append) == []
     (note,) = notes

@@ -27,14 +27,14 @@ APART = ("carft.home", "mlflow.parentRunId", "mlflow.log-model.history")
 """Tags of MLflow's own ids."""
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def no_services(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_OPTUNA_STORAGE"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def kept(toy: ToySweep, no_services: None) -> ToySweep:
+def kept(toy: ToySweep) -> ToySweep:
     """A home with a finished sweep, its runs in its own MLflow database."""
     run_in(toy, toy.home, **PRUNING)
     return toy
@@ -133,7 +133,7 @@ def main_apart(folder: str, several: tuple[list[int], ...]) -> None:
 
 
 def test_databases_that_were_deleted_are_written_anew_equal_to_before(
-    tmp_path: Path, no_services: None
+    tmp_path: Path,
 ) -> None:
     runs, trials = run_apart(tmp_path, [0, 1], [0])
     assert len({name for name, *_ in trials}) == 2
@@ -151,7 +151,7 @@ def test_databases_that_were_deleted_are_written_anew_equal_to_before(
 
 
 def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
-    kept: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    kept: ToySweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, runs = prints(kept.home.path), recorded(kept.home)
     copy = Home(tmp_path / "elsewhere" / "home")
