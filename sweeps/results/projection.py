@@ -203,7 +203,8 @@ class SweepProjection:
 
     def behind(self) -> int:
         """Count the runs of which the store lacks something."""
-        return sum(map(self._is_behind, self._by_digest().values()))
+        runs = self._by_digest()
+        return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
     def update(self) -> bool:
         """Send what the store lacks; False where something waits for another try.
@@ -214,6 +215,7 @@ class SweepProjection:
         if not self._is_looked_through:
             self._forget_what_is_gone()
             self._news |= {digest: None for digest, run in runs.items() if self._is_behind(run)}
+            self._news |= dict.fromkeys(self._left_open(runs))
             self._is_looked_through = True
         waiting: list[str] = []
         for digest in [*self._news]:
@@ -221,6 +223,8 @@ class SweepProjection:
             try:
                 if digest in runs:
                     self._send(runs[digest])
+                elif self._sent.sent_as(digest) == "running":
+                    self._end_left_open(digest)
             except _Postponed as error:
                 logger.info("run %s is tried again later: %s", digest[:12], error)
                 waiting.append(digest)
@@ -250,6 +254,23 @@ class SweepProjection:
         if known is not None and self._store.run_id(self._sweep) != known["id"]:
             logger.warning("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
+
+    def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
+        """List the runs that a dead driver left running and the sweep asks for no more."""
+        return [
+            digest
+            for digest, entry in self._sent.runs.items()
+            if digest and entry["as"] == "running" and digest not in runs
+        ]
+
+    def _end_left_open(self, digest: str) -> None:
+        key, now = RunKey(self._sweep.sweep, digest), round(1000 * time.time())
+        tags = {"carft.state": "stopped"}
+        self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
+        self._attempt(
+            digest, "end", lambda: self._store.end_run(key, ENDS["stopped"], timestamp=now)
+        )
+        self._sent.record(digest, self._sent.runs[digest]["id"], "stopped")
 
     def _is_behind(self, run: _Run) -> bool:
         stand = self._stand(run)
@@ -301,6 +322,8 @@ class SweepProjection:
                 self._sent.record(digest, self._store.run_id(key) or "", str(stand))
             return
         tags: dict[str, str] = {"carft.state": stand.status}
+        if stand.state is not None and stand.state.sweep == self._sweep.sweep:
+            tags |= _attempt_tags(stand.state)
         if stand.status == "done":
             self._send_result(key, run, stand, folder)
             tags[HAS_RESULT] = RESULT
@@ -344,7 +367,7 @@ class SweepProjection:
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
         else:
-            tags |= {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
+            tags |= _attempt_tags(state)
         params = {name: scalar(value) for name, value in run.setting.params.items()}
         params = {"algorithm": run.setting.algorithm, **params}
         if run.seed != NO_SEED:
@@ -615,6 +638,10 @@ def project(home: Home, name: str, store: Tracker) -> SweepProjection:
         while not projection.update():
             time.sleep(_SOON)
     return projection
+
+
+def _attempt_tags(state: RunState) -> dict[str, str]:
+    return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
 
 class Projector:

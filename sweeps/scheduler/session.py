@@ -196,8 +196,8 @@ class Projections:
             )
         if self._study_thread.last_error is not None:
             yield (
-                f"the Optuna study is behind ({self._study_thread.last_error}); the next run "
-                "writes what it lacks"
+                f"the Optuna study is behind ({self._study_thread.last_error}); nothing is lost: "
+                "the next run writes what it lacks, all of it where its database was deleted"
             )
 
     def close(self) -> None:

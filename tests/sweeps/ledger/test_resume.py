@@ -13,7 +13,7 @@ from sweeps.cli import main
 from sweeps.engines.base import Handler
 from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.generations import AsRun
+from sweeps.ledger.generations import Invocation
 from sweeps.spec.spec import SweepSpec
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -89,7 +89,7 @@ def test_more_trials_are_more_each_time_and_the_next_resume_knows(toy_cli: ToySw
     assert len(trials(toy_cli)) == 5
     assert resume("--trials", "1") == 0
     assert len(trials(toy_cli)) == 6
-    assert AsRun.read(toy_cli.home.sweep("toy")).overrides == ("run_cap=6",)
+    assert Invocation.read(toy_cli.home.sweep("toy")).overrides == ("run_cap=6",)
 
 
 def test_a_grid_has_no_more_points_than_its_values_make(
@@ -197,8 +197,8 @@ def test_a_number_of_trials_that_is_none_is_told(
 
 
 def test_an_override_takes_the_place_of_earlier_ones_of_its_key() -> None:
-    before = AsRun("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
-    assert before.changed("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
+    before = Invocation("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
+    assert before.with_override("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
 
 
 def test_a_secret_webhook_of_the_file_is_still_known(
@@ -208,7 +208,7 @@ def test_a_secret_webhook_of_the_file_is_still_known(
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli, "--webhook", "no", webhook=secret)
     folder = toy_cli.home.sweep("toy")
-    spec, note = AsRun.read(folder).load(folder)
+    spec, note = Invocation.read(folder).load(folder)
     assert (spec.webhook, note) == (secret, None)
     assert resume("--webhook", "no") == 0
     told = capsys.readouterr()
@@ -223,12 +223,12 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli, "--import", str(plugin))
     folder = toy_cli.home.sweep("toy")
-    assert AsRun.read(folder).imports == (str(plugin.resolve()),)
+    assert Invocation.read(folder).imports == (str(plugin.resolve()),)
     assert resume() == 0
-    assert AsRun.read(folder).imports == (str(plugin.resolve()),)
+    assert Invocation.read(folder).imports == (str(plugin.resolve()),)
     plugin.unlink()
     with pytest.raises(RequestError, match="does not exist"):
-        AsRun.read(folder).load(folder)
+        Invocation.read(folder).load(folder)
 
 
 class Chosen:
@@ -237,7 +237,7 @@ class Chosen:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.engine, self.timeout, self.address = "", 0.0, ""
-        self.kept: AsRun | None = None
+        self.kept: Invocation | None = None
 
     def __call__(self, spec: SweepSpec, **options: Any) -> InProcessEngine:
         self.engine, self.timeout = spec.engine, spec.timeout or 0.0
@@ -246,7 +246,7 @@ class Chosen:
 
         class Engine(InProcessEngine):
             def run(self, handler: Handler) -> None:
-                chosen.kept = AsRun.read(chosen.folder)
+                chosen.kept = Invocation.read(chosen.folder)
                 super().run(handler)
 
         return Engine(toy_core.ENTRY)
