@@ -147,32 +147,30 @@ def frozen_trial(
     facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
     if trial.reason is not None:
         facts["reason"] = dict(trial.reason)
+    # With several goals Optuna takes no value of an epoch.
+    reports = dict(trial.reports) if goal_count == 1 else {}
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.number,
         state=TrialState[_STATES[trial.state]],
         value=None,
-        values=_values(trial, goal_count),
+        values=_values(trial, reports),
         datetime_start=datetime.fromtimestamp(trial.began),
         datetime_complete=None if trial.ended is None else datetime.fromtimestamp(trial.ended),
         params=params,
         distributions={name: known[name] for name in params},
         user_attrs=facts,
         system_attrs=dict(trial.sampler),
-        intermediate_values=dict(trial.reports),
+        intermediate_values=reports,
     )
 
 
-def _values(trial: Trial, goal_count: int) -> list[float] | None:
-    """Return those of a complete trial; of a pruned one with one goal its last report, as Optuna's
-    own `tell` has it.
-    """
+def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
+    """Of a pruned trial the last report, as Optuna's own `tell` has it."""
     if trial.state == "complete":
         return [*trial.values]
-    if trial.state != "pruned" or goal_count > 1:
-        return None
-    last = trial.reports[max(trial.reports)] if trial.reports else math.nan
-    return [last] if math.isfinite(last) else None
+    last = reports[max(reports)] if reports else math.nan
+    return [last] if trial.state == "pruned" and math.isfinite(last) else None
 
 
 class StudyProjection:

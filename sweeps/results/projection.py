@@ -680,14 +680,18 @@ class Projector:
             self._wanted += 1
             self._changed.notify_all()
 
-    def flush(self, timeout: float) -> bool:
-        """Update now, and wait; False where that did not do within so many seconds."""
+    def flush(self, timeout: float, *, haste: bool = False) -> bool:
+        """Update now, and wait; False where that did not do within so many seconds, or in `haste`
+        where the place is away.
+        """
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: self.is_done, timeout)
+            self._changed.wait_for(
+                lambda: self.is_done or (haste and self.last_error is not None), timeout
+            )
             self._flushing -= 1
-        return done
+            return self.is_done
 
     def close(self, patience: float) -> None:
         """Stop, after at most so many seconds for what is under way."""

@@ -173,8 +173,7 @@ class Projections:
         In `haste` a store that is away is not waited for.
         """
         self._study_thread.flush(PATIENCE)
-        is_away = self._store_thread.last_error is not None
-        return self._store_thread.flush(0.0 if haste and is_away else PATIENCE)
+        return self._store_thread.flush(PATIENCE, haste=haste)
 
     def complaints(self) -> Iterator[str]:
         """Say what the projections lack in the end, and why."""

@@ -217,6 +217,7 @@ def test_a_pruned_trial_of_several_goals_has_no_value_as_optuna_has_it(home: Hom
     StudyProjection(home, ledger).update()
     assert_equal(home, ledger)
     assert [trial.values for trial in load(home).trials] == [[0.5, 2.0], None]
+    assert load(home).trials[1].intermediate_values == {}, "its samplers take none"
     assert [d.name for d in load(home).directions] == ["MAXIMIZE", "MINIMIZE"]
 
 

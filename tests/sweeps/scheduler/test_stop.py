@@ -18,6 +18,7 @@ from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
+from sweeps.ledger.trials import Ledger
 from sweeps.scheduler.progress import Plain
 from sweeps.scheduler.session import Interruption, SweepResult
 from tests.sweeps import toy_core
@@ -134,10 +135,7 @@ def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
 
 
 def begun(home: Home, name: str = "toy") -> Path:
-    folder = home.sweep(name)
-    folder.mkdir(parents=True)
-    (folder / "summary.json").write_text(json.dumps({"name": name, "state": "running"}))
-    return folder
+    return Ledger.create(home.sweep(name), 1, {"name": name, "parameters": {}}, {}).file.parent
 
 
 def test_stop_waits_until_the_driver_is_gone(
@@ -169,7 +167,7 @@ def test_stop_says_when_nothing_runs_and_names_the_nearest_when_nothing_is_known
     begun(Home(tmp_path))
     assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "toy is not running.\n"
-    for name in ("toi", "../sweeps/toy"):
+    for name in ("other", "../sweeps/toy"):
         assert main(["stop", name, "--home", str(tmp_path)]) == 2
         assert "Known: toy." in capsys.readouterr().err
     main(["stop", "toi", "--home", str(tmp_path)])
