@@ -63,6 +63,13 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
 def check_storage(home: Home) -> None:
     """Raise RequestError or TrackingError where CARFT_OPTUNA_STORAGE can never hold the studies."""
     database = named_database()
+    file = None if database is None else sqlite_file(database.uri)
+    kind = None if file is None else network_file_system(file)
+    if kind is not None:
+        raise RequestError(
+            f"{STORAGE_VARIABLE} names {file} on a network file system ({kind}), where SQLite "
+            "loses data; name a database server, or none: a home there has a file that is safe"
+        )
     if database is not None and identity(database.uri) == identity(where(home.path).named):
         raise RequestError(
             f"{STORAGE_VARIABLE} and {TRACKING_VARIABLE} name one database, "
@@ -133,9 +140,7 @@ def study_name(home: Home, name: str, generation: int) -> str:
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
-def frozen_trial(
-    trial: Trial, parameters: Sequence[Dimension], goal_count: int
-) -> FrozenTrial:
+def frozen_trial(trial: Trial, parameters: Sequence[Dimension], goal_count: int) -> FrozenTrial:
     """Build a trial as Optuna's studies and samplers have it."""
     from optuna.trial import FrozenTrial, TrialState
 

@@ -172,7 +172,7 @@ class Projections:
 
         In `haste` a store that is away is not waited for.
         """
-        self._study_thread.flush(PATIENCE)
+        self._study_thread.flush(PATIENCE, haste=haste)
         return self._store_thread.flush(PATIENCE, haste=haste)
 
     def complaints(self) -> Iterator[str]:

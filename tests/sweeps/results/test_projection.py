@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest

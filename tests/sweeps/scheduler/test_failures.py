@@ -10,7 +10,14 @@ from carft_core.config import trial_config
 from sweeps.engines.base import Failure, Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.runs import Runs
-from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, can_be_halved, halved
+from sweeps.scheduler.retries import (
+    CircuitBreaker,
+    GiveUp,
+    Retry,
+    RetryPolicy,
+    can_be_halved,
+    halved,
+)
 from sweeps.spec.settings import Retries
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep

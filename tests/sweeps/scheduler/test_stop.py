@@ -135,7 +135,8 @@ def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
 
 
 def begun(home: Home, name: str = "toy") -> Path:
-    return Ledger.create(home.sweep(name), 1, {"name": name, "parameters": {}}, {}).file.parent
+    spec = {"name": name, "seeds": [0], "parameters": {}, "metric": {"name": "id/val/top1"}}
+    return Ledger.create(home.sweep(name), 1, spec, {}).file.parent
 
 
 def test_stop_waits_until_the_driver_is_gone(
