@@ -2,8 +2,8 @@
 
     python benchmarks/large_home.py FOLDER [--trials 10000]
 
-Optuna's study, the ledger's mirror, and of each run what the core writes: 50 metrics, here for
-the unmerged model and two merged ones.
+The ledger, Optuna's study, and of each run what the core writes: 50 metrics, here for the
+unmerged model and two merged ones.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweeps.home import Home
-from sweeps.ledger import snapshot as summary
+from sweeps.ledger.generations import Invocation
 from sweeps.ledger.runs import NO_SEED
-from sweeps.ledger.snapshot import Mirror
-from sweeps.ledger.trials import PROPOSED, Ledger
+from sweeps.ledger.study import StudyProjection
+from sweeps.ledger.summary import OUTCOME, write_summary
+from sweeps.ledger.trials import Ledger
 from sweeps.spec.spec import load_spec
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 NAME = "ten_thousand"
 SWEEP: Mapping[str, Any] = {
@@ -62,8 +60,9 @@ def build(home: Home, trials: int) -> None:
     file = folder / "sweep.yaml"
     folder.mkdir(parents=True)
     file.write_text(json.dumps({**SWEEP, "run_cap": trials}))
-    plain = json.loads(json.dumps(load_spec(file).as_dict()))
-    ledger = Ledger.create(home, NAME, 1, goals=["maximize"], spec=plain)
+    spec = load_spec(file)
+    plain = json.loads(json.dumps(spec.as_dict()))
+    ledger = Ledger.create(folder, 1, plain, Invocation.of(spec).as_execution())
     zero_shot, fine_tune = _digest("zero_shot"), _digest("fine_tune")
     ledger.remember(
         "baselines",
@@ -76,54 +75,32 @@ def build(home: Home, trials: int) -> None:
     ledger.remember("merges", list(MERGES))
     write_run(home, zero_shot, "zero_shot", random.Random("zero_shot"), merges=())
     write_run(home, fine_tune, "fine_tune", random.Random("fine_tune"))
-    ledger.study.add_trials(_trial(home, number) for number in range(trials))
-    Mirror(folder).rebuild(ledger)
-    summary.write(folder, ledger, "done")
+    for number in range(trials):
+        _trial(home, ledger, number)
+    ledger.remember(OUTCOME, {"state": "done", "broken": None})
+    write_summary(ledger)
+    StudyProjection(home, ledger).update()
 
 
-def _trial(home: Home, number: int) -> FrozenTrial:
-    from optuna.distributions import FloatDistribution
-    from optuna.trial import TrialState, create_trial
-
+def _trial(home: Home, ledger: Ledger, number: int) -> None:
     draw = random.Random(number)
     params = {
         "algorithm.kl_weight": math.exp(draw.uniform(math.log(0.01), math.log(10))),
         "optim.lr": math.exp(draw.uniform(math.log(1e-6), math.log(1e-3))),
     }
     digest = _digest(str(number))
-    attributes = {
-        "point": number,
-        "params": params,
-        "algorithm": "car_ft",
-        "runs": {"0": digest},
-        "merges": list(MERGES),
-        PROPOSED: True,
-    }
-    state, value = TrialState.COMPLETE, None
-    if number % FAILED == 1:
-        state = TrialState.FAIL
-        attributes["reason"] = {"kind": "nan", "message": "train/loss is nan in epoch 1"}
-    elif number % PRUNED == 1:
-        state = TrialState.PRUNED
-        attributes["reason"] = {"kind": "asha", "message": "not in the best quarter at epoch 1"}
-    finished = state is TrialState.COMPLETE
+    setting = {"params": params, "algorithm": "car_ft", "runs": {"0": digest}}
+    ledger.propose(number, {**setting, "merges": list(MERGES)})
+    for epoch in range(1, 4):
+        ledger.report(number, epoch, draw.random())
+    finished = number % FAILED != 1 and number % PRUNED != 1
     metrics = write_run(home, digest, f"car_ft {number}", draw, state="done" if finished else "")
     if finished:
-        value = metrics["id/val/top1"]
-    trial = create_trial(
-        state=state,
-        value=value,
-        params=params,
-        distributions={
-            "algorithm.kl_weight": FloatDistribution(0.01, 10, log=True),
-            "optim.lr": FloatDistribution(1e-6, 1e-3, log=True),
-        },
-        user_attrs=attributes,
-        intermediate_values={epoch: draw.random() for epoch in range(1, 4)},
-    )
-    trial.datetime_start = datetime.now() + timedelta(seconds=number)
-    trial.datetime_complete = trial.datetime_start + timedelta(seconds=30)
-    return trial
+        ledger.complete(number, [metrics["id/val/top1"]])
+    elif number % FAILED == 1:
+        ledger.fail(number, "nan", "train/loss is nan in epoch 1")
+    else:
+        ledger.prune(number, "asha", "not in the best quarter at epoch 1")
 
 
 def write_run(

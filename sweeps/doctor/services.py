@@ -64,7 +64,7 @@ TRIAL_CHECKS = (
     Check(
         "trials.study",
         "where Optuna's studies are written: reachable, of this Optuna, and Optuna's alone",
-        "see to CARFT_OPTUNA_STORAGE; or remove the file, and the next run writes it anew",
+        "start the database, see to CARFT_OPTUNA_STORAGE, or remove the file: runs write it anew",
         _studies,
     ),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
+from carft_core.files import append_lines
 from sweeps.home import Home
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Trial, read_generations
@@ -62,6 +63,13 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
 def check_storage(home: Home) -> None:
     """Raise RequestError or TrackingError where CARFT_OPTUNA_STORAGE can never hold the studies."""
     database = named_database()
+    file = None if database is None else sqlite_file(database.uri)
+    kind = None if file is None else network_file_system(file)
+    if kind is not None:
+        raise RequestError(
+            f"{STORAGE_VARIABLE} names {file} on a network file system ({kind}), where SQLite "
+            "loses data; name a database server, or none: a home there has a file that is safe"
+        )
     if database is not None and identity(database.uri) == identity(where(home.path).named):
         raise RequestError(
             f"{STORAGE_VARIABLE} and {TRACKING_VARIABLE} name one database, "
@@ -85,6 +93,12 @@ def open_storage(home: Home) -> BaseStorage:
 
         # Not its lock by symbolic link: SMB has none.
         lock = JournalFileOpenLock(str(file))
+        if file.exists():
+            lock.acquire()
+            try:
+                append_lines(file, [])  # cuts what a killed driver left of its last line
+            finally:
+                lock.release()
         return optuna.storages.JournalStorage(JournalFileBackend(str(file), lock))
     uri = f"sqlite:///{file.absolute()}" if database is None else database.uri
     kwargs: dict[str, Any] = {"connect_args": {"timeout": _BUSY_SECONDS}}
@@ -126,7 +140,7 @@ def study_name(home: Home, name: str, generation: int) -> str:
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
-def frozen_trial(trial: Trial, parameters: Sequence[Dimension]) -> FrozenTrial:
+def frozen_trial(trial: Trial, parameters: Sequence[Dimension], goal_count: int) -> FrozenTrial:
     """Build a trial as Optuna's studies and samplers have it."""
     from optuna.trial import FrozenTrial, TrialState
 
@@ -138,27 +152,29 @@ def frozen_trial(trial: Trial, parameters: Sequence[Dimension]) -> FrozenTrial:
     facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
     if trial.reason is not None:
         facts["reason"] = dict(trial.reason)
+    # With several goals Optuna takes no value of an epoch.
+    reports = dict(trial.reports) if goal_count == 1 else {}
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.number,
         state=TrialState[_STATES[trial.state]],
         value=None,
-        values=_values(trial),
+        values=_values(trial, reports),
         datetime_start=datetime.fromtimestamp(trial.began),
         datetime_complete=None if trial.ended is None else datetime.fromtimestamp(trial.ended),
         params=params,
         distributions={name: known[name] for name in params},
         user_attrs=facts,
         system_attrs=dict(trial.sampler),
-        intermediate_values=dict(trial.reports),
+        intermediate_values=reports,
     )
 
 
-def _values(trial: Trial) -> list[float] | None:
+def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
     """Of a pruned trial the last report, as Optuna's own `tell` has it."""
     if trial.state == "complete":
         return [*trial.values]
-    last = trial.reports[max(trial.reports)] if trial.reports else math.nan
+    last = reports[max(reports)] if reports else math.nan
     return [last] if trial.state == "pruned" and math.isfinite(last) else None
 
 
@@ -183,6 +199,7 @@ class _Study:
     def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
         self._storage, self._ledger = storage, ledger
         self._parameters = parameters_of(ledger.spec)
+        self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
         self._study = self._opened()
         self._id = storage.get_study_id_from_name(self._name)
@@ -199,14 +216,15 @@ class _Study:
         for number in sorted(self._open):
             self._catch_up(trials[number])
         for trial in trials[self._count :]:
-            self._study.add_trial(frozen_trial(trial, self._parameters))
+            frozen = self._frozen(trial)  # a copy: the driver goes on meanwhile
+            self._study.add_trial(frozen)
             self._count = trial.number + 1
-            self._reports[trial.number] = {*trial.reports}
+            self._reports[trial.number] = {*frozen.intermediate_values}
             if trial.state == "running":
                 self._open.add(trial.number)
 
     def _catch_up(self, trial: Trial) -> None:
-        wanted = frozen_trial(trial, self._parameters)
+        wanted = self._frozen(trial)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
         for epoch, value in wanted.intermediate_values.items():
             if epoch not in self._reports[trial.number]:
@@ -219,11 +237,14 @@ class _Study:
             self._storage.set_trial_state_values(trial_id, wanted.state, wanted.values)
             self._open.discard(trial.number)
 
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return frozen_trial(trial, self._parameters, len(self._directions))
+
     def _opened(self) -> Study:
         """The study, where it is one of this ledger, however far behind; else a new one."""
         import optuna
 
-        directions = [goal["goal"] for goal in goals(self._ledger.spec)]
+        directions = self._directions
         study = optuna.create_study(
             storage=self._storage,
             study_name=self._name,
@@ -242,7 +263,7 @@ class _Study:
         )
 
     def _agrees(self, there: FrozenTrial, trial: Trial) -> bool:
-        wanted = frozen_trial(trial, self._parameters)
+        wanted = self._frozen(trial)
         reports = wanted.intermediate_values.items()
         return (
             there.params == wanted.params

@@ -69,6 +69,8 @@ ENDS: Mapping[str, EndState] = {
 COMPARISON, PAGE = "comparison.json", "report.html"
 FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE)
 """What a sweep that has ended has as artifacts, where it is there."""
+_OPEN = ("started", "running")
+"""What a run was sent as that has no end."""
 TRIES = 5
 """A request that may not be at fault is set aside when it failed so many times."""
 LONGEST_PAUSE = 60.0
@@ -207,7 +209,8 @@ class SweepProjection:
 
     def behind(self) -> int:
         """Count the runs of which the store lacks something."""
-        return sum(map(self._is_behind, self._by_digest().values()))
+        runs = self._by_digest()
+        return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
 
     def update(self) -> bool:
         """Send what the store lacks; False where something waits for another try.
@@ -216,9 +219,9 @@ class SweepProjection:
         """
         if not self._is_looked_through:
             self._forget_what_is_gone()
-            for digest, run in self._by_digest().items():
-                if self._is_behind(run):
-                    self.note(digest)
+            runs = self._by_digest()
+            behind = (digest for digest, run in runs.items() if self._is_behind(run))
+            self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
             self._is_looked_through = True
         news = [*self.news]
         runs = self._by_digest()  # read after: a run that is news is in the ledger
@@ -228,6 +231,8 @@ class SweepProjection:
             try:
                 if digest in runs:
                     self._send(runs[digest])
+                elif self._sent.sent_as(digest) in _OPEN:
+                    self._end_left_open(digest)
             except _Postponed as error:
                 logger.info("run %s is tried again later: %s", digest[:12], error)
                 waiting.append(digest)
@@ -258,6 +263,23 @@ class SweepProjection:
         if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
             logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
+
+    def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
+        """List the runs that a dead driver left running and the sweep asks for no more."""
+        return [
+            digest
+            for digest, entry in self._sent.runs.items()
+            if digest and entry["as"] in _OPEN and digest not in runs
+        ]
+
+    def _end_left_open(self, digest: str) -> None:
+        key, now = RunKey(self._sweep.sweep, digest), round(1000 * time.time())
+        tags = {"carft.state": "stopped"}
+        self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
+        self._attempt(
+            digest, "end", lambda: self._store.end_run(key, ENDS["stopped"], timestamp=now)
+        )
+        self._sent.record(digest, self._sent.runs[digest]["id"], "stopped")
 
     def _is_behind(self, run: _Run) -> bool:
         stand = self._stand(run)
@@ -309,7 +331,7 @@ class SweepProjection:
             if sent_as != stand.sent_as(run):
                 self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
             return
-        tags = {"carft.state": stand.status, **_worked(stand.state)}
+        tags = {"carft.state": stand.status, **self._attempt_tags(stand.state)}
         if (sent_as or "").startswith("failed"):
             tags |= {"carft.failure": "", "carft.failure_message": ""}
         if stand.status == "done":
@@ -354,7 +376,7 @@ class SweepProjection:
             tags["carft.trial"] = str(run.setting.trial.number)
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
-        tags |= _worked(state)
+        tags |= self._attempt_tags(state)
         params = {name: scalar(value) for name, value in run.setting.params.items()}
         params = {"algorithm": run.setting.algorithm, **params}
         if run.seed != NO_SEED:
@@ -371,6 +393,12 @@ class SweepProjection:
         )
         self._start_run(start)
         self._epochs.pop(key.digest, None)
+
+    def _attempt_tags(self, state: RunState | None) -> dict[str, str]:
+        """Who has worked on a run of this sweep's own, and how often."""
+        if state is None or state.sweep != self._sweep.sweep:
+            return {}
+        return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _execution(self, state: RunState | None) -> Mapping[str, Any]:
         """The start of a driver under which a run was made: the last one before its end."""
@@ -556,13 +584,6 @@ class SweepProjection:
         self.refused[step] = reason
 
 
-def _worked(state: RunState | None) -> dict[str, str]:
-    """Who has worked on a run, and how often."""
-    if state is None:
-        return {}
-    return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
-
-
 def _datasets(claimed: Mapping[str, Any]) -> list[DatasetInput]:
     """The data of a run by its config; none where they are not to be found here."""
     try:
@@ -676,14 +697,18 @@ class Projector:
             self._wanted += 1
             self._changed.notify_all()
 
-    def flush(self, timeout: float) -> bool:
-        """Update now, and wait; False where that did not do within so many seconds."""
+    def flush(self, timeout: float, *, haste: bool = False) -> bool:
+        """Update now, and wait; False where that did not do within so many seconds, or in `haste`
+        where the place is away.
+        """
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: self.is_done, timeout)
+            self._changed.wait_for(
+                lambda: self.is_done or (haste and self.last_error is not None), timeout
+            )
             self._flushing -= 1
-        return done
+            return self.is_done
 
     def close(self, patience: float) -> None:
         """Stop, after at most so many seconds for what is under way."""
@@ -709,7 +734,10 @@ class Projector:
             try:
                 is_done = self._update()
             except Exception as failure:  # a place that is away or ill must not end the sweep
-                is_done, error = False, str(failure) or type(failure).__name__
+                is_done, error = (
+                    False,
+                    next(iter(str(failure).splitlines()), type(failure).__name__),
+                )
                 if not isinstance(failure, ServiceUnreachable | OSError):
                     logger.warning("%s: %s", self._thread.name, error, exc_info=failure)
             took = time.monotonic() - began

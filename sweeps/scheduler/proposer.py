@@ -95,7 +95,7 @@ def _known(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
         trial.point: trial.sampler[GENERATION] for trial in trials if GENERATION in trial.sampler
     }
     for trial in trials:
-        frozen = frozen_trial(trial, spec.parameters)
+        frozen = frozen_trial(trial, spec.parameters, len(spec.goals))
         generation = noted.get(trial.point, trial.point // POPULATION)
         frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
         yield frozen

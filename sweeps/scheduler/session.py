@@ -172,9 +172,8 @@ class Projections:
 
         In `haste` a store that is away is not waited for.
         """
-        self._study_thread.flush(PATIENCE)
-        is_away = self._store_thread.last_error is not None
-        return self._store_thread.flush(0.0 if haste and is_away else PATIENCE)
+        self._study_thread.flush(PATIENCE, haste=haste)
+        return self._store_thread.flush(PATIENCE, haste=haste)
 
     def complaints(self) -> Iterator[str]:
         """Say what the projections lack in the end, and why."""
@@ -196,8 +195,8 @@ class Projections:
             )
         if self._study_thread.last_error is not None:
             yield (
-                f"the Optuna study is behind ({self._study_thread.last_error}); the next run "
-                "writes what it lacks"
+                f"the Optuna study is behind ({self._study_thread.last_error}); nothing is lost: "
+                "the next run writes what it lacks, all of it where its database was deleted"
             )
 
     def close(self) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 
 from sweeps.engines.base import Engine
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
+from sweeps.ledger.study import open_storage, study_name
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.scheduler.progress import Plain
 from sweeps.scheduler.session import Projections, SweepResult, execute
@@ -106,6 +108,11 @@ class ToySweep:
     def ledger(self, name: str = "toy") -> Ledger:
         return find_ledger(self.home, name)
 
+    def study(self, name: str = "toy") -> optuna.Study:
+        """The Optuna study of the sweep's newest generation, as it is on disk."""
+        study = study_name(self.home, name, self.ledger(name).generation)
+        return optuna.load_study(study_name=study, storage=open_storage(self.home))
+
     def values(self) -> dict[float, float | None]:
         """KL weight to the value of its trial."""
         return {t.params["algorithm.kl_weight"]: t.value for t in self.ledger().trials()}
@@ -165,7 +172,7 @@ def labels() -> Callable[[ToySweep], list[str]]:
 
 @pytest.fixture
 def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
-    """The commands on the toy core, with runs kept in memory behind a real spool."""
+    """The commands on the toy core, with runs kept in memory behind a real projection."""
     monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)

@@ -23,13 +23,12 @@ from carft_core.evaluate import summary as flat
 from carft_core.predictions import Predictions, write_predictions
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger import snapshot as summary
-from sweeps.ledger.generations import AsRun
-from sweeps.ledger.snapshot import Mirror
-from sweeps.ledger.trials import PROPOSED, Ledger
-from sweeps.plan.tasks import Planner, Task, digests, merge_labels
-from sweeps.space.optuna_space import distributions, encode
-from sweeps.spec.spec import SweepSpec, load_spec
+from sweeps.ledger.generations import Invocation
+from sweeps.ledger.study import StudyProjection
+from sweeps.ledger.summary import OUTCOME, write_summary
+from sweeps.ledger.trials import Ledger
+from sweeps.plan.tasks import Planner, Task, kept, merge_labels
+from sweeps.spec.spec import load_spec
 
 NAME = "shown"
 SWEEP: Mapping[str, Any] = {
@@ -67,47 +66,22 @@ def make(home: Home) -> None:
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(json.dumps(SWEEP, indent=1))
     spec = load_spec(folder / "sweep.yaml")
-    AsRun.of(spec).write(folder)
     plain = json.loads(json.dumps(spec.as_dict()))
-    ledger = Ledger.create(home, NAME, 1, goals=["maximize"], spec=plain)
+    ledger = Ledger.create(folder, 1, plain, Invocation.of(spec).as_execution())
     planner = Planner(spec, Hardware(1))
     baselines = planner.baselines()
-    ledger.remember("baselines", [_baseline(tasks) for tasks in baselines])
+    ledger.remember("baselines", [kept(tasks) for tasks in baselines])
     ledger.remember("trial_count", spec.trial_count)
     ledger.remember("merges", merge_labels(spec.config_for({})))
     for tasks in baselines:
         _write(home, tasks)
     for number, params in enumerate(spec.points()):
         tasks = planner.trial(params, number)
-        _trial(ledger, spec, number, tasks, _write(home, tasks))
-    Mirror(folder).rebuild(ledger)
-    summary.write(folder, ledger, "done")
-
-
-def _baseline(tasks: Sequence[Task]) -> dict[str, Any]:
-    first = tasks[0]
-    return {
-        "algorithm": first.algorithm,
-        "params": dict(first.params),
-        "runs": digests(tasks),
-        "merges": merge_labels(first.config),
-    }
-
-
-def _trial(
-    ledger: Ledger, spec: SweepSpec, number: int, tasks: Sequence[Task], value: float
-) -> None:
-    from optuna.trial import create_trial
-
-    first = tasks[0]
-    ledger.study.add_trial(
-        create_trial(
-            value=value,
-            params=encode(spec.parameters, first.params),
-            distributions=distributions(spec.parameters),
-            user_attrs={"point": number, **_baseline(tasks), PROPOSED: True},
-        )
-    )
+        trial = ledger.propose(number, kept(tasks))
+        ledger.complete(trial.number, [_write(home, tasks)])
+    ledger.remember(OUTCOME, {"state": "done", "at": BEGAN + 60, "broken": None})
+    write_summary(ledger)
+    StudyProjection(home, ledger).update()
 
 
 def _write(home: Home, tasks: Sequence[Task]) -> float:

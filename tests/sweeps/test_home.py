@@ -12,7 +12,8 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.home import Home, find_home
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.study import StudyProjection, study_file
+from sweeps.ledger.trials import Ledger, find_ledger
 from tests.mounts import mount
 
 SERVER = "http://server"
@@ -44,14 +45,14 @@ def test_a_home_that_cannot_be_written_is_a_mistake_with_a_remedy(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["ext4", "nfs4", "lustre"])
-def test_the_kind_of_storage_decides_where_trials_lie(
+def test_the_kind_of_storage_decides_where_studies_lie(
     home: Home, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     mount(monkeypatch, home.path.parent, kind)
     home.prepare()
-    assert home.optuna.name == ("optuna.db" if kind == "ext4" else "optuna.journal")
-    assert home.optuna_files() == [], "nothing is created before it is needed"
+    assert study_file(home).name == ("optuna.db" if kind == "ext4" else "optuna.journal")
+    assert not study_file(home).exists(), "nothing is created before it is needed"
 
 
 def test_a_relative_home_is_looked_up_where_it_lies(
@@ -59,7 +60,7 @@ def test_a_relative_home_is_looked_up_where_it_lies(
 ) -> None:
     mount(monkeypatch, home.path.parent, "nfs4")
     monkeypatch.chdir(home.path.parent)
-    assert Home(Path("home")).optuna == Path("home/optuna.journal")
+    assert study_file(Home(Path("home"))) == Path("home/optuna.journal")
 
 
 def test_on_a_network_file_system_runs_need_a_server(
@@ -75,19 +76,21 @@ def test_on_a_network_file_system_runs_need_a_server(
     assert home.path.exists()
 
 
-def test_a_database_on_a_network_file_system_is_refused_and_kept(
+def test_a_home_that_moved_to_a_network_file_system_has_its_studies_in_a_journal(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A home that was begun on a local disk and moved, or is seen from another host."""
+    """Or is seen from another host: the ledger goes on, and no database is touched there."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     home.prepare()
-    Ledger.create(home, "toy", 1, goals=["maximize"], spec={"name": "toy"})
+    spec = {"name": "toy", "parameters": {}, "metric": {"name": "m", "goal": "maximize"}}
+    ledger = Ledger.create(home.sweep("toy"), 1, spec, {})
+    StudyProjection(home, ledger).update()
+    database = (home.path / "optuna.db").read_bytes()
     mount(monkeypatch, home.path.parent, "nfs4")
-    with pytest.raises(RequestError, match=r"optuna\.db is an SQLite database on a .*\(nfs4\)"):
-        home.prepare()
-    found = Ledger.newest(home, "toy")
-    assert found is not None, "it can be looked at"
-    assert [file.name for file in home.optuna_files()] == ["optuna.db"]
+    home.prepare()
+    StudyProjection(home, find_ledger(home, "toy")).update()
+    assert (home.path / "optuna.journal").exists()
+    assert (home.path / "optuna.db").read_bytes() == database
 
 
 @pytest.mark.parametrize("kind", ["fuse.s3fs", "fuse.gcsfuse"])

@@ -14,7 +14,7 @@ from sweeps.api import SweepFailed, _loaded, run_sweep
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import look
+from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import TOY, ToySweep
 from tracking.errors import TrackingError
@@ -23,7 +23,7 @@ from tracking.errors import TrackingError
 def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
     found = run_sweep(toy_cli.file())
     home = toy_cli.home
-    assert found.as_dict() == comparison(look(home, "toy"), Runs(home.runs)).as_dict()
+    assert found.as_dict() == comparison(find_ledger(home, "toy"), Runs(home.runs)).as_dict()
     assert found.selected is not None
 
 
@@ -33,7 +33,7 @@ def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
     home = tmp_path / "elsewhere"
     found = run_sweep(TOY, home=home, overrides={"seeds": [7], "name": "mine"}, quiet=True)
     assert (found.sweep, found.seeds) == ("mine", (7,))
-    assert look(Home(home), "mine").spec["seeds"] == [7]
+    assert find_ledger(Home(home), "mine").spec["seeds"] == [7]
     assert not toy_cli.home.sweep("mine").exists()
     assert capsys.readouterr().err == ""
 
@@ -88,7 +88,7 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
         raise TrackingError("the database lies on a network file system")
 
     monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: Closing())
-    monkeypatch.setattr("sweeps.api.open_tracking", refuse)
+    monkeypatch.setattr("sweeps.api.open_store", refuse)
     with pytest.raises(TrackingError):
         run_sweep(TOY, quiet=True)
     assert closed == ["engine"]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from sweeps.cli import main
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
-from tracking.spool import Spool
 from tracking.store.memory_store import MemoryTracker
 
 
@@ -20,16 +17,13 @@ class Unreached(MemoryTracker):
         super().__init__()
         self.error = error
 
-    def reach(self) -> None:
+    def preflight(self) -> None:
         raise self.error
 
 
 def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     tracker = Unreached(error)
-    monkeypatch.setattr(
-        "sweeps.api.open_tracking",
-        lambda home: Spool(tracker, Path(home) / "spool", pace=0.01),
-    )
+    monkeypatch.setattr("sweeps.api.open_store", lambda _: tracker)
     return main(["run", str(toy.file(baselines=[], seeds=1))])
 
 
@@ -63,4 +57,4 @@ def test_a_sweep_goes_on_without_a_server_that_is_away(
     kind: type[ServiceUnreachable],
 ) -> None:
     assert run(toy_cli, monkeypatch, kind("no server answers")) == 0
-    assert "no server answers. The sweep goes on; what is told waits" in capsys.readouterr().err
+    assert "no server answers. The sweep runs all the same; its runs are sent" in capsys.readouterr().err

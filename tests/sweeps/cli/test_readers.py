@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
-from optuna.distributions import FloatDistribution
 
 from carft_core.files import write_json
 from sweeps.cli import main
+from sweeps.cli.status import command
 from sweeps.home import Home
-from sweeps.ledger import snapshot as summary
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import LEDGER_FILE, Mirror, Summary, command, look
+from sweeps.ledger.study import StudyProjection, open_storage
+from sweeps.ledger.summary import OUTCOME, Summary, write_summary
 from sweeps.ledger.trials import Ledger
 from sweeps.results.records import comparison
 
@@ -38,12 +39,10 @@ class Made:
             "seeds": [0],
             "selection": "best_val",
             "report": {"id_margin": 0.005},
-            "parameters": {},
+            "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 100.0}},
             **({"metric": goals[0]} if len(goals) == 1 else {"metrics": list(goals)}),
         }
-        self.ledger = Ledger.create(home, "made", 1, goals=[g["goal"] for g in goals], spec=spec)
-        self.ledger.mirror = Mirror(home.sweep("made"))
-        self.ledger.mirror.mend(self.ledger)
+        self.ledger = Ledger.create(home.sweep("made"), 1, spec, {})
         self.ledger.remember("baselines", [])
 
     def trial(self, weight: float) -> int:
@@ -52,9 +51,7 @@ class Made:
         self.runs.acquire(digest, f"car_ft {weight}", "made")
         return self.ledger.propose(
             point,
-            stored={"algorithm.kl_weight": weight},
-            distributions={"algorithm.kl_weight": FloatDistribution(0, 100)},
-            attributes={
+            {
                 "params": {"algorithm.kl_weight": weight},
                 "algorithm": "car_ft",
                 "runs": {"0": digest},
@@ -111,7 +108,8 @@ def test_a_pruned_trial_is_counted_and_shown_with_its_reason(
     pruned = made.prune(2)
     made.fail(3)
     made.trial(4)
-    summary.write(made.home.sweep("made"), made.ledger, "interrupted")
+    made.ledger.remember(OUTCOME, {"state": "interrupted"})
+    write_summary(made.ledger)
     (listed,) = json.loads(told(capsys, "list", "--json"))
     counts = {"asked": None, "complete": 1, "failed": 1, "pruned": 1}
     assert {key: listed["trials"].get(key) for key in counts} == counts
@@ -160,7 +158,9 @@ def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
     assert shown["front"] == [accurate, calibrated]
     assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
     assert shown["trials"][1]["values"] == [0.7, 0.5]
-    assert shown["front"] == [trial.number for trial in made.ledger.study.best_trials]
+    StudyProjection(made.home, made.ledger).update()
+    study = optuna.load_study(study_name="made", storage=open_storage(made.home))
+    assert shown["front"] == [trial.number for trial in study.best_trials]
     found = json.loads(told(capsys, "compare", "made", "--json"))
     assert (found["metric"], found["selected"]["trial"]) == ("id/val/top1", accurate)
 
@@ -236,31 +236,49 @@ def test_compare_shows_the_best_settings_and_all_of_them_when_asked(
     assert twice["rows"] == rows  # the same sweep named twice is one
 
 
-def test_readers_say_the_same_with_and_without_a_mirror(
+def test_readers_say_the_same_without_the_study_and_the_summary(
     crowd: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = [("show", "made", "--json"), ("show", "made"), ("compare", "made", "--json")]
-    with_mirror = [told(capsys, *command) for command in commands]
-    assert isinstance(crowd.ledger.mirror, Mirror)
-    (crowd.home.sweep("made") / LEDGER_FILE).unlink()
-    assert isinstance(look(crowd.home, "made"), Ledger)
-    without = [told(capsys, *command) for command in commands]
-    crowd.ledger.mirror.rebuild(crowd.ledger)
-    assert without == with_mirror
+    """They are projections, which no command reads but `list`, and that one can do without."""
+    write_summary(crowd.ledger)
+    commands = [
+        ("list",),
+        ("show", "made", "--json"),
+        ("show", "made"),
+        ("compare", "made", "--json"),
+    ]
+    before = [told(capsys, *command) for command in commands]
+    (crowd.home.sweep("made") / "summary.json").unlink()
+    for file in crowd.home.path.glob("optuna.*"):
+        file.unlink()
+    assert [told(capsys, *command) for command in commands] == before
 
 
-def test_clean_asks_the_ledger_so_that_a_lagging_mirror_costs_nothing(
+def test_a_torn_last_line_is_not_seen_and_a_damaged_one_named(
     made: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.complete(1, 0.8)
-    made.ledger.mirror = None  # killed behind the ledger's change
+    whole = made.ledger.file.read_bytes()
+    made.ledger.file.write_bytes(whole + b'{"trial":{"num')
+    assert "1 trials: 1 complete" in told(capsys, "show", "made")
+    made.ledger.file.write_bytes(whole + b"damage\n")
+    capsys.readouterr()
+    assert main(["show", "made"]) == 2
+    said = capsys.readouterr().err
+    assert f"{made.ledger.file}:{whole.count(bytes([10])) + 1} is damaged" in said
+    assert "\n" not in said.strip()
+
+
+def test_clean_keeps_the_runs_of_every_trial_though_the_summary_is_old(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.complete(1, 0.8)
+    write_summary(made.ledger)
     number = made.trial(2)
     made.runs.release(f"{number:064d}", "stopped")
-    summary.write(made.home.sweep("made"), made.ledger, "interrupted")
-    assert len(look(made.home, "made").trials()) == 1
     told(capsys, "clean", "--yes")
     assert made.runs.folder(f"{number:064d}").exists()
-    assert (made.home.sweep("made") / LEDGER_FILE).exists()
+    assert made.ledger.file.exists()
 
 
 def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
@@ -273,12 +291,12 @@ def test_summaries_of_a_running_sweep_take_a_hundredth_of_its_time(
         written.append(clock[0])
         clock[0] += 0.01
 
-    monkeypatch.setattr("sweeps.ledger.snapshot.write", slowly)
-    monkeypatch.setattr("sweeps.ledger.snapshot.time.monotonic", lambda: clock[0])
-    running = Summary(made.home.sweep("made"), made.ledger)
+    monkeypatch.setattr("sweeps.ledger.summary.write_summary", slowly)
+    monkeypatch.setattr("sweeps.ledger.summary.time.monotonic", lambda: clock[0])
+    running = Summary(made.ledger)
     for _ in range(1000):
         clock[0] += 0.05
-        running.told()
+        running.update()
     assert math.isclose(len(written), clock[0], rel_tol=0.1)  # one a second, of 0.01 s each
 
 

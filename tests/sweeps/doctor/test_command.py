@@ -49,7 +49,7 @@ def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert main(["doctor", "--json", "mlflow", "spool", "data"]) == 4
+    assert main(["doctor", "--json", "mlflow", "sent", "data"]) == 4
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [(one["check"], one["level"]) for one in checks] == [
         ("mlflow.place", "unreachable"),

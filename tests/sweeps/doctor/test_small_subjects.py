@@ -1,10 +1,10 @@
-"""The spool, the data root, files of secrets, the webhook, and GPUs that are not here."""
+"""What the tracking server lacks, the data root, files of secrets, the webhook, and GPUs that are not here."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,46 +15,46 @@ import torch
 from sweeps.doctor.base import Level
 from sweeps.doctor.machine import _compiled
 from sweeps.engines.resources import Gpu
-from sweeps.home import Home
+from sweeps.ledger.claim import Claim
 from sweeps.secrets import read_secret_files
+from tests.sweeps.conftest import ToySweep
 from tests.sweeps.doctor.looked import look, only
-from tracking.journal import Journal
-from tracking.location import where
+from tracking.store.base import RunKey, RunStart
+from tracking.store.mlflow_store import open_store
 
 
-def journal(folder: Path, sweep: str, *, refused: int = 0) -> None:
-    """Two records that wait, and some that were set aside."""
-    made = Journal(folder, sweep)
-    for _ in range(2):
-        made.append(json.dumps({"verb": "end"}), durable=False)
-    for _ in range(refused):
-        made.reject("{}", "why")
-    made.close()
-
-
-def test_records_that_wait_for_nobody_and_those_refused_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runs_that_the_server_lacks_are_counted_by_sweep(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert look("spool.waiting", tmp_path) == look("spool.refused", tmp_path) == []
-    journal(where(tmp_path).spool, "kl_weight", refused=3)
-    told = only(look("spool.waiting", tmp_path), "warning")
-    assert told == "2 records of kl_weight wait -> carft-sweep sync"
-    assert "refused 3 records" in only(look("spool.refused", tmp_path), "warning")
+    home = toy.home.path
+    assert look("sent.behind", home) == []
+    toy.run()
+    assert look("sent.behind", home) == []
+    for file in toy.home.sweep("toy").glob("sent/*"):
+        file.unlink()
+    told = only(look("sent.behind", home), "warning")
+    assert told == "7 runs of toy are not recorded as here -> carft-sweep sync"
+    with Claim(toy.home.sweep("toy")):
+        assert look("sent.behind", home) == [], "its driver sends them"
+    toy.run()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
-    assert "for another server" in only(look("spool.waiting", tmp_path), "warning")
+    assert "7 runs of toy" in only(look("sent.behind", home), "warning"), "of another server"
 
 
-def test_records_of_a_sweep_that_runs_are_its_drivers(
+def test_a_home_that_was_moved_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps.ledger.claim import Claim
-
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    journal(where(tmp_path).spool, "kl_weight")
-    with Claim(Home(tmp_path).sweep("kl_weight")):
-        told = only(look("spool.waiting", tmp_path), "ok")
-    assert f"process {os.getpid()}" in told
+    before, after = tmp_path / "before", tmp_path / "after"
+    assert look("sent.moved", before) == []
+    with closing(open_store(before)) as store:
+        store.start_run(RunStart(RunKey("toy"), "toy", 0))
+    assert look("sent.moved", before) == []
+    before.rename(after)
+    told = only(look("sent.moved", after), "warning")
+    assert f"keeps artifacts in {before}" in told
+    assert "carft-sweep sync" in told
 
 
 def test_a_data_root_names_the_families_that_it_has(

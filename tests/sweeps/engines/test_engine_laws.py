@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeps.engines.base import Decision, Engine, Job, Wait
-from sweeps.scheduler.pruning import Judge
+from sweeps.scheduler.pruning import SeedwisePruner
 from sweeps.spec.settings import EarlyTerminate
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
@@ -227,7 +227,7 @@ class Judging(Recorder):
     def __init__(self, jobs: list[Job | Wait]) -> None:
         super().__init__(jobs)
         rule = EarlyTerminate(type="asha", metric="id/val/top1", min_epochs=1, reduction_factor=2)
-        self.judge = Judge(rule, "maximize")
+        self.judge = SeedwisePruner(rule, "maximize")
         self.decided: list[tuple[str, int, str]] = []
         self.decide = self.judged
 

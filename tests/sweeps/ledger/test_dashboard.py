@@ -19,11 +19,10 @@ import optuna.visualization as plots
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.ledger.storage import storage
+from sweeps.ledger.study import StudyProjection, study_file
 from sweeps.scheduler.proposer import propose
 from sweeps.spec.spec import load_spec
-from tests.sweeps.conftest import ToySweep, _blank, _one_shift
-from tests.sweeps.toy_core import toy_identity
+from tests.sweeps.conftest import ToySweep, toy_in
 
 RANGES = {
     "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.01, "max": 10},
@@ -64,11 +63,7 @@ GOALS: dict[str, Any] = {
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
     """A home with both sweeps: trials that are complete, pruned, failed, and one running."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.plan.tasks.identify", toy_identity)
-        patch.setattr("sweeps.results.tracker.open_data", _one_shift)
-        for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
-            patch.setattr(f"{module}.plot", _blank)
-        toy = ToySweep(tmp_path_factory.mktemp("toy"), patch)
+        toy = toy_in(tmp_path_factory.mktemp("toy"), patch)
         toy.plan({"fine_tune/0": [{"do": "raise", "error": "nan"}]})
         toy.run(**SEARCH)
         leave_one_running(toy)
@@ -80,17 +75,14 @@ def leave_one_running(toy: ToySweep) -> None:
     """As a driver that was killed in the first epoch of the last trial."""
     ledger, spec = toy.ledger("search"), load_spec(toy.file(**SEARCH))
     found = propose(spec, ledger, SEARCH["run_cap"])
-    trial = ledger.propose(
-        SEARCH["run_cap"],
-        stored=found.stored,
-        distributions=found.distributions,
-        attributes={"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []},
-    )
+    setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
+    trial = ledger.propose(SEARCH["run_cap"], setting, found.sampler)
     ledger.report(trial.number, 1, 0.25)
+    StudyProjection(toy.home, ledger).update()
 
 
 def study(toy: ToySweep, name: str) -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=storage(toy.home))
+    return toy.study(name)
 
 
 def test_the_studies_hold_trials_in_every_state(toy: ToySweep) -> None:
@@ -156,7 +148,7 @@ def dashboard(toy: ToySweep) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = Path(sys.executable).with_name("optuna-dashboard")
-    url = f"sqlite:///{toy.home.optuna}"
+    url = f"sqlite:///{study_file(toy.home)}"
     server = subprocess.Popen([command, "--quiet", "--port", str(port), url])
     address = f"http://127.0.0.1:{port}"
     try:

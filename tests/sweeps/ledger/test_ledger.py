@@ -1,378 +1,454 @@
-"""Trials are proposed whole, go on under their numbers, and are told once."""
+"""The ledger is one file to which lines are added: what is in memory is what anybody reads."""
 
 from __future__ import annotations
 
 import errno
+import io
+import json
+import math
 import os
-import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-import sqlalchemy
-from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
 from sweeps.home import Home
-from sweeps.ledger.generations import changes, effect
-from sweeps.ledger.snapshot import find
-from sweeps.ledger.storage import storage
-from sweeps.ledger.trials import LOST, Ledger
-from tests.mounts import mount
+from sweeps.ledger.trials import (
+    LEDGER_FILE,
+    Ledger,
+    find_ledger,
+    newest_generation,
+    read_generations,
+    sweep_folder,
+    sweep_names,
+)
 
-SPEC = {"name": "toy", "seeds": [0], "metric": {"name": "id/val/top1", "goal": "maximize"}}
-SPACE = {"lr": CategoricalDistribution([0.1, 0.2])}
+ROOT = Path(__file__).parents[3]
+SPEC: dict[str, Any] = {
+    "name": "toy",
+    "seeds": [0],
+    "metric": {"name": "id/val/top1", "goal": "maximize"},
+    "parameters": {},
+}
+EXECUTION: dict[str, Any] = {"file": "/toy.yaml", "overrides": [], "imports": [], "tags": {}}
 
 
-IN_POSTGRES = pytest.param("postgres", marks=pytest.mark.xdist_group("services"))
-
-
-@pytest.fixture(params=["optuna.db", "optuna.journal", IN_POSTGRES])
-def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """On a local disk and on a network file system, where another file holds the trials or, with
-    several machines, a database does.
-    """
-    home = Home(tmp_path / "home")
-    if request.param != "optuna.db":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-        mount(monkeypatch, tmp_path, "nfs4")
-    if request.param == "postgres":
-        postgres = request.getfixturevalue("postgres")
-        monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path)
     home.prepare()
-    assert (home.database is not None) == (request.param == "postgres")
-    assert home.database or home.optuna == home.path / request.param
     return home
-
-
-in_the_database = pytest.mark.parametrize("home", ["optuna.db"], indirect=True)
-in_a_file = pytest.mark.parametrize("home", ["optuna.db", "optuna.journal"], indirect=True)
-in_the_journal = pytest.mark.parametrize("home", ["optuna.journal"], indirect=True)
 
 
 @pytest.fixture
 def ledger(home: Home) -> Ledger:
-    return Ledger.create(home, "toy", 1, goals=["maximize"], spec=SPEC)
+    return begin(home)
 
 
-def proposed(ledger: Ledger, point: int, lr: float = 0.1) -> int:
-    trial = ledger.propose(
-        point,
-        stored={"lr": lr},
-        distributions=SPACE,
-        attributes={
-            "params": {"optim.lr": lr},
-            "algorithm": "car_ft",
-            "runs": {"0": "d"},
-            "merges": ["wise_ft@0.5"],
-        },
-    )
-    return trial.number
+def begin(home: Home, name: str = "toy", generation: int = 1, **changes: Any) -> Ledger:
+    return Ledger.create(home.sweep(name), generation, {**SPEC, **changes}, EXECUTION)
 
 
-def again(home: Home) -> Ledger:
-    """As the next driver sees it."""
-    found = Ledger.newest(home, "toy")
-    assert found is not None
-    return found
+def propose(ledger: Ledger, point: int, lr: float = 0.1, **more: Any) -> int:
+    setting = {
+        "params": {"optim.lr": lr, "prompts": ["a", 'of "them"\n\u2028']},
+        "algorithm": "car_ft",
+        "runs": {"0": "d"},
+        "merges": ["wise_ft@0.5"],
+    }
+    return ledger.propose(point, setting, **more).number
+
+
+def contents(ledger: Ledger) -> str:
+    """All that a ledger holds, as text, in which NaN equals NaN."""
+    held = {name: value for name, value in vars(ledger).items() if name != "file"}
+    return str(held)
+
+
+def read(home: Home, name: str = "toy") -> Ledger:
+    """Read the ledger as the next process does."""
+    return find_ledger(home, name)
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("propose"), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("report"), st.integers(1, 5), st.floats()),
+        st.tuples(st.just("complete"), FLOATS),
+        st.tuples(st.just("fail"), st.text(max_size=8)),
+        st.tuples(st.just("prune"), st.text(max_size=8)),
+        st.tuples(st.just("remember"), st.sampled_from("ab"), FLOATS),
+        st.tuples(st.just("extend"), st.integers(0, 3)),
+        st.tuples(st.just("execute"), st.integers(0, 3)),
+        st.tuples(st.just("create")),
+    ),
+    max_size=14,
+)
+
+
+def apply(home: Home, ledger: Ledger, changes: list[Any]) -> Ledger:
+    """Make changes to a ledger; its newest generation."""
+    running: list[int] = []
+    for kind, *told in changes:
+        match kind:
+            case "propose":
+                point, is_noted = told
+                running.append(propose(ledger, point, sampler={"g": 1} if is_noted else None))
+            case "remember":
+                ledger.remember(told[0], {"deep": [told[1], None]})
+            case "extend":
+                ledger.extend({**SPEC, "run_cap": told[0]})
+            case "execute":
+                ledger.execute({**EXECUTION, "overrides": [f"seeds={told[0]}"]})
+            case "create":
+                ledger, running = begin(home, generation=ledger.generation + 1), []
+            case _ if not running:
+                continue
+            case "report":
+                ledger.report(running[-1], *told)
+            case "complete":
+                ledger.complete(running.pop(), [told[0], -told[0]])
+            case "fail":
+                ledger.fail(running.pop(), "crashed", told[0])
+            case "prune":
+                ledger.prune(running.pop(), "asha", told[0])
+    return ledger
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=CHANGES)
+def test_after_any_changes_a_reader_sees_what_the_driver_has_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[Any]
+) -> None:
+    home = Home(tmp_path_factory.mktemp("home"))
+    ledger = apply(home, begin(home), changes)
+    assert contents(read(home)) == contents(ledger)
+    generations = [one.generation for one in read_generations(ledger.file)]
+    assert generations == [*range(1, ledger.generation + 1)]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=CHANGES, share=st.floats(0, 1))
+def test_a_crash_at_any_byte_leaves_the_changes_before_it_and_the_next_driver_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[Any], share: float
+) -> None:
+    home = Home(tmp_path_factory.mktemp("home"))
+    file = apply(home, begin(home), changes).file
+    data = file.read_bytes()
+    head = data.index(b"\n") + 1
+    cut = head + round(share * (len(data) - head))
+    whole = data[: data[:cut].rfind(b"\n") + 1]
+    file.write_bytes(whole)
+    expected = contents(read(home))
+    file.write_bytes(data[:cut])
+    later = read(home)
+    assert contents(later) == expected
+    assert file.read_bytes() == data[:cut], "who only reads changes nothing"
+    later.remember("later", 1)
+    assert file.read_bytes() == whole + b'{"facts":{"later":1}}\n'
+    assert contents(read(home)) == contents(later)
+
+
+@pytest.mark.parametrize("written", [1, 30, -1])
+def test_a_sweep_whose_first_line_is_torn_was_never_begun(home: Home, written: int) -> None:
+    file = begin(home).file
+    first = file.read_bytes().splitlines(keepends=True)[0]
+    file.write_bytes(first[:written])
+    assert newest_generation(home, "toy") is None
+    again = begin(home)
+    assert file.read_bytes().startswith(first[:12])
+    assert contents(read(home)) == contents(again)
 
 
 def test_a_proposed_trial_is_running_with_all_that_is_known_of_it(
     home: Home, ledger: Ledger
 ) -> None:
-    proposed(ledger, 0)
-    (trial,) = again(home).trials()
-    assert trial.state == "running"
-    assert trial.params == {"optim.lr": 0.1}
-    assert trial.runs == {"0": "d"}
-    assert trial.merges == ["wise_ft@0.5"]
-    (frozen,) = again(home).study.trials
-    assert frozen.params == {"lr": 0.1}
-    assert frozen.datetime_start is not None
+    propose(ledger, 0, sampler={"generation": 3})
+    (trial,) = read(home).trials()
+    assert (trial.number, trial.point, trial.state) == (0, 0, "running")
+    assert trial.params == {"optim.lr": 0.1, "prompts": ["a", 'of "them"\n\u2028']}
+    assert (trial.runs, trial.merges) == ({"0": "d"}, ["wise_ft@0.5"])
+    assert trial.sampler == {"generation": 3}
+    assert trial.began > 0
+    assert (trial.value, trial.values, trial.reason, trial.ended) == (None, (), None, None)
 
 
-def test_a_running_trial_of_a_dead_driver_is_told_by_its_number(home: Home, ledger: Ledger) -> None:
-    """Pins what Optuna documents only by example: `tell` takes the number of a RUNNING trial."""
+def test_a_running_trial_of_a_dead_driver_is_ended_by_its_number(
+    home: Home, ledger: Ledger
+) -> None:
     for point in range(3):
-        proposed(ledger, point, 0.1 + point % 2 / 10)
-    later = again(home)
-    assert later.reconcile() == 0
+        propose(ledger, point)
+    later = read(home)
     later.complete(1, [0.75])
     later.fail(2, "crashed", "it broke")
-    states = [(t.number, t.state, t.value) for t in again(home).trials()]
+    states = [(t.number, t.state, t.value) for t in read(home).trials()]
     assert states == [(0, "running", None), (1, "complete", 0.75), (2, "failed", None)]
-    assert again(home).trials()[2].reason == {"kind": "crashed", "message": "it broke"}
-    frozen = again(home).study.trials[1]
-    assert frozen.datetime_complete is not None
-    assert again(home).study.best_trial.number == 1
+    assert read(home).trials()[2].reason == {"kind": "crashed", "message": "it broke"}
+    assert (read(home).trials()[1].ended or 0) >= read(home).trials()[1].began
 
 
-def test_a_trial_is_told_once(ledger: Ledger) -> None:
-    number = proposed(ledger, 0)
+def test_a_trial_ends_once(ledger: Ledger) -> None:
+    number = propose(ledger, 0)
     ledger.complete(number, [0.5])
-    with pytest.raises(ValueError, match="Cannot tell a COMPLETE trial"):
-        ledger.complete(number, [0.6])
+    before = ledger.file.read_bytes()
+    ends: list[Callable[[], None]] = [
+        lambda: ledger.complete(number, [0.6]),
+        lambda: ledger.fail(number, "crashed", "m"),
+        lambda: ledger.prune(number, "asha", "m"),
+    ]
+    for end in ends:
+        with pytest.raises(ValueError, match="trial 0 has ended already: complete"):
+            end()
+    assert ledger.file.read_bytes() == before
 
 
-def test_a_trial_that_was_asked_and_never_proposed_is_given_up(home: Home, ledger: Ledger) -> None:
-    asked = ledger.study.ask()
-    number = proposed(ledger, 0)
-    later = again(home)
-    assert later.reconcile() == 1
-    lost = later.study.trials[asked.number]
-    assert lost.state is TrialState.FAIL
-    assert lost.user_attrs["reason"]["kind"] == LOST
-    assert [trial.number for trial in later.trials()] == [number]
-    assert later.reconcile() == 0
-
-
-def test_a_point_tried_again_is_its_newest_trial(ledger: Ledger) -> None:
-    ledger.fail(proposed(ledger, 0), "crashed", "m")
-    proposed(ledger, 1)
-    second = proposed(ledger, 0)
+def test_a_point_tried_again_is_its_newest_trial_under_a_new_number(ledger: Ledger) -> None:
+    ledger.fail(propose(ledger, 0), "crashed", "m")
+    propose(ledger, 1)
+    second = propose(ledger, 0)
+    assert second == 2
     assert [(t.point, t.number) for t in ledger.trials()] == [(0, second), (1, 1)]
+    assert [(t.point, t.state) for t in ledger.proposals()] == [
+        (0, "failed"),
+        (1, "running"),
+        (0, "running"),
+    ]
+    assert ledger.trial(0).number == second
+    with pytest.raises(KeyError):
+        ledger.trial(2)
 
 
-@in_the_database
-def test_a_crash_while_proposing_leaves_no_trial(
-    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+def test_each_change_is_one_line_behind_the_others(ledger: Ledger) -> None:
+    before = ledger.file.read_bytes()
+    ledger.complete(propose(ledger, 0), [0.5])
+    ledger.remember("merges", ["wise_ft@0.5"])
+    ledger.remember("merges", ["wise_ft@0.5"])  # no news
+    ledger.extend(dict(SPEC))  # none either
+    after = ledger.file.read_bytes()
+    assert after.startswith(before)
+    lines = after[len(before) :].splitlines()
+    assert [next(iter(json.loads(line))) for line in lines] == ["trial", "trial", "facts"]
+
+
+def test_a_change_is_on_the_disk_before_it_is_acted_upon(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = ledger.study._storage._backend  # type: ignore[attr-defined]
-    before = opened._set_trial_attr_without_commit
-
-    def dying(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(opened, "_set_trial_attr_without_commit", dying)
-    with pytest.raises(KeyboardInterrupt):
-        proposed(ledger, 0)
-    monkeypatch.setattr(opened, "_set_trial_attr_without_commit", before)
-    assert again(home).study.trials == []
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    number = propose(ledger, 0)
+    assert sizes == [ledger.file.stat().st_size]
+    ledger.report(number, 1, 0.5)  # the runs' histories have it too
+    assert len(sizes) == 1
+    ledger.complete(number, [0.5])
+    assert sizes[1:] == [ledger.file.stat().st_size]
 
 
-@in_the_journal
-@pytest.mark.parametrize("written", [1, 100, -1])
-def test_a_kill_while_a_line_is_written_leaves_no_trial_and_harms_nothing_after_it(
-    home: Home, ledger: Ledger, written: int
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_report_that_is_no_number_is_nan_and_a_value_must_be_one(
+    home: Home, ledger: Ledger, value: float
 ) -> None:
-    first = proposed(ledger, 0)
-    whole = home.optuna.read_bytes()
-    proposed(ledger, 1)
-    line = home.optuna.read_bytes()[len(whole) :]
-    assert line.count(b"\n") == 1, "all that is known of a trial is one line"
-    torn = line[:written]
-    home.optuna.write_bytes(whole + torn)
-    later = again(home)
-    assert [trial.number for trial in later.trials()] == [first]
-    assert home.optuna.read_bytes() == whole + torn, "who only reads changes nothing"
-    second = proposed(later, 1)
-    later.complete(first, [0.5])
-    assert [(t.number, t.state) for t in again(home).trials()] == [
-        (first, "complete"),
-        (second, "running"),
+    number = propose(ledger, 0)
+    ledger.report(number, 1, value)
+    assert math.isnan(read(home).trials()[0].reports[1])
+    before = ledger.file.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.complete(number, [value])
+    assert ledger.file.read_bytes() == before
+    assert ledger.trials()[0].state == "running"
+
+
+def changes_of(ledger: Ledger, number: int) -> list[Callable[[], object]]:
+    """Everything that writes, with a running trial's number."""
+    return [
+        lambda: propose(ledger, 1),
+        lambda: ledger.report(number, 1, 0.5),
+        lambda: ledger.complete(number, [0.5]),
+        lambda: ledger.fail(number, "nan", "m"),
+        lambda: ledger.prune(number, "asha", "m"),
+        lambda: ledger.remember("key", 1),
+        lambda: ledger.extend({**SPEC, "run_cap": 9}),
+        lambda: ledger.execute(EXECUTION),
     ]
 
 
-@in_the_journal
-def test_a_torn_line_longer_than_a_block_goes_as_a_whole(home: Home, ledger: Ledger) -> None:
-    whole = home.optuna.read_bytes()
-    with home.optuna.open("ab") as file:
-        file.write(b'{"op_code":8,' + b" " * 3 * 4096)
-    ledger.remember("key", 1)
-    assert home.optuna.read_bytes().startswith(whole + b'{"op_code":2,')
-    assert again(home).recall("key") == 1
+def assert_refused(ledger: Ledger, expected: int) -> None:
+    """No change is taken, and neither the file nor what is in memory has any of it."""
+    file, held = ledger.file.read_bytes(), contents(ledger)
+    for change in changes_of(ledger, 0):
+        with pytest.raises(OSError, match=LEDGER_FILE) as raised:
+            change()
+        assert raised.value.errno == expected
+        assert (ledger.file.read_bytes(), contents(ledger)) == (file, held)
 
 
-@in_the_journal
-def test_the_lock_of_a_driver_that_was_killed_is_taken_over(home: Home, ledger: Ledger) -> None:
-    home.optuna.with_name("optuna.journal.lock").touch()
-    ledger.study._storage._backend._lock.grace_period = 0.2  # type: ignore[attr-defined]
-    proposed(ledger, 0)
-    assert [trial.point for trial in again(home).trials()] == [0]
-    assert not home.optuna.with_name("optuna.journal.lock").exists()
+class Short(io.FileIO):
+    """A file on a disk with room for ten bytes more."""
+
+    def write(self, data: Any) -> int:
+        return super().write(data[:10])
 
 
-@in_the_journal
-def test_a_lock_that_was_taken_away_while_it_was_held_is_an_os_error(
-    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["short write", "failed write", "failed sync"])
+def test_a_full_disk_is_an_os_error_and_leaves_the_ledger_as_it_was(
+    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    sync = os.fsync
+    propose(ledger, 0)
 
-    def stolen(file: int) -> None:
-        sync(file)
-        home.optuna.with_name("optuna.journal.lock").unlink()
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", stolen)
-    with pytest.raises(OSError, match=r"its lock was lost.*optuna\.journal"):
-        ledger.remember("key", 1)
-
-
-@in_the_journal
-def test_a_driver_of_another_sweep_writes_between_ours(home: Home, ledger: Ledger) -> None:
-    other = Ledger.create(home, "other", 1, goals=["maximize"], spec=SPEC)
-    numbers = [(proposed(ledger, point), proposed(other, point)) for point in range(3)]
-    assert numbers == [(0, 0), (1, 1), (2, 2)]
-    other.complete(1, [0.5])
-    assert [trial.state for trial in again(home).trials()] == ["running"] * 3
+    with monkeypatch.context() as patch:
+        if fault == "failed sync":
+            patch.setattr(os, "fsync", full)
+            patch.setattr(Ledger, "report", lambda *told: Ledger._write(told[0], {}))
+        else:
+            kind = Short if fault == "short write" else type("Full", (io.FileIO,), {"write": full})
+            patch.setattr(Path, "open", lambda path, mode, **_: kind(path, "a+"))
+        assert_refused(ledger, errno.ENOSPC)
+    ledger.complete(0, [0.5])
+    assert contents(read(home)) == contents(ledger)
 
 
-@in_a_file
-def test_a_home_goes_on_with_its_own_file_wherever_it_lies(
-    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proposed(ledger, 0)
-    before = home.optuna
-    mount(monkeypatch, home.path, "ext4" if before.name == "optuna.journal" else "lustre")
-    assert home.optuna == before
-    proposed(again(home), 1)
-    assert len(again(home).trials()) == 2
-    assert home.optuna_files() == [before]
+def test_a_file_that_is_too_large_for_its_limit_is_not_torn(home: Home) -> None:
+    """The kernel's own short write, and then its refusal."""
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from sweeps.home import Home\n"
+        "from tests.sweeps.ledger.test_ledger import begin, propose\n"
+        "ledger = begin(Home(Path(sys.argv[1])))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "size = ledger.file.stat().st_size + 1000\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "for point in range(100):\n"
+        "    try:\n"
+        "        propose(ledger, point)\n"
+        "    except OSError as error:\n"
+        "        print(error.errno, Path(error.filename).name, len(ledger.trials()))\n"
+        "        break\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(home.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    number, name, count = done.stdout.split()
+    assert int(number) in (errno.ENOSPC, errno.EFBIG)
+    assert name == LEDGER_FILE
+    assert len(read(home).trials()) == int(count) > 1
+    data = (home.sweep("toy") / LEDGER_FILE).read_bytes()
+    assert data.endswith(b"\n")
 
 
-@in_a_file
-def test_two_files_of_trials_are_refused(home: Home, ledger: Ledger) -> None:
-    del ledger
-    for name in ("optuna.db", "optuna.journal"):
-        (home.path / name).touch()
-    with pytest.raises(RequestError, match=r"two files of trials, optuna\.db and optuna\.journal"):
-        storage(home)
-
-
-def test_the_newest_whole_generation_counts(home: Home, ledger: Ledger) -> None:
-    Ledger.create(home, "toy", 2, goals=["minimize"], spec={**SPEC, "seeds": [0, 1]})
-    # A crash between the study and its attributes.
-    optuna.create_study(storage=storage(home), study_name="toy@3")
-    assert again(home).generation == 2
-    assert again(home).spec["seeds"] == [0, 1]
-    assert ledger.generation == 1
-
-
-def test_sweeps_whose_names_begin_alike_are_different(home: Home, ledger: Ledger) -> None:
-    Ledger.create(home, "toy.2", 1, goals=["maximize"], spec=SPEC)
-    Ledger.create(home, "toy2", 4, goals=["maximize"], spec=SPEC)
-    assert again(home).generation == ledger.generation == 1
-
-
-def test_an_unknown_sweep_names_the_near_ones(home: Home) -> None:
-    with pytest.raises(RequestError, match="no sweep 'toi' in"):
-        find(home, "toi")
-
-
-@in_a_file
-def test_a_file_that_is_another_programs_is_refused_and_kept(home: Home) -> None:
-    home.optuna.write_text("another program's")
-    said = r"is not an? (SQLite database|journal of Optuna's); move"
-    with pytest.raises(RequestError, match=said):
-        storage(home)
-    assert home.optuna.read_text() == "another program's"
-
-
-@in_the_journal
-def test_a_journal_that_is_broken_before_its_end_is_refused(home: Home, ledger: Ledger) -> None:
-    proposed(ledger, 0)
-    lines = home.optuna.read_bytes().splitlines(keepends=True)
-    home.optuna.write_bytes(b"".join([lines[0], lines[1][:20] + b"\n", *lines[2:]]))
-    with pytest.raises(RequestError, match=r"optuna\.journal is a broken journal.*move it away"):
-        storage(home)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write every file")
+def test_a_ledger_that_may_not_be_written_is_an_os_error(ledger: Ledger) -> None:
+    propose(ledger, 0)
+    ledger.file.chmod(0o400)
+    assert_refused(ledger, errno.EACCES)
 
 
 @pytest.mark.parametrize(
-    ("field", "expected"),
+    "line",
     [
-        ("parameters.algorithm.kl_weight.values", "anew"),
-        ("metric.name", "anew"),
-        ("selection", "anew"),
-        ("method", "anew"),
-        ("seed", "anew"),
-        ("trial.optim.lr", "anew"),
-        ("trial.data.family", "anew"),
-        ("seeds", "told again"),
-        ("trial.keep.result", "told again"),
-        ("trial.data.root", "goes on"),
-        ("trial.merges", "goes on"),
-        ("baselines", "goes on"),
-        ("run_cap", "goes on"),
-        ("retries", "goes on"),
-        ("description", "goes on"),
-        ("resources.cpus", "goes on"),
+        b"not JSON",
+        b"\xff\xfe",
+        b"[1]",
+        b"{}",
+        b"null",
+        b'{"what":1}',
+        b'{"trial":{"number":7}}',
+        b'{"trial":{"number":0,"colour":"red"}}',
+        b'{"report":[9,1,0.5]}',
+        b'{"begin":{}}',
+        b'{"facts":{},"spec":{}}',
+        b"",
     ],
 )
-def test_what_a_change_does_is_decided_by_its_field(field: str, expected: str) -> None:
-    def nested(value: object) -> dict[str, Any]:
-        data: Any = value
-        parts = ["parameters", "algorithm.kl_weight", "values"]
-        for part in reversed(field.split(".") if "kl_weight" not in field else parts):
-            data = {part: data}
-        return dict(data)
-
-    (change,) = changes(nested(1), nested(2))
-    assert (change.field, change.effect) == (field, expected)
-    assert str(change) == f"{field}: 1 -> 2"
-    (gone,) = changes(nested(1), {})
-    assert gone.effect == expected
-    assert str(gone).endswith("-> (not given)")
-
-
-def test_equal_sweeps_do_not_differ_and_the_strongest_change_decides() -> None:
-    assert effect(changes({"a": {"b": [1]}}, {"a": {"b": [1]}})) is None
-    both = changes({"seeds": [0], "run_cap": 1}, {"seeds": [1], "run_cap": 2})
-    assert effect(both) == "told again"
-    assert effect([*both, *changes({"method": "grid"}, {"method": "tpe"})]) == "anew"
+def test_a_damaged_line_is_named_and_what_is_before_it_kept(
+    home: Home, ledger: Ledger, line: bytes
+) -> None:
+    propose(ledger, 0)
+    before = ledger.file.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*before, line, b"\n", b'{"facts":{"key":1}}\n'])
+    ledger.file.write_bytes(damaged)
+    with pytest.raises(RequestError) as raised:
+        read(home)
+    message = str(raised.value)
+    assert message.startswith(f"{ledger.file}:{len(before) + 1} is damaged (")
+    assert "cut the file there, or move it away" in message
+    assert ledger.file.read_bytes() == damaged
+    ledger.file.write_bytes(b"".join(before))  # what the message says
+    assert contents(read(home)) == contents(ledger)
 
 
-def writes(ledger: Ledger, number: int) -> list[Callable[[], object]]:
-    """Everything that writes, with a running trial's number."""
-    return [
-        lambda: proposed(ledger, 1),
-        lambda: ledger.complete(number, [0.5]),
-        lambda: ledger.fail(number, "nan", "m"),
-        lambda: ledger.report(number, 1, 0.5),
-        lambda: ledger.remember("key", 1),
-    ]
+def test_a_line_before_the_first_generation_is_damage(home: Home, ledger: Ledger) -> None:
+    ledger.file.write_bytes(b'{"facts":{"key":1}}\n' + ledger.file.read_bytes())
+    with pytest.raises(RequestError, match=r"ledger\.jsonl:1 is damaged"):
+        read(home)
 
 
-@in_the_database
-def test_a_database_that_cannot_be_written_is_an_os_error_and_keeps_what_it_has(
+def test_the_newest_generation_counts_and_the_earlier_ones_are_kept(
     home: Home, ledger: Ledger
 ) -> None:
-    number = proposed(ledger, 0)
-
-    def refuse(cursor: Any, statement: str) -> None:
-        del cursor
-        if statement.startswith(("INSERT", "UPDATE")):
-            raise sqlite3.OperationalError("database or disk is full")
-
-    engine = ledger.study._storage._backend.engine  # type: ignore[attr-defined]
-    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *told: refuse(*told[1:3]))
-    for write in writes(ledger, number):
-        with pytest.raises(OSError, match="database or disk is full") as raised:
-            write()
-        assert raised.value.errno == errno.ENOSPC
-    kept = again(home).trials()
-    assert [(trial.number, trial.state) for trial in kept] == [(number, "running")]
+    ledger.complete(propose(ledger, 0), [0.5])
+    second = begin(home, generation=2, seeds=[0, 1])
+    propose(second, 0)
+    assert (read(home).generation, read(home).spec["seeds"]) == (2, [0, 1])
+    assert [trial.state for trial in read(home).trials()] == ["running"]
+    earlier, newest = read_generations(ledger.file)
+    assert contents(earlier) == contents(ledger)
+    assert contents(newest) == contents(second)
 
 
-@in_the_journal
-def test_a_journal_that_cannot_be_written_is_an_os_error_and_keeps_what_it_has(
-    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    number = proposed(ledger, 0)
-    sync = os.fsync
+def test_each_start_of_a_driver_is_kept_in_order(home: Home, ledger: Ledger) -> None:
+    ledger.execute({**EXECUTION, "overrides": ["seeds=2"]})
+    kept = [execution["overrides"] for execution in read(home).executions]
+    assert kept == [[], ["seeds=2"]]
 
-    def full(file: int) -> None:
-        os.ftruncate(file, os.fstat(file).st_size - 7)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
-    for write in writes(ledger, number):
-        with pytest.raises(OSError, match=r"No space left on device: .*optuna\.journal") as raised:
-            write()
-        assert raised.value.errno == errno.ENOSPC
-    kept = again(home).trials()
-    assert [(trial.number, trial.state) for trial in kept] == [(number, "running")]
-    monkeypatch.setattr(os, "fsync", sync)
-    ledger.complete(number, [0.5])
-    assert again(home).trials()[0].value == 0.5
+def test_sweeps_are_apart_and_known_by_their_folders(home: Home, ledger: Ledger) -> None:
+    begin(home, "toy.2")
+    begin(home, "toy2", 4)
+    (home.sweeps / "no sweep").mkdir()
+    assert sweep_names(home) == ["toy", "toy.2", "toy2"]
+    assert read(home).generation == ledger.generation == 1
+    assert read(home, "toy2").generation == 4
+
+
+def test_an_unknown_sweep_names_the_near_ones(home: Home) -> None:
+    begin(home)
+    for unknown in (find_ledger, sweep_folder):
+        with pytest.raises(RequestError, match=r"no sweep 'toi' in .*; did you mean 'toy'\?"):
+            unknown(home, "toi")
+    with pytest.raises(RequestError, match=r"no sweep 'x' in .*; Known: toy\."):
+        find_ledger(home, "x")
+    with pytest.raises(RequestError, match="there is no home"):
+        find_ledger(Home(home.path / "nowhere"), "toy")
+
+
+def test_reading_imports_no_heavy_package(home: Home, ledger: Ledger) -> None:
+    ledger.complete(propose(ledger, 0), [0.5])
+    script = (
+        "import json, sys; from pathlib import Path; from sweeps.home import Home; "
+        "from sweeps.ledger.trials import find_ledger; "
+        "ledger = find_ledger(Home(Path(sys.argv[1])), 'toy'); "
+        "heavy = {'optuna', 'sqlalchemy', 'torch', 'numpy', 'ray', 'mlflow'} & set(sys.modules); "
+        "print(json.dumps([ledger.trials()[0].value, sorted(heavy)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(home.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [0.5, []]

@@ -18,11 +18,13 @@ from optuna.storages.journal import JournalFileBackend
 from sweeps.cli import main
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.study import study_file
+from sweeps.ledger.trials import find_ledger
 from tests.mounts import mount
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import SEARCH, ToySweep
 from tests.sweeps.scheduler.dying import dying
+from tracking.store.mlflow_store import open_store
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_end(
         1: ("complete", pytest.approx(0.805)),
     }
     assert set(shared.trained().values()) == {toy_core.EPOCHS + 1}, "no epoch twice"
-    assert [file.name for file in shared.home.optuna_files()] == ["optuna.journal"]
+    assert [file.name for file in shared.home.path.glob("optuna.*")] == ["optuna.journal"]
     assert not list(shared.home.path.rglob("*.db"))
 
 
@@ -83,10 +85,11 @@ def test_a_driver_that_dies_behind_a_write_loses_and_doubles_nothing(
 ) -> None:
     with dying(victim):
         run(shared)
-    with shared.home.optuna.open("ab") as file:
-        file.write(torn)
+    for written in (shared.ledger().file, study_file(shared.home)):
+        with written.open("ab") as file:
+            file.write(torn)
     assert run(shared) == 0
-    states = [trial.state.name for trial in shared.ledger().study.trials]
+    states = [trial.state.name for trial in shared.study().trials]
     assert states == ["COMPLETE", "COMPLETE"]
     assert set(shared.trained().values()) == {toy_core.EPOCHS + 1}
 
@@ -99,8 +102,7 @@ def test_a_search_proposes_there_what_it_proposes_on_a_local_disk(
     for kind in ("nfs4", "ext4"):
         mount(monkeypatch, tmp_path, kind)
         assert main(["--home", str(tmp_path / kind), "run", str(toy_cli.file(**SEARCH))]) == 0
-        ledger = Ledger.newest(Home(tmp_path / kind), "toy")
-        assert ledger is not None
+        ledger = find_ledger(Home(tmp_path / kind), "toy")
         found[kind] = [(trial.params, trial.value) for trial in ledger.trials()]
     assert len(found["nfs4"]) == SEARCH["run_cap"]
     assert found["nfs4"] == found["ext4"]
@@ -108,18 +110,14 @@ def test_a_search_proposes_there_what_it_proposes_on_a_local_disk(
     assert names == ["optuna.db", "optuna.journal"]
 
 
-@pytest.mark.parametrize("mirror", ["mirrored", "not mirrored"])
 def test_it_is_shown_without_a_server_too(
     shared: ToySweep,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    mirror: str,
 ) -> None:
     run(shared)
     capsys.readouterr()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    if mirror == "not mirrored":
-        (shared.home.sweep("toy") / "ledger.jsonl").unlink()
     assert "toy" in told(capsys, "list")
     assert "2 trials: 2 complete" in told(capsys, "show", "toy")
     assert len(json.loads(told(capsys, "compare", "toy", "--json"))["rows"]) > 2
@@ -147,6 +145,7 @@ def test_no_command_makes_mlflows_database_there(
     run(shared)
     capsys.readouterr()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr("sweeps.cli.admin.open_store", open_store)
     assert main([command]) == 2
     assert "name a server in MLFLOW_TRACKING_URI" in capsys.readouterr().err
     assert not list(shared.home.path.rglob("mlflow.db*"))
@@ -154,7 +153,7 @@ def test_no_command_makes_mlflows_database_there(
 
 def test_optuna_and_its_dashboard_open_the_journal_as_the_docs_say(shared: ToySweep) -> None:
     run(shared)
-    file = str(shared.home.optuna)
+    file = str(study_file(shared.home))
     dashboard = importlib.import_module("optuna_dashboard._storage_url")
     for opened in (JournalStorage(JournalFileBackend(file)), dashboard.get_storage(file)):
         study = optuna.load_study(study_name="toy", storage=opened)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from carft_core.errors import RequestError
 from sweeps.cli import main
 from sweeps.engines.base import Handler
 from sweeps.engines.local import InProcessEngine
+from sweeps.home import Home
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.generations import AsRun
+from sweeps.ledger.generations import Invocation
+from sweeps.scheduler.session import SweepResult, execute
 from sweeps.spec.spec import SweepSpec
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -89,7 +90,7 @@ def test_more_trials_are_more_each_time_and_the_next_resume_knows(toy_cli: ToySw
     assert len(trials(toy_cli)) == 5
     assert resume("--trials", "1") == 0
     assert len(trials(toy_cli)) == 6
-    assert AsRun.read(toy_cli.home.sweep("toy")).overrides == ("run_cap=6",)
+    assert Invocation.read(toy_cli.home, "toy").overrides == ("run_cap=6",)
 
 
 def test_a_grid_has_no_more_points_than_its_values_make(
@@ -148,7 +149,11 @@ def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
     monkeypatch.chdir(elsewhere)
     seen: list[Path] = []
 
-    monkeypatch.setattr("tracking.spool.Spool.take_up", lambda *_: seen.append(Path.cwd()))
+    def watched(*told: Any, **named: Any) -> SweepResult:
+        seen.append(Path.cwd())
+        return execute(*told, **named)
+
+    monkeypatch.setattr("sweeps.api.execute", watched)
     assert resume() == 0
     assert seen == [there]
     assert Path.cwd() == elsewhere
@@ -159,9 +164,8 @@ def test_a_folder_that_is_gone_is_said(
 ) -> None:
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli)
-    folder = toy_cli.home.sweep("toy")
-    known = json.loads((folder / "execution.json").read_text())
-    (folder / "execution.json").write_text(json.dumps({**known, "folder": str(tmp_path / "no")}))
+    ledger = toy_cli.ledger()
+    ledger.execute({**ledger.executions[-1], "folder": str(tmp_path / "no")})
     capsys.readouterr()
     assert resume() == 0
     assert "is gone, where the sweep was run" in capsys.readouterr().err
@@ -183,9 +187,9 @@ def test_an_unknown_sweep_and_one_of_which_too_little_is_kept_are_told(
     capsys.readouterr()
     assert main(["resume", "toi"]) == 2
     assert "no sweep 'toi'" in capsys.readouterr().err
-    (toy_cli.home.sweep("toy") / "execution.json").unlink()
+    (toy_cli.home.sweep("toy") / "sweep.yaml").unlink()
     assert resume() == 2
-    assert "go on with it by its file: carft-sweep run FILE" in capsys.readouterr().err
+    assert "run its file instead: carft-sweep run FILE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "+", "1.5"])
@@ -197,8 +201,8 @@ def test_a_number_of_trials_that_is_none_is_told(
 
 
 def test_an_override_takes_the_place_of_earlier_ones_of_its_key() -> None:
-    before = AsRun("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
-    assert before.changed("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
+    before = Invocation("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
+    assert before.with_override("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
 
 
 def test_a_secret_webhook_of_the_file_is_still_known(
@@ -208,7 +212,7 @@ def test_a_secret_webhook_of_the_file_is_still_known(
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli, "--webhook", "no", webhook=secret)
     folder = toy_cli.home.sweep("toy")
-    spec, note = AsRun.read(folder).load(folder)
+    spec, note = Invocation.read(toy_cli.home, "toy").load(folder)
     assert (spec.webhook, note) == (secret, None)
     assert resume("--webhook", "no") == 0
     told = capsys.readouterr()
@@ -223,21 +227,21 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli, "--import", str(plugin))
     folder = toy_cli.home.sweep("toy")
-    assert AsRun.read(folder).imports == (str(plugin.resolve()),)
+    assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
     assert resume() == 0
-    assert AsRun.read(folder).imports == (str(plugin.resolve()),)
+    assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
     plugin.unlink()
     with pytest.raises(RequestError, match="does not exist"):
-        AsRun.read(folder).load(folder)
+        Invocation.read(toy_cli.home, "toy").load(folder)
 
 
 class Chosen:
     """Stands for `choose`: what it was asked for, and what was kept when the engine ran."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, home: Home) -> None:
+        self.home = home
         self.engine, self.timeout, self.address = "", 0.0, ""
-        self.kept: AsRun | None = None
+        self.kept: Invocation | None = None
 
     def __call__(self, spec: SweepSpec, **options: Any) -> InProcessEngine:
         self.engine, self.timeout = spec.engine, spec.timeout or 0.0
@@ -246,7 +250,7 @@ class Chosen:
 
         class Engine(InProcessEngine):
             def run(self, handler: Handler) -> None:
-                chosen.kept = AsRun.read(chosen.folder)
+                chosen.kept = Invocation.read(chosen.home, "toy")
                 super().run(handler)
 
         return Engine(toy_core.ENTRY)
@@ -255,7 +259,7 @@ class Chosen:
 @pytest.fixture
 def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """Each execution of `toy` leaves a run to be tried again."""
-    seen = Chosen(toy_cli.home.sweep("toy"))
+    seen = Chosen(toy_cli.home)
     monkeypatch.setattr("sweeps.api.choose", seen)
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
     return seen

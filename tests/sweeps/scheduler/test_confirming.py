@@ -60,7 +60,7 @@ def test_what_was_chosen_runs_on_fresh_seeds_when_every_trial_has_ended(
 def test_a_trial_keeps_the_value_of_the_seeds_it_was_chosen_by(toy: ToySweep) -> None:
     ended = toy.run(**FRESH)
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
-    assert len(toy.ledger().study.trials) == 2
+    assert len(toy.ledger().proposals()) == 2
     selected = [row.arm for row in ended.comparison.rows if row.selected]
     assert [[run.seed for run in arm.runs] for arm in selected] == [[0, 1]]
 

@@ -72,7 +72,7 @@ def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
     assert toy.run().exit_code == 0
     assert toy.trained() == trained
     assert str(toy.tracker.runs) == tracked
-    assert len(toy.ledger().study.trials) == 2
+    assert len(toy.ledger().proposals()) == 2
 
 
 def test_every_run_is_tracked_once_and_ended(toy: ToySweep) -> None:
@@ -154,7 +154,7 @@ def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: Toy
     toy.run(retries=0)
     assert toy.run(retries=0).exit_code == 0
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
-    assert [t.state.name for t in toy.ledger().study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert [t.state.name for t in toy.study().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "finished"
 
 
@@ -242,7 +242,7 @@ def test_a_driver_that_dies_between_two_writes_loses_and_doubles_nothing(
     with dying(victim, before=when == "before"):
         toy.run()
     assert toy.run().exit_code == 0
-    assert [t.state.name for t in toy.ledger().study.trials] == ["COMPLETE", "COMPLETE"]
+    assert [t.state.name for t in toy.study().trials] == ["COMPLETE", "COMPLETE"]
     assert set(toy.trained().values()) == {toy_core.EPOCHS + 1}
     assert len(toy.tracked()) == RUNS
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
@@ -254,7 +254,9 @@ def test_what_a_dead_driver_left_open_is_ended_even_if_nobody_asks_for_it_any_mo
     class Dying(InProcessEngine):
         def run(self, handler: Any) -> None:
             job = handler.next_job()
-            handler.started(job, "w")
+            begin(job, handler)
+            while not toy.tracked():  # the projection sends in a thread
+                time.sleep(0.01)
             raise Crash
 
     with pytest.raises(Crash):
@@ -318,7 +320,7 @@ def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep)
     digest = toy.ledger().trials()[0].runs["0"]
     folder, other = toy.home.runs / digest, Runs(toy.home.runs)
     (folder / "trained.json").rename(folder / "elsewhere.json")
-    assert other.take(digest, "car_ft", "other")
+    assert other.acquire(digest, "car_ft", "other")
 
     class Waiting(InProcessEngine):
         waits = 0
@@ -329,7 +331,7 @@ def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep)
                 self.waits += 1
                 if self.waits == 3:
                     (folder / "elsewhere.json").rename(folder / "trained.json")
-                    other.end(digest, "done")
+                    other.release(digest, "done")
 
     engine = Waiting()
     ended = toy.run(
@@ -463,6 +465,12 @@ def test_progress_reaches_its_total_where_settings_share_a_run(
     assert (shown[0].ended_runs, shown[0].total) == (1, 1)
 
 
+def begin(job: Job, handler: Handler) -> None:
+    """Start a run as a worker does, which then writes down what it computes with."""
+    write_json(job.workdir / "config.json", {"digest": job.digest, "identity": {}})
+    handler.started(job, "w")
+
+
 class SideBySide(InProcessEngine):
     """Begins three runs at once; the first one becomes NaN, then the others report an epoch."""
 
@@ -470,7 +478,7 @@ class SideBySide(InProcessEngine):
         jobs = [job for _ in range(3) if isinstance(job := handler.next_job(), Job)]
         assert len(jobs) == 3
         for job in jobs:
-            handler.started(job, "w")
+            begin(job, handler)
         handler.failed(jobs[0], Failure("nan", "train/loss is nan"))
         for job in jobs[1:]:
             assert handler.reported(job, epoch_report(1, 4)) is Decision.STOP

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sweeps.home import Home
-from sweeps.ledger.generations import Code, executed
 from sweeps.results.report import keep
 from tests.sweeps.conftest import ToySweep
+from tracking.provenance import context_tags
 from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun
 
@@ -81,7 +81,9 @@ def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
     assert "artifact:" not in parent(toy).tags["mlflow.note.content"]
 
 
-def test_with_which_code_a_sweep_ran_is_kept_once(toy: ToySweep) -> None:
+def test_each_start_of_a_driver_is_in_the_ledger_with_its_code(toy: ToySweep) -> None:
     toy.run(**ONE)
     toy.run(**ONE)
-    assert executed(toy.home.sweep("toy")) == [Code.here()]
+    kept = toy.ledger().executions
+    assert [execution["tags"] for execution in kept] == [context_tags()] * 2
+    assert kept[0]["at"] < kept[1]["at"]

@@ -10,7 +10,14 @@ from carft_core.config import trial_config
 from sweeps.engines.base import Failure, Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.runs import Runs
-from sweeps.scheduler.retries import Breaker, RetryPolicy, can_be_halved, halved
+from sweeps.scheduler.retries import (
+    CircuitBreaker,
+    GiveUp,
+    Retry,
+    RetryPolicy,
+    can_be_halved,
+    halved,
+)
 from sweeps.spec.settings import Retries
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -35,16 +42,17 @@ def failure(kind: Any, message: str = "m", node: str = "") -> Failure:
 )
 def test_each_class_is_tried_again_as_often_as_the_policy_says(kind: str, times: int) -> None:
     policy = RetryPolicy(Retries(crashed=2, timeout=0, preempted=3, out_of_memory=1))
-    answers = [policy.again("d", failure(kind), CONFIG) for _ in range(times + 2)]
-    assert answers == [True] * times + [False] * 2
+    answers = [policy.decide("d", failure(kind), CONFIG) for _ in range(times + 2)]
+    assert answers == [Retry(halve=False)] * times + [GiveUp(f"retries.{kind} is {times}")] * 2
 
 
 def test_classes_and_runs_are_counted_apart() -> None:
     policy = RetryPolicy(Retries(crashed=1, preempted=1))
-    assert policy.again("a", failure("crashed"), CONFIG)
-    assert policy.again("a", failure("preempted"), CONFIG)
-    assert policy.again("b", failure("crashed"), CONFIG)
-    assert not policy.again("a", failure("crashed"), CONFIG)
+    once = Retry(halve=False)
+    assert policy.decide("a", failure("crashed"), CONFIG) == once
+    assert policy.decide("a", failure("preempted"), CONFIG) == once
+    assert policy.decide("b", failure("crashed"), CONFIG) == once
+    assert policy.decide("a", failure("crashed"), CONFIG) == GiveUp("retries.crashed is 1")
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
@@ -58,7 +66,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
 def test_a_run_that_is_trained_image_by_image_is_still_evaluated_in_smaller_batches() -> None:
     single = halved(CONFIG, 6)
     assert (single.optim.micro_batch, single.eval.batch_size) == (1, 4)
-    assert RetryPolicy(Retries()).again("a", failure("out_of_memory"), single)
+    assert RetryPolicy(Retries()).decide("a", failure("out_of_memory"), single) == Retry(halve=True)
     assert halved(single, 2).eval.batch_size == 1
     assert not can_be_halved(halved(single, 2))
 
@@ -67,7 +75,8 @@ def test_where_items_of_a_batch_are_coupled_only_evaluation_is_halved() -> None:
     """A smaller micro-batch would be another run."""
     optim = {"batch_size": 48, "batch_norm": "train"}
     coupled = trial_config({"algorithm": {"name": "fine_tune"}, "optim": optim})
-    assert RetryPolicy(Retries()).again("a", failure("out_of_memory"), coupled)
+    memory = failure("out_of_memory")
+    assert RetryPolicy(Retries()).decide("a", memory, coupled) == Retry(halve=True)
     smaller = halved(coupled, 1)
     assert smaller.optim == coupled.optim
     assert smaller.eval.batch_size == coupled.eval.batch_size // 2
@@ -114,15 +123,16 @@ def test_a_run_that_never_fits_fails_for_want_of_memory(toy: ToySweep) -> None:
 
 def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
     full = failure("crashed", "OSError: [Errno 28] No space left on device: 'w.safetensors'")
-    assert not RetryPolicy(Retries(crashed=5)).again("d", full, CONFIG)
+    assert RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG) == GiveUp("the disk is full")
     message = "the disk is full (OSError: [Errno 28] No space left on device: 'w.safetensors')"
-    assert Breaker(5).failed(full, "trial 0") == message
-    assert Breaker(0).failed(full, "trial 0") == message
-    assert RetryPolicy(Retries(crashed=1)).again("d", failure("crashed", "OSError: else"), CONFIG)
+    assert CircuitBreaker(5).failed(full, "trial 0") == message
+    assert CircuitBreaker(0).failed(full, "trial 0") == message
+    other = failure("crashed", "OSError: else")
+    assert RetryPolicy(Retries(crashed=1)).decide("d", other, CONFIG) == Retry(halve=False)
 
 
 def test_the_breaker_wants_one_cause_in_a_row() -> None:
-    breaker = Breaker(3)
+    breaker = CircuitBreaker(3)
     assert breaker.failed(failure("crashed", "KeyError: 'a'"), "trial 0") is None
     assert breaker.failed(failure("crashed", "OSError: b"), "trial 1") is None
     assert breaker.failed(failure("crashed", "OSError: b"), "trial 2") is None
@@ -131,20 +141,20 @@ def test_the_breaker_wants_one_cause_in_a_row() -> None:
 
 
 def test_numbers_do_not_make_another_cause() -> None:
-    breaker = Breaker(2)
+    breaker = CircuitBreaker(2)
     assert breaker.failed(failure("out_of_memory", "tried to allocate 3 GiB"), "a") is None
     assert breaker.failed(failure("out_of_memory", "tried to allocate 41 GiB"), "b")
 
 
 def test_a_success_in_between_mends_the_breaker() -> None:
-    breaker = Breaker(2)
+    breaker = CircuitBreaker(2)
     breaker.failed(failure("crashed"), "a")
     breaker.succeeded()
     assert breaker.failed(failure("crashed"), "b") is None
 
 
 def test_the_seeds_of_one_setting_that_become_nan_count_once() -> None:
-    breaker = Breaker(2)
+    breaker = CircuitBreaker(2)
     assert [breaker.failed(failure("nan", "loss is nan"), "trial 0") for _ in range(5)] == [
         None
     ] * 5
@@ -152,7 +162,7 @@ def test_the_seeds_of_one_setting_that_become_nan_count_once() -> None:
 
 
 def test_one_bad_node_breaks_the_sweep_though_others_succeed() -> None:
-    breaker = Breaker(3)
+    breaker = CircuitBreaker(3)
     messages = []
     for number in range(3):
         messages.append(breaker.failed(failure("crashed", f"{'abc'[number]}", "bad"), "s"))
@@ -162,7 +172,7 @@ def test_one_bad_node_breaks_the_sweep_though_others_succeed() -> None:
 
 
 def test_a_breaker_of_zero_never_breaks() -> None:
-    breaker = Breaker(0)
+    breaker = CircuitBreaker(0)
     assert [breaker.failed(failure("crashed"), "s") for _ in range(20)] == [None] * 20
 
 
@@ -197,4 +207,4 @@ def test_nan_is_tried_again_only_on_demand(toy: ToySweep) -> None:
     assert toy.ledger().trials()[0].state == "failed"
     toy.run(failed_again=True, **ONE)
     assert toy.ledger().trials()[0].state == "complete"
-    assert len(toy.ledger().study.trials) == 3
+    assert len(toy.ledger().proposals()) == 3

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.scheduler.pruning import Judge, clearly_worse, pruner
+from sweeps.scheduler.pruning import SeedwisePruner, clearly_worse, pruner
 from sweeps.spec.metrics import Goal
 from sweeps.spec.settings import EarlyTerminate, RaceSeeds
 
@@ -37,7 +37,7 @@ each_rule = pytest.mark.parametrize("name", RULES)
 each_goal = pytest.mark.parametrize("goal", ["maximize", "minimize"])
 
 
-def play(judge: Judge, trial: int, curve: Sequence[float], seed: int = 0) -> tuple[int, str | None]:
+def play(judge: SeedwisePruner, trial: int, curve: Sequence[float], seed: int = 0) -> tuple[int, str | None]:
     """Let one seed of a trial run: how many epochs it came to, and why no more."""
     for epoch, value in enumerate(curve[:-1], start=1):
         reason = judge.heard(trial, seed, epoch, value)
@@ -49,9 +49,9 @@ def play(judge: Judge, trial: int, curve: Sequence[float], seed: int = 0) -> tup
     return len(curve), None
 
 
-def judge_of(**rule: Any) -> Judge:
+def judge_of(**rule: Any) -> SeedwisePruner:
     """Of the accuracy, which is to be large."""
-    return Judge(EarlyTerminate(metric=TOP1, **rule), "maximize")
+    return SeedwisePruner(EarlyTerminate(metric=TOP1, **rule), "maximize")
 
 
 # Known values, by hand.
@@ -151,7 +151,7 @@ def test_patience_holds_its_decision_until_min_epochs() -> None:
 def test_threshold_prunes_outside_its_bounds_whatever_the_goal() -> None:
     for goal in ("maximize", "minimize"):
         rule = EarlyTerminate(type="threshold", metric=TOP1, lower=0.25, upper=0.75)
-        judge = Judge(rule, goal)
+        judge = SeedwisePruner(rule, goal)
         assert play(judge, 0, [0.25, 0.75, 0.5]) == (3, None)
         assert play(judge, 1, [0.5, 0.2, 0.5]) == (
             2,
@@ -164,14 +164,14 @@ def test_threshold_prunes_outside_its_bounds_whatever_the_goal() -> None:
 
 
 def test_where_small_is_good_median_and_asha_prune_the_large() -> None:
-    judge = Judge(EarlyTerminate(type="median", metric="id/val/nll", startup_trials=1), "minimize")
+    judge = SeedwisePruner(EarlyTerminate(type="median", metric="id/val/nll", startup_trials=1), "minimize")
     assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
     assert play(judge, 1, [1.0, 1.0, 1.0]) == (3, None)
     assert play(judge, 2, [1.75, 1.5, 1.0]) == (
         1,
         "id/val/nll 1.75 after 1 epoch is above the median 1.5 of 2 trials",
     )
-    judge = Judge(EarlyTerminate(type="asha", metric="id/val/nll"), "minimize")
+    judge = SeedwisePruner(EarlyTerminate(type="asha", metric="id/val/nll"), "minimize")
     assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
     assert play(judge, 1, [2.5, 1.0, 1.0])[0] == 1
     assert play(judge, 2, [1.5, 1.0, 1.0]) == (3, None)
@@ -194,7 +194,7 @@ def test_where_small_is_good_median_and_asha_prune_the_large() -> None:
 def test_nothing_is_decided_before_min_epochs_and_something_at_them(
     rule: Mapping[str, Any], goal: Goal
 ) -> None:
-    judge = Judge(EarlyTerminate(min_epochs=3, metric=TOP1, **rule), goal)
+    judge = SeedwisePruner(EarlyTerminate(min_epochs=3, metric=TOP1, **rule), goal)
     good, bad = (0.9, [0.4, 0.3, 0.2, 0.1]) if goal == "maximize" else (0.1, [0.6, 0.7, 0.8, 0.9])
     for epoch in range(1, 5):
         judge.recall(0, 0, epoch, good)
@@ -205,7 +205,7 @@ def test_nothing_is_decided_before_min_epochs_and_something_at_them(
 @each_rule
 @pytest.mark.parametrize("before", [-5.0, 5.0])
 def test_the_model_before_training_is_not_judged(name: str, before: float) -> None:
-    judges = [Judge(RULES[name], "maximize") for _ in range(2)]
+    judges = [SeedwisePruner(RULES[name], "maximize") for _ in range(2)]
     curves = [[value, value, value + 0.02, value, value, value] for value in (0.5, 0.4, 0.3, 0.2)]
     for trial in range(4):
         assert judges[1].heard(trial, 0, 0, before) is None
@@ -218,7 +218,7 @@ def test_the_model_before_training_is_not_judged(name: str, before: float) -> No
 @given(curve=st.lists(st.floats(-1, 1), min_size=1, max_size=12))
 @settings(deadline=None)
 def test_one_trial_alone_is_never_pruned(name: str, goal: Goal, curve: list[float]) -> None:
-    assert play(Judge(RULES[name], goal), 0, curve) == (len(curve), None)
+    assert play(SeedwisePruner(RULES[name], goal), 0, curve) == (len(curve), None)
 
 
 @each_goal
@@ -233,7 +233,7 @@ def test_a_trial_as_good_as_all_before_at_every_epoch_is_pruned_by_neither_media
     sign = 1 if goal == "maximize" else -1
     best = [max((sign * curve[epoch] for curve in curves), default=0) for epoch in range(6)]
     for rule in (EarlyTerminate(type="median", startup_trials=0), RULES["asha"]):
-        judge = Judge(rule, goal)
+        judge = SeedwisePruner(rule, goal)
         for trial, curve in enumerate(curves):
             play(judge, trial, curve)
         champion = [sign * (value + extra) for value, extra in zip(best, more, strict=True)]
@@ -303,7 +303,7 @@ def test_one_seed_one_at_a_time_is_what_optuna_alone_does(
     name: str, goal: Goal, curves: list[list[float]]
 ) -> None:
     rule, by = PLAIN[name]
-    judge = Judge(rule, goal)
+    judge = SeedwisePruner(rule, goal)
     found = [play(judge, trial, curve)[0] for trial, curve in enumerate(curves)]
     assert found == by_optuna(by, goal, curves)
 
@@ -314,8 +314,8 @@ def test_optunas_patience_is_one_epoch_longer_and_its_min_delta_lets_a_flat_curv
     ours = EarlyTerminate(type="patience", patience=3)
     alone = optuna.pruners.PatientPruner(None, patience=3)
     assert by_optuna(alone, "maximize", [flat, falling]) == [9, 5]
-    assert play(Judge(ours, "maximize"), 0, flat)[0] == 4
-    assert play(Judge(ours, "maximize"), 0, falling)[0] == 4
+    assert play(SeedwisePruner(ours, "maximize"), 0, flat)[0] == 4
+    assert play(SeedwisePruner(ours, "maximize"), 0, falling)[0] == 4
 
 
 def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
@@ -392,14 +392,14 @@ def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_
 @each_goal
 @each_rule
 def test_what_is_not_a_number_decides_nothing_and_disturbs_nothing(name: str, goal: Goal) -> None:
-    judge = Judge(RULES[name], goal)
+    judge = SeedwisePruner(RULES[name], goal)
     for trial in range(6):
         for epoch in range(1, 6):
             assert judge.heard(trial, 0, epoch, math.nan) is None
         judge.run_ended(trial, 0)
     values = [0.5, 0.52, 0.54, 0.56, 0.58, 0.6]
     good = values if goal == "maximize" else values[::-1]
-    rising = Judge(EarlyTerminate(type="patience", min_delta=0.0), goal)
+    rising = SeedwisePruner(EarlyTerminate(type="patience", min_delta=0.0), goal)
     judged = rising if name.startswith("patience") else judge
     assert play(judged, 9, good) == (6, None)
 
@@ -408,7 +408,7 @@ def test_what_is_not_a_number_decides_nothing_and_disturbs_nothing(name: str, go
 @each_rule
 def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal: Goal) -> None:
     worst = -math.inf if goal == "maximize" else math.inf
-    judge = Judge(RULES[name], goal)
+    judge = SeedwisePruner(RULES[name], goal)
     for trial in range(3):
         for epoch, value in enumerate([worst, 0.5, worst, worst, -worst], start=1):
             judge.heard(trial, 0, epoch, value)
@@ -421,13 +421,13 @@ def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal:
 
 def test_an_infinite_loss_is_above_upper() -> None:
     rule = EarlyTerminate(type="threshold", metric="train/loss", upper=5.0)
-    reason = Judge(rule, "minimize").heard(0, 0, 1, math.inf)
+    reason = SeedwisePruner(rule, "minimize").heard(0, 0, 1, math.inf)
     assert reason == "train/loss inf after 1 epoch is above upper, 5"
 
 
 @each_rule
 def test_what_comes_twice_or_after_the_end_counts_once(name: str) -> None:
-    once, twice = (Judge(RULES[name], "maximize") for _ in range(2))
+    once, twice = (SeedwisePruner(RULES[name], "maximize") for _ in range(2))
     random = Random(0)
     for trial in range(12):
         for epoch in range(1, 6):
@@ -460,14 +460,14 @@ class Sweep:
     """Epochs of each trial."""
     seeds: int
     random: Random
-    judge: Judge = field(init=False)
+    judge: SeedwisePruner = field(init=False)
     log: dict[int, list[tuple[int, int, float]]] = field(default_factory=dict)
     """By trial: seed, epoch and value."""
     over: set[int] = field(default_factory=set)
     pruned: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.rule, self.goal)
+        self.judge = SeedwisePruner(self.rule, self.goal)
 
     def play(self, turns: Sequence[int], kills: frozenset[int]) -> Iterator[str | None]:
         """One epoch of a trial for each turn; before the turns in `kills` the judge is lost."""
@@ -501,7 +501,7 @@ class Sweep:
         return None
 
     def _restart(self) -> None:
-        self.judge = Judge(self.rule, self.goal)
+        self.judge = SeedwisePruner(self.rule, self.goal)
         for trial, log in sorted(self.log.items(), reverse=True):  # not as it was
             for seed, epoch, value in log:
                 self.judge.recall(trial, seed, epoch, value)

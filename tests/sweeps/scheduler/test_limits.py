@@ -63,7 +63,7 @@ def test_time_is_counted_over_all_drivers(toy: ToySweep, monkeypatch: pytest.Mon
 def test_several_goals_are_told_together_and_the_first_one_leads(toy: ToySweep) -> None:
     goals = [{"name": "id/val/top1"}, {"name": "ood/mean/top1"}]
     ended = toy.run(metrics=goals, selection="oracle", baselines=[])
-    study = toy.ledger().study
+    study = toy.study()
     assert [direction.name for direction in study.directions] == ["MAXIMIZE"] * 2
     assert [t.values for t in study.trials] == [
         [pytest.approx(v), pytest.approx(v / 2)] for v in (0.785, 0.805)
@@ -87,7 +87,7 @@ def test_a_trial_of_several_goals_can_be_pruned(toy: ToySweep) -> None:
         seeds=[0],
         baselines=[],
     )
-    states = [t.state.name for t in toy.ledger().study.trials]
+    states = [t.state.name for t in toy.study().trials]
     assert states == ["COMPLETE", "PRUNED"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -12,12 +13,13 @@ import optuna
 import pytest
 import yaml
 from optuna.samplers import NSGAIISampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from sweeps.home import Home
-from sweeps.ledger.trials import Ledger
-from sweeps.scheduler.proposer import GENERATION, Proposal, proposal, propose
+from sweeps.ledger.study import frozen_trial
+from sweeps.ledger.trials import Ledger, find_ledger
+from sweeps.scheduler.proposer import GENERATION, Proposal, propose
 from sweeps.space.distributions import grid, is_active
 from sweeps.space.optuna_space import POPULATION, decode
 from sweeps.space.sampling import quantile
@@ -49,26 +51,25 @@ def closeness(params: dict[str, Any]) -> float:
 
 
 class Search:
-    """A sweep's trials, in memory or `on_disk`, where any of them may follow on a restart."""
+    """A sweep's trials, any of which may follow on a restart."""
 
-    def __init__(self, folder: Path, *, on_disk: bool, **keys: Any) -> None:
+    def __init__(self, folder: Path, **keys: Any) -> None:
         file = folder / "x.yaml"
         data = {"name": "x", "parameters": PARAMETERS, "trial": {"algorithm": "car_ft"}}
         file.write_text(yaml.safe_dump({**data, **keys}, sort_keys=False))
         self.spec: SweepSpec = load_spec(file)
-        goals = [goal.goal for goal in self.spec.goals]
         self.home = Home(folder)
-        if on_disk:
-            self.home.prepare()
-            self.ledger = Ledger.create(self.home, "x", 1, goals=goals, spec={})
-        else:
-            self.ledger = Ledger(optuna.create_study(directions=[*goals]), "x", 1)
+        plain = json.loads(json.dumps(self.spec.as_dict()))
+        self.ledger = Ledger.create(self.home.sweep("x"), 1, plain, {})
 
     def restart(self) -> None:
         """Forget everything but the files."""
-        found = Ledger.newest(self.home, "x")
-        assert found is not None
-        self.ledger = found
+        self.ledger = find_ledger(self.home, "x")
+
+    def frozen(self) -> list[FrozenTrial]:
+        """The trials as samplers have them."""
+        trials = self.ledger.proposals()
+        return [frozen_trial(t, self.spec.parameters, len(self.spec.goals)) for t in trials]
 
     def begin(self, point: int) -> tuple[Proposal, int]:
         """Propose a point, and let its trial run."""
@@ -76,13 +77,8 @@ class Search:
         return found, self.keep(point, found)
 
     def keep(self, point: int, found: Proposal) -> int:
-        return self.ledger.propose(
-            point,
-            stored=found.stored,
-            distributions=found.distributions,
-            attributes={"params": dict(found.params)},
-            system_attrs=found.system_attrs,
-        ).number
+        setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
+        return self.ledger.propose(point, setting, found.sampler).number
 
     def run(self, points: range, value: Value = closeness, *, restarts: bool = False) -> list[Any]:
         """One trial after another."""
@@ -103,11 +99,11 @@ class Search:
 def search(tmp_path: Path) -> Callable[..., Search]:
     made = Counter[str]()
 
-    def make(*, on_disk: bool = False, **keys: Any) -> Search:
+    def make(**keys: Any) -> Search:
         made["searches"] += 1
         folder = tmp_path / str(made["searches"])
         folder.mkdir()
-        return Search(folder, on_disk=on_disk, **keys)
+        return Search(folder, **keys)
 
     return make
 
@@ -124,22 +120,22 @@ def test_with_a_restart_before_each_proposal_the_same_points_come(
 ) -> None:
     keys = keys_of(method, goals)
     first = search(**keys, seed=7).run(range(12))
-    assert search(**keys, seed=7, on_disk=True).run(range(12), restarts=True) == first
+    assert search(**keys, seed=7).run(range(12), restarts=True) == first
     assert search(**keys, seed=8).run(range(12)) != first
     assert len({point["optim.lr"] for point in first}) == 12
 
 
 @pytest.mark.parametrize("goals", [1, 2])
 @pytest.mark.parametrize("method", SEARCHES)
-def test_asking_again_changes_neither_the_answer_nor_the_study(
+def test_asking_again_changes_neither_the_answer_nor_the_ledger(
     search: Callable[..., Search], method: str, goals: int
 ) -> None:
     made = search(**keys_of(method, goals))
     made.run(range(12))
-    before = made.ledger.study.get_trials()
+    before = made.ledger.file.read_bytes()
     answers = [propose(made.spec, made.ledger, 12) for _ in range(2)]
     assert answers[0] == answers[1]
-    assert made.ledger.study.get_trials() == before
+    assert made.ledger.file.read_bytes() == before
     assert propose(made.spec, made.ledger, 13) != answers[0]
 
 
@@ -162,9 +158,7 @@ def test_a_proposal_is_an_active_part_of_the_space_in_its_order(
         assert [*found.params] == [
             item.name for item in made.spec.parameters if is_active(item, found.params)
         ]
-        assert decode(made.spec.parameters, found.stored) == found.params
-        kept = made.ledger.study.get_trials()[number]
-        assert kept.params == found.stored
+        assert decode(made.spec.parameters, made.frozen()[number].params) == found.params
         made.end(number, 0.0)
         made.spec.config_for(found.params)
 
@@ -192,10 +186,10 @@ def test_a_quasi_random_point_is_the_quantiles_at_scipys_sobol_numbers(
 def test_what_only_we_draw_is_stored_as_optuna_can(
     search: Callable[..., Search], method: str
 ) -> None:
-    made = search(method=method, parameters=DRAWN, on_disk=True)
+    made = search(method=method, parameters=DRAWN)
     made.run(range(5), lambda params: params["algorithm.kl_weight"])
     made.restart()
-    for trial in made.ledger.study.get_trials():
+    for trial in made.frozen():
         size = trial.user_attrs["params"]["optim.batch_size"]
         assert type(size) is int
         assert trial.params["optim.batch_size"] == size
@@ -237,7 +231,7 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
             made.ledger.fail(number, "nan", "the loss")
         elif point % 5 != 3:
             made.end(number, closeness(dict(found.params)))
-    states = Counter(trial.state for trial in made.ledger.study.get_trials())
+    states = Counter(trial.state for trial in made.frozen())
     assert {state.name for state in states} == {"RUNNING", "PRUNED", "FAIL", "COMPLETE"}
     assert propose(made.spec, made.ledger, 30) == propose(made.spec, made.ledger, 30)
 
@@ -264,7 +258,6 @@ def test_several_goals_are_each_followed_in_their_own_direction(
     search: Callable[..., Search],
 ) -> None:
     made = search(**keys_of("tpe", 2), parameters={"optim.lr": PARAMETERS["optim.lr"]}, seed=1)
-    assert [d.name for d in made.ledger.study.directions] == ["MAXIMIZE", "MINIMIZE"]
     value = [closeness(point) for point in made.run(range(30))]
     assert sum(value[20:]) / 10 > sum(value[:10]) / 10
 
@@ -297,14 +290,7 @@ def test_with_five_hundred_trials_a_proposal_is_still_one_of_the_space(
     random = search(method="random").spec
     for point in range(500):
         found = propose(random, made.ledger, point)
-        made.ledger.study.add_trial(
-            optuna.trial.create_trial(
-                value=closeness(dict(found.params)),
-                params=dict(found.stored),
-                distributions={name: found.distributions[name] for name in found.stored},
-                user_attrs={"point": point, "params": dict(found.params)},
-            )
-        )
+        made.end(made.keep(point, found), closeness(dict(found.params)))
     rates = [propose(made.spec, made.ledger, point).params["optim.lr"] for point in range(500, 505)]
     assert all(1e-4 < rate < 1e-3 for rate in rates)
 
@@ -318,7 +304,7 @@ def test_generations_with_restarts_are_those_of_an_undisturbed_optimisation(
     sampler = NSGAIISampler(population_size=POPULATION, seed=0)
     undisturbed = optuna.create_study(sampler=sampler)
     undisturbed.optimize(objective, n_trials=45)
-    made = search(**keys_of("nsga2", 2), on_disk=True)
+    made = search(**keys_of("nsga2", 2))
     points = made.run(range(45), restarts=True)
     assert generations(made) == [t.system_attrs[GENERATION] for t in undisturbed.get_trials()]
     assert Counter(generations(made)) == {0: 20, 1: 20, 2: 5}
@@ -335,7 +321,7 @@ def test_a_generation_is_as_many_complete_trials_and_its_parents_are_optunas(
             made.ledger.fail(number, "crashed", "a worker")
         else:
             made.end(number, closeness(dict(found.params)))
-    trials = made.ledger.study.get_trials()
+    trials = made.frozen()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert [trial.system_attrs[GENERATION] for trial in complete] == [0] * 20 + [1] * 20 + [2] * 5
     study = optuna.create_study(directions=["maximize", "minimize"])
@@ -356,11 +342,11 @@ def test_a_trial_that_is_tried_again_stays_in_its_generation(search: Callable[..
     found, number = made.begin(25)
     made.ledger.fail(number, "crashed", "a worker")
     # As a later execution does it: the same parameters at the same point.
-    made.end(made.keep(25, proposal(made.spec, found.params)), 0.0)
-    more = [generations(made)[-2], *(propose(made.spec, made.ledger, 26).system_attrs.values())]
+    made.end(made.keep(25, Proposal(found.params)), 0.0)
+    more = [generations(made)[-2], *(propose(made.spec, made.ledger, 26).sampler.values())]
     assert more == [1, 1]
     made.run(range(26, 40))
-    assert propose(made.spec, made.ledger, 40).system_attrs == {GENERATION: 2}
+    assert propose(made.spec, made.ledger, 40).sampler == {GENERATION: 2}
     assert len(points) == 25
 
 
@@ -371,7 +357,7 @@ def test_points_taken_over_from_an_earlier_ledger_are_a_population_too(
     points = made.run(range(30))
     later = search(**keys_of("nsga2", 1))
     for point, params in enumerate(points):
-        later.end(later.keep(point, proposal(later.spec, params)), closeness(params))
+        later.end(later.keep(point, Proposal(params)), closeness(params))
     assert propose(later.spec, later.ledger, 30) == propose(made.spec, made.ledger, 30)
 
 
@@ -384,7 +370,7 @@ def test_a_sweep_of_the_shipped_kind_has_its_grid_in_order(search: Callable[...,
 
 
 def generations(made: Search) -> list[int | None]:
-    return [trial.system_attrs.get(GENERATION) for trial in made.ledger.study.get_trials()]
+    return [trial.system_attrs.get(GENERATION) for trial in made.frozen()]
 
 
 def test_a_grid_is_expanded_once_however_many_points_it_has(
@@ -392,7 +378,7 @@ def test_a_grid_is_expanded_once_however_many_points_it_has(
 ) -> None:
     """Else a sweep of N points expands and sorts N points N times."""
     parameters = {"optim.lr": {"values": [1e-4, 1e-3]}, "optim.epochs": {"values": [2, 3, 4]}}
-    search = Search(tmp_path, on_disk=False, method="grid", parameters=parameters)
+    search = Search(tmp_path, method="grid", parameters=parameters)
     expansions: list[int] = []
 
     def counted(dimensions: Any) -> Any:

@@ -97,7 +97,7 @@ def test_bad_trials_are_pruned_and_good_ones_are_complete(whole: ToySweep) -> No
 
 
 def test_a_pruned_trial_is_pruned_in_optuna_with_its_last_value(whole: ToySweep) -> None:
-    frozen = whole.ledger().study.trials[-1]
+    frozen = whole.study().trials[-1]
     assert frozen.state.name == "PRUNED"
     assert list(frozen.intermediate_values) == [1, 2]
     assert frozen.value == frozen.intermediate_values[2]
@@ -134,14 +134,14 @@ def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
     toy: ToySweep, whole: ToySweep, at: int, before: bool
 ) -> None:
     expected = [(t.params, t.state, t.values) for t in whole.ledger().trials()]
-    values = [t.intermediate_values for t in whole.ledger().study.trials]
+    values = [t.intermediate_values for t in whole.study().trials]
     with pytest.raises(Crash):
         toy.run(DyingAt(at, before=before), **PRUNING)
     bury(toy)
     toy.run(**PRUNING)
     found = toy.ledger()
     assert [(t.params, t.state, t.values) for t in found.trials()] == expected
-    assert [t.intermediate_values for t in found.study.trials] == values
+    assert [t.intermediate_values for t in toy.study().trials] == values
     assert {run.state for run in toy.tracked().values()} == {"finished", "killed"}
     tags = [run.tags["carft.state"] for run in toy.tracked().values()]
     assert sorted(tags) == ["done"] * 2 + ["pruned"] * 4
@@ -152,7 +152,7 @@ def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySwee
     last = toy.ledger().trials()[-1]
     folders = [(toy.home.runs / digest).exists() for digest in last.runs.values()]
     assert folders == [True, False, False]
-    first = toy.ledger().study.trials[0]
+    first = toy.study().trials[0]
     top1 = sum(0.8 + seed / 100 for seed in range(3)) / 3
     assert first.intermediate_values[toy_core.EPOCHS] == pytest.approx(top1)
 

@@ -38,6 +38,6 @@ def test_a_search_keeps_what_is_active_and_goes_on_where_it_was(toy: ToySweep, m
     assert len({trial.params["algorithm.kl_weight"] for trial in trials}) == 6
     spec = load_spec(toy.file(**keys, run_cap=6))
     assert all(spec.config_for(trial.params) for trial in trials)
-    noted = [GENERATION in trial.system_attrs for trial in toy.ledger().study.get_trials()]
+    noted = [GENERATION in trial.sampler for trial in toy.ledger().proposals()]
     # Nothing is asked for the first, which is given whole.
     assert noted == [False, *[method == "nsga2"] * 5]

@@ -18,12 +18,12 @@ from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
+from sweeps.ledger.trials import Ledger
 from sweeps.scheduler.progress import Plain
-from sweeps.scheduler.session import Ended, Interruption
+from sweeps.scheduler.session import Interruption, SweepResult
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import ServiceUnreachable
-from tracking.spool import Spool
 from tracking.store.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
@@ -135,10 +135,8 @@ def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
 
 
 def begun(home: Home, name: str = "toy") -> Path:
-    folder = home.sweep(name)
-    folder.mkdir(parents=True)
-    (folder / "summary.json").write_text(json.dumps({"name": name, "state": "running"}))
-    return folder
+    spec = {"name": name, "seeds": [0], "parameters": {}, "metric": {"name": "id/val/top1"}}
+    return Ledger.create(home.sweep(name), 1, spec, {}).file.parent
 
 
 def test_stop_waits_until_the_driver_is_gone(
@@ -170,7 +168,7 @@ def test_stop_says_when_nothing_runs_and_names_the_nearest_when_nothing_is_known
     begun(Home(tmp_path))
     assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "toy is not running.\n"
-    for name in ("toi", "../sweeps/toy"):
+    for name in ("other", "../sweeps/toy"):
         assert main(["stop", name, "--home", str(tmp_path)]) == 2
         assert "Known: toy." in capsys.readouterr().err
     main(["stop", "toi", "--home", str(tmp_path)])
@@ -201,7 +199,7 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: Toy
 def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
     signals: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    engine, ended = AskedInARun(toy_core.ENTRY), list[Ended]()
+    engine, ended = AskedInARun(toy_core.ENTRY), list[SweepResult]()
     engine.folder, engine.now = toy.home.sweep("toy"), True
     try:
         thread = threading.Thread(target=lambda: ended.append(toy.run(engine)))
@@ -231,7 +229,7 @@ def test_a_request_for_now_closes_a_run_in_the_main_thread_where_it_is(
 class Away(MemoryTracker):
     """A server that never answers."""
 
-    def open(self, start: object) -> None:
+    def start_run(self, start: object) -> None:
         del start
         raise ServiceUnreachable("connection refused")
 
@@ -241,14 +239,14 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
 ) -> None:
     engine = Asked(toy_core.ENTRY)
     engine.folder = toy_cli.home.sweep("toy")
-    spool = Spool(Away(), toy_cli.home.path / "spool", pace=0.01)
-    spool.last_error = "connection refused"  # of a delivery before
+    toy_cli.tracker = Away()
     monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
-    monkeypatch.setattr("sweeps.api.open_tracking", lambda _: spool)
     begun = time.monotonic()
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
     assert time.monotonic() - begun < 15
-    assert "records still wait for the tracking server" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not in MLflow" in told
+    assert "connection refused" in told
 
 
 def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sweeps.cli import main
 from sweeps.ledger.runs import Runs
 from sweeps.results.export import choose_model, part_of
 from sweeps.results.records import load_part
-from sweeps.scheduler.session import Ended
+from sweeps.scheduler.session import SweepResult
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
 from tracking.comparison import runs as kept_results
@@ -57,13 +57,13 @@ def toy_sweep(patched: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def ended(toy_sweep: ToySweep) -> Ended:
+def ended(toy_sweep: ToySweep) -> SweepResult:
     """The sweep when it has ended, over two seeds."""
     return toy_sweep.run(**OVER_DOMAINS)
 
 
 @pytest.fixture
-def told(toy_sweep: ToySweep, ended: Ended, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Told:
+def told(toy_sweep: ToySweep, ended: SweepResult, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Told:
     """What a command prints in that home."""
     assert ended.exit_code == 0
     monkeypatch.setenv("CARFT_HOME", str(toy_sweep.home.path))
@@ -79,7 +79,7 @@ def told(toy_sweep: ToySweep, ended: Ended, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_every_setting_and_baseline_runs_on_every_task_and_seed(
-    toy_sweep: ToySweep, ended: Ended
+    toy_sweep: ToySweep, ended: SweepResult
 ) -> None:
     # Two weights, fine-tuning and zero-shot, three domains, two seeds: none trains nothing twice.
     assert ended.done == 4 * 3 * 2
@@ -90,7 +90,7 @@ def test_every_setting_and_baseline_runs_on_every_task_and_seed(
     }
 
 
-def test_the_split_of_a_run_is_that_of_its_seed(toy_sweep: ToySweep, ended: Ended) -> None:
+def test_the_split_of_a_run_is_that_of_its_seed(toy_sweep: ToySweep, ended: SweepResult) -> None:
     assert ended.comparison.runs()
     for run in ended.comparison.runs():
         claimed = json.loads((toy_sweep.home.runs / run.digest / "config.json").read_text())
@@ -104,7 +104,7 @@ def test_the_split_of_a_run_is_that_of_its_seed(toy_sweep: ToySweep, ended: Ende
 
 
 def test_it_ends_with_the_table_and_selects_nothing_as_a_whole(
-    toy_sweep: ToySweep, ended: Ended
+    toy_sweep: ToySweep, ended: SweepResult
 ) -> None:
     found = ended.comparison
     assert list(found.tasks) == list(DOMAINS)
@@ -156,7 +156,7 @@ def test_the_rule_may_be_another_afterwards(told: Told) -> None:
     assert "mean_group_top1" in domain["tasks"]["caption"]
 
 
-def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: Ended, told: Told) -> None:
+def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Told) -> None:
     with pytest.raises(RequestError, match="chooses a setting for each task") as caught:
         choose_model(ended.comparison)
     said = str(caught.value)
@@ -187,7 +187,7 @@ def test_the_plan_tells_the_runs_of_each_task(toy_sweep: ToySweep, told: Told) -
     assert plan["runs"] == sum(plan["tasks"].values())
 
 
-def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Ended) -> None:
+def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: SweepResult) -> None:
     parent = toy_sweep.tracker.runs[RunKey("domains")]
     judging = Judging.of_plain(json.loads(parent.tags[kept_results.RULE]))
     assert judging.tasks == "data.test_domain"
@@ -203,7 +203,7 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Ende
 
 
 def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(
-    toy_sweep: ToySweep, ended: Ended
+    toy_sweep: ToySweep, ended: SweepResult
 ) -> None:
     home = load_part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
     first = [run for run in home.records if run.algorithm != "fine_tune"]
@@ -220,7 +220,7 @@ def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(
 
 
 def test_an_oracle_of_each_task_values_its_trials_by_its_own_metric(
-    toy_sweep: ToySweep, ended: Ended
+    toy_sweep: ToySweep, ended: SweepResult
 ) -> None:
     assert ended.done
     found = toy_sweep.run(

@@ -15,7 +15,7 @@ from sweeps.cli import main
 from sweeps.cli.parser import overrides, parse
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger.generations import AsRun
+from sweeps.ledger.generations import Invocation
 from sweeps.plan.estimate import make_plan
 from sweeps.spec.spec import SweepSpec, load_spec
 from tests.imagenet_tree import sweep
@@ -119,7 +119,7 @@ def test_resuming_needs_no_environment(load: Load) -> None:
     spec = load(IMAGENET, environment="/data")
     assert spec.overrides == ('data.root="/data"',)
     assert load_spec(spec.source_path, spec.overrides).config_for({}).data.root == "/data"
-    again = AsRun.of(spec).changed("data.root", '"/moved"')
+    again = Invocation.of(spec).with_override("data.root", '"/moved"')
     assert again.overrides == ('data.root="/moved"',)
     assert trial_config(spec.config_for({}).as_dict()) == spec.config_for({})
 

@@ -20,7 +20,7 @@ from carft_core.identity import identify
 from carft_core.prompts import template_set
 from carft_core.testing import check_family
 from sweeps.cli import main
-from sweeps.ledger.generations import AsRun
+from sweeps.ledger.generations import Invocation
 from sweeps.spec.document import parse
 from sweeps.spec.schema import family_schema
 from sweeps.spec.spec import load_spec
@@ -100,7 +100,7 @@ def test_a_worker_and_a_resumed_sweep_find_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_spec(folder / "birds.yaml")
-    as_run = AsRun.of(spec)
+    as_run = Invocation.of(spec)
     kept = folder / "kept"
     kept.mkdir()
     (kept / "sweep.yaml").write_text(spec.text)

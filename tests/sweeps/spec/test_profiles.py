@@ -10,7 +10,7 @@ import yaml
 
 from carft_core.errors import InvalidConfig
 from sweeps.cli import main
-from sweeps.ledger.generations import AsRun
+from sweeps.ledger.generations import Invocation
 from sweeps.spec.schema import sweep_schema
 from sweeps.spec.spec import SweepSpec, load_spec
 
@@ -102,8 +102,8 @@ def test_the_option_is_kept_for_a_later_resume(
     assert main(["check", str(file), "--profile", "quick", "--set", "seeds=[4]"]) == 0
     assert "quick" in capsys.readouterr().out
     spec = load(tmp_path, "profile=quick", "seeds=[4]")
-    assert AsRun.of(spec).overrides == ("profile=quick", "seeds=[4]")
-    again = load_spec(file, AsRun.of(spec).overrides, text=spec.text)
+    assert Invocation.of(spec).overrides == ("profile=quick", "seeds=[4]")
+    again = load_spec(file, Invocation.of(spec).overrides, text=spec.text)
     assert again.as_dict() == spec.as_dict()
 
 

@@ -1,0 +1,434 @@
+"""The Optuna study says what the ledger says, and is written anew where it says anything else."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carft_core.errors import RequestError
+from sweeps.home import Home
+from sweeps.ledger.study import (
+    StudyProjection,
+    check_storage,
+    frozen_trial,
+    named_database,
+    open_storage,
+    parameters_of,
+    study_file,
+    study_name,
+)
+from sweeps.ledger.trials import Ledger, Trial, find_ledger
+from tests.mounts import mount
+from tests.sweeps.conftest import SEARCH, ToySweep
+from tracking.errors import TrackingError
+
+PARAMETERS: dict[str, Any] = {
+    "optim.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+    "optim.clip": {"values": [None, 1.0]},
+    "merges": {"values": [[], [{"name": "wise_ft", "alphas": [0.5]}]]},
+    "optim.warmup": {"min": 0.0, "max": 0.5, "when": {"optim.clip": 1.0}},
+}
+TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
+NLL = {"name": "id/val/nll", "goal": "minimize", "merge": None}
+GENERATION = "NSGAIISampler:generation"
+
+IN_POSTGRES = pytest.param("postgres", marks=pytest.mark.xdist_group("services"))
+EVERYWHERE = ["optuna.db", "optuna.journal", IN_POSTGRES]
+
+
+@pytest.fixture(params=EVERYWHERE)
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """On a local disk, on a network file system, and with a database that the environment names."""
+    home = Home(tmp_path / "home")
+    if request.param != "optuna.db":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+        mount(monkeypatch, tmp_path, "nfs4")
+    if request.param == "postgres":
+        postgres = request.getfixturevalue("postgres")
+        monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
+    home.prepare()
+    assert (named_database() is not None) == (request.param == "postgres")
+    assert named_database() or study_file(home).name == request.param
+    return home
+
+
+on_a_local_disk = pytest.mark.parametrize("home", ["optuna.db"], indirect=True)
+
+
+def begin(home: Home, generation: int = 1, *goals: Any) -> Ledger:
+    named = {"metrics": list(goals)} if len(goals) > 1 else {"metric": TOP1}
+    spec = {"name": "toy", "seeds": [0], "parameters": PARAMETERS, **named}
+    return Ledger.create(home.sweep("toy"), generation, spec, {})
+
+
+@pytest.fixture
+def ledger(home: Home) -> Ledger:
+    return begin(home)
+
+
+def propose(ledger: Ledger, point: int, **params: Any) -> int:
+    params = {"optim.lr": 1e-3, "optim.clip": None, "merges": [], **params}
+    setting = {"params": params, "algorithm": "car_ft", "runs": {"0": "d"}, "merges": ["m@0.5"]}
+    return ledger.propose(point, setting, {GENERATION: point // 2}).number
+
+
+def fill(ledger: Ledger) -> None:
+    """Trials in every state, reports that are no numbers, a point that is tried again."""
+    ledger.complete(propose(ledger, 0), [0.5])
+    pruned = propose(ledger, 1, **{"optim.clip": 1.0, "optim.warmup": 0.25})
+    ledger.report(pruned, 1, 0.25)
+    ledger.report(pruned, 2, 0.125)
+    ledger.prune(pruned, "asha", "not in the best quarter")
+    diverged = propose(ledger, 2, merges=[{"name": "wise_ft", "alphas": [0.5]}])
+    ledger.report(diverged, 1, math.nan)
+    ledger.fail(diverged, "nan", "train/loss is nan")
+    propose(ledger, 2)
+    ledger.report(propose(ledger, 3), 1, 0.5)
+
+
+def load(home: Home, generation: int = 1) -> optuna.Study:
+    """Load the study as another process does."""
+    name = study_name(home, "toy", generation)
+    return optuna.load_study(study_name=name, storage=open_storage(home))
+
+
+def facts(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """All of a trial that the ledger has too."""
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "values": trial.values,
+        "params": trial.params,
+        "distributions": {name: str(kind) for name, kind in trial.distributions.items()},
+        "user": trial.user_attrs,
+        "system": trial.system_attrs,
+        "reports": str(sorted(trial.intermediate_values.items())),
+        "began": trial.datetime_start,
+    }
+
+
+def wanted(ledger: Ledger) -> list[dict[str, Any]]:
+    goals = ledger.spec.get("metrics") or [ledger.spec["metric"]]
+    parameters = parameters_of(ledger.spec)
+    return [facts(frozen_trial(t, parameters, len(goals))) for t in ledger.proposals()]
+
+
+def assert_equal(home: Home, ledger: Ledger) -> None:
+    study = load(home, ledger.generation)
+    assert [facts(trial) for trial in study.get_trials()] == wanted(ledger)
+    attributes = {"generation": ledger.generation, "spec": ledger.spec}
+    assert study.user_attrs == attributes
+
+
+def test_the_study_has_each_trial_as_the_ledger_has_it(home: Home, ledger: Ledger) -> None:
+    fill(ledger)
+    StudyProjection(home, ledger).update()
+    assert_equal(home, ledger)
+    trials = load(home).get_trials()
+    states = [trial.state.name for trial in trials]
+    assert states == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
+    assert [trial.values for trial in trials] == [[0.5], [0.125], None, None, None]
+    assert trials[1].user_attrs["reason"] == {"kind": "asha", "message": "not in the best quarter"}
+    assert trials[1].params["optim.warmup"] == 0.25
+    assert trials[4].system_attrs == {GENERATION: 1}
+    assert trials[0].datetime_complete is not None
+    assert load(home).best_trial.number == 0
+
+
+def test_each_change_of_a_running_trial_comes_to_the_study(home: Home, ledger: Ledger) -> None:
+    study = StudyProjection(home, ledger)
+    number = propose(ledger, 0)
+    study.update()
+    assert_equal(home, ledger)
+    for epoch in (1, 2):
+        ledger.report(number, epoch, epoch / 8)
+        study.update()
+        assert_equal(home, ledger)
+    other = propose(ledger, 1)
+    ledger.prune(number, "asha", "m")
+    ledger.extend({**ledger.spec, "run_cap": 9})
+    study.update()
+    assert_equal(home, ledger)
+    ledger.complete(other, [0.75])
+    study.update()
+    assert_equal(home, ledger)
+    began, ended = (load(home).trials[0].datetime_start, load(home).trials[0].datetime_complete)
+    assert began is not None
+    assert ended is not None
+    assert began <= ended
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["propose", "report", "complete", "fail", "prune", "update", "restart"]),
+        st.floats(0, 1),
+    ),
+    max_size=16,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=CHANGES, goals=st.sampled_from([(), (TOP1, NLL)]))
+def test_whenever_it_is_written_the_study_equals_the_ledger_in_the_end(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float]], goals: Any
+) -> None:
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.prepare()
+    ledger = begin(home, 1, *goals)
+    values = max(1, len(goals))
+    study, running = StudyProjection(home, ledger), list[int]()
+    for index, (change, value) in enumerate(changes):
+        if change == "update":
+            study.update()
+        elif change == "restart":
+            ledger = find_ledger(home, "toy")
+            study = StudyProjection(home, ledger)
+        elif change == "propose" or not running:
+            running.append(propose(ledger, index % 4))
+        elif change == "report":
+            ledger.report(running[-1], 1 + len(ledger.trials()), value)
+        elif change == "complete":
+            ledger.complete(running.pop(), [value] * values)
+        elif change == "fail":
+            ledger.fail(running.pop(), "crashed", "it broke")
+        else:
+            ledger.prune(running.pop(), "asha", "not in the best quarter")
+    study.update()
+    assert_equal(home, ledger)
+
+
+def test_a_pruned_trial_of_several_goals_has_no_value_as_optuna_has_it(home: Home) -> None:
+    ledger = begin(home, 1, TOP1, NLL)
+    ledger.complete(propose(ledger, 0), [0.5, 2.0])
+    number = propose(ledger, 1)
+    ledger.report(number, 1, 0.5)
+    ledger.prune(number, "asha", "m")
+    StudyProjection(home, ledger).update()
+    assert_equal(home, ledger)
+    assert [trial.values for trial in load(home).trials] == [[0.5, 2.0], None]
+    assert load(home).trials[1].intermediate_values == {}, "its samplers take none"
+    assert [d.name for d in load(home).directions] == ["MAXIMIZE", "MINIMIZE"]
+
+
+def test_a_new_projection_adds_only_what_a_study_lacks(home: Home, ledger: Ledger) -> None:
+    fill(ledger)
+    StudyProjection(home, ledger).update()
+    before = load(home)
+    ledger.complete(3, [0.25])
+    propose(ledger, 4)
+    StudyProjection(home, find_ledger(home, "toy")).update()
+    assert_equal(home, ledger)
+    assert load(home)._study_id == before._study_id, "the same study, further on"
+    written = [trial.datetime_complete for trial in load(home).trials[:3]]
+    assert written == [trial.datetime_complete for trial in before.trials[:3]]
+
+
+def delete(study: optuna.Study) -> None:
+    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+
+
+def add(study: optuna.Study) -> None:
+    study.ask()
+
+
+def end(study: optuna.Study) -> None:
+    study.tell(3, 0.99)
+
+
+def replace_study(study: optuna.Study) -> None:
+    delete(study)
+    other = optuna.create_study(study_name=study.study_name, storage=study._storage)
+    other.add_trial(optuna.trial.create_trial(value=1.0))
+
+
+def turn_around(study: optuna.Study) -> None:
+    trials = study.get_trials()
+    delete(study)
+    other = optuna.create_study(
+        study_name=study.study_name, storage=study._storage, direction="minimize"
+    )
+    other.add_trials(trials)
+
+
+@pytest.mark.parametrize("harm", [delete, add, end, replace_study, turn_around])
+def test_a_study_that_is_missing_or_another_is_written_anew(
+    home: Home, ledger: Ledger, harm: Callable[[optuna.Study], None]
+) -> None:
+    fill(ledger)
+    StudyProjection(home, ledger).update()
+    harm(load(home))
+    StudyProjection(home, ledger).update()
+    assert_equal(home, ledger)
+
+
+def test_a_ledger_that_was_moved_away_begins_a_study_anew(home: Home, ledger: Ledger) -> None:
+    fill(ledger)
+    StudyProjection(home, ledger).update()
+    ledger.file.rename(ledger.file.with_suffix(".old"))
+    ledger = begin(home)
+    propose(ledger, 0, **{"optim.lr": 2e-3})
+    StudyProjection(home, ledger).update()
+    assert_equal(home, ledger)
+
+
+def test_a_changed_trial_of_an_equal_point_is_noticed(home: Home, ledger: Ledger) -> None:
+    """As after the ledger was cut at a damaged line, and went on otherwise."""
+    number = propose(ledger, 0)
+    lines = ledger.file.read_bytes()
+    ledger.report(number, 1, 0.5)
+    ledger.complete(number, [0.5])
+    StudyProjection(home, ledger).update()
+    ledger.file.write_bytes(lines)
+    ledger = find_ledger(home, "toy")
+    ledger.complete(number, [0.75])
+    StudyProjection(home, ledger).update()
+    assert_equal(home, ledger)
+
+
+def test_every_generation_has_a_study(home: Home, ledger: Ledger) -> None:
+    fill(ledger)
+    second = begin(home, 2, TOP1, NLL)
+    propose(second, 0)
+    StudyProjection(home, second).update()
+    assert_equal(home, ledger)
+    assert_equal(home, second)
+    names = optuna.get_all_study_names(open_storage(home))
+    prefix = study_name(home, "toy", 1).removesuffix("toy")
+    assert sorted(names) == [f"{prefix}toy", f"{prefix}toy@2"]
+    assert (prefix == "") == (named_database() is None)
+
+
+@pytest.mark.parametrize("home", ["optuna.db", "optuna.journal"], indirect=True)
+def test_a_file_that_is_broken_is_left_alone_and_made_anew_when_it_was_deleted(
+    home: Home, ledger: Ledger
+) -> None:
+    fill(ledger)
+    study_file(home).write_text("another program's\nfile\n")
+    study = StudyProjection(home, ledger)
+    with pytest.raises(Exception, match=r"not a database|Expecting value"):
+        study.update()
+    assert study_file(home).read_text() == "another program's\nfile\n"
+    study_file(home).unlink()
+    study.update()
+    assert_equal(home, ledger)
+
+
+@pytest.mark.parametrize("home", ["optuna.journal"], indirect=True)
+@pytest.mark.parametrize("torn", [b'{"op_code":4,"wor', b"{"])
+def test_a_torn_line_of_the_journal_does_not_keep_the_study_from_the_next_driver(
+    home: Home, ledger: Ledger, torn: bytes
+) -> None:
+    fill(ledger)
+    StudyProjection(home, ledger).update()
+    with study_file(home).open("ab") as file:
+        file.write(torn)
+    ledger.complete(3, [0.25])
+    StudyProjection(home, ledger).update()
+    assert_equal(home, ledger)
+
+
+@on_a_local_disk
+def test_a_study_that_a_reader_locks_for_a_moment_is_waited_for(
+    home: Home, ledger: Ledger
+) -> None:
+    study = StudyProjection(home, ledger)
+    propose(ledger, 0)
+    study.update()
+    other = sqlite3.connect(study_file(home), isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.5, lambda: other.execute("COMMIT"))
+    timer.start()
+    propose(ledger, 1)
+    study.update()
+    timer.join()
+    other.close()
+    assert_equal(home, ledger)
+
+
+def test_the_study_of_a_sweep_that_ran_equals_its_ledger(toy: ToySweep) -> None:
+    keys: dict[str, Any] = {**SEARCH, "method": "nsga2", "run_cap": 22}
+    early = {"type": "threshold", "metric": "id/val/top1", "lower": 0.18}
+    toy.plan({"0.3/0": [{"do": "raise", "error": "nan"}]})
+    toy.run(**keys, early_terminate=early)
+    study, trials = toy.study(), toy.ledger().proposals()
+    parameters = parameters_of(toy.ledger().spec)
+    for shown, trial in zip(study.trials, trials, strict=True):
+        assert facts(shown) == facts(frozen_trial(trial, parameters, 1))
+    assert {t.system_attrs[GENERATION] for t in study.trials} == {0, 1}
+    assert toy.complaints == []
+
+
+def test_a_study_that_cannot_be_written_costs_a_sweep_nothing(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Home) -> None:
+        raise RuntimeError("no such dialect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeps.ledger.study.open_storage", broken)
+        patch.setattr("sweeps.scheduler.session.PATIENCE", 0.2)
+        with caplog.at_level(logging.ERROR):
+            assert toy.run().exit_code == 0
+    assert toy.complaints == [
+        "the Optuna study is behind (no such dialect); nothing is lost: the next run writes what "
+        "it lacks, all of it where its database was deleted"
+    ]
+    assert len(toy.tracked()) == 7
+    assert toy.run().exit_code == 0
+    assert [trial.state.name for trial in toy.study().trials] == ["COMPLETE", "COMPLETE"]
+    assert toy.complaints == []
+
+
+def test_a_trial_that_runs_has_no_end(home: Home, ledger: Ledger) -> None:
+    propose(ledger, 0)
+    trial = ledger.trial(0)
+    frozen = frozen_trial(trial, parameters_of(ledger.spec), 1)
+    assert frozen.datetime_complete is None
+    ended: Trial = replace(trial, state="complete", values=[0.5], ended=trial.began + 2)
+    frozen = frozen_trial(ended, parameters_of(ledger.spec), 1)
+    assert frozen.duration is not None
+    assert frozen.duration.total_seconds() == pytest.approx(2)
+    assert home.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "expected"),
+    [
+        ("sqlite://", TrackingError, "in memory: write sqlite:////"),
+        ("no URL", TrackingError, "to be like postgresql://"),
+        ("postgres://u:s3cret@db/optuna", TrackingError, "takes postgresql://"),
+    ],
+)
+def test_what_no_database_can_be_is_refused_beforehand(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str,
+    error: type[Exception],
+    expected: str,
+) -> None:
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", uri)
+    with pytest.raises(error, match=expected) as raised:
+        check_storage(Home(tmp_path))
+    assert "s3cret" not in str(raised.value)
+
+
+def test_one_database_for_both_is_refused_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", "postgresql+psycopg://a:b@host:5432/carft?x=1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://else@host/carft")
+    with pytest.raises(RequestError, match="name one database, postgresql://host"):
+        check_storage(Home(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://else@host/mlflow")
+    check_storage(Home(tmp_path))
