@@ -22,6 +22,7 @@ from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.compare import Comparison
 from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.report.html import show_in_notebooks
 from tracking.spool import Spool, open_tracking
 from tracking.store.base import Tracker
 
@@ -180,6 +181,7 @@ def run_sweep(
             "is returned",
             stacklevel=2,
         )
+    show_in_notebooks()
     return ended.comparison
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
-from tracking.comparison.compare import REFERENCE, Comparison
-from tracking.comparison.pooling import Part, compared, condition
+from tracking.comparison.compare import Comparison
+from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
 from tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
@@ -30,9 +30,10 @@ from tracking.comparison.runs import (
     read_result,
     read_settings,
 )
-from tracking.comparison.spec import Judging
+from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, agreed, read_spec
 from tracking.errors import ServiceUnreachable, TrackingError, unknown
 from tracking.location import EXPERIMENT, home_folder, sqlite_file, where, without_password
+from tracking.report.html import show_in_notebooks
 from tracking.store import mlflow_store
 from tracking.store.mlflow_client import check_reachable, stay_private
 from tracking.store.mlflow_errors import deleted_experiment, translated
@@ -154,7 +155,7 @@ def read_part(
     settings: Settings | None,
     results: Mapping[str, Result],
     name: str,
-) -> Part:
+) -> SweepRuns:
     """The runs of a sweep, by digest, with the files that were there, under `name`.
 
     What has no result is taken as far as tags and metrics tell, and a warning says so.
@@ -162,12 +163,12 @@ def read_part(
     if settings is not None and str(settings.generation) != sweep.generation:
         settings = None  # of an earlier one
     known = _Known(sweep, runs, settings, results)
-    judging, said = _judging(sweep)
+    spec, said = _spec(sweep)
     records = list(known.records())
-    return Part(
+    return SweepRuns(
         sweep=name,
         records=records,
-        judging=judging,
+        spec=spec,
         fields={digest: found.fields for digest, found in results.items()},
         warnings=(*said, *known.warnings(records)),
     )
@@ -275,16 +276,13 @@ def _facts(run: ServedRun) -> dict[str, object]:
     return {name: run.tags[tag] for name, tag in _FACTS.items() if tag in run.tags}
 
 
-def _judging(sweep: ServedSweep) -> tuple[Judging, tuple[str, ...]]:
-    told = sweep.run.tags.get(RULE)
-    if told is None:
-        usual = Judging()
-        said = f"{sweep.name} does not tell how it chooses: {usual.rule.metric}, {usual.rule.name}"
-        return usual, (f"{said} is taken; see --metric and --selection",)
-    try:
-        return Judging.of_plain(json.loads(told)), ()
-    except ValueError as error:
-        raise TrackingError(f"{sweep.name}: {RULE} is no JSON: {error}") from None
+def _spec(sweep: ServedSweep) -> tuple[ComparisonSpec, tuple[str, ...]]:
+    text = sweep.run.tags.get(RULE)
+    if text is None:
+        usual = f"{USUAL.rule.metric}, {USUAL.rule.name}"
+        said = f"{sweep.name} does not tell how it chooses: {usual} is taken"
+        return USUAL, (f"{said}; see --metric and --selection",)
+    return read_spec(text), ()
 
 
 THREADS = 8
@@ -320,7 +318,7 @@ class MlflowReader:
             first.setdefault((sweep.name, sweep.home), sweep)
         return list(first.values())
 
-    def part(self, sweep: ServedSweep, name: str | None = None) -> Part:
+    def part(self, sweep: ServedSweep, name: str | None = None) -> SweepRuns:
         """A sweep's runs and how it judges, under `name` (its own)."""
         runs: dict[str, ServedRun] = {}
         for run in map(_plain, self._search({"mlflow.parentRunId": sweep.run_id})):
@@ -430,7 +428,7 @@ def load_comparison(
     experiment: str | None = None,
     conditions: Sequence[str] = (),
     reference: str = REFERENCE,
-    judging: Judging | None = None,
+    spec: ComparisonSpec | None = None,
 ) -> Comparison:
     """The comparison of one sweep, or of several as one, as MLflow knows their runs.
 
@@ -438,7 +436,7 @@ def load_comparison(
     from `tracking_uri`, else from where the runs of `home` (CARFT_HOME, `.carft`) are kept; what
     their folders hold (predictions, curves) is there as long as they lie in the home.
     `conditions` are those of `compare --where`, such as `kl_weight>=0.3`; `reference` is the
-    algorithm to compare with; `judging` goes before how the sweeps choose. Raises TrackingError
+    algorithm to compare with; `spec` goes before that of the sweeps. Raises TrackingError
     for an unknown sweep, with the nearest name, and where the sweeps judge differently;
     ServiceUnreachable when the server does not answer.
     """
@@ -446,18 +444,20 @@ def load_comparison(
         raise TypeError("load_comparison needs the name of a sweep")
     parts = _from(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
     texts = [conditions] if isinstance(conditions, str) else conditions
-    chosen = [condition(text) for text in texts]
-    return compared(parts, judging=judging, conditions=chosen, reference=reference)
+    spec = spec or agreed({part.sweep: part.spec for part in parts})
+    spec = spec.model_copy(update={"reference": reference})
+    show_in_notebooks()
+    return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
 
 
-def _from(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[Part]:
+def _from(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
 
     reader = MlflowReader(uri, experiment or EXPERIMENT)
     there = reader.sweeps()
     return [reader.part(find(there, name), name) for name in dict.fromkeys(sweeps)]
 
 
-def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[Part]:
+def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     """A home's own sweeps, also on a server that other homes use."""
 
     folder = home_folder(None if home is None else os.fspath(home))
@@ -471,7 +471,7 @@ def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[Part]:
     return found
 
 
-def _with_folders(part: Part, runs: Path) -> Part:
+def _with_folders(part: SweepRuns, runs: Path) -> SweepRuns:
     """The part with the folders of those of its runs that lie here."""
     records = [
         replace(record, folder=folder) if (folder := runs / record.digest).is_dir() else record

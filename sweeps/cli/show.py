@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.cli.json_lines import json_lines
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import NO_SEED, Runs
@@ -18,9 +18,9 @@ from sweeps.ledger.snapshot import (
     look,
     soups,
 )
-from sweeps.results.records import OWN, front, measured, state_of
+from sweeps.results.records import front, measured, state_of
 from sweeps.scheduler.progress import accuracies
-from tracking.comparison.runs import setting
+from tracking.comparison.runs import UNMERGED, setting
 from tracking.journal import known_run_ids
 from tracking.location import where
 
@@ -46,13 +46,13 @@ def show_command(arguments: argparse.Namespace, say: Say) -> int:
     home = find_home(arguments.home)
     shown = Shown.of(home, look(home, arguments.sweep))
     if arguments.json:
-        for line in json_lines(shown.in_parts(shown.chosen(arguments.state, None))):
-            say(line)
+        trials = shown.chosen(arguments.state, None)
+        say(json.dumps(shown.to_dict(trials), indent=1, allow_nan=False))
         return 0
     most = None if arguments.all else arguments.limit or MOST
     trials = shown.chosen(arguments.state, most)
     words = _UNDRIVEN if holder(home.sweep(arguments.sweep)) is None else {}
-    for line in _lines(shown.in_parts(trials), len(trials), arguments.state, words):
+    for line in _lines(shown.to_dict(trials), len(trials), arguments.state, words):
         say(line)
     return 0
 
@@ -92,8 +92,8 @@ class Shown:
 
         return sorted(found, key=rank)[:most]
 
-    def in_parts(self, trials: Sequence[Trial]) -> dict[str, Any]:
-        """What `show --json` prints: plain data, the trials read one after another."""
+    def to_dict(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """What `show --json` prints: plain data."""
         sweep = self.sweep
         front_ = {} if self.on_front is None else {"front": sorted(self.on_front)}
         counts = Counter(trial.state for trial in self.trials)
@@ -109,7 +109,7 @@ class Shown:
             "baselines": [self._setting(item) for item in sweep.recall("baselines", [])],
             "confirmations": [self._setting(item) for item in confirmations(sweep)],
             "soups": [self._setting(item) for item in soups(sweep)],
-            "trials": map(self._trial, trials),
+            "trials": list(map(self._trial, trials)),
         }
 
     def _setting(self, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Shown:
 
     def _run(self, seed: str, digest: str) -> dict[str, Any]:
         folder = self.runs.folder(digest)
-        own, known = measured(folder, OWN), self.runs.read(digest)
+        own, known = measured(folder, UNMERGED), self.runs.read(digest)
         return {
             "seed": None if seed == NO_SEED else int(seed),
             "state": state_of(known, done=own is not None),

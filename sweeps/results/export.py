@@ -18,10 +18,10 @@ from sweeps.home import Home
 from sweeps.ledger.generations import AsRun
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import beside_trials, look, sweep_folder
-from sweeps.results.records import OWN, comparison, measured
-from tracking.comparison.compare import REFERENCE, Comparison
-from tracking.comparison.runs import Arm, RunRecord, merge_name
-from tracking.comparison.spec import VAL
+from sweeps.results.records import comparison, measured
+from tracking.comparison.compare import Comparison
+from tracking.comparison.runs import UNMERGED, Arm, RunRecord, merge_name
+from tracking.comparison.spec import REFERENCE, VAL
 from tracking.location import home_id, where
 from tracking.store.base import DatasetInput, RunKey
 
@@ -54,7 +54,7 @@ class Chosen:
     @property
     def setting(self) -> str:
         """`car_ft kl_weight=1`, `car_ft kl_weight=1 + wise_ft@0.5`."""
-        return self.arm.label if self.label == OWN else self.arm.merged(self.label).label
+        return self.arm.label if self.label == UNMERGED else self.arm.merged(self.label).label
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ def choose_model(
     if found.tasks and run is None:
         raise RequestError(_one_of_each_task(found))
     arm, merged = _named_run(found, run) if run else _named_setting(found, setting)
-    label = merge or merged or OWN
+    label = merge or merged or UNMERGED
     if run is not None:
         if seed is not None:
             raise RequestError("--run names one run already; leave --seed out")
@@ -95,7 +95,7 @@ def choose_model(
             f"run {chosen.digest[:DIGITS]} of {arm.label} is {chosen.state}; only one that is "
             "done has a model"
         )
-    known = [OWN, *chosen.merges]
+    known = [UNMERGED, *chosen.merges]
     if label not in known:
         raise RequestError(
             f"run {chosen.digest[:DIGITS]} of {arm.label} has no model {label!r}"
@@ -199,7 +199,7 @@ def _runs(arm: Arm) -> tuple[str, ...]:
 
 
 def _merge(label: str) -> str | None:
-    return None if label == OWN else label
+    return None if label == UNMERGED else label
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -286,7 +286,7 @@ class Exporter:
         from tracking.store.mlflow_models import ModelStart, keep_model
 
         told, config = _measured(self.home, chosen), self.config(chosen).data
-        merged = "" if chosen.label == OWN else f"{merge_name(chosen.label)}/"
+        merged = "" if chosen.label == UNMERGED else f"{merge_name(chosen.label)}/"
         seed = {} if chosen.run.seed is None else {"seed": chosen.run.seed}
         start = ModelStart(
             key=RunKey(self.sweep.name, chosen.run.digest),
@@ -395,7 +395,7 @@ def _rows(found: Comparison, chosen: Chosen) -> Iterator[MeasuredRow]:
 
     for row in found.rows:
         arm = row.arm
-        if arm.is_setting_of(chosen.arm) and (arm.merge or OWN) == chosen.label:
+        if arm.is_setting_of(chosen.arm) and (arm.merge or UNMERGED) == chosen.label:
             shown = len(arm.done) > 1
         else:
             shown = arm.is_zero_shot or (arm.algorithm == REFERENCE and row.chosen)

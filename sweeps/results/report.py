@@ -23,7 +23,7 @@ from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
 from tracking.comparison.runs import CONFIRMED, RunRecord
-from tracking.comparison.verdict import Finding, zero_shot_of
+from tracking.comparison.verdict import Pair, zero_shot_of
 from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
 
 if TYPE_CHECKING:
@@ -82,27 +82,26 @@ def _thumbnails(config: TrialConfig, gallery: Gallery, digest: str) -> dict[tupl
     return thumbnails(config, wanted, data_digest=digest)
 
 
-def _gallery(judged: Finding, comparison: Comparison) -> Gallery | None:
+def _gallery(judged: Pair, comparison: Comparison) -> Gallery | None:
     zero_shots = [row.arm for row in comparison.rows if row.arm.is_zero_shot]
     zero_shot = zero_shot_of(judged.reference, zero_shots)
     if zero_shot is None:
         return None
-    seeds = judged.difference.seeds
-    return pick(judged.candidate, judged.reference, zero_shot.done[0], seeds)
+    return pick(judged.candidate, judged.reference, zero_shot.done[0], judged.seeds)
 
 
-def _judged(comparison: Comparison) -> Finding | None:
-    """The finding on the selected setting, else the first one."""
-    chosen = comparison.selected
-    found = [
-        finding
-        for finding in comparison.findings
-        if finding.candidate.trains and finding.reference.trains and finding.difference.seeds
+def _judged(comparison: Comparison) -> Pair | None:
+    """Return the tested pair of the selected setting, else the first one."""
+    selected = comparison.selected
+    pairs = [
+        verdict.pair
+        for verdict in comparison.verdicts
+        if verdict.pair.candidate.trains and verdict.pair.reference.trains and verdict.pair.seeds
     ]
-    for finding in found:
-        if chosen and finding.candidate.label.removesuffix(CONFIRMED) == chosen.label:
-            return finding
-    return found[0] if found else None
+    for pair in pairs:
+        if selected and pair.candidate.label.removesuffix(CONFIRMED) == selected.arm.label:
+            return pair
+    return pairs[0] if pairs else None
 
 
 def _runs(comparison: Comparison) -> list[RunRecord]:
@@ -294,10 +293,10 @@ def _complete(
         for row in comparison.rows
         if row.arm.trial in params and row.arm.merge == comparison.rule.merge
     ]
-    terms = comparison.terms
+    endpoint = comparison.endpoint
     metrics = [
         name
-        for name in dict.fromkeys((comparison.rule.metric, terms.test, terms.ood))
+        for name in dict.fromkeys((comparison.rule.metric, endpoint.test, endpoint.ood))
         if any(row.metric(name).mean is not None for row in rows)
     ]
     found: list[Mapping[str, Any]] = []

@@ -20,14 +20,13 @@ from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import view
 from sweeps.plan.tasks import Task, merge_labels
-from sweeps.results.records import CONFIG, judging, measured, records
+from sweeps.results.records import CONFIG, comparison_spec, measured, records
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
 from tracking.comparison.metrics import TOP1, is_told
 from tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
-    OWN,
     RESULT,
     RULE,
     SETTINGS,
@@ -36,7 +35,7 @@ from tracking.comparison.runs import (
     RunRecord,
     scalar,
 )
-from tracking.comparison.spec import Terms
+from tracking.comparison.spec import Endpoint
 from tracking.comparison.wise_ft import plot, run_curve
 from tracking.location import where
 from tracking.provenance import context_tags
@@ -101,7 +100,7 @@ class ForCompare:
     def tags(self) -> dict[str, str]:
         """Of the sweep: how it judges. Nothing where the ledger has no mirror."""
         kept = view(self._home, self._name)
-        return {} if kept is None else {RULE: json.dumps(judging(kept.spec).plain())}
+        return {} if kept is None else {RULE: comparison_spec(kept.spec).model_dump_json()}
 
     def settings(self) -> Path | None:
         """The list of the sweep's runs as they are now; None where the ledger has no mirror."""
@@ -115,7 +114,7 @@ class ForCompare:
     @contextmanager
     def result(self, task: Task, folder: Path) -> Iterator[Path]:
         """All that was measured of a finished run, from its folder; gone when it is told."""
-        labels = (OWN, *merge_labels(task.config))
+        labels = (UNMERGED, *merge_labels(task.config))
         found = {label: item for label in labels if (item := measured(folder, label))}
         claimed: Mapping[str, object] = read_json(folder / CONFIG) or {}
         params = {name: scalar(value) for name, value in task.params.items()}
@@ -143,11 +142,11 @@ class TrackedSweep:
     """
 
     def __init__(
-        self, tracker: Tracker, name: str, folder: Path, terms: Terms | None = None
+        self, tracker: Tracker, name: str, folder: Path, endpoint: Endpoint | None = None
     ) -> None:
-        """`terms` say by which accuracy the sweep is judged: the pictures of curves go by it."""
+        """`endpoint` says by which accuracy the sweep is judged: pictures of curves go by it."""
         self._tracker = tracker
-        self._terms = terms or Terms()
+        self._endpoint = endpoint or Endpoint()
         self._parent = RunKey(name)
         self._folder = folder
         self._for_compare = ForCompare(name, folder)
@@ -339,7 +338,7 @@ class TrackedSweep:
 
     def _by(self, task: Task) -> str:
         """The accuracy that a run is judged by; of several families, which are tasks, its own."""
-        return self._terms.on(task.config.data.family).by
+        return self._endpoint.on(task.config.data.family).by
 
     def _curve(self, task: Task, folder: Path) -> Path | None:
         """The run's WiSE-FT curve as a picture, where it has one."""
@@ -355,13 +354,13 @@ class TrackedSweep:
             metrics=own["metrics"] if own else {},
             merges={label: item["metrics"] for label, item in found.items() if item},
         )
-        terms = Terms(by=self._by(task)).suited(record.metrics)
-        curve = run_curve(record, id_metric=terms.id_metric, ood_metric=terms.ood)
+        endpoint = Endpoint(by=self._by(task)).suited(record.metrics)
+        curve = run_curve(record, id_metric=endpoint.id_metric, ood_metric=endpoint.ood)
         if curve is None:
             return None
         file = self._folder / "curves" / task.digest / "wise_ft.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        axes = {"id_metric": terms.id_metric, "ood_metric": terms.ood}
+        axes = {"id_metric": endpoint.id_metric, "ood_metric": endpoint.ood}
         plot([curve], file, title=task.label, **axes)
         return file
 

@@ -21,7 +21,7 @@ from sweeps.ledger.snapshot import Mirror, State, Summary
 from sweeps.ledger.snapshot import write as write_summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
-from sweeps.results.records import comparison, records, terms
+from sweeps.results.records import comparison, comparison_spec, records
 from sweeps.results.report import FILE as PAGE
 from sweeps.results.report import keep
 from sweeps.results.tracker import TrackedSweep
@@ -33,7 +33,7 @@ from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
 from tracking.comparison.wise_ft import plot
 from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.report.terminal import csv_text, markdown
+from tracking.report.formats import markdown, to_csv, to_json
 from tracking.store.base import ARTIFACT, EndState, Tracker
 
 ENDS: Mapping[State, EndState] = {
@@ -111,7 +111,9 @@ def execute(
             ledger,
             Runs(home.runs),
             asking=Asking(planner, ledger, carried=opening.carried, failed_again=failed_again),
-            tracked=TrackedSweep(tracker, spec.name, folder, terms(spec.as_dict())),
+            tracked=TrackedSweep(
+                tracker, spec.name, folder, comparison_spec(spec.as_dict()).endpoint
+            ),
             progress=progress,
             fresh=fresh,
             failed_again=failed_again,
@@ -169,7 +171,7 @@ def _end(driver: Driver, home: Home, folder: Path, *, interrupted: bool) -> Ende
     write_summary(folder, driver.ledger, state)
     tags = {"carft.state": state, "carft.verdict": found.verdict}
     if found.selected is not None:
-        tags["carft.selected"] = found.selected.label
+        tags["carft.selected"] = found.selected.arm.label
     if driver.broken is not None:
         tags["carft.failure_message"] = driver.broken
     before = _read(folder / RESULT)
@@ -209,13 +211,13 @@ def _keep_request(spec: SweepSpec, folder: Path) -> None:
 
 def _write_results(found: Comparison, folder: Path) -> list[Path]:
     """The comparison as files, for people and programs."""
-    texts = {"comparison.md": markdown(found), "comparison.csv": csv_text(found)}
+    texts = {"comparison.md": markdown(found), "comparison.csv": to_csv(found)}
     for name, text in texts.items():
         write_atomically(folder / name, functools.partial(_fill, text))
-    write_json(folder / RESULT, found.as_dict())
+    write_json(folder / RESULT, to_json(found))
     files = [folder / name for name in (*texts, RESULT)]
     if found.curves:
-        axes = {"id_metric": found.terms.id_metric, "ood_metric": found.terms.ood}
+        axes = {"id_metric": found.endpoint.id_metric, "ood_metric": found.endpoint.ood}
         plot(found.curves, folder / "wise_ft.png", title=found.sweep, **axes)
         files.append(folder / "wise_ft.png")
     return files
@@ -230,7 +232,7 @@ def _described(spec: SweepSpec, found: Comparison, *, has_page: bool) -> str:
     parts = [f"[The report, with charts and images]({ARTIFACT}{PAGE})"] if has_page else []
     parts.append(f"**Verdict.** {found.verdict}")
     if found.selected is not None:
-        parts.append(f"**Selected.** `{found.selected.label}`, by {found.rule.metric}.")
+        parts.append(f"**Selected.** `{found.selected.arm.label}`, by {found.rule.metric}.")
     if spec.description:
         parts.append(spec.description)
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""Sweeps made up for the charts: one that has everything, and one of two thousand runs."""
+"""Sweeps made up for the charts: one that has full_table, and one of two thousand runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.tracking.kept import CLASSES, with_folder
 from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.evidence.data import Evidence, gather
 
 LR = "optim.lr"
@@ -97,5 +97,5 @@ def searched(trials: int, seed: int = 0) -> Evidence:
         runs.append(run("car_ft", 0, told, trial=trial, params=params, merges=bent(test, ood)))
     names = (KL, LR, "optim.weight_decay", "optim.epochs", "prompts.contexts")
     shares = dict(zip(names, (0.2, 0.5, 0.1, 0.1, 0.1), strict=True))
-    comparison = compare(runs, sweep="searched", rule=Rule())
+    comparison = compare(runs, ComparisonSpec(rule=SelectionRule()), sweep="searched")
     return gather(comparison, importance={"ood/mean/top1": shares, "id/test/top1": shares})

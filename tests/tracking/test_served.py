@@ -10,7 +10,7 @@ import pytest
 
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 from tracking.comparison import runs as kept_results
-from tracking.comparison.pooling import Part
+from tracking.comparison.pooling import SweepRuns
 from tracking.comparison.runs import Result, RunRecord, read_result, read_settings
 from tracking.errors import TrackingError
 from tracking.mlflow_reader import ServedRun, ServedSweep, find, read_part
@@ -50,7 +50,9 @@ def child(record: RunRecord, **tags: str) -> ServedRun:
     return ServedRun(told, own, {**record.metrics, **merged, "train/loss": 1.0})
 
 
-def served(of: ServedSweep, *children: ServedRun, listed: Any = None, results: Any = None) -> Part:
+def served(
+    of: ServedSweep, *children: ServedRun, listed: Any = None, results: Any = None
+) -> SweepRuns:
     runs = {item.digest: item for item in children}
     settings = None if listed is None else read_settings(json.dumps(listed))
     return read_part(of, runs, settings, results or {}, "toy")
@@ -153,7 +155,7 @@ def test_a_rule_that_is_not_told_or_cannot_be_read_is_said() -> None:
     assert "toy does not tell how it chooses" in served(sweep()).warnings[0]
     broken = sweep()
     tags = {**broken.run.tags, kept_results.RULE: "{"}
-    with pytest.raises(TrackingError, match=r"carft\.rule is no JSON"):
+    with pytest.raises(TrackingError, match="no rule of a sweep: Invalid JSON"):
         served(replace(broken, run=ServedRun(tags)))
 
 

@@ -33,7 +33,7 @@ def draw(evidence: Evidence) -> Picture | None:
         return None
     if len(parameters) < 2 and len(rows) < FEWEST_TRIALS:
         return None
-    terms = evidence.comparison.terms
+    terms = evidence.comparison.endpoint
     wanted = (terms.val, terms.test, terms.ood)
     known = ((m, [row.metric(m).mean for row in rows]) for m in wanted)
     values = {m: found for m, found in known if any(value is not None for value in found)}

@@ -53,7 +53,7 @@ def draw_response(evidence: Evidence) -> Picture | None:
     known = evidence.comparison
     swept = {parameter.name for parameter in parameters}
     rows = [row for row in evidence.settings if row.arm.trains and swept & set(row.arm.params)]
-    wanted = (known.terms.id_metric, known.terms.ood)
+    wanted = (known.endpoint.id_metric, known.endpoint.ood)
     # Runs may have a metric of which no setting has a mean: each lacks it for some seed.
     metrics = [name for name in wanted if any(row.metric(name).mean is not None for row in rows)]
     if not rows or not metrics:
@@ -207,7 +207,7 @@ def _numbers(evidence: Evidence) -> list[_Shown]:
     rule = evidence.comparison.rule
     of = "" if rule.merge is None else f", {rule.merge}"
     seen = _Shown(short(rule.metric) + of, titled(rule.metric) + of, rule.metric, evidence.value)
-    metric = evidence.comparison.terms.ood
+    metric = evidence.comparison.endpoint.ood
     ood = _Shown(short(metric), titled(metric), metric, lambda row: row.metric(metric).mean)
     return [seen] if seen.field == ood.field else [seen, ood]
 

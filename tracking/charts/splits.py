@@ -82,7 +82,7 @@ def draw_shifts(evidence: Evidence) -> Picture | None:
         for part in found
         if part.metric == metric
     ]
-    by = evidence.comparison.terms.by
+    by = evidence.comparison.endpoint.by
     title = f"{capitalised(TITLES[by])} minus {reference.arm.label} (points)"
     drawn, height = dots(rows, signs, _VALUE, title, "+.2f")
     kind = "top-1 accuracy" if by == TOP1 else NOUNS[by]

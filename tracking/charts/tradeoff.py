@@ -138,7 +138,7 @@ def draw_id_ood(evidence: Evidence) -> Picture | None:
     models = evidence.models
     if not models:
         return None
-    terms = evidence.comparison.terms
+    terms = evidence.comparison.endpoint
     signs, axes = _signs(evidence), _Axes(terms.id_metric, terms.ood)
     points = [_point(model, axes) for model in models]
     curves, distances = _curve_rows(evidence, signs, axes), _distance_rows(evidence, axes)

@@ -42,7 +42,7 @@ def draw_learning(evidence: Evidence) -> Picture | None:
     )
     charts = [
         _panel(metric, [curve for curve in evidence.learning if curve.metric == metric], signs)
-        for metric in (LOSS, evidence.comparison.terms.val)
+        for metric in (LOSS, evidence.comparison.endpoint.val)
         if any(curve.metric == metric for curve in curves)
     ]
     told = f"Training loss and validation accuracy by epoch of {len(signs.entries)} settings"

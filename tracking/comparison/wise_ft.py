@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracking.comparison.metrics import titled
+from tracking.comparison.metrics import ID, OOD, titled
 from tracking.comparison.runs import Arm, RunRecord, merge_name, merge_number
 from tracking.comparison.statistics import mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from tracking.comparison.metrics import ID, OOD
 
 WISE = "wise_ft"
 _ROUNDING = 1e-12
@@ -34,10 +33,6 @@ class Curve:
     label: str
     points: tuple[Point, ...]
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return {"label": self.label, "points": [point._asdict() for point in self.points]}
-
 
 def run_curve(
     run: RunRecord,
@@ -52,15 +47,18 @@ def run_curve(
     Where alpha 1 was not asked for, the run itself stands there, and at alpha 0 the zero-shot
     run if given: by definition these are the same weights.
     """
-    points: dict[float, Point] = {}
-    axes = (id_metric, ood_metric)
+    models: list[tuple[float, RunRecord, str | None]] = [(1.0, run, None)]
     if zero_shot is not None:
-        _put(points, 0.0, zero_shot, None, axes)
-    _put(points, 1.0, run, None, axes)
+        models.insert(0, (0.0, zero_shot, None))
     for label in run.merges:
         alpha = merge_number(label)
         if merge_name(label) == WISE and alpha is not None:
-            _put(points, alpha, run, label, axes)
+            models.append((alpha, run, label))
+    points: dict[float, Point] = {}
+    for alpha, measured, merge in models:
+        x, y = (measured.value(metric, merge) for metric in (id_metric, ood_metric))
+        if x is not None and y is not None:
+            points[alpha] = Point(alpha, x, y)
     if not any(0 < alpha < 1 for alpha in points):
         return None
     return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
@@ -186,15 +184,3 @@ def _mark_zero_shot(axes: Axes, curves: Iterable[Curve]) -> None:
     if starts:
         axes.plot([], [], marker="*", linestyle="none", color="black", label="zero-shot")
         axes.plot([], [], marker="s", linestyle="none", color="grey", label="tuned (alpha 1)")
-
-
-def _put(
-    points: dict[float, Point],
-    alpha: float,
-    run: RunRecord,
-    merge: str | None,
-    axes: tuple[str, str],
-) -> None:
-    id_accuracy, ood_accuracy = (run.value(metric, merge) for metric in axes)
-    if id_accuracy is not None and ood_accuracy is not None:
-        points[alpha] = Point(alpha, id_accuracy, ood_accuracy)

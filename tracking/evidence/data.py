@@ -83,7 +83,7 @@ class Evidence:
     def parameters(self) -> tuple[Parameter, ...]:
         """The fields that vary among the settings, the most important first."""
         known, found = self.importance, self.comparison
-        shares = known.get(found.terms.ood) or known.get(found.rule.metric) or {}
+        shares = known.get(found.endpoint.ood) or known.get(found.rule.metric) or {}
         return tuple(sorted(varied(self.settings), key=lambda item: -shares.get(item.name, 0.0)))
 
     @cached_property
@@ -113,7 +113,7 @@ class Evidence:
         """To the reference: of ID, every shift and their mean."""
         if self.reference is None:
             return ()
-        terms = self.comparison.terms
+        terms = self.comparison.endpoint
         every = shifts(self.comparison.metric_names, terms.by)
         metrics = [terms.id_metric, *(metric for metric, _ in every), terms.ood]
         return differences(self.on_show, self.reference, metrics)
@@ -147,7 +147,7 @@ class Evidence:
         found = []
         for row, standing in self._learners():
             histories = self._histories(row, "pruned" if standing == "pruned" else "done")
-            for metric in (LOSS, self.comparison.terms.val):
+            for metric in (LOSS, self.comparison.endpoint.val):
                 curve = learning_curve(row, metric, standing, histories)
                 if curve is not None:
                     found.append(curve)

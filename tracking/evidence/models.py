@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tracking.comparison.compare import Comparison, Row, setting_key
-from tracking.comparison.spec import Terms
+from tracking.comparison.spec import Endpoint
 from tracking.comparison.statistics import Interval
 from tracking.comparison.wise_ft import WISE, ood_at
 
@@ -48,7 +48,7 @@ def models(
     found = {
         label: model
         for label, row in rows.items()
-        if (model := _of_row(row, comparison.terms, on_show=label in shown)) is not None
+        if (model := _of_row(row, comparison.endpoint, on_show=label in shown)) is not None
     }
     algorithms = {row.arm.label: row.arm.algorithm for row in comparison.rows}
     for curve in comparison.curves:
@@ -85,7 +85,7 @@ def distances(
         return ()
     found = []
     for row in on_show:
-        model = _of_row(row, comparison.terms, on_show=True)
+        model = _of_row(row, comparison.endpoint, on_show=True)
         if model is None or row.arm.is_zero_shot or row.arm.label in own:
             continue
         height = ood_at(curve, model.id)
@@ -94,7 +94,7 @@ def distances(
     return tuple(found)
 
 
-def _of_row(row: Row, terms: Terms, *, on_show: bool) -> Model | None:
+def _of_row(row: Row, terms: Endpoint, *, on_show: bool) -> Model | None:
     x, y, arm = row.metric(terms.id_metric), row.metric(terms.ood), row.arm
     if x.mean is None or y.mean is None:
         return None

@@ -53,7 +53,7 @@ def test_the_command_writes_page_and_figures_and_says_where(
     assert text.count("data:image/png;base64") == 24
     assert str(home.path) not in text
     assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
-    assert told["verdict"].startswith("too few seeds (3")
+    assert told["verdict"].startswith("Inconclusive: 3 common seeds")
 
 
 def test_another_reference_and_another_place(
@@ -158,9 +158,9 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
     found = look_at_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
     assert found.class_names == ()
     assert found.pictures is not None
-    assert found.pictures.counts
+    assert found.pictures.gallery.counts
     assert not found.pictures.thumbnails
-    assert not any(group.pictures for group in found.pictures.groups)
+    assert not [*found.pictures.groups()]
 
 
 def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS, parallel, response
 from tracking.charts import predictions as classes
 from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.spec import Rule
-from tracking.comparison.statistics import paired
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
+from tracking.comparison.statistics import PairedTest
 from tracking.comparison.wise_ft import ood_at
 from tracking.evidence.data import Evidence, gather
 
@@ -50,7 +50,7 @@ def test_every_setting_stands_at_its_means(plain: Evidence) -> None:
 def test_the_distance_is_the_one_of_the_verdict(everything: Evidence) -> None:
     rows = data_of(spec_of("id_ood", everything), "distance")
     told = {row["setting"]: row["distance"] for row in rows}
-    found = {f.candidate.label: f.above_mean_curve for f in everything.comparison.findings}
+    found = {f.pair.candidate.label: f.above_mean_curve for f in everything.comparison.verdicts}
     known = {label: distance for label, distance in found.items() if distance is not None}
     assert known
     assert {label: told[label] for label in known} == pytest.approx(
@@ -200,8 +200,8 @@ def test_a_search_is_a_scatter() -> None:
 
 
 def test_what_is_selected_through_a_merge_is_shown_as_such() -> None:
-    rule = Rule(merge="wise_ft@0.5")
-    evidence = gather(compare(grid_runs(1), sweep="merged", rule=rule))
+    rule = SelectionRule(merge="wise_ft@0.5")
+    evidence = gather(compare(grid_runs(1), ComparisonSpec(rule=rule), sweep="merged"))
     field = "ID val top-1, wise_ft@0.5"
     rows = data_of(spec_of("map", evidence), field)
     chosen = next(row for row in rows if row.get("selected"))
@@ -270,7 +270,8 @@ def test_a_shift_has_the_paired_difference_in_points(plain: Evidence) -> None:
         for label in ("car_ft kl_weight=1", "fine_tune")
     )
     metric = "ood/pixel/top1"
-    known = paired(list(ours.by_seed(metric).values()), list(theirs.by_seed(metric).values()))
+    sides = (ours.by_seed(metric).values(), theirs.by_seed(metric).values())
+    known = PairedTest(tuple(one - two for one, two in zip(*sides, strict=True)))
     assert known.ci95 is not None
     told = found["car_ft kl_weight=1", "pixel"]
     assert told["difference"] == pytest.approx(100 * known.mean, abs=1e-3)

@@ -134,7 +134,3 @@ def test_the_plot_needs_no_pyplot(tmp_path: Path) -> None:
         "plot([], Path(sys.argv[1]), title='s'); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "none.png"], check=True, timeout=60)
-
-
-def test_curves_are_plain_data() -> None:
-    assert ARCH.as_dict()["points"][0] == {"alpha": 0, "id": 0.5, "ood": 0.3}  # type: ignore[index]

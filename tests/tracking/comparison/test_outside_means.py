@@ -9,7 +9,7 @@ import pytest
 from tests.tracking.kept import SPLITS, with_folder
 from tests.tracking.made_up import arm, zero_shot
 from tracking.comparison.compare import compare
-from tracking.comparison.predictions import arm_hits, intervals, pick
+from tracking.comparison.predictions import intervals, pick, read_predictions
 from tracking.comparison.runs import RunRecord, group
 from tracking.evidence.data import Evidence, gather
 
@@ -39,12 +39,10 @@ def test_a_run_that_tells_nothing_has_every_shift_in_its_means() -> None:
 
 
 def test_the_interval_of_the_mean_is_over_the_shifts_alone(runs: list[RunRecord]) -> None:
-    hits = arm_hits(runs[-2:], None)
+    hits = read_predictions(runs[-2:], None)
     assert hits is not None
     own = hits.split != "ood/pixel"
-    bare = replace(
-        hits, split=hits.split[own], item=hits.item[own], unit=hits.unit[own], value=hits.value[own]
-    )
+    bare = hits.only(own)
     with_all = intervals(replace(hits, outside=frozenset()))
     # Other drawings are drawn beside it, so the two are not equal to the last digit.
     assert intervals(hits)["ood/mean/top1"] == pytest.approx(

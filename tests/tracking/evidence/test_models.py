@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.tracking.charted import grid_runs
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import compare
-from tracking.comparison.spec import Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.evidence.data import gather
 from tracking.evidence.models import front
 
@@ -54,8 +54,8 @@ def test_on_show_is_what_stands_for_each_algorithm_and_its_merges() -> None:
 
 
 def test_with_a_merge_in_the_rule_the_merged_rows_stand() -> None:
-    rule = Rule(merge="wise_ft@0.5")
-    evidence = gather(compare(kl_sweep(), sweep="s", rule=rule))
+    rule = SelectionRule(merge="wise_ft@0.5")
+    evidence = gather(compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s"))
     shown = {row.arm.label for row in evidence.on_show}
     assert {"zero_shot", "fine_tune", "fine_tune + wise_ft@0.5"} <= shown
     assert evidence.reference is not None
