@@ -37,7 +37,6 @@ from tracking.comparison.runs import (
     scalar,
 )
 from tracking.comparison.spec import Terms
-from tracking.comparison.wise_ft import plot, run_curve
 from tracking.location import where
 from tracking.provenance import context_tags
 from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
@@ -196,8 +195,8 @@ class TrackedSweep:
         self._tracker.metrics(key, list(_results(task, folder)))
         with self._for_compare.result(task, folder) as result:
             self._tracker.artifact(key, result)
-        for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
-            if file is not None and file.exists():
+        for file in (folder / "config.json", folder / LOG):
+            if file.exists():
                 self._tracker.artifact(key, file)
         self._tracker.tags(key, {"carft.state": "done", HAS_RESULT: result.name})
         self._end(task, "finished", content, at=_measured_at(task, folder))
@@ -340,30 +339,6 @@ class TrackedSweep:
     def _by(self, task: Task) -> str:
         """The accuracy that a run is judged by; of several families, which are tasks, its own."""
         return self._terms.on(task.config.data.family).by
-
-    def _curve(self, task: Task, folder: Path) -> Path | None:
-        """The run's WiSE-FT curve as a picture, where it has one."""
-        own = measured(folder, UNMERGED)
-        found = {label: measured(folder, label) for label in merge_labels(task.config)}
-        record = RunRecord(
-            task.algorithm,
-            {},
-            task.seed,
-            task.digest,
-            "done",
-            task.role,
-            metrics=own["metrics"] if own else {},
-            merges={label: item["metrics"] for label, item in found.items() if item},
-        )
-        terms = Terms(by=self._by(task)).suited(record.metrics)
-        curve = run_curve(record, id_metric=terms.id_metric, ood_metric=terms.ood)
-        if curve is None:
-            return None
-        file = self._folder / "curves" / task.digest / "wise_ft.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        axes = {"id_metric": terms.id_metric, "ood_metric": terms.ood}
-        plot([curve], file, title=task.label, **axes)
-        return file
 
 
 def _content(task: Task, folder: Path, by: str) -> str:
