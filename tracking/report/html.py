@@ -24,7 +24,7 @@ from tracking.report.table import View, everything, headline, tasks
 if TYPE_CHECKING:
     from altair import TopLevelMixin
 
-    from tracking.evidence.data import Evidence
+    from tracking.charts.data import ChartData
     from tracking.report.table import Table
 
 
@@ -246,7 +246,7 @@ class Section:
 
 def document(
     comparison: Comparison,
-    evidence: Evidence,
+    data: ChartData,
     *,
     description: str = "",
     pictures: Pictures | None = None,
@@ -273,7 +273,7 @@ def document(
         everything=everything(comparison),
         tasks=tasks(comparison),
         settings={task: headline(found) for task, found in comparison.tasks.items()},
-        sections=list(_sections(comparison, evidence, pictures, provenance)),
+        sections=list(_sections(comparison, data, pictures, provenance)),
         gallery=pictures,
         provenance=provenance,
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -284,7 +284,7 @@ def document(
 
 def _sections(
     comparison: Comparison,
-    evidence: Evidence,
+    data: ChartData,
     pictures: Pictures | None,
     provenance: Provenance | None,
 ) -> Iterator[Section]:
@@ -299,7 +299,7 @@ def _sections(
         if chart.name == _BEFORE_COST:
             yield from gallery
             gallery = []
-        drawn = chart.draw(evidence)
+        drawn = chart.draw(data)
         if drawn is not None:
             yield Section(chart.name, chart.title, Drawn(chart.about, _spec(drawn)))
     yield from gallery
@@ -426,11 +426,11 @@ def chart(comparison: Comparison, name: str, *, width: int) -> TopLevelMixin:
 
     from tracking.charts import CHARTS
     from tracking.charts.base import fitted
-    from tracking.evidence.data import gather
+    from tracking.charts.data import ChartData
 
     if name not in CHARTS:
         raise TrackingError(unknown("chart", name, CHARTS))
-    drawn = CHARTS[name].draw(gather(comparison))
+    drawn = CHARTS[name].draw(ChartData(comparison))
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
     spec = fitted(drawn.to_dict(validate=False), width)
