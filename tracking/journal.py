@@ -73,7 +73,7 @@ def decode(line: str) -> Record:
     """The record of a line. Raises ValueError when the line is not one."""
     record = json.loads(line)
     if not isinstance(record, dict) or record.get("verb") not in _TELL:
-        raise ValueError(f"not a record: {mlflow_limits.cut(line, 80)}")
+        raise ValueError(f"not a record: {mlflow_limits.truncate(line, 80)}")
     return record
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from tracking.comparison.compare import REFERENCE, Comparison
 from tracking.comparison.pooling import Part, compared, condition
@@ -31,21 +31,18 @@ from tracking.comparison.runs import (
     read_settings,
 )
 from tracking.comparison.spec import Judging
-from tracking.errors import ServiceUnreachable, TrackingError, unknown
-from tracking.location import EXPERIMENT, home_folder, sqlite_file, where, without_password
+from tracking.errors import TrackingError, unknown
+from tracking.location import EXPERIMENT, home_folder, where, without_password
 from tracking.store import mlflow_store
-from tracking.store.mlflow_client import check_reachable, stay_private
-from tracking.store.mlflow_errors import deleted_experiment, translated
+from tracking.store.mlflow_client import connect, find_experiment
+from tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
 _HOME = 8
 """Characters of a home's id that are shown."""
-_UNMERGED = ("id/", "ood/", "gap/", "hmean/", "gain/", "context/")
-"""What metrics of a run's own model begin with; a merged one's are below its merge's name."""
 _STATES: Mapping[str, State] = {
     "done": "done",
     "failed": "failed",
@@ -53,7 +50,8 @@ _STATES: Mapping[str, State] = {
     "pruned": "pruned",
     "running": "running",
 }
-_FACTS: Mapping[str, str] = {"data": "carft.data", "model": "carft.weights"}
+_NAMED = 3
+"""Runs that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,6 @@ class ServedRun:
 
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: str = ""
     """Where its files lie."""
 
@@ -155,91 +152,74 @@ def read_part(
     results: Mapping[str, Result],
     name: str,
 ) -> Part:
-    """The runs of a sweep, by digest, with the files that were there, under `name`.
+    """Make a part, under `name`, of the runs of a sweep and of the files that were there.
 
-    What has no result is taken as far as tags and metrics tell, and a warning says so.
+    Finished runs without a result are left out, with a warning. While the sweep runs, its own
+    list of runs lags behind them: their tags say their states, and which have begun since.
     """
+    is_running = sweep.state == "running"
     if settings is not None and str(settings.generation) != sweep.generation:
         settings = None  # of an earlier one
-    known = _Known(sweep, runs, settings, results)
-    judging, said = _judging(sweep)
-    records = list(known.records())
+    listed = () if settings is None else settings.records
+    records = [_with_result(record, results, record.merges) for record in listed]
+    if is_running:
+        records = [
+            replace(record, state=runs[record.digest].state) if record.digest in runs else record
+            for record in records
+        ]
+    if settings is None or is_running:
+        known = {record.digest for record in listed}
+        records += [
+            _with_result(_begun(run, results.get(digest)), results, None)
+            for digest, run in runs.items()
+            if digest not in known
+            and run.tags.get("carft.generation", sweep.generation) == sweep.generation
+        ]
+    lacking = {r.digest for r in records if r.state == "done"} - results.keys()
+    warnings = []
+    if settings is None and runs:
+        lost = HAS_SETTINGS in sweep.run.tags and not is_running
+        why = "it has not ended"
+        if lost:
+            why = (
+                f"its {SETTINGS} is not at {sweep.run.artifacts}, where the server says, or is of "
+                "an earlier generation"
+            )
+        warnings.append(f"of {sweep.name} only the runs that have begun are known: {why}")
+    if lacking:
+        have, are = ("run has", "is") if len(lacking) == 1 else ("runs have", "are")
+        digests = ", ".join(sorted(digest[:12] for digest in lacking)[:_NAMED])
+        more = ", ..." if len(lacking) > _NAMED else ""
+        warnings.append(
+            f"{len(lacking)} finished {have} no {RESULT} on the server and {are} left out: "
+            f"{digests}{more}"
+        )
     return Part(
         sweep=name,
-        records=records,
-        judging=judging,
-        fields={digest: found.fields for digest, found in results.items()},
-        warnings=(*said, *known.warnings(records)),
+        records=[record for record in records if record.digest not in lacking],
+        judging=_judging(sweep),
+        fields={digest: result.fields for digest, result in results.items()},
+        warnings=tuple(warnings),
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a server knows of the runs of a sweep."""
-
-    sweep: ServedSweep
-    runs: Mapping[str, ServedRun]
-    settings: Settings | None
-    results: Mapping[str, Result]
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the list of runs may lag behind them."""
-        return self.sweep.state == "running"
-
-    def records(self) -> Iterator[RunRecord]:
-        """As the sweep's own list says; while it runs, also what has begun since."""
-        listed = () if self.settings is None else self.settings.records
-        for record in listed:
-            yield self._measured(record, list(record.merges))
-        if self.settings is not None and not self.is_running:
-            return
-        known = {record.digest for record in listed}
-        for digest, run in self.runs.items():
-            if digest not in known and self._is_current(run):
-                found = self.results.get(digest)
-                labels = [] if found is None else list(found.merges)
-                yield self._measured(_told(run, found), labels)
-
-    def warnings(self, records: Sequence[RunRecord]) -> tuple[str, ...]:
-        """What was not there to be read of them."""
-        said = []
-        if self.settings is None and self.runs:
-            lost = HAS_SETTINGS in self.sweep.run.tags and not self.is_running
-            why = (
-                f"its {SETTINGS} is not at {self.sweep.run.artifacts}, where the "
-                "server says, or is of an earlier generation"
-                if lost
-                else "it has not ended, or was tracked by an older version"
-            )
-            said.append(f"of {self.sweep.name} only the runs that have begun are known: {why}")
-        done = {record.digest for record in records if record.state == "done"}
-        lacking = len(done - self.results.keys())
-        if lacking:
-            runs = "run has" if lacking == 1 else "runs have"
-            said.append(
-                f"{lacking} finished {runs} no {RESULT} on the server: what MLflow's "
-                "own metrics tell is taken, without merged models"
-            )
-        return tuple(said)
-
-    def _measured(self, record: RunRecord, labels: Sequence[str]) -> RunRecord:
-        run, found = self.runs.get(record.digest), self.results.get(record.digest)
-        state = run.state if run is not None and self.is_running else record.state
-        if found is None:
-            metrics = {} if run is None else _own_metrics(run)
-            facts = {} if run is None else _facts(run)
-            return replace(record, state=state, metrics=metrics, merges={}, facts=facts)
-        merges = {label: found.merges[label] for label in labels if label in found.merges}
-        return replace(record, state=state, metrics=found.metrics, merges=merges, facts=found.facts)
-
-    def _is_current(self, run: ServedRun) -> bool:
-        ours = self.sweep.generation
-        return run.tags.get("carft.generation", ours) == ours
+def _with_result(
+    record: RunRecord, results: Mapping[str, Result], merges: Collection[str] | None
+) -> RunRecord:
+    """Add what was measured, of these merges or of all."""
+    result = results.get(record.digest)
+    if result is None:
+        return replace(record, metrics={}, merges={}, facts={})
+    measured = {
+        label: metrics
+        for label, metrics in result.merges.items()
+        if merges is None or label in merges
+    }
+    return replace(record, metrics=result.metrics, merges=measured, facts=result.facts)
 
 
-def _told(run: ServedRun, result: Result | None) -> RunRecord:
-    """A run as its tags and parameters tell."""
+def _begun(run: ServedRun, result: Result | None) -> RunRecord:
+    """Make the record of a run that its sweep has not listed yet from its tags and parameters."""
     seed, trial = run.tags.get("carft.seed", "none"), run.tags.get("carft.trial", "none")
     return RunRecord(
         algorithm=run.tags.get("carft.algorithm", "unknown"),
@@ -254,48 +234,29 @@ def _told(run: ServedRun, result: Result | None) -> RunRecord:
 
 
 def _params(run: ServedRun) -> dict[str, Scalar]:
-    apart = ("algorithm", "seed")
-    return {name: _parsed(text) for name, text in run.params.items() if name not in apart}
+    """Parse parameters as `mlflow_limits.param` writes them."""
+    params: dict[str, Scalar] = {}
+    for name, text in run.params.items():
+        if name in ("algorithm", "seed"):
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        params[name] = text if isinstance(value, (dict, list)) else value
+    return params
 
 
-def _parsed(text: str) -> Scalar:
-    """A parameter as `limits.param` wrote it."""
+def _judging(sweep: ServedSweep) -> Judging:
     try:
-        value: Any = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, (int, float, bool)) or value is None else text
-
-
-def _own_metrics(run: ServedRun) -> dict[str, float]:
-    return {name: value for name, value in run.metrics.items() if name.startswith(_UNMERGED)}
-
-
-def _facts(run: ServedRun) -> dict[str, object]:
-    return {name: run.tags[tag] for name, tag in _FACTS.items() if tag in run.tags}
-
-
-def _judging(sweep: ServedSweep) -> tuple[Judging, tuple[str, ...]]:
-    told = sweep.run.tags.get(RULE)
-    if told is None:
-        usual = Judging()
-        said = f"{sweep.name} does not tell how it chooses: {usual.rule.metric}, {usual.rule.name}"
-        return usual, (f"{said} is taken; see --metric and --selection",)
-    try:
-        return Judging.of_plain(json.loads(told)), ()
+        return Judging.of_plain(json.loads(sweep.run.tags.get(RULE, "")))
     except ValueError as error:
-        raise TrackingError(f"{sweep.name}: {RULE} is no JSON: {error}") from None
+        raise TrackingError(f"{sweep.name}: its tag {RULE} is no JSON: {error}") from None
 
 
 THREADS = 8
 PAGE = 1000
 """Runs in one answer."""
-_ENVIRONMENT = {
-    # One attempt a request: whoever reads may simply ask again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 class MlflowReader:
@@ -307,9 +268,14 @@ class MlflowReader:
 
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         self._uri = uri
-        self._client = self._connect()
-        with translated(self._uri):
-            self._experiment = self._experiment_id(experiment)
+        self._client = connect(uri)
+        with translated(uri):
+            found = find_experiment(self._client, uri, experiment)
+            if found is None:
+                names = [each.name for each in self._client.search_experiments()]
+                text = unknown("experiment", experiment, names)
+                raise TrackingError(f"{without_password(uri)}: {text} See --experiment.")
+        self._experiment = found
 
     def sweeps(self) -> list[ServedSweep]:
         """Every sweep, in the order in which they were begun."""
@@ -383,42 +349,11 @@ class MlflowReader:
             if not token:
                 return
 
-    def _connect(self) -> MlflowClient:
-        stay_private()
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        check_reachable(self._uri)
-        file = sqlite_file(self._uri)
-        if file is not None and not file.exists():
-            raise TrackingError(f"there is no MLflow database {file}")
-        # SQLAlchemy, Alembic and the database drivers each raise errors of their own here.
-        try:
-            from mlflow import MlflowClient
-
-            with translated(self._uri):
-                return MlflowClient(self._uri)
-        except (ServiceUnreachable, TrackingError):
-            raise
-        except Exception as error:
-            place = without_password(self._uri)
-            raise TrackingError(f"MLflow cannot use {place}: {error}") from error
-
-    def _experiment_id(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            names = [experiment.name for experiment in self._client.search_experiments()]
-            place = without_password(self._uri)
-            raise TrackingError(f"{place}: {unknown('experiment', name, names)} See --experiment.")
-        if found.lifecycle_stage == "deleted":
-            raise deleted_experiment(self._uri, name, found.experiment_id)
-        return found.experiment_id
-
 
 def _plain(run: Run) -> ServedRun:
     return ServedRun(
         tags=dict(run.data.tags),
         params=dict(run.data.params),
-        metrics=dict(run.data.metrics),
         artifacts=run.info.artifact_uri,
     )
 

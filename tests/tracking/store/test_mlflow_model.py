@@ -152,7 +152,7 @@ def test_an_upload_that_fails_leaves_nothing(
 
 
 def test_a_name_that_the_registry_refuses_is_told(place: Where, folder: Path) -> None:
-    with pytest.raises(TrackingError, match="refuses"):
+    with pytest.raises(TrackingError, match="rejected"):
         keep_model(place, "mine", START, folder, register="a/b")
 
 
