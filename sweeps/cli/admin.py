@@ -325,9 +325,6 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-PORT = 5000
-
-
 def ui_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
     home = find_home(arguments.home)
@@ -342,8 +339,7 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
         place.uri,
         place.artifacts,
         host=arguments.host,
-        port=PORT if arguments.port is None else arguments.port,
-        other_ports=arguments.port is None,
+        port=arguments.port,
         names=arguments.allowed_hosts,
         users=users,
         prefix=arguments.static_prefix or "",
@@ -352,7 +348,7 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
     if server.process is None:
         return 0
     if users is not None:
-        say(users.told)
+        say(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
         say(f"Whoever reaches {arguments.host} may read, change and delete every run.")
     say("Ctrl-C ends it.")
