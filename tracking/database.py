@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote_plus
 
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 from tracking.location import is_server, without_password
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Database:
 
 
 @dataclass(frozen=True)
-class Found:
+class DatabaseTables:
     """The tables of a database."""
 
     tables: frozenset[str]
@@ -90,7 +90,7 @@ class Found:
         return {"experiments", "runs"} <= self.tables or "alembic_version_auth" in self.tables
 
 
-def parsed(uri: str, variable: str) -> URL:
+def parse_url(uri: str, variable: str) -> URL:
     """Parse the URL in an environment variable.
 
     Raises:
@@ -135,19 +135,19 @@ def identity(uri: str) -> Identity | None:
     )
 
 
-def look(database: Database) -> Found:
+def inspect_database(database: Database) -> DatabaseTables:
     """Read which tables a database has, within seconds also where it is away.
 
     Raises:
-        TrackingError: Its URL is none, or as of `meaning`.
-        ServiceUnreachable: As of `meaning`.
+        TrackingError: Its URL is none, or as of `translate_error`.
+        ServiceUnreachable: As of `translate_error`.
     """
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.pool import NullPool
 
-    url = parsed(database.uri, database.variable)
+    url = parse_url(database.uri, database.variable)
     _check_host(database, url)
-    with in_plain_words(database):
+    with translated_errors(database):
         engine = create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
         with engine.connect() as connection:
             tables = frozenset(inspect(connection).get_table_names())
@@ -155,7 +155,7 @@ def look(database: Database) -> Found:
             if "alembic_version" in tables:
                 row = connection.execute(text("SELECT version_num FROM alembic_version")).first()
     logger.debug("%s has %d tables", database, len(tables))
-    return Found(tables, None if row is None else str(row[0]))
+    return DatabaseTables(tables, None if row is None else str(row[0]))
 
 
 def connect_args(url: URL) -> dict[str, int]:
@@ -166,22 +166,22 @@ def connect_args(url: URL) -> dict[str, int]:
 
 
 @contextmanager
-def in_plain_words(database: Database) -> Iterator[None]:
-    """Raise what `meaning` makes of an error of SQLAlchemy's, or of a driver that is missing."""
+def translated_errors(database: Database) -> Iterator[None]:
+    """Raise errors of SQLAlchemy, or of a missing driver, as `translate_error` has them."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (SQLAlchemyError, ImportError) as error:
-        raise meaning(database, error) from None
+        raise translate_error(database, error) from None
 
 
-def meaning(database: Database, error: Exception) -> RuntimeError:
+def translate_error(database: Database, error: Exception) -> RuntimeError:
     """Translate an error of SQLAlchemy's, its driver's, or that there is no driver.
 
     Returns:
-        NotLetIn: The user or password is wrong.
-        UnknownHost: The host's name cannot be resolved.
+        AccessDenied: The user or password is wrong.
+        HostNotFound: The host's name cannot be resolved.
         TrackingError: The database, the right to its tables, or the dialect is missing.
         ServiceUnreachable: The database is away, or has no free connection.
     """
@@ -197,14 +197,14 @@ def meaning(database: Database, error: Exception) -> RuntimeError:
         return TrackingError(f"{database.variable} names an unknown kind of database: {error}")
     cause = getattr(error, "orig", None) or error
     # Without PostgreSQL's picture of the place in the statement, and its advice.
-    text = scrubbed(str(cause), database.uri).strip().partition("\n")[0]
+    text = remove_passwords(str(cause), database.uri).strip().partition("\n")[0]
     text = text.removeprefix("connection failed: ")
     if _CREDENTIALS.search(text):
-        return NotLetIn(
+        return AccessDenied(
             f"{database} denied access ({text}): see to user and password in {database.variable}"
         )
     if _HOST.search(text):
-        return unknown_host(database)
+        return host_not_found(database)
     if _MISSING.search(text):
         return TrackingError(
             f"{database} is not there ({text}): create it, CREATE DATABASE name OWNER user, or "
@@ -220,9 +220,9 @@ def meaning(database: Database, error: Exception) -> RuntimeError:
     return ServiceUnreachable(f"{database} does not answer: {text}")
 
 
-def unknown_host(database: Database) -> UnknownHost:
+def host_not_found(database: Database) -> HostNotFound:
     """Make the error for a name that cannot be resolved."""
-    return UnknownHost(
+    return HostNotFound(
         f"{database} is on a host whose name cannot be resolved here: see to the host in "
         f"{database.variable}"
     )
@@ -236,21 +236,21 @@ def _check_host(database: Database, url: URL) -> None:
     try:
         socket.create_connection((url.host, port), timeout=SECONDS).close()
     except OSError as error:
-        if is_unknown_name(error):
-            raise unknown_host(database) from None
+        if is_host_not_found(error):
+            raise host_not_found(database) from None
         raise ServiceUnreachable(
             f"no database answers at {without_password(database.uri)} ({url.host}:{port}): "
             f"{error}; {database.variable} names it"
         ) from None
 
 
-def is_unknown_name(error: Any) -> bool:
+def is_host_not_found(error: Any) -> bool:
     """Tell a name that does not exist from a name server that is away."""
     codes = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
     return isinstance(error, socket.gaierror) and error.errno in codes
 
 
-def scrubbed(text: str, uri: str) -> str:
+def remove_passwords(text: str, uri: str) -> str:
     """Remove the password of a URL, and of every other URL, from a text."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError

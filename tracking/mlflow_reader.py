@@ -31,8 +31,8 @@ from tracking.comparison.runs import (
     read_settings,
 )
 from tracking.comparison.spec import Judging
-from tracking.errors import TrackingError, unknown
-from tracking.location import EXPERIMENT, home_folder, where, without_password
+from tracking.errors import TrackingError, unknown_name
+from tracking.location import EXPERIMENT, home_folder, resolve_location, without_password
 from tracking.store import mlflow_store
 from tracking.store.mlflow_client import connect, find_experiment
 from tracking.store.mlflow_errors import translated
@@ -56,12 +56,12 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class ServedRun:
-    """One run of a server: tags and parameters as text, the last value of each metric."""
+    """A run on a server, its tags and parameters as text."""
 
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
     artifacts: str = ""
-    """Where its files lie."""
+    """URI of the folder of its files."""
 
     @property
     def digest(self) -> str:
@@ -70,7 +70,7 @@ class ServedRun:
 
     @property
     def state(self) -> State:
-        """As its driver told it last."""
+        """As its driver reported it last."""
         return _STATES.get(self.tags.get("carft.state", ""), "missing")
 
 
@@ -85,7 +85,7 @@ class ServedSweep:
 
     @property
     def name(self) -> str:
-        """As its file says."""
+        """The name in its file."""
         return self.run.tags["carft.sweep"]
 
     @property
@@ -109,7 +109,7 @@ class ServedSweep:
         return f"{self.name}@{self.home[:_HOME]}"
 
     def as_dict(self) -> dict[str, object]:
-        """Plain data for standard JSON and for a list."""
+        """Return plain data for JSON and for a list."""
         begun = datetime.fromtimestamp(self.started / 1000, UTC)
         return {
             "sweep": self.place,
@@ -122,27 +122,27 @@ class ServedSweep:
         }
 
     def line(self) -> str:
-        """The same for people."""
-        told = self.as_dict()
-        return f"{self.place}  {self.state}, begun {told['begun']} UTC by {told['user']}"
+        """Write it as a line for people."""
+        plain = self.as_dict()
+        return f"{self.place}  {self.state}, begun {plain['begun']} UTC by {plain['user']}"
 
 
 def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
-    """The sweep of a name, or of `NAME@HOME` where several homes have one.
+    """Find the sweep of a name, or of `NAME@HOME` where several homes have one.
 
-    Raises TrackingError that lists them, or says the nearest name.
+    Raises TrackingError that lists them, or suggests the nearest name.
     """
     wanted, _, home = name.partition("@")
     named = [sweep for sweep in sweeps if sweep.name == wanted]
-    ours = [sweep for sweep in named if sweep.home.startswith(home)]
-    if len(ours) == 1:
-        return ours[0]
+    of_home = [sweep for sweep in named if sweep.home.startswith(home)]
+    if len(of_home) == 1:
+        return of_home[0]
     if not named:
-        raise TrackingError(unknown("sweep", wanted, sorted({sweep.name for sweep in sweeps})))
+        raise TrackingError(unknown_name("sweep", wanted, sorted({sweep.name for sweep in sweeps})))
     each = "\n".join(f"  {sweep.line()}" for sweep in named)
-    if not ours:
+    if not of_home:
         raise TrackingError(f"no home {home!r} has a sweep {wanted!r}; there are:\n{each}")
-    raise TrackingError(f"{len(ours)} homes have a sweep {wanted!r}; say which:\n{each}")
+    raise TrackingError(f"{len(of_home)} homes have a sweep {wanted!r}; say which:\n{each}")
 
 
 def read_part(
@@ -260,10 +260,11 @@ PAGE = 1000
 
 
 class MlflowReader:
-    """One experiment of an MLflow server or database.
+    """Reader of one experiment of an MLflow server or database.
 
-    Raises ServiceUnreachable when nothing answers, and TrackingError when the place cannot be used
-    or there is no such experiment.
+    Raises:
+        ServiceUnreachable: Nothing answers.
+        TrackingError: The place cannot be used, or has no such experiment.
     """
 
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
@@ -273,12 +274,12 @@ class MlflowReader:
             found = find_experiment(self._client, uri, experiment)
             if found is None:
                 names = [each.name for each in self._client.search_experiments()]
-                text = unknown("experiment", experiment, names)
+                text = unknown_name("experiment", experiment, names)
                 raise TrackingError(f"{without_password(uri)}: {text} See --experiment.")
         self._experiment = found
 
     def sweeps(self) -> list[ServedSweep]:
-        """Every sweep, in the order in which they were begun."""
+        """List every sweep in the order in which they were begun."""
         # An answer that was lost may have left a second run of a sweep: the first one is meant.
         first: dict[tuple[str, str], ServedSweep] = {}
         for run in self._search({"carft.kind": "sweep"}):
@@ -287,7 +288,7 @@ class MlflowReader:
         return list(first.values())
 
     def part(self, sweep: ServedSweep, name: str | None = None) -> Part:
-        """A sweep's runs and how it judges, under `name` (its own)."""
+        """Read a sweep's runs and how it judges, under `name` (its own)."""
         runs: dict[str, ServedRun] = {}
         for run in map(_plain, self._search({"mlflow.parentRunId": sweep.run_id})):
             runs.setdefault(run.digest, run)
@@ -298,7 +299,7 @@ class MlflowReader:
     def _files(
         self, sweep: ServedSweep, runs: Mapping[str, ServedRun], folder: Path
     ) -> tuple[Settings | None, dict[str, Result]]:
-        """The list of the sweep's runs, and the results of those that are done."""
+        """Download the list of the sweep's runs, and the results of those that are done."""
 
         def text(run: ServedRun, name: str, tag: str) -> str | None:
             there = run.tags.get(tag) == name
@@ -309,13 +310,13 @@ class MlflowReader:
             listed = text(sweep.run, SETTINGS, HAS_SETTINGS)
             found = {
                 digest: result
-                for digest, told in zip(runs, results, strict=True)
-                if told is not None and (result := read_result(told)) is not None
+                for digest, content in zip(runs, results, strict=True)
+                if content is not None and (result := read_result(content)) is not None
             }
         return None if listed is None else read_settings(listed), found
 
     def _text(self, place: str, name: str, folder: Path) -> str | None:
-        """The content of an artifact below `place`; None when it is gone."""
+        """Read an artifact below `place`; None when it is gone."""
         from mlflow.artifacts import download_artifacts, list_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -333,7 +334,7 @@ class MlflowReader:
                 return None
 
     def _search(self, tags: Mapping[str, str]) -> Iterator[Run]:
-        """Every run with these tags, in the order in which they were begun."""
+        """Yield every run with these tags, in the order in which they were begun."""
         token: str | None = None
         while True:
             with translated(self._uri):
@@ -367,47 +368,52 @@ def load_comparison(
     reference: str = REFERENCE,
     judging: Judging | None = None,
 ) -> Comparison:
-    """The comparison of one sweep, or of several as one, as MLflow knows their runs.
+    """Load the comparison of one sweep, or of several as one, from MLflow.
 
-    `sweeps` are names, or `NAME@HOME` where several homes on a server have one. The runs are read
-    from `tracking_uri`, else from where the runs of `home` (CARFT_HOME, `.carft`) are kept; what
-    their folders hold (predictions, curves) is there as long as they lie in the home.
-    `conditions` are those of `compare --where`, such as `kl_weight>=0.3`; `reference` is the
-    algorithm to compare with; `judging` goes before how the sweeps choose. Raises TrackingError
-    for an unknown sweep, with the nearest name, and where the sweeps judge differently;
-    ServiceUnreachable when the server does not answer.
+    What the folders of runs hold (predictions, curves) is there as long as they lie in the home.
+
+    Args:
+        sweeps: Names, or `NAME@HOME` where several homes on a server have one.
+        home: The home whose place the runs are read from (CARFT_HOME, `.carft`).
+        tracking_uri: Another place to read them from.
+        experiment: The experiment there.
+        conditions: Those of `compare --where`, such as `kl_weight>=0.3`.
+        reference: The algorithm to compare with.
+        judging: Goes before how the sweeps choose.
+
+    Raises:
+        TrackingError: A sweep is unknown, or the sweeps judge differently.
+        ServiceUnreachable: The server does not answer.
     """
     if not sweeps:
         raise TypeError("load_comparison needs the name of a sweep")
     parts = _from(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
     texts = [conditions] if isinstance(conditions, str) else conditions
-    chosen = [condition(text) for text in texts]
-    return compared(parts, judging=judging, conditions=chosen, reference=reference)
+    parsed = [condition(text) for text in texts]
+    return compared(parts, judging=judging, conditions=parsed, reference=reference)
 
 
 def _from(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[Part]:
-
     reader = MlflowReader(uri, experiment or EXPERIMENT)
-    there = reader.sweeps()
-    return [reader.part(find(there, name), name) for name in dict.fromkeys(sweeps)]
+    every = reader.sweeps()
+    return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]
 
 
 def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[Part]:
-    """A home's own sweeps, also on a server that other homes use."""
-
+    """Read a home's own sweeps, also from a server that other homes use."""
     folder = home_folder(None if home is None else os.fspath(home))
-    place = where(folder)
+    place = resolve_location(folder)
     reader = MlflowReader(place.uri, place.experiment)
-    there, own = reader.sweeps(), _id(folder)
-    found = []
+    every, own = reader.sweeps(), _id(folder)
+    parts = []
     for name in dict.fromkeys(sweeps):
-        asked = name if "@" in name or own is None else f"{name}@{own}"
-        found.append(_with_folders(reader.part(find(there, asked), name), folder / "runs"))
-    return found
+        of_home = name if "@" in name or own is None else f"{name}@{own}"
+        parts.append(_with_folders(reader.part(find(every, of_home), name), folder / "runs"))
+    return parts
 
 
 def _with_folders(part: Part, runs: Path) -> Part:
-    """The part with the folders of those of its runs that lie here."""
+    """Add the folders of those runs that lie here."""
     records = [
         replace(record, folder=folder) if (folder := runs / record.digest).is_dir() else record
         for record in part.records
@@ -416,7 +422,7 @@ def _with_folders(part: Part, runs: Path) -> Part:
 
 
 def _id(folder: Path) -> str | None:
-    """The home's id, where it has one; none is made for who only reads."""
+    """Return the home's id, where it has one; reading makes none."""
     try:
         return (folder / "id").read_text().strip()
     except FileNotFoundError:

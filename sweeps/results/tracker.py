@@ -37,8 +37,8 @@ from tracking.comparison.runs import (
     scalar,
 )
 from tracking.comparison.spec import Terms
-from tracking.location import where
-from tracking.provenance import context_tags
+from tracking.location import resolve_location
+from tracking.provenance import provenance_tags
 from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 
 
@@ -151,7 +151,7 @@ class TrackedSweep:
         self._folder = folder
         self._for_compare = ForCompare(name, folder)
         # One for each place, as its journals have a folder of their own, and by the same name.
-        place = where(folder.parents[1]).spool.name
+        place = resolve_location(folder.parents[1]).spool.name
         self._book = Book(folder / "told" / f"{place}.jsonl")
         self._tags: dict[str, str] = {}
         self._start: RunStart | None = None
@@ -162,7 +162,7 @@ class TrackedSweep:
 
     def begin(self, spec_file: Path, tags: Mapping[str, str]) -> None:
         """End what an earlier driver left open. The sweep's own run opens with the first news."""
-        self._tags = context_tags()
+        self._tags = provenance_tags()
         self._spec_file = spec_file
         own = {**self._tags, **tags, **self._for_compare.tags(), "carft.state": "running"}
         self._start = RunStart(self._parent, self._parent.sweep, _now(), tags=own)

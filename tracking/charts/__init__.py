@@ -14,7 +14,7 @@ from tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
 from tracking.charts.splits import CONTEXT, SHIFTS
 from tracking.charts.tradeoff import ID_OOD
 from tracking.charts.training import COST, LEARNING
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 
 __all__ = ["CHARTS", "Chart", "write_figures"]
 
@@ -62,7 +62,7 @@ def write_figures(
     """
     for kind in kinds:
         if kind not in _CONVERTERS:
-            raise TrackingError(unknown("kind of figure", kind, _CONVERTERS))
+            raise TrackingError(unknown_name("kind of figure", kind, _CONVERTERS))
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for chart in CHARTS.values():

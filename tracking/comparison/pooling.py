@@ -13,7 +13,7 @@ from tracking.comparison.compare import REFERENCE, Comparison
 from tracking.comparison.runs import RunRecord, Scalar, group, params_key, tells_apart
 from tracking.comparison.spec import Judging, agreed, common_seeds
 from tracking.comparison.tasks import check_equal, compared_by
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 
 OWN = ("algorithm", "role", "seed", "state", "sweep", "trial")
 """What every run has besides its varied fields."""
@@ -114,7 +114,7 @@ def _field(written: str, names: Sequence[str]) -> str:
     if ends:
         raise TrackingError(f"--where: {written!r} may be {' or '.join(ends)}; say which")
     short = [name.rsplit(".", 1)[-1] for name in names]
-    told = unknown("field", written, [*OWN, *short, *names])
+    told = unknown_name("field", written, [*OWN, *short, *names])
     raise TrackingError(f"--where: {told} Fields in which no two runs differ are not among them.")
 
 
@@ -126,7 +126,7 @@ def _nobody(
     if one.operator != "=" or any(_equal(value, text) for value in there for text in one.values):
         return ""
     shown = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in there)
-    return f"--where {one}: {unknown(name, ','.join(one.values), shown)}"
+    return f"--where {one}: {unknown_name(name, ','.join(one.values), shown)}"
 
 
 def _check_order(one: Condition, name: str, records: Sequence[RunRecord]) -> None:
@@ -325,7 +325,7 @@ def _without_sweep(record: RunRecord) -> RunRecord:
 def _check_reference(reference: str, records: Sequence[RunRecord]) -> None:
     algorithms = sorted({record.algorithm for record in records})
     if reference not in algorithms:
-        raise TrackingError(f"--reference: {unknown('algorithm', reference, algorithms)}")
+        raise TrackingError(f"--reference: {unknown_name('algorithm', reference, algorithms)}")
 
 
 def _filtered(conditions: Sequence[Condition], left: int, of: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, TOP1
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 
 TASK = "{task}"
 """Stands in a metric for the name of each task."""
@@ -229,7 +229,7 @@ def terms_of(id_margin: float, by: str | Mapping[str, str] | None) -> Terms:
     kinds = [*by.values()] if isinstance(by, Mapping) else [by or TOP1]
     for kind in kinds:
         if kind not in KINDS:
-            raise ValueError(unknown("accuracy", str(kind), KINDS))
+            raise ValueError(unknown_name("accuracy", str(kind), KINDS))
     if isinstance(by, Mapping):
         return Terms(id_margin=id_margin, by_task=dict(by))
     return Terms(id_margin=id_margin, by=by or TOP1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Answer, Counts, Gallery, Keeper, Picture
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 from tracking.report.table import View, everything, headline, tasks
 
 if TYPE_CHECKING:
@@ -429,7 +429,7 @@ def chart(comparison: Comparison, name: str, *, width: int) -> TopLevelMixin:
     from tracking.charts.data import ChartData
 
     if name not in CHARTS:
-        raise TrackingError(unknown("chart", name, CHARTS))
+        raise TrackingError(unknown_name("chart", name, CHARTS))
     drawn = CHARTS[name].draw(ChartData(comparison))
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")

@@ -19,7 +19,7 @@ from tracking.comparison.metrics import (
     shifts,
 )
 from tracking.comparison.verdict import GAIN
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 from tracking.report.published import Quoted, footnotes
 
 GAP = "gap/top1"
@@ -115,7 +115,7 @@ def column_of(comparison: Comparison, name: str, besides: Sequence[str] = ()) ->
     if name in comparison.metric_names:
         return MetricColumn(name, name)
     headers = [*besides, *(column.header for column in usual)]
-    raise TrackingError(unknown("column", name, [*headers, *sorted(comparison.metric_names)]))
+    raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
 
 
 def metric_columns(comparison: Comparison) -> tuple[MetricColumn, ...]:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from tracking.database import SECONDS, Database, is_unknown_name, look
-from tracking.errors import ServiceUnreachable, TrackingError, UnknownHost
+from tracking.database import SECONDS, Database, inspect_database, is_host_not_found
+from tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
 from tracking.location import TRACKING_VARIABLE, is_server, sqlite_file, without_password
 from tracking.store.mlflow_errors import (
     deleted_experiment,
@@ -174,7 +174,7 @@ def check_reachable(uri: str) -> None:
         _check_server(uri)
     elif uri.startswith("postgresql"):
         database = Database(uri, "MLflow's database", TRACKING_VARIABLE)
-        if look(database).is_optunas:
+        if inspect_database(database).is_optunas:
             raise TrackingError(
                 f"{database} is Optuna's: MLflow needs one of its own, name another one in "
                 f"{database.variable}"
@@ -214,8 +214,8 @@ def _check_server(uri: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
     except OSError as error:
-        if is_unknown_name(error):
-            raise UnknownHost(
+        if is_host_not_found(error):
+            raise HostNotFound(
                 f"MLflow at {place} is on a host whose name cannot be resolved here: see to "
                 f"{TRACKING_VARIABLE}"
             ) from None
@@ -242,7 +242,7 @@ class Answer:
         return json.loads(self.text)
 
 
-def ask(
+def request(
     uri: str,
     path: str,
     method: str = "GET",
@@ -303,8 +303,8 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
 
 
 def server_version(uri: str) -> str | None:
-    """Read a server's version; None where it names none. Raises as `ask` does."""
-    answer = ask(uri, "/version")
+    """Read a server's version; None where it names none. Raises as `request` does."""
+    answer = request(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status == 200 and match else None
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tracking.database import scrubbed
-from tracking.errors import NotLetIn, RequestFailed, ServiceUnreachable, TrackingError
+from tracking.database import remove_passwords
+from tracking.errors import AccessDenied, RequestFailed, ServiceUnreachable, TrackingError
 from tracking.location import TRACKING_VARIABLE, is_server, without_password
 from tracking.store import mlflow_limits
 
@@ -36,14 +36,14 @@ _UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
 _STORES = {"azure", "boto3", "botocore", "google"}
 
 
-def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
+def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
     """Translate an MlflowException of this code and text.
 
     `answers` sends the server a harmless request: one that answers it, and failed with a 500
     before, fails at the one record and would for ever.
     """
     place = without_password(uri)
-    text = scrubbed(text, uri)
+    text = remove_passwords(text, uri)
     if "out-of-date database schema" in text:
         return _other_schema(place, text)
     if code in _REFUSED:
@@ -85,7 +85,7 @@ def _is_known(revision: str) -> bool:
     return not versions.is_dir() or any(versions.glob(f"{revision}_*.py"))
 
 
-def _not_let_in(place: str, text: str) -> NotLetIn:
+def _not_let_in(place: str, text: str) -> AccessDenied:
     """Name the remedy for each of the three ways in which a server denies access."""
     if "Invalid Host header" in text:
         remedy = "Start the server with --allowed-hosts that names the host as you write it"
@@ -98,13 +98,13 @@ def _not_let_in(place: str, text: str) -> NotLetIn:
         remedy = (
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
         )
-    return NotLetIn(f"MLflow at {place} denied access: {text}. {remedy}")
+    return AccessDenied(f"MLflow at {place} denied access: {text}. {remedy}")
 
 
-def meaning_of_os_error(uri: str, error: OSError) -> RuntimeError:
+def translate_os_error(uri: str, error: OSError) -> RuntimeError:
     """Translate an error of `requests` (an upload) or of a local disk."""
     answer = getattr(error, "response", None)
-    message = f"MLflow at {without_password(uri)}: {scrubbed(str(error), uri)}"
+    message = f"MLflow at {without_password(uri)}: {remove_passwords(str(error), uri)}"
     if getattr(answer, "status_code", None) in _UPLOAD_MISTAKES:
         return TrackingError(message)
     return ServiceUnreachable(message)
@@ -117,15 +117,15 @@ def store_refuses(uri: str, text: str) -> ServiceUnreachable:
     """
     return ServiceUnreachable(
         f"the artifact store of MLflow at {without_password(uri)} does not take what it is given "
-        f"({scrubbed(text, uri)}). See to the server's --artifacts-destination: whether the "
-        "bucket is there, the server may write to it, and the store answers; the server's log "
+        f"({remove_passwords(text, uri)}). See to the server's --artifacts-destination: whether "
+        "the bucket is there, the server may write to it, and the store answers; the server's log "
         "has the reason"
     )
 
 
 @contextmanager
 def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise MLflow's errors as ours; `answers` is as for `meaning`."""
+    """Raise MLflow's errors as ours; `answers` is as for `translate_error`."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -133,9 +133,9 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
     except MlflowException as error:
         text = mlflow_limits.truncate(str(error.message), 1000)
         logger.debug("MLflow raised %s: %s", error.error_code, text)
-        raise meaning(uri, error.error_code, text, answers) from error
+        raise translate_error(uri, error.error_code, text, answers) from error
     except OSError as error:  # requests' errors are OSErrors too
-        raise meaning_of_os_error(uri, error) from error
+        raise translate_os_error(uri, error) from error
 
 
 @contextmanager
@@ -158,11 +158,11 @@ def uploading(uri: str) -> Iterator[None]:
     except Exception as error:  # each store's client has errors of its own, and no common base
         if type(error).__module__.partition(".")[0] not in _STORES:
             raise
+        text = remove_passwords(mlflow_limits.truncate(str(error), 300), uri)
         raise ServiceUnreachable(
             f"the artifact store of MLflow at {without_password(uri)} does not take what this "
-            f"machine gives it ({scrubbed(mlflow_limits.truncate(str(error), 300), uri)}). Keys "
-            "for it must be in the environment, or the server started with "
-            "--artifacts-destination, which then passes it on"
+            f"machine gives it ({text}). Keys for it must be in the environment, or the "
+            "server started with --artifacts-destination, which then passes it on"
         ) from error
 
 

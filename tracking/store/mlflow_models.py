@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracking.errors import TrackingError
-from tracking.location import Where, without_password
+from tracking.location import TrackingLocation, without_password
 from tracking.store import mlflow_limits, mlflow_store
 from tracking.store.base import DatasetInput, RunKey
 from tracking.store.mlflow_client import connect, find_experiment, quieted
@@ -154,7 +154,12 @@ class KeptModel:
 
 
 def keep_model(
-    place: Where, home: str, start: ModelStart, folder: Path, *, register: str | None = None
+    place: TrackingLocation,
+    home: str,
+    start: ModelStart,
+    folder: Path,
+    *,
+    register: str | None = None,
 ) -> KeptModel:
     """Keep an export beside its run and its sweep, unless the store has it already.
 
@@ -175,7 +180,7 @@ def keep_model(
 class _Keeper:
     """One experiment of a store."""
 
-    def __init__(self, place: Where, home: str) -> None:
+    def __init__(self, place: TrackingLocation, home: str) -> None:
         self._uri, self._home = place.uri, home
         self._client = connect(place.uri)
         with translated(self._uri):
