@@ -21,7 +21,7 @@ from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.compare import Comparison
-from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.errors import AccessDenied, ServiceUnreachable
 from tracking.report.html import show_in_notebooks
 from tracking.spool import Spool, open_tracking
 from tracking.store.base import Tracker
@@ -50,7 +50,7 @@ def perform(
     URL to tell. `ended` is called before the tracker is waited for, `undelivered` with what the
     tracking server has not got in the end, however it ends. Raises RequestError when the request
     cannot be met, ServiceUnreachable when no Ray answers or the database of the trials goes away,
-    NotLetIn or TrackingError when the tracking server will not take runs as it is.
+    AccessDenied or TrackingError when the tracking server will not take runs as it is.
     """
     home.prepare()
     with (
@@ -114,7 +114,7 @@ def _reach(tracker: Tracker, progress: Progress) -> None:
     try:
         tracker.reach()
     except ServiceUnreachable as away:
-        if isinstance(away, NotLetIn):
+        if isinstance(away, AccessDenied):
             raise
         progress.note(f"{away}. The sweep goes on; what is told waits in the home meanwhile")
 

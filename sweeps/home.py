@@ -13,8 +13,8 @@ from tracking.location import (
     OBJECT_STORES,
     home_folder,
     network_file_system,
+    resolve_location,
     waiting,
-    where,
 )
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Home:
                 "reused there"
             )
         try:
-            where(self.path).check()
+            resolve_location(self.path).check()
         except TrackingError as error:
             raise RequestError(str(error)) from None
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from tracking.errors import TrackingError
-from tracking.location import Held, Lock
+from tracking.location import Lock, LockHeld
 from tracking.store import mlflow_limits
 from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 
@@ -73,7 +73,7 @@ def decode(line: str) -> Record:
     """The record of a line. Raises ValueError when the line is not one."""
     record = json.loads(line)
     if not isinstance(record, dict) or record.get("verb") not in _TELL:
-        raise ValueError(f"not a record: {mlflow_limits.cut(line, 80)}")
+        raise ValueError(f"not a record: {mlflow_limits.truncate(line, 80)}")
     return record
 
 
@@ -163,7 +163,7 @@ class Journal:
         self._base = folder / _file_name(sweep)
         try:
             self._lock = Lock(self._beside(".lock"))
-        except Held as held:
+        except LockHeld as held:
             raise SpoolBusy(
                 f"sweep {sweep!r} is running already in process {held.pid or '(unknown)'}: "
                 f"wait for it or stop it ({folder} is its spool)"

@@ -26,7 +26,7 @@ from tracking.journal import (
     tagged,
     tell,
 )
-from tracking.location import home_id, where
+from tracking.location import home_id, resolve_location
 from tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
 
 LONGEST_ASKED = 600.0
@@ -440,6 +440,6 @@ def open_tracking(home: Path, environ: Mapping[str, str] | None = None) -> Spool
     """
     from tracking.store.mlflow_store import MlflowStore
 
-    place = where(home, environ)
+    place = resolve_location(home, environ)
     store = MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
     return Spool(store, place.spool)

@@ -28,7 +28,7 @@ from sweeps.scaffold.write import Started, start
 from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
 from tracking.journal import records_behind, sweeps_behind
-from tracking.location import Where, is_server, where, without_password
+from tracking.location import TrackingLocation, is_server, resolve_location, without_password
 from tracking.spool import open_tracking
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
@@ -181,7 +181,7 @@ LOOK = 1.0
 def sync_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises ServiceUnreachable when the server does not answer."""
     home = find_home(arguments.home)
-    place = where(home.path)
+    place = resolve_location(home.path)
     for name in arguments.sweeps:
         sweep_folder(home, name)
     waiting = sweeps_behind(place.spool)
@@ -228,7 +228,7 @@ def _deliver(home: Home, waiting: Mapping[str, int], say: Say) -> None:
         say(f"{refused} of them were refused; they are kept, with the reasons, in the spool.")
 
 
-def _elsewhere(home: Home, place: Where) -> Iterator[str]:
+def _elsewhere(home: Home, place: TrackingLocation) -> Iterator[str]:
     """What waits for another server or experiment than the environment names now."""
     spool = home.path.resolve() / "spool"
     folders = [spool, *(path for path in spool.glob("*") if _is_of_a_place(path))]
@@ -325,13 +325,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-PORT = 5000
-
-
 def ui_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
     home = find_home(arguments.home)
-    place = where(home.path)
+    place = resolve_location(home.path)
     if is_server(place.named):
         _check_only_named(arguments, without_password(place.named))
     elif not home.path.exists():
@@ -342,8 +339,7 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
         place.uri,
         place.artifacts,
         host=arguments.host,
-        port=PORT if arguments.port is None else arguments.port,
-        other_ports=arguments.port is None,
+        port=arguments.port,
         names=arguments.allowed_hosts,
         users=users,
         prefix=arguments.static_prefix or "",
@@ -352,7 +348,7 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
     if server.process is None:
         return 0
     if users is not None:
-        say(users.told)
+        say(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
         say(f"Whoever reaches {arguments.host} may read, change and delete every run.")
     say("Ctrl-C ends it.")

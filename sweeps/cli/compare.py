@@ -270,10 +270,10 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
         made.write(out)
     files: list[Path] = []
     if figures is not None:
-        from tracking.charts.figures import write
+        from tracking.charts import write_figures
 
         with written("--figures", figures):
-            files = write(made.evidence, figures)
+            files = write_figures(made.data, figures)
     if arguments.json:
         paths = {"page": str(out), "figures": [str(file) for file in files]}
         say(json.dumps({**paths, "verdict": comparison.verdict}, indent=1))

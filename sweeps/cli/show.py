@@ -22,7 +22,7 @@ from sweeps.results.records import front, measured, state_of
 from sweeps.scheduler.progress import accuracies
 from tracking.comparison.runs import UNMERGED, setting
 from tracking.journal import known_run_ids
-from tracking.location import where
+from tracking.location import resolve_location
 
 if TYPE_CHECKING:
     from sweeps.ledger.snapshot import Kept
@@ -72,7 +72,7 @@ class Shown:
     @classmethod
     def of(cls, home: Home, sweep: Kept) -> Shown:
         """Read the sweep, but not its runs."""
-        ids = known_run_ids(where(home.path).spool, sweep.name)
+        ids = known_run_ids(resolve_location(home.path).spool, sweep.name)
         trials = sweep.trials()
         maximized = [goal["goal"] == "maximize" for goal in goals(sweep.spec)]
         values = {trial.number: trial.values for trial in trials if trial.values}

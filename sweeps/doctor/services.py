@@ -18,14 +18,20 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.storage import STORAGE_VARIABLE
 from sweeps.scheduler.webhook import host_of, webhook_url
 from sweeps.submit.client import JOBS_VARIABLE, api_address
-from tracking.database import Database, Found, connect_args, in_plain_words, look
+from tracking.database import (
+    Database,
+    DatabaseTables,
+    connect_args,
+    inspect_database,
+    translated_errors,
+)
 from tracking.journal import records_behind, records_refused, sweeps_behind
 from tracking.location import (
     TRACKING_VARIABLE,
-    Where,
+    TrackingLocation,
     is_server,
+    resolve_location,
     sqlite_file,
-    where,
     without_password,
 )
 from tracking.store.mlflow_client import check_reachable
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
 def _storage(asked: Asked) -> Iterator[Finding]:
     home, database = asked.home, asked.home.database
     if database is not None:
-        studies = "has studies" if look(database).is_optunas else "has no studies yet"
+        studies = "has studies" if inspect_database(database).is_optunas else "has no studies yet"
         yield ok(f"{database} lets us in, and {studies}")
         return
     file = home.optuna
@@ -52,7 +58,7 @@ def _storage(asked: Asked) -> Iterator[Finding]:
 
 def _storage_schema(asked: Asked) -> Iterator[Finding]:
     database = _database(asked.home)
-    found = None if database is None else look(database)
+    found = None if database is None else inspect_database(database)
     if found is None:
         return
     head = _scripts().get_current_head()
@@ -67,7 +73,7 @@ def _storage_schema(asked: Asked) -> Iterator[Finding]:
         )
 
 
-def _to_mend(found: Found) -> str:
+def _to_mend(found: DatabaseTables) -> str:
     if found.revision in {script.revision for script in _scripts().walk_revisions()}:
         return (
             "make a copy of it, then: optuna storage upgrade --storage URL, that of "
@@ -82,7 +88,7 @@ def _apart(asked: Asked) -> Iterator[Finding]:
         from sweeps.ledger.storage import check
 
         check(asked.home.path, asked.home.database)
-    elif database is not None and look(database).is_mlflows:
+    elif database is not None and inspect_database(database).is_mlflows:
         yield wrong(f"{database} has MLflow's tables")
 
 
@@ -94,7 +100,7 @@ def _storage_clock(asked: Asked) -> Iterator[Finding]:
     if database is None or url is None or url.get_backend_name() != "postgresql":
         return
     engine = create_engine(url, connect_args=connect_args(url))
-    with in_plain_words(database), engine.connect() as connection:
+    with translated_errors(database), engine.connect() as connection:
         before = time.time()
         theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
         yield agree(str(database), float(theirs.scalar_one()), before, time.time())
@@ -155,14 +161,14 @@ _FOREIGN = "https://elsewhere.invalid"
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
-def _server(asked: Asked) -> Where | None:
+def _server(asked: Asked) -> TrackingLocation | None:
     """The place, where it is a server that is asked by plain HTTP."""
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     return place if urlsplit(place.named).scheme in ("http", "https") else None
 
 
 def _where(asked: Asked) -> Iterator[Finding]:
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     place.check()
     shown = without_password(place.named)
     check_reachable(place.named)
@@ -171,9 +177,9 @@ def _where(asked: Asked) -> Iterator[Finding]:
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
-    health = ask(place.named, "/health")
+    health = request(place.named, "/health")
     if health.status == 200 and health.text.strip() == "OK":
         yield ok(f"{shown} answers, experiment {place.experiment}")
     elif health.status >= 500:
@@ -224,7 +230,7 @@ def _let_in(asked: Asked) -> Iterator[Finding]:
         yield (unreachable if answer.status >= 500 else wrong)(told)
 
 
-def _of_experiment(place: Where, answer: Answer) -> Finding:
+def _of_experiment(place: TrackingLocation, answer: Answer) -> Finding:
     found = answer.json()["experiment"]
     if found["lifecycle_stage"] != "deleted":
         return ok(f"the server lets us in, and has the experiment {place.experiment}")
@@ -235,16 +241,16 @@ def _of_experiment(place: Where, answer: Answer) -> Finding:
     )
 
 
-def _experiment(place: Where) -> Answer:
-    from tracking.store.mlflow_client import ask
+def _experiment(place: TrackingLocation) -> Answer:
+    from tracking.store.mlflow_client import request
 
     name = quote(place.experiment, safe="")
-    return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
+    return request(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
 def _pages(asked: Asked) -> Iterator[Finding]:
     """A browser says from which page a request comes, which the client never does."""
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
     place = _server(asked)
     if place is None:
@@ -252,13 +258,13 @@ def _pages(asked: Asked) -> Iterator[Finding]:
     parts = urlsplit(without_password(place.named))
     page = f"{parts.scheme}://{parts.netloc}"
     search, body = f"{_API}/experiments/search", {"max_results": 1}
-    own = ask(place.named, search, "POST", headers={"Origin": page}, body=body)
+    own = request(place.named, search, "POST", headers={"Origin": page}, body=body)
     if "Cross-origin request blocked" in own.text:
         yield warning(
             f"a browser that opens {page} is refused what the pages ask for",
             f"start the server with --cors-allowed-origins {page}",
         )
-    foreign = ask(place.named, search, "POST", headers={"Origin": _FOREIGN}, body=body)
+    foreign = request(place.named, search, "POST", headers={"Origin": _FOREIGN}, body=body)
     if own.status == 200 and foreign.status == 200:
         yield warning(
             "any page that a browser shows may ask this server in its user's name",
@@ -268,7 +274,7 @@ def _pages(asked: Asked) -> Iterator[Finding]:
 
 def _protected(asked: Asked) -> Iterator[Finding]:
     """Who may read and delete runs on a server that others reach too."""
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
     place = _server(asked)
     parts = urlsplit("" if place is None else without_password(place.named))
@@ -276,17 +282,17 @@ def _protected(asked: Asked) -> Iterator[Finding]:
         return
     if parts.scheme == "http":
         yield warning(f"passwords and runs go to {parts.hostname} in plain text")
-    if ask(place.named, _ANY, as_nobody=True).status == 200:
+    if request(place.named, _ANY, as_nobody=True).status == 200:
         yield warning("the server lets everybody in, to read, change and delete every run")
 
 
 def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
     place = _server(asked)
     if place is None:
         return
-    answer = ask(place.named, "/health")
+    answer = request(place.named, "/health")
     if "Date" in answer.headers:
         theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
         yield agree("MLflow's server", theirs, answer.asked, answer.came, grain=1.0)
@@ -295,11 +301,11 @@ def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
 def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
     from tracking.store.mlflow_client import latest_schema
 
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     file = sqlite_file(place.named)
     if is_server(place.named) or (file is not None and not file.exists()):
         return
-    found = look(Database(place.named, "MLflow's database", TRACKING_VARIABLE)).revision
+    found = inspect_database(Database(place.named, "MLflow's database", TRACKING_VARIABLE)).revision
     wanted = latest_schema()
     if found is None:
         yield ok("the database has no tables yet; the first run makes them")
@@ -315,7 +321,7 @@ def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
 
 def _artifacts(asked: Asked) -> Iterator[Finding]:
     """Of our experiment, or while there is none of the one that every server has."""
-    from tracking.store.mlflow_client import ask, try_artifacts
+    from tracking.store.mlflow_client import request, try_artifacts
 
     place = _server(asked)
     if place is None:
@@ -323,7 +329,7 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
     answer = _experiment(place)
     own = answer.status == 200
     if not own:
-        answer = ask(place.named, _ANY)
+        answer = request(place.named, _ANY)
     if answer.status != 200:
         return  # told by another check
     location = str(answer.json()["experiment"]["artifact_location"])
@@ -413,7 +419,7 @@ MLFLOW_CHECKS = (
 
 
 def _waiting(asked: Asked) -> Iterator[Finding]:
-    ours = where(asked.home.path).spool
+    ours = resolve_location(asked.home.path).spool
     for folder in _folders(asked):
         for name in sweeps_behind(folder):
             told = f"{records_behind(folder, name)} records of {name} wait"

@@ -12,7 +12,7 @@ from typing import Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.ledger.runs import RENEW_AFTER, Lease, new_owner
-from tracking.location import Held, Lock
+from tracking.location import Lock, LockHeld
 
 
 class ClaimLost(RequestError):
@@ -39,7 +39,7 @@ class Claim:
         """Raises RequestError when another driver has it."""
         try:
             self._lock = Lock(self._path)
-        except Held as held:
+        except LockHeld as held:
             raise self._refusal(holder(self._file.parent) or f"process {held.pid}") from None
         # A lock of another host need not reach here; its lease does.
         other = Lease.read(read_json(self._file))

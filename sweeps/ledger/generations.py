@@ -16,7 +16,7 @@ from carft_core.errors import RequestError
 from carft_core.files import append_line, read_json, write_json
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger, Trial
-from tracking.provenance import context_tags
+from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import SweepSpec
@@ -141,7 +141,7 @@ class Code:
     @classmethod
     def here(cls) -> Code:
         """Of this process, now."""
-        tags = context_tags()
+        tags = provenance_tags()
         return cls(
             commit=tags.get(_COMMIT),
             dirty=tags.get(_DIRTY) == "true",

@@ -15,13 +15,13 @@ from carft_core.files import write_atomically
 from sweeps.home import DATABASE, JOURNAL, Home
 from tracking.database import (
     Database,
-    Found,
+    DatabaseTables,
     connect_args,
     identity,
-    in_plain_words,
-    look,
-    meaning,
-    parsed,
+    inspect_database,
+    parse_url,
+    translate_error,
+    translated_errors,
 )
 from tracking.errors import TrackingError
 from tracking.location import (
@@ -29,9 +29,9 @@ from tracking.location import (
     TRACKING_VARIABLE,
     home_id,
     network_file_system,
+    resolve_location,
     sqlite_file,
     waiting,
-    where,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def named(environ: Mapping[str, str] | None = None) -> Database | None:
     uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
     if not uri:
         return None
-    url = parsed(uri, STORAGE_VARIABLE)
+    url = parse_url(uri, STORAGE_VARIABLE)
     if url.get_backend_name() == "sqlite" and sqlite_file(uri) is None:
         raise TrackingError(
             f"{STORAGE_VARIABLE} names a database in memory: write sqlite:////path/to/file"
@@ -104,9 +104,9 @@ def check(home: Path, database: Database) -> None:
     """Raise an error where trials would not be safe there, or it cannot be used; nothing is made.
 
     RequestError and TrackingError: it is MLflow's, another program's, of another Optuna, SQLite on
-    a network file system; NotLetIn, UnknownHost, ServiceUnreachable: as `look` does.
+    a network file system; AccessDenied, HostNotFound, ServiceUnreachable as of `inspect_database`.
     """
-    place = where(home)
+    place = resolve_location(home)
     if identity(database.uri) == identity(place.named):
         raise RequestError(
             f"{STORAGE_VARIABLE} and {TRACKING_VARIABLE} name one database, "
@@ -151,8 +151,8 @@ def _once(uri: str) -> RDBStorage:
     return _open(database, _looked_into(database))
 
 
-def _looked_into(database: Database) -> Found:
-    found = look(database)
+def _looked_into(database: Database) -> DatabaseTables:
+    found = inspect_database(database)
     if found.is_mlflows:
         raise RequestError(
             f"{database} is MLflow's (it has its tables of runs or of users): Optuna needs one of "
@@ -166,11 +166,11 @@ def _looked_into(database: Database) -> Found:
     return found
 
 
-def _open(database: Database, found: Found) -> RDBStorage:
+def _open(database: Database, found: DatabaseTables) -> RDBStorage:
     """Tables are made only where there are none: a schema of another Optuna is left as it is."""
     import optuna
 
-    url = parsed(database.uri, database.variable)
+    url = parse_url(database.uri, database.variable)
     kwargs: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if url.get_backend_name() != "sqlite":
         kwargs = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 1}
@@ -183,7 +183,7 @@ def _open(database: Database, found: Found) -> RDBStorage:
             skip_table_creation=found.is_optunas,
         )
 
-    with in_plain_words(database):
+    with translated_errors(database):
         try:
             return _beside_others(make)
         except RuntimeError as error:
@@ -210,7 +210,7 @@ def _beside_others(make: Callable[[], RDBStorage]) -> RDBStorage:
             time.sleep(_PAUSE / 2)
 
 
-def _other_schema(database: Database, found: Found, said: str) -> TrackingError:
+def _other_schema(database: Database, found: DatabaseTables, said: str) -> TrackingError:
     """What to do about Optuna's word that the schema is not its own."""
     if "storage upgrade" not in said:
         return TrackingError(
@@ -236,7 +236,7 @@ def _listen(engine: Engine, database: Database) -> None:
         # Optuna itself knows what to do about the one; the pool about a ping that fails.
         its_own = context.is_pre_ping or isinstance(error, IntegrityError)
         if isinstance(error, DBAPIError) and not its_own:
-            raise meaning(database, error)
+            raise translate_error(database, error)
 
     event.listen(engine, "do_connect", patience.connect)
     event.listen(engine, "handle_error", said)

@@ -22,7 +22,7 @@ from sweeps.results.records import comparison, measured
 from tracking.comparison.compare import Comparison
 from tracking.comparison.runs import UNMERGED, Arm, RunRecord, merge_name
 from tracking.comparison.spec import REFERENCE, VAL
-from tracking.location import home_id, where
+from tracking.location import home_id, resolve_location
 from tracking.store.base import DatasetInput, RunKey
 
 if TYPE_CHECKING:
@@ -304,7 +304,11 @@ class Exporter:
             description=" ".join(part for part in (_named(chosen), self.found.verdict) if part),
         )
         return keep_model(
-            where(self.home.path), home_id(self.home.path), start, folder, register=register
+            resolve_location(self.home.path),
+            home_id(self.home.path),
+            start,
+            folder,
+            register=register,
         )
 
     def _folder(self, chosen: Chosen) -> Path:
@@ -362,7 +366,7 @@ def _log_selected(home: Home, spec: SweepSpec, found: Comparison) -> str | None:
         return None
     evaluation = _measured(home, chosen)["digest"]
     # One for each place, as of what else it was told.
-    note = home.sweep(found.sweep) / "told" / f"{where(home.path).spool.name}.model.json"
+    note = home.sweep(found.sweep) / "told" / f"{resolve_location(home.path).spool.name}.model.json"
     if (read_json(note) or {}).get("evaluation") == evaluation:
         return None
     with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:

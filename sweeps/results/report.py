@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from carft_core.config import TrialConfig
-    from tracking.evidence.data import Evidence
+    from tracking.charts.data import ChartData
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ class Page:
     """A report as HTML, and what its charts are drawn from."""
 
     text: str
-    evidence: Evidence
+    data: ChartData
 
     def write(self, path: Path) -> None:
         """Atomically. Raises OSError where it cannot be written."""
@@ -391,22 +391,22 @@ def page(
 
     `options` are those of the command that makes it again, beside the sweeps.
     """
-    from tracking.evidence.data import gather
+    from tracking.charts.data import ChartData
     from tracking.report.html import document
 
-    data = look_at_data(home, sweeps, comparison)
+    kept = look_at_data(home, sweeps, comparison)
     # Trials of several sweeps share their numbers, and their spaces are not one.
     shares = importance(sweeps[0], comparison) if len(sweeps) == 1 else None
-    evidence = gather(comparison, importance=shares, class_names=data.class_names)
+    data = ChartData(comparison, shares or {}, kept.class_names)
     text = document(
         comparison,
-        evidence,
+        data,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
-        pictures=data.pictures,
+        pictures=kept.pictures,
         provenance=provenance(home, sweeps, comparison, options),
         cache=user_cache(),
     )
-    return Page(text, evidence)
+    return Page(text, data)
 
 
 def keep(

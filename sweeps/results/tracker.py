@@ -36,9 +36,8 @@ from tracking.comparison.runs import (
     scalar,
 )
 from tracking.comparison.spec import Endpoint
-from tracking.comparison.wise_ft import plot, run_curve
-from tracking.location import where
-from tracking.provenance import context_tags
+from tracking.location import resolve_location
+from tracking.provenance import provenance_tags
 from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
 
 
@@ -151,7 +150,7 @@ class TrackedSweep:
         self._folder = folder
         self._for_compare = ForCompare(name, folder)
         # One for each place, as its journals have a folder of their own, and by the same name.
-        place = where(folder.parents[1]).spool.name
+        place = resolve_location(folder.parents[1]).spool.name
         self._book = Book(folder / "told" / f"{place}.jsonl")
         self._tags: dict[str, str] = {}
         self._start: RunStart | None = None
@@ -162,7 +161,7 @@ class TrackedSweep:
 
     def begin(self, spec_file: Path, tags: Mapping[str, str]) -> None:
         """End what an earlier driver left open. The sweep's own run opens with the first news."""
-        self._tags = context_tags()
+        self._tags = provenance_tags()
         self._spec_file = spec_file
         own = {**self._tags, **tags, **self._for_compare.tags(), "carft.state": "running"}
         self._start = RunStart(self._parent, self._parent.sweep, _now(), tags=own)
@@ -195,8 +194,8 @@ class TrackedSweep:
         self._tracker.metrics(key, list(_results(task, folder)))
         with self._for_compare.result(task, folder) as result:
             self._tracker.artifact(key, result)
-        for file in (folder / "config.json", folder / LOG, self._curve(task, folder)):
-            if file is not None and file.exists():
+        for file in (folder / "config.json", folder / LOG):
+            if file.exists():
                 self._tracker.artifact(key, file)
         self._tracker.tags(key, {"carft.state": "done", HAS_RESULT: result.name})
         self._end(task, "finished", content, at=_measured_at(task, folder))
@@ -339,30 +338,6 @@ class TrackedSweep:
     def _by(self, task: Task) -> str:
         """The accuracy that a run is judged by; of several families, which are tasks, its own."""
         return self._endpoint.on(task.config.data.family).by
-
-    def _curve(self, task: Task, folder: Path) -> Path | None:
-        """The run's WiSE-FT curve as a picture, where it has one."""
-        own = measured(folder, UNMERGED)
-        found = {label: measured(folder, label) for label in merge_labels(task.config)}
-        record = RunRecord(
-            task.algorithm,
-            {},
-            task.seed,
-            task.digest,
-            "done",
-            task.role,
-            metrics=own["metrics"] if own else {},
-            merges={label: item["metrics"] for label, item in found.items() if item},
-        )
-        endpoint = Endpoint(by=self._by(task)).suited(record.metrics)
-        curve = run_curve(record, id_metric=endpoint.id_metric, ood_metric=endpoint.ood)
-        if curve is None:
-            return None
-        file = self._folder / "curves" / task.digest / "wise_ft.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        axes = {"id_metric": endpoint.id_metric, "ood_metric": endpoint.ood}
-        plot([curve], file, title=task.label, **axes)
-        return file
 
 
 def _content(task: Task, folder: Path, by: str) -> str:

@@ -31,7 +31,6 @@ from sweeps.scheduler.proposer import Asking
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
-from tracking.comparison.wise_ft import plot
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.report.formats import markdown, to_csv, to_json
 from tracking.store.base import ARTIFACT, EndState, Tracker
@@ -215,12 +214,7 @@ def _write_results(found: Comparison, folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_atomically(folder / name, functools.partial(_fill, text))
     write_json(folder / RESULT, to_json(found))
-    files = [folder / name for name in (*texts, RESULT)]
-    if found.curves:
-        axes = {"id_metric": found.endpoint.id_metric, "ood_metric": found.endpoint.ood}
-        plot(found.curves, folder / "wise_ft.png", title=found.sweep, **axes)
-        files.append(folder / "wise_ft.png")
-    return files
+    return [folder / name for name in (*texts, RESULT)]
 
 
 def _read(file: Path) -> bytes | None:

@@ -23,7 +23,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from sweeps.home import Home
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
 from tracking.journal import known_run_ids
-from tracking.location import where
+from tracking.location import resolve_location
 
 SECONDS = 60
 NARROW = 600
@@ -70,7 +70,7 @@ def main() -> None:
             _report(driver, page.as_uri(), shot, given.folder)
         page.unlink()
         with served(home.path) as address:
-            run = known_run_ids(where(home.path).spool, given.sweep)[""]
+            run = known_run_ids(resolve_location(home.path).spool, given.sweep)[""]
             url = f"{address}/#/experiments/1/runs/{run}"
             _overview(driver, url, given.folder / "mlflow-sweep.png")
             url += "/artifacts/report.html"

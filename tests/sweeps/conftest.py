@@ -128,11 +128,6 @@ def _one_shift(config: object) -> SimpleNamespace:
     return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
 
 
-def _blank(curves: object, path: Path, *, title: str, id_metric: str, ood_metric: str) -> None:
-    del curves, id_metric, ood_metric
-    path.write_text(title)
-
-
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
     monkeypatch.setattr("sweeps.plan.tasks.identify", toy_core.toy_identity)
@@ -141,10 +136,8 @@ def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     monkeypatch.setattr(
         "sweeps.plan.tasks.check_measured", lambda *_: None
     )  # of a real family's splits
-    # Pictures take longer than all the rest; test_tracked.py looks at one.
-    for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
-        monkeypatch.setattr(f"{module}.plot", _blank)
-    monkeypatch.setattr("sweeps.scheduler.session.keep", lambda *_: [])  # the page too
+    # A report takes longer than all the rest.
+    monkeypatch.setattr("sweeps.scheduler.session.keep", lambda *_: [])
     return ToySweep(folder, monkeypatch)
 
 

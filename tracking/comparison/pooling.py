@@ -13,7 +13,7 @@ from tracking.comparison.runs import RunRecord, Scalar, params_key, tells_apart
 from tracking.comparison.selection import SWEEP
 from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, agreed, common_seeds
 from tracking.comparison.tasks import compare_tasks, task_of
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 
 RUN_FIELDS = ("algorithm", "role", "seed", "state", "sweep", "trial")
 """What every run has besides its varied fields."""
@@ -112,7 +112,7 @@ def filter_runs(
             there = {value for record in records for value in _values(record, name, sweeps)}
             if one.operator == "=" and not one.holds([*there]):
                 shown = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in there)
-                reasons.append(f"--where {one}: {unknown(name, ','.join(one.values), shown)}")
+                reasons.append(f"--where {one}: {unknown_name(name, ','.join(one.values), shown)}")
         raise TrackingError("; ".join(reasons))
     return kept
 
@@ -127,7 +127,7 @@ def _field(written: str, names: Sequence[str]) -> str:
     if ends:
         raise TrackingError(f"--where: {written!r} may be {' or '.join(ends)}; say which")
     short = [name.rsplit(".", 1)[-1] for name in names]
-    hint = unknown("field", written, [*RUN_FIELDS, *short, *names])
+    hint = unknown_name("field", written, [*RUN_FIELDS, *short, *names])
     raise TrackingError(f"--where: {hint} Fields in which no two runs differ are not among them.")
 
 
@@ -201,7 +201,7 @@ def compare_sweeps(
     kept = filter_runs(records, chosen, owners(sweeps)) if chosen.conditions else records
     algorithms = sorted({record.algorithm for record in kept})
     if spec.reference != REFERENCE and spec.reference not in algorithms:
-        raise TrackingError(f"--reference: {unknown('algorithm', spec.reference, algorithms)}")
+        raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")
     if spec.tasks is not None:
         _check_tasks(spec.tasks, sweeps)
     seeds, fresh = chosen.seeds(spec.seeds), chosen.seeds(spec.confirm_seeds)

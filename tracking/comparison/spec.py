@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, TOP1
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 
 TASK = "{task}"
 """Stands in a metric for the name of each task."""
@@ -114,7 +114,7 @@ class Endpoint(_Frozen):
     def _check(self) -> Endpoint:
         for kind in (self.by, *self.by_task.values()):
             if kind not in (*KINDS, BENCHMARK):
-                raise ValueError(unknown("accuracy", kind, KINDS))
+                raise ValueError(unknown_name("accuracy", kind, KINDS))
         return self
 
     @property

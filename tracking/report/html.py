@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Answer, Gallery, Picture
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 from tracking.report.table import (
     TableOptions,
     build_table,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from altair import TopLevelMixin
     from jinja2 import Template
 
-    from tracking.evidence.data import Evidence
+    from tracking.charts.data import ChartData
 
 
 def library(cache: Path | None = None) -> str:
@@ -185,7 +185,7 @@ class Section:
 
 def document(
     comparison: Comparison,
-    evidence: Evidence,
+    data: ChartData,
     *,
     description: str = "",
     pictures: Pictures | None = None,
@@ -208,7 +208,7 @@ def document(
         full=full_table(comparison),
         tasks=task_table(comparison),
         settings={task: headline(found) for task, found in comparison.tasks.items()},
-        sections=list(_sections(comparison, evidence, pictures, provenance)),
+        sections=list(_sections(comparison, data, pictures, provenance)),
         gallery=None if pictures is None else pictures.gallery,
         groups=[] if pictures is None else list(pictures.groups()),
         provenance=provenance,
@@ -227,7 +227,7 @@ def _template(name: str) -> Template:
 
 def _sections(
     comparison: Comparison,
-    evidence: Evidence,
+    data: ChartData,
     pictures: Pictures | None,
     provenance: Provenance | None,
 ) -> Iterator[Section]:
@@ -242,7 +242,7 @@ def _sections(
         if chart.name == _BEFORE_COST:
             yield from gallery
             gallery = []
-        drawn = chart.draw(evidence)
+        drawn = chart.draw(data)
         if drawn is not None:
             yield Section(chart.name, chart.title, Drawn(chart.about, _spec(drawn)))
     yield from gallery
@@ -322,11 +322,11 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
 
     from tracking.charts import CHARTS
     from tracking.charts.base import fitted
-    from tracking.evidence.data import gather
+    from tracking.charts.data import ChartData
 
     if name not in CHARTS:
-        raise TrackingError(unknown("chart", name, CHARTS))
-    drawn = CHARTS[name].draw(gather(comparison))
+        raise TrackingError(unknown_name("chart", name, CHARTS))
+    drawn = CHARTS[name].draw(ChartData(comparison))
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
     spec = fitted(drawn.to_dict(validate=False), width)

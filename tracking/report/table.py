@@ -20,7 +20,7 @@ from tracking.comparison.metrics import (
     shifts,
 )
 from tracking.comparison.verdict import GAIN
-from tracking.errors import TrackingError, unknown
+from tracking.errors import TrackingError, unknown_name
 from tracking.report.published import Quoted, footnotes
 
 NOTHING = "–"
@@ -240,7 +240,7 @@ def _column(
     if name in comparison.metric_names:
         return Column(name, name)
     headers = [*besides, *(column.header for column in usual)]
-    raise TrackingError(unknown("column", name, [*headers, *sorted(comparison.metric_names)]))
+    raise TrackingError(unknown_name("column", name, [*headers, *sorted(comparison.metric_names)]))
 
 
 def usual_columns(comparison: Comparison) -> tuple[Column, ...]:

@@ -62,7 +62,7 @@ class Tracker(ABC):
     def reach(self) -> None:
         """Find out now whether what is told will be taken, where that depends on other people.
 
-        Raises NotLetIn or TrackingError where it never will be as things are, and
+        Raises AccessDenied or TrackingError where it never will be as things are, and
         ServiceUnreachable where it will be once the store is there again.
         """
         return

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.cli import main
 from tests.sweeps.conftest import ToySweep
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 from tracking.spool import Spool
 from tracking.store.memory_store import MemoryTracker
 
@@ -36,7 +36,7 @@ def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (NotLetIn("wrong password"), 2),
+        (AccessDenied("wrong password"), 2),
         (TrackingError("another version"), 2),
     ],
 )
@@ -55,7 +55,7 @@ def test_a_server_that_will_not_have_us_is_said_before_training(
     assert main(["list"]) == 0
 
 
-@pytest.mark.parametrize("kind", [ServiceUnreachable, UnknownHost])
+@pytest.mark.parametrize("kind", [ServiceUnreachable, HostNotFound])
 def test_a_sweep_goes_on_without_a_server_that_is_away(
     toy_cli: ToySweep,
     monkeypatch: pytest.MonkeyPatch,

@@ -19,7 +19,7 @@ from sweeps.home import Home
 from sweeps.secrets import read_secret_files
 from tests.sweeps.doctor.looked import look, only
 from tracking.journal import Journal
-from tracking.location import where
+from tracking.location import resolve_location
 
 
 def journal(folder: Path, sweep: str, *, refused: int = 0) -> None:
@@ -37,7 +37,7 @@ def test_records_that_wait_for_nobody_and_those_refused_are_counted(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert look("spool.waiting", tmp_path) == look("spool.refused", tmp_path) == []
-    journal(where(tmp_path).spool, "kl_weight", refused=3)
+    journal(resolve_location(tmp_path).spool, "kl_weight", refused=3)
     told = only(look("spool.waiting", tmp_path), "warning")
     assert told == "2 records of kl_weight wait -> carft-sweep sync"
     assert "refused 3 records" in only(look("spool.refused", tmp_path), "warning")
@@ -51,7 +51,7 @@ def test_records_of_a_sweep_that_runs_are_its_drivers(
     from sweeps.ledger.claim import Claim
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    journal(where(tmp_path).spool, "kl_weight")
+    journal(resolve_location(tmp_path).spool, "kl_weight")
     with Claim(Home(tmp_path).sweep("kl_weight")):
         told = only(look("spool.waiting", tmp_path), "ok")
     assert f"process {os.getpid()}" in told

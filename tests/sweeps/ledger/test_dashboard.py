@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from sweeps.ledger.storage import storage
 from sweeps.scheduler.proposer import propose
 from sweeps.spec.spec import load_spec
-from tests.sweeps.conftest import ToySweep, _blank, _one_shift
+from tests.sweeps.conftest import ToySweep, _one_shift
 from tests.sweeps.toy_core import toy_identity
 
 RANGES = {
@@ -66,8 +66,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweeps.plan.tasks.identify", toy_identity)
         patch.setattr("sweeps.results.tracker.open_data", _one_shift)
-        for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
-            patch.setattr(f"{module}.plot", _blank)
         toy = ToySweep(tmp_path_factory.mktemp("toy"), patch)
         toy.plan({"fine_tune/0": [{"do": "raise", "error": "nan"}]})
         toy.run(**SEARCH)

@@ -177,14 +177,14 @@ REFUSALS: Mapping[str, tuple[Callable[[Postgres, str], str], int, str]] = {
     "wrong password": (
         lambda postgres, name: postgres.url(name, password=PASSWORD),
         2,
-        "does not let us in .*password authentication failed.*CARFT_OPTUNA_STORAGE",
+        "denied access .*password authentication failed.*CARFT_OPTUNA_STORAGE",
     ),
     "wrong user": (
         lambda postgres, name: postgres.url(name, "nobody", PASSWORD),
         2,
-        "does not let us in",
+        "denied access",
     ),
-    "no password": (lambda postgres, name: postgres.url(name, password=None), 2, "does not let us"),
+    "no password": (lambda postgres, name: postgres.url(name, password=None), 2, "denied access"),
     "missing database": (
         lambda postgres, _: postgres.url("nowhere"),
         2,
@@ -193,12 +193,12 @@ REFUSALS: Mapping[str, tuple[Callable[[Postgres, str], str], int, str]] = {
     "unknown host": (
         lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/optuna",
         4,
-        "host that nobody knows",
+        "host whose name cannot be resolved",
     ),
     "unknown host, as libpq has it": (
         lambda *_: f"postgresql://u:{PASSWORD}@/optuna?host=no-such-host.invalid",
         4,
-        "host that nobody knows",
+        "host whose name cannot be resolved",
     ),
     "nobody there": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/optuna",
@@ -210,7 +210,7 @@ REFUSALS: Mapping[str, tuple[Callable[[Postgres, str], str], int, str]] = {
         2,
         "keeps its tables from the user.*permission denied for schema public.*OWNER TO",
     ),
-    "a wrong option": (lambda postgres, name: postgres.url(name) + "?colour=red", 2, "refuses"),
+    "a wrong option": (lambda postgres, name: postgres.url(name) + "?colour=red", 2, "rejected"),
     "postgres://": (lambda *_: f"postgres://u:{PASSWORD}@db/optuna", 2, "takes postgresql://"),
     "an @ in the password": (lambda *_: "postgresql://u:p@s3cret@db/optuna", 2, "write @ as %40"),
     "no URL": (lambda *_: PASSWORD, 2, "to be like postgresql://"),
@@ -219,7 +219,7 @@ REFUSALS: Mapping[str, tuple[Callable[[Postgres, str], str], int, str]] = {
         2,
         r"needs the Python package pymysql",
     ),
-    "an unknown dialect": (lambda *_: f"oracel://u:{PASSWORD}@db/x", 2, "nobody knows"),
+    "an unknown dialect": (lambda *_: f"oracel://u:{PASSWORD}@db/x", 2, "unknown kind of database"),
     "in memory": (lambda *_: "sqlite://", 2, "in memory"),
 }
 

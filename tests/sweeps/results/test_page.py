@@ -18,8 +18,8 @@ from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
 from sweeps.results.report import look_at_data, provenance
 from tests.sweeps.shown_home import NAME, make
-from tracking.charts import CHARTS, figures
-from tracking.evidence.data import Evidence
+from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_the_command_writes_page_and_figures_and_says_where(
 ) -> None:
     folder = tmp_path / "figures"
 
-    def write(evidence: Evidence, place: Path) -> list[Path]:  # the real one takes seconds
-        return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(evidence)]
+    def write(data: ChartData, place: Path) -> list[Path]:  # the real one takes seconds
+        return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(data)]
 
-    monkeypatch.setattr(figures, "write", write)
+    monkeypatch.setattr("tracking.charts.write_figures", write)
     code = main(["--home", str(home.path), "report", NAME, "--figures", str(folder), "--json"])
     assert code == 0
     told = json.loads(capsys.readouterr().out)

@@ -17,11 +17,9 @@ from sweeps.scheduler.pruning import Judge
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
-from tracking.comparison import wise_ft as curves
 from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun, MemoryTracker
 
-PNG = b"\x89PNG"
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
@@ -39,18 +37,6 @@ RACING: dict[str, Any] = {
     "seeds": [0, 1],
     "baselines": [],
 }
-
-
-def test_each_run_with_a_merge_has_its_curve_and_the_sweep_has_one(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("sweeps.results.tracker", "sweeps.scheduler.session"):
-        monkeypatch.setattr(f"{module}.plot", curves.plot)
-    toy.run(parameters=ONE, seeds=[0], baselines=["zero_shot", "fine_tune"])
-    children = toy.tracked()
-    assert children["car_ft kl_weight=0.3 seed 0"].artifacts["wise_ft.png"].startswith(PNG)
-    assert "wise_ft.png" not in children["zero_shot"].artifacts
-    assert toy.tracker.runs[RunKey("toy")].artifacts["wise_ft.png"].startswith(PNG)
 
 
 @pytest.mark.parametrize("dies", [False, True])

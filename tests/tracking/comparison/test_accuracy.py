@@ -9,17 +9,18 @@ from dataclasses import replace
 import pytest
 
 from sweeps.spec.metrics import FURTHER
-from tests.tracking.charts.drawn import spec_of
+from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
+from tracking.charts.data import ChartData
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named, titled
 from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.spec import ComparisonSpec, Endpoint, agreed
 from tracking.comparison.tasks import compare_tasks
-from tracking.evidence.data import gather
 from tracking.report import terminal as report
 from tracking.report.formats import to_json
+from tracking.report.html import document
 from tracking.report.published import Subject, quoted_beside
 from tracking.report.table import resolve_columns, usual_columns
 
@@ -113,15 +114,16 @@ def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> 
 
 
 def test_charts_name_it_on_their_axes(other: Comparison) -> None:
-    evidence = gather(other)
-    assert {model.on_front for model in evidence.models} == {True, False}
+    data = ChartData(other)
+    points = data_of(spec_of("id_ood", data), "front")
+    assert {point["front"] for point in points} == {True, False}
     for name, said in (
         ("id_ood", "ID test macro-F1 (%)"),
         ("id_ood", "OOD mean macro-F1 (%)"),
         ("response", "OOD mean macro-F1 (%)"),
         ("shifts", "Macro-F1 minus fine_tune (points)"),
     ):
-        text = json.dumps(spec_of(name, evidence))
+        text = json.dumps(spec_of(name, data))
         assert said in text
         assert "OOD mean top-1" not in text
 
@@ -262,3 +264,9 @@ def test_what_is_no_accuracy_is_refused() -> None:
     for wrong in ({"by": "macro-f1"}, {"by_task": {"a": "macro-f1"}}):
         with pytest.raises(ValueError, match="did you mean 'macro_f1'"):
             Endpoint.model_validate(wrong)
+
+
+def test_the_page_names_no_other_accuracy(other: Comparison) -> None:
+    footer = document(other, ChartData(other)).partition("<footer>")[2].partition("</footer>")[0]
+    assert "docs/metrics.md" in footer
+    assert "top-1" not in footer

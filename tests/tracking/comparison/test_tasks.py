@@ -23,13 +23,14 @@ from tests.tracking.domains import (
     measured,
     random_runs,
 )
+from tracking.charts.data import ChartData
+from tracking.charts.training import run_counts
 from tracking.comparison.compare import Comparison
 from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.comparison.tasks import combined, compare_tasks
 from tracking.errors import TrackingError
-from tracking.evidence.data import gather
 from tracking.report.formats import latex, runs_frame, to_csv, to_json
 from tracking.report.html import cell, document
 from tracking.report.table import task_table
@@ -355,7 +356,7 @@ def test_a_notebook_and_a_page_show_both_tables() -> None:
     shown = cell(comparison)
     assert shown.count("<table>") == 2
     assert shown.index("50.2 ± 0.1") < shown.index("80.2 ±0.2")
-    page = document(comparison, gather(comparison))
+    page = document(comparison, ChartData(comparison))
     assert '<section id="tasks"' in page
     assert '<a href="#tasks">Tasks</a>' in page
     assert "art: what stands for each algorithm over all seeds" in page
@@ -417,7 +418,7 @@ def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, 
 
 
 def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
-    evidence = gather(found(two_domains(seeds=3)))
-    counts = {part.algorithm: (part.state, part.count) for part in evidence.runs}
+    data = ChartData(found(two_domains(seeds=3)))
+    counts = {name: dict(states) for name, states in run_counts(data).items()}
     # Two domains and three seeds, of CAR-FT at two settings.
-    assert counts == {"fine_tune": ("done", 6), "car_ft": ("done", 12)}
+    assert counts == {"fine_tune": {"done": 6}, "car_ft": {"done": 12}}

@@ -19,10 +19,10 @@ import pytest
 
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.predictions import Answer, Counts, Gallery, Picture
 from tracking.comparison.runs import RunRecord
-from tracking.evidence.data import gather
 from tracking.report.html import (
     Fact,
     Pictures,
@@ -92,7 +92,7 @@ def page(cache: Path) -> str:
     comparison = replace(compared(kl_sweep()), sweep=HOSTILE, warnings=(HOSTILE,))
     return document(
         comparison,
-        gather(comparison),
+        ChartData(comparison),
         description=HOSTILE,
         pictures=one_picture(),
         provenance=Provenance(
@@ -118,10 +118,10 @@ import sys
 from pathlib import Path
 from tests.tracking.made_up import kl_sweep
 from tests.tracking.report.test_document import compared
-from tracking.evidence.data import gather
+from tracking.charts.data import ChartData
 from tracking.report.html import document
 comparison = compared(kl_sweep())
-assert "</html>" in document(comparison, gather(comparison), cache=Path(sys.argv[1]))
+assert "</html>" in document(comparison, ChartData(comparison), cache=Path(sys.argv[1]))
 """
     environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
@@ -153,8 +153,8 @@ def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str)
 
 
 def test_every_chart_with_something_to_show_has_heading_words_place_and_data(page: str) -> None:
-    evidence = gather(replace(compared(kl_sweep()), sweep=HOSTILE))
-    expected = [name for name, chart in CHARTS.items() if chart.draw(evidence) is not None]
+    data = ChartData(replace(compared(kl_sweep()), sweep=HOSTILE))
+    expected = [name for name, chart in CHARTS.items() if chart.draw(data) is not None]
     read = Read(page)
     areas = [attributes for attributes in read.of("div") if "data-chart" in attributes]
     assert [area["data-chart"] for area in areas] == expected
@@ -240,7 +240,7 @@ def test_rows_on_different_data_are_not_ranked() -> None:
 
 def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
     comparison = compared([])
-    read = Read(document(comparison, gather(comparison), cache=cache))
+    read = Read(document(comparison, ChartData(comparison), cache=cache))
     assert read.stack == []
     assert not [tag for tag in read.of("div") if "data-chart" in tag]
     assert comparison.sentences[0] in read.inside["p"]
@@ -265,7 +265,7 @@ def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path
         ]
     comparison = compared(records)
     began = time.process_time()
-    page = document(comparison, gather(comparison), cache=cache)
+    page = document(comparison, ChartData(comparison), cache=cache)
     assert time.process_time() - began < 5
     assert len(page.encode()) < 10_000_000
     assert len(Read(page).of("tr")) > 2000

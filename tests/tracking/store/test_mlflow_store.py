@@ -182,7 +182,7 @@ def test_a_verb_for_a_run_never_opened_is_a_mistake(
         store.artifact(SWEEP, tmp_path / "missing")
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(TrackingError, match="refuses"):
+    with pytest.raises(TrackingError, match="rejected"):
         store.artifact(SWEEP, file, folder="../above")
 
 
@@ -214,7 +214,7 @@ def test_the_users_own_patience_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch
 def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: int) -> None:
     with (
         answering(lambda _: Answer("<html>gateway</html>", status)) as uri,
-        pytest.raises(ServiceUnreachable, match="does not"),
+        pytest.raises(ServiceUnreachable, match=r"does not|denied access"),
     ):
         MlflowStore(uri, unique()).open(PARENT)
 
