@@ -21,7 +21,8 @@ from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.compare import Comparison
-from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.errors import AccessDenied, ServiceUnreachable
+from tracking.report.html import show_in_notebooks
 from tracking.store.base import Tracker
 from tracking.store.mlflow_store import open_store
 
@@ -45,7 +46,7 @@ def perform(
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `webhook` is the
     URL to notify. `ended` is called before the tracking server is waited for, `undelivered` with
     what that has not got in the end. Raises RequestError when the request cannot be met,
-    ServiceUnreachable when no Ray answers, NotLetIn or TrackingError when the tracking server will
+    ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the tracking server will
     not take runs as it is.
     """
     home.prepare()
@@ -91,7 +92,7 @@ def _preflight(store: Tracker, progress: Progress) -> None:
     try:
         store.preflight()
     except ServiceUnreachable as away:
-        if isinstance(away, NotLetIn):
+        if isinstance(away, AccessDenied):
             raise
         progress.note(f"{away}. The sweep runs all the same; its runs are sent when it answers")
 
@@ -150,6 +151,7 @@ def run_sweep(
             "is returned",
             stacklevel=2,
         )
+    show_in_notebooks()
     return result.comparison
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sweeps.cli.parser import parse
 from sweeps.secrets import read_secret_files
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from tracking.store.mlflow_client import stay_private
 
 FAILED = 1
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (RequestError, TrackingError, NotLetIn) as error:
+    except (RequestError, TrackingError, AccessDenied) as error:
         return _complain(error, WRONG)
     except ServiceUnreachable as error:
         return _complain(error, UNREACHABLE)

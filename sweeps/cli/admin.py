@@ -27,7 +27,7 @@ from sweeps.results.projection import project
 from sweeps.scaffold.write import Started, start
 from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
-from tracking.location import is_server, where, without_password
+from tracking.location import is_server, resolve_location, without_password
 from tracking.store.base import Tracker
 from tracking.store.mlflow_store import open_store
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
@@ -180,7 +180,7 @@ def sync_command(arguments: argparse.Namespace, say: Say) -> int:
     for name in arguments.sweeps:
         sweep_folder(home, name)
     names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
-    place = where(home.path)
+    place = resolve_location(home.path)
     driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
     for name, driver in driven.items():
         say(f"{name} is being run by {driver}, which sends its runs.")
@@ -278,13 +278,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-PORT = 5000
-
-
 def ui_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
     home = find_home(arguments.home)
-    place = where(home.path)
+    place = resolve_location(home.path)
     if is_server(place.named):
         _check_only_named(arguments, without_password(place.named))
     elif not home.path.exists():
@@ -295,8 +292,7 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
         place.uri,
         place.artifacts,
         host=arguments.host,
-        port=PORT if arguments.port is None else arguments.port,
-        other_ports=arguments.port is None,
+        port=arguments.port,
         names=arguments.allowed_hosts,
         users=users,
         prefix=arguments.static_prefix or "",
@@ -305,7 +301,7 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
     if server.process is None:
         return 0
     if users is not None:
-        say(users.told)
+        say(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
         say(f"Whoever reaches {arguments.host} may read, change and delete every run.")
     say("Ctrl-C ends it.")

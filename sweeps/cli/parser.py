@@ -339,7 +339,8 @@ def add_ui(ui: argparse.ArgumentParser) -> None:
         "--port",
         metavar="N",
         type=_port,
-        help="this port and no other; 0 for any (the first free one from 5000 on)",
+        default=5000,
+        help="the port to listen on; 0 for any (5000)",
     )
     ui.add_argument(
         "--allowed-hosts",

@@ -25,6 +25,7 @@ from sweeps.scheduler.webhook import webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.report.formats import to_json
 from tracking.report.terminal import terminal
 
 Say = Callable[[str], None]
@@ -90,7 +91,7 @@ def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
 
 def _tell(ended: SweepResult, arguments: argparse.Namespace, say: Say) -> None:
     if arguments.json:
-        say(json.dumps(ended.comparison.as_dict(), indent=1, allow_nan=False))
+        say(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
     elif ended.done and not ended.interrupted:
         output = Console()
         say("")

@@ -27,7 +27,7 @@ from sweeps.doctor.services import (
     WEBHOOK_CHECKS,
 )
 from sweeps.secrets import NAMES
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 
 CHECKS: tuple[Check, ...] = (
     *VERSION_CHECKS,
@@ -87,7 +87,7 @@ def _look(check: Check, asked: Asked, found: list[Finding]) -> None:
     try:
         for finding in check.look(asked):
             found.append(finding)  # noqa: PERF402 - what came before an error is told too
-    except (RequestError, TrackingError, NotLetIn, UnknownHost) as error:
+    except (RequestError, TrackingError, AccessDenied, HostNotFound) as error:
         found.append(wrong(str(error)))
     except ServiceUnreachable as error:
         found.append(unreachable(str(error)))

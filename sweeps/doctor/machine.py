@@ -20,7 +20,7 @@ from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 from tracking.location import file_system, network_file_system, waiting
-from tracking.provenance import context_tags
+from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def _own(_: Asked) -> Iterator[Finding]:
         named = metadata.version(PROJECT)
     except metadata.PackageNotFoundError:
         named = "(not installed)"
-    commit = context_tags().get("mlflow.source.git.commit")
+    commit = provenance_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
     yield ok(f"{PROJECT} {named}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
 

@@ -17,13 +17,13 @@ from sweeps.ledger.trials import LEDGER_FILE, newest_generation, read_generation
 from sweeps.results.projection import SweepProjection
 from sweeps.scheduler.webhook import host_of, webhook_url
 from sweeps.submit.client import JOBS_VARIABLE, api_address
-from tracking.database import Database, look
+from tracking.database import Database, inspect_database
 from tracking.location import (
     TRACKING_VARIABLE,
-    Where,
+    TrackingLocation,
     is_server,
+    resolve_location,
     sqlite_file,
-    where,
     without_password,
 )
 from tracking.store.memory_store import MemoryTracker
@@ -49,7 +49,7 @@ def _studies(asked: Asked) -> Iterator[Finding]:
         return
     if database is not None:
         check_storage(asked.home)
-        look(database)  # which says who does not answer, or denies access
+        inspect_database(database)  # which says who does not answer, or denies access
     open_storage(asked.home)
     yield ok(f"studies are written to {database or file.absolute()}")
 
@@ -77,14 +77,14 @@ _FOREIGN = "https://elsewhere.invalid"
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
-def _server(asked: Asked) -> Where | None:
+def _server(asked: Asked) -> TrackingLocation | None:
     """The place, where it is a server that is asked by plain HTTP."""
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     return place if urlsplit(place.named).scheme in ("http", "https") else None
 
 
 def _where(asked: Asked) -> Iterator[Finding]:
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     place.check()
     shown = without_password(place.named)
     check_reachable(place.named)
@@ -93,9 +93,9 @@ def _where(asked: Asked) -> Iterator[Finding]:
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
-    health = ask(place.named, "/health")
+    health = request(place.named, "/health")
     if health.status == 200 and health.text.strip() == "OK":
         yield ok(f"{shown} answers, experiment {place.experiment}")
     elif health.status >= 500:
@@ -146,7 +146,7 @@ def _let_in(asked: Asked) -> Iterator[Finding]:
         yield (unreachable if answer.status >= 500 else wrong)(told)
 
 
-def _of_experiment(place: Where, answer: Answer) -> Finding:
+def _of_experiment(place: TrackingLocation, answer: Answer) -> Finding:
     found = answer.json()["experiment"]
     if found["lifecycle_stage"] != "deleted":
         return ok(f"the server lets us in, and has the experiment {place.experiment}")
@@ -157,16 +157,16 @@ def _of_experiment(place: Where, answer: Answer) -> Finding:
     )
 
 
-def _experiment(place: Where) -> Answer:
-    from tracking.store.mlflow_client import ask
+def _experiment(place: TrackingLocation) -> Answer:
+    from tracking.store.mlflow_client import request
 
     name = quote(place.experiment, safe="")
-    return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
+    return request(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
 def _pages(asked: Asked) -> Iterator[Finding]:
     """A browser says from which page a request comes, which the client never does."""
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
     place = _server(asked)
     if place is None:
@@ -174,13 +174,13 @@ def _pages(asked: Asked) -> Iterator[Finding]:
     parts = urlsplit(without_password(place.named))
     page = f"{parts.scheme}://{parts.netloc}"
     search, body = f"{_API}/experiments/search", {"max_results": 1}
-    own = ask(place.named, search, "POST", headers={"Origin": page}, body=body)
+    own = request(place.named, search, "POST", headers={"Origin": page}, body=body)
     if "Cross-origin request blocked" in own.text:
         yield warning(
             f"a browser that opens {page} is refused what the pages ask for",
             f"start the server with --cors-allowed-origins {page}",
         )
-    foreign = ask(place.named, search, "POST", headers={"Origin": _FOREIGN}, body=body)
+    foreign = request(place.named, search, "POST", headers={"Origin": _FOREIGN}, body=body)
     if own.status == 200 and foreign.status == 200:
         yield warning(
             "any page that a browser shows may ask this server in its user's name",
@@ -190,7 +190,7 @@ def _pages(asked: Asked) -> Iterator[Finding]:
 
 def _protected(asked: Asked) -> Iterator[Finding]:
     """Who may read and delete runs on a server that others reach too."""
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
     place = _server(asked)
     parts = urlsplit("" if place is None else without_password(place.named))
@@ -198,17 +198,17 @@ def _protected(asked: Asked) -> Iterator[Finding]:
         return
     if parts.scheme == "http":
         yield warning(f"passwords and runs go to {parts.hostname} in plain text")
-    if ask(place.named, _ANY, as_nobody=True).status == 200:
+    if request(place.named, _ANY, as_nobody=True).status == 200:
         yield warning("the server lets everybody in, to read, change and delete every run")
 
 
 def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
-    from tracking.store.mlflow_client import ask
+    from tracking.store.mlflow_client import request
 
     place = _server(asked)
     if place is None:
         return
-    answer = ask(place.named, "/health")
+    answer = request(place.named, "/health")
     if "Date" in answer.headers:
         theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
         yield agree("MLflow's server", theirs, answer.asked, answer.came, grain=1.0)
@@ -217,11 +217,11 @@ def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
 def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
     from tracking.store.mlflow_client import latest_schema
 
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     file = sqlite_file(place.named)
     if is_server(place.named) or (file is not None and not file.exists()):
         return
-    found = look(Database(place.named, "MLflow's database", TRACKING_VARIABLE)).revision
+    found = inspect_database(Database(place.named, "MLflow's database", TRACKING_VARIABLE)).revision
     wanted = latest_schema()
     if found is None:
         yield ok("the database has no tables yet; the first run makes them")
@@ -237,7 +237,7 @@ def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
 
 def _artifacts(asked: Asked) -> Iterator[Finding]:
     """Of our experiment, or while there is none of the one that every server has."""
-    from tracking.store.mlflow_client import ask, try_artifacts
+    from tracking.store.mlflow_client import request, try_artifacts
 
     place = _server(asked)
     if place is None:
@@ -245,7 +245,7 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
     answer = _experiment(place)
     own = answer.status == 200
     if not own:
-        answer = ask(place.named, _ANY)
+        answer = request(place.named, _ANY)
     if answer.status != 200:
         return  # told by another check
     location = str(answer.json()["experiment"]["artifact_location"])
@@ -346,7 +346,7 @@ def _behind(asked: Asked) -> Iterator[Finding]:
 
 
 def _moved(asked: Asked) -> Iterator[Finding]:
-    place = where(asked.home.path)
+    place = resolve_location(asked.home.path)
     file = sqlite_file(place.named)
     if file is None or place.artifacts is None:
         return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_core.errors import RequestError
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
-from tracking.provenance import context_tags
+from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import SweepSpec
@@ -84,7 +84,7 @@ class Invocation:
 
     def as_execution(self) -> dict[str, Any]:
         """Build the ledger's record of a driver that starts now, with its code as tags."""
-        return {**asdict(self), "at": time.time(), "tags": context_tags()}
+        return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
         """Override one key of the file, in the place of earlier overrides of it."""

@@ -18,11 +18,11 @@ from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.records import OWN, comparison, measured
-from tracking.comparison.compare import REFERENCE, Comparison
-from tracking.comparison.runs import Arm, RunRecord, merge_name
-from tracking.comparison.spec import VAL
-from tracking.location import home_id, where
+from sweeps.results.records import comparison, measured
+from tracking.comparison.compare import Comparison
+from tracking.comparison.runs import UNMERGED, Arm, RunRecord, merge_name
+from tracking.comparison.spec import REFERENCE, VAL
+from tracking.location import home_id, resolve_location
 from tracking.store.base import DatasetInput, RunKey
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Chosen:
     @property
     def setting(self) -> str:
         """`car_ft kl_weight=1`, `car_ft kl_weight=1 + wise_ft@0.5`."""
-        return self.arm.label if self.label == OWN else self.arm.merged(self.label).label
+        return self.arm.label if self.label == UNMERGED else self.arm.merged(self.label).label
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -80,7 +80,7 @@ def choose_model(
     if found.tasks and run is None:
         raise RequestError(_one_of_each_task(found))
     arm, merged = _named_run(found, run) if run else _named_setting(found, setting)
-    label = merge or merged or OWN
+    label = merge or merged or UNMERGED
     if run is not None:
         if seed is not None:
             raise RequestError("--run names one run already; leave --seed out")
@@ -94,7 +94,7 @@ def choose_model(
             f"run {chosen.digest[:DIGITS]} of {arm.label} is {chosen.state}; only one that is "
             "done has a model"
         )
-    known = [OWN, *chosen.merges]
+    known = [UNMERGED, *chosen.merges]
     if label not in known:
         raise RequestError(
             f"run {chosen.digest[:DIGITS]} of {arm.label} has no model {label!r}"
@@ -198,7 +198,7 @@ def _runs(arm: Arm) -> tuple[str, ...]:
 
 
 def _merge(label: str) -> str | None:
-    return None if label == OWN else label
+    return None if label == UNMERGED else label
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -285,7 +285,7 @@ class Exporter:
         from tracking.store.mlflow_models import ModelStart, keep_model
 
         told, config = _measured(self.home, chosen), self.config(chosen).data
-        merged = "" if chosen.label == OWN else f"{merge_name(chosen.label)}/"
+        merged = "" if chosen.label == UNMERGED else f"{merge_name(chosen.label)}/"
         seed = {} if chosen.run.seed is None else {"seed": chosen.run.seed}
         start = ModelStart(
             key=RunKey(self.sweep.name, chosen.run.digest),
@@ -303,7 +303,11 @@ class Exporter:
             description=" ".join(part for part in (_named(chosen), self.found.verdict) if part),
         )
         return keep_model(
-            where(self.home.path), home_id(self.home.path), start, folder, register=register
+            resolve_location(self.home.path),
+            home_id(self.home.path),
+            start,
+            folder,
+            register=register,
         )
 
     def _folder(self, chosen: Chosen) -> Path:
@@ -361,7 +365,7 @@ def _log_selected(home: Home, spec: SweepSpec, found: Comparison) -> str | None:
         return None
     evaluation = _measured(home, chosen)["digest"]
     # One for each place, as of what else it was told.
-    note = home.sweep(found.sweep) / "sent" / f"{where(home.path).key}.model.json"
+    note = home.sweep(found.sweep) / "sent" / f"{resolve_location(home.path).key}.model.json"
     if (read_json(note) or {}).get("evaluation") == evaluation:
         return None
     with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
@@ -394,7 +398,7 @@ def _rows(found: Comparison, chosen: Chosen) -> Iterator[MeasuredRow]:
 
     for row in found.rows:
         arm = row.arm
-        if arm.is_setting_of(chosen.arm) and (arm.merge or OWN) == chosen.label:
+        if arm.is_setting_of(chosen.arm) and (arm.merge or UNMERGED) == chosen.label:
             shown = len(arm.done) > 1
         else:
             shown = arm.is_zero_shot or (arm.algorithm == REFERENCE and row.chosen)

@@ -23,15 +23,15 @@ from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
 from tracking.comparison.runs import CONFIRMED, RunRecord
-from tracking.comparison.verdict import Finding, zero_shot_of
-from tracking.provenance import context_tags, describe_code
+from tracking.comparison.verdict import Pair, zero_shot_of
+from tracking.provenance import describe_code, provenance_tags
 from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from carft_core.config import TrialConfig
-    from tracking.evidence.data import Evidence
+    from tracking.charts.data import ChartData
 
 
 @dataclass(frozen=True)
@@ -83,27 +83,26 @@ def _thumbnails(config: TrialConfig, gallery: Gallery, digest: str) -> dict[tupl
     return thumbnails(config, wanted, data_digest=digest)
 
 
-def _gallery(judged: Finding, comparison: Comparison) -> Gallery | None:
+def _gallery(judged: Pair, comparison: Comparison) -> Gallery | None:
     zero_shots = [row.arm for row in comparison.rows if row.arm.is_zero_shot]
     zero_shot = zero_shot_of(judged.reference, zero_shots)
     if zero_shot is None:
         return None
-    seeds = judged.difference.seeds
-    return pick(judged.candidate, judged.reference, zero_shot.done[0], seeds)
+    return pick(judged.candidate, judged.reference, zero_shot.done[0], judged.seeds)
 
 
-def _judged(comparison: Comparison) -> Finding | None:
-    """The finding on the selected setting, else the first one."""
-    chosen = comparison.selected
-    found = [
-        finding
-        for finding in comparison.findings
-        if finding.candidate.trains and finding.reference.trains and finding.difference.seeds
+def _judged(comparison: Comparison) -> Pair | None:
+    """Return the tested pair of the selected setting, else the first one."""
+    selected = comparison.selected
+    pairs = [
+        verdict.pair
+        for verdict in comparison.verdicts
+        if verdict.pair.candidate.trains and verdict.pair.reference.trains and verdict.pair.seeds
     ]
-    for finding in found:
-        if chosen and finding.candidate.label.removesuffix(CONFIRMED) == chosen.label:
-            return finding
-    return found[0] if found else None
+    for pair in pairs:
+        if selected and pair.candidate.label.removesuffix(CONFIRMED) == selected.arm.label:
+            return pair
+    return pairs[0] if pairs else None
 
 
 def _runs(comparison: Comparison) -> list[RunRecord]:
@@ -182,7 +181,7 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
         ran_with = _distinct(describe_code(one["tags"]) for one in sweep.executions)
         if ran_with:
             yield Fact(f"{sweep.name} ran with", ran_with)
-    yield Fact("this page was made with", (describe_code(context_tags()),))
+    yield Fact("this page was made with", (describe_code(provenance_tags()),))
 
 
 def _times(runs: Runs, done: Sequence[RunRecord]) -> Iterator[Fact]:
@@ -296,10 +295,10 @@ def _complete(
         for row in comparison.rows
         if row.arm.trial in params and row.arm.merge == comparison.rule.merge
     ]
-    terms = comparison.terms
+    endpoint = comparison.endpoint
     metrics = [
         name
-        for name in dict.fromkeys((comparison.rule.metric, terms.test, terms.ood))
+        for name in dict.fromkeys((comparison.rule.metric, endpoint.test, endpoint.ood))
         if any(row.metric(name).mean is not None for row in rows)
     ]
     found: list[Mapping[str, Any]] = []
@@ -380,7 +379,7 @@ class Page:
     """A report as HTML, and what its charts are drawn from."""
 
     text: str
-    evidence: Evidence
+    data: ChartData
 
     def write(self, path: Path) -> None:
         """Atomically. Raises OSError where it cannot be written."""
@@ -394,22 +393,22 @@ def page(
 
     `options` are those of the command that makes it again, beside the sweeps.
     """
-    from tracking.evidence.data import gather
+    from tracking.charts.data import ChartData
     from tracking.report.html import document
 
-    data = look_at_data(home, sweeps, comparison)
+    kept = look_at_data(home, sweeps, comparison)
     # Trials of several sweeps share their numbers, and their spaces are not one.
     shares = importance(sweeps[0], comparison) if len(sweeps) == 1 else None
-    evidence = gather(comparison, importance=shares, class_names=data.class_names)
+    data = ChartData(comparison, shares or {}, kept.class_names)
     text = document(
         comparison,
-        evidence,
+        data,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
-        pictures=data.pictures,
+        pictures=kept.pictures,
         provenance=provenance(home, sweeps, comparison, options),
         cache=user_cache(),
     )
-    return Page(text, evidence)
+    return Page(text, data)
 
 
 def keep(

@@ -12,8 +12,9 @@ from sweeps.engines.base import Failure
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Trial
 from sweeps.plan.tasks import Task
-from sweeps.results.records import OWN, measured
+from sweeps.results.records import measured
 from sweeps.spec.settings import Metric
+from tracking.comparison.runs import UNMERGED
 
 NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
 """Measured of a model that was not evaluated."""
@@ -84,5 +85,5 @@ def end(trial: ActiveTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] 
 
 def seed_values(runs: Runs, digests: Sequence[str], goal: Metric) -> list[float]:
     """The goal's metric of each complete run; NaN where it was not measured."""
-    found = (measured(runs.folder(digest), goal.merge or OWN) for digest in digests)
+    found = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
     return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in found]

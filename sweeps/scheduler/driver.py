@@ -16,7 +16,7 @@ from sweeps.ledger.runs import Runs, RunState
 from sweeps.ledger.summary import Summary
 from sweeps.ledger.trials import Ledger
 from sweeps.plan.tasks import Planner, Task, kept
-from sweeps.results.records import OWN, measured
+from sweeps.results.records import measured
 from sweeps.scheduler.active_trial import ActiveTrial, Outcome, end
 from sweeps.scheduler.final_runs import FinalRuns
 from sweeps.scheduler.progress import Progress
@@ -24,6 +24,7 @@ from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.pruning import PruningController
 from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved, node_of
 from sweeps.scheduler.webhook import Webhook
+from tracking.comparison.runs import UNMERGED
 
 logger = logging.getLogger(__name__)
 
@@ -335,7 +336,7 @@ class SweepDriver:
         return True
 
     def _done(self, task: Task, *, reused_from: str | None) -> None:
-        own = measured(self.runs.folder(task.digest), OWN)
+        own = measured(self.runs.folder(task.digest), UNMERGED)
         self.progress.done(
             task.label, own["metrics"] if own else {}, reused=reused_from is not None
         )

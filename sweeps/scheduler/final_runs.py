@@ -12,12 +12,12 @@ from carft_core.algorithms import ALGORITHMS, Soup
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from sweeps.plan.tasks import Planner, Task, kept
-from sweeps.results.records import records, rule
+from sweeps.results.records import comparison_spec, records
 from sweeps.scheduler.progress import Progress
 from sweeps.space.points import baseline_params
 from sweeps.spec.settings import After
 from tracking.comparison.runs import Arm, group, params_key
-from tracking.comparison.selection import choose, choose_each
+from tracking.comparison.selection import select, select_each
 
 
 class FinalRuns:
@@ -69,7 +69,7 @@ class FinalRuns:
 
     def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The algorithm and the fields of each setting that the verdict is about."""
-        choices = choose_each(arms, rule(self._ledger.spec), self._spec.seeds)
+        choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
         for choice in choices.values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
@@ -79,7 +79,7 @@ class FinalRuns:
         soup itself has, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
         if item.of.settings == "selected":
-            choice = choose(ours, rule(self._ledger.spec), self._spec.seeds)
+            choice = select(ours, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
             ours = [] if choice is None else [choice.arm]
         members: dict[str, set[str]] = {}
         points: dict[str, Mapping[str, Any]] = {}

@@ -12,7 +12,7 @@ import pytest
 from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
 from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.home import Home
-from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.errors import AccessDenied, ServiceUnreachable
 
 SECRET = "p/w:with@signs"
 EVERY = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
@@ -72,7 +72,7 @@ def of(*findings: Finding | Exception, todo: str = "do this instead") -> Check:
 def test_a_check_that_raises_has_found_something(tmp_path: Path) -> None:
     for error, level in {
         ServiceUnreachable("gone"): "unreachable",
-        NotLetIn("gone"): "wrong",
+        AccessDenied("gone"): "wrong",
         ValueError("gone"): "wrong",
     }.items():
         first, last = examine(of(ok("so far"), error), asked(tmp_path))

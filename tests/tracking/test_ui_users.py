@@ -42,8 +42,8 @@ def test_a_password_is_made_up_once_and_kept_for_the_owner_alone(tmp_path: Path)
     assert first == again
     assert first.environ[PASSWORD] == kept.read_text().strip()
     assert len(first.environ[PASSWORD]) >= 20
-    assert first.environ[PASSWORD] not in first.told
-    assert str(kept) in first.told
+    assert first.environ[PASSWORD] not in first.note
+    assert str(kept) in first.note
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ui").iterdir()}
     names = ("admin-password", "basic_auth.ini", "session-key", "users.db")
     assert modes == dict.fromkeys(names, 0o600)
@@ -85,7 +85,7 @@ def test_where_there_is_an_administrator_no_password_is_asked_for(tmp_path: Path
     later = prepare(tmp_path, asked)
     assert PASSWORD not in later.environ
     assert later.environ[KEY] == key
-    assert str(database) in later.told
+    assert str(database) in later.note
 
 
 def test_what_the_administrator_of_the_machine_has_set_stands(
@@ -95,7 +95,7 @@ def test_what_the_administrator_of_the_machine_has_set_stands(
     monkeypatch.setenv(KEY, "a key of theirs")
     users = prepare(tmp_path, nobody)
     assert users.environ == {KEY: "a key of theirs"}
-    assert "/etc/mlflow/auth.ini" in users.told
+    assert "/etc/mlflow/auth.ini" in users.note
 
 
 def test_where_sqlite_would_lose_users_it_is_refused(

@@ -14,14 +14,14 @@ import pytest
 
 from tests.mounts import mount
 from tracking.errors import TrackingError
-from tracking.location import Held, Lock, home_id, where, without_password
-from tracking.provenance import SOURCE_COMMIT, context_tags
+from tracking.location import Lock, LockHeld, home_id, resolve_location, without_password
+from tracking.provenance import SOURCE_COMMIT, provenance_tags
 from tracking.store.mlflow_client import QUIET, stay_private
 from tracking.store.mlflow_store import open_store
 
 
 def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
-    place = where(tmp_path, {})
+    place = resolve_location(tmp_path, {})
     assert place.uri == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
     assert place.artifacts == tmp_path.resolve() / "mlartifacts"
     assert place.experiment == "carft-sweep"
@@ -30,7 +30,7 @@ def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
 
 def test_the_environment_names_another_place(tmp_path: Path) -> None:
     environ = {"MLFLOW_TRACKING_URI": "https://u:p@lab/mlflow", "MLFLOW_EXPERIMENT_NAME": "robust"}
-    place = where(tmp_path, environ)
+    place = resolve_location(tmp_path, environ)
     assert (place.uri, place.experiment) == ("https://u:p@lab/mlflow", "robust")
     assert place.artifacts is None
 
@@ -38,7 +38,7 @@ def test_the_environment_names_another_place(tmp_path: Path) -> None:
 def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -> None:
     def key(uri: str, experiment: str = "") -> str:
         environ = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-        return where(tmp_path, environ).key
+        return resolve_location(tmp_path, environ).key
 
     assert key("http://a") != key("http://b") != key("")
     assert key("http://a", "x") != key("http://a", "y")
@@ -46,7 +46,7 @@ def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -
 
 
 def test_a_database_server_leaves_artifacts_in_the_home(tmp_path: Path) -> None:
-    place = where(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql://db/mlflow"})
+    place = resolve_location(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql://db/mlflow"})
     assert place.artifacts == tmp_path.resolve() / "mlartifacts"
 
 
@@ -58,7 +58,7 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
     home.parent.mkdir()
     mount(monkeypatch, home.parent, "nfs4")
     environ = {} if named is None else {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
-    place = where(home, environ)
+    place = resolve_location(home, environ)
     said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
     with pytest.raises(TrackingError, match=said):
         _ = place.uri
@@ -75,7 +75,7 @@ def test_a_home_on_a_network_file_system_has_its_runs_elsewhere(
     home.mkdir()
     mount(monkeypatch, home, "nfs4")
     uri = uri.format(local=tmp_path / "mlflow.db")
-    assert where(home, {"MLFLOW_TRACKING_URI": uri}).uri == uri
+    assert resolve_location(home, {"MLFLOW_TRACKING_URI": uri}).uri == uri
 
 
 @pytest.mark.parametrize(
@@ -185,18 +185,18 @@ def test_the_git_state_is_told(tmp_path: Path) -> None:
     git(tmp_path, "commit", "--message", "first")
     below = tmp_path / "below"
     below.mkdir()
-    tags = context_tags(below)
+    tags = provenance_tags(below)
     assert tags["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
     assert tags["mlflow.source.git.branch"] == "topic"
     assert tags["carft.git.dirty"] == "false"
     (tmp_path / "file").write_text("2")
-    assert context_tags(below)["carft.git.dirty"] == "true"
+    assert provenance_tags(below)["carft.git.dirty"] == "true"
     git(tmp_path, "checkout", "--detach", "--force", "HEAD")
-    assert "mlflow.source.git.branch" not in context_tags(below)
+    assert "mlflow.source.git.branch" not in provenance_tags(below)
 
 
 def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
-    tags = context_tags(tmp_path)
+    tags = provenance_tags(tmp_path)
     assert not [name for name in tags if "git" in name]
     assert tags["mlflow.source.type"] == "LOCAL"
     assert tags["mlflow.user"]
@@ -206,15 +206,18 @@ def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SOURCE_COMMIT, "0123abc-dirty")
-    tags = context_tags(tmp_path)
+    tags = provenance_tags(tmp_path)
     assert tags["mlflow.source.git.commit"] == "0123abc"
     assert tags["carft.git.dirty"] == "true"
     monkeypatch.setenv(SOURCE_COMMIT, "0123abc")
-    assert context_tags(tmp_path)["carft.git.dirty"] == "false"
+    assert provenance_tags(tmp_path)["carft.git.dirty"] == "false"
 
 
-def test_versions_are_told_without_importing_anything(tmp_path: Path) -> None:
-    tags = context_tags(tmp_path, packages=("mlflow", "no-such-package"))
+def test_versions_are_told_without_importing_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.provenance.PACKAGES", ("mlflow", "no-such-package"))
+    tags = provenance_tags(tmp_path)
     import mlflow
 
     assert tags["carft.version.mlflow"] == mlflow.__version__
@@ -223,12 +226,12 @@ def test_versions_are_told_without_importing_anything(tmp_path: Path) -> None:
 
 def test_without_git_the_rest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert context_tags(tmp_path)["mlflow.source.type"] == "LOCAL"
+    assert provenance_tags(tmp_path)["mlflow.source.type"] == "LOCAL"
 
 
 def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) -> None:
     lock = Lock(tmp_path / "lock")
-    with pytest.raises(Held, match=str(os.getpid())):
+    with pytest.raises(LockHeld, match=str(os.getpid())):
         Lock(tmp_path / "lock")
     lock.release()
     lock.release()
@@ -250,5 +253,5 @@ def test_a_file_system_without_locks_is_not_taken_for_another_process(
             Lock(tmp_path / "lock")
     for number in (errno.EACCES, errno.EAGAIN):
         refuse(number)
-        with pytest.raises(Held):
+        with pytest.raises(LockHeld):
             Lock(tmp_path / "lock")

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Literal, get_args
 
 ID = "id/test/top1"
 OOD = "ood/mean/top1"
-
-
 By = Literal["top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"]
 KINDS: tuple[By, ...] = get_args(By)
 TOP1: By = "top1"
@@ -99,3 +93,29 @@ def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
     found = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     named = {name: name[len("ood/") : -len(end)] for name in found if name != f"ood/mean{end}"}
     return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]
+
+
+_GROUPS = (
+    "id/val/",
+    "id/test/",
+    "id/test_",
+    "ood/",
+    "ood/mean/",
+    "gap/",
+    "hmean/",
+    "gain/",
+    "retention/",
+    "retention/mean/",
+    "retention/gain/",
+    "context/",
+    "train/",
+)
+
+
+def metric_order(name: str) -> tuple[int, str, int, str]:
+    """Sort ID before OOD, shifts by name before their mean, top-1 before the rest."""
+    kinds = ("top1", "nll", "ece", "brier")
+    where, _, kind = name.rpartition("/")
+    fits = [place for place, start in enumerate(_GROUPS) if name.startswith(start)]
+    rank = kinds.index(kind) if kind in kinds else len(kinds)
+    return (fits[-1] if fits else len(_GROUPS), where, rank, kind)

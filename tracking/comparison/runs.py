@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
+UNMERGED = "unmerged"
+"""The label of the model that a run trained, among its evaluations."""
 Scalar = str | int | float | bool | None
 Role = Literal["trial", "baseline", "soup", "confirmation"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
@@ -308,8 +310,6 @@ HAS_RESULT, HAS_SETTINGS = "carft.result", "carft.settings"
 """Tags that say that a run has the file, by its name."""
 TRAINS = "carft.trains"
 """Tag of a run that has a seed and trains nothing: `false`."""
-OWN = "unmerged"
-"""The label of the model that a run trained, among its evaluations."""
 VERSION = 1
 """Of both files; one of another version counts as none."""
 
@@ -361,10 +361,10 @@ def read_result(text: str) -> Result | None:
             label: {name: float(value) for name, value in found["metrics"].items()}
             for label, found in told["evaluations"].items()
         }
-        facts = told["evaluations"].get(OWN, {}).get("facts") or {}
+        facts = told["evaluations"].get(UNMERGED, {}).get("facts") or {}
         return Result(
             params={name: scalar(value) for name, value in told["params"].items()},
-            metrics=evaluations.pop(OWN, {}),
+            metrics=evaluations.pop(UNMERGED, {}),
             merges=evaluations,
             facts=dict(facts),
             fields=fields(told),

@@ -69,20 +69,6 @@ class Quoted:
         """`CAR-FT §1`."""
         return f"{self.published.method} {SIGN}{self.footnote}"
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for standard JSON."""
-        told = self.published
-        return {
-            "method": told.method,
-            "quoted": True,
-            "backbone": told.backbone.title,
-            "family": told.family,
-            "values": dict(self.values),
-            "source": told.source,
-            "recipe": told.recipe,
-            "note": told.note,
-        }
-
 
 def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quoted, ...]:
     """What is published for one of the subjects and has a number for one of the `metrics`.
@@ -109,9 +95,9 @@ def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tupl
     of DomainBed's sets. Beside means over other tasks nothing can stand, and nothing beside another
     accuracy than top-1, which is what is printed.
     """
-    if comparison.terms.by != TOP1:
+    if comparison.endpoint.by != TOP1:
         return ()
-    table = comparison.protocol
+    table = comparison.task_table
     if table is None:
         return quoted(subjects, comparison.metric_names)
     if table.field != TEST_DOMAIN:
@@ -133,9 +119,9 @@ def footnotes(rows: Sequence[Quoted]) -> list[str]:
     return [*told, *sorted(notes)]
 
 
-def nothing_for(subjects: Collection[Subject]) -> str:
+def none_published(subjects: Collection[Subject]) -> str:
     """What to say when nothing is published for what was measured here."""
-    ours = " or ".join(sorted({_told(subject) for subject in subjects})) or "these runs"
+    ours = " or ".join(sorted({_subject_name(subject) for subject in subjects})) or "these runs"
     if any(_matches(row, subject) for row in published() for subject in subjects):
         return (
             f"Nothing is quoted for {ours}: what is published there is of other splits, or a mean "
@@ -222,6 +208,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _told(subject: Subject) -> str:
+def _subject_name(subject: Subject) -> str:
     tag = f" ({subject.pretrained})" if subject.pretrained else ""
     return f"{subject.model}{tag} on {subject.family}"

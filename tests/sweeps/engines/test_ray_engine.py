@@ -41,11 +41,10 @@ class Retrying(Recorder):
         super().started(job, worker)
         self.on.get(f"started_{job.digest}", lambda _: None)(job)
 
-    def failed(self, job: Job, failure: Failure) -> bool:
+    def failed(self, job: Job, failure: Failure) -> None:
         super().failed(job, failure)
         self.jobs.append(job)
         self.on.get("failed", lambda _: None)(job)
-        return True
 
     def order(self, *kinds: str) -> list[str]:
         """`started a`, ... of some kinds of event."""

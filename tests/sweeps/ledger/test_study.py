@@ -339,9 +339,7 @@ def test_a_torn_line_of_the_journal_does_not_keep_the_study_from_the_next_driver
 
 
 @on_a_local_disk
-def test_a_study_that_a_reader_locks_for_a_moment_is_waited_for(
-    home: Home, ledger: Ledger
-) -> None:
+def test_a_study_that_a_reader_locks_for_a_moment_is_waited_for(home: Home, ledger: Ledger) -> None:
     study = StudyProjection(home, ledger)
     propose(ledger, 0)
     study.update()

@@ -12,7 +12,7 @@ from sweeps.results.export import choose_model
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 
 VALS = [0.61, 0.69, 0.60, 0.65, 0.62]
 MERGED = [0.70, 0.64, 0.66, 0.62, 0.68]
@@ -33,9 +33,10 @@ def trial(weight: float, number: int, vals: Sequence[float]) -> list[RunRecord]:
     ]
 
 
-def compared(*trials: list[RunRecord], rule: Rule | None = None) -> Comparison:
+def compared(*trials: list[RunRecord], rule: SelectionRule | None = None) -> Comparison:
     records = [zero_shot(digest="f" * 16), *(record for runs in trials for record in runs)]
-    return compare(records, sweep="toy", rule=rule, seeds=range(5))
+    spec = ComparisonSpec(rule=rule or SelectionRule(), seeds=tuple(range(5)))
+    return compare(records, spec, sweep="toy")
 
 
 def test_of_the_selected_setting_the_median_seed_stands_and_not_the_best() -> None:
@@ -52,7 +53,7 @@ def test_of_two_in_the_middle_the_lower_stands() -> None:
 
 
 def test_a_rule_on_a_merge_takes_the_merge_and_the_median_of_it() -> None:
-    found = compared(trial(0.3, 0, VALS), rule=Rule(merge="wise_ft@0.5"))
+    found = compared(trial(0.3, 0, VALS), rule=SelectionRule(merge="wise_ft@0.5"))
     chosen = choose_model(found)
     assert (chosen.label, chosen.metrics["id/val/top1"]) == ("wise_ft@0.5", 0.66)
     assert chosen.setting == "car_ft kl_weight=0.3 + wise_ft@0.5"

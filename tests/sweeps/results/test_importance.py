@@ -93,17 +93,16 @@ def test_too_few_trials_or_a_single_parameter_have_none() -> None:
 
 def test_failed_and_pruned_trials_do_not_count() -> None:
     sweep, records = swept(points(12))
-    pruned = {n: replace(t, state="pruned", values=()) for n, t in sweep.by_point.items() if n < 3}
-    sweep = replace(sweep, by_point={**sweep.by_point, **pruned})
+    for number in range(3):
+        sweep._apply({"trial": {"number": number, "state": "pruned", "values": ()}})
     assert importance(sweep, compare(records, sweep="swept")) is None
 
 
 def test_a_parameter_that_not_every_trial_has_is_left_out() -> None:
     where = points(30)
     sweep, records = swept(where)
-    first = sweep.by_point[0]
-    partial = replace(first, params={KL: where[0][KL], LR: where[0][LR]})
-    sweep = replace(sweep, by_point={**sweep.by_point, 0: partial})
+    partial = {KL: where[0][KL], LR: where[0][LR]}
+    sweep._apply({"trial": {"number": 0, "params": partial}})
     found = importance(sweep, compare(records, sweep="swept"))
     assert found is not None
     assert {*found["id/test/top1"]} == {KL, LR}

@@ -11,15 +11,15 @@ import pytest
 from carft_core.files import write_json
 from sweeps.cli import main
 from sweeps.home import Home
-from sweeps.ledger import generations as executions
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import find_ledger
 from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
 from sweeps.results.report import look_at_data, provenance
 from tests.sweeps.shown_home import NAME, make
-from tracking.charts import CHARTS, figures
-from tracking.evidence.data import Evidence
+from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
+from tracking.provenance import describe_code, provenance_tags
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_the_command_writes_page_and_figures_and_says_where(
 ) -> None:
     folder = tmp_path / "figures"
 
-    def write(evidence: Evidence, place: Path) -> list[Path]:  # the real one takes seconds
-        return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(evidence)]
+    def write(data: ChartData, place: Path) -> list[Path]:  # the real one takes seconds
+        return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(data)]
 
-    monkeypatch.setattr(figures, "write", write)
+    monkeypatch.setattr("tracking.charts.write_figures", write)
     code = main(["--home", str(home.path), "report", NAME, "--figures", str(folder), "--json"])
     assert code == 0
     told = json.loads(capsys.readouterr().out)
@@ -53,7 +53,7 @@ def test_the_command_writes_page_and_figures_and_says_where(
     assert text.count("data:image/png;base64") == 24
     assert str(home.path) not in text
     assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
-    assert told["verdict"].startswith("too few seeds (3")
+    assert told["verdict"].startswith("Inconclusive: 3 common seeds")
 
 
 def test_another_reference_and_another_place(
@@ -115,8 +115,6 @@ def test_a_wrong_request_is_told(
 def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     home: Home,
 ) -> None:
-    executions.record_execution(home.sweep(NAME))
-    executions.record_execution(home.sweep(NAME))
     sweep = find_ledger(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
     facts = {fact.name: fact.values for fact in found.facts}
@@ -133,16 +131,15 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     assert str(Path.home()) not in repr(found) or str(Path.home()) == "/"
 
 
-def test_an_execution_with_other_code_is_noted_and_a_torn_line_is_nobody(tmp_path: Path) -> None:
-    executions.record_execution(tmp_path)
-    (here,) = executions.executed(tmp_path)
-    with (tmp_path / executions.EXECUTIONS_FILE).open("a") as file:
-        other = executions.Code("abc", dirty=True, versions={"torch": "9"})
-        file.write(json.dumps({"began": 1.0, **vars(other)}) + "\n" + '{"began": 2.0, "com')
-    assert executions.executed(tmp_path) == [here, other]
-    assert str(other) == "commit abc with changes; torch 9"
-    executions.record_execution(tmp_path)
-    assert executions.executed(tmp_path) == [here, other, here]
+def test_the_code_of_each_execution_is_named_once(home: Home) -> None:
+    sweep = find_ledger(home, NAME)
+    other = {"mlflow.source.git.commit": "abc", "carft.git.dirty": "true"}
+    other |= {"carft.version.torch": "9"}
+    sweep.executions += [*sweep.executions, {"tags": other}]
+    found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
+    here, *others = {fact.name: fact.values for fact in found.facts}["shown ran with"]
+    assert here == describe_code(provenance_tags())
+    assert others == ["commit abc with changes; torch 9"]
 
 
 def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
@@ -158,9 +155,9 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
     found = look_at_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
     assert found.class_names == ()
     assert found.pictures is not None
-    assert found.pictures.counts
+    assert found.pictures.gallery.counts
     assert not found.pictures.thumbnails
-    assert not any(group.pictures for group in found.pictures.groups)
+    assert not [*found.pictures.groups()]
 
 
 def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:

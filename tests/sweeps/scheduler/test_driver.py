@@ -52,7 +52,7 @@ def test_a_trials_value_is_the_mean_over_its_seeds(toy: ToySweep) -> None:
     ended = toy.run()
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     assert ended.comparison.selected is not None
-    assert ended.comparison.selected.params == {"algorithm.kl_weight": 0.3}
+    assert ended.comparison.selected.arm.params == {"algorithm.kl_weight": 0.3}
 
 
 def test_the_comparison_has_every_setting_with_its_merges(toy: ToySweep) -> None:

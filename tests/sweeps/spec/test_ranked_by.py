@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carft_core.errors import InvalidConfig
-from sweeps.results.records import judging
+from sweeps.results.records import comparison_spec
 from sweeps.spec.spec import SweepSpec, load_spec
 
 
@@ -49,14 +49,14 @@ def again(folder: Path, spec: SweepSpec) -> dict[str, Any]:
 def test_left_out_it_is_the_familys(tmp_path: Path, family: str, by: str | None) -> None:
     spec = load(tmp_path, family)
     assert spec.report.by == by
-    terms = judging(spec.as_dict()).terms
-    assert (terms.by, terms.by_task) == (by or "top1", {})
+    endpoint = comparison_spec(spec.as_dict()).endpoint
+    assert (endpoint.by, endpoint.by_task) == (by or "top1", {})
     assert again(tmp_path, spec) == spec.as_dict()
 
 
 def test_what_the_file_says_goes_before_and_stays_said(tmp_path: Path) -> None:
     spec = load(tmp_path, "iwildcam", by="top1")
-    assert judging(spec.as_dict()).terms.by == "top1"
+    assert comparison_spec(spec.as_dict()).endpoint.by == "top1"
     assert again(tmp_path, spec) == spec.as_dict()
 
 
@@ -64,7 +64,7 @@ def test_tasks_have_each_their_own(tmp_path: Path) -> None:
     own = {"caltech101": "mean_per_class_top1", "cifar10": "top1"}
     spec = load(tmp_path, *own, tasks=True)
     assert (spec.report.by, spec.report.by_family) == (None, own)
-    assert judging(spec.as_dict()).terms.by_task == own
+    assert comparison_spec(spec.as_dict()).endpoint.by_task == own
     assert again(tmp_path, spec) == spec.as_dict()
     alike = load(tmp_path, "caltech101", "flowers102", tasks=True).report
     assert (alike.by, alike.by_family) == ("mean_per_class_top1", {})

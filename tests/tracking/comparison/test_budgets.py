@@ -9,7 +9,8 @@ import pytest
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import compare
 from tracking.comparison.runs import RunRecord, group
-from tracking.comparison.selection import Budget, budgets, unequal
+from tracking.comparison.selection import Budget, budgets, less_tried
+from tracking.report.formats import to_json
 
 LR, FLYP = "optim.lr", "algorithm.temperature"
 
@@ -47,7 +48,7 @@ def test_where_a_run_does_not_tell_its_epochs_there_is_no_sum() -> None:
 
 
 def test_a_comparison_tells_them_as_plain_data() -> None:
-    plain = compare(kl_sweep(2), sweep="s").as_dict()
+    plain = to_json(compare(kl_sweep(2), sweep="s"))
     assert plain["budgets"] == [
         {"algorithm": "fine_tune", "settings": 1, "runs": 2, "epochs": None},
         {"algorithm": "car_ft", "settings": 4, "runs": 8, "epochs": None},
@@ -81,10 +82,14 @@ def test_fields_that_only_one_of_two_has_do_not_count(
     ours: list[dict[str, float]], theirs: list[dict[str, float]], equal: bool
 ) -> None:
     arms = group([*tried("car_ft", ours), *tried("flyp", theirs)])
-    assert unequal(arms) == (frozenset() if equal else {("flyp", "car_ft")})
+    assert less_tried(arms) == ({} if equal else {"flyp": {"car_ft"}})
 
 
-def test_a_baseline_that_is_called_untuned_is_not_told_twice() -> None:
+def test_a_baseline_with_fewer_settings_is_marked_and_told_once() -> None:
     baseline = [run("fine_tune", 0, metrics(0.6, 0.3))]
     comparison = compare([*baseline, *tried("car_ft", [{LR: 1.0}, {LR: 2.0}])], sweep="s")
-    assert [text.split(":")[0] for text in comparison.warnings] == ["fine_tune is untuned"]
+    assert [text.split(":")[0] for text in comparison.warnings] == [
+        "unequal tuning budgets, which favour what was tried more"
+    ]
+    marked = [row.arm.algorithm for row in comparison.rows if "untuned" in row.marks]
+    assert marked == ["fine_tune"]

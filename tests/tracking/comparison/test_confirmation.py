@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import ComparisonSpec
+from tracking.report.formats import to_json
 
 FRESH = (5, 6, 7, 8, 9)
 WOBBLE = (0.0, 0.003, -0.002, 0.001, 0.004)
@@ -35,25 +38,25 @@ CHOSEN: dict[str, Any] = {"params": {KL: 1.0}}
 CONFIRMED = [*fresh("fine_tune", 0.65, 0.34), *fresh("car_ft", 0.65, 0.341, **CHOSEN)]
 
 
-def compared(more: Sequence[RunRecord], seeds: Sequence[int] | None = FRESH) -> Comparison:
-    return compare([*kl_sweep(), *more], sweep="s", confirm_seeds=seeds)
+def compared(more: Sequence[RunRecord], seeds: tuple[int, ...] | None = FRESH) -> Comparison:
+    return compare([*kl_sweep(), *more], ComparisonSpec(confirm_seeds=seeds), sweep="s")
 
 
 def test_without_fresh_seeds_nothing_is_said_of_them() -> None:
     found = compare(kl_sweep(), sweep="s")
     assert found.fresh_seeds == ()
     assert "fresh" not in found.verdict
-    assert found.as_dict()["fresh_seeds"] == []
+    assert to_json(found)["fresh_seeds"] == ()
 
 
 @pytest.mark.parametrize("seeds", [FRESH, None], ids=["asked", "those that occur"])
-def test_the_fresh_runs_alone_are_judged(seeds: Sequence[int] | None) -> None:
+def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
     lucky, honest = compare(kl_sweep(), sweep="s"), compared(CONFIRMED, seeds)
-    assert lucky.findings[0].outcome == "better"
-    finding = honest.findings[0]
-    assert (finding.outcome, finding.difference.seeds) == ("no_difference", FRESH)
-    assert finding.difference.ood is not None
-    assert finding.difference.ood.mean == pytest.approx(0.001)
+    assert lucky.verdicts[0].outcome == "better"
+    finding = honest.verdicts[0]
+    assert (finding.outcome, finding.pair.seeds) == ("no_difference", FRESH)
+    assert finding.pair.ood is not None
+    assert finding.pair.ood.mean == pytest.approx(0.001)
     assert honest.fresh_seeds == FRESH
     assert "car_ft kl_weight=1 " in honest.sentences[0]
     assert "over 5 fresh seeds" in honest.sentences[0]
@@ -67,7 +70,7 @@ def test_the_fresh_runs_alone_are_judged(seeds: Sequence[int] | None) -> None:
 def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
     before, after = compare(kl_sweep(), sweep="s"), compared(CONFIRMED)
     tuned = [row for row in after.rows if not row.arm.confirms]
-    assert [row.as_dict() for row in tuned] == [row.as_dict() for row in before.rows]
+    assert to_json(replace(after, rows=tuple(tuned)))["rows"] == to_json(before)["rows"]
     assert after.selected == before.selected
     assert after.seeds == before.seeds
     assert after.rivals == before.rivals
@@ -86,7 +89,7 @@ def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
     alphas = {row.arm.label: row.arm.merge for row in found.rows if row.chosen and row.arm.merge}
     assert alphas["fine_tune (confirmed) + wise_ft@0.75"] == "wise_ft@0.75"
     assert "fine_tune + wise_ft@0.75" in alphas
-    merged = found.findings[0].merged["wise_ft"]
+    merged = found.verdicts[0].merged["wise_ft"]
     assert merged.seeds == FRESH
     assert {curve.label for curve in found.curves} == {
         "fine_tune (confirmed)",
@@ -110,7 +113,7 @@ def test_as_long_as_one_is_lacking_the_seeds_of_the_choice_are_judged(
 ) -> None:
     found = compared(more)
     assert found.fresh_seeds == ()
-    assert found.findings[0].difference.seeds == (0, 1, 2, 3, 4)
+    assert found.verdicts[0].pair.seeds == (0, 1, 2, 3, 4)
     assert found.sentences[:-1] == compare(kl_sweep(), sweep="s").sentences
     assert found.sentences[-1] == (
         f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on the "
@@ -121,15 +124,19 @@ def test_as_long_as_one_is_lacking_the_seeds_of_the_choice_are_judged(
 def test_zero_shot_needs_no_confirmation_as_a_reference() -> None:
     runs = [zero_shot(ood=0.3), *arm("car_ft", [0.6] * 2, [0.35, 0.36], trial=0)]
     found = compare(
-        [*runs, *fresh("car_ft", 0.6, 0.35)], sweep="s", reference="zero_shot", confirm_seeds=FRESH
+        [*runs, *fresh("car_ft", 0.6, 0.35)],
+        ComparisonSpec(reference="zero_shot", confirm_seeds=FRESH),
+        sweep="s",
     )
-    assert found.findings[0].difference.seeds == FRESH
+    assert found.verdicts[0].pair.seeds == FRESH
     assert "over 5 fresh seeds" in found.verdict
 
 
 def test_a_sweep_of_one_algorithm_tells_its_gain_on_fresh_seeds() -> None:
     runs = [zero_shot(), *arm("car_ft", [0.6] * 2, [0.35, 0.36], trial=0)]
-    found = compare([*runs, *fresh("car_ft", 0.6, 0.4)], sweep="s", confirm_seeds=FRESH)
+    found = compare(
+        [*runs, *fresh("car_ft", 0.6, 0.4)], ComparisonSpec(confirm_seeds=FRESH), sweep="s"
+    )
     assert "Against zero-shot its OOD mean is +2.04 pp" in found.verdict
     assert "compare car_ft with" in found.verdict
 
@@ -137,5 +144,5 @@ def test_a_sweep_of_one_algorithm_tells_its_gain_on_fresh_seeds() -> None:
 def test_few_fresh_seeds_are_too_few() -> None:
     runs = [*fresh("fine_tune", 0.65, 0.34, (7, 9)), *fresh("car_ft", 0.65, 0.35, (7, 9), **CHOSEN)]
     found = compared(runs, (7, 9))
-    assert found.verdict.startswith("too few seeds (2 fresh, a verdict needs 5)")
+    assert found.verdict.startswith("Inconclusive: 2 common fresh seeds, 5 required. ")
     assert "judged on seeds 7, 9," in found.verdict

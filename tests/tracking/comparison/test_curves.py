@@ -1,18 +1,12 @@
-"""The WiSE-FT curve is read at equal ID accuracy, and drawn without a window system."""
+"""The WiSE-FT curve is read at equal ID accuracy."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from tests.tracking.made_up import bent, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import compare
+from tests.tracking.made_up import bent, metrics, run, zero_shot
 from tracking.comparison.runs import group
 from tracking.comparison.wise_ft import (
     Curve,
@@ -20,7 +14,6 @@ from tracking.comparison.wise_ft import (
     dominating,
     mean_curve,
     ood_at,
-    plot,
     run_curve,
 )
 
@@ -112,29 +105,3 @@ def test_a_model_that_is_as_good_on_both_and_better_on_one_dominates() -> None:
     assert dominating(ARCH, 0.6, 0.35) == ARCH.points[1]
     assert dominating(ARCH, 0.6, 0.4) is None
     assert dominating(ARCH, 0.71, 0.1) is None
-
-
-def test_the_plot_is_a_png_and_the_same_every_time(tmp_path: Path) -> None:
-    drawn = compare(kl_sweep(), sweep="s").curves
-    assert [curve.label for curve in drawn] == ["car_ft kl_weight=1", "fine_tune"]
-    for name in ("one.png", "two.png"):
-        plot(drawn, tmp_path / name, title="s")
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    with Image.open(tmp_path / "one.png") as image:
-        assert image.size == (960, 720)
-        assert len(image.convert("RGB").resize((96, 72)).getcolors(96 * 72) or []) > 10
-    plot([], tmp_path / "none.png")
-    assert (tmp_path / "none.png").stat().st_size > 0
-
-
-def test_the_plot_needs_no_pyplot(tmp_path: Path) -> None:
-    """Which keeps every figure and looks for a screen."""
-    script = (
-        "import sys; from pathlib import Path; from tracking.comparison.wise_ft import plot; "
-        "plot([], Path(sys.argv[1]), title='s'); assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", script, tmp_path / "none.png"], check=True, timeout=60)
-
-
-def test_curves_are_plain_data() -> None:
-    assert ARCH.as_dict()["points"][0] == {"alpha": 0, "id": 0.5, "ood": 0.3}  # type: ignore[index]

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, metrics, run, zero_shot
-from tracking.comparison import pooling as filters
-from tracking.comparison.pooling import condition, filter_runs
+from tracking.comparison.pooling import RunFilter, filter_runs
 from tracking.comparison.runs import RunRecord
 from tracking.errors import TrackingError
 
@@ -37,7 +36,7 @@ SWEEPS = {RUNS[0].digest: ["a", "b"], RUNS[1].digest: ["a"], RUNS[2].digest: ["b
 
 def kept(*texts: str) -> list[int]:
     """The places in RUNS of what is left."""
-    found = filter_runs(RUNS, [condition(text) for text in texts], SWEEPS)
+    found = filter_runs(RUNS, RunFilter.parse(texts), SWEEPS)
     return [RUNS.index(record) for record in found]
 
 
@@ -92,16 +91,16 @@ def test_a_wrong_condition_is_told_with_its_remedy(text: str, said: str) -> None
 def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.lr": 1.0, "head.lr": 2.0})]
     with pytest.raises(TrackingError, match=r"may be head\.lr or optim\.lr; say which"):
-        filter_runs(runs, [condition("lr=1")], {})
-    assert filter_runs(runs, [condition("head.lr=2")], {}) == runs
+        filter_runs(runs, RunFilter.parse(["lr=1"]), {})
+    assert filter_runs(runs, RunFilter.parse(["head.lr=2"]), {}) == runs
 
 
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "False"), (None, "none")])
 def test_truth_and_nothing_are_written_as_labels_show_them(value: Any, text: str) -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.3), params={"optim.x": value})]
-    assert filter_runs(runs, [condition(f"x={text}")], {}) == runs
+    assert filter_runs(runs, RunFilter.parse([f"x={text}"]), {}) == runs
     with pytest.raises(TrackingError, match="no run is left"):
-        filter_runs(runs, [condition("x=1")], {})
+        filter_runs(runs, RunFilter.parse(["x=1"]), {})
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.floats(-1e6, 1e6))
@@ -110,16 +109,13 @@ def test_a_bound_and_its_opposite_part_the_runs(values: list[float], bound: floa
         run("car_ft", i, {}, params={KL: value}, state="done") for i, value in enumerate(values)
     ]
     runs.append(zero_shot())  # which has no such field, and so is in both
-    below = filter_runs(runs, [condition(f"kl_weight<{bound!r}")], {})
-    above = filter_runs(runs, [condition(f"kl_weight>={bound!r}")], {})
+    below = filter_runs(runs, RunFilter.parse([f"kl_weight<{bound!r}"]), {})
+    above = filter_runs(runs, RunFilter.parse([f"kl_weight>={bound!r}"]), {})
     assert [r.seed for r in below if r in above] == [None]
     assert len(below) + len(above) == len(runs) + 1
 
 
 def test_a_setting_is_whole_with_the_seeds_that_are_left() -> None:
-    assert filters.filter_seeds((0, 1, 2), [condition("seed=0,2"), condition("kl_weight>1")]) == (
-        0,
-        2,
-    )
-    assert filters.filter_seeds((0, 1, 2), [condition("seed<2")]) == (0, 1)
-    assert filters.filter_seeds(None, [condition("seed<2")]) is None
+    assert RunFilter.parse(["seed=0,2", "kl_weight>1"]).seeds((0, 1, 2)) == (0, 2)
+    assert RunFilter.parse(["seed<2"]).seeds((0, 1, 2)) == (0, 1)
+    assert RunFilter.parse(["seed<2"]).seeds(None) is None

@@ -18,16 +18,15 @@ from scipy import stats
 from tests.tracking.made_up import metrics, run
 from tracking.comparison.compare import compare
 from tracking.comparison.predictions import (
-    arm_hits,
-    difference,
     intervals,
     predictions_path,
-    read_hits,
+    read_predictions,
 )
 from tracking.comparison.runs import RunRecord
 from tracking.errors import TrackingError
+from tracking.report.formats import markdown, to_csv
 from tracking.report.table import OVER_IMAGES
-from tracking.report.terminal import csv_text, markdown, terminal
+from tracking.report.terminal import terminal
 
 
 def keep(
@@ -69,21 +68,17 @@ HITS = [(RNG.random(100) < share).astype(int).tolist() for share in (0.7, 0.4, 0
 def test_hits_are_read_in_one_order_whatever_the_files(tmp_path: Path) -> None:
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", HITS, backwards=True)
-    a, b = (read_hits(predictions_path(tmp_path / name, None)) for name in "ab")
+    a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
+    assert a is not None
+    assert b is not None
     assert a.same_items(b)
-    np.testing.assert_array_equal(a.value, b.value)
-    assert a.value.sum() == sum(map(sum, HITS))
-
-
-def test_plain_split_names_are_understood(tmp_path: Path) -> None:
-    keep(tmp_path, HITS, splits=("test", "shift/a", "val"))
-    hits = read_hits(predictions_path(tmp_path, None))
-    assert set(hits.split) == {"id/val", "id/test", "ood/a"}
+    np.testing.assert_array_equal(a.share, b.share)
+    assert a.share.sum() == sum(map(sum, HITS))
 
 
 def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
     keep(tmp_path, HITS)
-    hits = arm_hits([kept_run(tmp_path)], None)
+    hits = read_predictions([kept_run(tmp_path)], None)
     assert hits is not None
     found = intervals(hits)
     test, ood = sum(HITS[0]) / 100, (sum(HITS[1]) + sum(HITS[2])) / 200
@@ -97,7 +92,7 @@ def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
 def test_more_views_of_the_same_drawings_do_not_narrow_the_interval(tmp_path: Path) -> None:
     keep(tmp_path / "one", HITS)
     keep(tmp_path / "six", HITS, views=6)
-    one, six = (arm_hits([kept_run(tmp_path / name)], None) for name in ("one", "six"))
+    one, six = (read_predictions([kept_run(tmp_path / name)], None) for name in ("one", "six"))
     assert one is not None
     assert six is not None
     narrow, wide = intervals(six)["ood/mean/top1"], intervals(one)["ood/mean/top1"]
@@ -108,12 +103,10 @@ def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None
     better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(ours)] for ours in HITS]
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", better)
-    a, b = (arm_hits([kept_run(tmp_path / name)], None) for name in "ab")
+    a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
     assert a is not None
     assert b is not None
-    apart = difference(b, a)
-    assert apart is not None
-    paired, alone = intervals(apart)["ood/mean/top1"], intervals(a)["ood/mean/top1"]
+    paired, alone = intervals(b, minus=a)["ood/mean/top1"], intervals(a)["ood/mean/top1"]
     assert paired.low > 0
     assert paired.high - paired.low < 0.75 * (alone.high - alone.low)
 
@@ -122,14 +115,14 @@ def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path:
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", [ours[:50] for ours in HITS])
     a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
-    assert arm_hits([a, b], None) is None
-    assert arm_hits([a], "wise_ft@0.5") is None
-    assert arm_hits([a, run("fine_tune", 1, metrics(0.6, 0.3))], None) is None
-    assert arm_hits([], None) is None
-    one, other = arm_hits([a], None), arm_hits([b], None)
+    assert read_predictions([a, b], None) is None
+    assert read_predictions([a], "wise_ft@0.5") is None
+    assert read_predictions([a, run("fine_tune", 1, metrics(0.6, 0.3))], None) is None
+    assert read_predictions([], None) is None
+    one, other = read_predictions([a], None), read_predictions([b], None)
     assert one is not None
     assert other is not None
-    assert difference(one, other) is None
+    assert intervals(one, minus=other) == {}
 
 
 @pytest.mark.parametrize("content", [b"torn", None])
@@ -141,7 +134,7 @@ def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: byte
     else:
         path.write_bytes(content)
     with pytest.raises(TrackingError, match=rf"{path} holds no predictions .*remove the folder"):
-        arm_hits([kept_run(tmp_path)], None)
+        read_predictions([kept_run(tmp_path)], None)
 
 
 def test_what_has_no_interval_though_asked_is_said(tmp_path: Path) -> None:
@@ -164,20 +157,19 @@ def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
     asked = compare(runs, sweep="s", with_images=True)
     splits = {"id/test/top1", "ood/a/top1", "ood/b/top1", "ood/mean/top1"}
     assert all(set(row.ci95_images) == splits for row in asked.rows)
-    assert set(asked.findings[0].ci95_images) == splits
-    assert asked.findings[0].ci95_images["id/test/top1"] == (0, 0)
-    over_images = asked.findings[0].ood_images
-    assert over_images is not None
+    assert set(asked.verdicts[0].ci95_images) == splits
+    assert asked.verdicts[0].ci95_images["id/test/top1"] == (0, 0)
+    over_images = asked.verdicts[0].ci95_images["ood/mean/top1"]
     assert 0 < over_images.low < (100 - sum(HITS[1])) / 200 < over_images.high
     assert "Over images instead of seeds" in asked.verdict
     for text in (terminal(asked, width=60), markdown(asked)):
         assert OVER_IMAGES.split(" (")[0] in text
         assert len(re.findall(r"\d+\.\d to \d+\.\d", text)) == 2 * 2  # ID and OOD of both
     assert OVER_IMAGES not in terminal(plain) + markdown(plain)
-    row = next(csv.DictReader(io.StringIO(csv_text(asked))))
+    row = next(csv.DictReader(io.StringIO(to_csv(asked))))
     low, high = (float(row[f"ood/mean/top1 images_{end}"]) for end in ("low", "high"))
     assert (low, high) == pytest.approx(asked.rows[0].ci95_images["ood/mean/top1"])
-    assert "images_low" not in csv_text(plain)
+    assert "images_low" not in to_csv(plain)
     assert compare([*runs, run("flyp", 0, metrics(0.6, 0.3))], sweep="s", with_images=True).rows
 
 
@@ -187,7 +179,7 @@ def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_p
     keep(tmp_path / "val", HITS[:1], splits=("id/val",))
     found = {}
     for name in ("test", "shift", "val"):
-        hits = arm_hits([kept_run(tmp_path / name)], None)
+        hits = read_predictions([kept_run(tmp_path / name)], None)
         assert hits is not None
         found[name] = set(intervals(hits))
     assert found == {
@@ -200,7 +192,7 @@ def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_p
 def test_each_split_has_the_interval_it_would_have_alone(tmp_path: Path) -> None:
     splits = ("id/val", "id/test", "ood/a")
     keep(tmp_path / "all", HITS, splits=splits)
-    together = arm_hits([kept_run(tmp_path / "all")], None)
+    together = read_predictions([kept_run(tmp_path / "all")], None)
     assert together is not None
     found = intervals(together)
     for split, hits in zip(splits, HITS, strict=True):

@@ -9,10 +9,11 @@ import pytest
 
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.pooling import Part, compared, condition, unified
+from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, unified
 from tracking.comparison.runs import RunRecord, Scalar, group
-from tracking.comparison.spec import Judging, Rule, Terms
+from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
 from tracking.errors import TrackingError
+from tracking.report.formats import to_json
 
 LR = "optim.lr"
 SHARED: dict[str, Scalar] = {"model.name": "builtin", LR: 1e-5, "data.train_fraction": 1.0}
@@ -27,8 +28,8 @@ def part(
     sweep: str,
     records: list[RunRecord],
     fields: dict[str, Scalar] | None = None,
-    judging: Judging | None = None,
-) -> Part:
+    spec: ComparisonSpec | None = None,
+) -> SweepRuns:
     """With the fields of each run: the shared ones, its params, and `fields`."""
     own = fields or {}
     known = {
@@ -39,10 +40,10 @@ def part(
         }
         for r in records
     }
-    return Part(sweep, records, judging or Judging(seeds=tuple(SEEDS)), known)
+    return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), known)
 
 
-def weights(sweep: str = "weights") -> Part:
+def weights(sweep: str = "weights") -> SweepRuns:
     records = [made("zero_shot", None, 0.5, "zero"), made("fine_tune", 0, 0.6, "tuned0")]
     records += [
         made(
@@ -59,7 +60,7 @@ def weights(sweep: str = "weights") -> Part:
     return part(sweep, records)
 
 
-def rates() -> Part:
+def rates() -> SweepRuns:
     """One point of it is a run of `weights`; zero-shot and fine-tuning are the same runs."""
     records = [
         made("zero_shot", None, 0.5, "zero"),
@@ -87,8 +88,8 @@ def test_settings_are_told_apart_by_what_either_sweep_varies_and_shared_runs_cou
 
 
 def test_the_same_sweep_twice_is_the_sweep() -> None:
-    once, twice = compared([weights()]), compared([weights(), weights("again")])
-    assert [row.as_dict() for row in twice.rows] == [row.as_dict() for row in once.rows]
+    once, twice = compare_sweeps([weights()]), compare_sweeps([weights(), weights("again")])
+    assert to_json(twice)["rows"] == to_json(once)["rows"]
 
 
 def test_what_differs_between_sweeps_alone_becomes_part_of_the_setting() -> None:
@@ -127,7 +128,7 @@ def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> 
         "car_ft kl_weight=0.3 sweep=weights": [0, 1],
         "car_ft kl_weight=0.3 sweep=later": [0, 1],
     }
-    comparison = compared([weights(), part("later", again)])
+    comparison = compare_sweeps([weights(), part("later", again)])
     assert not [row for row in comparison.rows if "untuned" in row.marks]
 
 
@@ -153,7 +154,7 @@ def test_an_optimiser_parts_no_model_that_is_not_trained() -> None:
 def test_a_run_without_a_config_stands_with_its_siblings() -> None:
     records = [*weights().records, run("car_ft", 2, None, digest="lost", trial=1, params={KL: 0.3})]
     known = weights().fields
-    ours = Part("weights", records, Judging(seeds=(0, 1, 2)), known)
+    ours = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), known)
     found = labels(
         unified([ours, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
     )
@@ -161,69 +162,81 @@ def test_a_run_without_a_config_stands_with_its_siblings() -> None:
 
 
 def test_one_part_is_compared_as_it_is() -> None:
-    alone = compared([Part("kl", kl_sweep(), Judging(seeds=tuple(SEEDS)))])
-    assert alone == compare(kl_sweep(), sweep="kl", seeds=tuple(SEEDS))
+    alone = compare_sweeps([SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))])
+    assert alone == compare(kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)), sweep="kl")
 
 
-def joined(first: Judging, second: Judging, **told: Any) -> Comparison:
-    return compared(
-        [part("a", kl_sweep(), judging=first), part("b", kl_sweep(), judging=second)], **told
+def joined(first: ComparisonSpec, second: ComparisonSpec, **told: Any) -> Comparison:
+    return compare_sweeps(
+        [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **told
     )
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (Judging(Rule("id/val/nll", "minimize")), "the metric of one is id/val/top1, .*--metric"),
-        (Judging(Rule(merge="wise_ft@0.5")), "the merge of one is none, of the other wise_ft@0.5"),
         (
-            Judging(Rule(within=0.01)),
+            ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize")),
+            "the metric of one is id/val/top1, .*--metric",
+        ),
+        (
+            ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5")),
+            "the merge of one is none, of the other wise_ft@0.5",
+        ),
+        (
+            ComparisonSpec(rule=SelectionRule(within=0.01)),
             "the selection of one is best_val, .*within 0.01.*--selection",
         ),
-        (Judging(Rule(oracle=True)), "the selection of one is best_val, of the other oracle"),
-        (Judging(terms=Terms(id_margin=0.01)), "the id_margin of one is 0.005, .*--id-margin"),
+        (
+            ComparisonSpec(rule=SelectionRule(oracle=True)),
+            "the selection of one is best_val, of the other oracle",
+        ),
+        (
+            ComparisonSpec(endpoint=Endpoint(id_margin=0.01)),
+            "the id_margin of one is 0.005, .*--id-margin",
+        ),
     ],
 )
 def test_sweeps_that_judge_differently_are_not_compared_in_silence(
-    other: Judging, said: str
+    other: ComparisonSpec, said: str
 ) -> None:
     with pytest.raises(TrackingError, match=f"a and b cannot be compared as one: {said}"):
-        joined(Judging(), other)
-    assert joined(Judging(), other, judging=other).rule == other.rule
+        joined(ComparisonSpec(), other)
+    assert joined(ComparisonSpec(), other, spec=other).rule == other.rule
 
 
 def test_a_setting_is_whole_with_the_seeds_that_the_sweeps_have_in_common() -> None:
-    found = joined(Judging(seeds=(0, 1, 2, 3, 4)), Judging(seeds=(0, 1, 2)))
+    found = joined(ComparisonSpec(seeds=(0, 1, 2, 3, 4)), ComparisonSpec(seeds=(0, 1, 2)))
     assert found.seeds == (0, 1, 2)
     assert found.warnings[0] == (
         "the sweeps have different seeds (a: 0, 1, 2, 3, 4; b: 0, 1, 2); a setting is whole with "
         "the common ones"
     )
-    assert joined(Judging(seeds=(0,)), Judging(seeds=(0,))).warnings == ()
+    assert joined(ComparisonSpec(seeds=(0,)), ComparisonSpec(seeds=(0,))).warnings == ()
 
 
 def test_without_a_common_seed_the_settings_with_most_seeds_are_chosen_among() -> None:
     """Else a setting would win by its one lucky seed over one that has both."""
-    lucky = part("a", [made("car_ft", 0, 0.7, "l", trial=0)], {KL: 0.1}, Judging(seeds=(0,)))
+    lucky = part("a", [made("car_ft", 0, 0.7, "l", trial=0)], {KL: 0.1}, ComparisonSpec(seeds=(0,)))
     both = [made("car_ft", s, (0.8, 0.5)[s], f"b{s}", trial=1) for s in (0, 1)]
-    first = part("c", both[:1], {KL: 1.0}, Judging(seeds=(0,)))
-    second = part("b", both[1:], {KL: 1.0}, Judging(seeds=(1,)))
-    found = compared([lucky, first, second])
+    first = part("c", both[:1], {KL: 1.0}, ComparisonSpec(seeds=(0,)))
+    second = part("b", both[1:], {KL: 1.0}, ComparisonSpec(seeds=(1,)))
+    found = compare_sweeps([lucky, first, second])
     assert found.seeds == (0, 1)
     assert found.selected is not None
-    assert found.selected.params == {KL: 1.0}
+    assert found.selected.arm.params == {KL: 1.0}
     assert "those of all, since none is common" in found.warnings[0]
 
 
 def test_a_verdict_of_filtered_runs_says_so() -> None:
-    whole = Part("kl", kl_sweep(), Judging(seeds=tuple(SEEDS)))
-    found = compared([whole], conditions=[condition("kl_weight<=0.3")])
+    whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
+    found = compare_sweeps([whole], chosen=RunFilter.parse(["kl_weight<=0.3"]))
     assert found.warnings[0].startswith("only the runs where kl_weight<=0.3: 16 of 26;")
     assert found.selected is not None
-    assert found.selected.label == "car_ft kl_weight=0.3"
-    assert found.findings[0].candidate.label == "car_ft kl_weight=0.3"
+    assert found.selected.arm.label == "car_ft kl_weight=0.3"
+    assert found.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3"
 
 
 def test_what_had_to_be_read_otherwise_is_said_above_the_table() -> None:
     told = replace(weights(), warnings=("3 runs have no result",))
-    assert "3 runs have no result" in compared([told, rates()]).warnings
+    assert "3 runs have no result" in compare_sweeps([told, rates()]).warnings

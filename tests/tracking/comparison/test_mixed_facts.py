@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.comparison.caveats import mixed_facts
-from tracking.comparison.runs import group
+from tracking.comparison import caveats
+from tracking.comparison.runs import Arm, group
 
 SQUARE = "Transform(size=32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0), interpolation='bicubic')"
 LARGE = SQUARE.replace("32", "224")
@@ -25,14 +26,17 @@ FACTS: dict[str, object] = {
 }
 
 
+def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
+    return tuple(caveats.mixed_facts(arms))
+
+
 def said(changes: dict[str, Any], **kept: Any) -> tuple[str, ...]:
     """Of CAR-FT whose facts differ from fine-tuning's by `changes`."""
     ours = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
     runs = arm("fine_tune", [0.6] * 2, [0.3] * 2, facts={**FACTS, **kept})
     runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**ours, **kept})
-    return mixed_facts(
-        group([zero_shot(facts={**FACTS, "budget": None, "augmentation": None}), *runs])
-    )
+    arms = group([zero_shot(facts={**FACTS, "budget": None, "augmentation": None}), *runs])
+    return mixed_facts(arms)
 
 
 def test_tasks_of_retention_are_told_apart_by_those_that_differ() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from tests.tracking.kept import SPLITS, with_folder
 from tests.tracking.made_up import arm, zero_shot
+from tracking.charts.data import ChartData
+from tracking.charts.predictions import all_class_differences, reliability
 from tracking.comparison.compare import compare
-from tracking.comparison.predictions import arm_hits, intervals, pick
+from tracking.comparison.predictions import intervals, pick, read_predictions
 from tracking.comparison.runs import RunRecord, group
-from tracking.evidence.data import Evidence, gather
 
 OUTSIDE = {"outside_means": ["ood/pixel"]}
 WITHIN = SPLITS["ood/outline"] + SPLITS["ood/flat_emoji"]
@@ -29,8 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
 
 
 @pytest.fixture(scope="module")
-def evidence(runs: list[RunRecord]) -> Evidence:
-    return gather(compare(runs, sweep="s"))
+def data(runs: list[RunRecord]) -> ChartData:
+    return ChartData(compare(runs, sweep="s"))
 
 
 def test_a_run_that_tells_nothing_has_every_shift_in_its_means() -> None:
@@ -39,12 +40,10 @@ def test_a_run_that_tells_nothing_has_every_shift_in_its_means() -> None:
 
 
 def test_the_interval_of_the_mean_is_over_the_shifts_alone(runs: list[RunRecord]) -> None:
-    hits = arm_hits(runs[-2:], None)
+    hits = read_predictions(runs[-2:], None)
     assert hits is not None
     own = hits.split != "ood/pixel"
-    bare = replace(
-        hits, split=hits.split[own], item=hits.item[own], unit=hits.unit[own], value=hits.value[own]
-    )
+    bare = hits.only(own)
     with_all = intervals(replace(hits, outside=frozenset()))
     # Other drawings are drawn beside it, so the two are not equal to the last digit.
     assert intervals(hits)["ood/mean/top1"] == pytest.approx(
@@ -54,12 +53,13 @@ def test_the_interval_of_the_mean_is_over_the_shifts_alone(runs: list[RunRecord]
     assert "ood/pixel/top1" in intervals(hits)
 
 
-def test_charts_of_the_mean_are_over_the_shifts_alone(evidence: Evidence) -> None:
-    mean = [found for found in evidence.reliability if found.where == "ood/mean"]
-    assert {sum(part.images for part in found.bins) for found in mean} == {WITHIN, 2 * WITHIN}
-    classes = [found for found in evidence.class_differences if found.split == "ood/mean"]
+def test_charts_of_the_mean_are_over_the_shifts_alone(data: ChartData) -> None:
+    rows = [row for row in data.shown if row.n]
+    mean = [reliability(row, [*data.tallies(row).values()], "ood/mean")[1] for row in rows]
+    assert {sum(part["images"] for part in bins) for bins in mean} == {WITHIN, 2 * WITHIN}
+    classes = [found for found in all_class_differences(data) if found.split == "ood/mean"]
     assert {int(found.images.sum()) for found in classes} == {WITHIN}
-    assert "ood/pixel" in {found.split for found in evidence.class_differences}
+    assert "ood/pixel" in {found.split for found in all_class_differences(data)}
 
 
 def test_the_gallery_shows_the_test_and_the_shifts(runs: list[RunRecord]) -> None:

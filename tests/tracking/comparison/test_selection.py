@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, metrics, run
 from tracking.comparison.runs import Arm, RunRecord, group
-from tracking.comparison.selection import choose, choose_each, choose_merges
-from tracking.comparison.spec import Rule, looks_at_tests
+from tracking.comparison.selection import select, select_each, select_merges
+from tracking.comparison.spec import SelectionRule, looks_at_tests
 
 SEEDS = (0, 1)
 
@@ -33,13 +33,13 @@ def trials(values: Sequence[Sequence[float | None]], weights: Sequence[float] = 
     return list(group(runs))
 
 
-def chosen(arms: Sequence[Arm], rule: Rule | None = None) -> int | None:
-    choice = choose(arms, rule or Rule(), SEEDS)
+def chosen(arms: Sequence[Arm], rule: SelectionRule | None = None) -> int | None:
+    choice = select(arms, rule or SelectionRule(), SEEDS)
     return None if choice is None else choice.arm.trial
 
 
 def test_the_highest_mean_over_seeds_is_chosen() -> None:
-    choice = choose(trials([[0.5, 0.7], [0.61, 0.61], [0.9, 0.2]]), Rule(), SEEDS)
+    choice = select(trials([[0.5, 0.7], [0.61, 0.61], [0.9, 0.2]]), SelectionRule(), SEEDS)
     assert choice is not None
     assert choice.arm.trial == 1
     assert choice.value == pytest.approx(0.61)
@@ -48,7 +48,7 @@ def test_the_highest_mean_over_seeds_is_chosen() -> None:
 
 def test_a_loss_is_chosen_at_its_lowest() -> None:
     arms = trials([[0.5, 0.5], [0.4, 0.4]])
-    assert chosen(arms, Rule(goal="minimize")) == 1
+    assert chosen(arms, SelectionRule(goal="minimize")) == 1
 
 
 def test_equal_values_go_to_the_earlier_trial() -> None:
@@ -58,13 +58,15 @@ def test_equal_values_go_to_the_earlier_trial() -> None:
 def test_values_that_differ_by_rounding_only_are_equal() -> None:
     arms = trials([[0.1 + 0.2, 0.5], [0.3, 0.5], [0.3, 0.4]])
     assert 0.1 + 0.2 > 0.3
-    choice = choose(arms[::-1], Rule(), SEEDS)  # the later one would be better by a hair
+    choice = select(arms[::-1], SelectionRule(), SEEDS)  # the later one would be better by a hair
     assert choice is not None
     assert [arm.trial for arm in (choice.arm, *choice.tied)] == [1, 0]
 
 
 def test_who_ties_with_the_choice_is_known_and_nobody_else() -> None:
-    choice = choose(trials([[0.5, 0.6], [0.6, 0.5], [0.5, 0.4], [0.55, 0.55]]), Rule(), SEEDS)
+    choice = select(
+        trials([[0.5, 0.6], [0.6, 0.5], [0.5, 0.4], [0.55, 0.55]]), SelectionRule(), SEEDS
+    )
     assert choice is not None
     assert choice.arm.trial == 0
     assert [arm.trial for arm in choice.tied] == [1, 3]
@@ -81,14 +83,14 @@ def test_a_value_that_is_not_a_number_is_not_chosen() -> None:
 
 def test_without_a_whole_setting_the_one_with_most_seeds_stands_in() -> None:
     arms = trials([[0.9, None, None], [0.5, 0.5, None], [0.4, 0.6, None]])
-    choice = choose(arms, Rule(), (0, 1, 2))
+    choice = select(arms, SelectionRule(), (0, 1, 2))
     assert choice is not None
     assert (choice.arm.trial, choice.complete) == (1, False)
 
 
 def test_nothing_is_chosen_when_everything_failed() -> None:
     assert chosen(trials([[None, None], [None, None]])) is None
-    assert choose([], Rule(), SEEDS) is None
+    assert select([], SelectionRule(), SEEDS) is None
 
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
@@ -101,22 +103,22 @@ VALUES = [[0.650, 0.650], [0.652, 0.652], [0.648, 0.648], [0.600, 0.600]]
 def test_within_a_margin_the_strongest_regularisation_is_chosen(
     within: float | None, trial: int
 ) -> None:
-    rule = Rule(within=within, strength={KL: +1})
+    rule = SelectionRule(within=within, strength={KL: +1})
     assert chosen(trials(VALUES, WEIGHTS), rule) == trial
 
 
 def test_strength_may_mean_smaller() -> None:
-    rule = Rule(within=0.005, strength={KL: -1})
+    rule = SelectionRule(within=0.005, strength={KL: -1})
     assert chosen(trials(VALUES, WEIGHTS), rule) == 0
 
 
 def test_without_a_field_of_strength_the_margin_chooses_the_best() -> None:
-    assert chosen(trials(VALUES, WEIGHTS), Rule(within=0.1)) == 1
-    assert chosen(trials(VALUES, WEIGHTS), Rule(within=0.1, strength={"optim.x": 1})) == 1
+    assert chosen(trials(VALUES, WEIGHTS), SelectionRule(within=0.1)) == 1
+    assert chosen(trials(VALUES, WEIGHTS), SelectionRule(within=0.1, strength={"optim.x": 1})) == 1
 
 
 def test_among_equally_strong_settings_the_better_value_is_chosen() -> None:
-    rule = Rule(within=0.1, strength={KL: +1})
+    rule = SelectionRule(within=0.1, strength={KL: +1})
     runs = [
         run("car_ft", seed, metrics(0.6, 0.3, val=value), trial=trial, params={KL: 1.0, "lr": lr})
         for trial, (value, lr) in enumerate([(0.61, 1e-4), (0.62, 1e-3)])
@@ -132,13 +134,13 @@ def test_strength_is_not_compared_across_algorithms() -> None:
             run("fine_tune", seed, metrics(0.6, 0.3, val=0.66), trial=0),
             run("car_ft", seed, metrics(0.6, 0.3, val=0.65), trial=1, params={KL: 3.0}),
         ]
-    assert chosen(group(runs), Rule(within=0.05, strength={KL: +1})) == 0
+    assert chosen(group(runs), SelectionRule(within=0.05, strength={KL: +1})) == 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 0.5))
 def test_a_margin_never_costs_more_than_itself(values: list[float], within: float) -> None:
-    rule = Rule(within=within, strength={KL: +1})
-    choice = choose(trials([[value, value] for value in values]), rule, SEEDS)
+    rule = SelectionRule(within=within, strength={KL: +1})
+    choice = select(trials([[value, value] for value in values]), rule, SEEDS)
     assert choice is not None
     assert choice.value >= max(values) - within - 1e-9
 
@@ -157,19 +159,21 @@ def test_a_margin_never_costs_more_than_itself(values: list[float], within: floa
 def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for(metric: str) -> None:
     assert looks_at_tests(metric)
     with pytest.raises(ValueError, match=r"selection: oracle"):
-        Rule(metric=metric)
-    assert "oracle" in Rule(metric=metric, oracle=True).name
+        SelectionRule(metric=metric)
+    assert "oracle" in SelectionRule(metric=metric, oracle=True).name
 
 
 @pytest.mark.parametrize("metric", ["id/val/top1", "id/val/nll", "train/loss", "ood/val/macro_f1"])
 def test_validation_and_training_metrics_are_honest(metric: str) -> None:
     assert not looks_at_tests(metric)
-    assert Rule(metric=metric).name == "best_val"
+    assert SelectionRule(metric=metric).name == "best_val"
 
 
 def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
-    assert Rule(within=0.005).name == "within 0.005"
-    assert Rule(metric="ood/mean/top1", oracle=True, within=0.1).name == "oracle, within 0.1"
+    assert SelectionRule(within=0.005).name == "within 0.005"
+    assert (
+        SelectionRule(metric="ood/mean/top1", oracle=True, within=0.1).name == "oracle, within 0.1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,14 +181,14 @@ def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
 )
 def test_a_rule_without_a_meaning_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"margin|strength"):
-        Rule(**wrong)
+        SelectionRule(**wrong)
 
 
 def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> None:
     runs = [run("fine_tune", seed, metrics(0.6, 0.3)) for seed in SEEDS]
     runs += [run("car_ft", seed, metrics(0.5, 0.3), trial=0) for seed in SEEDS]
     runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
-    found = choose_each(group(runs), Rule(), SEEDS)
+    found = select_each(group(runs), SelectionRule(), SEEDS)
     assert [(name, choice.value) for name, choice in found.items()] == [
         ("car_ft", 0.5),
         ("fine_tune", 0.6),
@@ -207,17 +211,18 @@ OOD_BY_ALPHA = {0.25: 0.50, 0.5: 0.45, 0.75: 0.40, 1.0: 0.30}
 @pytest.mark.parametrize(
     ("rule", "label"),
     [
-        (Rule(), "wise_ft@0.75"),
-        (Rule(within=0.02), "wise_ft@0.5"),
-        (Rule(metric="train/loss", goal="minimize"), "wise_ft@0.75"),
-        (Rule(metric="ood/mean/top1", oracle=True), "wise_ft@0.25"),
+        (SelectionRule(), "wise_ft@0.75"),
+        (SelectionRule(within=0.02), "wise_ft@0.5"),
+        (SelectionRule(metric="train/loss", goal="minimize"), "wise_ft@0.75"),
+        (SelectionRule(metric="ood/mean/top1", oracle=True), "wise_ft@0.25"),
     ],
     ids=["val", "within", "metric that merges lack", "oracle"],
 )
 def test_alpha_is_chosen_by_validation_unless_an_oracle_is_asked_for(
-    rule: Rule, label: str
+    rule: SelectionRule, label: str
 ) -> None:
-    assert choose_merges(merged_arm(VAL_BY_ALPHA, OOD_BY_ALPHA), rule) == {"wise_ft": label}
+    arm = merged_arm(VAL_BY_ALPHA, OOD_BY_ALPHA)
+    assert select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
 
 
 def test_each_kind_of_merge_has_its_own_choice() -> None:
@@ -228,8 +233,8 @@ def test_each_kind_of_merge_has_its_own_choice() -> None:
     }
     arm = group([run("fine_tune", 0, metrics(0.6, 0.3), merges=merges)])[0]
     expected = {"uniform_soup": "uniform_soup", "wise_ft": "wise_ft@0.5"}
-    assert choose_merges(arm, Rule()) == expected
-    assert choose_merges(arm, Rule(within=0.1)) == expected
+    for rule in (SelectionRule(), SelectionRule(within=0.1)):
+        assert select_merges([arm], rule) == {arm.label: expected}
 
 
 def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
@@ -238,6 +243,6 @@ def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
         run("car_ft", 0, metrics(0.6, 0.3), trial=t, params={KL: t}, merges=merges[t])
         for t in range(2)
     ]
-    choice = choose(group(runs), Rule(merge="wise_ft@0.5"), (0,))
+    choice = select(group(runs), SelectionRule(merge="wise_ft@0.5"), (0,))
     assert choice is not None
     assert (choice.arm.trial, choice.arm.merge, choice.value) == (1, "wise_ft@0.5", 0.8)

@@ -1,4 +1,4 @@
-"""The page is one whole HTML file: it loads nothing, says everything, and quotes what it got."""
+"""The page is one whole HTML file: it loads nothing, says full_table, and quotes what it got."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pytest
 
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.predictions import Answer, Counts, Gallery, Picture
 from tracking.comparison.runs import RunRecord
-from tracking.evidence.data import gather
 from tracking.report.html import (
     Fact,
     Pictures,
@@ -32,7 +32,7 @@ from tracking.report.html import (
     library,
     without_user,
 )
-from tracking.report.table import everything, headline
+from tracking.report.table import full_table, headline
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
 VOID = {"meta", "img", "br", "input", "link", "hr"}
@@ -92,7 +92,7 @@ def page(cache: Path) -> str:
     comparison = replace(compared(kl_sweep()), sweep=HOSTILE, warnings=(HOSTILE,))
     return document(
         comparison,
-        gather(comparison),
+        ChartData(comparison),
         description=HOSTILE,
         pictures=one_picture(),
         provenance=Provenance(
@@ -118,10 +118,10 @@ import sys
 from pathlib import Path
 from tests.tracking.made_up import kl_sweep
 from tests.tracking.report.test_document import compared
-from tracking.evidence.data import gather
+from tracking.charts.data import ChartData
 from tracking.report.html import document
 comparison = compared(kl_sweep())
-assert "</html>" in document(comparison, gather(comparison), cache=Path(sys.argv[1]))
+assert "</html>" in document(comparison, ChartData(comparison), cache=Path(sys.argv[1]))
 """
     environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
@@ -153,8 +153,8 @@ def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str)
 
 
 def test_every_chart_with_something_to_show_has_heading_words_place_and_data(page: str) -> None:
-    evidence = gather(replace(compared(kl_sweep()), sweep=HOSTILE))
-    expected = [name for name, chart in CHARTS.items() if chart.draw(evidence) is not None]
+    data = ChartData(replace(compared(kl_sweep()), sweep=HOSTILE))
+    expected = [name for name, chart in CHARTS.items() if chart.draw(data) is not None]
     read = Read(page)
     areas = [attributes for attributes in read.of("div") if "data-chart" in attributes]
     assert [area["data-chart"] for area in areas] == expected
@@ -179,7 +179,7 @@ def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
     assert {"verdict", "table", "gallery", "provenance", "content"} <= {*links}
 
 
-def test_whoever_does_not_see_gets_words_for_everything(page: str) -> None:
+def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
     read = Read(page)
     assert read.of("html") == [{"lang": "en"}]
     tables = len(read.of("table"))
@@ -202,7 +202,7 @@ def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) ->
 
 def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_rest() -> None:
     comparison = compared(kl_sweep())
-    short, whole = headline(comparison), everything(comparison)
+    short, whole = headline(comparison), full_table(comparison)
     assert whole is not None
     names = [line.name for line in short.lines]
     assert [name.partition(" + ")[0].strip("▸• ") for name in names] == [
@@ -210,7 +210,7 @@ def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_res
     ]
     assert {*names} < {line.name for line in whole.lines}
     assert [line.selected for line in short.lines].count(True) == 1
-    assert "settings, the best by" not in whole.notes
+    assert "settings, the best by" not in " ".join(whole.notes)
 
 
 def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction() -> None:
@@ -221,7 +221,7 @@ def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction(
     ]
     table = headline(compared(records))
     best = {
-        head: [line.name.strip("▸• ") for line in table.lines if place in line.best]
+        head: [line.name.strip("▸• ") for line in table.lines if line.cells[place].place == 1]
         for place, head in enumerate(table.heads[1:])
     }
     assert best["ID test"] == ["fine_tune", "car_ft"]
@@ -235,12 +235,12 @@ def test_rows_on_different_data_are_not_ranked() -> None:
         zero_shot(0.50, 0.40, facts={"data": "a"}),
         *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], facts={"data": "b"}),
     ]
-    assert not any(line.best for line in headline(compared(records)).lines)
+    assert not headline(compared(records)).ranked
 
 
 def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
     comparison = compared([])
-    read = Read(document(comparison, gather(comparison), cache=cache))
+    read = Read(document(comparison, ChartData(comparison), cache=cache))
     assert read.stack == []
     assert not [tag for tag in read.of("div") if "data-chart" in tag]
     assert comparison.sentences[0] in read.inside["p"]
@@ -265,7 +265,7 @@ def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path
         ]
     comparison = compared(records)
     began = time.process_time()
-    page = document(comparison, gather(comparison), cache=cache)
+    page = document(comparison, ChartData(comparison), cache=cache)
     assert time.process_time() - began < 5
     assert len(page.encode()) < 10_000_000
     assert len(Read(page).of("tr")) > 2000

@@ -14,25 +14,25 @@ from hypothesis import strategies as st
 
 from tests.tracking.made_up import arm, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.spec import Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.report.formats import escaped, latex
 from tracking.report.published import Subject, quoted
-from tracking.report.table import View
+from tracking.report.table import TableOptions
 
 PDFLATEX = shutil.which("pdflatex")
 SWEEP = compare(kl_sweep(), sweep="kl_weight")
 SPECIAL = "a_b%c&d#e$f{g}h~i^j\\k<l>m|n"
 
 
-def cells(comparison: Comparison, view: View | None = None) -> dict[str, list[str]]:
+def cells(comparison: Comparison, view: TableOptions | None = None) -> dict[str, list[str]]:
     """The body of the table by the first cell."""
-    lines = latex(comparison, view=view).splitlines()
+    lines = latex(comparison, options=view).splitlines()
     body = [line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\")]
     return {row[0]: row[1:] for row in body[1:]}
 
 
 def column(comparison: Comparison, name: str) -> dict[str, str]:
-    found = cells(comparison, View(columns=(name,)))
+    found = cells(comparison, TableOptions(columns=(name,)))
     return {label: row[1].split(" {\\scriptsize")[0] for label, row in found.items()}
 
 
@@ -72,8 +72,8 @@ def test_values_that_are_printed_alike_are_marked_alike() -> None:
 
 
 def test_no_oracle_and_no_setting_that_lacks_seeds_is_ranked() -> None:
-    rule = Rule(metric="ood/mean/top1", oracle=True)
-    assert "textbf" not in latex(compare(kl_sweep(), sweep="s", rule=rule))
+    rule = SelectionRule(metric="ood/mean/top1", oracle=True)
+    assert "textbf" not in latex(compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s"))
     runs = [*arm("fine_tune", [0.6] * 3, [0.3] * 3), *arm("car_ft", [0.7] * 2, [0.3] * 2, trial=0)]
     found = column(compare([*runs, zero_shot()], sweep="s"), "id/test/top1")
     assert found[r"$\triangleright$ car\_ft"] == "70.0"
@@ -91,8 +91,8 @@ def test_each_backbone_has_its_own_best() -> None:
 
 def test_quoted_rows_stand_below_a_rule_and_are_not_ranked() -> None:
     names = {"id/test/top1", "ood/mean/top1", "ood/v2/top1"}
-    view = View(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
-    text = latex(SWEEP, view=view)
+    view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
+    text = latex(SWEEP, options=view)
     ours, theirs = text.split(r"\midrule")[1:]
     assert r"CAR-FT \S{}1 & -- &" in theirs
     assert "textbf" in ours
@@ -132,8 +132,10 @@ def test_no_name_breaks_out_of_its_line(name: str) -> None:
 
 
 def test_what_signs_and_quoted_numbers_mean_is_printed_below() -> None:
-    view = View(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], {"id/test/top1"}))
-    below = latex(SWEEP, view=view).split("\\end{tabular}\n")[1]
+    view = TableOptions(
+        quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], {"id/test/top1"})
+    )
+    below = latex(SWEEP, options=view).split("\\end{tabular}\n")[1]
     assert below.startswith("\\par\\smallskip\n{\\footnotesize Top-1 accuracy in percent")
     assert r"$\triangleright$ selected." in below
     assert r"\S{}1 " in below
@@ -150,8 +152,8 @@ def test_it_compiles(tmp_path: Path) -> None:
     odd = run("car_ft", 0, metrics(0.6, 0.3), trial=9, params={"prompts.classes": SPECIAL})
     tables = [SWEEP, compare([*kl_sweep(3), odd], sweep=SPECIAL)]
     names = {"id/test/top1", "ood/v2/top1"}
-    view = View(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
-    text = "\n\n".join(latex(table, view=view) for table in tables)
+    view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
+    text = "\n\n".join(latex(table, options=view) for table in tables)
     document = tmp_path / "table.tex"
     begin = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     document.write_text(f"{begin}{text}\n\\end{{document}}\n", encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,9 +13,8 @@ import pytest
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.errors import TrackingError
-from tracking.report import formats as frames
-from tracking.report.html import MOST_ROWS, MOST_WARNINGS
-from tracking.report.table import View
+from tracking.report.html import MOST_ROWS, MOST_WARNINGS, cell, chart, show_in_notebooks
+from tracking.report.table import TableOptions, build_table, visible_rows
 
 HOSTILE = "</td></table><script>alert(1)</script>&'\""
 
@@ -73,14 +74,12 @@ def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
     found: Comparison,
 ) -> None:
     told = replace(found, warnings=("look out", "there too"))
-    read = Read(told._repr_html_())
+    read = Read(cell(told))
     assert read.texts["strong"] == [told.sentences[0]]
     assert read.texts["p"][1 : len(told.sentences)] == [*told.sentences[1:]]
     assert read.texts["li"] == ["look out", "there too"]
-    view = View(grouped=False)
-    assert [name for name, _ in read.rows()] == [
-        view.name(told, row).strip() for row in view.rows(told)
-    ]
+    names = [line.name.strip() for line in build_table(told).lines]
+    assert [name for name, _ in read.rows()] == names
     assert [name for name, bold in read.rows() if bold] == [
         f"▸ {row.arm.label}" for row in told.rows if row.selected
     ]
@@ -89,7 +88,7 @@ def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
 
 
 def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(found: Comparison) -> None:
-    read = Read(found._repr_html_())
+    read = Read(cell(found))
     assert {tag for tag, _ in read.tags}.isdisjoint({"script", "style", "a", "img", "link"})
     for tag, attributes in read.tags:
         assert attributes.keys() <= {"style", "scope", "open"}, tag
@@ -102,7 +101,7 @@ def test_what_a_cell_quotes_stays_text() -> None:
         run("car_ft", 0, metrics(0.61, 0.3), trial=0, params={"prompts.classes": HOSTILE}),
     ]
     hostile = replace(compare(runs, sweep=HOSTILE), warnings=(HOSTILE,))
-    read = Read(hostile._repr_html_())
+    read = Read(cell(hostile))
     assert "script" not in read.texts
     assert read.texts["li"] == [HOSTILE]
     assert read.texts["caption"][0].startswith(HOSTILE)
@@ -111,7 +110,7 @@ def test_what_a_cell_quotes_stays_text() -> None:
 
 def test_nothing_at_all_is_shown_too() -> None:
     empty = compare([], sweep="none")
-    read = Read(empty._repr_html_())
+    read = Read(cell(empty))
     assert read.rows() == []
     assert read.texts["strong"] == [empty.sentences[0]]
     assert repr(empty).startswith("<Comparison of 'none', 0 rows\n ")
@@ -119,16 +118,16 @@ def test_nothing_at_all_is_shown_too() -> None:
 
 def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
     large = replace(many(400), warnings=("odd",) * 1000)
-    read = Read(large._repr_html_())
+    read = Read(cell(large))
     rows = read.rows()
     assert len(large.rows) > 10 * MOST_ROWS
     assert 3 <= len(rows) <= MOST_ROWS
     assert any(bold for _, bold in rows)
     assert len(read.texts["li"]) == MOST_WARNINGS + 1
     assert read.texts["li"][-1] == "and 995 more, in its warnings"
-    left = len(View().rows(large)) - len(rows)
-    assert read.texts["small"][0].endswith(f" {left} more rows are in rows_frame().")
-    assert len(large._repr_html_()) < 200_000
+    left = len(visible_rows(large, TableOptions())) - len(rows)
+    assert read.texts["small"][0].endswith(f" {left} more rows are in rows_frame(comparison).")
+    assert len(cell(large)) < 200_000
     assert len(repr(large)) < 400
     assert repr(large).count("\n") == 1
 
@@ -139,17 +138,28 @@ def test_the_repr_names_sweep_rows_and_verdict(found: Comparison) -> None:
     assert found.sentences[0][:100] in second
 
 
-def test_its_frames_are_those_of_the_functions(found: Comparison) -> None:
-    assert found.rows_frame().equals(frames.rows_frame(found))
-    assert found.rows_frame(intervals=True).equals(frames.rows_frame(found, intervals=True))
-    assert found.runs_frame().equals(frames.runs_frame(found))
+def test_a_notebook_shows_a_comparison_by_itself() -> None:
+    script = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "from tests.tracking.made_up import kl_sweep\n"
+        "from tracking.comparison.compare import compare\n"
+        "from tracking.report.html import cell, show_in_notebooks\n"
+        "shell = InteractiveShell.instance()\n"
+        "found = compare(kl_sweep(), sweep='kl_weight')\n"
+        "show_in_notebooks()\n"
+        "data, _ = shell.display_formatter.format(found)\n"
+        "assert data['text/html'] == cell(found)\n"
+        "assert data['text/plain'].startswith('<Comparison of')\n"
+    )
+    show_in_notebooks()  # where there is none it does nothing
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["id_ood", "response"])
 def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(
     found: Comparison, name: str
 ) -> None:
-    spec = found.chart(name, width=500).properties(title="mine").to_dict()
+    spec = chart(found, name, width=500).properties(title="mine").to_dict()
     assert spec["title"] == "mine"
     assert "background" not in spec
     widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
@@ -158,8 +168,8 @@ def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(
 
 def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(found: Comparison) -> None:
     with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
-        found.chart("id_odd")
+        chart(found, "id_odd")
     with pytest.raises(
         TrackingError, match="kl_weight has nothing to show in the chart 'learning'"
     ):
-        found.chart("learning")
+        chart(found, "learning")

@@ -15,7 +15,7 @@ from mlflow.models import Model
 
 from tests.tracking.conftest import NewDatabase
 from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import Where
+from tracking.location import TrackingLocation
 from tracking.store.base import DatasetInput, Metric, RunKey, RunStart
 from tracking.store.mlflow_models import ModelStart, keep_model
 from tracking.store.mlflow_store import MlflowStore
@@ -34,7 +34,7 @@ START = ModelStart(
     dataset=DatasetInput("icons", "f" * 64, "builtin", "test"),
     description="car_ft, the median of 3.",
 )
-Place = Callable[[], Where]
+Place = Callable[[], TrackingLocation]
 
 
 @pytest.fixture
@@ -48,13 +48,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "server"])
-def place(request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path: Path) -> Where:
+def place(
+    request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path: Path
+) -> TrackingLocation:
     """A store with the sweep and its run."""
     if request.param == "server":
         uri, root = request.getfixturevalue("server").address, None
     else:
         uri, root = new_database(), tmp_path / "mlartifacts"
-    where = Where(uri, f"test-{uuid.uuid4().hex}", root, "home")
+    where = TrackingLocation(uri, f"test-{uuid.uuid4().hex}", root, "home")
     store = MlflowStore(uri, where.experiment, root, home="mine")
     store.start_run(RunStart(RunKey(KEY.sweep), KEY.sweep, NOW))
     store.start_run(RunStart(KEY, "car_ft seed 1", NOW, parent=RunKey(KEY.sweep)))
@@ -71,11 +73,11 @@ def place(request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path: P
     return where
 
 
-def client(place: Where) -> MlflowClient:
+def client(place: TrackingLocation) -> MlflowClient:
     return MlflowClient(place.uri)
 
 
-def models(place: Where) -> list[str]:
+def models(place: TrackingLocation) -> list[str]:
     experiment = client(place).get_experiment_by_name(place.experiment)
     assert experiment is not None
     found = client(place).search_logged_models([experiment.experiment_id])
@@ -83,7 +85,7 @@ def models(place: Where) -> list[str]:
 
 
 def test_a_model_is_kept_once_linked_once_and_registered_once(
-    place: Where, folder: Path, monkeypatch: pytest.MonkeyPatch
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"model-{uuid.uuid4().hex}"
     first = keep_model(place, "mine", START, folder, register=name)
@@ -108,7 +110,7 @@ def test_a_model_is_kept_once_linked_once_and_registered_once(
 
 
 def test_its_metrics_are_those_points_of_the_run_that_have_its_values(
-    place: Where, folder: Path
+    place: TrackingLocation, folder: Path
 ) -> None:
     kept = keep_model(place, "mine", START, folder)
     model = client(place).get_logged_model(kept.model_id)
@@ -121,14 +123,16 @@ def test_its_metrics_are_those_points_of_the_run_that_have_its_values(
     assert len(client(place).get_metric_history(run_id, "wise_ft/id/test/top1")) == 2
 
 
-def test_other_models_are_other_models(place: Where, folder: Path) -> None:
+def test_other_models_are_other_models(place: TrackingLocation, folder: Path) -> None:
     kept = keep_model(place, "mine", START, folder)
     other = keep_model(place, "mine", replace(START, evaluation="0" * 64), folder)
     assert other.is_new
     assert sorted(models(place)) == sorted([kept.model_id, other.model_id])
 
 
-def test_a_run_that_is_not_there_is_told_with_what_to_do(place: Where, folder: Path) -> None:
+def test_a_run_that_is_not_there_is_told_with_what_to_do(
+    place: TrackingLocation, folder: Path
+) -> None:
     lost = replace(START, key=RunKey(KEY.sweep, "a" * 64))
     with pytest.raises(TrackingError, match=r"has no run aaaaaaaaaaaa .*carft-sweep sync"):
         keep_model(place, "mine", lost, folder)
@@ -138,7 +142,7 @@ def test_a_run_that_is_not_there_is_told_with_what_to_do(place: Where, folder: P
 
 
 def test_an_upload_that_fails_leaves_nothing(
-    place: Where, folder: Path, monkeypatch: pytest.MonkeyPatch
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left")
@@ -151,13 +155,13 @@ def test_an_upload_that_fails_leaves_nothing(
     assert keep_model(place, "mine", START, folder).is_new
 
 
-def test_a_name_that_the_registry_refuses_is_told(place: Where, folder: Path) -> None:
-    with pytest.raises(TrackingError, match="refuses"):
+def test_a_name_that_the_registry_refuses_is_told(place: TrackingLocation, folder: Path) -> None:
+    with pytest.raises(TrackingError, match="rejected"):
         keep_model(place, "mine", START, folder, register="a/b")
 
 
 def test_the_environment_is_left_as_it_was(
-    place: Where, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "uv.lock").write_text("version = 1")
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'secret'")
@@ -174,6 +178,6 @@ def test_the_environment_is_left_as_it_was(
 
 def test_a_server_that_is_away_is_told(folder: Path, server: Server) -> None:
     del server  # it lets MLflow be imported where this test is alone
-    away = Where("http://127.0.0.1:9", "none", None, "home")
+    away = TrackingLocation("http://127.0.0.1:9", "none", None, "home")
     with pytest.raises(ServiceUnreachable, match=r"127\.0\.0\.1:9"):
         keep_model(away, "mine", START, folder)
