@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,8 @@ from tracking.store.mlflow_errors import translated
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+
+logger = logging.getLogger(__name__)
 
 _HOME = 8
 """Characters of a home's id that are shown."""
@@ -160,7 +163,8 @@ def read_part(
     """
     is_running = sweep.state == "running"
     if settings is not None and str(settings.generation) != sweep.generation:
-        settings = None  # of an earlier one
+        logger.debug("%s: %s is of generation %s", sweep.place, SETTINGS, settings.generation)
+        settings = None
     listed = () if settings is None else settings.records
     records = [_with_result(record, results, record.merges) for record in listed]
     if is_running:

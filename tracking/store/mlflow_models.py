@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 
+logger = logging.getLogger(__name__)
+
 SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 ARTIFACT = "model"
 """Under this name the script finds the export."""
@@ -195,6 +197,8 @@ class _Keeper:
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             known = self._known(start)
+        if known is not None:
+            logger.info("MLflow has %s as %s already", start.label, known.model_id)
         kept = known or self._created(start, runs[0], folder)
         with translated(self._uri):
             for run in runs:

@@ -164,7 +164,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(new_database: NewDatabase
     with pytest.raises(TrackingError, match=r"experiments restore --experiment-id \d+") as caught:
         store.check()
     assert experiment in str(caught.value)
-    # No record is to blame for it, so that the spool keeps them all.
+    # No record is to blame for it, so that all of them are sent again.
     with pytest.raises(ServiceUnreachable, match="restore"):
         store.start_run(PARENT)
 
