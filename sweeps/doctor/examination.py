@@ -24,7 +24,6 @@ from sweeps.doctor.services import (
     RAY_CHECKS,
     SPOOL_CHECKS,
     TRIAL_CHECKS,
-    WEBHOOK_CHECKS,
 )
 from sweeps.secrets import NAMES
 from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
@@ -40,7 +39,6 @@ CHECKS: tuple[Check, ...] = (
     *RAY_CHECKS,
     *DATA_CHECKS,
     *SECRET_CHECKS,
-    *WEBHOOK_CHECKS,
 )
 SUBJECTS: Mapping[str, str] = {
     "versions": "Versions",
@@ -53,7 +51,6 @@ SUBJECTS: Mapping[str, str] = {
     "ray": "Ray",
     "data": "Data",
     "secrets": "Secrets",
-    "webhook": "Webhook",
 }
 """What the subject of a check is called."""
 

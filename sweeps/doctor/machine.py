@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 import os
 import platform
-import resource
 import shutil
 import stat
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.doctor.base import Asked, Check, Finding, agree, ok, warning, wrong
+from sweeps.doctor.base import Asked, Check, Finding, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
-from sweeps.ledger.generations import Code
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 from tracking.location import file_system, network_file_system, waiting
+from tracking.provenance import context_tags
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 PROJECT = "carft-sweep"
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
 """Named with their versions, though others are checked as well."""
-CLUSTER = "cluster"
-"""The extra with what shared services need."""
 
 
 def _own(_: Asked) -> Iterator[Finding]:
@@ -40,7 +36,7 @@ def _own(_: Asked) -> Iterator[Finding]:
         named = metadata.version(PROJECT)
     except metadata.PackageNotFoundError:
         named = "(not installed)"
-    commit = Code.here().commit
+    commit = context_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
     yield ok(f"{PROJECT} {named}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
 
@@ -61,61 +57,29 @@ def _python(_: Asked) -> Iterator[Finding]:
 
 
 def _packages(_: Asked) -> Iterator[Finding]:
-    required = _required(PROJECT)
+    required = _required()
     if not required:
         yield warning(f"{PROJECT} is not installed as a package, so what it needs is not known")
         return
-    yield from _judged(_wanted(required))
-    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
-    yield ok(", ".join(versions))
-
-
-def _judged(required: Iterable[Requirement]) -> Iterator[Finding]:
-    """What lies outside its range, or is missing."""
     for requirement in required:
         there = _version(requirement.name)
         if there is None:
             yield wrong(f"{requirement.name} is not installed")
         elif not requirement.specifier.contains(there, prereleases=True):
             yield wrong(f"{requirement.name} {there} is outside of {requirement.specifier}")
+    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
+    yield ok(", ".join(versions))
 
 
-def _of_a_cluster(_: Asked) -> Iterator[Finding]:
-    extra = list(_wanted(_required(PROJECT), CLUSTER))
-    # What an extra of another package brings is in that one's own metadata.
-    behind = [
-        further
-        for requirement in extra
-        for of_it in requirement.extras
-        for further in _wanted(_required(requirement.name), of_it)
-    ]
-    missing = sorted({one.name for one in (*extra, *behind) if _version(one.name) is None})
-    if missing:
-        yield ok(
-            f"without {', '.join(missing)}; only shared databases, stores and job submission need "
-            f'the extra: pip install "{PROJECT}[{CLUSTER}]"'
-        )
-    elif extra:
-        yield ok(f"the extra {CLUSTER} is installed")
-
-
-def _required(package: str) -> list[Requirement]:
-    """Everything that its metadata asks for; nothing where it is not installed."""
+def _required() -> list[Requirement]:
+    """Return what carft-sweep itself requires here, without extras."""
     from packaging.requirements import Requirement
 
     try:
-        return [Requirement(text) for text in metadata.requires(package) or []]
+        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
     except metadata.PackageNotFoundError:
         return []
-
-
-def _wanted(required: Iterable[Requirement], extra: str = "") -> Iterator[Requirement]:
-    """What the package itself needs here, or what one extra adds."""
-    for requirement in required:
-        marker = requirement.marker
-        always = marker is None or marker.evaluate({"extra": ""})
-        if always != bool(extra) and (marker is None or marker.evaluate({"extra": extra})):
-            yield requirement
+    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def _version(name: str) -> str | None:
@@ -144,12 +108,6 @@ VERSION_CHECKS = (
         "pip install -c constraints.txt -e . brings the versions that were tested",
         _packages,
     ),
-    Check(
-        "versions.cluster",
-        "the packages that shared databases, stores and job submission need",
-        f'pip install "{PROJECT}[{CLUSTER}]"',
-        _of_a_cluster,
-    ),
 )
 
 
@@ -159,8 +117,6 @@ SHARED = Path("/dev/shm")
 _GIB = 2**30
 _LITTLE_MEMORY = 2 * _GIB
 _LITTLE_SHARED = _GIB
-_FEW_FILES = 4096
-_BUILT = 1_735_689_600  # 2025-01-01: no clock that is right is before that
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -236,19 +192,6 @@ def _shared(_: Asked) -> Iterator[Finding]:
     yield ok(told) if size.free >= _LITTLE_SHARED else warning(told)
 
 
-def _open_files(_: Asked) -> Iterator[Finding]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    endless = soft == resource.RLIM_INFINITY
-    told = f"a process may open {'any number of' if endless else soft} files"
-    few = not endless and soft < _FEW_FILES
-    yield warning(told, f"ulimit -n {min(hard, 65536)}" if hard > soft else "") if few else ok(told)
-
-
-def _machine_clock(_: Asked) -> Iterator[Finding]:
-    told = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC"
-    yield ok(told) if time.time() > _BUILT else wrong(told)
-
-
 MACHINE_CHECKS = (
     Check(
         "machine.cores",
@@ -267,18 +210,6 @@ MACHINE_CHECKS = (
         "room in /dev/shm, through which Ray and loaders pass data; less than 1 GiB is little",
         "docker run --shm-size 8g; in Kubernetes mount an emptyDir of medium Memory at /dev/shm",
         _shared,
-    ),
-    Check(
-        "machine.open_files",
-        f"how many files a process may open; Ray and PostgreSQL want {_FEW_FILES} and more",
-        "raise the limit: ulimit -n, LimitNOFILE= of a systemd unit, ulimits of a container",
-        _open_files,
-    ),
-    Check(
-        "machine.clock",
-        "whether this machine's clock is set at all",
-        "set it: timedatectl set-ntp true, or chronyd",
-        _machine_clock,
     ),
 )
 
@@ -419,22 +350,6 @@ def _disk(asked: Asked) -> Iterator[Finding]:
         yield warning(f"only {nodes.f_favail} more files can be made there")
 
 
-def _home_clock(asked: Asked) -> Iterator[Finding]:
-    """What the file system writes as a file's time is its server's."""
-    if not asked.home.path.is_dir():
-        return
-    try:
-        with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=asked.home.path) as file:
-            before = time.time()
-            file.write(b"now")
-            file.flush()
-            os.fsync(file.fileno())
-            written, after = Path(file.name).stat().st_mtime, time.time()
-    except OSError:
-        return  # it cannot be written: told by another check
-    yield agree("the home's file system", written, before, after)
-
-
 def _private(asked: Asked) -> Iterator[Finding]:
     if not asked.home.path.is_dir():
         return
@@ -470,12 +385,6 @@ HOME_CHECKS = (
         "free room: below 5 GB is little, below 200 MB too little",
         "carft-sweep clean tells what can go",
         _disk,
-    ),
-    Check(
-        "home.clock",
-        "the time of the file system against this machine's, which leases rely upon",
-        "let both follow one time server (chronyd, systemd-timesyncd)",
-        _home_clock,
     ),
     Check(
         "home.private",

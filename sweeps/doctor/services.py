@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import email.utils
 import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from sweeps.doctor.base import Asked, Check, Finding, agree, ok, unreachable, warning, wrong
+from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
 from sweeps.doctor.cluster_probe import probe_cluster
 from sweeps.home import JOURNAL, Home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.storage import STORAGE_VARIABLE
-from sweeps.scheduler.webhook import host_of, webhook_url
-from sweeps.submit.client import JOBS_VARIABLE, api_address
-from tracking.database import Database, Found, connect_args, in_plain_words, look
+from tracking.database import Database, Found, look
 from tracking.journal import records_behind, records_refused, sweeps_behind
 from tracking.location import (
     TRACKING_VARIABLE,
@@ -86,21 +81,6 @@ def _apart(asked: Asked) -> Iterator[Finding]:
         yield wrong(f"{database} has MLflow's tables")
 
 
-def _storage_clock(asked: Asked) -> Iterator[Finding]:
-    from sqlalchemy import create_engine, make_url, text
-
-    database = asked.home.database
-    url = None if database is None else make_url(database.uri)
-    if database is None or url is None or url.get_backend_name() != "postgresql":
-        return
-    engine = create_engine(url, connect_args=connect_args(url))
-    with in_plain_words(database), engine.connect() as connection:
-        before = time.time()
-        theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
-        yield agree(str(database), float(theirs.scalar_one()), before, time.time())
-    engine.dispose()
-
-
 def _database(home: Home) -> Database | None:
     """That of the environment, or the home's own file; None for a journal or where none is yet."""
     if home.database is not None:
@@ -139,20 +119,12 @@ TRIAL_CHECKS = (
         "give Optuna a database of its own in CARFT_OPTUNA_STORAGE",
         _apart,
     ),
-    Check(
-        "trials.clock",
-        "the clock of a PostgreSQL server against ours",
-        "let both follow one time server (chronyd, systemd-timesyncd)",
-        _storage_clock,
-    ),
 )
 
 
 _API = "/api/2.0/mlflow"
 _ANY = f"{_API}/experiments/get?experiment_id=0"
 """The experiment that every MLflow has."""
-_FOREIGN = "https://elsewhere.invalid"
-_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 def _server(asked: Asked) -> Where | None:
@@ -240,56 +212,6 @@ def _experiment(place: Where) -> Answer:
 
     name = quote(place.experiment, safe="")
     return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
-
-
-def _pages(asked: Asked) -> Iterator[Finding]:
-    """A browser says from which page a request comes, which the client never does."""
-    from tracking.store.mlflow_client import ask
-
-    place = _server(asked)
-    if place is None:
-        return
-    parts = urlsplit(without_password(place.named))
-    page = f"{parts.scheme}://{parts.netloc}"
-    search, body = f"{_API}/experiments/search", {"max_results": 1}
-    own = ask(place.named, search, "POST", headers={"Origin": page}, body=body)
-    if "Cross-origin request blocked" in own.text:
-        yield warning(
-            f"a browser that opens {page} is refused what the pages ask for",
-            f"start the server with --cors-allowed-origins {page}",
-        )
-    foreign = ask(place.named, search, "POST", headers={"Origin": _FOREIGN}, body=body)
-    if own.status == 200 and foreign.status == 200:
-        yield warning(
-            "any page that a browser shows may ask this server in its user's name",
-            "start it without --cors-allowed-origins '*' and --disable-security-middleware",
-        )
-
-
-def _protected(asked: Asked) -> Iterator[Finding]:
-    """Who may read and delete runs on a server that others reach too."""
-    from tracking.store.mlflow_client import ask
-
-    place = _server(asked)
-    parts = urlsplit("" if place is None else without_password(place.named))
-    if place is None or parts.hostname in _HERE:
-        return
-    if parts.scheme == "http":
-        yield warning(f"passwords and runs go to {parts.hostname} in plain text")
-    if ask(place.named, _ANY, as_nobody=True).status == 200:
-        yield warning("the server lets everybody in, to read, change and delete every run")
-
-
-def _mlflow_clock(asked: Asked) -> Iterator[Finding]:
-    from tracking.store.mlflow_client import ask
-
-    place = _server(asked)
-    if place is None:
-        return
-    answer = ask(place.named, "/health")
-    if "Date" in answer.headers:
-        theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
-        yield agree("MLflow's server", theirs, answer.asked, answer.came, grain=1.0)
 
 
 def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
@@ -385,29 +307,11 @@ MLFLOW_CHECKS = (
         _let_in,
     ),
     Check(
-        "mlflow.pages",
-        "that a browser may use the server's pages at this address, and other pages may not",
-        "start the server with --cors-allowed-origins and the address that people write",
-        _pages,
-    ),
-    Check(
-        "mlflow.protected",
-        "that a server on another machine asks for a password, and not in plain text",
-        "start it with --app-name basic-auth, behind a proxy with TLS (docs: team server)",
-        _protected,
-    ),
-    Check(
         "mlflow.artifacts",
         "a small file to the artifact store, back, and removed; no run is made for it",
         "look at the server's log: its bucket, its keys (AWS_*), its --artifacts-destination",
         _artifacts,
         seconds=60.0,
-    ),
-    Check(
-        "mlflow.clock",
-        "the server's clock against ours",
-        "let both follow one time server (chronyd, systemd-timesyncd)",
-        _mlflow_clock,
     ),
 )
 
@@ -455,36 +359,6 @@ SPOOL_CHECKS = (
         "records that the tracking server has refused",
         "read the reasons; remove the file once they are understood",
         _refused,
-    ),
-)
-
-
-_WEBHOOK_SECONDS = 5.0
-_PORTS = {"http": 80, "https": 443}
-
-
-def _host(_: Asked) -> Iterator[Finding]:
-    url = webhook_url(None)
-    if url is None:
-        yield ok("none is set in CARFT_WEBHOOK")
-        return
-    parts = urlsplit(url)
-    port = parts.port or _PORTS[parts.scheme]
-    try:
-        socket.create_connection((parts.hostname or "", port), _WEBHOOK_SECONDS).close()
-    except OSError as error:
-        # Only a warning: sweeps go on without it, and behind a proxy no host is reached straight.
-        yield warning(f"{host_of(url)} cannot be reached: {error.strerror or error}")
-        return
-    yield ok(f"{host_of(url)} can be reached; nothing was sent")
-
-
-WEBHOOK_CHECKS = (
-    Check(
-        "webhook.host",
-        "whether the host in CARFT_WEBHOOK takes connections; nothing is sent",
-        "look at the address, and at the network; sweeps go on without it",
-        _host,
     ),
 )
 
@@ -537,19 +411,17 @@ def _node(name: str, answer: Mapping[str, Any], first: Mapping[str, Any]) -> Ite
             yield wrong(f"{name} has no {package}")
         elif version != others[package]:
             yield warning(f"{name} has {package} {version}, the first node {others[package]}")
-    yield agree(name, answer["now"], answer["asked"], answer["came"])
 
 
 def _jobs(_: Asked) -> Iterator[Finding]:
-    """What `submit` talks to, from wherever it is reached."""
-    if not os.environ.get(JOBS_VARIABLE):
+    """Check what `submit` sends jobs to, from wherever it is reached."""
+    if not os.environ.get("RAY_API_SERVER_ADDRESS"):
         return
-    from sweeps.submit.client import JobsApi
+    from sweeps.submit.client import JobClient
 
-    api = JobsApi(api_address(None))
-    version = api.ray_version()
-    api.jobs()  # a token is wanted for these
-    yield ok(f"the job API at {api.shown} answers, Ray {version}")
+    client = JobClient(None)
+    client.list_jobs()  # these need a token
+    yield ok(f"the job API at {client.shown} answers, Ray {client.ray_version()}")
 
 
 def _count(amount: float, what: str) -> str:
@@ -566,7 +438,7 @@ RAY_CHECKS = (
     ),
     Check(
         "ray.nodes",
-        "with --nodes: each node sees the home, has our sources and like versions, its GPUs, clock",
+        "with --nodes: each node sees the home, has our sources and like versions, its GPUs",
         "mount the home under the same path, and install the same versions everywhere",
         _nodes,
         seconds=_NODES_SECONDS + 15,

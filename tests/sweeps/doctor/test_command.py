@@ -36,8 +36,8 @@ def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home").touch()
-    monkeypatch.setenv("CARFT_WEBHOOK", "http://127.0.0.1:1/secret")
-    assert main(["doctor", "home.folder", "webhook"]) == 2
+    monkeypatch.setenv("CARFT_DATA", str(tmp_path))
+    assert main(["doctor", "home.folder", "data"]) == 2
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "Home"
     assert told[1] == f"  wrong        {tmp_path / 'home'} is no folder"

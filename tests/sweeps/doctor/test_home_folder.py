@@ -15,7 +15,6 @@ from tests.sweeps.doctor.looked import look, only
 
 def test_a_home_is_written_locked_and_left_as_it_was(tmp_path: Path) -> None:
     assert "can be written and locked" in only(look("home.folder", tmp_path), "ok")
-    assert "agrees with ours" in only(look("home.clock", tmp_path), "ok")
     assert look("home.private", tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -32,7 +31,6 @@ def test_one_that_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_one_that_cannot_be_written_is_told_once() -> None:
     never = Path("/proc/self")  # not even by root
     assert "/proc/self cannot be written: " in only(look("home.folder", never), "wrong")
-    assert look("home.clock", never) == []
 
 
 def test_where_sqlite_would_lose_data_it_is_wrong(
@@ -60,8 +58,3 @@ def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_home_that_anybody_may_write_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     assert f"chmod o-w {tmp_path}" in only(look("home.private", tmp_path), "warning")
-
-
-def test_a_clock_that_runs_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.doctor.machine.time.time", lambda: 1.8e9)
-    assert "behind ours" in only(look("home.clock", tmp_path), "wrong")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,7 +73,3 @@ def test_what_is_scarce_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "--shm-size" in only(look("machine.shared_memory", tmp_path), "warning")
     monkeypatch.setattr(machine, "SHARED", tmp_path / "not there")
     assert look("machine.shared_memory", tmp_path) == []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1_048_576))
-    assert "ulimit -n 65536" in only(look("machine.open_files", tmp_path), "warning")
-    monkeypatch.setattr(time, "time", lambda: 3600.0)
-    assert "timedatectl" in only(look("machine.clock", tmp_path), "wrong")

@@ -58,16 +58,6 @@ def test_another_python_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "carft-sweep needs >=4" in only(look("versions.python", tmp_path), "wrong")
 
 
-def test_what_an_extra_of_a_package_brings_is_looked_up_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asks_for(monkeypatch, "ray[default]>=2; extra == 'cluster'", "torch>=2")
-    assert only(look("versions.cluster", tmp_path), "ok").startswith("the extra cluster is in")
-    not_installed(monkeypatch, "aiohttp_cors")
-    told = only(look("versions.cluster", tmp_path), "ok")
-    assert told.startswith("without aiohttp_cors; only shared databases")
-
-
 def test_sources_that_were_never_installed_still_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,4 +65,3 @@ def test_sources_that_were_never_installed_still_tell(
     only(look("versions.packages", tmp_path), "warning")
     only(look("versions.python", tmp_path), "ok")
     assert "(not installed)" in only(look("versions.own", tmp_path), "ok")
-    assert look("versions.cluster", tmp_path) == []
