@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -245,8 +246,8 @@ def test_a_wrong_file_is_told_without_a_traceback_and_exits_with_2(
     ("arguments", "said"),
     [
         (["rum"], "unknown command 'rum'; did you mean 'run'?"),
-        (["run", "x.yaml", "--fresch"], "unknown option --fresch; did you mean '--fresh'?"),
-        (["run", "x.yaml", "--hom=y"], "unknown option --hom; did you mean '--home'?"),
+        (["run", "x.yaml", "--fresch"], "unknown option '--fresch'; did you mean '--fresh'?"),
+        (["run", "x.yaml", "--hom=y"], "unknown option '--hom'; did you mean '--home'?"),
         (["list", "extra"], "'extra' for? It is one argument too many"),
         (["show"], "SWEEP"),
         (["show", "nowhere"], "no sweep 'nowhere'"),
@@ -312,12 +313,42 @@ def test_every_option_stands_in_the_docs() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     _, commands = _parsers()
     options = {name for parser in commands.values() for name in parser.options()}
-    assert options - set(re.findall(r"--[a-z-]+", page)) == {"-h"}
+    assert options - set(re.findall(r"--[a-z-]+", page)) == {"-h", "-v"}
 
 
 def test_no_command_shows_the_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "run a sweep, or go on with it" in capsys.readouterr().out
+    assert "run a sweep, or resume it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ([], []),
+        (["-v"], ["INFO sweeps.some.room: chosen"]),
+        (["-vv"], ["INFO sweeps.some.room: chosen", "DEBUG sweeps.some.room: because"]),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_verbose_logs_what_our_modules_decide(
+    words: list[str],
+    lines: list[str],
+    before: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command(*_: object) -> int:
+        logger = logging.getLogger("sweeps.some.room")
+        logger.info("chosen")
+        logger.debug("because")
+        logging.getLogger("urllib3").info("somebody else's")
+        return 0
+
+    monkeypatch.setattr("sweeps.cli.admin.schema_command", command)
+    assert main([*words, "schema"] if before else ["schema", *words]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[2].partition(" ")[2] for line in told] == lines
+    assert not logging.getLogger("sweeps").handlers
 
 
 def test_a_service_that_does_not_answer_exits_with_4(
