@@ -9,12 +9,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError, unknown
+from sweeps.cli import Emit
+from sweeps.cli.table import table_lines
 from sweeps.doctor.base import Asked, Check, Finding
 from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.engines.factory import address_of
@@ -24,7 +26,7 @@ from sweeps.ledger.runs import OPTIMISER_STATE, Runs
 from sweeps.ledger.snapshot import beside_trials, read_all, sweep_folder
 from sweeps.ledger.storage import generations, storage, study_name
 from sweeps.ledger.trials import Ledger
-from sweeps.scaffold.write import Started, start
+from sweeps.scaffold.write import Scaffold, write_scaffold
 from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
 from tracking.journal import records_behind, sweeps_behind
@@ -32,70 +34,63 @@ from tracking.location import Where, is_server, where, without_password
 from tracking.spool import open_tracking
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
-Say = Callable[[str], None]
-MOST_CLASSES = 30
-"""Listed one by one; of more only the sums are told."""
-MOST_TOLD = 20
+LISTED_CLASSES = 30
+"""Listed one by one; of more classes only the sums."""
+LISTED_TEXTS = 20
 
 
-def init_command(arguments: argparse.Namespace, say: Say) -> int:
+def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the folder cannot be used."""
     out = Path(arguments.out or ".")
-    done = start(Path(arguments.folder), out, name=arguments.name, force=arguments.force)
+    scaffold = write_scaffold(
+        Path(arguments.folder), out, name=arguments.name, force=arguments.force
+    )
     if arguments.json:
-        say(json.dumps(done.as_dict(), indent=1))
+        emit(json.dumps(scaffold.to_dict(), indent=1))
         return 0
-    for line in _init_lines(done):
-        say(line.encode("utf-8", "backslashreplace").decode())
+    for line in _scaffold_lines(scaffold):
+        emit(line.encode("utf-8", "backslashreplace").decode())
     return 0
 
 
-def _init_lines(done: Started) -> Iterator[str]:
-    yield f"{done.root}: {done.layout}"
+def _scaffold_lines(scaffold: Scaffold) -> Iterator[str]:
+    yield f"{scaffold.root}: {scaffold.layout}"
     yield ""
-    yield from _counts(done)
-    yield from _told("Assumed:", done.assumed)
-    yield from _told("Worth a look:", done.doubts)
-    yield from _told("Has to be mended before it runs:", done.mend)
+    yield from _counts(scaffold)
+    for title, texts in (
+        ("Assumed:", scaffold.assumed),
+        ("Worth a look:", scaffold.doubts),
+        ("To be corrected before it runs:", scaffold.problems),
+    ):
+        if texts:
+            yield from ("", title, *(f"  - {text}" for text in texts[:LISTED_TEXTS]))
+        if len(texts) > LISTED_TEXTS:
+            yield f"  and {len(texts) - LISTED_TEXTS} more"
     yield ""
-    yield f"Wrote {os.path.relpath(done.family)} and {os.path.relpath(done.sweep)}. Next:"
-    for command in done.next:
-        yield f"  {command}"
+    files = f"{os.path.relpath(scaffold.family)} and {os.path.relpath(scaffold.sweep)}"
+    yield f"Wrote {files}. Next:"
+    yield from (f"  {command}" for command in scaffold.next)
 
 
-def _counts(done: Started) -> Iterator[str]:
-    splits = {name: classes for name, classes in done.counts.items() if classes}
-    classes = list(done.counts["train"])
-    named = classes if len(classes) <= MOST_CLASSES else []
-    first = max(map(len, ["all classes", *named]))
-    widths = {name: max(len(name), 6) for name in splits}
-    yield " ".join([" " * first, *(f"{name:>{widths[name]}}" for name in splits)])
-    for one in named:
-        cells = (f"{found.get(one, 0):>{widths[name]}}" for name, found in splits.items())
-        yield " ".join([f"{one:<{first}}", *cells])
-    sums = (f"{sum(found.values()):>{widths[name]}}" for name, found in splits.items())
-    yield " ".join([f"{'all classes':<{first}}", *sums])
-    if not named:
-        kinds = (f"{len(found):>{widths[name]}}" for name, found in splits.items())
-        yield " ".join([f"{'classes':<{first}}", *kinds])
-
-
-def _told(title: str, texts: Sequence[str]) -> Iterator[str]:
-    if not texts:
-        return
-    yield ""
-    yield title
-    for text in texts[:MOST_TOLD]:
-        yield f"  - {text}"
-    if len(texts) > MOST_TOLD:
-        yield f"  and {len(texts) - MOST_TOLD} more"
+def _counts(scaffold: Scaffold) -> Iterator[str]:
+    """Yield a table of images by class and split; of many classes their sums alone."""
+    splits = {name: classes for name, classes in scaffold.counts.items() if classes}
+    classes = list(scaffold.counts["train"])
+    rows = [
+        [name, *(str(counts.get(name, 0)) for counts in splits.values())]
+        for name in (classes if len(classes) <= LISTED_CLASSES else ())
+    ]
+    rows.append(["all classes", *(str(sum(counts.values())) for counts in splits.values())])
+    if len(classes) > LISTED_CLASSES:
+        rows.append(["classes", *(str(len(counts)) for counts in splits.values())])
+    return table_lines(["", *splits], rows, right=[*splits])
 
 
 _CODES = {"wrong": 2, "unreachable": 4}
 """Of the exit; what is wrong goes before what is away."""
 
 
-def doctor_command(arguments: argparse.Namespace, say: Say) -> int:
+def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
     asked = Asked(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
     found = []
@@ -106,11 +101,11 @@ def doctor_command(arguments: argparse.Namespace, say: Say) -> int:
             continue
         if check.subject != subject:
             subject = check.subject
-            say(SUBJECTS[subject])
+            emit(SUBJECTS[subject])
         for line in _finding_lines(finding):
-            say(line)
+            emit(line)
     levels = [finding.level for _, finding in found]
-    say(json.dumps(_plain(found), indent=1) if arguments.json else _sum(levels))
+    emit(json.dumps(_plain(found), indent=1) if arguments.json else _sum(levels))
     return next((code for level, code in _CODES.items() if level in levels), 0)
 
 
@@ -167,10 +162,10 @@ def _plain(found: Sequence[tuple[Check, Finding]]) -> Mapping[str, Any]:
     }
 
 
-def schema_command(arguments: argparse.Namespace, say: Say) -> int:
+def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     schema = family_schema() if arguments.family else sweep_schema()
-    say(json.dumps(schema, indent=1))
+    emit(json.dumps(schema, indent=1))
     return 0
 
 
@@ -178,7 +173,7 @@ LOOK = 1.0
 """Seconds between two looks at how far the delivery is."""
 
 
-def sync_command(arguments: argparse.Namespace, say: Say) -> int:
+def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises ServiceUnreachable when the server does not answer."""
     home = find_home(arguments.home)
     place = where(home.path)
@@ -193,17 +188,17 @@ def sync_command(arguments: argparse.Namespace, say: Say) -> int:
         if driver is None:
             todo.append(name)
         else:
-            say(f"{name} is being run by {driver}, which delivers what waits.")
+            emit(f"{name} is being run by {driver}, which delivers what waits.")
     if todo:
-        _deliver(home, {name: records_behind(place.spool, name) for name in todo}, say)
+        _deliver(home, {name: records_behind(place.spool, name) for name in todo}, emit)
     elif not waiting:
-        say(f"Nothing waits for {without_password(place.uri)}.")
+        emit(f"Nothing waits for {without_password(place.uri)}.")
     for line in _elsewhere(home, place):
-        say(line)
+        emit(line)
     return 0
 
 
-def _deliver(home: Home, waiting: Mapping[str, int], say: Say) -> None:
+def _deliver(home: Home, waiting: Mapping[str, int], emit: Emit) -> None:
     """Deliver so many records of each sweep."""
     tracker = open_tracking(home.path)
     try:
@@ -223,9 +218,9 @@ def _deliver(home: Home, waiting: Mapping[str, int], say: Say) -> None:
     finally:
         tracker.close()
     for name, count in waiting.items():
-        say(f"{name}: {count} records delivered, none left.")
+        emit(f"{name}: {count} records delivered, none left.")
     if refused:
-        say(f"{refused} of them were refused; they are kept, with the reasons, in the spool.")
+        emit(f"{refused} of them were refused; they are kept, with the reasons, in the spool.")
 
 
 def _elsewhere(home: Home, place: Where) -> Iterator[str]:
@@ -255,7 +250,7 @@ class Waste:
     bytes: int
 
 
-def clean_command(arguments: argparse.Namespace, say: Say) -> int:
+def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
     found = list(waste(home)) if home.path.exists() else []
@@ -265,12 +260,12 @@ def clean_command(arguments: argparse.Namespace, say: Say) -> int:
     total = sum(item.bytes for item in found)
     if arguments.json:
         told = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in found]}
-        say(json.dumps(told, indent=1))
+        emit(json.dumps(told, indent=1))
         return 0
     for item in found:
-        say(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
+        emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
-    say(f"{total / 2**20:.1f} MB {verb}" if found else "Nothing to remove.")
+    emit(f"{total / 2**20:.1f} MB {verb}" if found else "Nothing to remove.")
     return 0
 
 
@@ -328,7 +323,7 @@ def _remove(path: Path) -> None:
 PORT = 5000
 
 
-def ui_command(arguments: argparse.Namespace, say: Say) -> int:
+def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
     home = find_home(arguments.home)
     place = where(home.path)
@@ -348,14 +343,14 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
         users=users,
         prefix=arguments.static_prefix or "",
     )
-    say(f"MLflow shows experiment {place.experiment} at {server.address}")
+    emit(f"MLflow shows experiment {place.experiment} at {server.address}")
     if server.process is None:
         return 0
     if users is not None:
-        say(users.told)
+        emit(users.told)
     if arguments.no_auth and not is_loopback(arguments.host):
-        say(f"Whoever reaches {arguments.host} may read, change and delete every run.")
-    say("Ctrl-C ends it.")
+        emit(f"Whoever reaches {arguments.host} may read, change and delete every run.")
+    emit("Ctrl-C ends it.")
     try:
         server.wait()
     except KeyboardInterrupt:

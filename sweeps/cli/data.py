@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from carft_core.config import trial_config
 from carft_core.data import FAMILIES, Family, FamilyData, open_whole
@@ -27,8 +23,10 @@ from carft_core.data.folders import VARIABLE, data_root, found_folder
 from carft_core.data.splits import bad_files_of, without
 from carft_core.data.survey import Survey, survey
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import read_json, user_cache
+from carft_core.files import user_cache
+from sweeps.cli import Emit
 from sweeps.cli.parser import keys
+from sweeps.cli.table import table_lines
 from sweeps.scheduler.progress import duration, to_stderr
 from sweeps.spec.document import COMMAND_LINE, Draft, Place, parse
 from sweeps.spec.normalize import apply
@@ -42,32 +40,6 @@ from sweeps.spec.user_code import (
     register_family,
     resolve,
 )
-
-WIDEST = 400
-
-
-def lines(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    width: int = WIDEST,
-    right: Sequence[str] = (),
-) -> Iterator[str]:
-    """A table, whose columns in `right` are numbers; only the last column wraps, between words."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=column != columns[-1],
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    written = io.StringIO()
-    Console(file=written, width=width, color_system=None).print(table)
-    yield from (line.rstrip() for line in written.getvalue().splitlines())
-
 
 _FAMILY = ("trial", "data", "family")
 
@@ -100,10 +72,7 @@ def chosen(arguments: argparse.Namespace) -> DataConfig:
         ) from None
 
 
-Say = Callable[[str], None]
-
-
-def list_families(arguments: argparse.Namespace, say: Say) -> int:
+def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError for a family that nobody knows, or no data root."""
     load(resolve(arguments.imports, Path.cwd()))
     families = [_named(text) for text in arguments.families] or list(FAMILIES.values())
@@ -113,14 +82,14 @@ def list_families(arguments: argparse.Namespace, say: Say) -> int:
             "root": None if root is None else str(root),
             "families": [_family_as_dict(family, root) for family in families],
         }
-        say(json.dumps(told, indent=1))
+        emit(json.dumps(told, indent=1))
         return 0
     width = Console().width
     for family in families:
         for line in _family_lines(family, root, width):
-            say(line)
-        say("")
-    say(f"Data root: {root or f'none; --data-root or {VARIABLE} names it'}")
+            emit(line)
+        emit("")
+    emit(f"Data root: {root or f'none; --data-root or {VARIABLE} names it'}")
     return 0
 
 
@@ -184,7 +153,7 @@ def _family_lines(family: Family, root: Path | None, width: int) -> Iterator[str
         others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
         what = f"{folder.names[0]}{others}\nwith {folder.layout}, from {folder.origin}"
         rows.append([name, f"{folder.images:,}", *(told[name] for told in there.values()), what])
-    for line in lines(columns, rows, width=width - 2, right=["images"]):
+    for line in table_lines(columns, rows, width=width - 2, right=["images"]):
         yield f"  {line}"
 
 
@@ -196,83 +165,8 @@ def _there(family: Family, root: Path | None) -> Mapping[str, Mapping[str, str]]
     return {"found": {name: "no" if place is None else "yes" for name, place in found}}
 
 
-FORMAT = 1
-"""Of the file, and of how digests are made: those of another cannot be compared."""
 SHORTEST = 8
-
-
-class SavedSplit(BaseModel):
-    """What counts of a split."""
-
-    images: int | None
-    digest: str | None
-
-
-class Saved(BaseModel):
-    """What counts of a file; the rest of it is for people."""
-
-    format: Literal[1]
-    family: str
-    digest: str | None
-    splits: dict[str, SavedSplit]
-
-
-def read_saved(file: Path, family: str) -> Saved:
-    """Raises RequestError when it is no such file, or of another family."""
-    try:
-        found = read_json(file)
-    except OSError as error:
-        raise RequestError(f"--against: {file} cannot be read: {error.strerror}") from None
-    if found is None:
-        raise RequestError(f"--against: {file} does not exist")
-    try:
-        saved = Saved.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise RequestError(
-            f"--against: {file} is not what `carft-sweep data check --json` prints: "
-            f"{where}: {first['msg']}"
-        ) from None
-    if saved.family != family:
-        raise RequestError(f"--against: {file} is of {saved.family}, not of {family}")
-    return saved
-
-
-def compared(splits: Mapping[str, FoundSplit], saved: Saved) -> dict[str, str]:
-    """By split `equal`, `differs`, `only here`, `only there`, or `unknown` without two digests."""
-    names = dict.fromkeys([*splits, *saved.splits])
-    return {name: _compared(splits.get(name), saved.splits.get(name)) for name in names}
-
-
-def _compared(here: FoundSplit | None, there: SavedSplit | None) -> str:
-    if here is None or not here.is_there:
-        return "only there"
-    if there is None:
-        return "only here"
-    if here.digest is None or there.digest is None:
-        return "unknown" if here.images == there.images else "differs"
-    return "equal" if here.digest == there.digest else "differs"
-
-
-def against_lines(survey: Survey, saved: Saved, file: Path) -> Iterator[str]:
-    """What is equal to what somebody else found, and what is not."""
-    found = compared(survey.splits, saved)
-    yield f"Against {file}:"
-    for kind in dict.fromkeys(found.values()):
-        names = [name for name, told in found.items() if told == kind]
-        yield f"  {kind}: {', '.join(_counted(survey, saved, name, kind) for name in names)}"
-
-
-def _counted(survey: Survey, saved: Saved, name: str, kind: str) -> str:
-    if kind != "differs":
-        return name
-    here, there = survey.splits[name].images, saved.splits[name].images
-    return f"{name} ({_number(here)} images here, {_number(there)} there)"
-
-
-def _number(count: int | None) -> str:
-    return "?" if count is None else f"{count:,}"
+"""Characters of a digest that `--expect` needs."""
 
 
 def unexpected(survey: Survey, digest: str) -> str | None:
@@ -294,38 +188,26 @@ SHOWN = 8
 """So many characters of a digest stand in the table."""
 
 
-def check_data(arguments: argparse.Namespace, say: Say) -> int:
+def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError, after the table, when a run would refuse the data, or
     they are not those that are expected.
     """
-    config = chosen(arguments)
-    file = None if arguments.against is None else Path(arguments.against)
-    saved = None if file is None else read_saved(file, config.family)
-    found = survey(config)
+    found = survey(chosen(arguments))
     wrong = [] if found.refusal is None else [found.refusal]
     if arguments.expect is not None:
         wrong += filter(None, [unexpected(found, arguments.expect)])
-    if saved is not None and file is not None:
-        others = sorted({*compared(found.splits, saved).values()} - {"equal"})
-        wrong += [f"--against: the data are not those of {file}: {', '.join(others)}"] * bool(
-            others
-        )
     if arguments.json:
-        say(json.dumps(_survey_as_dict(found, saved), indent=1))
+        emit(json.dumps(_survey_as_dict(found), indent=1))
     else:
         for line in _survey_lines(found):
-            say(line)
-        if saved is not None and file is not None:
-            for line in against_lines(found, saved, file):
-                say(line)
+            emit(line)
     if wrong:
         raise RequestError("\n".join(wrong))
     return 0
 
 
-def _survey_as_dict(found: Survey, saved: Saved | None) -> dict[str, Any]:
-    told = {
-        "format": FORMAT,
+def _survey_as_dict(found: Survey) -> dict[str, Any]:
+    return {
         "family": found.config.family,
         "root": place_of(found.config),
         "digest": None if found.data is None else found.data.digest,
@@ -346,7 +228,6 @@ def _survey_as_dict(found: Survey, saved: Saved | None) -> dict[str, Any]:
         "refusal": found.refusal,
         "usable_shifts": None if found.usable is None else list(found.usable),
     }
-    return told if saved is None else {**told, "against": compared(found.splits, saved)}
 
 
 def _survey_lines(found: Survey) -> Iterator[str]:
@@ -354,7 +235,7 @@ def _survey_lines(found: Survey) -> Iterator[str]:
     yield f"{found.config.family}{'' if place == 'builtin' else f' in {place}'}"
     columns = ["split", "images", "published", "classes", "digest", "status"]
     rows = [_row(name, split) for name, split in found.splits.items()]
-    head, *body = lines(columns, rows, right=columns[1:4])
+    head, *body = table_lines(columns, rows, right=columns[1:4])
     yield head
     for line, (name, split) in zip(body, found.splits.items(), strict=True):
         yield line
@@ -413,7 +294,7 @@ class Looked:
     """None: it was known from an earlier time."""
 
 
-def prepare_data(arguments: argparse.Namespace, say: Say) -> int:
+def prepare_data(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the data cannot be used, whole images or not."""
     config = chosen(arguments)
     began = time.monotonic()
@@ -422,12 +303,12 @@ def prepare_data(arguments: argparse.Namespace, say: Say) -> int:
     looked = _look(data)
     refusal = _refusal(data, looked)
     if arguments.json:
-        say(
+        emit(
             json.dumps(_preparation_as_dict(config.family, data, looked, listed, refusal), indent=1)
         )
     else:
         for line in _preparation_lines(config.family, data, looked, listed, refusal):
-            say(line)
+            emit(line)
     if refusal is not None:
         raise RequestError(refusal)
     return 0
@@ -515,7 +396,7 @@ def _preparation_lines(
         for name, found in looked.items()
     ]
     columns = ["split", "images", "cannot be read", "looked at in"]
-    yield from lines(columns, rows, right=columns[1:3])
+    yield from table_lines(columns, rows, right=columns[1:3])
     bad = [f"{item}: {why}" for found in looked.values() for item, why in found.bad.items()]
     yield from (f"! {text}" for text in bad[:NAMED])
     if len(bad) > NAMED:
@@ -544,7 +425,7 @@ def _time(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
-def data_command(arguments: argparse.Namespace, say: Say) -> int:
+def data_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run one of the three. Raises RequestError as it does."""
     actions = {"list": list_families, "check": check_data, "prepare": prepare_data}
-    return actions[arguments.action](arguments, say)
+    return actions[arguments.action](arguments, emit)
