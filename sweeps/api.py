@@ -15,7 +15,7 @@ from sweeps.engines.factory import choose
 from sweeps.home import Home, find_home
 from sweeps.ledger.generations import keep_address
 from sweeps.results.export import log_selected
-from sweeps.scheduler.progress import Plain, Progress, Quiet, to_stderr
+from sweeps.scheduler.progress import Progress, to_stderr
 from sweeps.scheduler.session import Ended, execute
 from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
@@ -165,7 +165,7 @@ def run_sweep(
     ended = perform(
         spec,
         place,
-        Quiet(to_stderr) if quiet else Plain(to_stderr),
+        Progress(to_stderr, quiet=quiet),
         address=address,
         in_process=in_process,
         webhook=webhook_url(spec.webhook),

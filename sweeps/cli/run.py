@@ -19,7 +19,7 @@ from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.generations import AsRun
 from sweeps.ledger.snapshot import command, look, sweep_folder
-from sweeps.scheduler.progress import Plain, Progress, Quiet, Shown, to_stderr
+from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import Ended
 from sweeps.scheduler.webhook import webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
@@ -81,11 +81,9 @@ def carry_out(
 
 
 def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
-    if arguments.quiet:
-        return Quiet(to_stderr)
-    if console.is_terminal and not arguments.in_process:
-        return Shown(console)
-    return Plain(to_stderr)
+    if console.is_terminal and not (arguments.in_process or arguments.quiet):
+        return LiveProgress(console)
+    return Progress(to_stderr, quiet=arguments.quiet)
 
 
 def _tell(ended: Ended, arguments: argparse.Namespace, say: Say) -> None:

@@ -16,7 +16,7 @@ from sweeps.engines.base import Engine
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger
-from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Ended, execute
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
@@ -91,7 +91,7 @@ class ToySweep:
             self.home,
             engine or InProcessEngine(toy_core.ENTRY),
             self.tracker,
-            Plain(self.lines.append),
+            Progress(self.lines.append),
             fresh=fresh,
             failed_again=failed_again,
         )

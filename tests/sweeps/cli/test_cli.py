@@ -20,7 +20,7 @@ from sweeps.cli import MODULES, main
 from sweeps.cli.parser import COMMANDS, _parsers
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.storage import storage
-from sweeps.scheduler.progress import Plain, Shown, duration
+from sweeps.scheduler.progress import LiveProgress, Progress, duration
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import ServiceUnreachable
 from tracking.store.memory_store import MemoryTracker
@@ -429,7 +429,7 @@ def test_time_left_is_measured_from_the_runs_that_trained(monkeypatch: pytest.Mo
     now = [100.0]
     monkeypatch.setattr("sweeps.scheduler.progress.time.monotonic", lambda: now[0])
     lines: list[str] = []
-    progress = Plain(lines.append)
+    progress = Progress(lines.append)
     report = {"epoch": 1, "epochs": 1, "metrics": {}}
     progress.begin(4)
     progress.done("zero", {}, reused=False)
@@ -453,10 +453,36 @@ def test_durations_are_told_in_the_unit_that_fits(seconds: float, shown: str) ->
 
 def test_a_run_that_is_refused_before_it_begins_leaves_the_cursor_of_a_terminal_alone() -> None:
     out = io.StringIO()
-    shown = Shown(Console(file=out, force_terminal=True))
+    shown = LiveProgress(Console(file=out, force_terminal=True))
     shown.note("no Ray answers at nowhere:6379")
     assert "\x1b[?25l" not in out.getvalue()
     shown.begin(1)
     assert "\x1b[?25l" in out.getvalue()
     shown.close()
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
+
+
+def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    progress = LiveProgress(console)
+    progress.begin(3)
+    progress.started("a seed 0")
+    progress.epoch("a seed 0", {"epoch": 1, "epochs": 4, "metrics": {"train/loss": 0.5}})
+    progress.started("a seed 1")
+    progress._bars.refresh()
+    text = out.getvalue()
+    assert "0/3" in text
+    assert "1/4" in text
+    assert "loss 0.5" in text
+    assert "starting" in text
+    out.truncate(0)
+    progress.done("a seed 0", {"id/val/top1": 0.5}, reused=False)
+    progress.fail("a seed 1", "nan", "train/loss is nan", again=False)
+    progress.skip(1)
+    progress._bars.refresh()
+    text = out.getvalue()
+    assert "[1/3] a seed 0  done  val 50.0 %" in text
+    assert "[2/3] a seed 1  failed (nan): train/loss is nan" in text
+    assert "comparing" in text.rpartition("2/2")[2]
+    progress.close()

@@ -18,7 +18,7 @@ from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
-from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Ended, Interruption
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -116,7 +116,7 @@ class Written(InProcessEngine):
 
 def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now() -> None:
     engine, lines = Written(), list[str]()
-    interruption = Interruption(engine, Plain(lines.append))
+    interruption = Interruption(engine, Progress(lines.append))
     for now in (False, False, True):
         interruption.stop(now)
     assert engine.asked == [False, True]
