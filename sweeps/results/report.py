@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_atomically
 from sweeps.home import Home
-from sweeps.ledger.generations import COPY, AsRun, Code, executed
+from sweeps.ledger.generations import COPY, AsRun
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import Kept, beside_trials
 from sweeps.space.parameters import dimension
@@ -24,11 +23,10 @@ from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
 from tracking.comparison.runs import CONFIRMED, RunRecord
 from tracking.comparison.verdict import Finding, zero_shot_of
+from tracking.provenance import context_tags
 from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
     from carft_core.config import TrialConfig
     from tracking.evidence.data import Evidence
 
@@ -178,11 +176,21 @@ def _facts(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Iterat
         values = _distinct(run.facts.get(name) for run in done)
         if values:
             yield Fact(title, values)
-    for sweep in sweeps:
-        ran_with = tuple(map(str, executed(home.sweep(sweep.name))))
-        if ran_with:
-            yield Fact(f"{sweep.name} ran with", ran_with)
-    yield Fact("this page was made with", (str(Code.here()),))
+    yield Fact("this page was made with", (_code(),))
+
+
+def _code() -> str:
+    """Return `commit 1a2b3c with changes; python 3.12.1, torch 2.9.0, ...`."""
+    tags = context_tags()
+    prefix = "carft.version."
+    versions = ", ".join(
+        f"{name.removeprefix(prefix)} {version}"
+        for name, version in tags.items()
+        if name.startswith(prefix)
+    )
+    commit = tags.get("mlflow.source.git.commit")
+    changes = " with changes" if tags.get("carft.git.dirty") == "true" else ""
+    return f"commit {commit}{changes}; {versions}" if commit else versions
 
 
 def _times(runs: Runs, done: Sequence[RunRecord]) -> Iterator[Fact]:
@@ -247,122 +255,51 @@ def _shown(seconds: float) -> str:
 
 FEWEST = 10
 """Complete trials below which there is no importance."""
-_TREES = 64
-_DEPTH = 6
-"""Of a tree: more tells nothing new of a main effect, and takes minutes with 2,000 trials."""
 
 Shares = Mapping[str, Mapping[str, float]]
 """By metric: parameter to its share, 0 to 1, together 1."""
 
 
 def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
-    """The shares for the metric of selection, and for ID test and OOD mean as they are judged.
+    """Return each parameter's share in the variance of the metric of selection, by fANOVA.
 
-    Over the complete trials of the comparison that have all three, as far as any has them. A
-    parameter that not every one of them has (a conditional one) is left out, as Optuna does, and
-    so is a metric that is the same everywhere. None with fewer than ten trials, or with fewer than
-    two such parameters. Hutter, Hoos, Leyton-Brown, ICML 2014.
+    A parameter that not every complete trial has (a conditional one) is left out, as Optuna does.
+    None with fewer than ten trials, with fewer than two such parameters, and where all trials have
+    one value.
     """
-    params, measured = _complete(sweep, comparison)
-    if len(params) < FEWEST:
-        return None
+    import optuna
+
     from sweeps.space.optuna_space import distributions, encode
 
+    metric = comparison.rule.metric
+    values = {
+        row.arm.trial: row.metric(metric).mean
+        for row in comparison.rows
+        if row.arm.merge == comparison.rule.merge
+    }
+    trials = [
+        (trial.params, value)
+        for trial in sweep.trials()
+        if trial.state == "complete" and (value := values.get(trial.number)) is not None
+    ]
+    if len(trials) < FEWEST or len({value for _, value in trials}) < 2:
+        return None
     plain = sweep.spec["parameters"].items()
     read = (dimension(name, data, _known_as_right) for name, data in plain)
-    dimensions = [item for item in read if item is not None]
-    points = [encode(dimensions, point) for point in params]
-    shared = set.intersection(*(set(point) for point in points))
-    varied = [name for name in sorted(shared) if len({str(point[name]) for point in points}) > 1]
-    if len(varied) < 2:
-        return None
-    known = distributions(dimensions)
-    axes = {name: _axis(known[name]) for name in varied}
-    ends = {name: (low, high) for name, (low, high, _) in axes.items()}
-    places = [{name: place(point[name]) for name, (*_, place) in axes.items()} for point in points]
-    differing = {name: values for name, values in measured.items() if len({*values}) > 1}
-    return _shares(places, ends, differing) or None
-
-
-def _complete(
-    sweep: Kept, comparison: Comparison
-) -> tuple[list[Mapping[str, Any]], dict[str, list[float]]]:
-    """The parameters of each complete trial, and by metric the means of the rule's model."""
-    params = {trial.number: trial.params for trial in sweep.trials() if trial.state == "complete"}
-    rows = [
-        row
-        for row in comparison.rows
-        if row.arm.trial in params and row.arm.merge == comparison.rule.merge
-    ]
-    terms = comparison.terms
-    metrics = [
-        name
-        for name in dict.fromkeys((comparison.rule.metric, terms.test, terms.ood))
-        if any(row.metric(name).mean is not None for row in rows)
-    ]
-    found: list[Mapping[str, Any]] = []
-    measured: dict[str, list[float]] = {name: [] for name in metrics}
-    for row in rows:
-        means = {name: row.metric(name).mean for name in metrics}
-        whole = {name: mean for name, mean in means.items() if mean is not None}
-        if row.arm.trial is not None and len(whole) == len(metrics):
-            found.append(params[row.arm.trial])
-            for name, mean in whole.items():
-                measured[name].append(mean)
-    return found, measured
-
-
-def _axis(distribution: BaseDistribution) -> tuple[float, float, Callable[[Any], float]]:
-    """Both ends of an axis on which the distribution is even, and the place of a value on it."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return -0.5, len(choices) - 0.5, lambda value: float(choices.index(value))
-        case FloatDistribution(low=low, high=high, log=True):
-            return math.log(low), math.log(high), math.log
-        case IntDistribution(low=low, high=high, step=step):
-            return low - step / 2, high + step / 2, float
-        case FloatDistribution(low=low, high=high, step=step):
-            around = (step or 0.0) / 2
-            return low - around, high + around, float
-        case other:
-            raise TypeError(f"no axis for {other}")
-
-
-def _shares(
-    places: Sequence[Mapping[str, float]],
-    ends: Mapping[str, tuple[float, float]],
-    measured: Mapping[str, Sequence[float]],
-) -> dict[str, Mapping[str, float]]:
-    import optuna
-    from optuna.distributions import FloatDistribution
-
+    space = [item for item in read if item is not None]
+    known = distributions(space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = {name: FloatDistribution(low, high) for name, (low, high) in ends.items()}
     study = optuna.create_study()
-    study.add_trials(
-        [
-            optuna.trial.create_trial(params=dict(point), distributions=dict(known), value=0.0)
-            for point in places
-        ]
-    )
-    found: dict[str, Mapping[str, float]] = {}
-    for metric, values in measured.items():
-        by_number = dict(enumerate(values))
-        shares = optuna.importance.get_param_importances(
-            study,
-            evaluator=optuna.importance.FanovaImportanceEvaluator(
-                n_trees=_TREES, max_depth=_DEPTH, seed=0
-            ),
-            target=lambda trial, known=by_number: known[trial.number],  # type: ignore[misc]
-        )
-        found[metric] = {name: float(share) for name, share in shares.items()}
-    return found
+    for params, value in trials:
+        stored = encode(space, params)
+        named = {name: known[name] for name in stored}
+        study.add_trial(optuna.trial.create_trial(params=stored, distributions=named, value=value))
+    # Not PED-ANOVA, Optuna's default: it asks what leads to the best tenth of the trials, which of
+    # ten trials is one. Deeper trees tell nothing new of a main effect, and take minutes with 2,000
+    # trials.
+    fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=0)
+    shares = optuna.importance.get_param_importances(study, evaluator=fanova)
+    return {metric: shares} if len(shares) > 1 else None
 
 
 def _known_as_right(route: object, message: str) -> None:

@@ -11,7 +11,6 @@ import pytest
 from carft_core.files import write_json
 from sweeps.cli import main
 from sweeps.home import Home
-from sweeps.ledger import generations as executions
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import look
 from sweeps.results import report as sweep_page
@@ -115,8 +114,6 @@ def test_a_wrong_request_is_told(
 def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     home: Home,
 ) -> None:
-    executions.record_execution(home.sweep(NAME))
-    executions.record_execution(home.sweep(NAME))
     sweep = look(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
     facts = {fact.name: fact.values for fact in found.facts}
@@ -127,22 +124,10 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     assert [text.split(":")[0] for text in facts["training code"]] == [
         *("of zero_shot", "of fine_tune", "of car_ft")
     ]
-    assert facts["shown ran with"] == facts["this page was made with"]
+    assert "python 3" in facts["this page was made with"][0]
     assert found.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
     assert "kl_weight" in found.files[0].text
     assert str(Path.home()) not in repr(found) or str(Path.home()) == "/"
-
-
-def test_an_execution_with_other_code_is_noted_and_a_torn_line_is_nobody(tmp_path: Path) -> None:
-    executions.record_execution(tmp_path)
-    (here,) = executions.executed(tmp_path)
-    with (tmp_path / executions.EXECUTIONS_FILE).open("a") as file:
-        other = executions.Code("abc", dirty=True, versions={"torch": "9"})
-        file.write(json.dumps({"began": 1.0, **vars(other)}) + "\n" + '{"began": 2.0, "com')
-    assert executions.executed(tmp_path) == [here, other]
-    assert str(other) == "commit abc with changes; torch 9"
-    executions.record_execution(tmp_path)
-    assert executions.executed(tmp_path) == [here, other, here]
 
 
 def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
