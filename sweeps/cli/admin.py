@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from carft_core.errors import RequestError, unknown
 from sweeps.cli import Emit
 from sweeps.cli.table import table_lines
-from sweeps.doctor.base import Asked, Check, Finding
+from sweeps.doctor.base import Check, Finding, Scope
 from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.engines.factory import address_of
 from sweeps.home import Home, find_home
@@ -92,74 +91,59 @@ _CODES = {"wrong": 2, "unreachable": 4}
 
 def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
-    asked = Asked(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
-    found = []
+    scope = Scope(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
+    findings = []
     subject = None
-    for check, finding in _findings(_chosen(arguments.only), asked):
-        found.append((check, finding))
+    for check, finding in _findings(_checks(arguments.only), scope):
+        findings.append((check, finding))
         if arguments.json:
             continue
         if check.subject != subject:
             subject = check.subject
             emit(SUBJECTS[subject])
-        for line in _finding_lines(finding):
-            emit(line)
-    levels = [finding.level for _, finding in found]
-    emit(json.dumps(_plain(found), indent=1) if arguments.json else _sum(levels))
+        emit(f"  {finding.level:<11}  {finding.message}")
+        if finding.advice:
+            emit(f"  {'':<11}  -> {finding.advice}")
+    levels = [finding.level for _, finding in findings]
+    if arguments.json:
+        checks = [{"check": check.name, **asdict(finding)} for check, finding in findings]
+        emit(json.dumps({"checks": checks}, indent=1))
+    else:
+        emit(_summary(levels))
     return next((code for level, code in _CODES.items() if level in levels), 0)
 
 
-def _findings(checks: Sequence[Check], asked: Asked) -> Iterator[tuple[Check, Finding]]:
+def _findings(checks: Sequence[Check], scope: Scope) -> Iterator[tuple[Check, Finding]]:
     """One after another: each imports what it needs, and they would only wait for each other."""
-    shut = set()
+    skipped = set()
     for check in checks:
-        if check.subject in shut:
+        if check.subject in skipped:
             continue
-        for finding in examine(check, asked):
+        for finding in examine(check, scope):
             yield check, finding
-            if check.first and finding.level in _CODES:
-                shut.add(check.subject)
+            if check.is_gate and finding.level in _CODES:
+                skipped.add(check.subject)
 
 
-def _chosen(only: Sequence[str]) -> list[Check]:
-    """The checks of these subjects and names, or all. Raises RequestError for an unknown one."""
-    known = [*SUBJECTS, *(check.name for check in CHECKS)]
+def _checks(only: Sequence[str]) -> list[Check]:
+    """Return the checks of these subjects and names, or all. Raises RequestError."""
+    names = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in only:
-        if name not in known:
-            raise RequestError(unknown("check", name, known))
+        if name not in names:
+            raise RequestError(unknown("check", name, names))
     return [check for check in CHECKS if not only or {check.subject, check.name} & {*only}]
 
 
-def _finding_lines(finding: Finding) -> Iterator[str]:
-    """`  warning  told`, and what to do below it."""
-    yield f"  {finding.level:<11}  {finding.told}"
-    if finding.todo:
-        yield f"  {'':<11}  -> {finding.todo}"
-
-
-def _sum(levels: Sequence[str]) -> str:
+def _summary(levels: Sequence[str]) -> str:
     parts = []
-    for level, one, several in _WORDS:
-        count = levels.count(level)
-        if count:
+    for level, one, several in (
+        ("wrong", "thing is wrong", "things are wrong"),
+        ("unreachable", "service does not answer", "services do not answer"),
+        ("warning", "warning", "warnings"),
+    ):
+        if count := levels.count(level):
             parts.append(f"{count} {one if count == 1 else several}")
     return f"{', '.join(parts)}." if parts else "All is well."
-
-
-_WORDS = (
-    ("wrong", "thing is wrong", "things are wrong"),
-    ("unreachable", "service does not answer", "services do not answer"),
-    ("warning", "warning", "warnings"),
-)
-
-
-def _plain(found: Sequence[tuple[Check, Finding]]) -> Mapping[str, Any]:
-    return {
-        "checks": [
-            {"check": check.name, "level": one.level, "told": one.told, "todo": one.todo}
-            for check, one in found
-        ]
-    }
 
 
 def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.doctor.base import Asked, Check, Finding, ok, warning, wrong
+from sweeps.doctor.base import Check, Finding, Scope, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
@@ -30,33 +30,35 @@ SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "
 """Named with their versions, though others are checked as well."""
 
 
-def _own(_: Asked) -> Iterator[Finding]:
-    """Two places run the same when this line is the same."""
+def _own(_: Scope) -> Iterator[Finding]:
+    """Report the version and the sources: two machines with this line in common run the same."""
     try:
-        named = metadata.version(PROJECT)
+        version = metadata.version(PROJECT)
     except metadata.PackageNotFoundError:
-        named = "(not installed)"
+        version = "(not installed)"
     commit = context_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
-    yield ok(f"{PROJECT} {named}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
+    yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
 
 
-def _python(_: Asked) -> Iterator[Finding]:
+def _python(_: Scope) -> Iterator[Finding]:
     from packaging.specifiers import SpecifierSet
 
     here = platform.python_version()
-    told = f"Python {here} on {platform.system()} {platform.machine()}"
+    message = f"Python {here} on {platform.system()} {platform.machine()}"
     try:
         wanted = metadata.metadata(PROJECT)["Requires-Python"] or ""
     except metadata.PackageNotFoundError:
         wanted = ""
     if SpecifierSet(wanted).contains(here, prereleases=True):
-        yield ok(told)
+        yield ok(message)
     else:
-        yield wrong(f"{told}; {PROJECT} needs {wanted}", "make a new environment with that Python")
+        yield wrong(
+            f"{message}; {PROJECT} needs {wanted}", "make a new environment with that Python"
+        )
 
 
-def _packages(_: Asked) -> Iterator[Finding]:
+def _packages(_: Scope) -> Iterator[Finding]:
     required = _required()
     if not required:
         yield warning(f"{PROJECT} is not installed as a package, so what it needs is not known")
@@ -120,17 +122,17 @@ _LITTLE_SHARED = _GIB
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def _cores(_: Asked) -> Iterator[Finding]:
+def _cores(_: Scope) -> Iterator[Finding]:
     cores, share = usable_cpus(), _quota()
-    told = f"{cores} of {os.cpu_count()} cores usable"
+    message = f"{cores} of {os.cpu_count()} cores usable"
     if share is not None and share < cores:
         yield warning(
-            f"{told}, but the container gets {share:g} of them: as many threads would wait for "
+            f"{message}, but the container gets {share:g} of them: as many threads would wait for "
             "each other",
             f"say so in the sweep file: resources: {{cpus: {max(1, math.floor(share))}}}",
         )
     else:
-        yield ok(told)
+        yield ok(message)
     for name in _THREADS:
         threads = os.environ.get(name, "")
         if threads.isdigit() and int(threads) > cores:
@@ -138,7 +140,7 @@ def _cores(_: Asked) -> Iterator[Finding]:
 
 
 def _quota() -> float | None:
-    """Cores that a control group leaves, by version 2 or 1; None for no limit."""
+    """Return the cores that a control group leaves, by version 2 or 1; None for no limit."""
     try:
         quota, period = (CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -152,15 +154,15 @@ def _quota() -> float | None:
     return int(quota) / int(period)
 
 
-def _memory(_: Asked) -> Iterator[Finding]:
+def _memory(_: Scope) -> Iterator[Finding]:
     free, limit = _available(), _memory_limit()
     if free is None:
         return
-    told = f"{free / _GIB:.1f} GiB of memory available"
+    message = f"{free / _GIB:.1f} GiB of memory available"
     if limit is not None:
-        told += f", the container's limit is {limit / _GIB:.1f} GiB"
+        message += f", the container's limit is {limit / _GIB:.1f} GiB"
         free = min(free, limit)
-    yield ok(told) if free >= _LITTLE_MEMORY else warning(told)
+    yield ok(message) if free >= _LITTLE_MEMORY else warning(message)
 
 
 def _available() -> int | None:
@@ -184,12 +186,12 @@ def _memory_limit() -> int | None:
     return None
 
 
-def _shared(_: Asked) -> Iterator[Finding]:
+def _shared(_: Scope) -> Iterator[Finding]:
     if not SHARED.is_dir():
         return
     size = shutil.disk_usage(SHARED)
-    told = f"{SHARED} has {size.free / _GIB:.1f} of {size.total / _GIB:.1f} GiB free"
-    yield ok(told) if size.free >= _LITTLE_SHARED else warning(told)
+    message = f"{SHARED} has {size.free / _GIB:.1f} of {size.total / _GIB:.1f} GiB free"
+    yield ok(message) if size.free >= _LITTLE_SHARED else warning(message)
 
 
 MACHINE_CHECKS = (
@@ -217,7 +219,7 @@ MACHINE_CHECKS = (
 _LITTLE_GPU_MEMORY = 2 * _GIB
 
 
-def _gpus(_: Asked) -> Iterator[Finding]:
+def _gpus(_: Scope) -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
@@ -240,7 +242,7 @@ def _gpus(_: Asked) -> Iterator[Finding]:
 
 
 def _cuda(index: int) -> Iterator[Finding]:
-    """One GPU: named, tried, and whether it has room."""
+    """Check one GPU: what it is, whether it computes, and its free memory."""
     import torch
 
     found = torch.cuda.get_device_properties(index)
@@ -258,16 +260,16 @@ def _cuda(index: int) -> Iterator[Finding]:
     except RuntimeError as error:  # CUDA's errors; out of memory is one of them
         yield wrong(f"{name}: {str(error).splitlines()[0]}")
         return
-    told = (
+    message = (
         f"{name}, capability {capability}, CUDA {torch.version.cuda}, "
         f"{'bf16' if found.major >= 8 else 'no bf16'}, "
         f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     )
-    yield ok(told) if free >= _LITTLE_GPU_MEMORY else warning(told)
+    yield ok(message) if free >= _LITTLE_GPU_MEMORY else warning(message)
 
 
 def _compiled(major: int, minor: int, built: list[str]) -> bool:
-    """Whether code for `sm_XY`, or what a driver makes code of (`compute_XY`), fits the GPU."""
+    """Return whether code for `sm_XY`, or for a driver to compile (`compute_XY`), fits the GPU."""
     for name in built:
         kind, _, number = name.partition("_")
         digits = number.rstrip("af")
@@ -305,8 +307,8 @@ _MIB = 2**20
 _LITTLE, _TOO_LITTLE = 5000.0, 200.0
 
 
-def _folder(asked: Asked) -> Iterator[Finding]:
-    path = asked.home.path
+def _folder(scope: Scope) -> Iterator[Finding]:
+    path = scope.home.path
     if path.is_dir():
         try:
             with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
@@ -327,37 +329,37 @@ def _folder(asked: Asked) -> Iterator[Finding]:
         yield wrong(f"{path.absolute()} is not there, and {_existing(path)} cannot be written")
 
 
-def _kind(asked: Asked) -> Iterator[Finding]:
-    asked.home.check_place()
-    kind = file_system(asked.home.path)
-    shared = network_file_system(asked.home.path)
+def _kind(scope: Scope) -> Iterator[Finding]:
+    scope.home.check_place()
+    kind = file_system(scope.home.path)
+    shared = network_file_system(scope.home.path)
     said = "shared by other machines" if shared else "of this machine alone"
     yield ok(f"on {kind or 'a file system that the system does not name'}, {said}")
 
 
-def _disk(asked: Asked) -> Iterator[Finding]:
-    place = _existing(asked.home.path)
+def _disk(scope: Scope) -> Iterator[Finding]:
+    place = _existing(scope.home.path)
     free = shutil.disk_usage(place).free / _MIB
-    told = f"{free:.0f} MB free"
+    message = f"{free:.0f} MB free"
     if free < _TOO_LITTLE:
-        yield wrong(told)
+        yield wrong(message)
     elif free < _LITTLE:
-        yield warning(told)
+        yield warning(message)
     else:
-        yield ok(told)
+        yield ok(message)
     nodes = os.statvfs(place)
     if nodes.f_files and nodes.f_favail / nodes.f_files < 0.01:
         yield warning(f"only {nodes.f_favail} more files can be made there")
 
 
-def _private(asked: Asked) -> Iterator[Finding]:
-    if not asked.home.path.is_dir():
+def _private(scope: Scope) -> Iterator[Finding]:
+    if not scope.home.path.is_dir():
         return
-    mode = asked.home.path.stat().st_mode
+    mode = scope.home.path.stat().st_mode
     if mode & 0o002:
         yield warning(
-            f"anybody on this machine may write into {asked.home.path} (mode {mode & 0o777:o})",
-            f"chmod o-w {asked.home.path}",
+            f"anybody on this machine may write into {scope.home.path} (mode {mode & 0o777:o})",
+            f"chmod o-w {scope.home.path}",
         )
 
 
@@ -383,7 +385,7 @@ HOME_CHECKS = (
     Check(
         "home.disk",
         "free room: below 5 GB is little, below 200 MB too little",
-        "carft-sweep clean tells what can go",
+        "carft-sweep clean lists what can go",
         _disk,
     ),
     Check(
@@ -395,7 +397,7 @@ HOME_CHECKS = (
 )
 
 
-def _root(_: Asked) -> Iterator[Finding]:
+def _root(_: Scope) -> Iterator[Finding]:
     from carft_core.data import FAMILIES
     from carft_core.data.folders import VARIABLE, found_folder
 
@@ -436,8 +438,8 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
 """Docker and Kubernetes mount secrets there, for one container."""
 
 
-def _files(asked: Asked) -> Iterator[Finding]:
-    known = {**read_from(), **_of_ui(asked.home.path)}
+def _files(scope: Scope) -> Iterator[Finding]:
+    known = {**read_from(), **_of_ui(scope.home.path)}
     for name, path in known.items():
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
+from sweeps.doctor.base import Check, Finding, Scope, ok, unreachable, warning, wrong
 from sweeps.doctor.cluster_probe import probe_cluster
 from sweeps.home import JOURNAL, Home
 from sweeps.ledger.claim import holder
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tracking.store.mlflow_client import Answer
 
 
-def _storage(asked: Asked) -> Iterator[Finding]:
-    home, database = asked.home, asked.home.database
+def _storage(scope: Scope) -> Iterator[Finding]:
+    home, database = scope.home, scope.home.database
     if database is not None:
         studies = "has studies" if look(database).is_optunas else "has no studies yet"
         yield ok(f"{database} lets us in, and {studies}")
@@ -45,8 +45,8 @@ def _storage(asked: Asked) -> Iterator[Finding]:
     yield ok(f"{file.absolute()}{'' if file.exists() else ', which the first run begins'}")
 
 
-def _storage_schema(asked: Asked) -> Iterator[Finding]:
-    database = _database(asked.home)
+def _storage_schema(scope: Scope) -> Iterator[Finding]:
+    database = _database(scope.home)
     found = None if database is None else look(database)
     if found is None:
         return
@@ -71,12 +71,12 @@ def _to_mend(found: Found) -> str:
     return "install the newer Optuna that made it: pip install -U optuna"
 
 
-def _apart(asked: Asked) -> Iterator[Finding]:
-    database = _database(asked.home)
-    if asked.home.database is not None:
+def _apart(scope: Scope) -> Iterator[Finding]:
+    database = _database(scope.home)
+    if scope.home.database is not None:
         from sweeps.ledger.storage import check
 
-        check(asked.home.path, asked.home.database)
+        check(scope.home.path, scope.home.database)
     elif database is not None and look(database).is_mlflows:
         yield wrong(f"{database} has MLflow's tables")
 
@@ -105,7 +105,7 @@ TRIAL_CHECKS = (
         "Optuna's database or journal: reachable, readable, the one that the home began with",
         "start the database, or see to CARFT_OPTUNA_STORAGE",
         _storage,
-        first=True,
+        is_gate=True,
     ),
     Check(
         "trials.schema",
@@ -127,18 +127,18 @@ _ANY = f"{_API}/experiments/get?experiment_id=0"
 """The experiment that every MLflow has."""
 
 
-def _server(asked: Asked) -> Where | None:
-    """The place, where it is a server that is asked by plain HTTP."""
-    place = where(asked.home.path)
+def _server(scope: Scope) -> Where | None:
+    """Return the place where it is a server that speaks HTTP."""
+    place = where(scope.home.path)
     return place if urlsplit(place.named).scheme in ("http", "https") else None
 
 
-def _where(asked: Asked) -> Iterator[Finding]:
-    place = where(asked.home.path)
+def _where(scope: Scope) -> Iterator[Finding]:
+    place = where(scope.home.path)
     place.check()
     shown = without_password(place.named)
     check_reachable(place.named)
-    if _server(asked) is None:
+    if _server(scope) is None:
         file = sqlite_file(place.named)
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
@@ -157,49 +157,49 @@ def _where(asked: Asked) -> Iterator[Finding]:
         )
 
 
-def _version(asked: Asked) -> Iterator[Finding]:
+def _version(scope: Scope) -> Iterator[Finding]:
     from tracking.store.mlflow_client import client_version, release, server_version
 
-    place, ours = _server(asked), client_version()
+    place, ours = _server(scope), client_version()
     theirs = None if place is None else server_version(place.named)
     if theirs is None:
-        return  # no server, or it does not let us in: told by another check
-    told = f"the server is MLflow {theirs}, the client {ours}"
+        return  # no server, or it does not let us in: reported by another check
+    message = f"the server is MLflow {theirs}, the client {ours}"
     if release(theirs)[0] != release(ours)[0]:
-        yield wrong(told)
+        yield wrong(message)
     elif release(theirs) < release(ours):
-        yield warning(told, "update the server: a client may be older than it, but not newer")
+        yield warning(message, "update the server: a client may be older than it, but not newer")
     else:
-        yield ok(told)
+        yield ok(message)
 
 
-def _let_in(asked: Asked) -> Iterator[Finding]:
-    """One answer tells of the host's name, of the credentials, and of the experiment."""
-    place = _server(asked)
+def _let_in(scope: Scope) -> Iterator[Finding]:
+    """Check the host's name, the credentials and the experiment by one request."""
+    place = _server(scope)
     if place is None:
         return
     answer = _experiment(place)
     if "Invalid Host header" in answer.text:
         host = urlsplit(without_password(place.named)).netloc
         yield wrong(
-            f"the server does not know itself as {host} (Invalid Host header)",
+            f"the server does not accept the host name {host} (Invalid Host header)",
             f"start it with --allowed-hosts {host}",
         )
     elif answer.status == 401:
-        yield wrong("the server wants a name and a password, and not those that it got")
+        yield wrong("the server rejected the user name or password (401)")
     elif answer.status == 404 and "RESOURCE_DOES_NOT_EXIST" in answer.text:
-        yield ok(f"the server lets us in; the first run makes the experiment {place.experiment}")
+        yield ok(f"the server accepts us; the first run makes the experiment {place.experiment}")
     elif answer.status == 200:
         yield _of_experiment(place, answer)
     else:
-        told = f"the server answers {answer.status}: {answer.text[:200]}"
-        yield (unreachable if answer.status >= 500 else wrong)(told)
+        message = f"the server answers {answer.status}: {answer.text[:200]}"
+        yield (unreachable if answer.status >= 500 else wrong)(message)
 
 
 def _of_experiment(place: Where, answer: Answer) -> Finding:
     found = answer.json()["experiment"]
     if found["lifecycle_stage"] != "deleted":
-        return ok(f"the server lets us in, and has the experiment {place.experiment}")
+        return ok(f"the server accepts us, and has the experiment {place.experiment}")
     return wrong(
         f"the experiment {place.experiment} was deleted, and MLflow keeps its name",
         f"mlflow experiments restore --experiment-id {found['experiment_id']}, or name another one "
@@ -214,10 +214,10 @@ def _experiment(place: Where) -> Answer:
     return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
-def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
+def _mlflow_schema(scope: Scope) -> Iterator[Finding]:
     from tracking.store.mlflow_client import latest_schema
 
-    place = where(asked.home.path)
+    place = where(scope.home.path)
     file = sqlite_file(place.named)
     if is_server(place.named) or (file is not None and not file.exists()):
         return
@@ -235,11 +235,11 @@ def _mlflow_schema(asked: Asked) -> Iterator[Finding]:
         )
 
 
-def _artifacts(asked: Asked) -> Iterator[Finding]:
-    """Of our experiment, or while there is none of the one that every server has."""
+def _artifacts(scope: Scope) -> Iterator[Finding]:
+    """Check our experiment, or while there is none the one that every server has."""
     from tracking.store.mlflow_client import ask, try_artifacts
 
-    place = _server(asked)
+    place = _server(scope)
     if place is None:
         return
     answer = _experiment(place)
@@ -247,7 +247,7 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
     if not own:
         answer = ask(place.named, _ANY)
     if answer.status != 200:
-        return  # told by another check
+        return  # reported by another check
     location = str(answer.json()["experiment"]["artifact_location"])
     if urlsplit(location).scheme in ("", "file"):
         if own:
@@ -261,7 +261,7 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
         yield warning(
             f"not tried: there is no experiment {place.experiment} yet, and this user may not "
             "write into another one",
-            "ask again after the first run, which makes it",
+            "check again after the first run, which makes it",
         )
         return
     straight = "" if location.startswith("mlflow-artifacts:") else ", with this machine's own keys"
@@ -270,9 +270,9 @@ def _artifacts(asked: Asked) -> Iterator[Finding]:
 
 
 def _local(experiment: str, location: str) -> Finding:
-    """An experiment that was begun in a home, or by a server that keeps no artifacts."""
+    """Report an experiment that was begun in a home, or by a server that keeps no artifacts."""
     return warning(
-        f"the artifacts of {experiment} go to {location} on whichever machine tells them, not to "
+        f"the artifacts of {experiment} go to {location} on whichever machine sends them, not to "
         "the server: the experiment was begun without it",
         "name another experiment in MLFLOW_EXPERIMENT_NAME, which the server then makes; or mount "
         "that folder on every machine",
@@ -282,10 +282,10 @@ def _local(experiment: str, location: str) -> Finding:
 MLFLOW_CHECKS = (
     Check(
         "mlflow.place",
-        "where runs are told, and that it answers; SQLite only where it is safe",
+        "where runs are recorded, and that it answers; SQLite only where it is safe",
         "start the server, or mend MLFLOW_TRACKING_URI; meanwhile runs wait in the spool",
         _where,
-        first=True,
+        is_gate=True,
     ),
     Check(
         "mlflow.version",
@@ -301,7 +301,7 @@ MLFLOW_CHECKS = (
     ),
     Check(
         "mlflow.credentials",
-        "that the server takes our name, our password, and the host as we write it",
+        "that the server accepts the user name, the password, and the host name",
         "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE (or MLFLOW_TRACKING_TOKEN);"
         " ask the server's administrator for EDIT on the experiment",
         _let_in,
@@ -316,33 +316,33 @@ MLFLOW_CHECKS = (
 )
 
 
-def _waiting(asked: Asked) -> Iterator[Finding]:
-    ours = where(asked.home.path).spool
-    for folder in _folders(asked):
+def _waiting(scope: Scope) -> Iterator[Finding]:
+    ours = where(scope.home.path).spool
+    for folder in _folders(scope):
         for name in sweeps_behind(folder):
-            told = f"{records_behind(folder, name)} records of {name} wait"
-            driver = holder(asked.home.sweep(name))
+            message = f"{records_behind(folder, name)} records of {name} wait"
+            driver = holder(scope.home.sweep(name))
             if driver is not None:
-                yield ok(f"{told}; {driver} is delivering them")
+                yield ok(f"{message}; {driver} is delivering them")
             elif folder == ours:
-                yield warning(told)
+                yield warning(message)
             else:
                 yield warning(
-                    f"{told} for another server or experiment than is named now",
+                    f"{message} for another server or experiment than is named now",
                     "set MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME as they were for the run, "
                     "then carft-sweep sync",
                 )
 
 
-def _refused(asked: Asked) -> Iterator[Finding]:
-    for folder in _folders(asked):
+def _refused(scope: Scope) -> Iterator[Finding]:
+    for folder in _folders(scope):
         for file, count in records_refused(folder).items():
             yield warning(f"the server refused {count} records; they lie with reasons in {file}")
 
 
-def _folders(asked: Asked) -> list[Path]:
+def _folders(scope: Scope) -> list[Path]:
     """The home's own spool, and those for other places."""
-    spool = asked.home.path.resolve() / "spool"
+    spool = scope.home.path.resolve() / "spool"
     below = (path for path in spool.glob("*") if path.is_dir() and path.suffix != ".files")
     return [spool, *sorted(below)]
 
@@ -366,33 +366,33 @@ SPOOL_CHECKS = (
 _CLUSTER_SECONDS, _NODES_SECONDS = 45.0, 150.0
 
 
-def _cluster(asked: Asked) -> Iterator[Finding]:
-    if asked.address is None:
+def _cluster(scope: Scope) -> Iterator[Finding]:
+    if scope.address is None:
         yield ok("no cluster is named (--address, RAY_ADDRESS): runs execute on this machine")
         return
-    if asked.nodes:
-        return  # one look tells both
-    told = probe_cluster(asked.address, None, _CLUSTER_SECONDS)
-    yield _supply(asked.address, told)
+    if scope.nodes:
+        return  # ray.nodes reports both
+    facts = probe_cluster(scope.address, None, _CLUSTER_SECONDS)
+    yield _supply(scope.address, facts)
 
 
-def _nodes(asked: Asked) -> Iterator[Finding]:
-    if asked.address is None or not asked.nodes:
+def _nodes(scope: Scope) -> Iterator[Finding]:
+    if scope.address is None or not scope.nodes:
         return
-    told = probe_cluster(asked.address, asked.home.path, _NODES_SECONDS)
-    yield _supply(asked.address, told)
-    for problem in told["problems"]:
+    facts = probe_cluster(scope.address, scope.home.path, _NODES_SECONDS)
+    yield _supply(scope.address, facts)
+    for problem in facts["problems"]:
         yield wrong(problem)
-    for name, answer in told["answers"].items():
-        yield from _node(name, answer, next(iter(told["answers"].values())))
+    for name, answer in facts["answers"].items():
+        yield from _node(name, answer, next(iter(facts["answers"].values())))
 
 
-def _supply(address: str, told: Mapping[str, Any]) -> Finding:
-    nodes = told["nodes"]
-    jobs = f"takes jobs at {told['jobs']}" if told["jobs"] else "takes no jobs: no dashboard"
+def _supply(address: str, facts: Mapping[str, Any]) -> Finding:
+    nodes = facts["nodes"]
+    jobs = f"takes jobs at {facts['jobs']}" if facts["jobs"] else "takes no jobs: no dashboard"
     cpus, gpus = (sum(node[what] for node in nodes.values()) for what in ("cpus", "gpus"))
     return ok(
-        f"Ray {told['version']} at {address}: {_count(len(nodes), 'node')}, "
+        f"Ray {facts['version']} at {address}: {_count(len(nodes), 'node')}, "
         f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU')} ({', '.join(nodes)}); {jobs}"
     )
 
@@ -402,9 +402,9 @@ def _node(name: str, answer: Mapping[str, Any], first: Mapping[str, Any]) -> Ite
         yield unreachable(f"{name} does not answer: {answer['failed']}")
         return
     versions = answer["versions"]
-    told = ", ".join(f"{package} {version}" for package, version in versions.items())
+    message = ", ".join(f"{package} {version}" for package, version in versions.items())
     gpus = "; ".join(answer["gpus"]) or "no GPU"
-    yield ok(f"{name}: {told}, {gpus}")
+    yield ok(f"{name}: {message}, {gpus}")
     others = first.get("versions", versions)
     for package, version in versions.items():
         if version == "missing":
@@ -413,7 +413,7 @@ def _node(name: str, answer: Mapping[str, Any], first: Mapping[str, Any]) -> Ite
             yield warning(f"{name} has {package} {version}, the first node {others[package]}")
 
 
-def _jobs(_: Asked) -> Iterator[Finding]:
+def _jobs(_: Scope) -> Iterator[Finding]:
     """Check what `submit` sends jobs to, from wherever it is reached."""
     if not os.environ.get("RAY_API_SERVER_ADDRESS"):
         return
@@ -445,7 +445,7 @@ RAY_CHECKS = (
     ),
     Check(
         "ray.jobs",
-        "the job API at RAY_API_SERVER_ADDRESS, which submit talks to, and that it takes our token",
+        "the job API at RAY_API_SERVER_ADDRESS, which submit talks to, and that it accepts the token",
         "start the head with ray[default] and --dashboard-host, or mend RAY_API_SERVER_ADDRESS",
         _jobs,
         seconds=60.0,

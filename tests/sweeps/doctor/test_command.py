@@ -55,7 +55,7 @@ def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
         ("mlflow.place", "unreachable"),
         ("data.root", "ok"),
     ]
-    assert all(bool(one["todo"]) == (one["level"] != "ok") for one in checks)
+    assert all(bool(one["advice"]) == (one["level"] != "ok") for one in checks)
 
 
 def test_an_unknown_check_is_named_with_its_nearest(capsys: pytest.CaptureFixture[str]) -> None:

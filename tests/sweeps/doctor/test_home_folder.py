@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.mounts import mount
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 
 
 def test_a_home_is_written_locked_and_left_as_it_was(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(shutil, "disk_usage", lambda _, mb=free: usage(0, 0, mb * 2**20))
         assert look("home.disk", tmp_path)[0].level == level
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=1000, f_favail=3))
-    assert "only 3 more files" in look("home.disk", tmp_path)[1].told
+    assert "only 3 more files" in look("home.disk", tmp_path)[1].message
 
 
 def test_a_home_that_anybody_may_write_is_told(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.doctor import machine
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 
 Group = Callable[..., None]
 
@@ -48,7 +48,7 @@ def test_a_quota_below_the_cores_is_told_with_what_to_write(group: Group, tmp_pa
 def test_more_threads_than_cores_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     _, found = look("machine.cores", tmp_path)
-    assert (found.level, found.todo) == ("warning", "unset OMP_NUM_THREADS")
+    assert (found.level, found.advice) == ("warning", "unset OMP_NUM_THREADS")
 
 
 def test_a_limit_of_memory_counts_as_what_is_there(

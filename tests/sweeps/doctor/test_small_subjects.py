@@ -16,7 +16,7 @@ from sweeps.doctor.machine import _compiled
 from sweeps.engines.resources import Gpu
 from sweeps.home import Home
 from sweeps.secrets import read_secret_files
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 from tracking.journal import Journal
 from tracking.location import where
 
@@ -85,8 +85,8 @@ def test_files_of_secrets_that_others_can_read_are_told(
     own.chmod(0o600)
     read_secret_files({"MLFLOW_TRACKING_PASSWORD_FILE": str(file)})
     told, fine = look("secrets.files", tmp_path)
-    assert (told.level, told.todo) == ("warning", f"chmod 600 {file}")
-    assert "MLFLOW_TRACKING_PASSWORD" in told.told
+    assert (told.level, told.advice) == ("warning", f"chmod 600 {file}")
+    assert "MLFLOW_TRACKING_PASSWORD" in told.message
     assert fine.level == "ok"
 
 

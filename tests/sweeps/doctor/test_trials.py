@@ -11,7 +11,7 @@ from sweeps.home import Home
 from sweeps.ledger.storage import storage
 from tests.mounts import mount
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, Postgres
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 
 EVERY = ("trials.storage", "trials.schema", "trials.apart")
 

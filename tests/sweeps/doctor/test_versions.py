@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sweeps.doctor.machine import SHOWN
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 
 
 def asks_for(monkeypatch: pytest.MonkeyPatch, *required: str, python: str = ">=3.11") -> None:
@@ -49,8 +49,8 @@ def test_what_is_missing_or_outside_of_its_range_is_named(
     asks_for(monkeypatch, "optuna<4", "nobody-has-this>=1", "torch>=2", "elsewhere; extra == 'x'")
     old, missing, shown = look("versions.packages", tmp_path)
     assert (old.level, missing.level, shown.level) == ("wrong", "wrong", "ok")
-    assert old.told == f"optuna {metadata.version('optuna')} is outside of <4"
-    assert missing.told == "nobody-has-this is not installed"
+    assert old.message == f"optuna {metadata.version('optuna')} is outside of <4"
+    assert missing.message == "nobody-has-this is not installed"
 
 
 def test_another_python_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from sweeps.doctor import services as cluster
 from sweeps.doctor.services import _node
 from sweeps.submit.client import JOBS_VARIABLE
 from tests.services.answering import Answer, answering
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.xdist_group("ray")
 def test_each_node_is_asked_whether_it_can_serve(ray_nodes: Any, tmp_path: Path) -> None:
     supply, node = look("ray.nodes", tmp_path, address=ray_nodes.address, nodes=True)
     assert [finding.level for finding in (supply, node)] == ["ok"] * 2, supply
-    assert f"at {ray_nodes.address}: 1 node, 2 CPUs, 0 GPUs" in supply.told
-    assert "takes no jobs" in supply.told  # it was started without a dashboard
+    assert f"at {ray_nodes.address}: 1 node, 2 CPUs, 0 GPUs" in supply.message
+    assert "takes no jobs" in supply.message  # it was started without a dashboard
     python = ".".join(str(part) for part in sys.version_info[:3])
-    assert f"python {python}, torch " in node.told
+    assert f"python {python}, torch " in node.message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,7 +61,7 @@ def test_a_look_that_hangs_or_breaks_is_a_service_that_does_not_answer(
     assert "within 45 s" in only(look("ray.cluster", tmp_path, address="lab:6379"), "unreachable")
     monkeypatch.setattr(subprocess, "run", broken)
     told = only(look("ray.cluster", tmp_path, address="lab:6379"), "unreachable")
-    assert "cannot be looked at: the reason" in told
+    assert "cannot be probed: the reason" in told
 
 
 def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     found = look("ray.nodes", tmp_path, address="lab:6379", nodes=True)
     levels = [finding.level for finding in found]
     assert levels == ["ok", "wrong", "ok", "ok", "warning", "unreachable"]
-    said = "\n".join(finding.told for finding in found)
+    said = "\n".join(finding.message for finding in found)
     assert "does not share the home" in said
     assert "b has torch 2.9.0, the first node 2.8.0" in said
     _, missing, *_ = _node("e", {**first, "versions": {"torch": "missing"}}, first)
-    assert missing.told == "e has no torch"
+    assert missing.message == "e has no torch"
 
 
 @pytest.fixture
