@@ -445,7 +445,7 @@ RAY_CHECKS = (
     ),
     Check(
         "ray.jobs",
-        "the job API at RAY_API_SERVER_ADDRESS, which submit talks to, and that it accepts the token",
+        "the job API at RAY_API_SERVER_ADDRESS, for submit, and that it accepts the token",
         "start the head with ray[default] and --dashboard-host, or mend RAY_API_SERVER_ADDRESS",
         _jobs,
         seconds=60.0,
