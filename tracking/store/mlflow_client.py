@@ -11,7 +11,6 @@ import re
 import socket
 import sqlite3
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -149,60 +148,34 @@ _IMPATIENT = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said, and when, in seconds since 1970."""
+    """What a server answered."""
 
     status: int
-    headers: Mapping[str, str]
     text: str
-    asked: float
-    came: float
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError."""
+        """Return the body as JSON. Raises ValueError."""
         return json.loads(self.text)
 
 
-def ask(
-    uri: str,
-    path: str,
-    method: str = "GET",
-    *,
-    headers: Mapping[str, str] | None = None,
-    body: Mapping[str, Any] | None = None,
-    as_nobody: bool = False,
-) -> Answer:
-    """A server's answer, whatever its status, asked as MLflow's client asks: with its credentials
-    (unless `as_nobody`), certificates and proxies.
+def ask(uri: str, path: str) -> Answer:
+    """Request a path as MLflow's client does, with its credentials, certificates and proxies.
 
     Raises ServiceUnreachable when nothing answers within SECONDS, TrackingError when TLS fails.
     """
     stay_private()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import MlflowHostCreds, http_request
+    from mlflow.utils.rest_utils import http_request
 
-    known: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-    nobody = MlflowHostCreds(  # type: ignore[no-untyped-call]
-        without_password(uri),
-        ignore_tls_verification=known.ignore_tls_verification,
-        client_cert_path=known.client_cert_path,
-        server_cert_path=known.server_cert_path,
-    )
-    asked = time.time()
+    credentials: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
     try:
         answer: Any = http_request(  # type: ignore[no-untyped-call]
-            nobody if as_nobody else known,
-            path,
-            method,
-            max_retries=0,
-            timeout=PROBE_SECONDS,
-            raise_on_status=False,
-            extra_headers=dict(headers or {}),
-            json=body,
+            credentials, path, "GET", max_retries=0, timeout=PROBE_SECONDS, raise_on_status=False
         )
     except MlflowException as error:
         raise _unanswered(uri, str(error.message)) from None
-    return Answer(answer.status_code, answer.headers, answer.text, asked, time.time())
+    return Answer(answer.status_code, answer.text)
 
 
 def _unanswered(uri: str, text: str) -> RuntimeError:
