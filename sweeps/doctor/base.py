@@ -55,6 +55,27 @@ class Check:
         return self.name.partition(".")[0]
 
 
+Run = Callable[[Scope], Iterable[Finding]]
+
+
+def declare(
+    checks: list[Check],
+    name: str,
+    purpose: str,
+    advice: str,
+    *,
+    seconds: float = 20.0,
+    is_gate: bool = False,
+) -> Callable[[Run], Run]:
+    """Make the decorated function a check, and append it to `checks`."""
+
+    def decorated(run: Run) -> Run:
+        checks.append(Check(name, purpose, advice, run, seconds, is_gate))
+        return run
+
+    return decorated
+
+
 def ok(message: str) -> Finding:
     """Report that there is nothing to do."""
     return Finding("ok", message)

@@ -12,49 +12,25 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 from carft_core.errors import RequestError
+from sweeps.doctor import machine, services
 from sweeps.doctor.base import Check, Finding, Scope, unreachable, wrong
-from sweeps.doctor.machine import (
-    DATA_CHECKS,
-    GPU_CHECKS,
-    HOME_CHECKS,
-    MACHINE_CHECKS,
-    SECRET_CHECKS,
-    VERSION_CHECKS,
-)
-from sweeps.doctor.services import (
-    MLFLOW_CHECKS,
-    RAY_CHECKS,
-    SPOOL_CHECKS,
-    TRIAL_CHECKS,
-)
 from sweeps.secrets import NAMES
 from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
 
 logger = logging.getLogger(__name__)
 
-CHECKS: tuple[Check, ...] = (
-    *VERSION_CHECKS,
-    *MACHINE_CHECKS,
-    *GPU_CHECKS,
-    *HOME_CHECKS,
-    *TRIAL_CHECKS,
-    *MLFLOW_CHECKS,
-    *SPOOL_CHECKS,
-    *RAY_CHECKS,
-    *DATA_CHECKS,
-    *SECRET_CHECKS,
-)
+CHECKS: tuple[Check, ...] = (*machine.CHECKS, *services.CHECKS)
 SUBJECTS: Mapping[str, str] = {
     "versions": "Versions",
     "machine": "This machine",
     "gpu": "GPU",
     "home": "Home",
+    "data": "Data",
+    "secrets": "Secrets",
     "trials": "Trials (Optuna)",
     "mlflow": "Runs (MLflow)",
     "spool": "Spool",
     "ray": "Ray",
-    "data": "Data",
-    "secrets": "Secrets",
 }
 """What the subject of a check is called."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.doctor.base import Check, Finding, Scope, ok, warning, wrong
+from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
     import torch
     from packaging.requirements import Requirement
 
+CHECKS: list[Check] = []
+check = functools.partial(declare, CHECKS)
+
 
 PROJECT = "carft-sweep"
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
 """Named with their versions, though others are checked as well."""
 
 
+@check(
+    "versions.own",
+    "carft-sweep's version, and a digest of its sources, by which two machines are compared",
+    "install carft-sweep again from one source on every machine",
+)
 def _own(_: Scope) -> Iterator[Finding]:
     """Report the version and the sources: two machines with this line in common run the same."""
     try:
@@ -41,6 +50,11 @@ def _own(_: Scope) -> Iterator[Finding]:
     yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
 
 
+@check(
+    "versions.python",
+    "Python against what the package asks for",
+    "make a new environment with a Python that the package supports",
+)
 def _python(_: Scope) -> Iterator[Finding]:
     from packaging.specifiers import SpecifierSet
 
@@ -58,6 +72,11 @@ def _python(_: Scope) -> Iterator[Finding]:
         )
 
 
+@check(
+    "versions.packages",
+    "every required package against the range that the package asks for",
+    "pip install -c constraints.txt -e . brings the versions that were tested",
+)
 def _packages(_: Scope) -> Iterator[Finding]:
     required = _required()
     if not required:
@@ -91,28 +110,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-VERSION_CHECKS = (
-    Check(
-        "versions.own",
-        "carft-sweep's version, and a digest of its sources, by which two machines are compared",
-        "install carft-sweep again from one source on every machine",
-        _own,
-    ),
-    Check(
-        "versions.python",
-        "Python against what the package asks for",
-        "make a new environment with a Python that the package supports",
-        _python,
-    ),
-    Check(
-        "versions.packages",
-        "every required package against the range that the package asks for",
-        "pip install -c constraints.txt -e . brings the versions that were tested",
-        _packages,
-    ),
-)
-
-
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
 SHARED = Path("/dev/shm")
@@ -122,6 +119,11 @@ _LITTLE_SHARED = _GIB
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+@check(
+    "machine.cores",
+    "usable cores against a container's quota and OMP_NUM_THREADS",
+    "let threads and cores agree: resources.cpus in the sweep file, OMP_NUM_THREADS unset",
+)
 def _cores(_: Scope) -> Iterator[Finding]:
     cores, share = usable_cpus(), _quota()
     message = f"{cores} of {os.cpu_count()} cores usable"
@@ -154,6 +156,11 @@ def _quota() -> float | None:
     return int(quota) / int(period)
 
 
+@check(
+    "machine.memory",
+    "memory that is available, and a container's limit; less than 2 GiB is little",
+    "end what else runs here, or give the container more (docker run --memory)",
+)
 def _memory(_: Scope) -> Iterator[Finding]:
     free, limit = _available(), _memory_limit()
     if free is None:
@@ -186,6 +193,11 @@ def _memory_limit() -> int | None:
     return None
 
 
+@check(
+    "machine.shared_memory",
+    "room in /dev/shm, through which Ray and loaders pass data; less than 1 GiB is little",
+    "docker run --shm-size 8g; in Kubernetes mount an emptyDir of medium Memory at /dev/shm",
+)
 def _shared(_: Scope) -> Iterator[Finding]:
     if not SHARED.is_dir():
         return
@@ -194,31 +206,16 @@ def _shared(_: Scope) -> Iterator[Finding]:
     yield ok(message) if size.free >= _LITTLE_SHARED else warning(message)
 
 
-MACHINE_CHECKS = (
-    Check(
-        "machine.cores",
-        "usable cores against a container's quota and OMP_NUM_THREADS",
-        "let threads and cores agree: resources.cpus in the sweep file, OMP_NUM_THREADS unset",
-        _cores,
-    ),
-    Check(
-        "machine.memory",
-        "memory that is available, and a container's limit; less than 2 GiB is little",
-        "end what else runs here, or give the container more (docker run --memory)",
-        _memory,
-    ),
-    Check(
-        "machine.shared_memory",
-        "room in /dev/shm, through which Ray and loaders pass data; less than 1 GiB is little",
-        "docker run --shm-size 8g; in Kubernetes mount an emptyDir of medium Memory at /dev/shm",
-        _shared,
-    ),
-)
-
-
 _LITTLE_GPU_MEMORY = 2 * _GIB
 
 
+@check(
+    "gpu.devices",
+    "each GPU: seen by torch, compiled for, computing, bf16, free memory",
+    "see nvidia-smi for what else holds the GPU, and for its driver; install a torch that "
+    "supports it",
+    seconds=60.0,
+)
 def _gpus(_: Scope) -> Iterator[Finding]:
     import torch
 
@@ -291,22 +288,16 @@ def _try(device: torch.device) -> None:
         raise RuntimeError("a product of matrices is wrong")
 
 
-GPU_CHECKS = (
-    Check(
-        "gpu.devices",
-        "each GPU: seen by torch, compiled for, computing, bf16, free memory",
-        "see nvidia-smi for what else holds the GPU, and for its driver; install a torch that "
-        "supports it",
-        _gpus,
-        seconds=60.0,
-    ),
-)
-
-
 _MIB = 2**20
 _LITTLE, _TOO_LITTLE = 5000.0, 200.0
 
 
+@check(
+    "home.folder",
+    "the home is there and can be written, renamed in and locked, or can be made",
+    "name another folder with --home or CARFT_HOME, or mend its permissions; on a network file "
+    "system locks must reach every host",
+)
 def _folder(scope: Scope) -> Iterator[Finding]:
     path = scope.home.path
     if path.is_dir():
@@ -329,6 +320,11 @@ def _folder(scope: Scope) -> Iterator[Finding]:
         yield wrong(f"{path.absolute()} is not there, and {_existing(path)} cannot be written")
 
 
+@check(
+    "home.file_system",
+    "on which kind of file system it lies, and whether its databases are safe there",
+    "put it on a local disk, or on a shared file system with databases elsewhere",
+)
 def _kind(scope: Scope) -> Iterator[Finding]:
     scope.home.check_place()
     kind = file_system(scope.home.path)
@@ -337,6 +333,11 @@ def _kind(scope: Scope) -> Iterator[Finding]:
     yield ok(f"on {kind or 'a file system that the system does not name'}, {said}")
 
 
+@check(
+    "home.disk",
+    "free room: below 5 GB is little, below 200 MB too little",
+    "carft-sweep clean lists what can go",
+)
 def _disk(scope: Scope) -> Iterator[Finding]:
     place = _existing(scope.home.path)
     free = shutil.disk_usage(place).free / _MIB
@@ -352,6 +353,11 @@ def _disk(scope: Scope) -> Iterator[Finding]:
         yield warning(f"only {nodes.f_favail} more files can be made there")
 
 
+@check(
+    "home.private",
+    "that not everybody may write into it",
+    "chmod o-w the home",
+)
 def _private(scope: Scope) -> Iterator[Finding]:
     if not scope.home.path.is_dir():
         return
@@ -368,35 +374,12 @@ def _existing(path: Path) -> Path:
     return next(place for place in (whole, *whole.parents) if place.exists())
 
 
-HOME_CHECKS = (
-    Check(
-        "home.folder",
-        "the home is there and can be written, renamed in and locked, or can be made",
-        "name another folder with --home or CARFT_HOME, or mend its permissions; on a network file "
-        "system locks must reach every host",
-        _folder,
-    ),
-    Check(
-        "home.file_system",
-        "on which kind of file system it lies, and whether its databases are safe there",
-        "put it on a local disk, or on a shared file system with databases elsewhere",
-        _kind,
-    ),
-    Check(
-        "home.disk",
-        "free room: below 5 GB is little, below 200 MB too little",
-        "carft-sweep clean lists what can go",
-        _disk,
-    ),
-    Check(
-        "home.private",
-        "that not everybody may write into it",
-        "chmod o-w the home",
-        _private,
-    ),
+@check(
+    "data.root",
+    "the folder that CARFT_DATA names, and whose families' folders are in it",
+    "carft-sweep data list says what is expected where",
+    seconds=60.0,
 )
-
-
 def _root(_: Scope) -> Iterator[Finding]:
     from carft_core.data import FAMILIES
     from carft_core.data.folders import VARIABLE, found_folder
@@ -423,21 +406,15 @@ def _root(_: Scope) -> Iterator[Finding]:
         yield warning(f"{root} has no folder that a family reads")
 
 
-DATA_CHECKS = (
-    Check(
-        "data.root",
-        "the folder that CARFT_DATA names, and whose families' folders are in it",
-        "carft-sweep data list says what is expected where",
-        _root,
-        seconds=60.0,
-    ),
-)
-
-
 _GIVEN = ("/run/secrets", "/var/run/secrets")
 """Docker and Kubernetes mount secrets there, for one container."""
 
 
+@check(
+    "secrets.files",
+    "who may read the files that NAME_FILE variables name, and those of ui --auth",
+    "chmod 600 the file",
+)
 def _files(scope: Scope) -> Iterator[Finding]:
     known = {**read_from(), **_of_ui(scope.home.path)}
     for name, path in known.items():
@@ -457,13 +434,3 @@ def _of_ui(home: Path) -> dict[str, Path]:
         for path in sorted((home / "ui").glob("*"))
         if path.is_file()
     }
-
-
-SECRET_CHECKS = (
-    Check(
-        "secrets.files",
-        "who may read the files that NAME_FILE variables name, and those of ui --auth",
-        "chmod 600 the file",
-        _files,
-    ),
-)

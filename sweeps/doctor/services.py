@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from sweeps.doctor.base import Check, Finding, Scope, ok, unreachable, warning, wrong
+from sweeps.doctor.base import Check, Finding, Scope, declare, ok, unreachable, warning, wrong
 from sweeps.doctor.cluster_probe import probe_cluster
 from sweeps.home import JOURNAL, Home
 from sweeps.ledger.claim import holder
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
 
     from tracking.store.mlflow_client import Answer
 
+CHECKS: list[Check] = []
+check = functools.partial(declare, CHECKS)
 
+
+@check(
+    "trials.storage",
+    "Optuna's database or journal: reachable, readable, the one that the home began with",
+    "start the database, or see to CARFT_OPTUNA_STORAGE",
+    is_gate=True,
+)
 def _storage(scope: Scope) -> Iterator[Finding]:
     home, database = scope.home, scope.home.database
     if database is not None:
@@ -45,6 +55,11 @@ def _storage(scope: Scope) -> Iterator[Finding]:
     yield ok(f"{file.absolute()}{'' if file.exists() else ', which the first run begins'}")
 
 
+@check(
+    "trials.schema",
+    "the database's schema against the installed Optuna",
+    "make a copy of it, then: optuna storage upgrade --storage URL",
+)
 def _storage_schema(scope: Scope) -> Iterator[Finding]:
     database = _database(scope.home)
     found = None if database is None else look(database)
@@ -71,6 +86,11 @@ def _to_mend(found: Found) -> str:
     return "install the newer Optuna that made it: pip install -U optuna"
 
 
+@check(
+    "trials.apart",
+    "that it is Optuna's alone: MLflow and others keep a table alembic_version too",
+    "give Optuna a database of its own in CARFT_OPTUNA_STORAGE",
+)
 def _apart(scope: Scope) -> Iterator[Finding]:
     database = _database(scope.home)
     if scope.home.database is not None:
@@ -99,29 +119,6 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(Path(optuna.__file__).parent / "storages" / "_rdb" / "alembic"))
 
 
-TRIAL_CHECKS = (
-    Check(
-        "trials.storage",
-        "Optuna's database or journal: reachable, readable, the one that the home began with",
-        "start the database, or see to CARFT_OPTUNA_STORAGE",
-        _storage,
-        is_gate=True,
-    ),
-    Check(
-        "trials.schema",
-        "the database's schema against the installed Optuna",
-        "make a copy of it, then: optuna storage upgrade --storage URL",
-        _storage_schema,
-    ),
-    Check(
-        "trials.apart",
-        "that it is Optuna's alone: MLflow and others keep a table alembic_version too",
-        "give Optuna a database of its own in CARFT_OPTUNA_STORAGE",
-        _apart,
-    ),
-)
-
-
 _API = "/api/2.0/mlflow"
 _ANY = f"{_API}/experiments/get?experiment_id=0"
 """The experiment that every MLflow has."""
@@ -133,6 +130,12 @@ def _server(scope: Scope) -> Where | None:
     return place if urlsplit(place.named).scheme in ("http", "https") else None
 
 
+@check(
+    "mlflow.place",
+    "where runs are recorded, and that it answers; SQLite only where it is safe",
+    "start the server, or mend MLFLOW_TRACKING_URI; meanwhile runs wait in the spool",
+    is_gate=True,
+)
 def _where(scope: Scope) -> Iterator[Finding]:
     place = where(scope.home.path)
     place.check()
@@ -157,6 +160,11 @@ def _where(scope: Scope) -> Iterator[Finding]:
         )
 
 
+@check(
+    "mlflow.version",
+    "the server's version against the client's",
+    "install the server's major version of MLflow here, or update the server",
+)
 def _version(scope: Scope) -> Iterator[Finding]:
     from tracking.store.mlflow_client import client_version, release, server_version
 
@@ -173,6 +181,12 @@ def _version(scope: Scope) -> Iterator[Finding]:
         yield ok(message)
 
 
+@check(
+    "mlflow.credentials",
+    "that the server accepts the user name, the password, and the host name",
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE (or MLFLOW_TRACKING_TOKEN);"
+    " ask the server's administrator for EDIT on the experiment",
+)
 def _let_in(scope: Scope) -> Iterator[Finding]:
     """Check the host's name, the credentials and the experiment by one request."""
     place = _server(scope)
@@ -214,6 +228,11 @@ def _experiment(place: Where) -> Answer:
     return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
+@check(
+    "mlflow.schema",
+    "a database's schema against the installed MLflow, where no server stands between",
+    "make a copy of the database, then mlflow db upgrade",
+)
 def _mlflow_schema(scope: Scope) -> Iterator[Finding]:
     from tracking.store.mlflow_client import latest_schema
 
@@ -235,6 +254,12 @@ def _mlflow_schema(scope: Scope) -> Iterator[Finding]:
         )
 
 
+@check(
+    "mlflow.artifacts",
+    "a small file to the artifact store, back, and removed; no run is made for it",
+    "look at the server's log: its bucket, its keys (AWS_*), its --artifacts-destination",
+    seconds=60.0,
+)
 def _artifacts(scope: Scope) -> Iterator[Finding]:
     """Check our experiment, or while there is none the one that every server has."""
     from tracking.store.mlflow_client import ask, try_artifacts
@@ -279,43 +304,11 @@ def _local(experiment: str, location: str) -> Finding:
     )
 
 
-MLFLOW_CHECKS = (
-    Check(
-        "mlflow.place",
-        "where runs are recorded, and that it answers; SQLite only where it is safe",
-        "start the server, or mend MLFLOW_TRACKING_URI; meanwhile runs wait in the spool",
-        _where,
-        is_gate=True,
-    ),
-    Check(
-        "mlflow.version",
-        "the server's version against the client's",
-        "install the server's major version of MLflow here, or update the server",
-        _version,
-    ),
-    Check(
-        "mlflow.schema",
-        "a database's schema against the installed MLflow, where no server stands between",
-        "make a copy of the database, then mlflow db upgrade",
-        _mlflow_schema,
-    ),
-    Check(
-        "mlflow.credentials",
-        "that the server accepts the user name, the password, and the host name",
-        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE (or MLFLOW_TRACKING_TOKEN);"
-        " ask the server's administrator for EDIT on the experiment",
-        _let_in,
-    ),
-    Check(
-        "mlflow.artifacts",
-        "a small file to the artifact store, back, and removed; no run is made for it",
-        "look at the server's log: its bucket, its keys (AWS_*), its --artifacts-destination",
-        _artifacts,
-        seconds=60.0,
-    ),
+@check(
+    "spool.waiting",
+    "records that wait for the tracking server though nobody delivers them",
+    "carft-sweep sync",
 )
-
-
 def _waiting(scope: Scope) -> Iterator[Finding]:
     ours = where(scope.home.path).spool
     for folder in _folders(scope):
@@ -334,6 +327,11 @@ def _waiting(scope: Scope) -> Iterator[Finding]:
                 )
 
 
+@check(
+    "spool.refused",
+    "records that the tracking server has refused",
+    "read the reasons; remove the file once they are understood",
+)
 def _refused(scope: Scope) -> Iterator[Finding]:
     for folder in _folders(scope):
         for file, count in records_refused(folder).items():
@@ -347,25 +345,15 @@ def _folders(scope: Scope) -> list[Path]:
     return [spool, *sorted(below)]
 
 
-SPOOL_CHECKS = (
-    Check(
-        "spool.waiting",
-        "records that wait for the tracking server though nobody delivers them",
-        "carft-sweep sync",
-        _waiting,
-    ),
-    Check(
-        "spool.refused",
-        "records that the tracking server has refused",
-        "read the reasons; remove the file once they are understood",
-        _refused,
-    ),
-)
-
-
 _CLUSTER_SECONDS, _NODES_SECONDS = 45.0, 150.0
 
 
+@check(
+    "ray.cluster",
+    "the cluster at --address or RAY_ADDRESS: version, nodes, resources, dashboard",
+    "start it (ray start --head), or mend the address; Python and Ray must be the cluster's",
+    seconds=_CLUSTER_SECONDS + 15,
+)
 def _cluster(scope: Scope) -> Iterator[Finding]:
     if scope.address is None:
         yield ok("no cluster is named (--address, RAY_ADDRESS): runs execute on this machine")
@@ -376,6 +364,12 @@ def _cluster(scope: Scope) -> Iterator[Finding]:
     yield _supply(scope.address, facts)
 
 
+@check(
+    "ray.nodes",
+    "with --nodes: each node sees the home, has our sources and like versions, its GPUs",
+    "mount the home under the same path, and install the same versions everywhere",
+    seconds=_NODES_SECONDS + 15,
+)
 def _nodes(scope: Scope) -> Iterator[Finding]:
     if scope.address is None or not scope.nodes:
         return
@@ -413,6 +407,12 @@ def _node(name: str, answer: Mapping[str, Any], first: Mapping[str, Any]) -> Ite
             yield warning(f"{name} has {package} {version}, the first node {others[package]}")
 
 
+@check(
+    "ray.jobs",
+    "the job API at RAY_API_SERVER_ADDRESS, for submit, and that it accepts the token",
+    "start the head with ray[default] and --dashboard-host, or mend RAY_API_SERVER_ADDRESS",
+    seconds=60.0,
+)
 def _jobs(_: Scope) -> Iterator[Finding]:
     """Check what `submit` sends jobs to, from wherever it is reached."""
     if not os.environ.get("RAY_API_SERVER_ADDRESS"):
@@ -426,28 +426,3 @@ def _jobs(_: Scope) -> Iterator[Finding]:
 
 def _count(amount: float, what: str) -> str:
     return f"{amount:g} {what}{'' if amount == 1 else 's'}"
-
-
-RAY_CHECKS = (
-    Check(
-        "ray.cluster",
-        "the cluster at --address or RAY_ADDRESS: version, nodes, resources, dashboard",
-        "start it (ray start --head), or mend the address; Python and Ray must be the cluster's",
-        _cluster,
-        seconds=_CLUSTER_SECONDS + 15,
-    ),
-    Check(
-        "ray.nodes",
-        "with --nodes: each node sees the home, has our sources and like versions, its GPUs",
-        "mount the home under the same path, and install the same versions everywhere",
-        _nodes,
-        seconds=_NODES_SECONDS + 15,
-    ),
-    Check(
-        "ray.jobs",
-        "the job API at RAY_API_SERVER_ADDRESS, for submit, and that it accepts the token",
-        "start the head with ray[default] and --dashboard-host, or mend RAY_API_SERVER_ADDRESS",
-        _jobs,
-        seconds=60.0,
-    ),
-)
