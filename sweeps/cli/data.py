@@ -44,8 +44,8 @@ from sweeps.spec.user_code import (
 _FAMILY = ("trial", "data", "family")
 
 
-def chosen(arguments: argparse.Namespace) -> DataConfig:
-    """As a sweep file with the same `data` has it: the options, CARFT_DATA, the family's defaults.
+def data_config(arguments: argparse.Namespace) -> DataConfig:
+    """Return the data of a sweep file with these options, CARFT_DATA and the family's defaults.
 
     Raises InvalidConfig with every mistake at once.
     """
@@ -75,14 +75,14 @@ def chosen(arguments: argparse.Namespace) -> DataConfig:
 def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError for a family that nobody knows, or no data root."""
     load(resolve(arguments.imports, Path.cwd()))
-    families = [_named(text) for text in arguments.families] or list(FAMILIES.values())
-    root = _root(arguments.data_root)
+    families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
+    root = _data_root(arguments.data_root)
     if arguments.json:
-        told = {
+        listing = {
             "root": None if root is None else str(root),
             "families": [_family_as_dict(family, root) for family in families],
         }
-        emit(json.dumps(told, indent=1))
+        emit(json.dumps(listing, indent=1))
         return 0
     width = Console().width
     for family in families:
@@ -93,7 +93,7 @@ def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
-def _named(text: str) -> Family:
+def _family(text: str) -> Family:
     if is_family_file(text):
         return register_family(Path(text).expanduser())
     if text not in FAMILIES:
@@ -101,10 +101,10 @@ def _named(text: str) -> Family:
     return FAMILIES[text]
 
 
-def _root(given: str | None) -> Path | None:
-    """`--data-root`, else CARFT_DATA; None where neither is given."""
-    named = os.environ.get(VARIABLE) if given is None else json.loads(given)
-    return data_root(DataConfig(root=named), {}) if named else None
+def _data_root(option: str | None) -> Path | None:
+    """Return `--data-root`, else CARFT_DATA; None where neither is given."""
+    folder = os.environ.get(VARIABLE) if option is None else json.loads(option)
+    return data_root(DataConfig(root=folder), {}) if folder else None
 
 
 def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
 
 
 def _own_place(family: Family) -> str | None:
-    """Where a family file says that its images lie; None of other families."""
+    """Return where a family file says that its images lie; None for other families."""
     place = place_of(DataConfig(family=family.name))
     return None if place == "builtin" else place
 
@@ -158,7 +158,7 @@ def _family_lines(family: Family, root: Path | None, width: int) -> Iterator[str
 
 
 def _there(family: Family, root: Path | None) -> Mapping[str, Mapping[str, str]]:
-    """A column, where there is a root to look below."""
+    """Return a column that says what is there, where there is a data root."""
     if root is None:
         return {}
     found = zip(family.folders, _found(family, root), strict=True)
@@ -169,8 +169,8 @@ SHORTEST = 8
 """Characters of a digest that `--expect` needs."""
 
 
-def unexpected(survey: Survey, digest: str) -> str | None:
-    """Why the data are not those of a digest, or of its beginning. Raises RequestError."""
+def unexpected_digest(survey: Survey, digest: str) -> str | None:
+    """Return why the data are not those of a digest, or of its beginning. Raises RequestError."""
     wanted = digest.strip().lower()
     if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", wanted):
         raise RequestError(
@@ -192,25 +192,25 @@ def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError, after the table, when a run would refuse the data, or
     they are not those that are expected.
     """
-    found = survey(chosen(arguments))
-    wrong = [] if found.refusal is None else [found.refusal]
+    result = survey(data_config(arguments))
+    wrong = [] if result.refusal is None else [result.refusal]
     if arguments.expect is not None:
-        wrong += filter(None, [unexpected(found, arguments.expect)])
+        wrong += filter(None, [unexpected_digest(result, arguments.expect)])
     if arguments.json:
-        emit(json.dumps(_survey_as_dict(found), indent=1))
+        emit(json.dumps(_survey_as_dict(result), indent=1))
     else:
-        for line in _survey_lines(found):
+        for line in _survey_lines(result):
             emit(line)
     if wrong:
         raise RequestError("\n".join(wrong))
     return 0
 
 
-def _survey_as_dict(found: Survey) -> dict[str, Any]:
+def _survey_as_dict(result: Survey) -> dict[str, Any]:
     return {
-        "family": found.config.family,
-        "root": place_of(found.config),
-        "digest": None if found.data is None else found.data.digest,
+        "family": result.config.family,
+        "root": place_of(result.config),
+        "digest": None if result.data is None else result.data.digest,
         "splits": {
             name: {
                 "status": split.status,
@@ -222,34 +222,34 @@ def _survey_as_dict(found: Survey) -> dict[str, Any]:
                 "digest": split.digest,
                 "problems": list(split.problems),
             }
-            for name, split in found.splits.items()
+            for name, split in result.splits.items()
         },
-        "notes": [] if found.data is None else list(found.data.notes),
-        "refusal": found.refusal,
-        "usable_shifts": None if found.usable is None else list(found.usable),
+        "notes": [] if result.data is None else list(result.data.notes),
+        "refusal": result.refusal,
+        "usable_shifts": None if result.usable is None else list(result.usable),
     }
 
 
-def _survey_lines(found: Survey) -> Iterator[str]:
-    place = place_of(found.config)
-    yield f"{found.config.family}{'' if place == 'builtin' else f' in {place}'}"
+def _survey_lines(result: Survey) -> Iterator[str]:
+    place = place_of(result.config)
+    yield f"{result.config.family}{'' if place == 'builtin' else f' in {place}'}"
     columns = ["split", "images", "published", "classes", "digest", "status"]
-    rows = [_row(name, split) for name, split in found.splits.items()]
+    rows = [_row(name, split) for name, split in result.splits.items()]
     head, *body = table_lines(columns, rows, right=columns[1:4])
     yield head
-    for line, (name, split) in zip(body, found.splits.items(), strict=True):
+    for line, (name, split) in zip(body, result.splits.items(), strict=True):
         yield line
         yield from _folder(name, split, Path(place))
-    if found.data is not None:
-        yield f"digest {found.data.digest}"
-        if "val" not in found.splits and found.data.val is not None:
-            share = f"data.val_fraction {found.config.val_fraction:g}"
-            yield f"{len(found.data.val):,} images of train become id/val ({share})"
-        yield from (f"! {note}" for note in found.data.notes)
-    if found.usable is not None:
-        choice = f"data.shifts=[{', '.join(found.usable)}]"
+    if result.data is not None:
+        yield f"digest {result.data.digest}"
+        if "val" not in result.splits and result.data.val is not None:
+            share = f"data.val_fraction {result.config.val_fraction:g}"
+            yield f"{len(result.data.val):,} images of train become id/val ({share})"
+        yield from (f"! {note}" for note in result.data.notes)
+    if result.usable is not None:
+        choice = f"data.shifts=[{', '.join(result.usable)}]"
         yield f"What is whole can be used: --set '{choice}', or in the sweep file"
-        yield f"  data: {{family: {found.config.family}, shifts: [{', '.join(found.usable)}]}}"
+        yield f"  data: {{family: {result.config.family}, shifts: [{', '.join(result.usable)}]}}"
 
 
 def _row(name: str, split: FoundSplit) -> list[str]:
@@ -267,7 +267,7 @@ def _row(name: str, split: FoundSplit) -> list[str]:
 
 
 def _folder(name: str, split: FoundSplit, place: Path) -> Iterator[str]:
-    """The folder, where it is called otherwise than the split."""
+    """Yield the folder, where its name is not the split's."""
     if split.folder is not None:
         inside = split.folder.is_relative_to(place)
         folder = str(split.folder.relative_to(place) if inside else split.folder)
@@ -284,37 +284,39 @@ NAMED = 50
 
 
 @dataclass(frozen=True)
-class Looked:
+class DecodedSplit:
     """A split of which every image was decoded."""
 
     images: int
     bad: Mapping[str, str]
-    """The ids of those that cannot be read, and what is wrong with each."""
+    """The ids of unreadable images, and what is wrong with each."""
     seconds: float | None
-    """None: it was known from an earlier time."""
+    """None where the result of an earlier time still holds."""
 
 
 def prepare_data(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the data cannot be used, whole images or not."""
-    config = chosen(arguments)
+    config = data_config(arguments)
     began = time.monotonic()
     data = open_whole(config)
     listed = time.monotonic() - began
-    looked = _look(data)
-    refusal = _refusal(data, looked)
+    decoded = _decode(data)
+    refusal = _refusal(data, decoded)
     if arguments.json:
         emit(
-            json.dumps(_preparation_as_dict(config.family, data, looked, listed, refusal), indent=1)
+            json.dumps(
+                _preparation_as_dict(config.family, data, decoded, listed, refusal), indent=1
+            )
         )
     else:
-        for line in _preparation_lines(config.family, data, looked, listed, refusal):
+        for line in _preparation_lines(config.family, data, decoded, listed, refusal):
             emit(line)
     if refusal is not None:
         raise RequestError(refusal)
     return 0
 
 
-def _look(data: FamilyData) -> dict[str, Looked]:
+def _decode(data: FamilyData) -> dict[str, DecodedSplit]:
     """Decode every image, with a bar on a terminal and a line for each split elsewhere."""
     console = Console(stderr=True)
     columns = (
@@ -323,7 +325,7 @@ def _look(data: FamilyData) -> dict[str, Looked]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    looked = {}
+    decoded = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         for name, split in data.splits.items():
             # Of a part the whole is looked at, once for all its parts.
@@ -331,24 +333,24 @@ def _look(data: FamilyData) -> dict[str, Looked]:
             task = shown.add_task(name, total=every)
             began, seen = time.monotonic(), 0
 
-            def tell(count: int, task: Any = task) -> None:
+            def advance(count: int, task: Any = task) -> None:
                 nonlocal seen
                 seen = count
                 shown.update(task, completed=count)
 
-            bad = bad_files_of(data, name, tell)
+            bad = bad_files_of(data, name, advance)
             seconds = time.monotonic() - began if seen else None
             shown.update(task, completed=every)
-            looked[name] = Looked(len(split), bad, seconds)
+            decoded[name] = DecodedSplit(len(split), bad, seconds)
             if not console.is_terminal:
                 to_stderr(f"{name}: {len(split):,} images, {len(bad):,} cannot be read")
-    return looked
+    return decoded
 
 
-def _refusal(data: FamilyData, looked: Mapping[str, Looked]) -> str | None:
-    """Why not even `data.bad_files: skip` could use them."""
+def _refusal(data: FamilyData, decoded: Mapping[str, DecodedSplit]) -> str | None:
+    """Return why not even `data.bad_files: skip` could use the data."""
     try:
-        without(data, {name: found.bad for name, found in looked.items() if found.bad})
+        without(data, {name: found.bad for name, found in decoded.items() if found.bad})
     except RequestError as error:
         return str(error)
     return None
@@ -357,7 +359,7 @@ def _refusal(data: FamilyData, looked: Mapping[str, Looked]) -> str | None:
 def _preparation_as_dict(
     family: str,
     data: FamilyData,
-    looked: Mapping[str, Looked],
+    decoded: Mapping[str, DecodedSplit],
     listed: float,
     refusal: str | None,
 ) -> dict[str, Any]:
@@ -371,7 +373,7 @@ def _preparation_as_dict(
                 "bad": dict(found.bad),
                 "seconds": None if found.seconds is None else round(found.seconds, 3),
             }
-            for name, found in looked.items()
+            for name, found in decoded.items()
         },
         "cache": str(user_cache()),
         "refusal": refusal,
@@ -381,7 +383,7 @@ def _preparation_as_dict(
 def _preparation_lines(
     family: str,
     data: FamilyData,
-    looked: Mapping[str, Looked],
+    decoded: Mapping[str, DecodedSplit],
     listed: float,
     refusal: str | None,
 ) -> Iterator[str]:
@@ -391,32 +393,32 @@ def _preparation_lines(
             name,
             f"{found.images:,}",
             f"{len(found.bad):,}",
-            "known already" if found.seconds is None else _time(found.seconds),
+            "earlier" if found.seconds is None else _time(found.seconds),
         ]
-        for name, found in looked.items()
+        for name, found in decoded.items()
     ]
-    columns = ["split", "images", "cannot be read", "looked at in"]
+    columns = ["split", "images", "cannot be read", "decoded in"]
     yield from table_lines(columns, rows, right=columns[1:3])
-    bad = [f"{item}: {why}" for found in looked.values() for item, why in found.bad.items()]
+    bad = [f"{item}: {why}" for found in decoded.values() for item, why in found.bad.items()]
     yield from (f"! {text}" for text in bad[:NAMED])
     if len(bad) > NAMED:
         yield f"  and {len(bad) - NAMED:,} more; --json names them all"
-    yield _verdict(looked, len(bad), refusal)
-    yield f"Kept in {user_cache()}: later starts list and look at only what has changed."
+    yield _verdict(decoded, len(bad), refusal)
+    yield f"Kept in {user_cache()}: later starts list and decode only what has changed."
 
 
-def _verdict(looked: Mapping[str, Looked], bad: int, refusal: str | None) -> str:
+def _verdict(decoded: Mapping[str, DecodedSplit], bad: int, refusal: str | None) -> str:
     if not bad:
         return "Every image can be read."
     if refusal is not None:
         return "A run refuses these data, with data.bad_files: skip as well."
     left = ", ".join(
         f"{found.images - len(found.bad):,} of {found.images:,} in {name}"
-        for name, found in looked.items()
+        for name, found in decoded.items()
         if found.bad
     )
     return (
-        "A run ends at the first of them. Mend them, or say data.bad_files: skip, which leaves "
+        "A run ends at the first of them. Repair them, or set data.bad_files: skip, which leaves "
         f"{left}, and says so above every table."
     )
 

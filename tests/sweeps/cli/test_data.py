@@ -344,9 +344,9 @@ def test_every_image_is_decoded_once_and_bad_ones_are_named(data: Data, photos: 
     ]
     again = data(*prepare)
     assert again.code == 0
-    assert re.search(r"train +12 +0  known already", again.out)
+    assert re.search(r"train +12 +0  earlier", again.out)
     assert re.search(r"! test/cat/1\.png: .*cannot be read as an image", again.out)
-    assert "say data.bad_files: skip, which leaves 5 of 6 in test, and says so" in again.out
+    assert "set data.bad_files: skip, which leaves 5 of 6 in test, and says so" in again.out
     assert "Kept in " in again.out
     check = ["check", "image_folder", "--data-root", photos, "--set", "data.bad_files=skip"]
     assert "! 1 image of test cannot be read and was skipped" in data(*check).out
@@ -365,7 +365,7 @@ def test_data_that_are_whole_are_said_to_be(data: Data, photos: Path) -> None:
     told = data("prepare", "image_folder", "--data-root", photos)
     assert told.code == 0
     assert "Every image can be read.\n" in told.out
-    assert re.search(r"shifts/dark +4 +0  (\d\.\d s|known already)", told.out)
+    assert re.search(r"shifts/dark +4 +0  (\d\.\d s|earlier)", told.out)
 
 
 def test_what_not_even_skipping_can_use_is_refused(data: Data, photos: Path) -> None:
