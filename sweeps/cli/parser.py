@@ -477,11 +477,6 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     of_root(commands["run"], commands["resume"], commands["check"])
     _of_place(commands["run"], commands["resume"], commands["check"])
     commands["run"].add_argument("--fresh", action="store_true", help="train every run again")
-    commands["check"].add_argument(
-        "--measure",
-        action="store_true",
-        help="train a few steps of the first run, to tell how long it all takes",
-    )
     add_submit(commands["submit"])
     _of_going_on(commands)
     _of_results(commands)

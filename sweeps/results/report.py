@@ -18,7 +18,7 @@ from sweeps.home import Home
 from sweeps.ledger.generations import COPY, AsRun, Code, executed
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import Kept, beside_trials
-from sweeps.space.parameters import dimension
+from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
@@ -266,17 +266,16 @@ def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
     params, measured = _complete(sweep, comparison)
     if len(params) < FEWEST:
         return None
-    from sweeps.space.optuna_space import distributions, encode
+    from sweeps.space.optuna_space import encode, optuna_distributions
 
     plain = sweep.spec["parameters"].items()
-    read = (dimension(name, data, _known_as_right) for name, data in plain)
-    dimensions = [item for item in read if item is not None]
-    points = [encode(dimensions, point) for point in params]
+    space = [parse_parameter(name, data) for name, data in plain]
+    points = [encode(space, point) for point in params]
     shared = set.intersection(*(set(point) for point in points))
     varied = [name for name in sorted(shared) if len({str(point[name]) for point in points}) > 1]
     if len(varied) < 2:
         return None
-    known = distributions(dimensions)
+    known = optuna_distributions(space)
     axes = {name: _axis(known[name]) for name in varied}
     ends = {name: (low, high) for name, (low, high, _) in axes.items()}
     places = [{name: place(point[name]) for name, (*_, place) in axes.items()} for point in points]
@@ -363,11 +362,6 @@ def _shares(
         )
         found[metric] = {name: float(share) for name, share in shares.items()}
     return found
-
-
-def _known_as_right(route: object, message: str) -> None:
-    """Parameters that were run were checked."""
-    raise ValueError(f"{route}: {message}")
 
 
 FILE = "report.html"

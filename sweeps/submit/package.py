@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from carft_core.errors import RequestError, unknown
 from sweeps.secrets import NAMES, SUFFIX
-from sweeps.space.distributions import Choice
+from sweeps.space.distributions import Categorical
 from sweeps.spec.spec import SweepSpec
 from sweeps.spec.user_code import DECLARED
 from tracking.location import HOME, HOME_VARIABLE
@@ -294,7 +294,7 @@ def _templates(spec: SweepSpec) -> Iterator[Path]:
     prompts = spec.trial.get("prompts", {})
     named: list[Any] = [prompts.get(field) for field in _FIELDS]
     for parameter in spec.parameters:
-        if isinstance(parameter, Choice) and parameter.name in _PARAMETERS:
+        if isinstance(parameter, Categorical) and parameter.name in _PARAMETERS:
             named += parameter.values
     for value in named:
         if isinstance(value, str) and Path(value).is_file():

@@ -133,11 +133,6 @@ class Request:
         spec = load_spec(arguments.file, overrides(run), modules)
         if spec.engine == "local":
             raise RequestError("engine: local would leave the cluster idle; say auto or ray")
-        if spec.webhook is not None and not spec.webhook.startswith("env:"):
-            raise RequestError(
-                "webhook: its address is a secret and would be sent: write env:NAME, or let the "
-                "cluster have CARFT_WEBHOOK (--secret CARFT_WEBHOOK=/path)"
-            )
         found = locate(arguments.file)
         is_recipe = found.parent == FOLDER and not Path(arguments.file).is_file()
         file = found.stem if is_recipe else found

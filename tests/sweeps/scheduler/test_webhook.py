@@ -291,17 +291,21 @@ def test_a_break_is_told_once_though_runs_that_were_under_way_fail_too(
     receiver: Receiver, toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CARFT_WEBHOOK", receiver.url)
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: FailingTogether())
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: FailingTogether())
     assert main(["run", str(toy_cli.file(breaker=1)), "--in-process", "--quiet"]) == 1
     events = [message["event"] for message in receiver.received]
     assert events == ["run_failed", "breaker", "run_failed", "run_failed", "failed"]
 
 
 def test_the_url_is_in_nothing_that_a_run_writes_or_prints(
-    receiver: Receiver, toy_cli: ToySweep, capfd: pytest.CaptureFixture[str]
+    receiver: Receiver,
+    toy_cli: ToySweep,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     receiver.answers = [status(500)] * 3
-    assert main(["run", str(toy_cli.file(webhook=receiver.url)), "--in-process"]) == 0
+    monkeypatch.setenv("MY_HOOK", receiver.url)
+    assert main(["run", str(toy_cli.file(webhook="env:MY_HOOK")), "--in-process"]) == 0
     assert len(receiver.received) == 3
     told = capfd.readouterr()
     assert "the webhook at 127.0.0.1 answered 500; the sweep goes on" in told.err

@@ -193,7 +193,7 @@ def test_a_failure_before_the_sweep_is_told_with_its_reason(
         (("tiny.yaml", "--image", "i"), "--image goes with --emit rayjob"),
         (("tiny.yaml", "--working-dir", "s3://x"), "--working-dir goes with --emit rayjob"),
         (("tiny.yaml", "--set", "engine=local"), "engine: local would leave the cluster idle"),
-        (("tiny.yaml", "--set", "webhook=https://h/hidden-x"), "others can see a command line"),
+        (("tiny.yaml", "--set", "webhook=https://h/hidden-x"), "webhook: must be env:NAME"),
         (("tiny.yaml", "--data-root", "data"), "--data-root data: must be an absolute path"),
         (("tiny.yaml", "--", "--in-process"), "no --in-process and no --address"),
         (("tiny.yaml", "--", "--home", "/x"), "--home goes before `--`"),
@@ -250,7 +250,7 @@ def test_a_sweep_file_that_holds_a_secret_is_not_sent(
     (project / "tiny.yaml").write_text(f"{text}webhook: https://host/hidden-x\n")
     assert main(["submit", "tiny.yaml"]) == 2
     told = capsys.readouterr().err
-    assert "webhook: its address is a secret and would be sent: write env:NAME" in told
+    assert "webhook: must be env:NAME, for a variable that holds the address" in told
     monkeypatch.setenv("SLACK_TOKEN", "hidden-x")
     (project / "tiny.yaml").write_text(f"{text}description: hidden-x\n")
     assert main(["submit", "tiny.yaml"]) == 2
