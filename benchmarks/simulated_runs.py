@@ -19,7 +19,7 @@ from benchmarks.load_watch import Watch
 from benchmarks.slow_server import CONTROL
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.plan.tasks import Planner, Task
+from sweeps.plan.tasks import Planner, RunTask
 from sweeps.results.tracker import TrackedSweep
 from sweeps.spec.spec import load_spec
 from tracking.spool import Spool, open_tracking
@@ -38,7 +38,7 @@ PROBED = 3
 class Reports:
     """The simulated runs: what they have told, to be compared with what the server has."""
 
-    tasks: Sequence[Task]
+    tasks: Sequence[RunTask]
     tracked: TrackedSweep
     drawn_s: float = 0.0
     telling_s: float = 0.0
@@ -147,7 +147,7 @@ def measure(
     }
 
 
-def _tasks(home: Path, runs: int) -> list[Task]:
+def _tasks(home: Path, runs: int) -> list[RunTask]:
     file = Home(home).sweep(NAME) / "sweep.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     sweep = {
@@ -189,7 +189,7 @@ def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str,
 
 
 @contextmanager
-def _probe(address: str, tasks: Sequence[Task], spool: Spool) -> Iterator[Any]:
+def _probe(address: str, tasks: Sequence[RunTask], spool: Spool) -> Iterator[Any]:
     """Within, another process looks at a few runs; what is given ends it and tells the lags."""
     chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
     ids = [str(spool.run_id(_key(task))) for task in chosen]
@@ -230,5 +230,5 @@ def _wrong_points(address: str, reports: Reports, spool: Spool) -> int:
     return wrong
 
 
-def _key(task: Task) -> RunKey:
+def _key(task: RunTask) -> RunKey:
     return RunKey(NAME, task.digest)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
-from sweeps.engines.factory import choose
+from sweeps.engines.factory import make_engine
 from sweeps.home import Home, find_home
 from sweeps.ledger.generations import keep_address
 from sweeps.results.export import log_selected
@@ -54,7 +54,9 @@ def perform(
     home.prepare()
     with (
         closing(progress),
-        closing(choose(spec, address=address, in_process=in_process, home=home.path)) as engine,
+        closing(
+            make_engine(spec, address=address, in_process=in_process, home=home.path)
+        ) as engine,
         closing(Webhook(webhook, progress.note)) as hook,
         _tracking(home, undelivered) as tracker,
     ):

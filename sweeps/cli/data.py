@@ -28,14 +28,14 @@ from sweeps.cli import Emit
 from sweeps.cli.parser import keys
 from sweeps.cli.table import table_lines
 from sweeps.scheduler.progress import duration, to_stderr
-from sweeps.spec.document import COMMAND_LINE, Draft, Place, parse
+from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, parse
 from sweeps.spec.normalize import apply
 from sweeps.spec.spec import from_environment
 from sweeps.spec.user_code import (
     import_all,
     is_family_file,
     load,
-    name_all,
+    name_families,
     place_of,
     register_family,
     resolve,
@@ -51,23 +51,25 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
     """
     family: str = arguments.family
     overrides = [*arguments.overrides, *(f"{key}={it}" for key, it in keys(arguments).items())]
-    draft = Draft(parse("{}"), "data")
-    import_all(draft, Path.cwd(), arguments.imports)
-    draft.put(_FAMILY, family, Place(COMMAND_LINE - 1, family))
+    document = SpecDocument(parse("{}"), "data")
+    import_all(document, Path.cwd(), arguments.imports)
+    document.set(_FAMILY, family, Place(COMMAND_LINE - 1, family))
     for index, override in enumerate(overrides):
         key = override.partition("=")[0].strip().removeprefix("trial.")
         if not key.startswith("data.") or key == "data.family":
             place = Place(COMMAND_LINE + index, f"--set {override[:60]}")
-            draft.complain(place, "only fields of data count here, such as data.shifts=[v2,r]")
-    apply(draft, overrides)
-    name_all(draft, Path.cwd())
-    draft.check()
-    apply(draft, from_environment(draft))
+            document.add_error_at(
+                place, "only fields of data count here, such as data.shifts=[v2,r]"
+            )
+    apply(document, overrides)
+    name_families(document, Path.cwd())
+    document.raise_errors()
+    apply(document, from_environment(document))
     try:
-        return trial_config({"data": draft.get(_FAMILY[:2]), "algorithm": "fine_tune"}).data
+        return trial_config({"data": document.get(_FAMILY[:2]), "algorithm": "fine_tune"}).data
     except InvalidConfig as error:
         raise InvalidConfig(
-            Problem((), f"{draft.place(('trial', *problem.path)).text}: {problem}")
+            Problem((), f"{document.place(('trial', *problem.path)).text}: {problem}")
             for problem in error.problems
         ) from None
 

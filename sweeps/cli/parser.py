@@ -312,7 +312,6 @@ def _check(parser: Parser) -> None:
     _json(parser)
     _data_root(parser)
     _engine(parser)
-    _flag(parser, "--measure", "train a few steps of the first run, to estimate the time of all")
 
 
 def _resume(parser: Parser) -> None:

@@ -170,7 +170,7 @@ def _cap(spec: SweepSpec, more: int) -> int:
     """The `run_cap` with which there are `more` trials. Raises RequestError for a whole grid."""
     if spec.method != "grid":
         return spec.trial_count + more
-    whole = replace(spec, run_cap=None).trial_count
+    whole = spec.model_copy(update={"run_cap": None}).trial_count
     if spec.trial_count == whole:
         raise RequestError(
             f"the grid of {spec.name} has no more points than its {whole} trials; give its "

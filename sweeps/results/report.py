@@ -17,7 +17,7 @@ from sweeps.home import Home
 from sweeps.ledger.generations import COPY, AsRun
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import Kept, beside_trials
-from sweeps.space.parameters import dimension
+from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
@@ -269,7 +269,7 @@ def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
     """
     import optuna
 
-    from sweeps.space.optuna_space import distributions, encode
+    from sweeps.space.optuna_space import encode, optuna_distributions
 
     metric = comparison.rule.metric
     values = {
@@ -285,9 +285,8 @@ def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
     if len(trials) < FEWEST or len({value for _, value in trials}) < 2:
         return None
     plain = sweep.spec["parameters"].items()
-    read = (dimension(name, data, _known_as_right) for name, data in plain)
-    space = [item for item in read if item is not None]
-    known = distributions(space)
+    space = [parse_parameter(name, data) for name, data in plain]
+    known = optuna_distributions(space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     for params, value in trials:
@@ -300,11 +299,6 @@ def importance(sweep: Kept, comparison: Comparison) -> Shares | None:
     fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=fanova)
     return {metric: shares} if len(shares) > 1 else None
-
-
-def _known_as_right(route: object, message: str) -> None:
-    """Parameters that were run were checked."""
-    raise ValueError(f"{route}: {message}")
 
 
 FILE = "report.html"

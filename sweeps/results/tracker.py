@@ -19,7 +19,7 @@ from sweeps.engines.entry import LOG
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import view
-from sweeps.plan.tasks import Task, merge_labels
+from sweeps.plan.tasks import RunTask, merge_labels
 from sweeps.results.records import CONFIG, judging, measured, records
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
@@ -113,7 +113,7 @@ class ForCompare:
         return self._folder / SETTINGS
 
     @contextmanager
-    def result(self, task: Task, folder: Path) -> Iterator[Path]:
+    def result(self, task: RunTask, folder: Path) -> Iterator[Path]:
         """All that was measured of a finished run, from its folder; gone when it is told."""
         labels = (OWN, *merge_labels(task.config))
         found = {label: item for label in labels if (item := measured(folder, label))}
@@ -177,16 +177,16 @@ class TrackedSweep:
             self._tracker.end(key, "killed", timestamp=_now())
             self._book.ended(digest, "")
 
-    def started(self, task: Task, folder: Path, *, attempt: int, worker: str) -> None:
+    def started(self, task: RunTask, folder: Path, *, attempt: int, worker: str) -> None:
         """A run is trained or evaluated from now on, behind the epochs in its folder."""
         self._open(task, _now(), {"carft.attempt": str(attempt), "carft.worker": worker})
         self._send(task, read_json(folder / "history.json") or [])
 
-    def reported(self, task: Task, report: Mapping[str, Any]) -> None:
+    def reported(self, task: RunTask, report: Mapping[str, Any]) -> None:
         """An epoch is done."""
         self._send(task, [report])
 
-    def finished(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
+    def finished(self, task: RunTask, folder: Path, *, reused_from: str | None = None) -> None:
         """A run is complete: all that is known of it, from its folder. Told once."""
         content = _content(task, folder, self._by(task))
         if self._book.knows(task.digest, content):
@@ -202,7 +202,7 @@ class TrackedSweep:
         self._tracker.tags(key, {"carft.state": "done", HAS_RESULT: result.name})
         self._end(task, "finished", content, at=_measured_at(task, folder))
 
-    def failed(self, task: Task, failure: Failure, folder: Path) -> None:
+    def failed(self, task: RunTask, failure: Failure, folder: Path) -> None:
         """A run has failed and is not tried again."""
         key, content = self._key(task.digest), f"failed: {failure.message}"
         if self._book.knows(task.digest, content):
@@ -215,12 +215,12 @@ class TrackedSweep:
             self._tracker.artifact(key, folder / LOG)
         self._end(task, "failed", content)
 
-    def stopped(self, task: Task) -> None:
+    def stopped(self, task: RunTask) -> None:
         """A run was closed before its end."""
         self._tracker.tags(self._key(task.digest), {"carft.state": "stopped"})
         self._end(task, "killed", "")
 
-    def pruned(self, task: Task, folder: Path) -> None:
+    def pruned(self, task: RunTask, folder: Path) -> None:
         """A run was closed because its trial was not worth going on with. Told once.
 
         One that this sweep never began is not told of, one that was done before stays done.
@@ -274,7 +274,7 @@ class TrackedSweep:
             self._tracker.artifact(self._parent, self._spec_file)
             self._start = None
 
-    def _open(self, task: Task, timestamp: int, tags: Mapping[str, str]) -> None:
+    def _open(self, task: RunTask, timestamp: int, tags: Mapping[str, str]) -> None:
         self._open_parent()
         self._book.opened(task.digest)
         self._opened.add(task.digest)
@@ -305,7 +305,7 @@ class TrackedSweep:
             )
         )
 
-    def _catch_up(self, task: Task, folder: Path, *, reused_from: str | None = None) -> None:
+    def _catch_up(self, task: RunTask, folder: Path, *, reused_from: str | None = None) -> None:
         """Tell the epochs of a run; open it, where this driver has not, as of its beginning."""
         history: Sequence[Mapping[str, Any]] = read_json(folder / "history.json") or []
         if task.digest not in self._opened:
@@ -314,7 +314,7 @@ class TrackedSweep:
             self._open(task, began, tags)
         self._send(task, history)
 
-    def _send(self, task: Task, reports: Sequence[Mapping[str, Any]]) -> None:
+    def _send(self, task: RunTask, reports: Sequence[Mapping[str, Any]]) -> None:
         """Tell of epochs that are new; one that is trained again, behind a checkpoint, is not."""
         sent = self._sent.get(task.digest, -1)
         new = [report for report in reports if report["epoch"] > sent]
@@ -329,7 +329,7 @@ class TrackedSweep:
         ours = known is not None and known.sweep == self._parent.sweep
         return ours and (folder / "history.json").exists()
 
-    def _end(self, task: Task, state: EndState, content: str, *, at: int | None = None) -> None:
+    def _end(self, task: RunTask, state: EndState, content: str, *, at: int | None = None) -> None:
         self._tracker.end(self._key(task.digest), state, timestamp=_now() if at is None else at)
         self._opened.discard(task.digest)
         self._book.ended(task.digest, content)
@@ -337,11 +337,11 @@ class TrackedSweep:
     def _key(self, digest: str) -> RunKey:
         return RunKey(self._parent.sweep, digest)
 
-    def _by(self, task: Task) -> str:
+    def _by(self, task: RunTask) -> str:
         """The accuracy that a run is judged by; of several families, which are tasks, its own."""
         return self._terms.on(task.config.data.family).by
 
-    def _curve(self, task: Task, folder: Path) -> Path | None:
+    def _curve(self, task: RunTask, folder: Path) -> Path | None:
         """The run's WiSE-FT curve as a picture, where it has one."""
         own = measured(folder, UNMERGED)
         found = {label: measured(folder, label) for label in merge_labels(task.config)}
@@ -366,7 +366,7 @@ class TrackedSweep:
         return file
 
 
-def _content(task: Task, folder: Path, by: str) -> str:
+def _content(task: RunTask, folder: Path, by: str) -> str:
     """What there is to tell of a complete run, in one word that changes with it."""
     found = (measured(folder, label) for label in (UNMERGED, *merge_labels(task.config)))
     # What an earlier version told of a run is told again once, for the files that it did not make.
@@ -389,7 +389,7 @@ def _epoch(report: Mapping[str, Any]) -> Iterator[Metric]:
             yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
-def _results(task: Task, folder: Path) -> Iterator[Metric]:
+def _results(task: RunTask, folder: Path) -> Iterator[Metric]:
     """The metrics of every evaluated model; of merged ones along the merge's own axis.
 
     What the report of the last epoch has told already is not told again.
@@ -411,7 +411,7 @@ def _results(task: Task, folder: Path) -> Iterator[Metric]:
                 yield Metric(name, float(value), int(last["epoch"]), when)
 
 
-def _measured_at(task: Task, folder: Path) -> int:
+def _measured_at(task: RunTask, folder: Path) -> int:
     """When a finished run was measured to its end, however late it is told."""
     return max(_measured(folder, label) for label in (UNMERGED, *merge_labels(task.config)))
 
@@ -420,7 +420,7 @@ def _measured(folder: Path, label: str) -> int:
     return _modified(folder / "evaluations" / label / "metrics.json")
 
 
-def _datasets(task: Task) -> Iterator[DatasetInput]:
+def _datasets(task: RunTask) -> Iterator[DatasetInput]:
     config = task.config.data
     data = open_data(config)
     digest = data.digest

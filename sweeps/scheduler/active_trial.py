@@ -11,7 +11,7 @@ from typing import Literal
 from sweeps.engines.base import Failure
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Trial
-from sweeps.plan.tasks import Task
+from sweeps.plan.tasks import RunTask
 from sweeps.results.records import measured
 from sweeps.results.tracker import UNMERGED
 from sweeps.spec.settings import Metric
@@ -33,7 +33,7 @@ class OpenTrial:
     """One trial while its driver works on it."""
 
     trial: Trial
-    tasks: Sequence[Task]
+    tasks: Sequence[RunTask]
     """One for each seed, in order."""
     told: bool
     """Its end is in the ledger."""
@@ -42,7 +42,7 @@ class OpenTrial:
     pruned: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """By digest."""
-    waiting: deque[Task] = field(default_factory=deque)
+    waiting: deque[RunTask] = field(default_factory=deque)
     """Seeds whose turn comes when the one before is done."""
 
     @property

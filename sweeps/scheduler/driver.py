@@ -13,7 +13,7 @@ from carft_core.run import is_complete
 from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, Task, kept
+from sweeps.plan.tasks import Planner, RunTask, setting_record
 from sweeps.results.records import measured
 from sweeps.results.tracker import UNMERGED, TrackedSweep
 from sweeps.scheduler.active_trial import OpenTrial, Outcome, end
@@ -110,9 +110,9 @@ class Driver:
         self._breaker = Breaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
         self._fresh, self._failed_again = fresh, failed_again
-        self._queue: deque[Task] = deque()
-        self._waiting: deque[Task] = deque()
-        self._active: dict[str, Task] = {}
+        self._queue: deque[RunTask] = deque()
+        self._waiting: deque[RunTask] = deque()
+        self._active: dict[str, RunTask] = {}
         self._workers: dict[str, str] = {}
         self._renewed: set[str] = set()
         self._open: dict[int, OpenTrial] = {}
@@ -120,7 +120,7 @@ class Driver:
     def begin(self) -> None:
         """Plan the baselines, and keep in the ledger what a comparison needs to know of them."""
         settings = self.planner.baselines()
-        self.ledger.remember("baselines", [kept(tasks) for tasks in settings])
+        self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
         runs = len(self._queue) + self._spec.trial_count * len(self._spec.seeds)
@@ -258,7 +258,7 @@ class Driver:
         for task in (*self._queue, *self._waiting):
             self._withdraw(task)
 
-    def _withdraw(self, task: Task) -> None:
+    def _withdraw(self, task: RunTask) -> None:
         """End what the tracker has of a run that is not tried again after all."""
         trial = self._trial(task)
         if trial is not None and trial.pruned:
@@ -266,12 +266,12 @@ class Driver:
         elif task.digest not in self.outcomes and self._workers.pop(task.digest, None) is not None:
             self.tracked.stopped(task)
 
-    def _is_done(self, task: Task) -> bool:
+    def _is_done(self, task: RunTask) -> bool:
         return task.digest in self.outcomes or is_complete(
             self.runs.folder(task.digest), task.config
         )
 
-    def _trial(self, task: Task) -> OpenTrial | None:
+    def _trial(self, task: RunTask) -> OpenTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
@@ -301,7 +301,7 @@ class Driver:
             self._queue.extend(self._final_runs.tasks())
         return bool(self._queue)
 
-    def _job(self, task: Task) -> Job | None:
+    def _job(self, task: RunTask) -> Job | None:
         """The job that a run still needs; None when it is settled, or waits for somebody."""
         trial = self._trial(task)
         known = self.outcomes.get(task.digest)
@@ -342,12 +342,12 @@ class Driver:
             imports=self._spec.imports,
         )
 
-    def _config(self, task: Task) -> TrialConfig:
+    def _config(self, task: RunTask) -> TrialConfig:
         """In smaller batches where memory was short before."""
         known = self.runs.read(task.digest)
         return halved(task.config, 0 if known is None else known.halvings)
 
-    def _is_settled_by_earlier(self, task: Task) -> bool:
+    def _is_settled_by_earlier(self, task: RunTask) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
         if self._fresh and task.digest not in self._renewed:
             return False
@@ -367,7 +367,7 @@ class Driver:
         self._settle(task, Outcome("failed", failure))
         return True
 
-    def _done(self, task: Task, *, reused_from: str | None) -> None:
+    def _done(self, task: RunTask, *, reused_from: str | None) -> None:
         folder = self.runs.folder(task.digest)
         own = measured(folder, UNMERGED)
         self.progress.done(
@@ -377,7 +377,7 @@ class Driver:
         self.tracked.finished(task, folder, reused_from=other)
         self._settle(task, Outcome("done"))
 
-    def _settle(self, task: Task, outcome: Outcome) -> None:
+    def _settle(self, task: RunTask, outcome: Outcome) -> None:
         """The run has ended; with the last one of its trial the trial has its value."""
         self.outcomes[task.digest] = outcome
         trial = self._trial(task)
@@ -425,7 +425,7 @@ class Driver:
         self._pruning.ended(self.ledger.trial(trial.trial.point))
         self._listeners.told()
 
-    def _note_failure(self, task: Task, failure: Failure, *, again: bool) -> None:
+    def _note_failure(self, task: RunTask, failure: Failure, *, again: bool) -> None:
         self.progress.fail(task.label, failure.kind, failure.message, again=again)
         if not again:
             text = f"{task.label} failed ({failure.kind}): {failure.message}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 import optuna
 
 from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import Planner, kept, merge_labels
+from sweeps.plan.tasks import Planner, merge_labels, setting_record
 from sweeps.scheduler.active_trial import OpenTrial
-from sweeps.space.optuna_space import POPULATION, distributions, encode, sampler, suggest
-from sweeps.space.sampling import drawn, hashed, sobol
+from sweeps.space.optuna_space import (
+    POPULATION,
+    encode,
+    optuna_distributions,
+    sampler,
+    suggest,
+)
+from sweeps.space.sampling import draw_point, hashed, sobol
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -40,7 +47,7 @@ class Proposal:
 
 def proposal(spec: SweepSpec, params: Mapping[str, Any]) -> Proposal:
     """A point that is known already."""
-    return Proposal(params, encode(spec.parameters, params), distributions(spec.parameters))
+    return Proposal(params, encode(spec.parameters, params), optuna_distributions(spec.parameters))
 
 
 def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
@@ -56,11 +63,12 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
         case "grid":
             return proposal(spec, spec.points()[point])
         case "random":
-            params = drawn(spec.parameters, lambda name: hashed(spec.seed, setting, name), given)
+            number = functools.partial(hashed, spec.seed, setting)
+            params = draw_point(spec.parameters, number, given)
             return proposal(spec, {**params, **cell})
         case "qmc":
             numbers = sobol(spec.seed, point, names)
-            return proposal(spec, drawn(spec.parameters, numbers.__getitem__, given))
+            return proposal(spec, draw_point(spec.parameters, numbers.__getitem__, given))
         case "tpe" | "gp" | "nsga2":
             return _asked(spec, spec.method, ledger, point, given)
         case _:
@@ -200,7 +208,7 @@ class Asking:
             point,
             stored=found.stored,
             distributions=found.distributions,
-            attributes=kept(tasks),
+            attributes=setting_record(tasks),
             system_attrs=found.system_attrs,
         )
         return self._as_its_twin(trial)

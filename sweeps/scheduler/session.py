@@ -255,7 +255,7 @@ def _tags(spec: SweepSpec, ledger: Ledger) -> dict[str, str]:
     tags = {
         "carft.generation": str(ledger.generation),
         "carft.metric": spec.metric.name,
-        "carft.selection": str(spec.selection.plain()),
+        "carft.selection": str(spec.selection.to_short()),
     }
     if spec.description:
         tags["mlflow.note.content"] = spec.description

@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 
 import requests
 
+from sweeps.spec.settings import WEBHOOK_VARIABLE
+
 logger = logging.getLogger(__name__)
 
 Event = Literal["finished", "failed", "run_failed", "breaker", "interrupted"]
-WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 TIMEOUT = 10.0
 """Seconds that a request may wait for its answer."""
 FLUSH = 15.0
@@ -78,25 +79,23 @@ class Webhook:
 
 
 def webhook_url(setting: str | None, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the URL to notify: CARFT_WEBHOOK, else the sweep file's, `env:NAME` looked up.
+    """Return the URL to notify: CARFT_WEBHOOK, else that of the sweep file's `env:NAME`.
 
     Raises RequestError, without the URL in it, for one that nothing can be posted to.
     """
     from carft_core.errors import RequestError
 
     environ = os.environ if environ is None else environ
-    source, url = WEBHOOK_VARIABLE, environ.get(WEBHOOK_VARIABLE, "").strip() or None
-    if url is None and setting is not None:
-        source, url = "webhook", setting
-        if setting.startswith("env:"):
-            source = setting.removeprefix("env:")
-            url = environ.get(source, "").strip()
-            if not url:
-                raise RequestError(f"webhook: the environment variable {source} is not set")
-    problem = None if url is None else _problem(url)
-    if problem:
+    source = WEBHOOK_VARIABLE
+    url = environ.get(source, "").strip()
+    if not url and setting is not None:
+        source = setting.removeprefix("env:")
+        url = environ.get(source, "").strip()
+        if not url:
+            raise RequestError(f"webhook: the environment variable {source} is not set")
+    if url and (problem := _problem(url)):
         raise RequestError(f"{source}: a webhook's URL {problem}")
-    return url
+    return url or None
 
 
 def host_of(url: str) -> str:

@@ -69,11 +69,6 @@ class Submission:
         spec = load_spec(file, overrides, imports)
         if spec.engine == "local":
             raise RequestError("engine: local would leave the cluster idle; say auto or ray")
-        if spec.webhook is not None and not spec.webhook.startswith("env:"):
-            raise RequestError(
-                "webhook: its address is a secret and would be sent: write env:NAME, or let the "
-                "cluster have CARFT_WEBHOOK (--secret CARFT_WEBHOOK=/path)"
-            )
         path = locate(file)
         is_recipe = path.parent == FOLDER and not Path(file).is_file()
         return cls(spec, path.stem if is_recipe else path, tuple(imports), home, tuple(options))

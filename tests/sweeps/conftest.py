@@ -170,7 +170,7 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
     for module in ("api", "cli.admin"):
         monkeypatch.setattr(
             f"sweeps.{module}.open_tracking",

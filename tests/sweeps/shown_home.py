@@ -27,8 +27,8 @@ from sweeps.ledger import snapshot as summary
 from sweeps.ledger.generations import AsRun
 from sweeps.ledger.snapshot import Mirror
 from sweeps.ledger.trials import PROPOSED, Ledger
-from sweeps.plan.tasks import Planner, Task, digests, merge_labels
-from sweeps.space.optuna_space import distributions, encode
+from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels
+from sweeps.space.optuna_space import encode, optuna_distributions
 from sweeps.spec.spec import SweepSpec, load_spec
 
 NAME = "shown"
@@ -84,7 +84,7 @@ def make(home: Home) -> None:
     summary.write(folder, ledger, "done")
 
 
-def _baseline(tasks: Sequence[Task]) -> dict[str, Any]:
+def _baseline(tasks: Sequence[RunTask]) -> dict[str, Any]:
     first = tasks[0]
     return {
         "algorithm": first.algorithm,
@@ -95,7 +95,7 @@ def _baseline(tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def _trial(
-    ledger: Ledger, spec: SweepSpec, number: int, tasks: Sequence[Task], value: float
+    ledger: Ledger, spec: SweepSpec, number: int, tasks: Sequence[RunTask], value: float
 ) -> None:
     from optuna.trial import create_trial
 
@@ -104,19 +104,19 @@ def _trial(
         create_trial(
             value=value,
             params=encode(spec.parameters, first.params),
-            distributions=distributions(spec.parameters),
+            distributions=optuna_distributions(spec.parameters),
             user_attrs={"point": number, **_baseline(tasks), PROPOSED: True},
         )
     )
 
 
-def _write(home: Home, tasks: Sequence[Task]) -> float:
+def _write(home: Home, tasks: Sequence[RunTask]) -> float:
     """The files of a setting's runs; their mean validation accuracy."""
     values = [_run(home, task) for task in tasks]
     return sum(values) / len(values)
 
 
-def _run(home: Home, task: Task) -> float:
+def _run(home: Home, task: RunTask) -> float:
     folder, config = home.runs / task.digest, task.config
     data = open_data(config.data)
     parts = {"digest": task.digest, "identity": dict(task.identity.parts)}
@@ -148,7 +148,7 @@ def _report(epoch: int, value: float) -> dict[str, Any]:
     return {**steps, **times, "metrics": metrics}
 
 
-def _evaluate(folder: Path, task: Task, data: FamilyData, *, merged: bool) -> dict[str, float]:
+def _evaluate(folder: Path, task: RunTask, data: FamilyData, *, merged: bool) -> dict[str, float]:
     splits = {"id/val": data.val, "id/test": data.test}
     splits |= {f"ood/{name}": split for name, split in data.shifts.items()}
     predicted = [_predict(name, split, task, merged) for name, split in splits.items() if split]
@@ -162,7 +162,7 @@ def _evaluate(folder: Path, task: Task, data: FamilyData, *, merged: bool) -> di
     return metrics
 
 
-def _predict(name: str, split: Split, task: Task, merged: bool) -> Predictions:
+def _predict(name: str, split: Split, task: RunTask, merged: bool) -> Predictions:
     """Noise of the images' own, some of the run's, and a lift of the right class."""
     classes = int(split.labels.max()) + 1
     images = torch.Generator().manual_seed(sum(name.encode()))

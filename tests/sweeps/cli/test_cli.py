@@ -170,7 +170,7 @@ def test_check_plans_and_knows_what_is_done(
     assert main(["check", file, "--set", "seeds=3"]) == 0
     text = capsys.readouterr().out
     assert "7 done already, 0 to evaluate only, 3 to train" in text
-    assert "MB of disk" in text
+    assert "by earlier runs with the same model" in text
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

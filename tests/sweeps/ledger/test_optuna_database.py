@@ -368,7 +368,7 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
 
 
 def test_a_database_that_restarts_is_waited_for(
@@ -429,7 +429,7 @@ def entry(config, seed, *, report, **places):
 with pytest.MonkeyPatch.context() as patch:
     toy = toy_in(Path(sys.argv[1]), patch)
     engine = InProcessEngine("__main__:entry")
-    patch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    patch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     sys.exit(main(["run", str(toy.folder / "toy.yaml"), "--in-process", "--quiet"]))
 """
 

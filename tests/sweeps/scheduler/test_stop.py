@@ -243,7 +243,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     engine.folder = toy_cli.home.sweep("toy")
     spool = Spool(Away(), toy_cli.home.path / "spool", pace=0.01)
     spool.last_error = "connection refused"  # of a delivery before
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     monkeypatch.setattr("sweeps.api.open_tracking", lambda _: spool)
     begun = time.monotonic()
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 3

@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
         ((), "the following arguments are required: FILE"),
         (("tiny.yaml", "--home", "here"), "the home here must be an absolute path"),
         (("tiny.yaml", "--set", "engine=local"), "engine: local would leave the cluster idle"),
-        (("tiny.yaml", "--set", "webhook=https://h/hidden-x"), "others can see a command line"),
+        (("tiny.yaml", "--set", "webhook=https://h/hidden-x"), "webhook: must be env:NAME"),
         (("tiny.yaml", "--data-root", "data"), "--data-root data: must be an absolute path"),
         (("tiny.yaml", "--", "--in-process"), "no --in-process and no --address"),
         (("tiny.yaml", "--", "--home", "/x"), "--home goes before `--`"),
@@ -318,7 +318,7 @@ def test_a_sweep_file_that_holds_a_secret_is_not_sent(
     (project / "tiny.yaml").write_text(f"{text}webhook: https://host/hidden-x\n")
     assert main(["submit", "tiny.yaml"]) == 2
     told = capsys.readouterr().err
-    assert "webhook: its address is a secret and would be sent: write env:NAME" in told
+    assert "webhook: must be env:NAME, for a variable that holds the address" in told
     monkeypatch.setenv("SLACK_TOKEN", "hidden-x")
     (project / "tiny.yaml").write_text(f"{text}description: hidden-x\n")
     assert main(["submit", "tiny.yaml"]) == 2
