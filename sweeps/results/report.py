@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,44 +32,49 @@ if TYPE_CHECKING:
     from tracking.evidence.data import Evidence
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
-class Look:
-    """What a report knows of the data, as far as it is there."""
+class DataView:
+    """What a report shows of the data, as far as it is there."""
 
     class_names: tuple[str, ...] = ()
     pictures: Pictures | None = None
 
 
-def look_at_data(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Look:
-    """The class names of the data that the selected setting was trained on, and its gallery.
+def view_data(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> DataView:
+    """Return the class names of the data that the selected setting was trained on, and its gallery.
 
     Data that cannot be opened here, or has changed, has no names and no thumbnails; runs without
     predictions have no gallery. Nothing is raised for either.
     """
-    judged = _judged(comparison)
-    runs = _runs(comparison) if judged is None else judged.candidate.done
-    claimed = next((found for run in runs if (found := _claimed(run)) is not None), None)
-    gallery = None if judged is None else _gallery(judged, comparison)
-    if claimed is None:
-        return Look(pictures=None if gallery is None else Pictures(gallery, {}, ()))
-    with contextlib.suppress(RequestError), _where_it_ran(home, sweeps, claimed["digest"]):
-        return _seen(claimed, gallery)
-    return Look(pictures=None if gallery is None else Pictures(gallery, {}, ()))
+    finding = _shown_finding(comparison)
+    runs = _runs(comparison) if finding is None else finding.candidate.done
+    claim = next((claim for run in runs if (claim := _claim(run)) is not None), None)
+    gallery = None if finding is None else _gallery(finding, comparison)
+    if claim is not None:
+        try:
+            with _where_it_ran(home, sweeps, claim["digest"]):
+                return _opened(claim, gallery)
+        except RequestError as error:
+            logger.info("the report has no class names and thumbnails: %s", error)
+    return DataView(pictures=None if gallery is None else Pictures(gallery, {}, ()))
 
 
-def _seen(claimed: dict[str, Any], gallery: Gallery | None) -> Look:
-    """Raises RequestError where the data cannot be opened, or is not what it was."""
+def _opened(claim: dict[str, Any], gallery: Gallery | None) -> DataView:
+    """Open the data. Raises RequestError where it cannot be, or is not what it was."""
     from carft_core.config import trial_config
     from carft_core.data import open_data
 
-    config, digest = trial_config(claimed["config"]), claimed["identity"]["data"]["digest"]
+    config, digest = trial_config(claim["config"]), claim["identity"]["data"]["digest"]
     data = open_data(config.data)
     if data.digest_of_training != digest:
         raise RequestError(f"the data of {config.data.family} has changed")
     names = tuple(data.class_names)
     if gallery is None:
-        return Look(names)
-    return Look(names, Pictures(gallery, _thumbnails(config, gallery, digest), names))
+        return DataView(names)
+    return DataView(names, Pictures(gallery, _thumbnails(config, gallery, digest), names))
 
 
 def _thumbnails(config: TrialConfig, gallery: Gallery, digest: str) -> dict[tuple[str, str], bytes]:
@@ -80,44 +86,44 @@ def _thumbnails(config: TrialConfig, gallery: Gallery, digest: str) -> dict[tupl
     return thumbnails(config, wanted, data_digest=digest)
 
 
-def _gallery(judged: Finding, comparison: Comparison) -> Gallery | None:
+def _gallery(finding: Finding, comparison: Comparison) -> Gallery | None:
     zero_shots = [row.arm for row in comparison.rows if row.arm.is_zero_shot]
-    zero_shot = zero_shot_of(judged.reference, zero_shots)
+    zero_shot = zero_shot_of(finding.reference, zero_shots)
     if zero_shot is None:
         return None
-    seeds = judged.difference.seeds
-    return pick(judged.candidate, judged.reference, zero_shot.done[0], seeds)
+    seeds = finding.difference.seeds
+    return pick(finding.candidate, finding.reference, zero_shot.done[0], seeds)
 
 
-def _judged(comparison: Comparison) -> Finding | None:
-    """The finding on the selected setting, else the first one."""
-    chosen = comparison.selected
-    found = [
+def _shown_finding(comparison: Comparison) -> Finding | None:
+    """Return the finding on the selected setting, else the first one."""
+    selected = comparison.selected
+    findings = [
         finding
         for finding in comparison.findings
         if finding.candidate.trains and finding.reference.trains and finding.difference.seeds
     ]
-    for finding in found:
-        if chosen and finding.candidate.label.removesuffix(CONFIRMED) == chosen.label:
+    for finding in findings:
+        if selected and finding.candidate.label.removesuffix(CONFIRMED) == selected.label:
             return finding
-    return found[0] if found else None
+    return findings[0] if findings else None
 
 
 def _runs(comparison: Comparison) -> list[RunRecord]:
     return [run for row in comparison.rows if row.arm.merge is None for run in row.arm.done]
 
 
-def _claimed(run: RunRecord) -> dict[str, Any] | None:
-    """What the run's folder says that it is, where it tells of the data."""
-    found: dict[str, Any] | None = None
+def _claim(run: RunRecord) -> dict[str, Any] | None:
+    """Return what the run's folder claims to be, where it names its data."""
+    claim: dict[str, Any] | None = None
     if run.folder is not None:
-        found = read_json(run.folder / "config.json")
-    return found if found and "identity" in found else None
+        claim = read_json(run.folder / "config.json")
+    return claim if claim and "identity" in claim else None
 
 
 @contextlib.contextmanager
 def _where_it_ran(home: Home, sweeps: Sequence[Kept], digest: str) -> Iterator[None]:
-    """In the working folder of the sweep that has the run, with the user's own modules."""
+    """Enter the working folder of the sweep that has the run, with the user's own modules."""
     for sweep in sweeps:
         load(sweep.spec.get("import", ()))
     owner = next((sweep for sweep in sweeps if _has(sweep, digest)), sweeps[0])
@@ -138,20 +144,20 @@ _FACTS: Mapping[str, str] = {
     "precision": "precision",
     "contexts": "context prompts",
 }
-"""What every run tells of itself, in words."""
+"""Facts of every run, in words."""
 
 
 def provenance(
     home: Home, sweeps: Sequence[Kept], comparison: Comparison, options: Sequence[str] = ()
 ) -> Provenance:
-    """What a reader needs to judge the numbers, and to make them again.
+    """Collect what a reader needs to judge the numbers, and to make them again.
 
     `options` are those of `report`. It names neither user nor machine, and does not change until
     a run does.
     """
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
-        command, file = _as_run(home.sweep(sweep.name), sweep.name)
+        command, file = _command(home.sweep(sweep.name), sweep.name)
         commands.append(command)
         files += [] if file is None else [file]
     return Provenance(
@@ -165,8 +171,8 @@ def _facts(home: Home, sweeps: Sequence[Kept], comparison: Comparison) -> Iterat
     runs = comparison.runs()
     done = [run for run in runs if run.state == "done"]
     for sweep in sweeps:
-        told = f"generation {sweep.generation}, method {sweep.spec['method']}"
-        yield Fact(f"sweep {sweep.name}", (told,))
+        text = f"generation {sweep.generation}, method {sweep.spec['method']}"
+        yield Fact(f"sweep {sweep.name}", (text,))
     states = Counter(run.state for run in runs)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield Fact("runs", (counts,))
@@ -194,24 +200,24 @@ def _code() -> str:
 
 
 def _times(runs: Runs, done: Sequence[RunRecord]) -> Iterator[Fact]:
-    known = [state for run in done if (state := runs.read(run.digest)) is not None]
-    ends = [state.ended for state in known if state.ended is not None]
+    states = [state for run in done if (state := runs.read(run.digest)) is not None]
+    ends = [state.ended for state in states if state.ended is not None]
     if ends:
-        first, last = min(state.created for state in known), max(ends)
-        yield Fact("made", (f"from {_shown(first)} to {_shown(last)}",))
+        first, last = min(state.created for state in states), max(ends)
+        yield Fact("made", (f"from {_format_time(first)} to {_format_time(last)}",))
 
 
 def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
-    """Of data, weights and training code: name and digest, as each run claimed them."""
-    found: dict[str, list[str]] = {"data": [], "model": [], "training code": []}
+    """Yield name and digest of data, weights and training code, as each run claims them."""
+    identities: dict[str, list[str]] = {"data": [], "model": [], "training code": []}
     for run in done:
-        claimed = None if run.folder is None else read_json(run.folder / "config.json")
-        if claimed is not None and "identity" in claimed:
-            parts, config = claimed["identity"], claimed["config"]
-            found["data"].append(_named(config["data"]["family"], parts["data"]["digest"]))
-            found["model"].append(_named(config["model"]["name"], parts["model"]))
-            found["training code"].append(_training_code(run.algorithm, parts))
-    for name, values in found.items():
+        if (claim := _claim(run)) is not None:
+            parts, config = claim["identity"], claim["config"]
+            data = _with_digest(config["data"]["family"], parts["data"]["digest"])
+            identities["data"].append(data)
+            identities["model"].append(_with_digest(config["model"]["name"], parts["model"]))
+            identities["training code"].append(_training_code(run.algorithm, parts))
+    for name, values in identities.items():
         if values:
             yield Fact(name, _distinct(values))
 
@@ -221,8 +227,8 @@ def _training_code(algorithm: str, parts: Mapping[str, Any]) -> str:
     return f"of {algorithm}: revision {parts['revision']}" + (f", sha256 {own}" if own else "")
 
 
-def _as_run(folder: Path, name: str) -> tuple[str, SweepFile | None]:
-    """The command that runs the sweep again, and its file."""
+def _command(folder: Path, name: str) -> tuple[str, SweepFile | None]:
+    """Return the command that runs the sweep again, and its file."""
     try:
         before = AsRun.read(folder)
     except RequestError:
@@ -234,12 +240,12 @@ def _as_run(folder: Path, name: str) -> tuple[str, SweepFile | None]:
     return command, SweepFile(file, without_user((folder / COPY).read_text(encoding="utf-8")))
 
 
-def _named(name: str, digest: str) -> str:
+def _with_digest(name: str, digest: str) -> str:
     return f"{_last_part(name)}, sha256 {digest}"
 
 
 def _last_part(name: str) -> str:
-    """Of a path on this machine; other names stay."""
+    """Return the last part of a path on this machine; other names stay."""
     path = Path(name)
     return path.name if path.is_absolute() else name
 
@@ -248,7 +254,7 @@ def _distinct(values: Iterable[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def _shown(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     at = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
@@ -312,21 +318,21 @@ class Page:
     evidence: Evidence
 
     def write(self, path: Path) -> None:
-        """Atomically. Raises OSError where it cannot be written."""
+        """Write the page atomically. Raises OSError where it cannot be written."""
         write_atomically(path, lambda file: file.write_text(self.text, encoding="utf-8"))
 
 
 def page(
     home: Home, sweeps: Sequence[Kept], comparison: Comparison, *, options: Sequence[str] = ()
 ) -> Page:
-    """The report of one sweep, or of several that were compared as one.
+    """Make the report of one sweep, or of several that were compared as one.
 
     `options` are those of the command that makes it again, beside the sweeps.
     """
     from tracking.evidence.data import gather
     from tracking.report.html import document
 
-    data = look_at_data(home, sweeps, comparison)
+    data = view_data(home, sweeps, comparison)
     # Trials of several sweeps share their numbers, and their spaces are not one.
     shares = importance(sweeps[0], comparison) if len(sweeps) == 1 else None
     evidence = gather(comparison, importance=shares, class_names=data.class_names)
@@ -344,7 +350,7 @@ def page(
 def keep(
     home: Home, sweep: Kept, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page into the sweep's folder; the file, or nothing when that failed.
+    """Write the page into the sweep's folder. Return the file, or nothing when that failed.
 
     Why it failed is noted: the results that it would show are there without it.
     """

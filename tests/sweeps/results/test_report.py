@@ -15,7 +15,7 @@ from sweeps.ledger.runs import Runs
 from sweeps.ledger.snapshot import look
 from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
-from sweeps.results.report import look_at_data, provenance
+from sweeps.results.report import provenance, view_data
 from tests.sweeps.shown_home import NAME, make
 from tracking.charts import CHARTS, figures
 from tracking.evidence.data import Evidence
@@ -140,7 +140,7 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
         claimed["identity"]["data"]["digest"] = "of another time"
         write_json(file, claimed)
     sweep = look(copy, NAME)
-    found = look_at_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
+    found = view_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
     assert found.class_names == ()
     assert found.pictures is not None
     assert found.pictures.counts
