@@ -89,6 +89,7 @@ class Submission:
             return None
         if root is None:
             root = Path.cwd() if folder.is_relative_to(Path.cwd()) else folder
+        logger.info("sending the files of %s", root)
         bundle = pack(
             root,
             home=home_folder(None).resolve(),
