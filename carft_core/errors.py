@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+MOST_LISTED = 20
+"""Names that a message lists one by one."""
 Route = tuple[str | int, ...]
 """Where a value stands in nested data: `("trial", "merges", 0, "alphas")`."""
 
@@ -56,8 +59,18 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """`unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or all known names if none is near."""
+    """Say `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or list the known names.
+
+    Where there are many, their groups are listed: `optim.* (14)`.
+    """
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if len(names) > MOST_LISTED:
+        groups: dict[str, int] = {}
+        for known in names:
+            head = re.match(r"(\w+[./])?", known)
+            group = f"{head[0]}*" if head and head[0] else known
+            groups[group] = groups.get(group, 0) + 1
+        names = [f"{group} ({count})" if count > 1 else group for group, count in groups.items()]
     hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
     return f"unknown {kind} {name!r}; {hint}"

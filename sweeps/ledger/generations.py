@@ -99,19 +99,18 @@ class Invocation:
         from sweeps.spec.document import read_text
         from sweeps.spec.spec import load_spec
 
-        kept = read_text(folder / COPY)
-        if not Path(self.file).exists():
+        kept, now = read_text(folder / COPY), None
+        with contextlib.suppress(RequestError):
+            now = read_text(Path(self.file))
+        if now == kept:
+            note = None
+        elif not Path(self.file).exists():
             note = f"{self.file} is gone; the sweep goes on with the file as it was run"
         else:
             note = (
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
                 f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
             )
-            # The file itself where it is the same: its copy hides what is secret in it.
-            with contextlib.suppress(RequestError):
-                spec = load_spec(self.file, self.overrides, self.imports)
-                if spec.text == kept:
-                    return spec, None
         return load_spec(self.file, self.overrides, self.imports, text=kept), note
 
     @contextlib.contextmanager

@@ -18,8 +18,8 @@ from carft_core.files import append_lines
 from sweeps.home import Home
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Trial, read_generations
-from sweeps.space.distributions import Dimension
-from sweeps.space.parameters import dimension
+from sweeps.space.distributions import Distribution
+from sweeps.space.parameters import parse_parameter
 from tracking.database import Database, connect_args, identity, inspect_database, parse_url
 from tracking.errors import TrackingError
 from tracking.location import (
@@ -148,14 +148,14 @@ def study_name(home: Home, name: str, generation: int) -> str:
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
-def frozen_trial(trial: Trial, parameters: Sequence[Dimension], goal_count: int) -> FrozenTrial:
+def frozen_trial(trial: Trial, parameters: Sequence[Distribution], goal_count: int) -> FrozenTrial:
     """Build a trial as Optuna's studies and samplers have it."""
     from optuna.trial import FrozenTrial, TrialState
 
-    from sweeps.space.optuna_space import distributions, encode
+    from sweeps.space.optuna_space import encode, optuna_distributions
 
     params = encode(parameters, trial.params)
-    known = distributions(parameters)
+    known = optuna_distributions(parameters)
     facts = {"point": trial.point, "algorithm": trial.algorithm, "params": dict(trial.params)}
     facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
     if trial.reason is not None:
@@ -282,11 +282,6 @@ class _Study:
         )
 
 
-def parameters_of(spec: Mapping[str, Any]) -> list[Dimension]:
+def parameters_of(spec: Mapping[str, Any]) -> list[Distribution]:
     """Build the search space of a sweep from its plain data."""
-
-    def broken(*problem: object) -> None:
-        raise RequestError(f"the ledger's parameters cannot be read: {problem}")
-
-    made = (dimension(name, data, broken) for name, data in spec["parameters"].items())
-    return [item for item in made if item is not None]
+    return [parse_parameter(name, data) for name, data in spec["parameters"].items()]

@@ -11,7 +11,7 @@ from typing import Literal
 from sweeps.engines.base import Failure
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Trial
-from sweeps.plan.tasks import Task
+from sweeps.plan.tasks import RunTask
 from sweeps.results.records import measured
 from sweeps.spec.settings import Metric
 from tracking.comparison.runs import UNMERGED
@@ -33,7 +33,7 @@ class ActiveTrial:
     """One trial while its driver works on it."""
 
     trial: Trial
-    tasks: Sequence[Task]
+    tasks: Sequence[RunTask]
     """One for each seed, in order."""
     recorded: bool
     """Its end is in the ledger."""
@@ -42,7 +42,7 @@ class ActiveTrial:
     pruned: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """By digest."""
-    pending_seeds: deque[Task] = field(default_factory=deque)
+    pending_seeds: deque[RunTask] = field(default_factory=deque)
     """Seeds whose turn comes when the one before is done."""
 
     @property

@@ -34,7 +34,15 @@ from carft_core.prompts import (
     register_templates,
     template_set,
 )
-from sweeps.spec.document import COMMAND_LINE, Draft, Place, YamlError, parse, read_text, validated
+from sweeps.spec.document import (
+    COMMAND_LINE,
+    Place,
+    SpecDocument,
+    YamlError,
+    parse,
+    read_text,
+    validated,
+)
 from sweeps.spec.settings import expand_imports
 
 SOURCES_ROOT = Path(__file__).parents[2]
@@ -53,42 +61,42 @@ def source_digest() -> str:
 _ROUTE = "import"
 
 
-def import_all(draft: Draft, folder: Path, more: Sequence[str]) -> tuple[str, ...]:
-    """Import what the draft names (paths are relative to `folder`), and `more`, which the command
+def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tuple[str, ...]:
+    """Import what the file names (paths are relative to `folder`), and `more`, which the command
     line names (relative to the current folder), each once.
 
     Gives them such that they mean the same in every process: names, and absolute paths. Raises
     InvalidConfig with every module that cannot be imported.
     """
     found: list[str] = []
-    for index, item in enumerate(_module_names(draft)):
-        place = draft.place((_ROUTE, index))
-        found += _imported(draft, Place(place.order, f"{place.text}: {_ROUTE}"), item, folder)
+    for index, item in enumerate(_module_names(document)):
+        place = document.place((_ROUTE, index))
+        found += _imported(document, Place(place.order, f"{place.text}: {_ROUTE}"), item, folder)
     for index, item in enumerate(more):
         shown = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
-        found += _imported(draft, shown, item, Path.cwd())
-    if draft.data.get(_ROUTE) or more:
+        found += _imported(document, shown, item, Path.cwd())
+    if document.data.get(_ROUTE) or more:
         # A module that is missing would make every name that it registers a mistake.
-        draft.check()
+        document.raise_errors()
     return tuple(dict.fromkeys(found))
 
 
-def _module_names(draft: Draft) -> tuple[str, ...]:
+def _module_names(document: SpecDocument) -> tuple[str, ...]:
     """What stands in the file, as far as it has the right form; the rest is reported later."""
-    given = draft.data.get(_ROUTE)
+    given = document.data.get(_ROUTE)
     try:
         return () if given is None else expand_imports(given)
     except ValueError:
         return ()
 
 
-def _imported(draft: Draft, place: Place, item: str, folder: Path) -> list[str]:
+def _imported(document: SpecDocument, place: Place, item: str, folder: Path) -> list[str]:
 
     try:
         resolved = resolve([item], folder)
         load(resolved)
     except RequestError as error:
-        draft.quote(place, error)
+        document.add_errors(place, error)
         return []
     return list(resolved)
 
@@ -281,11 +289,11 @@ def register_family(file: Path) -> Family:
         before = _declared_or_none(known)
         if before is not None and (before.file, before.text) == (file, text):
             return known
-    draft = _draft(file, text)
-    declared = _read(draft, file, text)
-    _check_name(draft, declared)
-    defaults = dict(flatten(declared.declaration.defaults)) | _prompts(draft, declared)
-    draft.check()
+    document = _draft(file, text)
+    declared = _read(document, file, text)
+    _check_name(document, declared)
+    defaults = dict(flatten(declared.declaration.defaults)) | _prompts(document, declared)
+    document.raise_errors()
     family: Family = FAMILIES.register(declared.family(defaults))
     return family
 
@@ -297,30 +305,32 @@ def place_of(config: DataConfig) -> str:
     return config.root or ("builtin" if declared is None else str(declared.root))
 
 
-def _draft(file: Path, text: str) -> Draft:
+def _draft(file: Path, text: str) -> SpecDocument:
     try:
-        return Draft(parse(text), file.name, NEEDS)
+        return SpecDocument(parse(text), file.name, NEEDS)
     except YamlError as error:
         raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
 
 
-def _read(draft: Draft, file: Path, text: str) -> Declared:
+def _read(document: SpecDocument, file: Path, text: str) -> Declared:
     """Raises InvalidConfig with what is wrong in the file itself."""
-    given: dict[str, Any] = {key: value for key, value in draft.data.items() if value is not None}
+    given: dict[str, Any] = {
+        key: value for key, value in document.data.items() if value is not None
+    }
     given.setdefault("name", file.name.partition(".")[0])
-    declaration = validated(draft, Declaration, given, ())
+    declaration = validated(document, Declaration, given, ())
     if declaration is not None:
         for problem in _problems(declaration):
-            draft.report(problem.path, problem.message)
+            document.add_error(problem.path, problem.message)
     else:
-        _report_the_rest(draft, given)
-    draft.check()
+        _report_the_rest(document, given)
+    document.raise_errors()
     if declaration is None:
         raise TypeError("a declaration is missing, and no mistake was reported")
-    return Declared(declaration, file, text, draft.lines)
+    return Declared(declaration, file, text, document.lines)
 
 
-def _report_the_rest(draft: Draft, given: Mapping[str, Any]) -> None:
+def _report_the_rest(document: SpecDocument, given: Mapping[str, Any]) -> None:
     """With mistakes in some keys the others are looked at as well, so that all come at once."""
     right: dict[str, Any] = {}
     for key, value in given.items():
@@ -330,10 +340,10 @@ def _report_the_rest(draft: Draft, given: Mapping[str, Any]) -> None:
     wrong = given.keys() - right.keys()
     for problem in _problems(Declaration.model_validate({"name": "some", **right})):
         if not wrong & {problem.path[0], "test", "test_fraction"}:
-            draft.report(problem.path, problem.message)
+            document.add_error(problem.path, problem.message)
 
 
-def _prompts(draft: Draft, declared: Declared) -> dict[str, object]:
+def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
     """The defaults of the fields that name templates; inline ones become sets of the family's."""
     chosen: dict[str, object] = {}
     for key in Prompts.model_fields:
@@ -351,7 +361,7 @@ def _prompts(draft: Draft, declared: Declared) -> dict[str, object]:
                 templates = _from_file(texts[0], declared.file.parent, name)
             register_templates(templates, again=_is_ours(name, declared.declaration.name))
         except RequestError as error:
-            draft.report(("prompts", key), str(error))
+            document.add_error(("prompts", key), str(error))
         else:
             chosen[f"prompts.{key}"] = name
     return chosen
@@ -379,15 +389,17 @@ def _declared_or_none(family: Family) -> Declared | None:
     return owner if isinstance(owner, Declared) else None
 
 
-def _check_name(draft: Draft, declared: Declared) -> None:
+def _check_name(document: SpecDocument, declared: Declared) -> None:
     """A name is one family's, unless one file took the other's place."""
     known = FAMILIES.get(declared.declaration.name)
     was = None if known is None else _declared_or_none(known)
     if known is not None and was is None:
-        draft.report(("name",), f"{known.name!r} is a family already: {known.summary}; rename it")
+        document.add_error(
+            ("name",), f"{known.name!r} is a family already: {known.summary}; rename it"
+        )
     elif was is not None and was.file != declared.file and was.file.exists():
         message = f"{was.declaration.name!r} is taken by {was.file}; give it another"
-        draft.report(("name",), message)
+        document.add_error(("name",), message)
 
 
 def _problems(declared: Declaration) -> Iterator[Problem]:
@@ -433,34 +445,34 @@ def _as_written(defaults: Mapping[str, Any], field: str) -> tuple[str, ...]:
 FIELD = ("data", "family")
 
 
-def name_all(draft: Draft, folder: Path) -> tuple[str, ...]:
-    """Put a family's name wherever a normalised draft names its file; gives the files' paths.
+def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
+    """Put a family's name wherever a normalised document names its file; gives the files' paths.
 
     A file is relative to `folder`, where the sweep file lies; one that `--set` names, to the
-    current folder. Its mistakes are noted beside those of the draft.
+    current folder. Its mistakes are noted beside those of the document.
     """
     files: dict[str, None] = {}
-    for holder, key, route in list(_family_files(draft)):
-        place = draft.place(route)
+    for holder, key, route in list(_family_files(document)):
+        place = document.place(route)
         base = Path.cwd() if place.is_of_command_line else folder
         try:
             file = base.absolute() / Path(holder[key]).expanduser()
             holder[key] = register_family(file).name
         except (RequestError, RuntimeError) as error:  # `~nobody/birds.yaml`: no such home
-            draft.quote(Place(place.order, f"{place.text}: {dotted(FIELD)}"), error)
-            draft.drop(route[:2] if route[0] == "parameters" else route)
+            document.add_errors(Place(place.order, f"{place.text}: {dotted(FIELD)}"), error)
+            document.remove(route[:2] if route[0] == "parameters" else route)
         else:
             files[str(file)] = None
     return tuple(files)
 
 
-def _family_files(draft: Draft) -> Iterator[tuple[Any, str | int, Route]]:
+def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
     """(what holds it, its key there, its route) of each value that is a family file."""
     route: Route = ("trial", *FIELD)
-    if is_family_file(draft.get(route)):
-        yield draft.get(route[:-1]), FIELD[-1], route
+    if is_family_file(document.get(route)):
+        yield document.get(route[:-1]), FIELD[-1], route
     varied: Route = ("parameters", dotted(FIELD))
-    described = draft.mapping(varied) if draft.get(varied) is not None else {}
+    described = document.mapping(varied) if document.get(varied) is not None else {}
     if is_family_file(described.get("value")):
         yield described, "value", (*varied, "value")
     values = described.get("values")

@@ -88,7 +88,7 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
     def refuse(_: Path) -> None:
         raise TrackingError("the database lies on a network file system")
 
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: Closing())
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: Closing())
     monkeypatch.setattr("sweeps.api.open_store", refuse)
     with pytest.raises(TrackingError):
         run_sweep(TOY, quiet=True)

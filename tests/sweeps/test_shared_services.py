@@ -24,7 +24,7 @@ def served(
     for name, value in mlflow_server.environ.items():
         monkeypatch.setenv(name, value)
     engine = InProcessEngine(toy_core.ENTRY)
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     return toy
 
 

@@ -21,7 +21,7 @@ from tests.e2e.browser import IS_THERE, WHY_NOT, browser, show
 from tests.services.processes import end, free_port, start
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.store.base import RunKey, RunStart
-from tracking.store.mlflow_client import request
+from tracking.store.mlflow_client import ask
 from tracking.store.mlflow_store import MlflowStore
 from tracking.ui_server import ADMIN, Server, prepare, serve
 
@@ -248,12 +248,12 @@ def test_a_certificate_that_nobody_knows_and_a_port_without_tls_are_told(
 ) -> None:
     del client
     with pytest.raises(TrackingError, match="does not speak TLS"):
-        request(team.address.replace("http:", "https:"), "/health")
+        ask(team.address.replace("http:", "https:"), "/health")
     monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
     with pytest.raises(TrackingError, match="not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH"):
-        request(proxy.address, "/health")
+        ask(proxy.address, "/health")
     with pytest.raises(ServiceUnreachable, match=r"MLflow at http://127\.0\.0\.1:1 does not"):
-        request("http://me:secret@127.0.0.1:1", "/health")
+        ask("http://me:secret@127.0.0.1:1", "/health")
 
 
 def look(secure: int, password: str, path: str = "") -> list[str]:

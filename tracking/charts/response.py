@@ -353,8 +353,8 @@ IMPORTANCE = Chart(
     title="Which parameter matters",
     about=(
         "How much of the differences between trials is due to each parameter, in percent, for the "
-        "metric of the selection, ID test and OOD mean; from ten complete trials on. It says that "
-        "a parameter matters in the range that was searched, not which value is better."
+        "metric of the selection; from ten complete trials on. It says that a parameter matters "
+        "in the range that was searched, not which value is better."
     ),
     draw=draw_importance,
 )

@@ -12,7 +12,6 @@ import shutil
 import socket
 import sqlite3
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import closing, contextmanager
@@ -229,29 +228,18 @@ _FOLDER = "carft-sweep-doctor"
 
 @dataclass(frozen=True)
 class Answer:
-    """A server's answer, and when it was requested and came, in seconds since 1970."""
+    """What a server answered."""
 
     status: int
-    headers: Mapping[str, str]
     text: str
-    asked: float
-    came: float
 
     def json(self) -> Any:
-        """Parse the body. Raises ValueError."""
+        """Return the body as JSON. Raises ValueError."""
         return json.loads(self.text)
 
 
-def request(
-    uri: str,
-    path: str,
-    method: str = "GET",
-    *,
-    headers: Mapping[str, str] | None = None,
-    body: Mapping[str, Any] | None = None,
-    as_nobody: bool = False,
-) -> Answer:
-    """Request a path of a server as MLflow's client does, whatever the status of its answer.
+def ask(uri: str, path: str) -> Answer:
+    """Request a path as MLflow's client does, with its credentials, certificates and proxies.
 
     The request has the client's credentials (unless `as_nobody`), certificates and proxies.
 
@@ -262,30 +250,16 @@ def request(
     _set_up()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import MlflowHostCreds, http_request
+    from mlflow.utils.rest_utils import http_request
 
-    own: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-    nobody = MlflowHostCreds(  # type: ignore[no-untyped-call]
-        without_password(uri),
-        ignore_tls_verification=own.ignore_tls_verification,
-        client_cert_path=own.client_cert_path,
-        server_cert_path=own.server_cert_path,
-    )
-    requested = time.time()
+    credentials: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
     try:
         answer: Any = http_request(  # type: ignore[no-untyped-call]
-            nobody if as_nobody else own,
-            path,
-            method,
-            max_retries=0,
-            timeout=PROBE_SECONDS,
-            raise_on_status=False,
-            extra_headers=dict(headers or {}),
-            json=body,
+            credentials, path, "GET", max_retries=0, timeout=PROBE_SECONDS, raise_on_status=False
         )
     except MlflowException as error:
         raise _unanswered(uri, str(error.message)) from None
-    return Answer(answer.status_code, answer.headers, answer.text, requested, time.time())
+    return Answer(answer.status_code, answer.text)
 
 
 def _unanswered(uri: str, text: str) -> RuntimeError:
@@ -304,7 +278,7 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
 
 def server_version(uri: str) -> str | None:
     """Read a server's version; None where it names none. Raises as `request` does."""
-    answer = request(uri, "/version")
+    answer = ask(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
     return match[0] if answer.status == 200 and match else None
 

@@ -12,11 +12,10 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.engines import factory as choosing
-from sweeps.engines.factory import choose, is_ray
+from sweeps.engines.factory import is_ray, make_engine
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.engines.resources import Node
 from sweeps.spec.spec import SweepSpec, load_spec
-from tests.sweeps.engines.test_resources import write_run
 
 MakeSpec = Callable[..., SweepSpec]
 
@@ -83,29 +82,20 @@ def test_the_local_engine_refuses_what_this_machine_does_not_have(
     spec: MakeSpec, keys: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(RequestError, match=said):
-        choose(spec(**keys))
+        make_engine(spec(**keys))
 
 
 def test_a_request_that_this_machine_cannot_meet_is_refused_before_ray_is_started(
     spec: MakeSpec,
 ) -> None:
     with pytest.raises(RequestError, match="one run needs 1 CPU, 2 GPUs"):
-        choose(spec(engine="ray", resources={"gpus": 2}))
-
-
-def test_a_share_of_a_gpu_that_earlier_runs_would_not_fit_is_refused(
-    spec: MakeSpec, tmp_path: Path
-) -> None:
-    sweep = spec(Node("m", 8, 1, gpu_memory_mb=(1000.0,)), resources={"gpus": 0.5})
-    write_run(tmp_path / "runs", "earlier", [600.0])
-    with pytest.raises(RequestError, match="earlier runs of this model and batch took 600 MiB"):
-        choose(sweep, home=tmp_path)
+        make_engine(spec(engine="ray", resources={"gpus": 2}))
 
 
 def test_engines_on_this_machine_are_made_without_starting_anything(spec: MakeSpec) -> None:
-    with closing(choose(spec())) as engine:
+    with closing(make_engine(spec())) as engine:
         assert isinstance(engine, LocalEngine)
-    with closing(choose(spec(engine="ray"), in_process=True)) as engine:
+    with closing(make_engine(spec(engine="ray"), in_process=True)) as engine:
         assert isinstance(engine, InProcessEngine)
 
 
@@ -117,9 +107,9 @@ def test_a_cluster_is_asked_whether_its_nodes_serve_and_left_as_it_was(
 
     from sweeps.engines.ray_tune import RayEngine
 
-    with closing(choose(spec(parallel=2), address=ray_nodes.address, home=tmp_path)) as engine:
+    with closing(make_engine(spec(parallel=2), address=ray_nodes.address, home=tmp_path)) as engine:
         assert isinstance(engine, RayEngine)
     assert ray.is_initialized()
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
     with pytest.raises(RequestError, match="one run needs 1 CPU, 8 GPUs"):
-        choose(spec(resources={"gpus": 8}), address=ray_nodes.address, home=tmp_path)
+        make_engine(spec(resources={"gpus": 8}), address=ray_nodes.address, home=tmp_path)

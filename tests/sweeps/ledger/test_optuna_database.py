@@ -1,4 +1,4 @@
-"""Studies in a real PostgreSQL: shared, refused, away for a while; the ledger never depends on it."""
+"""Studies in a real PostgreSQL: shared, refused, away for a while; no ledger depends on it."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
 
 
 def test_a_database_that_restarts_has_the_whole_study_in_the_end(
@@ -414,7 +414,7 @@ def entry(config, seed, *, report, **places):
 with pytest.MonkeyPatch.context() as patch:
     toy = toy_in(Path(sys.argv[1]), patch)
     engine = InProcessEngine("__main__:entry")
-    patch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    patch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     sys.exit(main(["run", str(toy.folder / "toy.yaml"), "--in-process", "--quiet"]))
 """
 

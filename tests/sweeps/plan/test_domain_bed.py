@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from sweeps.cli import main
-from sweeps.engines.resources import Hardware, peak_memory_mb
+from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.plan.estimate import ALIKE, ANY, Experience, Pace, Sample, make_plan
+from sweeps.plan.estimate import RunTimes, TimedRun, TimingHistory, estimate_sweep
 from sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
-from tests.sweeps.engines.test_resources import write_run
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_a_plan_counts_steps_as_training_does(
     epochs: int,
 ) -> None:
     file = written(tmp_path, root, tiny_clip_files, optim, test_domain="sketch", **data)
-    plan = make_plan(load_spec(file), Home(tmp_path / "home"), Hardware(1))
+    plan = estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))
     assert [(work.steps, work.epochs) for work in plan.work] == [(steps, epochs)] * 2
 
 
@@ -80,11 +79,7 @@ def test_balanced_runs_tell_neither_time_nor_memory_of_others(
         spec(tmp_path, root, tiny_clip_files, balanced=value).config_for({})
         for value in (True, False)
     )
-    sample = Sample(plain.as_dict(), "cpu", Pace(1.0, 0.0, 0.0), 0)
-    ways = [Experience([sample]).of(config) for config in (plain, balanced)]
-    assert [way and way[1] for way in ways] == [ALIKE, ANY]
-    write_run(
-        tmp_path, "plain", [900.0], model=plain.as_dict()["model"], optim=plain.as_dict()["optim"]
-    )
-    assert peak_memory_mb(tmp_path, plain) == 900.0
-    assert peak_memory_mb(tmp_path, balanced) is None
+    run = TimedRun(plain.as_dict(), RunTimes(1.0, 0.0, 0.0), 900.0)
+    history = TimingHistory([run])
+    assert [history.times_of(config) for config in (plain, balanced)] == [run.times, None]
+    assert [history.peak_mb(config) for config in (plain, balanced)] == [900.0, None]

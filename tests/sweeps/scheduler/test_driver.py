@@ -20,7 +20,7 @@ from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim
 from sweeps.ledger.runs import Lease, Runs, new_owner
-from sweeps.scheduler.progress import Plain, Say
+from sweeps.scheduler.progress import Progress
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tests.sweeps.scheduler.dying import Crash, dying
@@ -453,14 +453,14 @@ def test_a_point_proposed_twice_is_told_the_known_value_at_once(toy: ToySweep) -
 def test_progress_reaches_its_total_where_settings_share_a_run(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[Plain] = []
+    shown: list[Progress] = []
 
-    class Kept(Plain):
-        def __init__(self, say: Say) -> None:
-            super().__init__(say)
+    class Kept(Progress):
+        def __init__(self, emit: Callable[[str], None]) -> None:
+            super().__init__(emit)
             shown.append(self)
 
-    monkeypatch.setattr("tests.sweeps.conftest.Plain", Kept)
+    monkeypatch.setattr("tests.sweeps.conftest.Progress", Kept)
     toy.run(method="random", run_cap=3, **ONE_RUN)
     assert (shown[0].ended_runs, shown[0].total) == (1, 1)
 

@@ -15,7 +15,7 @@ from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from sweeps.cli import main
 from sweeps.ledger.runs import Runs
-from sweeps.results.export import choose_model, part_of
+from sweeps.results.export import part_of, select_model
 from sweeps.results.records import load_part
 from sweeps.scheduler.session import SweepResult
 from tests.sweeps.conftest import ToySweep, toy_in
@@ -161,16 +161,16 @@ def test_the_rule_may_be_another_afterwards(told: Told) -> None:
 
 
 def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Told) -> None:
-    with pytest.raises(RequestError, match="chooses a setting for each task") as caught:
-        choose_model(ended.comparison)
+    with pytest.raises(RequestError, match="selects a setting for each task") as caught:
+        select_model(ended.comparison)
     said = str(caught.value)
     digest = said.split("art: car_ft kl_weight=0.3 (--run ")[1].split(")")[0]
-    chosen = choose_model(ended.comparison, run=digest)
+    chosen = select_model(ended.comparison, run=digest)
     assert part_of(ended.comparison, chosen) is ended.comparison.tasks["art"]
     message = told("export", "domains", "--out", "nowhere", expect=2)
     assert "name a run with --run" in message
     with pytest.raises(RequestError, match="no run of domains begins with 'zzz'"):
-        choose_model(ended.comparison, run="zzz")
+        select_model(ended.comparison, run="zzz")
 
 
 def test_the_plan_tells_the_runs_of_each_task(toy_sweep: ToySweep, told: Told) -> None:

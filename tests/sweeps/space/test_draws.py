@@ -15,31 +15,32 @@ from hypothesis import strategies as st
 from scipy.stats import qmc
 
 from sweeps.space.distributions import (
-    Choice,
+    TAIL,
+    Categorical,
     Condition,
-    Dimension,
-    FloatRange,
-    IntRange,
-    Law,
-    StepRange,
-    listed,
+    Distribution,
+    FloatUniform,
+    IntUniform,
+    Parametric,
+    SteppedUniform,
+    rounded,
 )
-from sweeps.space.sampling import TAIL, drawn, ends, hashed, probes, quantile, rounded, sobol
+from sweeps.space.sampling import draw_point, hashed, sobol
 from tests.sweeps.space.spaces import dimensions
 
 N = 2000
-CONTINUOUS: dict[str, tuple[Dimension, Any]] = {
-    "uniform": (FloatRange("x", -2.0, 3.0), scipy.stats.uniform(-2, 5)),
+CONTINUOUS: dict[str, tuple[Distribution, Any]] = {
+    "uniform": (FloatUniform("x", -2.0, 3.0), scipy.stats.uniform(-2, 5)),
     "log_uniform_values": (
-        FloatRange("x", 1e-5, 1e-2, log=True),
+        FloatUniform("x", 1e-5, 1e-2, log=True),
         scipy.stats.loguniform(1e-5, 1e-2),
     ),
-    "normal": (Law("x", "normal", (0.3, 2.0)), scipy.stats.norm(0.3, 2.0)),
+    "normal": (Parametric("x", "normal", (0.3, 2.0)), scipy.stats.norm(0.3, 2.0)),
     "log_normal": (
-        Law("x", "log_normal", (-1.0, 0.5)),
+        Parametric("x", "log_normal", (-1.0, 0.5)),
         scipy.stats.lognorm(0.5, scale=math.exp(-1)),
     ),
-    "beta": (Law("x", "beta", (2.0, 5.0)), scipy.stats.beta(2, 5)),
+    "beta": (Parametric("x", "beta", (2.0, 5.0)), scipy.stats.beta(2, 5)),
 }
 
 
@@ -50,7 +51,7 @@ def hashes(name: str = "x", seed: int = 0) -> list[float]:
 @pytest.mark.parametrize("kind", CONTINUOUS)
 def test_two_thousand_draws_follow_scipys_distribution(kind: str) -> None:
     dimension, expected = CONTINUOUS[kind]
-    values = [quantile(dimension, u) for u in hashes()]
+    values = [dimension.quantile(u) for u in hashes()]
     assert scipy.stats.kstest(values, expected.cdf).pvalue > 0.05
     others = [other for name, (_, other) in CONTINUOUS.items() if name != kind]
     assert all(scipy.stats.kstest(values, other.cdf).pvalue < 1e-6 for other in others)
@@ -60,18 +61,18 @@ def test_two_thousand_draws_follow_scipys_distribution(kind: str) -> None:
 @pytest.mark.parametrize("u", [0.0, 0.1, 0.5, 0.75, 1.0])
 def test_a_quantile_is_scipys_but_for_what_is_cut_from_the_tails(kind: str, u: float) -> None:
     dimension, expected = CONTINUOUS[kind]
-    share = TAIL + (1 - 2 * TAIL) * u if isinstance(dimension, Law) else u
-    assert quantile(dimension, u) == pytest.approx(expected.ppf(share), rel=1e-9)
+    share = TAIL + (1 - 2 * TAIL) * u if isinstance(dimension, Parametric) else u
+    assert dimension.quantile(u) == pytest.approx(expected.ppf(share), rel=1e-9)
 
 
 def test_a_law_with_a_step_is_the_law_rounded_to_it() -> None:
-    sizes = Law("x", "log_uniform_values", (32, 256), 8)
-    exact = FloatRange("x", 32, 256, log=True)
-    values = [quantile(sizes, u) for u in hashes()]
-    assert values == [8 * round(quantile(exact, u) / 8) for u in hashes()]
+    sizes = Parametric("x", "log_uniform_values", (32, 256), 8)
+    exact = FloatUniform("x", 32, 256, log=True)
+    values = [sizes.quantile(u) for u in hashes()]
+    assert values == [8 * round(exact.quantile(u) / 8) for u in hashes()]
     assert all(type(value) is int for value in values)
-    tenths = Law("x", "normal", (0.0, 1.0), 0.1)
-    assert {quantile(tenths, u) for u in hashes()} <= {k / 10 for k in range(-31, 32)}
+    tenths = Parametric("x", "normal", (0.0, 1.0), 0.1)
+    assert {tenths.quantile(u) for u in hashes()} <= {k / 10 for k in range(-31, 32)}
 
 
 @pytest.mark.parametrize(
@@ -93,23 +94,23 @@ def test_rounding_is_decimal_and_ties_go_to_the_even_step(
 
 
 def test_all_values_of_a_choice_are_equally_likely() -> None:
-    found = Counter(quantile(Choice("x", ("a", "b", "c")), u) for u in hashes())
+    found = Counter(Categorical("x", ("a", "b", "c")).quantile(u) for u in hashes())
     assert scipy.stats.chisquare([found[key] for key in "abc"]).pvalue > 0.05
 
 
 def test_probabilities_are_kept_and_a_value_of_none_is_never_drawn() -> None:
-    choice = Choice("x", ("never", "a", "b", "not once"), (0.0, 0.2, 0.8, 0.0))
-    found = Counter(quantile(choice, u) for u in [0.0, *hashes(), 1.0])
+    choice = Categorical("x", ("never", "a", "b", "not once"), (0.0, 0.2, 0.8, 0.0))
+    found = Counter(choice.quantile(u) for u in [0.0, *hashes(), 1.0])
     assert set(found) == {"a", "b"}
     assert scipy.stats.binomtest(found["a"] - 1, N, 0.2).pvalue > 0.05
-    assert quantile(choice, 0.2) == "b"
-    assert quantile(choice, math.nextafter(0.2, 0)) == "a"
+    assert choice.quantile(0.2) == "b"
+    assert choice.quantile(math.nextafter(0.2, 0)) == "a"
 
 
 def test_each_step_of_a_range_is_equally_likely_and_both_ends_are_drawn() -> None:
-    for dimension in (IntRange("x", 2, 10, 4), StepRange("x", 0.1, 0.7, 0.1)):
-        found = Counter(quantile(dimension, u) for u in hashes())
-        assert set(found) == set(listed(dimension) or ())
+    for dimension in (IntUniform("x", 2, 10, 4), SteppedUniform("x", 0.1, 0.7, 0.1)):
+        found = Counter(dimension.quantile(u) for u in hashes())
+        assert set(found) == set(dimension.grid_values() or ())
         assert scipy.stats.chisquare([*found.values()]).pvalue > 0.05
 
 
@@ -118,16 +119,18 @@ def test_each_step_of_a_range_is_equally_likely_and_both_ends_are_drawn() -> Non
 def test_every_draw_lies_inside_and_grows_with_its_number(
     dimension: Any, numbers: list[float]
 ) -> None:
-    drawn_values = [quantile(dimension, u) for u in sorted(numbers)]
-    if isinstance(dimension, Choice):
+    drawn_values = [dimension.quantile(u) for u in sorted(numbers)]
+    if isinstance(dimension, Categorical):
         places = [dimension.values.index(value) for value in drawn_values]
         assert places == sorted(places)
         return
-    low, high = ends(dimension) if isinstance(dimension, Law) else (dimension.low, dimension.high)
+    low, high = (
+        dimension.ends if isinstance(dimension, Parametric) else (dimension.low, dimension.high)
+    )
     assert drawn_values == sorted(drawn_values)
     assert low <= drawn_values[0]
     assert drawn_values[-1] <= high
-    if isinstance(dimension, Law) and dimension.q is not None:
+    if isinstance(dimension, Parametric) and dimension.q is not None:
         q = Decimal(repr(dimension.q))
         assert all(Decimal(repr(value)) % q == 0 for value in drawn_values)
 
@@ -135,11 +138,11 @@ def test_every_draw_lies_inside_and_grows_with_its_number(
 @given(dimension=dimensions())
 @settings(max_examples=100, deadline=None)
 def test_the_probes_of_a_dimension_are_its_values_or_its_ends(dimension: Any) -> None:
-    found = [value for _, value in probes(dimension)]
-    if isinstance(dimension, Choice):
+    found = [value for _, value in dimension.boundary_values()]
+    if isinstance(dimension, Categorical):
         assert found == list(dimension.values)
     else:
-        assert found == pytest.approx([quantile(dimension, 0.0), quantile(dimension, 1.0)])
+        assert found == pytest.approx([dimension.quantile(0.0), dimension.quantile(1.0)])
 
 
 def test_a_number_by_hash_never_changes() -> None:
@@ -151,11 +154,11 @@ def test_a_number_by_hash_never_changes() -> None:
 
 
 def test_one_more_parameter_does_not_change_what_is_drawn_for_the_others() -> None:
-    few = (FloatRange("a", 0, 1), FloatRange("c", 0, 1))
-    more = (FloatRange("a", 0, 1), FloatRange("b", 0, 1), FloatRange("c", 0, 1))
+    few = (FloatUniform("a", 0, 1), FloatUniform("c", 0, 1))
+    more = (FloatUniform("a", 0, 1), FloatUniform("b", 0, 1), FloatUniform("c", 0, 1))
     for point in range(5):
-        short = drawn(few, functools.partial(hashed, 3, point), {})
-        long = drawn(more, functools.partial(hashed, 3, point), {})
+        short = draw_point(few, functools.partial(hashed, 3, point), {})
+        long = draw_point(more, functools.partial(hashed, 3, point), {})
         assert short == {name: long[name] for name in "ac"}
 
 
@@ -176,10 +179,10 @@ def test_sobol_fills_the_space_more_evenly_than_hashes_do() -> None:
 
 def test_what_is_given_is_kept_and_decides_on_what_depends_on_it() -> None:
     space = (
-        FloatRange("b", 0.0, 1.0, when=(Condition("a", (2,)),)),
-        Choice("a", (1, 2)),
+        FloatUniform("b", 0.0, 1.0, when=(Condition("a", (2,)),)),
+        Categorical("a", (1, 2)),
     )
-    assert drawn(space, lambda _: 0.25, {}) == {"a": 1}
-    assert drawn(space, lambda _: 0.25, {"a": 2}) == {"b": 0.25, "a": 2}
-    assert drawn(space, lambda _: 0.75, {"b": 0.1}) == {"b": 0.1, "a": 2}
-    assert drawn(space, lambda _: 0.25, {"b": 0.1}) == {"a": 1}
+    assert draw_point(space, lambda _: 0.25, {}) == {"a": 1}
+    assert draw_point(space, lambda _: 0.25, {"a": 2}) == {"b": 0.25, "a": 2}
+    assert draw_point(space, lambda _: 0.75, {"b": 0.1}) == {"b": 0.1, "a": 2}
+    assert draw_point(space, lambda _: 0.25, {"b": 0.1}) == {"a": 1}

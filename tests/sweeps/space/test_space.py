@@ -14,56 +14,53 @@ from hypothesis import strategies as st
 from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from sweeps.space.distributions import (
-    Choice,
+    Categorical,
     Condition,
-    Dimension,
-    FloatRange,
-    IntRange,
-    Law,
-    StepRange,
-    assigned,
+    Distribution,
+    FloatUniform,
+    IntUniform,
+    Parametric,
+    SteppedUniform,
     distinct,
     grid,
     grid_size,
     is_active,
-    listed,
-    ordered,
+    sample_point,
+    topological_order,
 )
 from sweeps.space.optuna_space import (
-    decode,
     derived_seed,
-    distribution,
-    distributions,
     encode,
+    optuna_distributions,
     sampler,
     suggest,
 )
-from sweeps.space.sampling import drawn, hashed
-from tests.sweeps.space.spaces import dimensions, spaces
+from sweeps.space.sampling import draw_point, hashed
+from tests.sweeps.space.spaces import decode, dimensions, spaces
 
-SPACE: tuple[Dimension, ...] = (
-    FloatRange("optim.lr", 1e-5, 1e-2, log=True),
-    FloatRange("optim.label_smoothing", 0.0, 0.3),
-    StepRange("optim.warmup", 0.1, 0.7, 0.1),
-    IntRange("optim.epochs", 2, 10, 4),
-    Choice("optim.clip", (None, 1.0, 5.0)),
-    Choice("merges", ([], [{"name": "wise_ft", "alphas": [0.5]}])),
+SPACE: tuple[Distribution, ...] = (
+    FloatUniform("optim.lr", 1e-5, 1e-2, log=True),
+    FloatUniform("optim.label_smoothing", 0.0, 0.3),
+    SteppedUniform("optim.warmup", 0.1, 0.7, 0.1),
+    IntUniform("optim.epochs", 2, 10, 4),
+    Categorical("optim.clip", (None, 1.0, 5.0)),
+    Categorical("merges", ([], [{"name": "wise_ft", "alphas": [0.5]}])),
 )
 A_IS_2 = (Condition("a", (2,)),)
-ENDLESS = FloatRange("optim.lr", 1e-5, 1e-2)
+ENDLESS = FloatUniform("optim.lr", 1e-5, 1e-2)
 
 
 @given(space=spaces(), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_what_optuna_stores_decodes_to_the_point_that_was_drawn(
-    space: tuple[Dimension, ...], seed: int
+    space: tuple[Distribution, ...], seed: int
 ) -> None:
-    point = drawn(space, lambda name: hashed(seed, 0, name), {})
+    point = draw_point(space, lambda name: hashed(seed, 0, name), {})
     stored = encode(space, point)
     kept = optuna.trial.create_trial(
         state=optuna.trial.TrialState.RUNNING,
         params=stored,
-        distributions={name: distributions(space)[name] for name in stored},
+        distributions={name: optuna_distributions(space)[name] for name in stored},
     )
     decoded = decode(space, kept.params)
     assert decoded == point
@@ -73,19 +70,21 @@ def test_what_optuna_stores_decodes_to_the_point_that_was_drawn(
 @given(dimension=dimensions(), u=st.floats(0, 1))
 @settings(max_examples=200, deadline=None)
 def test_a_distribution_is_storable_and_contains_every_value(dimension: Any, u: float) -> None:
-    held = distribution(dimension)
+    held = optuna_distributions([dimension])[dimension.name]
     text = optuna.distributions.distribution_to_json(held)
     assert optuna.distributions.json_to_distribution(text) == held
-    drawn_value = drawn([dimension], lambda _: u, {})
-    for value in [*drawn_value.values(), *(listed(dimension) or ())]:
+    drawn_value = draw_point([dimension], lambda _: u, {})
+    for value in [*drawn_value.values(), *(dimension.grid_values() or ())]:
         internal = held.to_internal_repr(encode([dimension], {"x": value})["x"])
         assert held._contains(internal)
 
 
-@given(space=spaces((Choice, IntRange, StepRange, FloatRange)), seed=st.integers(0, 1000))
+@given(
+    space=spaces((Categorical, IntUniform, SteppedUniform, FloatUniform)), seed=st.integers(0, 1000)
+)
 @settings(max_examples=60, deadline=None)
 def test_a_suggested_point_has_what_is_active_and_decodes_from_what_optuna_kept(
-    space: tuple[Dimension, ...], seed: int
+    space: tuple[Distribution, ...], seed: int
 ) -> None:
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
     point = suggest(space, trial)
@@ -94,7 +93,7 @@ def test_a_suggested_point_has_what_is_active_and_decodes_from_what_optuna_kept(
 
 
 def test_an_enqueued_point_is_suggested_as_it_is() -> None:
-    space = (*SPACE[2:], Choice("optim.lr", (1e-4, 3e-4)))
+    space = (*SPACE[2:], Categorical("optim.lr", (1e-4, 3e-4)))
     made = optuna.create_study()
     for point in grid(space)[:50]:
         made.enqueue_trial(encode(space, point))
@@ -102,14 +101,22 @@ def test_an_enqueued_point_is_suggested_as_it_is() -> None:
 
 
 def test_steps_are_decimal_and_no_binary_noise() -> None:
-    assert listed(StepRange("optim.warmup", 0.1, 0.7, 0.1)) == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-    assert listed(IntRange("optim.epochs", 2, 10, 4)) == (2, 6, 10)
-    assert listed(ENDLESS) is None
-    assert listed(Law("optim.lr", "beta", (1, 1))) is None
+    assert SteppedUniform("optim.warmup", 0.1, 0.7, 0.1).grid_values() == (
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+    )
+    assert IntUniform("optim.epochs", 2, 10, 4).grid_values() == (2, 6, 10)
+    assert ENDLESS.grid_values() is None
+    assert Parametric("optim.lr", "beta", (1, 1)).grid_values() is None
 
 
 def test_the_first_parameter_of_a_grid_is_the_slowest() -> None:
-    space = (Choice("optim.lr", (1e-4, 1e-3)), Choice("optim.epochs", (1, 2)))
+    space = (Categorical("optim.lr", (1e-4, 1e-3)), Categorical("optim.epochs", (1, 2)))
     assert [tuple(point.values()) for point in grid(space)] == [
         (1e-4, 1),
         (1e-4, 2),
@@ -124,9 +131,9 @@ def test_the_first_parameter_of_a_grid_is_the_slowest() -> None:
 
 def test_a_grid_over_algorithms_has_each_point_once_with_its_own_fields() -> None:
     space = (
-        Choice("algorithm.kl_weight", (0.1, 1.0)),
-        Choice("algorithm.name", ("car_ft", "fine_tune", "zero_shot")),
-        Choice("optim.lr", (1e-4,)),
+        Categorical("algorithm.kl_weight", (0.1, 1.0)),
+        Categorical("algorithm.name", ("car_ft", "fine_tune", "zero_shot")),
+        Categorical("optim.lr", (1e-4,)),
     )
     assert grid(space) == [
         {"algorithm.kl_weight": 0.1, "algorithm.name": "car_ft", "optim.lr": 1e-4},
@@ -138,9 +145,9 @@ def test_a_grid_over_algorithms_has_each_point_once_with_its_own_fields() -> Non
 
 def test_a_conditional_grid_is_written_out_in_declared_order() -> None:
     space = (
-        Choice("c", ("x", "y"), when=(Condition("b", (True,)),)),
-        Choice("a", (1, 2)),
-        Choice("b", (False, True), when=A_IS_2),
+        Categorical("c", ("x", "y"), when=(Condition("b", (True,)),)),
+        Categorical("a", (1, 2)),
+        Categorical("b", (False, True), when=A_IS_2),
     )
     assert grid(space) == [
         {"a": 1},
@@ -148,52 +155,52 @@ def test_a_conditional_grid_is_written_out_in_declared_order() -> None:
         {"c": "x", "a": 2, "b": True},
         {"c": "y", "a": 2, "b": True},
     ]
-    assert [item.name for item in ordered(space)] == ["a", "b", "c"]
+    assert [item.name for item in topological_order(space)] == ["a", "b", "c"]
 
 
-@given(space=spaces((Choice, IntRange, StepRange)))
+@given(space=spaces((Categorical, IntUniform, SteppedUniform)))
 @settings(max_examples=60, deadline=None)
 def test_a_grid_is_the_product_with_each_active_part_once_where_it_first_comes(
-    space: tuple[Dimension, ...],
+    space: tuple[Distribution, ...],
 ) -> None:
-    axes = [listed(item) or () for item in space]
+    axes = [item.grid_values() or () for item in space]
     names = [item.name for item in space]
     every = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
-    active = [assigned(space, chosen(point)) for point in every]
+    active = [sample_point(space, chosen(point)) for point in every]
     assert list(map(repr, grid(space))) == list(map(repr, distinct(active)))
     assert grid_size(space, 10**9) == len(grid(space))
 
 
-def chosen(point: dict[str, Any]) -> Callable[[Dimension], Any]:
+def chosen(point: dict[str, Any]) -> Callable[[Distribution], Any]:
     return lambda dimension: point[dimension.name]
 
 
 def test_the_size_of_a_grid_is_counted_without_making_it() -> None:
-    wide = tuple(IntRange(name, 1, 1000) for name in "abcdefgh")
+    wide = tuple(IntUniform(name, 1, 1000) for name in "abcdefgh")
     assert grid_size(wide, 10_000) == 1000**8
-    deep: tuple[Dimension, ...] = (
-        Choice("a", (1, 2)),
-        *(IntRange(name, 1, 1000, when=A_IS_2) for name in "bcd"),
+    deep: tuple[Distribution, ...] = (
+        Categorical("a", (1, 2)),
+        *(IntUniform(name, 1, 1000, when=A_IS_2) for name in "bcd"),
     )
     assert grid_size(deep, 10_000) == 1 + 1000**3
-    deciding = tuple(IntRange(name, 1, 1000) for name in "bcd")
-    last = Choice("e", (1,), when=tuple(Condition(name, (1,)) for name in "bcd"))
+    deciding = tuple(IntUniform(name, 1, 1000) for name in "bcd")
+    last = Categorical("e", (1,), when=tuple(Condition(name, (1,)) for name in "bcd"))
     assert 10_000 < grid_size((*deciding, last), 10_000) <= 1000**3
 
 
 def test_a_circle_of_conditions_has_no_order() -> None:
     space = (
-        Choice("a", (1, 2), when=(Condition("b", (1,)),)),
-        Choice("b", (1, 2), when=(Condition("a", (1,)),)),
+        Categorical("a", (1, 2), when=(Condition("b", (1,)),)),
+        Categorical("b", (1, 2), when=(Condition("a", (1,)),)),
     )
     with pytest.raises(ValueError, match="in a circle: a, b"):
-        ordered(space)
+        topological_order(space)
 
 
 @given(space=spaces())
 @settings(max_examples=50, deadline=None)
-def test_a_space_is_plain_data(space: tuple[Dimension, ...]) -> None:
-    plain = [item.plain() for item in space]
+def test_a_space_is_plain_data(space: tuple[Distribution, ...]) -> None:
+    plain = [item.to_dict() for item in space]
     assert json.loads(json.dumps(plain)) == plain
     assert [set(item.get("when", {})) for item in plain] == [
         {condition.name for condition in item.when} for item in space

@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from carft_core.config import field_names
 from carft_core.errors import RequestError
 from sweeps.space.parameters import DISTRIBUTIONS, KEYS
-from sweeps.spec.normalize import HYPERBAND, IGNORED, OF_METRIC, SHORT, TRIAL_KEYS, UNSUPPORTED
+from sweeps.spec.normalize import IGNORED, OF_METRIC, TRIAL_KEYS, UNSUPPORTED
 from sweeps.spec.normalize import KEYS as TOP_KEYS
-from sweeps.spec.settings import EarlyTerminate, RaceSeeds, Resources, Retries
+from sweeps.spec.settings import (
+    ASHA_SYNONYMS,
+    EARLY_TERMINATION,
+    Hyperband,
+    RaceSeeds,
+    Resources,
+    Retries,
+)
 from sweeps.spec.spec import SweepSpec, load_spec, recipes
 
 FOLDER = Path(__file__).parent / "broken"
@@ -135,8 +142,16 @@ def test_a_recipe_with_a_slip_is_a_sweep_or_a_wrong_request(
 
 WORDS = sorted(
     {*TOP_KEYS, *TRIAL_KEYS, *field_names(), *KEYS, *DISTRIBUTIONS}
-    | {*UNSUPPORTED, *IGNORED, *OF_METRIC, *SHORT, *HYPERBAND, *Resources.model_fields}
-    | {*EarlyTerminate.model_fields, *RaceSeeds.model_fields, *Retries.model_fields}
+    | {
+        *UNSUPPORTED,
+        *IGNORED,
+        *OF_METRIC,
+        *ASHA_SYNONYMS,
+        *Hyperband.model_fields,
+        *Resources.model_fields,
+    }
+    | {key for model in EARLY_TERMINATION.values() for key in model.model_fields}
+    | {*RaceSeeds.model_fields, *Retries.model_fields}
     | {"median", "asha", "hyperband", "threshold", "2h30m", "env:HOOK", "ray", "local", "nsga2"}
     | {"name", "goal", "merge", "within", "oracle", "lr", "tpe", "random", "car_ft", "fine_tune"}
     | {"zero_shot", "wise_ft", "alphas", "wise_ft@0.5", "id/val/top1", "icon_shift", "~nobody/x"}

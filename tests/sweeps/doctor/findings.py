@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweeps.doctor.base import Asked, Finding, Level
+from sweeps.doctor.base import Finding, Level, Scope
 from sweeps.doctor.examination import CHECKS, examine
 from sweeps.home import Home
 
@@ -14,11 +14,11 @@ def look(
 ) -> list[Finding]:
     """What it finds."""
     (check,) = (check for check in CHECKS if check.name == name)
-    return examine(check, Asked(Home(home), address, nodes))
+    return examine(check, Scope(Home(home), address, nodes))
 
 
 def only(found: list[Finding], level: Level) -> str:
     """What the one finding says; it is of this level."""
     (finding,) = found
     assert finding.level == level, finding
-    return f"{finding.told} -> {finding.todo}"
+    return f"{finding.message} -> {finding.advice}"
