@@ -434,3 +434,18 @@ def validated(
             path = mistake.path[:-1] if mistake.path[-1:] == (_OF_A_KEY,) else mistake.path
             document.add_error(path, mistake.message)
         return None
+
+
+def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
+    """Validate the keys of a whole file; those that are wrong are reported and take their defaults.
+
+    So what depends on the others can still be checked, and all mistakes come at once.
+    """
+    model, right = validated(document, cls, fields, ()), dict(fields)
+    while model is None:
+        try:
+            model = cls.model_validate({"name": "unnamed", **right})
+        except ValidationError as error:
+            for item in error.errors():
+                right.pop(str(item["loc"][0]), None)
+    return model

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_core.config import SCALARS, SECTIONS, field_names
-from carft_core.errors import Route, unknown
+from carft_core.errors import Route, listed_in_groups, unknown
 from sweeps.space.parameters import KEYS as PARAMETER_KEYS
 from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse, validated
 from sweeps.spec.settings import (
@@ -78,7 +79,7 @@ def normalize(document: SpecDocument) -> None:
     for route, written in list(_leaves(document, ("parameters",), "")):
         name = aliases.get(written, written)
         if name not in field_names():
-            document.add_error(route, unknown_field("parameter", written, aliases))
+            document.add_error(route, _unknown_field("parameter", written, aliases))
             document.remove(route)
         elif route != ("parameters", name):
             document.move(route, ("parameters", name))
@@ -218,7 +219,7 @@ def _top_keys(document: SpecDocument) -> None:
         elif key in TRIAL_KEYS or key in field_names():
             document.add_error((key,), f"is at the top; write it under trial: {key}")
         else:
-            document.add_error((key,), unknown("key", key, KEYS))
+            document.add_error((key,), _unknown_field("key", key, KEYS))
 
 
 def _aliases(document: SpecDocument) -> dict[str, str]:
@@ -230,7 +231,7 @@ def _aliases(document: SpecDocument) -> dict[str, str]:
         if alias in taken:
             document.add_error(route, "is a name of its own already; choose another alias")
         elif not isinstance(field, str) or field not in field_names():
-            document.add_error(route, unknown_field("field", field, ()))
+            document.add_error(route, _unknown_field("field", field, ()))
         else:
             right[alias] = field
     return right
@@ -271,12 +272,18 @@ def _leaves(document: SpecDocument, route: Route, prefix: str) -> Iterator[tuple
             yield (*route, key), f"{prefix}{key}"
 
 
-def unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
-    """Suggest near fields: of the same section, of the same last name, or what others call so."""
+def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
+    """Suggest a field: what others call so, of the same last name, or one that is spelt alike."""
     names = (*field_names(), *more)
     section, _, last = str(name).rpartition(".")
     same = [known for known in names if known.rpartition(".")[2] == last]
     same = same or [known for known in (SYNONYMS.get(last),) if known in names]
+    if not same and not section:  # else data.root is near to dropout
+        own = {known.rpartition(".")[2]: known for known in reversed(names)}
+        same = [own[near] for near in difflib.get_close_matches(last, own, n=1, cutoff=0.75)]
+        if not same:
+            known = listed_in_groups(more if kind == "key" else names)
+            return f"unknown {kind} {name!r}; Known: {known}."
     if same:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, same))}?"
     near = [known for known in names if section and known.startswith(f"{section}.")]
@@ -298,7 +305,7 @@ def _route(key: str, aliases: Mapping[str, str]) -> Route:
         raise KeyError("modules are named in the file, or with --import")
     if head in KEYS and head != "trial":
         return tuple(key.split("."))
-    raise KeyError(unknown_field("key", key, (*KEYS, *aliases)))
+    raise KeyError(_unknown_field("key", key, (*KEYS, *aliases)))
 
 
 def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
@@ -311,7 +318,7 @@ def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
         return (aliases.get(text, text),)
     if name in known and key in PARAMETER_KEYS:
         return (aliases.get(name, name), key)
-    raise KeyError(unknown_field("parameter", text, aliases))
+    raise KeyError(_unknown_field("parameter", text, aliases))
 
 
 def _put(document: SpecDocument, route: Route, value: object, place: Place) -> None:

@@ -21,7 +21,7 @@ from carft_core.errors import RequestError, unknown
 from sweeps.secrets import NAMES, SUFFIX
 from sweeps.space.distributions import Categorical
 from sweeps.spec.spec import SweepSpec
-from sweeps.spec.user_code import DECLARED
+from sweeps.spec.user_code import FAMILY_SUFFIXES
 from tracking.location import HOME, HOME_VARIABLE
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
@@ -268,7 +268,7 @@ def as_needed(spec: SweepSpec, sweep_file: Path | None) -> Tree:
     """
     paths = [] if sweep_file is None else [sweep_file]
     for item in own_files(spec):
-        paths += [item] if item.name.endswith(DECLARED) else _of_module(item)
+        paths += [item] if item.name.endswith(FAMILY_SUFFIXES) else _of_module(item)
     paths += _templates(spec)
     paths = [path.parent.resolve() / path.name for path in paths]
     root = Path(os.path.commonpath([Path.cwd().resolve(), *(path.parent for path in paths)]))
