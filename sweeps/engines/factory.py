@@ -75,7 +75,7 @@ def address_of(given: str | None) -> str | None:
 
 
 def shares_machine(spec: SweepSpec, machine: Node) -> bool:
-    """Whether runs are to share this machine: GPUs for several, or the file asks for it."""
+    """Whether runs are to share this machine: GPUs for several, or the file says so."""
     gpus, parallel = spec.resources.gpus, spec.parallel
     if parallel is not None:
         return parallel > 1

@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits.
 
     An alias costs nothing to compose and is expanded to plain data afterwards, so the limits hold
-    in both passes: ten lines of aliases can stand for a billion values.
+    in both passes: ten lines of aliases can expand to a billion values.
     """
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012 - without those of YAML 1.1
@@ -426,7 +426,7 @@ _OF_A_KEY = "[key]"
 def validated(
     document: SpecDocument, cls: type[M], fields: Mapping[str, Any], route: Route
 ) -> M | None:
-    """Validate `fields`, which stand at `route`; None after reporting what is wrong."""
+    """Validate the `fields` at `route`; None after reporting what is wrong."""
     try:
         return cls.model_validate(dict(fields))
     except ValidationError as error:

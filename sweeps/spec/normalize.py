@@ -62,7 +62,7 @@ KEYS = (
 )
 
 NAMED: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
-"""Where an algorithm stands, by its bare name or with fields."""
+"""Where an algorithm is, by its bare name or with fields."""
 
 
 def normalize(document: SpecDocument) -> None:
@@ -265,7 +265,7 @@ def _leaves(document: SpecDocument, route: Route, prefix: str) -> Iterator[tuple
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value:
                 if other != "parameters":
-                    message = "does not stand beside nested parameters"
+                    message = "does not go with nested parameters"
                     document.add_error((*route, key, other), message)
             yield from _leaves(document, (*route, key, "parameters"), f"{prefix}{key}.")
         else:
@@ -291,7 +291,7 @@ def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
 
 
 def _route(key: str, aliases: Mapping[str, str]) -> Route:
-    """Where a key of the command line stands. Raises KeyError with a message."""
+    """Return the route of a key of the command line. Raises KeyError with a message."""
     key = aliases.get(key, key)
     field = key.removeprefix("trial.")
     if field in field_names() or field in TRIAL_KEYS:

@@ -224,7 +224,7 @@ class TrialSpace:
             self._check_with({} if end is None else {"algorithm.name": end}, space, done)
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
-        """Report a metric's `merge`, which stands at `route`, when some trial has no such point."""
+        """Report the `merge` of a metric, at `route`, when some trial has no such point."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(("train/", "system/")):
