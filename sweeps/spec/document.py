@@ -384,6 +384,11 @@ class SpecDocument:
         self._places[route] = place
         self._put(route, value)
 
+    def replace(self, route: Route, value: Any) -> None:
+        """Put another value at `route`, in the place of what is there."""
+        if value != self.get(route):
+            self.set(route, value, self.place(route))
+
     def remove(self, route: Route) -> None:
         """Remove the value at `route`."""
         holder = self.get(route[:-1])

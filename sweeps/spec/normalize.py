@@ -61,17 +61,19 @@ KEYS = (
     *("allow_grid", "parameters", "baselines", "trial", "aliases", "profiles"),
 )
 
-NAMED: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
-"""Where an algorithm is, by its bare name or with fields."""
+_ALGORITHMS: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
+SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("tasks",), ("retries",))
+"""The routes that have a short form, and a long one below which `--set` finds its place."""
 
 
 def normalize(document: SpecDocument) -> None:
     """Put every value of the file at its one route; report unknown keys."""
     _top_keys(document)
     aliases = _aliases(document)
-    _bare_algorithm(document)
-    _whole_tasks(document, aliases)
-    _bare_retries(document)
+    for route in SHORT:
+        value = document.get(route)
+        if value is not None:
+            document.replace(route, _long_form(route, value, aliases))
     for key in list(document.mapping(("trial",))):
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
@@ -237,26 +239,16 @@ def _aliases(document: SpecDocument) -> dict[str, str]:
     return right
 
 
-def _bare_algorithm(document: SpecDocument) -> None:
-    for route in NAMED:
-        if isinstance(document.get(route), str):
-            place = document.place(route)
-            document.set(route, {"name": document.get(route)}, place)
-
-
-def _bare_retries(document: SpecDocument) -> None:
-    """A number in its long form, so that `--set retries.preempted=3` finds its place."""
-    value, place = document.get(("retries",)), document.place(("retries",))
-    if type(value) is int:
-        with contextlib.suppress(ValueError):  # reported when the settings are checked
-            document.set(("retries",), expand_retries(value), place)
-
-
-def _whole_tasks(document: SpecDocument, aliases: Mapping[str, str]) -> None:
-    """The tasks' parameter by its whole name."""
-    given = document.get(("tasks",))
-    if isinstance(given, str) and given in aliases:
-        document.set(("tasks",), aliases[given], document.place(("tasks",)))
+def _long_form(route: Route, value: object, aliases: Mapping[str, Any]) -> object:
+    """Expand the short form of a value; one that is wrong stays, and is reported later."""
+    if route in _ALGORITHMS and isinstance(value, str):
+        return {"name": value}
+    if route == ("tasks",) and isinstance(value, str):
+        return aliases.get(value, value)
+    if route == ("retries",) and type(value) is int:
+        with contextlib.suppress(ValueError):
+            return expand_retries(value)
+    return value
 
 
 def _leaves(document: SpecDocument, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
@@ -330,15 +322,7 @@ def _put(document: SpecDocument, route: Route, value: object, place: Place) -> N
         given = document.get(whole)
         kept = {"when": given["when"]} if isinstance(given, dict) and "when" in given else {}
         document.set(whole, {**kept, route[-1]: value}, place)
-    elif route in NAMED and isinstance(value, str):
-        document.set(route, {"name": value}, place)
-    elif route == ("tasks",):
-        document.set(route, value, place)
-        _whole_tasks(document, {name: str(f) for name, f in document.mapping(("aliases",)).items()})
-    elif route == ("retries",) and type(value) is int:
-        document.set(route, value, place)
-        _bare_retries(document)
     elif route == ("selection", "within"):
         document.set(("selection",), {"within": value}, place)
     else:
-        document.set(route, value, place)
+        document.set(route, _long_form(route, value, document.mapping(("aliases",))), place)

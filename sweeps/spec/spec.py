@@ -29,7 +29,7 @@ from sweeps.spec.tasks import cells_of_tasks, task_values
 from sweeps.spec.user_code import import_all, name_families
 from sweeps.spec.validate import validate
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def from_environment(document: SpecDocument) -> list[str]:
@@ -280,7 +280,7 @@ def load_spec(
     placed = from_environment(document)
     apply(document, placed)
     fields = validate(document) | {"imports": imported}
-    _log.debug("%s: read %s", source, fields["name"])
+    logger.debug("%s: read %s", source, fields["name"])
     return SweepSpec.model_construct(
         **fields,
         text=text,

@@ -47,7 +47,7 @@ from sweeps.spec.settings import expand_imports
 
 SOURCES_ROOT = Path(__file__).parents[2]
 PACKAGES = ("carft_core", "sweeps", "tracking")
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def source_digest() -> str:
@@ -150,7 +150,7 @@ def load(imports: Sequence[str]) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
             raise RequestError(f"cannot import {item}: {_reason(error, name)}") from error
-        _log.debug("imported %s", item)
+        logger.debug("imported %s", item)
 
 
 def _is_path(item: str) -> bool:

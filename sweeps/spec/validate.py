@@ -34,7 +34,7 @@ from sweeps.spec.tasks import cells_of_tasks, check_tasks, task_values
 
 MAX_POINTS = 10_000
 MOST_SHOWN = 20
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def validate(document: SpecDocument) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
         "trial": space.trial,
     }
     document.raise_errors()
-    _log.debug("%d parameters, algorithms %s", len(space.space), ", ".join(space.algorithms))
+    logger.debug("%d parameters, algorithms %s", len(space.space), ", ".join(space.algorithms))
     return fields
 
 
