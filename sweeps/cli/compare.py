@@ -47,11 +47,12 @@ _OVERRIDES = ("metric", "selection", "id_margin", "by")
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
     """Let the options of a command go before each sweep's own spec. Raises RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
-    reference = {"reference": arguments.reference}
-    overridden = [
-        replace(part, spec=override(part.spec, **options).model_copy(update=reference))
-        for part in sweeps
-    ]
+    overridden = []
+    for part in sweeps:
+        spec = part.spec.model_copy(update={"reference": arguments.reference})
+        if any(value is not None for value in options.values()):
+            spec = override(spec, **options)
+        overridden.append(replace(part, spec=spec))
     merge = overridden[0].spec.rule.merge
     labels = {label for part in sweeps for run in part.records for label in run.merges}
     if arguments.metric and merge is not None and merge not in labels:
@@ -207,7 +208,8 @@ def _render(
     arguments: argparse.Namespace,
 ) -> Any:
     """Render in the format of the options: a text, or plain data for JSON."""
-    resolve_columns(comparison, options.columns)  # of JSON too: no wrong name passes
+    if options.columns:
+        resolve_columns(comparison, options.columns)  # of JSON too: no wrong name passes
     if options.sort:
         comparison = sort_rows(comparison, options.sort)
     if arguments.json:

@@ -17,7 +17,7 @@ from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
 from tracking.comparison.metrics import TOP1
 from tracking.comparison.pooling import SweepRuns, compare_sweeps
-from tracking.comparison.runs import UNMERGED, RunRecord, State, fields
+from tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
 from tracking.comparison.spec import NAMED, ComparisonSpec, Endpoint, SelectionRule
 from tracking.comparison.tasks import RESULT
 
@@ -119,7 +119,7 @@ def _records(runs: Runs, item: Setting) -> Iterator[RunRecord]:
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
-            params=_scalars(item.params),
+            params={name: scalar(value) for name, value in item.params.items()},
             seed=None if seed == NO_SEED else int(seed),
             digest=digest,
             state=state,
@@ -179,14 +179,6 @@ def _nothing_collected() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
-
-
-def _scalars(params: Mapping[str, Any]) -> dict[str, str | int | float | bool | None]:
-    """Lists and mappings among the varied values as text."""
-    return {
-        name: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
-        for name, value in params.items()
-    }
 
 
 CONFIG = "config.json"

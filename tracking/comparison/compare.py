@@ -179,8 +179,13 @@ def compare(
         The table, the paired tests (Holm-adjusted), and the verdict as sentences.
     """
     arms = group(runs)
-    spec = _resolved(spec, arms)
-    rule, endpoint, seeds = spec.rule, spec.endpoint, spec.seeds or ()
+    measured = {name for arm in arms for run in arm.done for name in run.metrics}
+    seeds = spec.seeds
+    if seeds is None:
+        every = (run.seed for arm in arms if not arm.confirms for run in arm.runs)
+        seeds = tuple(sorted({seed for seed in every if seed is not None}))
+    spec = spec.model_copy(update={"endpoint": spec.endpoint.suited(measured), "seeds": seeds})
+    rule, endpoint = spec.rule, spec.endpoint
     selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
     best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
     confirmation = confirm(arms, selections, spec.confirm_seeds)
@@ -204,18 +209,18 @@ def compare(
             "names domains": bool(caveats.named_domains(arm)),
             "oracle": rule.oracle,
         }
-        for seen in (arm, *(arm.merged(label) for label in arm.merge_labels)):
-            chosen = standing is not None and standing.arm.label == seen.label
-            chosen |= seen.merge in merges.get(arm.label, {}).values()
+        for shown in (arm, *(arm.merged(label) for label in arm.merge_labels)):
+            chosen = standing is not None and standing.arm.label == shown.label
+            chosen |= shown.merge in merges.get(arm.label, {}).values()
             row = Row(
-                arm=seen,
-                value=value_of(seen, rule.metric),
-                selected=best is not None and best.arm.label == seen.label,
+                arm=shown,
+                value=value_of(shown, rule.metric),
+                selected=best is not None and best.arm.label == shown.label,
                 chosen=chosen,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
             )
-            if with_images and seen.done and (seen.merge is None or chosen):
-                predictions = read_predictions(seen.done, seen.merge)
+            if with_images and shown.done and (shown.merge is None or chosen):
+                predictions = read_predictions(shown.done, shown.merge)
                 row = replace(row, ci95_images=intervals(predictions) if predictions else {})
             rows.append(row)
     judged = [*selections.values(), *([best] if best else [])]
@@ -252,16 +257,6 @@ def compare(
     )
 
 
-def _resolved(spec: ComparisonSpec, arms: Sequence[Arm]) -> ComparisonSpec:
-    """Fill in the seeds that are selected on, and fit the endpoint to the measured metrics."""
-    measured = {name for arm in arms for run in arm.done for name in run.metrics}
-    update: dict[str, object] = {"endpoint": spec.endpoint.suited(measured)}
-    if spec.seeds is None:
-        every = (run.seed for arm in arms if not arm.confirms for run in arm.runs)
-        update["seeds"] = tuple(sorted({seed for seed in every if seed is not None}))
-    return spec.model_copy(update=update)
-
-
 def _sentences(
     best: Selection | None,
     tested: Mapping[str, Arm],
@@ -287,10 +282,10 @@ def _with_images(verdict: Verdict) -> Verdict:
         seeds = verdict.pair.seeds if arm.has_seeds else (None,)
         runs = [run for run in arm.done if run.seed in seeds]
         sides.append(read_predictions(runs, arm.merge))
-    ours, theirs = sides
-    if ours is None or theirs is None:
+    candidate, reference = sides
+    if candidate is None or reference is None:
         return verdict
-    return replace(verdict, ci95_images=intervals(ours, minus=theirs))
+    return replace(verdict, ci95_images=intervals(candidate, minus=reference))
 
 
 def _without_images(rows: Sequence[Row], endpoint: Endpoint) -> Iterator[str]:

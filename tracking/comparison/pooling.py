@@ -204,10 +204,12 @@ def compare_sweeps(
         raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")
     if spec.tasks is not None:
         _check_tasks(spec.tasks, sweeps)
-    seeds, fresh = chosen.seeds(spec.seeds), chosen.seeds(spec.confirm_seeds)
+    if chosen.conditions:
+        seeds, fresh = chosen.seeds(spec.seeds), chosen.seeds(spec.confirm_seeds)
+        spec = spec.model_copy(update={"seeds": seeds, "confirm_seeds": fresh})
     compared = (compare if spec.tasks is None else compare_tasks)(
         kept,
-        spec.model_copy(update={"seeds": seeds, "confirm_seeds": fresh}),
+        spec,
         sweep=" + ".join(part.sweep for part in sweeps),
         with_images=with_images,
     )

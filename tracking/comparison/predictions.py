@@ -52,14 +52,14 @@ class Predictions:
         shift: NDArray[np.bool_] = np.char.startswith(self.split, "ood/")
         return shift & ~np.isin(self.split, sorted(self.outside))
 
-    def only(self, kept: NDArray[np.bool_]) -> Predictions:
+    def only(self, mask: NDArray[np.bool_]) -> Predictions:
         """Return the same of some images."""
         return Predictions(
-            self.split[kept],
-            self.item[kept],
-            self.unit[kept],
-            self.label[kept],
-            self.prediction[:, kept],
+            self.split[mask],
+            self.item[mask],
+            self.unit[mask],
+            self.label[mask],
+            self.prediction[:, mask],
             self.outside,
         )
 
@@ -218,7 +218,7 @@ def pick(
             for arm in (candidate, reference)
         ),
     ]
-    shown = [said.only(said.in_means | (said.split == "id/test")) for said in every if said]
+    shown = [arm.only(arm.in_means | (arm.split == "id/test")) for arm in every if arm]
     if len(shown) < len(every) or not all(shown[0].same_items(other) for other in shown[1:]):
         return None
     votes = _Votes(*shown)

@@ -46,8 +46,8 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
     most seeds. With a margin, strength is compared among settings of the best arm's algorithm.
     Ties go to the better value, then to the earlier arm.
     """
-    seen = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
-    valued = [(arm, value) for arm in seen if (value := value_of(arm, rule.metric)) is not None]
+    shown = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
+    valued = [(arm, value) for arm in shown if (value := value_of(arm, rule.metric)) is not None]
     if not valued:
         return None
     complete = [(arm, value) for arm, value in valued if arm.is_complete(seeds)]

@@ -195,12 +195,12 @@ def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
 
     Raises TrackingError that names the first difference and the option that settles it.
     """
-    (first, ours), *others = by_sweep.items()
+    (first, spec), *others = by_sweep.items()
     if not others:
-        return ours
-    for name, theirs in others:
+        return spec
+    for name, another in others:
         for (key, value, option), (_, other, _) in zip(
-            _settled(ours), _settled(theirs), strict=True
+            _settled(spec), _settled(another), strict=True
         ):
             if value != other:
                 say = "" if option is None else f"say which with {option} (in Python: spec=), or "
@@ -209,11 +209,11 @@ def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
                     f"{_text(value)}, of the other {_text(other)}; {say}look at each by itself"
                 )
     every = by_sweep.values()
-    fresh = [{*spec.confirm_seeds} for spec in every if spec.confirm_seeds]
-    selected_on = {seed for spec in every for seed in spec.seeds or ()}
-    return ours.model_copy(
+    fresh = [{*it.confirm_seeds} for it in every if it.confirm_seeds]
+    selected_on = {seed for it in every for seed in it.seeds or ()}
+    return spec.model_copy(
         update={
-            "seeds": common_seeds([spec.seeds for spec in every]),
+            "seeds": common_seeds([it.seeds for it in every]),
             # What one sweep has selected on confirms nothing in another.
             "confirm_seeds": tuple(sorted(set.intersection(*fresh) - selected_on)) if fresh else (),
         }
@@ -222,9 +222,9 @@ def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
 
 def common_seeds(every: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
     """Return the seeds that a setting of all these is complete with; None: all that occur."""
-    known = [{*seeds} for seeds in every if seeds is not None]
+    required = [{*seeds} for seeds in every if seeds is not None]
     # With no seed required, a setting with a single one would stand against those with many.
-    return tuple(sorted(set.intersection(*known))) or None if known else None
+    return tuple(sorted(set.intersection(*required))) or None if required else None
 
 
 def _settled(spec: ComparisonSpec) -> list[tuple[str, object, str | None]]:

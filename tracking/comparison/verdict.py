@@ -51,20 +51,24 @@ class Pair:
     def test(self, metric: str) -> PairedTest | None:
         """Test candidate minus reference over the common seeds; None where a side has no value."""
         if metric not in self._tests:
-            ours, theirs = self._values(metric)
-            pairs = [(ours[s], theirs[s]) for s in self.seeds if s in ours and s in theirs]
+            candidate, reference = self._values(metric)
+            pairs = [
+                (candidate[s], reference[s])
+                for s in self.seeds
+                if s in candidate and s in reference
+            ]
             differences = tuple(one - two for one, two in pairs)
             self._tests[metric] = PairedTest(differences) if differences else None
         return self._tests[metric]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
         """By seed. An arm that no seed changes stands against each seed of the other."""
-        ours, theirs = self.candidate.by_seed(metric), self.reference.by_seed(metric)
-        if theirs and not self.reference.has_seeds:
-            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-        elif ours and not self.candidate.has_seeds:
-            ours = dict.fromkeys(theirs, next(iter(ours.values())))
-        return ours, theirs
+        candidate, reference = self.candidate.by_seed(metric), self.reference.by_seed(metric)
+        if reference and not self.reference.has_seeds:
+            reference = dict.fromkeys(candidate, next(iter(reference.values())))
+        elif candidate and not self.candidate.has_seeds:
+            candidate = dict.fromkeys(reference, next(iter(candidate.values())))
+        return candidate, reference
 
     @property
     def ood(self) -> PairedTest | None:

@@ -15,16 +15,10 @@ NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 NO_VALUE = "No verdict: no run gave a value to select on."
 
 
-def points(value: float) -> str:
-    """Format a difference of fractions in percentage points: `+1.80 pp`."""
-    return f"{_signed(value)} pp"
-
-
-def with_interval(value: float, ci95: Interval | None) -> str:
-    """Format it with its interval: `+1.80 pp [+1.49, +2.11]`."""
-    if ci95 is None:
-        return points(value)
-    return f"{points(value)} [{_signed(ci95.low)}, {_signed(ci95.high)}]"
+def with_interval(value: float, ci95: Interval | None = None) -> str:
+    """Format a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
+    ends = "" if ci95 is None else f" [{_signed(ci95.low)}, {_signed(ci95.high)}]"
+    return f"{_signed(value)} pp{ends}"
 
 
 def sentences(verdict: Verdict, tests: int) -> Iterator[str]:
@@ -78,13 +72,15 @@ def gain_sentence(gain: Estimate | None, endpoint: Endpoint) -> Iterator[str]:
 
 def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterator[str]:
     """Say which seeds the verdict is of, where fresh ones were required."""
+    if not confirmation.required:
+        return
     fresh = _seeds(confirmation.seeds)
     if confirmation.is_complete:
         yield (
             f"The settings were chosen on {_seeds(selected_on)} and judged on {fresh}, which no "
             "choice has seen."
         )
-    elif confirmation.required:
+    else:
         yield (
             f"Not confirmed yet: {confirmation.done} of {confirmation.required} runs on {fresh} "
             "are done, so this is judged on the seeds that the settings were chosen on."
@@ -93,7 +89,7 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
 
 def _main(verdict: Verdict, tests: int) -> str:
     pair, endpoint = verdict.pair, verdict.pair.endpoint
-    ours, theirs = _name(pair.candidate), _name(pair.reference)
+    candidate, reference = _name(pair.candidate), _name(pair.reference)
     fresh = "fresh " if pair.candidate.confirms or pair.reference.confirms else ""
     n = len(pair.seeds)
     over = f"{n} {fresh}seed{'' if n == 1 else 's'}"
@@ -104,7 +100,7 @@ def _main(verdict: Verdict, tests: int) -> str:
     margin = f"margin {100 * endpoint.id_margin:.3g} pp"
     match verdict.outcome:
         case "no_pairs":
-            return f"No verdict: {ours} and {theirs} have no finished seed in common."
+            return f"No verdict: {candidate} and {reference} have no finished seed in common."
         case "not_measured":
             return _not_measured(pair)
         case "too_few_seeds":
@@ -112,29 +108,29 @@ def _main(verdict: Verdict, tests: int) -> str:
             return f"{required}. {_so_far(pair, over, test)}."
         case "no_shifts":
             return (
-                f"No verdict on robustness, as no shift was measured: {ours} minus {theirs} over "
-                f"{over}, {id_test}."
+                f"No verdict on robustness, as no shift was measured: {candidate} minus "
+                f"{reference} over {over}, {id_test}."
             )
         case "tie":
             return f"A tie: {_tied(pair, over)}."
         case outcome if not endpoint.has_shifts:
             noun = NOUNS[kind_of(endpoint.metric)]
-            claim = f"{ours} is {outcome} than {theirs} in distribution"
+            claim = f"{candidate} is {outcome} than {reference} in distribution"
             if outcome == "no_difference":
-                claim = f"No difference in {noun} is shown between {ours} and {theirs}"
+                claim = f"No difference in {noun} is shown between {candidate} and {reference}"
             return f"{claim}: {id_test} over {over} ({test})."
         case "better":
-            return f"{ours} is better than {theirs}: {numbers}; {_id_margin(pair, margin)}."
+            return f"{candidate} is better than {reference}: {numbers}; {_id_margin(pair, margin)}."
         case "trade_off":
             return (
-                f"{ours} is more robust than {theirs} but not better: {numbers}; "
+                f"{candidate} is more robust than {reference} but not better: {numbers}; "
                 f"{_id_margin(pair, margin, shown=False)}."
             )
         case "worse":
-            return f"{ours} is less robust than {theirs}: {numbers}{beside}."
+            return f"{candidate} is less robust than {reference}: {numbers}{beside}."
         case _:
             return (
-                f"No difference in robustness is shown between {ours} and {theirs}: "
+                f"No difference in robustness is shown between {candidate} and {reference}: "
                 f"{numbers}{beside}."
             )
 
@@ -198,7 +194,9 @@ def _curve(verdict: Verdict, above: Estimate) -> str:
         text = f"{seeds} its ID {noun} {where} {algorithm}'s WiSE-FT curve; "
         text += "no equal-ID comparison is possible"
         if verdict.above_mean_curve is not None:
-            text += f" for each seed, that of the means is {points(verdict.above_mean_curve)}"
+            text += (
+                f" for each seed, that of the means is {with_interval(verdict.above_mean_curve)}"
+            )
         return text + _dominated(verdict)
     text = (
         f"At equal ID {noun} its {named(endpoint.ood)} is {with_interval(above.mean, above.ci95)} "
@@ -224,10 +222,10 @@ def _dominated(verdict: Verdict) -> str:
 
 def _merged(name: str, pair: Pair) -> str:
     labels = [arm.merge or "" for arm in (pair.candidate, pair.reference)]
-    ours, theirs = (
+    candidate, reference = (
         label if (alpha := merge_number(label)) is None else f"{alpha:g}" for label in labels
     )
-    head = f"With {name} on both (alpha {ours} and {theirs}, chosen by the same rule)"
+    head = f"With {name} on both (alpha {candidate} and {reference}, chosen by the same rule)"
     if not pair.seeds:
         return f"{head} there is no seed in common."
     endpoint = pair.endpoint

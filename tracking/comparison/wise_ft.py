@@ -35,7 +35,7 @@ def run_curve(
     id_metric: str = ID,
     ood_metric: str = OOD,
 ) -> Curve | None:
-    """The curve of one run, or None when no model between the ends was measured.
+    """Build the curve of one run, or None when no model between the ends was measured.
 
     `id_metric` and `ood_metric` are its axes.
 
@@ -62,11 +62,11 @@ def run_curve(
 def mean_curve(
     arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
 ) -> Curve | None:
-    """The mean over an arm's finished seeds, at the alphas that every one of them has."""
+    """Average the curves of an arm's finished seeds, at the alphas that every one has."""
     starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
     pairs = zip(arm.done, starts, strict=True)
-    found = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
-    curves = [curve for curve in found if curve is not None]
+    every = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
+    curves = [curve for curve in every if curve is not None]
     if not curves or len(curves) < len(arm.done):
         return None
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
@@ -83,7 +83,7 @@ def mean_curve(
 
 
 def ood_at(curve: Curve, id_accuracy: float) -> float | None:
-    """The curve's OOD accuracy at this ID accuracy, linear between neighbours in alpha.
+    """Interpolate the curve's OOD accuracy at this ID accuracy, linearly between neighbours.
 
     Where the curve passes the ID accuracy more than once the highest OOD counts, which is against
     whoever is compared with it. None outside the curve's ID range.
@@ -102,7 +102,7 @@ def ood_at(curve: Curve, id_accuracy: float) -> float | None:
 
 
 def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point | None:
-    """The measured model with the highest OOD that is as good on both and better on one, if any."""
+    """Find the measured model with the highest OOD that is as good on both and better on one."""
     above = [
         p
         for p in curve.points

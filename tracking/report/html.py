@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 
 def library(cache: Path | None = None) -> str:
-    """Vega, Vega-Lite and Vega-Embed as JavaScript; `window.vegaEmbed` is what it defines.
+    """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`.
 
-    To bundle it takes seconds, so it is kept in the folder `cache`, by the versions in it.
+    Bundling takes seconds, so the text is cached in the folder `cache` by the versions in it.
     """
     import vl_convert
 
@@ -127,7 +127,7 @@ _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is known, such as the digest of the data."""
+    """A named fact of the runs, such as the digest of the data."""
 
     name: str
     values: tuple[str, ...]
@@ -136,7 +136,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file as it was run."""
+    """The text of a sweep file as it was run."""
 
     name: str
     text: str
@@ -144,7 +144,7 @@ class SweepFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a reader needs to judge the numbers, and to make them again."""
+    """Facts, commands and files with which the numbers can be judged and reproduced."""
 
     facts: tuple[Fact, ...]
     commands: tuple[str, ...]
@@ -152,7 +152,7 @@ class Provenance:
 
 
 def without_user(text: str) -> str:
-    """The text with every user's home folder as `~`."""
+    """Write every user's home folder in a text as `~`."""
     home = str(Path.home())
     # A folder deeper down that is called the same, such as /data/root, is nobody's home.
     whole = re.compile(rf"(?<![\w.~/\\-]){re.escape(home)}(?![\w.-])")
@@ -162,7 +162,7 @@ def without_user(text: str) -> str:
 
 HERE = Path(__file__).parent
 _BEFORE_COST = "cost"
-"""The chart in front of which the images stand: they belong to the accuracies."""
+"""The chart before which the images stand: they belong to the accuracies."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def document(
     provenance: Provenance | None = None,
     cache: Path | None = None,
 ) -> str:
-    """The report as HTML. Equal arguments give equal text, but for names that Altair counts.
+    """Render the report as HTML. Equal arguments give equal text, but for names Altair counts.
 
     A policy in the page forbids it to load anything, or to run other scripts than its own.
     `cache` is a folder for what takes long and is the same for every page.
@@ -261,12 +261,12 @@ def _spec(chart: TopLevelMixin) -> str:
 
 
 def _closed(script: str) -> str:
-    """The script such that nothing in it ends its element."""
+    """Escape a script so that nothing in it ends its element."""
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """The Content-Security-Policy: these scripts, styles and images within the page, no more."""
+    """Write the Content-Security-Policy: these scripts, styles and images in the page, no more."""
     digests = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
     ]
@@ -312,7 +312,7 @@ def show_in_notebooks() -> None:
 
 
 def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
-    """A chart of the report, `width` pixels wide, on white as Altair's own are.
+    """Draw a chart of the report, `width` pixels wide, on white as Altair's own are.
 
     What is read from the folders of runs (learning curves, classes, calibration) is there in the
     home that made them, not after reading from a tracking server. Raises TrackingError for a name
@@ -333,5 +333,5 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     # Transparent is for the report, which gives words the colours of its theme.
     spec.pop("background", None)
     assert isinstance(drawn, alt.SchemaBase)  # as every chart of Altair is
-    found: TopLevelMixin = type(drawn).from_dict(spec, validate=False)
-    return found
+    picture: TopLevelMixin = type(drawn).from_dict(spec, validate=False)
+    return picture

@@ -23,7 +23,7 @@ SIGN = "§"
 
 
 class Subject(NamedTuple):
-    """What a run was made with, as its config names it."""
+    """Backbone and family of a run, as its config names them."""
 
     model: str
     pretrained: str | None
@@ -41,7 +41,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Published:
-    """What one source says of one method on one family; fractions."""
+    """The numbers of one source for one method on one family; fractions."""
 
     method: str
     backbone: Backbone
@@ -71,7 +71,7 @@ class Quoted:
 
 
 def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quoted, ...]:
-    """What is published for one of the subjects and has a number for one of the `metrics`.
+    """Select what is published for one of the subjects, with a number for one of the `metrics`.
 
     The mean over shifts is given where it is over exactly the shifts measured here: of the quoted
     numbers where each is there, else as printed.
@@ -89,7 +89,7 @@ def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quo
 
 
 def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tuple[Quoted, ...]:
-    """`quoted` for the columns of a comparison.
+    """Select what is quoted beside the columns of a comparison.
 
     Where its tasks each hold out a domain, its OOD mean is the one over domains that is published
     of DomainBed's sets. Beside means over other tasks nothing can stand, and nothing beside another
@@ -106,7 +106,7 @@ def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tupl
 
 
 def footnotes(rows: Sequence[Quoted]) -> list[str]:
-    """What the signs mean, and each source once with its recipe."""
+    """Explain the signs, and name each source once with its recipe."""
     if not rows:
         return []
     told = [f"{SIGN} quoted, not measured here: in no choice, test, ranking or verdict."]
@@ -120,7 +120,7 @@ def footnotes(rows: Sequence[Quoted]) -> list[str]:
 
 
 def none_published(subjects: Collection[Subject]) -> str:
-    """What to say when nothing is published for what was measured here."""
+    """Say that nothing is published for what was measured here."""
     ours = " or ".join(sorted({_subject_name(subject) for subject in subjects})) or "these runs"
     if any(_matches(row, subject) for row in published() for subject in subjects):
         return (
@@ -133,7 +133,7 @@ def none_published(subjects: Collection[Subject]) -> str:
 
 @functools.cache
 def published(file: Path = FILE) -> tuple[Published, ...]:
-    """Every row of the data file, in its order."""
+    """Read every row of the data file, in its order."""
     import yaml
 
     data = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ def _rows(
     backbone: Backbone,
     families: Mapping[str, Sequence[str]],
 ) -> Iterator[Published]:
-    """One for each family in the columns."""
+    """Yield one row for each family in the columns."""
     by_family: dict[str, dict[str, float]] = {}
     for column, number in zip(table["columns"], numbers, strict=True):
         family, _, name = column.rpartition("/")
@@ -185,7 +185,7 @@ def _matches(row: Published, subject: Subject) -> bool:
 
 
 def _named(row: Published, metrics: Collection[str]) -> dict[str, float]:
-    """The values under the comparison's names: `v2` may be its `ood/imagenet-v2/top1`."""
+    """Map the values to the comparison's names: `v2` may be its `ood/imagenet-v2/top1`."""
     family = _plain(row.family)
     shifts = {
         metric: _plain(metric.split("/")[1]).removeprefix(family)
