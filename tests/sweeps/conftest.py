@@ -178,5 +178,5 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
     for module in ("api", "cli.admin"):
-        monkeypatch.setattr(f"sweeps.{module}.open_store", lambda home: toy.tracker)
+        monkeypatch.setattr(f"sweeps.{module}.open_store", lambda _: toy.tracker)
     return toy

@@ -1,4 +1,4 @@
-"""What the tracking server lacks, the data root, files of secrets, the webhook, and GPUs that are not here."""
+"""What a server lacks, the data root, files of secrets, the webhook, and GPUs not here."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     assert "7 runs of toy" in only(look("sent.behind", home), "warning"), "of another server"
 
 
-def test_a_home_that_was_moved_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_that_was_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before, after = tmp_path / "before", tmp_path / "after"
     assert look("sent.moved", before) == []

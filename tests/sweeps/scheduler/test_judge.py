@@ -37,7 +37,9 @@ each_rule = pytest.mark.parametrize("name", RULES)
 each_goal = pytest.mark.parametrize("goal", ["maximize", "minimize"])
 
 
-def play(judge: SeedwisePruner, trial: int, curve: Sequence[float], seed: int = 0) -> tuple[int, str | None]:
+def play(
+    judge: SeedwisePruner, trial: int, curve: Sequence[float], seed: int = 0
+) -> tuple[int, str | None]:
     """Let one seed of a trial run: how many epochs it came to, and why no more."""
     for epoch, value in enumerate(curve[:-1], start=1):
         reason = judge.heard(trial, seed, epoch, value)
@@ -164,7 +166,8 @@ def test_threshold_prunes_outside_its_bounds_whatever_the_goal() -> None:
 
 
 def test_where_small_is_good_median_and_asha_prune_the_large() -> None:
-    judge = SeedwisePruner(EarlyTerminate(type="median", metric="id/val/nll", startup_trials=1), "minimize")
+    rule = EarlyTerminate(type="median", metric="id/val/nll", startup_trials=1)
+    judge = SeedwisePruner(rule, "minimize")
     assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
     assert play(judge, 1, [1.0, 1.0, 1.0]) == (3, None)
     assert play(judge, 2, [1.75, 1.5, 1.0]) == (

@@ -63,7 +63,9 @@ def ended(toy_sweep: ToySweep) -> SweepResult:
 
 
 @pytest.fixture
-def told(toy_sweep: ToySweep, ended: SweepResult, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Told:
+def told(
+    toy_sweep: ToySweep, ended: SweepResult, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> Told:
     """What a command prints in that home."""
     assert ended.exit_code == 0
     monkeypatch.setenv("CARFT_HOME", str(toy_sweep.home.path))
