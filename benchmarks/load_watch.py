@@ -1,21 +1,19 @@
-"""What a process, its spool and a server's processes take while something is measured; Linux."""
+"""What a process and a server's processes take while something is measured; Linux."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-
-from tracking.spool import Spool
 
 
 class Watch:
-    """Looks at this process, the journal and the server while runs report."""
+    """Looks at this process and the server while runs report."""
 
-    def __init__(self, spool: Spool, journal: Path, session: int | None) -> None:
-        self._spool, self._journal, self._session = spool, journal, session
-        self._size = self._journal.stat().st_size
+    def __init__(self, waiting: Callable[[], int], session: int | None) -> None:
+        self._waiting, self._session = waiting, session
         self._memory = _memory_mb()
         self.most_waiting, self.threads, self.grown_mb = 0, 0, 0.0
         self._ended = threading.Event()
@@ -27,13 +25,12 @@ class Watch:
         """Until here it counts."""
         self.cpu_s = time.process_time() - self._cpu
         self.server_s = _cpu_of(self._session) - self._server_cpu
-        self.journal_bytes = self._journal.stat().st_size - self._size
         self._ended.set()
         self._thread.join()
 
     def _look(self) -> None:
         while not self._ended.wait(1):
-            self.most_waiting = max(self.most_waiting, self._spool.behind())
+            self.most_waiting = max(self.most_waiting, self._waiting())
             self.threads = max(self.threads, threading.active_count())
             self.grown_mb = max(self.grown_mb, _memory_mb() - self._memory)
 

@@ -17,13 +17,16 @@ from typing import Any
 
 from benchmarks.load_watch import Watch
 from benchmarks.slow_server import CONTROL
+from carft_core.files import write_json
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.plan.tasks import Planner, Task
-from sweeps.results.tracker import TrackedSweep
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.trials import Ledger
+from sweeps.plan.tasks import Planner, Task, kept
+from sweeps.results.projection import Projector, SweepProjection
 from sweeps.spec.spec import load_spec
-from tracking.spool import Spool, open_tracking
-from tracking.store.base import RunKey
+from tracking.store.base import RunKey, Tracker
+from tracking.store.mlflow_store import open_store
 
 NAME = "load"
 POINT = {"algorithm.kl_weight": 0.3}
@@ -36,17 +39,21 @@ PROBED = 3
 
 @dataclass
 class Reports:
-    """The simulated runs: what they have told, to be compared with what the server has."""
+    """The simulated runs: what they have reported, to be compared with what the server has."""
 
     tasks: Sequence[Task]
-    tracked: TrackedSweep
+    runs: Runs
+    projection: SweepProjection
+    thread: Projector
     drawn_s: float = 0.0
     telling_s: float = 0.0
     late_s: float = 0.0
     timestamps: list[list[int]] = field(default_factory=list)
+    histories: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.timestamps = [[] for _ in self.tasks]
+        self.histories = [[] for _ in self.tasks]
 
     def tell(self, seconds: float) -> None:
         """Each run reports once a second, one after another within the second."""
@@ -65,9 +72,14 @@ class Reports:
         step, now = len(self.timestamps[run]) + 1, time.time_ns() // 1_000_000
         self.timestamps[run].append(now)
         metrics = {name: value(run, name, step) for name in METRICS}
-        report = {"epoch": step, "timestamp": now, "metrics": metrics}
+        self.histories[run].append({"epoch": step, "timestamp": now, "metrics": metrics})
+        digest = self.tasks[run].digest
+        # Not durable, as the workers do it: that is their cost, on other machines.
+        (self.runs.folder(digest) / "history.new").write_text(json.dumps(self.histories[run]))
+        (self.runs.folder(digest) / "history.new").rename(self.runs.folder(digest) / "history.json")
         drawn = time.thread_time()
-        self.tracked.reported(self.tasks[run], report)
+        self.projection.note(digest)
+        self.thread.wake()
         self.drawn_s += drawn - before
         self.telling_s += time.thread_time() - drawn
 
@@ -95,31 +107,32 @@ def measure(
     with ExitStack() as stack:
         front = stack.enter_context(_front(address))
         os.environ["MLFLOW_TRACKING_URI"] = front
-        spool = open_tracking(home)
-        stack.callback(spool.close)
-        reports = Reports(_tasks(home, runs), TrackedSweep(spool, NAME, Home(home).sweep(NAME)))
-        opened = _open(reports, Home(home).sweep(NAME) / "sweep.yaml", spool, patience)
+        store = open_store(home)
+        stack.callback(store.close)
+        reports = _reports(home, runs, store)
+        stack.callback(lambda: reports.thread.close(5.0))
+        opened = _open(reports, patience)
         _control(front)  # the counts of the openings are not those of the reports
-        look = stack.enter_context(_probe(address, reports.tasks, spool))
-        journal = next(home.glob(f"spool/*/{NAME}.jsonl"))
-        watch = Watch(spool, journal, session)
+        look = stack.enter_context(_probe(address, reports.tasks, store))
+        watch = Watch(lambda: len(reports.projection.news), session)
         _control(front, trouble)
         reports.tell(seconds)
         watch.stop()
         steady = _control(front, {"delay": 0, "busy_every": 0})
         began = time.monotonic()
-        waiting = spool.behind()
+        waiting = len(reports.projection.news)
         if recovery:
             reports.tell(recovery)
-        recovering = spool.behind()
+        recovering = len(reports.projection.news)
         for task in reports.tasks:
-            reports.tracked.stopped(task)
-        reports.tracked.end("finished", {}, [])
-        if not spool.flush(patience):
-            raise SystemExit(f"{spool.behind()} records wait still: {spool.last_error}")
+            reports.runs.release(task.digest, "stopped")
+        reports.projection.end_driver()
+        reports.thread.wake()
+        if not reports.thread.flush(patience):
+            raise SystemExit(f"not everything was sent: {reports.thread.last_error}")
         drained = time.monotonic() - began - recovery
         lags = look()
-        wrong = _wrong_points(address, reports, spool)
+        wrong = _wrong_points(address, reports, store)
     cpu = watch.cpu_s - reports.drawn_s * seconds / (seconds + recovery)
     return {
         "runs": runs,
@@ -134,10 +147,9 @@ def measure(
         "points told/s": len(METRICS) * runs,
         "points/batch": round(steady["points"] / max(1, steady["batches"]), 1),
         "most points in a batch": steady["most_points"],
-        "journal, bytes/s": round(watch.journal_bytes / seconds),
-        "records waiting, at most": watch.most_waiting,
-        "records waiting at the end of it": waiting,
-        "records waiting when it had been quick for a while": recovering if recovery else None,
+        "runs with news, at most": watch.most_waiting,
+        "runs with news at the end of it": waiting,
+        "runs with news when it had been quick for a while": recovering if recovery else None,
         "threads": watch.threads,
         "memory grew by, MB": round(watch.grown_mb),
         "lag, s": lags,
@@ -147,26 +159,35 @@ def measure(
     }
 
 
-def _tasks(home: Path, runs: int) -> list[Task]:
-    file = Home(home).sweep(NAME) / "sweep.yaml"
+def _reports(home: Path, runs: int, store: Tracker) -> Reports:
+    place = Home(home)
+    file = place.sweep(NAME) / "sweep.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     sweep = {
         "name": NAME,
         "parameters": {name: {"values": [value]} for name, value in POINT.items()},
         "seeds": list(range(runs)),
+        "baselines": [],
         "trial": {"algorithm": {"name": "car_ft"}, "device": "cpu"},
     }
     file.write_text(json.dumps(sweep))
-    return Planner(load_spec(file), Hardware(1)).trial(POINT, 0)
+    spec = load_spec(file)
+    tasks = Planner(spec, Hardware(1)).trial(POINT, 0)
+    ledger = Ledger.create(place.sweep(NAME), 1, json.loads(json.dumps(spec.as_dict())), {"at": 0})
+    ledger.propose(0, kept(tasks))
+    folders = Runs(place.runs)
+    for task in tasks:
+        folders.acquire(task.digest, task.label, NAME)
+        claimed = {"identity": dict(task.identity.parts), "config": task.config.as_dict()}
+        write_json(folders.folder(task.digest) / "config.json", claimed)
+    projection = SweepProjection(place, ledger, store, owner=folders.owner)
+    return Reports(tasks, folders, projection, Projector("tracking", projection.update))
 
 
-def _open(reports: Reports, file: Path, spool: Spool, patience: float) -> float:
+def _open(reports: Reports, patience: float) -> float:
     began = time.monotonic()
-    reports.tracked.begin(file, {})
-    for task in reports.tasks:
-        reports.tracked.started(task, file.parent, attempt=1, worker="local:1")
-    if not spool.flush(patience):
-        raise SystemExit(f"runs cannot be opened: {spool.last_error}")
+    if not reports.thread.flush(patience):
+        raise SystemExit(f"runs cannot be opened: {reports.thread.last_error}")
     return time.monotonic() - began
 
 
@@ -189,10 +210,10 @@ def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str,
 
 
 @contextmanager
-def _probe(address: str, tasks: Sequence[Task], spool: Spool) -> Iterator[Any]:
+def _probe(address: str, tasks: Sequence[Task], store: Tracker) -> Iterator[Any]:
     """Within, another process looks at a few runs; what is given ends it and tells the lags."""
     chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
-    ids = [str(spool.run_id(_key(task))) for task in chosen]
+    ids = [str(store.run_id(_key(task))) for task in chosen]
     command = [sys.executable, "-m", "benchmarks.lag_probe", address, METRICS[0], *ids]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -210,13 +231,13 @@ def _probe(address: str, tasks: Sequence[Task], spool: Spool) -> Iterator[Any]:
             process.kill()
 
 
-def _wrong_points(address: str, reports: Reports, spool: Spool) -> int:
+def _wrong_points(address: str, reports: Reports, store: Tracker) -> int:
     """How many points the server lacks, has twice, or has otherwise than they were told."""
     from mlflow import MlflowClient
 
     client, wrong = MlflowClient(address), 0
     for run, task in enumerate(reports.tasks):
-        run_id = str(spool.run_id(_key(task)))
+        run_id = str(store.run_id(_key(task)))
         for name in METRICS:
             there = [
                 (point.step, point.timestamp, point.value)

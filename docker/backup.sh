@@ -57,7 +57,7 @@ pack() { # archive, names or patterns
 
 dump optuna
 dump_sqlite optuna.db
-pack home.tar .gitignore '!(cache|mlartifacts|sweeps|runs|spool|*.lock|*.db|*.db-*)' sweeps runs spool
+pack home.tar .gitignore '!(cache|mlartifacts|sweeps|runs|*.lock|*.db|*.db-*)' sweeps runs
 dump mlflow
 dump mlflow_auth
 dump_sqlite mlflow.db

@@ -28,7 +28,7 @@ from sweeps.ledger.claim import undriven
 from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, Runs, RunState
 from sweeps.ledger.summary import OUTCOME, goals
-from sweeps.ledger.trials import Ledger, Setting, find_ledger
+from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
 from sweeps.results.records import CONFIG, OWN, judging, measured, records
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
@@ -69,6 +69,8 @@ ENDS: Mapping[str, EndState] = {
 COMPARISON, PAGE = "comparison.json", "report.html"
 FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE)
 """What a sweep that has ended has as artifacts, where it is there."""
+_OPEN = ("started", "running")
+"""What a run was sent as that has no end."""
 TRIES = 5
 """A request that may not be at fault is set aside when it failed so many times."""
 LONGEST_PAUSE = 60.0
@@ -139,6 +141,7 @@ class _Run:
     setting: Setting
     seed: str
     digest: str
+    generation: int
 
     @property
     def label(self) -> str:
@@ -156,12 +159,14 @@ class _Stand:
     labels: Sequence[str] = ()
     """The models that are measured."""
 
-    def __str__(self) -> str:
-        """What the run was sent as: another text, and it is sent again."""
+    def sent_as(self, run: _Run) -> str:
+        """Write what is to be sent in a line: while it stays the same nothing is sent again."""
         if self.status == "running":
             return "running"
-        ended = "" if self.state is None else self.state.ended
-        return " ".join([self.status, str(ended), *self.labels])
+        trial = "-" if run.setting.trial is None else run.setting.trial.number
+        ended = "-" if self.state is None else self.state.ended
+        words = (self.status, run.generation, run.setting.role, trial, ended, *self.labels)
+        return " ".join(map(str, words))
 
 
 class _Postponed(Exception):
@@ -180,11 +185,12 @@ class SweepProjection:
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
         self._home, self._ledger, self._store = home, ledger, store
+        self._earlier = read_generations(ledger.file)[-2::-1]
         self._runs, self._owner = Runs(home.runs), owner
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
         self._sent = SentLog(self._folder, where(home.path))
-        self._news: dict[str, None] = {}
+        self.news: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
         self._started: set[str] = set()
@@ -194,7 +200,7 @@ class SweepProjection:
 
     def note(self, digest: str) -> None:
         """Mark a run as news. Any thread may call it."""
-        self._news[digest] = None
+        self.news[digest] = None
 
     def end_driver(self) -> None:
         """Count what still runs by its file as stopped, and send the sweep's end."""
@@ -211,19 +217,21 @@ class SweepProjection:
 
         Raises ServiceUnreachable while the store cannot be used.
         """
-        runs = self._by_digest()
         if not self._is_looked_through:
             self._forget_what_is_gone()
-            self._news |= {digest: None for digest, run in runs.items() if self._is_behind(run)}
-            self._news |= dict.fromkeys(self._left_open(runs))
+            runs = self._by_digest()
+            behind = (digest for digest, run in runs.items() if self._is_behind(run))
+            self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
             self._is_looked_through = True
+        news = [*self.news]
+        runs = self._by_digest()  # read after: a run that is news is in the ledger
         waiting: list[str] = []
-        for digest in [*self._news]:
-            self._news.pop(digest)
+        for digest in news:
+            self.news.pop(digest)
             try:
                 if digest in runs:
                     self._send(runs[digest])
-                elif self._sent.sent_as(digest) == "running":
+                elif self._sent.sent_as(digest) in _OPEN:
                     self._end_left_open(digest)
             except _Postponed as error:
                 logger.info("run %s is tried again later: %s", digest[:12], error)
@@ -241,18 +249,19 @@ class SweepProjection:
         return not waiting
 
     def _by_digest(self) -> dict[str, _Run]:
-        """The runs of the sweep; one that several settings share is of the first one."""
+        """The runs of every generation; one that several settings share is of the first one."""
         runs: dict[str, _Run] = {}
-        for item in self._ledger.settings():
-            for seed, digest in item.runs.items():
-                runs.setdefault(digest, _Run(item, seed, digest))
+        for ledger in (self._ledger, *self._earlier):
+            for item in ledger.settings():
+                for seed, digest in item.runs.items():
+                    runs.setdefault(digest, _Run(item, seed, digest, ledger.generation))
         return runs
 
     def _forget_what_is_gone(self) -> None:
         """A database that was deleted, or made anew, has nothing of what was sent to it."""
         known = self._sent.runs.get("")
-        if known is not None and self._store.run_id(self._sweep) != known["id"]:
-            logger.warning("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
+        if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
+            logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
@@ -260,7 +269,7 @@ class SweepProjection:
         return [
             digest
             for digest, entry in self._sent.runs.items()
-            if digest and entry["as"] == "running" and digest not in runs
+            if digest and entry["as"] in _OPEN and digest not in runs
         ]
 
     def _end_left_open(self, digest: str) -> None:
@@ -274,7 +283,7 @@ class SweepProjection:
 
     def _is_behind(self, run: _Run) -> bool:
         stand = self._stand(run)
-        return stand is not None and str(stand) != self._sent.sent_as(run.digest)
+        return stand is not None and stand.sent_as(run) != self._sent.sent_as(run.digest)
 
     def _stand(self, run: _Run) -> _Stand | None:
         """How a run stands; None where there is nothing to send of it."""
@@ -293,7 +302,7 @@ class SweepProjection:
         if state.state == "failed":
             return _Stand("failed", state)
         if trial is not None and trial.state == "pruned":
-            is_begun = is_known and (folder / "history.json").exists()
+            is_begun = sent_as is not None or (is_known and (folder / "history.json").exists())
             return _Stand("pruned", state) if is_begun and not is_ours else None
         if not (folder / CONFIG).exists():
             return None  # it has not begun to read its model and data
@@ -301,13 +310,14 @@ class SweepProjection:
             return _Stand("running", state)
         if state.is_live and sent_as is None:
             return None  # another sweep's run, so far
-        if self._owner is not None and (trial is None or trial.state == "running"):
+        is_open = trial is None or trial.state == "running"
+        if self._owner is not None and is_open and run.generation == self._ledger.generation:
             return None  # the driver will take it up again
         return _Stand("stopped", state) if is_known else None
 
     def _send(self, run: _Run) -> None:
         stand, sent_as = self._stand(run), self._sent.sent_as(run.digest)
-        if stand is None or (stand.status != "running" and str(stand) == sent_as):
+        if stand is None or (stand.status != "running" and stand.sent_as(run) == sent_as):
             return
         key, digest = RunKey(self._sweep.sweep, run.digest), run.digest
         folder = self._runs.folder(digest)
@@ -318,12 +328,12 @@ class SweepProjection:
             return
         self._send_epochs(key, folder)
         if stand.status == "running":
-            if sent_as != str(stand):
-                self._sent.record(digest, self._store.run_id(key) or "", str(stand))
+            if sent_as != stand.sent_as(run):
+                self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
             return
-        tags: dict[str, str] = {"carft.state": stand.status}
-        if stand.state is not None and stand.state.sweep == self._sweep.sweep:
-            tags |= _attempt_tags(stand.state)
+        tags = {"carft.state": stand.status, **self._attempt_tags(stand.state)}
+        if (sent_as or "").startswith("failed"):
+            tags |= {"carft.failure": "", "carft.failure_message": ""}
         if stand.status == "done":
             self._send_result(key, run, stand, folder)
             tags[HAS_RESULT] = RESULT
@@ -339,7 +349,7 @@ class SweepProjection:
         self._attempt(
             digest, "end", lambda: self._store.end_run(key, ENDS[stand.status], timestamp=ended)
         )
-        self._sent.record(digest, self._store.run_id(key) or "", str(stand))
+        self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
         self._started.discard(digest)
         self.sent += 1
 
@@ -349,7 +359,7 @@ class SweepProjection:
         execution = self._execution(state)
         tags = {
             **execution.get("tags", {}),
-            "carft.generation": str(self._ledger.generation),
+            "carft.generation": str(run.generation),
             "carft.digest": key.digest,
             "carft.algorithm": run.setting.algorithm,
             "carft.role": run.setting.role,
@@ -366,8 +376,7 @@ class SweepProjection:
             tags["carft.trial"] = str(run.setting.trial.number)
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
-        else:
-            tags |= _attempt_tags(state)
+        tags |= self._attempt_tags(state)
         params = {name: scalar(value) for name, value in run.setting.params.items()}
         params = {"algorithm": run.setting.algorithm, **params}
         if run.seed != NO_SEED:
@@ -382,9 +391,14 @@ class SweepProjection:
             tags=tags,
             datasets=_datasets(claimed),
         )
-        self._attempt(key.digest, "start", lambda: self._store.start_run(start))
-        self._started.add(key.digest)
+        self._start_run(start)
         self._epochs.pop(key.digest, None)
+
+    def _attempt_tags(self, state: RunState | None) -> dict[str, str]:
+        """Who has worked on a run of this sweep's own, and how often."""
+        if state is None or state.sweep != self._sweep.sweep:
+            return {}
+        return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _execution(self, state: RunState | None) -> Mapping[str, Any]:
         """The start of a driver under which a run was made: the last one before its end."""
@@ -429,11 +443,18 @@ class SweepProjection:
             round(1000 * self._ledger.began),
             tags=self._sweep_tags(),
         )
-        self._attempt("", "start", lambda: self._store.start_run(start))
+        self._start_run(start)
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
         self._sent.record("", self._store.run_id(self._sweep) or "", "running")
-        self._started.add("")
+
+    def _start_run(self, start: RunStart) -> None:
+        """Start a run of the store, noted before: whatever happens then, somebody ends it."""
+        digest = start.key.digest
+        if self._sent.sent_as(digest) is None:
+            self._sent.record(digest, "", "started")
+        self._attempt(digest, "start", lambda: self._store.start_run(start))
+        self._started.add(digest)
 
     def _sweep_tags(self) -> dict[str, str]:
         spec = self._ledger.spec
@@ -638,10 +659,6 @@ def project(home: Home, name: str, store: Tracker) -> SweepProjection:
         while not projection.update():
             time.sleep(_SOON)
     return projection
-
-
-def _attempt_tags(state: RunState) -> dict[str, str]:
-    return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
 
 class Projector:

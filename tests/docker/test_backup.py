@@ -29,11 +29,9 @@ __all__ = ["toy", "toy_cli"]  # fixtures
 DOCKER = Path(__file__).parents[2] / "docker"
 HOME_FILES = {
     "id": "the home\n",
-    "sweeps/s/told/ab.jsonl": '["d",null]\n',
+    "sweeps/s/sent/ab.jsonl": '{"run":"d","id":"","as":"started"}\n',
     "sweeps/s/sweep.yaml": "name: s\n",
     "runs/d/run.json": "{}",
-    "spool/s.jsonl": '{"verb":"tags"}\n',
-    "spool/s.position": '{"acknowledged":0,"runs":{}}',
 }
 NOT_KEPT = {"cache/bank.bin": "features", "optuna.lock": ""}
 
@@ -275,12 +273,12 @@ def test_with_compose_the_same_commands_run_in_its_containers(
     )
     assert all(command.startswith(starts) for command in commands if command.strip())
     # What refers to something is copied before it.
-    order = [f"={trials}", " runs spool", f"={runs}", f"={users}", " mlartifacts", " pack "]
+    order = [f"={trials}", " runs", f"={runs}", f"={users}", " mlartifacts", " pack "]
     copying = commands[1:]  # the first asks whether there is a home
     assert all(word in command for word, command in zip(order, copying, strict=False))
     with tarfile.open(tmp_path / "backup" / "home.tar") as archive:
         names = archive.getnames()
-    assert names.index("sweeps") < names.index("runs") < names.index("spool")
+    assert names.index("sweeps") < names.index("runs")
 
 
 def test_a_sweep_is_compared_as_before_and_goes_on_where_its_trials_are_in_postgresql(

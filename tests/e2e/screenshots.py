@@ -21,8 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from sweeps.home import Home
+from sweeps.results.projection import SentLog
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
-from tracking.journal import known_run_ids
 from tracking.location import where
 
 SECONDS = 60
@@ -70,7 +70,7 @@ def main() -> None:
             _report(driver, page.as_uri(), shot, given.folder)
         page.unlink()
         with served(home.path) as address:
-            run = known_run_ids(where(home.path).spool, given.sweep)[""]
+            run = SentLog(home.sweep(given.sweep), where(home.path)).run_ids()[""]
             url = f"{address}/#/experiments/1/runs/{run}"
             _overview(driver, url, given.folder / "mlflow-sweep.png")
             url += "/artifacts/report.html"

@@ -41,7 +41,7 @@ from carft_core.train import train
 from sweeps.cli import main
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import look
+from sweeps.ledger.trials import find_ledger
 from sweeps.results.export import choose_model, exporter, log_selected
 from sweeps.results.records import comparison
 from sweeps.spec.spec import load_spec
@@ -330,7 +330,7 @@ def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fa
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_spec(home.path.parent / "small.yaml")
-    found = comparison(look(home, "small"), Runs(home.runs))
+    found = comparison(find_ledger(home, "small"), Runs(home.runs))
     shutil.rmtree(home.sweep("small") / "told", ignore_errors=True)
     log_selected(home, spec, found)
     client = MlflowClient(uri(home))
@@ -372,7 +372,7 @@ def test_export_takes_the_selected_setting_and_the_median_seed(
         "| fine_tune + wise_ft@0.5",
         "| car_ft kl_weight=0.3",
     ]
-    one = comparison(look(home, "small"), Runs(home.runs))
+    one = comparison(find_ledger(home, "small"), Runs(home.runs))
     arm = next(row.arm for row in one.rows if row.selected)
     values = sorted(run.metrics["id/val/top1"] for run in arm.done)
     facts = json.loads((out / "carft.json").read_text())

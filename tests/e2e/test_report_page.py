@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import look
+from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from sweeps.results.report import page
 from tests.e2e.browser import IS_THERE, WHY_NOT, browser, colours, show
@@ -32,7 +32,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report with every part that there is, as a file."""
     home = Home(tmp_path_factory.mktemp("shown") / "home")
     make(home)
-    sweep, file = look(home, NAME), home.path / "report.html"
+    sweep, file = find_ledger(home, NAME), home.path / "report.html"
     page(home, [sweep], comparison(sweep, Runs(home.runs))).write(file)
     return file.as_uri()
 

@@ -172,7 +172,7 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
     assert statuses(runs) == {"FINISHED"}
 
 
-@pytest.mark.slow  # tests/tracking/spool/test_real_server.py kills one amid spooling
+@pytest.mark.slow  # tests/sweeps/results/test_projector.py has it of a store in memory
 @pytest.mark.parametrize(("comes_back", "port"), [("during the sweep", 6400), ("afterwards", 6500)])
 def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
     tiny: MakeTiny, tmp_path: Path, comes_back: str, port: int
@@ -191,7 +191,7 @@ def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
         until(process, "epoch")
     if comes_back == "afterwards":
         said = end(process, 0)
-        assert "records still wait" in said
+        assert "not in MLflow as they are here" in said
         assert "carft-sweep sync" in said
         assert sweep.call("sync", MLFLOW_TRACKING_URI=uri, expect=4)[1].startswith("carft-sweep: ")
     else:
@@ -202,7 +202,7 @@ def test_what_an_mlflow_server_missed_while_it_was_away_is_delivered(
         if comes_back == "afterwards":
             sweep.call("sync", MLFLOW_TRACKING_URI=uri)
         else:
-            assert "still wait" not in end(process, 0)
+            assert "not in MLflow" not in end(process, 0)
         runs = sweep.mlflow(uri)
     assert len(runs) == 1 + 1 + 3
     assert statuses(runs) == {"FINISHED"}

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
-from tracking.spool import Spool
 from tracking.store.memory_store import MemoryTracker
 from tracking.store.mlflow_client import stay_private
 from tracking.store.mlflow_store import MlflowStore
@@ -52,7 +51,7 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     running.stop()
 
 
-@pytest.fixture(params=["memory", "sqlite", "server", "spool on memory", "spool on sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "server"])
 def subject(
     request: pytest.FixtureRequest, tmp_path: Path, new_database: NewDatabase
 ) -> Iterator[Subject]:
@@ -66,7 +65,5 @@ def subject(
         uri = request.getfixturevalue("server").address if kind == "server" else new_database()
         root = None if kind == "server" else tmp_path / "mlartifacts"
         made = Subject(MlflowStore(uri, experiment, root), look_into_mlflow(uri, experiment))
-    if "spool" in kind:
-        made.tracker = Spool(made.tracker, tmp_path / "spool", pace=0.01)
     yield made
     made.tracker.close()

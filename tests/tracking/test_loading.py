@@ -9,7 +9,7 @@ import pytest
 
 import tracking
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import look
+from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import ToySweep, toy_in
 from tracking.comparison.compare import Comparison

@@ -168,10 +168,10 @@ def test_what_is_told_and_kept_goes_through_whole_and_touches_no_other_disk(
 ) -> None:
     store = MlflowStore(proxy.address, "through nginx")
     key = RunKey("kl_weight")
-    store.open(RunStart(key, "kl_weight", 1))
+    store.start_run(RunStart(key, "kl_weight", 1))
     large = tmp_path / "checkpoint.bin"
     large.write_bytes(os.urandom(3_000_000))  # nginx itself lets 1 MB pass, and buffers 16 kB
-    store.artifact(key, large)
+    store.log_artifact(key, large)
     run_id = store.run_id(key)
     assert run_id is not None
     (tmp_path / "back").mkdir()

@@ -42,10 +42,10 @@ def test_it_shows_runs_and_artifacts_of_a_home_and_ends_with_its_children(
     uri, artifacts = new_database(), tmp_path / "mlartifacts"
     store = MlflowStore(uri, "home", artifacts)
     key = RunKey("kl_weight")
-    store.open(RunStart(key, "kl_weight", 1))
+    store.start_run(RunStart(key, "kl_weight", 1))
     file = tmp_path / "config.json"
     file.write_text('{"here": true}')
-    store.artifact(key, file)
+    store.log_artifact(key, file)
 
     server = serve(uri, artifacts, port=5800)
     assert server.process is not None

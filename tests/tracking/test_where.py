@@ -16,8 +16,8 @@ from tests.mounts import mount
 from tracking.errors import TrackingError
 from tracking.location import Held, Lock, home_id, where, without_password
 from tracking.provenance import SOURCE_COMMIT, context_tags
-from tracking.spool import open_tracking
 from tracking.store.mlflow_client import QUIET, stay_private
+from tracking.store.mlflow_store import open_store
 
 
 def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
     assert place.uri == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
     assert place.artifacts == tmp_path.resolve() / "mlartifacts"
     assert place.experiment == "carft-sweep"
-    assert place.spool == tmp_path.resolve() / "spool"
+    assert place.key == "home"
 
 
 def test_the_environment_names_another_place(tmp_path: Path) -> None:
@@ -35,14 +35,14 @@ def test_the_environment_names_another_place(tmp_path: Path) -> None:
     assert place.artifacts is None
 
 
-def test_each_place_has_a_journal_of_its_own_whatever_the_password(tmp_path: Path) -> None:
-    def spool(uri: str, experiment: str = "") -> Path:
+def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -> None:
+    def key(uri: str, experiment: str = "") -> str:
         environ = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-        return where(tmp_path, environ).spool
+        return where(tmp_path, environ).key
 
-    assert spool("http://a") != spool("http://b") != spool("")
-    assert spool("http://a", "x") != spool("http://a", "y")
-    assert spool("http://me:old@a") == spool("http://me:new@a")
+    assert key("http://a") != key("http://b") != key("")
+    assert key("http://a", "x") != key("http://a", "y")
+    assert key("http://me:old@a") == key("http://me:new@a")
 
 
 def test_a_database_server_leaves_artifacts_in_the_home(tmp_path: Path) -> None:
@@ -59,12 +59,11 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
     mount(monkeypatch, home.parent, "nfs4")
     environ = {} if named is None else {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
     place = where(home, environ)
-    assert place.spool.is_relative_to(home / "spool"), "what is read only can be found"
     said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
     with pytest.raises(TrackingError, match=said):
         _ = place.uri
     with pytest.raises(TrackingError, match=said):
-        open_tracking(home, environ)
+        open_store(home, environ)
     assert not home.exists()
 
 
@@ -131,16 +130,15 @@ print(home_id(Path({str(tmp_path)!r})))
 
 def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tracking.spool import open_tracking\n"
-        f"open_tracking(Path({str(tmp_path)!r}), {{}}).close()\n"
+        "import sys; from pathlib import Path; from tracking.store.mlflow_store import open_store\n"
+        f"open_store(Path({str(tmp_path)!r}), {{}}).close()\n"
         "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_tracker_of_a_home_holds_that_home(tmp_path: Path) -> None:
-    tracker = open_tracking(tmp_path, {})
-    tracker.close()
+def test_the_store_of_a_home_holds_that_home(tmp_path: Path) -> None:
+    open_store(tmp_path, {}).close()
     assert (tmp_path / "id").exists()
 
 

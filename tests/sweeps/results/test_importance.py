@@ -6,12 +6,12 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeps.ledger.snapshot import View
-from sweeps.ledger.trials import Trial
+from sweeps.ledger.trials import Ledger
 from sweeps.results.report import FEWEST, importance
 from tests.tracking.made_up import metrics, run
 from tracking.comparison.compare import compare
@@ -47,19 +47,19 @@ def measured(point: Mapping[str, float]) -> dict[str, float]:
 
 def swept(
     where: Sequence[Mapping[str, float]], parameters: Mapping[str, Any] = PARAMETERS
-) -> tuple[View, list[RunRecord]]:
+) -> tuple[Ledger, list[RunRecord]]:
     """A sweep with one run at each point."""
-    trials, records = {}, []
+    spec = {"parameters": dict(parameters)}
+    sweep, records = Ledger(Path("swept/ledger.jsonl"), 1, spec, 0.0), []
     for number, point in enumerate(where):
         record = run("car_ft", 0, measured(point), trial=number, params=dict(point))
         value = (record.metrics["id/val/top1"],)
         known = {name: value for name, value in point.items() if name in parameters}
-        trials[number] = Trial(
-            number, number, "complete", value, known, "car_ft", {"0": record.digest}, (), None
-        )
+        told = {"number": number, "point": number, "params": known, "algorithm": "car_ft"}
+        told |= {"runs": {"0": record.digest}, "merges": (), "state": "complete", "values": value}
+        sweep._apply({"trial": told})
         records.append(replace(record, params=known))
-    spec = {"parameters": {name: parameters[name] for name in parameters}}
-    return View("swept", 1, {"spec": spec}, trials), records
+    return sweep, records
 
 
 def test_each_metric_has_the_shares_of_its_own_variance() -> None:

@@ -13,7 +13,7 @@ from sweeps.cli import main
 from sweeps.home import Home
 from sweeps.ledger import generations as executions
 from sweeps.ledger.runs import Runs
-from sweeps.ledger.snapshot import look
+from sweeps.ledger.trials import find_ledger
 from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
 from sweeps.results.report import look_at_data, provenance
@@ -117,7 +117,7 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
 ) -> None:
     executions.record_execution(home.sweep(NAME))
     executions.record_execution(home.sweep(NAME))
-    sweep = look(home, NAME)
+    sweep = find_ledger(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
     facts = {fact.name: fact.values for fact in found.facts}
     assert facts["runs"] == ("37 done",)
@@ -154,7 +154,7 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
         claimed = json.loads(file.read_text())
         claimed["identity"]["data"]["digest"] = "of another time"
         write_json(file, claimed)
-    sweep = look(copy, NAME)
+    sweep = find_ledger(copy, NAME)
     found = look_at_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
     assert found.class_names == ()
     assert found.pictures is not None
@@ -168,7 +168,7 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
     shutil.copytree(home.path, copy.path)
     for file in copy.runs.glob("*/evaluations/unmerged/predictions.parquet"):
         file.write_bytes(b"torn")
-    sweep = look(copy, NAME)
+    sweep = find_ledger(copy, NAME)
     notes: list[str] = []
     assert sweep_page.keep(copy, sweep, comparison(sweep, Runs(copy.runs)), notes.append) == []
     (note,) = notes

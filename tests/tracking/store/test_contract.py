@@ -31,8 +31,8 @@ CHILD = RunStart(
 
 
 def opened(subject: Subject) -> None:
-    subject.tracker.open(PARENT)
-    subject.tracker.open(CHILD)
+    subject.tracker.start_run(PARENT)
+    subject.tracker.start_run(CHILD)
 
 
 class TestEveryTracker:
@@ -58,7 +58,7 @@ class TestEveryTracker:
 
     def test_a_dataset_is_kept_once_with_a_digest_that_fits(self, subject: Subject) -> None:
         opened(subject)
-        subject.tracker.open(CHILD)
+        subject.tracker.start_run(CHILD)
         assert subject.see(RUN).datasets == [
             DatasetInput("icon_shift", "d" * 36, "/data/icons", "train"),
             DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch"),
@@ -66,7 +66,7 @@ class TestEveryTracker:
 
     def test_two_contexts_of_one_dataset_are_both_told(self, subject: Subject) -> None:
         train = DatasetInput("icons", "1", "/data", "train")
-        subject.tracker.open(replace(PARENT, datasets=[train, replace(train, context="val")]))
+        subject.tracker.start_run(replace(PARENT, datasets=[train, replace(train, context="val")]))
         assert [entry.context for entry in subject.see(SWEEP).datasets] == ["train,val"]
 
     def test_opening_twice_is_opening_once(self, subject: Subject) -> None:
@@ -80,13 +80,13 @@ class TestEveryTracker:
         self, subject: Subject, state: EndState
     ) -> None:
         opened(subject)
-        subject.tracker.end(RUN, state, timestamp=NOW + 60)
-        subject.tracker.end(RUN, state, timestamp=NOW + 60)
+        subject.tracker.end_run(RUN, state, timestamp=NOW + 60)
+        subject.tracker.end_run(RUN, state, timestamp=NOW + 60)
         seen = subject.see(RUN)
         assert (seen.state, seen.ended) == (state, NOW + 60)
-        subject.tracker.open(CHILD)
+        subject.tracker.start_run(CHILD)
         assert subject.see(RUN).state == "running"
-        subject.tracker.end(RUN, "finished", timestamp=NOW + 90)
+        subject.tracker.end_run(RUN, "finished", timestamp=NOW + 90)
         seen = subject.see(RUN)
         assert (seen.state, seen.ended, seen.started) == ("finished", NOW + 90, NOW + 1)
 
@@ -94,7 +94,7 @@ class TestEveryTracker:
         self, subject: Subject
     ) -> None:
         opened(subject)
-        subject.tracker.open(replace(CHILD, params={"optim.lr": 0.5, "late": "x"}))
+        subject.tracker.start_run(replace(CHILD, params={"optim.lr": 0.5, "late": "x"}))
         seen = subject.see(RUN)
         assert seen.params["optim.lr"] == "1e-05"
         assert seen.params["late"] == "x"
@@ -103,41 +103,43 @@ class TestEveryTracker:
 
     def test_a_run_may_be_renamed(self, subject: Subject) -> None:
         opened(subject)
-        subject.tracker.open(replace(CHILD, name="better"))
+        subject.tracker.start_run(replace(CHILD, name="better"))
         assert subject.see(RUN).name == "better"
 
     def test_a_metric_told_twice_is_one_point(self, subject: Subject) -> None:
         opened(subject)
         values = [Metric("id/val/top1", 0.5, 1, NOW), Metric("id/val/top1", math.nan, 2, NOW)]
-        subject.tracker.metrics(RUN, [*values, values[0]])
+        subject.tracker.log_metrics(RUN, [*values, values[0]])
         subject.see(RUN)
-        subject.tracker.metrics(RUN, values)
+        subject.tracker.log_metrics(RUN, values)
         expected = points([(1, NOW, 0.5), (2, NOW, math.nan)])
         assert subject.see(RUN).history == {"id/val/top1": expected}
 
     def test_history_keeps_every_step_in_whatever_order_it_is_told(self, subject: Subject) -> None:
         opened(subject)
         told = [Metric("train/loss", 1 / (step + 1), step, NOW + step) for step in (2, 0, 1, 3)]
-        subject.tracker.metrics(RUN, told[:3])
-        subject.tracker.metrics(RUN, told[3:])
+        subject.tracker.log_metrics(RUN, told[:3])
+        subject.tracker.log_metrics(RUN, told[3:])
         expected = points([(metric.step, metric.timestamp, metric.value) for metric in told])
         assert subject.see(RUN).history["train/loss"] == expected
 
     def test_the_same_step_at_two_times_is_two_points(self, subject: Subject) -> None:
         opened(subject)
-        subject.tracker.metrics(RUN, [Metric("m", 1.0, 0, NOW), Metric("m", 1.0, 0, NOW + 1)])
+        subject.tracker.log_metrics(RUN, [Metric("m", 1.0, 0, NOW), Metric("m", 1.0, 0, NOW + 1)])
         assert len(subject.see(RUN).history["m"]) == 2
 
     def test_many_values_at_once_all_arrive(self, subject: Subject) -> None:
         opened(subject)
         told = [Metric(f"ood/shift_{i % 7}/top1", i / 1201, i, NOW) for i in range(1201)]
-        subject.tracker.metrics(RUN, told)
+        subject.tracker.log_metrics(RUN, told)
         history = subject.see(RUN).history
         assert sum(len(values) for values in history.values()) == 1201
 
     def test_an_infinite_value_becomes_a_tag(self, subject: Subject) -> None:
         opened(subject)
-        subject.tracker.metrics(RUN, [Metric("a/b", -math.inf, 7, NOW), Metric("c", 1.0, 7, NOW)])
+        subject.tracker.log_metrics(
+            RUN, [Metric("a/b", -math.inf, 7, NOW), Metric("c", 1.0, 7, NOW)]
+        )
         seen = subject.see(RUN)
         assert set(seen.history) == {"c"}
         assert seen.tags["carft.not_finite.a/b"] == "-inf at step 7"
@@ -146,32 +148,32 @@ class TestEveryTracker:
         "name", ["gap(id=ood)", "/lead//..", "wise_ft@0.5/top1%", "a\nb", "x" * 400, "", "..", "π"]
     )
     def test_any_name_is_made_to_fit(self, subject: Subject, name: str) -> None:
-        subject.tracker.open(replace(PARENT, params={name: 1}, tags={name: "t"}))
-        subject.tracker.metrics(SWEEP, [Metric(name, 1.0, 0, NOW)])
-        subject.tracker.tags(SWEEP, {name: "u"})
+        subject.tracker.start_run(replace(PARENT, params={name: 1}, tags={name: "t"}))
+        subject.tracker.log_metrics(SWEEP, [Metric(name, 1.0, 0, NOW)])
+        subject.tracker.set_tags(SWEEP, {name: "u"})
         seen = subject.see(SWEEP)
         assert len(seen.params) == len(seen.history) == len(seen.tags) == 1
         assert set(seen.params) == set(seen.history) == set(seen.tags)
         assert set(seen.tags.values()) == {"u"}
 
     def test_long_values_are_cut(self, subject: Subject) -> None:
-        subject.tracker.open(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
+        subject.tracker.start_run(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
         once = subject.see(SWEEP)
         assert once.params["p"] == "p" * 5999 + "…"
         assert once.tags["t"] == "t" * 4999 + "…"
-        subject.tracker.open(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
+        subject.tracker.start_run(replace(PARENT, params={"p": "p" * 7000}, tags={"t": "t" * 9000}))
         assert subject.see(SWEEP) == once
 
     def test_a_later_tag_replaces_an_earlier_one(self, subject: Subject) -> None:
         opened(subject)
-        subject.tracker.tags(RUN, {"carft.state": "running", "free": "other"})
-        subject.tracker.tags(RUN, {"carft.state": "pruned"})
+        subject.tracker.set_tags(RUN, {"carft.state": "running", "free": "other"})
+        subject.tracker.set_tags(RUN, {"carft.state": "pruned"})
         tags = subject.see(RUN).tags
         assert tags == {"carft.seed": "1", "carft.state": "pruned", "free": "other"}
 
     def test_more_tags_and_parameters_than_one_request_takes(self, subject: Subject) -> None:
         many = {f"n{i}": str(i) for i in range(230)}
-        subject.tracker.open(replace(PARENT, params=many, tags=many))
+        subject.tracker.start_run(replace(PARENT, params=many, tags=many))
         seen = subject.see(SWEEP)
         assert seen.params == seen.tags == many
 
@@ -181,18 +183,18 @@ class TestEveryTracker:
         opened(subject)
         file = tmp_path / "config.json"
         file.write_bytes(b"{}")
-        subject.tracker.artifact(RUN, file)
-        subject.tracker.artifact(RUN, file, folder="plots/deep")
+        subject.tracker.log_artifact(RUN, file)
+        subject.tracker.log_artifact(RUN, file, folder="plots/deep")
         assert subject.see(RUN).artifacts == {"config.json": b"{}", "plots/deep/config.json": b"{}"}
         file.write_bytes(b'{"new": 1}')
-        subject.tracker.artifact(RUN, file)
+        subject.tracker.log_artifact(RUN, file)
         assert subject.see(RUN).artifacts["config.json"] == b'{"new": 1}'
 
     def test_runs_of_two_sweeps_do_not_mix(self, subject: Subject) -> None:
         other = RunKey("other", RUN.digest)
         opened(subject)
-        subject.tracker.open(RunStart(other, "elsewhere", NOW, params={"optim.lr": 2}))
-        subject.tracker.metrics(other, [Metric("m", 2.0, 0, NOW)])
+        subject.tracker.start_run(RunStart(other, "elsewhere", NOW, params={"optim.lr": 2}))
+        subject.tracker.log_metrics(other, [Metric("m", 2.0, 0, NOW)])
         assert subject.see(RUN).history == {}
         assert subject.see(other).params == {"optim.lr": "2"}
         assert subject.tracker.run_id(RUN) != subject.tracker.run_id(other)

@@ -32,7 +32,7 @@ def test_a_busy_server_says_how_long_it_wants_to_be_left_alone(
         answering(lambda _: Answer("busy", status, {"Retry-After": said})) as uri,
         pytest.raises(ServiceUnreachable) as caught,
     ):
-        MlflowStore(uri, unique()).open(PARENT)
+        MlflowStore(uri, unique()).start_run(PARENT)
     assert caught.value.retry_after == seconds
 
 

@@ -54,11 +54,11 @@ def place(request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path: P
         uri, root = request.getfixturevalue("server").address, None
     else:
         uri, root = new_database(), tmp_path / "mlartifacts"
-    where = Where(uri, f"test-{uuid.uuid4().hex}", root, tmp_path / "spool")
+    where = Where(uri, f"test-{uuid.uuid4().hex}", root, "home")
     store = MlflowStore(uri, where.experiment, root, home="mine")
-    store.open(RunStart(RunKey(KEY.sweep), KEY.sweep, NOW))
-    store.open(RunStart(KEY, "car_ft seed 1", NOW, parent=RunKey(KEY.sweep)))
-    store.metrics(
+    store.start_run(RunStart(RunKey(KEY.sweep), KEY.sweep, NOW))
+    store.start_run(RunStart(KEY, "car_ft seed 1", NOW, parent=RunKey(KEY.sweep)))
+    store.log_metrics(
         KEY,
         [
             Metric("id/test/top1", 0.5, 1, NOW + 1),
@@ -172,8 +172,8 @@ def test_the_environment_is_left_as_it_was(
         assert not names & {"uv.lock", "pyproject.toml"}
 
 
-def test_a_server_that_is_away_is_told(folder: Path, tmp_path: Path, server: Server) -> None:
+def test_a_server_that_is_away_is_told(folder: Path, server: Server) -> None:
     del server  # it lets MLflow be imported where this test is alone
-    away = Where("http://127.0.0.1:9", "none", None, tmp_path / "spool")
+    away = Where("http://127.0.0.1:9", "none", None, "home")
     with pytest.raises(ServiceUnreachable, match=r"127\.0\.0\.1:9"):
         keep_model(away, "mine", START, folder)

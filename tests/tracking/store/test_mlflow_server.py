@@ -17,8 +17,7 @@ from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
 from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
 from tracking.mlflow_reader import MlflowReader
-from tracking.spool import Spool
-from tracking.store.base import RunKey, RunStart, Tracker
+from tracking.store.base import RunKey, RunStart
 from tracking.store.memory_store import MemoryTracker
 from tracking.store.mlflow_store import MlflowStore
 
@@ -56,11 +55,11 @@ def test_a_server_that_takes_runs_is_reached_and_gets_them(
     mlflow_server: MlflowServer, experiment: str, tmp_path: Path
 ) -> None:
     store = MlflowStore(mlflow_server.address, experiment)
-    store.reach()
-    store.open(PARENT)
+    store.preflight()
+    store.start_run(PARENT)
     file = tmp_path / "note.txt"
     file.write_text("kept")
-    store.artifact(SWEEP, file)
+    store.log_artifact(SWEEP, file)
     run = store.run_id(SWEEP)
     keys = mlflow_server.store.keys(mlflow_server.bucket)
     assert [key for key in keys if str(run) in key and key.endswith("artifacts/note.txt")]
@@ -76,8 +75,8 @@ def test_a_wrong_password_is_said_at_once(
     for user, password in ((USER, PASSWORD), ("nobody", PASSWORD), ("", "")):
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        refused(store.reach, NotLetIn, r"does not let us in.*Set MLFLOW_TRACKING_USERNAME and")
-        refused(lambda: store.open(PARENT), NotLetIn, "does not let us in")
+        refused(store.preflight, NotLetIn, r"does not let us in.*Set MLFLOW_TRACKING_USERNAME and")
+        refused(lambda: store.start_run(PARENT), NotLetIn, "does not let us in")
         refused(
             lambda: MlflowReader(mlflow_server.address, experiment), NotLetIn, "does not let us in"
         )
@@ -89,24 +88,24 @@ def test_who_may_only_read_is_told_before_a_run_is_opened(
     mlflow_server.post("experiments/create", {"name": experiment})
     store = MlflowStore(mlflow_server.address, experiment)
     store.check()
-    refused(store.reach, NotLetIn, r"Permission denied.*EDIT on the experiment")
+    refused(store.preflight, NotLetIn, r"Permission denied.*EDIT on the experiment")
 
 
 def test_a_host_that_is_not_among_the_allowed_is_told_what_to_change(
     mlflow_server: MlflowServer, experiment: str
 ) -> None:
     other = mlflow_server.address.replace("127.0.0.1", "localhost")
-    refused(MlflowStore(other, experiment).reach, NotLetIn, r"Invalid Host.*--allowed-hosts")
+    refused(MlflowStore(other, experiment).preflight, NotLetIn, r"Invalid Host.*--allowed-hosts")
 
 
 def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: str) -> None:
     refused(
-        MlflowStore("http://no-such-host.invalid:5000", experiment).reach,
+        MlflowStore("http://no-such-host.invalid:5000", experiment).preflight,
         UnknownHost,
         "nobody knows by this name from here: see to MLFLOW_TRACKING_URI",
     )
     refused(
-        MlflowStore("http://127.0.0.1:9", experiment).reach,
+        MlflowStore("http://127.0.0.1:9", experiment).preflight,
         ServiceUnreachable,
         "http://127.0.0.1:9 does not answer",
     )
@@ -118,20 +117,35 @@ def test_a_server_that_says_nothing_is_not_waited_for(
     monkeypatch.setattr("tracking.store.mlflow_client.PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "not answer within 0.5 s")
+        refused(
+            MlflowStore(uri, experiment).preflight, ServiceUnreachable, "not answer within 0.5 s"
+        )
 
 
 @pytest.mark.parametrize("version", ["2.22.0", "4.0.0rc1"])
 def test_another_major_version_is_refused(experiment: str, version: str) -> None:
     with answering(lambda _: Answer(version)) as uri:
         refused(
-            MlflowStore(uri, experiment).reach, TrackingError, rf"is version {version}, and here"
+            MlflowStore(uri, experiment).preflight,
+            TrackingError,
+            rf"is version {version}, and here",
         )
 
 
 def test_what_is_no_version_says_nothing(experiment: str) -> None:
     with answering(lambda _: Answer("<html>hello</html>")) as uri:
-        refused(MlflowStore(uri, experiment).reach, ServiceUnreachable, "JSON")
+        refused(MlflowStore(uri, experiment).preflight, ServiceUnreachable, "JSON")
+
+
+def assert_in_time(call: Callable[[], None], seconds: float = 10.0) -> None:
+    """What came back may refuse the first connection."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except ServiceUnreachable:
+            assert time.monotonic() < until
+            time.sleep(0.2)
 
 
 def test_a_missing_bucket_loses_no_file(
@@ -139,7 +153,7 @@ def test_a_missing_bucket_loses_no_file(
 ) -> None:
     """The server answers 500 and answers everything else: the record is not to blame for it."""
     store = MlflowStore(mlflow_server.address, experiment)
-    store.open(PARENT)
+    store.start_run(PARENT)
     file = tmp_path / "note.txt"
     file.write_text("kept")
     s3 = mlflow_server.store.client()
@@ -148,17 +162,11 @@ def test_a_missing_bucket_loses_no_file(
     s3.delete_bucket(Bucket=mlflow_server.bucket)
     expected = r"artifact store .*--artifacts-destination: whether the bucket is there"
     try:
-        refused(store.reach, ServiceUnreachable, f"bucket does not exist.*|{expected}")
-        refused(lambda: store.artifact(SWEEP, file), ServiceUnreachable, expected)
-        spool = Spool(store, tmp_path / "spool", pace=0.01)
-        spool.artifact(SWEEP, file)
-        assert not spool.flush(1.0)
-        assert (spool.behind(), spool.rejected()) == (1, 0)
+        refused(store.preflight, ServiceUnreachable, f"bucket does not exist.*|{expected}")
+        refused(lambda: store.log_artifact(SWEEP, file), ServiceUnreachable, expected)
     finally:
         s3.create_bucket(Bucket=mlflow_server.bucket)
-    assert spool.flush(10.0)
-    assert spool.rejected() == 0
-    spool.close()
+    assert_in_time(lambda: store.log_artifact(SWEEP, file))
     assert any(key.endswith("note.txt") for key in mlflow_server.store.keys(mlflow_server.bucket))
 
 
@@ -175,12 +183,12 @@ def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
     place = f"s3://{mlflow_server.bucket}/own"
     MlflowClient(mlflow_server.address).create_experiment(experiment, artifact_location=place)
     store = MlflowStore(mlflow_server.address, experiment)
-    store.reach()
-    store.open(PARENT)
+    store.preflight()
+    store.start_run(PARENT)
     file = tmp_path / "note.txt"
     file.touch()
     refused(
-        lambda: store.artifact(SWEEP, file),
+        lambda: store.log_artifact(SWEEP, file),
         ServiceUnreachable,
         "Keys for it must be",
     )
@@ -229,7 +237,7 @@ def test_a_database_of_mlflows_says_what_is_wrong(
 ) -> None:
     url, kind, expected = DIRECT[case]
     store = MlflowStore(url(postgres, direct), experiment)
-    refused(store.reach, kind, expected)
+    refused(store.preflight, kind, expected)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +249,7 @@ def test_the_schema_of_another_mlflow_is_left_as_it_is(
 ) -> None:
     postgres.sql(f"UPDATE alembic_version SET version_num = '{revision}'", direct)
     store = MlflowStore(postgres.url(direct), experiment)
-    refused(store.reach, TrackingError, expected)
+    refused(store.preflight, TrackingError, expected)
     assert postgres.sql("SELECT version_num FROM alembic_version", direct) == [(revision,)]
 
 
@@ -251,7 +259,7 @@ def test_optunas_database_is_not_taken(postgres: Postgres, direct: str, experime
     for table in ("studies", "trials"):
         postgres.sql(f"CREATE TABLE {table} (number int)", name)
     store = MlflowStore(postgres.url(name), experiment)
-    refused(store.reach, TrackingError, "is Optuna's: MLflow needs one of its own")
+    refused(store.preflight, TrackingError, "is Optuna's: MLflow needs one of its own")
     assert postgres.tables(name) == {"studies", "trials"}
 
 
@@ -259,25 +267,16 @@ def test_a_database_that_goes_away_meanwhile_loses_nothing(
     postgres: Postgres, direct: str, experiment: str, tmp_path: Path
 ) -> None:
     store = MlflowStore(postgres.url(direct), experiment, tmp_path / "artifacts")
-    store.reach()
-    store.open(PARENT)
-    spool = Spool(store, tmp_path / "spool", pace=0.01)
-    with postgres.away():
-        spool.tags(SWEEP, {"told": "meanwhile"})
-        assert not spool.flush(0.5)
-        assert (spool.behind(), spool.rejected()) == (1, 0)
-    assert spool.flush(10.0)
-    assert spool.rejected() == 0
+    store.preflight()
+    store.start_run(PARENT)
+    with postgres.away(), pytest.raises(ServiceUnreachable):
+        store.set_tags(SWEEP, {"told": "meanwhile"})
+    assert_in_time(lambda: store.set_tags(SWEEP, {"told": "meanwhile"}))
     run = MlflowClient(postgres.url(direct)).get_run(str(store.run_id(SWEEP)))
     assert run.data.tags["told"] == "meanwhile"
-    spool.close()
 
 
 def test_only_what_belongs_to_others_is_reached_beforehand(tmp_path: Path) -> None:
-    MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}").reach()
+    MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}").preflight()
     assert not (tmp_path / "mlflow.db").exists()
-    trackers: list[Tracker] = [MemoryTracker()]
-    trackers.append(Spool(trackers[0], tmp_path / "spool"))
-    for tracker in trackers:
-        tracker.reach()
-    trackers[1].close()
+    MemoryTracker().preflight()

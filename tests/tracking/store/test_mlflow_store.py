@@ -38,9 +38,9 @@ def unique() -> str:
 def test_children_are_nested_under_their_sweep_for_mlflow(server: Server) -> None:
     experiment = unique()
     store = MlflowStore(server.address, experiment)
-    store.open(PARENT)
+    store.start_run(PARENT)
     for number in range(3):
-        store.open(child(number))
+        store.start_run(child(number))
     client = MlflowClient(server.address)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
@@ -56,9 +56,9 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
 ) -> None:
     uri, name = new_database(), unique()
     store = MlflowStore(uri, name)
-    store.open(PARENT)
+    store.start_run(PARENT)
     text = "See [the page](artifact:report.html) and [the site](https://example.org)."
-    store.tags(SWEEP, {"mlflow.note.content": text, "carft.note": text})
+    store.set_tags(SWEEP, {"mlflow.note.content": text, "carft.note": text})
     (run,) = all_runs(uri, name)
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html"
     linked = f"See [the page]({page}) and [the site](https://example.org)."
@@ -69,11 +69,11 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
 def test_another_process_takes_up_the_same_runs(new_database: NewDatabase) -> None:
     uri, experiment = new_database(), unique()
     first = MlflowStore(uri, experiment)
-    first.open(PARENT)
-    first.open(child(1))
+    first.start_run(PARENT)
+    first.start_run(child(1))
     second = MlflowStore(uri, experiment)
-    second.open(child(1))  # its parent is found by its tags
-    second.end(SWEEP, "finished", timestamp=NOW + 1)
+    second.start_run(child(1))  # its parent is found by its tags
+    second.end_run(SWEEP, "finished", timestamp=NOW + 1)
     assert second.run_id(child(1).key) == first.run_id(child(1).key)
     assert second.run_id(SWEEP) == first.run_id(SWEEP)
     assert len(all_runs(uri, experiment)) == 2
@@ -83,33 +83,33 @@ def test_homes_that_share_a_server_keep_their_sweeps_apart(new_database: NewData
     uri, experiment = new_database(), unique()
     stores = [MlflowStore(uri, experiment, home=home) for home in ("mine", "yours", "mine")]
     for store in stores:
-        store.open(PARENT)
+        store.start_run(PARENT)
     mine, yours, again = (store.run_id(SWEEP) for store in stores)
     assert mine == again != yours
 
 
 def test_a_run_whose_answer_was_lost_is_not_opened_a_second_time(new_database: NewDatabase) -> None:
     uri, experiment = new_database(), unique()
-    MlflowStore(uri, experiment).open(PARENT)
+    MlflowStore(uri, experiment).start_run(PARENT)
     (run,) = all_runs(uri, experiment)
     client = MlflowClient(uri)
     twin = client.create_run(
         run.info.experiment_id, start_time=NOW + 5, tags={"carft.kind": "sweep", **run.data.tags}
     )
     store = MlflowStore(uri, experiment)
-    store.open(PARENT)
+    store.start_run(PARENT)
     assert store.run_id(SWEEP) == run.info.run_id != twin.info.run_id
 
 
 def test_a_run_that_the_user_deleted_is_opened_anew(new_database: NewDatabase) -> None:
     uri, experiment = new_database(), unique()
     store = MlflowStore(uri, experiment)
-    store.open(PARENT)
+    store.start_run(PARENT)
     old = store.run_id(SWEEP)
     assert old is not None
     MlflowClient(uri).delete_run(old)
-    store.open(PARENT)
-    store.metrics(SWEEP, [Metric("m", 1.0, 0, NOW)])
+    store.start_run(PARENT)
+    store.log_metrics(SWEEP, [Metric("m", 1.0, 0, NOW)])
     assert store.run_id(SWEEP) != old
 
 
@@ -124,9 +124,9 @@ def test_the_environment_of_another_run_does_not_hijack_ours(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "foreign")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     store = MlflowStore(uri, experiment)
-    store.open(PARENT)
-    store.open(child(1))
-    store.metrics(child(1).key, [Metric("m", 1.0, 0, NOW)])
+    store.start_run(PARENT)
+    store.start_run(child(1))
+    store.log_metrics(child(1).key, [Metric("m", 1.0, 0, NOW)])
     untouched = client.get_run(foreign.info.run_id)
     assert untouched.data.metrics == {}
     assert untouched.info.status == "RUNNING"
@@ -136,9 +136,9 @@ def test_the_environment_of_another_run_does_not_hijack_ours(
 def test_the_last_step_is_what_mlflow_shows(new_database: NewDatabase) -> None:
     uri, experiment = new_database(), unique()
     store = MlflowStore(uri, experiment)
-    store.open(PARENT)
-    store.metrics(SWEEP, [Metric("m", 0.9, 2, NOW), Metric("m", 0.1, 3, NOW)])
-    store.metrics(SWEEP, [Metric("m", 0.5, 1, NOW + 9)])
+    store.start_run(PARENT)
+    store.log_metrics(SWEEP, [Metric("m", 0.9, 2, NOW), Metric("m", 0.1, 3, NOW)])
+    store.log_metrics(SWEEP, [Metric("m", 0.5, 1, NOW + 9)])
     (run,) = all_runs(uri, experiment)
     assert run.data.metrics == {"m": 0.1}
 
@@ -147,10 +147,10 @@ def test_artifacts_of_a_local_database_lie_in_the_given_folder(
     new_database: NewDatabase, tmp_path: Path
 ) -> None:
     store = MlflowStore(new_database(), unique(), tmp_path / "mlartifacts")
-    store.open(PARENT)
+    store.start_run(PARENT)
     file = tmp_path / "config.json"
     file.write_text("{}")
-    store.artifact(SWEEP, file, folder="deep")
+    store.log_artifact(SWEEP, file, folder="deep")
     (kept,) = (tmp_path / "mlartifacts").rglob("config.json")
     assert kept.parent.name == "deep"
     assert store.run_id(SWEEP) in kept.parts
@@ -166,7 +166,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(new_database: NewDatabase
     assert experiment in str(caught.value)
     # No record is to blame for it, so that the spool keeps them all.
     with pytest.raises(ServiceUnreachable, match="restore"):
-        store.open(PARENT)
+        store.start_run(PARENT)
 
 
 def test_a_verb_for_a_run_never_opened_is_a_mistake(
@@ -174,16 +174,16 @@ def test_a_verb_for_a_run_never_opened_is_a_mistake(
 ) -> None:
     store = MlflowStore(new_database(), unique())
     with pytest.raises(TrackingError, match="never opened"):
-        store.tags(SWEEP, {"a": "b"})
+        store.set_tags(SWEEP, {"a": "b"})
     with pytest.raises(TrackingError, match="never opened"):
-        store.open(child(1))
-    store.open(PARENT)
+        store.start_run(child(1))
+    store.start_run(PARENT)
     with pytest.raises(TrackingError, match="No such file"):
-        store.artifact(SWEEP, tmp_path / "missing")
+        store.log_artifact(SWEEP, tmp_path / "missing")
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(TrackingError, match="refuses"):
-        store.artifact(SWEEP, file, folder="../above")
+        store.log_artifact(SWEEP, file, folder="../above")
 
 
 def test_a_name_that_mlflows_filters_cannot_hold_is_refused(new_database: NewDatabase) -> None:
@@ -195,7 +195,7 @@ def test_nobody_there_is_said_at_once() -> None:
     store = MlflowStore("http://user:secret@127.0.0.1:9", unique())
     start = time.monotonic()
     with pytest.raises(ServiceUnreachable) as caught:
-        store.open(PARENT)
+        store.start_run(PARENT)
     assert time.monotonic() - start < 10
     assert "127.0.0.1:9" in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -216,7 +216,7 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(status: in
         answering(lambda _: Answer("<html>gateway</html>", status)) as uri,
         pytest.raises(ServiceUnreachable, match="does not"),
     ):
-        MlflowStore(uri, unique()).open(PARENT)
+        MlflowStore(uri, unique()).start_run(PARENT)
 
 
 def test_a_404_that_is_not_mlflows_is_one_line_about_the_address() -> None:
@@ -224,7 +224,7 @@ def test_a_404_that_is_not_mlflows_is_one_line_about_the_address() -> None:
         answering(lambda _: Answer("<Error>\n<Code>NoSuchBucket</Code>", 404)) as uri,
         pytest.raises(ServiceUnreachable, match="see to the address in MLFLOW_TRACKING_U") as said,
     ):
-        MlflowStore(uri, unique()).open(PARENT)
+        MlflowStore(uri, unique()).start_run(PARENT)
     assert "experiments/get-by-name (404)" in str(said.value)
     assert "\n" not in str(said.value)
 
@@ -233,8 +233,8 @@ def test_nothing_is_printed_where_a_run_ends(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = MlflowStore(server.address, unique())
-    store.open(PARENT)
-    store.end(PARENT.key, "finished", timestamp=PARENT.timestamp)
+    store.start_run(PARENT)
+    store.end_run(PARENT.key, "finished", timestamp=PARENT.timestamp)
     assert capsys.readouterr().out == ""
 
 
@@ -243,7 +243,7 @@ def test_a_page_of_something_else_is_not_taken_for_mlflow() -> None:
         answering(lambda _: Answer("<html>hello</html>")) as uri,
         pytest.raises(ServiceUnreachable, match="JSON"),
     ):
-        MlflowStore(uri, unique()).open(PARENT)
+        MlflowStore(uri, unique()).start_run(PARENT)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_server_that_fails_at_one_request_only_makes_that_record_the_fault(
         return Answer({"error_code": "INTERNAL_ERROR", "message": "boom"}, 500)
 
     with answering(answer) as uri, pytest.raises(expected):
-        MlflowStore(uri, unique()).open(PARENT)
+        MlflowStore(uri, unique()).start_run(PARENT)
 
 
 def test_optunas_database_is_not_taken(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
         "import sys; from tracking.store.mlflow_store import MlflowStore\n"
         "from tracking.store.base import RunKey, RunStart\n"
         "store = MlflowStore(sys.argv[1], 'shared')\n"
-        "store.open(RunStart(RunKey(sys.argv[2]), 'n', 1))\n"
+        "store.start_run(RunStart(RunKey(sys.argv[2]), 'n', 1))\n"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code, uri, name], stderr=subprocess.PIPE, text=True)
@@ -329,10 +329,10 @@ def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
 def test_a_run_is_read_back_through_a_server_as_it_was_told(server: Server, tmp_path: Path) -> None:
     experiment = unique()
     store = MlflowStore(server.address, experiment)
-    store.open(PARENT)
+    store.start_run(PARENT)
     big = tmp_path / "weights.bin"
     big.write_bytes(os.urandom(3_000_000))
-    store.artifact(SWEEP, big)
+    store.log_artifact(SWEEP, big)
     seen = look_into_mlflow(server.address, experiment)(SWEEP)
     assert seen is not None
     assert seen.artifacts == {"weights.bin": big.read_bytes()}

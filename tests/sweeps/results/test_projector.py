@@ -1,0 +1,339 @@
+"""A store is kept behind a sweep's files, whatever becomes of the store or of the driver."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeps.results.projection import TRIES, Projector, SweepProjection, project
+from tests.sweeps.conftest import _one_shift
+from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
+from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
+from tracking.store.base import Metric, RunKey, RunStart
+from tracking.store.memory_store import MemoryRun, MemoryTracker
+
+SWEEP, RUN, OTHER = RunKey("made"), RunKey("made", digest_of(0)), RunKey("made", digest_of(1))
+NEXT: Mapping[str, Sequence[str]] = {
+    "new": ["start"],
+    "running": ["epoch", "finish", "fail", "stop", "prune", "epoch", "epoch"],
+    "stopped": ["start", "start", "prune"],
+    "ended": [],
+}
+AFTER = {
+    **dict.fromkeys(("start", "epoch"), "running"),
+    **dict.fromkeys(("finish", "fail", "prune"), "ended"),
+    "stop": "stopped",
+}
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What befalls an update after so many calls of the store."""
+
+    calls: int
+    is_crash: bool
+    """The driver dies; else the store goes away."""
+    is_lost: bool
+    """The call was carried out, and its answer is lost."""
+
+    def hooks(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        left = iter(range(self.calls))
+
+        def fail() -> None:
+            if next(left, None) is None:
+                raise Crash if self.is_crash else ServiceUnreachable("away")
+
+        return (nothing, fail) if self.is_lost else (fail, nothing)
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.results.projection.open_data", _one_shift)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> MadeSweep:
+    return MadeSweep(tmp_path)
+
+
+@pytest.fixture
+def two(made: MadeSweep) -> MadeSweep:
+    """Two runs, each with an epoch behind it."""
+    for _ in range(2):
+        number = made.propose()
+        made.start(number)
+        made.epoch(number)
+    return made
+
+
+def whole(run: MemoryRun) -> tuple[object, ...]:
+    """What is kept of a run; a tag that was emptied is none."""
+    tags = {name: value for name, value in run.tags.items() if value}
+    history = {name: sorted(points) for name, points in run.history.items()}
+    return run.state, run.started, run.ended, run.params, tags, history, run.artifacts, run.datasets
+
+
+ACT = st.tuples(st.integers(0, 1), st.integers(0, 3))
+"""A run, and which of the things that can happen to it next."""
+UPDATE = st.builds(Trouble, st.integers(0, 8), st.booleans(), st.booleans())
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(ACT | UPDATE, min_size=5, max_size=30))
+def test_a_crash_at_any_call_gives_the_same_runs_as_none(
+    steps: list[tuple[int, int] | Trouble],
+) -> None:
+    """A driver dies at some of its calls, and another one goes on, or the store goes away there,
+    before the call or with its answer. In the end the store holds what one that was sent
+    everything at once does.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        made, store = MadeSweep(Path(name)), Troubled()
+        states = {made.propose(): "new" for _ in range(2)}
+        projection = made.projection(store)
+        for step in steps:
+            if isinstance(step, Trouble):
+                store.before, store.after = step.hooks()
+                for digest in map(digest_of, states):
+                    projection.note(digest)
+                try:
+                    projection.update()
+                except Crash:
+                    projection = made.projection(store)
+                except ServiceUnreachable:
+                    pass  # the same one tries again later
+                continue
+            number, choice = step
+            actions = NEXT[states[number]]
+            if actions:
+                action = actions[choice % len(actions)]
+                getattr(made, action)(number)
+                states[number] = AFTER[action]
+        store.before = store.after = nothing
+        for number, state in states.items():
+            if state == "running":
+                made.stop(number)
+        made.end()
+        projection.end_driver()
+        assert projection.update()
+        reference = MemoryTracker()
+        project(made.home, "made", reference)
+        known = {key: run for key, run in store.runs.items() if key in reference.runs}
+        assert {key: whole(run) for key, run in known.items()} == {
+            key: whole(run) for key, run in reference.runs.items()
+        }
+        assert "running" not in {run.state for run in store.runs.values()}
+
+
+def nothing() -> None:
+    return
+
+
+def test_what_was_sent_is_not_sent_again(two: MadeSweep) -> None:
+    store = Troubled()
+    projection = two.projection(store)
+    assert projection.update()
+    for number in range(2):
+        two.finish(number)
+        projection.note(digest_of(number))
+    two.end()
+    projection.end_driver()
+    assert projection.update()
+    calls = store.calls
+    assert project(two.home, "made", store).sent == 0
+    assert store.calls == calls
+    assert {run.state for run in store.runs.values()} == {"finished"}
+
+
+def test_a_store_that_is_away_costs_nothing_and_is_sent_everything_later(two: MadeSweep) -> None:
+    store = Troubled()
+    store.before = away
+    projection = two.projection(store)
+    thread = Projector("test", projection.update, pace=0.01, longest=0.05)
+    for _ in range(20):
+        two.epoch(0)
+        projection.note(RUN.digest)
+        thread.wake()
+    assert not thread.flush(0.3)
+    assert thread.last_error == "away"
+    assert not thread.is_done
+    assert store.runs == {}
+    store.before = lambda: None
+    assert thread.flush(10)
+    assert thread.last_error is None
+    thread.close(5)
+    assert [point.step for point in store.runs[RUN].history["train/loss"]] == list(range(21))
+
+
+def test_waiting_for_a_store_that_is_away_does_not_spin() -> None:
+    tries = 0
+
+    def update() -> bool:
+        nonlocal tries
+        tries += 1
+        raise ServiceUnreachable("away")
+
+    thread = Projector("test", update, pace=0.01, longest=60)
+    time.sleep(0.5)
+    assert 1 <= tries <= 7  # 0.01, 0.02, 0.04, ... doubled each time
+    assert not thread.flush(0.6)
+    assert tries <= 12
+    thread.close(1)
+
+
+def test_an_error_that_nobody_expects_does_not_end_the_thread() -> None:
+    moods = iter([KeyError("bug"), None])
+
+    def update() -> bool:
+        mood = next(moods)
+        if mood is not None:
+            raise mood
+        return True
+
+    thread = Projector("test", update, pace=0.01, longest=0.05)
+    assert thread.flush(5)
+    thread.close(1)
+
+
+def test_a_slow_store_is_sent_more_at_a_time_by_one_thread_and_nothing_is_lost(
+    made: MadeSweep,
+) -> None:
+    class Slow(Troubled):
+        batches: Sequence[int] = ()
+
+        def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+            time.sleep(0.02)
+            super().log_metrics(key, values)
+            self.batches = [*self.batches, len(values)]
+
+    store = Slow()
+    numbers = [made.propose() for _ in range(10)]
+    projection = made.projection(store)
+    thread = Projector("test", projection.update, pace=0.01)
+    for number in numbers:
+        made.start(number)
+    threads = threading.active_count()
+    for _ in range(60):
+        for number in numbers:
+            made.epoch(number)
+            projection.note(digest_of(number))
+            thread.wake()
+    assert threading.active_count() == threads
+    assert thread.flush(20)
+    thread.close(5)
+    for number in numbers:
+        points = store.runs[RunKey("made", digest_of(number))].history["train/loss"]
+        assert [point.step for point in points] == list(range(60))
+    assert sum(store.batches) == 10 * 60 * 2
+    assert len(store.batches) < 10 * 30  # one that sent every report would have made 600 calls
+    assert max(store.batches) > 20
+
+
+def test_metrics_that_are_refused_cost_no_others(two: MadeSweep) -> None:
+    store = Troubled()
+    two.epoch(0, {"poison": 1.0})
+    two.epoch(0)
+    projection = two.projection(store)
+    assert projection.update()
+    history = store.runs[RUN].history
+    assert [point.step for point in history["train/loss"]] == [0, 1, 2]
+    assert "poison" not in history
+    assert OTHER in store.runs
+    ((digest, what),) = projection.refused
+    assert (digest, what) == (RUN.digest, "epochs from 0: poison")
+    assert projection.refused[digest, what] == "poisonous"
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), RequestFailed("pool exhausted")])
+def test_a_request_that_fails_is_tried_some_times_while_others_go_on(
+    two: MadeSweep, error: Exception
+) -> None:
+    store = Troubled()
+    store.poison = {"bug": error}
+    two.epoch(0, {"bug": 1.0})
+    projection = two.projection(store)
+    for _ in range(TRIES - 1):
+        assert not projection.update()
+        assert OTHER in store.runs
+    assert projection.update()
+    assert [what for _, what in projection.refused] == ["epochs from 0"]
+    two.finish(0)
+    projection.note(RUN.digest)
+    assert projection.update()
+    assert store.runs[RUN].state == "finished"
+    assert "result.json" in store.runs[RUN].artifacts
+
+
+def test_a_run_whose_start_is_refused_is_held_back_and_tried_by_the_next_driver(
+    two: MadeSweep,
+) -> None:
+    class Picky(Troubled):
+        refuses = True
+
+        def start_run(self, start: RunStart) -> None:
+            if self.refuses and start.key == RUN:
+                raise TrackingError("no")
+            super().start_run(start)
+
+    store = Picky()
+    projection = two.projection(store)
+    for _ in range(TRIES - 1):
+        assert not projection.update()
+    assert projection.update()
+    assert [*projection.refused] == [(RUN.digest, "start")]
+    assert {*store.runs} == {SWEEP, OTHER}
+    store.refuses = False
+    assert two.projection(store).update()
+    assert RUN in store.runs
+
+
+def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
+    class Full(Troubled):
+        def log_artifact(self, *_: object, **__: object) -> None:
+            raise TrackingError("the bucket is full")
+
+    store = Full()
+    two.finish(0)
+    projection = two.projection(store)
+    assert projection.update()
+    assert store.runs[RUN].state == "finished"
+    assert {what for _, what in projection.refused} == {"result.json", "config.json"}
+
+
+def test_a_run_that_another_sweep_works_on_is_sent_when_it_is_done(
+    two: MadeSweep,
+) -> None:
+    store = Troubled()
+    other = SweepProjection(two.home, two.ledger, store, owner="somebody else")
+    assert other.update()
+    assert store.runs == {}
+    two.finish(0)
+    other.note(RUN.digest)
+    assert other.update()
+    assert {*store.runs} == {SWEEP, RUN}
+
+
+def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep) -> None:
+    store = Troubled()
+    two.finish(0)
+    two.fail(1)
+    folder = two.home.sweep("made")
+    (folder / "report.html").write_text("<p>")
+    (folder / "comparison.json").write_text('{"verdict": "too few seeds", "selected": null}')
+    two.end()
+    assert two.projection(store, driven=False).update()
+    sweep = store.runs[SWEEP]
+    assert {*sweep.artifacts} == {"report.html", "comparison.json", "settings.json"}
+    assert (sweep.state, sweep.ended) == ("finished", 2000)
+    assert sweep.tags["carft.verdict"] == "too few seeds"
+    assert sweep.tags["carft.overrides"] == "seeds=1"
+    assert "artifact:report.html" in sweep.tags["mlflow.note.content"]
+    assert store.runs[OTHER].tags["carft.failure_message"] == "train/loss is nan"

@@ -1,0 +1,187 @@
+"""A home whose databases are gone, or that was copied or moved, records its runs anew."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from sweeps.cli import main
+from sweeps.home import Home
+from sweeps.ledger.study import open_storage
+from tests.sweeps.conftest import ToySweep, toy_in
+from tests.sweeps.results.test_projection import PRUNING
+from tracking.store.mlflow_store import open_store
+
+APART = ("carft.home", "mlflow.parentRunId", "mlflow.log-model.history")
+"""Tags of MLflow's own ids."""
+
+
+@pytest.fixture(autouse=True)
+def no_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_OPTUNA_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def kept(toy: ToySweep) -> ToySweep:
+    """A home with a finished sweep, its runs in its own MLflow database."""
+    run_in(toy, toy.home, **PRUNING)
+    return toy
+
+
+def run_in(toy: ToySweep, home: Home, **changes: Any) -> None:
+    before = toy.folder
+    toy.folder = home.path.parent
+    store = toy.tracker = open_store(home.path)  # type: ignore[assignment]
+    try:
+        toy.run(**changes)
+        assert toy.complaints == []
+    finally:
+        store.close()
+        toy.folder = before
+
+
+def recorded(home: Home) -> dict[str, tuple[Any, ...]]:
+    """What MLflow has of each run, by its name, without MLflow's own ids."""
+    client = MlflowClient(f"sqlite:///{home.path / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "carft-sweep")
+    return {
+        str(run.info.run_name): tuple(_facts(client, home, run))
+        for run in client.search_runs([experiment.experiment_id])
+    }
+
+
+def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
+    yield run.info.status
+    yield run.info.start_time
+    yield run.info.end_time
+    yield run.data.params
+    tags = {name: value for name, value in run.data.tags.items() if name not in APART}
+    tags["mlflow.note.content"] = tags.get("mlflow.note.content", "").partition("](#")[2][-30:]
+    yield tags
+    for name in sorted(run.data.metrics):
+        points = client.get_metric_history(run.info.run_id, name)
+        yield name, sorted((point.step, point.timestamp, point.value) for point in points)
+    folder = Path(str(run.info.artifact_uri))
+    assert folder.is_relative_to(home.path / "mlartifacts")
+    yield {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def studied(home: Home) -> list[tuple[Any, ...]]:
+    """The trials of every study, to the second."""
+    storage = open_storage(home)
+    return [
+        (
+            summary.study_name,
+            trial.number,
+            trial.state,
+            trial.params,
+            trial.distributions,
+            trial.values,
+            trial.intermediate_values,
+            trial.user_attrs,
+            trial.datetime_start,
+        )
+        for summary in optuna.get_all_study_summaries(storage)
+        for trial in optuna.load_study(study_name=summary.study_name, storage=storage).trials
+    ]
+
+
+def prints(folder: Path) -> dict[str, tuple[int, str]]:
+    """When each file was written, and what it holds."""
+    return {
+        str(file.relative_to(folder)): (
+            file.stat().st_mtime_ns,
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+        )
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def run_apart(
+    folder: Path, *seeds: list[int]
+) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Run the sweep in a process of its own: one that has had a database open keeps it, though it
+    was deleted.
+    """
+    code = "from tests.sweeps.results.test_rebuilt_home import main_apart as run\n"
+    code += f"run({str(folder)!r}, {seeds!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    runs, trials = pickle.loads((folder / "recorded.pickle").read_bytes())
+    return runs, trials
+
+
+def main_apart(folder: str, several: tuple[list[int], ...]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        toy = toy_in(Path(folder), patch)
+        for seeds in several:
+            run_in(toy, toy.home, **{**PRUNING, "seeds": seeds})
+        found = recorded(toy.home), studied(toy.home)
+        (Path(folder) / "recorded.pickle").write_bytes(pickle.dumps(found))
+
+
+def test_databases_that_were_deleted_are_written_anew_equal_to_before(
+    tmp_path: Path,
+) -> None:
+    runs, trials = run_apart(tmp_path, [0, 1], [0])
+    assert len({name for name, *_ in trials}) == 2
+    trained = (tmp_path / "home" / "runs" / "toy.log").read_text()
+    for name in ("mlflow.db", "optuna.db"):
+        (tmp_path / "home" / name).unlink()
+    shutil.rmtree(tmp_path / "home" / "mlartifacts")
+    runs_again, trials_again = run_apart(tmp_path, [0])
+    assert (tmp_path / "home" / "runs" / "toy.log").read_text() == trained
+    assert trials_again == trials
+    assert runs_again.keys() == runs.keys()
+    for name, facts in runs.items():
+        if name != "toy":
+            assert runs_again[name] == facts, name
+
+
+def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
+    kept: ToySweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, runs = prints(kept.home.path), recorded(kept.home)
+    copy = Home(tmp_path / "elsewhere" / "home")
+    shutil.copytree(kept.home.path, copy.path)
+    assert main(["doctor", "sent.moved", "--home", str(copy.path)]) == 0
+    assert "this home was moved or copied" in capsys.readouterr().out
+    values = [*PRUNING["parameters"]["algorithm.kl_weight"]["values"], 9.0]
+    parameters = {"algorithm.kl_weight": {"values": values}}
+    run_in(kept, copy, **{**PRUNING, "parameters": parameters})
+    assert prints(kept.home.path) == before
+    there = recorded(copy)
+    assert runs.keys() < there.keys()
+    assert any("kl_weight=9" in name for name in there)
+    assert (copy.path / "before-move-1" / "mlflow.db").exists()
+    assert main(["doctor", "sent.moved", "--home", str(copy.path)]) == 0
+    assert "moved" not in capsys.readouterr().out
+
+
+def test_a_home_that_was_moved_does_not_make_its_old_path_again(
+    kept: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, trials = recorded(kept.home), studied(kept.home)
+    moved = Home(tmp_path / "elsewhere" / "home")
+    moved.path.parent.mkdir()
+    kept.home.path.rename(moved.path)
+    monkeypatch.setattr("sweeps.cli.admin.open_store", open_store)
+    assert main(["sync", "--home", str(moved.path)]) == 0
+    assert not kept.home.path.exists()
+    assert studied(moved) == trials
+    there = recorded(moved)
+    for name, facts in runs.items():
+        if name != "toy":
+            assert there[name] == facts, name
