@@ -4,8 +4,8 @@
 #   docker/backup.sh [--compose] FOLDER
 #
 # The order is what makes the copy whole. What refers to something is copied before it, so that
-# nothing in the copy speaks of what is not there: trials before the runs that they name, the notes
-# of what MLflow was told before MLflow. See docs/backup.md; the variables are in places.sh.
+# nothing in the copy names what is not there: ledgers before the runs that they name, the notes of
+# what MLflow was sent before MLflow. See docs/backup.md; the variables are in places.sh.
 set -euo pipefail
 umask 077
 

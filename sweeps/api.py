@@ -122,7 +122,7 @@ def run_sweep(
     fresh: bool = False,
     quiet: bool = False,
 ) -> Comparison:
-    """Run a sweep, or go on with it, and return the comparison that it ends with.
+    """Run a sweep, or resume it, and return the comparison that it ends with.
 
     `sweep` is a sweep file, a shipped recipe's name, or a sweep file's content as a mapping. `home`
     is the folder of state, as `--home`; `overrides` are keys of the file with other values, as
@@ -130,7 +130,7 @@ def run_sweep(
     `fresh` are as the options of `carft-sweep run`. Progress goes to standard error unless `quiet`.
 
     An interruption (the notebook's stop button) ends the sweep after its epoch and returns what
-    there is so far, with a warning; the same call goes on. Raises RequestError for a wrong
+    there is so far, with a warning; the same call resumes it. Raises RequestError for a wrong
     request, with every mistake in it, and SweepFailed when no run succeeded.
     """
     place = find_home(None if home is None else os.fspath(home))

@@ -1,7 +1,7 @@
 """The seam between a sweep and the place where its runs execute.
 
-The engine drives and the handler decides, since Ray Tune owns its loop: its searcher asks for the
-next job, its scheduler asks whether to go on. The local engine has the same shape.
+The engine drives and the handler decides, since Ray Tune owns its loop: its searcher requests the
+next job, its scheduler whether a run continues. The local engine has the same shape.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Failure:
 
 
 class Decision(Enum):
-    """What the handler wants of a run that has reported an epoch."""
+    """What becomes of a run that has reported an epoch."""
 
     CONTINUE = "continue"
     STOP = "stop"
 
 
 class Wait(Enum):
-    """What `next_job` answers when there is none just now."""
+    """What `next_job` returns when there is no job just now."""
 
     LATER = "later"
     """Every remaining job waits for a running one."""
@@ -75,7 +75,7 @@ class Handler(Protocol):
     """The sweep's side. An engine calls it from one thread only."""
 
     def next_job(self) -> Job | Wait:
-        """The next run to start. Asked only when there is room for it, since a search proposes
+        """The next run to start. Called only when there is room for it, since a search proposes
         better the more it knows."""
 
     def started(self, job: Job, worker: str) -> None:

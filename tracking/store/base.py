@@ -1,4 +1,4 @@
-"""The tracker: what a sweep's runs are told to, whatever keeps it."""
+"""The tracker: a place where a sweep's runs are recorded, whatever keeps it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Tracker(ABC):
     """
 
     def preflight(self) -> None:
-        """Find out now whether the store will take runs, where that depends on other people.
+        """Find out now whether the store accepts runs, where that depends on other people.
 
         Raises AccessDenied or TrackingError where it never will as things are, and
         ServiceUnreachable where it will once it is there again.
