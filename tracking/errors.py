@@ -25,7 +25,7 @@ class ServiceUnreachable(RuntimeError):
 class RequestFailed(ServiceUnreachable):
     """The store failed at one request: by trouble of its own, or because of what was in it.
 
-    The spool repeats the request a few times, and then sets the record aside.
+    The projection repeats the request a few times, and then sets it aside.
     """
 
 

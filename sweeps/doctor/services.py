@@ -283,7 +283,7 @@ MLFLOW_CHECKS = (
     Check(
         "mlflow.place",
         "where runs are told, and that it answers; SQLite only where it is safe",
-        "start the server, or mend MLFLOW_TRACKING_URI; meanwhile runs wait in the spool",
+        "start the server, or mend MLFLOW_TRACKING_URI; what it lacks is sent later",
         _where,
         first=True,
     ),

@@ -107,7 +107,7 @@ def _quoted(value: str) -> str:
 
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
-# One attempt a request, and not for two minutes: to try again, and when, is the spool's part, and
+# One attempt a request, and not for two minutes: the projection decides when to try again, and
 # a request that MLflow repeats by itself may open a run twice. And no address of each run that ends
 # on stdout, which is for results: it costs a request, and shows a password that is in the URI.
 _ENVIRONMENT = {
