@@ -22,7 +22,7 @@ from sweeps.engines.resources import Hardware
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, Task, kept
+from sweeps.plan.tasks import Planner, RunTask, setting_record
 from sweeps.results.projection import Projector, SweepProjection
 from sweeps.spec.spec import load_spec
 from tracking.store.base import RunKey, Tracker
@@ -41,7 +41,7 @@ PROBED = 3
 class Reports:
     """The simulated runs: what they have reported, to be compared with what the server has."""
 
-    tasks: Sequence[Task]
+    tasks: Sequence[RunTask]
     runs: Runs
     projection: SweepProjection
     thread: Projector
@@ -174,7 +174,7 @@ def _reports(home: Path, runs: int, store: Tracker) -> Reports:
     spec = load_spec(file)
     tasks = Planner(spec, Hardware(1)).trial(POINT, 0)
     ledger = Ledger.create(place.sweep(NAME), 1, json.loads(json.dumps(spec.as_dict())), {"at": 0})
-    ledger.propose(0, kept(tasks))
+    ledger.propose(0, setting_record(tasks))
     folders = Runs(place.runs)
     for task in tasks:
         folders.acquire(task.digest, task.label, NAME)
@@ -210,7 +210,7 @@ def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str,
 
 
 @contextmanager
-def _probe(address: str, tasks: Sequence[Task], store: Tracker) -> Iterator[Any]:
+def _probe(address: str, tasks: Sequence[RunTask], store: Tracker) -> Iterator[Any]:
     """Within, another process looks at a few runs; what is given ends it and tells the lags."""
     chosen = [tasks[i * (len(tasks) - 1) // max(1, PROBED - 1)] for i in range(PROBED)]
     ids = [str(store.run_id(_key(task))) for task in chosen]
@@ -251,5 +251,5 @@ def _wrong_points(address: str, reports: Reports, store: Tracker) -> int:
     return wrong
 
 
-def _key(task: Task) -> RunKey:
+def _key(task: RunTask) -> RunKey:
     return RunKey(NAME, task.digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -180,6 +181,7 @@ def _own_code(*parts: type | Callable[..., object]) -> str | None:
 def own_code_digest(thing: type | Callable[..., object]) -> str:
     """sha256 over the Python files of the user's package, or module, that defines a class or
     function, and of what these import that lies beside it (nothing more of an installed one).
+    The product beside it does not count.
 
     Raises RequestError for what no file defines, such as a class typed into a notebook.
     """
@@ -192,16 +194,15 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
         )
     folder = place.parent
     installed = {"site-packages", "dist-packages"} & set(place.parts)
-    waiting, files = [top], dict[str, Path]()
+    waiting, seen, contents = {top}, set(PRODUCT), dict[str, str]()
     while waiting:
         name = waiting.pop()
+        seen.add(name)
         alone = folder / f"{name}.py"
         for file in [alone] if alone.is_file() else (folder / name).rglob("*.py"):
-            key = file.relative_to(folder).as_posix()
-            if key not in files:
-                files[key] = file
-                waiting.extend(() if installed else _imported(file))
-    contents = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+            content = file.read_bytes()
+            contents[file.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+            waiting |= set() if installed else _imported(content) - seen
     return digest_of(contents)
 
 
@@ -221,19 +222,20 @@ def module_place(top: str) -> Path | None:
     return Path(spec.origin or top)
 
 
-def _imported(file: Path) -> set[str]:
-    """The first names of what its statements import."""
+@functools.lru_cache(maxsize=1024)  # a package is looked through for each run and each merge
+def _imported(content: bytes) -> frozenset[str]:
+    """Collect the first names of what the statements of a file import."""
     names: set[str] = set()
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(content)
     except (SyntaxError, ValueError):  # nothing imports it, then
-        return names
+        return frozenset()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {_top(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(_top(node.module))
-    return names
+    return frozenset(names)
 
 
 def _top(module: str) -> str:

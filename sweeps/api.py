@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
-from sweeps.engines.factory import choose
+from sweeps.engines.factory import make_engine
 from sweeps.home import Home, find_home
 from sweeps.ledger.study import check_storage
 from sweeps.results.export import log_selected
-from sweeps.scheduler.progress import Plain, Progress, Quiet, to_stderr
+from sweeps.scheduler.progress import Progress, to_stderr
 from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.compare import Comparison
-from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.errors import AccessDenied, ServiceUnreachable
+from tracking.report.html import show_in_notebooks
 from tracking.store.base import Tracker
 from tracking.store.mlflow_store import open_store
 
@@ -45,14 +46,16 @@ def perform(
     `address` is of the Ray cluster, where one was named; `resume` knows it again. `webhook` is the
     URL to notify. `ended` is called before the tracking server is waited for, `undelivered` with
     what that has not got in the end. Raises RequestError when the request cannot be met,
-    ServiceUnreachable when no Ray answers, NotLetIn or TrackingError when the tracking server will
-    not take runs as it is.
+    ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the tracking server
+    will not take runs as it is.
     """
     home.prepare()
     check_storage(home)
     with (
         closing(progress),
-        closing(choose(spec, address=address, in_process=in_process, home=home.path)) as engine,
+        closing(
+            make_engine(spec, address=address, in_process=in_process, home=home.path)
+        ) as engine,
         closing(Webhook(webhook, progress.note)) as hook,
         closing(open_store(home.path)) as store,
     ):
@@ -91,7 +94,7 @@ def _preflight(store: Tracker, progress: Progress) -> None:
     try:
         store.preflight()
     except ServiceUnreachable as away:
-        if isinstance(away, NotLetIn):
+        if isinstance(away, AccessDenied):
             raise
         progress.note(f"{away}. The sweep runs all the same; its runs are sent when it answers")
 
@@ -135,7 +138,7 @@ def run_sweep(
     result = perform(
         spec,
         place,
-        Quiet(to_stderr) if quiet else Plain(to_stderr),
+        Progress(to_stderr, quiet=quiet),
         address=address,
         in_process=in_process,
         webhook=webhook_url(spec.webhook),
@@ -150,6 +153,7 @@ def run_sweep(
             "is returned",
             stacklevel=2,
         )
+    show_in_notebooks()
     return result.comparison
 
 

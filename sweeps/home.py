@@ -12,8 +12,8 @@ from tracking.location import (
     OBJECT_STORES,
     home_folder,
     network_file_system,
+    resolve_location,
     waiting,
-    where,
 )
 
 _ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
@@ -50,7 +50,7 @@ class Home:
                 f"nor a way to append; {_ANOTHER}: on a local disk or a shared file system"
             )
         try:
-            where(self.path).check()
+            resolve_location(self.path).check()
         except TrackingError as error:
             raise RequestError(str(error)) from None
 

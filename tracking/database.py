@@ -1,8 +1,8 @@
-"""Databases by their URLs: connecting in seconds, and errors in plain words."""
+"""Databases by their SQLAlchemy URLs: connecting in seconds, and errors in plain words."""
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,27 +12,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote_plus
 
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 from tracking.location import is_server, without_password
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+logger = logging.getLogger(__name__)
 
-PORTS: Mapping[str, int] = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SECONDS = 5
+"""Within which a server must take a connection."""
+_PORT = 5432
 _HERE = {"", "localhost", "127.0.0.1", "::1"}
-_KINDS = {"mariadb": "mysql", "postgres": "postgresql"}
 _SHORTEST = 3
 """A password of fewer characters is in every text by chance."""
+# Without these a network that swallows packets would be noticed after a quarter of an hour.
+_OPTIONS: Mapping[str, int] = {
+    "connect_timeout": SECONDS,
+    "keepalives_idle": 30,
+    "tcp_user_timeout": 30_000,
+}
+_CREDENTIALS = re.compile(
+    r"password authentication failed|no password supplied|role \S+ does not exist|no pg_hba\.conf"
+)
+_RIGHTS = re.compile(r"permission denied|must be owner")
+_MISSING = re.compile(r"database \S+ does not exist")
+_HOST = re.compile(r"failed to resolve host|could not translate host name")
 
 
 class Identity(NamedTuple):
-    """Equal for two URLs that lead to one database; says nothing of who opens it, and how."""
+    """The database that a URL leads to, whoever opens it and how."""
 
     kind: str
-    """`postgresql`, `mysql`, `sqlite`, ..."""
-    hosts: tuple[str, ...]
-    """`localhost` is this machine, by whatever name or socket; none for SQLite."""
+    """`postgresql`, `sqlite`, ..."""
+    host: str
     port: int
     database: str
     """SQLite: the path of the file."""
@@ -40,111 +53,7 @@ class Identity(NamedTuple):
     def __str__(self) -> str:
         if self.kind == "sqlite":
             return f"sqlite:///{self.database}"
-        return f"{self.kind}://{','.join(self.hosts)}:{self.port}/{self.database}"
-
-
-def parsed(uri: str, variable: str) -> URL:
-    """A database's URL, taken apart. Raises TrackingError, without a password, where it is none.
-
-    `variable` is where it comes from.
-    """
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    wanted = f"{variable} is to be like postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-    try:
-        url = make_url(uri)
-    except (ArgumentError, ValueError):
-        raise TrackingError(f"{wanted}; it is no URL of a database") from None
-    if url.drivername == "postgres":
-        raise TrackingError(f"{wanted}: SQLAlchemy takes postgresql://, not postgres://")
-    if url.host is not None and re.search(r"[@/\s]", url.host):
-        raise TrackingError(
-            f"{wanted}; in a user's name or password write @ as %40, : as %3A, / as %2F and % as "
-            "%25"
-        )
-    return url
-
-
-def identity(uri: str) -> Identity | None:
-    """The database that a URL names; None where it names none."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    if is_server(uri):
-        return None
-    try:
-        url = make_url(uri)
-    except (ArgumentError, ValueError):
-        return None
-    kind = url.get_backend_name()
-    kind = _KINDS.get(kind, kind)
-    if kind == "sqlite":
-        file = (url.database or ":memory:").removeprefix("file:")
-        return Identity(kind, (), 0, str(Path(file).resolve()))
-    known = os.environ if kind == "postgresql" else {}  # those of libpq
-    named = _all(url, "host") or ([url.host] if url.host else [known.get("PGHOST", "")])
-    hosts, ports = _taken_apart(",".join(named))
-    port = url.port or next(iter([*_all(url, "port"), *ports]), None) or known.get("PGPORT")
-    user = url.username or next(iter(_all(url, "user")), "") or known.get("PGUSER", "")
-    database = url.database or next(iter(_all(url, "dbname")), "") or known.get("PGDATABASE", user)
-    return Identity(kind, hosts, int(port or PORTS.get(kind, 0)), database)
-
-
-def scrubbed(text: str, uri: str) -> str:
-    """A text of somebody else's without the password of the URL, and without that of any other."""
-    text = re.sub(r"://[^/@\s]+@", "://", text).replace(uri, without_password(uri))
-    found = re.match(r"[\w+.-]+://[^:/@]*:(.+)@", uri)
-    secret = found[1] if found else ""
-    for form in {secret, _unquoted(uri), quote_plus(_unquoted(uri))}:
-        if len(form) >= _SHORTEST:
-            text = text.replace(form, "***")
-    return text
-
-
-def _unquoted(uri: str) -> str:
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return str(make_url(uri).password or "")
-    except (ArgumentError, ValueError):
-        return ""
-
-
-def _all(url: URL, option: str) -> list[str]:
-    """What the query says of an option, which may come several times."""
-    found = url.query.get(option, ())
-    return [found] if isinstance(found, str) else list(found)
-
-
-def _taken_apart(named: str) -> tuple[tuple[str, ...], list[str]]:
-    """The hosts, and the ports that stand behind them."""
-    hosts, ports = set(), []
-    for one in named.split(","):
-        host, _, port = one.rpartition(":") if re.fullmatch(r"[^:]*:\d+", one) else (one, "", "")
-        host = host.strip("[]").lower().rstrip(".")
-        hosts.add("localhost" if host in _HERE or host.startswith("/") else host)
-        ports += [port] if port else []
-    return tuple(sorted(hosts)), ports
-
-
-SECONDS = 5
-"""Within which a server must take a connection."""
-_OPTIONS: Mapping[str, Mapping[str, int]] = {
-    # A network that swallows packets shows only by time: else a quarter of an hour.
-    "psycopg": {"connect_timeout": SECONDS, "keepalives_idle": 30, "tcp_user_timeout": 30_000},
-    "psycopg2": {"connect_timeout": SECONDS, "keepalives_idle": 30, "tcp_user_timeout": 30_000},
-    "pymysql": {"connect_timeout": SECONDS},
-    "mysqldb": {"connect_timeout": SECONDS},
-}
-_CREDENTIALS = re.compile(
-    r"password authentication failed|no password supplied|role \S+ does not exist|no pg_hba\.conf|"
-    r"Access denied for user"
-)
-_RIGHTS = re.compile(r"permission denied|command denied|must be owner")
-_MISSING = re.compile(r"database \S+ does not exist|Unknown database")
-_HOST = re.compile(r"failed to resolve host|could not translate host name|Unknown \S*server host")
+        return f"{self.kind}://{self.host}:{self.port}/{self.database}"
 
 
 @dataclass(frozen=True)
@@ -156,19 +65,19 @@ class Database:
     what: str
     """`Optuna's database`, `MLflow's database`."""
     variable: str
-    """That holds the URL."""
+    """The environment variable of the URL."""
 
     def __str__(self) -> str:
         return f"{self.what} at {without_password(self.uri)}"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is in a database."""
+class DatabaseTables:
+    """The tables of a database."""
 
     tables: frozenset[str]
     revision: str | None
-    """Of Alembic, the one program of migrations: `alembic_version` holds it."""
+    """Of Alembic, which Optuna and MLflow use for migrations, in `alembic_version`."""
 
     @property
     def is_optunas(self) -> bool:
@@ -177,52 +86,104 @@ class Found:
 
     @property
     def is_mlflows(self) -> bool:
-        """Whether MLflow has: those of runs, or those of its users."""
+        """Whether MLflow has tables there, of runs or of its users."""
         return {"experiments", "runs"} <= self.tables or "alembic_version_auth" in self.tables
 
 
-def look(database: Database) -> Found:
-    """What is there. Raises as `meaning` says, and TrackingError where the URL is none.
+def parse_url(uri: str, variable: str) -> URL:
+    """Parse the URL in an environment variable.
 
-    Takes some seconds at most, however the server is away.
+    Raises:
+        TrackingError: It is no URL of a database. The message has no password in it.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    expected = f"{variable} is to be like postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError):
+        raise TrackingError(f"{expected}; it is no URL of a database") from None
+    if url.drivername == "postgres":
+        raise TrackingError(f"{expected}: SQLAlchemy takes postgresql://, not postgres://")
+    if url.host is not None and re.search(r"[@/\s]", url.host):
+        raise TrackingError(
+            f"{expected}; in a user's name or password write @ as %40, : as %3A, / as %2F and % "
+            "as %25"
+        )
+    return url
+
+
+def identity(uri: str) -> Identity | None:
+    """Return the database that a URL names; None where it names none."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if is_server(uri):
+        return None
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError):
+        return None
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        file = (url.database or ":memory:").removeprefix("file:")
+        return Identity(kind, "", 0, str(Path(file).resolve()))
+    host = (url.host or "").lower().rstrip(".")
+    return Identity(
+        kind, "localhost" if host in _HERE else host, url.port or _PORT, url.database or ""
+    )
+
+
+def inspect_database(database: Database) -> DatabaseTables:
+    """Read which tables a database has, within seconds also where it is away.
+
+    Raises:
+        TrackingError: Its URL is none, or as of `translate_error`.
+        ServiceUnreachable: As of `translate_error`.
     """
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.pool import NullPool
 
-    url = parsed(database.uri, database.variable)
+    url = parse_url(database.uri, database.variable)
     _check_host(database, url)
-    with in_plain_words(database):
+    with translated_errors(database):
         engine = create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
         with engine.connect() as connection:
             tables = frozenset(inspect(connection).get_table_names())
             row = None
             if "alembic_version" in tables:
                 row = connection.execute(text("SELECT version_num FROM alembic_version")).first()
-            return Found(tables, None if row is None else str(row[0]))
+    logger.debug("%s has %d tables", database, len(tables))
+    return DatabaseTables(tables, None if row is None else str(row[0]))
 
 
 def connect_args(url: URL) -> dict[str, int]:
-    """What the driver is to be told so that nothing waits for ever, unless the URL tells it."""
-    known = _OPTIONS.get(url.get_driver_name(), {})
-    return {name: value for name, value in known.items() if name not in url.query}
+    """Return the driver's options against endless waits, as far as the URL does not set them."""
+    if not url.get_driver_name().startswith("psycopg"):
+        return {}
+    return {name: value for name, value in _OPTIONS.items() if name not in url.query}
 
 
 @contextmanager
-def in_plain_words(database: Database) -> Iterator[None]:
-    """Raises what `meaning` makes of an error of SQLAlchemy's, or of a driver that is not there."""
+def translated_errors(database: Database) -> Iterator[None]:
+    """Raise errors of SQLAlchemy, or of a missing driver, as `translate_error` has them."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (SQLAlchemyError, ImportError) as error:
-        raise meaning(database, error) from None
+        raise translate_error(database, error) from None
 
 
-def meaning(database: Database, error: Exception) -> RuntimeError:
-    """The error to raise for one of SQLAlchemy's, its driver's, or that there is no driver.
+def translate_error(database: Database, error: Exception) -> RuntimeError:
+    """Translate an error of SQLAlchemy's, its driver's, or that there is no driver.
 
-    NotLetIn: user or password; UnknownHost; TrackingError: no such database, no right to its
-    tables, no such dialect; ServiceUnreachable: it is away, or has no room for us now.
+    Returns:
+        AccessDenied: The user or password is wrong.
+        HostNotFound: The host's name cannot be resolved.
+        TrackingError: The database, the right to its tables, or the dialect is missing.
+        ServiceUnreachable: The database is away, or has no free connection.
     """
     from sqlalchemy import exc
 
@@ -233,61 +194,74 @@ def meaning(database: Database, error: Exception) -> RuntimeError:
             "2.0 write postgresql+psycopg://)"
         )
     if isinstance(error, exc.NoSuchModuleError):
-        return TrackingError(f"{database.variable} names a kind of database nobody knows: {error}")
-    said = getattr(error, "orig", None) or error
-    text = _first_line(scrubbed(str(said), database.uri))
+        return TrackingError(f"{database.variable} names an unknown kind of database: {error}")
+    cause = getattr(error, "orig", None) or error
+    # Without PostgreSQL's picture of the place in the statement, and its advice.
+    text = remove_passwords(str(cause), database.uri).strip().partition("\n")[0]
+    text = text.removeprefix("connection failed: ")
     if _CREDENTIALS.search(text):
-        return NotLetIn(
-            f"{database} does not let us in ({text}): see to user and password in "
-            f"{database.variable}"
+        return AccessDenied(
+            f"{database} denied access ({text}): see to user and password in {database.variable}"
         )
     if _HOST.search(text):
-        return unknown_host(database)
+        return host_not_found(database)
     if _MISSING.search(text):
         return TrackingError(
             f"{database} is not there ({text}): create it, CREATE DATABASE name OWNER user, or "
-            f"mend {database.variable}"
+            f"correct {database.variable}"
         )
-    if _RIGHTS.search(text) or getattr(said, "sqlstate", None) == "42501":
+    if _RIGHTS.search(text) or getattr(cause, "sqlstate", None) == "42501":
         return TrackingError(
             f"{database} keeps its tables from the user of {database.variable} ({text}): let the "
             "database belong to that user, ALTER DATABASE name OWNER TO user, and the tables in it"
         )
     if isinstance(error, exc.ProgrammingError | exc.DataError | exc.NotSupportedError):
-        return TrackingError(f"{database} refuses: {text}")
+        return TrackingError(f"{database} rejected the request: {text}")
     return ServiceUnreachable(f"{database} does not answer: {text}")
 
 
-def unknown_host(database: Database) -> UnknownHost:
-    """The error for a name that no host has."""
-    return UnknownHost(
-        f"{database} is on a host that nobody knows by this name from here: see to the host in "
+def host_not_found(database: Database) -> HostNotFound:
+    """Make the error for a name that cannot be resolved."""
+    return HostNotFound(
+        f"{database} is on a host whose name cannot be resolved here: see to the host in "
         f"{database.variable}"
     )
 
 
 def _check_host(database: Database, url: URL) -> None:
-    """A driver waits for a host that does not answer as long as it likes; not all can be told."""
-    port = url.port or PORTS.get(url.get_backend_name())
-    if url.host is None or port is None or "," in url.host:
+    """Connect to the port first: not every driver has a timeout for it."""
+    if url.get_backend_name() != "postgresql" or url.host is None or "," in url.host:
         return
+    port = url.port or _PORT
     try:
         socket.create_connection((url.host, port), timeout=SECONDS).close()
     except OSError as error:
-        if is_unknown_name(error):
-            raise unknown_host(database) from None
+        if is_host_not_found(error):
+            raise host_not_found(database) from None
         raise ServiceUnreachable(
             f"no database answers at {without_password(database.uri)} ({url.host}:{port}): "
             f"{error}; {database.variable} names it"
         ) from None
 
 
-def is_unknown_name(error: Any) -> bool:
-    """Whether a socket's error says that no host has the name, not that nobody could be asked."""
-    names = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-    return isinstance(error, socket.gaierror) and error.errno in names
+def is_host_not_found(error: Any) -> bool:
+    """Tell a name that does not exist from a name server that is away."""
+    codes = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+    return isinstance(error, socket.gaierror) and error.errno in codes
 
 
-def _first_line(text: str) -> str:
-    """Without PostgreSQL's picture of the place in the statement, and its advice."""
-    return text.strip().partition("\n")[0].removeprefix("connection failed: ")
+def remove_passwords(text: str, uri: str) -> str:
+    """Remove the password of a URL, and of every other URL, from a text."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    text = re.sub(r"://[^/@\s]+@", "://", text).replace(uri, without_password(uri))
+    match = re.match(r"[\w+.-]+://[^:/@]*:(.+)@", uri)
+    try:
+        password = str(make_url(uri).password or "")
+    except (ArgumentError, ValueError):
+        password = ""
+    for form in {match[1] if match else "", password, quote_plus(password)}:
+        if len(form) >= _SHORTEST:
+            text = text.replace(form, "***")
+    return text

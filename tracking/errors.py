@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """`unknown column 'OD mean'; did you mean 'OOD mean'? Known: ID test, OOD mean.`"""
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Write `unknown column 'OD mean'; did you mean 'OOD mean'? Known: ID test, OOD mean.`"""
     names = list(dict.fromkeys(allowed))
     lowered = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)
@@ -16,29 +16,29 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
 
 
 class ServiceUnreachable(RuntimeError):
-    """A tracking server does not answer; the command line exits with 4."""
+    """Failure of a tracking server to answer; the command line exits with 4."""
 
     retry_after: float | None = None
-    """So many seconds the server has asked to be left alone, if it has."""
+    """Seconds after which the server wants the next request, if it says so."""
 
 
 class RequestFailed(ServiceUnreachable):
-    """The store failed at one request: by trouble of its own, or because of what was in it.
+    """Failure of a store at one request, by trouble of its own or because of its content.
 
-    The projection repeats the request a few times, and then sets it aside.
+    The request is repeated a few times, then the record is set aside.
     """
 
 
-class NotLetIn(ServiceUnreachable):
-    """It answers, and will not have us as long as nobody changes something: a password, a right.
+class AccessDenied(ServiceUnreachable):
+    """Refusal of a server that is reachable, because of credentials or permissions.
 
-    A sweep that has begun waits for that; one that begins is refused, and the exit code is 2.
+    A running sweep waits until they are corrected; a new one is refused with exit code 2.
     """
 
 
-class UnknownHost(ServiceUnreachable):
-    """Nobody here knows a host of this name: misspelt, or known on other machines only."""
+class HostNotFound(ServiceUnreachable):
+    """Failure to resolve a host's name: misspelt, or known on other machines only."""
 
 
 class TrackingError(RuntimeError):
-    """What a store was told is wrong, or it cannot be used as it is; the message says why."""
+    """Mistake in a request, or a store that cannot be used as it is; the message says why."""

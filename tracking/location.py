@@ -12,14 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from tracking.errors import TrackingError
-
-if TYPE_CHECKING:
-    pass
-
 
 OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
 """Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""
@@ -35,18 +30,18 @@ MOUNTS = Path("/proc/mounts")
 
 
 def network_file_system(path: Path) -> str | None:
-    """The type of the network file system that holds `path` (which need not exist yet).
+    """Return the type of the network file system that holds `path`, which need not exist yet.
 
-    None on a local disk, and where the system does not tell.
+    None on a local disk, and where the system does not list its mounts.
     """
     kind = file_system(path)
     return kind if kind in NETWORK else None
 
 
 def file_system(path: Path, mounts: Path | None = None) -> str | None:
-    """The type of the file system that holds `path` (which need not exist yet).
+    """Return the type of the file system that holds `path`, which need not exist yet.
 
-    `mounts` is the system's list when left out. None where the system does not tell.
+    `mounts` is the system's list when left out; None where there is none.
     """
     try:
         lines = (mounts or MOUNTS).read_text(errors="replace").splitlines()
@@ -72,8 +67,8 @@ def _existing(path: Path) -> Path:
 _HELD: set[Path] = set()
 
 
-class Held(RuntimeError):
-    """Somebody holds the lock; `pid` is theirs, where it is known."""
+class LockHeld(RuntimeError):
+    """Refusal of a lock that process `pid` holds, where that is known."""
 
     def __init__(self, path: Path, pid: int | None) -> None:
         super().__init__(f"{path} is held by process {pid if pid is not None else '(unknown)'}")
@@ -81,15 +76,16 @@ class Held(RuntimeError):
 
 
 class Lock:
-    """Held from construction to `release`; raises Held at once when somebody else has it.
+    """Exclusive lock on a file from construction to `release`.
 
-    Raises TrackingError where the file system has no locks.
+    Raises LockHeld at once where another process has it, TrackingError where the file system has
+    no locks.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         if self._path in _HELD:
-            raise Held(path, os.getpid())
+            raise LockHeld(path, os.getpid())
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -98,7 +94,7 @@ class Lock:
             holder = os.read(self._file, 32).decode(errors="replace").strip()
             os.close(self._file)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise Held(path, int(holder) if holder.isdigit() else None) from None
+                raise LockHeld(path, int(holder) if holder.isdigit() else None) from None
             # NFS without lockd says ENOLCK, Lustre mounted without `flock` ENOSYS.
             raise TrackingError(
                 f"{path} cannot be locked ({error.strerror}): its file system does not support "
@@ -109,7 +105,7 @@ class Lock:
         _HELD.add(self._path)
 
     def release(self) -> None:
-        """Let go. The file stays: to remove it would let two processes lock different files."""
+        """Release the lock. The file stays, else two processes could lock different files."""
         if self._path in _HELD:
             _HELD.discard(self._path)
             os.close(self._file)
@@ -117,7 +113,10 @@ class Lock:
 
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
-    """Hold the lock at `path` for a moment, after whoever has it now."""
+    """Wait for the lock at `path`, and hold it within the context.
+
+    POSIX locks end with their process, also where it has forked: those of flock(2) do not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -128,7 +127,7 @@ def waiting(path: Path) -> Iterator[None]:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite URI, None for any other URI or a database in memory."""
+    """Return the file of an SQLite URI; None for any other URI or a database in memory."""
     file = uri.removeprefix("sqlite:///").partition("?")[0]
     return Path(file) if uri.startswith("sqlite:///") and file not in ("", ":memory:") else None
 
@@ -140,8 +139,8 @@ _SECRET_OPTION = re.compile(r"(?<=[?&])(?:user|password|passwd|sslpassword|passf
 
 
 @dataclass(frozen=True)
-class Where:
-    """Everything that decides where runs go."""
+class TrackingLocation:
+    """Place where the runs of a home are recorded."""
 
     named: str
     """Tracking URI: `sqlite:///...`, another database, or `http(s)://...`."""
@@ -153,13 +152,12 @@ class Where:
 
     @property
     def uri(self) -> str:
-        """`named`, for who opens it. Raises as `check` does."""
+        """`named`, to be opened. Raises as `check` does."""
         self.check()
         return self.named
 
     def check(self) -> None:
         """Raise TrackingError where that is SQLite on a network file system."""
-
         file = sqlite_file(self.named)
         kind = None if file is None else network_file_system(file)
         if kind is not None:
@@ -171,22 +169,22 @@ class Where:
 
 
 def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
-    """The home that was asked for, else that of CARFT_HOME, else `.carft` in the current folder."""
-    chosen = os.environ if environ is None else environ
-    return Path(option or chosen.get(HOME_VARIABLE) or HOME).expanduser()
+    """Return the home of the option, else of CARFT_HOME, else `.carft` in the current folder."""
+    variables = os.environ if environ is None else environ
+    return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
 
 
-def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
-    """`home`/mlflow.db and `home`/mlartifacts, unless MLFLOW_TRACKING_URI says otherwise."""
-    chosen = os.environ if environ is None else environ
+def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> TrackingLocation:
+    """Resolve the place of a home: its own database, unless MLFLOW_TRACKING_URI names another."""
+    variables = os.environ if environ is None else environ
     home = home.resolve()
-    uri = chosen.get(TRACKING_VARIABLE, "").strip()
-    experiment = chosen.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
+    uri = variables.get(TRACKING_VARIABLE, "").strip()
+    experiment = variables.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
     key = "home"
     if uri or experiment != EXPERIMENT:
         place = f"{without_password(uri)}\n{experiment}".encode()
         key = hashlib.sha256(place).hexdigest()[:8]
-    return Where(
+    return TrackingLocation(
         named=uri or f"sqlite:///{home / 'mlflow.db'}",
         experiment=experiment,
         artifacts=None if is_server(uri) else home / "mlartifacts",
@@ -195,12 +193,12 @@ def where(home: Path, environ: Mapping[str, str] | None = None) -> Where:
 
 
 def is_server(uri: str) -> bool:
-    """Whether a URI is answered by a server that keeps artifacts itself."""
+    """Tell whether a URI is that of a server, which keeps artifacts itself."""
     return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
 
 
 def without_password(uri: str) -> str:
-    """The URI as it may be shown: without user and password, also those among its options."""
+    """Remove user and password from a URI, also those among its options."""
     scheme, mark, rest = uri.partition("://")
     if is_server(uri):
         parts = urlsplit(uri)
@@ -213,9 +211,9 @@ def without_password(uri: str) -> str:
 
 
 def home_id(home: Path) -> str:
-    """Who a home is on a server that several homes share; made on the first call.
+    """Return a home's id, made on the first call.
 
-    Two people may both have a sweep of the same name: its runs are told apart by this.
+    On a server that several homes share it distinguishes sweeps of the same name.
     """
     file = home / "id"
     try:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from tracking.comparison.compare import REFERENCE, Comparison
-from tracking.comparison.pooling import Part, compared, condition
+from tracking.comparison.compare import Comparison
+from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
 from tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
@@ -30,22 +31,22 @@ from tracking.comparison.runs import (
     read_result,
     read_settings,
 )
-from tracking.comparison.spec import Judging
-from tracking.errors import ServiceUnreachable, TrackingError, unknown
-from tracking.location import EXPERIMENT, home_folder, sqlite_file, where, without_password
+from tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed, read_spec
+from tracking.errors import TrackingError, unknown_name
+from tracking.location import EXPERIMENT, home_folder, resolve_location, without_password
+from tracking.report.html import show_in_notebooks
 from tracking.store import mlflow_store
-from tracking.store.mlflow_client import check_reachable, stay_private
-from tracking.store.mlflow_errors import deleted_experiment, translated
+from tracking.store.mlflow_client import connect, find_experiment
+from tracking.store.mlflow_errors import translated
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
+logger = logging.getLogger(__name__)
+
 _HOME = 8
 """Characters of a home's id that are shown."""
-_UNMERGED = ("id/", "ood/", "gap/", "hmean/", "gain/", "context/")
-"""What metrics of a run's own model begin with; a merged one's are below its merge's name."""
 _STATES: Mapping[str, State] = {
     "done": "done",
     "failed": "failed",
@@ -53,18 +54,18 @@ _STATES: Mapping[str, State] = {
     "pruned": "pruned",
     "running": "running",
 }
-_FACTS: Mapping[str, str] = {"data": "carft.data", "model": "carft.weights"}
+_NAMED = 3
+"""Runs that a warning names."""
 
 
 @dataclass(frozen=True)
 class ServedRun:
-    """One run of a server: tags and parameters as text, the last value of each metric."""
+    """A run on a server, its tags and parameters as text."""
 
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: str = ""
-    """Where its files lie."""
+    """URI of the folder of its files."""
 
     @property
     def digest(self) -> str:
@@ -73,7 +74,7 @@ class ServedRun:
 
     @property
     def state(self) -> State:
-        """As its driver told it last."""
+        """As its driver reported it last."""
         return _STATES.get(self.tags.get("carft.state", ""), "missing")
 
 
@@ -88,7 +89,7 @@ class ServedSweep:
 
     @property
     def name(self) -> str:
-        """As its file says."""
+        """The name in its file."""
         return self.run.tags["carft.sweep"]
 
     @property
@@ -112,7 +113,7 @@ class ServedSweep:
         return f"{self.name}@{self.home[:_HOME]}"
 
     def as_dict(self) -> dict[str, object]:
-        """Plain data for standard JSON and for a list."""
+        """Return plain data for JSON and for a list."""
         begun = datetime.fromtimestamp(self.started / 1000, UTC)
         return {
             "sweep": self.place,
@@ -125,27 +126,27 @@ class ServedSweep:
         }
 
     def line(self) -> str:
-        """The same for people."""
-        told = self.as_dict()
-        return f"{self.place}  {self.state}, begun {told['begun']} UTC by {told['user']}"
+        """Write it as a line for people."""
+        plain = self.as_dict()
+        return f"{self.place}  {self.state}, begun {plain['begun']} UTC by {plain['user']}"
 
 
 def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
-    """The sweep of a name, or of `NAME@HOME` where several homes have one.
+    """Find the sweep of a name, or of `NAME@HOME` where several homes have one.
 
-    Raises TrackingError that lists them, or says the nearest name.
+    Raises TrackingError that lists them, or suggests the nearest name.
     """
     wanted, _, home = name.partition("@")
     named = [sweep for sweep in sweeps if sweep.name == wanted]
-    ours = [sweep for sweep in named if sweep.home.startswith(home)]
-    if len(ours) == 1:
-        return ours[0]
+    of_home = [sweep for sweep in named if sweep.home.startswith(home)]
+    if len(of_home) == 1:
+        return of_home[0]
     if not named:
-        raise TrackingError(unknown("sweep", wanted, sorted({sweep.name for sweep in sweeps})))
+        raise TrackingError(unknown_name("sweep", wanted, sorted({sweep.name for sweep in sweeps})))
     each = "\n".join(f"  {sweep.line()}" for sweep in named)
-    if not ours:
+    if not of_home:
         raise TrackingError(f"no home {home!r} has a sweep {wanted!r}; there are:\n{each}")
-    raise TrackingError(f"{len(ours)} homes have a sweep {wanted!r}; say which:\n{each}")
+    raise TrackingError(f"{len(of_home)} homes have a sweep {wanted!r}; say which:\n{each}")
 
 
 def read_part(
@@ -154,92 +155,76 @@ def read_part(
     settings: Settings | None,
     results: Mapping[str, Result],
     name: str,
-) -> Part:
-    """The runs of a sweep, by digest, with the files that were there, under `name`.
+) -> SweepRuns:
+    """Make a part, under `name`, of the runs of a sweep and of the files that were there.
 
-    What has no result is taken as far as tags and metrics tell, and a warning says so.
+    Finished runs without a result are left out, with a warning. While the sweep runs, its own
+    list of runs lags behind them: their tags say their states, and which have begun since.
     """
+    is_running = sweep.state == "running"
     if settings is not None and str(settings.generation) != sweep.generation:
-        settings = None  # of an earlier one
-    known = _Known(sweep, runs, settings, results)
-    judging, said = _judging(sweep)
-    records = list(known.records())
-    return Part(
+        logger.debug("%s: %s is of generation %s", sweep.place, SETTINGS, settings.generation)
+        settings = None
+    listed = () if settings is None else settings.records
+    records = [_with_result(record, results, record.merges) for record in listed]
+    if is_running:
+        records = [
+            replace(record, state=runs[record.digest].state) if record.digest in runs else record
+            for record in records
+        ]
+    if settings is None or is_running:
+        known = {record.digest for record in listed}
+        records += [
+            _with_result(_begun(run, results.get(digest)), results, None)
+            for digest, run in runs.items()
+            if digest not in known
+            and run.tags.get("carft.generation", sweep.generation) == sweep.generation
+        ]
+    lacking = {r.digest for r in records if r.state == "done"} - results.keys()
+    warnings = []
+    if settings is None and runs:
+        lost = HAS_SETTINGS in sweep.run.tags and not is_running
+        why = "it has not ended"
+        if lost:
+            why = (
+                f"its {SETTINGS} is not at {sweep.run.artifacts}, where the server says, or is of "
+                "an earlier generation"
+            )
+        warnings.append(f"of {sweep.name} only the runs that have begun are known: {why}")
+    if lacking:
+        have, are = ("run has", "is") if len(lacking) == 1 else ("runs have", "are")
+        digests = ", ".join(sorted(digest[:12] for digest in lacking)[:_NAMED])
+        more = ", ..." if len(lacking) > _NAMED else ""
+        warnings.append(
+            f"{len(lacking)} finished {have} no {RESULT} on the server and {are} left out: "
+            f"{digests}{more}"
+        )
+    return SweepRuns(
         sweep=name,
-        records=records,
-        judging=judging,
-        fields={digest: found.fields for digest, found in results.items()},
-        warnings=(*said, *known.warnings(records)),
+        records=[record for record in records if record.digest not in lacking],
+        spec=_spec(sweep),
+        fields={digest: result.fields for digest, result in results.items()},
+        warnings=tuple(warnings),
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a server knows of the runs of a sweep."""
-
-    sweep: ServedSweep
-    runs: Mapping[str, ServedRun]
-    settings: Settings | None
-    results: Mapping[str, Result]
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the list of runs may lag behind them."""
-        return self.sweep.state == "running"
-
-    def records(self) -> Iterator[RunRecord]:
-        """As the sweep's own list says; while it runs, also what has begun since."""
-        listed = () if self.settings is None else self.settings.records
-        for record in listed:
-            yield self._measured(record, list(record.merges))
-        if self.settings is not None and not self.is_running:
-            return
-        known = {record.digest for record in listed}
-        for digest, run in self.runs.items():
-            if digest not in known and self._is_current(run):
-                found = self.results.get(digest)
-                labels = [] if found is None else list(found.merges)
-                yield self._measured(_told(run, found), labels)
-
-    def warnings(self, records: Sequence[RunRecord]) -> tuple[str, ...]:
-        """What was not there to be read of them."""
-        said = []
-        if self.settings is None and self.runs:
-            lost = HAS_SETTINGS in self.sweep.run.tags and not self.is_running
-            why = (
-                f"its {SETTINGS} is not at {self.sweep.run.artifacts}, where the "
-                "server says, or is of an earlier generation"
-                if lost
-                else "it has not ended, or was tracked by an older version"
-            )
-            said.append(f"of {self.sweep.name} only the runs that have begun are known: {why}")
-        done = {record.digest for record in records if record.state == "done"}
-        lacking = len(done - self.results.keys())
-        if lacking:
-            runs = "run has" if lacking == 1 else "runs have"
-            said.append(
-                f"{lacking} finished {runs} no {RESULT} on the server: what MLflow's "
-                "own metrics tell is taken, without merged models"
-            )
-        return tuple(said)
-
-    def _measured(self, record: RunRecord, labels: Sequence[str]) -> RunRecord:
-        run, found = self.runs.get(record.digest), self.results.get(record.digest)
-        state = run.state if run is not None and self.is_running else record.state
-        if found is None:
-            metrics = {} if run is None else _own_metrics(run)
-            facts = {} if run is None else _facts(run)
-            return replace(record, state=state, metrics=metrics, merges={}, facts=facts)
-        merges = {label: found.merges[label] for label in labels if label in found.merges}
-        return replace(record, state=state, metrics=found.metrics, merges=merges, facts=found.facts)
-
-    def _is_current(self, run: ServedRun) -> bool:
-        ours = self.sweep.generation
-        return run.tags.get("carft.generation", ours) == ours
+def _with_result(
+    record: RunRecord, results: Mapping[str, Result], merges: Collection[str] | None
+) -> RunRecord:
+    """Add what was measured, of these merges or of all."""
+    result = results.get(record.digest)
+    if result is None:
+        return replace(record, metrics={}, merges={}, facts={})
+    measured = {
+        label: metrics
+        for label, metrics in result.merges.items()
+        if merges is None or label in merges
+    }
+    return replace(record, metrics=result.metrics, merges=measured, facts=result.facts)
 
 
-def _told(run: ServedRun, result: Result | None) -> RunRecord:
-    """A run as its tags and parameters tell."""
+def _begun(run: ServedRun, result: Result | None) -> RunRecord:
+    """Make the record of a run that its sweep has not listed yet from its tags and parameters."""
     seed, trial = run.tags.get("carft.seed", "none"), run.tags.get("carft.trial", "none")
     return RunRecord(
         algorithm=run.tags.get("carft.algorithm", "unknown"),
@@ -254,65 +239,52 @@ def _told(run: ServedRun, result: Result | None) -> RunRecord:
 
 
 def _params(run: ServedRun) -> dict[str, Scalar]:
-    apart = ("algorithm", "seed")
-    return {name: _parsed(text) for name, text in run.params.items() if name not in apart}
+    """Parse parameters as `mlflow_limits.param` writes them."""
+    params: dict[str, Scalar] = {}
+    for name, text in run.params.items():
+        if name in ("algorithm", "seed"):
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        params[name] = text if isinstance(value, (dict, list)) else value
+    return params
 
 
-def _parsed(text: str) -> Scalar:
-    """A parameter as `limits.param` wrote it."""
+def _spec(sweep: ServedSweep) -> ComparisonSpec:
     try:
-        value: Any = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, (int, float, bool)) or value is None else text
-
-
-def _own_metrics(run: ServedRun) -> dict[str, float]:
-    return {name: value for name, value in run.metrics.items() if name.startswith(_UNMERGED)}
-
-
-def _facts(run: ServedRun) -> dict[str, object]:
-    return {name: run.tags[tag] for name, tag in _FACTS.items() if tag in run.tags}
-
-
-def _judging(sweep: ServedSweep) -> tuple[Judging, tuple[str, ...]]:
-    told = sweep.run.tags.get(RULE)
-    if told is None:
-        usual = Judging()
-        said = f"{sweep.name} does not tell how it chooses: {usual.rule.metric}, {usual.rule.name}"
-        return usual, (f"{said} is taken; see --metric and --selection",)
-    try:
-        return Judging.of_plain(json.loads(told)), ()
-    except ValueError as error:
-        raise TrackingError(f"{sweep.name}: {RULE} is no JSON: {error}") from None
+        return read_spec(sweep.run.tags.get(RULE, ""))
+    except TrackingError as error:
+        raise TrackingError(f"{sweep.name}, tag {RULE}: {error}") from None
 
 
 THREADS = 8
 PAGE = 1000
 """Runs in one answer."""
-_ENVIRONMENT = {
-    # One attempt a request: whoever reads may simply ask again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 class MlflowReader:
-    """One experiment of an MLflow server or database.
+    """Reader of one experiment of an MLflow server or database.
 
-    Raises ServiceUnreachable when nothing answers, and TrackingError when the place cannot be used
-    or there is no such experiment.
+    Raises:
+        ServiceUnreachable: Nothing answers.
+        TrackingError: The place cannot be used, or has no such experiment.
     """
 
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         self._uri = uri
-        self._client = self._connect()
-        with translated(self._uri):
-            self._experiment = self._experiment_id(experiment)
+        self._client = connect(uri)
+        with translated(uri):
+            found = find_experiment(self._client, uri, experiment)
+            if found is None:
+                names = [each.name for each in self._client.search_experiments()]
+                text = unknown_name("experiment", experiment, names)
+                raise TrackingError(f"{without_password(uri)}: {text} See --experiment.")
+        self._experiment = found
 
     def sweeps(self) -> list[ServedSweep]:
-        """Every sweep, in the order in which they were begun."""
+        """List every sweep in the order in which they were begun."""
         # An answer that was lost may have left a second run of a sweep: the first one is meant.
         first: dict[tuple[str, str], ServedSweep] = {}
         for run in self._search({"carft.kind": "sweep"}):
@@ -320,8 +292,8 @@ class MlflowReader:
             first.setdefault((sweep.name, sweep.home), sweep)
         return list(first.values())
 
-    def part(self, sweep: ServedSweep, name: str | None = None) -> Part:
-        """A sweep's runs and how it judges, under `name` (its own)."""
+    def part(self, sweep: ServedSweep, name: str | None = None) -> SweepRuns:
+        """Read a sweep's runs and how it judges, under `name` (its own)."""
         runs: dict[str, ServedRun] = {}
         for run in map(_plain, self._search({"mlflow.parentRunId": sweep.run_id})):
             runs.setdefault(run.digest, run)
@@ -332,7 +304,7 @@ class MlflowReader:
     def _files(
         self, sweep: ServedSweep, runs: Mapping[str, ServedRun], folder: Path
     ) -> tuple[Settings | None, dict[str, Result]]:
-        """The list of the sweep's runs, and the results of those that are done."""
+        """Download the list of the sweep's runs, and the results of those that are done."""
 
         def text(run: ServedRun, name: str, tag: str) -> str | None:
             there = run.tags.get(tag) == name
@@ -343,13 +315,13 @@ class MlflowReader:
             listed = text(sweep.run, SETTINGS, HAS_SETTINGS)
             found = {
                 digest: result
-                for digest, told in zip(runs, results, strict=True)
-                if told is not None and (result := read_result(told)) is not None
+                for digest, content in zip(runs, results, strict=True)
+                if content is not None and (result := read_result(content)) is not None
             }
         return None if listed is None else read_settings(listed), found
 
     def _text(self, place: str, name: str, folder: Path) -> str | None:
-        """The content of an artifact below `place`; None when it is gone."""
+        """Read an artifact below `place`; None when it is gone."""
         from mlflow.artifacts import download_artifacts, list_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -367,7 +339,7 @@ class MlflowReader:
                 return None
 
     def _search(self, tags: Mapping[str, str]) -> Iterator[Run]:
-        """Every run with these tags, in the order in which they were begun."""
+        """Yield every run with these tags, in the order in which they were begun."""
         token: str | None = None
         while True:
             with translated(self._uri):
@@ -383,42 +355,11 @@ class MlflowReader:
             if not token:
                 return
 
-    def _connect(self) -> MlflowClient:
-        stay_private()
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        check_reachable(self._uri)
-        file = sqlite_file(self._uri)
-        if file is not None and not file.exists():
-            raise TrackingError(f"there is no MLflow database {file}")
-        # SQLAlchemy, Alembic and the database drivers each raise errors of their own here.
-        try:
-            from mlflow import MlflowClient
-
-            with translated(self._uri):
-                return MlflowClient(self._uri)
-        except (ServiceUnreachable, TrackingError):
-            raise
-        except Exception as error:
-            place = without_password(self._uri)
-            raise TrackingError(f"MLflow cannot use {place}: {error}") from error
-
-    def _experiment_id(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            names = [experiment.name for experiment in self._client.search_experiments()]
-            place = without_password(self._uri)
-            raise TrackingError(f"{place}: {unknown('experiment', name, names)} See --experiment.")
-        if found.lifecycle_stage == "deleted":
-            raise deleted_experiment(self._uri, name, found.experiment_id)
-        return found.experiment_id
-
 
 def _plain(run: Run) -> ServedRun:
     return ServedRun(
         tags=dict(run.data.tags),
         params=dict(run.data.params),
-        metrics=dict(run.data.metrics),
         artifacts=run.info.artifact_uri,
     )
 
@@ -430,49 +371,56 @@ def load_comparison(
     experiment: str | None = None,
     conditions: Sequence[str] = (),
     reference: str = REFERENCE,
-    judging: Judging | None = None,
+    spec: ComparisonSpec | None = None,
 ) -> Comparison:
-    """The comparison of one sweep, or of several as one, as MLflow knows their runs.
+    """Load the comparison of one sweep, or of several as one, from MLflow.
 
-    `sweeps` are names, or `NAME@HOME` where several homes on a server have one. The runs are read
-    from `tracking_uri`, else from where the runs of `home` (CARFT_HOME, `.carft`) are kept; what
-    their folders hold (predictions, curves) is there as long as they lie in the home.
-    `conditions` are those of `compare --where`, such as `kl_weight>=0.3`; `reference` is the
-    algorithm to compare with; `judging` goes before how the sweeps choose. Raises TrackingError
-    for an unknown sweep, with the nearest name, and where the sweeps judge differently;
-    ServiceUnreachable when the server does not answer.
+    What the folders of runs hold (predictions, curves) is there as long as they lie in the home.
+
+    Args:
+        sweeps: Names, or `NAME@HOME` where several homes on a server have one.
+        home: The home whose place the runs are read from (CARFT_HOME, `.carft`).
+        tracking_uri: Another place to read them from.
+        experiment: The experiment there.
+        conditions: Those of `compare --where`, such as `kl_weight>=0.3`.
+        reference: The algorithm to compare with.
+        spec: How to select and test, before that of the sweeps.
+
+    Raises:
+        TrackingError: A sweep is unknown, or the sweeps judge differently.
+        ServiceUnreachable: The server does not answer.
     """
     if not sweeps:
         raise TypeError("load_comparison needs the name of a sweep")
     parts = _from(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
     texts = [conditions] if isinstance(conditions, str) else conditions
-    chosen = [condition(text) for text in texts]
-    return compared(parts, judging=judging, conditions=chosen, reference=reference)
+    spec = spec or agreed({part.sweep: part.spec for part in parts})
+    spec = spec.model_copy(update={"reference": reference})
+    show_in_notebooks()
+    return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
 
 
-def _from(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[Part]:
-
+def _from(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     reader = MlflowReader(uri, experiment or EXPERIMENT)
-    there = reader.sweeps()
-    return [reader.part(find(there, name), name) for name in dict.fromkeys(sweeps)]
+    every = reader.sweeps()
+    return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]
 
 
-def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[Part]:
-    """A home's own sweeps, also on a server that other homes use."""
-
+def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
+    """Read a home's own sweeps, also from a server that other homes use."""
     folder = home_folder(None if home is None else os.fspath(home))
-    place = where(folder)
+    place = resolve_location(folder)
     reader = MlflowReader(place.uri, place.experiment)
-    there, own = reader.sweeps(), _id(folder)
-    found = []
+    every, own = reader.sweeps(), _id(folder)
+    parts = []
     for name in dict.fromkeys(sweeps):
-        asked = name if "@" in name or own is None else f"{name}@{own}"
-        found.append(_with_folders(reader.part(find(there, asked), name), folder / "runs"))
-    return found
+        of_home = name if "@" in name or own is None else f"{name}@{own}"
+        parts.append(_with_folders(reader.part(find(every, of_home), name), folder / "runs"))
+    return parts
 
 
-def _with_folders(part: Part, runs: Path) -> Part:
-    """The part with the folders of those of its runs that lie here."""
+def _with_folders(part: SweepRuns, runs: Path) -> SweepRuns:
+    """Add the folders of those runs that lie here."""
     records = [
         replace(record, folder=folder) if (folder := runs / record.digest).is_dir() else record
         for record in part.records
@@ -481,7 +429,7 @@ def _with_folders(part: Part, runs: Path) -> Part:
 
 
 def _id(folder: Path) -> str | None:
-    """The home's id, where it has one; none is made for who only reads."""
+    """Return the home's id, where it has one; reading makes none."""
     try:
         return (folder / "id").read_text().strip()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Who ran what: user, command, commit and versions as tags."""
+"""Provenance of runs as tags: user, command, commit and versions."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import getpass
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 SOURCE_COMMIT = "CARFT_SOURCE_COMMIT"
-"""The variable that tells the commit of sources which were sent without their .git; `-dirty` behind
-it means changes."""
+"""Variable with the commit of sources that were sent without their .git; `-dirty` behind it means
+changes."""
 PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
 
 _GIT_SECONDS = 5.0
 _COMMIT, _VERSION = "mlflow.source.git.commit", "carft.version."
 
 
-def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Tags of the user, the command, the git checkout around `folder`, and installed versions.
+def provenance_tags(folder: Path | None = None) -> dict[str, str]:
+    """Collect tags of user, command, the git checkout around `folder`, and installed versions.
 
-    `folder` is the current one when None. Nothing of git is told outside a checkout or without
-    git, but for what SOURCE_COMMIT in the environment tells. No package is imported.
+    `folder` is the current one when None. Outside a checkout or without git, SOURCE_COMMIT in the
+    environment is the commit. No package is imported.
     """
     tags = {
         "mlflow.user": user(),
@@ -31,16 +31,16 @@ def context_tags(folder: Path | None = None, packages: Iterable[str] = PACKAGES)
         "mlflow.source.type": "LOCAL",
         "carft.version.python": ".".join(str(part) for part in sys.version_info[:3]),
     }
-    for package in packages:
+    for package in PACKAGES:
         try:
             tags[f"carft.version.{package}"] = version(package)
         except PackageNotFoundError:
             continue
-    return tags | (_git_tags(Path.cwd() if folder is None else folder) or _told_commit())
+    return tags | (_git_tags(Path.cwd() if folder is None else folder) or _commit_of_environment())
 
 
 def describe_code(tags: Mapping[str, str]) -> str:
-    """Write what was checked out and installed, from the tags of `context_tags`, as one line."""
+    """Write what was checked out and installed, from the tags of `provenance_tags`, as one line."""
     versions = [
         f"{name.removeprefix(_VERSION)} {value}"
         for name, value in tags.items()
@@ -53,7 +53,7 @@ def describe_code(tags: Mapping[str, str]) -> str:
 
 
 def user() -> str:
-    """The name of who runs this; `unknown` where the system has none."""
+    """Return the name of the user; `unknown` where the system has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
@@ -74,18 +74,17 @@ def _git_tags(folder: Path) -> dict[str, str]:
     return tags
 
 
-def _told_commit() -> dict[str, str]:
-    told = os.environ.get(SOURCE_COMMIT, "")
-    commit, _, dirty = told.partition("-")
+def _commit_of_environment() -> dict[str, str]:
+    commit, _, dirty = os.environ.get(SOURCE_COMMIT, "").partition("-")
     if not commit:
         return {}
     return {"mlflow.source.git.commit": commit, "carft.git.dirty": "true" if dirty else "false"}
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """The output of a git command that only reads, None when it fails."""
+    """Run a git command that only reads; None when it fails."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "--no-optional-locks", *command],
             cwd=folder,
             capture_output=True,
@@ -95,4 +94,4 @@ def _git(folder: Path, *command: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

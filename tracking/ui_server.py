@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import http.client
 import ipaddress
+import logging
 import os
 import re
 import secrets
@@ -17,20 +18,20 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.location import is_server, network_file_system, sqlite_file, waiting
 from tracking.store.mlflow_client import check_reachable, stay_private
+
+logger = logging.getLogger(__name__)
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _ALL = ("0.0.0.0", "::", "")
@@ -38,7 +39,7 @@ _NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
+    """Tell whether only this machine reaches a server that listens on `host`."""
     if host == "localhost":
         return True
     try:
@@ -61,8 +62,9 @@ def check_name(name: str) -> None:
 
 
 def allowed_hosts(host: str, names: Sequence[str]) -> list[str]:
-    """What `--allowed-hosts` of `mlflow server` is given: this machine's own names, `host`, and
-    `names`, those without a port with any.
+    """List the names that `mlflow server --allowed-hosts` is to accept.
+
+    They are this machine's own, `host` and `names`, those without a port with any.
     """
     own = [socket.gethostname(), socket.getfqdn()] if host in _ALL else [bracketed(host)]
     hosts = dict.fromkeys((*_LOCAL, *own, *names))
@@ -70,20 +72,19 @@ def allowed_hosts(host: str, names: Sequence[str]) -> list[str]:
 
 
 def allowed_origins(hosts: Sequence[str]) -> list[str]:
-    """What `--cors-allowed-origins` is given for them: else the server's own pages could not ask
-    it anything, except on localhost.
-    """
+    """List the pages that may send it requests; MLflow alone accepts its own on localhost only."""
     return [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
 
 
 def _patterns(name: str) -> Iterator[str]:
-    """MLflow compares by fnmatch where there is a star, in which brackets are a set of letters."""
+    """Escape brackets: MLflow compares by fnmatch where there is a star."""
     yield name
     if not re.search(r"[^:]:\d+$|\]:\d+$", name):
         yield f"{name.replace('[', '[[]', 1)}:*"
 
 
 def bracketed(host: str) -> str:
+    """Write an IPv6 address in brackets, as URLs have it."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -106,19 +107,19 @@ auth_cache_ttl_seconds = 60
 
 @dataclass(frozen=True)
 class Users:
-    """What the server is started with."""
+    """The users of a server: how it is started with them."""
 
     environ: dict[str, str]
     """With the password of the administrator when there is none yet, and the key of sessions."""
-    told: str
-    """Whom the server lets in, and where the password is; without the password."""
+    note: str
+    """Who has access, and where the password is; without the password."""
 
 
-def prepare(home: Path, asked: Callable[[], str | None]) -> Users:
-    """The users of a home, begun when there are none.
+def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
+    """Prepare the users of a home, with an administrator when there are none.
 
-    The administrator's first password is that of CARFT_UI_PASSWORD, else what `asked` returns,
-    else made up and kept in a file. Raises TrackingError where they cannot be kept safely.
+    The administrator's first password is that of CARFT_UI_PASSWORD, else what `ask_password`
+    returns, else made up and kept in a file. Raises TrackingError where they cannot be kept safely.
     """
     key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
     if os.environ.get(_OWN):  # an administrator's own configuration stands as it is
@@ -147,13 +148,13 @@ def prepare(home: Path, asked: Callable[[], str | None]) -> Users:
     }
     if _has_admin(database):
         return Users(environ, f"It asks for a name and a password; its users are in {database}.")
-    password, told = _first_password(folder, asked)
+    password, note = _first_password(folder, ask_password)
     database.touch(0o600)
-    return Users({**environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password}, told)
+    return Users({**environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password}, note)
 
 
-def _first_password(folder: Path, asked: Callable[[], str | None]) -> tuple[str, str]:
-    given = os.environ.get(VARIABLE) or asked()
+def _first_password(folder: Path, ask_password: Callable[[], str | None]) -> tuple[str, str]:
+    given = os.environ.get(VARIABLE) or ask_password()
     if given is None:
         file = folder / "admin-password"
         made = _kept(file, lambda: secrets.token_urlsafe(18))
@@ -164,7 +165,7 @@ def _first_password(folder: Path, asked: Callable[[], str | None]) -> tuple[str,
 
 
 def _has_admin(database: Path) -> bool:
-    """Whether MLflow has been here before: then it passes over a password that it is given."""
+    """Tell whether MLflow has an administrator there already, whose password then stands."""
     if not database.exists():
         return False
     connection = sqlite3.connect(database)
@@ -188,14 +189,14 @@ def _folder(home: Path) -> Path:
 
 
 def _kept(file: Path, make: Callable[[], str]) -> str:
-    """The secret in a file, made on the first call."""
+    """Read the secret in a file, made on the first call."""
     if not file.exists():
         _private(file, f"{make()}\n")
     return file.read_text(encoding="utf-8").strip()
 
 
 def _private(file: Path, text: str) -> None:
-    """Write a file that its owner alone may read, at no moment anybody else."""
+    """Write a file that only its owner may read, at every moment."""
     new = file.with_name(f".{file.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 - it has no path
@@ -203,11 +204,9 @@ def _private(file: Path, text: str) -> None:
     new.replace(file)
 
 
-_PORTS_TRIED = 20
 _START_SECONDS = 120.0
 # Requests are answered by then; what takes longer is an interpreter tidying up.
 _STOP_SECONDS = 2.0
-_TOKEN = "X-Carft-Sweep-Server"
 
 
 @dataclass
@@ -220,7 +219,7 @@ class Server:
     _sigterm: Any = field(default=None, repr=False)
 
     def wait(self) -> None:
-        """Until the server ends or this process gets SIGINT or SIGTERM; then stop it.
+        """Wait until the server ends or this process gets SIGINT or SIGTERM; then stop it.
 
         Raises KeyboardInterrupt or SystemExit(143) after the server was stopped.
         """
@@ -257,89 +256,65 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 5000,
-    other_ports: bool = True,
     names: Sequence[str] = (),
     users: Users | None = None,
     prefix: str = "",
     start_seconds: float = _START_SECONDS,
 ) -> Server:
-    """Show the runs at `uri`: start a server on `host` at `port` (0: any) or, with
-    `other_ports`, the next free one.
+    """Start a server that shows the runs at `uri`, and wait until it answers.
 
-    It answers as this machine, as `host` and as `names`, asks `users` for their passwords, and has
-    its pages below the path `prefix` (`/mlflow`).
-    A `uri` that is a server's address already is returned as it is. Raises TrackingError when no
-    port is free or the server ends at once, ServiceUnreachable when it does not answer in time.
     Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
+
+    Args:
+        uri: The database; a server's address is returned as it is.
+        artifacts: The folder of artifacts, where the server serves them.
+        host: The address to listen on.
+        port: The port to listen on; 0 for any.
+        names: Further names under which it answers, besides this machine's and `host`.
+        users: Whose passwords it checks; None: nobody's.
+        prefix: The path below which it has its pages, such as `/mlflow`.
+        start_seconds: How long it may take to answer.
+
+    Raises:
+        TrackingError: The port is taken, or the server ended at once.
+        ServiceUnreachable: The server does not answer in time.
     """
     if is_server(uri):
         return Server(uri)
     check_reachable(uri)
+    port = _free_port(host, port)
     hosts = allowed_hosts(host, names)
     command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--host", host, "--workers", "1"]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
     command += ["--allowed-hosts", ",".join(hosts)]
     command += ["--cors-allowed-origins", ",".join(allowed_origins(hosts))]
     command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
     command += [] if users is None else ["--app-name", "basic-auth"]
     command += ["--static-prefix", prefix] if prefix else []
-    asked = _Asked(command, _environment(uri, users), host, prefix, sqlite_file(uri))
-    last = min(port + _PORTS_TRIED - 1, 65535) if other_ports else port
-    tried = port
-    while True:
-        free = _free_port(host, tried, last)
-        try:
-            return _start(asked, free, start_seconds)
-        except _PortTaken:  # since it was looked at
-            tried = free + 1 if port and other_ports else port
-
-
-class _PortTaken(Exception):
-    """Somebody else was quicker to take the port."""
-
-
-class _Asked(NamedTuple):
-    """A server to start, at whatever port; `database` is the SQLite file that it opens."""
-
-    command: Sequence[str]
-    environ: Mapping[str, str]
-    host: str
-    prefix: str
-    database: Path | None
-
-    def address(self, port: int) -> str:
-        """Under which this machine reaches it."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
-        return f"http://{bracketed(host)}:{port}{self.prefix}"
-
-
-def _start(asked: _Asked, port: int, seconds: float) -> Server:
-    """Raises _PortTaken, and as `serve` does."""
-    token = uuid.uuid4().hex  # tells our server's answers from those of another one at the port
+    reached = "127.0.0.1" if host in _ALL else host
+    address = f"http://{bracketed(reached)}:{port}{prefix}"
+    logger.debug("starting MLflow's server at %s", address)
     log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
     sigterm = None
     if threading.current_thread() is threading.main_thread():
         sigterm = signal.signal(signal.SIGTERM, _leave)
     process = subprocess.Popen(
-        [*asked.command, "--port", str(port), "--uvicorn-opts", f"--header {_TOKEN}:{token}"],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=asked.environ,
+        env=_environment(uri, users),
         start_new_session=True,  # so that it and its children can be ended together
     )
-    server = Server(asked.address(port), process, log, sigterm)
+    server = Server(address, process, log, sigterm)
     # A signal may come before the caller waits; the server must not outlive that either.
     atexit.register(server.stop)
+    file = sqlite_file(uri)
     try:
         with ExitStack() as meanwhile:
-            database = asked.database
-            if database is not None:  # a driver must not create the tables at the same time
-                lock = database.with_name(f"{database.name}.lock")
-                meanwhile.enter_context(waiting(lock))
-            _wait_until_healthy(
-                server, token, seconds, taken=lambda: not _is_free(asked.host, port)
-            )
+            if file is not None:  # a driver must not create the tables at the same time
+                meanwhile.enter_context(waiting(file.with_name(f"{file.name}.lock")))
+            _wait_until_healthy(server, process, start_seconds)
     except BaseException:
         server.stop()
         raise
@@ -358,62 +333,31 @@ def _environment(uri: str, users: Users | None) -> dict[str, str]:
     return environ
 
 
-def _free_port(host: str, first: int, last: int) -> int:
-    """The first free one; another one than `first` when that is 0, any."""
-    for port in range(first, last + 1):
-        if _is_free(host, port):
-            return port or _any_port(host)
-    taken = f"no port from {first} to {last} is free" if last > first else f"port {first} is taken"
-    raise TrackingError(f"{taken} on {host}: name another one with --port")
-
-
-def _is_free(host: str, port: int) -> bool:
+def _free_port(host: str, port: int) -> int:
+    """Bind to a port for a moment; 0 stands for any. Raises TrackingError where it is taken."""
     try:
-        with _bound(host, port):
-            return True
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
     except socket.gaierror as error:
         raise TrackingError(f"unknown host {host!r}: {error}") from None
-    except OSError:
-        return False
+    except OSError as error:
+        raise TrackingError(
+            f"port {port} is taken on {host} ({error.strerror}): name another one with --port"
+        ) from None
 
 
-def _any_port(host: str) -> int:
-    with _bound(host, 0) as probe:
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-    except BaseException:
-        probe.close()
-        raise
-    return probe
-
-
-def _wait_until_healthy(
-    server: Server, token: str, seconds: float, *, taken: Callable[[], bool]
-) -> None:
+def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if server.process is not None and server.process.poll() is not None:
-            if taken():
-                raise _PortTaken
+        if process.poll() is not None:
             raise TrackingError(f"MLflow's server ended at once:\n{_end_of(server)}")
-        try:
-            with urllib.request.urlopen(f"{server.address}/health", timeout=2) as answer:
-                if answer.headers.get(_TOKEN) != token:
-                    raise _PortTaken
-                return
-        except urllib.error.HTTPError as error:
-            if error.headers.get(_TOKEN) != token:
-                raise _PortTaken from None
-            time.sleep(0.1)
-        except (urllib.error.URLError, OSError, http.client.HTTPException):
-            time.sleep(0.1)
+        # Whatever it says of a server that is not up yet, it is asked again.
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            urllib.request.urlopen(f"{server.address}/health", timeout=2).close()
+            return
+        time.sleep(0.1)
     place = urlsplit(server.address).netloc
     raise ServiceUnreachable(
         f"MLflow's server at {place} does not answer after {seconds:.0f} s:\n{_end_of(server)}"

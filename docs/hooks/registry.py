@@ -67,7 +67,8 @@ def doctor() -> str:
     """A row for each check: name, what it looks at, what to do in general, seconds at most."""
     rows = ["| check | looks at | when it is not well | seconds |", "|---|---|---|---|"]
     rows += [
-        f"| `{check.name}` | {check.means} | {check.todo} | {check.seconds:g} |" for check in CHECKS
+        f"| `{check.name}` | {check.purpose} | {check.advice} | {check.seconds:g} |"
+        for check in CHECKS
     ]
     return "\n".join(rows)
 

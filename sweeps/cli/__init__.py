@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sweeps.cli.parser import parse
 from sweeps.secrets import read_secret_files
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError
+from tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from tracking.store.mlflow_client import stay_private
 
+Emit = Callable[[str], None]
+"""Prints a result of a command."""
 FAILED = 1
 INTERRUPTED = 3
 UNREACHABLE = 4
@@ -32,7 +36,7 @@ MODULES = {
     }.items()
     for command in commands
 }
-"""The module of each command; only that of the one which is asked for is imported."""
+"""The module of each command; only that of the requested one is imported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_secret_files()
         module = importlib.import_module(f"sweeps.cli.{MODULES[arguments.command]}")
         command = getattr(module, f"{arguments.command}_command")
-        code: int = command(arguments, _say)
+        with _logging(arguments.verbose):
+            code: int = command(arguments, _emit)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
         return leaving.code if isinstance(leaving.code, int) else WRONG
     except BrokenPipeError:
@@ -55,22 +60,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, no permission
-        return _complain(error, FAILED)
+        return _report_error(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (RequestError, TrackingError, NotLetIn) as error:
-        return _complain(error, WRONG)
+    except (RequestError, TrackingError, AccessDenied) as error:
+        return _report_error(error, WRONG)
     except ServiceUnreachable as error:
-        return _complain(error, UNREACHABLE)
+        return _report_error(error, UNREACHABLE)
     return code
 
 
-def _say(text: str) -> None:
-    # At once, also into a pipe: `ui` and `run` go on for long after what they say.
+class _StandardError(logging.Handler):
+    """Writes to the standard error of the moment: a live display redirects it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
+@contextlib.contextmanager
+def _logging(verbosity: int) -> Iterator[None]:
+    """Log what our own modules decide: at INFO with -v, at DEBUG with -vv."""
+    if not verbosity:
+        yield
+        return
+    handler = _StandardError()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("carft_core", "sweeps", "tracking")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+
+
+def _emit(text: str) -> None:
+    # At once, also into a pipe: `ui` and `run` continue for long after what they print.
     print(text, flush=True)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _report_error(error: Exception, code: int) -> int:
     print("\n".join([f"carft-sweep: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
     return code
 

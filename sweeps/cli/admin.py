@@ -9,14 +9,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from carft_core.errors import RequestError, unknown
-from sweeps.doctor.base import Asked, Check, Finding
+from sweeps.cli import Emit
+from sweeps.cli.table import table_lines
+from sweeps.doctor.base import Check, Finding, Scope
 from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.engines.factory import address_of
 from sweeps.home import Home, find_home
@@ -24,177 +25,155 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import OPTIMISER_STATE, Runs
 from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
 from sweeps.results.projection import project
-from sweeps.scaffold.write import Started, start
+from sweeps.scaffold.write import Scaffold, write_scaffold
 from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
-from tracking.location import is_server, where, without_password
+from tracking.location import is_server, resolve_location, without_password
 from tracking.store.base import Tracker
 from tracking.store.mlflow_store import open_store
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
-Say = Callable[[str], None]
-MOST_CLASSES = 30
-"""Listed one by one; of more only the sums are told."""
-MOST_TOLD = 20
+LISTED_CLASSES = 30
+"""Listed one by one; of more classes only the sums."""
+LISTED_TEXTS = 20
 
 
-def init_command(arguments: argparse.Namespace, say: Say) -> int:
+def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the folder cannot be used."""
     out = Path(arguments.out or ".")
-    done = start(Path(arguments.folder), out, name=arguments.name, force=arguments.force)
+    scaffold = write_scaffold(
+        Path(arguments.folder), out, name=arguments.name, force=arguments.force
+    )
     if arguments.json:
-        say(json.dumps(done.as_dict(), indent=1))
+        emit(json.dumps(scaffold.to_dict(), indent=1))
         return 0
-    for line in _init_lines(done):
-        say(line.encode("utf-8", "backslashreplace").decode())
+    for line in _scaffold_lines(scaffold):
+        emit(line.encode("utf-8", "backslashreplace").decode())
     return 0
 
 
-def _init_lines(done: Started) -> Iterator[str]:
-    yield f"{done.root}: {done.layout}"
+def _scaffold_lines(scaffold: Scaffold) -> Iterator[str]:
+    yield f"{scaffold.root}: {scaffold.layout}"
     yield ""
-    yield from _counts(done)
-    yield from _told("Assumed:", done.assumed)
-    yield from _told("Worth a look:", done.doubts)
-    yield from _told("Has to be mended before it runs:", done.mend)
+    yield from _counts(scaffold)
+    for title, texts in (
+        ("Assumed:", scaffold.assumed),
+        ("Worth a look:", scaffold.doubts),
+        ("To be corrected before it runs:", scaffold.problems),
+    ):
+        if texts:
+            yield from ("", title, *(f"  - {text}" for text in texts[:LISTED_TEXTS]))
+        if len(texts) > LISTED_TEXTS:
+            yield f"  and {len(texts) - LISTED_TEXTS} more"
     yield ""
-    yield f"Wrote {os.path.relpath(done.family)} and {os.path.relpath(done.sweep)}. Next:"
-    for command in done.next:
-        yield f"  {command}"
+    files = f"{os.path.relpath(scaffold.family)} and {os.path.relpath(scaffold.sweep)}"
+    yield f"Wrote {files}. Next:"
+    yield from (f"  {command}" for command in scaffold.next)
 
 
-def _counts(done: Started) -> Iterator[str]:
-    splits = {name: classes for name, classes in done.counts.items() if classes}
-    classes = list(done.counts["train"])
-    named = classes if len(classes) <= MOST_CLASSES else []
-    first = max(map(len, ["all classes", *named]))
-    widths = {name: max(len(name), 6) for name in splits}
-    yield " ".join([" " * first, *(f"{name:>{widths[name]}}" for name in splits)])
-    for one in named:
-        cells = (f"{found.get(one, 0):>{widths[name]}}" for name, found in splits.items())
-        yield " ".join([f"{one:<{first}}", *cells])
-    sums = (f"{sum(found.values()):>{widths[name]}}" for name, found in splits.items())
-    yield " ".join([f"{'all classes':<{first}}", *sums])
-    if not named:
-        kinds = (f"{len(found):>{widths[name]}}" for name, found in splits.items())
-        yield " ".join([f"{'classes':<{first}}", *kinds])
-
-
-def _told(title: str, texts: Sequence[str]) -> Iterator[str]:
-    if not texts:
-        return
-    yield ""
-    yield title
-    for text in texts[:MOST_TOLD]:
-        yield f"  - {text}"
-    if len(texts) > MOST_TOLD:
-        yield f"  and {len(texts) - MOST_TOLD} more"
+def _counts(scaffold: Scaffold) -> Iterator[str]:
+    """Yield a table of images by class and split; of many classes their sums alone."""
+    splits = {name: classes for name, classes in scaffold.counts.items() if classes}
+    classes = list(scaffold.counts["train"])
+    rows = [
+        [name, *(str(counts.get(name, 0)) for counts in splits.values())]
+        for name in (classes if len(classes) <= LISTED_CLASSES else ())
+    ]
+    rows.append(["all classes", *(str(sum(counts.values())) for counts in splits.values())])
+    if len(classes) > LISTED_CLASSES:
+        rows.append(["classes", *(str(len(counts)) for counts in splits.values())])
+    return table_lines(["", *splits], rows, right=[*splits])
 
 
 _CODES = {"wrong": 2, "unreachable": 4}
 """Of the exit; what is wrong goes before what is away."""
 
 
-def doctor_command(arguments: argparse.Namespace, say: Say) -> int:
+def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
-    asked = Asked(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
-    found = []
+    scope = Scope(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
+    findings = []
     subject = None
-    for check, finding in _findings(_chosen(arguments.only), asked):
-        found.append((check, finding))
+    for check, finding in _findings(_checks(arguments.only), scope):
+        findings.append((check, finding))
         if arguments.json:
             continue
         if check.subject != subject:
             subject = check.subject
-            say(SUBJECTS[subject])
-        for line in _finding_lines(finding):
-            say(line)
-    levels = [finding.level for _, finding in found]
-    say(json.dumps(_plain(found), indent=1) if arguments.json else _sum(levels))
+            emit(SUBJECTS[subject])
+        emit(f"  {finding.level:<11}  {finding.message}")
+        if finding.advice:
+            emit(f"  {'':<11}  -> {finding.advice}")
+    levels = [finding.level for _, finding in findings]
+    if arguments.json:
+        checks = [{"check": check.name, **asdict(finding)} for check, finding in findings]
+        emit(json.dumps({"checks": checks}, indent=1))
+    else:
+        emit(_summary(levels))
     return next((code for level, code in _CODES.items() if level in levels), 0)
 
 
-def _findings(checks: Sequence[Check], asked: Asked) -> Iterator[tuple[Check, Finding]]:
+def _findings(checks: Sequence[Check], scope: Scope) -> Iterator[tuple[Check, Finding]]:
     """One after another: each imports what it needs, and they would only wait for each other."""
-    shut = set()
+    skipped = set()
     for check in checks:
-        if check.subject in shut:
+        if check.subject in skipped:
             continue
-        for finding in examine(check, asked):
+        for finding in examine(check, scope):
             yield check, finding
-            if check.first and finding.level in _CODES:
-                shut.add(check.subject)
+            if check.is_gate and finding.level in _CODES:
+                skipped.add(check.subject)
 
 
-def _chosen(only: Sequence[str]) -> list[Check]:
-    """The checks of these subjects and names, or all. Raises RequestError for an unknown one."""
-    known = [*SUBJECTS, *(check.name for check in CHECKS)]
+def _checks(only: Sequence[str]) -> list[Check]:
+    """Return the checks of these subjects and names, or all. Raises RequestError."""
+    names = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in only:
-        if name not in known:
-            raise RequestError(unknown("check", name, known))
+        if name not in names:
+            raise RequestError(unknown("check", name, names))
     return [check for check in CHECKS if not only or {check.subject, check.name} & {*only}]
 
 
-def _finding_lines(finding: Finding) -> Iterator[str]:
-    """`  warning  told`, and what to do below it."""
-    yield f"  {finding.level:<11}  {finding.told}"
-    if finding.todo:
-        yield f"  {'':<11}  -> {finding.todo}"
-
-
-def _sum(levels: Sequence[str]) -> str:
+def _summary(levels: Sequence[str]) -> str:
     parts = []
-    for level, one, several in _WORDS:
-        count = levels.count(level)
-        if count:
+    for level, one, several in (
+        ("wrong", "thing is wrong", "things are wrong"),
+        ("unreachable", "service does not answer", "services do not answer"),
+        ("warning", "warning", "warnings"),
+    ):
+        if count := levels.count(level):
             parts.append(f"{count} {one if count == 1 else several}")
     return f"{', '.join(parts)}." if parts else "All is well."
 
 
-_WORDS = (
-    ("wrong", "thing is wrong", "things are wrong"),
-    ("unreachable", "service does not answer", "services do not answer"),
-    ("warning", "warning", "warnings"),
-)
-
-
-def _plain(found: Sequence[tuple[Check, Finding]]) -> Mapping[str, Any]:
-    return {
-        "checks": [
-            {"check": check.name, "level": one.level, "told": one.told, "todo": one.todo}
-            for check, one in found
-        ]
-    }
-
-
-def schema_command(arguments: argparse.Namespace, say: Say) -> int:
+def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     schema = family_schema() if arguments.family else sweep_schema()
-    say(json.dumps(schema, indent=1))
+    emit(json.dumps(schema, indent=1))
     return 0
 
 
-def sync_command(arguments: argparse.Namespace, say: Say) -> int:
+def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises ServiceUnreachable when the server does not answer."""
     home = find_home(arguments.home)
     for name in arguments.sweeps:
         sweep_folder(home, name)
     names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
-    place = where(home.path)
+    place = resolve_location(home.path)
     driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
     for name, driver in driven.items():
-        say(f"{name} is being run by {driver}, which sends its runs.")
+        emit(f"{name} is being run by {driver}, which sends its runs.")
     sent = 0
     with closing(open_store(home.path)) as store:
         for name in names:
             if name not in driven:
-                sent += _sync(home, name, store, say)
+                sent += _sync(home, name, store, emit)
     if not sent and not driven:
-        say(f"{without_password(place.uri)} has every run as it is here.")
+        emit(f"{without_password(place.uri)} has every run as it is here.")
     return 0
 
 
-def _sync(home: Home, name: str, store: Tracker, say: Say) -> int:
+def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
     try:
         projection = project(home, name, store)
     except ServiceUnreachable as away:
@@ -203,9 +182,9 @@ def _sync(home: Home, name: str, store: Tracker, say: Say) -> int:
             "server answers"
         ) from away
     if projection.sent:
-        say(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+        emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
     for (digest, what), reason in projection.refused.items():
-        say(f"{name}: {what} of run {digest[:12] or '(the sweep)'} was refused: {reason}")
+        emit(f"{name}: {what} of run {digest[:12] or '(the sweep)'} was refused: {reason}")
     return projection.sent
 
 
@@ -218,22 +197,22 @@ class Waste:
     bytes: int
 
 
-def clean_command(arguments: argparse.Namespace, say: Say) -> int:
+def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    found = list(waste(home)) if home.path.exists() else []
+    items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
-        for item in found:
+        for item in items:
             _remove(Path(item.path))
-    total = sum(item.bytes for item in found)
+    total = sum(item.bytes for item in items)
     if arguments.json:
-        told = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in found]}
-        say(json.dumps(told, indent=1))
+        result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
+        emit(json.dumps(result, indent=1))
         return 0
-    for item in found:
-        say(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
+    for item in items:
+        emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
-    say(f"{total / 2**20:.1f} MB {verb}" if found else "Nothing to remove.")
+    emit(f"{total / 2**20:.1f} MB {verb}" if items else "Nothing to remove.")
     return 0
 
 
@@ -278,13 +257,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-PORT = 5000
-
-
-def ui_command(arguments: argparse.Namespace, say: Say) -> int:
+def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
     home = find_home(arguments.home)
-    place = where(home.path)
+    place = resolve_location(home.path)
     if is_server(place.named):
         _check_only_named(arguments, without_password(place.named))
     elif not home.path.exists():
@@ -295,20 +271,19 @@ def ui_command(arguments: argparse.Namespace, say: Say) -> int:
         place.uri,
         place.artifacts,
         host=arguments.host,
-        port=PORT if arguments.port is None else arguments.port,
-        other_ports=arguments.port is None,
+        port=arguments.port,
         names=arguments.allowed_hosts,
         users=users,
         prefix=arguments.static_prefix or "",
     )
-    say(f"MLflow shows experiment {place.experiment} at {server.address}")
+    emit(f"MLflow shows experiment {place.experiment} at {server.address}")
     if server.process is None:
         return 0
     if users is not None:
-        say(users.told)
+        emit(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
-        say(f"Whoever reaches {arguments.host} may read, change and delete every run.")
-    say("Ctrl-C ends it.")
+        emit(f"Whoever reaches {arguments.host} may read, change and delete every run.")
+    emit("Ctrl-C ends it.")
     try:
         server.wait()
     except KeyboardInterrupt:

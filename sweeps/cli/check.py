@@ -1,61 +1,57 @@
-"""`carft-sweep check FILE`: validate a sweep file, and plan: what runs, how long, on what."""
+"""`carft-sweep check FILE`: validate a sweep file, and say what runs, how long, on what."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from carft_core.errors import RequestError
 from sweeps.cli.parser import overrides
-from sweeps.engines.factory import address_of, choose, is_ray
+from sweeps.engines.factory import address_of, feasible_requirements, is_ray, make_engine
 from sweeps.engines.resources import (
     Hardware,
-    Need,
     Node,
-    hardware_here,
+    RunRequirements,
     hardware_of,
-    need_of,
-    peak_memory_mb,
-    refusal,
-    slots,
+    max_concurrent_runs,
+    memory_warning,
+    requirements_of,
     this_machine,
-    too_little_memory,
 )
 from sweeps.home import Home, find_home
 from sweeps.ledger.runs import Runs
-from sweeps.plan.estimate import Plan, estimate, experience, make_plan, measure, measured
+from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.spec import LEAVE_ONE_OUT
 
 Say = Callable[[str], None]
-_MIB = 2**20
 
 
 def check_command(arguments: argparse.Namespace, say: Say) -> int:
-    """Run the command. Raises RequestError when the sweep can never be run as asked."""
+    """Run the command. Raises RequestError when the sweep can never be run as it is written."""
     modules = resolve(arguments.imports, Path.cwd())
     spec = load_spec(arguments.file, overrides(arguments), modules)
     home = find_home(arguments.home)
     home.check()
-    supply = _supply(spec, arguments, home)
-    need, nodes = supply.need, supply.nodes
-    plan = make_plan(spec, home, supply.hardware)
-    plan.warnings += supply.warnings
-    plan.at_once = supply.at_once
-    _check_memory(plan, supply, home)
-    _estimate(plan, spec, home, measuring=arguments.measure)
+    supply = _supply(spec, arguments.address, home)
+    estimate = estimate_sweep(spec, home, supply.hardware)
+    history = timing_history(Runs(home.runs))
+    estimate.add_times(history)
+    estimate.at_once = supply.at_once
+    peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
+    warning = memory_warning(supply.need, supply.nodes, peak)
+    estimate.warnings += (*supply.warnings, *([] if warning is None else [warning]))
     if arguments.json:
-        told = {**plan.as_dict(), "need": str(need), "nodes": [str(_has(node)) for node in nodes]}
-        say(json.dumps(told, indent=1))
+        nodes = [str(_resources(node)) for node in supply.nodes]
+        plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes}
+        say(json.dumps(plain, indent=1))
     else:
-        for line in (*_lines(plan, spec), *_resource_lines(plan, need, nodes)):
+        for line in (*_estimate_lines(estimate, spec), *_resource_lines(supply)):
             say(line)
     return 0
 
@@ -64,7 +60,7 @@ def check_command(arguments: argparse.Namespace, say: Say) -> int:
 class _Supply:
     """What one run takes and gets, and the machines that could give it."""
 
-    need: Need
+    need: RunRequirements
     nodes: Sequence[Node]
     hardware: Hardware
     at_once: int = 1
@@ -72,37 +68,27 @@ class _Supply:
     warnings: tuple[str, ...] = ()
 
 
-def _supply(spec: SweepSpec, arguments: argparse.Namespace, home: Home) -> _Supply:
+def _supply(spec: SweepSpec, given_address: str | None, home: Home) -> _Supply:
     """Raises RequestError when no machine can ever give what one run takes, ServiceUnreachable when
-    the cluster is silent.
+    the cluster does not answer.
     """
-    if not is_ray(spec, address=arguments.address):
-        with closing(choose(spec, address=arguments.address)) as engine:  # or it is refused
+    if not is_ray(spec, address=given_address):
+        with closing(make_engine(spec, address=given_address)) as engine:  # or it is refused
             machine, hardware = this_machine(), engine.hardware
         cpus = spec.resources.cpus or machine.cpus  # torch takes them all
-        return _Supply(Need(cpus, spec.resources.gpus or 0), [machine], hardware)
-    address = address_of(arguments.address)
-    # Without one only this machine: nothing is started to look.
+        need = RunRequirements(cpus, spec.resources.gpus or 0)
+        return _Supply(need, [machine], hardware)
+    address = address_of(given_address)
+    # Without an address only this machine: nothing is started to look.
     nodes, warnings = ([this_machine()], ()) if address is None else _nodes(address, spec, home)
-    need = need_of(spec.resources, nodes, spec.parallel)
-    refused = refusal(need, nodes)
-    if refused is not None:
-        raise RequestError(refused)
-    at_once = max(1, slots(need, nodes, spec.parallel))
+    need = feasible_requirements(spec, nodes)
+    at_once = max(1, max_concurrent_runs(need, nodes, spec.parallel))
     return _Supply(need, nodes, hardware_of(need, nodes), at_once, warnings)
 
 
-def _check_memory(plan: Plan, supply: _Supply, home: Home) -> None:
-    """Raise RequestError when a share of a GPU cannot hold a run."""
-    if plan.work:
-        peak = peak_memory_mb(home.runs, plan.work[-1].config)
-        refused = too_little_memory(supply.need, supply.nodes, peak)
-        if refused is not None:
-            raise RequestError(refused)
-
-
 def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple[str, ...]]:
-    """Of a cluster, when those that could hold a run have told that they can serve; and warnings.
+    """Return the nodes of a cluster, once those that could hold a run report that they can serve;
+    and warnings.
 
     They are not asked while there is no home that they could share.
     """
@@ -112,7 +98,7 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
     cluster = Cluster(address)
     try:
         nodes = cluster.nodes_by_id()
-        need = need_of(spec.resources, list(nodes.values()), spec.parallel)
+        need = requirements_of(spec.resources, list(nodes.values()), spec.parallel)
         able = {id_: node for id_, node in nodes.items() if node.fits(need)}
         if not home.path.exists():
             warnings = (
@@ -126,66 +112,46 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
         cluster.close()
 
 
-def _estimate(plan: Plan, spec: SweepSpec, home: Home, *, measuring: bool) -> None:
-    known = experience(Runs(home.runs))
-    first = next((work for work in plan.work if work.trains), None)
-    if measuring and first is not None:
-        if first.config.device.startswith("cuda") and not hardware_here(None, None).gpus:
-            raise RequestError(
-                "--measure trains on this machine, which has no GPU, and the runs get one; measure "
-                "on a machine like theirs"
-            )
-        sample = measure(first.config, spec.seeds[0], threads=spec.resources.cpus)
-        known = measured(sample)
-    estimate(plan, known)
-    place = next(
-        path for path in (home.path.absolute(), *home.path.absolute().parents) if path.exists()
-    )
-    plan.free_mb = round(shutil.disk_usage(place).free / _MIB, 1)
-    if plan.disk_mb is not None and plan.disk_mb > plan.free_mb:
-        plan.warnings += (
-            f"the disk of {home.path} has {plan.free_mb:.0f} MB free, the sweep needs about "
-            f"{plan.disk_mb:.0f} MB; `carft-sweep clean` tells what can go",
-        )
-
-
-def _lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
-    for warning in plan.warnings:
+def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
+    for warning in estimate.warnings:
         yield f"! {warning}"
     seeds = "1 seed" if len(spec.seeds) == 1 else f"{len(spec.seeds)} seeds"
-    yield f"{plan.sweep}: {plan.method}, {plan.trials} trials, {seeds}, {plan.runs} runs"
-    yield from _search_lines(plan, spec)
-    width = max((len(row["label"]) for row in plan.rows), default=0)
-    for row in plan.rows:
+    yield (
+        f"{estimate.sweep}: {estimate.method}, {estimate.trials} trials, {seeds}, "
+        f"{estimate.runs} runs"
+    )
+    yield from _search_lines(estimate, spec)
+    width = max((len(row["label"]) for row in estimate.rows), default=0)
+    for row in estimate.rows:
         states = [f"{row[name]} {word}" for name, word in _WORDS.items() if row[name]]
         yield f"  {row['label']:<{width}}  {', '.join(states)}"
-    if plan.unknown:
-        yield f"  and {plan.unknown} runs at points that {plan.method} has yet to choose"
-    if plan.to_confirm:
-        yield f"  and {plan.to_confirm} runs that confirm what will be chosen, on fresh seeds"
-    if plan.to_combine:
+    if estimate.unknown:
+        yield f"  and {estimate.unknown} runs at points that {estimate.method} has yet to choose"
+    if estimate.to_confirm:
+        yield f"  and {estimate.to_confirm} runs that confirm what will be chosen, on fresh seeds"
+    if estimate.to_combine:
         names = ", ".join(f"{item.algorithm['name']} of {item.of.algorithm}" for item in spec.after)
-        yield f"  and {plan.to_combine} made of runs that will be done: {names}"
-    reused = f" ({plan.reused} reused)" if plan.reused else ""
-    to_train = plan.to_train + plan.unknown + plan.to_confirm
-    epochs = f"{'at most ' if plan.at_most else ''}{plan.epochs} epochs"
+        yield f"  and {estimate.to_combine} made of runs that will be done: {names}"
+    reused = f" ({estimate.reused} reused)" if estimate.reused else ""
+    to_train = estimate.to_train + estimate.unknown + estimate.to_confirm
+    epochs = f"{'at most ' if estimate.at_most else ''}{estimate.epochs} epochs"
     yield (
-        f"{plan.done} done already{reused}, {plan.to_evaluate} to evaluate only, "
+        f"{estimate.done} done already{reused}, {estimate.to_evaluate} to evaluate only, "
         f"{to_train} to train ({epochs})"
     )
-    if plan.work:
-        yield from _time_lines(plan, spec)
+    if estimate.work:
+        yield from _time_lines(estimate, spec)
 
 
-def _search_lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
-    """What decides how the search goes, and when it ends, besides its method."""
+def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
+    """Yield what decides how the search goes, and when it ends, besides its method."""
     goals = [f"{goal.goal} {goal.name}" for goal in spec.goals]
     yield f"  goal: {', '.join(goals)}"
-    if plan.tasks:
-        each = ", ".join(f"{task} {count} runs" for task, count in plan.tasks.items())
+    if estimate.tasks:
+        each = ", ".join(f"{task} {count} runs" for task, count in estimate.tasks.items())
         yield f"  tasks by {spec.tasks}: {each}; settings are chosen for each apart"
-    if plan.tasks and spec.selection.rule == LEAVE_ONE_OUT:
-        beside = len(spec.cells) // len(plan.tasks) - 1
+    if estimate.tasks and spec.selection.rule == LEAVE_ONE_OUT:
+        beside = len(spec.cells) // len(estimate.tasks) - 1
         yield f"  of each setting on each task {beside} more runs a seed leave out another domain"
     if spec.metric.target is not None:
         yield f"  ends when {spec.metric.name} has reached {spec.metric.target:g}"
@@ -202,32 +168,33 @@ def _search_lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
         yield f"  stops seeds early: after {race.after}, when worse by more than {race.margin:g}"
 
 
-def _time_lines(plan: Plan, spec: SweepSpec) -> Iterator[str]:
-    if plan.seconds is None or plan.wall_seconds is None:
-        yield (
-            "No run of this home tells how long this takes; --measure trains a few steps and "
-            "tells it."
-        )
+def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
+    if estimate.seconds is None or estimate.wall_seconds is None:
+        yield "How long this takes is unknown: this home has no run with the same model and data."
         return
-    about = "At most about" if plan.at_most else "About"
-    wall = (
-        "" if plan.at_once == 1 else f"; {duration(plan.wall_seconds)} with {plan.at_once} at once"
+    about = "At most about" if estimate.at_most else "About"
+    yield (
+        f"{about} {duration(estimate.seconds)} of work"
+        + (
+            "."
+            if estimate.at_once == 1
+            else f"; {duration(estimate.wall_seconds)} with {estimate.at_once} at once."
+        )
     )
-    yield f"{about} {duration(plan.seconds)} of work{wall}, and {plan.disk_mb:g} MB of disk."
-    yield f"  by {plan.measured}"
-    if spec.time_budget is not None and plan.wall_seconds > spec.time_budget:
+    yield "  by earlier runs with the same model, family, batch size and device"
+    if spec.time_budget is not None and estimate.wall_seconds > spec.time_budget:
         yield f"  more than the time budget: the sweep ends after {duration(spec.time_budget)}"
 
 
-def _resource_lines(plan: Plan, need: Need, nodes: Sequence[Node]) -> Iterator[str]:
-    side_by_side = "one run at a time" if plan.at_once == 1 else f"{plan.at_once} runs at once"
-    yield f"One run takes {need}; {side_by_side} on:"
-    for node in nodes:
-        yield f"  {node.name}: {_has(node)}"
+def _resource_lines(supply: _Supply) -> Iterator[str]:
+    at_once = "one run at a time" if supply.at_once == 1 else f"{supply.at_once} runs at once"
+    yield f"One run takes {supply.need}; {at_once} on:"
+    for node in supply.nodes:
+        yield f"  {node.name}: {_resources(node)}"
 
 
-def _has(node: Node) -> Need:
-    return Need(node.cpus, node.gpus, node.custom)
+def _resources(node: Node) -> RunRequirements:
+    return RunRequirements(node.cpus, node.gpus, node.custom)
 
 
 _WORDS = {"done": "done", "evaluate": "to evaluate", "train": "to train"}

@@ -7,12 +7,13 @@ import gc
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from carft_core.errors import RequestError, unknown
@@ -23,77 +24,70 @@ from sweeps.results.records import load_part, load_parts
 from sweeps.results.report import FILE, page
 from sweeps.spec.metrics import PATTERN, natural_goal, problem
 from sweeps.spec.settings import SELECTION_RULES
-from tracking.comparison.compare import REFERENCE, Comparison
-from tracking.comparison.pooling import Part, compared, condition, sweeps_of
-from tracking.comparison.spec import LEAVE_ONE_OUT, NAMED, TASK, Judging, Rule
+from tracking.comparison.compare import Comparison
+from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps, owners
+from tracking.comparison.spec import (
+    LEAVE_ONE_OUT,
+    NAMED,
+    REFERENCE,
+    TASK,
+    ComparisonSpec,
+    SelectionRule,
+)
 from tracking.location import EXPERIMENT
-from tracking.report.table import MOST, View, ordered
-from tracking.report.terminal import csv_text, markdown, sweeps_of_row, terminal
+from tracking.report.formats import Owners, latex, markdown, to_csv, to_json
+from tracking.report.published import Subject, none_published, quoted_beside
+from tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
+from tracking.report.terminal import terminal
 
-if TYPE_CHECKING:
-    from tracking.report.published import Subject
-from sweeps.cli.json_lines import json_lines, json_list
-
-_OPTIONS = ("metric", "selection", "id_margin", "by")
-
-
-def judged(parts: Sequence[Part], arguments: argparse.Namespace) -> list[Part]:
-    """Sweeps, judged as the options of a command say. Raises RequestError for what is wrong."""
-    options = {name: getattr(arguments, name) for name in _OPTIONS}
-    found = [replace(part, judging=chosen_by(part.judging, **options)) for part in parts]
-    if arguments.metric:
-        labels = {label for part in found for run in part.records for label in run.merges}
-        check_merge(found[0].judging.rule.merge, labels)
-    return found
+Say = Callable[[str], None]
+_OVERRIDES = ("metric", "selection", "id_margin", "by")
 
 
-def said(arguments: argparse.Namespace) -> list[str]:
-    """These options once more, as far as they were given."""
-    given = {name: getattr(arguments, name) for name in _OPTIONS}
-    if arguments.reference != REFERENCE:
-        given["reference"] = arguments.reference
-    found = {name: value for name, value in given.items() if value is not None}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in found.items()]
+def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
+    """Let the options of a command go before each sweep's own spec. Raises RequestError."""
+    options = {name: getattr(arguments, name) for name in _OVERRIDES}
+    overridden = []
+    for part in sweeps:
+        spec = part.spec.model_copy(update={"reference": arguments.reference})
+        if any(value is not None for value in options.values()):
+            spec = override(spec, **options)
+        overridden.append(replace(part, spec=spec))
+    merge = overridden[0].spec.rule.merge
+    labels = {label for part in sweeps for run in part.records for label in run.merges}
+    if arguments.metric and merge is not None and merge not in labels:
+        raise RequestError(f"--metric: {unknown('merged model', merge, labels)}")
+    return overridden
 
 
-def chosen_by(
-    told: Judging,
+def override(
+    spec: ComparisonSpec,
     *,
-    metric: str | None,
-    selection: str | None,
-    id_margin: float | None,
+    metric: str | None = None,
+    selection: str | None = None,
+    id_margin: float | None = None,
     by: str | None = None,
-) -> Judging:
-    """The judging of a sweep with what was said instead. Raises RequestError for what is wrong."""
-    rule, terms = told.rule, told.terms
-    changes = [_selection(selection)] if selection else []
-    changes += [_metric(metric)] if metric else []
-    if not changes and id_margin is None and by is None:
-        return told
-    if by is not None:
-        terms = replace(terms, by=by, by_task={})
+) -> ComparisonSpec:
+    """Return the spec of a sweep with what the options say instead. Raises RequestError."""
+    rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
+    endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
     if id_margin is not None:
-        terms = replace(terms, id_margin=id_margin)
-    fields = dict(vars(rule))
-    for change in changes:
-        fields |= change
-    if told.tasks is None and (TASK in fields["metric"] or fields["named"] == LEAVE_ONE_OUT):
+        endpoint["id_margin"] = id_margin
+    changed = {**spec.rule.model_dump(), **rule}
+    if spec.tasks is None and (TASK in changed["metric"] or changed["named"] == LEAVE_ONE_OUT):
         raise RequestError(f"--selection {LEAVE_ONE_OUT} and {TASK} in --metric go with tasks")
     try:
-        return replace(told, rule=Rule(**fields), terms=terms)
-    except ValueError as error:
-        raise RequestError(f"{error} (--selection oracle)") from None
-
-
-def check_merge(merge: str | None, labels: Iterable[str]) -> None:
-    """Raise RequestError where no run has the merged model that counts."""
-    known = set(labels)
-    if merge is not None and merge not in known:
-        raise RequestError(f"--metric: {unknown('merged model', merge, known)}")
+        new = SelectionRule.model_validate(changed)
+    except ValidationError as error:
+        reason = error.errors()[0]["ctx"]["error"]
+        raise RequestError(f"{reason} (--selection oracle)") from None
+    return spec.model_copy(
+        update={"rule": new, "endpoint": spec.endpoint.model_copy(update=endpoint)}
+    )
 
 
 def _metric(text: str) -> dict[str, object]:
-    """`id/val/nll`, `wise_ft@0.5/id/val/top1`, either with `:minimize` behind it."""
+    """Parse `id/val/nll`, `wise_ft@0.5/id/val/top1`, either with `:minimize` behind it."""
     name, _, goal = text.partition(":")
     merge = None
     if not re.fullmatch(PATTERN, name):
@@ -113,7 +107,7 @@ def _metric(text: str) -> dict[str, object]:
 
 
 def _selection(text: str) -> dict[str, object]:
-    """A rule's name, or `within=0.005`."""
+    """Parse a rule's name, or `within=0.005`."""
     if text in SELECTION_RULES:
         named = text if text in NAMED else None
         return {"within": None, "oracle": text == "oracle", "named": named}
@@ -132,7 +126,7 @@ def _selection(text: str) -> dict[str, object]:
 
 @contextmanager
 def written(option: str, place: Path) -> Iterator[None]:
-    """Raise RequestError for an OSError within that is about the place or what lies there."""
+    """Turn an OSError within that is about the place or what lies there into a RequestError."""
     try:
         yield
     except OSError as error:
@@ -142,59 +136,41 @@ def written(option: str, place: Path) -> Iterator[None]:
         raise RequestError(f"{option}: {place} cannot be written: {error.strerror}") from None
 
 
-Say = Callable[[str], None]
-
-
 def compare_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
     gc.disable()  # Millions of objects are made here and kept: to look among them takes long.
     try:
         if arguments.tracking_uri and not arguments.sweeps:
             return _list(arguments, say)
-        found = [_shown(chosen, arguments) for chosen in _chosen(arguments)]
-        if arguments.csv and len(found) > 1:
-            found = [replace(item, sweeps=item.sweeps or sweeps_of(item.parts)) for item in found]
-        for text in _json(found) if arguments.json else _texts(found, arguments):
+        chosen = RunFilter.parse(arguments.where)
+        options = TableOptions(
+            columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
+            sort=arguments.sort,
+            max_trials=None if arguments.all else MOST,
+            all_alphas=arguments.all_alphas,
+        )
+        sweeps = override_specs(_read(arguments), arguments)
+        groups = [[part] for part in sweeps] if arguments.separate else [sweeps]
+        several = len(sweeps) > 1 and (not arguments.separate or arguments.csv)
+        rendered = []
+        for group in groups:
+            comparison = compare_sweeps(group, chosen=chosen, with_images=arguments.images)
+            if arguments.published:
+                options = _with_published(options, group, comparison)
+            of_runs = owners(group) if several else None
+            rendered.append(_render(comparison, options, of_runs, arguments))
+        if arguments.json:
+            whole = rendered[0] if len(rendered) == 1 else rendered
+            rendered = [json.dumps(whole, indent=1, allow_nan=False)]
+        for text in rendered:
             say(text)
     finally:
         gc.enable()
     return 0
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A comparison, and how to show it."""
-
-    comparison: Comparison
-    view: View
-    parts: Sequence[Part]
-    sweeps: Mapping[str, Sequence[str]] | None
-    """By digest whose a run is, where there are several sweeps."""
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON, with the rows one after another."""
-        plain = self.comparison.in_parts()
-        if self.sweeps is not None:
-            plain["sweeps"] = self.comparison.sweep.split(" + ")
-            plain["rows"] = self._rows(self.sweeps)
-        if self.view.quoted or self.view.notes:
-            plain["quoted"] = [row.as_dict() for row in self.view.quoted]
-            plain["notes"] = list(self.view.notes)
-        return plain
-
-    def _rows(self, sweeps: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-        for row in self.comparison.rows:
-            yield {**row.as_dict(), "sweeps": sweeps_of_row(row, sweeps)}
-
-
-def _chosen(arguments: argparse.Namespace) -> Iterator[list[Part]]:
-    """The sweeps of each comparison, judged as the options say."""
-    found = judged(_read(arguments), arguments)
-    yield from ([part] for part in found) if arguments.separate else [found]
-
-
-def _read(arguments: argparse.Namespace) -> list[Part]:
-    """From the home, or from the server that `--tracking-uri` names and no other."""
+def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
+    """Read from the home, or from the server that `--tracking-uri` names and no other."""
     if arguments.tracking_uri is None:
         if arguments.experiment is not None:
             raise RequestError("--experiment goes with --tracking-uri, which names the server")
@@ -208,8 +184,7 @@ def _read(arguments: argparse.Namespace) -> list[Part]:
 
     reader = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT)
     there = reader.sweeps()
-    wanted = dict.fromkeys(arguments.sweeps)
-    return [reader.part(find(there, name), name) for name in wanted]
+    return [reader.part(find(there, name), name) for name in dict.fromkeys(arguments.sweeps)]
 
 
 def _list(arguments: argparse.Namespace, say: Say) -> int:
@@ -226,74 +201,51 @@ def _list(arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _shown(chosen: Sequence[Part], arguments: argparse.Namespace) -> _Shown:
-    found = compared(
-        chosen,
-        conditions=[condition(text) for text in arguments.where],
-        reference=arguments.reference,
-        with_images=arguments.images,
-    )
-    view = View(
-        all_alphas=arguments.all_alphas,
-        most=None if arguments.all else MOST,
-        columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
-    )
-    view.metrics(found)  # a wrong name is told before anything is printed
-    if arguments.sort:
-        found, view = ordered(found, arguments.sort), replace(view, grouped=False)
-    if arguments.published:
-        view = _with_published(view, found, chosen)
-    return _Shown(found, view, chosen, sweeps_of(chosen) if len(chosen) > 1 else None)
+def _render(
+    comparison: Comparison,
+    options: TableOptions,
+    of_runs: Owners | None,
+    arguments: argparse.Namespace,
+) -> Any:
+    """Render in the format of the options: a text, or plain data for JSON."""
+    if options.columns:
+        resolve_columns(comparison, options.columns)  # of JSON too: no wrong name passes
+    if options.sort:
+        comparison = sort_rows(comparison, options.sort)
+    if arguments.json:
+        return to_json(comparison, options=options, owners=of_runs)
+    if arguments.csv:
+        text = to_csv(comparison, options=options, owners=of_runs)
+    elif arguments.markdown:
+        text = markdown(comparison, options=options)
+    elif arguments.latex:
+        text = latex(comparison, options=options, command=_command(arguments))
+    else:
+        console = Console()
+        colour = console.is_terminal
+        text = terminal(comparison, width=console.width, colour=colour, options=options)
+    return text.rstrip()
 
 
-def _with_published(view: View, found: Comparison, chosen: Sequence[Part]) -> View:
-    from tracking.report.published import nothing_for, quoted_beside
-
-    subjects = set(_subjects(chosen))
-    rows = quoted_beside(subjects, found)
-    return replace(view, quoted=rows, notes=() if rows else (nothing_for(subjects),))
-
-
-def _subjects(chosen: Sequence[Part]) -> Iterator[Subject]:
-    from tracking.report.published import Subject
-
-    for part in chosen:
-        for record in part.records:
-            known = part.fields.get(record.digest)
-            if record.state == "done" and known is not None:
-                tag = known.get("model.pretrained")
-                yield Subject(
-                    str(known.get("model.name")),
-                    None if tag is None else str(tag),
-                    str(known.get("data.family")),
-                )
-
-
-def _json(found: Sequence[_Shown]) -> Iterator[str]:
-    plain = [item.plain() for item in found]
-    return json_lines(plain[0]) if len(plain) == 1 else json_list(plain)
-
-
-def _texts(found: Sequence[_Shown], arguments: argparse.Namespace) -> Iterator[str]:
-    console = Console()
-    for item in found:
-        comparison, view = item.comparison, item.view
-        if arguments.csv:
-            text = csv_text(comparison, view=view, sweeps=item.sweeps)
-        elif arguments.markdown:
-            text = markdown(comparison, view=view)
-        elif arguments.latex:
-            from tracking.report.formats import latex
-
-            text = latex(comparison, view=view, command=_command(arguments))
-        else:
-            colour = console.is_terminal
-            text = terminal(comparison, width=console.width, colour=colour, view=view)
-        yield text.rstrip()
+def _with_published(
+    options: TableOptions, sweeps: Sequence[SweepRuns], comparison: Comparison
+) -> TableOptions:
+    subjects = {
+        Subject(
+            str(known.get("model.name")),
+            None if known.get("model.pretrained") is None else str(known["model.pretrained"]),
+            str(known.get("data.family")),
+        )
+        for part in sweeps
+        for record in part.records
+        if record.state == "done" and (known := part.fields.get(record.digest)) is not None
+    }
+    quoted = quoted_beside(subjects, comparison)
+    return replace(options, quoted=quoted, notes=() if quoted else (none_published(subjects),))
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """What was typed, without where the sweeps lie."""
+    """Repeat the command line, without where the sweeps lie."""
     words = ["carft-sweep", "compare", *arguments.sweeps]
     for name, value in vars(arguments).items():
         if name in ("sweeps", "command", "home", "tracking_uri", "experiment") or not value:
@@ -314,24 +266,32 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
         raise RequestError(f"--figures: {figures} is a file; name a folder")
     runs, several = Runs(home.runs), len(sweeps) > 1
     parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
-    found = compared(judged(parts, arguments), reference=arguments.reference)
-    made = page(home, sweeps, found, options=said(arguments))
+    comparison = compare_sweeps(override_specs(parts, arguments))
+    made = page(home, sweeps, comparison, options=_given(arguments))
     with written("--out", out):
         made.write(out)
     files: list[Path] = []
     if figures is not None:
-        from tracking.charts.figures import write
+        from tracking.charts import write_figures
 
         with written("--figures", figures):
-            files = write(made.evidence, figures)
+            files = write_figures(made.data, figures)
     if arguments.json:
-        told = {"page": str(out), "figures": [str(file) for file in files]}
-        say(json.dumps({**told, "verdict": found.verdict}, indent=1))
+        paths = {"page": str(out), "figures": [str(file) for file in files]}
+        say(json.dumps({**paths, "verdict": comparison.verdict}, indent=1))
         return 0
-    say(f"{found.sentences[0]}\nThe report is {out}")
+    say(f"{comparison.sentences[0]}\nThe report is {out}")
     if figures is not None:
         say(f"{len(files)} figures are in {figures}")
     return 0
+
+
+def _given(arguments: argparse.Namespace) -> list[str]:
+    """Repeat the options that go before the spec, as far as they were given."""
+    given = {name: getattr(arguments, name) for name in _OVERRIDES}
+    if arguments.reference != REFERENCE:
+        given["reference"] = arguments.reference
+    return [f"--{name.replace('_', '-')}={it}" for name, it in given.items() if it is not None]
 
 
 def _out(given: str | None, home: Home, sweeps: list[Ledger]) -> Path:

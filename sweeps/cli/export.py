@@ -6,16 +6,16 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from sweeps.cli import FAILED
+from sweeps.cli import FAILED, Emit
 from sweeps.cli.compare import written
 from sweeps.home import Home, find_home
 from sweeps.ledger.trials import sweep_folder
-from sweeps.results.export import Chosen, choose_model, exporter
+from sweeps.results.export import SelectedModel, exporter, select_model
 from sweeps.scheduler.progress import accuracies
 
 if TYPE_CHECKING:
@@ -25,44 +25,41 @@ if TYPE_CHECKING:
     from tracking.store.mlflow_models import KeptModel
 
 
-Say = Callable[[str], None]
-
-
-def export_command(arguments: argparse.Namespace, say: Say) -> int:
+def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = Home(find_home(arguments.home).path.absolute())
     shown = Path(arguments.out or f"{arguments.sweep}-model")
     out, kept = shown.expanduser().absolute(), None
     with exporter(home, arguments.sweep) as models:
-        chosen = choose_model(
-            models.found,
+        model = select_model(
+            models.comparison,
             run=arguments.run,
             setting=arguments.setting,
             seed=arguments.seed,
             merge=arguments.merge,
         )
         with written("--out", out):
-            models.write(chosen, out, force=arguments.force)
+            models.write(model, out, force=arguments.force)
         if arguments.mlflow or arguments.register:
-            kept = models.keep(chosen, out, register=arguments.register)
+            kept = models.keep(model, out, register=arguments.register)
     if arguments.json:
-        say(json.dumps(_export_as_dict(chosen, out, kept), indent=1, allow_nan=False))
+        emit(json.dumps(_export_as_dict(model, out, kept), indent=1, allow_nan=False))
         return 0
-    for line in _export_lines(chosen, shown, kept):
-        say(line)
+    for line in _export_lines(model, shown, kept):
+        emit(line)
     return 0
 
 
-def _export_as_dict(chosen: Chosen, out: Path, kept: KeptModel | None) -> dict[str, Any]:
+def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> dict[str, Any]:
     registered = kept.registered if kept else None
     return {
         "folder": str(out),
-        "setting": chosen.setting,
-        "seed": chosen.run.seed,
-        "why": chosen.why,
-        "digest": chosen.run.digest,
-        "label": chosen.label,
-        "metrics": chosen.metrics,
+        "setting": model.setting,
+        "seed": model.run.seed,
+        "why": model.why,
+        "digest": model.run.digest,
+        "label": model.label,
+        "metrics": model.metrics,
         "model_id": kept.model_id if kept else None,
         "registered": dict(zip(("name", "version"), registered, strict=True))
         if registered
@@ -70,11 +67,11 @@ def _export_as_dict(chosen: Chosen, out: Path, kept: KeptModel | None) -> dict[s
     }
 
 
-def _export_lines(chosen: Chosen, shown: Path, kept: KeptModel | None) -> Iterator[str]:
-    seed = "" if chosen.run.seed is None else f", seed {chosen.run.seed}"
-    why = f" ({chosen.why})" if chosen.why else ""
-    yield f"{shown}: {chosen.setting}{seed}{why}"
-    yield f"  {accuracies(chosen.metrics)}"
+def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> Iterator[str]:
+    seed = "" if model.run.seed is None else f", seed {model.run.seed}"
+    why = f" ({model.why})" if model.why else ""
+    yield f"{shown}: {model.setting}{seed}{why}"
+    yield f"  {accuracies(model.metrics)}"
     yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
     yield f"  on images: carft-sweep predict {shlex.quote(str(shown))} IMAGE"
     if kept is not None:
@@ -86,29 +83,29 @@ def _export_lines(chosen: Chosen, shown: Path, kept: KeptModel | None) -> Iterat
 BATCH = 64
 
 
-def predict_command(arguments: argparse.Namespace, say: Say) -> int:
+def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 1 when no image could be read."""
     from carft_core.predictor import Predictor
 
     images = list(_images([Path(text).expanduser() for text in arguments.images]))
     model = Predictor.load(_folder(arguments), _device(arguments.device))
-    seen: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     for image, prediction in _predicted(model, images, arguments):
         if isinstance(prediction, RequestError):
             unreadable.append({"image": str(image), "reason": str(prediction)})
             continue
-        seen.append({"image": str(image), **_prediction_as_dict(prediction)})
+        predictions.append({"image": str(image), **_prediction_as_dict(prediction)})
         if not arguments.json:
             for line in _prediction_lines(image, prediction):
-                say(line)
+                emit(line)
     if arguments.json:
-        say(json.dumps({"predictions": seen, "unreadable": unreadable}, indent=1))
+        emit(json.dumps({"predictions": predictions, "unreadable": unreadable}, indent=1))
     elif unreadable:
-        say(f"{len(unreadable)} of {len(images)} could not be read:")
+        emit(f"{len(unreadable)} of {len(images)} could not be read:")
         for item in unreadable:
-            say(f"  {item['reason']}")
-    return 0 if seen else FAILED
+            emit(f"  {item['reason']}")
+    return 0 if predictions else FAILED
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
@@ -163,9 +160,9 @@ def _predicted(
         batch = images[first : first + BATCH]
         opened = [_opened(path) for path in batch]
         readable = [image for image in opened if not isinstance(image, RequestError)]
-        told = iter(model.predict(readable, top=arguments.top, contexts=arguments.contexts))
+        predictions = iter(model.predict(readable, top=arguments.top, contexts=arguments.contexts))
         for path, image in zip(batch, opened, strict=True):
-            yield path, image if isinstance(image, RequestError) else next(told)
+            yield path, image if isinstance(image, RequestError) else next(predictions)
 
 
 def _opened(path: Path) -> Image | RequestError:

@@ -19,12 +19,13 @@ from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.trials import find_ledger
-from sweeps.scheduler.progress import Plain, Progress, Quiet, Shown, to_stderr
+from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
 from sweeps.scheduler.webhook import webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.report.formats import to_json
 from tracking.report.terminal import terminal
 
 Say = Callable[[str], None]
@@ -81,16 +82,14 @@ def carry_out(
 
 
 def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
-    if arguments.quiet:
-        return Quiet(to_stderr)
-    if console.is_terminal and not arguments.in_process:
-        return Shown(console)
-    return Plain(to_stderr)
+    if console.is_terminal and not (arguments.in_process or arguments.quiet):
+        return LiveProgress(console)
+    return Progress(to_stderr, quiet=arguments.quiet)
 
 
 def _tell(ended: SweepResult, arguments: argparse.Namespace, say: Say) -> None:
     if arguments.json:
-        say(json.dumps(ended.comparison.as_dict(), indent=1, allow_nan=False))
+        say(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
     elif ended.done and not ended.interrupted:
         output = Console()
         say("")
@@ -172,7 +171,7 @@ def _cap(spec: SweepSpec, more: int) -> int:
     """The `run_cap` with which there are `more` trials. Raises RequestError for a whole grid."""
     if spec.method != "grid":
         return spec.trial_count + more
-    whole = replace(spec, run_cap=None).trial_count
+    whole = spec.model_copy(update={"run_cap": None}).trial_count
     if spec.trial_count == whole:
         raise RequestError(
             f"the grid of {spec.name} has no more points than its {whole} trials; give its "

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.cli.json_lines import json_lines
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import NO_SEED, Runs
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from sweeps.results.projection import SentLog
-from sweeps.results.records import OWN, front, measured, state_of
+from sweeps.results.records import front, measured, state_of
 from sweeps.scheduler.progress import accuracies
-from tracking.comparison.runs import setting
-from tracking.location import where
+from tracking.comparison.runs import UNMERGED, setting
+from tracking.location import resolve_location
 
 if TYPE_CHECKING:
     from sweeps.ledger.trials import State, Trial
@@ -41,13 +41,13 @@ def show_command(arguments: argparse.Namespace, say: Say) -> int:
     home = find_home(arguments.home)
     shown = Shown.of(home, find_ledger(home, arguments.sweep))
     if arguments.json:
-        for line in json_lines(shown.in_parts(shown.chosen(arguments.state, None))):
-            say(line)
+        trials = shown.chosen(arguments.state, None)
+        say(json.dumps(shown.to_dict(trials), indent=1, allow_nan=False))
         return 0
     most = None if arguments.all else arguments.limit or MOST
     trials = shown.chosen(arguments.state, most)
     words = _UNDRIVEN if holder(home.sweep(arguments.sweep)) is None else {}
-    for line in _lines(shown.in_parts(trials), len(trials), arguments.state, words):
+    for line in _lines(shown.to_dict(trials), len(trials), arguments.state, words):
         say(line)
     return 0
 
@@ -67,7 +67,7 @@ class Shown:
     @classmethod
     def of(cls, home: Home, sweep: Ledger) -> Shown:
         """Read the sweep, but not its runs."""
-        ids = SentLog(home.sweep(sweep.name), where(home.path)).run_ids()
+        ids = SentLog(home.sweep(sweep.name), resolve_location(home.path)).run_ids()
         trials = sweep.trials()
         maximized = [goal["goal"] == "maximize" for goal in goals(sweep.spec)]
         values = {trial.number: trial.values for trial in trials if trial.values}
@@ -87,8 +87,8 @@ class Shown:
 
         return sorted(found, key=rank)[:most]
 
-    def in_parts(self, trials: Sequence[Trial]) -> dict[str, Any]:
-        """What `show --json` prints: plain data, the trials read one after another."""
+    def to_dict(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """What `show --json` prints: plain data."""
         sweep = self.sweep
         front_ = {} if self.on_front is None else {"front": sorted(self.on_front)}
         counts = Counter(trial.state for trial in self.trials)
@@ -104,7 +104,7 @@ class Shown:
             "baselines": [self._setting(item) for item in sweep.baselines()],
             "confirmations": [self._setting(item) for item in sweep.confirmations()],
             "soups": [self._setting(item) for item in sweep.soups()],
-            "trials": map(self._trial, trials),
+            "trials": list(map(self._trial, trials)),
         }
 
     def _setting(self, setting: Setting) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Shown:
 
     def _run(self, seed: str, digest: str) -> dict[str, Any]:
         folder = self.runs.folder(digest)
-        own, known = measured(folder, OWN), self.runs.read(digest)
+        own, known = measured(folder, UNMERGED), self.runs.read(digest)
         return {
             "seed": None if seed == NO_SEED else int(seed),
             "state": state_of(known, done=own is not None),

@@ -12,42 +12,42 @@ Level = Literal["ok", "warning", "wrong", "unreachable"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command was asked to look at."""
+class Scope:
+    """What the command checks."""
 
     home: Home
     address: str | None = None
     """Of a Ray cluster, as the engine takes it; None where there is none."""
     nodes: bool = False
-    """Whether each node of it is asked too."""
+    """Whether each node of it is checked too."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the answer."""
+    """One line of the result."""
 
     level: Level
-    told: str
-    todo: str = ""
+    message: str
+    advice: str = ""
     """What to do; left out, the check's own."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Looks at one thing, within a time."""
+    """Checks one thing, within a time limit."""
 
     name: str
     """Its subject and what of it: `home.disk`."""
-    means: str
-    """What is looked at."""
-    todo: str
+    purpose: str
+    """What is checked."""
+    advice: str
     """What to do in general when it is not well."""
-    look: Callable[[Asked], Iterable[Finding]]
-    """Nothing is found where it does not apply. What it raises is a finding too."""
+    run: Callable[[Scope], Iterable[Finding]]
+    """Yields nothing where it does not apply. What it raises becomes a finding too."""
     seconds: float = 20.0
-    """It is given up after so long."""
-    first: bool = False
-    """Whether the rest of its subject is not looked at where this one is not well."""
+    """Its time limit."""
+    is_gate: bool = False
+    """Whether the rest of its subject is skipped where this one is not well."""
 
     @property
     def subject(self) -> str:
@@ -55,44 +55,42 @@ class Check:
         return self.name.partition(".")[0]
 
 
-def ok(told: str) -> Finding:
-    """Nothing to do."""
-    return Finding("ok", told)
+Run = Callable[[Scope], Iterable[Finding]]
 
 
-def warning(told: str, todo: str = "") -> Finding:
-    """It works, and may not for long."""
-    return Finding("warning", told, todo)
+def declare(
+    checks: list[Check],
+    name: str,
+    purpose: str,
+    advice: str,
+    *,
+    seconds: float = 20.0,
+    is_gate: bool = False,
+) -> Callable[[Run], Run]:
+    """Make the decorated function a check, and append it to `checks`."""
+
+    def decorated(run: Run) -> Run:
+        checks.append(Check(name, purpose, advice, run, seconds, is_gate))
+        return run
+
+    return decorated
 
 
-def wrong(told: str, todo: str = "") -> Finding:
-    """It cannot work as it is asked for."""
-    return Finding("wrong", told, todo)
+def ok(message: str) -> Finding:
+    """Report that there is nothing to do."""
+    return Finding("ok", message)
 
 
-def unreachable(told: str, todo: str = "") -> Finding:
-    """A service does not answer."""
-    return Finding("unreachable", told, todo)
+def warning(message: str, advice: str = "") -> Finding:
+    """Report what works, and may not for long."""
+    return Finding("warning", message, advice)
 
 
-LITTLE, MUCH = 2.0, 20.0
-"""Seconds. A driver's lease is void after 60 s, and is renewed every ten or so."""
+def wrong(message: str, advice: str = "") -> Finding:
+    """Report what cannot work as it is requested."""
+    return Finding("wrong", message, advice)
 
 
-def agree(whose: str, theirs: float, before: float, after: float, grain: float = 0.0) -> Finding:
-    """What is to be said of a time told between two moments of ours, in seconds since 1970.
-
-    `grain` is how much it may be rounded down by: 1 s in the header of an answer.
-    """
-    if theirs + grain < before:
-        apart = theirs + grain - before
-    elif theirs > after:
-        apart = theirs - after
-    else:
-        apart = 0.0
-    if abs(apart) < LITTLE:
-        return ok(f"the clock of {whose} agrees with ours")
-    told = (
-        f"the clock of {whose} is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} ours"
-    )
-    return (warning if abs(apart) < MUCH else wrong)(told)
+def unreachable(message: str, advice: str = "") -> Finding:
+    """Report a service that does not answer."""
+    return Finding("unreachable", message, advice)

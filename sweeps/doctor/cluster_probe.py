@@ -1,7 +1,7 @@
-"""One look at a Ray cluster, in a process of its own: Ray prints what it likes, and may hang.
+"""A probe of a Ray cluster, in a process of its own: Ray prints what it likes, and may hang.
 
 `python -m sweeps.doctor.cluster_probe ADDRESS [HOME]` prints JSON on its last line. With a home
-each node is asked too.
+each node is probed too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +23,8 @@ _REFUSED, _UNREACHABLE = "refused", "unreachable"
 
 
 def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, Any]:
-    """What the cluster tells. Raises RequestError and ServiceUnreachable as `Cluster` does, the
-    latter also when there is no answer within `seconds`.
+    """Probe the cluster. Raises RequestError and ServiceUnreachable as `Cluster` does, the latter
+    also when there is no answer within `seconds`.
     """
     command = [sys.executable, "-m", __name__, address]
     command += [] if home is None else [str(home.absolute())]
@@ -40,16 +39,16 @@ def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, 
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         last = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        raise ServiceUnreachable(f"the Ray cluster at {address} cannot be looked at: {last}")
-    told: dict[str, Any] = json.loads(lines[-1])
-    if _REFUSED in told:
-        raise RequestError(told[_REFUSED])
-    if _UNREACHABLE in told:
-        raise ServiceUnreachable(told[_UNREACHABLE])
-    return told
+        raise ServiceUnreachable(f"the Ray cluster at {address} cannot be probed: {last}")
+    facts: dict[str, Any] = json.loads(lines[-1])
+    if _REFUSED in facts:
+        raise RequestError(facts[_REFUSED])
+    if _UNREACHABLE in facts:
+        raise ServiceUnreachable(facts[_UNREACHABLE])
+    return facts
 
 
-def _tell(address: str, home: Path | None) -> dict[str, Any]:
+def _probe(address: str, home: Path | None) -> dict[str, Any]:
     from sweeps.engines.ray_cluster import Cluster
 
     try:
@@ -59,43 +58,43 @@ def _tell(address: str, home: Path | None) -> dict[str, Any]:
     except ServiceUnreachable as error:
         return {_UNREACHABLE: str(error)}
     try:
-        return _of(cluster, home)
+        return _facts(cluster, home)
     finally:
         cluster.close()
 
 
-def _of(cluster: Any, home: Path | None) -> dict[str, Any]:
+def _facts(cluster: Any, home: Path | None) -> dict[str, Any]:
     import ray
     from ray._private import worker
 
-    known, here = cluster.nodes_by_id(), cast(Any, worker._global_node)
-    told: dict[str, Any] = {
+    nodes, here = cluster.nodes_by_id(), cast(Any, worker._global_node)
+    facts: dict[str, Any] = {
         "version": ray.__version__,
         "jobs": here.webui_url or None,
-        "nodes": {node.name: {"cpus": node.cpus, "gpus": node.gpus} for node in known.values()},
+        "nodes": {node.name: {"cpus": node.cpus, "gpus": node.gpus} for node in nodes.values()},
         "problems": [],
         "answers": {},
     }
     if home is not None:
-        told |= {"problems": _problems(known, home), "answers": _answers(known)}
-    return told
+        facts |= {"problems": _problems(nodes, home), "answers": _answers(nodes)}
+    return facts
 
 
-def _problems(known: Mapping[str, Any], home: Path) -> list[str]:
-    """Why nodes cannot serve, as `run` asks them."""
+def _problems(nodes: Mapping[str, Any], home: Path) -> list[str]:
+    """Return why nodes cannot serve, by the checks of `run`."""
     from sweeps.engines.ray_cluster import check_nodes
 
     if not home.exists():
-        return [f"{home} does not exist yet, so the nodes were not asked whether they share it"]
+        return [f"{home} does not exist yet, so whether the nodes share it was not checked"]
     try:
-        check_nodes(known, home)
+        check_nodes(nodes, home)
     except RequestError as error:
         return [line.strip() for line in str(error).splitlines()[1:]]
     return []
 
 
-def _answers(known: Mapping[str, Any]) -> dict[str, Any]:
-    """By the name of the node: what is installed there, its GPUs, and its clock."""
+def _answers(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is installed on each node, by name, and its GPUs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -103,7 +102,6 @@ def _answers(known: Mapping[str, Any]) -> dict[str, Any]:
         # It travels whole, since it lies in a function: this package may not be there.
         import platform
         import subprocess
-        import time
         from importlib import metadata
 
         versions: dict[str, str] = {"python": platform.python_version()}
@@ -118,23 +116,19 @@ def _answers(known: Mapping[str, Any]) -> dict[str, Any]:
             gpus = shown.stdout.splitlines() if shown.returncode == 0 else []
         except (OSError, subprocess.TimeoutExpired):
             gpus = []
-        return {"versions": versions, "gpus": gpus, "now": time.time()}
+        return {"versions": versions, "gpus": gpus}
 
     remote = ray.remote(num_cpus=0, max_retries=0)(facts)
-    found: dict[str, Any] = {}
-    for identity, node in known.items():
+    answers: dict[str, Any] = {}
+    for identity, node in nodes.items():
         pinned = NodeAffinitySchedulingStrategy(identity, soft=False)
-        asked = remote.options(scheduling_strategy=pinned)
+        task = remote.options(scheduling_strategy=pinned)
         try:
-            ray.get(asked.remote(), timeout=NODE_SECONDS)  # a process begins there
-            before = time.time()
-            answer = ray.get(asked.remote(), timeout=NODE_SECONDS)
+            answers[node.name] = ray.get(task.remote(), timeout=NODE_SECONDS)
         except (ray.exceptions.RayError, OSError) as error:
-            found[node.name] = {"failed": str(error).strip().splitlines()[-1]}
-            continue
-        found[node.name] = {**answer, "asked": before, "came": time.time()}
-    return found
+            answers[node.name] = {"failed": str(error).strip().splitlines()[-1]}
+    return answers
 
 
 if __name__ == "__main__":
-    print(json.dumps(_tell(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)))  # noqa: T201
+    print(json.dumps(_probe(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)))  # noqa: T201

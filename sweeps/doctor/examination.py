@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote
 
 from carft_core.errors import RequestError
-from sweeps.doctor.base import Asked, Check, Finding, unreachable, wrong
-from sweeps.doctor.machine import (
-    DATA_CHECKS,
-    GPU_CHECKS,
-    HOME_CHECKS,
-    MACHINE_CHECKS,
-    SECRET_CHECKS,
-    VERSION_CHECKS,
-)
-from sweeps.doctor.services import (
-    MLFLOW_CHECKS,
-    RAY_CHECKS,
-    SENT_CHECKS,
-    TRIAL_CHECKS,
-    WEBHOOK_CHECKS,
-)
+from sweeps.doctor import machine, services
+from sweeps.doctor.base import Check, Finding, Scope, unreachable, wrong
 from sweeps.secrets import NAMES
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 
-CHECKS: tuple[Check, ...] = (
-    *VERSION_CHECKS,
-    *MACHINE_CHECKS,
-    *GPU_CHECKS,
-    *HOME_CHECKS,
-    *TRIAL_CHECKS,
-    *MLFLOW_CHECKS,
-    *SENT_CHECKS,
-    *RAY_CHECKS,
-    *DATA_CHECKS,
-    *SECRET_CHECKS,
-    *WEBHOOK_CHECKS,
-)
+logger = logging.getLogger(__name__)
+
+CHECKS: tuple[Check, ...] = (*machine.CHECKS, *services.CHECKS)
 SUBJECTS: Mapping[str, str] = {
     "versions": "Versions",
     "machine": "This machine",
     "gpu": "GPU",
     "home": "Home",
+    "data": "Data",
+    "secrets": "Secrets",
     "trials": "Trials (Optuna)",
     "mlflow": "Runs (MLflow)",
     "sent": "What MLflow was sent",
     "ray": "Ray",
-    "data": "Data",
-    "secrets": "Secrets",
-    "webhook": "Webhook",
 }
 """What the subject of a check is called."""
 
@@ -66,55 +43,52 @@ _SHORTEST = 4
 """A shorter secret is not looked for: it would hide letters of ordinary words."""
 
 
-def examine(check: Check, asked: Asked) -> list[Finding]:
-    """What the check finds, each line with what to do unless it is well.
+def examine(check: Check, scope: Scope) -> list[Finding]:
+    """Run a check; each finding has advice unless it is well. Never raises.
 
-    It looks from a thread, which is left behind when it does not come back in time. Never raises.
+    The check runs in a thread, which is left behind when it takes longer than its time limit.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
+    began = time.monotonic()
     thread = threading.Thread(
-        target=_look, args=(check, asked, found), name=f"carft-{check.name}", daemon=True
+        target=_run, args=(check, scope, findings), name=f"carft-{check.name}", daemon=True
     )
     thread.start()
     thread.join(check.seconds)
-    told = list(found)
+    logger.info("%s took %.1f s", check.name, time.monotonic() - began)
+    results = list(findings)
     if thread.is_alive():
-        told.append(unreachable(f"no answer within {check.seconds:g} s"))
-    return [_finished(finding, check) for finding in told]
+        results.append(unreachable(f"no answer within {check.seconds:g} s"))
+    return [_finished(finding, check) for finding in results]
 
 
-def _look(check: Check, asked: Asked, found: list[Finding]) -> None:
+def _run(check: Check, scope: Scope, findings: list[Finding]) -> None:
     try:
-        for finding in check.look(asked):
-            found.append(finding)  # noqa: PERF402 - what came before an error is told too
-    except (RequestError, TrackingError, NotLetIn, UnknownHost) as error:
-        found.append(wrong(str(error)))
+        for finding in check.run(scope):
+            findings.append(finding)  # noqa: PERF402 - what came before an error counts too
+    except (RequestError, TrackingError, AccessDenied, HostNotFound) as error:
+        findings.append(wrong(str(error)))
     except ServiceUnreachable as error:
-        found.append(unreachable(str(error)))
-    except Exception as error:  # whatever a driver or a library raises: the other checks go on
-        found.append(wrong(f"{type(error).__name__}: {error}"))
+        findings.append(unreachable(str(error)))
+    except Exception as error:  # whatever a driver or a library raises: other checks still run
+        logger.debug("%s raised", check.name, exc_info=True)
+        findings.append(wrong(f"{type(error).__name__}: {error}"))
 
 
 def _finished(finding: Finding, check: Check) -> Finding:
-    """On one line, without secrets, with what to do."""
-    told = hidden(" ".join(finding.told.split()))
-    if finding.level == "ok":
-        return replace(finding, told=told, todo="")
-    return replace(finding, told=told, todo=hidden(finding.todo or check.todo))
+    """Put it on one line, without secrets, with advice."""
+    message = hide_secrets(" ".join(finding.message.split()))
+    advice = "" if finding.level == "ok" else hide_secrets(finding.advice or check.advice)
+    return replace(finding, message=message, advice=advice)
 
 
-def hidden(text: str, environ: Mapping[str, str] | None = None) -> str:
-    """The text without the secrets of the environment, and without users and passwords of URLs."""
-    chosen = os.environ if environ is None else environ
-    secrets = {chosen.get(name, "") for name in NAMES if name not in (*_URLS, *_SHOWN)}
-    secrets |= {part for name in _URLS for part in _passwords(chosen.get(name, ""))}
+def hide_secrets(text: str) -> str:
+    """Hide secrets of the environment, and users and passwords of URLs, in a text."""
+    secrets = {os.environ.get(name, "") for name in NAMES if name not in (*_URLS, *_SHOWN)}
+    for name in _URLS:
+        password = os.environ.get(name, "").rpartition("@")[0].partition("://")[2].partition(":")[2]
+        secrets |= {password, unquote(password)}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, HIDDEN)
     return re.sub(r"://[^/@\s]+@", "://", text)
-
-
-def _passwords(url: str) -> tuple[str, str]:
-    """Of a URL, as it is written there and as it is."""
-    password = url.rpartition("@")[0].partition("://")[2].partition(":")[2]
-    return password, unquote(password)

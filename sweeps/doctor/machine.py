@@ -2,120 +2,105 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
-import resource
 import shutil
 import stat
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.doctor.base import Asked, Check, Finding, agree, ok, warning, wrong
+from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 from tracking.location import file_system, network_file_system, waiting
-from tracking.provenance import context_tags
+from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
     import torch
     from packaging.requirements import Requirement
 
+CHECKS: list[Check] = []
+check = functools.partial(declare, CHECKS)
+
 
 PROJECT = "carft-sweep"
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
 """Named with their versions, though others are checked as well."""
-CLUSTER = "cluster"
-"""The extra with what shared services need."""
 
 
-def _own(_: Asked) -> Iterator[Finding]:
-    """Two places run the same when this line is the same."""
+@check(
+    "versions.own",
+    "carft-sweep's version, and a digest of its sources, by which two machines are compared",
+    "install carft-sweep again from one source on every machine",
+)
+def _own(_: Scope) -> Iterator[Finding]:
+    """Report the version and the sources: two machines with this line in common run the same."""
     try:
-        named = metadata.version(PROJECT)
+        version = metadata.version(PROJECT)
     except metadata.PackageNotFoundError:
-        named = "(not installed)"
-    commit = context_tags().get("mlflow.source.git.commit")
+        version = "(not installed)"
+    commit = provenance_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
-    yield ok(f"{PROJECT} {named}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
+    yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
 
 
-def _python(_: Asked) -> Iterator[Finding]:
+@check(
+    "versions.python",
+    "Python against what the package requires",
+    "make a new environment with a Python that the package supports",
+)
+def _python(_: Scope) -> Iterator[Finding]:
     from packaging.specifiers import SpecifierSet
 
     here = platform.python_version()
-    told = f"Python {here} on {platform.system()} {platform.machine()}"
+    message = f"Python {here} on {platform.system()} {platform.machine()}"
     try:
         wanted = metadata.metadata(PROJECT)["Requires-Python"] or ""
     except metadata.PackageNotFoundError:
         wanted = ""
     if SpecifierSet(wanted).contains(here, prereleases=True):
-        yield ok(told)
+        yield ok(message)
     else:
-        yield wrong(f"{told}; {PROJECT} needs {wanted}", "make a new environment with that Python")
+        yield wrong(
+            f"{message}; {PROJECT} needs {wanted}", "make a new environment with that Python"
+        )
 
 
-def _packages(_: Asked) -> Iterator[Finding]:
-    required = _required(PROJECT)
+@check(
+    "versions.packages",
+    "every required package against the range that the package requires",
+    "pip install -c constraints.txt -e . brings the versions that were tested",
+)
+def _packages(_: Scope) -> Iterator[Finding]:
+    required = _required()
     if not required:
         yield warning(f"{PROJECT} is not installed as a package, so what it needs is not known")
         return
-    yield from _judged(_wanted(required))
-    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
-    yield ok(", ".join(versions))
-
-
-def _judged(required: Iterable[Requirement]) -> Iterator[Finding]:
-    """What lies outside its range, or is missing."""
     for requirement in required:
         there = _version(requirement.name)
         if there is None:
             yield wrong(f"{requirement.name} is not installed")
         elif not requirement.specifier.contains(there, prereleases=True):
             yield wrong(f"{requirement.name} {there} is outside of {requirement.specifier}")
+    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
+    yield ok(", ".join(versions))
 
 
-def _of_a_cluster(_: Asked) -> Iterator[Finding]:
-    extra = list(_wanted(_required(PROJECT), CLUSTER))
-    # What an extra of another package brings is in that one's own metadata.
-    behind = [
-        further
-        for requirement in extra
-        for of_it in requirement.extras
-        for further in _wanted(_required(requirement.name), of_it)
-    ]
-    missing = sorted({one.name for one in (*extra, *behind) if _version(one.name) is None})
-    if missing:
-        yield ok(
-            f"without {', '.join(missing)}; only shared databases, stores and job submission need "
-            f'the extra: pip install "{PROJECT}[{CLUSTER}]"'
-        )
-    elif extra:
-        yield ok(f"the extra {CLUSTER} is installed")
-
-
-def _required(package: str) -> list[Requirement]:
-    """Everything that its metadata asks for; nothing where it is not installed."""
+def _required() -> list[Requirement]:
+    """Return what carft-sweep itself requires here, without extras."""
     from packaging.requirements import Requirement
 
     try:
-        return [Requirement(text) for text in metadata.requires(package) or []]
+        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
     except metadata.PackageNotFoundError:
         return []
-
-
-def _wanted(required: Iterable[Requirement], extra: str = "") -> Iterator[Requirement]:
-    """What the package itself needs here, or what one extra adds."""
-    for requirement in required:
-        marker = requirement.marker
-        always = marker is None or marker.evaluate({"extra": ""})
-        if always != bool(extra) and (marker is None or marker.evaluate({"extra": extra})):
-            yield requirement
+    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def _version(name: str) -> str | None:
@@ -125,56 +110,31 @@ def _version(name: str) -> str | None:
         return None
 
 
-VERSION_CHECKS = (
-    Check(
-        "versions.own",
-        "carft-sweep's version, and a digest of its sources, by which two machines are compared",
-        "install carft-sweep again from one source on every machine",
-        _own,
-    ),
-    Check(
-        "versions.python",
-        "Python against what the package asks for",
-        "make a new environment with a Python that the package supports",
-        _python,
-    ),
-    Check(
-        "versions.packages",
-        "every required package against the range that the package asks for",
-        "pip install -c constraints.txt -e . brings the versions that were tested",
-        _packages,
-    ),
-    Check(
-        "versions.cluster",
-        "the packages that shared databases, stores and job submission need",
-        f'pip install "{PROJECT}[{CLUSTER}]"',
-        _of_a_cluster,
-    ),
-)
-
-
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
 SHARED = Path("/dev/shm")
 _GIB = 2**30
 _LITTLE_MEMORY = 2 * _GIB
 _LITTLE_SHARED = _GIB
-_FEW_FILES = 4096
-_BUILT = 1_735_689_600  # 2025-01-01: no clock that is right is before that
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def _cores(_: Asked) -> Iterator[Finding]:
+@check(
+    "machine.cores",
+    "usable cores against a container's quota and OMP_NUM_THREADS",
+    "let threads and cores agree: resources.cpus in the sweep file, OMP_NUM_THREADS unset",
+)
+def _cores(_: Scope) -> Iterator[Finding]:
     cores, share = usable_cpus(), _quota()
-    told = f"{cores} of {os.cpu_count()} cores usable"
+    message = f"{cores} of {os.cpu_count()} cores usable"
     if share is not None and share < cores:
         yield warning(
-            f"{told}, but the container gets {share:g} of them: as many threads would wait for "
+            f"{message}, but the container gets {share:g} of them: as many threads would wait for "
             "each other",
-            f"say so in the sweep file: resources: {{cpus: {max(1, math.floor(share))}}}",
+            f"set in the sweep file: resources: {{cpus: {max(1, math.floor(share))}}}",
         )
     else:
-        yield ok(told)
+        yield ok(message)
     for name in _THREADS:
         threads = os.environ.get(name, "")
         if threads.isdigit() and int(threads) > cores:
@@ -182,7 +142,7 @@ def _cores(_: Asked) -> Iterator[Finding]:
 
 
 def _quota() -> float | None:
-    """Cores that a control group leaves, by version 2 or 1; None for no limit."""
+    """Return the cores that a control group leaves, by version 2 or 1; None for no limit."""
     try:
         quota, period = (CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -196,15 +156,20 @@ def _quota() -> float | None:
     return int(quota) / int(period)
 
 
-def _memory(_: Asked) -> Iterator[Finding]:
+@check(
+    "machine.memory",
+    "memory that is available, and a container's limit; less than 2 GiB is little",
+    "end what else runs here, or give the container more (docker run --memory)",
+)
+def _memory(_: Scope) -> Iterator[Finding]:
     free, limit = _available(), _memory_limit()
     if free is None:
         return
-    told = f"{free / _GIB:.1f} GiB of memory available"
+    message = f"{free / _GIB:.1f} GiB of memory available"
     if limit is not None:
-        told += f", the container's limit is {limit / _GIB:.1f} GiB"
+        message += f", the container's limit is {limit / _GIB:.1f} GiB"
         free = min(free, limit)
-    yield ok(told) if free >= _LITTLE_MEMORY else warning(told)
+    yield ok(message) if free >= _LITTLE_MEMORY else warning(message)
 
 
 def _available() -> int | None:
@@ -228,65 +193,30 @@ def _memory_limit() -> int | None:
     return None
 
 
-def _shared(_: Asked) -> Iterator[Finding]:
+@check(
+    "machine.shared_memory",
+    "room in /dev/shm, through which Ray and loaders pass data; less than 1 GiB is little",
+    "docker run --shm-size 8g; in Kubernetes mount an emptyDir of medium Memory at /dev/shm",
+)
+def _shared(_: Scope) -> Iterator[Finding]:
     if not SHARED.is_dir():
         return
     size = shutil.disk_usage(SHARED)
-    told = f"{SHARED} has {size.free / _GIB:.1f} of {size.total / _GIB:.1f} GiB free"
-    yield ok(told) if size.free >= _LITTLE_SHARED else warning(told)
-
-
-def _open_files(_: Asked) -> Iterator[Finding]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    endless = soft == resource.RLIM_INFINITY
-    told = f"a process may open {'any number of' if endless else soft} files"
-    few = not endless and soft < _FEW_FILES
-    yield warning(told, f"ulimit -n {min(hard, 65536)}" if hard > soft else "") if few else ok(told)
-
-
-def _machine_clock(_: Asked) -> Iterator[Finding]:
-    told = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC"
-    yield ok(told) if time.time() > _BUILT else wrong(told)
-
-
-MACHINE_CHECKS = (
-    Check(
-        "machine.cores",
-        "usable cores against a container's quota and OMP_NUM_THREADS",
-        "let threads and cores agree: resources.cpus in the sweep file, OMP_NUM_THREADS unset",
-        _cores,
-    ),
-    Check(
-        "machine.memory",
-        "memory that is available, and a container's limit; less than 2 GiB is little",
-        "end what else runs here, or give the container more (docker run --memory)",
-        _memory,
-    ),
-    Check(
-        "machine.shared_memory",
-        "room in /dev/shm, through which Ray and loaders pass data; less than 1 GiB is little",
-        "docker run --shm-size 8g; in Kubernetes mount an emptyDir of medium Memory at /dev/shm",
-        _shared,
-    ),
-    Check(
-        "machine.open_files",
-        f"how many files a process may open; Ray and PostgreSQL want {_FEW_FILES} and more",
-        "raise the limit: ulimit -n, LimitNOFILE= of a systemd unit, ulimits of a container",
-        _open_files,
-    ),
-    Check(
-        "machine.clock",
-        "whether this machine's clock is set at all",
-        "set it: timedatectl set-ntp true, or chronyd",
-        _machine_clock,
-    ),
-)
+    message = f"{SHARED} has {size.free / _GIB:.1f} of {size.total / _GIB:.1f} GiB free"
+    yield ok(message) if size.free >= _LITTLE_SHARED else warning(message)
 
 
 _LITTLE_GPU_MEMORY = 2 * _GIB
 
 
-def _gpus(_: Asked) -> Iterator[Finding]:
+@check(
+    "gpu.devices",
+    "each GPU: seen by torch, compiled for, computing, bf16, free memory",
+    "see nvidia-smi for what else holds the GPU, and for its driver; install a torch that "
+    "supports it",
+    seconds=60.0,
+)
+def _gpus(_: Scope) -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
@@ -309,13 +239,13 @@ def _gpus(_: Asked) -> Iterator[Finding]:
 
 
 def _cuda(index: int) -> Iterator[Finding]:
-    """One GPU: named, tried, and whether it has room."""
+    """Check one GPU: what it is, whether it computes, and its free memory."""
     import torch
 
-    found = torch.cuda.get_device_properties(index)
-    capability = f"{found.major}.{found.minor}"
-    name = f"cuda:{index} {found.name}"
-    compiled = _compiled(found.major, found.minor, torch.cuda.get_arch_list())
+    gpu = torch.cuda.get_device_properties(index)
+    capability = f"{gpu.major}.{gpu.minor}"
+    name = f"cuda:{index} {gpu.name}"
+    compiled = _compiled(gpu.major, gpu.minor, torch.cuda.get_arch_list())
     if not compiled:
         yield wrong(
             f"{name}: torch {torch.__version__} is not compiled for capability {capability}"
@@ -327,16 +257,16 @@ def _cuda(index: int) -> Iterator[Finding]:
     except RuntimeError as error:  # CUDA's errors; out of memory is one of them
         yield wrong(f"{name}: {str(error).splitlines()[0]}")
         return
-    told = (
+    message = (
         f"{name}, capability {capability}, CUDA {torch.version.cuda}, "
-        f"{'bf16' if found.major >= 8 else 'no bf16'}, "
+        f"{'bf16' if gpu.major >= 8 else 'no bf16'}, "
         f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     )
-    yield ok(told) if free >= _LITTLE_GPU_MEMORY else warning(told)
+    yield ok(message) if free >= _LITTLE_GPU_MEMORY else warning(message)
 
 
 def _compiled(major: int, minor: int, built: list[str]) -> bool:
-    """Whether code for `sm_XY`, or what a driver makes code of (`compute_XY`), fits the GPU."""
+    """Return whether code for `sm_XY`, or for a driver to compile (`compute_XY`), fits the GPU."""
     for name in built:
         kind, _, number = name.partition("_")
         digits = number.rstrip("af")
@@ -358,24 +288,18 @@ def _try(device: torch.device) -> None:
         raise RuntimeError("a product of matrices is wrong")
 
 
-GPU_CHECKS = (
-    Check(
-        "gpu.devices",
-        "each GPU: seen by torch, compiled for, computing, bf16, free memory",
-        "see nvidia-smi for what else holds the GPU, and for its driver; install a torch that "
-        "supports it",
-        _gpus,
-        seconds=60.0,
-    ),
-)
-
-
 _MIB = 2**20
 _LITTLE, _TOO_LITTLE = 5000.0, 200.0
 
 
-def _folder(asked: Asked) -> Iterator[Finding]:
-    path = asked.home.path
+@check(
+    "home.folder",
+    "the home is there and can be written, renamed in and locked, or can be made",
+    "name another folder with --home or CARFT_HOME, or mend its permissions; on a network file "
+    "system locks must reach every host",
+)
+def _folder(scope: Scope) -> Iterator[Finding]:
+    path = scope.home.path
     if path.is_dir():
         try:
             with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path) as scratch:
@@ -396,53 +320,52 @@ def _folder(asked: Asked) -> Iterator[Finding]:
         yield wrong(f"{path.absolute()} is not there, and {_existing(path)} cannot be written")
 
 
-def _kind(asked: Asked) -> Iterator[Finding]:
-    asked.home.check()
-    kind = file_system(asked.home.path)
-    shared = network_file_system(asked.home.path)
-    said = "shared by other machines" if shared else "of this machine alone"
-    yield ok(f"on {kind or 'a file system that the system does not name'}, {said}")
+@check(
+    "home.file_system",
+    "on which kind of file system it lies, and whether its databases are safe there",
+    "put it on a local disk, or on a shared file system with databases elsewhere",
+)
+def _kind(scope: Scope) -> Iterator[Finding]:
+    scope.home.check()
+    kind = file_system(scope.home.path)
+    shared = network_file_system(scope.home.path)
+    reach = "shared by other machines" if shared else "of this machine alone"
+    yield ok(f"on {kind or 'a file system that the system does not name'}, {reach}")
 
 
-def _disk(asked: Asked) -> Iterator[Finding]:
-    place = _existing(asked.home.path)
+@check(
+    "home.disk",
+    "free room: below 5 GB is little, below 200 MB too little",
+    "carft-sweep clean lists what can go",
+)
+def _disk(scope: Scope) -> Iterator[Finding]:
+    place = _existing(scope.home.path)
     free = shutil.disk_usage(place).free / _MIB
-    told = f"{free:.0f} MB free"
+    message = f"{free:.0f} MB free"
     if free < _TOO_LITTLE:
-        yield wrong(told)
+        yield wrong(message)
     elif free < _LITTLE:
-        yield warning(told)
+        yield warning(message)
     else:
-        yield ok(told)
+        yield ok(message)
     nodes = os.statvfs(place)
     if nodes.f_files and nodes.f_favail / nodes.f_files < 0.01:
         yield warning(f"only {nodes.f_favail} more files can be made there")
 
 
-def _home_clock(asked: Asked) -> Iterator[Finding]:
-    """What the file system writes as a file's time is its server's."""
-    if not asked.home.path.is_dir():
+@check(
+    "home.private",
+    "that not everybody may write into it",
+    "chmod o-w the home",
+)
+def _private(scope: Scope) -> Iterator[Finding]:
+    if not scope.home.path.is_dir():
         return
-    try:
-        with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=asked.home.path) as file:
-            before = time.time()
-            file.write(b"now")
-            file.flush()
-            os.fsync(file.fileno())
-            written, after = Path(file.name).stat().st_mtime, time.time()
-    except OSError:
-        return  # it cannot be written: told by another check
-    yield agree("the home's file system", written, before, after)
-
-
-def _private(asked: Asked) -> Iterator[Finding]:
-    if not asked.home.path.is_dir():
-        return
-    mode = asked.home.path.stat().st_mode
+    mode = scope.home.path.stat().st_mode
     if mode & 0o002:
         yield warning(
-            f"anybody on this machine may write into {asked.home.path} (mode {mode & 0o777:o})",
-            f"chmod o-w {asked.home.path}",
+            f"anybody on this machine may write into {scope.home.path} (mode {mode & 0o777:o})",
+            f"chmod o-w {scope.home.path}",
         )
 
 
@@ -451,42 +374,13 @@ def _existing(path: Path) -> Path:
     return next(place for place in (whole, *whole.parents) if place.exists())
 
 
-HOME_CHECKS = (
-    Check(
-        "home.folder",
-        "the home is there and can be written, renamed in and locked, or can be made",
-        "name another folder with --home or CARFT_HOME, or mend its permissions; on a network file "
-        "system locks must reach every host",
-        _folder,
-    ),
-    Check(
-        "home.file_system",
-        "on which kind of file system it lies, and whether its databases are safe there",
-        "put it on a local disk, or on a shared file system with databases elsewhere",
-        _kind,
-    ),
-    Check(
-        "home.disk",
-        "free room: below 5 GB is little, below 200 MB too little",
-        "carft-sweep clean tells what can go",
-        _disk,
-    ),
-    Check(
-        "home.clock",
-        "the time of the file system against this machine's, which leases rely upon",
-        "let both follow one time server (chronyd, systemd-timesyncd)",
-        _home_clock,
-    ),
-    Check(
-        "home.private",
-        "that not everybody may write into it",
-        "chmod o-w the home",
-        _private,
-    ),
+@check(
+    "data.root",
+    "the folder that CARFT_DATA names, and whose families' folders are in it",
+    "carft-sweep data list says what is expected where",
+    seconds=60.0,
 )
-
-
-def _root(_: Asked) -> Iterator[Finding]:
+def _root(_: Scope) -> Iterator[Finding]:
     from carft_core.data import FAMILIES
     from carft_core.data.folders import VARIABLE, found_folder
 
@@ -512,23 +406,17 @@ def _root(_: Asked) -> Iterator[Finding]:
         yield warning(f"{root} has no folder that a family reads")
 
 
-DATA_CHECKS = (
-    Check(
-        "data.root",
-        "the folder that CARFT_DATA names, and whose families' folders are in it",
-        "carft-sweep data list says what is expected where",
-        _root,
-        seconds=60.0,
-    ),
-)
-
-
 _GIVEN = ("/run/secrets", "/var/run/secrets")
 """Docker and Kubernetes mount secrets there, for one container."""
 
 
-def _files(asked: Asked) -> Iterator[Finding]:
-    known = {**read_from(), **_of_ui(asked.home.path)}
+@check(
+    "secrets.files",
+    "who may read the files that NAME_FILE variables name, and those of ui --auth",
+    "chmod 600 the file",
+)
+def _files(scope: Scope) -> Iterator[Finding]:
+    known = {**read_from(), **_of_ui(scope.home.path)}
     for name, path in known.items():
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):
@@ -546,13 +434,3 @@ def _of_ui(home: Path) -> dict[str, Path]:
         for path in sorted((home / "ui").glob("*"))
         if path.is_file()
     }
-
-
-SECRET_CHECKS = (
-    Check(
-        "secrets.files",
-        "who may read the files that NAME_FILE variables name, and those of ui --auth",
-        "chmod 600 the file",
-        _files,
-    ),
-)

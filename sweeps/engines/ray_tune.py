@@ -26,7 +26,13 @@ from ray.tune.search import Searcher
 from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
 from sweeps.engines.entry import CORE, log_tail
 from sweeps.engines.ray_cluster import Cluster, signals_kept
-from sweeps.engines.resources import Hardware, Need, Node, hardware_of, slots
+from sweeps.engines.resources import (
+    Hardware,
+    Node,
+    RunRequirements,
+    hardware_of,
+    max_concurrent_runs,
+)
 from sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, environ_for, plain, tell
 from tracking.store.mlflow_client import quieted
 
@@ -120,7 +126,7 @@ class Place:
     """Where runs go, and how each is supervised there."""
 
     cluster: Cluster
-    need: Need
+    need: RunRequirements
     parallel: int | None
     silence: float
     """Seconds that a worker may show no life."""
@@ -247,7 +253,7 @@ class Loop:
         if time.monotonic() >= self._count_again:
             self._count_again = time.monotonic() + LOOK
             place = self._place
-            self._slots = slots(place.need, place.cluster.nodes(), place.parallel)
+            self._slots = max_concurrent_runs(place.need, place.cluster.nodes(), place.parallel)
 
     def _end(self, trial: Trial) -> None:
         del self._active[trial.trial_id]
@@ -360,7 +366,7 @@ class RayEngine(Engine):
     def __init__(
         self,
         cluster: Cluster,
-        need: Need,
+        need: RunRequirements,
         entry: str = CORE,
         *,
         supply: Sequence[Node] | None = None,

@@ -8,11 +8,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json
 
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
@@ -24,10 +22,7 @@ QUERY = (
     "--query-gpu=index,uuid,memory.total,compute_cap",
     "--format=csv,noheader,nounits",
 )
-PEAK = "system/peak_memory_mb"
 _NVIDIA_SECONDS = 15.0
-_LOOKED_AT = 200
-"""Earlier runs whose memory is looked at, the newest."""
 _EPSILON = 1e-9
 _BF16 = 8.0
 """The compute capability from which on a GPU computes bf16 itself; before, it is emulated."""
@@ -44,7 +39,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Need:
+class RunRequirements:
     """What one run takes of one node."""
 
     cpus: float
@@ -76,7 +71,7 @@ class Node:
         bf16 = False if False in facts else True if facts == {True} else None
         return replace(self, gpu_memory_mb=memory, bf16=bf16)
 
-    def fits(self, need: Need) -> int:
+    def fits(self, need: RunRequirements) -> int:
         """How many such runs it holds at once."""
         room = [self.cpus / need.cpus] if need.cpus else []
         if need.gpus >= 1:
@@ -87,93 +82,79 @@ class Node:
         return math.floor(min(room, default=1.0) + _EPSILON)
 
 
-def need_of(asked: Resources, supply: Sequence[Node], parallel: int | None = None) -> Need:
-    """What one run takes, with what the sweep file leaves open.
+def requirements_of(
+    resources: Resources, supply: Sequence[Node], parallel: int | None = None
+) -> RunRequirements:
+    """Return what one run takes, with what the sweep file leaves open filled in.
 
     GPUs: one where there are any. CPUs: an even share of a node's among the runs that its GPUs
     hold, or among `parallel` runs; else one.
     """
     has_gpus = any(node.gpus >= 1 for node in supply)
-    gpus = asked.gpus if asked.gpus is not None else float(has_gpus)
-    if asked.cpus is not None:
-        return Need(asked.cpus, gpus, asked.custom)
-    sharing = Need(0, gpus, asked.custom)
+    gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
+    if resources.cpus is not None:
+        return RunRequirements(resources.cpus, gpus, resources.custom)
+    sharing = RunRequirements(0, gpus, resources.custom)
     if gpus > 0:
         shares = [node.cpus // node.fits(sharing) for node in supply if node.fits(sharing)]
-        return Need(max(1, min(shares, default=1)), gpus, asked.custom)
+        return RunRequirements(max(1, min(shares, default=1)), gpus, resources.custom)
     if parallel is None:
-        return Need(1, gpus, asked.custom)
+        return RunRequirements(1, gpus, resources.custom)
     share = sum(node.cpus for node in supply) // parallel
-    return Need(max(1, min(share, max(node.cpus for node in supply))), gpus, asked.custom)
+    return RunRequirements(
+        max(1, min(share, max(node.cpus for node in supply))), gpus, resources.custom
+    )
 
 
-def slots(need: Need, supply: Sequence[Node], parallel: int | None = None) -> int:
-    """How many runs at once."""
+def max_concurrent_runs(
+    need: RunRequirements, supply: Sequence[Node], parallel: int | None = None
+) -> int:
+    """Count the runs that fit at once."""
     room = sum(node.fits(need) for node in supply)
     return room if parallel is None else min(room, parallel)
 
 
-def refusal(need: Need, supply: Sequence[Node]) -> str | None:
-    """Why no run could ever start, with need and supply; None when one can."""
+def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | None:
+    """Say why no run could ever start, with need and supply; None when one can."""
     if any(node.fits(need) for node in supply):
         return None
-    lines = [f"  {node.name}: {_supply(node, need)}" for node in supply]
-    return "\n".join(
-        [
-            f"no node can ever meet `resources`: one run needs {need}; there are",
-            *(lines or ["  no nodes"]),
-        ]
-    )
+    lines = [f"no node can ever meet `resources`: one run needs {need}; there are"]
+    for node in supply:
+        custom = {name: node.custom.get(name, 0.0) for name in need.custom}
+        lines.append(f"  {node.name}: {RunRequirements(node.cpus, node.gpus, custom)}")
+    return "\n".join(lines if supply else [*lines, "  no nodes"])
 
 
-def too_little_memory(need: Need, supply: Sequence[Node], peak_mb: float | None) -> str | None:
-    """Why so small a share of a GPU cannot hold a run that took `peak_mb` MiB before; None when
-    it can, or when nobody knows.
-    """
-    known = [
-        (min(node.gpu_memory_mb), node.name)
-        for node in supply
-        if node.gpu_memory_mb and node.fits(need)
-    ]
-    if not 0 < need.gpus < 1 or peak_mb is None or not known:
+def memory_warning(
+    need: RunRequirements, supply: Sequence[Node], peak_mb: float | None
+) -> str | None:
+    """Say that a share of a GPU is smaller than what earlier runs took, where both are known."""
+    known = [min(node.gpu_memory_mb) for node in supply if node.gpu_memory_mb and node.fits(need)]
+    if not 0 < need.gpus < 1 or peak_mb is None or not known or peak_mb <= min(known) * need.gpus:
         return None
-    memory, name = min(known)
-    if peak_mb <= memory * need.gpus:
-        return None
-    runs = int(memory // peak_mb)
-    hint = f"at most {runs} such runs fit: say gpus: {1 / runs:.4g}" if runs else "none fits"
     return (
-        f"resources.gpus: {need.gpus:g} of a GPU of {name} is {memory * need.gpus:.0f} MiB, but "
-        f"earlier runs of this model and batch took {peak_mb:.0f} MiB; {hint}"
+        f"resources.gpus: {need.gpus:g} of a GPU is {min(known) * need.gpus:.0f} MiB, and earlier "
+        f"runs of this model and batch took {peak_mb:.0f} MiB"
     )
-
-
-def peak_memory_mb(runs: Path, config: TrialConfig) -> float | None:
-    """The most GPU memory, in MiB, that earlier CUDA runs with the same model and batch took.
-
-    `runs` is the home's folder of runs. None when there were none.
-    """
-    files = sorted(runs.glob("*/config.json"), key=_age)[:_LOOKED_AT]
-    return max((peak for file in files for peak in _peaks(file, config)), default=None)
 
 
 def this_machine() -> Node:
-    """What the machine of this process has, as far as the process may use it."""
+    """Return what this machine has, as far as this process may use it."""
     gpus = visible_gpus()
     return Node("this machine", usable_cpus(), len(gpus)).with_gpus(gpus)
 
 
 def usable_cpus() -> int:
-    """The cores that this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
-    """Each NVIDIA GPU that `environ` makes visible.
+    """List the NVIDIA GPUs that `environ` makes visible, without torch.
 
-    `listing` is what QUERY prints; asked for when left out. Imports no torch.
+    `listing` is what QUERY prints; it is run when left out.
     """
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     rows = [
@@ -191,7 +172,7 @@ def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None =
         elif name.startswith("MIG-"):
             gpus.append(Gpu(bf16=True))  # only GPUs that compute it can be divided so
         else:
-            break  # so does CUDA: what follows one that is not there is hidden
+            break  # as CUDA does: what follows one that is not there is hidden
     return gpus
 
 
@@ -204,10 +185,10 @@ def _listing() -> str:
     if shutil.which(QUERY[0]) is None:
         return ""
     try:
-        told = subprocess.run(QUERY, capture_output=True, text=True, timeout=_NVIDIA_SECONDS)
+        listing = subprocess.run(QUERY, capture_output=True, text=True, timeout=_NVIDIA_SECONDS)
     except subprocess.TimeoutExpired:
         return ""
-    return told.stdout if told.returncode == 0 else ""
+    return listing.stdout if listing.returncode == 0 else ""
 
 
 def _number(text: str) -> float | None:
@@ -215,34 +196,6 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:  # `[N/A]`, on machines whose GPU shares the host's memory
         return None
-
-
-def _peaks(file: Path, config: TrialConfig) -> Iterator[float]:
-    known = read_json(file) or {}
-    if known.get("identity", {}).get("device") != "cuda":
-        return
-    ran, asked = known["config"], config.as_dict()
-    if (ran["model"], _batch(ran)) != (asked["model"], _batch(asked)):
-        return
-    for epoch in read_json(file.with_name("history.json")) or []:
-        if PEAK in epoch["metrics"]:
-            yield float(epoch["metrics"][PEAK])
-
-
-def _batch(config: Mapping[str, Any]) -> object:
-    """What is in memory at once; balanced batches are of one size where the family is the same."""
-    optim, data = config["optim"], config["data"]
-    family = data["family"] if data.get("balanced") else None
-    return optim["micro_batch"] or (optim["batch_size"], family)
-
-
-def _age(file: Path) -> float:
-    return -file.stat().st_mtime
-
-
-def _supply(node: Node, need: Need) -> str:
-    custom = {name: node.custom.get(name, 0.0) for name in need.custom}
-    return str(Need(node.cpus, node.gpus, custom))
 
 
 def _count(amount: float, what: str) -> str:
@@ -269,7 +222,7 @@ class Hardware:
         return "cuda" if self.gpus else "mps" if self.mps else "cpu"
 
     def resolve(self, config: TrialConfig) -> TrialConfig:
-        """`config` with its device, precision and workers said.
+        """Return `config` with its device, precision and workers decided.
 
         Raises RequestError for a device that the run does not get, or a precision that it lacks.
         """
@@ -295,7 +248,7 @@ class Hardware:
         )
 
     def notes(self, config: TrialConfig) -> Iterator[str]:
-        """What its user should know of how `config` was resolved."""
+        """Yield what the user should know of how `config` was resolved."""
         device = self.device if config.device == "auto" else config.device
         if config.precision == "auto" and _is_cuda(device) and not self.bf16:
             yield f"precision: auto is fp32, since {self.why_fp32}; precision: bf16 would be kept"
@@ -310,7 +263,7 @@ class Hardware:
 
 
 def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
-    """What a run gets on this machine as the only one; `gpus` 0 hides them, None takes all."""
+    """Return what a run gets alone on this machine; `gpus` 0 hides them, None takes all."""
     import torch
 
     from carft_core.device import resolve_precision
@@ -325,8 +278,8 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
     return Hardware(cores, torch.cuda.device_count(), bf16=bf16, why_fp32=why)
 
 
-def hardware_of(need: Need, supply: Sequence[Node]) -> Hardware:
-    """What a run that takes `need` gets on whichever node of `supply` has room for it."""
+def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
+    """Return what a run that takes `need` gets on whichever node of `supply` has room for it."""
     cores, gpus = max(1, int(need.cpus)), math.ceil(need.gpus)
     if not gpus:
         return Hardware(cores)
@@ -338,7 +291,7 @@ def hardware_of(need: Need, supply: Sequence[Node]) -> Hardware:
         why = f"a GPU of {', '.join(unable)} computes no bf16"
     elif unknown or not able:
         names = ", ".join(unknown) or "the nodes"
-        why = f"nobody knows whether the GPUs of {names} compute bf16"
+        why = f"it is unknown whether the GPUs of {names} compute bf16"
     return Hardware(cores, gpus, bf16=not why, why_fp32=why)
 
 

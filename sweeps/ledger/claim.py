@@ -13,7 +13,7 @@ from typing import Any
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.ledger.runs import RENEW_AFTER, Lease, new_owner
-from tracking.location import Held, Lock
+from tracking.location import Lock, LockHeld
 
 
 class ClaimLost(RequestError):
@@ -21,7 +21,7 @@ class ClaimLost(RequestError):
 
 
 class Claim:
-    """Held while a driver works on the sweep in `folder`; a crash lets go of it.
+    """LockHeld while a driver works on the sweep in `folder`; a crash lets go of it.
 
     A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts.
     """
@@ -40,7 +40,7 @@ class Claim:
         """Raises RequestError when another driver has it."""
         try:
             self._lock = Lock(self._path)
-        except Held as held:
+        except LockHeld as held:
             raise self._refusal(holder(self._file.parent) or f"process {held.pid}") from None
         # A lock of another host need not reach here; its lease does.
         other = Lease.read(read_json(self._file))
@@ -117,7 +117,7 @@ def undriven(folder: Path) -> Iterator[None]:
         raise RequestError(f"the sweep {folder.name} is being run by {driver}")
     try:
         lock = Lock(folder / ".lock")
-    except Held as held:
+    except LockHeld as held:
         raise RequestError(f"the sweep {folder.name} is being run by process {held.pid}") from None
     try:
         yield

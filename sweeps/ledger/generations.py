@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_core.errors import RequestError
 from sweeps.home import Home
 from sweeps.ledger.trials import Ledger, Trial, find_ledger, newest_generation
-from tracking.provenance import context_tags
+from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import SweepSpec
@@ -84,7 +84,7 @@ class Invocation:
 
     def as_execution(self) -> dict[str, Any]:
         """Build the ledger's record of a driver that starts now, with its code as tags."""
-        return {**asdict(self), "at": time.time(), "tags": context_tags()}
+        return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
         """Override one key of the file, in the place of earlier overrides of it."""
@@ -99,19 +99,18 @@ class Invocation:
         from sweeps.spec.document import read_text
         from sweeps.spec.spec import load_spec
 
-        kept = read_text(folder / COPY)
-        if not Path(self.file).exists():
+        kept, now = read_text(folder / COPY), None
+        with contextlib.suppress(RequestError):
+            now = read_text(Path(self.file))
+        if now == kept:
+            note = None
+        elif not Path(self.file).exists():
             note = f"{self.file} is gone; the sweep goes on with the file as it was run"
         else:
             note = (
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
                 f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
             )
-            # The file itself where it is the same: its copy hides what is secret in it.
-            with contextlib.suppress(RequestError):
-                spec = load_spec(self.file, self.overrides, self.imports)
-                if spec.text == kept:
-                    return spec, None
         return load_spec(self.file, self.overrides, self.imports, text=kept), note
 
     @contextlib.contextmanager

@@ -18,11 +18,17 @@ from carft_core.files import append_lines
 from sweeps.home import Home
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Trial, read_generations
-from sweeps.space.distributions import Dimension
-from sweeps.space.parameters import dimension
-from tracking.database import Database, connect_args, identity, look, parsed
+from sweeps.space.distributions import Distribution
+from sweeps.space.parameters import parse_parameter
+from tracking.database import Database, connect_args, identity, inspect_database, parse_url
 from tracking.errors import TrackingError
-from tracking.location import TRACKING_VARIABLE, home_id, network_file_system, sqlite_file, where
+from tracking.location import (
+    TRACKING_VARIABLE,
+    home_id,
+    network_file_system,
+    resolve_location,
+    sqlite_file,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -52,7 +58,7 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
     uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
     if not uri:
         return None
-    url = parsed(uri, STORAGE_VARIABLE)
+    url = parse_url(uri, STORAGE_VARIABLE)
     if url.get_backend_name() == "sqlite" and sqlite_file(uri) is None:
         raise TrackingError(
             f"{STORAGE_VARIABLE} names a database in memory: write sqlite:////path/to/file"
@@ -70,7 +76,9 @@ def check_storage(home: Home) -> None:
             f"{STORAGE_VARIABLE} names {file} on a network file system ({kind}), where SQLite "
             "loses data; name a database server, or none: a home there has a file that is safe"
         )
-    if database is not None and identity(database.uri) == identity(where(home.path).named):
+    if database is not None and identity(database.uri) == identity(
+        resolve_location(home.path).named
+    ):
         raise RequestError(
             f"{STORAGE_VARIABLE} and {TRACKING_VARIABLE} name one database, "
             f"{identity(database.uri)}: Optuna and MLflow need one each, since both keep a table "
@@ -106,7 +114,7 @@ def open_storage(home: Home) -> BaseStorage:
         check_storage(home)
         place = sqlite_file(uri)
         if place is None:
-            url = parsed(uri, database.variable)
+            url = parse_url(uri, database.variable)
             kwargs = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 1}
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +126,7 @@ def open_storage(home: Home) -> BaseStorage:
 
 
 def _check_owner(database: Database) -> None:
-    found = look(database)
+    found = inspect_database(database)
     if found.is_mlflows:
         raise RequestError(
             f"{database} is MLflow's (it has its tables of runs or of users): Optuna needs one of "
@@ -140,14 +148,14 @@ def study_name(home: Home, name: str, generation: int) -> str:
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
-def frozen_trial(trial: Trial, parameters: Sequence[Dimension], goal_count: int) -> FrozenTrial:
+def frozen_trial(trial: Trial, parameters: Sequence[Distribution], goal_count: int) -> FrozenTrial:
     """Build a trial as Optuna's studies and samplers have it."""
     from optuna.trial import FrozenTrial, TrialState
 
-    from sweeps.space.optuna_space import distributions, encode
+    from sweeps.space.optuna_space import encode, optuna_distributions
 
     params = encode(parameters, trial.params)
-    known = distributions(parameters)
+    known = optuna_distributions(parameters)
     facts = {"point": trial.point, "algorithm": trial.algorithm, "params": dict(trial.params)}
     facts |= {"runs": dict(trial.runs), "merges": list(trial.merges)}
     if trial.reason is not None:
@@ -277,11 +285,6 @@ class _Study:
         )
 
 
-def parameters_of(spec: Mapping[str, Any]) -> list[Dimension]:
+def parameters_of(spec: Mapping[str, Any]) -> list[Distribution]:
     """Build the search space of a sweep from its plain data."""
-
-    def broken(*problem: object) -> None:
-        raise RequestError(f"the ledger's parameters cannot be read: {problem}")
-
-    made = (dimension(name, data, broken) for name, data in spec["parameters"].items())
-    return [item for item in made if item is not None]
+    return [parse_parameter(name, data) for name, data in spec["parameters"].items()]

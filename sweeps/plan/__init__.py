@@ -1,1 +1,1 @@
-"""What a sweep has to do: its runs, and what they cost."""
+"""The runs of a sweep, and how long they take."""

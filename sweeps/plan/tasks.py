@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carft_core.algorithms import Soup
 from carft_core.config import TrialConfig
@@ -13,19 +13,16 @@ from carft_core.identity import Identity, identify
 from carft_core.prepare import other_data
 from carft_core.run import models_of
 from sweeps.engines.resources import Hardware
+from sweeps.ledger.runs import NO_SEED
 from sweeps.space.points import baseline_at
 from sweeps.spec.metrics import check_measured
 from sweeps.spec.settings import After
 from sweeps.spec.spec import BaselinePoint, SweepSpec
 from tracking.comparison.runs import Role, setting
 
-if TYPE_CHECKING:
-    pass
-from sweeps.ledger.runs import NO_SEED
-
 
 @dataclass(frozen=True)
-class Task:
+class RunTask:
     """One run and its place in the sweep."""
 
     role: Role
@@ -61,7 +58,7 @@ class Task:
 
 
 class Planner:
-    """Makes the tasks of a sweep."""
+    """Maker of a sweep's run tasks."""
 
     def __init__(
         self,
@@ -69,15 +66,15 @@ class Planner:
         hardware: Hardware,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """`hardware` is what a run gets, against which `auto` is resolved. `note` is told once what
-        people should know of the data, and of what that came to.
+        """`hardware` is what a run gets, against which `auto` is resolved. `note` is called once
+        with each thing that the user should know of the data, and of what `auto` was resolved to.
         """
         self.spec, self.hardware, self._note = spec, hardware, note
         self._noted: set[str] = set()
 
-    def baselines(self) -> list[list[Task]]:
-        """One list of runs for each baseline at each of its points, the zero-shot model first, and
-        soups, whose members the file names, last."""
+    def baselines(self) -> list[list[RunTask]]:
+        """Plan each baseline at each of its points, the zero-shot model first, and soups, whose
+        members the file names, last."""
 
         def order(point: BaselinePoint) -> tuple[bool, bool]:
             return _role(point.config) == "soup", point.config.algorithm.trains
@@ -85,12 +82,12 @@ class Planner:
         points = sorted(self.spec.baseline_configs(), key=order)
         return [list(self._tasks(_role(it.config), it.params, it.config)) for it in points]
 
-    def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[Task]:
-        """The runs of one trial, one for each seed."""
+    def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[RunTask]:
+        """Plan one trial: a run for each seed."""
         return list(self._tasks("trial", params, self.spec.config_for(params), number))
 
-    def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[Task]:
-        """The runs of a trial's or baseline's setting on fresh seeds, one for each.
+    def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[RunTask]:
+        """Plan a trial's or baseline's setting on fresh seeds, a run for each.
 
         Raises ValueError when the sweep has no such setting any more.
         """
@@ -102,8 +99,8 @@ class Planner:
             raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
         return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
 
-    def soup(self, item: After, params: Mapping[str, Any], members: Sequence[str]) -> list[Task]:
-        """The run that one item of `after` comes to, given the digests of its members; `params` are
+    def soup(self, item: After, params: Mapping[str, Any], members: Sequence[str]) -> list[RunTask]:
+        """Plan the run of one item of `after` from the digests of its members; `params` are
         the varied fields that it has itself.
 
         Raises InvalidConfig when these make no soup.
@@ -121,22 +118,22 @@ class Planner:
         config: TrialConfig,
         number: int | None = None,
         seeds: Sequence[int | None] | None = None,
-    ) -> Iterator[Task]:
+    ) -> Iterator[RunTask]:
         trained = self.spec.seeds if seeds is None else seeds
         has_seeds = config.algorithm.trains or config.follows_seed
         for seed in trained if has_seeds else (None,):
             own = self.hardware.resolve(config.for_seed(seed or 0))
             self._check_goals(params, own)
             identity = identify(own, seed or 0)
-            self._tell(own, self.hardware.notes(config))
-            yield Task(role, params, own, seed, identity, number)
+            self._note_once(own, self.hardware.notes(config))
+            yield RunTask(role, params, own, seed, identity, number)
 
     def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
         data = open_data(config.data)
         for goal in self.spec.goals_at(params):
             check_measured(goal.name, config, data)
 
-    def _tell(self, config: TrialConfig, more: Iterable[str]) -> None:
+    def _note_once(self, config: TrialConfig, more: Iterable[str]) -> None:
         opened = (open_data(config.data), *other_data(config.data, config.eval).values())
         for text in (*(text for data in opened for text in data.notes), *more):
             if self._note is not None and text not in self._noted:
@@ -144,13 +141,13 @@ class Planner:
                 self._note(text)
 
 
-def digests(tasks: Sequence[Task]) -> dict[str, str]:
-    """The digests of one setting's runs, by seed."""
+def digests(tasks: Sequence[RunTask]) -> dict[str, str]:
+    """Return the digests of one setting's runs, by seed."""
     return {NO_SEED if task.seed is None else str(task.seed): task.digest for task in tasks}
 
 
-def kept(tasks: Sequence[Task]) -> dict[str, Any]:
-    """What the ledger keeps of one setting, as plain data."""
+def setting_record(tasks: Sequence[RunTask]) -> dict[str, Any]:
+    """Return what the ledger keeps of one setting, as plain data."""
     algorithm = tasks[0].config.algorithm
     return {
         "algorithm": tasks[0].algorithm,
@@ -164,10 +161,10 @@ def kept(tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def _role(config: TrialConfig) -> Role:
-    """That of a baseline."""
+    """Return the role of a baseline."""
     return "soup" if isinstance(config.algorithm, Soup) else "baseline"
 
 
 def merge_labels(config: TrialConfig) -> list[str]:
-    """The merged models that are measured of a run."""
+    """List the merged models that are measured of a run."""
     return [label for label, model in models_of(config).items() if model is not None]

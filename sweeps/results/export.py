@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import shlex
 import tempfile
@@ -18,11 +19,11 @@ from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.records import OWN, comparison, measured
-from tracking.comparison.compare import REFERENCE, Comparison
-from tracking.comparison.runs import Arm, RunRecord, merge_name
-from tracking.comparison.spec import VAL
-from tracking.location import home_id, where
+from sweeps.results.records import comparison, measured
+from tracking.comparison.compare import Comparison
+from tracking.comparison.runs import UNMERGED, Arm, RunRecord, merge_name
+from tracking.comparison.spec import REFERENCE, VAL
+from tracking.location import home_id, resolve_location
 from tracking.store.base import DatasetInput, RunKey
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from tracking.store.mlflow_models import KeptModel
 
 
+logger = logging.getLogger(__name__)
+
 SHOWN = 10
 """Names in a message."""
 DIGITS = 12
@@ -39,7 +42,7 @@ DIGITS = 12
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedModel:
     """One model of one run."""
 
     arm: Arm
@@ -53,7 +56,7 @@ class Chosen:
     @property
     def setting(self) -> str:
         """`car_ft kl_weight=1`, `car_ft kl_weight=1 + wise_ft@0.5`."""
-        return self.arm.label if self.label == OWN else self.arm.merged(self.label).label
+        return self.arm.label if self.label == UNMERGED else self.arm.merged(self.label).label
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -61,15 +64,15 @@ class Chosen:
         return dict(self.run.values(_merge(self.label)))
 
 
-def choose_model(
-    found: Comparison,
+def select_model(
+    comparison: Comparison,
     *,
     run: str | None = None,
     setting: str | None = None,
     seed: int | None = None,
     merge: str | None = None,
-) -> Chosen:
-    """The model of the run whose digest begins with `run`; else of a setting and a seed.
+) -> SelectedModel:
+    """Return the model of the run whose digest begins with `run`; else of a setting and a seed.
 
     Left out, the setting is the selected one with its merge, and the seed the one whose
     `id/val/top1` is the median of the done runs, of two in the middle the lower: the best seed
@@ -77,85 +80,87 @@ def choose_model(
     Raises RequestError for what is not there, with the nearest name, and for a run that is not
     done.
     """
-    if found.tasks and run is None:
-        raise RequestError(_one_of_each_task(found))
-    arm, merged = _named_run(found, run) if run else _named_setting(found, setting)
-    label = merge or merged or OWN
+    if comparison.tasks and run is None:
+        raise RequestError(_one_of_each_task(comparison))
+    arm, merged = _named_run(comparison, run) if run else _named_setting(comparison, setting)
+    label = merge or merged or UNMERGED
     if run is not None:
         if seed is not None:
             raise RequestError("--run names one run already; leave --seed out")
-        chosen, why = next(one for one in arm.runs if one.digest.startswith(run)), ""
+        record, why = next(one for one in arm.runs if one.digest.startswith(run)), ""
     elif seed is not None:
-        chosen, why = _of_seed(arm, seed), ""
+        record, why = _of_seed(arm, seed), ""
     else:
-        chosen, why = _median(found, arm, label)
-    if chosen.state != "done":
+        record, why = _median(comparison, arm, label)
+    if record.state != "done":
         raise RequestError(
-            f"run {chosen.digest[:DIGITS]} of {arm.label} is {chosen.state}; only one that is "
+            f"run {record.digest[:DIGITS]} of {arm.label} is {record.state}; only one that is "
             "done has a model"
         )
-    known = [OWN, *chosen.merges]
+    known = [UNMERGED, *record.merges]
     if label not in known:
         raise RequestError(
-            f"run {chosen.digest[:DIGITS]} of {arm.label} has no model {label!r}"
+            f"run {record.digest[:DIGITS]} of {arm.label} has no model {label!r}"
             f"{_near(label, known)} It has: {', '.join(known)}."
         )
-    return Chosen(arm, chosen, label, why)
+    model = SelectedModel(arm, record, label, why)
+    logger.info("exporting run %s: %s %s", record.digest[:DIGITS], model.setting, why)
+    return model
 
 
-def part_of(found: Comparison, chosen: Chosen) -> Comparison:
-    """The comparison that a model belongs to: of several tasks that of its own."""
-    parts = found.tasks.values()
-    return next((part for part in parts if chosen.run in part.runs()), found)
+def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:
+    """Return the comparison that a model belongs to: of several tasks that of its own."""
+    parts = comparison.tasks.values()
+    return next((part for part in parts if model.run in part.runs()), comparison)
 
 
-def _one_of_each_task(found: Comparison) -> str:
+def _one_of_each_task(comparison: Comparison) -> str:
     each = [
         f"{task}: {model.setting} (--run {model.run.digest[:DIGITS]})"
-        for task, part in found.tasks.items()
+        for task, part in comparison.tasks.items()
         if part.selected is not None
-        for model in [choose_model(part)]
+        for model in [select_model(part)]
     ]
-    known = f" Chosen over all seeds: {'; '.join(each)}." if each else ""
+    known = f" Selected over all seeds: {'; '.join(each)}." if each else ""
     return (
-        f"{found.sweep} chooses a setting for each task, so it has no model as a whole; name a run "
-        f"with --run (carft-sweep export {found.sweep} --run DIGEST).{known}"
+        f"{comparison.sweep} selects a setting for each task, so it has no model as a whole; name "
+        f"a run with --run (carft-sweep export {comparison.sweep} --run DIGEST).{known}"
     )
 
 
-def _named_run(found: Comparison, digest: str) -> tuple[Arm, None]:
-    arms = {run.digest: arm for arm in _arms(found) for run in arm.runs}
+def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, None]:
+    arms = {run.digest: arm for arm in _arms(comparison) for run in arm.runs}
     hits = sorted(known for known in arms if known.startswith(digest))
     if len(hits) == 1:
         return arms[hits[0]], None
     if hits:
         raise RequestError(
-            f"{len(hits)} runs of {found.sweep} begin with {digest!r}: {_some(hits)}; give more "
-            "digits"
+            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {_some(hits)}; give "
+            "more digits"
         )
     raise RequestError(
-        f"no run of {found.sweep} begins with {digest!r}"
+        f"no run of {comparison.sweep} begins with {digest!r}"
         f"{_near(digest, {known[: len(digest)] for known in arms})} "
-        f"`carft-sweep show {found.sweep}` lists them."
+        f"`carft-sweep show {comparison.sweep}` lists them."
     )
 
 
-def _named_setting(found: Comparison, setting: str | None) -> tuple[Arm, str | None]:
-    """The unmerged arm, and the merge that its label names."""
-    own = {_runs(arm): arm for arm in _arms(found)}
+def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, str | None]:
+    """Return the unmerged arm, and the merge that its label names."""
+    own = {_runs(arm): arm for arm in _arms(comparison)}
     if setting is None:
-        seen = next((row.arm for row in found.rows if row.selected), None)
+        seen = next((row.arm for row in comparison.rows if row.selected), None)
         if seen is None:
             raise RequestError(
-                f"{found.sweep} has selected nothing yet, for no trial is complete; name a model "
-                "with --setting or --run"
+                f"{comparison.sweep} has selected nothing yet, for no trial is complete; name a "
+                "model with --setting or --run"
             )
         return own[_runs(seen)], seen.merge
-    by_label = {row.arm.label: row.arm for row in found.rows}
+    by_label = {row.arm.label: row.arm for row in comparison.rows}
     if setting not in by_label:
         plain = [arm.label for arm in own.values()]
         raise RequestError(
-            f"{found.sweep} has no setting {setting!r}{_near(setting, by_label)} "
+            f"{comparison.sweep} has no setting {setting!r}{_near(setting, by_label)} "
             f"Known: {_some(plain)}."
         )
     return own[_runs(by_label[setting])], by_label[setting].merge
@@ -171,9 +176,9 @@ def _of_seed(arm: Arm, seed: int) -> RunRecord:
     raise RequestError(f"{arm.label} has no run with seed {seed}. Its seeds: {seeds}.")
 
 
-def _median(found: Comparison, arm: Arm, label: str) -> tuple[RunRecord, str]:
+def _median(comparison: Comparison, arm: Arm, label: str) -> tuple[RunRecord, str]:
     if not arm.done:
-        raise RequestError(f"no run of {arm.label} in {found.sweep} is done")
+        raise RequestError(f"no run of {arm.label} in {comparison.sweep} is done")
     merge = _merge(label)
 
     def rank(run: RunRecord) -> tuple[float, int]:
@@ -185,20 +190,20 @@ def _median(found: Comparison, arm: Arm, label: str) -> tuple[RunRecord, str]:
     return runs[(len(runs) - 1) // 2], why
 
 
-def _arms(found: Comparison) -> list[Arm]:
-    """The unmerged ones, of every task."""
-    if found.tasks:
-        return [arm for part in found.tasks.values() for arm in _arms(part)]
-    return [row.arm for row in found.rows if row.arm.merge is None]
+def _arms(comparison: Comparison) -> list[Arm]:
+    """Return the unmerged arms, of every task."""
+    if comparison.tasks:
+        return [arm for part in comparison.tasks.values() for arm in _arms(part)]
+    return [row.arm for row in comparison.rows if row.arm.merge is None]
 
 
 def _runs(arm: Arm) -> tuple[str, ...]:
-    """By what an arm is told, unmerged or not."""
+    """Return what identifies an arm, unmerged or not."""
     return tuple(run.digest for run in arm.runs)
 
 
 def _merge(label: str) -> str | None:
-    return None if label == OWN else label
+    return None if label == UNMERGED else label
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -213,22 +218,22 @@ def _some(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Exporter:
-    """What makes exports of one sweep's models."""
+    """Exports models of one sweep."""
 
     home: Home
     spec: SweepSpec
     sweep: Ledger
-    found: Comparison
+    comparison: Comparison
 
-    def config(self, chosen: Chosen) -> TrialConfig:
-        """The trial config of the run. Raises RequestError when the sweep file lost it."""
-        return self._of_setting(chosen).for_seed(chosen.run.seed or 0)
+    def config(self, model: SelectedModel) -> TrialConfig:
+        """Return the trial config of the run. Raises RequestError when the sweep file lost it."""
+        return self._of_setting(model).for_seed(model.run.seed or 0)
 
-    def _of_setting(self, chosen: Chosen) -> TrialConfig:
+    def _of_setting(self, model: SelectedModel) -> TrialConfig:
         from carft_core.config import trial_config
         from carft_core.run import RunFolder
 
-        digest = chosen.run.digest
+        digest = model.run.digest
         for trial in self.sweep.trials():
             if digest in trial.runs.values():
                 return self.spec.config_for(trial.params)
@@ -236,7 +241,7 @@ class Exporter:
             if digest not in known.runs.values():
                 continue
             if "of" in known.params:  # a soup that `after` asked for
-                folder = RunFolder(self._folder(chosen))
+                folder = RunFolder(self._folder(model))
                 return trial_config(folder.claimed()["config"])
             for point in self.spec.baseline_configs():
                 if point.is_at(known.algorithm, known.params):
@@ -245,74 +250,80 @@ class Exporter:
             if config.algorithm.name == known.algorithm:
                 return config
         raise RequestError(
-            f"{self.spec.source_path} has no {chosen.arm.label} any more; put it back, or run the "
+            f"{self.spec.source_path} has no {model.arm.label} any more; put it back, or run the "
             "sweep anew"
         )
 
-    def has_weights(self, chosen: Chosen) -> bool:
-        """Whether what the run trained is on the disk."""
+    def has_weights(self, model: SelectedModel) -> bool:
+        """Return whether what the run trained is on the disk."""
         from carft_core.run import RunFolder
 
-        config = self.config(chosen)
-        file = RunFolder(self._folder(chosen)).weights(config.keep.result)
+        config = self.config(model)
+        file = RunFolder(self._folder(model)).weights(config.keep.result)
         return file.exists() or not config.algorithm.trains
 
-    def write(self, chosen: Chosen, out: Path, *, force: bool = False) -> None:
+    def write(self, model: SelectedModel, out: Path, *, force: bool = False) -> None:
         """Export the model to the folder `out`. Raises RequestError as `carft_core.export`."""
         from carft_core.export import export
 
-        if not self.has_weights(chosen):
-            kept = self.config(chosen).keep.weights
+        if not self.has_weights(model):
+            kept = self.config(model).keep.weights
             why = "gone from its folder" if kept else "not kept (trial.keep.weights: false)"
             option = "" if kept else " --set trial.keep.weights=true"
             file = shlex.quote(str(self.spec.source_path))
             raise RequestError(
-                f"the weights of run {chosen.run.digest[:DIGITS]} are {why}; train the sweep again "
+                f"the weights of run {model.run.digest[:DIGITS]} are {why}; train the sweep again "
                 f"with them: carft-sweep run {file}{option} --fresh"
             )
         export(
-            self._folder(chosen),
-            self.config(chosen),
+            self._folder(model),
+            self.config(model),
             out,
-            label=chosen.label,
-            rows=list(_rows(part_of(self.found, chosen), chosen)),
+            label=model.label,
+            rows=list(_rows(part_of(self.comparison, model), model)),
             force=force,
         )
 
-    def keep(self, chosen: Chosen, folder: Path, *, register: str | None = None) -> KeptModel:
+    def keep(self, model: SelectedModel, folder: Path, *, register: str | None = None) -> KeptModel:
         """Keep its export in `folder` in MLflow; raises as `keep_model` does."""
         from sweeps.spec.user_code import place_of
         from tracking.store.mlflow_models import ModelStart, keep_model
 
-        told, config = _measured(self.home, chosen), self.config(chosen).data
-        merged = "" if chosen.label == OWN else f"{merge_name(chosen.label)}/"
-        seed = {} if chosen.run.seed is None else {"seed": chosen.run.seed}
+        evaluation, config = _measured(self.home, model), self.config(model).data
+        merged = "" if model.label == UNMERGED else f"{merge_name(model.label)}/"
+        seed = {} if model.run.seed is None else {"seed": model.run.seed}
         start = ModelStart(
-            key=RunKey(self.sweep.name, chosen.run.digest),
+            key=RunKey(self.sweep.name, model.run.digest),
             name=self.sweep.name,
-            label=chosen.label,
-            evaluation=told["digest"],
-            params={"algorithm": chosen.run.algorithm, **chosen.run.params, **seed},
+            label=model.label,
+            evaluation=evaluation["digest"],
+            params={"algorithm": model.run.algorithm, **model.run.params, **seed},
             metrics={
                 f"{merged}{name}": value
-                for name, value in told["metrics"].items()
+                for name, value in evaluation["metrics"].items()
                 if name.endswith("/top1")
             },
-            step=told["step"] if merged else None,
-            dataset=DatasetInput(config.family, told["facts"]["data"], place_of(config), "test"),
-            description=" ".join(part for part in (_named(chosen), self.found.verdict) if part),
+            step=evaluation["step"] if merged else None,
+            dataset=DatasetInput(
+                config.family, evaluation["facts"]["data"], place_of(config), "test"
+            ),
+            description=" ".join(part for part in (_named(model), self.comparison.verdict) if part),
         )
         return keep_model(
-            where(self.home.path), home_id(self.home.path), start, folder, register=register
+            resolve_location(self.home.path),
+            home_id(self.home.path),
+            start,
+            folder,
+            register=register,
         )
 
-    def _folder(self, chosen: Chosen) -> Path:
-        return Runs(self.home.runs).folder(chosen.run.digest)
+    def _folder(self, model: SelectedModel) -> Path:
+        return Runs(self.home.runs).folder(model.run.digest)
 
 
 @contextmanager
 def exporter(home: Home, name: str) -> Iterator[Exporter]:
-    """Of a sweep by its name, as it was run and where it was run: paths in its file hold there.
+    """Open an exporter of a sweep by name, in the working folder that the sweep was run in.
 
     Raises RequestError for a sweep that is not there, or whose file was not kept.
     """
@@ -324,77 +335,77 @@ def exporter(home: Home, name: str) -> Iterator[Exporter]:
 
 
 def selected_in_cache(home: Home, name: str) -> Path:
-    """An export of the selected model in the user's cache, made unless it is there."""
+    """Return an export of the selected model in the user's cache; make it unless it is there."""
     from carft_core.export import read_facts
 
-    chosen = choose_model(comparison(find_ledger(home, name), Runs(home.runs)))
-    evaluation: str = _measured(home, chosen)["digest"]
+    model = select_model(comparison(find_ledger(home, name), Runs(home.runs)))
+    evaluation: str = _measured(home, model)["digest"]
     folder = user_cache() / "exports" / evaluation[:16]
     if (read_facts(folder) or {}).get("evaluation") != evaluation:
         with exporter(home, name) as models:
-            models.write(chosen, folder, force=True)
+            models.write(model, folder, force=True)
     return folder
 
 
-def log_selected(home: Home, spec: SweepSpec, found: Comparison) -> str | None:
-    """Keep the selected model of a sweep that has ended in MLflow, and say so; None: nothing new.
+def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
+    """Keep the selected model of a finished sweep in MLflow; return a note, None for nothing new.
 
-    To be called once the tracker was flushed: the model belongs to runs that MLflow must have.
-    Without kept weights there is nothing to keep. Never raises: what went wrong is said.
+    Call it once the tracker was flushed: the model belongs to runs that MLflow must have. Without
+    kept weights there is nothing to keep. Never raises: the note says what went wrong.
     """
     try:
-        return _log_selected(home, spec, found)
+        return _log_selected(home, spec, comparison)
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split())
         return (
             f"the selected model is not in MLflow: {text or type(error).__name__}. Once that is "
-            f"mended: carft-sweep export {found.sweep} --mlflow"
+            f"mended: carft-sweep export {comparison.sweep} --mlflow"
         )
 
 
-def _log_selected(home: Home, spec: SweepSpec, found: Comparison) -> str | None:
-    if found.selected is None:
+def _log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
+    if comparison.selected is None:
         return None
-    chosen = choose_model(found)
-    models = Exporter(home, spec, find_ledger(home, found.sweep), found)
-    if not models.has_weights(chosen):
+    model = select_model(comparison)
+    models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
+    if not models.has_weights(model):
         return None
-    evaluation = _measured(home, chosen)["digest"]
-    # One for each place, as of what else it was told.
-    note = home.sweep(found.sweep) / "sent" / f"{where(home.path).key}.model.json"
-    if (read_json(note) or {}).get("evaluation") == evaluation:
+    evaluation = _measured(home, model)["digest"]
+    # One for each place, as of whatever else is sent there.
+    sent = home.sweep(comparison.sweep) / "sent" / f"{resolve_location(home.path).key}.model.json"
+    if (read_json(sent) or {}).get("evaluation") == evaluation:
         return None
     with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
-        folder = Path(scratch) / found.sweep
-        models.write(chosen, folder)
-        kept = models.keep(chosen, folder)
-    write_json(note, {"evaluation": evaluation, "model_id": kept.model_id})
-    return f"the selected model is in MLflow as {kept.uri}: {_named(chosen)}"
+        folder = Path(scratch) / comparison.sweep
+        models.write(model, folder)
+        kept = models.keep(model, folder)
+    write_json(sent, {"evaluation": evaluation, "model_id": kept.model_id})
+    return f"the selected model is in MLflow as {kept.uri}: {_named(model)}"
 
 
-def _named(chosen: Chosen) -> str:
+def _named(model: SelectedModel) -> str:
     """`car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1).`"""
-    seed = "" if chosen.run.seed is None else f", seed {chosen.run.seed}"
-    why = f" ({chosen.why})" if chosen.why else ""
-    return f"{chosen.setting}{seed}{why}."
+    seed = "" if model.run.seed is None else f", seed {model.run.seed}"
+    why = f" ({model.why})" if model.why else ""
+    return f"{model.setting}{seed}{why}."
 
 
-def _measured(home: Home, chosen: Chosen) -> Mapping[str, Any]:
-    told = measured(Runs(home.runs).folder(chosen.run.digest), chosen.label)
-    if told is None:
+def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
+    evaluation = measured(Runs(home.runs).folder(model.run.digest), model.label)
+    if evaluation is None:
         raise RequestError(
-            f"run {chosen.run.digest[:DIGITS]} has not measured {chosen.label} to its end"
+            f"run {model.run.digest[:DIGITS]} has not measured {model.label} to its end"
         )
-    return told
+    return evaluation
 
 
-def _rows(found: Comparison, chosen: Chosen) -> Iterator[MeasuredRow]:
-    """For the card: the setting over its seeds and on fresh ones, zero-shot, the reference."""
+def _rows(comparison: Comparison, model: SelectedModel) -> Iterator[MeasuredRow]:
+    """Yield the rows of the card: the setting over its seeds, zero-shot, the reference."""
     from carft_core.export import MeasuredRow
 
-    for row in found.rows:
+    for row in comparison.rows:
         arm = row.arm
-        if arm.is_setting_of(chosen.arm) and (arm.merge or OWN) == chosen.label:
+        if arm.is_setting_of(model.arm) and (arm.merge or UNMERGED) == model.label:
             shown = len(arm.done) > 1
         else:
             shown = arm.is_zero_shot or (arm.algorithm == REFERENCE and row.chosen)

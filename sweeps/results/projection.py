@@ -29,7 +29,7 @@ from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, Runs, RunState
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
-from sweeps.results.records import CONFIG, OWN, judging, measured, records
+from sweeps.results.records import CONFIG, comparison_spec, measured, records
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
 from tracking.comparison.metrics import is_told
@@ -40,12 +40,13 @@ from tracking.comparison.runs import (
     RULE,
     SETTINGS,
     TRAINS,
+    UNMERGED,
     RunRecord,
     scalar,
     setting,
 )
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from tracking.location import Where, where, without_password
+from tracking.location import TrackingLocation, resolve_location, without_password
 from tracking.store.base import (
     ARTIFACT,
     DatasetInput,
@@ -88,7 +89,7 @@ class SentLog:
     counts. The sweep's own run has the digest "".
     """
 
-    def __init__(self, folder: Path, place: Where) -> None:
+    def __init__(self, folder: Path, place: TrackingLocation) -> None:
         self.file = folder / "sent" / f"{place.key}.jsonl"
         self.place = f"{without_password(place.named)} (experiment {place.experiment})"
         self.runs: dict[str, Mapping[str, str]] = {}
@@ -189,7 +190,7 @@ class SweepProjection:
         self._runs, self._owner = Runs(home.runs), owner
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
-        self._sent = SentLog(self._folder, where(home.path))
+        self._sent = SentLog(self._folder, resolve_location(home.path))
         self.news: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
@@ -290,9 +291,11 @@ class SweepProjection:
         folder, trial = self._runs.folder(run.digest), run.setting.trial
         state, sent_as = self._runs.read(run.digest), self._sent.sent_as(run.digest)
         labels = [
-            label for label in (OWN, *run.setting.merges) if _metrics_file(folder, label).exists()
+            label
+            for label in (UNMERGED, *run.setting.merges)
+            if _metrics_file(folder, label).exists()
         ]
-        if OWN in labels and (state is None or state.state == "done"):
+        if UNMERGED in labels and (state is None or state.state == "done"):
             return _Stand("done", state, labels)
         if state is None:
             return None
@@ -464,7 +467,7 @@ class SweepProjection:
             "carft.generation": str(self._ledger.generation),
             "carft.metric": goals(spec)[0]["name"],
             "carft.selection": str(spec["selection"]),
-            RULE: json.dumps(judging(spec).plain()),
+            RULE: comparison_spec(spec).model_dump_json(),
             "carft.state": "running",
         }
         if spec["description"]:
@@ -615,9 +618,9 @@ def _result_metrics(evaluations: Mapping[str, Mapping[str, Any]], folder: Path) 
     for label, evaluation in evaluations.items():
         when = _modified(_metrics_file(folder, label))
         for name, value in evaluation["metrics"].items():
-            if not is_told(name, merged=label != OWN):
+            if not is_told(name, merged=label != UNMERGED):
                 continue
-            if label != OWN:
+            if label != UNMERGED:
                 merged = f"{label.partition('@')[0]}/{name}"
                 yield Metric(merged, float(value), int(evaluation["step"]), when)
             elif last["metrics"].get(name) != value:

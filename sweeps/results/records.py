@@ -15,10 +15,11 @@ from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from tracking.comparison.caveats import NOTES
 from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import Part
-from tracking.comparison.runs import RunRecord, State, fields
-from tracking.comparison.spec import NAMED, Judging, Rule, Terms, terms_of
-from tracking.comparison.tasks import RESULT, compared_by
+from tracking.comparison.metrics import TOP1
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
+from tracking.comparison.runs import UNMERGED, RunRecord, State, fields, scalar
+from tracking.comparison.spec import NAMED, ComparisonSpec, Endpoint, SelectionRule
+from tracking.comparison.tasks import RESULT
 
 Values = Sequence[float]
 
@@ -50,8 +51,6 @@ def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
     return set(kept)
 
 
-OWN = "unmerged"
-"""The label of the model that a run trained, among its merged ones."""
 STRENGTH: Mapping[str, int] = {
     "algorithm.kl_weight": 1,
     "optim.weight_decay": 1,
@@ -64,38 +63,33 @@ STRENGTH: Mapping[str, int] = {
 
 
 def comparison(sweep: Ledger, runs: Runs, *, with_images: bool = False) -> Comparison:
-    """The comparison with which a sweep ends, as far as it has come."""
+    """Compare the runs of a sweep as far as it has come: what it ends with."""
     with _nothing_collected():
-        return compared_by(sweep.spec.get("tasks"))(
-            records(sweep, runs),
-            sweep=sweep.name,
-            rule=rule(sweep.spec),
-            seeds=sweep.spec["seeds"],
-            confirm_seeds=sweep.spec.get("confirm_seeds", ()),
-            terms=terms(sweep.spec),
-            with_images=with_images,
-        )
+        return compare_sweeps([load_part(sweep, runs)], with_images=with_images)
 
 
-def rule(spec: Mapping[str, Any]) -> Rule:
-    """How a sweep chooses its setting: with several goals by the first one."""
-    metric, selection = goals(spec)[0], spec["selection"]
-    within = selection["within"] if isinstance(selection, Mapping) else None
-    return Rule(
-        metric=metric["name"],
-        goal=metric["goal"],
-        merge=metric["merge"],
-        within=within,
-        oracle=selection == "oracle",
-        named=next((name for name in NAMED if name == selection), None),
-        strength=STRENGTH,
+def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
+    """Return how a sweep selects and tests, from its plain data; of several goals by the first."""
+    metric, selection, report = goals(spec)[0], spec["selection"], spec["report"]
+    by = report.get("by_family") or report.get("by") or TOP1
+    return ComparisonSpec(
+        rule=SelectionRule(
+            metric=metric["name"],
+            goal=metric["goal"],
+            merge=metric["merge"],
+            within=selection["within"] if isinstance(selection, Mapping) else None,
+            oracle=selection == "oracle",
+            named=next((name for name in NAMED if name == selection), None),
+            strength=STRENGTH,
+        ),
+        endpoint=Endpoint(
+            id_margin=report["id_margin"],
+            **({"by_task": by} if isinstance(by, Mapping) else {"by": by}),
+        ),
+        seeds=spec["seeds"],
+        confirm_seeds=spec.get("confirm_seeds") or (),
+        tasks=spec.get("tasks"),
     )
-
-
-def terms(spec: Mapping[str, Any]) -> Terms:
-    """What a sweep's verdict calls better, and by which accuracy."""
-    told = spec["report"]
-    return terms_of(told["id_margin"], told.get("by_family") or told.get("by"))
 
 
 def records(ledger: Ledger, runs: Runs) -> list[RunRecord]:
@@ -114,7 +108,7 @@ def _records(runs: Runs, item: Setting) -> Iterator[RunRecord]:
     trial = item.trial
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
-        own = measured(folder, OWN)
+        own = measured(folder, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif trial is not None and trial.state == "complete" and own:
@@ -125,7 +119,7 @@ def _records(runs: Runs, item: Setting) -> Iterator[RunRecord]:
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
-            params=_scalars(item.params),
+            params={name: scalar(value) for name, value in item.params.items()},
             seed=None if seed == NO_SEED else int(seed),
             digest=digest,
             state=state,
@@ -187,19 +181,13 @@ def _nothing_collected() -> Iterator[None]:
             gc.enable()
 
 
-def _scalars(params: Mapping[str, Any]) -> dict[str, str | int | float | bool | None]:
-    """Lists and mappings among the varied values as text."""
-    return {
-        name: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
-        for name, value in params.items()
-    }
-
-
 CONFIG = "config.json"
 
 
-def load_parts(home: Home, names: Sequence[str], *, with_fields: bool | None = None) -> list[Part]:
-    """The sweeps of these names; raises RequestError with the nearest name for one that is not.
+def load_parts(
+    home: Home, names: Sequence[str], *, with_fields: bool | None = None
+) -> list[SweepRuns]:
+    """Load the sweeps of these names. Raises RequestError with the nearest name for an unknown one.
 
     `with_fields` reads every run's config, as a comparison of several sweeps wants it; None: only
     where there are several.
@@ -209,20 +197,14 @@ def load_parts(home: Home, names: Sequence[str], *, with_fields: bool | None = N
     return [load_part(find_ledger(home, name), runs, with_fields=wide) for name in wanted]
 
 
-def load_part(sweep: Ledger, runs: Runs, *, with_fields: bool = False) -> Part:
-    """One sweep."""
-    found = records(sweep, runs)
-    digests = dict.fromkeys(record.digest for record in found) if with_fields else {}
+def load_part(sweep: Ledger, runs: Runs, *, with_fields: bool = False) -> SweepRuns:
+    """Load one sweep."""
+    loaded = records(sweep, runs)
+    digests = dict.fromkeys(record.digest for record in loaded) if with_fields else {}
     claimed = ((digest, read_json(runs.folder(digest) / CONFIG)) for digest in digests)
-    return Part(
+    return SweepRuns(
         sweep=sweep.name,
-        records=found,
-        judging=judging(sweep.spec),
+        records=loaded,
+        spec=comparison_spec(sweep.spec),
         fields={digest: fields(config) for digest, config in claimed if config is not None},
     )
-
-
-def judging(spec: Mapping[str, Any]) -> Judging:
-    """How a sweep chooses and judges, from its plain data."""
-    fresh = tuple(spec.get("confirm_seeds") or ())
-    return Judging(rule(spec), tuple(spec["seeds"]), fresh, terms(spec), spec.get("tasks"))

@@ -1,44 +1,42 @@
-"""The first family file and sweep file for a folder of images."""
+"""Write the first family file and sweep file for a folder of images."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from carft_core.data import FAMILIES
 from carft_core.data.folders import plain_name
 from carft_core.errors import RequestError
-from carft_core.files import write_atomically
+from carft_core.files import atomic_file
 from carft_core.registry import NAME
 from sweeps.scaffold.scan import (
     TEST_FRACTION,
-    ShiftRules,
-    Survey,
-    doubts,
-    look,
-    recognise,
-    sizes,
-    survey,
+    Inventory,
+    find_doubts,
+    list_images,
+    recognise_layout,
+    sample_images,
+    scan_folder,
 )
 
 NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 
 
 def family_name(folder: str, taken: Collection[str]) -> str:
-    """Lower-case letters, digits and `_`, beginning with a letter; none that is taken."""
+    """Return a name of lower-case letters, digits and `_`, beginning with a letter, not taken."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
     name = name if re.match(r"[a-z]", name) else f"images_{name}".rstrip("_")
     return f"my_{name}" if name in taken else name
 
 
 def class_names(folders: Sequence[str]) -> Mapping[str, str]:
-    """Folder -> name: as is with spaces for underscores, without a number before it.
+    """Map each folder to a name: as is with spaces for underscores, without a number before it.
 
     Folders that would get one name keep their own.
     """
@@ -69,39 +67,41 @@ class Budget:
 
 
 def budget(images: int) -> Budget:
-    """Modest, for so many images to train on."""
+    """Return a modest budget for so many images to train on."""
     size = 512 if images >= 20_000 else 128 if images >= 2_000 else 32
-    wanted = -(-STEPS * size // max(1, images))
-    return Budget(min(max(wanted, EPOCHS[0]), EPOCHS[1]), size)
+    epochs = -(-STEPS * size // max(1, images))
+    return Budget(min(max(epochs, EPOCHS[0]), EPOCHS[1]), size)
 
 
-def family_text(found: Survey, name: str, root: str, sweep_file: str, names_file: str) -> str:
-    """The family file; `root` and `names_file` (empty where there is none) as it is to say them."""
+def family_text(
+    inventory: Inventory, name: str, root: str, sweep_file: str, names_file: str
+) -> str:
+    """Return the family file; `names_file` is empty where there is none."""
     return "\n".join(
         [
-            "# Written by `carft-sweep init`, and yours to change. What does not fit is told by",
+            "# Written by `carft-sweep init`, and yours to change. What does not fit is named by",
             f"# `carft-sweep check {shlex.quote(sweep_file)}`; docs/own-data.md has every key.",
             f"name: {name}",
             f"root: {quoted(root)} # of all folders; it may be relative to this file",
             "",
-            *_in_distribution(found),
+            *_in_distribution(inventory),
             "",
-            *_shifts(found),
+            *_shifts(inventory),
             "",
-            *_class_names(found, names_file),
+            *_class_names(inventory, names_file),
             "",
             "# What the classifier and CAR-FT's contexts say: a set by its name, or templates.",
             "prompts:",
             "  classes: openai",
             '  contexts: openai # e.g. ["a photo of a {}", "a sketch of a {}"]',
             "",
-            *_domains(found),
+            *_domains(inventory),
         ]
     )
 
 
-def _in_distribution(found: Survey) -> Iterator[str]:
-    layout = found.layout
+def _in_distribution(inventory: Inventory) -> Iterator[str]:
+    layout = inventory.layout
     yield "# In distribution. Several folders are joined by a list: [train, more_train]"
     yield f"train: {quoted(layout.train.below)}"
     if layout.val is not None:
@@ -112,12 +112,12 @@ def _in_distribution(found: Survey) -> Iterator[str]:
         yield f"test: {quoted(layout.test.below)}"
     else:
         yield f"test_fraction: {TEST_FRACTION} # of each class; instead of it: `test: FOLDER`"
-    if found.exclude:
-        yield f"exclude: {_list(found.exclude)} # class folders that are left out"
+    if inventory.exclude:
+        yield f"exclude: {_list(inventory.exclude)} # class folders that are left out"
 
 
-def _shifts(found: Survey) -> Iterator[str]:
-    if not found.layout.shifts:
+def _shifts(inventory: Inventory) -> Iterator[str]:
+    if not inventory.layout.shifts:
         yield "# Out of distribution: the same classes, seen otherwise. Without a shift there are"
         yield "# no ood/ metrics, and nothing tells what fine-tuning costs."
         yield "# shifts:"
@@ -125,42 +125,34 @@ def _shifts(found: Survey) -> Iterator[str]:
         return
     yield "# Out of distribution: a name, which becomes part of ood/NAME/top1, and a folder."
     yield "shifts:"
-    for name, folder in found.layout.shifts.items():
-        rules = found.rules[name]
-        if rules == ShiftRules():
-            yield f"  {quoted(name)}: {quoted(folder.below)}"
-            continue
-        yield f"  {quoted(name)}:"
-        yield f"    folders: {quoted(folder.below)}"
-        if rules.exclude:
-            yield f"    exclude: {_list(rules.exclude)}"
-        if rules.rename:
-            yield f"    rename: {_mapping(rules.rename)} # folder: class"
+    for name, folder in inventory.layout.shifts.items():
+        yield f"  {quoted(name)}: {quoted(folder.below)}"
+    yield "  # where its folders differ from train's: {folders: ..., exclude: [...], rename: {...}}"
 
 
-def _class_names(found: Survey, names_file: str) -> Iterator[str]:
+def _class_names(inventory: Inventory, names_file: str) -> Iterator[str]:
     if names_file:
         yield "# What prompts call each class folder."
         yield f"class_names_file: {quoted(names_file)}"
         return
-    if len(found.classes) > MOST_NAMES:
+    if len(inventory.classes) > MOST_NAMES:
         yield "# class_names: {FOLDER: name} # what prompts call a class; else its folder's name"
         return
     yield "# What prompts call each class folder. Words that a caption would have are best."
     yield "class_names:"
-    for folder, name in class_names(found.classes).items():
+    for folder, name in class_names(inventory.classes).items():
         yield f"  {quoted(folder)}: {quoted(name)}"
 
 
-def _domains(found: Survey) -> Iterator[str]:
+def _domains(inventory: Inventory) -> Iterator[str]:
     yield "# Words for the domains: a row whose contexts name one of them is marked in comparisons."
-    words = [re.sub(r"[_.-]+", " ", name) for name in found.layout.shifts]
+    words = [re.sub(r"[_.-]+", " ", name) for name in inventory.layout.shifts]
     yield f"domains: {_list(words)}"
     yield ""
 
 
-def sweep_text(found: Survey, name: str, family_file: str, side: int | None) -> str:
-    """The sweep file; `side` is that of a usual image in pixels."""
+def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | None) -> str:
+    """Return the sweep file; `side` is that of a usual image in pixels."""
     return "\n".join(
         [
             "# Does holding on to the context help on these images, and how strongly to hold it?",
@@ -177,7 +169,7 @@ def sweep_text(found: Survey, name: str, family_file: str, side: int | None) -> 
             *_model(side),
             f"  data: {{family: {quoted(family_file)}}}",
             "  algorithm: {name: car_ft}",
-            *_optim(found, side),
+            *_optim(inventory, side),
             "  # Each run is also measured between its zero-shot and its tuned weights.",
             "  merges: [{name: wise_ft, alphas: [0.25, 0.5, 0.75]}]",
             "  # workers: 4 # processes that decode images; helps where a GPU waits for them",
@@ -197,16 +189,17 @@ def _model(side: int | None) -> Iterator[str]:
     yield "  model: {name: ViT-B-32, pretrained: openai}"
 
 
-def _optim(found: Survey, side: int | None) -> Iterator[str]:
-    chosen = budget(found.trained)
+def _optim(inventory: Inventory, side: int | None) -> Iterator[str]:
+    images = inventory.trained
+    training = budget(images)
     rate = "5e-4" if side is not None and side <= TINY else "1e-5"
-    yield f"  # Modest for {found.trained} images. If accuracy still rises at the end: more epochs."
+    yield f"  # Modest for {images} images. If accuracy still rises at the end: more epochs."
     yield "  # If memory is short: micro_batch: 16, which computes the same in parts."
-    yield (f"  optim: {{lr: {rate}, epochs: {chosen.epochs}, batch_size: {chosen.batch_size}}}")
+    yield (f"  optim: {{lr: {rate}, epochs: {training.epochs}, batch_size: {training.batch_size}}}")
 
 
 def quoted(text: str) -> str:
-    """A text as YAML, in quotes where it needs them."""
+    """Return a text as YAML, in quotes where it needs them."""
     if PLAIN.fullmatch(text) and not WORDS.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -217,13 +210,9 @@ def _list(items: Sequence[str]) -> str:
     return f"[{', '.join(map(quoted, items))}]"
 
 
-def _mapping(pairs: Mapping[str, str]) -> str:
-    return f"{{{', '.join(f'{quoted(key)}: {quoted(value)}' for key, value in pairs.items())}}}"
-
-
 @dataclass(frozen=True)
-class Started:
-    """What was found, and what was written."""
+class Scaffold:
+    """What the folder holds, and what was written."""
 
     family: Path
     sweep: Path
@@ -233,84 +222,82 @@ class Started:
     """Split -> class -> images; `train` with what is carved from it."""
     assumed: tuple[str, ...]
     doubts: tuple[str, ...]
-    mend: tuple[str, ...]
+    problems: tuple[str, ...]
     """What only the owner of the images can change, and `check` refuses."""
 
     @property
     def next(self) -> tuple[str, str]:
-        """The commands that go on from here."""
-        shown = shlex.quote(os.path.relpath(self.sweep))
-        return f"carft-sweep check {shown}", f"carft-sweep run {shown}"
+        """The commands to continue with."""
+        sweep = shlex.quote(os.path.relpath(self.sweep))
+        return f"carft-sweep check {sweep}", f"carft-sweep run {sweep}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        plain = {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(self).items()
-        }
-        return {**plain, "next": list(self.next)}
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        paths = {name: str(getattr(self, name)) for name in ("family", "sweep", "root")}
+        return {**asdict(self), **paths, "next": list(self.next)}
 
 
-def start(images: Path, out: Path, *, name: str | None = None, force: bool = False) -> Started:
-    """Look at the folder `images`, and write `<name>.family.yaml` and `<name>.yaml` into `out`.
+def write_scaffold(
+    images: Path, out: Path, *, name: str | None = None, force: bool = False
+) -> Scaffold:
+    """Scan the folder `images`, and write `<name>.family.yaml` and `<name>.yaml` into `out`.
 
-    Raises RequestError for a folder that is not there, whose layout nobody knows, or when a file
-    is there already and `force` is not given.
+    Raises RequestError for a missing folder, for an unknown layout, or when a file is there already
+    and `force` is not given.
     """
     images, out = images.expanduser().absolute(), out.expanduser().absolute()
     if not images.is_dir():
         what = "is not a folder" if images.exists() else "does not exist"
-        raise RequestError(f"{images} {what}; `init` wants a folder of images")
+        raise RequestError(f"{images} {what}; `init` needs a folder of images")
     try:
-        top = look(images)
-        found = survey(recognise(top, images))
+        inventory = list_images(recognise_layout(scan_folder(images), images))
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from None
-    named = _name(name, images)
-    family, sweep = out / f"{named}.family.yaml", out / f"{named}.yaml"
-    seen = sizes(found)
-    file = found.class_names_file
+    name = _checked_name(name, images)
+    family, sweep = out / f"{name}.family.yaml", out / f"{name}.yaml"
+    sample = sample_images(inventory)
+    names_file = inventory.class_names_file
     texts = {
         family: family_text(
-            found,
-            named,
-            _shown(found.layout.root, out),
+            inventory,
+            name,
+            _relative(inventory.layout.root, out),
             sweep.name,
-            "" if file is None else _shown(file, out),
+            "" if names_file is None else _relative(names_file, out),
         ),
-        sweep: sweep_text(found, named, family.name, seen.median),
+        sweep: sweep_text(inventory, name, family.name, sample.median_side),
     }
     _write(texts, force=force)
-    return Started(
+    return Scaffold(
         family=family,
         sweep=sweep,
-        layout=found.layout.kind,
-        root=found.layout.root,
+        layout=inventory.layout.kind,
+        root=inventory.layout.root,
         counts={
-            split: {one: len(files) for one, files in listing.items()}
-            for split, listing in found.splits.items()
+            split: {one: len(paths) for one, paths in by_class.items()}
+            for split, by_class in inventory.splits.items()
         },
-        assumed=tuple(found.layout.assumed),
-        doubts=tuple(doubts(found, top, seen)),
-        mend=tuple(found.mend),
+        assumed=tuple(inventory.layout.assumed),
+        doubts=tuple(find_doubts(inventory, sample)),
+        problems=tuple(inventory.problems),
     )
 
 
-def _name(given: str | None, images: Path) -> str:
-    """Raises RequestError for a name that no family can have."""
+def _checked_name(name: str | None, images: Path) -> str:
+    """Return `name`, or one made of the folder's. Raises RequestError for a wrong one."""
     taken = [family.name for family in FAMILIES.values() if not hasattr(family.open, "__self__")]
-    if given is None:
+    if name is None:
         return family_name(images.name, taken)
-    if not NAME.fullmatch(given) or given in taken:
-        why = "is a family already" if given in taken else "is no name for a family"
+    if not NAME.fullmatch(name) or name in taken:
+        why = "is a family already" if name in taken else "is no name for a family"
         raise RequestError(
-            f"--name {given} {why}: lower-case letters, digits and '_', beginning with a letter"
+            f"--name {name} {why}: lower-case letters, digits and '_', beginning with a letter"
         )
-    return given
+    return name
 
 
-def _shown(path: Path, out: Path) -> str:
-    """Relative when it lies below the files that are written, so that both can move together."""
+def _relative(path: Path, out: Path) -> str:
+    """Make it relative below the files that are written, so that both can move together."""
     return str(path.relative_to(out)) if path.is_relative_to(out) else str(path)
 
 
@@ -320,11 +307,8 @@ def _write(texts: Mapping[Path, str], *, force: bool) -> None:
         folder = next(iter(texts)).parent
         raise RequestError(
             f"{' and '.join(there)} {'are' if len(there) > 1 else 'is'} in {folder} already; "
-            "--force writes anew, --name and --out write elsewhere"
+            "--force overwrites, --name and --out write elsewhere"
         )
     for path, text in texts.items():
-        write_atomically(path, functools.partial(_fill, text=text))
-
-
-def _fill(file: Path, *, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+        with atomic_file(path) as file:
+            file.write_text(text, encoding="utf-8")

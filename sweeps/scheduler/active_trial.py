@@ -11,9 +11,10 @@ from typing import Literal
 from sweeps.engines.base import Failure
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Trial
-from sweeps.plan.tasks import Task
-from sweeps.results.records import OWN, measured
+from sweeps.plan.tasks import RunTask
+from sweeps.results.records import measured
 from sweeps.spec.settings import Metric
+from tracking.comparison.runs import UNMERGED
 
 NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
 """Measured of a model that was not evaluated."""
@@ -32,7 +33,7 @@ class ActiveTrial:
     """One trial while its driver works on it."""
 
     trial: Trial
-    tasks: Sequence[Task]
+    tasks: Sequence[RunTask]
     """One for each seed, in order."""
     recorded: bool
     """Its end is in the ledger."""
@@ -41,7 +42,7 @@ class ActiveTrial:
     pruned: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """By digest."""
-    pending_seeds: deque[Task] = field(default_factory=deque)
+    pending_seeds: deque[RunTask] = field(default_factory=deque)
     """Seeds whose turn comes when the one before is done."""
 
     @property
@@ -84,5 +85,5 @@ def end(trial: ActiveTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] 
 
 def seed_values(runs: Runs, digests: Sequence[str], goal: Metric) -> list[float]:
     """The goal's metric of each complete run; NaN where it was not measured."""
-    found = (measured(runs.folder(digest), goal.merge or OWN) for digest in digests)
+    found = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
     return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in found]

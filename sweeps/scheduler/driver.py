@@ -15,8 +15,8 @@ from sweeps.ledger.claim import Claim
 from sweeps.ledger.runs import Runs, RunState
 from sweeps.ledger.summary import Summary
 from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, Task, kept
-from sweeps.results.records import OWN, measured
+from sweeps.plan.tasks import Planner, RunTask, setting_record
+from sweeps.results.records import measured
 from sweeps.scheduler.active_trial import ActiveTrial, Outcome, end
 from sweeps.scheduler.final_runs import FinalRuns
 from sweeps.scheduler.progress import Progress
@@ -24,6 +24,7 @@ from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.pruning import PruningController
 from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved, node_of
 from sweeps.scheduler.webhook import Webhook
+from tracking.comparison.runs import UNMERGED
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,9 @@ class SweepDriver:
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
         self._summary = Summary(ledger)
         self._fresh, self._failed_again = fresh, failed_again
-        self._queue: deque[Task] = deque()
-        self._waiting: deque[Task] = deque()
-        self._active: dict[str, Task] = {}
+        self._queue: deque[RunTask] = deque()
+        self._waiting: deque[RunTask] = deque()
+        self._active: dict[str, RunTask] = {}
         self._configs: dict[str, TrialConfig] = {}
         """What runs compute with, in smaller batches where memory was short before."""
         self._workers: dict[str, str] = {}
@@ -109,7 +110,7 @@ class SweepDriver:
     def begin(self) -> None:
         """Plan the baselines, and keep in the ledger what a comparison needs to know of them."""
         settings = self.planner.baselines()
-        self.ledger.remember("baselines", [kept(tasks) for tasks in settings])
+        self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
         runs = len(self._queue) + self._spec.trial_count * len(self._spec.seeds)
@@ -238,12 +239,12 @@ class SweepDriver:
         self._claim.renew()
         self._budget.count(now=True)
 
-    def _is_done(self, task: Task) -> bool:
+    def _is_done(self, task: RunTask) -> bool:
         return task.digest in self.outcomes or is_complete(
             self.runs.folder(task.digest), task.config
         )
 
-    def _trial(self, task: Task) -> ActiveTrial | None:
+    def _trial(self, task: RunTask) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
     def _ask(self) -> bool:
@@ -271,7 +272,7 @@ class SweepDriver:
             self._queue.extend(self._final_runs.tasks())
         return bool(self._queue)
 
-    def _job(self, task: Task) -> Job | None:
+    def _job(self, task: RunTask) -> Job | None:
         """The job that a run still needs; None when it is settled, or waits for somebody."""
         trial = self._trial(task)
         known = self.outcomes.get(task.digest)
@@ -316,7 +317,7 @@ class SweepDriver:
             imports=self._spec.imports,
         )
 
-    def _is_settled_by_earlier(self, task: Task, state: RunState | None) -> bool:
+    def _is_settled_by_earlier(self, task: RunTask, state: RunState | None) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
         if self._fresh and task.digest not in self._renewed:
             return False
@@ -334,15 +335,15 @@ class SweepDriver:
         self._settle(task, Outcome("failed", failure))
         return True
 
-    def _done(self, task: Task, *, reused_from: str | None) -> None:
-        own = measured(self.runs.folder(task.digest), OWN)
+    def _done(self, task: RunTask, *, reused_from: str | None) -> None:
+        own = measured(self.runs.folder(task.digest), UNMERGED)
         self.progress.done(
             task.label, own["metrics"] if own else {}, reused=reused_from is not None
         )
         self._note(task.digest)
         self._settle(task, Outcome("done"))
 
-    def _settle(self, task: Task, outcome: Outcome) -> None:
+    def _settle(self, task: RunTask, outcome: Outcome) -> None:
         """The run has ended; with the last one of its trial the trial has its value."""
         self.outcomes[task.digest] = outcome
         trial = self._trial(task)
@@ -393,7 +394,7 @@ class SweepDriver:
         self._summary.update()
         self._note("")
 
-    def _note_failure(self, task: Task, failure: Failure, *, again: bool) -> None:
+    def _note_failure(self, task: RunTask, failure: Failure, *, again: bool) -> None:
         self.progress.fail(task.label, failure.kind, failure.message, again=again)
         if not again:
             text = f"{task.label} failed ({failure.kind}): {failure.message}"

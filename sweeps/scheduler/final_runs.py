@@ -11,13 +11,13 @@ from typing import Any
 from carft_core.algorithms import ALGORITHMS, Soup
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
-from sweeps.plan.tasks import Planner, Task, kept
-from sweeps.results.records import records, rule
+from sweeps.plan.tasks import Planner, RunTask, setting_record
+from sweeps.results.records import comparison_spec, records
 from sweeps.scheduler.progress import Progress
 from sweeps.space.points import baseline_params
 from sweeps.spec.settings import After
 from tracking.comparison.runs import Arm, group, params_key
-from tracking.comparison.selection import choose, choose_each
+from tracking.comparison.selection import select, select_each
 
 
 class FinalRuns:
@@ -41,20 +41,20 @@ class FinalRuns:
         """Whether `tasks` has not given them yet, and the sweep has any."""
         return not self._are_planned and bool(self._spec.confirm_seeds or self._spec.after)
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[RunTask]:
         """All of them, the first time that they are asked for: when every trial has its end."""
         if not self.are_due:
             return []
         self._are_planned = True
         arms = group(records(self._ledger, self._runs))
-        settings: list[list[Task]] = []
+        settings: list[list[RunTask]] = []
         if self._spec.confirm_seeds:
             fresh = [self._planner.confirmation(*chosen) for chosen in self._chosen(arms)]
-            self._ledger.remember(CONFIRMATIONS, [kept(each) for each in fresh])
+            self._ledger.remember(CONFIRMATIONS, [setting_record(each) for each in fresh])
             settings += fresh
         if self._spec.after:
             soups = [soup for item in self._spec.after for soup in self._soups(item, arms)]
-            self._ledger.remember(SOUPS, [kept(each) for each in soups])
+            self._ledger.remember(SOUPS, [setting_record(each) for each in soups])
             settings += soups
         tasks = [task for each in settings for task in each]
         self._progress.skip(self._to_come - len(tasks))
@@ -69,17 +69,17 @@ class FinalRuns:
 
     def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The algorithm and the fields of each setting that the verdict is about."""
-        choices = choose_each(arms, rule(self._ledger.spec), self._spec.seeds)
+        choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
         for choice in choices.values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
 
-    def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[Task]]:
+    def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[RunTask]]:
         """One of the selected setting; of all settings one for each value of the fields that a
         soup itself has, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
         if item.of.settings == "selected":
-            choice = choose(ours, rule(self._ledger.spec), self._spec.seeds)
+            choice = select(ours, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
             ours = [] if choice is None else [choice.arm]
         members: dict[str, set[str]] = {}
         points: dict[str, Mapping[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live display, plain lines, or nothing but its end."""
+"""What a sweep shows while it runs: plain lines, or a live display."""
 
 from __future__ import annotations
 
@@ -8,89 +8,96 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as ProgressBars
+from rich.table import Column
 from rich.text import Text
 
-Say = Callable[[str], None]
-RESUMABLE = "it goes on from its last epoch"
-SHOWN = ("id/val/top1", "id/test/top1", "ood/mean/top1")
+RESUMABLE = "it resumes from its last epoch"
+SHOWN = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
 
 
 def to_stderr(text: str) -> None:
-    """A line on standard error, at once: also into a pipe."""
+    """Print a line to standard error, at once: also into a pipe."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 class Progress:
-    """Counts, and says nothing."""
+    """Counts runs, and prints a line for each epoch and each end of a run: for logs and pipes.
 
-    def __init__(self) -> None:
+    With `quiet` only failures are printed.
+    """
+
+    def __init__(self, emit: Callable[[str], None], *, quiet: bool = False) -> None:
         self.total = 0
         self.ended_runs = 0
-        self.reused = 0
-        self.failed = 0
-        self.pruned = 0
-        """Trials."""
         self.seconds: list[float] = []
-        self._began = time.monotonic()
+        """Of each run that was trained here."""
+        self._emit = emit
+        self._quiet = quiet
         self._open: dict[str, float] = {}
 
     def begin(self, total: int) -> None:
-        """So many runs there are, done ones included."""
+        """Begin with so many runs, done ones included."""
         self.total = total
 
     def note(self, text: str) -> None:
-        """Something a reader should know."""
+        """Print something that a reader should know."""
+        if not self._quiet:
+            self._emit(text)
 
     def started(self, label: str) -> None:
-        """A run begins."""
+        """Show that a run begins."""
 
     def epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        """A run has come so far."""
-        del report
+        """Show how far a run is."""
         # The first report, not the start: before it models and data are opened, for all runs.
         self._open.setdefault(label, time.monotonic())
+        self._show_epoch(label, report)
 
     def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
-        """A run is complete."""
-        del metrics
+        """Count a run that is complete."""
         self.ended_runs += 1
-        began = self._open.pop(label, None)
-        if reused:
-            self.reused += 1
-        elif began is not None:
+        began = self._end(label)
+        if not reused and began is not None:
             self.seconds.append(time.monotonic() - began)
+        word = "reused" if reused else "done"
+        self.note(f"{self._place()} {label}  {word}  {accuracies(metrics)}{self._left()}".rstrip())
 
     def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
-        """A run has failed."""
-        del kind, message
-        self._open.pop(label, None)
-        if not again:
-            self.ended_runs += 1
-            self.failed += 1
+        """Count a run that has failed, unless it is tried again."""
+        self._end(label)
+        self.ended_runs += not again
+        end = "; it is tried again" if again else ""
+        self._emit(f"{self._place()} {label}  failed ({kind}): {message}{end}")
 
     def stopped(self, label: str, reason: str = RESUMABLE) -> None:
-        """A run was closed early."""
-        del reason
-        self._open.pop(label, None)
+        """Show that a run was closed early."""
+        self._end(label)
+        self.note(f"        {label}  stopped; {reason}")
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
-        """A trial is not gone on with; so many of its runs need no end any more."""
-        del reason
-        self._open.pop(label, None)
-        self.pruned += 1
+        """Show that a trial ends here; so many of its runs are no longer needed."""
+        self._end(label)
         self.skip(runs)
+        self.note(f"{self._place()} {label}  pruned: {reason}")
 
     def skip(self, runs: int) -> None:
-        """So many runs are not needed."""
+        """Count so many runs out: they are not needed."""
         self.total -= runs
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Leave the terminal as it was."""
 
     def left(self) -> float | None:
-        """Seconds to go, from what runs took so far; None before the first."""
+        """Estimate the seconds to go from what runs took so far; None before the first."""
         if not self.seconds:
             return None
         mean = sum(self.seconds) / len(self.seconds)
@@ -98,56 +105,12 @@ class Progress:
         side_by_side = max(1, len(self._open))
         return max(0.0, mean * (self.total - self.ended_runs) - running) / side_by_side
 
+    def _show_epoch(self, label: str, report: Mapping[str, Any]) -> None:
+        self.note(f"        {label}  {epoch_line(report)}")
 
-class Quiet(Progress):
-    """Only what needs attention."""
-
-    def __init__(self, say: Say) -> None:
-        super().__init__()
-        self._say = say
-
-    def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
-        """See Progress."""
-        super().fail(label, kind, message, again=again)
-        self._say(failure_line(label, kind, message, again=again))
-
-
-class Plain(Progress):
-    """One line for each epoch and each end of a run: for logs and pipes."""
-
-    def __init__(self, say: Say) -> None:
-        super().__init__()
-        self._say = say
-
-    def note(self, text: str) -> None:
-        """See Progress."""
-        self._say(text)
-
-    def epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        """See Progress."""
-        super().epoch(label, report)
-        self._say(f"        {label}  {epoch_line(report)}")
-
-    def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
-        """See Progress."""
-        super().done(label, metrics, reused=reused)
-        word = "reused" if reused else "done"
-        self._say(f"{self._place()} {label}  {word}  {accuracies(metrics)}{self._left()}".rstrip())
-
-    def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
-        """See Progress."""
-        super().fail(label, kind, message, again=again)
-        self._say(f"{self._place()} {failure_line(label, kind, message, again=again)}")
-
-    def stopped(self, label: str, reason: str = RESUMABLE) -> None:
-        """See Progress."""
-        super().stopped(label, reason)
-        self._say(f"        {label}  stopped; {reason}")
-
-    def prune(self, label: str, reason: str, *, runs: int) -> None:
-        """See Progress."""
-        super().prune(label, reason, runs=runs)
-        self._say(f"{self._place()} {label}  pruned: {reason}")
+    def _end(self, label: str) -> float | None:
+        """Forget a run that is under way; return when its first epoch was reported."""
+        return self._open.pop(label, None)
 
     def _place(self) -> str:
         return f"[{self.ended_runs:>{len(str(self.total))}}/{self.total}]"
@@ -157,96 +120,88 @@ class Plain(Progress):
         return f"  {duration(left)} left" if left else ""
 
 
-class Shown(Plain):
-    """Lines for what has ended, and below them one that lives."""
+class LiveProgress(Progress):
+    """Lines for what has ended, and below them a bar for the sweep and for each run under way."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(lambda text: console.print(Text(text)))
-        self._current: dict[str, str] = {}
-        self._live = Live(
-            console=console, get_renderable=self._render, refresh_per_second=4, transient=True
+        one_line = Column(no_wrap=True, overflow="ellipsis")
+        self._bars = ProgressBars(
+            TextColumn("{task.description}", table_column=one_line),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}", table_column=one_line),
+            console=console,
+            refresh_per_second=4,
+            transient=True,
         )
+        self._sweep: TaskID | None = None
+        self._rows: dict[str, TaskID] = {}
 
     def begin(self, total: int) -> None:
         """See Progress."""
         super().begin(total)
-        self._live.start()  # from here on somebody closes it, however the sweep ends
+        self._sweep = self._bars.add_task("runs", total=total, state="")
+        self._bars.start()  # from here on somebody closes it, however the sweep ends
 
     def started(self, label: str) -> None:
         """See Progress."""
-        super().started(label)
-        self._current[label] = "starting"
+        self._rows[label] = self._bars.add_task(label, total=None, state="starting")
 
-    def epoch(self, label: str, report: Mapping[str, Any]) -> None:
+    def skip(self, runs: int) -> None:
         """See Progress."""
-        Progress.epoch(self, label, report)
-        last = report["epoch"] >= report["epochs"]
-        self._current[label] = epoch_line(report) + ("  evaluating" if last else "")
-
-    def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
-        """See Progress."""
-        self._current.pop(label, None)
-        super().done(label, metrics, reused=reused)
-
-    def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
-        """See Progress."""
-        self._current.pop(label, None)
-        super().fail(label, kind, message, again=again)
-
-    def stopped(self, label: str, reason: str = RESUMABLE) -> None:
-        """See Progress."""
-        self._current.pop(label, None)
-        super().stopped(label, reason)
-
-    def prune(self, label: str, reason: str, *, runs: int) -> None:
-        """See Progress."""
-        self._current.pop(label, None)
-        super().prune(label, reason, runs=runs)
+        super().skip(runs)
+        self._refresh()
 
     def close(self) -> None:
         """See Progress."""
-        self._live.stop()
+        self._bars.stop()
+
+    def _show_epoch(self, label: str, report: Mapping[str, Any]) -> None:
+        if label not in self._rows:
+            self.started(label)
+        epoch, epochs = report["epoch"], report["epochs"]
+        state = "evaluating" if epoch >= epochs else _losses(report["metrics"])
+        self._bars.update(self._rows[label], completed=epoch, total=epochs, state=state)
+        self._refresh()
+
+    def _end(self, label: str) -> float | None:
+        if label in self._rows:
+            self._bars.remove_task(self._rows.pop(label))
+        self._refresh()
+        return super()._end(label)
 
     def _left(self) -> str:
+        self._refresh()
         return ""
 
-    def _render(self) -> Text:
-        left = self.left()
-        parts = [f"{self.ended_runs} of {self.total} runs"]
-        parts.append(f"{duration(time.monotonic() - self._began)} gone")
-        if self.ended_runs == self.total > 0:
-            parts.append("comparing")
-        elif left is not None:
-            parts.append(f"{duration(left)} left")
-        lines = ["  ".join(parts), *(f"{name}  {at}" for name, at in self._current.items())]
-        return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+    def _refresh(self) -> None:
+        if self._sweep is None:
+            return
+        state = "comparing" if self.ended_runs == self.total > 0 else super()._left().strip()
+        self._bars.update(self._sweep, completed=self.ended_runs, total=self.total, state=state)
 
 
 def epoch_line(report: Mapping[str, Any]) -> str:
-    """`epoch 3/10  loss 0.412  val 81.2 %`."""
-    metrics = report["metrics"]
-    parts = [f"epoch {report['epoch']}/{report['epochs']}"]
-    if "train/loss" in metrics:
-        parts.append(f"loss {metrics['train/loss']:.4g}")
-    return "  ".join(part for part in (*parts, accuracies(metrics)) if part)
+    """Return `epoch 3/10  loss 0.412  val 81.2 %`."""
+    return f"epoch {report['epoch']}/{report['epochs']}  {_losses(report['metrics'])}".rstrip()
+
+
+def _losses(metrics: Mapping[str, float]) -> str:
+    loss = f"loss {metrics['train/loss']:.4g}  " if "train/loss" in metrics else ""
+    return f"{loss}{accuracies(metrics)}".rstrip()
 
 
 def accuracies(metrics: Mapping[str, float]) -> str:
-    """`val 81.2 %  test 80.9 %  ood 61.0 %`, as far as they are there."""
-    names = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
+    """Return `val 81.2 %  test 80.9 %  ood 61.0 %`, as far as they are there."""
     return "  ".join(
-        f"{names[name]} {100 * metrics[name]:.1f} %" for name in SHOWN if name in metrics
+        f"{word} {100 * metrics[name]:.1f} %" for name, word in SHOWN.items() if name in metrics
     )
 
 
-def failure_line(label: str, kind: str, message: str, *, again: bool) -> str:
-    """What happened, and whether it is tried once more."""
-    end = "; it is tried again" if again else ""
-    return f"{label}  failed ({kind}): {message}{end}"
-
-
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
+    """Return `45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +14,10 @@ import optuna
 
 from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import Planner, Task, kept, merge_labels
+from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.scheduler.active_trial import ActiveTrial
 from sweeps.space.optuna_space import POPULATION, encode, sampler, suggest
-from sweeps.space.sampling import drawn, hashed, sobol
+from sweeps.space.sampling import draw_point, hashed, sobol
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -50,11 +51,12 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
         case "grid":
             return Proposal(spec.points()[point])
         case "random":
-            params = drawn(spec.parameters, lambda name: hashed(spec.seed, setting, name), given)
+            number = functools.partial(hashed, spec.seed, setting)
+            params = draw_point(spec.parameters, number, given)
             return Proposal({**params, **cell})
         case "qmc":
             numbers = sobol(spec.seed, point, names)
-            return Proposal(drawn(spec.parameters, numbers.__getitem__, given))
+            return Proposal(draw_point(spec.parameters, numbers.__getitem__, given))
         case "tpe" | "gp" | "nsga2":
             return _asked(spec, spec.method, ledger, point, given)
         case _:
@@ -181,13 +183,13 @@ class TrialProposer:
 
     def _propose(
         self, point: int, params: Mapping[str, Any] | None
-    ) -> tuple[Trial, Sequence[Task]]:
+    ) -> tuple[Trial, Sequence[RunTask]]:
         if params is None and point < len(self._carried):
             params = self._carried[point]
         spec, ledger = self._spec, self._ledger
         proposal = propose(spec, ledger, point) if params is None else Proposal(params)
         tasks = self._planner.trial(proposal.params)
-        trial = self._as_its_twin(ledger.propose(point, kept(tasks), proposal.sampler))
+        trial = self._as_its_twin(ledger.propose(point, setting_record(tasks), proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))
         return trial, [replace(task, trial=trial.number) for task in tasks]
 

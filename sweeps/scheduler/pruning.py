@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from carft_core.files import read_json
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import Ledger, Trial
-from sweeps.plan.tasks import Task
+from sweeps.plan.tasks import RunTask
 from sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from sweeps.spec.metrics import Goal, natural_goal
 from sweeps.spec.settings import EarlyTerminate, RaceSeeds
@@ -289,7 +289,7 @@ class PruningController:
         """Whether a trial's seeds run one after another, since an earlier one may be enough."""
         return self._judge is not None or self._spec.race_seeds is not None
 
-    def reported(self, trial: ActiveTrial, task: Task, report: Mapping[str, Any]) -> str | None:
+    def reported(self, trial: ActiveTrial, task: RunTask, report: Mapping[str, Any]) -> str | None:
         """An epoch of one seed is done: why to prune the trial, or None."""
         value = report["metrics"].get(self.metric)
         epoch = int(report["epoch"])
@@ -300,7 +300,7 @@ class PruningController:
         # Nothing is saved by stopping at the last epoch.
         return self._tell(trial.number, seed, report, decide=epoch < report["epochs"])
 
-    def catch_up(self, trial: ActiveTrial, task: Task) -> str | None:
+    def catch_up(self, trial: ActiveTrial, task: RunTask) -> str | None:
         """Before a run goes on from a checkpoint: hear the epochs that it has behind it.
 
         The decision on the last one may have died with its driver; the ones before were taken,
@@ -314,7 +314,7 @@ class PruningController:
                     return reason
         return None
 
-    def seed_done(self, trial: ActiveTrial, task: Task) -> str | None:
+    def seed_done(self, trial: ActiveTrial, task: RunTask) -> str | None:
         """One seed's run is complete: why the trial needs no more of them, or None."""
         seed = trial.seed_index(task.digest)
         self._recall(trial.number, seed, task.digest)

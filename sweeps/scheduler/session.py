@@ -31,7 +31,7 @@ from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
-from tracking.report.terminal import csv_text, markdown
+from tracking.report.formats import markdown, to_csv, to_json
 from tracking.store.base import Tracker
 
 PACE = 1.0
@@ -279,10 +279,10 @@ def _in_a_word(ended: SweepResult) -> str:
 
 def _write_results(found: Comparison, folder: Path) -> None:
     """Write the comparison as files, for people and programs."""
-    texts = {"comparison.md": markdown(found), "comparison.csv": csv_text(found)}
+    texts = {"comparison.md": markdown(found), "comparison.csv": to_csv(found)}
     for name, text in texts.items():
         write_atomically(folder / name, functools.partial(_fill, text))
-    write_json(folder / COMPARISON, found.as_dict())
+    write_json(folder / COMPARISON, to_json(found))
 
 
 def _read(file: Path) -> bytes | None:

@@ -1,15 +1,19 @@
-"""What a sweep varies: one dimension per parameter, as its sweep file describes it."""
+"""What a sweep varies: one distribution per parameter, and the points and grids of several."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from statistics import NormalDist
 from typing import Any, Literal
 
 from carft_core.algorithms import ALGORITHMS
+from carft_core.errors import Route
 
 Params = dict[str, Any]
 """One point: dotted trial config field -> value."""
@@ -21,7 +25,10 @@ SHAPES: Mapping[Shape, tuple[str, str]] = {
     "beta": ("a", "b"),
     "log_uniform_values": ("min", "max"),
 }
-"""The laws that only our own draws know, and the two numbers that each has."""
+"""The parametric distributions, and the two numbers of each."""
+TAIL = 0.001
+"""The share cut from each tail of a parametric distribution: so all its draws lie between known
+ends, which are checked before the sweep begins."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,36 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditional:
-    """What all dimensions share: when they vary at all."""
+class ConditionalBase:
+    """What all distributions share: the conditions under which a parameter varies."""
 
     when: tuple[Condition, ...] = ()
-    """All of them must be met; by none a parameter always varies."""
+    """All of them must be met; without any the parameter always varies."""
 
-    def plain(self) -> dict[str, Any]:
-        """As a sweep file writes it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the distribution as a sweep file writes it."""
         when = {condition.name: list(condition.values) for condition in self.when}
-        return self.drawn() | ({"when": when} if when else {})
+        return self._description() | ({"when": when} if when else {})
 
-    def drawn(self) -> dict[str, Any]:
-        """The same without the conditions."""
+    def grid_values(self) -> tuple[Any, ...] | None:
+        """Return the values that a grid takes, in order; None when there is no end of them."""
+        return None
+
+    def quantile(self, u: float) -> Any:
+        """Return the value below which the share `u` (0 to 1) of the draws is."""
+        raise NotImplementedError
+
+    def boundary_values(self) -> list[tuple[Route, Any]]:
+        """Return the values whose validity decides on all, each with its place in the file."""
+        raise NotImplementedError
+
+    def _description(self) -> dict[str, Any]:
+        """Return the distribution without its conditions."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Choice(Conditional):
+class Categorical(ConditionalBase):
     """One of some listed values; a single one is W&B's constant."""
 
     name: str
@@ -62,15 +81,37 @@ class Choice(Conditional):
     probabilities: tuple[float, ...] | None = None
     """One for each value, together 1; None: all alike."""
 
-    def drawn(self) -> dict[str, Any]:
-        """See Conditional."""
+    def grid_values(self) -> tuple[Any, ...]:
+        return self.values
+
+    def quantile(self, u: float) -> Any:
+        if self.probabilities is None:
+            return self.values[_index(len(self.values), u)]
+        sums = list(itertools.accumulate(self.probabilities))
+        possible = bisect.bisect_left(sums, sums[-1])
+        return self.values[min(bisect.bisect_right(sums, u * sums[-1]), possible)]
+
+    def boundary_values(self) -> list[tuple[Route, Any]]:
+        return [(("values", index), value) for index, value in enumerate(self.values)]
+
+    def _description(self) -> dict[str, Any]:
         if self.probabilities is None:
             return {"values": list(self.values)}
         return {"values": list(self.values), "probabilities": list(self.probabilities)}
 
 
+class _Range(ConditionalBase):
+    """Numbers between two ends."""
+
+    low: float
+    high: float
+
+    def boundary_values(self) -> list[tuple[Route, Any]]:
+        return [(("min",), self.low), (("max",), self.high)]
+
+
 @dataclass(frozen=True)
-class IntRange(Conditional):
+class IntUniform(_Range):
     """The integers low, low + step, ..., up to and with high."""
 
     name: str
@@ -83,8 +124,13 @@ class IntRange(Conditional):
         """How many integers there are."""
         return (self.high - self.low) // self.step + 1
 
-    def drawn(self) -> dict[str, Any]:
-        """See Conditional."""
+    def grid_values(self) -> tuple[int, ...]:
+        return tuple(range(self.low, self.high + 1, self.step))
+
+    def quantile(self, u: float) -> int:
+        return self.low + self.step * _index(self.count, u)
+
+    def _description(self) -> dict[str, Any]:
         ends = {"min": self.low, "max": self.high}
         if self.step == 1:
             return {"distribution": "int_uniform", **ends}
@@ -92,7 +138,7 @@ class IntRange(Conditional):
 
 
 @dataclass(frozen=True)
-class StepRange(Conditional):
+class SteppedUniform(_Range):
     """The numbers low, low + step, ..., up to and with high, computed in decimal."""
 
     name: str
@@ -107,17 +153,21 @@ class StepRange(Conditional):
         return int(span / Decimal(repr(self.step))) + 1
 
     def at(self, index: int) -> float:
-        """The number of that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
+        """Return the number of that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
         return float(Decimal(repr(self.low)) + index * Decimal(repr(self.step)))
 
-    def drawn(self) -> dict[str, Any]:
-        """See Conditional."""
-        ends = {"min": self.low, "max": self.high}
-        return {"distribution": "q_uniform", **ends, "q": self.step}
+    def grid_values(self) -> tuple[float, ...]:
+        return tuple(self.at(index) for index in range(self.count))
+
+    def quantile(self, u: float) -> float:
+        return self.at(_index(self.count, u))
+
+    def _description(self) -> dict[str, Any]:
+        return {"distribution": "q_uniform", "min": self.low, "max": self.high, "q": self.step}
 
 
 @dataclass(frozen=True)
-class FloatRange(Conditional):
+class FloatUniform(_Range):
     """All numbers from low to high, uniform in the value or (`log`) in its logarithm."""
 
     name: str
@@ -125,15 +175,17 @@ class FloatRange(Conditional):
     high: float
     log: bool = False
 
-    def drawn(self) -> dict[str, Any]:
-        """See Conditional."""
+    def quantile(self, u: float) -> float:
+        return _between(self.low, self.high, u, log=self.log)
+
+    def _description(self) -> dict[str, Any]:
         kind = "log_uniform_values" if self.log else "uniform"
         return {"distribution": kind, "min": self.low, "max": self.high}
 
 
 @dataclass(frozen=True)
-class Law(Conditional):
-    """Numbers of a law that no sampler of Optuna's has: `sweeps.space.sampling` draws them.
+class Parametric(ConditionalBase):
+    """Numbers of a shape that no sampler of Optuna's has; only random and qmc draw them.
 
     With `q` they are rounded to multiples of it, to integers where it is one.
     """
@@ -149,31 +201,60 @@ class Law(Conditional):
         """The distribution's name in a sweep file."""
         return self.shape if self.q is None else f"q_{self.shape}"
 
-    def drawn(self) -> dict[str, Any]:
-        """See Conditional."""
+    @property
+    def ends(self) -> tuple[int | float, int | float]:
+        """The least and the greatest number that is drawn."""
+        return self.quantile(0.0), self.quantile(1.0)
+
+    def quantile(self, u: float) -> int | float:
+        first, second = self.numbers
+        share = TAIL + (1 - 2 * TAIL) * u
+        if self.shape == "log_uniform_values":
+            value = _between(first, second, u, log=True)
+        elif self.shape == "beta":
+            from scipy.special import betaincinv
+
+            value = float(betaincinv(first, second, share))
+        else:
+            value = first + second * NormalDist().inv_cdf(share)
+            value = math.exp(value) if self.shape == "log_normal" else value
+        return rounded(value, self.q)
+
+    def boundary_values(self) -> list[tuple[Route, Any]]:
+        return [(("distribution",), end) for end in self.ends]
+
+    def _description(self) -> dict[str, Any]:
         numbers = dict(zip(SHAPES[self.shape], self.numbers, strict=True))
         step = {} if self.q is None else {"q": self.q}
         return {"distribution": self.kind, **numbers, **step}
 
 
-Dimension = Choice | IntRange | StepRange | FloatRange | Law
+Distribution = Categorical | IntUniform | SteppedUniform | FloatUniform | Parametric
 
 
-def listed(dimension: Dimension) -> tuple[Any, ...] | None:
-    """The values a grid takes, in order; None when there is no end of them."""
-    match dimension:
-        case Choice():
-            return dimension.values
-        case IntRange():
-            return tuple(range(dimension.low, dimension.high + 1, dimension.step))
-        case StepRange():
-            return tuple(dimension.at(index) for index in range(dimension.count))
-        case FloatRange() | Law():
-            return None
+def rounded(value: float, q: int | float | None) -> int | float:
+    """Compute W&B's `round(X / q) * q`, in decimal; an integer where `q` is one."""
+    if q is None:
+        return value
+    steps = round(value / q)
+    return steps * q if isinstance(q, int) else float(steps * Decimal(repr(q)))
+
+
+def _index(count: int, u: float) -> int:
+    return min(int(u * count), count - 1)
+
+
+def _between(low: float, high: float, u: float, *, log: bool) -> float:
+    if log:
+        start, end = math.log(low), math.log(high)
+        value = math.exp(start + u * (end - start))
+    else:
+        value = low + u * (high - low)
+    return min(max(value, low), high)
 
 
 def canonical(value: Any) -> str:
-    """A text that equal values share: 1 and 1.0 are one value, 1 and true are two."""
+    """Return a text that equal values share: 1 and 1.0 are one value, 1 and true are two."""
     is_whole = isinstance(value, float) and value.is_integer()
     return json.dumps(int(value) if is_whole else value, sort_keys=True)
 
@@ -194,54 +275,54 @@ def applies(name: str, algorithm: str) -> bool:
     return section != "optim" or ALGORITHMS[algorithm].trains
 
 
-def is_active(dimension: Dimension, point: Mapping[str, Any]) -> bool:
-    """Whether a parameter varies where those that decide on it stand as in `point`.
+def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
+    """Whether a parameter varies where those that decide on it are as in `point`.
 
     It does when its own conditions are met, and when the algorithm, where that varies, has it.
     """
     algorithm = point.get("algorithm.name")
     is_known = isinstance(algorithm, str) and algorithm in ALGORITHMS
-    if is_known and not applies(dimension.name, str(algorithm)):
+    if is_known and not applies(distribution.name, str(algorithm)):
         return False
-    return all(condition.is_met(point) for condition in dimension.when)
+    return all(condition.is_met(point) for condition in distribution.when)
 
 
-def ordered(dimensions: Sequence[Dimension]) -> list[Dimension]:
-    """Each behind those that decide on it, otherwise as declared.
+def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
+    """Sort each distribution behind those that decide on it, otherwise as declared.
 
-    Raises ValueError when conditions go round in a circle.
+    Raises ValueError when conditions form a circle.
     """
-    names = {dimension.name for dimension in dimensions}
-    placed: dict[str, Dimension] = {}
-    waiting = sorted(dimensions, key=lambda dimension: dimension.name != "algorithm.name")
+    names = {item.name for item in space}
+    placed: dict[str, Distribution] = {}
+    waiting = sorted(space, key=lambda item: item.name != "algorithm.name")
     while waiting:
         ready = [
-            dimension
-            for dimension in waiting
-            if all(item.name in placed or item.name not in names for item in dimension.when)
+            item
+            for item in waiting
+            if all(on.name in placed or on.name not in names for on in item.when)
         ]
         if not ready:
-            raise ValueError(f"conditions in a circle: {', '.join(d.name for d in waiting)}")
-        placed |= {dimension.name: dimension for dimension in ready}
-        waiting = [dimension for dimension in waiting if dimension.name not in placed]
+            raise ValueError(f"conditions in a circle: {', '.join(item.name for item in waiting)}")
+        placed |= {item.name: item for item in ready}
+        waiting = [item for item in waiting if item.name not in placed]
     return list(placed.values())
 
 
-def assigned(dimensions: Sequence[Dimension], choose: Callable[[Dimension], Any]) -> Params:
-    """A point: what `choose` says for each active parameter, in declared order."""
+def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
+    """Make a point of what `choose` returns for each active parameter, in declared order."""
     chosen: Params = {}
-    for dimension in ordered(dimensions):
-        if is_active(dimension, chosen):
-            chosen[dimension.name] = choose(dimension)
-    return {item.name: chosen[item.name] for item in dimensions if item.name in chosen}
+    for distribution in topological_order(space):
+        if is_active(distribution, chosen):
+            chosen[distribution.name] = choose(distribution)
+    return {item.name: chosen[item.name] for item in space if item.name in chosen}
 
 
-def grid(dimensions: Sequence[Dimension]) -> list[Params]:
-    """Every combination, the first dimension slowest, each once with its active parameters.
+def grid(space: Sequence[Distribution]) -> list[Params]:
+    """Return every combination once with its active parameters, the first one slowest.
 
-    Raises ValueError when a dimension has no end of values.
+    Raises ValueError when a distribution has no end of values.
     """
-    axes = _axes(dimensions)
+    axes = _axes(space)
     places = {name: {canonical(v): i for i, v in enumerate(axis)} for name, axis in axes.items()}
 
     def rank(point: Params) -> list[int]:
@@ -249,21 +330,21 @@ def grid(dimensions: Sequence[Dimension]) -> list[Params]:
             place[canonical(point[name])] if name in point else 0 for name, place in places.items()
         ]
 
-    points = sorted(_expanded(ordered(dimensions), axes, {}), key=rank)
+    points = sorted(_expanded(topological_order(space), axes, {}), key=rank)
     return [{name: point[name] for name in axes if name in point} for point in points]
 
 
-def grid_size(dimensions: Sequence[Dimension], most: int) -> int:
-    """How many points a grid has, without making them; counting ends once it is over `most`.
+def grid_size(space: Sequence[Distribution], most: int) -> int:
+    """Count the points of a grid without making them, until there are more than `most`.
 
-    Raises ValueError when a dimension has no end of values.
+    Raises ValueError when a distribution has no end of values.
     """
-    axes = _axes(dimensions)
-    deciding = {condition.name for dimension in dimensions for condition in dimension.when}
+    axes = _axes(space)
+    deciding = {condition.name for item in space for condition in item.when}
     deciding.add("algorithm.name")
-    others = [dimension for dimension in dimensions if dimension.name not in deciding]
+    others = [item for item in space if item.name not in deciding]
     size = 0
-    deciders = [dimension for dimension in ordered(dimensions) if dimension.name in deciding]
+    deciders = [item for item in topological_order(space) if item.name in deciding]
     for point in _expanded(deciders, axes, {}):
         size += math.prod(len(axes[item.name]) for item in others if is_active(item, point))
         if size > most:
@@ -271,21 +352,21 @@ def grid_size(dimensions: Sequence[Dimension], most: int) -> int:
     return size
 
 
-def _axes(dimensions: Sequence[Dimension]) -> dict[str, tuple[Any, ...]]:
-    axes = {dimension.name: listed(dimension) for dimension in dimensions}
+def _axes(space: Sequence[Distribution]) -> dict[str, tuple[Any, ...]]:
+    axes = {item.name: item.grid_values() for item in space}
     if None in axes.values():
-        raise ValueError("a grid wants dimensions with listed values")
+        raise ValueError("a grid takes parameters with listed values")
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 
 def _expanded(
-    dimensions: Sequence[Dimension], axes: Mapping[str, Sequence[Any]], point: Params
+    space: Sequence[Distribution], axes: Mapping[str, Sequence[Any]], point: Params
 ) -> Iterator[Params]:
-    """Every way to go on from `point`; the dimensions stand in the order of decisions."""
-    if not dimensions:
+    """Yield every way to continue `point`; the space is in topological order."""
+    if not space:
         yield point
         return
-    first, rest = dimensions[0], dimensions[1:]
+    first, rest = space[0], space[1:]
     if not is_active(first, point):
         yield from _expanded(rest, axes, point)
         return
@@ -293,8 +374,8 @@ def _expanded(
         yield from _expanded(rest, axes, {**point, first.name: value})
 
 
-def projected(point: Mapping[str, Any], algorithm: str | None) -> Params:
-    """The part of a point that an algorithm has; None: all of it."""
+def fields_of(point: Mapping[str, Any], algorithm: str | None) -> Params:
+    """Return the part of a point that an algorithm has; None: all of it."""
     return {
         name: value
         for name, value in point.items()
@@ -303,5 +384,5 @@ def projected(point: Mapping[str, Any], algorithm: str | None) -> Params:
 
 
 def distinct(points: Iterable[Params]) -> list[Params]:
-    """The points without repetitions, in order."""
+    """Return the points without repetitions, in order."""
     return list({json.dumps(point, sort_keys=True): point for point in points}.values())

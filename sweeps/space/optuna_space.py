@@ -19,101 +19,86 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.samplers.nsgaii import UniformCrossover
 
 from sweeps.space.distributions import (
-    Choice,
-    Dimension,
-    FloatRange,
-    IntRange,
-    Law,
+    Categorical,
+    Distribution,
+    FloatUniform,
+    IntUniform,
+    Parametric,
     Params,
-    StepRange,
-    assigned,
+    SteppedUniform,
+    sample_point,
 )
-from sweeps.space.sampling import ends
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 
 STARTUP_TRIALS = 10
-"""So many trials are drawn at random before TPE or a Gaussian process models what came of them."""
+"""Trials that are drawn at random before TPE or a Gaussian process models their values."""
 POPULATION = 20
 """Trials of a generation; Optuna's 50 would leave most sweeps in their first, random one."""
 
 
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """What Optuna holds a dimension for; it contains every value of it."""
-    match dimension:
-        case Choice():
-            return CategoricalDistribution(tuple(_stored(dimension, v) for v in dimension.values))
-        case IntRange():
-            return IntDistribution(dimension.low, dimension.high, step=dimension.step)
-        case StepRange():
-            return FloatDistribution(dimension.low, dimension.high, step=dimension.step)
-        case FloatRange():
-            return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-        case Law():
-            low, high = ends(dimension)
-            return FloatDistribution(low, high, log=low > 0 and dimension.shape.startswith("log"))
+def optuna_distributions(space: Sequence[Distribution]) -> dict[str, BaseDistribution]:
+    """Return each parameter as Optuna describes it; it contains every value of it."""
+    return {item.name: _optuna_distribution(item) for item in space}
+
+
+def _optuna_distribution(item: Distribution) -> BaseDistribution:
+    match item:
+        case Categorical():
+            return CategoricalDistribution(tuple(_to_stored(item, v) for v in item.values))
+        case IntUniform():
+            return IntDistribution(item.low, item.high, step=item.step)
+        case SteppedUniform():
+            return FloatDistribution(item.low, item.high, step=item.step)
+        case FloatUniform():
+            return FloatDistribution(item.low, item.high, log=item.log)
+        case Parametric():
+            low, high = item.ends
+            return FloatDistribution(low, high, log=low > 0 and item.shape.startswith("log"))
         case _:
-            assert_never(dimension)
+            assert_never(item)
 
 
-def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """The same for all dimensions, by parameter."""
-    return {dimension.name: distribution(dimension) for dimension in dimensions}
+def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a point, or a part of one, to what Optuna stores."""
+    return {item.name: _to_stored(item, params[item.name]) for item in space if item.name in params}
 
 
-def encode(dimensions: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A point, or a part of one, as Optuna stores it."""
-    return {
-        dimension.name: _stored(dimension, params[dimension.name])
-        for dimension in dimensions
-        if dimension.name in params
-    }
-
-
-def decode(dimensions: Sequence[Dimension], stored: Mapping[str, Any]) -> Params:
-    """A point from what Optuna stored: the inverse of `encode`, and of `suggest`'s drawing."""
-    return {
-        dimension.name: _meant(dimension, stored[dimension.name])
-        for dimension in dimensions
-        if dimension.name in stored
-    }
-
-
-def suggest(dimensions: Sequence[Dimension], trial: Trial) -> Params:
+def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
     """Let Optuna choose a point: first what decides, then what is active by it."""
 
-    def suggested(dimension: Dimension) -> Any:
-        name = dimension.name
-        match distribution(dimension):
+    def suggested(item: Distribution) -> Any:
+        name = item.name
+        match _optuna_distribution(item):
             case CategoricalDistribution(choices=choices):
-                return _meant(dimension, trial.suggest_categorical(name, choices))
+                return from_stored(item, trial.suggest_categorical(name, choices))
             case IntDistribution(low=low, high=high, step=step):
                 return trial.suggest_int(name, low, high, step=step)
             case FloatDistribution(low=low, high=high, step=step, log=log):
-                return _meant(dimension, trial.suggest_float(name, low, high, step=step, log=log))
+                return from_stored(item, trial.suggest_float(name, low, high, step=step, log=log))
             case other:
                 raise TypeError(f"nothing suggests from {other}")
 
-    return assigned(dimensions, suggested)
+    return sample_point(space, suggested)
 
 
 def derived_seed(seed: int, point: int) -> int:
-    """A seed in [0, 2**32) of its own for each point: the same after any restart."""
+    """Return a seed in [0, 2**32) for each point: the same after any restart."""
     digest = hashlib.sha256(f"{seed}:{point}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> BaseSampler:
-    """The sampler that proposes a point; make a new one for each.
+    """Make the sampler that proposes a point; each point takes a new one.
 
     A sampler that is made again with the sweep's own seed would propose the first points again.
     All options are stated, since Optuna's defaults change between releases.
     """
     derived = derived_seed(seed, point)
     with warnings.catch_warnings():
-        # `group` is marked as experimental, and is what Optuna's guide wants for such spaces.
+        # `group` is marked as experimental, and is what Optuna's guide recommends for such spaces.
         warnings.simplefilter("ignore", ExperimentalWarning)
         match method:
             case "tpe":
@@ -147,22 +132,24 @@ def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> Bas
                 assert_never(method)
 
 
-def _as_json(dimension: Choice) -> bool:
-    return any(isinstance(value, (list, dict)) for value in dimension.values)
+def from_stored(item: Distribution, stored: Any) -> Any:
+    """Convert a value that Optuna stores, or suggests, to the sweep's: the inverse of `encode`."""
+    if isinstance(item, Categorical) and _is_json(item):
+        return json.loads(stored)
+    if isinstance(item, SteppedUniform):
+        # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.
+        return item.at(round((stored - item.low) / item.step))
+    if isinstance(item, Parametric) and isinstance(item.q, int):
+        return int(stored)  # Optuna keeps a float
+    return stored
 
 
-def _stored(dimension: Dimension, value: Any) -> Any:
-    if isinstance(dimension, Choice) and _as_json(dimension):
+def _to_stored(item: Distribution, value: Any) -> Any:
+    if isinstance(item, Categorical) and _is_json(item):
         return json.dumps(value, sort_keys=True)
     return value
 
 
-def _meant(dimension: Dimension, stored: Any) -> Any:
-    if isinstance(dimension, Choice) and _as_json(dimension):
-        return json.loads(stored)
-    if isinstance(dimension, StepRange):
-        # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.
-        return dimension.at(round((stored - dimension.low) / dimension.step))
-    if isinstance(dimension, Law) and isinstance(dimension.q, int):
-        return int(stored)  # Optuna keeps a float
-    return stored
+def _is_json(item: Categorical) -> bool:
+    """Whether a value is a list or mapping, which Optuna stores as text."""
+    return any(isinstance(value, (list, dict)) for value in item.values)

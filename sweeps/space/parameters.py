@@ -1,30 +1,33 @@
-"""The `parameters:` of a sweep file, in W&B's words, read into dimensions."""
+"""The `parameters:` of a sweep file in W&B's words: a model for each kind of distribution."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal, Self, get_args
 
-from carft_core.errors import Route, unknown
+from pydantic import (
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from carft_core.errors import InvalidConfig, Problem, unknown
+from carft_core.fields import Section, error_of, explained
 from sweeps.space.distributions import (
-    SHAPES,
-    Choice,
+    Categorical,
     Condition,
-    Dimension,
-    FloatRange,
-    IntRange,
-    Law,
+    Distribution,
+    FloatUniform,
+    IntUniform,
+    Parametric,
     Shape,
-    StepRange,
+    SteppedUniform,
     canonical,
 )
-from sweeps.space.sampling import ends
-
-Report = Callable[[Route, str], None]
-"""Takes a mistake: its place below the parameter, and what is wrong."""
 
 MAX_VALUES = 1000
 MAX_EXPONENT = 700
@@ -32,239 +35,365 @@ MAX_EXPONENT = 700
 MAX_STEPS = 2**53
 """Up to here a float knows every integer."""
 
-DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
-    "constant": ("value",),
-    "categorical": ("values", "probabilities"),
-    "categorical_w_probabilities": ("values", "probabilities"),
-    "int_uniform": ("min", "max"),
-    "uniform": ("min", "max"),
-    "q_uniform": ("min", "max", "q"),
-    "log_uniform": ("min", "max"),
-    "log_uniform_values": ("min", "max"),
-    "inv_log_uniform": ("min", "max"),
-    "inv_log_uniform_values": ("min", "max"),
-    "q_log_uniform": ("min", "max", "q"),
-    "q_log_uniform_values": ("min", "max", "q"),
-    "normal": ("mu", "sigma"),
-    "q_normal": ("mu", "sigma", "q"),
-    "log_normal": ("mu", "sigma"),
-    "q_log_normal": ("mu", "sigma", "q"),
-    "beta": ("a", "b"),
-    "q_beta": ("a", "b", "q"),
-}
-"""Each distribution, and the keys that describe it."""
-DEFAULTS: Mapping[str, int] = {"q": 1, "mu": 0, "sigma": 1, "a": 1, "b": 1}
-"""What a key is when it is left out, as in W&B; `probabilities` may be left out too."""
-EXPONENTS = ("log_uniform", "inv_log_uniform", "q_log_uniform")
-"""The distributions whose `min` and `max` are exponents of e."""
-KEYS = (
-    *("distribution", "value", "values", "probabilities", "min", "max", "q"),
-    *("mu", "sigma", "a", "b", "when"),
+
+def _number(value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number, got {_shown(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"must be finite, got {value}")
+    return value
+
+
+def _positive(value: object) -> int | float:
+    if _number(value) <= 0:
+        raise ValueError(f"must be greater than 0, got {value}")
+    return _number(value)
+
+
+def _exponent(value: object) -> int | float:
+    if abs(_number(value)) > MAX_EXPONENT:
+        raise ValueError(
+            f"is an exponent of e and must be from -{MAX_EXPONENT} to {MAX_EXPONENT}, got {value}"
+        )
+    return _number(value)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"must be a whole number for int_uniform, got {_shown(value)}")
+    return value
+
+
+def _values(value: object) -> object:
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_VALUES:
+        shown = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
+        raise ValueError(f"must be a list of 1 to {MAX_VALUES} values, got {shown}")
+    texts = list(map(canonical, value))
+    twice = [
+        Problem((index,), f"{_shown(value[index])} is in the list twice")
+        for index, text in enumerate(texts)
+        if text in texts[:index]
+    ]
+    if twice:
+        raise error_of(twice)
+    return tuple(value)
+
+
+def _probabilities(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"must be a list with one number for each value, got {_shown(value)}")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 <= item <= 1:
+            raise ValueError(f"must be numbers from 0 to 1, got {_shown(item)}")
+    total = math.fsum(value)
+    if abs(total - 1) >= 1e-6:
+        raise ValueError(f"must sum to 1, got {total:g}")
+    return tuple(map(float, value))
+
+
+def _conditions(value: object) -> object:
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(
+            f"must be a mapping such as {{algorithm.name: car_ft}}, got {_shown(value)}"
+        )
+    lists = {name: tuple(v) if isinstance(v, list) else (v,) for name, v in value.items()}
+    empty = [name for name, values in lists.items() if not values]
+    if empty:
+        raise error_of(
+            Problem((name,), "can never hold; list at least one value") for name in empty
+        )
+    return tuple(Condition(name, values) for name, values in lists.items())
+
+
+_NUMBER: dict[str, Any] = {"type": "number"}
+Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
+Positive = Annotated[
+    float, PlainValidator(_positive), WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0})
+]
+Exponent = Annotated[float, PlainValidator(_exponent), WithJsonSchema(_NUMBER)]
+Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
+
+
+class Parameter(Section):
+    """What varies: one distribution in the file's words."""
+
+    distribution: str
+    when: Annotated[
+        tuple[Any, ...],
+        PlainValidator(_conditions),
+        WithJsonSchema({"type": "object", "minProperties": 1}),
+    ] = ()
+    """It varies where these fields have these values."""
+
+    def build(self, name: str) -> Distribution:
+        """Make the distribution, without its conditions."""
+        raise NotImplementedError
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong with keys that are right one by one."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = list(self.problems())
+        if problems:
+            raise error_of(problems)
+        return self
+
+
+class Constant(Parameter):
+    """The only value."""
+
+    distribution: Literal["constant"] = "constant"
+    value: Any
+
+    def build(self, name: str) -> Distribution:
+        return Categorical(name, (self.value,))
+
+
+class Choice(Parameter):
+    """One of some values."""
+
+    distribution: Literal["categorical", "categorical_w_probabilities"] = "categorical"
+    values: Annotated[
+        tuple[Any, ...],
+        PlainValidator(_values),
+        WithJsonSchema({"type": "array", "minItems": 1, "maxItems": MAX_VALUES}),
+    ]
+    probabilities: Annotated[
+        tuple[float, ...] | None,
+        PlainValidator(_probabilities),
+        WithJsonSchema({"type": "array", "items": {**_NUMBER, "minimum": 0, "maximum": 1}}),
+    ] = None
+    """One for each value."""
+
+    def build(self, name: str) -> Distribution:
+        return Categorical(name, self.values, self.probabilities)
+
+    def problems(self) -> Iterator[Problem]:
+        count, given = len(self.values), self.probabilities
+        if given is None and self.distribution != "categorical":
+            yield Problem(("probabilities",), "is required")
+        if given is not None and len(given) != count:
+            yield Problem(
+                ("probabilities",),
+                f"must be a list with one number for each of the {count} values, got {len(given)}",
+            )
+
+
+class _Stepped(Parameter):
+    """Numbers, which some distributions round to multiples of `q`."""
+
+    q: Positive | None = None
+    """The step; left out, 1."""
+
+    @property
+    def step(self) -> int | float | None:
+        """The step; None where the distribution has none."""
+        if not self.distribution.startswith("q_"):
+            return None
+        return 1 if self.q is None else self.q
+
+    def problems(self) -> Iterator[Problem]:
+        if self.q is not None and self.step is None:
+            yield Problem(("q",), f"does not go with {self.distribution}")
+            return
+        own = self.build("")
+        if not isinstance(own, Parametric):
+            return
+        exact = dataclasses.replace(own, q=None).ends
+        if not all(map(math.isfinite, exact)):
+            yield Problem((), "draws numbers that are too large")
+        elif own.q is not None and max(map(abs, exact)) / own.q >= MAX_STEPS:
+            yield Problem(("q",), f"is too small a step for such large numbers, got {own.q}")
+        elif own.ends[0] == own.ends[1]:
+            yield Problem((), f"draws {own.ends[0]} and nothing else; use value")
+
+
+class _Between(_Stepped):
+    """Numbers from `min` to `max`."""
+
+    min: Number
+    max: Number
+
+    def problems(self) -> Iterator[Problem]:
+        if self.min >= self.max:
+            ends = f"got {self.min} and {self.max}"
+            yield Problem((), f"min must be less than max, {ends}; for one value, use value")
+        else:
+            yield from super().problems()
+
+
+class Integers(_Between):
+    """Integers, all alike."""
+
+    distribution: Literal["int_uniform"] = "int_uniform"
+    min: Whole
+    max: Whole
+
+    def build(self, name: str) -> Distribution:
+        return IntUniform(name, self.min, self.max)
+
+
+class Uniform(_Between):
+    """Numbers, all alike."""
+
+    distribution: Literal["uniform", "q_uniform"] = "uniform"
+
+    def build(self, name: str) -> Distribution:
+        # The upper end is the last number that a step reaches.
+        low, high, step = self.min, self.max, self.step
+        if step is None:
+            return FloatUniform(name, float(low), float(high))
+        if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
+            return IntUniform(name, low, low + (high - low) // step * step, step)
+        wide = SteppedUniform(name, float(low), float(high), float(step))
+        return dataclasses.replace(wide, high=wide.at(wide.count - 1))
+
+    def problems(self) -> Iterator[Problem]:
+        step, width = self.step, self.max - self.min
+        if step is not None and 0 < width < step:
+            yield Problem(("q",), f"must be greater than 0 and at most max - min, got {step}")
+        elif step is not None and width > 0 and not isinstance(self.build(""), IntUniform):
+            count = int((Decimal(repr(self.max)) - Decimal(repr(self.min))) / Decimal(repr(step)))
+            if count >= MAX_VALUES:
+                yield Problem(("q",), f"makes more than {MAX_VALUES} steps; use uniform instead")
+        else:
+            yield from super().problems()
+
+
+class LogUniform(_Between):
+    """Numbers whose logarithms are all alike."""
+
+    distribution: Literal[
+        "log_uniform_values", "inv_log_uniform_values", "q_log_uniform_values"
+    ] = "log_uniform_values"
+    min: Positive
+    max: Positive
+
+    def build(self, name: str) -> Distribution:
+        return _log_uniform(name, self.min, self.max, self.step)
+
+
+class LogUniformExponents(_Between):
+    """The same, with exponents of e as ends."""
+
+    distribution: Literal["log_uniform", "inv_log_uniform", "q_log_uniform"] = "log_uniform"
+    min: Exponent
+    max: Exponent
+
+    def build(self, name: str) -> Distribution:
+        low, high = self.min, self.max
+        if self.distribution == "inv_log_uniform":
+            low, high = -high, -low  # log(1/X) = -log(X)
+        return _log_uniform(name, math.exp(low), math.exp(high), self.step)
+
+
+def _log_uniform(name: str, low: float, high: float, step: int | float | None) -> Distribution:
+    if step is None:
+        return FloatUniform(name, float(low), float(high), log=True)
+    return Parametric(name, "log_uniform_values", (low, high), step)
+
+
+class Normal(_Stepped):
+    """Numbers, or their logarithms, that are normally distributed."""
+
+    distribution: Literal["normal", "log_normal", "q_normal", "q_log_normal"] = "normal"
+    mu: Number = 0
+    sigma: Positive = 1
+
+    def build(self, name: str) -> Distribution:
+        shape: Shape = "log_normal" if self.distribution.endswith("log_normal") else "normal"
+        return Parametric(name, shape, (self.mu, self.sigma), self.step)
+
+    def problems(self) -> Iterator[Problem]:
+        furthest = abs(self.mu) + 4 * self.sigma
+        if self.distribution.endswith("log_normal") and furthest > MAX_EXPONENT:
+            message = f"mu and sigma are of a logarithm, and exp({furthest:g}) is too large"
+            yield Problem((), message)
+        else:
+            yield from super().problems()
+
+
+class Beta(_Stepped):
+    """Numbers from 0 to 1 that are beta distributed."""
+
+    distribution: Literal["beta", "q_beta"] = "beta"
+    a: Positive = 1
+    b: Positive = 1
+
+    def build(self, name: str) -> Distribution:
+        return Parametric(name, "beta", (self.a, self.b), self.step)
+
+
+_MODELS = (Constant, Choice, Integers, Uniform, LogUniform, LogUniformExponents, Normal, Beta)
+AnyParameter = (
+    Constant | Choice | Integers | Uniform | LogUniform | LogUniformExponents | Normal | Beta
 )
+DISTRIBUTIONS: Mapping[str, type[Parameter]] = {
+    name: model
+    for model in _MODELS
+    for name in get_args(model.model_fields["distribution"].annotation)
+}
+"""The model of each distribution of W&B's."""
+KEYS = tuple(dict.fromkeys(key for model in _MODELS for key in model.model_fields))
 
 
-def dimension(name: str, data: object, report: Report) -> Dimension | None:
-    """The dimension that a parameter describes, or None after reporting what is wrong.
+def parse_parameter(name: str, data: object) -> Distribution:
+    """Read what a parameter varies over. Raises InvalidConfig with the place of each mistake.
 
     Its conditions have the names that the file has, and may be on fields that are fixed.
     """
     if not isinstance(data, Mapping):
         form = "{values: [...]}" if isinstance(data, list) else "{values: [...]} or {value: ...}"
-        report((), f"must be a mapping such as {form}, got {_shown(data)}")
-        return None
+        raise InvalidConfig([Problem((), f"must be a mapping such as {form}, got {_shown(data)}")])
     strange = [key for key in data if key not in KEYS]
-    for key in strange:
-        report((key,), unknown("key", key, (*KEYS, "parameters")))
-    kind = None if strange else _distribution(data, report)
-    when = _conditions(data["when"], report) if "when" in data else ()
-    if kind is None or when is None or not _is_whole(kind, data, report):
-        return None
-    found = _of_kind(name, kind, data, report)
-    return None if found is None else dataclasses.replace(found, when=when)
+    if strange:
+        known = (*KEYS, "parameters")
+        raise InvalidConfig(Problem((key,), unknown("key", key, known)) for key in strange)
+    kind = _distribution_of(data)
+    model = DISTRIBUTIONS[kind]
+    own = [key for key in model.model_fields if key not in ("distribution", "when")]
+    if "q" in own and not kind.startswith("q_"):
+        own.remove("q")
+    stray = [key for key in data if key not in (*own, "distribution", "when")]
+    if stray:
+        *some, last = own
+        listed = f"{', '.join(some)} and {last}" if some else last
+        message = f"does not go with {kind}, which has {listed}"
+        raise InvalidConfig(Problem((key,), message) for key in stray)
+    try:
+        parameter = model.model_validate({**data, "distribution": kind})
+    except ValidationError as error:
+        raise InvalidConfig(explained(error, model)) from None
+    return dataclasses.replace(parameter.build(name), when=parameter.when)
 
 
-def _distribution(data: Mapping[str, Any], report: Report) -> str | None:
-    """What is stated, or what the keys say."""
+def _distribution_of(data: Mapping[str, Any]) -> str:
+    """Return the distribution that is stated, or that the keys imply."""
     kind = data.get("distribution")
     if kind is not None:
         if isinstance(kind, str) and kind in DISTRIBUTIONS:
             return kind
-        report(("distribution",), unknown("distribution", kind, DISTRIBUTIONS))
-        return None
+        message = unknown("distribution", kind, DISTRIBUTIONS)
+        raise InvalidConfig([Problem(("distribution",), message)])
     if "value" in data:
         return "constant"
     if "values" in data:
         return "categorical"
-    numbers = [key for key in ("mu", "sigma", "a", "b") if key in data]
-    if numbers:
-        kinds = [name for name, keys in DISTRIBUTIONS.items() if numbers[0] in keys]
-        report((numbers[0],), f"wants a distribution beside it: {', '.join(kinds)}")
-        return None
+    for key in ("mu", "sigma", "a", "b"):
+        if key in data:
+            kinds = [name for name, model in DISTRIBUTIONS.items() if key in model.model_fields]
+            message = f"needs a distribution beside it: {', '.join(kinds)}"
+            raise InvalidConfig([Problem((key,), message)])
     if "min" not in data and "max" not in data:
-        report((), "give values, value, or min and max")
-        return None
+        raise InvalidConfig([Problem((), "give values, value, or min and max")])
     if "q" in data:
         return "q_uniform"
-    given = [data.get("min"), data.get("max")]
-    return "int_uniform" if all(type(end) is int for end in given) else "uniform"
-
-
-def _is_whole(kind: str, data: Mapping[str, Any], report: Report) -> bool:
-    """Whether all keys of the distribution are there, and no others."""
-    wanted = DISTRIBUTIONS[kind]
-    stray = [key for key in data if key not in (*wanted, "distribution", "when")]
-    free = {*DEFAULTS, "probabilities"} if kind == "categorical" else DEFAULTS
-    missing = [key for key in wanted if key not in data and key not in free]
-    for key in stray:
-        *some, last = (f"{key}" for key in wanted)
-        listed = f"{', '.join(some)} and {last}" if some else last
-        report((key,), f"does not go with {kind}, which has {listed}")
-    if missing:
-        report((), f"{kind} wants {' and '.join(missing)}")
-    return not stray and not missing
-
-
-def _of_kind(name: str, kind: str, data: Mapping[str, Any], report: Report) -> Dimension | None:
-    if kind == "constant":
-        return Choice(name, (data["value"],))
-    if "values" in data:
-        return _choice(name, data, report)
-    given = {key: data.get(key, DEFAULTS.get(key)) for key in DISTRIBUTIONS[kind]}
-    wrong = {key: reason for key, value in given.items() if (reason := _not_a(kind, key, value))}
-    for key, reason in wrong.items():
-        report((key,), reason)
-    if wrong:
-        return None
-    return _range(name, kind, given, report) if "min" in given else _law(name, kind, given, report)
-
-
-def _not_a(kind: str, key: str, value: object) -> str | None:
-    """Why a value cannot be that number of a distribution."""
-    if kind == "int_uniform" and type(value) is not int:
-        return f"must be a whole number for int_uniform, got {_shown(value)}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return f"must be a number, got {_shown(value)}"
-    if not math.isfinite(value):
-        return f"must be finite, got {value}"
-    if key in ("q", "sigma", "a", "b") and value <= 0:
-        return f"must be greater than 0, got {value}"
-    if kind in EXPONENTS and key != "q" and abs(value) > MAX_EXPONENT:
-        return (
-            f"is an exponent of e and must be from -{MAX_EXPONENT} to {MAX_EXPONENT}, got {value}"
-        )
-    return None
-
-
-def _choice(name: str, data: Mapping[str, Any], report: Report) -> Choice | None:
-    values = data["values"]
-    if not isinstance(values, list) or not 1 <= len(values) <= MAX_VALUES:
-        shown = f"{len(values)} of them" if isinstance(values, list) else _shown(values)
-        report(("values",), f"must be a list of 1 to {MAX_VALUES} values, got {shown}")
-        return None
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if canonical(value) in seen:
-            report(("values", index), f"{_shown(value)} stands in the list twice")
-        seen.add(canonical(value))
-    if "probabilities" not in data:
-        return Choice(name, tuple(values)) if len(seen) == len(values) else None
-    wrong = _no_probabilities(data["probabilities"], len(values))
-    if wrong is not None:
-        report(("probabilities",), wrong)
-    if wrong is not None or len(seen) < len(values):
-        return None
-    return Choice(name, tuple(values), tuple(map(float, data["probabilities"])))
-
-
-def _no_probabilities(given: object, count: int) -> str | None:
-    """Why these are not the probabilities of so many values."""
-    if not isinstance(given, list) or len(given) != count:
-        shown = f"{len(given)} of them" if isinstance(given, list) else _shown(given)
-        return f"must be a list with one number for each of the {count} values, got {shown}"
-    strange = [
-        item
-        for item in given
-        if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 <= item <= 1
-    ]
-    if strange:
-        return f"must be numbers from 0 to 1, got {_shown(strange[0])}"
-    total = math.fsum(given)
-    return None if abs(total - 1) < 1e-6 else f"must sum to 1, got {total:g}"
-
-
-def _range(name: str, kind: str, given: Mapping[str, Any], report: Report) -> Dimension | None:
-    low, high = given["min"], given["max"]
-    if low >= high:
-        report((), f"min must be less than max, got {low} and {high}; for one value, use value")
-        return None
-    if kind.endswith("log_uniform_values") and low <= 0:
-        report(("min",), f"must be greater than 0 for {kind}, got {low}")
-        return None
-    if kind == "int_uniform":
-        return IntRange(name, low, high)
-    if kind == "q_uniform":
-        return _stepped(name, low, high, given["q"], report)
-    if kind == "inv_log_uniform":
-        low, high = -high, -low  # log(1/X) = -log(X)
-    if kind in EXPONENTS:
-        low, high = math.exp(low), math.exp(high)
-    if kind.startswith("q_"):
-        return _checked(Law(name, "log_uniform_values", (low, high), given["q"]), report)
-    return FloatRange(name, float(low), float(high), log=kind != "uniform")
-
-
-def _stepped(name: str, low: Any, high: Any, step: Any, report: Report) -> Dimension | None:
-    """A range with a step; its upper end is the last number that a step reaches."""
-    if step > high - low:
-        report(("q",), f"must be greater than 0 and at most max - min, got {step}")
-        return None
-    if all(type(value) is int for value in (low, high, step)):
-        return IntRange(name, low, low + (high - low) // step * step, step)
-    count = int((Decimal(repr(high)) - Decimal(repr(low))) / Decimal(repr(step))) + 1
-    if count > MAX_VALUES:
-        report(("q",), f"makes more than {MAX_VALUES} steps; use uniform instead")
-        return None
-    wide = StepRange(name, float(low), float(high), float(step))
-    return StepRange(name, wide.low, wide.at(wide.count - 1), wide.step)
-
-
-def _law(name: str, kind: str, given: Mapping[str, Any], report: Report) -> Law | None:
-    shape: Shape = next(shape for shape in SHAPES if shape == kind.removeprefix("q_"))
-    first, second = (given[key] for key in SHAPES[shape])
-    furthest = abs(first) + 4 * second
-    if shape == "log_normal" and furthest > MAX_EXPONENT:
-        report((), f"mu and sigma are of a logarithm, and exp({furthest:g}) is too large a number")
-        return None
-    return _checked(Law(name, shape, (first, second), given.get("q")), report)
-
-
-def _checked(law: Law, report: Report) -> Law | None:
-    """The law, if numbers of some use come of it."""
-    exact = dataclasses.replace(law, q=None)
-    if not all(map(math.isfinite, ends(exact))):
-        report((), "draws numbers that are too large")
-    elif law.q is not None and max(map(abs, ends(exact))) / law.q >= MAX_STEPS:
-        report(("q",), f"is too small a step for such large numbers, got {law.q}")
-    elif ends(law)[0] == ends(law)[1]:
-        report((), f"draws {ends(law)[0]} and nothing else; use value")
-    else:
-        return law
-    return None
-
-
-def _conditions(given: object, report: Report) -> tuple[Condition, ...] | None:
-    if not isinstance(given, Mapping) or not given:
-        report(
-            ("when",), f"must be a mapping such as {{algorithm.name: car_ft}}, got {_shown(given)}"
-        )
-        return None
-    found = []
-    for name, value in given.items():
-        values = tuple(value) if isinstance(value, list) else (value,)
-        if not values:
-            report(("when", name), "can never hold: give a value or a list of values")
-        found.append(Condition(name, values))
-    return tuple(found) if all(condition.values for condition in found) else None
+    ends = [data.get("min"), data.get("max")]
+    return "int_uniform" if all(type(end) is int for end in ends) else "uniform"
 
 
 def _shown(value: object) -> str:

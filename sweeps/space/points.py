@@ -1,4 +1,4 @@
-"""A point of a sweep's space as the trial config that it stands for."""
+"""Trial configs of the points of a space."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig, trial_config
-from sweeps.space.distributions import projected
+from sweeps.space.distributions import fields_of
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
-    """The trial's fields with `params` (dotted) over them.
+    """Make the config of the trial's fields with `params` (dotted) over them.
 
     Where the algorithm itself is a parameter, only the fields that it has are used. Raises
     InvalidConfig when the fields do not make a config.
@@ -20,13 +20,13 @@ def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfi
     if not isinstance(name, str) or name not in ALGORITHMS:
         return trial_config(_placed(trial, params))
     own = {**_algorithm(trial, name), "name": name}
-    return trial_config(_placed({**trial, "algorithm": own}, projected(params, name)))
+    return trial_config(_placed({**trial, "algorithm": own}, fields_of(params, name)))
 
 
 def baseline_at(
     trial: Mapping[str, Any], baseline: Mapping[str, Any], params: Mapping[str, Any]
 ) -> TrialConfig:
-    """The same with another algorithm: `baseline` holds its name and its own fields.
+    """Make the same with another algorithm: `baseline` holds its name and its own fields.
 
     Fields of the trial's algorithm that the baseline has too are taken over. Raises
     InvalidConfig as `config_at` does.
@@ -36,14 +36,14 @@ def baseline_at(
 
 
 def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a point on which a baseline depends: the fields that it has and leaves open."""
+    """Return the part of a point that a baseline has and leaves open."""
     fixed = {("algorithm", field) for field in ("name", *baseline)}
-    own = projected(params, str(baseline["name"]))
+    own = fields_of(params, str(baseline["name"]))
     return {name: own[name] for name in own if tuple(name.split(".")[:2]) not in fixed}
 
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The fields that the trial fixes for its algorithm, as far as algorithm `name` has them."""
+    """Return the fields that the trial fixes for its algorithm, as far as `name` has them."""
     given = trial.get("algorithm")
     known = ALGORITHMS[name].model_fields
     return {
@@ -54,7 +54,7 @@ def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested data with each dotted field put in its section, or deeper."""
+    """Put each dotted field in its section, or deeper, in a copy of nested data."""
     nested: dict[str, Any] = _copied(trial)
     for name, value in params.items():
         *sections, field = name.split(".")

@@ -14,7 +14,7 @@ Goal = Literal["maximize", "minimize"]
 
 QUANTITIES = ("top1", "nll", "ece", "brier")
 FURTHER = ("macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1")
-"""Of families that ask for them."""
+"""Further ones, which some families measure."""
 _SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
 NAMES = (
     "train/loss",
@@ -30,7 +30,7 @@ NAMES = (
     "system/images_per_s",
     "system/peak_memory_mb",
 )
-"""All names; SHIFT, PART and SPLIT stand for a name of the family, FAMILY for another family;
+"""All names; SHIFT, PART and SPLIT are names of the family, FAMILY is that of another;
 `train/` has each loss term."""
 
 PATTERN = (
@@ -38,17 +38,26 @@ PATTERN = (
     r"|gap/top1|hmean/top1"
     r"|gain/ood/top1|retention/\w+/top1|context/\S+/(kl|entropy)|system/(images_per_s|peak_memory_mb))"
 )
-_SYNONYMS = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")
+_ACCURACY = re.compile(r"(^|/)(acc|acc1|acc@1|accuracy|top_1|top-1)$")
+_SYNONYMS = {
+    **dict.fromkeys(("acc", "accuracy", "val_acc", "val_accuracy", "val_top1"), "id/val/top1"),
+    **dict.fromkeys(("loss", "val_loss", "eval_loss", "validation_loss"), "id/val/nll"),
+    **dict.fromkeys(("test_acc", "test_accuracy"), "id/test/top1"),
+    **dict.fromkeys(("ood_acc", "ood_accuracy"), "ood/mean/top1"),
+    "train_loss": "train/loss",
+}
+"""What other programs log, by its usual names."""
 _SMALLER_IS_BETTER = re.compile(r"(^train/|/nll$|/ece$|/brier$|/kl$|^gap/|memory)")
 
 
 def problem(name: str) -> str | None:
-    """What is wrong with a metric's name, or None."""
+    """Return what is wrong with a metric's name, or None."""
     if re.fullmatch(PATTERN, name):
         return None
-    plainer = _SYNONYMS.sub(r"\1top1", name)
-    if plainer != name and re.fullmatch(PATTERN, plainer):
-        return f"unknown metric {name!r}; did you mean {plainer!r}?"
+    plain = re.sub(r"[./ -]", "_", name.lower())
+    near = _SYNONYMS.get(plain, _ACCURACY.sub(r"\1top1", name))
+    if re.fullmatch(PATTERN, near):
+        return f"unknown metric {name!r}; did you mean {near!r}?"
     if re.fullmatch(f"[a-z_]+/{PATTERN}", name):
         merge, rest = name.split("/", 1)
         return f"write {rest!r}, and the merge's point apart: merge: {merge}@..."
@@ -56,7 +65,7 @@ def problem(name: str) -> str | None:
 
 
 def natural_goal(name: str) -> Goal:
-    """The direction in which the metric is better."""
+    """Return the direction in which the metric is better."""
     return "minimize" if _SMALLER_IS_BETTER.search(name) else "maximize"
 
 
@@ -66,7 +75,7 @@ def is_selectable(name: str) -> bool:
 
 
 def is_reported(name: str, *, every_epoch: bool) -> bool:
-    """Whether runs tell it after every epoch; `every_epoch`: they measure test and shifts then."""
+    """Whether runs report it after every epoch, where `every_epoch` with test and shifts."""
     if name.startswith(("id/val/", "train/")):
         return True
     return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"
@@ -90,12 +99,12 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
     if of_splits and split in known_splits:
         kinds = [one.rpartition("/")[2] for one in known if one.rpartition("/")[0] == split]
         raise RequestError(f"metric: {family} has no {name}; of {split} it has {', '.join(kinds)}")
-    told = ", ".join(one for one in known_splits if one.startswith(("id/", "ood/")))
-    raise RequestError(f"metric: {family} has no {name}; it is measured on {told}")
+    measured = ", ".join(one for one in known_splits if one.startswith(("id/", "ood/")))
+    raise RequestError(f"metric: {family} has no {name}; it is measured on {measured}")
 
 
 def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
-    """What of splits a run measures."""
+    """Yield the metrics of splits that a run measures."""
     family = FAMILIES[config.data.family]
     splits = {"id/val": data.val or data.train, **data.measured()}
     grouped = {name: split.groups is not None for name, split in splits.items()}

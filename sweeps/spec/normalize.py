@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_core.config import SCALARS, SECTIONS, field_names
-from carft_core.errors import Route, unknown
+from carft_core.errors import Route, listed_in_groups, unknown
 from sweeps.space.parameters import KEYS as PARAMETER_KEYS
-from sweeps.spec.document import COMMAND_LINE, Draft, Place, YamlError, parse
-from sweeps.spec.settings import Settings, expand_retries
+from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse, validated
+from sweeps.spec.settings import (
+    ASHA_SYNONYMS,
+    METHOD_ALIASES,
+    Hyperband,
+    Settings,
+    expand_retries,
+)
 
-ROUTE = ("profiles",)
-KEY = "profile"
+PROFILES: Route = ("profiles",)
+PROFILE_KEY = "profile"
 """What `--set` calls it: `--set profile=smoke` is `--profile smoke`."""
-
-
-def profile_names(draft: Draft) -> tuple[str, ...]:
-    """Those that the file has."""
-    return tuple(draft.mapping(ROUTE))
-
-
-def profile_changes(draft: Draft, name: str) -> Iterator[tuple[str, Any, Place]]:
-    """Each key that the profile changes, its value, and where that stands in the file."""
-    for key, value in draft.mapping((*ROUTE, name)).items():
-        yield key, value, draft.place((*ROUTE, name, key))
-
-
-def no_such(draft: Draft, name: str) -> str:
-    """What to say of a profile that the file has not."""
-    known = profile_names(draft)
-    return unknown("profile", name, known) if known else "the file has no profiles"
-
-
 IGNORED = ("program", "command", "project", "entity", "apiVersion", "kind")
 """Without a meaning here, and without harm."""
 UNSUPPORTED: Mapping[str, str] = {
     "scheduler": "leave it out; method names the search, and engine: ray with resources says where "
-    "runs go",
+    "runs execute",
     "controller": "leave it out; the sweep is controlled where carft-sweep runs",
-    "job": "leave it out; what a run trains stands under trial",
+    "job": "leave it out; what a run trains is under trial",
     "image_uri": "leave it out; runs train where the engine is, see engine and resources",
     "metric_constraints": "leave it out; a goal with a bound is not available, name the quantity "
     "in metrics as a goal of its own",
@@ -53,86 +40,19 @@ OF_METRIC: Mapping[str, str] = {
     "impute_while_running": "leave it out; a running trial has no value yet",
     "threshold": "leave it out; the front of several goals needs no reference point",
 }
-HYPERBAND = ("min_iter", "max_iter", "s", "eta", "strict")
-_ETA = 3
-SHORT: Mapping[str, str] = {
-    "grace_period": "min_epochs",
-    "min_resource": "min_epochs",
-    "eta": "reduction_factor",
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(("learning_rate", "lr0", "eta"), "optim.lr"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
+    **dict.fromkeys(("bs", "batchsize", "train_batch_size"), "optim.batch_size"),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), "optim.epochs"),
+    **dict.fromkeys(("max_steps", "num_steps"), "optim.steps"),
+    **dict.fromkeys(("optimizer", "optimiser"), "optim.name"),
+    **dict.fromkeys(("arch", "architecture", "backbone", "model"), "model.name"),
+    **dict.fromkeys(("dataset", "dataset_name"), "data.family"),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), "optim.warmup"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip"),
 }
-"""Ray's, Optuna's and W&B's words for asha's fields."""
-
-
-def of_metric(draft: Draft, route: Route) -> None:
-    """Answer what W&B knows of a metric and there is not here."""
-    fields = draft.get(route)
-    for key in [key for key in (fields if isinstance(fields, Mapping) else ()) if key in OF_METRIC]:
-        draft.report((*route, key), f"{key} of W&B is not supported; {OF_METRIC[key]}")
-        draft.drop((*route, key))
-
-
-def of_early_terminate(draft: Draft) -> None:
-    """Let W&B's hyperband, `allow_grid` at the top, and other names of asha's fields be ours."""
-    allowed, rule = draft.get(("allow_grid",)), ("early_terminate",)
-    given = isinstance(draft.get(rule), dict)
-    if allowed is not None and given:
-        draft.move(("allow_grid",), (*rule, "allow_grid"))
-    elif allowed is not None and draft.get(rule) is None:
-        draft.report(("allow_grid",), "goes with early_terminate, which is not given")
-    if not given:
-        return
-    if draft.get((*rule, "type")) == "hyperband":
-        _hyperband(draft, rule)
-    if draft.get((*rule, "type")) == "asha":
-        for name, ours in SHORT.items():
-            if draft.get((*rule, name)) is not None:
-                draft.move((*rule, name), (*rule, ours))
-
-
-def _hyperband(draft: Draft, rule: Route) -> None:
-    """W&B's only type: brackets at min_iter times powers of eta, or max_iter divided by them."""
-    place = draft.place((*rule, "type"))
-    draft.warnings.append(f"{place.text}: early_terminate hyperband runs as asha")
-    draft.put((*rule, "type"), "asha", place)
-    fields = draft.mapping(rule)
-    if "strict" in fields:
-        at = draft.place((*rule, "strict")).text
-        draft.warnings.append(f"{at}: strict is W&B's and ignored here")
-        draft.drop((*rule, "strict"))
-    if fields.keys().isdisjoint({"eta", "reduction_factor"}):
-        draft.put((*rule, "eta"), _ETA, place)
-    if "min_iter" in fields and "max_iter" in fields:
-        draft.report((*rule, "max_iter"), "give min_iter, or max_iter and s, not both")
-        draft.drop((*rule, "max_iter"))
-        draft.drop((*rule, "s"))
-    elif "min_iter" in fields:
-        draft.move((*rule, "min_iter"), (*rule, "min_epochs"))
-    elif "max_iter" in fields or "s" in fields:
-        _brackets(draft, rule)
-    elif fields.keys().isdisjoint(("min_epochs", "min_resource", "grace_period")):
-        draft.report(rule, "hyperband wants min_iter, or max_iter and s")
-
-
-def _brackets(draft: Draft, rule: Route) -> None:
-    """`max_iter: 27, s: 2, eta: 3` has brackets at 9 and 3: the first decision after 3 epochs."""
-    fields = draft.mapping(rule)
-    place = draft.place((*rule, "max_iter" if "max_iter" in fields else "s"))
-    last, count = (_whole(draft, rule, key) for key in ("max_iter", "s"))
-    eta = fields.get("eta", fields.get("reduction_factor"))
-    for key in ("max_iter", "s"):
-        draft.drop((*rule, key))
-    if last is None or count is None or type(eta) is not int or eta < 2:
-        return  # a wrong eta is reported as a wrong reduction_factor
-    reached = min(count, int(math.log(last, eta) + 1e-9))
-    draft.put((*rule, "min_epochs"), last // eta**reached, place)
-
-
-def _whole(draft: Draft, rule: Route, key: str) -> int | None:
-    value = draft.get((*rule, key))
-    if type(value) is int and 1 <= value <= 1_000_000:
-        return value
-    draft.report((*rule, key), f"hyperband wants {key}, a whole number from 1, got {value!r}")
-    return None
+"""What other programs call our fields, without the section that they may name."""
 
 
 TRIAL_KEYS = (*SECTIONS, "algorithm", "merges", *SCALARS)
@@ -141,162 +61,221 @@ KEYS = (
     *("allow_grid", "parameters", "baselines", "trial", "aliases", "profiles"),
 )
 
-NAMED: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
-"""Where an algorithm stands, by its bare name or with fields."""
+_ALGORITHMS: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
+SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("tasks",), ("retries",))
+"""The routes that have a short form, and a long one below which `--set` finds its place."""
 
 
-def normalise(draft: Draft) -> None:
-    """Let every value of the file stand at its one route; report keys that nobody knows."""
-    _top_keys(draft)
-    aliases = _aliases(draft)
-    _bare_algorithm(draft)
-    _whole_tasks(draft, aliases)
-    _bare_retries(draft)
-    for key in list(draft.mapping(("trial",))):
+def normalize(document: SpecDocument) -> None:
+    """Put every value of the file at its one route; report unknown keys."""
+    _top_keys(document)
+    aliases = _aliases(document)
+    for route in SHORT:
+        value = document.get(route)
+        if value is not None:
+            document.replace(route, _long_form(route, value, aliases))
+    for key in list(document.mapping(("trial",))):
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
-            draft.move(("trial", key), ("trial", *name.split(".")))
-    for route, written in list(_leaves(draft, ("parameters",), "")):
+            document.move(("trial", key), ("trial", *name.split(".")))
+    for route, written in list(_leaves(document, ("parameters",), "")):
         name = aliases.get(written, written)
         if name not in field_names():
-            draft.report(route, _unknown_field("parameter", written, aliases))
-            draft.drop(route)
+            document.add_error(route, _unknown_field("parameter", written, aliases))
+            document.remove(route)
         elif route != ("parameters", name):
-            draft.move(route, ("parameters", name))
-    for key, value in list(draft.mapping(("parameters",)).items()):
+            document.move(route, ("parameters", name))
+    for key, value in list(document.mapping(("parameters",)).items()):
         if isinstance(value, dict) and "parameters" in value:
-            draft.drop(("parameters", key))
-    _profiles(draft, aliases)
+            document.remove(("parameters", key))
+    _check_profiles(document, aliases)
 
 
-def apply(draft: Draft, overrides: Sequence[str]) -> None:
-    """Put each `key=value` of the command line over what a normalised file says."""
-    aliases = {name: str(field) for name, field in draft.mapping(("aliases",)).items()}
+def apply(document: SpecDocument, overrides: Sequence[str]) -> None:
+    """Apply each `key=value` of the command line to a normalised file."""
+    aliases = {name: str(field) for name, field in document.mapping(("aliases",)).items()}
     for index, override in enumerate(overrides):
         key, equals, text = override.partition("=")
-        secret = key.strip() == "webhook" and not text.strip().startswith("env:")
-        said = "webhook=..." if secret else override
-        shown = said if len(said) <= 60 else f"{said[:60]}..."
-        place = Place(COMMAND_LINE + index, f"--set {shown}")
-        if key.strip() == KEY and equals:
-            _put_profile(draft, text.strip().strip("\"'"), aliases, place)
-            continue
-        if secret and text.strip() not in ("", "null"):
-            draft.complain(
-                place, "others can see a command line; write it into the file, or say env:NAME"
-            )
+        # What is no env:NAME may be the address itself, which is a secret.
+        is_secret = key.strip() == "webhook" and not text.strip().startswith("env:")
+        shown = "webhook=..." if is_secret else override
+        place = Place(COMMAND_LINE + index, f"--set {shown[:60]}{'...' * (len(shown) > 60)}")
+        if key.strip() == PROFILE_KEY and equals:
+            _put_profile(document, text.strip().strip("\"'"), aliases, place)
             continue
         if not equals:
-            draft.complain(place, "must be key=value, such as optim.lr=3e-4")
+            document.add_error_at(place, "must be key=value, such as optim.lr=3e-4")
             continue
         try:
-            document = parse(text)
+            parsed = parse(text)
             route = _route(key.strip(), aliases)
         except YamlError as error:
-            draft.complain(place, error.reason)
+            document.add_error_at(place, error.reason)
         except KeyError as error:
-            draft.complain(place, str(error.args[0]))
+            document.add_error_at(place, str(error.args[0]))
         else:
-            for mistake in document.mistakes:
-                draft.complain(place, mistake.message)
-            if not document.mistakes:
-                _put(draft, route, document.data, place)
+            for mistake in parsed.mistakes:
+                document.add_error_at(place, mistake.message)
+            if not parsed.mistakes:
+                _put(document, route, parsed.data, place)
 
 
-def _profiles(draft: Draft, aliases: Mapping[str, str]) -> None:
-    """Report the keys that nobody knows, of all the profiles: each waits for its first use."""
-    for name in profile_names(draft):
-        for key, _, place in profile_changes(draft, name):
+def translate_wandb(document: SpecDocument) -> None:
+    """Translate W&B's values to ours; report those that have no like here."""
+    method = document.get(("method",))
+    if isinstance(method, str) and method in METHOD_ALIASES:
+        document.add_warning(("method",), f"method {method} runs as {METHOD_ALIASES[method]}")
+    several = document.get(("metrics",))
+    routes: list[Route] = [("metric",)]
+    routes += [
+        ("metrics", index) for index in range(len(several) if isinstance(several, list) else 0)
+    ]
+    for route in routes:
+        fields = document.get(route)
+        for key in [
+            key for key in (fields if isinstance(fields, dict) else ()) if key in OF_METRIC
+        ]:
+            message = f"{key} of W&B is not supported; {OF_METRIC[key]}"
+            document.add_error((*route, key), message)
+            document.remove((*route, key))
+    _translate_early_terminate(document)
+
+
+def _translate_early_terminate(document: SpecDocument) -> None:
+    """Translate `allow_grid` at the top, W&B's hyperband, and other names of asha's fields."""
+    rule: Route = ("early_terminate",)
+    given = document.get(rule)
+    if document.get(("allow_grid",)) is not None:
+        if isinstance(given, dict):
+            document.move(("allow_grid",), (*rule, "allow_grid"))
+        elif given is None:
+            message = "goes with early_terminate, which is not given"
+            document.add_error(("allow_grid",), message)
+    if not isinstance(given, dict):
+        return
+    if given.get("type") == "hyperband":
+        place = document.place((*rule, "type"))
+        document.add_warning((*rule, "type"), "early_terminate hyperband runs as asha")
+        if "strict" in given:
+            document.ignore((*rule, "strict"), "strict is W&B's and ignored here")
+        same = {ours: theirs for theirs, ours in ASHA_SYNONYMS.items() if theirs == "eta"}
+        same["min_epochs"] = "min_iter"
+        for ours, theirs in same.items():
+            if ours in given:
+                document.move((*rule, ours), (*rule, theirs))
+        found = validated(document, Hyperband, given, rule)
+        document.set(rule, None if found is None else found.as_asha(), place)
+    elif given.get("type") == "asha":
+        for name, ours in ASHA_SYNONYMS.items():
+            if given.get(name) is not None:
+                document.move((*rule, name), (*rule, ours))
+
+
+def profile_names(document: SpecDocument) -> tuple[str, ...]:
+    """Return the profiles of the file."""
+    return tuple(document.mapping(PROFILES))
+
+
+def _profile_changes(document: SpecDocument, name: str) -> Iterator[tuple[str, Any, Place]]:
+    """Yield each key that the profile changes, its value, and its place in the file."""
+    for key, value in document.mapping((*PROFILES, name)).items():
+        yield key, value, document.place((*PROFILES, name, key))
+
+
+def _check_profiles(document: SpecDocument, aliases: Mapping[str, str]) -> None:
+    """Report the unknown keys of all profiles: each waits for its first use."""
+    for name in profile_names(document):
+        for key, _, place in _profile_changes(document, name):
             try:
                 _route(key, aliases)
             except KeyError as error:
-                draft.complain(place, f"profiles.{name}: {error.args[0]}")
+                document.add_error_at(place, f"profiles.{name}: {error.args[0]}")
 
 
-def _put_profile(draft: Draft, name: str, aliases: Mapping[str, str], place: Place) -> None:
-    """Let the values of a profile stand, each still at its own place in the file."""
-    if name not in profile_names(draft):
-        draft.complain(place, no_such(draft, name))
+def _put_profile(
+    document: SpecDocument, name: str, aliases: Mapping[str, str], place: Place
+) -> None:
+    """Apply a profile; its values keep their own places in the file."""
+    names = profile_names(document)
+    if name not in names:
+        message = unknown("profile", name, names) if names else "the file has no profiles"
+        document.add_error_at(place, message)
         return
-    for key, value, where in profile_changes(draft, name):
+    for key, value, where in _profile_changes(document, name):
         if key == "name" and isinstance(value, str):
-            value = value.replace("{name}", str(draft.get(("name",))))
-        # What nobody knows is reported already, with all other profiles.
+            value = value.replace("{name}", str(document.get(("name",))))
+        # An unknown key is reported already, with those of all profiles.
         with contextlib.suppress(KeyError):
-            _put(draft, _route(key, aliases), value, where)
+            _put(document, _route(key, aliases), value, where)
 
 
-def _top_keys(draft: Draft) -> None:
-    for key in list(draft.data):
+def _top_keys(document: SpecDocument) -> None:
+    for key in list(document.data):
         if key in KEYS:
-            if draft.data[key] is None:
-                draft.drop((key,))
+            if document.data[key] is None:
+                document.remove((key,))
         elif key in UNSUPPORTED:
-            draft.report((key,), f"{key} of W&B is not supported; {UNSUPPORTED[key]}")
+            document.add_error((key,), f"{key} of W&B is not supported; {UNSUPPORTED[key]}")
         elif key in IGNORED:
-            place = draft.place((key,)).text
-            draft.warnings.append(f"{place}: {key} is W&B's and ignored here")
+            document.ignore((key,), f"{key} is W&B's and ignored here")
         elif key in TRIAL_KEYS or key in field_names():
-            draft.report((key,), f"stands at the top; write it under trial: {key}")
+            document.add_error((key,), f"is at the top; write it under trial: {key}")
         else:
-            draft.report((key,), unknown("key", key, KEYS))
+            document.add_error((key,), _unknown_field("key", key, KEYS))
 
 
-def _aliases(draft: Draft) -> dict[str, str]:
+def _aliases(document: SpecDocument) -> dict[str, str]:
     """The file's aliases, as far as they are right."""
     taken = {*KEYS, *TRIAL_KEYS, *field_names()}
     right: dict[str, str] = {}
-    for alias, field in draft.mapping(("aliases",)).items():
+    for alias, field in document.mapping(("aliases",)).items():
         route = ("aliases", alias)
         if alias in taken:
-            draft.report(route, "is a name of its own already; choose another alias")
+            document.add_error(route, "is a name of its own already; choose another alias")
         elif not isinstance(field, str) or field not in field_names():
-            draft.report(route, _unknown_field("field", field, ()))
+            document.add_error(route, _unknown_field("field", field, ()))
         else:
             right[alias] = field
     return right
 
 
-def _bare_algorithm(draft: Draft) -> None:
-    for route in NAMED:
-        if isinstance(draft.get(route), str):
-            place = draft.place(route)
-            draft.put(route, {"name": draft.get(route)}, place)
+def _long_form(route: Route, value: object, aliases: Mapping[str, Any]) -> object:
+    """Expand the short form of a value; one that is wrong stays, and is reported later."""
+    if route in _ALGORITHMS and isinstance(value, str):
+        return {"name": value}
+    if route == ("tasks",) and isinstance(value, str):
+        return aliases.get(value, value)
+    if route == ("retries",) and type(value) is int:
+        with contextlib.suppress(ValueError):
+            return expand_retries(value)
+    return value
 
 
-def _bare_retries(draft: Draft) -> None:
-    """A number in its long form, so that `--set retries.preempted=3` finds its place."""
-    value, place = draft.get(("retries",)), draft.place(("retries",))
-    if type(value) is int:
-        with contextlib.suppress(ValueError):  # reported when the settings are checked
-            draft.put(("retries",), expand_retries(value), place)
-
-
-def _whole_tasks(draft: Draft, aliases: Mapping[str, str]) -> None:
-    """The tasks' parameter by its whole name."""
-    given = draft.get(("tasks",))
-    if isinstance(given, str) and given in aliases:
-        draft.put(("tasks",), aliases[given], draft.place(("tasks",)))
-
-
-def _leaves(draft: Draft, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
+def _leaves(document: SpecDocument, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
     """Each parameter's route and dotted name, W&B's nested ones too."""
-    for key, value in draft.mapping(route).items():
+    for key, value in document.mapping(route).items():
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value:
                 if other != "parameters":
-                    message = "does not stand beside nested parameters"
-                    draft.report((*route, key, other), message)
-            yield from _leaves(draft, (*route, key, "parameters"), f"{prefix}{key}.")
+                    message = "does not go with nested parameters"
+                    document.add_error((*route, key, other), message)
+            yield from _leaves(document, (*route, key, "parameters"), f"{prefix}{key}.")
         else:
             yield (*route, key), f"{prefix}{key}"
 
 
 def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
-    """Names the near fields: of the same section, or of the same last name (`lr`: `optim.lr`)."""
+    """Suggest a field: what others call so, of the same last name, or one that is spelt alike."""
     names = (*field_names(), *more)
     section, _, last = str(name).rpartition(".")
     same = [known for known in names if known.rpartition(".")[2] == last]
+    same = same or [known for known in (SYNONYMS.get(last),) if known in names]
+    if not same and not section:  # else data.root is near to dropout
+        own = {known.rpartition(".")[2]: known for known in reversed(names)}
+        same = [own[near] for near in difflib.get_close_matches(last, own, n=1, cutoff=0.75)]
+        if not same:
+            known = listed_in_groups(more if kind == "key" else names)
+            return f"unknown {kind} {name!r}; Known: {known}."
     if same:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, same))}?"
     near = [known for known in names if section and known.startswith(f"{section}.")]
@@ -304,7 +283,7 @@ def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
 
 
 def _route(key: str, aliases: Mapping[str, str]) -> Route:
-    """Where a key of the command line stands. Raises KeyError with a message."""
+    """Return the route of a key of the command line. Raises KeyError with a message."""
     key = aliases.get(key, key)
     field = key.removeprefix("trial.")
     if field in field_names() or field in TRIAL_KEYS:
@@ -334,24 +313,16 @@ def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
     raise KeyError(_unknown_field("parameter", text, aliases))
 
 
-def _put(draft: Draft, route: Route, value: object, place: Place) -> None:
+def _put(document: SpecDocument, route: Route, value: object, place: Place) -> None:
     whole = route[:2]
     if route[0] == "parameters" and value is None and len(route) == 2:
-        draft.drop(route)
+        document.remove(route)
     elif route[0] == "parameters" and route[-1] in ("value", "values") and len(route) == 3:
         # A new list of values replaces whatever described the parameter, but for its condition.
-        given = draft.get(whole)
+        given = document.get(whole)
         kept = {"when": given["when"]} if isinstance(given, dict) and "when" in given else {}
-        draft.put(whole, {**kept, route[-1]: value}, place)
-    elif route in NAMED and isinstance(value, str):
-        draft.put(route, {"name": value}, place)
-    elif route == ("tasks",):
-        draft.put(route, value, place)
-        _whole_tasks(draft, {name: str(f) for name, f in draft.mapping(("aliases",)).items()})
-    elif route == ("retries",) and type(value) is int:
-        draft.put(route, value, place)
-        _bare_retries(draft)
+        document.set(whole, {**kept, route[-1]: value}, place)
     elif route == ("selection", "within"):
-        draft.put(("selection",), {"within": value}, place)
+        document.set(("selection",), {"within": value}, place)
     else:
-        draft.put(route, value, place)
+        document.set(route, _long_form(route, value, document.mapping(("aliases",))), place)

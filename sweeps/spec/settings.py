@@ -4,70 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
-from carft_core.fields import Section
+from carft_core.errors import Problem
+from carft_core.fields import PositiveInt, Section, error_of
 from sweeps.spec.durations import FORM, NUMBER, seconds
-from sweeps.spec.metrics import PATTERN, Goal
+from sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from tracking.comparison.metrics import By
 from tracking.comparison.spec import NAMED, TASK
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""
-HIDDEN = "***"
-_VARIABLE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
-_ALLOWED_ADDRESS = (
-    "must be an http:// or https:// address, or env:NAME for a variable that holds one"
-)
-
-
-def address(given: object) -> str:
-    """The address as given. Raises ValueError, which shows none of it: it is a secret."""
-    if not isinstance(given, str):
-        raise ValueError(_ALLOWED_ADDRESS)
-    if given.startswith("env:"):
-        if not _VARIABLE.fullmatch(given):
-            raise ValueError(f"{_ALLOWED_ADDRESS}; a variable's name has letters, digits and '_'")
-        return given
-    if not _is_url(given):
-        raise ValueError(_ALLOWED_ADDRESS)
-    return given
-
-
-def masked(given: str) -> str:
-    """What may be shown and kept of an address: `env:NAME` whole, of a URL only the host."""
-    if given.startswith("env:"):
-        return given
-    parts = urlsplit(given)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}/{HIDDEN}"
-
-
-def is_masked(given: str) -> bool:
-    """Whether only the mask is left of an address, so that nothing can be sent there."""
-    return given.endswith(f"/{HIDDEN}")
-
-
-def _is_url(given: str) -> bool:
-    if not given.isprintable() or any(character.isspace() for character in given):
-        return False
-    try:
-        parts = urlsplit(given)
-        # The port is read only when it is asked for.
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 MAX_SEED = 2**32 - 1
 MAX_SEEDS = 1000
 MOST_PER_GPU = 100
 MAX_RETRIES = 100
+WEBHOOK = r"env:[A-Za-z_][A-Za-z0-9_]*"
 METHOD_ALIASES: Mapping[str, str] = {"bayes": "tpe"}
 _OF_RAY = {"cpu": "cpus", "cpus": "cpus", "gpu": "gpus", "gpus": "gpus"}
 _NO_RESOURCE = ("memory", "object_store_memory")
@@ -102,7 +67,7 @@ SELECTION_SCHEMA: dict[str, Any] = {
 
 
 def check_name(value: str) -> str:
-    """A name becomes a folder and a run's name in the tracker."""
+    """Refuse a name that could not be a folder and a run's name in the tracker."""
     if re.fullmatch(NAME, value):
         return value
     raise ValueError(
@@ -112,7 +77,7 @@ def check_name(value: str) -> str:
 
 
 def expand_method(value: object) -> object:
-    """W&B's names too. Raises ValueError for those that hand the search to another program."""
+    """Translate W&B's names. Raises ValueError for those of another search program."""
     if value in ("custom", "ax"):
         raise ValueError(
             f"{value} hands the search to a scheduler of W&B's, which is not here; "
@@ -121,8 +86,8 @@ def expand_method(value: object) -> object:
     return METHOD_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-def expand_seeds(value: object) -> object:
-    """A number n stands for 0, ..., n - 1."""
+def expand_seeds(value: object) -> tuple[Any, ...]:
+    """Expand a number n to 0, ..., n - 1."""
     if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
         raise ValueError(f"must be a list of seeds, or how many, got {value!r}")
     if isinstance(value, int):
@@ -133,26 +98,93 @@ def expand_seeds(value: object) -> object:
         raise ValueError(f"must be 1 to {MAX_SEEDS} seeds, got a list of {len(value)}")
     twice = [seed for index, seed in enumerate(value) if seed in value[:index]]
     if twice:
-        raise ValueError(f"the seed {twice[0]!r} stands in the list twice")
+        raise ValueError(f"the seed {twice[0]!r} is in the list twice")
     return tuple(value)
 
 
-def expand_fresh_seeds(value: object, taken: object) -> object:
-    """A number n stands for the n seeds that follow the largest of `taken`, a list or a number.
+def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
+    """Expand a number n to the n seeds that follow the largest of `seeds`."""
+    seeds = expand_seeds(value)
+    if not isinstance(value, int):
+        return seeds
+    first = max(info.data.get("seeds", ()), default=-1) + 1
+    return tuple(range(first, first + value))
 
-    Whatever is wrong in either is left as it is, for `seeds` to say.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEEDS:
+
+def check_fresh_seeds(value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+    """Refuse seeds that a choice has seen: they cannot confirm it."""
+    taken = info.data.get("seeds", ())
+    wrong = [
+        Problem(
+            (index,),
+            f"{seed} is one of seeds, by which settings are chosen; "
+            f"take seeds from {max(taken) + 1} on, or say how many",
+        )
+        for index, seed in enumerate(value)
+        if seed in taken
+    ]
+    if wrong:
+        raise error_of(wrong)
+    return value
+
+
+def check_webhook(value: object) -> object:
+    """Refuse an address: whoever has it can post, and the file is kept with the results."""
+    if value is None or (isinstance(value, str) and re.fullmatch(WEBHOOK, value)):
         return value
-    if isinstance(taken, int):
-        taken = list(range(taken)) if 1 <= taken <= MAX_SEEDS else []
-    known = [seed for seed in taken if isinstance(seed, int)] if isinstance(taken, list) else []
-    first = max(known, default=-1) + 1
-    return list(range(first, first + value))
+    raise ValueError(
+        f"must be env:NAME, for a variable that holds the address (or set {WEBHOOK_VARIABLE} and "
+        "leave it out): the address is a secret, and this file is kept with the results"
+    )
+
+
+def check_parallel(value: int | None, info: ValidationInfo) -> int | None:
+    """Refuse several runs at once on the engine that has one at a time."""
+    if info.data.get("engine") == "local" and (value or 1) > 1:
+        raise ValueError(
+            "the local engine has one run at a time; leave it out, say parallel: 1, or engine: ray"
+        )
+    return value
+
+
+def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
+    """Refuse a race that leaves no seed to save."""
+    seeds = len(info.data.get("seeds", ())) or MAX_SEEDS + 1
+    if value is not None and value.after >= seeds:
+        had = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        message = f"must leave seeds to save: after {value.after} of {had} there is none"
+        raise error_of([Problem(("after",) if seeds > 1 else (), message)])
+    return value
+
+
+def check_goals(value: object) -> object:
+    """Refuse what is no list of several goals."""
+    if not isinstance(value, (list, tuple)) or not 2 <= len(value) <= MOST_GOALS:
+        shown = f"{len(value)} of them" if isinstance(value, (list, tuple)) else repr(value)[:80]
+        raise ValueError(
+            f"must be a list of 2 to {MOST_GOALS} goals {{name: ..., goal: ...}}, got {shown}"
+        )
+    return value
+
+
+def check_points(value: object) -> object:
+    """Refuse what is no list of points."""
+    if not isinstance(value, (list, tuple)):
+        form = "[{optim.lr: 1e-4}]"
+        raise ValueError(f"must be a list of points such as {form}, got {repr(value)[:80]}")
+    return value
+
+
+def check_metric(value: str) -> str:
+    """Refuse a name that no metric has."""
+    wrong = problem(value)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return value
 
 
 def expand_selection(value: object) -> object:
-    """A rule's name is short for a mapping with the rule alone."""
+    """Expand a rule's name to a mapping with the rule alone."""
     if isinstance(value, str):
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
@@ -160,18 +192,13 @@ def expand_selection(value: object) -> object:
     raise ValueError(f"must be {', '.join(SELECTION_RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
-def expand_named(value: object) -> object:
-    """A name is short for a mapping with the name alone."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def expand_runs_of(value: object) -> object:
-    """The name of an algorithm is short for the runs of its selected setting."""
-    return {"algorithm": value} if isinstance(value, str) else value
+def short_for(key: str) -> BeforeValidator:
+    """Expand a text to a mapping with this key alone."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 def expand_retries(value: object) -> object:
-    """A number n stands for n more attempts after a crash, and n after a timeout.
+    """Expand a number n to n more attempts after a crash, and n after a timeout.
 
     Raises ValueError when it is no such number, no mapping and no model.
     """
@@ -186,7 +213,7 @@ def expand_retries(value: object) -> object:
 
 
 def check_gpus(value: float) -> float:
-    """A share of a GPU, at least 0, as 1/n, cut to Ray's four decimals, so that n runs fit on one.
+    """Round a share of a GPU to 1/n, cut to Ray's four decimals, so that n runs fit on one.
 
     Raises ValueError with the nearest 1/n when the share is none.
     """
@@ -212,19 +239,19 @@ def _share(runs: int) -> float:
 
 
 def check_resource(value: str) -> str:
-    """The name of a custom resource of a Ray cluster."""
+    """Refuse what is no name of a custom resource of a Ray cluster."""
     own = _OF_RAY.get(value.lower())
     if own:
         raise ValueError(f"is no custom resource; write it as resources.{own}")
     if value in _NO_RESOURCE:
-        raise ValueError("cannot be asked for here; Ray's memory is not shared out between runs")
+        raise ValueError("cannot be requested here; runs do not share out Ray's memory")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}", value):
         raise ValueError("must be at most 100 letters, digits, '_', '-', '.', ':' and '/'")
     return value
 
 
 def expand_imports(value: object) -> tuple[str, ...]:
-    """One module stands for a list of one. Raises ValueError when it is no list of texts."""
+    """Expand one module to a list of one. Raises ValueError when it is no list of texts."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, (list, tuple)) or not all(
         isinstance(item, str) and item for item in given
@@ -263,10 +290,15 @@ Duration = Annotated[
 """In seconds."""
 
 
+MetricName = Annotated[
+    str, AfterValidator(check_metric), Field(json_schema_extra={"pattern": f"^{PATTERN}$"})
+]
+
+
 class Metric(Section):
     """What a trial is valued by: the mean of this metric over its seeds."""
 
-    name: Annotated[str, Field(json_schema_extra={"pattern": f"^{PATTERN}$"})] = "id/val/top1"
+    name: MetricName = "id/val/top1"
     goal: Goal = "maximize"
     """Left out, it is the metric's own direction: accuracy up, losses and errors down."""
     merge: str | None = None
@@ -274,13 +306,26 @@ class Metric(Section):
     target: Finite | None = None
     """Once a trial's value has reached it, no new trial begins."""
 
-    def on(self, task: str) -> Metric:
-        """The same on one of several tasks, whose name stands where the metric says `{task}`."""
-        return self.model_copy(update={"name": self.name.replace(TASK, task)})
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, data: Any) -> Any:
+        """Drop empty keys, and fill in the metric's own direction."""
+        if not isinstance(data, Mapping):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        name = given.get("name", "id/val/top1")
+        return {"goal": natural_goal(name), **given} if isinstance(name, str) else given
 
-    def plain(self) -> dict[str, Any]:
-        """As the sweep file writes it."""
-        return self.model_dump(exclude={"target"} if self.target is None else None)
+    @model_validator(mode="after")
+    def _in_its_direction(self) -> Self:
+        if self.goal != natural_goal(self.name):
+            message = f"{self.name} is better the other way round; leave goal out"
+            raise error_of([Problem(("goal",), message)])
+        return self
+
+    def on(self, task: str) -> Metric:
+        """Return the same on one of several tasks, whose name replaces `{task}` in the metric."""
+        return self.model_copy(update={"name": self.name.replace(TASK, task)})
 
 
 class Selection(Section):
@@ -292,13 +337,14 @@ class Selection(Section):
     within: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The strongest regularisation whose metric is within this margin of the best."""
 
-    def plain(self) -> str | dict[str, float]:
-        """As the sweep file writes it."""
+    @model_serializer
+    def to_short(self) -> str | dict[str, float]:
+        """Return it as the sweep file writes it."""
         return self.rule if self.within is None else {"within": self.within}
 
 
 class Report(Section):
-    """What the verdict calls better, and what a sweep leaves at its end beside it."""
+    """What the verdict calls better, and what a sweep leaves at its end."""
 
     id_margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """By how much the ID accuracy may be lower."""
@@ -311,16 +357,11 @@ class Report(Section):
     model: bool = True
     """The selected model in MLflow, where its weights are kept."""
 
-    def plain(self) -> dict[str, Any]:
-        """As the sweep file writes it."""
-        unsaid = {name for name in ("by", "by_family") if not getattr(self, name)}
-        return self.model_dump(exclude=unsaid)
-
 
 class Resources(Section):
     """What one run may use."""
 
-    cpus: Annotated[int, Field(ge=1)] | None = None
+    cpus: PositiveInt | None = None
     """Threads; left out, as many as torch takes by itself."""
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(check_gpus)] | None = (
         None
@@ -332,44 +373,112 @@ class Resources(Section):
     ] = Field(default_factory=dict)
     """Resources of a Ray cluster by name."""
 
-    def plain(self) -> dict[str, Any]:
-        """As the sweep file writes it."""
-        return {"cpus": self.cpus} | self.model_dump(exclude_defaults=True)
+
+class _EarlyTermination(Section):
+    """What all rules of early termination share."""
+
+    metric: MetricName | None = None
+    """A metric of the epoch reports; left out, the sweep's own."""
+    allow_grid: bool = False
+    """Of a grid some points then enter no mean, test or curve."""
 
 
-class EarlyTerminate(Section):
-    """When a trial is not worth going on with (docs/early-termination.md)."""
-
-    type: Literal["median", "asha", "patience", "threshold"]
-    metric: str | None = None
-    """A metric of the epoch reports; `load_spec` fills in the sweep's own."""
-    min_epochs: Annotated[int, Field(ge=1)] = 1
+class _Rule(_EarlyTermination):
+    min_epochs: PositiveInt = 1
     """Nothing is decided before so many epochs; asha's first rung."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 4
+
+
+class Median(_Rule):
+    """Stops a trial that is worse than the median of the others at the same epoch."""
+
+    type: Literal["median"] = "median"
     startup_trials: Annotated[int, Field(ge=0)] = 5
-    min_trials: Annotated[int, Field(ge=1)] = 1
-    patience: Annotated[int, Field(ge=1)] = 3
+    min_trials: PositiveInt = 1
+
+
+class Asha(_Rule):
+    """Lets the best share of the trials pass each of a series of rungs."""
+
+    type: Literal["asha"] = "asha"
+    reduction_factor: Annotated[int, Field(ge=2)] = 4
+
+
+class Patience(_Rule):
+    """Stops a trial that has not improved for a while."""
+
+    type: Literal["patience"] = "patience"
+    patience: PositiveInt = 3
     """Epochs without an improvement of more than `min_delta`."""
     min_delta: Annotated[Finite, Field(ge=0)] = 0.0
+
+
+class Threshold(_Rule):
+    """Stops a trial whose metric leaves a range."""
+
+    type: Literal["threshold"] = "threshold"
     lower: Finite | None = None
     upper: Finite | None = None
-    allow_grid: bool = False
 
-    def plain(self) -> dict[str, Any]:
-        """As the sweep file writes it: with the fields of its type."""
-        kept = {"type", "metric", *EARLY_TERMINATION_FIELDS[self.type]} | (
-            {"allow_grid"} if self.allow_grid else set()
-        )
-        return self.model_dump(include=kept, exclude_none=True)
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.lower is None and self.upper is None:
+            raise ValueError("threshold needs lower, upper or both")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            message = f"must be greater than lower, {self.lower:g}, got {self.upper:g}"
+            raise error_of([Problem(("upper",), message)])
+        return self
 
 
-EARLY_TERMINATION_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "median": ("min_epochs", "startup_trials", "min_trials"),
-    "asha": ("min_epochs", "reduction_factor"),
-    "patience": ("min_epochs", "patience", "min_delta"),
-    "threshold": ("min_epochs", "lower", "upper"),
+class Hyperband(_EarlyTermination):
+    """W&B's rule: brackets at min_iter times powers of eta, or at max_iter divided by them.
+
+    It runs as asha, whose first rung is the first bracket.
+    """
+
+    type: Literal["hyperband"] = "hyperband"
+    min_iter: PositiveInt | None = None
+    max_iter: PositiveInt | None = None
+    s: PositiveInt | None = None
+    eta: Annotated[int, Field(ge=2)] = 3
+    strict: bool | None = None
+    """Has no meaning here."""
+
+    def as_asha(self) -> dict[str, Any]:
+        """Return the fields of the same rule of ours.
+
+        `max_iter: 27, s: 2, eta: 3` has brackets at 9 and 3: the first decision after 3 epochs.
+        """
+        first = self.min_iter
+        if self.max_iter is not None and self.s is not None:
+            first = self.max_iter
+            for _ in range(min(self.s, 64)):
+                first = first // self.eta if first >= self.eta else first
+        own = {"type": "asha", "min_epochs": first, "reduction_factor": self.eta}
+        return own | self.model_dump(include={"metric", "allow_grid"}, exclude_defaults=True)
+
+    @model_validator(mode="after")
+    def _has_iterations(self) -> Self:
+        if self.min_iter is not None and (self.max_iter, self.s) != (None, None):
+            key = "s" if self.max_iter is None else "max_iter"
+            raise error_of([Problem((key,), "give min_iter, or max_iter and s, not both")])
+        if self.min_iter is None and (self.max_iter is None or self.s is None):
+            raise ValueError("hyperband needs min_iter, or max_iter and s")
+        return self
+
+
+EarlyTerminate = Annotated[Median | Asha | Patience | Threshold, Field(discriminator="type")]
+EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
+    "median": Median,
+    "asha": Asha,
+    "patience": Patience,
+    "threshold": Threshold,
 }
-"""Each type of early termination with the fields of its own; the others go with every type."""
+ASHA_SYNONYMS: Mapping[str, str] = {
+    "grace_period": "min_epochs",
+    "min_resource": "min_epochs",
+    "eta": "reduction_factor",
+}
+"""The names that Ray, Optuna and W&B have for the fields of asha."""
 
 
 class RaceSeeds(Section):
@@ -377,7 +486,7 @@ class RaceSeeds(Section):
 
     margin: Annotated[Finite, Field(gt=0)]
     """Of the metric: how much worse is clearly worse."""
-    after: Annotated[int, Field(ge=1)] = 1
+    after: PositiveInt = 1
     """Seeds that every trial runs."""
 
 
@@ -389,11 +498,6 @@ class Retries(Section):
     preempted: Annotated[int, Field(ge=0, le=1000)] = 10
     out_of_memory: Annotated[int, Field(ge=0, le=20)] = 3
     """Each time with half the micro-batch and the same effective batch."""
-
-    def plain(self) -> int | dict[str, int]:
-        """As the sweep file writes it."""
-        short = self == Retries(crashed=self.crashed, timeout=self.crashed)
-        return self.crashed if short else self.model_dump()
 
 
 class RunsOf(Section):
@@ -410,13 +514,13 @@ class After(Section):
 
     algorithm: Annotated[
         Mapping[str, Any],
-        BeforeValidator(expand_named),
+        short_for("name"),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
     ]
     """A soup by name, with its own fields."""
     of: Annotated[
         RunsOf,
-        BeforeValidator(expand_runs_of),
+        short_for("algorithm"),
         WithJsonSchema({"anyOf": [{"type": "string"}, RunsOf.model_json_schema()]}),
     ]
     """Which runs; the name of an algorithm is short for its selected setting."""
@@ -443,6 +547,7 @@ class Settings(Section):
     """What a trial is valued by."""
     metrics: Annotated[
         tuple[Metric, ...],
+        BeforeValidator(check_goals),
         Field(strict=False, json_schema_extra={"minItems": 2, "maxItems": MOST_GOALS}),
     ] = ()
     """Several goals, instead of `metric`; selection and tables go by the first."""
@@ -454,13 +559,14 @@ class Settings(Section):
     """Runs per trial: a list of seeds, or how many."""
     confirm_seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
-        BeforeValidator(expand_seeds),
+        BeforeValidator(expand_fresh_seeds),
+        AfterValidator(check_fresh_seeds),
         WithJsonSchema(SEEDS_SCHEMA),
     ] = ()
     """More runs of what was chosen, on which it is judged: seeds none of `seeds`, or how many."""
     after: Annotated[tuple[After, ...], Field(strict=False)] = ()
     """Soups of finished runs, made when every trial has ended."""
-    race_seeds: RaceSeeds | None = None
+    race_seeds: Annotated[RaceSeeds | None, AfterValidator(check_race)] = None
     """Spares trials that are clearly worse the rest of their seeds."""
     run_cap: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """How many trials there are; left out, a whole grid, else 20."""
@@ -471,10 +577,12 @@ class Settings(Section):
     tasks: str | None = None
     """The parameter whose values are tasks: every setting runs on each, and settings are chosen
     for each apart."""
-    try_first: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
+    try_first: Annotated[
+        tuple[Mapping[str, Any], ...], BeforeValidator(check_points), Field(strict=False)
+    ] = ()
     """Points that are tried before the method proposes any; what they leave out is proposed."""
     early_terminate: EarlyTerminate | None = None
-    """Stops trials that are not worth going on with."""
+    """Stops trials that are not worth continuing."""
     selection: Annotated[
         Selection,
         BeforeValidator(expand_selection),
@@ -492,11 +600,22 @@ class Settings(Section):
     A full disk stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
     """Where runs execute; auto takes Ray where there is a cluster or more than one GPU."""
-    parallel: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    parallel: Annotated[
+        Annotated[int, Field(ge=1, le=100_000)] | None, AfterValidator(check_parallel)
+    ] = None
     """The most runs at once."""
     resources: Resources = Resources()
     """What one run may use."""
-    webhook: Annotated[str, BeforeValidator(address)] | None = None
-    """Is told of the end and of failures: a URL, or env:NAME for a variable that holds one."""
+    webhook: Annotated[
+        str | None,
+        BeforeValidator(check_webhook),
+        WithJsonSchema({"type": "string", "pattern": f"^{WEBHOOK}$"}),
+    ] = None
+    """Notified of the end and of failures: env:NAME, for a variable that holds its address."""
     imports: Annotated[tuple[str, ...], BeforeValidator(expand_imports)] = Field((), alias="import")
     """Modules of the user's own: names, or paths of files."""
+
+    @property
+    def goals(self) -> tuple[Metric, ...]:
+        """One, or several; selection, early termination and tables go by the first."""
+        return self.metrics or (self.metric,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import graphlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,60 +12,69 @@ from carft_core.config import PromptsConfig, TrialConfig, field_names
 from carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted, unknown
 from carft_core.prompts import template_set
 from sweeps.space.distributions import (
-    Choice,
+    Categorical,
     Condition,
-    Dimension,
-    Law,
+    Distribution,
+    Parametric,
     Params,
     applies,
-    assigned,
     canonical,
     is_among,
-    listed,
-    ordered,
+    sample_point,
+    topological_order,
 )
 from sweeps.space.points import config_at
-from sweeps.space.sampling import probes
-from sweeps.spec.document import Draft
+from sweeps.spec.document import SpecDocument
 
 MAX_VALUES_SHOWN = 10
 
 
-def resolved(draft: Draft, dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
-    """The dimensions with conditions on each other only; every mistake in them is reported.
+def resolve_conditions(
+    document: SpecDocument, space: Sequence[Distribution]
+) -> tuple[Distribution, ...]:
+    """Reduce conditions to those on each other; report every mistake in them.
 
     Aliases become names. A condition on a field that `trial` fixes is decided here and now: a
     parameter for which it does not hold never varies, and is left out with a warning.
     """
-    known = {dimension.name: dimension for dimension in dimensions}
-    sound = [_with_known_names(draft, dimension, known) for dimension in dimensions]
-    _break_circles(draft, sound)
-    left: dict[str, Dimension] = {}
-    for dimension in ordered(sound):
-        fixed = [item for item in dimension.when if item.name not in known]
-        lost = [item for item in dimension.when if item.name in known and item.name not in left]
-        unmet = [item for item in fixed if not is_among(_fixed(draft, item.name), item.values)]
+    known = {item.name: item for item in space}
+    sound = [_with_known_names(document, item, known) for item in space]
+    _break_circles(document, sound)
+    left: dict[str, Distribution] = {}
+    for item in topological_order(sound):
+        fixed = [on for on in item.when if on.name not in known]
+        lost = [on for on in item.when if on.name in known and on.name not in left]
+        unmet = [
+            on
+            for on in fixed
+            if not is_among(document.get(("trial", *on.name.split("."))), on.values)
+        ]
         if unmet or lost:
-            _warn(draft, dimension, (unmet or lost)[0])
+            first = (unmet or lost)[0]
+            values = " or ".join(map(canonical, first.values))[:80]
+            document.add_warning(
+                ("parameters", item.name, "when"),
+                f"{item.name} does not vary, since {first.name} is never {values}",
+            )
         else:
-            when = tuple(item for item in dimension.when if item.name in known)
-            left[dimension.name] = dataclasses.replace(dimension, when=when)
-    return tuple(left[dimension.name] for dimension in sound if dimension.name in left)
+            when = tuple(on for on in item.when if on.name in known)
+            left[item.name] = dataclasses.replace(item, when=when)
+    return tuple(left[item.name] for item in sound if item.name in left)
 
 
-def needs(
-    dimension: Dimension, dimensions: Sequence[Dimension], among: Mapping[str, Sequence[Any]]
+def activating_values(
+    distribution: Distribution, space: Sequence[Distribution], among: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any] | None:
-    """Values of other parameters with which a dimension is active; None when there are none.
+    """Find values of other parameters with which this one is active; None if there are none.
 
     Of the parameters in `among` only the values there are taken.
     """
-    known = {item.name: item for item in dimensions}
+    known = {item.name: item for item in space}
     allowed: dict[str, list[Any]] = {}
-    waiting, seen = [dimension], {dimension.name}
+    waiting, seen = [distribution], {distribution.name}
     while waiting:
-        for name, values in _wants(waiting.pop(), known):
-            left = allowed.get(name, among.get(name, listed(known[name]) or ()))
+        for name, values in _requirements(waiting.pop(), known):
+            left = allowed.get(name, among.get(name, known[name].grid_values() or ()))
             allowed[name] = [value for value in left if is_among(value, values)]
             if name not in seen:
                 seen.add(name)
@@ -72,58 +82,58 @@ def needs(
     return {name: values[0] for name, values in allowed.items()} if all(allowed.values()) else None
 
 
-def _wants(
-    dimension: Dimension, known: Mapping[str, Dimension]
+def _requirements(
+    distribution: Distribution, known: Mapping[str, Distribution]
 ) -> Iterator[tuple[str, Sequence[Any]]]:
-    """What must hold for one dimension, its algorithm included."""
-    yield from ((item.name, item.values) for item in dimension.when if item.name in known)
+    """Yield what must hold for one parameter, its algorithm included."""
+    yield from ((item.name, item.values) for item in distribution.when if item.name in known)
     varied = known.get("algorithm.name")
-    if isinstance(varied, Choice) and dimension is not varied:
+    if isinstance(varied, Categorical) and distribution is not varied:
         names = [name for name in varied.values if isinstance(name, str) and name in ALGORITHMS]
-        if not all(applies(dimension.name, name) for name in names):
-            yield varied.name, [name for name in names if applies(dimension.name, name)]
+        if not all(applies(distribution.name, name) for name in names):
+            yield varied.name, [name for name in names if applies(distribution.name, name)]
 
 
 def _with_known_names(
-    draft: Draft, dimension: Dimension, known: Mapping[str, Dimension]
-) -> Dimension:
-    """The dimension with those of its conditions that are sound."""
-    aliases = draft.mapping(("aliases",))
+    document: SpecDocument, distribution: Distribution, known: Mapping[str, Distribution]
+) -> Distribution:
+    """Return the distribution with those of its conditions that are sound."""
+    aliases = document.mapping(("aliases",))
     when: dict[str, Condition] = {}
-    for condition in dimension.when:
-        route: Route = ("parameters", dimension.name, "when", condition.name)
+    for condition in distribution.when:
+        route: Route = ("parameters", distribution.name, "when", condition.name)
         name = str(aliases.get(condition.name, condition.name))
-        wrong = _wrong(draft, dimension, name, condition.values, known)
+        wrong = _wrong(document, distribution, name, condition.values, known)
         if name in when:
             wrong = f"is given twice, also as {name}"
         if wrong is not None:
-            draft.report(route, wrong)
-        elif name in known or not _is_described(draft, name):
+            document.add_error(route, wrong)
+        elif name in known or not _is_described(document, name):
             when[name] = Condition(name, condition.values)
-    return dataclasses.replace(dimension, when=tuple(when.values()))
+    return dataclasses.replace(distribution, when=tuple(when.values()))
 
 
 def _wrong(
-    draft: Draft,
-    dimension: Dimension,
+    document: SpecDocument,
+    distribution: Distribution,
     name: str,
     values: Sequence[Any],
-    known: Mapping[str, Dimension],
+    known: Mapping[str, Distribution],
 ) -> str | None:
-    """What is wrong with a condition, None when nothing is."""
+    """Return what is wrong with a condition, None when nothing is."""
     if name not in field_names():
-        return unknown("field", name, (*known, *draft.mapping(("aliases",))))
-    if name == dimension.name:
+        return unknown("field", name, (*known, *document.mapping(("aliases",))))
+    if name == distribution.name:
         return "a parameter cannot decide on itself"
-    if dimension.name == "algorithm.name":
+    if distribution.name == "algorithm.name":
         return "algorithm.name decides which fields there are, and has no conditions"
     if name not in known:
-        if _is_described(draft, name) or _is_fixed(draft, name):
+        if _is_described(document, name) or _is_fixed(document, name):
             return None
         return f"{name} is neither a parameter nor fixed under trial"
-    possible = listed(known[name])
+    possible = known[name].grid_values()
     if possible is None:
-        return f"{name} is a range without steps; a condition wants one with listed values"
+        return f"{name} is a range without steps; a condition needs one with listed values"
     for value in values:
         if not is_among(value, possible):
             shown = ", ".join(map(canonical, possible[:MAX_VALUES_SHOWN]))
@@ -132,54 +142,34 @@ def _wrong(
     return None
 
 
-def _break_circles(draft: Draft, dimensions: list[Dimension]) -> None:
-    """Report conditions that go round in a circle, and go on without those of one member."""
-    while circle := _circle(dimensions):
-        first, second, *_ = *circle, circle[0]
-        said = " -> ".join([*circle, first])
-        draft.report(("parameters", first, "when", second), f"goes round in a circle: {said}")
-        place = next(i for i, item in enumerate(dimensions) if item.name == first)
-        dimensions[place] = dataclasses.replace(dimensions[place], when=())
+def _break_circles(document: SpecDocument, space: list[Distribution]) -> None:
+    """Report conditions that form a circle, and drop those of one member."""
+    while True:
+        graph = {item.name: [on.name for on in item.when] for item in space}
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            circle = error.args[1][::-1]  # each depends on the next
+        else:
+            return
+        route: Route = ("parameters", circle[0], "when", circle[1])
+        document.add_error(route, f"forms a circle: {' -> '.join(circle)}")
+        place = next(i for i, item in enumerate(space) if item.name == circle[0])
+        space[place] = dataclasses.replace(space[place], when=())
 
 
-def _circle(dimensions: Sequence[Dimension]) -> list[str]:
-    """Parameters of which each depends on the next and the last on the first; empty if none do."""
-    waiting = {item.name: [condition.name for condition in item.when] for item in dimensions}
-    while ready := [name for name, on in waiting.items() if not any(n in waiting for n in on)]:
-        for name in ready:
-            del waiting[name]
-    if not waiting:
-        return []
-    path = [next(iter(waiting))]
-    while (following := next(n for n in waiting[path[-1]] if n in waiting)) not in path:
-        path.append(following)
-    return path[path.index(following) :]
+def _is_described(document: SpecDocument, name: str) -> bool:
+    """Whether a parameter is in the file, if only with mistakes that are reported elsewhere."""
+    return name in document.mapping(("parameters",))
 
 
-def _is_described(draft: Draft, name: str) -> bool:
-    """Whether a parameter is in the file, if only with mistakes that are told elsewhere."""
-    return name in draft.mapping(("parameters",))
-
-
-def _is_fixed(draft: Draft, name: str) -> bool:
+def _is_fixed(document: SpecDocument, name: str) -> bool:
     *section, field = name.split(".")
-    return field in draft.mapping(("trial", *section))
-
-
-def _fixed(draft: Draft, name: str) -> Any:
-    return draft.get(("trial", *name.split(".")))
-
-
-def _warn(draft: Draft, dimension: Dimension, unmet: Condition) -> None:
-    place = draft.place(("parameters", dimension.name, "when")).text
-    values = " or ".join(map(canonical, unmet.values))[:80]
-    draft.warnings.append(
-        f"{place}: {dimension.name} does not vary, since {unmet.name} is never {values}"
-    )
+    return field in document.mapping(("trial", *section))
 
 
 ENOUGH = 20
-"""With so many mistakes in what all trials share, single values are not looked at any more."""
+"""With more mistakes in what all trials share, single values are not checked."""
 DRAWN_BY = ("random", "qmc")
 """The methods that draw by quantiles, and so from every distribution."""
 
@@ -190,21 +180,21 @@ INSTEAD: Mapping[str, str] = {
     "beta": "uniform",
     "q_beta": "q_uniform",
 }
-"""What every method of search draws from and is nearest to a law; where there is none, `values`."""
+"""The nearest distribution that every method of search draws from; without one, `values`."""
 
-Probed = tuple[Route, Any]
-"""A value of a dimension, with its place in it."""
+Placed = tuple[Route, Any]
+"""A value of a parameter, with its place below the name."""
 
 
 class TrialSpace:
-    """A draft's trial with its dimensions; their conditions are on each other only."""
+    """The trial of a sweep file with what varies in it."""
 
-    def __init__(self, draft: Draft, dimensions: Sequence[Dimension]) -> None:
-        self.draft = draft
-        self.dimensions = resolved(draft, dimensions)
-        self.trial: Mapping[str, Any] = draft.mapping(("trial",))
-        self.varied: Dimension | None = next(
-            (item for item in self.dimensions if item.name == "algorithm.name"), None
+    def __init__(self, document: SpecDocument, space: Sequence[Distribution]) -> None:
+        self.document = document
+        self.space = resolve_conditions(document, space)
+        self.trial: Mapping[str, Any] = document.mapping(("trial",))
+        self.varied: Distribution | None = next(
+            (item for item in self.space if item.name == "algorithm.name"), None
         )
         self.algorithms = self._algorithms()
         self.problems: list[Problem] = []
@@ -212,50 +202,50 @@ class TrialSpace:
         self._base: list[TrialConfig] = []
 
     def check(self) -> None:
-        """Report every mistake in the trial and in the values of its dimensions."""
+        """Report every mistake in the trial and in the values of its parameters."""
         self._check_method()
-        if self.draft.get(("trial",)) is not None and not self.trial:
+        if self.document.get(("trial",)) is not None and not self.trial:
             return
         suited = self._suited()
-        dimensions = [item for item in self.dimensions if item.name in suited]
-        for item in dimensions:
-            if needs(item, dimensions, {}) is None:
+        space = [item for item in self.space if item.name in suited]
+        for item in space:
+            if activating_values(item, space, {}) is None:
                 message = "never holds: its conditions exclude each other"
-                self.draft.report(("parameters", item.name, "when"), message)
+                self.document.add_error(("parameters", item.name, "when"), message)
         done: set[str] = set()
-        for end in [None] if self.varied is None else probes(self.varied):
-            self._check_with({} if end is None else {"algorithm.name": end}, dimensions, done)
+        for end in [None] if self.varied is None else self.varied.boundary_values():
+            self._check_with({} if end is None else {"algorithm.name": end}, space, done)
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
-        """Report a metric's `merge`, which stands at `route`, when some trial has no such point."""
+        """Report the `merge` of a metric, at `route`, when some trial has no such point."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(("train/", "system/")):
-            self.draft.report(route, f"a merged model has no {metric}")
+            self.document.add_error(route, f"a merged model has no {metric}")
         elif untrained:
-            self.draft.report(route, f"{untrained[0]} trains nothing, so nothing is merged")
+            self.document.add_error(route, f"{untrained[0]} trains nothing, so nothing is merged")
         else:
             for config in self._base:
                 labels = [point.label for merge in config.merges for point in merge.points()]
                 if label not in labels:
-                    self.draft.report(route, unknown("merge point", label, labels))
+                    self.document.add_error(route, unknown("merge point", label, labels))
                     return
 
     def _algorithms(self) -> tuple[str, ...]:
-        """The algorithms in play, as far as they are known."""
-        if isinstance(self.varied, Choice):
+        """Return the algorithms in play, as far as they are known."""
+        if isinstance(self.varied, Categorical):
             given = self.varied.values
         else:
-            given = (self.draft.get(("trial", "algorithm", "name")),)
+            given = (self.document.get(("trial", "algorithm", "name")),)
         return tuple(name for name in given if isinstance(name, str) and name in ALGORITHMS)
 
     def _suited(self) -> set[str]:
-        """The dimensions that are a field of an algorithm in play; report the others.
+        """Return the parameters that an algorithm in play has; report the others.
 
-        Where the algorithm varies, its fixed fields are looked at too.
+        Where the algorithm varies, its fixed fields are checked too.
         """
         played = self.algorithms
-        names = {item.name for item in self.dimensions}
+        names = {item.name for item in self.space}
         if not played:
             return names
         said = " or ".join(played)
@@ -266,22 +256,22 @@ class TrialSpace:
             message = unknown(f"field of {said}", name, own)
             if name in known:
                 message = f"{said} trains nothing, so this changes nothing"
-            self.draft.report(("parameters", name), message)
-        for field in self.draft.mapping(("trial", "algorithm")) if self.varied else ():
+            self.document.add_error(("parameters", name), message)
+        for field in self.document.mapping(("trial", "algorithm")) if self.varied else ():
             if f"algorithm.{field}" not in known:
                 message = unknown(f"field of {said}", f"algorithm.{field}", own)
-                self.draft.report(("trial", "algorithm", field), message)
+                self.document.add_error(("trial", "algorithm", field), message)
         return suited
 
     def _check_method(self) -> None:
-        """Report what only our own draws know, where the method does not use them."""
-        method = self.draft.get(("method",)) or "grid"
+        """Report distributions that the method cannot draw from."""
+        method = self.document.get(("method",)) or "grid"
         if not isinstance(method, str) or method in DRAWN_BY:
             return
-        for item in self.dimensions:
-            if isinstance(item, Law):
+        for item in self.space:
+            if isinstance(item, Parametric):
                 key, kind, other = "distribution", item.kind, INSTEAD.get(item.kind, "values")
-            elif isinstance(item, Choice) and item.probabilities is not None:
+            elif isinstance(item, Categorical) and item.probabilities is not None:
                 key, kind, other = "probabilities", "a choice with probabilities", "values alone"
             else:
                 continue
@@ -290,49 +280,49 @@ class TrialSpace:
                 f"{kind} is drawn by the methods {' and '.join(DRAWN_BY)} only, "
                 f"and this one is {method}; change it, or use {other}"
             )
-            self.draft.report(("parameters", item.name, key), message)
+            self.document.add_error(("parameters", item.name, key), message)
 
     def _check_with(
-        self, fixed: Mapping[str, Probed], dimensions: Sequence[Dimension], done: set[str]
+        self, fixed: Mapping[str, Placed], space: Sequence[Distribution], done: set[str]
     ) -> None:
-        """Build the config at the first values, then with each other value that is to be looked at.
+        """Build the config at the first values, then with each other value that decides.
 
-        With another algorithm only its own fields are looked at again; `done` are the others.
+        With another algorithm only its own fields are checked again; `done` are the others.
         """
-        first = {**{item.name: probes(item)[0] for item in dimensions}, **fixed}
-        known = self._probe(dimensions, first, None, [])
+        first = {**{item.name: item.boundary_values()[0] for item in space}, **fixed}
+        known = self._probe(space, first, None, [])
         if len(known) > ENOUGH:
             return
         among = {name: [value] for name, (_, value) in fixed.items()}
-        for item in dimensions:
-            wanted = needs(item, dimensions, among)
+        for item in space:
+            wanted = activating_values(item, space, among)
             if wanted is None or item.name in (*done, "algorithm.name"):
                 continue
             if not item.name.startswith("algorithm."):
                 done.add(item.name)
             others = {
                 other.name: _placed(other, wanted[other.name])
-                for other in dimensions
+                for other in space
                 if other.name in wanted
             }
-            for probed in probes(item)[0 if item.when else 1 :]:
+            for probed in item.boundary_values()[0 if item.when else 1 :]:
                 values = first | others | {item.name: probed}
-                self._probe(dimensions, values, item.name, known)
+                self._probe(space, values, item.name, known)
 
     def _probe(
         self,
-        dimensions: Sequence[Dimension],
-        values: Mapping[str, Probed],
+        space: Sequence[Distribution],
+        values: Mapping[str, Placed],
         changed: str | None,
         known: Sequence[Problem],
     ) -> list[Problem]:
-        """The problems of the config with these values; those not known before are told."""
-        params = assigned(dimensions, lambda item: values[item.name][1])
+        """Return the problems of the config with these values; report those not known before."""
+        params = sample_point(space, lambda item: values[item.name][1])
         found = self._problems(params)
         self.problems += found
         for problem in found:
             if problem not in known:
-                self._tell(problem, {name: values[name][0] for name in params}, changed)
+                self._report(problem, {name: values[name][0] for name in params}, changed)
         return found
 
     def _problems(self, params: Params) -> list[Problem]:
@@ -342,7 +332,7 @@ class TrialSpace:
         except InvalidConfig as error:
             found += error.problems
         for field in PromptsConfig.model_fields:
-            given = self.draft.get(("trial", "prompts", field))
+            given = self.document.get(("trial", "prompts", field))
             name = params.get(f"prompts.{field}", given)
             if isinstance(name, str):
                 try:
@@ -351,22 +341,26 @@ class TrialSpace:
                     found.append(Problem(("prompts", field), str(error)))
         return found
 
-    def _tell(self, problem: Problem, routes: Mapping[str, Route], changed: str | None) -> None:
+    def _report(self, problem: Problem, routes: Mapping[str, Route], changed: str | None) -> None:
         """Report a config's problem where the value that causes it was given."""
         for name, route in routes.items():
             field = tuple(name.split("."))
             if problem.path[: len(field)] == field:
                 inner = problem.path[len(field) :]
-                self.draft.report(("parameters", name, *route, *inner), problem.message)
+                self.document.add_error(("parameters", name, *route, *inner), problem.message)
                 return
         if changed is None:
-            self.draft.report(("trial", *problem.path), problem.message)
+            self.document.add_error(("trial", *problem.path), problem.message)
         else:
             message = f"{dotted(problem.path)}: {problem.message}"
-            self.draft.report(("parameters", changed, *routes[changed]), message)
+            self.document.add_error(("parameters", changed, *routes[changed]), message)
 
 
-def _placed(dimension: Dimension, value: Any) -> Probed:
-    """A value of a dimension, with its place."""
-    same = (route for route, other in probes(dimension) if canonical(other) == canonical(value))
+def _placed(distribution: Distribution, value: Any) -> Placed:
+    """A value of a distribution, with its place."""
+    same = (
+        route
+        for route, other in distribution.boundary_values()
+        if canonical(other) == canonical(value)
+    )
     return next(same, ()), value

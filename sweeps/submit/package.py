@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
-import hashlib
 import io
 import os
 import re
 import stat
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from carft_core.errors import RequestError, unknown
 from sweeps.secrets import NAMES, SUFFIX
-from sweeps.space.distributions import Choice
-from sweeps.spec.spec import SweepSpec
-from sweeps.spec.user_code import DECLARED
 from tracking.location import HOME, HOME_VARIABLE
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
-"""May hold a password and may not: its value tells."""
+"""May hold a password or not: its value decides."""
 _NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
 _PASSWORD = re.compile(
     r"[a-z][a-z0-9+.-]*://[^/\s@:]*:[^/\s@]+@|https?://[^/\s@]+@"
@@ -47,43 +41,46 @@ _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\r?\n[A-Za-z0-9+/
 _SHORTEST = 8
 """A shorter value may stand anywhere by chance."""
 _NO_SECRET_ALONE = "MLFLOW_TRACKING_USERNAME"
+_PRODUCT = ("carft_core/__init__.py", "sweeps/__main__.py", "tracking/__init__.py")
+_HIDING = "sweeps/__init__.py"
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable must not be sent. A `NAME_FILE` names a file of this machine, and is one
-    too.
-    """
+    """Return whether a variable must not be sent: a secret, or a secret's file of this machine."""
     plain = name.removesuffix(SUFFIX)
-    known = plain in NAMES and name != BY_VALUE
-    return known or bool(_NAME.search(plain)) or word_has_password(value)
+    return (
+        (plain in NAMES and name != BY_VALUE)
+        or bool(_NAME.search(plain))
+        or word_has_password(value)
+    )
 
 
 def has_password(text: str) -> bool:
-    """Whether a URL with a password or a token stands in a text."""
+    """Return whether a URL with a password or a token stands in a text."""
     return bool(_PASSWORD.search(text))
 
 
 def word_has_password(word: str) -> bool:
-    """The same of one value or option, where nothing but the URL stands behind its beginning."""
+    """Return the same of one value or option, which a URL fills to its end."""
     return has_password(word) or bool(_PASSWORD_IN_WORD.search(word))
 
 
 def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The values of this environment that must stand nowhere else, each longer than by chance."""
-    found: dict[str, None] = {}
+    """Return the values of this environment that must stand nowhere else."""
+    values: dict[str, None] = {}
     for name, value in environ.items():
         if not is_secret(name, value) or name.endswith(SUFFIX) or value.startswith("/"):
             continue  # paths are none
         if name == _NO_SECRET_ALONE:
             continue
-        found[value] = None
+        values[value] = None
         if "://" in value:
-            found[_password(value)] = None
-    return tuple(value for value in found if len(value) >= _SHORTEST)
+            values[_password(value)] = None
+    return tuple(value for value in values if len(value) >= _SHORTEST)
 
 
-def why_a_file_stays(name: str) -> str | None:
-    """Why a file is not sent, by its name (`a/b.pem`); None when it may be."""
+def name_exclusion(name: str) -> str | None:
+    """Return why a file is not sent by its name (`a/b.pem`), or None when it may be."""
     path = PurePosixPath(name)
     if ".git" in path.parts:
         return "git's own"
@@ -97,8 +94,8 @@ def why_a_file_stays(name: str) -> str | None:
     return None
 
 
-def why_content_stays(content: bytes, values: Iterable[str]) -> str | None:
-    """Why a file is not sent, by what it holds; None when it may be."""
+def content_exclusion(content: bytes, values: Iterable[str]) -> str | None:
+    """Return why a file is not sent by its content, or None when it may be."""
     if _PRIVATE_KEY.search(content):
         return "holds a private key"
     if any(value.encode() in content for value in values):
@@ -113,295 +110,135 @@ def _password(url: str) -> str:
         return ""
 
 
-_GIT_SECONDS = 60.0
-_LFS = b"version https://git-lfs.github.com/spec/"
-_LFS_LONGEST = 1024
-
-
-@dataclass(frozen=True)
-class File:
-    """One file that may be sent."""
-
-    name: str
-    """Relative to the root, with `/`."""
-    size: int
-    is_executable: bool
-    read: Callable[[], bytes] = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Files below one folder, and what is to be said of them."""
-
-    root: Path
-    files: tuple[File, ...]
-    notes: tuple[str, ...] = ()
-    """What is not among the files, and why."""
-    states: Mapping[str, str] = field(default_factory=dict)
-    """`new` or `changed` since the commit, by the file's name."""
-    commit: str | None = None
-
-
-def repository_of(folder: Path) -> Path | None:
-    """The top folder of the git repository around `folder`; None outside of one.
-
-    Raises RequestError where there is one that git cannot read.
-    """
-    folder = folder.resolve()
-    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
-        return None
-    return Path(_git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
-
-
-def as_it_is(root: Path) -> Tree:
-    """Every file that git knows, with its changes, and those that it neither knows nor ignores."""
-    commit = _commit(root)
-    known = _names(root, "ls-files", "-z", "--recurse-submodules")
-    new = _names(root, "ls-files", "-z", "--others", "--exclude-standard")
-    changed = set(_names(root, "diff", "--name-only", "-z", "HEAD")) if commit else set(known)
-    states = dict.fromkeys(changed, "changed") | dict.fromkeys(new, "new")
-    files: list[File] = []
-    notes: list[str] = []
-    for name in [*known, *new]:
-        found = _on_disk(root, name)
-        if isinstance(found, File):
-            files.append(found)
-            notes += _lfs(found)
-        elif found is not None:
-            notes.append(found)
-        elif name in changed:
-            notes.append(f"deleted: {name}")
-    return Tree(root, tuple(files), tuple(notes), states, commit)
-
-
-def as_committed(root: Path) -> Tree:
-    """Every file of the commit that is checked out. Raises RequestError before the first one."""
-    commit = _commit(root)
-    if commit is None:
-        raise RequestError(f"--only-committed: nothing is committed in {root} yet")
-    files: list[File] = []
-    notes: list[str] = []
-    for line in _names(root, "ls-tree", "-r", "-z", "--long", "HEAD"):
-        told, _, name = line.partition("\t")
-        mode, kind, blob, size = told.split()
-        if kind != "blob" or mode == "120000":
-            what = "a link" if kind == "blob" else "a submodule"
-            notes.append(f"not sent: {name} ({what}; send it without --only-committed)")
-            continue
-        read = functools.partial(_git, root, "cat-file", "blob", blob)
-        files.append(File(name, int(size), mode == "100755", read))
-        notes += _lfs(files[-1])
-    left = [
-        *_names(root, "diff", "--name-only", "-z", "HEAD"),
-        *_names(root, "ls-files", "-z", "--others", "--exclude-standard"),
-    ]
-    notes += [f"left out, not committed: {name}" for name in left]
-    return Tree(root, tuple(files), tuple(notes), commit=commit)
-
-
-def file_at(root: Path, name: str) -> File:
-    """One regular file below `root`."""
-    path = root / name
-    facts = path.stat()
-    return File(name, facts.st_size, bool(facts.st_mode & stat.S_IXUSR), path.read_bytes)
-
-
-def _on_disk(root: Path, name: str) -> File | str | None:
-    """The file, why it is not sent, or None when it is not there. Links become what they name."""
-    path = root / name
-    if not os.path.lexists(path):
-        return None
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return f"not sent: {name} (a link out of the repository)"
-    if path.is_dir():
-        what = "a link to a folder" if path.is_symlink() else "a repository of its own"
-        return f"not sent: {name.rstrip('/')} ({what})"
-    if not path.is_file():
-        return f"not sent: {name} (no regular file)"
-    return file_at(root, name)
-
-
-def _lfs(file: File) -> Iterator[str]:
-    if file.size <= _LFS_LONGEST and file.read().startswith(_LFS):
-        yield f"a pointer of Git LFS and not its content: {file.name} (git lfs pull)"
-
-
-def _commit(root: Path) -> str | None:
-    try:
-        return _git(root, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
-    except RequestError:  # before the first commit
-        return None
-
-
-def _names(root: Path, *command: str) -> list[str]:
-    return list(dict.fromkeys(filter(None, os.fsdecode(_git(root, *command)).split("\0"))))
-
-
-def _git(folder: Path, *command: str) -> bytes:
-    try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *command],
-            cwd=folder,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise RequestError(f"{folder} lies in a git repository, but git is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise RequestError(f"git {command[0]} took over {_GIT_SECONDS:g} s in {folder}") from None
-    if done.returncode:
-        first = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise RequestError(f"git {command[0]} failed in {folder}: {first}")
-    return done.stdout
-
-
-_FIELDS = ("classes", "contexts")
-_PARAMETERS = tuple(f"prompts.{field}" for field in _FIELDS)
-
-
-def as_needed(spec: SweepSpec, sweep_file: Path | None) -> Tree:
-    """The sweep file (None for a shipped recipe), family files, modules and template files.
-
-    A module brings the Python files beside it, a package all of its own: they may be drawn on.
-    The root is the deepest folder that holds them all and the current one.
-    """
-    paths = [] if sweep_file is None else [sweep_file]
-    for item in own_files(spec):
-        paths += [item] if item.name.endswith(DECLARED) else _of_module(item)
-    paths += _templates(spec)
-    paths = [path.parent.resolve() / path.name for path in paths]
-    root = Path(os.path.commonpath([Path.cwd().resolve(), *(path.parent for path in paths)]))
-    names = dict.fromkeys(path.relative_to(root).as_posix() for path in paths)
-    files: list[File] = [file_at(root, name) for name in names]
-    return Tree(root, tuple(files), states=dict.fromkeys(names, "sent"))
-
-
-def own_files(spec: SweepSpec) -> list[Path]:
-    """The modules and family files of the user's own that a sweep imports, absolute."""
-    return [Path(item) for item in spec.imports if Path(item).is_absolute()]
-
-
-def _of_module(file: Path) -> Iterator[Path]:
-    if file.name == "__init__.py":
-        yield from sorted(file.parent.rglob("*.py"))
-    else:
-        yield from sorted(file.parent.glob("*.py"))
-
-
-def _templates(spec: SweepSpec) -> Iterator[Path]:
-    """Files of templates, which are named relative to the current folder."""
-    prompts = spec.trial.get("prompts", {})
-    named: list[Any] = [prompts.get(field) for field in _FIELDS]
-    for parameter in spec.parameters:
-        if isinstance(parameter, Choice) and parameter.name in _PARAMETERS:
-            named += parameter.values
-    for value in named:
-        if isinstance(value, str) and Path(value).is_file():
-            yield Path(value)
-
-
-MOST = 100 * 10**6
-"""Bytes. What the dashboard of Ray 2.60 takes in one request is 100 MiB."""
-_LARGEST = 5
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # no archive knows an earlier time
-_EXECUTABLE, _PLAIN = 0o100755, 0o100644
-_PRODUCT = ("carft_core/__init__.py", "sweeps/__main__.py", "tracking/__init__.py")
-_IN_THE_WAY = "sweeps/__init__.py"
-
-
 @dataclass(frozen=True)
 class Bundle:
-    """What is sent."""
+    """The files that are sent, as a zip archive."""
 
     root: Path
-    """Where its files lie here."""
     names: tuple[str, ...]
-    """Of its files, relative to the root."""
+    """Of the files, relative to the root."""
     size: int
     """Bytes of the files."""
     data: bytes
-    """The zip archive."""
+    """The archive: the same files make the same bytes, which Ray keeps and needs only once."""
     notes: tuple[str, ...]
+    """The files that are not sent, each with the reason."""
 
     @property
-    def uri(self) -> str:
-        """As Ray names packages: by their content, so that each is uploaded once."""
-        return f"gcs://_ray_pkg_{hashlib.sha256(self.data).hexdigest()[:32]}.zip"
-
-    @property
-    def has_the_product(self) -> bool:
+    def has_product(self) -> bool:
         """Whether it brings carft-sweep itself: the job then runs with these very sources."""
         return set(_PRODUCT) <= set(self.names)
 
 
+def repository_of(folder: Path) -> Path | None:
+    """Return the top folder of the git repository around `folder`, or None outside of one."""
+    folder = folder.resolve()
+    return next((top for top in (folder, *folder.parents) if (top / ".git").exists()), None)
+
+
 def pack(
-    tree: Tree,
+    root: Path,
     *,
-    homes: Iterable[Path] = (),
+    home: Path | None = None,
     exclude: Sequence[str] = (),
     secrets: Sequence[str] = (),
-    most: int = MOST,
+    max_bytes: int = 100 * 10**6,
 ) -> Bundle:
-    """Pack a tree without what looks like a secret, without homes, and without `exclude`.
+    """Pack a folder without what looks like a secret, without homes, and without `exclude`.
 
-    `secrets` are values that no file may hold. Each file that stays is noted with the reason.
-    Raises RequestError for more than `most` bytes, and where the files hide carft-sweep.
+    In a git repository without what git ignores. `secrets` are values that no file may hold.
+    Raises RequestError for more than `max_bytes`, and where the files hide carft-sweep.
     """
-    chosen: dict[str, File] = {}
-    left = []
-    for file in tree.files:
-        why = _why_left_out(tree.root, file.name, homes, exclude)
-        if why is None:
-            chosen[file.name] = file
+    root = root.resolve()
+    sizes: dict[str, int] = {}
+    notes: list[str] = []
+    total = 0
+    for name in _list_files(root):
+        reason = _exclusion(root, name, home, exclude)
+        if reason is None:
+            sizes[name] = (root / name).stat().st_size
+            total += sizes[name]
+            if total > max_bytes:  # at once: without git this may be a folder without an end
+                raise _too_large(sizes, max_bytes)
         else:
-            left.append(f"not sent: {file.name} ({why})")
-    _check_size(list(chosen.values()), most)
-    contents: dict[str, bytes] = {}
-    for name, file in sorted(chosen.items()):
-        content = file.read()
-        why = why_content_stays(content, secrets)
-        if why is None:
-            contents[name] = content
-        else:
-            left.append(f"not sent: {name} ({why})")
-    if _IN_THE_WAY in contents and not set(_PRODUCT) <= contents.keys():
+            notes.append(f"not sent: {name} ({reason})")
+    buffer = io.BytesIO()
+    names = []
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(sizes):
+            content = (root / name).read_bytes()
+            if reason := content_exclusion(content, secrets):
+                notes.append(f"not sent: {name} ({reason})")
+                continue
+            entry = zipfile.ZipInfo.from_file(root / name, name, strict_timestamps=False)
+            entry.date_time = (1980, 1, 1, 0, 0, 0)  # no archive knows an earlier time
+            executable = entry.external_attr >> 16 & stat.S_IXUSR
+            entry.external_attr = (0o100755 if executable else 0o100644) << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+            names.append(name)
+    if _HIDING in names and not set(_PRODUCT) <= set(names):
         raise RequestError(
-            f"{tree.root / _IN_THE_WAY} makes sweeps/ a Python package, which hides carft-sweep's "
-            "own of that name: remove the file or rename the folder"
+            f"{root / _HIDING} makes sweeps/ a Python package, which hides carft-sweep's own of "
+            "that name: remove the file or rename the folder"
         )
-    archive = _zip(contents, {name for name, file in chosen.items() if file.is_executable})
-    size = sum(map(len, contents.values()))
-    states = [f"{tree.states[name]}: {name}" for name in contents if name in tree.states]
-    return Bundle(tree.root, tuple(contents), size, archive, (*states, *tree.notes, *left))
+    size = sum(sizes[name] for name in names)
+    return Bundle(root, tuple(names), size, buffer.getvalue(), tuple(notes))
 
 
-def shown(size: int) -> str:
-    """`12.3 MB`, `4.5 kB`."""
+def source_commit(root: Path) -> str | None:
+    """Return the commit that is checked out, with `-dirty` behind it where files differ."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD").strip()
+    except RequestError:  # before the first commit
+        return None
+    return f"{commit}-dirty" if _git(root, "status", "--porcelain") else commit
+
+
+def format_size(size: int) -> str:
+    """Return `12.3 MB` or `4.5 kB`."""
     return f"{size / 1e6:.1f} MB" if size >= 10**6 else f"{size / 1e3:.1f} kB"
 
 
-def _why_left_out(
-    root: Path, name: str, homes: Iterable[Path], exclude: Iterable[str]
-) -> str | None:
-    if HOME in PurePosixPath(name).parts or any((root / name).is_relative_to(h) for h in homes):
+def _list_files(root: Path) -> Iterator[str]:
+    """Yield what git tracks and what it does not ignore; without git all but hidden folders."""
+    if (root / ".git").exists():
+        # git lists untracked files only without submodules, and tracked ones in all of them.
+        listed = _git(root, "ls-files", "-z", "--recurse-submodules")
+        listed += _git(root, "ls-files", "-z", "--others", "--exclude-standard")
+        yield from dict.fromkeys(filter(None, listed.split("\0")))
+        return
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith((".", "__pycache__"))
+        )
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted(files))
+
+
+def _exclusion(root: Path, name: str, home: Path | None, exclude: Iterable[str]) -> str | None:
+    path = root / name
+    target = path.resolve()
+    if HOME in PurePosixPath(name).parts or (home is not None and path.is_relative_to(home)):
         return "in a home"
     for pattern in exclude:
         below = f"{pattern.rstrip('/')}/*"
         if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, below):
             return f"--exclude {pattern}"
-    return why_a_file_stays(name)
+    if not target.is_relative_to(root):
+        return "a link out of the folder"
+    if not target.is_file():
+        return "no regular file"
+    return name_exclusion(name) or name_exclusion(target.relative_to(root).as_posix())
 
 
-def _check_size(files: Sequence[File], most: int) -> None:
-    size = sum(file.size for file in files)
-    if size <= most:
-        return
-    raise RequestError(
+def _too_large(sizes: Mapping[str, int], max_bytes: int) -> RequestError:
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+    return RequestError(
         "\n".join(
             [
-                f"{shown(size)} are too much to send (--max-bundle is {shown(most)}); the largest:",
-                *_largest(files),
+                f"more than {format_size(max_bytes)} would be sent (--max-bundle); the largest:",
+                *(f"  {format_size(sizes[name])}  {name}" for name in largest),
                 "Leave files out with --exclude PATTERN, or let git ignore them. Data and weights "
                 "belong on storage that the nodes mount.",
             ]
@@ -409,119 +246,112 @@ def _check_size(files: Sequence[File], most: int) -> None:
     )
 
 
-def _largest(files: Iterable[File]) -> Iterator[str]:
-    for file in sorted(files, key=lambda file: -file.size)[:_LARGEST]:
-        yield f"  {shown(file.size)}  {file.name}"
-
-
-def _zip(contents: dict[str, bytes], executable: set[str]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in contents.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.external_attr = (_EXECUTABLE if name in executable else _PLAIN) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, content)
-    return buffer.getvalue()
+def _git(folder: Path, *command: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *command],
+            cwd=folder,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise RequestError(f"{folder} lies in a git repository, but git is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise RequestError(f"git {command[0]} took over 60 s in {folder}") from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise RequestError(f"git {command[0]} failed in {folder}: {reason}")
+    return os.fsdecode(done.stdout)
 
 
 STOP_SECONDS = 600
-"""What a job that is asked to stop has until it is killed: an epoch ends within it, or is lost."""
+"""What a stopped job has until Ray kills it: an epoch ends within it, or is lost."""
 _PREFIXES = ("MLFLOW_", "CARFT_")
-_OURS = frozenset({"RAY_AUTH_TOKEN", f"RAY_AUTH_TOKEN{SUFFIX}"})  # for asking the head, here
-_HERE = ("localhost", "127.0.0.1", "::1")
+_NOT_FOR_JOBS = frozenset({"RAY_AUTH_TOKEN", f"RAY_AUTH_TOKEN{SUFFIX}"})  # this machine's own
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LOCAL = re.compile(r"(-e|--editable|\.{0,2}/|~|file:|[a-z]:\\)", re.IGNORECASE)
+_LOCAL_PATH = re.compile(r"(-e|--editable|\.{0,2}/|~|file:|[a-z]:\\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Variables:
-    """The variables of a job."""
+    """The environment variables of a job."""
 
     sent: Mapping[str, str]
-    kept: tuple[str, ...]
+    withheld: tuple[str, ...]
     """Names of secrets that are set here and not sent."""
     notes: tuple[str, ...]
 
 
-def variables(
-    environ: Mapping[str, str], given: Sequence[str] = (), secrets: Sequence[str] = ()
+def job_variables(
+    environ: Mapping[str, str], assignments: Sequence[str] = (), secrets: Sequence[str] = ()
 ) -> Variables:
-    """MLFLOW_* and CARFT_* of `environ` without secrets, then `NAME=VALUE` of `given`.
+    """Collect MLFLOW_* and CARFT_* of `environ` without secrets, then `NAME=VALUE` assignments.
 
     `secrets` are `NAME=/path/on/the/cluster`, and become NAME_FILE. Raises RequestError for a
-    secret's value among what is given, and for what has another form.
+    secret among the assignments, and for what has another form.
     """
     values = secret_values(environ)
 
-    def is_one(name: str, value: str) -> bool:
-        return is_secret(name, value) or any(one in value for one in values)
+    def holds_secret(name: str, value: str) -> bool:
+        return is_secret(name, value) or any(secret in value for secret in values)
 
     sent = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-    kept = []
+    withheld = []
     for name, value in sorted(environ.items()):
-        if not value or name in _OURS or name == HOME_VARIABLE:
+        if not value or name in _NOT_FOR_JOBS or name == HOME_VARIABLE:
             continue
-        if is_one(name, value) and (name.startswith(_PREFIXES) or _plain(name) in NAMES):
-            kept.append(_plain(name))
+        secret = name.removesuffix(SUFFIX)
+        if holds_secret(name, value) and (name.startswith(_PREFIXES) or secret in NAMES):
+            withheld.append(secret)
         elif name.startswith(_PREFIXES):
             sent[name] = value
-    for item in given:
-        name, value = _pair("--env", item, "VALUE")
-        if is_one(name, value):
+    for item in assignments:
+        name, value = _assignment("--env", item, "VALUE")
+        if holds_secret(name, value):
             raise RequestError(
-                f"--env {name}: this is a secret, and what a job is given can be read by all who "
-                f"see the cluster: put it into a file there and give --secret {name}=/path"
+                f"--env {name}: this is a secret, and everybody who sees the cluster can read the "
+                f"variables of a job: put it into a file there and give --secret {name}=/path"
             )
         sent[name] = value
     for item in secrets:
-        name, path = _pair("--secret", item, "/path/on/the/cluster")
+        name, path = _assignment("--secret", item, "/path/on/the/cluster")
         if name not in NAMES:
             raise RequestError(f"--secret: {unknown('secret', name, NAMES)}")
         if not path.startswith("/"):
             raise RequestError(f"--secret {name}: {path!r} must be an absolute path on the cluster")
         sent[f"{name}{SUFFIX}"] = path
-        kept = [other for other in kept if other != name]
-    return Variables(sent, tuple(dict.fromkeys(kept)), tuple(_doubts(sent)))
+        withheld = [other for other in withheld if other != name]
+    return Variables(sent, tuple(dict.fromkeys(withheld)), tuple(_doubts(sent)))
 
 
-def requirements(given: Iterable[str]) -> list[str]:
-    """What pip installs for a job: packages, and the lines of files. Raises RequestError for a
-    missing file, for paths of this machine, for passwords, and for another Ray.
+def pip_requirements(items: Iterable[str]) -> list[str]:
+    """Return what pip installs for a job: packages, and the lines of files.
+
+    Raises RequestError for a missing file, paths of this machine, passwords, and another Ray.
     """
-    found: list[str] = []
-    for item in given:
+    lines: list[str] = []
+    for item in items:
         is_file = item.endswith(".txt") or Path(item).is_file()
-        found += _lines(Path(item)) if is_file else [item]
-    for line in found:
+        lines += _requirement_lines(Path(item)) if is_file else [item]
+    for line in lines:
         if has_password(line):
             raise RequestError(
                 "--pip: a line has an address with a password, which everybody who sees the "
                 "cluster could read: let pip's own configuration on the nodes have it"
             )
-        if _LOCAL.match(line):
+        if _LOCAL_PATH.match(line):
             raise RequestError(
                 f"--pip {line}: a path of this machine means nothing on the cluster; put what is "
                 "yours into the repository, which is sent"
             )
         if re.match(r"ray\b(?![-_.])", line, re.IGNORECASE):
             raise RequestError(f"--pip {line}: a job has the Ray of its cluster and no other")
-    return found
+    return lines
 
 
-def runtime_env(
-    variables: Variables, working_dir: str | None, pip: Sequence[str]
-) -> dict[str, Any]:
-    """As Ray's job API and KubeRay's `runtimeEnvYAML` take it."""
-    made: dict[str, Any] = {"env_vars": dict(variables.sent)}
-    if working_dir is not None:
-        made["working_dir"] = working_dir
-    if pip:
-        made["pip"] = list(pip)
-    return made
-
-
-def _lines(file: Path) -> list[str]:
+def _requirement_lines(file: Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -530,28 +360,23 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _pair(option: str, item: str, what: str) -> tuple[str, str]:
+def _assignment(option: str, item: str, form: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not equals or not _VARIABLE.fullmatch(name):
         # Without a name the whole may be a secret.
         shown = name if _VARIABLE.fullmatch(name) else "..."
-        raise RequestError(f"{option} {shown}: must be NAME={what}")
+        raise RequestError(f"{option} {shown}: must be NAME={form}")
     if name == "PYTHONPATH":
         raise RequestError(f"{option} PYTHONPATH: the driver sets it for its runs; use --pip")
     return name, value
 
 
-def _plain(name: str) -> str:
-    return name.removesuffix(SUFFIX)
-
-
 def _doubts(sent: Mapping[str, str]) -> Iterator[str]:
-    uri = sent.get("MLFLOW_TRACKING_URI", "")
     try:
-        host = urlsplit(uri).hostname
+        host = urlsplit(sent.get("MLFLOW_TRACKING_URI", "")).hostname
     except ValueError:
         host = None
-    if host in _HERE:
+    if host in _LOCAL_HOSTS:
         yield f"MLFLOW_TRACKING_URI names {host}: for the job that is the head, not this machine"
     data = sent.get("CARFT_DATA")
     if data and not data.startswith("/"):

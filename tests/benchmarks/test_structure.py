@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def test_every_import_counts(text: str, imported: set[str], tmp_path: Path) -> N
     assert imports_of("p.a", file, modules) == imported
 
 
+@functools.cache
 def walk(name: str) -> list[str]:
     """The functions' names in order, from a process of its own: an audit hook never goes."""
     command = [sys.executable, "-m", "benchmarks.structure", "walk", name]

@@ -74,6 +74,7 @@ def test_the_products_own_code_is_known_by_its_revision(
         ("my_deep", True),  # by what is imported, in a function
         ("my_late/__init__", True),
         ("unrelated", False),
+        ("carft_core/beside", False),  # the product, in a clone that the user works in
     ],
 )
 def test_of_a_users_package_all_files_count_and_what_it_imports_beside_it(
@@ -88,6 +89,7 @@ def test_of_a_users_package_all_files_count_and_what_it_imports_beside_it(
         "my_deep": "from my_late import X\n",
         "my_late/__init__": "X = 1\n",
         "unrelated": "",
+        "carft_core/beside": "",
     }
     write(files)
     mine = imported("my_lab.methods").Mine

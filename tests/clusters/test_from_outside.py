@@ -96,7 +96,7 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
             stderr=subprocess.STDOUT,
         )
         while under_way(there.home) < len(cluster.workers) and process.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.1)
         cluster.kill(cluster.workers[-1])
         assert process.wait(LIMIT) == 0, (tmp_path / "said").read_text()
         said = (tmp_path / "said").read_text()

@@ -31,10 +31,19 @@ def ray_manifests() -> dict[str, dict[str, Any]]:
 
 
 def templates() -> dict[str, dict[str, Any]]:
-    """The pods of the cluster, by the group that they belong to."""
-    spec = ray_manifests()["cluster.yaml"]["spec"]
-    groups = {group["groupName"]: group["template"] for group in spec["workerGroupSpecs"]}
-    return {"head": spec["headGroupSpec"]["template"], **groups}
+    """The pods of the cluster and of the job with one of its own, by the group of each."""
+    clusters = {
+        "": ray_manifests()["cluster.yaml"]["spec"],
+        "own ": ray_manifests()["rayjob.yaml"]["spec"]["rayClusterSpec"],
+    }
+    return {
+        f"{prefix}{name}": template
+        for prefix, spec in clusters.items()
+        for name, template in (
+            ("head", spec["headGroupSpec"]["template"]),
+            *((group["groupName"], group["template"]) for group in spec["workerGroupSpecs"]),
+        )
+    }
 
 
 @pytest.mark.parametrize("file", ray_manifests())
@@ -91,8 +100,9 @@ def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: s
     assert mounts["home"]["mountPath"] == environment["CARFT_HOME"]
 
 
-def test_secrets_are_files_of_the_head_alone_and_their_variables_are_known() -> None:
-    (head,) = templates()["head"]["spec"]["containers"]
+@pytest.mark.parametrize("prefix", ["", "own "])
+def test_secrets_are_files_of_the_head_alone_and_their_variables_are_known(prefix: str) -> None:
+    (head,) = templates()[f"{prefix}head"]["spec"]["containers"]
     (mount,) = [mount for mount in head["volumeMounts"] if mount["name"] == "secrets"]
     assert mount["readOnly"]
     secret = [entry for entry in head["env"] if entry["name"] != "CARFT_HOME"]
@@ -100,7 +110,7 @@ def test_secrets_are_files_of_the_head_alone_and_their_variables_are_known() -> 
     for entry in secret:
         assert entry["name"].removesuffix("_FILE") in NAMES
         assert entry["value"].startswith(f"{mount['mountPath']}/")
-    (worker,) = templates()["runs"]["spec"]["containers"]
+    (worker,) = templates()[f"{prefix}runs"]["spec"]["containers"]
     assert [entry["name"] for entry in worker["env"]] == ["CARFT_HOME"]
     assert "envFrom" not in worker
 
@@ -117,11 +127,15 @@ def test_the_settings_have_no_password() -> None:
 
 
 def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds() -> None:
-    listed = {*KUSTOMIZATION["resources"], "kustomization.yaml", "job.yaml"}
+    listed = {*KUSTOMIZATION["resources"], "kustomization.yaml", "job.yaml", "rayjob.yaml"}
     assert listed == {file.name for file in FOLDER.glob("*.yaml")}
     (generated,) = KUSTOMIZATION["configMapGenerator"]
     assert [FOLDER / name for name in generated["envs"]] == [FOLDER / "settings.env"]
-    used = {pod["spec"]["containers"][0]["image"] for pod in templates().values()}
+    used = {
+        pod["spec"]["containers"][0]["image"]
+        for group, pod in templates().items()
+        if not group.startswith("own ")
+    }
     assert used == {KUSTOMIZATION["images"][0]["name"]}
     overriding = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())
     image = overriding["services"]["ray-worker"]["image"]
@@ -135,6 +149,29 @@ def test_the_cluster_names_the_version_of_ray_that_is_pinned() -> None:
     pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']}\n"
     assert pinned in (ROOT / "constraints.txt").read_text()
     assert version("ray") in pinned
+
+
+def test_the_job_with_its_own_cluster_is_that_cluster_with_an_image() -> None:
+    """What is edited differs, and nothing else."""
+    job = ray_manifests()["rayjob.yaml"]["spec"]
+    own, shared = job["rayClusterSpec"], ray_manifests()["cluster.yaml"]["spec"]
+    (image,) = KUSTOMIZATION["images"]
+    for spec in (own, shared):
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            (container,) = group["template"]["spec"]["containers"]
+            if spec is own:
+                assert container["image"] == f"{image['newName']}:{image['newTag']}"
+            del container["image"]
+    (workers,) = own["workerGroupSpecs"]
+    assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"]
+    workers["maxReplicas"] = shared["workerGroupSpecs"][0]["maxReplicas"]
+    assert own == shared
+    assert job["entrypoint"].endswith(" --home /carft")
+    # KubeRay refuses a number of retries beside a selector of a cluster that is there.
+    assert job["backoffLimit"]
+    assert "clusterSelector" not in job
+    text = (FOLDER / "rayjob.yaml").read_text()
+    assert text.count("EDIT") == 7  # six values, and the line that counts them
 
 
 def test_the_job_goes_to_the_cluster_and_its_home() -> None:

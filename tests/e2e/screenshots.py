@@ -23,7 +23,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from sweeps.home import Home
 from sweeps.results.projection import SentLog
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
-from tracking.location import where
+from tracking.location import resolve_location
 
 SECONDS = 60
 NARROW = 600
@@ -70,7 +70,7 @@ def main() -> None:
             _report(driver, page.as_uri(), shot, given.folder)
         page.unlink()
         with served(home.path) as address:
-            run = SentLog(home.sweep(given.sweep), where(home.path)).run_ids()[""]
+            run = SentLog(home.sweep(given.sweep), resolve_location(home.path)).run_ids()[""]
             url = f"{address}/#/experiments/1/runs/{run}"
             _overview(driver, url, given.folder / "mlflow-sweep.png")
             url += "/artifacts/report.html"

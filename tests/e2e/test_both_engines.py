@@ -55,13 +55,14 @@ def test_tpe_with_asha_proposes_prunes_and_finds_the_same_in_both(
     ray = replace(local, home=tmp_path / "ray")
     local.call("run", "--engine", "local")
     ray.call("run", "--engine", "ray")
-    assert seen(local) == seen(ray)
-    states = [trial["state"] for trial in seen(local)]
+    trials = seen(local)
+    assert trials == seen(ray)
+    states = [trial["state"] for trial in trials]
     assert states.count("complete") >= 1
     assert states.count("pruned") >= 2
     best, other = (read_json(s.home / "sweeps/search/summary.json")["best"] for s in (local, ray))
     assert best == other
-    assert best["value"] == min(trial["value"] for trial in seen(local) if trial["value"])
+    assert best["value"] == min(trial["value"] for trial in trials if trial["value"])
 
 
 @pytest.mark.slow  # tests/sweeps/engines loses a node too, under runs that train nothing

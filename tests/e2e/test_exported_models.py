@@ -42,7 +42,7 @@ from sweeps.cli import main
 from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import find_ledger
-from sweeps.results.export import choose_model, exporter, log_selected
+from sweeps.results.export import exporter, log_selected, select_model
 from sweeps.results.records import comparison
 from sweeps.spec.spec import load_spec
 from tracking.store import pyfunc_model as served_model
@@ -486,7 +486,7 @@ def test_without_its_weights_it_is_told_how_to_get_them(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, said: str
 ) -> None:
     with exporter(home, "small") as models:
-        chosen = choose_model(models.found)
+        chosen = select_model(models.comparison)
         known = models.config(chosen)
         config = known.model_copy(update={"keep": known.keep.model_copy(update={"weights": kept})})
         monkeypatch.setattr(type(models), "config", lambda *_: config)

@@ -16,16 +16,15 @@ from tests.tracking.charts.drawn import Spec, nodes, spec_of
 from tests.tracking.made_up import kl_sweep, metrics, run, zero_shot
 from tracking.charts import CHARTS
 from tracking.charts.base import fitted
+from tracking.charts.data import ChartData
 from tracking.charts.palette import colour_of
 from tracking.comparison.compare import compare
 from tracking.comparison.runs import RunRecord
-from tracking.evidence.data import Evidence, gather
 
 BUILT_IN: tuple[str, ...] = (
     "id_ood",
     "response",
     "map",
-    "parallel",
     "importance",
     "learning",
     "shifts",
@@ -39,18 +38,18 @@ each_chart = pytest.mark.parametrize("name", CHARTS)
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> ChartData:
     return full(tmp_path_factory.mktemp("charted"))
 
 
 @pytest.fixture(scope="module")
-def specs(everything: Evidence) -> dict[str, Spec]:
+def specs(everything: ChartData) -> dict[str, Spec]:
     """Of every chart, checked against the schema."""
     return {name: spec_of(name, everything) for name in CHARTS}
 
 
 @pytest.fixture(scope="module")
-def sweeps(everything: Evidence) -> dict[str, Evidence]:
+def sweeps(everything: ChartData) -> dict[str, ChartData]:
     """Such as differ in what their charts have to show."""
     return {
         "everything": everything,
@@ -60,8 +59,8 @@ def sweeps(everything: Evidence) -> dict[str, Evidence]:
     }
 
 
-def of(*runs: RunRecord) -> Evidence:
-    return gather(compare(runs, sweep="small"))
+def of(*runs: RunRecord) -> ChartData:
+    return ChartData(compare(runs, sweep="small"))
 
 
 def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
@@ -75,7 +74,7 @@ def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
 @each_chart
 @pytest.mark.parametrize("sweep", ["everything", "a search", "one parameter", "one seed"])
 def test_a_chart_compiles_without_a_warning_and_says_what_it_is(
-    name: str, sweep: str, sweeps: dict[str, Evidence], capfd: pytest.CaptureFixture[str]
+    name: str, sweep: str, sweeps: dict[str, ChartData], capfd: pytest.CaptureFixture[str]
 ) -> None:
     picture = CHARTS[name].draw(sweeps[sweep])
     if picture is not None:
@@ -146,7 +145,7 @@ def test_without_folders_only_what_needs_them_is_left_out(name: str) -> None:
 
 @each_chart
 def test_the_data_are_standard_json_and_the_same_each_time(
-    name: str, everything: Evidence, specs: dict[str, Spec]
+    name: str, everything: ChartData, specs: dict[str, Spec]
 ) -> None:
     picture = CHARTS[name].draw(everything)
     assert picture is not None
@@ -166,16 +165,18 @@ def test_text_and_axes_take_their_colour_from_the_page(name: str, specs: dict[st
 
 @each_chart
 def test_an_algorithm_has_one_colour_in_every_chart(
-    name: str, everything: Evidence, specs: dict[str, Spec]
+    name: str, everything: ChartData, specs: dict[str, Spec]
 ) -> None:
     found = [
         pair
         for node in nodes(specs[name])
-        for pair in zip(*_domain_and_range(node.get("color")), strict=True)
+        for channel in ("color", "fill")
+        for pair in zip(*_domain_and_range(node.get(channel)), strict=True)
     ]
     for text, colour in found:
-        assert colour == colour_of(re.split(r"[ ,]", text)[0], everything.algorithms), text
-    assert bool(found) == (name not in {"map", "parallel", "importance"})
+        known = colour_of(re.split(r"[ ,]", text)[0], everything.algorithms)
+        assert colour in (known, "transparent"), text  # Merged ones are hollow.
+    assert bool(found) == (name not in {"map", "importance"})
 
 
 def _domain_and_range(channel: Any) -> tuple[list[str], list[str]]:
@@ -186,10 +187,10 @@ def _domain_and_range(channel: Any) -> tuple[list[str], list[str]]:
 
 
 def test_two_thousand_runs_are_drawn_in_seconds_and_megabytes() -> None:
-    evidence = searched(2_000)
+    data = searched(2_000)
     began, letters = time.process_time(), 0
     for chart in CHARTS.values():
-        picture = chart.draw(evidence)
+        picture = chart.draw(data)
         if picture is not None:
             letters += len(json.dumps(picture.to_dict(validate=False)))
     assert time.process_time() - began < 4  # 1.3 s on a quiet machine.

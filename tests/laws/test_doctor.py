@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.doctor.base import Asked, Check, Finding, ok, unreachable, warning, wrong
+from sweeps.doctor.base import Check, Finding, Scope, ok, unreachable, warning, wrong
 from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.home import Home
-from tracking.errors import NotLetIn, ServiceUnreachable
+from tracking.errors import AccessDenied, ServiceUnreachable
 
 SECRET = "p/w:with@signs"
 EVERY = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 
 
-def asked(home: Path) -> Asked:
-    return Asked(Home(home))
+def asked(home: Path) -> Scope:
+    return Scope(Home(home))
 
 
 def test_names_are_distinct_and_subjects_stand_together() -> None:
@@ -31,7 +31,7 @@ def test_names_are_distinct_and_subjects_stand_together() -> None:
 @EVERY
 def test_a_check_says_what_it_looks_at_what_to_do_and_when_it_gives_up(check: Check) -> None:
     assert re.fullmatch(r"[a-z]+\.[a-z_]+", check.name)
-    for text in (check.means, check.todo):
+    for text in (check.purpose, check.advice):
         assert len(text) > 15
         assert text == " ".join(text.split())
         assert not text.endswith(".")
@@ -49,18 +49,18 @@ def test_nothing_is_made_and_no_secret_is_told_where_nothing_is_there(
     monkeypatch.setenv("CARFT_WEBHOOK", f"http://127.0.0.1:1/{SECRET}")
     monkeypatch.setenv("CARFT_DATA", str(home.path / "data"))
     begun = time.monotonic()
-    found = examine(check, Asked(home, address="127.0.0.1:1", nodes=True))
+    found = examine(check, Scope(home, address="127.0.0.1:1", nodes=True))
     assert time.monotonic() - begun < check.seconds
     for finding in found:
-        assert SECRET not in finding.told + finding.todo
-        assert "%40" not in finding.told + finding.todo
-        assert "\n" not in finding.told
-        assert bool(finding.todo) == (finding.level != "ok")
+        assert SECRET not in finding.message + finding.advice
+        assert "%40" not in finding.message + finding.advice
+        assert "\n" not in finding.message
+        assert bool(finding.advice) == (finding.level != "ok")
     assert not home.path.exists()
 
 
 def of(*findings: Finding | Exception, todo: str = "do this instead") -> Check:
-    def look(_: Asked) -> Iterator[Finding]:
+    def look(_: Scope) -> Iterator[Finding]:
         for finding in findings:
             if isinstance(finding, Exception):
                 raise finding
@@ -72,17 +72,17 @@ def of(*findings: Finding | Exception, todo: str = "do this instead") -> Check:
 def test_a_check_that_raises_has_found_something(tmp_path: Path) -> None:
     for error, level in {
         ServiceUnreachable("gone"): "unreachable",
-        NotLetIn("gone"): "wrong",
+        AccessDenied("gone"): "wrong",
         ValueError("gone"): "wrong",
     }.items():
         first, last = examine(of(ok("so far"), error), asked(tmp_path))
         assert first == ok("so far")
-        assert (last.level, last.todo) == (level, "do this instead")
-        assert "gone" in last.told
+        assert (last.level, last.advice) == (level, "do this instead")
+        assert "gone" in last.message
 
 
 def test_a_check_that_hangs_is_given_up_and_what_it_found_by_then_is_told(tmp_path: Path) -> None:
-    def look(_: Asked) -> Iterator[Finding]:
+    def look(_: Scope) -> Iterator[Finding]:
         yield warning("so far", "this")
         time.sleep(30)
 

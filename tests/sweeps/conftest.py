@@ -18,7 +18,7 @@ from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.study import open_storage, study_name
 from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
@@ -94,7 +94,7 @@ class ToySweep:
             self.home,
             engine or InProcessEngine(toy_core.ENTRY),
             self.tracker,
-            Plain(self.lines.append),
+            Progress(self.lines.append),
             fresh=fresh,
             failed_again=failed_again,
             ended=lambda _, projections: self.take(projections),
@@ -176,7 +176,7 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     monkeypatch.setenv("CARFT_HOME", str(toy.home.path))
     for name in ("CARFT_WEBHOOK", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY))
     for module in ("api", "cli.admin"):
         monkeypatch.setattr(f"sweeps.{module}.open_store", lambda _: toy.tracker)
     return toy

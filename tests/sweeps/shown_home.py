@@ -27,7 +27,7 @@ from sweeps.ledger.generations import Invocation
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, write_summary
 from sweeps.ledger.trials import Ledger
-from sweeps.plan.tasks import Planner, Task, kept, merge_labels
+from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.spec.spec import load_spec
 
 NAME = "shown"
@@ -70,27 +70,27 @@ def make(home: Home) -> None:
     ledger = Ledger.create(folder, 1, plain, Invocation.of(spec).as_execution())
     planner = Planner(spec, Hardware(1))
     baselines = planner.baselines()
-    ledger.remember("baselines", [kept(tasks) for tasks in baselines])
+    ledger.remember("baselines", [setting_record(tasks) for tasks in baselines])
     ledger.remember("trial_count", spec.trial_count)
     ledger.remember("merges", merge_labels(spec.config_for({})))
     for tasks in baselines:
         _write(home, tasks)
     for number, params in enumerate(spec.points()):
         tasks = planner.trial(params, number)
-        trial = ledger.propose(number, kept(tasks))
+        trial = ledger.propose(number, setting_record(tasks))
         ledger.complete(trial.number, [_write(home, tasks)])
     ledger.remember(OUTCOME, {"state": "done", "at": BEGAN + 60, "broken": None})
     write_summary(ledger)
     StudyProjection(home, ledger).update()
 
 
-def _write(home: Home, tasks: Sequence[Task]) -> float:
+def _write(home: Home, tasks: Sequence[RunTask]) -> float:
     """The files of a setting's runs; their mean validation accuracy."""
     values = [_run(home, task) for task in tasks]
     return sum(values) / len(values)
 
 
-def _run(home: Home, task: Task) -> float:
+def _run(home: Home, task: RunTask) -> float:
     folder, config = home.runs / task.digest, task.config
     data = open_data(config.data)
     parts = {"digest": task.digest, "identity": dict(task.identity.parts)}
@@ -122,7 +122,7 @@ def _report(epoch: int, value: float) -> dict[str, Any]:
     return {**steps, **times, "metrics": metrics}
 
 
-def _evaluate(folder: Path, task: Task, data: FamilyData, *, merged: bool) -> dict[str, float]:
+def _evaluate(folder: Path, task: RunTask, data: FamilyData, *, merged: bool) -> dict[str, float]:
     splits = {"id/val": data.val, "id/test": data.test}
     splits |= {f"ood/{name}": split for name, split in data.shifts.items()}
     predicted = [_predict(name, split, task, merged) for name, split in splits.items() if split]
@@ -136,7 +136,7 @@ def _evaluate(folder: Path, task: Task, data: FamilyData, *, merged: bool) -> di
     return metrics
 
 
-def _predict(name: str, split: Split, task: Task, merged: bool) -> Predictions:
+def _predict(name: str, split: Split, task: RunTask, merged: bool) -> Predictions:
     """Noise of the images' own, some of the run's, and a lift of the right class."""
     classes = int(split.labels.max()) + 1
     images = torch.Generator().manual_seed(sum(name.encode()))

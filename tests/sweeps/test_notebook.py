@@ -18,12 +18,13 @@ from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import TOY, ToySweep
 from tracking.errors import TrackingError
+from tracking.report.formats import to_json
 
 
 def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
     found = run_sweep(toy_cli.file())
     home = toy_cli.home
-    assert found.as_dict() == comparison(find_ledger(home, "toy"), Runs(home.runs)).as_dict()
+    assert to_json(found) == to_json(comparison(find_ledger(home, "toy"), Runs(home.runs)))
     assert found.selected is not None
 
 
@@ -51,7 +52,7 @@ def test_the_second_call_trains_nothing_again(
 ) -> None:
     first = run_sweep(TOY)
     capsys.readouterr()
-    assert run_sweep(TOY).as_dict() == first.as_dict()
+    assert to_json(run_sweep(TOY)) == to_json(first)
     shown = capsys.readouterr().err
     assert "reused" in shown
     assert "epoch" not in shown
@@ -87,7 +88,7 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
     def refuse(_: Path) -> None:
         raise TrackingError("the database lies on a network file system")
 
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: Closing())
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: Closing())
     monkeypatch.setattr("sweeps.api.open_store", refuse)
     with pytest.raises(TrackingError):
         run_sweep(TOY, quiet=True)

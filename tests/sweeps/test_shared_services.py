@@ -24,7 +24,7 @@ def served(
     for name, value in mlflow_server.environ.items():
         monkeypatch.setenv(name, value)
     engine = InProcessEngine(toy_core.ENTRY)
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     return toy
 
 
@@ -63,7 +63,7 @@ def test_a_wrong_password_is_said_before_training(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong one")
     assert main(["run", str(served.file(**ONE_RUN))]) == 2
     told = capsys.readouterr().err
-    assert "does not let us in" in told
+    assert "denied access" in told
     assert len(told.splitlines()) == 1
     assert "wrong one" not in told
     assert served.trained() == {}

@@ -136,10 +136,9 @@ class Recorder:
     def stopped(self, job: Job) -> None:
         self.events.append(("stopped", job.digest))
 
-    def failed(self, job: Job, failure: Failure) -> bool:
+    def failed(self, job: Job, failure: Failure) -> None:
         self.events.append(("failed", job.digest))
         self.failures[job.digest] = failure
-        return False
 
     def pids(self) -> list[int]:
         """Of the worker process of each run, in the order in which they began."""

@@ -1,4 +1,4 @@
-"""Sweeps made up for the charts: one that has everything, and one of two thousand runs."""
+"""Sweeps made up for the charts: one that has full_table, and one of two thousand runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tests.tracking.kept import CLASSES, with_folder
 from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
+from tracking.charts.data import ChartData
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Rule
-from tracking.evidence.data import Evidence, gather
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 
 LR = "optim.lr"
 CLASS_NAMES = [f"thing {number}" for number in range(CLASSES)]
@@ -68,13 +68,13 @@ def full_comparison(home: Path, seeds: int = 3) -> Comparison:
     return compare([with_folder(record, home) for record in grid_runs(seeds)], sweep="full")
 
 
-def full(home: Path, seeds: int = 3) -> Evidence:
+def full(home: Path, seeds: int = 3) -> ChartData:
     """Every chart has something to show of it."""
     comparison = full_comparison(home, seeds)
-    return gather(comparison, importance=IMPORTANCE, class_names=CLASS_NAMES)
+    return ChartData(comparison, importance=IMPORTANCE, class_names=CLASS_NAMES)
 
 
-def searched(trials: int, seed: int = 0) -> Evidence:
+def searched(trials: int, seed: int = 0) -> ChartData:
     """A search over eight parameters of three kinds with one run a trial, and no folders."""
     rng = random.Random(seed)
     runs = [zero_shot(), run("fine_tune", 0, metrics(0.65, 0.34), merges=bent(0.65, 0.34))]
@@ -97,5 +97,5 @@ def searched(trials: int, seed: int = 0) -> Evidence:
         runs.append(run("car_ft", 0, told, trial=trial, params=params, merges=bent(test, ood)))
     names = (KL, LR, "optim.weight_decay", "optim.epochs", "prompts.contexts")
     shares = dict(zip(names, (0.2, 0.5, 0.1, 0.1, 0.1), strict=True))
-    comparison = compare(runs, sweep="searched", rule=Rule())
-    return gather(comparison, importance={"ood/mean/top1": shares, "id/test/top1": shares})
+    comparison = compare(runs, ComparisonSpec(rule=SelectionRule()), sweep="searched")
+    return ChartData(comparison, importance={"ood/mean/top1": shares, "id/test/top1": shares})

@@ -46,7 +46,7 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shutil.copy(migrated, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
-        running = serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=5600)
+        running = serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=0)
     yield running
     running.stop()
 

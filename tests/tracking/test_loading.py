@@ -13,10 +13,11 @@ from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import ToySweep, toy_in
 from tracking.comparison.compare import Comparison
-from tracking.comparison.spec import Judging, Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.errors import TrackingError
 from tracking.location import EXPERIMENT, home_id
 from tracking.mlflow_reader import load_comparison
+from tracking.report.formats import to_json
 from tracking.store.mlflow_store import MlflowStore
 
 
@@ -37,11 +38,11 @@ def told(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
 
 
 def of_home(toy: ToySweep) -> Comparison:
-    return comparison(look(toy.home, "toy"), Runs(toy.home.runs))
+    return comparison(find_ledger(toy.home, "toy"), Runs(toy.home.runs))
 
 
 def test_from_its_home_it_is_what_compare_prints(told: ToySweep) -> None:
-    assert load_comparison("toy", home=told.home.path).as_dict() == of_home(told).as_dict()
+    assert to_json(load_comparison("toy", home=told.home.path)) == to_json(of_home(told))
 
 
 def test_the_environment_says_which_home(told: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +53,7 @@ def test_the_environment_says_which_home(told: ToySweep, monkeypatch: pytest.Mon
 def test_from_a_server_it_is_named_by_its_address(told: ToySweep) -> None:
     uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
     found = load_comparison("toy", tracking_uri=uri)
-    assert found.as_dict() == of_home(told).as_dict()
+    assert to_json(found) == to_json(of_home(told))
 
 
 def test_conditions_leave_out_runs(told: ToySweep) -> None:
@@ -68,7 +69,11 @@ def test_one_condition_may_stand_alone_and_a_rule_goes_before_the_sweeps_own(
     home = told.home.path
     alone = load_comparison("toy", home=home, conditions="kl_weight>=0.3")
     assert alone == load_comparison("toy", home=home, conditions=["kl_weight>=0.3"])
-    found = load_comparison("toy", home=home, judging=Judging(Rule("id/val/nll", "minimize")))
+    found = load_comparison(
+        "toy",
+        home=home,
+        spec=ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize")),
+    )
     assert found.rule.metric == "id/val/nll"
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tests.tracking.made_up import KL, run, zero_shot
 from tracking.comparison import runs as kept_results
-from tracking.comparison.pooling import Part
+from tracking.comparison.pooling import SweepRuns
 from tracking.comparison.runs import Result, RunRecord, read_result, read_settings
+from tracking.comparison.spec import USUAL
 from tracking.errors import TrackingError
 from tracking.mlflow_reader import ServedRun, ServedSweep, find, read_part
 
@@ -29,6 +30,7 @@ def sweep(state: str = "done", *, generation: str = "1", home: str = "mine") -> 
         "carft.home": home,
         "carft.state": state,
         "carft.generation": generation,
+        kept_results.RULE: USUAL.model_dump_json(),
         "mlflow.user": "me",
     }
     return ServedSweep(ServedRun(tags), "f" * 32, 1_790_000_000_000)
@@ -46,11 +48,12 @@ def child(record: RunRecord, **tags: str) -> ServedRun:
         **{f"carft.{name}": value for name, value in tags.items()},
     }
     own = {KL: "0.3", "algorithm": record.algorithm, "seed": "1", "optim.name": "adam"}
-    merged = {f"wise_ft/{name}": 0.1 for name in record.metrics}
-    return ServedRun(told, own, {**record.metrics, **merged, "train/loss": 1.0})
+    return ServedRun(told, own)
 
 
-def served(of: ServedSweep, *children: ServedRun, listed: Any = None, results: Any = None) -> Part:
+def served(
+    of: ServedSweep, *children: ServedRun, listed: Any = None, results: Any = None
+) -> SweepRuns:
     runs = {item.digest: item for item in children}
     settings = None if listed is None else read_settings(json.dumps(listed))
     return read_part(of, runs, settings, results or {}, "toy")
@@ -101,22 +104,33 @@ def test_the_list_of_the_sweep_decides_which_runs_count_and_in_which_role() -> N
     assert not [said for said in told.warnings if "result.json" in said]
 
 
-def test_without_a_result_tags_and_metrics_tell() -> None:
-    told = served(sweep(), child(RECORD), child(zero_shot(digest="z")))
-    by_digest = {record.digest: record for record in told.records}
-    found = by_digest[RECORD.digest]
-    assert (found.algorithm, found.seed, found.trial, found.state) == ("car_ft", 1, 3, "done")
+def test_a_finished_run_without_a_result_is_named_and_left_out() -> None:
+    result = Result({KL: 0.3}, {"id/test/top1": 0.6}, {})
+    part = served(sweep(), child(RECORD), child(zero_shot(digest="z")), results={"z": result})
+    assert [record.digest for record in part.records] == ["z"]
+    assert "of toy only the runs that have begun are known: it has not ended" in part.warnings[0]
+    assert part.warnings[1] == (
+        "1 finished run has no result.json on the server and is left out: aaaaaaaaaaaa"
+    )
+    several = [child(run("car_ft", seed, {}, digest=f"{seed}")) for seed in range(5)]
+    assert (
+        served(sweep(), *several)
+        .warnings[1]
+        .endswith(
+            "5 finished runs have no result.json on the server and are left out: 0, 1, 2, ..."
+        )
+    )
+
+
+def test_what_has_begun_is_known_by_its_tags_and_parameters() -> None:
+    (found,) = served(sweep("running"), child(replace(RECORD, state="running"))).records
+    assert (found.algorithm, found.seed, found.trial, found.state) == ("car_ft", 1, 3, "running")
     assert found.params == {KL: 0.3, "optim.name": "adam"}
-    assert found.metrics == {"id/test/top1": 0.6}
-    assert found.merges == {}
-    assert found.facts == {"data": "d"}
-    assert by_digest["z"].seed is None
-    assert "of toy only the runs that have begun are known" in told.warnings[1]
-    assert "2 finished runs have no result.json" in told.warnings[2]
+    assert (found.metrics, found.merges) == ({}, {})
 
 
 def test_a_run_that_has_a_seed_for_its_split_alone_is_told_apart_from_training() -> None:
-    record = run("zero_shot", 3, metrics(0.6, 0.4))
+    record = run("zero_shot", 3, state="running")
     found = [
         served(sweep(), child(record, **tags)).records[0] for tags in ({"trains": "false"}, {})
     ]
@@ -136,7 +150,10 @@ def test_of_a_running_sweep_the_newest_states_count_and_what_has_begun_since() -
 
 def test_a_list_of_an_earlier_generation_is_not_taken() -> None:
     listed = kept_results.settings([replace(RECORD, digest="gone")], 1)
-    told = served(sweep(generation="2"), child(RECORD, generation="2"), listed=listed)
+    results = {RECORD.digest: Result({KL: 0.3}, {}, {})}
+    told = served(
+        sweep(generation="2"), child(RECORD, generation="2"), listed=listed, results=results
+    )
     assert [record.digest for record in told.records] == [RECORD.digest]
 
 
@@ -144,17 +161,18 @@ def test_a_list_that_the_server_has_lost_is_told_from_one_that_it_never_had() ->
     told = sweep()
     tags = {**told.run.tags, kept_results.HAS_SETTINGS: kept_results.SETTINGS}
     lost = replace(told, run=ServedRun(tags, artifacts="s3://gone"))
-    (said, *_), (usual, *_) = (served(one, child(RECORD)).warnings[1:] for one in (lost, told))
+    (said, *_), (usual, *_) = (served(one, child(RECORD)).warnings for one in (lost, told))
     assert "settings.json is not at s3://gone" in said
     assert "it has not ended" in usual
 
 
-def test_a_rule_that_is_not_told_or_cannot_be_read_is_said() -> None:
-    assert "toy does not tell how it chooses" in served(sweep()).warnings[0]
+@pytest.mark.parametrize("rule", [None, "{"])
+def test_a_rule_that_cannot_be_read_is_an_error(rule: str | None) -> None:
     broken = sweep()
-    tags = {**broken.run.tags, kept_results.RULE: "{"}
-    with pytest.raises(TrackingError, match=r"carft\.rule is no JSON"):
-        served(replace(broken, run=ServedRun(tags)))
+    tags = {name: text for name, text in broken.run.tags.items() if name != kept_results.RULE}
+    run_of = ServedRun(tags if rule is None else {**tags, kept_results.RULE: rule})
+    with pytest.raises(TrackingError, match=r"carft\.rule: this is no rule of a sweep"):
+        served(replace(broken, run=run_of))
 
 
 def test_a_name_finds_its_sweep_and_a_home_tells_two_apart() -> None:

@@ -10,7 +10,7 @@ from benchmarks.simulated_runs import METRICS, measure
 from tracking.ui_server import Server
 
 
-@pytest.mark.slow  # a server, a proxy, a probe; spool/test_busy.py has it of a store in memory
+@pytest.mark.slow  # a server, a proxy, a probe; test_projector.py has it of a store in memory
 def test_every_point_of_many_runs_arrives_once_through_a_slow_server_that_refuses_some(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

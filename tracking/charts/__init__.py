@@ -1,18 +1,24 @@
-"""The charts of the report, in the order of the page."""
+"""Charts of the report, in the order of the page, and as files for papers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from tracking.charts.base import Chart
-from tracking.charts.parallel import PARALLEL
+from tracking.charts.base import Chart, fitted
+from tracking.charts.data import ChartData
 from tracking.charts.predictions import CALIBRATION, CLASSES
 from tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
 from tracking.charts.splits import CONTEXT, SHIFTS
 from tracking.charts.tradeoff import ID_OOD
 from tracking.charts.training import COST, LEARNING
+from tracking.errors import TrackingError, unknown_name
 
-__all__ = ["CHARTS", "Chart"]
+__all__ = ["CHARTS", "Chart", "write_figures"]
+
+logger = logging.getLogger(__name__)
 
 CHARTS: Mapping[str, Chart] = {
     chart.name: chart
@@ -20,7 +26,6 @@ CHARTS: Mapping[str, Chart] = {
         ID_OOD,
         RESPONSE,
         PARAMETER_MAP,
-        PARALLEL,
         IMPORTANCE,
         LEARNING,
         SHIFTS,
@@ -31,3 +36,59 @@ CHARTS: Mapping[str, Chart] = {
     )
 }
 """By name."""
+
+WIDTH = 720
+"""Pixels of an SVG; a PNG has twice as many."""
+_PNG_SCALE = 2.0
+_CONFIG = {
+    "background": "white",
+    "font": "Helvetica, Arial, sans-serif",
+    "axis": {"gridOpacity": 0.4},
+    "view": {"stroke": "#bbbbbb"},
+}
+
+
+def write_figures(
+    data: ChartData, folder: Path, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
+    """Write every chart that has something to show as `<name>.<kind>`, without a browser.
+
+    Returns:
+        The files in the order of the page.
+
+    Raises:
+        TrackingError: A kind is unknown.
+        OSError: The folder cannot be written.
+    """
+    for kind in kinds:
+        if kind not in _CONVERTERS:
+            raise TrackingError(unknown_name("kind of figure", kind, _CONVERTERS))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for chart in CHARTS.values():
+        picture = chart.draw(data)
+        if picture is None:
+            logger.debug("%s has nothing to show in %s", data.comparison.sweep, chart.name)
+            continue
+        spec = fitted(picture.to_dict(validate=False), WIDTH)
+        spec.pop("background", None)
+        for kind in kinds:
+            file = folder / f"{chart.name}.{kind}"
+            file.write_bytes(_CONVERTERS[kind](spec))
+            files.append(file)
+    return files
+
+
+def _png(spec: dict[str, Any]) -> bytes:
+    import vl_convert
+
+    return vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, config=_CONFIG)
+
+
+def _svg(spec: dict[str, Any]) -> bytes:
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg(spec, config=_CONFIG).encode()
+
+
+_CONVERTERS: Mapping[str, Callable[[dict[str, Any]], bytes]] = {"png": _png, "svg": _svg}

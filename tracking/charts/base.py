@@ -1,4 +1,4 @@
-"""What charts are made of: layout, marks, units."""
+"""Parts that charts share: layout, marks, units."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import altair as alt
 
+from tracking.charts.data import ChartData
 from tracking.charts.palette import NEUTRAL
 from tracking.comparison.metrics import SPLITS, TITLES, is_fraction
 from tracking.comparison.statistics import Interval
-from tracking.evidence.data import Evidence
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def inline_data(rows: Rows) -> alt.InlineData:
-    """Rows of numbers and words."""
+    """Wrap rows of numbers and words."""
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
@@ -29,17 +29,17 @@ def quantitative(
     scale: alt.Scale | None = None,
     axis: alt.Axis | None = None,
 ) -> dict[str, Any]:
-    """A channel of numbers, which need not begin at zero."""
-    found: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
-    found["scale"] = alt.Scale(zero=zero, nice=True, padding=8) if scale is None else scale
-    found["axis"] = alt.Axis() if axis is None else axis.copy()
+    """Make a channel of numbers, which need not begin at zero."""
+    channel: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
+    channel["scale"] = alt.Scale(zero=zero, nice=True, padding=8) if scale is None else scale
+    channel["axis"] = alt.Axis() if axis is None else axis.copy()
     # Moved inwards from its tick, the first or last number would touch the one beside it.
-    found["axis"]["labelFlush"] = False
-    return found
+    channel["axis"]["labelFlush"] = False
+    return channel
 
 
 def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
-    """Tooltips: words by their field, numbers by (field, format)."""
+    """Make tooltips: words by their field, numbers by (field, format)."""
     return [
         alt.Tooltip(field=field, type="nominal")
         if isinstance(field, str)
@@ -48,22 +48,24 @@ def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
     ]
 
 
-def interval(base: alt.Chart, along: Literal["x", "y"], field: str, rows: Rows) -> list[alt.Chart]:
-    """A bar from `<field> low` to `<field> high` for the `rows` that have them; none: no layer."""
+def interval_rules(
+    base: alt.Chart, along: Literal["x", "y"], field: str, rows: Rows
+) -> list[alt.Chart]:
+    """Draw a bar from `<field> low` to `<field> high`; no layer where none of the rows has them."""
     if not any(f"{field} low" in row for row in rows):
         return []
     channel, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
     start = channel(field=f"{field} low", type="quantitative")
-    known = base.transform_filter(f"isValid(datum['{field} low'])")
-    rule = known.mark_rule(strokeWidth=1.5, opacity=0.75, aria=False)
+    measured = base.transform_filter(f"isValid(datum['{field} low'])")
+    rule = measured.mark_rule(strokeWidth=1.5, opacity=0.75, aria=False)
     return [rule.encode(start, second(field=f"{field} high"))]
 
 
 def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
-    """A thin line across, at a value of the axis."""
-    kind = alt.XDatum if along == "x" else alt.YDatum
-    # Without a word from it, the first layer would take the grid from the others.
-    channel = kind(value, axis=alt.Axis(grid=True))
+    """Draw a thin line across, at a value of the axis."""
+    datum = alt.XDatum if along == "x" else alt.YDatum
+    # Without it, the first layer would take the grid from the others.
+    channel = datum(value, axis=alt.Axis(grid=True))
     mark = alt.Chart(inline_data([{}])).mark_rule(color=NEUTRAL, strokeWidth=1, aria=False)
     rule: alt.Chart = mark.encode(channel)
     return rule
@@ -76,20 +78,18 @@ _ROWS = "rows"
 Spec = dict[str, Any]
 
 
-def layered(
-    charts: Sequence[alt.Chart | alt.LayerChart],
-    height: int,
-    transform: Sequence[alt.Transform] = (),
-) -> alt.LayerChart:
-    """One panel of charts upon each other, the last on top; `transform` is for their rows."""
-    transforms = list(transform) or alt.Undefined
-    return alt.LayerChart(layer=list(charts), height=height, transform=transforms)
+def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.LayerChart:
+    """Lay charts upon each other as one panel, the last on top."""
+    return alt.LayerChart(layer=list(charts), height=height)
 
 
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:
-    """The same as a whole chart, as wide as its place; `rows` are for layers without their own."""
+    """Lay charts upon each other as a chart as wide as its place.
+
+    `rows` are for layers without their own.
+    """
     return alt.LayerChart(
         data=alt.NamedData(name=_ROWS),
         datasets={_ROWS: rows},
@@ -111,7 +111,7 @@ def panels(
     least: int = 300,
     independent: Sequence[str] = (),
 ) -> alt.ConcatChart:
-    """The charts in rows of at most `most`, in a column until `fitted` to a width.
+    """Put charts in rows of at most `most`, in a column until `fitted` to a width.
 
     `margin` is what axes and space take of a column, `least` the narrowest column, in pixels. Both
     stand in the spec's `usermeta`, since Vega-Lite itself fits no panels to a page. Legends are
@@ -131,7 +131,7 @@ def panels(
 
 
 def fitted(spec: Mapping[str, Any], width: int) -> Spec:
-    """A spec for a place of this many pixels; `fit` in page.js does the same in the browser."""
+    """Fit a spec to a place of this many pixels, as `fit` in page.js does in the browser."""
     rules = spec.get("usermeta", {}).get("panels")
     if rules is None:
         return {**spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
@@ -146,39 +146,39 @@ _NATS = frozenset({"nll", "kl", "entropy"})
 
 
 def split_name(split: str) -> str:
-    """`ID test` of `id/test`, `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
+    """Name a split: `ID test r` of `id/test_r`, `outline` of `ood/outline`."""
     return SPLITS.get(split, split.removeprefix("ood/").replace("id/test_", "ID test "))
 
 
 def short(metric: str) -> str:
-    """Without the unit: `ID test top-1`, `train loss`."""
+    """Name a metric without its unit: `ID test top-1`, `train loss`."""
     split, _, kind = metric.rpartition("/")
     return f"{split_name(split)} {_KINDS.get(kind, kind)}".strip()
 
 
 def titled(metric: str) -> str:
-    """`ID test top-1 (%)`."""
+    """Name a metric with its unit: `ID test top-1 (%)`."""
     return short(metric) + _unit(metric)
 
 
 def scaled(metric: str, value: float) -> float:
-    """In percent with three decimals, or as it is with six digits."""
+    """Convert to percent with three decimals, or keep the value with six digits."""
     return percent(value) if is_fraction(metric) else float(f"{value:.6g}")
 
 
-def form(metric: str) -> str:
-    """How a tooltip writes it."""
+def tooltip_format(metric: str) -> str:
+    """Return the number format of a metric in tooltips."""
     return ".1f" if is_fraction(metric) else ".4g"
 
 
 def percent(fraction: float) -> float:
-    """A fraction in percent, short enough for a page of thousands of them."""
+    """Convert a fraction to percent, short enough for a page of thousands of them."""
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     return round(100 * fraction, 3) + 0.0
 
 
-def ends(ci95: Interval | None, name: str) -> dict[str, float]:
-    """`{name low, name high}` in percent; nothing below 3 seeds."""
+def interval_ends(ci95: Interval | None, name: str) -> dict[str, float]:
+    """Return `{name low, name high}` in percent; nothing below 3 seeds."""
     if ci95 is None:
         return {}
     return {f"{name} low": percent(ci95.low), f"{name} high": percent(ci95.high)}
@@ -195,12 +195,12 @@ Picture = alt.TopLevelMixin
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart; everything that it draws is in `draw`."""
+    """A chart of the report."""
 
     name: str
     """Also the name of its static figure."""
     title: str
     about: str
     """What it shows and how to read it, in one to three plain sentences."""
-    draw: Callable[[Evidence], Picture | None]
-    """None where the sweep has nothing to show in it."""
+    draw: Callable[[ChartData], Picture | None]
+    """Returns None where the sweep has nothing to show in it."""

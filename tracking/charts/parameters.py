@@ -1,232 +1,195 @@
-"""The axes of varied parameters."""
+"""Varied parameters of a sweep, and the axes on which their values lie."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
+from tracking.comparison.compare import Row
 from tracking.comparison.runs import Scalar
-from tracking.evidence.parameters import Parameter, Scale, text
+from tracking.comparison.statistics import mean
 
-_MOST = 7
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One upright axis of parallel coordinates."""
-
-    title: str
-    scale: Scale
-    low: float
-    high: float
-    categories: tuple[str, ...] = ()
-    constant: float = 1.0
-    """Of a symlog axis."""
-    labelled: tuple[float, ...] = ()
-    """What has a tick each; empty: round numbers have."""
-
-    def position(self, value: Scalar) -> float | None:
-        """From 0, the bottom, to 1; None for what is not on this axis."""
-        if self.scale == "categories":
-            shown = text(value)
-            if shown not in self.categories:
-                return None
-            return (self.categories.index(shown) + 0.5) / len(self.categories)
-        if not isinstance(value, (int, float)):
-            return None
-        low, high, at = map(self.bent, (self.low, self.high, float(value)))
-        return 0.5 if high == low else round((at - low) / (high - low), 4)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Positions with labels."""
-        values: Sequence[Scalar] = self.categories or self.labelled or self._round_values()
-        found = [(self.position(value), text(value)) for value in values]
-        return [(place, shown) for place, shown in found if place is not None]
-
-    def bent(self, value: float) -> float:
-        """A number such that equal steps of the axis are equal differences."""
-        if self.scale == "log":
-            return math.log(value)
-        return math.log1p(value / self.constant) if self.scale == "symlog" else value
-
-    def _round_values(self) -> list[float]:
-        return round_values(self.scale, self.low, self.high, self.constant)
-
-
-def round_values(scale: Scale, low: float, high: float, constant: float) -> list[float]:
-    """At most seven round numbers from `low` to `high`, as fits the scale; both ends if there is
-    none. `constant` is where a symlog axis begins to bend."""
-    if low == high:
-        return [low]
-    if scale == "linear":
-        return _evenly(low, high)
-    if scale == "symlog":
-        return [0.0, *_by_factors(constant, high, _MOST - 1)]
-    return _by_factors(low, high, _MOST)
-
-
-def of_parameter(parameter: Parameter) -> Axis:
-    """From the smallest to the largest value that was tried."""
-    if not parameter.numeric:
-        names = tuple(text(value) for value in parameter.values)
-        return Axis(parameter.title, "categories", 0.0, 1.0, names)
-    numbers = tuple(parameter.numbers)
-    return Axis(
-        parameter.title,
-        parameter.scale,
-        *(numbers[0], numbers[-1]),
-        constant=parameter.constant,
-        labelled=numbers if len(numbers) <= _MOST else (),
-    )
-
-
-def of_numbers(title: str, values: Sequence[float]) -> Axis:
-    """A linear axis around values."""
-    return Axis(title, "linear", min(values), max(values))
-
-
-def _evenly(low: float, high: float) -> list[float]:
-    rough = (high - low) / (_MOST - 1)
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
-
-
-def _by_factors(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten, with numbers between them where they are few."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    for between in ((1, 2, 5), (1, 3), (1,)):
-        every = [factor * 10.0**power for power in range(first, last + 1) for factor in between]
-        found = [value for value in every if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
-        if len(found) <= most:
-            break
-    step = math.ceil(len(found) / most)
-    return found[::step] if len(found) > 1 else [low, high]
-
-
-SHORT = (
-    "abs(datum.value) > 0 && abs(datum.value) < 1e-3"
-    " ? format(datum.value, '~e') : format(datum.value, '~g')"
-)
-"""Writes 0.00003 as 3e-5."""
+Scale = Literal["linear", "log", "symlog", "categories"]
+_DECADE = 10.0
+_EVEN = 0.02
+"""Steps that differ by less than this share are even."""
 _FEW = 7
 """Values that have a tick each."""
 _WIDE = 30
-"""Letters of all categories that stand level on a phone."""
+"""Letters of all categories that fit in one line on a phone."""
+_SHORT = (
+    "abs(datum.value) > 0 && abs(datum.value) < 1e-3"
+    " ? format(datum.value, '~e') : format(datum.value, '~g')"
+)
+"""Vega's label expression that writes 0.00003 as 3e-5."""
 
 
-def axis_field(parameter: Parameter) -> str:
-    """Its name in the data: a dot or a bracket there would mean something to Vega."""
-    return parameter.title.replace(".", " ").replace("[", "(").replace("]", ")")
+@dataclass(frozen=True)
+class Parameter:
+    """A field with at least two values among the settings."""
+
+    name: str
+    """The dotted name."""
+    title: str
+    """Its last part; the whole name where two end alike."""
+    values: tuple[Scalar, ...]
+    """Each once, numbers rising."""
+    scale: Scale
+
+    @property
+    def numeric(self) -> bool:
+        """Whether its values lie on an axis of numbers."""
+        return self.scale != "categories"
+
+    @property
+    def field(self) -> str:
+        """The column of its values in a chart's rows, without Vega's special characters."""
+        return self.title.replace(".", " ").replace("[", "(").replace("]", ")")
+
+    @property
+    def tooltip(self) -> tuple[str, str] | str:
+        """Its field, with the format of its numbers."""
+        return (self.field, "~g") if self.numeric else self.field
+
+    def shown(self, value: Scalar) -> float | str:
+        """Convert a value to what stands on the axis."""
+        if self.numeric and isinstance(value, (int, float)):
+            return float(value)
+        return text(value)
+
+    def axis(self) -> dict[str, Any]:
+        """Make the channel of a continuous axis, or of bands for categories."""
+        shown = [self.shown(value) for value in self.values]
+        if self.numeric:
+            axis = alt.Axis(labelExpr=_SHORT, labelOverlap=True)
+            ticks = shown if len(shown) <= _FEW else self._round_ticks()
+            if ticks:
+                axis["values"] = ticks
+            channel = {"type": "quantitative", "scale": self._scale(), "axis": axis}
+        else:
+            in_one_line = sum(map(len, map(str, shown))) < _WIDE
+            axis = alt.Axis(labelAngle=0 if in_one_line else -40, labelLimit=110)
+            channel = {"type": "nominal", "sort": shown, "axis": axis}
+        return {"field": self.field, "title": self.title, **channel}
+
+    def bands(self, *, upwards: bool = False) -> dict[str, Any]:
+        """Make the channel of an axis with a band for each value, rising to the right or up."""
+        order = [self.shown(value) for value in self.values]
+        axis = alt.Axis(labelAngle=0, labelLimit=110)
+        if self.numeric:
+            axis["labelExpr"] = _SHORT
+        sort = order[::-1] if upwards else order
+        return {
+            "field": self.field,
+            "title": self.title,
+            "type": "ordinal",
+            "sort": sort,
+            "axis": axis,
+        }
+
+    def _round_ticks(self) -> list[float]:
+        """Choose powers of ten; Vega labels every digit between them and hides what overlaps."""
+        if self.scale == "linear":
+            return []
+        positive = [number for number in _numbers(self.values) if number > 0]
+        low, high = positive[0], positive[-1]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        factors = (1, 3) if len(decades) < _FEW - 1 else (1,)
+        every = [factor * 10.0**decade for decade in decades for factor in factors]
+        zero = [0.0] if self.scale == "symlog" else []
+        return [*zero, *(tick for tick in every if low <= tick <= high)]
+
+    def _scale(self) -> alt.Scale:
+        if self.scale == "symlog":
+            smallest = min(value for value in _numbers(self.values) if value > 0)
+            return alt.Scale(type="symlog", constant=smallest, nice=False, padding=12)
+        if self.scale == "log":
+            return alt.Scale(type="log", nice=False, padding=12)
+        return alt.Scale(zero=False, nice=False, padding=12)
 
 
-def channel(parameter: Parameter) -> dict[str, Any]:
-    """A channel for the values of a parameter, as `Parameter.shown` gives them."""
-    if parameter.numeric:
-        kind = {"type": "quantitative", "scale": _scale(parameter), "axis": _axis(parameter)}
-    else:
-        order = _order(parameter)
-        level = sum(map(len, map(str, order))) < _WIDE
-        axis = alt.Axis(labelAngle=0 if level else -40, labelLimit=110)
-        kind = {"type": "nominal", "sort": order, "axis": axis}
-    return {"field": axis_field(parameter), "title": parameter.title, **kind}
+def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
+    """Find the fields that take more than one value among trained rows, in order of their names."""
+    values: dict[str, dict[str, Scalar]] = {}
+    for row in rows:
+        if row.arm.trains:
+            for name, value in row.arm.params.items():
+                values.setdefault(name, {}).setdefault(text(value), value)
+    varied = {name: [*each.values()] for name, each in sorted(values.items()) if len(each) > 1}
+    ends = Counter(_end(name) for name in varied)
+    return tuple(
+        Parameter(
+            name,
+            name if ends[_end(name)] > 1 else _end(name),
+            tuple(sorted(each, key=_order)),
+            scale_of(each),
+        )
+        for name, each in varied.items()
+    )
 
 
-def cells(parameter: Parameter, *, upwards: bool = False) -> dict[str, Any]:
-    """A channel with a place of the same size for each value; numbers rise to the right, or up."""
-    order = _order(parameter)
-    axis = alt.Axis(labelAngle=0, labelLimit=110)
-    if parameter.numeric:
-        axis["labelExpr"] = SHORT
-    return {
-        "field": axis_field(parameter),
-        "title": parameter.title,
-        "type": "ordinal",
-        "sort": order[::-1] if upwards else order,
-        "axis": axis,
-    }
+def text(value: Scalar) -> str:
+    """Write a value as labels of settings do."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, (int, float)) else value
 
 
-def _order(parameter: Parameter) -> list[float | str]:
-    return [parameter.shown(value) for value in parameter.values]
+def scale_of(values: Sequence[Scalar]) -> Scale:
+    """Choose the scale of an axis.
 
-
-def _scale(parameter: Parameter) -> alt.Scale:
-    if parameter.scale == "log":
-        return alt.Scale(type="log", nice=False, padding=12)
-    if parameter.scale == "symlog":
-        return alt.Scale(type="symlog", constant=parameter.constant, nice=False, padding=12)
-    return alt.Scale(zero=False, nice=False, padding=12)
-
-
-def _axis(parameter: Parameter) -> alt.Axis:
-    """Few values have a tick each: what was tried is what stands there."""
-    values = parameter.numbers
-    if len(values) > _FEW:
-        values = round_values(parameter.scale, values[0], values[-1], parameter.constant)
-    return alt.Axis(labelExpr=SHORT, labelOverlap=True, values=values)
-
-
-_PLACE = "place"
-_STEP = 0.035
-"""From one setting to the next, a share of the axis: a symbol's width on a phone."""
-_FULL = 0.7
-"""The share of the way to the next value that the settings of one value take at most."""
-_FEW_POINTS = 12
-"""Settings that fill the band of a category; fewer stand as close."""
-
-
-def channels(parameter: Parameter, most: int) -> list[alt.X | alt.XOffset]:
-    """Where `side_by_side` puts the settings, of which at most `most` share a value."""
-    x = channel(parameter)
-    if most <= 1:
-        return [alt.X(**x)]
-    if parameter.numeric:
-        return [alt.X(**{**x, "field": _PLACE})]
-    offset = alt.XOffset(field=_PLACE, type="quantitative", scale=alt.Scale(domain=[-0.5, 0.5]))
-    return [alt.X(**x), offset]
-
-
-def side_by_side(parameter: Parameter, most: int) -> list[alt.Transform]:
-    """What puts the settings that share a value evenly about it, in the order of the data.
-
-    The data keep their values: the browser counts and moves, so that a page does not grow.
+    Log where positive numbers grow by a factor, or span a decade and lie more evenly there; symlog
+    with a zero among them; categories for what is not all numbers.
     """
-    if most <= 1:
-        return []
-    by = [axis_field(parameter)]
+    numbers = sorted(_numbers(values))
+    if len(numbers) < len(values) or len(numbers) < 2:
+        return "categories"
+    positive = [number for number in numbers if number > 0]
+    if numbers[0] < 0 or not _grow_by_factors(positive):
+        return "linear"
+    return "log" if len(positive) == len(numbers) else "symlog"
+
+
+def _order(value: Scalar) -> tuple[bool, float, str]:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (not is_number, float(value) if is_number and value is not None else 0.0, text(value))
+
+
+def _numbers(values: Iterable[Scalar]) -> list[float]:
     return [
-        alt.WindowTransform(window=[{"op": "row_number", "as": "nth"}], groupby=by),
-        alt.JoinAggregateTransform(joinaggregate=[{"op": "count", "as": "alike"}], groupby=by),
-        alt.CalculateTransform(calculate=_moved(parameter, most), **{"as": _PLACE}),
+        float(value)
+        for value in values
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     ]
 
 
-def _moved(parameter: Parameter, most: int) -> str:
-    """The place of a setting: on an axis of numbers, or in the band of its category."""
-    nth = "(datum.nth - (datum.alike + 1) / 2)"
-    if not parameter.numeric:
-        return f"{nth} / {max(most, _FEW_POINTS)}"
-    value = f"datum[{json.dumps(axis_field(parameter))}]"
-    far = f"{_step(parameter, most):.4g} * {nth}"
-    if parameter.scale == "log":
-        return f"{value} * exp({far})"
-    if parameter.scale == "symlog":
-        constant = f"{parameter.constant:g}"
-        return f"{constant} * ((1 + {value} / {constant}) * exp({far}) - 1)"
-    return f"{value} + {far}"
+def _grow_by_factors(positive: Sequence[float]) -> bool:
+    if len(positive) < 2:
+        return False
+    logs = [math.log(number) for number in positive]
+    if len(positive) > 2 and (_are_even(logs) or _are_even(positive)):
+        return _are_even(logs)
+    wide = positive[-1] / positive[0] >= _DECADE * (1 - 1e-9)
+    return wide and abs(_middle(logs) - 0.5) <= abs(_middle(positive) - 0.5) + 1e-9
 
 
-def _step(parameter: Parameter, most: int) -> float:
-    """In the unit of the axis, which for a log axis is a factor's logarithm."""
-    bent = of_parameter(parameter).bent
-    places = [bent(value) for value in parameter.numbers]
-    nearest = min(two - one for one, two in pairwise(places))
-    return min(_STEP * (places[-1] - places[0]), _FULL * nearest / most)
+def _are_even(numbers: Sequence[float]) -> bool:
+    steps = [two - one for one, two in pairwise(numbers)]
+    return max(steps) - min(steps) <= _EVEN * max(steps)
+
+
+def _middle(numbers: Sequence[float]) -> float:
+    """Return where the mean lies between the ends, 0 to 1."""
+    return (mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0])
+
+
+def _end(name: str) -> str:
+    return name.rsplit(".", 1)[-1]

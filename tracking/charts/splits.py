@@ -8,86 +8,92 @@ from typing import Any
 
 import altair as alt
 
-from tracking.charts import base, palette
+from tracking.charts import palette
 from tracking.charts.base import (
     Chart,
     Picture,
-    ends,
-    interval,
+    interval_ends,
+    interval_rules,
     layered,
     panels,
     percent,
     quantitative,
+    rule_at,
     scaled,
     single,
     split_name,
     tooltips,
 )
-from tracking.charts.palette import Signs
+from tracking.charts.data import ChartData
+from tracking.charts.palette import Legend
 from tracking.comparison.compare import Row
-from tracking.comparison.metrics import NOUNS, TITLES, TOP1, capitalised
-from tracking.evidence.data import Evidence
+from tracking.comparison.metrics import NOUNS, TITLES, TOP1, capitalised, shifts
 
 _DOT = 11
 """Pixels of height that a dot takes."""
 _SPACE = 10
-
-
-def dots(
-    rows: Sequence[Mapping[str, Any]],
-    signs: Signs,
-    value: str,
-    title: str,
-    form: str,
-    *,
-    scale: alt.Scale | None = None,
-) -> tuple[list[alt.Chart], int]:
-    """Layers and height for rows with `setting`, `split`, the value and perhaps its interval."""
-    splits = list(dict.fromkeys(row["split"] for row in rows))
-    settings = list(signs.entries)
-    offset = alt.YOffset("setting:N", sort=settings, scale=alt.Scale(domain=settings))
-    lines = alt.Axis(grid=True, tickBand="extent", labelLimit=110)
-    base = alt.Chart().encode(
-        alt.Y(field="split", type="nominal", sort=splits, title=None, axis=lines),
-        alt.X(**quantitative(value, title, scale=scale)),
-        offset,
-        signs.colour(),
-    )
-    hints = tooltips("setting", "split", (value, form), (f"{value} low", form))
-    hints += tooltips((f"{value} high", form))
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(signs.shape(), tooltip=hints)
-    height = len(splits) * (_DOT * len(settings) + _SPACE)
-    return [*interval(base, "x", value, rows), points], height
-
-
 _VALUE = "difference"
 
 
-def draw_shifts(evidence: Evidence) -> Picture | None:
-    """None where there is no reference, or nothing to compare with it."""
-    reference, found = evidence.reference, evidence.differences
-    if reference is None or not found:
+def draw_shifts(data: ChartData) -> Picture | None:
+    """Draw each row minus the reference; None where there is nothing to compare."""
+    reference, endpoint = data.reference, data.comparison.endpoint
+    if reference is None:
         return None
-    signs = palette.of_rows({part.row.arm.label: part.row for part in found}, evidence.algorithms)
-    metrics = list(dict.fromkeys(part.metric for part in found))
-    rows = [
-        {
-            "setting": part.row.arm.label,
-            "split": split_name(part.metric.rpartition("/")[0]),
-            _VALUE: percent(part.mean),
-            "pairs": part.n,
-            **ends(part.ci95, _VALUE),
-        }
-        for metric in metrics
-        for part in found
-        if part.metric == metric
-    ]
-    by = evidence.comparison.terms.by
-    title = f"{capitalised(TITLES[by])} minus {reference.arm.label} (points)"
-    drawn, height = dots(rows, signs, _VALUE, title, "+.2f")
-    kind = "top-1 accuracy" if by == TOP1 else NOUNS[by]
-    told = f"Differences in {kind} to {reference.arm.label}, by split"
-    return single([base.rule_at(0, "x"), *drawn], height, told, rows)
+    every = shifts(data.comparison.metric_names, endpoint.by)
+    metrics = [endpoint.id_metric, *(metric for metric, _ in every), endpoint.ood]
+    others = [row for row in data.shown if row.arm.label != reference.arm.label]
+    rows, compared = [], {}
+    for metric in metrics:
+        for row in others:
+            test = data.comparison.pair(row.arm, reference.arm).test(metric)
+            if test is not None:
+                compared[row.arm.label] = row
+                rows.append(
+                    {
+                        "setting": row.arm.label,
+                        "split": split_name(metric.rpartition("/")[0]),
+                        _VALUE: percent(test.mean),
+                        "pairs": len(test.differences),
+                        **interval_ends(test.ci95, _VALUE),
+                    }
+                )
+    if not rows:
+        return None
+    in_order = {row.arm.label: row for row in others if row.arm.label in compared}
+    legend = palette.legend_of_rows(in_order, data.algorithms)
+    title = f"{capitalised(TITLES[endpoint.by])} minus {reference.arm.label} (points)"
+    dots, height = _dots(rows, legend, _VALUE, title, "+.2f")
+    kind = "top-1 accuracy" if endpoint.by == TOP1 else NOUNS[endpoint.by]
+    description = f"Differences in {kind} to {reference.arm.label}, by split"
+    return single([rule_at(0, "x"), *dots], height, description, rows)
+
+
+def _dots(
+    rows: Sequence[Mapping[str, Any]],
+    legend: Legend,
+    value: str,
+    title: str,
+    number_format: str,
+    *,
+    scale: alt.Scale | None = None,
+) -> tuple[list[alt.Chart], int]:
+    """Make layers and height for rows with `setting`, `split`, the value and its interval."""
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    settings = list(legend.styles)
+    axis = alt.Axis(grid=True, tickBand="extent", labelLimit=110)
+    base = alt.Chart().encode(
+        alt.Y(field="split", type="nominal", sort=splits, title=None, axis=axis),
+        alt.X(**quantitative(value, title, scale=scale)),
+        alt.YOffset("setting:N", sort=settings, scale=alt.Scale(domain=settings)),
+        legend.colour(),
+    )
+    ends = [(f"{value} {end}", number_format) for end in ("low", "high")]
+    points = base.mark_point(filled=False, size=42, opacity=1).encode(
+        *legend.symbols(), tooltip=tooltips("setting", "split", (value, number_format), *ends)
+    )
+    height = len(splits) * (_DOT * len(settings) + _SPACE)
+    return [*interval_rules(base, "x", value, rows), points], height
 
 
 SHIFTS = Chart(
@@ -108,49 +114,43 @@ _TITLES = {
 }
 
 
-def draw_context(evidence: Evidence) -> Picture | None:
-    """None where no run was probed."""
+def draw_context(data: ChartData) -> Picture | None:
+    """Draw the context probe of each split; None where no run was probed."""
     probed = sorted(
         {
             match[1]
-            for name in evidence.comparison.metric_names
+            for name in data.comparison.metric_names
             if (match := re.fullmatch(r"context/(id/test|ood/.+)/kl", name))
         }
     )
-    rows = [
-        found
-        for split in probed
-        for row in evidence.on_show
-        if len(found := _point(row, split)) > 2
-    ]
+    every = (_probe(row, split) for split in probed for row in data.shown)
+    rows = [row for row in every if len(row) > 2]
     if not rows:
         return None
     labels = {row["setting"] for row in rows}
-    shown = {row.arm.label: row for row in evidence.on_show if row.arm.label in labels}
-    signs = palette.of_rows(shown, evidence.algorithms)
-    charts = [_panel(rows, signs, kind) for kind in _TITLES if any(kind in row for row in rows)]
-    told = f"The context distribution of {len(labels)} models on {len(probed)} splits"
-    return panels(charts, told, margin=130, least=420, rows=rows)
+    shown = {row.arm.label: row for row in data.shown if row.arm.label in labels}
+    legend = palette.legend_of_rows(shown, data.algorithms)
+    charts = []
+    for kind, title in _TITLES.items():
+        if any(kind in row for row in rows):
+            scale = alt.Scale(zero=True, nice=False, padding=8) if kind == "kl" else None
+            charts.append(layered(*_dots(rows, legend, kind, title, ".3f", scale=scale)))
+    description = f"The context distribution of {len(labels)} models on {len(probed)} splits"
+    return panels(charts, description, margin=130, least=420, rows=rows)
 
 
-def _panel(rows: list[dict[str, Any]], signs: Signs, kind: str) -> alt.LayerChart:
-    scale = alt.Scale(zero=True, nice=False, padding=8) if kind == "kl" else None
-    layers, height = dots(rows, signs, kind, _TITLES[kind], ".3f", scale=scale)
-    return layered(layers, height)
-
-
-def _point(row: Row, split: str) -> dict[str, Any]:
-    """Setting and split, and what was measured there."""
-    found: dict[str, Any] = {"setting": row.arm.label, "split": split_name(split)}
+def _probe(row: Row, split: str) -> dict[str, Any]:
+    """Return setting and split, and what was measured there."""
+    probe: dict[str, Any] = {"setting": row.arm.label, "split": split_name(split)}
     for kind in _TITLES:
         metric = f"context/{split}/{kind}"
-        told = row.metric(metric)
-        if told.mean is not None:
-            found[kind] = scaled(metric, told.mean)
-        if told.ci95 is not None:
-            found[f"{kind} low"] = scaled(metric, told.ci95.low)
-            found[f"{kind} high"] = scaled(metric, told.ci95.high)
-    return found
+        summary = row.metric(metric)
+        if summary.mean is not None:
+            probe[kind] = scaled(metric, summary.mean)
+        if summary.ci95 is not None:
+            probe[f"{kind} low"] = scaled(metric, summary.ci95.low)
+            probe[f"{kind} high"] = scaled(metric, summary.ci95.high)
+    return probe
 
 
 CONTEXT = Chart(

@@ -1,9 +1,9 @@
-"""ID against OOD accuracy, with fronts and WiSE-FT curves."""
+"""ID against OOD accuracy, with the Pareto front and WiSE-FT curves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -12,114 +12,29 @@ from tracking.charts import palette
 from tracking.charts.base import (
     Chart,
     Picture,
-    ends,
     inline_data,
-    interval,
+    interval_ends,
+    interval_rules,
     percent,
     quantitative,
     single,
     titled,
     tooltips,
 )
-from tracking.charts.palette import NEUTRAL, Signs
+from tracking.charts.data import ChartData
+from tracking.charts.palette import NEUTRAL, Legend
+from tracking.comparison.compare import setting_key
 from tracking.comparison.metrics import TOP1, named
 from tracking.comparison.runs import merge_name
-from tracking.evidence.data import Evidence
-from tracking.evidence.models import Model
-
-_WIDTHS, _LABEL_HEIGHT = (200, 500, 850), 350
-"""Pixels that the points of a chart span: on a phone, in a figure and on a desk."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """What a symbol or a number covers."""
-
-    x: float
-    y: float
-    """The point that it belongs to: 0 to 1 from the lowest to the highest of the chart."""
-    dx: float
-    dy: float
-    """Pixels from there to its middle; to the right and up."""
-    wide: float
-    high: float
-    """Half its sides in pixels."""
-
-    def meets(self, other: Box) -> bool:
-        """Whether the two overlap at some width."""
-        apart = abs((self.y - other.y) * _LABEL_HEIGHT + self.dy - other.dy)
-        return apart < self.high + other.high and any(
-            abs((self.x - other.x) * width + self.dx - other.dx) < self.wide + other.wide
-            for width in _WIDTHS
-        )
-
-
-@dataclass(frozen=True)
-class Label:
-    """A short number at a point, above it to the right or below it to the left."""
-
-    DX, DY = 7, 10
-    """Pixels from the point to the near end of the number, and to its middle."""
-
-    text: str
-    x: float
-    y: float
-    above: bool
-
-    @property
-    def box(self) -> Box:
-        """Of its letters, ten pixels high."""
-        sign, half = (1 if self.above else -1), 3 * len(self.text)
-        return Box(self.x, self.y, sign * (self.DX + half), sign * self.DY, half, 6)
-
-    @property
-    def point(self) -> Box:
-        """Of a small symbol."""
-        return Box(self.x, self.y, 0, 0, 5, 5)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The values that the points of a chart span."""
-
-    left: float
-    right: float
-    low: float
-    high: float
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """A point of it, 0 to 1 both ways."""
-        wide, high = self.right - self.left or 1.0, self.high - self.low or 1.0
-        return (x - self.left) / wide, (y - self.low) / high
-
-
-def sides(wanted: Sequence[Label], taken: Iterable[Box]) -> list[bool | None]:
-    """Whether each stands above, if need be on the other side than it would; None: no room.
-
-    Room is what neither `taken` nor earlier numbers cover. Of equal numbers at points that
-    coincide the first stands for both.
-    """
-    found: list[bool | None] = []
-    stand: list[Label] = []
-    full = list(taken)
-    for label in wanted:
-        told = any(label.text == one.text and label.point.meets(one.point) for one in stand)
-        both = () if told else (label, replace(label, above=not label.above))
-        free = (side for side in both if not any(side.box.meets(box) for box in full))
-        chosen = next(free, None)
-        found.append(None if chosen is None else chosen.above)
-        if chosen is not None:
-            stand.append(chosen)
-            full.append(chosen.box)
-    return found
-
+from tracking.comparison.statistics import Estimate
+from tracking.comparison.wise_ft import WISE, Curve, ood_at
 
 _HEIGHT = 420
 _Rows = list[dict[str, Any]]
 
 
 class _Axes(NamedTuple):
-    """The metrics to the right and upwards; in rows they stand under their names."""
+    """The metrics to the right and upwards; rows hold them under their names."""
 
     id_metric: str
     ood_metric: str
@@ -132,206 +47,194 @@ class _Axes(NamedTuple):
     def ood(self) -> str:
         return named(self.ood_metric)
 
+    @property
+    def x(self) -> alt.X:
+        return alt.X(**quantitative(self.id, titled(self.id_metric)))
 
-def draw_id_ood(evidence: Evidence) -> Picture | None:
-    """None where no model has both accuracies."""
-    models = evidence.models
+    @property
+    def y(self) -> alt.Y:
+        return alt.Y(**quantitative(self.ood, titled(self.ood_metric)))
+
+
+def draw_id_ood(data: ChartData) -> Picture | None:
+    """Draw every model as a point; None where no model has both accuracies."""
+    endpoint = data.comparison.endpoint
+    axes = _Axes(endpoint.id_metric, endpoint.ood)
+    models = _model_rows(data, axes)
     if not models:
         return None
-    terms = evidence.comparison.terms
-    signs, axes = _signs(evidence), _Axes(terms.id_metric, terms.ood)
-    points = [_point(model, axes) for model in models]
-    curves, distances = _curve_rows(evidence, signs, axes), _distance_rows(evidence, axes)
-    reference = None if evidence.reference is None else evidence.reference.arm.label
-    _place_alphas(curves, reference, points, distances, axes)
+    legend = _legend(data, models)
     layers = [
-        *_curves(curves, signs, axes),
-        *_distances(distances, axes),
-        *_points(points, signs, axes),
-        _front(axes),
+        *_draw_curves(data, legend, axes),
+        *_draw_distances(_distance_rows(data, axes), axes),
+        *_draw_models(models, legend, axes),
     ]
-    named_already = "" if terms.by != TOP1 else " accuracy"
-    told = f"{axes.id} against {axes.ood}{named_already} of {len(models)} models"
-    return single(layers, _HEIGHT, told, points)
+    kind = "" if endpoint.by != TOP1 else " accuracy"
+    description = f"{axes.id} against {axes.ood}{kind} of {len(models)} models"
+    return single(layers, _HEIGHT, description, models)
 
 
-def _x(axes: _Axes) -> alt.X:
-    return alt.X(**quantitative(axes.id, titled(axes.id_metric)))
+def pareto_front(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
+    """Return the points that no other one reaches on both coordinates and beats on one."""
+    front: set[tuple[float, float]] = set()
+    highest = float("-inf")
+    for x, y in sorted(set(points), reverse=True):
+        if y > highest:
+            front.add((x, y))
+            highest = y
+    return front
 
 
-def _y(axes: _Axes) -> alt.Y:
-    return alt.Y(**quantitative(axes.ood, titled(axes.ood_metric)))
+def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
+    """Every setting, what stands for its merges, and the points between the ends of the curves."""
+    shown = {row.arm.label for row in data.shown}
+    models: dict[str, dict[str, Any]] = {}
+    for row in (*data.settings, *data.shown):
+        label, id_test, ood = row.arm.label, row.metric(axes.id_metric), row.metric(axes.ood_metric)
+        if id_test.mean is not None and ood.mean is not None:
+            models[label] = {
+                "setting": label,
+                "series": _series(row.arm.algorithm, row.arm.merge),
+                axes.id: percent(id_test.mean),
+                axes.ood: percent(ood.mean),
+                "on show": label in shown,
+                "runs": row.n,
+                **(_intervals(id_test, ood, axes) if label in shown else {}),
+            }
+    algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
+    for curve in data.comparison.curves:
+        for point in curve.points:
+            merge = f"{WISE}@{point.alpha:g}"
+            label = f"{curve.label} + {merge}"
+            if 0 < point.alpha < 1 and label not in models:
+                models[label] = {
+                    "setting": label,
+                    "series": _series(algorithms[curve.label], merge),
+                    axes.id: percent(point.id),
+                    axes.ood: percent(point.ood),
+                    "on show": False,
+                }
+    front = pareto_front((model[axes.id], model[axes.ood]) for model in models.values())
+    return [
+        {**model, "front": (model[axes.id], model[axes.ood]) in front} for model in models.values()
+    ]
+
+
+def _intervals(id_test: Estimate, ood: Estimate, axes: _Axes) -> dict[str, Any]:
+    ends: dict[str, Any] = {}
+    for kind, name, summary in (("ID", axes.id, id_test), ("OOD", axes.ood, ood)):
+        if summary.ci95 is not None:
+            low, high = 100 * summary.ci95.low, 100 * summary.ci95.high
+            ends |= interval_ends(summary.ci95, name)
+            ends[f"interval of {kind}"] = f"{low:.1f} to {high:.1f}"
+    return ends
 
 
 def _series(algorithm: str, merge: str | None) -> str:
     return algorithm if merge is None else f"{algorithm} + {merge_name(merge)}"
 
 
-def _signs(evidence: Evidence) -> Signs:
-    series = {
-        _series(model.algorithm, model.merge): (model.algorithm, model.merge is not None)
-        for model in sorted(evidence.models, key=lambda m: evidence.algorithms.index(m.algorithm))
+def _legend(data: ChartData, models: _Rows) -> Legend:
+    drawn = dict.fromkeys(model["series"] for model in models)
+    every = {
+        _series(row.arm.algorithm, merge): (row.arm.algorithm, merge is not None)
+        for row in data.comparison.rows
+        for merge in (row.arm.merge, WISE)
     }
-    return palette.of_series(series, evidence.algorithms)
+    ordered = sorted(drawn, key=lambda text: (data.algorithms.index(every[text][0]), every[text]))
+    return palette.legend_of_series({text: every[text] for text in ordered}, data.algorithms)
 
 
-def _points(rows: _Rows, signs: Signs, axes: _Axes) -> list[alt.Chart]:
-    place = alt.Chart().encode(
-        _x(axes),
-        _y(axes),
-        signs.colour(),
-    )
+def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
+    place = alt.Chart().encode(axes.x, axes.y)
     hints = tooltips(
         "setting", (axes.id, ".1f"), (axes.ood, ".1f"), ("runs", "d"), "interval of ID"
     )
-    hints += tooltips("interval of OOD")
-    shown = "datum['on show']"
-    points = place.encode(signs.shape(), tooltip=hints)
+    points = place.encode(*legend.symbols(), tooltip=[*hints, *tooltips("interval of OOD")])
+    others = points.transform_filter("!datum['on show']")
+    rings = place.transform_filter("datum.front")
     return [
-        *interval(place, "x", axes.id, rows),
-        *interval(place, "y", axes.ood, rows),
-        points.transform_filter(f"!{shown}").mark_point(
-            filled=True, size=34, opacity=0.55, aria=False
-        ),
-        points.transform_filter(shown).mark_point(filled=True, size=120, opacity=1),
+        *interval_rules(place.encode(legend.colour()), "x", axes.id, rows),
+        *interval_rules(place.encode(legend.colour()), "y", axes.ood, rows),
+        others.mark_point(filled=False, size=24, opacity=0.55, aria=False),
+        points.transform_filter("datum['on show']").mark_point(filled=False, size=90, opacity=1),
+        rings.mark_point(filled=False, size=260, color=NEUTRAL, strokeWidth=1.5, aria=False),
     ]
 
 
-def _point(model: Model, axes: _Axes) -> dict[str, Any]:
-    x, y = (
-        (ends(model.id_ci95, axes.id), ends(model.ood_ci95, axes.ood))
-        if model.on_show
-        else ({}, {})
-    )
-    found: dict[str, Any] = {
-        "setting": model.label,
-        "series": _series(model.algorithm, model.merge),
-        axes.id: percent(model.id),
-        axes.ood: percent(model.ood),
-        "on show": model.on_show,
-        "front": model.on_front,
-        **x,
-        **y,
-    }
-    if model.n is not None:
-        found["runs"] = model.n
-    for name, found_ends in (("ID", x), ("OOD", y)):
-        if found_ends:
-            low, high = found_ends.values()
-            found[f"interval of {name}"] = f"{low:.1f} to {high:.1f}"
-    return found
+def _reference_curve(data: ChartData) -> Curve | None:
+    if data.reference is None:
+        return None
+    key = setting_key(data.reference)
+    labels = {row.arm.label for row in data.shown if setting_key(row) == key}
+    return next((curve for curve in data.comparison.curves if curve.label in labels), None)
 
 
-def _front(axes: _Axes) -> alt.Chart:
-    known = alt.Chart().transform_filter("datum.front")
-    rings = known.mark_point(filled=False, size=260, color=NEUTRAL, strokeWidth=1.5, aria=False)
-    front: alt.Chart = rings.encode(_x(axes), _y(axes))
-    return front
-
-
-def _curve_rows(evidence: Evidence, signs: Signs, axes: _Axes) -> _Rows:
-    algorithms = {row.arm.label: row.arm.algorithm for row in evidence.comparison.rows}
+def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart]:
+    """Dashed lines, and the alphas of the reference's."""
+    algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
     rows: _Rows = [
         {
             "curve": curve.label,
-            "series": _series(algorithms[curve.label], "wise_ft"),
+            "series": _series(algorithms[curve.label], WISE),
             "alpha": point.alpha,
             axes.id: percent(point.id),
             axes.ood: percent(point.ood),
         }
-        for curve in evidence.comparison.curves
+        for curve in data.comparison.curves
         for point in curve.points
     ]
-    return [row for row in rows if row["series"] in signs.entries]
-
-
-def _place_alphas(
-    curves: _Rows, reference: str | None, points: _Rows, distances: _Rows, axes: _Axes
-) -> None:
-    """Set `above` where an alpha has room for its number, on the reference's curve first.
-
-    Its numbers stand above it, and those of the others, which may be near, below.
-    """
-    xs, ys = (
-        [
-            row[end]
-            for row in (*points, *curves)
-            for end in (f, f"{f} low", f"{f} high")
-            if end in row
-        ]
-        for f in (axes.id, axes.ood)
-    )
-    frame = Frame(min(xs), max(xs), min(ys), max(ys))
-    taken = [
-        Box(*frame.at(row[axes.id], row[axes.ood]), 0, 0, 6, 6) for row in points if row["on show"]
-    ]
-    taken += [Box(*frame.at(row[axes.id], row["middle"]), -25, 0, 13, 6) for row in distances]
-    inner = [row for row in curves if 0 < row["alpha"] < 1]
-    inner.sort(key=lambda row: row["curve"] != reference)
-    wanted = [
-        Label(
-            f"{row['alpha']:g}",
-            *frame.at(row[axes.id], row[axes.ood]),
-            above=row["curve"] == reference,
-        )
-        for row in inner
-    ]
-    for row, above in zip(inner, sides(wanted, taken), strict=True):
-        if above is not None:
-            row["above"] = above
-
-
-def _curves(rows: _Rows, signs: Signs, axes: _Axes) -> list[alt.Chart]:
+    rows = [row for row in rows if row["series"] in legend.styles]
     if not rows:
         return []
-    base = alt.Chart(inline_data(rows)).encode(_x(axes), _y(axes))
+    base = alt.Chart(inline_data(rows)).encode(axes.x, axes.y)
     lines = base.mark_line(strokeWidth=1.5, opacity=0.8, strokeDash=[5, 3], aria=False).encode(
-        signs.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q")
+        legend.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q")
     )
-    used = sorted({row["above"] for row in rows if "above" in row})
-    return [lines, *(_alphas(base, above=above) for above in used)]
+    curve = _reference_curve(data)
+    if curve is None:
+        return [lines]
+    inner = f"datum.curve === {json.dumps(curve.label)} && datum.alpha > 0 && datum.alpha < 1"
+    words = base.transform_filter(inner).encode(alt.Text("alpha:Q", format="~g"))
+    return [lines, words.mark_text(align="left", dx=7, dy=-10, fontSize=10, aria=False)]
 
 
-def _alphas(base: alt.Chart, *, above: bool) -> alt.Chart:
-    side = 1 if above else -1
-    words = base.transform_filter(f"datum.above === {'true' if above else 'false'}").mark_text(
-        align="left" if above else "right",
-        dx=Label.DX * side,
-        dy=-Label.DY * side,
-        fontSize=10,
-        aria=False,
-    )
-    numbers: alt.Chart = words.encode(alt.Text("alpha:Q", format="~g"))
-    return numbers
+def _distance_rows(data: ChartData, axes: _Axes) -> _Rows:
+    """Trained rows on show in the ID range of the reference's curve, and its OOD there."""
+    curve, reference = _reference_curve(data), data.reference
+    if curve is None or reference is None:
+        return []
+    rows: _Rows = []
+    for row in data.shown:
+        id_test, ood = row.metric(axes.id_metric).mean, row.metric(axes.ood_metric).mean
+        own = row.arm.is_zero_shot or setting_key(row) == setting_key(reference)
+        if own or id_test is None or ood is None:
+            continue
+        height = ood_at(curve, id_test)
+        if height is not None:
+            rows.append(
+                {
+                    "setting": row.arm.label,
+                    axes.id: percent(id_test),
+                    axes.ood: percent(ood),
+                    "curve": percent(height),
+                    "middle": percent((ood + height) / 2),
+                    "distance": percent(ood - height),
+                }
+            )
+    return rows
 
 
-def _distance_rows(evidence: Evidence, axes: _Axes) -> _Rows:
-    return [
-        {
-            "setting": found.label,
-            axes.id: percent(found.id),
-            axes.ood: percent(found.ood),
-            "curve": percent(found.curve),
-            "middle": percent((found.ood + found.curve) / 2),
-            "distance": percent(found.ood - found.curve),
-        }
-        for found in evidence.distances
-    ]
-
-
-def _distances(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
+def _draw_distances(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
     if not rows:
         return []
-    x = _x(axes)
-    base = alt.Chart(inline_data(rows))
-    hints = tooltips("setting", ("distance", "+.2f"))
+    base = alt.Chart(inline_data(rows)).encode(axes.x)
     rules = base.mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(
-        x, _y(axes), alt.Y2(field="curve"), tooltip=hints
+        axes.y, alt.Y2(field="curve"), tooltip=tooltips("setting", ("distance", "+.2f"))
     )
     # Rounded before it is written, a distance just below zero has no minus.
     rounded = base.transform_calculate(distance="round(10 * datum.distance) / 10 + 0")
     numbers = rounded.mark_text(align="right", dx=-12, fontSize=10, fontWeight="bold").encode(
-        x,
         alt.Y(field="middle", type="quantitative", title=titled(axes.ood_metric)),
         alt.Text("distance:Q", format="+.1f"),
     )
@@ -344,9 +247,10 @@ ID_OOD = Chart(
     about=(
         "Every setting, mean over seeds: further right is better in distribution, further up is "
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
-        "seeds; hollow ones are merged, and the dashed lines are WiSE-FT curves with their alphas. "
-        "A ring marks the Pareto front, which no other model beats on both; an upright line with a "
-        "number is the distance in points to the reference's WiSE-FT curve at equal ID accuracy."
+        "seeds; hollow ones are merged, and the dashed lines are WiSE-FT curves, the reference's "
+        "with its alphas. A ring marks the Pareto front, which no other model beats on both; an "
+        "upright line with a number is the distance in points to the reference's WiSE-FT curve at "
+        "equal ID accuracy."
     ),
     draw=draw_id_ood,
 )

@@ -1,97 +1,181 @@
-"""Learning curves, and accuracy against cost."""
+"""Learning curves, and the cost of runs."""
 
 from __future__ import annotations
 
+import json
+import logging
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-from tracking.charts import base, palette
+from tracking.charts import palette
 from tracking.charts.base import (
     Chart,
     Picture,
-    form,
     inline_data,
-    interval,
+    interval_rules,
     layered,
     panels,
     quantitative,
     scaled,
     titled,
+    tooltip_format,
     tooltips,
 )
-from tracking.charts.palette import NEUTRAL, Signs
+from tracking.charts.data import ChartData
+from tracking.charts.palette import NEUTRAL, Legend
+from tracking.comparison.compare import Row
+from tracking.comparison.runs import RunRecord
 from tracking.comparison.statistics import mean
-from tracking.evidence.data import LOSS, Evidence
-from tracking.evidence.training import LearningCurve
 
+logger = logging.getLogger(__name__)
+
+LOSS = "train/loss"
+SPEED = "system/images_per_s"
+MOST_LEARNING = 12
+"""Settings of which learning curves are drawn."""
+MOST_PRUNED = 30
 _HEIGHT = 260
-_VALUE = "mean"
+_MEAN = "mean"
 _FEW = 12
 """Epochs that have a tick each."""
 
 
-def draw_learning(evidence: Evidence) -> Picture | None:
-    """None where no run on show has its history here."""
-    curves = [curve for curve in evidence.learning if curve.standing != "pruned"]
-    if not curves:
+@dataclass(frozen=True)
+class History:
+    """The epochs of one run; epoch 0 is the model before training."""
+
+    seconds: float
+    """Of training, without evaluation."""
+    metrics: Sequence[Mapping[str, float]]
+    """By epoch; finite numbers only."""
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Return a metric by epoch, where it was measured."""
+        return {epoch: each[metric] for epoch, each in enumerate(self.metrics) if metric in each}
+
+
+def read_history(run: RunRecord) -> History | None:
+    """Read a run's `history.json`; None where it is missing here, or damaged."""
+    if run.folder is None:
         return None
-    signs = palette.of_rows(
-        {curve.row.arm.label: curve.row for curve in curves}, evidence.algorithms
-    )
+    try:
+        epochs = json.loads((run.folder / "history.json").read_text())
+        metrics = [_finite(epoch["metrics"]) for epoch in epochs]
+        seconds = sum(float(epoch["seconds"]) for epoch in epochs)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.debug("no history of %s: %s", run.digest, error)
+        return None
+    return History(seconds, metrics) if metrics else None
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def _histories(row: Row, state: str = "done") -> list[History]:
+    read = (read_history(run) for run in row.arm.runs if run.state == state)
+    return [history for history in read if history is not None]
+
+
+def draw_learning(data: ChartData) -> Picture | None:
+    """Draw training loss and validation accuracy; None where no run on show has its history."""
+    metrics = (LOSS, data.comparison.endpoint.val)
+    points: dict[str, list[dict[str, Any]]] = {metric: [] for metric in metrics}
+    drawn: dict[str, Row] = {}
+    for standing, row in _learners(data):
+        histories = _histories(row, "pruned" if standing == "pruned" else "done")
+        for metric in metrics:
+            curve = _curve(metric, histories)
+            points[metric] += [
+                {"setting": row.arm.label, "standing": standing, **point} for point in curve
+            ]
+            if curve and standing != "pruned":
+                drawn[row.arm.label] = row
+    if not drawn:
+        return None
+    legend = palette.legend_of_rows(drawn, data.algorithms)
     charts = [
-        _panel(metric, [curve for curve in evidence.learning if curve.metric == metric], signs)
-        for metric in (LOSS, evidence.comparison.terms.val)
-        if any(curve.metric == metric for curve in curves)
+        _learning_panel(metric, rows, legend)
+        for metric, rows in points.items()
+        if any(row["standing"] != "pruned" for row in rows)
     ]
-    told = f"Training loss and validation accuracy by epoch of {len(signs.entries)} settings"
-    return panels(charts, told)
+    description = f"Training loss and validation accuracy by epoch of {len(drawn)} settings"
+    return panels(charts, description)
 
 
-def _panel(metric: str, curves: Sequence[LearningCurve], signs: Signs) -> alt.LayerChart:
-    finished = [curve for curve in curves if curve.standing != "pruned"]
-    pruned = [curve for curve in curves if curve.standing == "pruned"]
-    last = max(point.epoch for curve in curves for point in curve.epochs)
+def _learners(data: ChartData) -> list[tuple[str, Row]]:
+    """Choose the rows on show, then the best others, then some that were pruned."""
+    better = data.comparison.rule.better
+    labels = {row.arm.label for row in data.trained}
+    others = [
+        (better(value), row)
+        for row in data.settings
+        if row.arm.trains and row.arm.label not in labels and (value := data.value(row)) is not None
+    ]
+    best = [row for _, row in sorted(others, key=lambda item: -item[0])]
+    pruned = [row for row in data.comparison.rows if row.arm.states.get("pruned") and not row.n]
+    return [
+        *(("shown", row) for row in data.trained),
+        *(("best", row) for row in best[: max(0, MOST_LEARNING - len(data.trained))]),
+        *(("pruned", row) for row in pruned[:MOST_PRUNED]),
+    ]
+
+
+def _curve(metric: str, histories: Sequence[History]) -> list[dict[str, float]]:
+    """Compute mean and range over seeds at the epochs that every seed has."""
+    curves = [history.values(metric) for history in histories]
+    shared = set.intersection(*map(set, curves)) if curves else set()
+    values = {epoch: [curve[epoch] for curve in curves] for epoch in sorted(shared)}
+    return [
+        {
+            "epoch": epoch,
+            _MEAN: scaled(metric, mean(each)),
+            "low": scaled(metric, min(each)),
+            "high": scaled(metric, max(each)),
+        }
+        for epoch, each in values.items()
+    ]
+
+
+def _learning_panel(
+    metric: str, points: Sequence[dict[str, Any]], legend: Legend
+) -> alt.LayerChart:
+    last = max(point["epoch"] for point in points)
     axis = alt.Axis(format="d", labelOverlap=True)
     if last <= _FEW:
         axis["values"] = list(range(last + 1))
     x = alt.X("epoch:Q", title="epoch", axis=axis, scale=alt.Scale(domain=[0, last], nice=False))
-    y = alt.Y(**base.quantitative(_VALUE, titled(metric)))
-    rows = alt.Chart(base.inline_data(_rows(metric, finished))).encode(x, signs.colour())
-    hints = base.tooltips("setting", ("epoch", "d"), (_VALUE, form(metric)))
-    hints += base.tooltips(("low", form(metric)), ("high", form(metric)))
-    shown = "datum.standing == 'shown'"
-    lines = rows.encode(y, signs.dash())
+    y = alt.Y(**quantitative(_MEAN, titled(metric)))
+    place = alt.Chart(inline_data(points)).encode(x)
+    finished = place.transform_filter("datum.standing != 'pruned'")
+    shown = place.transform_filter("datum.standing == 'shown'").encode(legend.colour())
+    best = place.transform_filter("datum.standing == 'best'").encode(legend.colour())
+    low = alt.Y(field="low", type="quantitative", title=titled(metric))
+    number_format = tooltip_format(metric)
+    fields = [(name, number_format) for name in (_MEAN, "low", "high")]
+    dots = finished.encode(
+        y, *legend.symbols(), tooltip=tooltips("setting", ("epoch", "d"), *fields)
+    )
     layers = [
-        rows.transform_filter(shown)
-        .mark_area(opacity=0.15, aria=False)
-        .encode(alt.Y(field="low", type="quantitative", title=titled(metric)), alt.Y2("high")),
-        lines.transform_filter(shown).mark_line(strokeWidth=2.5),
-        lines.transform_filter(f"!({shown})").mark_line(strokeWidth=1.2, opacity=0.8),
-        rows.encode(y, signs.shape(), tooltip=hints).mark_point(filled=True, size=45, aria=False),
+        shown.mark_area(opacity=0.15, aria=False).encode(low, alt.Y2("high")),
+        shown.mark_line(strokeWidth=2.5).encode(y, legend.dash()),
+        best.mark_line(strokeWidth=1.2, opacity=0.8).encode(y, legend.dash()),
+        dots.mark_point(filled=False, size=30, aria=False),
     ]
-    if pruned:
-        faint = alt.Chart(base.inline_data(_rows(metric, pruned))).mark_line(
-            color=NEUTRAL, opacity=0.35, strokeWidth=1, aria=False
-        )
-        layers.insert(0, faint.encode(x, y, alt.Detail("setting:N")))
+    if any(point["standing"] == "pruned" for point in points):
+        pruned = place.transform_filter("datum.standing == 'pruned'")
+        faint = pruned.mark_line(color=NEUTRAL, opacity=0.35, strokeWidth=1, aria=False)
+        layers.insert(0, faint.encode(y, alt.Detail("setting:N")))
     return layered(layers, _HEIGHT)
-
-
-def _rows(metric: str, curves: Sequence[LearningCurve]) -> list[dict[str, Any]]:
-    return [
-        {
-            "setting": curve.row.arm.label,
-            "standing": curve.standing,
-            "epoch": point.epoch,
-            _VALUE: scaled(metric, point.mean),
-            "low": scaled(metric, point.low),
-            "high": scaled(metric, point.high),
-        }
-        for curve in curves
-        for point in curve.epochs
-    ]
 
 
 LEARNING = Chart(
@@ -126,82 +210,88 @@ _OPACITY: Mapping[str, float] = {
 """Of a bar's part by the state of its runs, in the order of the parts."""
 
 
-def draw_cost(evidence: Evidence) -> Picture | None:
-    """None where nothing is trained."""
-    if not evidence.runs:
+def draw_cost(data: ChartData) -> Picture | None:
+    """Draw time and speed of training and how runs ended; None where nothing is trained."""
+    counts = run_counts(data)
+    if not counts:
         return None
-    charts: list[alt.Chart | alt.LayerChart] = [*_settings(evidence), _runs(evidence)]
-    told = f"Cost of {sum(part.count for part in evidence.runs)} runs"
-    return panels(charts, told, most=3, margin=150, least=360, independent=["color"])
+    charts: list[alt.Chart | alt.LayerChart] = [*_cost_panels(data), _count_panel(data, counts)]
+    description = f"Cost of {sum(sum(states.values()) for states in counts.values())} runs"
+    return panels(charts, description, most=3, margin=150, least=360, independent=["color"])
 
 
-def _settings(evidence: Evidence) -> list[alt.LayerChart]:
-    if not evidence.cost:
+def _cost_panels(data: ChartData) -> list[alt.LayerChart]:
+    read = [(row, histories) for row in data.trained if (histories := _histories(row))]
+    if not read:
         return []
-    signs = palette.of_rows(
-        {item.row.arm.label: item.row for item in evidence.cost}, evidence.algorithms
-    )
-    longest = max(max(item.seconds) for item in evidence.cost)
+    longest = max(history.seconds for _, histories in read for history in histories)
     factor, unit = next((size, name) for size, name in _UNITS if longest >= size or size == 1)
     time, speed = f"training per run ({unit})", "images per second"
-    rows: list[dict[str, Any]] = [
-        {
-            "setting": item.row.arm.label,
-            time: round(mean(item.seconds) / factor, 3),
-            f"{time} low": round(min(item.seconds) / factor, 3),
-            f"{time} high": round(max(item.seconds) / factor, 3),
-            "epochs": item.epochs,
-            "runs": len(item.seconds),
-            **({} if item.images_per_s is None else {speed: round(item.images_per_s, 1)}),
-        }
-        for item in evidence.cost
-    ]
-    return [
-        _bars(rows, signs, field) for field in (time, speed) if any(field in row for row in rows)
-    ]
+    rows: list[dict[str, Any]] = []
+    for row, histories in read:
+        seconds = [history.seconds for history in histories]
+        speeds = [value for history in histories for value in history.values(SPEED).values()]
+        rows.append(
+            {
+                "setting": row.arm.label,
+                time: round(mean(seconds) / factor, 3),
+                f"{time} low": round(min(seconds) / factor, 3),
+                f"{time} high": round(max(seconds) / factor, 3),
+                "epochs": max(len(history.metrics) - 1 for history in histories),
+                "runs": len(seconds),
+                **({speed: round(mean(speeds), 1)} if speeds else {}),
+            }
+        )
+    legend = palette.legend_of_rows({row.arm.label: row for row, _ in read}, data.algorithms)
+    fields = [field for field in (time, speed) if any(field in row for row in rows)]
+    return [_cost_bars(rows, legend, field) for field in fields]
 
 
-def _bars(rows: list[dict[str, Any]], signs: Signs, field: str) -> alt.LayerChart:
+def _cost_bars(rows: list[dict[str, Any]], legend: Legend, field: str) -> alt.LayerChart:
     base = alt.Chart(inline_data(rows)).encode(
-        alt.Y("setting:N", sort=list(signs.entries), title=None, axis=_TWO_LINES),
+        alt.Y("setting:N", sort=list(legend.styles), title=None, axis=_TWO_LINES),
         alt.X(**quantitative(field, field, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))),
     )
     hints = tooltips("setting", (field, ".3~g"), ("epochs", "d"), ("runs", "d"))
-    bars = base.mark_bar().encode(signs.colour(legend=False), tooltip=hints)
-    return layered([bars, *interval(base, "x", field, rows)], _BAR * len(rows))
+    bars = base.mark_bar().encode(legend.colour(legend=False), tooltip=hints)
+    return layered([bars, *interval_rules(base, "x", field, rows)], _BAR * len(rows))
 
 
-def _runs(evidence: Evidence) -> alt.Chart:
+def run_counts(data: ChartData) -> dict[str, Counter[str]]:
+    """Count runs by algorithm and state, those of all tasks together, in the order of the table."""
+    counts: dict[str, Counter[str]] = {}
+    comparison = data.comparison
+    for part in comparison.tasks.values() if comparison.tasks else (comparison,):
+        for row in part.rows:
+            if row.arm.merge is None and row.arm.trains:
+                counts.setdefault(row.arm.algorithm, Counter()).update(row.arm.states)
+    return counts
+
+
+def _count_panel(data: ChartData, counts: Mapping[str, Counter[str]]) -> alt.Chart:
     rows = [
-        {
-            "algorithm": part.algorithm,
-            "state": part.state,
-            "runs": part.count,
-            "rank": list(_OPACITY).index(part.state),
-        }
-        for part in evidence.runs
+        {"algorithm": name, "state": state, "runs": count, "rank": list(_OPACITY).index(state)}
+        for name, states in counts.items()
+        for state, count in states.items()
     ]
-    names = list(dict.fromkeys(part.algorithm for part in evidence.runs))
-    colours = [palette.colour_of(name, evidence.algorithms) for name in names]
+    names = list(counts)
+    colours = [palette.colour_of(name, data.algorithms) for name in names]
     states = [state for state in _OPACITY if any(row["state"] == state for row in rows)]
     paler = alt.Scale(type="ordinal", domain=states, range=[_OPACITY[s] for s in states])
     legend = alt.Legend(orient="bottom", title=None, symbolFillColor=NEUTRAL)
-    shown = legend if len(states) > 1 else None
-    bars: alt.Chart = (
-        alt.Chart(inline_data(rows), height=_BAR * len(names))
-        .mark_bar()
-        .encode(
-            alt.Y("algorithm:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),
-            alt.X(
-                "runs:Q", title="runs", axis=alt.Axis(tickMinStep=1, format="d", labelFlush=False)
-            ),
-            alt.Color("algorithm:N", scale=alt.Scale(domain=names, range=colours), legend=None),
-            alt.Opacity("state:N", sort=states, scale=paler, legend=shown),
-            alt.Order("rank:Q"),
-            tooltip=tooltips("algorithm", "state", ("runs", "d")),
-        )
+    axis = alt.Axis(tickMinStep=1, format="d", labelFlush=False)
+    bars = alt.Chart(inline_data(rows), height=_BAR * len(names)).mark_bar()
+    panel: alt.Chart = bars.encode(
+        alt.Y("algorithm:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),
+        alt.X("runs:Q", title="runs", axis=axis),
+        alt.Color("algorithm:N", scale=alt.Scale(domain=names, range=colours), legend=None),
+        alt.Opacity(
+            "state:N", sort=states, scale=paler, legend=legend if len(states) > 1 else None
+        ),
+        alt.Order("rank:Q"),
+        tooltip=tooltips("algorithm", "state", ("runs", "d")),
     )
-    return bars
+    return panel
 
 
 COST = Chart(

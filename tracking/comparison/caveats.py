@@ -1,15 +1,14 @@
-"""What to know before believing a comparison."""
+"""What to know before believing a comparison, a sentence each."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tracking.comparison.metrics import NOUNS, TOP1
-from tracking.comparison.runs import Arm, RunRecord, params_key
-from tracking.comparison.selection import OWN, Budget, Choice, unequal
-from tracking.comparison.spec import Rule, Terms
-from tracking.comparison.verdict_text import few
+from tracking.comparison.runs import Arm, RunRecord
+from tracking.comparison.selection import Budget, Selection
+from tracking.comparison.spec import Endpoint, SelectionRule
 
 _REVISION = "revision"
 """The fact that holds the revisions of the code that trains and measures."""
@@ -41,75 +40,61 @@ _VERSIONS = "versions"
 _SHOWN = 80
 
 
-def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """One sentence per fact in which finished runs differ; a run that lacks it says nothing."""
+Labelled = tuple[str, RunRecord]
+"""A finished run with the label of its arm."""
+
+
+def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
+    """Name each fact in which finished runs differ; a run that lacks it says nothing."""
     done = [(arm.label, run) for arm in arms for run in arm.done]
     trained = [(label, run) for label, run in done if run.trains]
     by_seed = _split_by_seed(done)
-    found = []
     for name in sorted(_COMPARED):
         runs = trained if name in _OF_TRAINING else done
         alike = by_seed if name in _OF_DATA and by_seed else [runs]
-        told = next(filter(None, (_differing(_told(some, name)) for some in alike)), "")
-        if told:
-            found.append(f"mixed {_COMPARED[name]}, these rows are not comparable: {told}")
-    return (*found, *_mixed_code(done), *_mixed_versions(done))
+        if differing := next(filter(None, (_differing(_facts(some, name)) for some in alike)), ""):
+            yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
+    if not _differing(_facts(done, _REVISION)):
+        for algorithm in dict.fromkeys(run.algorithm for _, run in done):
+            own = [(label, run) for label, run in done if run.algorithm == algorithm]
+            if differing := _differing(_facts(own, _OWN_CODE)):
+                yield f"mixed versions of {algorithm}, these rows are not comparable: {differing}"
+    versions = _facts(done, _VERSIONS)
+    installed = [(label, known) for label, known in versions if isinstance(known, Mapping)]
+    for package in dict.fromkeys(name for _, known in installed for name in known):
+        if differing := _differing([(label, known.get(package)) for label, known in installed]):
+            yield f"mixed versions of {package}, which may give other numbers: {differing}"
 
 
-def _split_by_seed(done: Sequence[tuple[str, RunRecord]]) -> list[list[tuple[str, RunRecord]]]:
-    """The runs of each seed, where every split is that of its run's seed: then data differ from
-    seed to seed, as they should. Else nothing."""
+def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
+    """Group the runs by seed where every split is that of its run's seed, so that data differ from
+    seed to seed, as they should; else return nothing."""
     seeds = dict.fromkeys(run.seed for _, run in done)
     if len(seeds) < 2 or any(run.facts.get(_SPLIT, run) != run.seed for _, run in done):
         return []
     return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
 
 
-def _mixed_code(done: Sequence[tuple[str, RunRecord]]) -> Iterator[str]:
-    """Versions of an algorithm's own code, where the code that all share is the same."""
-    if _differing(_told(done, _REVISION)):
-        return
-    for algorithm in dict.fromkeys(run.algorithm for _, run in done):
-        ours = [(label, run) for label, run in done if run.algorithm == algorithm]
-        told = _differing(_told(ours, _OWN_CODE))
-        if told:
-            yield f"mixed versions of {algorithm}, these rows are not comparable: {told}"
+def _facts(runs: Iterable[Labelled], name: str) -> list[tuple[str, object]]:
+    return [(label, run.facts.get(name)) for label, run in runs]
 
 
-def _mixed_versions(done: Sequence[tuple[str, RunRecord]]) -> Iterator[str]:
-    known = [(label, run.facts.get(_VERSIONS)) for label, run in done]
-    installed = [(label, told) for label, told in known if isinstance(told, Mapping)]
-    for package in dict.fromkeys(name for _, told in installed for name in told):
-        told = _differing((label, versions.get(package)) for label, versions in installed)
-        if told:
-            yield f"mixed versions of {package}, which may give other numbers: {told}"
-
-
-def _told(runs: Iterable[tuple[str, RunRecord]], name: str) -> Iterator[tuple[str, object]]:
-    return ((label, run.facts.get(name)) for label, run in runs)
-
-
-def _differing(told: Iterable[tuple[str, object]]) -> str:
+def _differing(values: Iterable[tuple[str, object]]) -> str:
     """`10 epochs in fine_tune; 20 epochs in car_ft` of labels and values; empty if all agree."""
-    found: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
-    for label, value in told:
+    by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
+    for label, value in values:
         if value is not None:
-            found.setdefault(str(value), {})[label] = None
-    if len(found) < 2:
+            by_value.setdefault(str(value), {})[label] = None
+    if len(by_value) < 2:
         return ""
-    shown = _shortest([*found])
-    return few([f"{s} in {few([*found[value]])}" for value, s in shown.items()], "; ")
-
-
-def _shortest(values: Sequence[str]) -> dict[str, str]:
-    """As short as tells them apart: of digests the beginning, of objects what differs."""
-    parts = {value: _parts(value) for value in values}
+    # As short as tells them apart: of digests the beginning, of objects the fields that differ.
+    parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
     shown = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
-    return {value: text[:_SHOWN] for value, text in shown.items()}
+    return few([f"{shown[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
 
 
-def _parts(value: str) -> list[str]:
+def _fields(value: str) -> list[str]:
     """The fields of `Transform(size=32, mean=(0.0, 0.0, 0.0))`, a digest's beginning, or itself."""
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return [value[:12]]
@@ -130,171 +115,122 @@ _STATES = {
 }
 
 
-def oracle(rule: Rule) -> tuple[str, ...]:
-    """The word, where settings were chosen with a look at the answer."""
-    if not rule.oracle:
-        return ()
-    return (f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic",)
+def of_selection(
+    rule: SelectionRule, arms: Sequence[Arm], selections: Sequence[Selection]
+) -> Iterator[str]:
+    """Qualify how settings were selected: unfinished ones, ties, a margin without a strength."""
+    unfinished = (
+        f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
+        for it in selections
+        if not it.complete
+    )
+    yield from dict.fromkeys(unfinished)
+    tied: dict[str, Selection] = {}
+    for item in sorted(selections, key=lambda item: -len(item.tied)):
+        tied.setdefault(item.arm.label, item)
+    by = "the first of them"
+    if rule.within is not None:
+        by = "the most strongly regularised within the margin, the first of equals"
+    for label in dict.fromkeys(item.arm.label for item in selections if item.tied):
+        labels = few([label, *(arm.label for arm in tied[label].tied)])
+        yield f"{labels} tie on {rule.metric}; {label} was taken, {by}"
+    varied = {name for arm in arms for name in arm.params}
+    if rule.within is not None and not varied & {*rule.strength}:
+        # A margin asks for the strongest regularisation; nothing here says how strong it is.
+        yield "no regularisation field is varied, so within its margin the best value was chosen"
+
+
+def oracle(rule: SelectionRule) -> Iterator[str]:
+    """Warn where settings were selected with a look at the answer."""
+    if rule.oracle:
+        yield f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic"
 
 
 def named_domains(arm: Arm) -> tuple[str, ...]:
-    """The held-out domains that this arm's contexts name."""
+    """Return the held-out domains that this arm's contexts name."""
     words: set[str] = set()
     for run in arm.runs:
-        told = run.facts.get(NAMED_DOMAINS) or ()
-        words.update(told.split(",") if isinstance(told, str) else map(str, _listed(told)))
+        named = run.facts.get(NAMED_DOMAINS) or ()
+        words.update(named.split(",") if isinstance(named, str) else map(str, _listed(named)))
     return tuple(sorted(word.strip() for word in words if word.strip()))
 
 
-def contexts(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """Arms that were told in words of a domain they are tested on."""
+def contexts(arms: Sequence[Arm]) -> Iterator[str]:
+    """Name the arms whose prompts speak of a domain they are tested on."""
     by_words: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
         if words := named_domains(arm):
             by_words.setdefault(words, []).append(arm.label)
-    return tuple(
-        f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
-        for words, labels in by_words.items()
-    )
+    for words, labels in by_words.items():
+        yield f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
 
 
-def data_notes(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """What the runs found in the data that readers of their numbers should know."""
-    told = [
-        note for arm in arms for run in arm.done for note in _listed(run.facts.get(NOTES) or ())
-    ]
-    notes = list(dict.fromkeys(map(str, told)))
-    more = len(notes) - NOTES_SHOWN
-    return (*notes[:NOTES_SHOWN], *((f"and {more} more notes on the data",) if more > 0 else ()))
+def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
+    """Repeat what the runs found in the data that readers of their numbers should know."""
+    every = (note for arm in arms for run in arm.done for note in _listed(run.facts.get(NOTES)))
+    notes = list(dict.fromkeys(map(str, every)))
+    yield from notes[:NOTES_SHOWN]
+    if len(notes) > NOTES_SHOWN:
+        yield f"and {len(notes) - NOTES_SHOWN} more notes on the data"
 
 
-def unfinished(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """How many runs enter no mean, test or curve, and why."""
-    sentences = []
-    for said, states in _STATES.items():
+def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
+    """Count the runs that enter no mean, test or curve, by why."""
+    for word, states in _STATES.items():
         counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in arms}
         where = [f"{label}: {count}" for label, count in counts.items() if count]
-        total = sum(counts.values())
-        if total:
+        if total := sum(counts.values()):
             noun = "run" if total == 1 else "runs"
-            sentences.append(f"{total} {said} {noun} ({few(where)}): in no mean, test or curve")
-    return tuple(sentences)
+            yield f"{total} {word} {noun} ({few(where)}): in no mean, test or curve"
 
 
-def not_measured(arms: Sequence[Arm], terms: Terms) -> tuple[str, ...]:
-    """Where no finished run has what methods are ranked by; of top-1 the verdict says it."""
+def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
+    """Name finished runs without a finite headline number, which leaves the arm without a mean."""
     done = [arm for arm in arms if arm.done]
-    if terms.by == TOP1 or not done or any(arm.by_seed(terms.endpoint) for arm in done):
-        return ()
-    return (
-        f"no run has {terms.endpoint}, so nothing can be judged by {NOUNS[terms.by]}; "
-        "by top-1 accuracy it can (report.by: top1, --by top1)",
-    )
-
-
-def holes(arms: Sequence[Arm], terms: Terms) -> tuple[str, ...]:
-    """Finished runs without a finite headline number, which leaves the arm without a mean."""
-    sentences = []
-    for metric in (terms.id_metric, terms.ood):
-        if all(not arm.by_seed(metric) for arm in arms):
+    # Of top-1 the verdict says that it was not measured.
+    if endpoint.by != TOP1 and done and not any(arm.by_seed(endpoint.metric) for arm in done):
+        yield (
+            f"no run has {endpoint.metric}, so nothing can be judged by {NOUNS[endpoint.by]}; "
+            "by top-1 accuracy it can (report.by: top1, --by top1)"
+        )
+    for metric in (endpoint.id_metric, endpoint.ood):
+        values = {arm.label: arm.values(metric) for arm in done}
+        if all(value is None for some in values.values() for value in some):
             continue
-        for arm in arms:
-            lacking = sum(value is None for value in arm.values(metric))
-            if lacking:
-                sentences.append(
-                    f"{arm.label}: {metric} is missing or not finite in {lacking} of "
-                    f"{len(arm.done)} runs, so it has no mean"
+        for label, some in values.items():
+            if lacking := some.count(None):
+                yield (
+                    f"{label}: {metric} is missing or not finite in {lacking} of {len(some)} runs, "
+                    "so it has no mean"
                 )
-    return tuple(sentences)
 
 
-def incomplete(choices: Iterable[Choice]) -> tuple[str, ...]:
-    """Settings that stand for their algorithm without all their seeds."""
-    sentences = (
-        f"no setting of {choice.arm.algorithm} has all its seeds; {choice.arm.label} stands for it"
-        for choice in choices
-        if not choice.complete
-    )
-    return tuple(dict.fromkeys(sentences))
-
-
-def no_strength(rule: Rule, arms: Sequence[Arm]) -> tuple[str, ...]:
-    """A margin asks for the strongest regularisation; here nothing that varies says how strong."""
-    varied = {name for arm in arms for name in arm.params}
-    if rule.within is None or varied & set(rule.strength):
-        return ()
-    return ("no regularisation field is varied, so within its margin the best value was chosen",)
-
-
-def ties(choices: Iterable[Choice], rule: Rule) -> tuple[str, ...]:
-    """Settings that are equally good by what was looked at, and which of them was taken."""
-    found: dict[str, Choice] = {}
-    for choice in choices:
-        if choice.tied:
-            known = found.setdefault(choice.arm.label, choice)
-            if len(choice.tied) > len(known.tied):
-                found[choice.arm.label] = choice
-    by = "the first of them"
-    if rule.within is not None:
-        by = "the most strongly regularised within the margin, the first of equals"
-    return tuple(
-        f"{few([label, *(arm.label for arm in choice.tied)])} tie on {rule.metric}; "
-        f"{label} was taken, {by}"
-        for label, choice in found.items()
-    )
-
-
-def unequal_budgets(
-    arms: Sequence[Arm], spent: Iterable[Budget], poor: Collection[str]
-) -> tuple[str, ...]:
-    """Algorithms that were tried at different numbers of settings, unless called untuned."""
-    found = {name for pair in unequal(arms) if pair[0] not in poor for name in pair}
-    if not found:
-        return ()
-    told = (
-        f"{budget.algorithm} {_count(budget.settings, 'setting')} "
-        f"({_count(budget.runs, 'run')}{_epochs(budget)})"
+def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:
+    """List what each algorithm was given, where some were tried at fewer settings than others."""
+    concerned = {*fewer}.union(*fewer.values())
+    counts = [
+        f"{budget.algorithm} {_count(budget.settings, 'setting')} ({_count(budget.runs, 'run')}"
+        + ("" if budget.epochs is None else f", {_count(budget.epochs, 'epoch')}")
+        + ")"
         for budget in spent
-        if budget.algorithm in found
-    )
-    return (f"unequal tuning budgets, which favour what was tried more: {', '.join(told)}",)
+        if budget.algorithm in concerned
+    ]
+    if counts:
+        yield f"unequal tuning budgets, which favour what was tried more: {', '.join(counts)}"
 
 
-def untuned(arms: Sequence[Arm]) -> frozenset[str]:
-    """Baseline algorithms that had fewer points than the trials' space holds for their fields.
-
-    The fields of a baseline are those that it varies itself and all that any algorithm has: a
-    grid over `algorithm.kl_weight` alone leaves fine-tuning one point, and that is not too few.
-    """
-    arms = [arm for arm in arms if not arm.confirms]
-    trials = [arm for arm in arms if arm.role == "trial" and arm.trains]
-    poor = set()
-    for algorithm in {arm.algorithm for arm in arms if arm.role == "baseline" and arm.trains}:
-        ours = [arm for arm in arms if arm.algorithm == algorithm]
-        fields = {name for arm in ours for name in arm.params}
-        asked = {_projected(arm, fields) for arm in trials if arm.algorithm != algorithm}
-        if len({_projected(arm, fields) for arm in ours}) < len(asked):
-            poor.add(algorithm)
-    return frozenset(poor)
+def few(parts: Sequence[str], separator: str = ", ") -> str:
+    """Join at most three of them, and say how many more there are."""
+    rest = len(parts) - 3
+    shown = separator.join(parts[:3])
+    return f"{shown}{separator}{rest} more" if rest > 0 else shown
 
 
-def _projected(arm: Arm, fields: set[str]) -> str:
-    return params_key(
-        {
-            name: value
-            for name, value in arm.params.items()
-            if name in fields or not name.startswith(OWN)
-        }
-    )
-
-
-def _listed(told: object) -> Iterable[object]:
-    return told if isinstance(told, Iterable) else (told,)
+def _listed(value: object) -> Iterable[object]:
+    if value is None:
+        return ()
+    return value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _epochs(budget: Budget) -> str:
-    return "" if budget.epochs is None else f", {_count(budget.epochs, 'epoch')}"

@@ -1,54 +1,43 @@
-"""The comparison: arms grouped, selected, tested, and put into rows."""
+"""The comparison: runs grouped into settings, selected, tested, and described."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from tracking.comparison import caveats, predictions, verdict_text
-from tracking.comparison.caveats import mixed_facts
-from tracking.comparison.domainbed import Protocol
-from tracking.comparison.metrics import NOUNS, TOP1
-from tracking.comparison.runs import Arm, RunRecord, Scalar, group, params_key
+from tracking.comparison import caveats, verdict_text
+from tracking.comparison.domainbed import DomainBedTable
+from tracking.comparison.metrics import NOUNS, TOP1, metric_order
+from tracking.comparison.predictions import intervals, read_predictions
+from tracking.comparison.runs import Arm, RunRecord, group, params_key
 from tracking.comparison.selection import (
     Budget,
-    Choice,
+    Selection,
+    arms_to_test,
     budgets,
-    choose,
-    choose_each,
-    choose_merges,
-    confirmation,
+    confirm,
+    less_tried,
+    select,
+    select_each,
+    select_merges,
     value_of,
 )
-from tracking.comparison.spec import Rule, Terms
-from tracking.comparison.statistics import Interval, Summary, summary
-from tracking.comparison.verdict import Finding, curves_of, gain_over_zero_shot, judge
-from tracking.comparison.wise_ft import Curve
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from altair import TopLevelMixin
-
-
-_GROUPS = (
-    "id/val/",
-    "id/test/",
-    "id/test_",
-    "ood/",
-    "ood/mean/",
-    "gap/",
-    "hmean/",
-    "gain/",
-    "retention/",
-    "retention/mean/",
-    "retention/gain/",
-    "context/",
-    "train/",
+from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, Endpoint, SelectionRule
+from tracking.comparison.statistics import Estimate, Interval, estimate
+from tracking.comparison.verdict import (
+    Pair,
+    Verdict,
+    gain_over_zero_shot,
+    judge,
+    zero_shot_of,
 )
+from tracking.comparison.wise_ft import Curve, mean_curve
+
+_REPR_VERDICT = 240
+"""Characters of the verdict in a repr; the first sentence has fewer."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Row:
     """Words that qualify the row: `untuned`, `incomplete`, `confirmed`, `oracle`, `names domains`.
     """
     ci95_images: Mapping[str, Interval] = field(default_factory=dict)
-    """Bootstrap over images of the top-1 of every split and of `ood/mean/top1`, if asked for."""
+    """Bootstrap over images of the top-1 of every split and of `ood/mean/top1`, if requested."""
 
     @property
     def n(self) -> int:
@@ -74,151 +63,57 @@ class Row:
         return len(self.arm.done)
 
     @property
-    def metrics(self) -> Mapping[str, Summary]:
+    def metrics(self) -> Mapping[str, Estimate]:
         """Every metric that some finished run has, in the order of `metric_order`."""
         return {name: self.metric(name) for name in sorted(self.names, key=metric_order)}
 
     @property
     def names(self) -> set[str]:
-        """Of those metrics, in no order."""
+        """The names of these metrics, in no order."""
         return set().union(*(run.values(self.arm.merge) for run in self.arm.done))
 
-    def metric(self, name: str) -> Summary:
-        """One metric over the finished runs; without a mean where one of them lacks it."""
-        return summary(self.arm.values(name))
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for standard JSON."""
-        return {
-            "label": self.arm.label,
-            "algorithm": self.arm.algorithm,
-            "merge": self.arm.merge,
-            "params": dict(self.arm.params),
-            "n": self.n,
-            "metrics": {name: found.as_dict() for name, found in self.metrics.items()},
-            "role": self.arm.role,
-            "trial": self.arm.trial,
-            "runs": dict(self.arm.states),
-            "value": self.value,
-            "selected": self.selected,
-            "chosen": self.chosen,
-            "marks": list(self.marks),
-            "ci95_images": {name: list(ends) for name, ends in self.ci95_images.items()},
-        }
-
-
-def metric_order(name: str) -> tuple[int, str, int, str]:
-    """Sorts ID before OOD, shifts by name before their mean, top-1 before the rest."""
-    kinds = ("top1", "nll", "ece", "brier")
-    where, _, kind = name.rpartition("/")
-    fits = [place for place, start in enumerate(_GROUPS) if name.startswith(start)]
-    rank = kinds.index(kind) if kind in kinds else len(kinds)
-    return (fits[-1] if fits else len(_GROUPS), where, rank, kind)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the rows are marked by."""
-
-    rule: Rule
-    seeds: tuple[int, ...]
-    """Of a whole setting."""
-    fresh: tuple[int, ...]
-    """Of one that is confirmed."""
-    best: Choice | None
-    choices: Mapping[str, Choice]
-    merges: Mapping[str, Mapping[str, str]]
-    untuned: frozenset[str]
-    with_images: bool
-
-
-def rows_of(arm: Arm, look: Look) -> Iterator[Row]:
-    """The arm's row, then one for each of its merged models."""
-    standing = look.choices.get(arm.algorithm)
-    labels = look.merges.get(arm.label, {}).values()
-    marks = _marks(arm, look)
-    for seen in (arm, *(arm.merged(label) for label in arm.merge_labels)):
-        stands = standing is not None and standing.arm.label == seen.label
-        chosen = stands if seen.merge is None else stands or seen.merge in labels
-        shown = bool(seen.done) and (seen.merge is None or chosen)
-        yield Row(
-            arm=seen,
-            value=value_of(seen, look.rule.metric),
-            selected=look.best is not None and look.best.arm.label == seen.label,
-            chosen=chosen,
-            marks=marks,
-            ci95_images=_image_intervals(seen) if look.with_images and shown else {},
-        )
-
-
-def _marks(arm: Arm, look: Look) -> tuple[str, ...]:
-    marks = {
-        "untuned": arm.role == "baseline" and arm.algorithm in look.untuned,
-        "incomplete": not arm.is_complete(look.fresh if arm.confirms else look.seeds),
-        "confirmed": arm.confirms,
-        "names domains": bool(caveats.named_domains(arm)),
-        "oracle": look.rule.oracle,
-    }
-    return tuple(mark for mark, holds in marks.items() if holds)
-
-
-def _image_intervals(arm: Arm) -> Mapping[str, Interval]:
-    hits = predictions.arm_hits(arm.done, arm.merge)
-    return {} if hits is None else predictions.intervals(hits)
-
-
-__all__ = [
-    "Arm",
-    "Budget",
-    "Comparison",
-    "Row",
-    "Rule",
-    "RunRecord",
-    "Scalar",
-    "Selected",
-    "Terms",
-    "compare",
-    "metric_order",
-]
-
-REFERENCE = "fine_tune"
-_REPR_VERDICT = 240
-"""Characters of the verdict in a repr; the first sentence has fewer."""
-
-
-@dataclass(frozen=True)
-class Selected:
-    """The setting that the rule takes among the trials."""
-
-    label: str
-    params: Mapping[str, Scalar]
-    trial: int | None
-    value: float
+    def metric(self, name: str) -> Estimate:
+        """Estimate one metric over the finished runs; no mean where one of them lacks it."""
+        return estimate(self.arm.values(name))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a sweep ends with; `tracking.report.terminal` shows it."""
+    """What a sweep ends with; the functions of `tracking.report` render it."""
 
     sweep: str
-    rule: Rule
-    seeds: tuple[int, ...]
-    terms: Terms
+    spec: ComparisonSpec
+    """With the seeds that occur, and the endpoint that fits what was measured."""
     rows: tuple[Row, ...]
-    selected: Selected | None
-    findings: tuple[Finding, ...]
+    selected: Selection | None
+    """The setting that the rule takes among the trials."""
+    verdicts: tuple[Verdict, ...]
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
     curves: tuple[Curve, ...]
     """Mean WiSE-FT curves of the settings that stand for their algorithms in the verdict."""
     budgets: tuple[Budget, ...] = ()
-    """What each algorithm that trains was given before its setting was chosen."""
+    """What each algorithm that trains was given before its setting was selected."""
     fresh_seeds: tuple[int, ...] = ()
-    """What the verdict is judged on, where chosen settings are confirmed; else `seeds`."""
+    """What the verdict is judged on, where selected settings are confirmed; else `seeds`."""
     tasks: Mapping[str, Comparison] = field(default_factory=dict)
     """That of each task, where there are several; then the rows are means over them."""
-    protocol: Protocol | None = None
-    """The table of the tasks."""
+    task_table: DomainBedTable | None = None
+
+    @property
+    def rule(self) -> SelectionRule:
+        """How settings were selected."""
+        return self.spec.rule
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What was tested."""
+        return self.spec.endpoint
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of a complete setting."""
+        return self.spec.seeds or ()
 
     @cached_property
     def metric_names(self) -> frozenset[str]:
@@ -228,20 +123,32 @@ class Comparison:
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
-        """How many settings each algorithm was chosen among, through each merge."""
+        """How many settings each algorithm was selected among, through each merge."""
         tuned = (row.arm for row in self.rows if not row.arm.confirms)
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
     def runs(self) -> list[RunRecord]:
-        """Every run, whatever became of it; of several tasks those of all."""
-        found = [run for part in self.tasks.values() for run in part.runs()]
+        """Every run in any state; of several tasks those of all."""
+        of_tasks = [run for part in self.tasks.values() for run in part.runs()]
         rows = () if self.tasks else self.rows
-        return found + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
+        return of_tasks + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
+
+    def pair(self, candidate: Arm, reference: Arm) -> Pair:
+        """Return the tested pair of two arms: that of the verdict where there is one."""
+        labels = (candidate.label, reference.label)
+        if labels not in self._pairs:
+            self._pairs[labels] = Pair(candidate, reference, self.endpoint)
+        return self._pairs[labels]
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str], Pair]:
+        every = [pair for it in self.verdicts for pair in (it.pair, *it.merged.values())]
+        return {(pair.candidate.label, pair.reference.label): pair for pair in every}
 
     @property
     def verdict(self) -> str:
         """The sentences as one paragraph."""
-        return verdict_text.joined(self.sentences)
+        return " ".join(self.sentences)
 
     def __repr__(self) -> str:
         """At most two lines: that of a dataclass would print every run."""
@@ -249,241 +156,149 @@ class Comparison:
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from tracking.report import html
-
-        return html.html(self)
-
-    def rows_frame(self, *, intervals: bool = False) -> pd.DataFrame:
-        """One line per row of the table, as `tracking.report.formats.rows_frame`."""
-        from tracking.report import formats
-
-        return formats.rows_frame(self, intervals=intervals)
-
-    def runs_frame(self) -> pd.DataFrame:
-        """One line per run and evaluated model, as `tracking.report.formats.runs_frame`."""
-        from tracking.report import formats
-
-        return formats.runs_frame(self)
-
-    def chart(self, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
-        """A chart of the report as Altair's own, so many pixels wide.
-
-        Raises TrackingError for a name that no chart has, and where there is nothing to show.
-        """
-        from tracking.report import html
-
-        return html.chart(self, name, width=width)
-
-    def as_dict(self) -> dict[str, object]:
-        """What `compare --json` prints: standard JSON, accuracies as fractions."""
-        return {**self.in_parts(), "rows": [row.as_dict() for row in self.rows]}
-
-    def in_parts(self) -> dict[str, object]:
-        """The same with the rows one after another, since of many they are large."""
-        chosen = self.selected
-        tasks = {} if self.protocol is None else {"tasks": self._tasks(self.protocol)}
-        return {
-            "sweep": self.sweep,
-            "metric": self.rule.metric,
-            "goal": self.rule.goal,
-            "metric_merge": self.rule.merge,
-            "selection": self.rule.name,
-            "by": self.terms.by,
-            "seeds": list(self.seeds),
-            "fresh_seeds": list(self.fresh_seeds),
-            "verdict": self.verdict,
-            "warnings": list(self.warnings),
-            "rows": (row.as_dict() for row in self.rows),
-            "selected": None
-            if chosen is None
-            else {
-                "label": chosen.label,
-                "params": dict(chosen.params),
-                "trial": chosen.trial,
-                "value": chosen.value,
-            },
-            "tests": [finding.as_dict() for finding in self.findings],
-            "budgets": [budget.as_dict() for budget in self.budgets],
-            "curves": [curve.as_dict() for curve in self.curves],
-            **tasks,
-        }
-
-    def _tasks(self, table: Protocol) -> dict[str, object]:
-        each = {task: found.as_dict() for task, found in self.tasks.items()}
-        return {**table.as_dict(), "comparisons": each}
-
 
 def compare(
-    records: Iterable[RunRecord],
+    runs: Iterable[RunRecord],
+    spec: ComparisonSpec = USUAL,
     *,
-    sweep: str,
-    rule: Rule | None = None,
-    seeds: Sequence[int] | None = None,
-    reference: str = REFERENCE,
-    terms: Terms | None = None,
-    untuned: Collection[str] | None = None,
-    confirm_seeds: Sequence[int] | None = None,
+    sweep: str = "",
     with_images: bool = False,
 ) -> Comparison:
-    """Group the runs into arms, select by the rule, test against `reference`, say what it means.
+    """Group runs into settings, select one per algorithm, and test it against the reference.
 
-    `seeds` are those that a complete setting has (default: all that occur); `untuned` names the
-    baseline algorithms to mark (default: found from the points they ran at). Where every chosen
-    setting has its runs on `confirm_seeds` (default: all that occur there), these alone are judged.
-    `with_images` reads the kept predictions and adds bootstrap intervals. Nothing is raised for
-    missing, failed or non-finite results: they are counted, and what cannot be said is not said.
+    Missing, failed and non-finite runs are counted, never raised. Where every selected setting has
+    its runs on fresh seeds, these alone are tested.
+
+    Args:
+        runs: Runs in any state; the same (setting, seed) twice counts once.
+        spec: Selection rule, endpoint, reference, and the seeds of a complete setting.
+        sweep: The name in titles.
+        with_images: Read the kept predictions and add bootstrap intervals over images.
+
+    Returns:
+        The table, the paired tests (Holm-adjusted), and the verdict as sentences.
     """
-    rule, arms = rule or Rule(), group(records)
-    terms = (terms or Terms()).suited(_measured(arms))
-    wanted = tuple(seeds) if seeds is not None else _seeds(arms)
-    choices, merges = choose_each(arms, rule, wanted), _merges(arms, rule)
-    best = choose([arm for arm in arms if arm.role == "trial"], rule, wanted)
-    fresh = confirmation(arms, choices, confirm_seeds)
-    judged = fresh.judged(choices)
+    arms = group(runs)
+    measured = {name for arm in arms for run in arm.done for name in run.metrics}
+    seeds = spec.seeds
+    if seeds is None:
+        every = (run.seed for arm in arms if not arm.confirms for run in arm.runs)
+        seeds = tuple(sorted({seed for seed in every if seed is not None}))
+    spec = spec.model_copy(update={"endpoint": spec.endpoint.suited(measured), "seeds": seeds})
+    rule, endpoint = spec.rule, spec.endpoint
+    selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
+    best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
+    confirmation = confirm(arms, selections, spec.confirm_seeds)
+    tested = arms_to_test(selections, confirmation)
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
-    findings = _findings(judged, reference, terms, zero_shots, merges)
+    reference = tested.get(spec.reference)
+    verdicts: tuple[Verdict, ...] = ()
+    if reference is not None:
+        candidates = [arm for arm in tested.values() if arm is not reference and arm.trains]
+        verdicts = judge(candidates, reference, endpoint, zero_shots=zero_shots, merges=merges)
     if with_images:
-        findings = tuple(_with_images(finding) for finding in findings)
-    poor = caveats.untuned(arms) if untuned is None else frozenset(untuned)
-    look = Look(rule, wanted, fresh.seeds, best, choices, merges, poor, with_images)
-    standing = [arm for arm in judged.values() if arm.merge is None]
-    spent = budgets(arms)
-    rows = tuple(row for arm in arms for row in rows_of(arm, look))
+        verdicts = tuple(map(_with_images, verdicts))
+    spent, fewer = budgets(arms), less_tried(arms)
+    rows = []
+    for arm in arms:
+        standing = selections.get(arm.algorithm)
+        marks = {
+            "untuned": arm.role == "baseline" and arm.algorithm in fewer,
+            "incomplete": not arm.is_complete(confirmation.seeds if arm.confirms else seeds),
+            "confirmed": arm.confirms,
+            "names domains": bool(caveats.named_domains(arm)),
+            "oracle": rule.oracle,
+        }
+        for shown in (arm, *(arm.merged(label) for label in arm.merge_labels)):
+            chosen = standing is not None and standing.arm.label == shown.label
+            chosen |= shown.merge in merges.get(arm.label, {}).values()
+            row = Row(
+                arm=shown,
+                value=value_of(shown, rule.metric),
+                selected=best is not None and best.arm.label == shown.label,
+                chosen=chosen,
+                marks=tuple(mark for mark, holds in marks.items() if holds),
+            )
+            if with_images and shown.done and (shown.merge is None or chosen):
+                predictions = read_predictions(shown.done, shown.merge)
+                row = replace(row, ci95_images=intervals(predictions) if predictions else {})
+            rows.append(row)
+    judged = [*selections.values(), *([best] if best else [])]
+    curves = (
+        mean_curve(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
+        for arm in tested.values()
+        if arm.merge is None
+    )
     return Comparison(
         sweep=sweep,
-        rule=rule,
-        seeds=wanted,
-        terms=terms,
-        rows=rows,
-        selected=_selected(best),
-        findings=findings,
+        spec=spec,
+        rows=tuple(rows),
+        selected=best,
+        verdicts=verdicts,
         sentences=(
-            *_sentences(best, judged, findings, reference, terms, zero_shots),
-            *(said for finding in findings for said in verdict_text.over_images(finding)),
-            *verdict_text.confirmed(fresh, wanted),
+            *_sentences(best, tested, verdicts, spec, zero_shots),
+            *(text for verdict in verdicts for text in verdict_text.over_images(verdict)),
+            *verdict_text.confirmed(confirmation, seeds),
         ),
         warnings=(
-            *_warnings(arms, rule, (*choices.values(), best), spent, poor),
-            *caveats.not_measured(arms, terms),
-            *caveats.holes(arms, terms),
-            *(_no_images(rows, terms) if with_images else ()),
+            *caveats.oracle(rule),
+            *caveats.mixed_facts(arms),
+            *caveats.data_notes(arms),
+            *caveats.contexts(arms),
+            *caveats.unequal_budgets(fewer, spent),
+            *caveats.of_selection(rule, arms, judged),
+            *caveats.unfinished(arms),
+            *caveats.missing_values(arms, endpoint),
+            *(_without_images(rows, endpoint) if with_images else ()),
         ),
-        curves=curves_of(standing, zero_shots, terms),
+        curves=tuple(curve for curve in curves if curve is not None),
         budgets=spent,
-        fresh_seeds=fresh.seeds if fresh.is_complete else (),
+        fresh_seeds=confirmation.seeds if confirmation.is_complete else (),
     )
-
-
-def _measured(arms: Sequence[Arm]) -> set[str]:
-    """The metrics of finished runs."""
-    return {name for arm in arms for run in arm.done for name in run.metrics}
-
-
-def _seeds(arms: Sequence[Arm]) -> tuple[int, ...]:
-    """Of the runs that are chosen among."""
-    runs = (run for arm in arms if not arm.confirms for run in arm.runs)
-    return tuple(sorted({run.seed for run in runs if run.seed is not None}))
-
-
-def _merges(arms: Sequence[Arm], rule: Rule) -> dict[str, Mapping[str, str]]:
-    """The label chosen for each merge, by arm; what confirms a setting takes the setting's."""
-    tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
-    chosen = {arm.label: choose_merges(arm, rule) for arm in tuned}
-    fresh = [arm for arm in arms if arm.confirms]
-    return chosen | {
-        arm.label: chosen[its.label] for arm in fresh for its in tuned if arm.is_setting_of(its)
-    }
-
-
-def _findings(
-    judged: Mapping[str, Arm],
-    reference: str,
-    terms: Terms,
-    zero_shots: Sequence[Arm],
-    merges: Mapping[str, Mapping[str, str]],
-) -> tuple[Finding, ...]:
-    base = judged.get(reference)
-    if base is None:
-        return ()
-    rivals = [arm for name, arm in judged.items() if name != reference and arm.trains]
-    return judge(rivals, base, terms, zero_shots=zero_shots, chosen_merges=merges)
 
 
 def _sentences(
-    best: Choice | None,
-    judged: Mapping[str, Arm],
-    findings: Sequence[Finding],
-    reference: str,
-    terms: Terms,
+    best: Selection | None,
+    tested: Mapping[str, Arm],
+    verdicts: Sequence[Verdict],
+    spec: ComparisonSpec,
     zero_shots: Sequence[Arm],
-) -> tuple[str, ...]:
-    first = verdict_text.nothing_done() if best is None else ()
-    if best is None or findings:
-        tests = sum(finding.p_holm is not None for finding in findings)
-        said = (s for finding in findings for s in verdict_text.finding(finding, terms, tests))
-        return (*first, *said)
-    arm = judged[best.arm.algorithm]
-    gain = gain_over_zero_shot(arm, zero_shots, terms.ood)
-    return verdict_text.no_reference(arm, reference, gain, terms)
+) -> Iterator[str]:
+    if best is None:
+        yield verdict_text.NO_VALUE
+    tests = sum(verdict.p_holm is not None for verdict in verdicts)
+    for verdict in verdicts:
+        yield from verdict_text.sentences(verdict, tests)
+    if best is not None and not verdicts:
+        arm = tested[best.arm.algorithm]
+        gain = gain_over_zero_shot(arm, zero_shots, spec.endpoint.ood)
+        yield from verdict_text.no_reference(arm, spec.reference, gain, spec.endpoint)
 
 
-def _warnings(
-    arms: Sequence[Arm],
-    rule: Rule,
-    choices: Sequence[Choice | None],
-    spent: Sequence[Budget],
-    poor: frozenset[str],
-) -> tuple[str, ...]:
-    """`choices` are those of each algorithm, and that of the whole sweep."""
-    made = [choice for choice in choices if choice is not None]
-    return (
-        *caveats.oracle(rule),
-        *mixed_facts(arms),
-        *caveats.data_notes(arms),
-        *caveats.contexts(arms),
-        *(f"{name} is untuned: it ran at fewer points than the trials" for name in sorted(poor)),
-        *caveats.unequal_budgets(arms, spent, poor),
-        *caveats.incomplete(made),
-        *caveats.ties(made, rule),
-        *caveats.no_strength(rule, arms),
-        *caveats.unfinished(arms),
-    )
+def _with_images(verdict: Verdict) -> Verdict:
+    """Add the paired bootstrap over images of the differences, on the common seeds."""
+    sides = []
+    for arm in (verdict.pair.candidate, verdict.pair.reference):
+        seeds = verdict.pair.seeds if arm.has_seeds else (None,)
+        runs = [run for run in arm.done if run.seed in seeds]
+        sides.append(read_predictions(runs, arm.merge))
+    candidate, reference = sides
+    if candidate is None or reference is None:
+        return verdict
+    return replace(verdict, ci95_images=intervals(candidate, minus=reference))
 
 
-def _no_images(rows: Sequence[Row], terms: Terms) -> tuple[str, ...]:
-    """Settings for which no interval over images could be made, or why none is shown."""
-    if terms.by != TOP1:
-        return (f"intervals over images are of top-1 accuracy, and this is by {NOUNS[terms.by]}",)
+def _without_images(rows: Sequence[Row], endpoint: Endpoint) -> Iterator[str]:
+    """Name the settings without an interval over images, or say why none is shown."""
     done = (row for row in rows if row.arm.merge is None and row.n)
     lacking = [row.arm.label for row in done if not row.ci95_images]
-    if not lacking:
-        return ()
-    return (
-        f"no interval over images for {verdict_text.few(lacking)}: a run keeps no predictions "
-        "(trial.keep.predictions), or they are of other images than those of its other seeds",
-    )
-
-
-def _selected(best: Choice | None) -> Selected | None:
-    if best is None:
-        return None
-    return Selected(best.arm.label, best.arm.params, best.arm.trial, best.value)
-
-
-def _with_images(finding: Finding) -> Finding:
-    """Adds the paired bootstrap over images of the differences, on the common seeds."""
-    sides = []
-    for arm in (finding.candidate, finding.reference):
-        seeds = finding.difference.seeds if arm.has_seeds else (None,)
-        runs = [run for run in arm.done if run.seed in seeds]
-        sides.append(predictions.arm_hits(runs, arm.merge))
-    ours, theirs = sides
-    apart = None if ours is None or theirs is None else predictions.difference(ours, theirs)
-    if apart is None:
-        return finding
-    return replace(finding, ci95_images=predictions.intervals(apart))
+    if endpoint.by != TOP1:
+        yield (f"intervals over images are of top-1 accuracy, and this is by {NOUNS[endpoint.by]}")
+    elif lacking:
+        yield (
+            f"no interval over images for {caveats.few(lacking)}: a run keeps no predictions "
+            "(trial.keep.predictions), or they are of other images than those of its other seeds"
+        )
 
 
 Key = tuple[str, str, bool]
@@ -504,10 +319,10 @@ def shown_settings(comparison: Comparison) -> tuple[Row, ...]:
 def shown_reference(comparison: Comparison) -> Row | None:
     """What the candidates were judged against; without candidates the chosen fine-tuning."""
     finished = [row for row in comparison.rows if row.n]
-    for finding in comparison.findings:
-        label = finding.reference.label
-        return next((row for row in finished if row.arm.label == label), None)
     rule = comparison.rule
+    for verdict in comparison.verdicts:
+        label = verdict.pair.reference.label
+        return next((row for row in finished if row.arm.label == label), None)
     rivals = [
         row
         for row in finished
@@ -535,10 +350,10 @@ def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
 def _standing(comparison: Comparison) -> set[Key]:
     judged = {
         arm.label
-        for finding in comparison.findings
-        for arm in (finding.candidate, finding.reference)
+        for verdict in comparison.verdicts
+        for arm in (verdict.pair.candidate, verdict.pair.reference)
     }
-    found = {
+    standing = {
         setting_key(row)
         for row in comparison.rows
         if row.selected
@@ -546,4 +361,4 @@ def _standing(comparison: Comparison) -> set[Key]:
         or (row.arm.merge is None and row.chosen)
         or not row.arm.trains
     }
-    return found - {(algorithm, params, False) for algorithm, params, fresh in found if fresh}
+    return standing - {(name, params, False) for name, params, fresh in standing if fresh}

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Literal, get_args
 
 ID = "id/test/top1"
 OOD = "ood/mean/top1"
-
-
 By = Literal["top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1"]
 KINDS: tuple[By, ...] = get_args(By)
 TOP1: By = "top1"
@@ -33,24 +27,24 @@ TITLES: Mapping[str, str] = {**NOUNS, TOP1: "top-1"}
 
 
 def kind_of(metric: str) -> str:
-    """`macro_f1` of `id/test/macro_f1`."""
+    """Return `macro_f1` of `id/test/macro_f1`."""
     return metric.rpartition("/")[2]
 
 
 def capitalised(name: str) -> str:
-    """As a sentence begins; what has capitals keeps them."""
+    """Capitalise the first letter, as a sentence begins."""
     return name[:1].upper() + name[1:]
 
 
 def named(metric: str) -> str:
-    """As sentences say a metric: `OOD mean` of top-1, `OOD mean macro-F1` of another kind."""
+    """Name a metric in a sentence: `OOD mean` of top-1, `OOD mean macro-F1` of another kind."""
     split, _, kind = metric.rpartition("/")
     where = SPLITS.get(split, split)
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
 
 
 def titled(metric: str) -> str:
-    """As axes say it: `OOD mean top-1`."""
+    """Name a metric on an axis: `OOD mean top-1`."""
     split, _, kind = metric.rpartition("/")
     return f"{SPLITS.get(split, split)} {TITLES.get(kind, kind)}"
 
@@ -83,7 +77,7 @@ def is_told(metric: str, *, merged: bool = False) -> bool:
 
 
 def direction(metric: str) -> Direction:
-    """1: more is better (accuracies); -1: less is (losses, errors, the gap); 0: neither.
+    """Return 1 where more is better (accuracies), -1 where less is (losses, the gap), else 0.
 
     How far a model has moved (`context/...`) and what it cost (`system/...`) are no merits.
     """
@@ -94,8 +88,34 @@ def direction(metric: str) -> Direction:
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
-    """Every shift's metric of a kind and its name, by name: `OOD test` for one called test."""
+    """List every shift's metric of a kind with its name: `OOD test` for one called test."""
     end = f"/{by}"
-    found = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
-    named = {name: name[len("ood/") : -len(end)] for name in found if name != f"ood/mean{end}"}
-    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in named.items()]
+    every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
+    short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}
+    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in short.items()]
+
+
+_GROUPS = (
+    "id/val/",
+    "id/test/",
+    "id/test_",
+    "ood/",
+    "ood/mean/",
+    "gap/",
+    "hmean/",
+    "gain/",
+    "retention/",
+    "retention/mean/",
+    "retention/gain/",
+    "context/",
+    "train/",
+)
+
+
+def metric_order(name: str) -> tuple[int, str, int, str]:
+    """Sort ID before OOD, shifts by name before their mean, top-1 before the rest."""
+    kinds = ("top1", "nll", "ece", "brier")
+    where, _, kind = name.rpartition("/")
+    fits = [place for place, start in enumerate(_GROUPS) if name.startswith(start)]
+    rank = kinds.index(kind) if kind in kinds else len(kinds)
+    return (fits[-1] if fits else len(_GROUPS), where, rank, kind)

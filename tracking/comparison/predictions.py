@@ -1,10 +1,10 @@
-"""The predictions of runs: which images are right, counts, votes."""
+"""The predictions of runs: which images are right, their intervals, counts and votes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,39 +13,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracking.comparison.metrics import OOD
-from tracking.comparison.runs import Arm, RunRecord
-from tracking.comparison.statistics import (
-    RESAMPLES,
-    Interval,
-    cluster_bootstrap,
-    percentile_interval,
-)
+from tracking.comparison.runs import UNMERGED, Arm, RunRecord
+from tracking.comparison.statistics import Interval, cluster_bootstrap, percentile_interval
 from tracking.errors import TrackingError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-UNMERGED = "unmerged"
-COLUMNS = ("split", "id", "unit", "label", "prediction")
-
-
 @dataclass(frozen=True)
-class Hits:
-    """Which items of every measured split are classified correctly, in a fixed order."""
+class Predictions:
+    """What the runs of an arm predict for every image, in an order that all files share."""
 
     split: NDArray[np.str_]
     """[N] `id/val`, `id/test` or `ood/<shift>`."""
     item: NDArray[np.str_]
     unit: NDArray[np.str_]
-    value: NDArray[np.float64]
-    """[N] 1 where correct; over several runs the share of them; a difference between arms."""
+    label: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    """[runs, N]."""
     outside: frozenset[str] = frozenset()
     """Splits that are in no mean."""
 
-    def same_items(self, other: Hits) -> bool:
-        """Whether both speak of the same images."""
-        return np.array_equal(self.split, other.split) and np.array_equal(self.item, other.item)
+    def same_items(self, other: Predictions) -> bool:
+        """Whether both are of the same images."""
+        pairs = ((self.split, other.split), (self.item, other.item), (self.label, other.label))
+        return all(np.array_equal(one, two) for one, two in pairs)
+
+    @property
+    def share(self) -> NDArray[np.float64]:
+        """[N] of the runs that have the image right."""
+        right: NDArray[np.float64] = np.mean(self.prediction == self.label, axis=0)
+        return right
+
+    @property
+    def in_means(self) -> NDArray[np.bool_]:
+        """[N] whether the image is of a shift that is in the OOD mean."""
+        shift: NDArray[np.bool_] = np.char.startswith(self.split, "ood/")
+        return shift & ~np.isin(self.split, sorted(self.outside))
+
+    def only(self, mask: NDArray[np.bool_]) -> Predictions:
+        """Return the same of some images."""
+        return Predictions(
+            self.split[mask],
+            self.item[mask],
+            self.unit[mask],
+            self.label[mask],
+            self.prediction[:, mask],
+            self.outside,
+        )
 
 
 def predictions_path(folder: Path, merge: str | None) -> Path:
@@ -54,7 +70,7 @@ def predictions_path(folder: Path, merge: str | None) -> Path:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """These columns of kept predictions. Raises TrackingError for a file that has them not."""
+    """Read these columns of kept predictions. Raises TrackingError for a file without them."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -68,75 +84,60 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
         ) from None
 
 
-def read_hits(path: Path) -> Hits:
-    """The items of all splits. Raises TrackingError for a file that is none."""
-    table = read_columns(path, COLUMNS)
-    column = {name: table[name].to_numpy() for name in COLUMNS}
-    names, which = np.unique(column["split"].astype(np.str_), return_inverse=True)
-    split = np.array([_metric_prefix(str(name)) for name in names], dtype=np.str_)[which]
-    item = column["id"].astype(np.str_)
-    order = np.lexsort((item, split))
-    return Hits(
-        split=split[order],
-        item=item[order],
-        unit=column["unit"].astype(np.str_)[order],
-        value=(column["prediction"] == column["label"])[order].astype(np.float64),
-    )
+def read_predictions(runs: Sequence[RunRecord], merge: str | None) -> Predictions | None:
+    """Read what the runs predict; None where one keeps no predictions or they see other images.
 
-
-def arm_hits(runs: Sequence[RunRecord], merge: str | None) -> Hits | None:
-    """The mean over the runs; None where a run keeps no predictions or they see other images."""
+    Raises TrackingError for a file that is none.
+    """
     paths = [predictions_path(run.folder, merge) for run in runs if run.folder is not None]
     if not paths or len(paths) < len(runs) or not all(path.is_file() for path in paths):
         return None
-    hits = [read_hits(path) for path in paths]
-    first = hits[0]
-    if not all(first.same_items(other) for other in hits):
+    each = [_read(path, runs[0].outside_means) for path in paths]
+    first = each[0]
+    if not all(first.same_items(other) for other in each):
         return None
-    value = np.mean([other.value for other in hits], axis=0)
-    return Hits(first.split, first.item, first.unit, value, runs[0].outside_means)
+    stacked = np.concatenate([one.prediction for one in each])
+    return Predictions(
+        first.split, first.item, first.unit, first.label, stacked, runs[0].outside_means
+    )
 
 
-def difference(first: Hits, second: Hits) -> Hits | None:
-    """Item by item, for the paired bootstrap; None where they speak of other images."""
-    if not first.same_items(second):
-        return None
-    apart = first.value - second.value
-    return Hits(first.split, first.item, first.unit, apart, first.outside)
+def _read(path: Path, outside: frozenset[str]) -> Predictions:
+    table = read_columns(path, ("split", "id", "unit", "label", "prediction"))
+    split, item, unit = (table[name].to_numpy().astype(np.str_) for name in ("split", "id", "unit"))
+    label, prediction = (table[name].to_numpy().astype(np.int64) for name in table.column_names[3:])
+    order = np.lexsort((item, split))
+    columns = (split[order], item[order], unit[order], label[order], prediction[order][None])
+    return Predictions(*columns, outside)
 
 
-def intervals(hits: Hits, *, resamples: int = RESAMPLES, seed: int = 0) -> Mapping[str, Interval]:
+def intervals(predictions: Predictions, minus: Predictions | None = None) -> Mapping[str, Interval]:
     """95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
 
-    They hold the trained weights fixed: how much another draw of images would change the number.
+    Of the difference item by item where another arm's predictions of the same images are
+    subtracted; nothing where they are of others. They hold the trained weights fixed: how much
+    another draw of images would change the number.
     """
-    splits, column = np.unique(hits.split, return_inverse=True)
-    units, row = np.unique(hits.unit, return_inverse=True)
+    values = predictions.share
+    if minus is not None:
+        if not predictions.same_items(minus):
+            return {}
+        values = values - minus.share
+    splits, column = np.unique(predictions.split, return_inverse=True)
+    units, row = np.unique(predictions.unit, return_inverse=True)
     if len(units) == 0:
         return {}
-    shape = (len(units), len(splits))
-    cell = row * len(splits) + column
-    cells = len(units) * len(splits)
-    totals = np.bincount(cell, weights=hits.value, minlength=cells).astype(np.float64)
-    counts = np.bincount(cell, minlength=cells).astype(np.int64)
-    draws = cluster_bootstrap(
-        totals.reshape(shape), counts.reshape(shape), resamples=resamples, seed=seed
-    )
-    found = {
+    cell, shape = row * len(splits) + column, (len(units), len(splits))
+    totals = np.bincount(cell, weights=values, minlength=len(units) * len(splits))
+    counts = np.bincount(cell, minlength=len(units) * len(splits)).astype(np.int64)
+    draws = cluster_bootstrap(totals.astype(np.float64).reshape(shape), counts.reshape(shape))
+    by_metric = {
         f"{name}/top1": percentile_interval(draws[:, place]) for place, name in enumerate(splits)
     }
-    shifts = np.char.startswith(splits, "ood/") & ~np.isin(splits, sorted(hits.outside))
+    shifts = np.isin(splits, np.unique(predictions.split[predictions.in_means]))
     if shifts.any():
-        found[OOD] = percentile_interval(draws[:, shifts].mean(axis=1))
-    return found
-
-
-def _metric_prefix(split: str) -> str:
-    """`test` as `id/test` and `shift/x` as `ood/x`: the names that metrics begin with."""
-    if split in ("val", "test"):
-        return f"id/{split}"
-    kind, _, name = split.partition("/")
-    return f"ood/{name}" if kind in ("shift", "shifts") else split
+        by_metric[OOD] = percentile_interval(draws[:, shifts].mean(axis=1))
+    return by_metric
 
 
 EACH_WAY = 12
@@ -160,7 +161,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the runs of an arm say of an image."""
+    """The votes of an arm's runs on an image."""
 
     right: int
     """Runs that have it right."""
@@ -202,26 +203,25 @@ def pick(
     *,
     each_way: int = EACH_WAY,
 ) -> Gallery | None:
-    """What became of the images that `zero_shot` had right, over the runs with these seeds.
+    """Pick images that `zero_shot` had right, over the runs with these seeds.
 
     An arm keeps an image when more than half of its runs have it right, else it has lost it. Of
     the two cells in which the arms differ, up to `each_way` images each: in turn from every
     shift, the clearest first, one of each unit, and else in an order that only the names of the
-    images decide. None where predictions were not kept, or are of other images. Raises OSError or
-    pyarrow's errors for files that are none.
+    images decide. None where predictions were not kept, or are of other images. Raises
+    TrackingError for files that are none.
     """
-    runs = {
-        "candidate": [run for run in candidate.done if run.seed in seeds],
-        "reference": [run for run in reference.done if run.seed in seeds],
-    }
-    first = _read([zero_shot], None)
-    ours = _read(runs["candidate"], candidate.merge)
-    theirs = _read(runs["reference"], reference.merge)
-    if first is None or ours is None or theirs is None:
+    every = [
+        read_predictions([zero_shot], None),
+        *(
+            read_predictions([run for run in arm.done if run.seed in seeds], arm.merge)
+            for arm in (candidate, reference)
+        ),
+    ]
+    shown = [arm.only(arm.in_means | (arm.split == "id/test")) for arm in every if arm]
+    if len(shown) < len(every) or not all(shown[0].same_items(other) for other in shown[1:]):
         return None
-    if not (first.same_items(ours) and first.same_items(theirs)):
-        return None
-    votes = _Votes(first, ours, theirs)
+    votes = _Votes(*shown)
     pictures = [
         picture
         for keeper in ("candidate", "reference")
@@ -230,41 +230,19 @@ def pick(
     return Gallery(candidate.label, reference.label, tuple(votes.counts()), tuple(pictures))
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What the runs of an arm say of every image of the test split and the shifts."""
-
-    split: NDArray[np.str_]
-    item: NDArray[np.str_]
-    unit: NDArray[np.str_]
-    label: NDArray[np.int64]
-    predictions: NDArray[np.int64]
-    """[runs, N]."""
-
-    def same_items(self, other: _Said) -> bool:
-        """Whether both speak of the same images."""
-        pairs = ((self.split, other.split), (self.item, other.item), (self.label, other.label))
-        return all(np.array_equal(one, two) for one, two in pairs)
-
-    @property
-    def share(self) -> NDArray[np.float64]:
-        """[N] of the runs that have the image right."""
-        right: NDArray[np.float64] = np.mean(self.predictions == self.label, axis=0)
-        return right
-
-    def answer(self, index: int) -> Answer:
-        """Of classes that equally many runs name the one that comes first."""
-        said = self.predictions[:, index]
-        classes, counts = np.unique(said[said != self.label[index]], return_counts=True)
-        wrong = int(classes[counts.argmax()]) if len(classes) else None
-        return Answer(len(said) - int(counts.sum()), len(said), wrong)
+def _answer(predictions: Predictions, index: int) -> Answer:
+    """Of classes that equally many runs name the one that comes first."""
+    votes = predictions.prediction[:, index]
+    classes, counts = np.unique(votes[votes != predictions.label[index]], return_counts=True)
+    wrong = int(classes[counts.argmax()]) if len(classes) else None
+    return Answer(len(votes) - int(counts.sum()), len(votes), wrong)
 
 
 @dataclass(frozen=True)
 class _Votes:
-    zero_shot: _Said
-    candidate: _Said
-    reference: _Said
+    zero_shot: Predictions
+    candidate: Predictions
+    reference: Predictions
 
     def counts(self) -> Iterator[Counts]:
         right = self.zero_shot.share > 0.5
@@ -311,42 +289,14 @@ class _Votes:
             item=str(self.zero_shot.item[index]),
             label=int(self.zero_shot.label[index]),
             kept_by=keeper,
-            zero_shot=self.zero_shot.answer(index),
-            reference=self.reference.answer(index),
-            candidate=self.candidate.answer(index),
+            zero_shot=_answer(self.zero_shot, index),
+            reference=_answer(self.reference, index),
+            candidate=_answer(self.candidate, index),
         )
-
-
-def _read(runs: Sequence[RunRecord], merge: str | None) -> _Said | None:
-    """None where a run keeps no predictions, or they are of other images than the first's."""
-    paths = [predictions_path(run.folder, merge) for run in runs if run.folder is not None]
-    if not paths or len(paths) < len(runs) or not all(path.is_file() for path in paths):
-        return None
-    each = [_said(path, runs[0].outside_means) for path in paths]
-    first = each[0]
-    if not all(first.same_items(other) for other in each):
-        return None
-    return replace(first, predictions=np.concatenate([one.predictions for one in each]))
-
-
-def _said(path: Path, outside: Collection[str]) -> _Said:
-    """By one run, in an order that all files share; without what is `outside` of all means."""
-    table = read_columns(path, COLUMNS)
-    split, item, unit = (
-        np.asarray(table[name].to_pylist(), dtype=np.str_) for name in ("split", "id", "unit")
-    )
-    label, prediction = (
-        np.asarray(table[name].to_pylist(), dtype=np.int64) for name in ("label", "prediction")
-    )
-    shift = np.char.startswith(split, "ood/") & ~np.isin(split, sorted(outside))
-    kept = np.flatnonzero(shift | (split == "id/test"))
-    order = kept[np.lexsort((item[kept], split[kept]))]
-    return _Said(split[order], item[order], unit[order], label[order], prediction[order][None])
 
 
 BINS = 15
 """As many as the metric `ece` has; the i-th is (i / 15, (i + 1) / 15]."""
-_COLUMNS = ("split", "label", "prediction", "confidence")
 
 
 @dataclass(frozen=True)
@@ -370,19 +320,19 @@ class Tally:
 
 
 def read_tallies(path: Path) -> Mapping[str, Tally] | None:
-    """By split (`id/test`, `ood/<shift>`, `id/val`); None where the file is missing or no such."""
+    """Count by split (`id/test`, `ood/<shift>`, `id/val`); None where there are no predictions."""
     import pyarrow as arrow
-    import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(path, columns=list(_COLUMNS))
-        label, prediction = (table[name].to_numpy().astype(np.int64) for name in _COLUMNS[1:3])
-        confidence = table["confidence"].to_numpy().astype(np.float64)
+        table = read_columns(path, ("split", "label", "prediction", "confidence"))
         # A file written by hand may hold plain strings.
         splits = table["split"].combine_chunks().cast(arrow.string()).dictionary_encode()
-    except (OSError, KeyError, arrow.ArrowException):
+    except (TrackingError, arrow.ArrowException):
         return None
-    which = splits.indices.to_numpy()
+    label, prediction = (
+        table[name].to_numpy().astype(np.int64) for name in ("label", "prediction")
+    )
+    confidence, which = table["confidence"].to_numpy().astype(np.float64), splits.indices.to_numpy()
     return {
         str(name): _tally(label[here], prediction[here], confidence[here])
         for number, name in enumerate(splits.dictionary.to_pylist())

@@ -11,18 +11,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
+UNMERGED = "unmerged"
+"""The label of the model that a run trained, among its evaluations."""
 Scalar = str | int | float | bool | None
 Role = Literal["trial", "baseline", "soup", "confirmation"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
 _ROLES: Sequence[Role] = ("baseline", "trial", "soup", "confirmation")
-"""In the order of rows."""
+"""The order of rows."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as the ledger knows it; accuracies are fractions in [0, 1]."""
+    """One run of a sweep; accuracies are fractions in [0, 1]."""
 
     algorithm: str
     params: Mapping[str, Scalar]
@@ -42,7 +46,7 @@ class RunRecord:
     facts: Mapping[str, object] = field(default_factory=dict)
     """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
     epochs: int | None = None
-    """How many were trained, to whatever end; None where nobody tells."""
+    """How many were trained, in any state; None where it is unknown."""
     untrained: bool = False
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
 
@@ -60,22 +64,22 @@ class RunRecord:
     @property
     def outside_means(self) -> frozenset[str]:
         """The splits out of distribution that are measured and in no mean."""
-        told = self.facts.get("outside_means")
-        return frozenset(map(str, told)) if isinstance(told, Collection) else frozenset()
+        splits = self.facts.get("outside_means")
+        return frozenset(map(str, splits)) if isinstance(splits, Collection) else frozenset()
 
     def values(self, merge: str | None) -> Mapping[str, float]:
-        """The metrics of the unmerged model, or of the merge with this label (empty if none)."""
+        """Return the metrics of the unmerged model, or of a merge by its label (empty if none)."""
         return self.metrics if merge is None else self.merges.get(merge, {})
 
     def value(self, metric: str, merge: str | None = None) -> float | None:
-        """One metric, None where it is missing or not finite."""
-        found = self.values(merge).get(metric)
-        return found if found is not None and math.isfinite(found) else None
+        """Return one metric, None where it is missing or not finite."""
+        value = self.values(merge).get(metric)
+        return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: one algorithm at one setting, over its seeds, unmerged or merged."""
+    """One algorithm at one setting, over its seeds, unmerged or merged: what is compared."""
 
     label: str
     algorithm: str
@@ -94,7 +98,7 @@ class Arm:
 
     @property
     def confirms(self) -> bool:
-        """Whether these are the runs of a chosen setting on fresh seeds."""
+        """Whether these are the runs of a selected setting on fresh seeds."""
         return self.role == "confirmation"
 
     @property
@@ -123,21 +127,21 @@ class Arm:
         return tuple(sorted({label for run in self.done for label in run.merges}, key=merge_key))
 
     def values(self, metric: str) -> tuple[float | None, ...]:
-        """The metric of each finished run, in the order of the seeds."""
+        """Return the metric of each finished run, in the order of the seeds."""
         return tuple(run.value(metric, self.merge) for run in self.done)
 
     def by_seed(self, metric: str) -> dict[int | None, float]:
-        """The finite values of the finished runs, by seed."""
-        found = ((run.seed, run.value(metric, self.merge)) for run in self.done)
-        return {seed: value for seed, value in found if value is not None}
+        """Return the finite values of the finished runs, by seed."""
+        pairs = ((run.seed, run.value(metric, self.merge)) for run in self.done)
+        return {seed: value for seed, value in pairs if value is not None}
 
     def run_of(self, seed: int | None) -> RunRecord | None:
-        """The finished run with this seed; where no seed changes anything the only one."""
-        wanted = seed if self.has_seeds else None
-        return next((run for run in self.done if run.seed == wanted), None)
+        """Find the finished run with this seed; where no seed changes anything the only one."""
+        own = seed if self.has_seeds else None
+        return next((run for run in self.done if run.seed == own), None)
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
-        """Every seed asked for is done and nothing else of it failed."""
+        """Whether every required seed is done and nothing else of it failed."""
         finished = {run.seed for run in self.done}
         if not self.has_seeds:
             return bool(finished)
@@ -148,12 +152,10 @@ class Arm:
         return self.algorithm == other.algorithm and self.params == other.params
 
     def merged(self, label: str) -> Arm:
-        """The same runs, seen through one of their merged models."""
-        seen = self._merged.get(label)
-        if seen is None:
-            seen = replace(self, label=f"{self.label} + {label}", merge=label)
-            self._merged[label] = seen
-        return seen
+        """Return the arm of the same runs through one of their merged models."""
+        if label not in self._merged:
+            self._merged[label] = replace(self, label=f"{self.label} + {label}", merge=label)
+        return self._merged[label]
 
     @cached_property
     def _merged(self) -> dict[str, Arm]:
@@ -161,17 +163,25 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """The unmerged arms: zero-shot first, baselines, trials by number, soups, then what confirms.
+    """Group into unmerged arms: zero-shot, baselines, trials by number, soups, then what confirms.
 
     Runs belong together by algorithm and params, those that confirm apart from those that were
-    chosen among. The same seed twice (a point proposed again, a baseline that is a trial too)
+    selected among. The same seed twice (a point proposed again, a baseline that is a trial too)
     counts once, a finished run before an unfinished one.
     """
     groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
     for record in records:
         key = (record.role == "confirmation", record.algorithm, params_key(record.params))
         groups.setdefault(key, []).append(record)
-    arms = sorted((_arm(runs) for runs in groups.values()), key=_arm_order)
+    arms = sorted(
+        (_arm(runs) for runs in groups.values()),
+        key=lambda arm: (
+            not arm.is_zero_shot,
+            _ROLES.index(arm.role),
+            -1 if arm.trial is None else arm.trial,
+            arm.label,
+        ),
+    )
     repeated = Counter(arm.label for arm in arms)
     return tuple(
         replace(arm, label=f"{arm.label} (trial {arm.trial})") if repeated[arm.label] > 1 else arm
@@ -180,7 +190,7 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
 
 
 def setting(params: Mapping[str, Scalar]) -> str:
-    """`kl_weight=1 lr=0.0003`: the last part of each name, the whole name where two end alike."""
+    """Write `kl_weight=1 lr=0.0003`, with a field's whole name where two end alike."""
     shown = {name: value for name, value in params.items() if name != "algorithm.name"}
     ends = Counter(name.rsplit(".", 1)[-1] for name in shown)
     parts = []
@@ -191,7 +201,7 @@ def setting(params: Mapping[str, Scalar]) -> str:
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """One text for equal params, whatever their order; 1 and 1.0 are equal, 1 and true are not."""
+    """Write equal params as one text, in any order; 1 and 1.0 are equal, 1 and true are not."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in params.items()
@@ -200,7 +210,7 @@ def params_key(params: Mapping[str, Scalar]) -> str:
 
 
 def merge_key(label: str) -> tuple[str, float, str]:
-    """Sorts `wise_ft@0.25` before `wise_ft@0.5` and both after `uniform_soup`."""
+    """Sort `wise_ft@0.25` before `wise_ft@0.5` and both after `uniform_soup`."""
     number = merge_number(label)
     return (merge_name(label), -math.inf if number is None else number, label)
 
@@ -233,17 +243,8 @@ def _arm(runs: Sequence[RunRecord]) -> Arm:
         params=dict(first.params),
         role=role,
         trial=min(trials, default=None),
-        runs=tuple(by_seed[seed] for seed in sorted(by_seed, key=_seed_order)),
+        runs=tuple(by_seed[s] for s in sorted(by_seed, key=lambda s: -1 if s is None else s)),
     )
-
-
-def _arm_order(arm: Arm) -> tuple[bool, int, float, str]:
-    trial = -1 if arm.trial is None else arm.trial
-    return (not arm.is_zero_shot, _ROLES.index(arm.role), trial, arm.label)
-
-
-def _seed_order(seed: int | None) -> int:
-    return -1 if seed is None else seed
 
 
 def _shown(value: Scalar) -> str:
@@ -264,7 +265,7 @@ _MICRO_BATCH = "optim.micro_batch"
 
 
 def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The fields in `config` of a run's `config.json`; lists as text.
+    """Flatten the `config` of a run's `config.json`; lists as text.
 
     What did not enter the run's identity is left out: an algorithm that trains nothing has no
     optimiser, whatever the file of its sweep says.
@@ -286,7 +287,7 @@ def tells_apart(name: str) -> bool:
 
 
 def scalar(value: object) -> Scalar:
-    """The value itself, or its text where it is a list or a mapping."""
+    """Return the value itself, or its text where it is a list or a mapping."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     return str(value)
@@ -308,10 +309,8 @@ HAS_RESULT, HAS_SETTINGS = "carft.result", "carft.settings"
 """Tags that say that a run has the file, by its name."""
 TRAINS = "carft.trains"
 """Tag of a run that has a seed and trains nothing: `false`."""
-OWN = "unmerged"
-"""The label of the model that a run trained, among its evaluations."""
 VERSION = 1
-"""Of both files; one of another version counts as none."""
+"""Of both files; raised where what they hold changes, so that they are sent again."""
 
 
 @dataclass(frozen=True)
@@ -337,9 +336,8 @@ class Settings:
 def result(
     record: RunRecord, claimed: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A finished run as plain data: `claimed` is its `config.json`, `evaluations` by label."""
+    """Return a finished run as plain data, with its `config.json` and its evaluations by label."""
     return {
-        "version": VERSION,
         "digest": record.digest,
         "algorithm": record.algorithm,
         "seed": record.seed,
@@ -347,82 +345,50 @@ def result(
         "config": claimed.get("config"),
         "identity": claimed.get("identity"),
         "evaluations": {
-            label: {key: found.get(key) for key in ("step", "values", "metrics", "facts")}
-            for label, found in evaluations.items()
+            label: {key: each.get(key) for key in ("step", "values", "metrics", "facts")}
+            for label, each in evaluations.items()
         },
     }
 
 
 def read_result(text: str) -> Result | None:
-    """None for what `result` does not write."""
+    """Read what `result` writes; None for anything else."""
     try:
-        told = _versioned(text)
-        evaluations = {
-            label: {name: float(value) for name, value in found["metrics"].items()}
-            for label, found in told["evaluations"].items()
+        data = json.loads(text)
+        metrics = {
+            label: {name: float(value) for name, value in each["metrics"].items()}
+            for label, each in data["evaluations"].items()
         }
-        facts = told["evaluations"].get(OWN, {}).get("facts") or {}
         return Result(
-            params={name: scalar(value) for name, value in told["params"].items()},
-            metrics=evaluations.pop(OWN, {}),
-            merges=evaluations,
-            facts=dict(facts),
-            fields=fields(told),
+            params={name: scalar(value) for name, value in data["params"].items()},
+            metrics=metrics.pop(UNMERGED, {}),
+            merges=metrics,
+            facts=dict(data["evaluations"].get(UNMERGED, {}).get("facts") or {}),
+            fields=fields(data),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
+_LISTED = ("algorithm", "params", "seed", "digest", "state", "role", "trial", "epochs", "untrained")
+"""The fields of a run in a sweep's list."""
+_RECORD = TypeAdapter(RunRecord)
+
+
 def settings(records: Sequence[RunRecord], generation: int) -> dict[str, Any]:
-    """The runs of a sweep as plain data."""
-    return {
-        "version": VERSION,
-        "generation": generation,
-        "runs": [
-            {
-                "algorithm": record.algorithm,
-                "params": dict(record.params),
-                "seed": record.seed,
-                "digest": record.digest,
-                "state": record.state,
-                "role": record.role,
-                "trial": record.trial,
-                "epochs": record.epochs,
-                "merges": list(record.merges),
-                "untrained": record.untrained,
-            }
-            for record in records
-        ],
-    }
+    """Return the runs of a sweep as plain data."""
+    runs = [
+        {**{name: getattr(record, name) for name in _LISTED}, "merges": list(record.merges)}
+        for record in records
+    ]
+    return {"generation": generation, "runs": runs}
 
 
 def read_settings(text: str) -> Settings | None:
-    """None for what `settings` does not write."""
+    """Read what `settings` writes; None for anything else."""
     try:
-        told = _versioned(text)
-        records = tuple(_record(run) for run in told["runs"])
-        return Settings(int(told["generation"]), records)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        data = json.loads(text)
+        runs = ({**run, "merges": {label: {} for label in run["merges"]}} for run in data["runs"])
+        return Settings(int(data["generation"]), tuple(map(_RECORD.validate_python, runs)))
+    except (ValueError, KeyError, TypeError):
         return None
-
-
-def _record(run: Mapping[str, Any]) -> RunRecord:
-    return RunRecord(
-        algorithm=str(run["algorithm"]),
-        params={name: scalar(value) for name, value in run["params"].items()},
-        seed=None if run["seed"] is None else int(run["seed"]),
-        digest=str(run["digest"]),
-        state=run["state"],
-        role=run["role"],
-        trial=None if run["trial"] is None else int(run["trial"]),
-        epochs=None if run["epochs"] is None else int(run["epochs"]),
-        merges={str(label): {} for label in run["merges"]},
-        untrained=bool(run.get("untrained", False)),  # older files know no such runs
-    )
-
-
-def _versioned(text: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(text)
-    if told["version"] != VERSION:
-        raise ValueError(f"version {told['version']}")
-    return told

@@ -2,154 +2,153 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.domainbed import Cell, Line, Protocol
+from tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
 from tracking.comparison.metrics import SPLITS, kind_of
 from tracking.comparison.runs import Role, RunRecord, State, group, params_key
-from tracking.comparison.selection import Budget, choose
-from tracking.comparison.spec import LEAVE_ONE_OUT, TASK, VAL_DOMAIN, Rule, Terms
+from tracking.comparison.selection import Budget, select
+from tracking.comparison.spec import (
+    LEAVE_ONE_OUT,
+    TASK,
+    VAL_DOMAIN,
+    ComparisonSpec,
+    Endpoint,
+    SelectionRule,
+)
 from tracking.errors import TrackingError
 
 TOGETHER = "+"
 """Between the digests of the runs of a mean."""
+ByTask = Mapping[str, Sequence[RunRecord]]
+"""The runs of each task, without the task among their params."""
 
 
 @dataclass(frozen=True)
-class Picked:
-    """An algorithm on one seed."""
+class PerSeedSelection:
+    """The runs that stand for an algorithm on one seed."""
 
     algorithm: str
     seed: int | None
     runs: Mapping[str, RunRecord]
     """By task; lacking where no run of it gave a value."""
 
-    def value(self, task: str, metric: str, merge: str | None) -> float | None:
-        """Of the run that stands on a task."""
-        run = self.runs.get(task)
-        return None if run is None else run.value(metric, merge)
 
+def select_per_seed(
+    by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]
+) -> list[PerSeedSelection]:
+    """Select for every algorithm and every seed that it has, zero-shot first.
 
-def picked(
-    by_task: Mapping[str, Sequence[RunRecord]], rule: Rule, seeds: Sequence[int]
-) -> list[Picked]:
-    """The choice of every algorithm on every seed that it has, zero-shot first.
-
-    For each task the run with the best value that the rule sees on this seed, as DomainBed chooses
+    For each task the run with the best value that the rule sees on this seed, as DomainBed selects
     for each of its trial seeds; of equal values (but for float rounding) the later one, as there
     the largest `hparams_seed` wins.
     """
     every = [run for runs in by_task.values() for run in runs if run.role != "confirmation"]
-    order = dict.fromkeys(arm.algorithm for arm in group(every))
-    found = []
-    for algorithm in order:
-        ours = {
-            task: [r for r in runs if r.algorithm == algorithm] for task, runs in by_task.items()
+    selections = []
+    for algorithm in dict.fromkeys(arm.algorithm for arm in group(every)):
+        own = {
+            task: [r for r in runs if r.algorithm == algorithm and r.role != "confirmation"]
+            for task, runs in by_task.items()
         }
-        has_seeds = any(run.seed is not None for runs in ours.values() for run in runs)
+        has_seeds = any(run.seed is not None for runs in own.values() for run in runs)
         for seed in seeds if has_seeds else (None,):
-            chosen = {task: _best(runs, rule.on(task), seed) for task, runs in ours.items()}
-            known = {task: run for task, run in chosen.items() if run is not None}
-            found.append(Picked(algorithm, seed, known))
-    return found
+            best = {task: _best(runs, rule.on(task), seed) for task, runs in own.items()}
+            there = {task: run for task, run in best.items() if run is not None}
+            selections.append(PerSeedSelection(algorithm, seed, there))
+    return selections
 
 
 def mean_record(
-    pick: Picked, by_task: Mapping[str, Sequence[RunRecord]], rule: Rule, terms: Terms
+    selection: PerSeedSelection, by_task: ByTask, rule: SelectionRule, endpoint: Endpoint
 ) -> RunRecord:
-    """The mean over tasks as a run; one that is not done where a task lacks its run.
+    """Average over tasks as a run; one that is not done where a task lacks its run.
 
-    It has the metrics, and merged models, that the chosen runs of all tasks have; what the rule
+    It has the metrics, and merged models, that the selected runs of all tasks have; what the rule
     sees, and what tasks are judged by, also where each task has it under a name of its own.
     """
-    known = {task: pick.runs[task] for task in by_task if task in pick.runs}
-    every = [run for runs in by_task.values() for run in runs if run.algorithm == pick.algorithm]
+    runs = {task: selection.runs[task] for task in by_task if task in selection.runs}
+    every = [run for of in by_task.values() for run in of if run.algorithm == selection.algorithm]
     role: Role = "trial" if any(run.role == "trial" for run in every) else "baseline"
-    whole = len(known) == len(by_task)
-    models = [{None: run.metrics, **run.merges} for run in known.values()] if whole else []
+    whole = len(runs) == len(by_task)
+    models = [{None: run.metrics, **run.merges} for run in runs.values()] if whole else []
     means = {
-        label: _mean({task: run.values(label) for task, run in known.items()}, rule, terms)
+        label: _mean({task: run.values(label) for task, run in runs.items()}, rule, endpoint)
         for label in (models[0] if models else ())
         if all(label in model for model in models)
     }
-    epochs = [run.epochs for run in known.values() if run.epochs is not None]
+    epochs = [run.epochs for run in runs.values() if run.epochs is not None]
     return RunRecord(
-        algorithm=pick.algorithm,
+        algorithm=selection.algorithm,
         params={},
-        seed=pick.seed,
-        digest=TOGETHER.join(run.digest for run in known.values()),
-        state="done" if whole else _why_lacking(pick, by_task),
+        seed=selection.seed,
+        digest=TOGETHER.join(run.digest for run in runs.values()),
+        state="done" if whole else _why_lacking(selection, by_task),
         role=role,
         metrics=means.pop(None, {}),
         merges={label: values for label, values in means.items() if label is not None},
-        facts=combined({task: run.facts for task, run in known.items()}),
-        epochs=sum(epochs) if len(epochs) == len(known) else None,
+        facts=combined({task: run.facts for task, run in runs.items()}),
+        epochs=sum(epochs) if len(epochs) == len(runs) else None,
         untrained=any(run.untrained for run in every),
     )
 
 
 def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """The facts of several tasks as those of one run.
+    """Combine the facts of several tasks as those of one run.
 
     What all share stands as it is, lists are joined, and what differs stands by task: so rows
     still differ where they differ on a task.
     """
-    found: dict[str, object] = {}
+    joined: dict[str, object] = {}
     for name in dict.fromkeys(name for own in facts.values() for name in own):
         values = {task: own[name] for task, own in facts.items() if name in own}
         first = next(iter(values.values()))
-        if all(isinstance(value, (list, tuple)) for value in values.values()):
-            found[name] = list(
-                dict.fromkeys(item for value in values.values() for item in _items(value))
-            )
+        lists = [value for value in values.values() if isinstance(value, (list, tuple))]
+        if len(lists) == len(values):
+            joined[name] = list(dict.fromkeys(item for value in lists for item in value))
         elif all(value == first for value in values.values()):
-            found[name] = first
+            joined[name] = first
         else:
-            found[name] = "; ".join(f"{task}: {value}" for task, value in values.items())
-    return found
+            joined[name] = "; ".join(f"{task}: {value}" for task, value in values.items())
+    return joined
 
 
-def _items(value: object) -> Iterator[object]:
-    yield from value if isinstance(value, (list, tuple)) else ()
+def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
+    """The best of the finished runs on this seed."""
+    arms = [group([run])[0] for run in runs if run.seed == seed and run.state == "done"]
+    # The first of equals is selected there: the last of these.
+    selection = select(arms[::-1], rule, () if seed is None else (seed,))
+    return None if selection is None else selection.arm.runs[0]
 
 
-def _best(runs: Iterable[RunRecord], rule: Rule, seed: int | None) -> RunRecord | None:
-    """Of the finished runs on this seed."""
-    ours = [run for run in runs if run.seed == seed and run.role != "confirmation"]
-    arms = [group([run])[0] for run in ours if run.state == "done"]
-    # The first of equals is taken there: the last of these.
-    found = choose(arms[::-1], rule, () if seed is None else (seed,))
-    return None if found is None else found.arm.runs[0]
-
-
-def _mean(by_task: Mapping[str, Mapping[str, float]], rule: Rule, terms: Terms) -> dict[str, float]:
-    """Of the metrics that every task has."""
+def _mean(
+    by_task: Mapping[str, Mapping[str, float]], rule: SelectionRule, endpoint: Endpoint
+) -> dict[str, float]:
+    """Average the metrics that every task has."""
     shared = set.intersection(*(set(values) for values in by_task.values()))
     means = {name: fmean(values[name] for values in by_task.values()) for name in sorted(shared)}
     own = {rule.metric: {task: rule.on(task).metric for task in by_task}}
-    if terms.by_task:
+    if endpoint.by_task:
         own |= {
-            f"{split}/{terms.by}": {task: f"{split}/{terms.on(task).by}" for task in by_task}
+            f"{split}/{endpoint.by}": {task: f"{split}/{endpoint.on(task).by}" for task in by_task}
             for split in SPLITS
         }
     for name, metrics in own.items():
-        seen = [values.get(metrics[task]) for task, values in by_task.items()]
-        known = [value for value in seen if value is not None]
-        if len(known) == len(seen):
-            means[name] = fmean(known)
+        values = [known.get(metrics[task]) for task, known in by_task.items()]
+        present = [value for value in values if value is not None]
+        if len(present) == len(values):
+            means[name] = fmean(present)
     return means
 
 
-def _why_lacking(pick: Picked, by_task: Mapping[str, Sequence[RunRecord]]) -> State:
+def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
     """The state of a run that should be there."""
     for task, runs in by_task.items():
-        for run in runs if task not in pick.runs else ():
-            if (run.algorithm, run.seed) == (pick.algorithm, pick.seed) and run.state != "done":
+        for run in runs if task not in selection.runs else ():
+            same = (run.algorithm, run.seed) == (selection.algorithm, selection.seed)
+            if same and run.state != "done":
                 return run.state
     return "missing"
 
@@ -160,36 +159,35 @@ def seen_as(metric: str) -> str:
     return f"{split}/left_out/{kind}"
 
 
-def alone(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs that are rows: those that leave out a further domain serve a choice, where others
-    leave out none."""
-    every = list(records)
-    main = [run for run in every if run.params.get(VAL_DOMAIN) is None]
-    return [_without_further(run) for run in main] if len(main) < len(every) and main else every
+def without_left_out(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that are rows: those that leave out a further domain serve a selection, where
+    others leave out none."""
+    main = [run for run in records if run.params.get(VAL_DOMAIN) is None]
+    rows = main and len(main) < len(records)
+    return [_without_further(run) for run in main] if rows else list(records)
 
 
 def with_left_out(
-    records: Iterable[RunRecord], field: str, rule: Rule
-) -> tuple[list[RunRecord], Rule]:
-    """The runs that leave out their task's domain alone, each with what the rule is to see.
+    records: Sequence[RunRecord], field: str, rule: SelectionRule
+) -> tuple[list[RunRecord], SelectionRule]:
+    """Return the runs that leave out their task's domain alone, each with what the rule is to see.
 
     That is the mean over the runs of the same setting, task and seed that leave out one domain
     more, and is there only if all other tasks are left out once. Those runs are no rows.
     """
-    every = list(records)
-    tasks = {str(run.params.get(field)) for run in every}
+    tasks = {str(run.params.get(field)) for run in records}
     beside: dict[tuple[str, str, int | None], dict[str, RunRecord]] = {}
-    for run in every:
+    for run in records:
         domain = run.params.get(VAL_DOMAIN)
         if domain is not None and run.state == "done":
             beside.setdefault(_setting(run), {})[str(domain)] = run
-    found = []
-    for run in alone(every):
+    rows = []
+    for run in without_left_out(records):
         runs = beside.get(_setting(run), {})
         others = tasks - {str(run.params.get(field))}
-        own = {task: runs[task] for task in sorted(others) if task in runs}
-        found.append(_with_values(run, own, rule.metric) if len(own) == len(others) else run)
-    return found, replace(rule, metric=seen_as(rule.metric))
+        own = [runs[task] for task in sorted(others) if task in runs]
+        rows.append(_with_values(run, own, rule.metric) if len(own) == len(others) else run)
+    return rows, rule.model_copy(update={"metric": seen_as(rule.metric)})
 
 
 def _without_further(run: RunRecord) -> RunRecord:
@@ -202,11 +200,12 @@ def _setting(run: RunRecord) -> tuple[str, str, int | None]:
     return run.algorithm, params_key(_without_further(run).params), run.seed
 
 
-def _with_values(run: RunRecord, beside: Mapping[str, RunRecord], metric: str) -> RunRecord:
+def _with_values(run: RunRecord, beside: Sequence[RunRecord], metric: str) -> RunRecord:
     def mean(label: str | None) -> dict[str, float]:
-        values = [other.value(metric, label) for other in beside.values()]
-        known = [value for value in values if value is not None]
-        return {seen_as(metric): fmean(known)} if known and len(known) == len(values) else {}
+        values = [other.value(metric, label) for other in beside]
+        present = [value for value in values if value is not None]
+        complete = present and len(present) == len(values)
+        return {seen_as(metric): fmean(present)} if complete else {}
 
     merges = {label: {**values, **mean(label)} for label, values in run.merges.items()}
     return replace(run, metrics={**run.metrics, **mean(None)}, merges=merges)
@@ -223,37 +222,38 @@ DOMAINBED = "id/val/mean_group_top1"
 """What DomainBed's training-domain validation looks at: the mean over the domains that train."""
 
 
-def protocol(
-    field: str, whole: Comparison, parts: Mapping[str, Comparison], chosen: Sequence[Picked]
-) -> Protocol:
-    """The table for the rows of `whole` that stand for something: unmerged, and chosen merges."""
-    endpoints = {task: part.terms.endpoint for task, part in parts.items()}
-    rows = [row.arm for row in whole.rows if row.arm.merge is None or row.chosen]
+def domainbed_table(
+    field: str,
+    whole: Comparison,
+    parts: Mapping[str, Comparison],
+    selections: Sequence[PerSeedSelection],
+) -> DomainBedTable:
+    """Build the table for the rows of `whole` that stand for something."""
+    endpoints = {task: part.endpoint.metric for task, part in parts.items()}
+
+    def cell(algorithm: str, merge: str | None, task: str) -> TaskCell:
+        own = {
+            it.seed: it.runs[task]
+            for it in selections
+            if it.algorithm == algorithm and task in it.runs
+        }
+        values = {seed: run.value(endpoints[task], merge) for seed, run in own.items()}
+        return TaskCell({seed: value for seed, value in values.items() if value is not None})
+
     lines = tuple(
-        Line(
-            arm.label,
-            {
-                task: _cell(
-                    [pick for pick in chosen if pick.algorithm == arm.algorithm],
-                    task,
-                    metric,
-                    arm.merge,
-                )
-                for task, metric in endpoints.items()
-            },
+        TaskLine(
+            row.arm.label,
+            {task: cell(row.arm.algorithm, row.arm.merge, task) for task in endpoints},
         )
-        for arm in rows
+        for row in whole.rows
+        if row.arm.merge is None or row.chosen
     )
-    settings = {task: part.selected.label for task, part in parts.items() if part.selected}
-    return Protocol(field, endpoints, lines, tuple(_told(field, whole, parts, endpoints)), settings)
+    settings = {task: part.selected.arm.label for task, part in parts.items() if part.selected}
+    notes = tuple(_notes(field, whole, parts, endpoints))
+    return DomainBedTable(field, endpoints, lines, notes, settings)
 
 
-def _cell(picks: Sequence[Picked], task: str, metric: str, merge: str | None) -> Cell:
-    found = {pick.seed: pick.value(task, metric, merge) for pick in picks}
-    return Cell({seed: value for seed, value in found.items() if value is not None})
-
-
-def _told(
+def _notes(
     field: str,
     whole: Comparison,
     parts: Mapping[str, Comparison],
@@ -281,15 +281,15 @@ def _told(
     yield from _other_than_domainbed(whole.rule, {run.facts.get(RESULT) for run in runs})
 
 
-def _rule(rule: Rule) -> str:
+def _rule(rule: SelectionRule) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     if rule.oracle:
         return f"test-domain validation (oracle) on {on}" if rule.is_of_task else f"oracle on {on}"
     return f"{rule.name if rule.named is None else NAMES[rule.named]} on {on}"
 
 
-def _other_than_domainbed(rule: Rule, results: Collection[object]) -> Iterator[str]:
-    """As far as it is known; `results` are the steps that runs were measured at."""
+def _other_than_domainbed(rule: SelectionRule, results: Collection[object]) -> Iterator[str]:
+    """Name the differences that are known; `results` are the steps that runs were measured at."""
     if rule.named == "training_domain" and rule.metric != DOMAINBED:
         yield f"DomainBed chooses by the mean over the training domains, {DOMAINBED}."
     if rule.named == "training_domain" and "last" in results:
@@ -300,118 +300,88 @@ def _other_than_domainbed(rule: Rule, results: Collection[object]) -> Iterator[s
         yield "DomainBed chooses the step as well in this way; here each run has its own result."
 
 
-@dataclass(frozen=True)
-class ByTask:
-    """The runs of a sweep over tasks: the records of each without the task among their params."""
-
-    field: str
-    records: Mapping[str, tuple[RunRecord, ...]]
-
-    @classmethod
-    def of(cls, records: Iterable[RunRecord], field: str) -> ByTask:
-        """Raises TrackingError for a run that has no task."""
-        found: dict[str, list[RunRecord]] = {}
-        for record in records:
-            if field not in record.params:
-                raise TrackingError(
-                    f"run {record.digest[:12]} of {record.algorithm} has no {field}, so it is of "
-                    "no task; look at each sweep by itself"
-                )
-            params = {name: value for name, value in record.params.items() if name != field}
-            task = str(record.params[field])
-            found.setdefault(task, []).append(replace(record, params=params))
-        return cls(field, {task: tuple(runs) for task, runs in found.items()})
+def task_of(run: RunRecord, field: str) -> str:
+    """Return the task of a run. Raises TrackingError for one that has none."""
+    if field not in run.params:
+        raise TrackingError(
+            f"run {run.digest[:12]} of {run.algorithm} has no {field}, so it is of no task; look "
+            "at each sweep by itself"
+        )
+    return str(run.params[field])
 
 
 def compare_tasks(
-    records: Iterable[RunRecord],
+    runs: Iterable[RunRecord],
+    spec: ComparisonSpec,
     *,
-    field: str,
-    rule: Rule | None = None,
-    seeds: Sequence[int] | None = None,
+    sweep: str = "",
     with_images: bool = False,
-    untuned: Collection[str] | None = None,
-    terms: Terms | None = None,
-    **options: Any,
 ) -> Comparison:
-    """The comparison of every task, and one of their means; arguments as of `compare`.
+    """Compare every task, and the means over tasks; arguments as of `compare`.
 
-    `field` is the parameter whose values are tasks. Settings are chosen by the rule for each task
-    and seed, as DomainBed does, so that the spread over seeds holds that of the choice; of equal
-    values the later trial is taken. A mean has the metrics that every task has, and where tasks
-    are ranked by different accuracies (`terms.by_task`) that of each one's own. Nothing is
-    selected as a whole. Raises TrackingError for a run without a task.
+    `spec.tasks` is the parameter whose values are tasks. Settings are selected by the rule for
+    each task and seed, as DomainBed does, so that the spread over seeds holds that of the
+    selection; of equal values the later trial is taken. A mean has the metrics that every task
+    has, and where tasks are ranked by different accuracies (`endpoint.by_task`) that of each one's
+    own. Nothing is selected as a whole. Raises TrackingError for a run without a task.
     """
-    rule, terms = rule or Rule(), terms or Terms()
+    field, rule, records = spec.tasks or "", spec.rule, list(runs)
     if rule.named == LEAVE_ONE_OUT:
         records, rule = with_left_out(records, field, rule)
     else:
-        records = alone(records)
-    by_task = ByTask.of(records, field)
-    wanted = tuple(seeds) if seeds is not None else _seeds(by_task)
+        records = without_left_out(records)
+    by_task: dict[str, list[RunRecord]] = {}
+    for run in records:
+        params = {name: value for name, value in run.params.items() if name != field}
+        by_task.setdefault(task_of(run, field), []).append(replace(run, params=params))
+    seeds = spec.seeds
+    if seeds is None:
+        seeds = tuple(sorted({run.seed for run in records if run.seed is not None}))
     parts = {
         task: compare(
-            runs,
-            rule=rule.on(task),
-            seeds=wanted,
+            own,
+            spec.model_copy(
+                update={
+                    "rule": rule.on(task),
+                    "endpoint": spec.endpoint.on(task),
+                    "seeds": seeds,
+                    "tasks": None,
+                }
+            ),
+            sweep=f"{sweep}, {task}",
             with_images=with_images,
-            untuned=untuned,
-            terms=terms.on(task),
-            **{**options, "sweep": f"{options['sweep']}, {task}"},
         )
-        for task, runs in by_task.records.items()
+        for task, own in by_task.items()
     }
-    chosen = picked(by_task.records, rule, wanted)
-    terms = terms.over(by_task.records)
+    selections = select_per_seed(by_task, rule, seeds)
+    endpoint = spec.endpoint.over(by_task)
     whole = compare(
-        [mean_record(pick, by_task.records, rule, terms) for pick in chosen],
-        rule=rule,
-        terms=terms,
-        seeds=wanted,
-        untuned={row.arm.algorithm for row in _rows(parts) if "untuned" in row.marks},
-        **options,
+        [mean_record(selection, by_task, rule, endpoint) for selection in selections],
+        spec.model_copy(update={"rule": rule, "endpoint": endpoint, "seeds": seeds}),
+        sweep=sweep,
     )
-    table = protocol(field, whole, parts, chosen)
+    table = domainbed_table(field, whole, parts, selections)
+    every = [row for part in parts.values() for row in part.rows]
+    untuned = {row.arm.algorithm for row in every if "untuned" in row.marks}
+    rows = (
+        replace(row, selected=False, marks=("untuned", *row.marks))
+        if row.arm.role == "baseline" and row.arm.algorithm in untuned
+        else replace(row, selected=False)
+        for row in whole.rows
+    )
     return replace(
         whole,
-        rows=tuple(replace(row, selected=False) for row in whole.rows),
+        rows=tuple(rows),
         selected=None,
         sentences=(*whole.sentences, *_sentences(table)),
         warnings=(*_warnings({task: part.warnings for task, part in parts.items()}, whole),),
         budgets=_budgets(parts),
         tasks=parts,
-        protocol=table,
+        task_table=table,
     )
 
 
-def compared_by(tasks: str | None) -> Callable[..., Comparison]:
-    """`compare`, or for a parameter whose values are tasks `compare_tasks` by it."""
-    return compare if tasks is None else functools.partial(compare_tasks, field=tasks)
-
-
-def check_equal(field: str, tasks: Mapping[str, Iterable[RunRecord]]) -> None:
-    """Raise TrackingError where sweeps, by name, have other tasks than the first."""
-    (first, ours), *others = (
-        (name, {str(run.params.get(field)): None for run in runs}) for name, runs in tasks.items()
-    )
-    for name, theirs in others:
-        if {*theirs} != {*ours}:
-            raise TrackingError(
-                f"{first} and {name} cannot be compared as one: the tasks ({field}) of one are "
-                f"{', '.join(ours)}, of the other {', '.join(theirs)}; look at each by itself"
-            )
-
-
-def _seeds(by_task: ByTask) -> tuple[int, ...]:
-    every = (run.seed for runs in by_task.records.values() for run in runs)
-    return tuple(sorted({seed for seed in every if seed is not None}))
-
-
-def _rows(parts: Mapping[str, Comparison]) -> Iterable[Any]:
-    return (row for part in parts.values() for row in part.rows)
-
-
-def _sentences(table: Protocol) -> Iterable[str]:
+def _sentences(table: DomainBedTable) -> Iterator[str]:
     yield (
         f"Each number is the mean over {len(table.endpoints)} tasks "
         f"({', '.join(table.endpoints)}), with settings chosen for each task and seed."
@@ -421,36 +391,29 @@ def _sentences(table: Protocol) -> Iterable[str]:
         yield f"Over all seeds the best setting of each task is {each}."
 
 
-def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterable[str]:
-    """Those of the means, then those of the tasks, each with the tasks that it is true of."""
+def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterator[str]:
+    """Yield those of the means, then those of the tasks, each with the tasks it is true of."""
     yield from whole.warnings
     where: dict[str, list[str]] = {}
     for task, warnings in by_task.items():
-        told = {warning.replace(TASK, task) for warning in whole.warnings}
+        general = {warning.replace(TASK, task) for warning in whole.warnings}
         for warning in warnings:
-            if warning not in told:
+            if warning not in general:
                 where.setdefault(warning, []).append(task)
     for warning, tasks in where.items():
         yield warning if len(tasks) == len(by_task) else f"{', '.join(tasks)}: {warning}"
 
 
 def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
-    """Of each algorithm: the settings it was chosen among on a task, the runs of all tasks."""
-    found: dict[str, list[Budget]] = {}
+    """Of each algorithm: the settings it was selected among on a task, the runs of all tasks."""
+    by_algorithm: dict[str, list[Budget]] = {}
     for part in parts.values():
         for budget in part.budgets:
-            found.setdefault(budget.algorithm, []).append(budget)
-    return tuple(
-        Budget(
-            algorithm,
-            max(budget.settings for budget in each),
-            sum(budget.runs for budget in each),
-            _sum([budget.epochs for budget in each]),
-        )
-        for algorithm, each in found.items()
-    )
-
-
-def _sum(numbers: Sequence[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if len(known) == len(numbers) else None
+            by_algorithm.setdefault(budget.algorithm, []).append(budget)
+    totals = []
+    for algorithm, each in by_algorithm.items():
+        epochs = [budget.epochs for budget in each if budget.epochs is not None]
+        total = sum(epochs) if len(epochs) == len(each) else None
+        settings, runs = max(b.settings for b in each), sum(b.runs for b in each)
+        totals.append(Budget(algorithm, settings, runs, total))
+    return tuple(totals)

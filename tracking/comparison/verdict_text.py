@@ -2,258 +2,235 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tracking.comparison.metrics import NOUNS, kind_of, named
 from tracking.comparison.runs import CONFIRMED, Arm, merge_number
 from tracking.comparison.selection import Confirmation
-from tracking.comparison.spec import Terms
-from tracking.comparison.statistics import Interval, Paired, Summary
-from tracking.comparison.verdict import Difference, Finding
+from tracking.comparison.spec import FEWEST_SEEDS, Endpoint
+from tracking.comparison.statistics import Estimate, Interval, PairedTest
+from tracking.comparison.verdict import Pair, Verdict
 
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
+NO_VALUE = "No verdict: no run gave a value to select on."
 
 
-def points(value: float) -> str:
-    """A difference of fractions in percentage points: `+1.80 pp`."""
-    return f"{_signed(value)} pp"
+def with_interval(value: float, ci95: Interval | None = None) -> str:
+    """Format a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
+    ends = "" if ci95 is None else f" [{_signed(ci95.low)}, {_signed(ci95.high)}]"
+    return f"{_signed(value)} pp{ends}"
 
 
-def with_interval(value: float, ci95: Interval | None) -> str:
-    """`+1.80 pp [+1.49, +2.11]`."""
-    if ci95 is None:
-        return points(value)
-    return f"{points(value)} [{_signed(ci95.low)}, {_signed(ci95.high)}]"
-
-
-def finding(found: Finding, terms: Terms, tests: int) -> tuple[str, ...]:
-    """The sentences on one candidate; `tests` is how many Holm's adjustment covers."""
-    unsaid = () if terms.has_shifts else (NO_SHIFTS,)
+def sentences(verdict: Verdict, tests: int) -> Iterator[str]:
+    """Describe one verdict; `tests` is how many Holm's adjustment covers."""
+    pair = verdict.pair
+    yield _main(verdict, tests)
+    if not pair.endpoint.has_shifts:
+        yield NO_SHIFTS
     # Where zero-shot is the reference, the first sentence holds that difference already.
-    is_said = found.reference.is_zero_shot and found.difference.ood is not None
-    return (
-        _main(found, terms, tests),
-        *unsaid,
-        *(() if is_said else _gain(found.gain, terms)),
-        *_curve(found, terms),
-        *(_merged(name, difference) for name, difference in found.merged.items()),
-    )
+    if not (pair.reference.is_zero_shot and pair.ood is not None):
+        yield from gain_sentence(verdict.gain, pair.endpoint)
+    if verdict.above_curve is not None:
+        yield f"{_curve(verdict, verdict.above_curve)}."
+    for name, merged in verdict.merged.items():
+        yield _merged(name, merged)
 
 
-def over_images(found: Finding) -> tuple[str, ...]:
-    """How much other images would change the difference, where that was asked for."""
-    difference = found.difference
-    pairs = {difference.ood_metric: difference.ood, difference.id_metric: difference.id}
-    told = [
-        f"{named(metric)} {with_interval(pair.mean, ends)}"
-        for metric, pair in pairs.items()
-        if pair is not None and (ends := found.ci95_images.get(metric)) is not None
+def over_images(verdict: Verdict) -> Iterator[str]:
+    """Describe how much other images would change the difference, where intervals were made."""
+    pair = verdict.pair
+    metrics = (pair.endpoint.ood, pair.endpoint.id_metric)
+    numbers = [
+        f"{named(metric)} {with_interval(test.mean, ends)}"
+        for metric in metrics
+        if (test := pair.test(metric)) and (ends := verdict.ci95_images.get(metric)) is not None
     ]
-    if not told:
-        return ()
-    of = f"{_name(found.candidate)} minus {_name(found.reference)}"
-    return (f"Over images instead of seeds (bootstrap, these weights): {of}, {'; '.join(told)}.",)
+    if numbers:
+        of = f"{_name(pair.candidate)} minus {_name(pair.reference)}"
+        yield (
+            f"Over images instead of seeds (bootstrap, these weights): {of}, {'; '.join(numbers)}."
+        )
 
 
-def no_reference(arm: Arm, reference: str, gain: Summary | None, terms: Terms) -> tuple[str, ...]:
-    """When there is nothing finished to compare with."""
+def no_reference(
+    arm: Arm, reference: str, gain: Estimate | None, endpoint: Endpoint
+) -> Iterator[str]:
+    """Say that there is nothing finished to compare with."""
     if arm.algorithm == reference:
-        first = f"No comparison: {reference} is the only algorithm here, at {_name(arm)}."
+        yield f"No comparison: {reference} is the only algorithm here, at {_name(arm)}."
     else:
-        first = f"No verdict: there is no finished {reference} run to compare {_name(arm)} with."
-    return (first, *_gain(gain, terms))
+        yield f"No verdict: there is no finished {reference} run to compare {_name(arm)} with."
+    yield from gain_sentence(gain, endpoint)
 
 
-def nothing_done() -> tuple[str, ...]:
-    """When no setting has a value."""
-    return ("No verdict: no run gave a value to select on.",)
+def gain_sentence(gain: Estimate | None, endpoint: Endpoint) -> Iterator[str]:
+    """State the difference to zero-shot."""
+    if gain is not None and gain.mean is not None:
+        shown = with_interval(gain.mean, gain.ci95)
+        yield f"Against zero-shot its {named(endpoint.ood)} is {shown}."
 
 
-def confirmed(seen: Confirmation, chosen_on: Sequence[int]) -> tuple[str, ...]:
-    """What the verdict is of, where fresh seeds were asked for."""
-    if not seen.asked:
-        return ()
-    if seen.is_complete:
-        fresh = f"judged on {_listed(seen.seeds)}, which no choice has seen"
-        return (f"The settings were chosen on {_listed(chosen_on)} and {fresh}.",)
-    return (
-        f"Not confirmed yet: {seen.done} of {seen.asked} runs on {_listed(seen.seeds)} are "
-        "done, so this is judged on the seeds that the settings were chosen on.",
-    )
+def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterator[str]:
+    """Say which seeds the verdict is of, where fresh ones were required."""
+    if not confirmation.required:
+        return
+    fresh = _seeds(confirmation.seeds)
+    if confirmation.is_complete:
+        yield (
+            f"The settings were chosen on {_seeds(selected_on)} and judged on {fresh}, which no "
+            "choice has seen."
+        )
+    else:
+        yield (
+            f"Not confirmed yet: {confirmation.done} of {confirmation.required} runs on {fresh} "
+            "are done, so this is judged on the seeds that the settings were chosen on."
+        )
 
 
-def _main(found: Finding, terms: Terms, tests: int) -> str:
-    ours, theirs = _name(found.candidate), _name(found.reference)
-    difference, n = found.difference, len(found.difference.seeds)
-    ood, identity, test = _ood(difference), _id(difference), _test(found, terms, tests)
-    fresh = "fresh " if found.candidate.confirms or found.reference.confirms else ""
-    seeds = f"{n} {fresh}seed{'' if n == 1 else 's'}"
-    if not terms.has_shifts and found.outcome in ("better", "worse", "no_difference"):
-        return f"{_in_distribution(found)}: {identity} over {seeds} ({test})."
-    beside = f"; {identity}" if identity else ""
-    match found.outcome:
-        case "no_pairs" | "not_measured":
-            return _not_judged(found, terms)
+def _main(verdict: Verdict, tests: int) -> str:
+    pair, endpoint = verdict.pair, verdict.pair.endpoint
+    candidate, reference = _name(pair.candidate), _name(pair.reference)
+    fresh = "fresh " if pair.candidate.confirms or pair.reference.confirms else ""
+    n = len(pair.seeds)
+    over = f"{n} {fresh}seed{'' if n == 1 else 's'}"
+    ood, id_test = _difference(endpoint.ood, pair.ood), _difference(endpoint.id_metric, pair.id)
+    test = _test(verdict, tests)
+    numbers = f"{ood} over {over} ({test})"
+    beside = f"; {id_test}" if id_test else ""
+    margin = f"margin {100 * endpoint.id_margin:.3g} pp"
+    match verdict.outcome:
+        case "no_pairs":
+            return f"No verdict: {candidate} and {reference} have no finished seed in common."
+        case "not_measured":
+            return _not_measured(pair)
         case "too_few_seeds":
-            had = f"{n} {fresh}".rstrip()
-            head = f"too few seeds ({had}, a verdict needs {terms.fewest_seeds})"
-            return f"{head}: {_so_far(found, terms, seeds, test)}."
+            required = f"Inconclusive: {n} common {over.partition(' ')[2]}, {FEWEST_SEEDS} required"
+            return f"{required}. {_so_far(pair, over, test)}."
         case "no_shifts":
             return (
-                f"No verdict on robustness, as no shift was measured: {ours} minus {theirs} over "
-                f"{seeds}, {identity}."
+                f"No verdict on robustness, as no shift was measured: {candidate} minus "
+                f"{reference} over {over}, {id_test}."
             )
-        case "better":
-            return (
-                f"{ours} is better than {theirs}: {ood} over {seeds} ({test}), and {identity}, "
-                f"not worse than the margin of {_percent(terms.id_margin)} pp."
-            )
-        case "trade_off":
-            head = (
-                f"{ours} is more robust than {theirs} but not better: {ood} over {seeds} ({test})"
-            )
-            unshown = f"not shown to stay within the margin of {_percent(terms.id_margin)} pp"
-            if not identity:
-                noun = NOUNS[terms.by]
-                return f"{head}; ID {noun} was not measured, so it is {unshown}."
-            return f"{head}, while {identity} is {unshown}."
-        case "worse":
-            return f"{ours} is less robust than {theirs}: {ood} over {seeds} ({test}){beside}."
         case "tie":
-            return f"A tie: {_tied(found, seeds)}."
-        case "no_difference":
+            return f"A tie: {_tied(pair, over)}."
+        case outcome if not endpoint.has_shifts:
+            noun = NOUNS[kind_of(endpoint.metric)]
+            claim = f"{candidate} is {outcome} than {reference} in distribution"
+            if outcome == "no_difference":
+                claim = f"No difference in {noun} is shown between {candidate} and {reference}"
+            return f"{claim}: {id_test} over {over} ({test})."
+        case "better":
+            return f"{candidate} is better than {reference}: {numbers}; {_id_margin(pair, margin)}."
+        case "trade_off":
             return (
-                f"No difference in robustness is shown between {ours} and {theirs}: {ood} over "
-                f"{seeds} ({test}){beside}."
+                f"{candidate} is more robust than {reference} but not better: {numbers}; "
+                f"{_id_margin(pair, margin, shown=False)}."
+            )
+        case "worse":
+            return f"{candidate} is less robust than {reference}: {numbers}{beside}."
+        case _:
+            return (
+                f"No difference in robustness is shown between {candidate} and {reference}: "
+                f"{numbers}{beside}."
             )
 
 
-def _not_judged(found: Finding, terms: Terms) -> str:
-    """Why two settings cannot be compared at all."""
-    sides = (found.candidate, found.reference)
-    ours, theirs = map(_name, sides)
-    if found.outcome == "no_pairs":
-        return f"No verdict: {ours} and {theirs} have no finished seed in common."
-    without = " and of ".join(_name(arm) for arm in sides if not arm.by_seed(terms.endpoint))
+def _id_margin(pair: Pair, margin: str, *, shown: bool = True) -> str:
+    """`ID test is non-inferior (+0.10 pp [-0.20, +0.40], margin 0.5 pp)`."""
+    claim = "is non-inferior" if shown else "is not shown to be non-inferior"
+    if pair.id is None:
+        return f"ID {NOUNS[pair.endpoint.by]} was not measured, so it {claim} ({margin})"
+    numbers = with_interval(pair.id.mean, pair.id.ci95)
+    return f"{named(pair.endpoint.id_metric)} {claim} ({numbers}, {margin})"
+
+
+def _not_measured(pair: Pair) -> str:
+    sides, metric = (pair.candidate, pair.reference), pair.endpoint.metric
+    without = " and of ".join(_name(arm) for arm in sides if not arm.by_seed(metric))
     return (
-        f"No verdict: {ours} and {theirs} cannot be judged by {NOUNS[terms.by]}, since the runs "
-        f"of {without} have no {terms.endpoint}."
+        f"No verdict: {' and '.join(map(_name, sides))} cannot be judged by "
+        f"{NOUNS[pair.endpoint.by]}, since the runs of {without} have no {metric}."
     )
 
 
-def _in_distribution(found: Finding) -> str:
-    """What the ID test shows where it is all there is."""
-    ours, theirs = _name(found.candidate), _name(found.reference)
-    if found.outcome == "no_difference":
-        noun = NOUNS[kind_of(found.endpoint)]
-        return f"No difference in {noun} is shown between {ours} and {theirs}"
-    worse = found.outcome == "worse"
-    return f"{ours} is {'worse' if worse else 'better'} than {theirs} in distribution"
-
-
-def _so_far(found: Finding, terms: Terms, seeds: str, test: str) -> str:
+def _so_far(pair: Pair, over: str, test: str) -> str:
     """What few seeds give, without a claim."""
-    difference = found.difference
-    tested = difference.on(terms.endpoint)
-    if tested is not None and difference.is_tie:
-        return f"so far a tie, {_tied(found, seeds)}"
-    numbers = "; ".join(part for part in (_ood(difference), _id(difference)) if part)
-    untested = "no shift was measured" if tested is None else "no test below 3 seeds"
-    names = f"{_name(found.candidate)} minus {_name(found.reference)}"
-    return f"{names}, {numbers} ({test or untested})"
+    if pair.tested is not None and pair.is_tie:
+        return f"So far a tie: {_tied(pair, over)}"
+    endpoint = pair.endpoint
+    differences = (_difference(endpoint.ood, pair.ood), _difference(endpoint.id_metric, pair.id))
+    untested = "no shift was measured" if pair.tested is None else "no test below 3 seeds"
+    names = f"{_name(pair.candidate)} minus {_name(pair.reference)}"
+    return f"{names}: {'; '.join(filter(None, differences))} ({test or untested})"
 
 
-def _tied(found: Finding, seeds: str) -> str:
-    difference = found.difference
-    pairs = {
-        named(difference.ood_metric): difference.ood,
-        named(difference.id_metric): difference.id,
-    }
-    equal = " and ".join(name for name, pair in pairs.items() if pair is not None)
-    names = f"{_name(found.candidate)} and {_name(found.reference)}"
-    return f"{names} are equal in {equal}, in {'' if seeds[:2] == '1 ' else 'each of '}{seeds}"
+def _tied(pair: Pair, over: str) -> str:
+    metrics = {pair.endpoint.ood: pair.ood, pair.endpoint.id_metric: pair.id}
+    equal = " and ".join(named(metric) for metric, test in metrics.items() if test is not None)
+    names = f"{_name(pair.candidate)} and {_name(pair.reference)}"
+    return f"{names} are equal in {equal}, in {'' if len(pair.seeds) == 1 else 'each of '}{over}"
 
 
-def _ood(difference: Difference) -> str:
-    return _named(named(difference.ood_metric), difference.ood)
+def _difference(metric: str, test: PairedTest | None) -> str:
+    return "" if test is None else f"{named(metric)} {with_interval(test.mean, test.ci95)}"
 
 
-def _id(difference: Difference) -> str:
-    return _named(named(difference.id_metric), difference.id)
-
-
-def _named(name: str, pair: Paired | None) -> str:
-    return "" if pair is None else f"{name} {with_interval(pair.mean, pair.ci95)}"
-
-
-def _test(found: Finding, terms: Terms, tests: int) -> str:
-    pair = found.difference.on(terms.endpoint)
-    if pair is None or pair.p is None or found.p_holm is None:
+def _test(verdict: Verdict, tests: int) -> str:
+    tested = verdict.pair.tested
+    if tested is None or tested.p is None or verdict.p_holm is None:
         return ""
-    holm = f", Holm over {tests}: {_p(found.p_holm)}" if tests > 1 else ""
-    text = f"paired t: {_p(pair.p)}{holm}; sign-flip: {_p(pair.p_sign_flip)}"
-    ranked = pair.p_signed_rank
-    return text if ranked is None else f"{text}; signed-rank: {_p(ranked)}"
+    holm = f", Holm over {tests}: {_p(verdict.p_holm)}" if tests > 1 else ""
+    return f"paired t: {_p(tested.p)}{holm}"
 
 
-def _gain(gain: Summary | None, terms: Terms) -> tuple[str, ...]:
-    if gain is None or gain.mean is None:
-        return ()
-    return (f"Against zero-shot its {named(terms.ood)} is {with_interval(gain.mean, gain.ci95)}.",)
-
-
-def _curve(found: Finding, terms: Terms) -> tuple[str, ...]:
-    above, rival = found.above_curve, f"{found.reference.algorithm} + WiSE-FT"
-    noun = NOUNS[terms.by]
-    if above is None:
-        return ()
-    inside = [value for value in above.values if value is not None]
+def _curve(verdict: Verdict, above: Estimate) -> str:
+    """Compare with the reference's WiSE-FT curve at equal ID accuracy."""
+    endpoint, algorithm = verdict.pair.endpoint, verdict.pair.reference.algorithm
+    rival, noun, n = f"{algorithm} + WiSE-FT", NOUNS[endpoint.by], len(above.values)
     if above.mean is None:
-        out, n = len(above.values) - len(inside), len(above.values)
-        text = f"In {out} of {n} seeds its ID {noun} lies {found.beyond} the whole WiSE-FT curve "
-        text += f"of {found.reference.algorithm}, so there is no distance at equal ID {noun}"
-        if found.above_mean_curve is not None:
-            text += f" for each seed; that of the means is {points(found.above_mean_curve)}"
-        return (text + _dominated(found) + ".",)
-    text = f"At equal ID {noun} its {named(terms.ood)} is {with_interval(above.mean, above.ci95)} "
+        out = sum(value is None for value in above.values)
+        seeds = f"In all {n} seeds" if out == n > 1 else f"In {out} of {n} seeds"
+        where = {"above": "exceeds", "below": "is below"}.get(verdict.beyond or "", "is outside of")
+        text = f"{seeds} its ID {noun} {where} {algorithm}'s WiSE-FT curve; "
+        text += "no equal-ID comparison is possible"
+        if verdict.above_mean_curve is not None:
+            text += (
+                f" for each seed, that of the means is {with_interval(verdict.above_mean_curve)}"
+            )
+        return text + _dominated(verdict)
+    text = (
+        f"At equal ID {noun} its {named(endpoint.ood)} is {with_interval(above.mean, above.ci95)} "
+    )
     text += f"against the curve of {rival}"
-    if len(inside) < terms.fewest_seeds or above.ci95 is None:
-        return (text + _dominated(found) + ".",)
-    if found.gains_over_curve:
-        return (f"{text}: a gain that {rival} does not give.",)
-    if above.ci95.high < 0 or found.dominated_by is not None:
-        return (f"{text}{_dominated(found)}: no gain over {rival}.",)
-    return (f"{text}: no gain over {rival} is shown.",)
+    if n < FEWEST_SEEDS or above.ci95 is None:
+        return text + _dominated(verdict)
+    if verdict.gains_over_curve:
+        return f"{text}: a gain that {rival} does not give"
+    if above.ci95.high < 0 or verdict.dominated_by is not None:
+        return f"{text}{_dominated(verdict)}: no gain over {rival}"
+    return f"{text}: no gain over {rival} is shown"
 
 
-def _dominated(found: Finding) -> str:
-    point = found.dominated_by
+def _dominated(verdict: Verdict) -> str:
+    point, algorithm = verdict.dominated_by, verdict.pair.reference.algorithm
     if point is None:
         return ""
-    ends = {0.0: "zero-shot", 1.0: f"{found.reference.algorithm} itself"}
-    rival = ends.get(point.alpha, f"{found.reference.algorithm} at alpha {point.alpha:g}")
+    ends = {0.0: "zero-shot", 1.0: f"{algorithm} itself"}
+    rival = ends.get(point.alpha, f"{algorithm} at alpha {point.alpha:g}")
     return f", and {rival} is at least as good on both"
 
 
-def _merged(name: str, difference: Difference) -> str:
-    ours, theirs = (_number(arm) for arm in (difference.candidate, difference.reference))
-    head = f"With {name} on both (alpha {ours} and {theirs}, chosen by the same rule)"
-    if not difference.seeds:
+def _merged(name: str, pair: Pair) -> str:
+    labels = [arm.merge or "" for arm in (pair.candidate, pair.reference)]
+    candidate, reference = (
+        label if (alpha := merge_number(label)) is None else f"{alpha:g}" for label in labels
+    )
+    head = f"With {name} on both (alpha {candidate} and {reference}, chosen by the same rule)"
+    if not pair.seeds:
         return f"{head} there is no seed in common."
-    numbers = [part for part in (_ood(difference), _id(difference)) if part]
-    return f"{head}: {', '.join(numbers)}; described, not tested."
-
-
-def joined(sentences: Sequence[str]) -> str:
-    """One paragraph."""
-    return " ".join(sentences)
-
-
-def few(parts: Sequence[str], separator: str = ", ") -> str:
-    """At most three of them, and how many more there are."""
-    rest = len(parts) - 3
-    shown = separator.join(parts[:3])
-    return f"{shown}{separator}{rest} more" if rest > 0 else shown
+    endpoint = pair.endpoint
+    differences = (_difference(endpoint.ood, pair.ood), _difference(endpoint.id_metric, pair.id))
+    return f"{head}: {', '.join(filter(None, differences))}; described, not tested."
 
 
 def _name(arm: Arm) -> str:
@@ -261,16 +238,11 @@ def _name(arm: Arm) -> str:
     return arm.label.replace(CONFIRMED, "")
 
 
-def _listed(seeds: Sequence[int]) -> str:
+def _seeds(seeds: Sequence[int]) -> str:
     """`seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-
-
-def _number(arm: Arm) -> str:
-    number = None if arm.merge is None else merge_number(arm.merge)
-    return f"{arm.merge}" if number is None else f"{number:g}"
 
 
 def _p(value: float) -> str:
@@ -280,7 +252,3 @@ def _p(value: float) -> str:
 def _signed(fraction: float) -> str:
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     return f"{round(100 * fraction, 2) + 0.0:+.2f}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g}"

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from tracking.comparison.metrics import titled
+from tracking.comparison.metrics import ID, OOD
 from tracking.comparison.runs import Arm, RunRecord, merge_name, merge_number
 from tracking.comparison.statistics import mean
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-from tracking.comparison.metrics import ID, OOD
 
 WISE = "wise_ft"
 _ROUNDING = 1e-12
@@ -34,10 +28,6 @@ class Curve:
     label: str
     points: tuple[Point, ...]
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return {"label": self.label, "points": [point._asdict() for point in self.points]}
-
 
 def run_curve(
     run: RunRecord,
@@ -45,22 +35,25 @@ def run_curve(
     id_metric: str = ID,
     ood_metric: str = OOD,
 ) -> Curve | None:
-    """The curve of one run, or None when no model between the ends was measured.
+    """Build the curve of one run, or None when no model between the ends was measured.
 
     `id_metric` and `ood_metric` are its axes.
 
     Where alpha 1 was not asked for, the run itself stands there, and at alpha 0 the zero-shot
     run if given: by definition these are the same weights.
     """
-    points: dict[float, Point] = {}
-    axes = (id_metric, ood_metric)
+    models: list[tuple[float, RunRecord, str | None]] = [(1.0, run, None)]
     if zero_shot is not None:
-        _put(points, 0.0, zero_shot, None, axes)
-    _put(points, 1.0, run, None, axes)
+        models.insert(0, (0.0, zero_shot, None))
     for label in run.merges:
         alpha = merge_number(label)
         if merge_name(label) == WISE and alpha is not None:
-            _put(points, alpha, run, label, axes)
+            models.append((alpha, run, label))
+    points: dict[float, Point] = {}
+    for alpha, measured, merge in models:
+        x, y = (measured.value(metric, merge) for metric in (id_metric, ood_metric))
+        if x is not None and y is not None:
+            points[alpha] = Point(alpha, x, y)
     if not any(0 < alpha < 1 for alpha in points):
         return None
     return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
@@ -69,11 +62,11 @@ def run_curve(
 def mean_curve(
     arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
 ) -> Curve | None:
-    """The mean over an arm's finished seeds, at the alphas that every one of them has."""
+    """Average the curves of an arm's finished seeds, at the alphas that every one has."""
     starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
     pairs = zip(arm.done, starts, strict=True)
-    found = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
-    curves = [curve for curve in found if curve is not None]
+    every = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
+    curves = [curve for curve in every if curve is not None]
     if not curves or len(curves) < len(arm.done):
         return None
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
@@ -90,7 +83,7 @@ def mean_curve(
 
 
 def ood_at(curve: Curve, id_accuracy: float) -> float | None:
-    """The curve's OOD accuracy at this ID accuracy, linear between neighbours in alpha.
+    """Interpolate the curve's OOD accuracy at this ID accuracy, linearly between neighbours.
 
     Where the curve passes the ID accuracy more than once the highest OOD counts, which is against
     whoever is compared with it. None outside the curve's ID range.
@@ -109,7 +102,7 @@ def ood_at(curve: Curve, id_accuracy: float) -> float | None:
 
 
 def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point | None:
-    """The measured model with the highest OOD that is as good on both and better on one, if any."""
+    """Find the measured model with the highest OOD that is as good on both and better on one."""
     above = [
         p
         for p in curve.points
@@ -117,84 +110,3 @@ def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point |
         and max(p.id - id_accuracy, p.ood - ood_accuracy) > _ROUNDING
     ]
     return max(above, key=lambda point: point.ood, default=None)
-
-
-def plot(
-    curves: Sequence[Curve],
-    path: Path,
-    *,
-    title: str = "",
-    id_metric: str = ID,
-    ood_metric: str = OOD,
-) -> None:
-    """Write the curves as a PNG: ID accuracy to the right, OOD mean upwards, both in percent.
-
-    `id_metric` and `ood_metric` say which accuracies these are. Raises OSError where `path` cannot
-    be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # No pyplot: no window system, no global state.
-    axes = figure.add_subplot()
-    for curve in curves:
-        _draw(axes, curve)
-    _mark_zero_shot(axes, curves)
-    axes.set_xlabel(f"{titled(id_metric)} (%)")
-    axes.set_ylabel(f"{titled(ood_metric)} (%)")
-    axes.set_title(title)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    if curves:
-        # Low on both axes is where no method is; to look for the best place takes seconds at times.
-        axes.legend(frameon=False, fontsize="small", loc="lower left")
-    # Without the version text equal curves give equal files.
-    figure.savefig(path, format="png", metadata={"Software": None})
-
-
-def _draw(axes: Axes, curve: Curve) -> None:
-    xs = [100 * point.id for point in curve.points]
-    ys = [100 * point.ood for point in curve.points]
-    (line,) = axes.plot(xs, ys, marker="o", markersize=4, linewidth=1.5, label=curve.label)
-    for point, x, y in zip(curve.points, xs, ys, strict=True):
-        if 0 < point.alpha < 1:
-            axes.annotate(
-                f"{point.alpha:g}",
-                (x, y),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize="x-small",
-                color=line.get_color(),
-            )
-    if curve.points[-1].alpha == 1:
-        axes.plot(xs[-1:], ys[-1:], marker="s", markersize=7, color=line.get_color())
-
-
-def _mark_zero_shot(axes: Axes, curves: Iterable[Curve]) -> None:
-    starts = {c.points[0][1:] for c in curves if c.points[0].alpha == 0}
-    for id_accuracy, ood_accuracy in sorted(starts):
-        axes.plot(
-            [100 * id_accuracy],
-            [100 * ood_accuracy],
-            marker="*",
-            markersize=13,
-            linestyle="none",
-            color="black",
-            zorder=3,
-        )
-    if starts:
-        axes.plot([], [], marker="*", linestyle="none", color="black", label="zero-shot")
-        axes.plot([], [], marker="s", linestyle="none", color="grey", label="tuned (alpha 1)")
-
-
-def _put(
-    points: dict[float, Point],
-    alpha: float,
-    run: RunRecord,
-    merge: str | None,
-    axes: tuple[str, str],
-) -> None:
-    id_accuracy, ood_accuracy = (run.value(metric, merge) for metric in axes)
-    if id_accuracy is not None and ood_accuracy is not None:
-        points[alpha] = Point(alpha, id_accuracy, ood_accuracy)

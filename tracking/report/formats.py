@@ -1,74 +1,213 @@
-"""The table as LaTeX and as pandas frames."""
+"""The comparison as JSON, CSV, Markdown, LaTeX, and as pandas frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tracking.comparison.compare import Comparison, Row, metric_order
-from tracking.comparison.domainbed import Protocol
+from tracking.comparison.compare import Comparison, Row
+from tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
+from tracking.comparison.metrics import kind_of, metric_order
 from tracking.comparison.runs import RunRecord
-from tracking.report.table import NOTHING, MetricColumn, View, count, places, quoted_cell, title
-from tracking.report.terminal import latex_cell
+from tracking.comparison.statistics import Estimate, PairedTest
+from tracking.comparison.tasks import TOGETHER
+from tracking.comparison.verdict import Pair, Verdict
+from tracking.report.published import Quoted
+from tracking.report.table import (
+    Cell,
+    Table,
+    TableOptions,
+    build_table,
+    images_table,
+    resolve_columns,
+    task_table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Owners = Mapping[str, Sequence[str]]
+"""By digest of a run the names of the sweeps that have it."""
+
+
+def to_json(
+    comparison: Comparison, *, options: TableOptions | None = None, owners: Owners | None = None
+) -> dict[str, Any]:
+    """Return what `compare --json` prints: plain data, accuracies as fractions.
+
+    With `owners` each row says whose its runs are.
+    """
+    rule, endpoint, selected = comparison.rule, comparison.endpoint, comparison.selected
+    document: dict[str, Any] = {
+        "sweep": comparison.sweep,
+        "metric": rule.metric,
+        "goal": rule.goal,
+        "metric_merge": rule.merge,
+        "selection": rule.name,
+        "by": endpoint.by,
+        "seeds": comparison.seeds,
+        "fresh_seeds": comparison.fresh_seeds,
+        "verdict": comparison.verdict,
+        "warnings": comparison.warnings,
+        "rows": [_json_row(row, owners) for row in comparison.rows],
+        "selected": selected
+        and {
+            "label": selected.arm.label,
+            "params": dict(selected.arm.params),
+            "trial": selected.arm.trial,
+            "value": selected.value,
+        },
+        "tests": [_json_verdict(verdict) for verdict in comparison.verdicts],
+        "budgets": [asdict(budget) for budget in comparison.budgets],
+        "curves": [
+            {"label": curve.label, "points": [point._asdict() for point in curve.points]}
+            for curve in comparison.curves
+        ],
+    }
+    if comparison.task_table is not None:
+        parts = {task: to_json(part) for task, part in comparison.tasks.items()}
+        document["tasks"] = {**_json_tasks(comparison.task_table), "comparisons": parts}
+    if owners is not None:
+        document["sweeps"] = comparison.sweep.split(" + ")
+    if options is not None and (options.quoted or options.notes):
+        document["quoted"] = [_json_quoted(quoted) for quoted in options.quoted]
+        document["notes"] = options.notes
+    return document
+
+
+def _json_quoted(quoted: Quoted) -> dict[str, Any]:
+    row = quoted.published
+    return {
+        "method": row.method,
+        "quoted": True,
+        "backbone": row.backbone.title,
+        "family": row.family,
+        "values": dict(quoted.values),
+        "source": row.source,
+        "recipe": row.recipe,
+        "note": row.note,
+    }
+
+
+def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "label": row.arm.label,
+        "algorithm": row.arm.algorithm,
+        "merge": row.arm.merge,
+        "params": dict(row.arm.params),
+        "n": row.n,
+        "metrics": {name: _json_estimate(found) for name, found in row.metrics.items()},
+        "role": row.arm.role,
+        "trial": row.arm.trial,
+        "runs": dict(row.arm.states),
+        "value": row.value,
+        "selected": row.selected,
+        "chosen": row.chosen,
+        "marks": row.marks,
+        "ci95_images": row.ci95_images,
+    }
+    return plain if owners is None else {**plain, "sweeps": owners_of(row, owners)}
+
+
+def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    return {"mean": estimate.mean, "ci95": estimate.ci95, "values": estimate.values}
+
+
+def _json_pair(pair: Pair) -> dict[str, Any]:
+    def of(test: PairedTest | None) -> dict[str, Any] | None:
+        if test is None:
+            return None
+        tested = {"mean": test.mean, "ci95": test.ci95, "values": test.differences}
+        return {**tested, "p": test.p, "p_sign_flip": test.p_sign_flip}
+
+    return {
+        "candidate": pair.candidate.label,
+        "reference": pair.reference.label,
+        "seeds": pair.seeds,
+        pair.endpoint.ood: of(pair.ood),
+        pair.endpoint.id_metric: of(pair.id),
+        "id_lower95": pair.id and pair.id.lower95,
+    }
+
+
+def _json_verdict(verdict: Verdict) -> dict[str, Any]:
+    endpoint, dominating = verdict.pair.endpoint, verdict.dominated_by
+    return {
+        **_json_pair(verdict.pair),
+        "p_holm": verdict.p_holm,
+        "outcome": verdict.outcome,
+        "endpoint": endpoint.metric,
+        f"gain/ood/{kind_of(endpoint.ood)}": _json_estimate(verdict.gain),
+        "above_wise_ft_curve": _json_estimate(verdict.above_curve),
+        "above_wise_ft_mean_curve": verdict.above_mean_curve,
+        "dominated_by": dominating and dominating._asdict(),
+        "merged": {name: _json_pair(pair) for name, pair in verdict.merged.items()},
+        "ood_ci95_images": verdict.ci95_images.get(endpoint.ood),
+        "ci95_images": verdict.ci95_images,
+    }
+
+
+def _json_tasks(table: DomainBedTable) -> dict[str, Any]:
+    def of(cell: TaskCell) -> dict[str, Any]:
+        seeds = [{"seed": seed, "value": value} for seed, value in cell.by_seed.items()]
+        return {"mean": cell.mean, "error": cell.error, "values": seeds}
+
+    return {
+        "field": table.field,
+        "metrics": dict(table.endpoints),
+        "caption": table.caption,
+        "settings": dict(table.settings),
+        "rows": [
+            {
+                "label": line.label,
+                "cells": {task: of(cell) for task, cell in line.cells.items()},
+                "average": of(line.average),
+            }
+            for line in table.lines
+        ],
+    }
+
+
+def owners_of(row: Row, owners: Owners) -> list[str]:
+    """Return the names of the sweeps that have a run of this row."""
+    # A mean over tasks is of several runs.
+    digests = (digest for run in row.arm.runs for digest in run.digest.split(TOGETHER))
+    return list(dict.fromkeys(name for digest in digests for name in owners.get(digest, ())))
+
 
 def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFrame:
-    """One line per row of the comparison: what it is, its varied fields, the mean of each metric.
+    """Return one line per row: what it is, its varied fields, the mean of each metric.
 
     Fractions, not percent; NaN where a row has no mean. With `intervals` the ends of the 95 % t
     interval over seeds stand beside each mean, as `<metric> low` and `<metric> high`.
     """
-    return _frame([_row(row, intervals=intervals) for row in comparison.rows])
+    return _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
 
 
 def runs_frame(comparison: Comparison) -> pd.DataFrame:
-    """One line per run and evaluated model, in whatever state; metrics of done runs only.
+    """Return one line per run and evaluated model, in any state; metrics of done runs only.
 
     `merge` is None for the model that the run trained, else the merge's label. Of several tasks
     the runs of all, with a column for the parameter that tells them apart.
     """
-    if comparison.protocol is not None:
-        field, tasks = comparison.protocol.field, comparison.tasks.items()
-        return _frame([{field: task, **line} for task, found in tasks for line in _runs(found)])
-    return _frame(_runs(comparison))
+    if comparison.task_table is not None:
+        field, tasks = comparison.task_table.field, comparison.tasks.items()
+        return _frame([{field: task, **line} for task, it in tasks for line in _frame_runs(it)])
+    return _frame([*_frame_runs(comparison)])
 
 
-def _runs(comparison: Comparison) -> list[dict[str, Any]]:
-    return [
-        _run(row.arm.label, run, merge)
-        for row in comparison.rows
-        if row.arm.merge is None
-        for run in row.arm.runs
-        for merge in (None, *run.merges)
-    ]
+def _frame_runs(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    for row in comparison.rows:
+        for run in row.arm.runs if row.arm.merge is None else ():
+            for merge in (None, *run.merges):
+                yield _frame_run(row.arm.label, run, merge)
 
 
-def _row(row: Row, *, intervals: bool) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "setting": row.arm.label,
-        "algorithm": row.arm.algorithm,
-        "merge": row.arm.merge,
-        "role": row.arm.role,
-        "trial": row.arm.trial,
-        "n": row.n,
-        "selected": row.selected,
-        "chosen": row.chosen,
-        "marks": " ".join(row.marks),
-        **row.arm.params,
-    }
-    for name, found in row.metrics.items():
-        line[name] = found.mean
-        if intervals:
-            low, high = (None, None) if found.ci95 is None else found.ci95
-            line |= {f"{name} low": low, f"{name} high": high}
-    return line
-
-
-def _run(label: str, run: RunRecord, merge: str | None) -> dict[str, Any]:
+def _frame_run(label: str, run: RunRecord, merge: str | None) -> dict[str, Any]:
     return {
         "setting": label,
         "algorithm": run.algorithm,
@@ -83,25 +222,117 @@ def _run(label: str, run: RunRecord, merge: str | None) -> dict[str, Any]:
     }
 
 
-def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """What a line lacks is missing in it; metrics come last, in the order of tables."""
+def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "setting": row.arm.label,
+        "algorithm": row.arm.algorithm,
+        "merge": row.arm.merge,
+        "role": row.arm.role,
+        "trial": row.arm.trial,
+        "n": row.n,
+        "selected": row.selected,
+        "chosen": row.chosen,
+        "marks": " ".join(row.marks),
+        **row.arm.params,
+    }
+    for name, estimate in row.metrics.items():
+        line[name] = estimate.mean
+        if intervals:
+            line[f"{name} low"], line[f"{name} high"] = estimate.ci95 or (None, None)
+        if values:
+            line[f"{name} values"] = json.dumps(estimate.values)
+    return line
+
+
+def _frame(lines: list[dict[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Make a frame; what a line lacks is missing, metrics come last, in the order of tables."""
     import pandas as pd
 
-    names: Mapping[str, None] = {name: None for line in lines for name in line}
-    plain = [name for name in names if not _is_metric(name)]
-    metrics = sorted(filter(_is_metric, names), key=_order)
+    names = dict.fromkeys([*columns, *(name for line in lines for name in line)])
+    plain = [name for name in names if "/" not in name]
+    metrics = sorted((name for name in names if "/" in name), key=_column_order)
     frame = pd.DataFrame(lines, columns=[*plain, *metrics])
-    whole = {name: "Int64" for name in ("trial", "seed") if name in frame}
-    return frame.astype(whole)
+    return frame.astype({name: "Int64" for name in ("trial", "seed", "n") if name in frame})
 
 
-def _is_metric(name: str) -> bool:
-    return "/" in name
+_ENDS = ("", "low", "high", "values", "images_low", "images_high")
 
 
-def _order(name: str) -> tuple[object, ...]:
-    metric, _, end = name.partition(" ")
-    return (*metric_order(metric), ("", "low", "high").index(end))
+def _column_order(name: str) -> tuple[object, ...]:
+    metric, _, end = name.rpartition(" ")
+    return (*metric_order(metric), _ENDS.index(end)) if end in _ENDS else (*metric_order(name), 0)
+
+
+def to_csv(
+    comparison: Comparison, *, options: TableOptions | None = None, owners: Owners | None = None
+) -> str:
+    """Return `rows_frame` with intervals and the seeds' values as CSV; fractions.
+
+    Intervals over images stand beside a metric where they were requested; of several tasks mean
+    and standard error come last. Of the metrics all, or those that the options name. With `owners`
+    each row says whose its runs are.
+    """
+    options = options or TableOptions()
+    table, lines = comparison.task_table, list[dict[str, Any]]()
+    for row in comparison.rows:
+        line = _frame_row(row, intervals=True, values=True)
+        for name, ends in row.ci95_images.items():
+            line |= {f"{name} images_low": ends.low, f"{name} images_high": ends.high}
+        if owners is not None:
+            line["sweeps"] = " ".join(owners_of(row, owners))
+        lines.append(line)
+    lines += [_quoted_row(quoted) for quoted in options.quoted]
+    frame = _frame(lines, ("setting", "algorithm", "merge"))
+    if options.columns:
+        columns = resolve_columns(comparison, options.columns)
+        shown = [f"{column.metric} {end}".rstrip() for column in columns for end in _ENDS]
+        plain = [name for name in frame if "/" not in name]
+        frame = frame[[*plain, *(name for name in shown if name in frame)]]
+    if table is not None:
+        of_rows = [table.of(label) for label in frame["setting"]]
+        for task in (*table.endpoints, AVERAGE):
+            cells = [it and {**it.cells, AVERAGE: it.average}[task] for it in of_rows]
+            frame[f"{task} mean"] = [cell and cell.mean for cell in cells]
+            frame[f"{task} error"] = [cell and cell.error for cell in cells]
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _quoted_row(quoted: Quoted) -> dict[str, Any]:
+    published = {"setting": quoted.label, "algorithm": quoted.published.method, "role": "quoted"}
+    return {**published, "selected": False, "chosen": False, "marks": "quoted", **quoted.values}
+
+
+def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> str:
+    """Render a section of a page: warnings as a list, the table, the notes, the verdict."""
+    options = options or TableOptions()
+    table = build_table(comparison, options)
+    lines = [f"- **Note:** {_escaped(warning)}" for warning in comparison.warnings]
+    lines += [""] if lines else []
+    if (tasks := task_table(comparison)) is not None:
+        lines += [*_markdown_table(tasks), "", _escaped(" ".join(tasks.notes)), ""]
+    lines += _markdown_table(table)
+    if (images := images_table(comparison, options)) is not None:
+        lines += ["", images.title, "", *_markdown_table(images)]
+    lines += ["", _escaped(f"{table.title}. {' '.join(table.notes)}"), ""]
+    lines += [_escaped(sentence) for sentence in comparison.sentences]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(table: Table) -> Iterator[str]:
+    yield _markdown_line(table.heads)
+    yield "| --- |" + " ---: |" * (len(table.heads) - 1)
+    for line in table.lines:
+        texts = [line.name.strip(), *(cell.text for cell in line.cells)]
+        yield _markdown_line([f"**{text}**" for text in texts] if line.selected else texts)
+
+
+def _markdown_line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(_escaped(text) for text in texts)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 _ESCAPES: Mapping[str, str] = {
@@ -135,76 +366,58 @@ _EMPHASIS: Mapping[int, str] = {1: r"\textbf", 2: r"\underline"}
 """By place in the column."""
 
 
-def latex(comparison: Comparison, *, view: View | None = None, command: str = "") -> str:
-    r"""A `tabular` for `booktabs`; above it as comments `command`, title and verdict.
+def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
+    r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    In each column the best value is bold and the next one underlined, by `ranking.places`; what is
-    quoted is not ranked. Below it stands in small print what signs and numbers mean. Of several
-    tasks their table comes first.
+    In each column the best value is bold and the next one underlined; what is quoted is not
+    ranked. Below it stands in small print what signs and numbers mean. Of several tasks their
+    table comes first.
     """
-    flat = replace(view or View(), grouped=False)
-    rows, columns = flat.rows(comparison), flat.metrics(comparison)
-    found = places(rows, columns)
+    table = build_table(comparison, options or TableOptions())
+    warnings = [f"! {warning}" for warning in comparison.warnings]
+    comments = [
+        r"Needs \usepackage{booktabs}.",
+        *warnings,
+        f"{table.title}.",
+        *comparison.sentences,
+    ]
     # No name may end a comment.
-    lines = [f"% {' '.join(line.split())}" for line in _comments(comparison, command)]
-    if comparison.protocol is not None:
-        lines += _protocol(comparison.protocol)
-    lines += [rf"\begin{{tabular}}{{lr{'r' * len(columns)}}}", r"\toprule"]
-    lines += [_line(["setting", "n", *(escaped(column.header) for column in columns)]), r"\midrule"]
-    for row in rows:
-        cells = [_cell(column, row, found) for column in columns]
-        name = escaped(flat.name(comparison, row).strip())
-        lines.append(_line([name, escaped(count(comparison, row)), *cells]))
-    if flat.quoted:
-        lines.append(r"\midrule")
-    for quoted in flat.quoted:
-        cells = [_number(quoted_cell(column, quoted)) for column in columns]
-        lines.append(_line([escaped(quoted.label), escaped(NOTHING), *cells]))
-    notes = flat.told(comparison, rows, columns)
-    notes += ["Bold: best, underlined: second, as printed."] if found else []
-    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip"]
-    lines.append(rf"{{\footnotesize {escaped(' '.join(notes))}\par}}")
-    return "\n".join(lines) + "\n"
+    lines = [f"% {' '.join(line.split())}" for line in ([command] if command else []) + comments]
+    if (tasks := task_table(comparison)) is not None:
+        lines += [*_latex_table(tasks), r"\bigskip"]
+    return "\n".join([*lines, *_latex_table(table)]) + "\n"
 
 
-def _protocol(table: Protocol) -> Iterator[str]:
-    yield rf"\begin{{tabular}}{{l{'c' * (len(table.heads()) - 1)}}}"
-    yield from (r"\toprule", _line([escaped(head) for head in table.heads()]), r"\midrule")
-    for name, cells in table.rows():
-        yield _line([escaped(name), *map(latex_cell, cells)])
+def _latex_table(table: Table) -> Iterator[str]:
+    yield rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}"
+    yield from (r"\toprule", _latex_line(map(escaped, table.heads)), r"\midrule")
+    for number, line in enumerate(table.lines):
+        if line.quoted and not table.lines[number - 1].quoted:
+            yield r"\midrule"
+        yield _latex_line([escaped(line.name.strip()), *map(_latex_cell, line.cells)])
     yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
-    yield rf"{{\footnotesize {escaped(table.caption)}\par}}"
-    yield r"\bigskip"
+    notes = [
+        *table.notes,
+        *(["Bold: best, underlined: second, as printed."] if table.ranked else []),
+    ]
+    yield rf"{{\footnotesize {escaped(' '.join(notes))}\par}}"
+
+
+def _latex_cell(cell: Cell) -> str:
+    # With a minus as long as a plus.
+    minus = cell.number.startswith("-")
+    number = f"$-${cell.number[1:]}" if minus else escaped(cell.number)
+    if cell.place in _EMPHASIS:
+        number = f"{_EMPHASIS[cell.place]}{{{number}}}"
+    if cell.half.startswith(" "):  # as DomainBed prints it
+        return rf"{number} $\pm${cell.half}"
+    return rf"{number} {{\scriptsize $\pm${cell.half}}}" if cell.half else number
+
+
+def _latex_line(texts: Iterable[str]) -> str:
+    return f"{' & '.join(texts)} \\\\"
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it; a character that no rule knows is printed as it is (UTF-8)."""
+    """Escape text for LaTeX; a character that no rule knows is printed as it is (UTF-8)."""
     return "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))
-
-
-def _comments(comparison: Comparison, command: str) -> Iterator[str]:
-    if command:
-        yield command
-    yield r"Needs \usepackage{booktabs}."
-    for warning in comparison.warnings:
-        yield f"! {warning}"
-    yield f"{title(comparison)}."
-    yield from comparison.sentences
-
-
-def _cell(column: MetricColumn, row: Row, found: Mapping[tuple[str, str], int]) -> str:
-    mean, half = column.parts(row)
-    command = _EMPHASIS.get(found.get((column.metric, row.arm.label), 0))
-    shown = _number(mean) if command is None else f"{command}{{{_number(mean)}}}"
-    return rf"{shown} {{\scriptsize $\pm${half}}}" if half else shown
-
-
-def _number(text: str) -> str:
-    """With a minus as long as a plus."""
-    if text == NOTHING:
-        return escaped(text)
-    return f"$-${text[1:]}" if text.startswith("-") else text
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"

@@ -7,31 +7,38 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tracking.comparison.compare import Comparison
-from tracking.comparison.predictions import Answer, Counts, Gallery, Keeper, Picture
-from tracking.errors import TrackingError, unknown
-from tracking.report.table import View, everything, headline, tasks
+from tracking.comparison.predictions import Answer, Gallery, Picture
+from tracking.errors import TrackingError, unknown_name
+from tracking.report.table import (
+    TableOptions,
+    build_table,
+    full_table,
+    headline,
+    task_table,
+    visible_rows,
+)
 
 if TYPE_CHECKING:
     from altair import TopLevelMixin
+    from jinja2 import Template
 
-    from tracking.evidence.data import Evidence
-    from tracking.report.table import Table
+    from tracking.charts.data import ChartData
 
 
 def library(cache: Path | None = None) -> str:
-    """Vega, Vega-Lite and Vega-Embed as JavaScript; `window.vegaEmbed` is what it defines.
+    """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`.
 
-    To bundle it takes seconds, so it is kept in the folder `cache`, by the versions in it.
+    Bundling takes seconds, so the text is cached in the folder `cache` by the versions in it.
     """
     import vl_convert
 
@@ -70,36 +77,6 @@ def _bundle() -> str:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model says of an image."""
-
-    text: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One picture with its caption."""
-
-    source: str
-    """A data URI."""
-    alt: str
-    label: str
-    shift: str
-    zero_shot: Said
-    reference: Said
-    candidate: Said
-
-
-@dataclass(frozen=True)
-class Group:
-    """The pictures of one cell."""
-
-    title: str
-    pictures: tuple[Shown, ...]
-
-
-@dataclass(frozen=True)
 class Pictures:
     """A gallery with its thumbnails, as far as there are any."""
 
@@ -108,79 +85,41 @@ class Pictures:
     """PNG files by (split, item)."""
     class_names: Sequence[str]
 
-    @property
-    def counts(self) -> tuple[Counts, ...]:
-        """One for each split."""
-        return self.gallery.counts
+    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield the title and the pictures of both cells in which the two settings differ."""
+        names = {"candidate": self.gallery.candidate, "reference": self.gallery.reference}
+        for keeper, loser in (("candidate", "reference"), ("reference", "candidate")):
+            shown = [it for it in self.gallery.pictures if it.kept_by == keeper]
+            pictures = [self._picture(it) for it in shown if (it.split, it.item) in self.thumbnails]
+            if pictures:
+                yield f"Kept by {names[keeper]}, lost by {names[loser]}", pictures
 
-    @property
-    def candidate(self) -> str:
-        """The label of the setting that is judged."""
-        return self.gallery.candidate
-
-    @property
-    def reference(self) -> str:
-        """The label of what it is judged against."""
-        return self.gallery.reference
-
-    @cached_property
-    def about(self) -> str:
-        """What is shown and by which rule it was taken."""
-        text = (
-            "Of the images that the zero-shot model has right: which did training keep? A setting "
-            "keeps an image when more than half of its runs have it right."
+    def _picture(self, picture: Picture) -> dict[str, Any]:
+        encoded = base64.b64encode(self.thumbnails[picture.split, picture.item]).decode()
+        answers = (
+            ("zero_shot", picture.zero_shot),
+            (self.gallery.reference, picture.reference),
+            (self.gallery.candidate, picture.candidate),
         )
-        if any(group.pictures for group in self.groups):
-            text += (
-                " The pictures are taken by a fixed rule, as many of either kind as there are up "
-                "to twelve: in turn from every shift, those first on which the runs agree most."
-            )
-        return text
+        return {
+            "source": f"data:image/png;base64,{encoded}",
+            "label": self._class_name(picture.label),
+            "shift": picture.split.removeprefix("ood/"),
+            "answers": [(name, *self._answer(answer)) for name, answer in answers],
+        }
 
-    @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """Both cells in which the two differ."""
-        names = (self.candidate, self.reference)
-        return (
-            Group(_title(*names), tuple(self._shown("candidate"))),
-            Group(_title(*reversed(names)), tuple(self._shown("reference"))),
-        )
-
-    def _shown(self, keeper: Keeper) -> Iterator[Shown]:
-        for picture in self.gallery.pictures:
-            png = self.thumbnails.get((picture.split, picture.item))
-            if picture.kept_by == keeper and png is not None:
-                yield self._one(picture, png)
-
-    def _one(self, picture: Picture, png: bytes) -> Shown:
-        shift, label = picture.split.removeprefix("ood/"), self._name(picture.label)
-        encoded = base64.b64encode(png).decode()
-        return Shown(
-            source=f"data:image/png;base64,{encoded}",
-            alt=f"{label}, {shift}",
-            label=label,
-            shift=shift,
-            zero_shot=self._said(picture.zero_shot),
-            reference=self._said(picture.reference),
-            candidate=self._said(picture.candidate),
-        )
-
-    def _said(self, answer: Answer) -> Said:
+    def _answer(self, answer: Answer) -> tuple[str, bool]:
         """`✓ 3 of 3 runs`, or `✗ bathtub, right in 1 of 3 runs`."""
         kept = answer.right > answer.of / 2
-        wrong = "" if kept or answer.wrong is None else self._name(answer.wrong)
+        wrong = "" if kept or answer.wrong is None else self._class_name(answer.wrong)
         runs = f"{answer.right} of {answer.of} runs" if answer.of > 1 else ""
         if wrong and runs:
             runs = f", right in {runs}"
-        return Said(f"{'✓' if kept else '✗'} {wrong}{runs}".rstrip(), kept)
+        return f"{'✓' if kept else '✗'} {wrong}{runs}".rstrip(), kept
 
-    def _name(self, number: int) -> str:
+    def _class_name(self, number: int) -> str:
         known = 0 <= number < len(self.class_names)
         return self.class_names[number] if known else f"class {number}"
-
-
-def _title(keeper: str, loser: str) -> str:
-    return f"Kept by {keeper}, lost by {loser}"
 
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
@@ -188,7 +127,7 @@ _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is known, such as the digest of the data."""
+    """A named fact of the runs, such as the digest of the data."""
 
     name: str
     values: tuple[str, ...]
@@ -197,7 +136,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file as it was run."""
+    """The text of a sweep file as it was run."""
 
     name: str
     text: str
@@ -205,7 +144,7 @@ class SweepFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a reader needs to judge the numbers, and to make them again."""
+    """Facts, commands and files with which the numbers can be judged and reproduced."""
 
     facts: tuple[Fact, ...]
     commands: tuple[str, ...]
@@ -213,7 +152,7 @@ class Provenance:
 
 
 def without_user(text: str) -> str:
-    """The text with every user's home folder as `~`."""
+    """Write every user's home folder in a text as `~`."""
     home = str(Path.home())
     # A folder deeper down that is called the same, such as /data/root, is nobody's home.
     whole = re.compile(rf"(?<![\w.~/\\-]){re.escape(home)}(?![\w.-])")
@@ -223,7 +162,7 @@ def without_user(text: str) -> str:
 
 HERE = Path(__file__).parent
 _BEFORE_COST = "cost"
-"""The chart in front of which the images stand: they belong to the accuracies."""
+"""The chart before which the images stand: they belong to the accuracies."""
 
 
 @dataclass(frozen=True)
@@ -246,35 +185,32 @@ class Section:
 
 def document(
     comparison: Comparison,
-    evidence: Evidence,
+    data: ChartData,
     *,
     description: str = "",
     pictures: Pictures | None = None,
     provenance: Provenance | None = None,
     cache: Path | None = None,
 ) -> str:
-    """The report as HTML. Equal arguments give equal text, but for names that Altair counts.
+    """Render the report as HTML. Equal arguments give equal text, but for names Altair counts.
 
     A policy in the page forbids it to load anything, or to run other scripts than its own.
     `cache` is a folder for what takes long and is the same for every page.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
-    )
     script = (HERE / "page.js").read_text(encoding="utf-8")
     scripts = [_closed(text) for text in (library(cache), script)]
-    return environment.get_template("page.html").render(
+    return _template("page.html").render(
         comparison=comparison,
         description=description,
         headline=headline(comparison),
-        everything=everything(comparison),
-        tasks=tasks(comparison),
+        full=full_table(comparison),
+        tasks=task_table(comparison),
         settings={task: headline(found) for task, found in comparison.tasks.items()},
-        sections=list(_sections(comparison, evidence, pictures, provenance)),
-        gallery=pictures,
+        sections=list(_sections(comparison, data, pictures, provenance)),
+        gallery=None if pictures is None else pictures.gallery,
+        groups=[] if pictures is None else list(pictures.groups()),
         provenance=provenance,
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(text) for text in scripts],
@@ -282,9 +218,16 @@ def document(
     )
 
 
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(HERE)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(name)
+
+
 def _sections(
     comparison: Comparison,
-    evidence: Evidence,
+    data: ChartData,
     pictures: Pictures | None,
     provenance: Provenance | None,
 ) -> Iterator[Section]:
@@ -299,7 +242,7 @@ def _sections(
         if chart.name == _BEFORE_COST:
             yield from gallery
             gallery = []
-        drawn = chart.draw(evidence)
+        drawn = chart.draw(data)
         if drawn is not None:
             yield Section(chart.name, chart.title, Drawn(chart.about, _spec(drawn)))
     yield from gallery
@@ -318,12 +261,12 @@ def _spec(chart: TopLevelMixin) -> str:
 
 
 def _closed(script: str) -> str:
-    """The script such that nothing in it ends its element."""
+    """Escape a script so that nothing in it ends its element."""
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """The Content-Security-Policy: these scripts, styles and images within the page, no more."""
+    """Write the Content-Security-Policy: these scripts, styles and images in the page, no more."""
     digests = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
     ]
@@ -337,86 +280,39 @@ def _policy(scripts: Sequence[str]) -> str:
 MOST_ROWS = 200
 """Beyond them only what stands for each algorithm is shown: a cell is no place to look one up."""
 MOST_WARNINGS = 5
-# No colours, no classes, no script: the notebook's own theme, light or dark, decides how text
-# looks, and styles on elements are what survives in notebooks that are not trusted.
-_TEMPLATE = """\
-<div>
-<p><strong>{{ sentences[0] }}</strong></p>
-{%- for sentence in sentences[1:] %}
-<p>{{ sentence }}</p>
-{%- endfor %}
-{%- if warnings %}
-<details open><summary>Before you believe it</summary><ul>
-{%- for warning in warnings %}
-<li>{{ warning }}</li>
-{%- endfor %}
-</ul></details>
-{%- endif %}
-{%- for table in tables %}
-<div style="overflow-x: auto">
-<table>
-<caption style="caption-side: top; text-align: left">{{ table.caption }}</caption>
-<thead><tr>
-{%- for head in table.heads %}
-<th scope="col" style="text-align: {{ 'right' if loop.index0 else 'left' }}">{{ head }}</th>
-{%- endfor %}
-</tr></thead>
-<tbody>
-{%- for line in table.lines %}
-{%- set weight = "bold" if line.selected else "normal" %}
-<tr><th scope="row" style="text-align: left; min-width: 16em; font-weight: {{ weight }}">
-{{- line.name }}</th>
-{%- for cell in line.cells %}
-{%- set mark = "; text-decoration: underline" if loop.index0 in line.best else "" %}
-<td style="text-align: right; white-space: nowrap; font-weight: {{ weight }}{{ mark }}">
-{{- cell }}</td>
-{%- endfor %}</tr>
-{%- endfor %}
-</tbody>
-</table>
-</div>
-<p><small>{{ table.notes }}{% if left and loop.last %} {{ left }}{% endif %}</small></p>
-{%- endfor %}
-</div>
-"""
 
 
-def html(comparison: Comparison) -> str:
-    """The comparison as a cell shows it: the rows that a terminal shows, as long as they are few.
+def cell(comparison: Comparison) -> str:
+    """Render a notebook's cell: the rows that a terminal shows, as long as they are few.
 
     Everything that it quotes is escaped. It has no script, no colours and no links.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    from tracking.report.table import tasks
-
-    table, left = _table(comparison)
+    rows, left = visible_rows(comparison, TableOptions()), ""
+    table = build_table(comparison, rows=rows) if len(rows) <= MOST_ROWS else headline(comparison)
+    if len(table.lines) < len(rows):
+        left = f"{len(rows) - len(table.lines)} more rows are in rows_frame(comparison)."
     warnings = list(comparison.warnings[:MOST_WARNINGS])
     if more := len(comparison.warnings) - len(warnings):
         warnings.append(f"and {more} more, in its warnings")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    of_tasks = tasks(comparison)
-    return environment.from_string(_TEMPLATE).render(
+    tasks = task_table(comparison)
+    return _template("cell.html").render(
         sentences=comparison.sentences or ("",),
         warnings=warnings,
-        tables=[table] if of_tasks is None else [of_tasks, table],
+        tables=[table] if tasks is None else [tasks, table],
         left=left,
     )
 
 
-def _table(comparison: Comparison) -> tuple[Table, str]:
-    """The table, and what it leaves out besides what its notes say."""
-    from tracking.report.table import headline, of_rows
-
-    rows = View().rows(comparison)
-    if len(rows) <= MOST_ROWS:
-        return of_rows(comparison, rows), ""
-    table = headline(comparison)
-    return table, f"{len(rows) - len(table.lines)} more rows are in rows_frame()."
+def show_in_notebooks() -> None:
+    """Let a notebook show a comparison as `cell` renders it; elsewhere do nothing."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is not None:
+        shell.display_formatter.formatters["text/html"].for_type(Comparison, cell)
 
 
-def chart(comparison: Comparison, name: str, *, width: int) -> TopLevelMixin:
-    """A chart of the report, `width` pixels wide, on white as Altair's own are.
+def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> TopLevelMixin:
+    """Draw a chart of the report, `width` pixels wide, on white as Altair's own are.
 
     What is read from the folders of runs (learning curves, classes, calibration) is there in the
     home that made them, not after reading from a tracking server. Raises TrackingError for a name
@@ -426,16 +322,16 @@ def chart(comparison: Comparison, name: str, *, width: int) -> TopLevelMixin:
 
     from tracking.charts import CHARTS
     from tracking.charts.base import fitted
-    from tracking.evidence.data import gather
+    from tracking.charts.data import ChartData
 
     if name not in CHARTS:
-        raise TrackingError(unknown("chart", name, CHARTS))
-    drawn = CHARTS[name].draw(gather(comparison))
+        raise TrackingError(unknown_name("chart", name, CHARTS))
+    drawn = CHARTS[name].draw(ChartData(comparison))
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
     spec = fitted(drawn.to_dict(validate=False), width)
     # Transparent is for the report, which gives words the colours of its theme.
     spec.pop("background", None)
     assert isinstance(drawn, alt.SchemaBase)  # as every chart of Altair is
-    found: TopLevelMixin = type(drawn).from_dict(spec, validate=False)
-    return found
+    picture: TopLevelMixin = type(drawn).from_dict(spec, validate=False)
+    return picture

@@ -23,7 +23,7 @@ SIGN = "§"
 
 
 class Subject(NamedTuple):
-    """What a run was made with, as its config names it."""
+    """Backbone and family of a run, as its config names them."""
 
     model: str
     pretrained: str | None
@@ -41,7 +41,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Published:
-    """What one source says of one method on one family; fractions."""
+    """The numbers of one source for one method on one family; fractions."""
 
     method: str
     backbone: Backbone
@@ -69,23 +69,9 @@ class Quoted:
         """`CAR-FT §1`."""
         return f"{self.published.method} {SIGN}{self.footnote}"
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for standard JSON."""
-        told = self.published
-        return {
-            "method": told.method,
-            "quoted": True,
-            "backbone": told.backbone.title,
-            "family": told.family,
-            "values": dict(self.values),
-            "source": told.source,
-            "recipe": told.recipe,
-            "note": told.note,
-        }
-
 
 def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quoted, ...]:
-    """What is published for one of the subjects and has a number for one of the `metrics`.
+    """Select what is published for one of the subjects, with a number for one of the `metrics`.
 
     The mean over shifts is given where it is over exactly the shifts measured here: of the quoted
     numbers where each is there, else as printed.
@@ -103,15 +89,15 @@ def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quo
 
 
 def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tuple[Quoted, ...]:
-    """`quoted` for the columns of a comparison.
+    """Select what is quoted beside the columns of a comparison.
 
     Where its tasks each hold out a domain, its OOD mean is the one over domains that is published
     of DomainBed's sets. Beside means over other tasks nothing can stand, and nothing beside another
     accuracy than top-1, which is what is printed.
     """
-    if comparison.terms.by != TOP1:
+    if comparison.endpoint.by != TOP1:
         return ()
-    table = comparison.protocol
+    table = comparison.task_table
     if table is None:
         return quoted(subjects, comparison.metric_names)
     if table.field != TEST_DOMAIN:
@@ -120,7 +106,7 @@ def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tupl
 
 
 def footnotes(rows: Sequence[Quoted]) -> list[str]:
-    """What the signs mean, and each source once with its recipe."""
+    """Explain the signs, and name each source once with its recipe."""
     if not rows:
         return []
     told = [f"{SIGN} quoted, not measured here: in no choice, test, ranking or verdict."]
@@ -133,9 +119,9 @@ def footnotes(rows: Sequence[Quoted]) -> list[str]:
     return [*told, *sorted(notes)]
 
 
-def nothing_for(subjects: Collection[Subject]) -> str:
-    """What to say when nothing is published for what was measured here."""
-    ours = " or ".join(sorted({_told(subject) for subject in subjects})) or "these runs"
+def none_published(subjects: Collection[Subject]) -> str:
+    """Say that nothing is published for what was measured here."""
+    ours = " or ".join(sorted({_subject_name(subject) for subject in subjects})) or "these runs"
     if any(_matches(row, subject) for row in published() for subject in subjects):
         return (
             f"Nothing is quoted for {ours}: what is published there is of other splits, or a mean "
@@ -147,7 +133,7 @@ def nothing_for(subjects: Collection[Subject]) -> str:
 
 @functools.cache
 def published(file: Path = FILE) -> tuple[Published, ...]:
-    """Every row of the data file, in its order."""
+    """Read every row of the data file, in its order."""
     import yaml
 
     data = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -170,7 +156,7 @@ def _rows(
     backbone: Backbone,
     families: Mapping[str, Sequence[str]],
 ) -> Iterator[Published]:
-    """One for each family in the columns."""
+    """Yield one row for each family in the columns."""
     by_family: dict[str, dict[str, float]] = {}
     for column, number in zip(table["columns"], numbers, strict=True):
         family, _, name = column.rpartition("/")
@@ -199,7 +185,7 @@ def _matches(row: Published, subject: Subject) -> bool:
 
 
 def _named(row: Published, metrics: Collection[str]) -> dict[str, float]:
-    """The values under the comparison's names: `v2` may be its `ood/imagenet-v2/top1`."""
+    """Map the values to the comparison's names: `v2` may be its `ood/imagenet-v2/top1`."""
     family = _plain(row.family)
     shifts = {
         metric: _plain(metric.split("/")[1]).removeprefix(family)
@@ -222,6 +208,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _told(subject: Subject) -> str:
+def _subject_name(subject: Subject) -> str:
     tag = f" ({subject.pretrained})" if subject.pretrained else ""
     return f"{subject.model}{tag} on {subject.family}"

@@ -66,8 +66,8 @@ class Tracker(ABC):
     def preflight(self) -> None:
         """Find out now whether the store will take runs, where that depends on other people.
 
-        Raises NotLetIn or TrackingError where it never will as things are, and ServiceUnreachable
-        where it will once it is there again.
+        Raises AccessDenied or TrackingError where it never will as things are, and
+        ServiceUnreachable where it will once it is there again.
         """
         return
 

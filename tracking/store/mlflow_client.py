@@ -1,4 +1,4 @@
-"""MLflow's client: environment, reachability, version, database."""
+"""MLflow's client: its environment, opening it, and checks before a sweep depends on it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,49 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from tracking.database import SECONDS, Database, is_unknown_name, look
-from tracking.errors import ServiceUnreachable, TrackingError, UnknownHost
+from tracking.database import SECONDS, Database, inspect_database, is_host_not_found
+from tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
 from tracking.location import TRACKING_VARIABLE, is_server, sqlite_file, without_password
-from tracking.store.mlflow_errors import store_refuses, translated, uploading
+from tracking.store.mlflow_errors import (
+    deleted_experiment,
+    store_refuses,
+    translated,
+    uploading,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+
+logger = logging.getLogger(__name__)
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",  # MLflow reads exactly this word
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# One attempt a request, and not for two minutes: when to repeat is the caller's part, and a request
+# that MLflow repeats by itself may open a run twice. And no address of each run that ends on
+# stdout, which is for results: it costs a request, and shows a password that is in the URI.
+_CLIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -43,22 +59,22 @@ def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
 
     Call it before mlflow, ray or huggingface_hub are imported: they look once.
     """
-    chosen = os.environ if environ is None else environ
+    target = os.environ if environ is None else environ
     for name, value in QUIET.items():
-        chosen.setdefault(name, value)
+        target.setdefault(name, value)
 
 
 @contextmanager
 def quieted(name: str, level: int, environ: Mapping[str, str]) -> Iterator[None]:
     """Set the level of the logger `name` and variables of this process; afterwards as before."""
-    logger = logging.getLogger(name)
-    old, before = logger.level, {variable: os.environ.get(variable) for variable in environ}
-    logger.setLevel(level)
+    quiet = logging.getLogger(name)
+    old, before = quiet.level, {variable: os.environ.get(variable) for variable in environ}
+    quiet.setLevel(level)
     os.environ.update(environ)
     try:
         yield
     finally:
-        logger.setLevel(old)
+        quiet.setLevel(old)
         for variable, value in before.items():
             if value is None:
                 del os.environ[variable]
@@ -66,8 +82,82 @@ def quieted(name: str, level: int, environ: Mapping[str, str]) -> Iterator[None]
                 os.environ[variable] = value
 
 
+def connect(uri: str) -> MlflowClient:
+    """Open a client of a server or a database that is there, within seconds.
+
+    Raises:
+        ServiceUnreachable: Nothing answers.
+        TrackingError: It answers and cannot be used: an old schema, a database of something else.
+    """
+    _set_up()
+    check_reachable(uri)
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise TrackingError(f"there is no MLflow database {file}")
+    logger.debug("connecting to MLflow at %s", without_password(uri))
+    with _usable(uri):
+        from mlflow import MlflowClient
+
+        return MlflowClient(uri)
+
+
+def create_database(file: Path) -> None:
+    """Make a database with MLflow's tables, put in place when it is whole.
+
+    The migrations take seconds and cannot be repeated: a process killed among them would leave a
+    database that MLflow never opens again.
+    """
+    _set_up()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in file.parent.glob(f".{file.name}.new-*"):  # by a process that was killed here
+        shutil.rmtree(left)
+    logger.debug("creating MLflow's database %s", file)
+    # A name of its own each time: MLflow keeps what it knows of a URI for the process's life.
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.new-", dir=file.parent) as folder:
+        new = Path(folder) / file.name
+        with _usable(f"sqlite:///{file}"):
+            from mlflow import MlflowClient
+
+            MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        new.replace(file)
+
+
+def _set_up() -> None:
+    """Set what MLflow looks at when it is imported and used, where the user has not."""
+    stay_private()
+    for name, value in _CLIENT.items():
+        os.environ.setdefault(name, value)
+    # Only MLflow's warnings, and no tracebacks of database errors: they come as exceptions.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _usable(uri: str) -> Iterator[None]:
+    """Raise every error of opening MLflow as one of ours."""
+    try:
+        with translated(uri):
+            yield
+    except (ServiceUnreachable, TrackingError):
+        raise
+    except Exception as error:  # SQLAlchemy, Alembic and the drivers each have errors of their own
+        raise TrackingError(f"MLflow cannot use {without_password(uri)}: {error}") from error
+
+
+def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+    """Return the id of an experiment; None where there is none.
+
+    Raises TrackingError where it was deleted, MLflow's own errors besides.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage == "deleted":
+        raise deleted_experiment(uri, name, experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
 _SERVER_PORTS = {"http": 80, "https": 443}
-_DATABASES = ("postgresql", "mysql", "mssql")
 
 
 def check_reachable(uri: str) -> None:
@@ -81,8 +171,13 @@ def check_reachable(uri: str) -> None:
         _check_file(file)
     elif is_server(uri):
         _check_server(uri)
-    elif uri.partition(":")[0].partition("+")[0] in _DATABASES:
-        _check_database(Database(uri, "MLflow's database", TRACKING_VARIABLE))
+    elif uri.startswith("postgresql"):
+        database = Database(uri, "MLflow's database", TRACKING_VARIABLE)
+        if inspect_database(database).is_optunas:
+            raise TrackingError(
+                f"{database} is Optuna's: MLflow needs one of its own, name another one in "
+                f"{database.variable}"
+            )
 
 
 def _check_file(file: Path) -> None:
@@ -90,12 +185,9 @@ def _check_file(file: Path) -> None:
         return
     try:
         # Not read-only: what a killed process has begun to write is rolled back on opening.
-        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)
-        try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {row[0] for row in rows}
-        finally:
-            connection.close()
     except sqlite3.OperationalError as error:
         raise ServiceUnreachable(f"cannot read {file}: {error}") from None
     except sqlite3.DatabaseError as error:
@@ -109,16 +201,8 @@ def _check_file(file: Path) -> None:
         )
 
 
-def _check_database(database: Database) -> None:
-    if look(database).is_optunas:
-        raise TrackingError(
-            f"{database} is Optuna's: MLflow needs one of its own, name another one in "
-            f"{database.variable}"
-        )
-
-
 def _check_server(uri: str) -> None:
-    """MLflow's client waits half a minute for one that swallows packets."""
+    """Connect to its port first: MLflow's client waits half a minute for lost packets."""
     parts = urlsplit(uri)
     port = parts.port or _SERVER_PORTS.get(parts.scheme)
     if not parts.hostname or port is None:
@@ -129,9 +213,9 @@ def _check_server(uri: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
     except OSError as error:
-        if is_unknown_name(error):
-            raise UnknownHost(
-                f"MLflow at {place} is on a host that nobody knows by this name from here: see to "
+        if is_host_not_found(error):
+            raise HostNotFound(
+                f"MLflow at {place} is on a host whose name cannot be resolved here: see to "
                 f"{TRACKING_VARIABLE}"
             ) from None
         raise ServiceUnreachable(f"MLflow at {place} does not answer: {error}") from None
@@ -140,69 +224,42 @@ def _check_server(uri: str) -> None:
 PROBE_SECONDS = 5.0
 """That a server may take for an answer."""
 _FOLDER = "carft-sweep-doctor"
-_IMPATIENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said, and when, in seconds since 1970."""
+    """What a server answered."""
 
     status: int
-    headers: Mapping[str, str]
     text: str
-    asked: float
-    came: float
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError."""
+        """Return the body as JSON. Raises ValueError."""
         return json.loads(self.text)
 
 
-def ask(
-    uri: str,
-    path: str,
-    method: str = "GET",
-    *,
-    headers: Mapping[str, str] | None = None,
-    body: Mapping[str, Any] | None = None,
-    as_nobody: bool = False,
-) -> Answer:
-    """A server's answer, whatever its status, asked as MLflow's client asks: with its credentials
-    (unless `as_nobody`), certificates and proxies.
+def ask(uri: str, path: str) -> Answer:
+    """Request a path as MLflow's client does, with its credentials, certificates and proxies.
 
-    Raises ServiceUnreachable when nothing answers within SECONDS, TrackingError when TLS fails.
+    The request has the client's credentials (unless `as_nobody`), certificates and proxies.
+
+    Raises:
+        ServiceUnreachable: Nothing answers within PROBE_SECONDS.
+        TrackingError: TLS fails.
     """
-    stay_private()
+    _set_up()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import MlflowHostCreds, http_request
+    from mlflow.utils.rest_utils import http_request
 
-    known: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-    nobody = MlflowHostCreds(  # type: ignore[no-untyped-call]
-        without_password(uri),
-        ignore_tls_verification=known.ignore_tls_verification,
-        client_cert_path=known.client_cert_path,
-        server_cert_path=known.server_cert_path,
-    )
-    asked = time.time()
+    credentials: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
     try:
         answer: Any = http_request(  # type: ignore[no-untyped-call]
-            nobody if as_nobody else known,
-            path,
-            method,
-            max_retries=0,
-            timeout=PROBE_SECONDS,
-            raise_on_status=False,
-            extra_headers=dict(headers or {}),
-            json=body,
+            credentials, path, "GET", max_retries=0, timeout=PROBE_SECONDS, raise_on_status=False
         )
     except MlflowException as error:
         raise _unanswered(uri, str(error.message)) from None
-    return Answer(answer.status_code, answer.headers, answer.text, asked, time.time())
+    return Answer(answer.status_code, answer.text)
 
 
 def _unanswered(uri: str, text: str) -> RuntimeError:
@@ -213,33 +270,33 @@ def _unanswered(uri: str, text: str) -> RuntimeError:
             "names the file of the authority that signed it"
         )
     if "SSLError" in text:
-        return TrackingError(f"{place} does not speak TLS as https:// asks for; is it http://?")
+        return TrackingError(f"{place} does not speak TLS as https:// needs it; is it http://?")
     if "timed out" in text:
         return ServiceUnreachable(f"MLflow at {place} does not answer within {PROBE_SECONDS:g} s")
     return ServiceUnreachable(f"MLflow at {place} does not answer: {text[:300]}")
 
 
 def server_version(uri: str) -> str | None:
-    """The version that a server tells of itself; None where it tells none. Raises as `ask` does."""
+    """Read a server's version; None where it names none. Raises as `request` does."""
     answer = ask(uri, "/version")
-    found = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
-    return found[0] if answer.status == 200 and found else None
+    match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
+    return match[0] if answer.status == 200 and match else None
 
 
 def client_version() -> str:
-    """Of the installed MLflow."""
+    """Return the version of the installed MLflow."""
     from importlib.metadata import version
 
     return version("mlflow")
 
 
 def release(version: str) -> tuple[int, ...]:
-    """Major and minor, by which two versions are compared."""
+    """Return major and minor, by which two versions are compared."""
     return tuple(int(part) for part in version.split(".")[:2])
 
 
 def latest_schema() -> str:
-    """The revision of a database's tables that the installed MLflow wants."""
+    """Return the revision of a database's tables that the installed MLflow needs."""
     stay_private()
     from mlflow.store.db.utils import _get_latest_schema_revision
 
@@ -249,54 +306,37 @@ def latest_schema() -> str:
 def try_artifacts(uri: str, location: str) -> bool:
     """Write a small file below an experiment's `location`, read it, and remove it; no run is made.
 
-    False when it is still there: who may write need not be let delete. The next one of this user
-    and machine then takes its place. Raises ServiceUnreachable or TrackingError where the store
-    refuses.
+    Returns:
+        Whether it is gone: a user who may write need not have the right to delete. The next file
+        of this user and machine then takes its place.
+
+    Raises:
+        ServiceUnreachable, TrackingError: The store rejects it.
     """
+    _set_up()
+    from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from requests import HTTPError
 
     who = f"{getpass.getuser()}@{socket.gethostname()}".encode()
     place = f"{location.rstrip('/')}/{_FOLDER}-{hashlib.sha256(who).hexdigest()[:8]}"
-    written = uuid.uuid4().hex
-    with _impatient(), translated(uri), uploading(uri), tempfile.TemporaryDirectory() as folder:
+    text = uuid.uuid4().hex
+    with translated(uri), uploading(uri), tempfile.TemporaryDirectory() as folder:
         store: Any = get_artifact_repository(place, tracking_uri=uri)
         file, back = Path(folder, "tried.txt"), Path(folder, "back")
-        file.write_text(written, encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
         back.mkdir()
         store.log_artifact(str(file))
         read = Path(store.download_artifacts(file.name, str(back))).read_text(encoding="utf-8")
-        if read != written:
+        if read != text:
             raise TrackingError(f"the artifact store gives back other than it got: {location}")
-        return _removed(store)
-
-
-def _removed(store: Any) -> bool:
-    """Whether its files are gone: False where this user may not delete."""
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
-    try:
-        store.delete_artifacts()
-    except (HTTPError, MlflowException) as error:
-        if "403" in str(error):
+        try:
+            store.delete_artifacts()
+        except (HTTPError, MlflowException) as error:
+            if "403" not in str(error):
+                raise
             return False
-        raise
-    return True
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow tries again for minutes, and shows a bar, unless told otherwise."""
-    before = {name: os.environ.get(name) for name in _IMPATIENT}
-    os.environ.update(_IMPATIENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        return True
 
 
 WRITTEN_BY = "carft.written_by"
@@ -304,11 +344,10 @@ WRITTEN_BY = "carft.written_by"
 
 
 def check_version(uri: str) -> None:
-    """Ask a server for its version, and wait a few seconds for it.
+    """Compare a server's major version with the client's.
 
-    Raises TrackingError where its major version is another than ours or its certificate is not
-    trusted, ServiceUnreachable where it says nothing. Whatever else it answers is seen to by the
-    next request.
+    Raises TrackingError where they differ or its certificate is not trusted, ServiceUnreachable
+    where it does not answer within seconds. Any other answer is left to the next request.
     """
     if urlsplit(uri).scheme not in ("http", "https"):
         return  # Databricks has no version of its own

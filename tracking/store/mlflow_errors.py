@@ -1,67 +1,19 @@
-"""MLflow's errors in our words."""
+"""Translation of MLflow's errors."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tracking.database import scrubbed
-from tracking.errors import NotLetIn, RequestFailed, ServiceUnreachable, TrackingError
+from tracking.database import remove_passwords
+from tracking.errors import AccessDenied, RequestFailed, ServiceUnreachable, TrackingError
 from tracking.location import TRACKING_VARIABLE, is_server, without_password
 from tracking.store import mlflow_limits
 
-if TYPE_CHECKING:
-    from requests import Response
-
-
-# What urllib3 says of an answer that MLflow's client would have asked for again.
-_BUSY = re.compile(r"too many (429|503) ")
-_HARMLESS = "/api/2.0/mlflow/experiments/get"
-
-
-def is_busy(text: str) -> bool:
-    """Whether an error of MLflow's client tells of such an answer. It keeps none of its headers."""
-    return bool(_BUSY.search(text))
-
-
-def asked_to_wait(uri: str) -> float | None:
-    """Ask the server something small, and read from its answer how many seconds it wants.
-
-    None when it does not say, or answers again.
-    """
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    try:
-        answer: Response = http_request(  # type: ignore[no-untyped-call]
-            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
-            _HARMLESS,
-            "GET",
-            params={"experiment_id": "0"},
-            max_retries=0,
-            raise_on_status=False,
-        )
-    except MlflowException:
-        return None
-    return said_in(answer)
-
-
-def said_in(answer: Response | None) -> float | None:
-    """The seconds that an answer asks for; None when it is not of that kind or does not say."""
-    from urllib3.exceptions import InvalidHeader
-    from urllib3.util import Retry
-
-    if answer is None or answer.status_code not in Retry.RETRY_AFTER_STATUS_CODES:
-        return None
-    try:
-        return Retry().parse_retry_after(answer.headers.get("Retry-After", ""))
-    except InvalidHeader:
-        return None
-
+logger = logging.getLogger(__name__)
 
 # The codes that blame the record. Anything else may be well a minute later.
 _MISTAKES = {
@@ -80,25 +32,25 @@ _OVERLOADED = "QueuePool limit"
 _REFUSED = {"CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 _UPLOAD_MISTAKES = {400, 404, 413}
 _UNKNOWN = re.compile(r"endpoint (\S+) failed with error code 404")
-"""What MLflow's client says of a 404 that is not MLflow's own."""
+"""The text of MLflow's client for a 404 that is not MLflow's own."""
 _STORES = {"azure", "boto3", "botocore", "google"}
 
 
-def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
-    """The error to raise for an MlflowException of this code and text.
+def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
+    """Translate an MlflowException of this code and text.
 
-    `answers` asks the server something harmless: one that answers it, and failed with a 500
-    before, stumbles over the one request and would for ever.
+    `answers` sends the server a harmless request: one that answers it, and failed with a 500
+    before, fails at the one record and would for ever.
     """
     place = without_password(uri)
-    text = scrubbed(text, uri)
+    text = remove_passwords(text, uri)
     if "out-of-date database schema" in text:
         return _other_schema(place, text)
     if code in _REFUSED:
         return _not_let_in(place, text)
     broken_here = code == "INTERNAL_ERROR" and not is_server(uri)
     if code in _MISTAKES or broken_here or ("too many 500 " in text and answers()):
-        return TrackingError(f"MLflow at {place} refuses: {text}")
+        return TrackingError(f"MLflow at {place} rejected the request: {text}")
     if code == _DOUBTFUL and _OVERLOADED not in text:
         return RequestFailed(f"MLflow at {place} failed at a request: {text}")
     unknown = _UNKNOWN.search(text)
@@ -112,7 +64,7 @@ def meaning(uri: str, code: str, text: str, answers: Callable[[], bool]) -> Runt
 
 
 def _other_schema(place: str, text: str) -> TrackingError:
-    """MLflow says the same of a schema that is older and of one that is newer."""
+    """Tell an older schema from a newer one, of which MLflow says the same."""
     found = re.search(r"found version (\w+)", text)
     if found is not None and not _is_known(found[1]):
         return TrackingError(
@@ -126,15 +78,15 @@ def _other_schema(place: str, text: str) -> TrackingError:
 
 
 def _is_known(revision: str) -> bool:
-    """Whether the MLflow that is installed has a migration to this schema."""
+    """Tell whether the installed MLflow has a migration to this schema."""
     from mlflow.store import db_migrations
 
     versions = Path(db_migrations.__path__[0]) / "versions"
     return not versions.is_dir() or any(versions.glob(f"{revision}_*.py"))
 
 
-def _not_let_in(place: str, text: str) -> NotLetIn:
-    """A server with passwords has three ways to say no, and each another remedy."""
+def _not_let_in(place: str, text: str) -> AccessDenied:
+    """Name the remedy for each of the three ways in which a server denies access."""
     if "Invalid Host header" in text:
         remedy = "Start the server with --allowed-hosts that names the host as you write it"
     elif "403" in text:
@@ -146,59 +98,55 @@ def _not_let_in(place: str, text: str) -> NotLetIn:
         remedy = (
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
         )
-    return NotLetIn(f"MLflow at {place} does not let us in: {text}. {remedy}")
+    return AccessDenied(f"MLflow at {place} denied access: {text}. {remedy}")
 
 
-def meaning_of_os_error(uri: str, error: OSError) -> RuntimeError:
-    """The error to raise for one of `requests` (an upload) or of a local disk."""
+def translate_os_error(uri: str, error: OSError) -> RuntimeError:
+    """Translate an error of `requests` (an upload) or of a local disk."""
     answer = getattr(error, "response", None)
-    message = f"MLflow at {without_password(uri)}: {scrubbed(str(error), uri)}"
+    message = f"MLflow at {without_password(uri)}: {remove_passwords(str(error), uri)}"
     if getattr(answer, "status_code", None) in _UPLOAD_MISTAKES:
         return TrackingError(message)
-    unreachable = ServiceUnreachable(message)
-    unreachable.retry_after = said_in(answer)
-    return unreachable
+    return ServiceUnreachable(message)
 
 
 def store_refuses(uri: str, text: str) -> ServiceUnreachable:
-    """The error for artifacts that MLflow's server cannot put into, or see in, the store behind it.
+    """Make the error of a server that cannot reach the store of its artifacts.
 
-    To be said of no record: the store may be there again, or let the server in, any time.
+    It blames no record: the store may be back, or admit the server, any time.
     """
     return ServiceUnreachable(
         f"the artifact store of MLflow at {without_password(uri)} does not take what it is given "
-        f"({scrubbed(text, uri)}). See to the server's --artifacts-destination: whether the "
-        "bucket is there, the server may write to it, and the store answers; the server's log "
+        f"({remove_passwords(text, uri)}). See to the server's --artifacts-destination: whether "
+        "the bucket is there, the server may write to it, and the store answers; the server's log "
         "has the reason"
     )
 
 
 @contextmanager
 def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """MLflow's errors as ours; `answers` is as for `meaning`."""
+    """Raise MLflow's errors as ours; `answers` is as for `translate_error`."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        text = mlflow_limits.cut(str(error.message), 1000)
-        meant = meaning(uri, error.error_code, text, answers)
-        if isinstance(meant, ServiceUnreachable) and is_busy(text):
-            meant.retry_after = asked_to_wait(uri)
-        raise meant from error
+        text = mlflow_limits.truncate(str(error.message), 1000)
+        logger.debug("MLflow raised %s: %s", error.error_code, text)
+        raise translate_error(uri, error.error_code, text, answers) from error
     except OSError as error:  # requests' errors are OSErrors too
-        raise meaning_of_os_error(uri, error) from error
+        raise translate_os_error(uri, error) from error
 
 
 @contextmanager
 def uploading(uri: str) -> Iterator[None]:
-    """Within `translated`: what the store of the artifacts says, which MLflow only passes on."""
+    """Within `translated`: raise the errors of the artifact store, which MLflow passes on."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        text = mlflow_limits.cut(str(error.message), 300)
+        text = mlflow_limits.truncate(str(error.message), 300)
         if is_server(uri) and "too many 5" in str(error.message):
             raise store_refuses(uri, text) from error
         raise
@@ -210,16 +158,16 @@ def uploading(uri: str) -> Iterator[None]:
     except Exception as error:  # each store's client has errors of its own, and no common base
         if type(error).__module__.partition(".")[0] not in _STORES:
             raise
+        text = remove_passwords(mlflow_limits.truncate(str(error), 300), uri)
         raise ServiceUnreachable(
             f"the artifact store of MLflow at {without_password(uri)} does not take what this "
-            f"machine gives it ({scrubbed(mlflow_limits.cut(str(error), 300), uri)}). Keys for it "
-            "must be in the environment, or the server started with --artifacts-destination, which "
-            "then gives it on"
+            f"machine gives it ({text}). Keys for it must be in the environment, or the "
+            "server started with --artifacts-destination, which then passes it on"
         ) from error
 
 
 def deleted_experiment(uri: str, name: str, experiment_id: str) -> TrackingError:
-    """The error for an experiment in MLflow's bin: its name is taken and it takes no runs."""
+    """Make the error for an experiment in MLflow's bin, whose name is still taken."""
     return TrackingError(
         f"the MLflow experiment {name!r} was deleted, and MLflow keeps its name: restore it with "
         f"`MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore "

@@ -1,4 +1,4 @@
-"""What a tracking store accepts, and how everything else is made to fit before it is told.
+"""Names and values that MLflow accepts, and how all others are made to fit.
 
 The limits are MLflow's (`mlflow/utils/validation.py`), the strictest of the versions supported.
 """
@@ -25,7 +25,7 @@ _ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
 def name(text: str) -> str:
-    """A metric, parameter or tag name that is accepted: `gap(id=ood)` becomes `gap_id_ood_`.
+    """Make a metric, parameter or tag name acceptable: `gap(id=ood)` becomes `gap_id_ood_`.
 
     Characters other than letters, digits and `_ - . / : space` become `_`; empty and `.` parts of
     a path go, `..` as a part or at the start becomes `__`; a name that is too long is cut and ends
@@ -42,64 +42,64 @@ def name(text: str) -> str:
 
 
 def param(value: Param) -> str:
-    """A parameter as text, cut to 6000 characters; None, True, False as in JSON."""
+    """Write a parameter as text, truncated to 6000 characters; None, True, False as in JSON."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return cut(value if isinstance(value, str) else repr(value), PARAM_LENGTH)
+    return truncate(value if isinstance(value, str) else repr(value), PARAM_LENGTH)
 
 
 def params(values: Mapping[str, Param]) -> dict[str, str]:
-    """Names and values that are accepted."""
+    """Make names and values of parameters acceptable."""
     return {name(key): param(value) for key, value in values.items()}
 
 
 def tags(values: Mapping[str, str]) -> dict[str, str]:
-    """Names and values that are accepted; a value is cut to 5000 characters."""
-    return {name(key): cut(value, TAG_LENGTH) for key, value in values.items()}
+    """Make names and values of tags acceptable; a value is truncated to 5000 characters."""
+    return {name(key): truncate(value, TAG_LENGTH) for key, value in values.items()}
 
 
-def cut(text: str, length: int) -> str:
-    """The text itself, or its beginning and an ellipsis."""
+def truncate(text: str, length: int) -> str:
+    """Return the text itself, or its beginning and an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
-    """The values that are kept, and tags that tell of the infinite ones, which are not.
+    """Return the values that are kept, and tags in place of the infinite ones.
 
     A store of numbers without infinities shows 1.8e308 instead, which spoils every chart and
     maximum. NaN is kept: MLflow knows it.
     """
     kept: list[Metric] = []
-    told: dict[str, str] = {}
+    infinite: dict[str, str] = {}
     for metric in values:
         clean = name(metric.name)
         if math.isinf(metric.value):
-            told[name(f"carft.not_finite.{clean}")] = f"{metric.value} at step {metric.step}"
+            infinite[name(f"carft.not_finite.{clean}")] = f"{metric.value} at step {metric.step}"
         else:
             kept.append(metric._replace(name=clean))
-    return kept, told
+    return kept, infinite
 
 
 def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
-    """One entry for each name and digest, with its contexts joined by commas: a store has one."""
-    found: dict[tuple[str, str], DatasetInput] = {}
+    """Join the contexts of equal names and digests by commas: a store has one entry of each."""
+    joined: dict[tuple[str, str], DatasetInput] = {}
     for value in values:
         short = replace(
             value,
-            name=cut(value.name, DATASET_NAME_LENGTH),
+            name=truncate(value.name, DATASET_NAME_LENGTH),
             digest=value.digest[:DATASET_DIGEST_LENGTH],
         )
-        known = found.setdefault((short.name, short.digest), short)
-        if short.context not in known.context.split(","):
-            joined = replace(known, context=f"{known.context},{short.context}")
-            found[short.name, short.digest] = joined
-    return list(found.values())
+        first = joined.setdefault((short.name, short.digest), short)
+        if short.context not in first.context.split(","):
+            both = f"{first.context},{short.context}"
+            joined[short.name, short.digest] = replace(first, context=both)
+    return list(joined.values())
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Tags for parameters that were told before with another value: the first value stands."""
+    """Make tags for parameters that were logged before with another value, which stands."""
     return {
-        name(f"carft.param_changed.{key}"): cut(value, TAG_LENGTH)
+        name(f"carft.param_changed.{key}"): truncate(value, TAG_LENGTH)
         for key, value in new.items()
         if key in old and old[key] != value
     }

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracking.errors import TrackingError
-from tracking.location import Where, without_password
+from tracking.location import TrackingLocation, without_password
 from tracking.store import mlflow_limits, mlflow_store
 from tracking.store.base import DatasetInput, RunKey
-from tracking.store.mlflow_client import quieted
+from tracking.store.mlflow_client import connect, find_experiment, quieted
 from tracking.store.mlflow_errors import translated, uploading
-from tracking.store.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Metric, Run
+    import pandas as pd
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
+
+logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 ARTIFACT = "model"
@@ -45,19 +46,17 @@ REQUIREMENTS = (
     "torchvision",
 )
 """What the script and open_clip import."""
-_QUIET = {
-    # MLflow would copy the lock file of whatever project the user stands in into the model.
-    "MLFLOW_UV_AUTO_DETECT": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
+# MLflow would copy the lock file of the project in the current folder into the model.
+_QUIET = {"MLFLOW_UV_AUTO_DETECT": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 def save(local: Path, folder: Path, model: LoggedModel) -> None:
-    """Lay the export in `folder` out as MLflow's model at `local`, which is not there yet."""
+    """Write the export in `folder` as MLflow's model to `local`, which does not exist yet."""
     import pandas as pd
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
+    example = pd.DataFrame({"image": [_example()]})
     save_model(
         local,
         python_model=str(SCRIPT),  # its text: nothing is pickled
@@ -68,39 +67,26 @@ def save(local: Path, folder: Path, model: LoggedModel) -> None:
             run_id=model.source_run_id,
             model_id=model.model_id,
         ),
-        signature=_signature(),
-        input_example=pd.DataFrame({"image": [_example()]}),
+        signature=_signature(example),
+        input_example=example,
         pip_requirements=list(_requirements(folder)),
     )
 
 
-def _signature() -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
+def _signature(example: pd.DataFrame) -> ModelSignature:
+    from mlflow.models import infer_signature
 
-    def guesses(kind: str) -> Array:
-        names = (Property(kind, DataType.string), Property("probability", DataType.double))
-        return Array(Object(list(names)))
-
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=Schema(
-            [
-                ColSpec(DataType.string, "label"),
-                ColSpec(DataType.double, "probability"),
-                ColSpec(guesses("label"), "top"),
-                ColSpec(guesses("context"), "contexts"),
-            ]
-        ),
-        params=ParamSchema(
-            [ParamSpec("top", DataType.long, 5), ParamSpec("contexts", DataType.long, 5)]
-        ),
-    )
+    answer = {
+        "label": "cat",
+        "probability": 1.0,
+        "top": [{"label": "cat", "probability": 1.0}],
+        "contexts": [{"context": "a photo of a {}.", "probability": 1.0}],
+    }
+    return infer_signature(example, type(example)([answer]), {"top": 5, "contexts": 5})
 
 
 def _example() -> str:
-    """A small image in base64: a gradient."""
+    """Make a small image in base64: a gradient."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -109,7 +95,7 @@ def _example() -> str:
 
 
 def _requirements(folder: Path) -> Iterator[str]:
-    """The versions here, as anybody can install them: without this machine's build of torch."""
+    """List the versions installed here, without this machine's build of torch."""
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     names = [*REQUIREMENTS]
     if "hf_model_name" in config["model_cfg"]["text_cfg"]:
@@ -123,7 +109,7 @@ def _requirements(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing but what MLflow itself warns of, and nothing of the folder the user stands in."""
+    """Show MLflow's own warnings alone, and take nothing from the current folder."""
     with quieted("mlflow", logging.WARNING, _QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas' and pydantic's, of how MLflow calls them
         yield
@@ -134,7 +120,7 @@ _ILLEGAL = re.compile(r"[/:.%\"']")
 
 @dataclass(frozen=True)
 class ModelStart:
-    """What is known of a model when it is kept."""
+    """A model to be kept, and what is known of it."""
 
     key: RunKey
     """The run that made it."""
@@ -170,47 +156,59 @@ class KeptModel:
 
 
 def keep_model(
-    place: Where, home: str, start: ModelStart, folder: Path, *, register: str | None = None
+    place: TrackingLocation,
+    home: str,
+    start: ModelStart,
+    folder: Path,
+    *,
+    register: str | None = None,
 ) -> KeptModel:
-    """Keep the export in `folder` beside its run and its sweep, unless the store has it already.
+    """Keep an export beside its run and its sweep, unless the store has it already.
 
-    `home` is who the home is, as its runs' tags say. With `register` it becomes a version of the
-    registered model of that name, unless it is one. Raises ServiceUnreachable while the store
-    cannot be used, TrackingError when it refuses, or does not have the run.
+    Args:
+        place: The store and its experiment.
+        home: The home's id, as the tags of its runs have it.
+        start: What is known of the model.
+        folder: The export.
+        register: A registered model, of which it becomes a version unless it is one.
+
+    Raises:
+        ServiceUnreachable: The store cannot be used now.
+        TrackingError: The store rejects it, or does not have the run.
     """
-    keeper = _Keeper(place, home)
-    return keeper.keep(start, folder, register)
+    return _Keeper(place, home).keep(start, folder, register)
 
 
 class _Keeper:
     """One experiment of a store."""
 
-    def __init__(self, place: Where, home: str) -> None:
-        MlflowStore(place.uri, place.experiment, place.artifacts, home=home).check()
-        from mlflow import MlflowClient
-
+    def __init__(self, place: TrackingLocation, home: str) -> None:
         self._uri, self._home = place.uri, home
-        self._client: MlflowClient = MlflowClient(place.uri)
+        self._client = connect(place.uri)
         with translated(self._uri):
-            found = self._client.get_experiment_by_name(place.experiment)
-        if found is None:
-            raise TrackingError(f"the MLflow experiment {place.experiment!r} is gone")
-        self._experiment = str(found.experiment_id)
+            experiment = find_experiment(self._client, self._uri, place.experiment)
+        if experiment is None:
+            raise TrackingError(
+                f"MLflow at {without_password(self._uri)} has no experiment {place.experiment!r}"
+            )
+        self._experiment = experiment
 
     def keep(self, start: ModelStart, folder: Path, register: str | None) -> KeptModel:
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             known = self._known(start)
+        if known is not None:
+            logger.info("MLflow has %s as %s already", start.label, known.model_id)
         kept = known or self._created(start, runs[0], folder)
         with translated(self._uri):
             for run in runs:
                 self._link(run, kept)
             if not kept.metrics:
                 self._measure(runs[0], kept, start)
-            told = KeptModel(str(kept.model_id), is_new=known is None)
+            model = KeptModel(str(kept.model_id), is_new=known is None)
             if register is None:
-                return told
-            return replace(told, registered=(register, self._version(kept, start, register)))
+                return model
+            return replace(model, registered=(register, self._version(kept, start, register)))
 
     def _run(self, key: RunKey) -> Run:
         query = mlflow_store.query_of(mlflow_store.identity(key, self._home))
@@ -219,19 +217,19 @@ class _Keeper:
             raise TrackingError(
                 f"MLflow at {without_password(self._uri)} has no run {key.digest[:12]} of sweep "
                 f"{key.sweep!r}, to which the model belongs. What waits is delivered by: "
-                f"carft-sweep sync. Another server is told the sweep by: carft-sweep run FILE"
+                f"carft-sweep sync. Another server gets the sweep by: carft-sweep run FILE"
             )
         return found[0]
 
     def _known(self, start: ModelStart) -> LoggedModel | None:
-        """The model as it was kept before. What a crash left half uploaded is no such model."""
+        """Find the model as it was kept before, not what a crash left half uploaded."""
         query = mlflow_store.query_of(self._tags(start))
         found = self._client.search_logged_models([self._experiment], query)
         whole = [model for model in found if model.status.value == "READY"]
         return min(whole, key=lambda model: model.creation_timestamp, default=None)
 
     def _tags(self, start: ModelStart) -> dict[str, str]:
-        """By which the model is found again."""
+        """Return the tags by which the model is found again."""
         own = {"carft.kind": "model", "carft.evaluation": start.evaluation}
         return {**mlflow_store.identity(start.key, self._home), **own}
 
@@ -266,7 +264,7 @@ class _Keeper:
             return self._client.finalize_logged_model(model.model_id, "READY")
 
     def _link(self, run: Run, model: LoggedModel) -> None:
-        """Among the run's outputs: MLflow shows the model on its page."""
+        """Add the model to the run's outputs, which MLflow shows on its page."""
         from mlflow.entities import LoggedModelOutput
 
         outputs = run.outputs.model_outputs if run.outputs else []
@@ -274,38 +272,23 @@ class _Keeper:
             self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def _measure(self, run: Run, model: LoggedModel, start: ModelStart) -> None:
-        """The run's own values once more, as the model's: equal ones are kept once."""
+        """Log the run's own points as the model's: of equal ones MLflow keeps one."""
         from mlflow.entities import Metric
 
         dataset = {}
         if start.dataset is not None:
             (short,) = mlflow_limits.datasets([start.dataset])
             dataset = {"dataset_name": short.name, "dataset_digest": short.digest}
-        found = []
+        own = {"model_id": model.model_id, "run_id": run.info.run_id, **dataset}
+        metrics = []
         for name, value in start.metrics.items():
-            point = self._point(run, name, value, start.step)
-            if point is not None:
-                found.append(
-                    Metric(
-                        point.key,
-                        point.value,
-                        point.timestamp,
-                        point.step,
-                        model_id=model.model_id,
-                        run_id=run.info.run_id,
-                        **dataset,
-                    )
-                )
-        if found:
-            self._client.log_batch(run.info.run_id, metrics=found)
-
-    def _point(self, run: Run, name: str, value: float, step: int | None) -> Metric | None:
-        """Where the run has this value."""
-        history = self._client.get_metric_history(run.info.run_id, mlflow_limits.name(name))
-        fitting = [
-            point for point in history if point.value == value and step in (None, point.step)
-        ]
-        return max(fitting, key=lambda point: (point.step, point.timestamp), default=None)
+            history = self._client.get_metric_history(run.info.run_id, mlflow_limits.name(name))
+            steps = [p for p in history if p.value == value and start.step in (None, p.step)]
+            if steps:
+                last = max(steps, key=lambda point: (point.step, point.timestamp))
+                metrics.append(Metric(last.key, value, last.timestamp, last.step, **own))
+        if metrics:
+            self._client.log_batch(run.info.run_id, metrics=metrics)
 
     def _version(self, model: LoggedModel, start: ModelStart, name: str) -> str:
         from mlflow.exceptions import MlflowException

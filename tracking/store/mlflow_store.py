@@ -5,10 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
@@ -20,10 +17,9 @@ from tracking.location import (
     EXPERIMENT,
     home_id,
     is_server,
+    resolve_location,
     sqlite_file,
     waiting,
-    where,
-    without_password,
 )
 from tracking.store import mlflow_limits
 from tracking.store.base import ARTIFACT, DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
@@ -32,9 +28,11 @@ from tracking.store.mlflow_client import (
     check_reachable,
     check_rights,
     check_version,
-    stay_private,
+    connect,
+    create_database,
+    find_experiment,
 )
-from tracking.store.mlflow_errors import deleted_experiment, translated, uploading
+from tracking.store.mlflow_errors import translated, uploading
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,15 +104,6 @@ def _quoted(value: str) -> str:
 
 
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-
-# One attempt a request, and not for two minutes: the projection decides when to try again, and
-# a request that MLflow repeats by itself may open a run twice. And no address of each run that ends
-# on stdout, which is for results: it costs a request, and shows a password that is in the URI.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 _DESCRIPTION = "mlflow.note.content"
 
@@ -245,51 +234,34 @@ class MlflowStore(Tracker):
         return self._connected
 
     def _connect(self) -> tuple[MlflowClient, str]:
-        stay_private()
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        check_reachable(self._uri)
         file = sqlite_file(self._uri)
-        # SQLAlchemy, Alembic and the database drivers each raise errors of their own here.
-        try:
-            with ExitStack() as stack:
-                if file is not None:  # two processes must not both create the tables
-                    stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
-                from mlflow import MlflowClient
-
-                _quiet()
-                if file is not None and self._artifact_root is not None:
+        with ExitStack() as stack:
+            if file is not None:  # two processes must not both create the tables
+                stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
+                if self._artifact_root is not None:
                     set_aside_if_moved(file, self._experiment, self._artifact_root)
-                if file is not None and not file.exists():
-                    _create(file)
-                with self._translated():
-                    client = MlflowClient(self._uri)
-                    return client, self._experiment_id(client)
-        except (ServiceUnreachable, TrackingError):
-            raise
-        except Exception as error:
-            raise TrackingError(
-                f"MLflow cannot use {without_password(self._uri)}: {error}"
-            ) from error
+                if not file.exists():
+                    create_database(file)
+            client = connect(self._uri)
+            with self._translated():
+                return client, self._experiment_id(client)
 
     def _experiment_id(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = client.get_experiment_by_name(self._experiment)
-        if found is None:
-            root = self._artifact_root
-            try:
-                return client.create_experiment(
-                    self._experiment,
-                    artifact_location=None if root is None else str(root.resolve()),
-                )
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                return self._experiment_id(client)  # another process was a moment earlier
-        if found.lifecycle_stage == "deleted":
-            raise deleted_experiment(self._uri, self._experiment, found.experiment_id)
-        return found.experiment_id
+        found = find_experiment(client, self._uri, self._experiment)
+        if found is not None:
+            return found
+        root = self._artifact_root
+        try:
+            return client.create_experiment(
+                self._experiment,
+                artifact_location=None if root is None else str(root.resolve()),
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._experiment_id(client)  # another process was a moment earlier
 
     def _search(self, key: RunKey) -> Run | None:
         """The run of this key that was created first, if any."""
@@ -389,32 +361,8 @@ def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowSt
 
     Raises TrackingError where its database would not be safe.
     """
-    place = where(home, environ)
+    place = resolve_location(home, environ)
     return MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
-
-
-def _create(file: Path) -> None:
-    """A new database with MLflow's tables, put in place when it is whole.
-
-    The migrations take seconds and cannot be repeated: a process killed among them would leave a
-    database that MLflow never opens again.
-    """
-    from mlflow import MlflowClient
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for left in file.parent.glob(f".{file.name}.new-*"):  # by a process that was killed here
-        shutil.rmtree(left)
-    # A name of its own each time: MLflow keeps what it knows of a URI for the process's life.
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.new-", dir=file.parent) as folder:
-        new = Path(folder) / file.name
-        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-        new.replace(file)
-
-
-def _quiet() -> None:
-    """Only MLflow's warnings, and no tracebacks of database errors: they come as exceptions."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _input(dataset: DatasetInput) -> MlflowInput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,19 @@ import pytest
 from carft_core.config import trial_config
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from carft_core.train import train
 from sweeps.cli import main
 from sweeps.engines.resources import Gpu, Node
 from sweeps.ledger.runs import Runs
 from sweeps.plan.estimate import (
-    ALIKE,
-    ANY,
-    Experience,
-    Pace,
-    Plan,
-    Sample,
-    Work,
-    estimate,
-    experience,
-    measure,
-    measured,
-    usual,
+    RemainingWork,
+    RunTimes,
+    SweepEstimate,
+    TimedRun,
+    TimingHistory,
+    median_times,
+    timing_history,
 )
 from tests.sweeps.conftest import ToySweep
-from tests.sweeps.engines.test_resources import write_run
 
 RANDOM: dict[str, Any] = {
     "method": "random",
@@ -40,7 +32,6 @@ RANDOM: dict[str, Any] = {
     "run_cap": 3,
 }
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
-SHORT = {**CONFIG, "optim": {"batch_size": 16, "steps": 12}, "data": {"train_fraction": 0.05}}
 
 
 def check(toy: ToySweep, capsys: pytest.CaptureFixture[str], *more: str, **changes: Any) -> str:
@@ -56,9 +47,9 @@ def plan(
     return found
 
 
-def sample(step: float = 1.0, size: int = 2**20, **changes: Any) -> Sample:
+def timed(step: float = 1.0, peak: float | None = None, **changes: Any) -> TimedRun:
     config = trial_config({**CONFIG, **changes}).as_dict()
-    return Sample(config, "cpu", Pace(step, 0.0, 0.0), size)
+    return TimedRun(config, RunTimes(step, 0.0, 0.0), peak)
 
 
 def test_a_plan_counts_what_is_done_and_what_is_left(
@@ -66,13 +57,12 @@ def test_a_plan_counts_what_is_done_and_what_is_left(
 ) -> None:
     first = plan(toy_cli, capsys)
     assert (first["runs"], first["done"], first["to_evaluate"], first["to_train"]) == (7, 0, 1, 6)
-    assert (first["seconds"], first["disk_mb"]) == (None, None)
+    assert first["seconds"] is None
     assert not toy_cli.home.path.exists()
     toy_cli.run()
     later = plan(toy_cli, capsys, "--set", "seeds=3")
     assert (later["runs"], later["done"], later["reused"], later["to_train"]) == (10, 7, 0, 3)
     assert later["seconds"] is not None
-    assert later["measured"] == ALIKE
 
 
 def test_runs_of_another_sweep_are_reused(
@@ -163,41 +153,37 @@ def test_a_sweep_that_may_end_earlier_is_told_an_upper_bound(
 
 def test_the_time_comes_from_the_runs_most_like_it() -> None:
     config = trial_config(CONFIG)
-    same = sample(1.0)
-    other_algorithm = sample(2.0, algorithm={"name": "car_ft"})
-    other_batch = sample(4.0, optim={"batch_size": 7})
-    everything = [same, other_algorithm, other_batch]
-    found = Experience(everything).of(config)
-    assert found == ([same], ALIKE)
-    assert Experience(everything[1:]).of(config) == ([other_algorithm], ALIKE)
-    assert Experience(everything[2:]).of(config) == ([other_batch], ANY)
-    assert Experience([]).of(config) is None
-    gpu = Sample(same.config, "cuda", same.pace, same.bytes)
-    assert Experience([gpu, other_algorithm]).of(config) == ([other_algorithm], ALIKE)
-    assert usual(everything).step == 2.0
+    same, other_algorithm = timed(1.0), timed(2.0, algorithm={"name": "car_ft"})
+    others = [timed(4.0, optim={"batch_size": 7}), timed(9.0, device="cuda")]
+    everything = [same, other_algorithm, *others]
+    assert TimingHistory(everything).times_of(config) == same.times
+    assert TimingHistory(everything[1:]).times_of(config) == other_algorithm.times
+    assert TimingHistory(others).times_of(config) is None
+    assert median_times(everything[:3]).step == 2.0
 
 
-def test_time_and_disk_add_up_over_the_runs() -> None:
+def test_the_memory_is_the_most_of_runs_with_the_same_model_and_batch() -> None:
+    config = trial_config({**CONFIG, "device": "cuda"})
+    alike = [timed(peak=peak, device="cuda:0") for peak in (900.0, 1000.0, None)]
+    others = [
+        timed(peak=9000.0, device="cuda", optim={"micro_batch": 2}),
+        timed(peak=9000.0, device="cuda", model={"name": "ViT-L-14"}),
+    ]
+    assert TimingHistory([*alike, *others]).peak_mb(config) == 1000.0
+    assert TimingHistory(others).peak_mb(config) is None
+
+
+def test_time_adds_up_over_the_runs() -> None:
     config = trial_config(CONFIG)
-    known = Experience([Sample(config.as_dict(), "cpu", Pace(0.5, 3.0, 7.0), 5 * 2**20)])
-    found = Plan("toy", "grid", 2, 3, at_once=2)
-    found.work = [Work(config, 100, 2, 3), Work(config, 10, 1, 1), Work(config, 0, 0, 2)]
-    estimate(found, known)
+    known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
+    work = [RemainingWork(config, *parts) for parts in ((100, 2, 3), (10, 1, 1), (0, 0, 2))]
+    found = SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
+    found.add_times(known)
     assert found.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
     assert found.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
-    assert found.disk_mb == 10.0
-    unknown = Plan("toy", "grid", 2, 3, work=found.work)
-    estimate(unknown, Experience([]))
-    assert (unknown.seconds, unknown.disk_mb, unknown.measured) == (None, None, None)
-
-
-def test_weights_count_where_they_are_kept() -> None:
-    config = trial_config(CONFIG)
-    bare = trial_config({**CONFIG, "keep": {"weights": False}})
-    known = Sample(config.as_dict(), "cpu", Pace(1.0, 0.0, 0.0), 2 * 2**20, weights=5 * 2**20)
-    found = Plan("toy", "grid", 3, 3, work=[Work(config, 1, 1, 1), *[Work(bare, 1, 1, 1)] * 2])
-    estimate(found, Experience([known]))
-    assert found.disk_mb == 7.0 + 2 * 2.0
+    unknown = SweepEstimate("toy", "grid", 2, 3, work=work)
+    unknown.add_times(TimingHistory([]))
+    assert unknown.seconds is None
 
 
 def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
@@ -210,8 +196,13 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     plain = trial_config({**CONFIG, "device": "cuda"}).as_dict()
     write_json(folder / "config.json", {"config": plain})
     # 10 steps in 5 s and 2 s behind each epoch, and a night between the third and the fourth.
-    history = [
-        {"step": 10 * epoch, "seconds": 5.0 * (epoch > 0), "timestamp": 1000 * 7 * epoch}
+    history: list[dict[str, Any]] = [
+        {
+            "step": 10 * epoch,
+            "seconds": 5.0 * (epoch > 0),
+            "timestamp": 1000 * 7 * epoch,
+            "metrics": {"system/peak_memory_mb": 800.0 + epoch} if epoch else {},
+        }
         for epoch in range(4)
     ]
     history[3]["timestamp"] += 1000 * 36_000
@@ -219,29 +210,13 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
-    for name in ("checkpoint.pt", "weights/last.safetensors"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"x" * 100_000)
-    found = experience(runs).of(trial_config({**CONFIG, "device": "cpu"}))
-    assert found is not None
-    (one,), how = found
-    assert how == ANY
-    assert one.device == "cuda"
-    assert (one.pace.step, one.pace.epoch) == (0.5, 2.0)
-    assert one.pace.model == pytest.approx(6.0)
-    assert 0 < one.bytes < 100_000
-    assert one.weights == 100_000
-
-
-def test_a_disk_that_is_too_small_is_warned_of(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy_cli.run()
-    assert "MB free" not in check(toy_cli, capsys, "--set", "seeds=3")
-    monkeypatch.setattr("sweeps.cli.check.experience", lambda _: Experience([sample(size=2**60)]))
-    text = check(toy_cli, capsys, "--set", "seeds=3")
-    assert text.startswith("! the disk of ")
-    assert "MB free, the sweep needs about " in text
+    found = timing_history(runs)
+    times = found.times_of(trial_config({**CONFIG, "device": "cuda"}))
+    assert times is not None
+    assert (times.step, times.epoch) == (0.5, 2.0)
+    assert times.model == pytest.approx(6.0)
+    assert found.times_of(trial_config({**CONFIG, "device": "cpu"})) is None
+    assert found.peak_mb(trial_config({**CONFIG, "device": "cuda"})) == 803.0
 
 
 def test_a_request_that_no_machine_can_meet_is_refused_with_need_and_supply(
@@ -306,14 +281,17 @@ ON_CLUSTER = ("--address", "head:6379", "--set", "resources.gpus=0.5")
 
 
 def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], asked: list[Any]
+    toy_cli: ToySweep,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     toy_cli.home.prepare()
     assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, capsys, *ON_CLUSTER)
     assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
-    write_run(toy_cli.home.runs, "earlier", [600.0])
-    assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
-    assert "500 MiB, but earlier runs of this model and batch took 600" in capsys.readouterr().err
+    monkeypatch.setattr(TimingHistory, "peak_mb", lambda *_: 600.0)
+    text = check(toy_cli, capsys, *ON_CLUSTER)
+    assert "! resources.gpus: 0.5 of a GPU is 500 MiB, and earlier runs of this model" in text
     (toy_cli.home.path / "apart").touch()
     assert main(["check", str(toy_cli.file()), *ON_CLUSTER]) == 2
     assert "big: does not share the home" in capsys.readouterr().err
@@ -341,50 +319,8 @@ def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
 def test_a_time_budget_that_is_too_small_is_said(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.cli.check.experience", lambda _: Experience([sample()]))
-    text = check(toy_cli, capsys, "--set", "time_budget=1s")
+    toy_cli.run()
+    slow = RunTimes(1.0, 0.0, 0.0)
+    monkeypatch.setattr(TimingHistory, "times_of", lambda *_: slow)
+    text = check(toy_cli, capsys, "--set", "time_budget=1s", "--set", "seeds=3")
     assert "more than the time budget: the sweep ends after 1 s" in text
-
-
-def test_a_few_steps_are_really_trained_and_nothing_of_them_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    config = trial_config({**SHORT, "keep": {"weights": False, "predictions": False}})
-    found = measure(config, 0, threads=None)
-    assert found.pace.step > 0
-    assert found.pace.model > found.pace.epoch > 0
-    assert 0 < found.kept(config) < 20_000
-    assert found.device == "cpu"
-    assert list(tmp_path.iterdir()) == []
-    assert "measured now" in (measured(found).of(trial_config(CONFIG)) or ((), ""))[1]
-
-
-def test_measuring_says_why_the_first_run_cannot_be_trained() -> None:
-    lost = {"data": {"family": "image_folder", "root": "/nowhere"}}
-    with pytest.raises(RequestError, match="/nowhere"):
-        measure(trial_config({**CONFIG, **lost}), 0, threads=None)
-    hot = {"optim": {"lr": 1e30, "warmup": 0.0, "clip": None}, "data": {"train_fraction": 0.05}}
-    with pytest.raises(RequestError, match=r"the first run cannot be trained \(nan\)"):
-        measure(trial_config({**CONFIG, **hot}), 0, threads=None)
-
-
-def test_measuring_wants_the_gpu_that_runs_get(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = Node("big", 8.0, 1.0, bf16=True)
-    monkeypatch.setattr("sweeps.cli.check.this_machine", lambda: node)
-    trial = {"algorithm": {"name": "car_ft"}}
-    arguments = ["check", str(toy_cli.file(trial=trial)), "--engine", "ray", "--measure"]
-    assert main(arguments) == 2
-    assert "--measure trains on this machine, which has no GPU" in capsys.readouterr().err
-
-
-def test_measuring_counts_what_the_run_will_keep(tmp_path: Path) -> None:
-    plain = {**SHORT, "merges": [{"name": "wise_ft", "alphas": [0.5]}]}
-    config = trial_config({**plain, "keep": {"weights": False}})
-    train(config, 0, workdir=tmp_path)
-    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
-    found = measure(config, 0, threads=None)
-    assert found.kept(config) == pytest.approx(size, rel=0.25)
-    assert found.kept(trial_config(plain)) > 10 * size

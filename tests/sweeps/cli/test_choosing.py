@@ -7,21 +7,23 @@ import re
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.cli.compare import check_merge, chosen_by
+from sweeps.cli.compare import override, override_specs
 from sweeps.cli.parser import parse
-from tracking.comparison.spec import Judging, Rule, Terms
+from tests.tracking.made_up import kl_sweep
+from tracking.comparison.pooling import SweepRuns
+from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
 
-TOLD = Judging(Rule(within=0.01, strength={"optim.lr": -1}), (0, 1))
+TOLD = ComparisonSpec(rule=SelectionRule(within=0.01, strength={"optim.lr": -1}), seeds=(0, 1))
 
 
 def chosen(
     metric: str | None = None, selection: str | None = None, id_margin: float | None = None
-) -> Judging:
-    return chosen_by(TOLD, metric=metric, selection=selection, id_margin=id_margin)
+) -> ComparisonSpec:
+    return override(TOLD, metric=metric, selection=selection, id_margin=id_margin)
 
 
 def test_nothing_said_changes_nothing() -> None:
-    assert chosen() is TOLD
+    assert chosen() == TOLD
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_a_selection_replaces_the_sweeps_own(selection: str, name: str) -> None:
 
 def test_a_margin_is_of_the_verdict_alone() -> None:
     found = chosen(id_margin=0.02)
-    assert found.terms.id_margin == 0.02
+    assert found.endpoint.id_margin == 0.02
     assert found.rule == TOLD.rule
 
 
@@ -88,26 +90,29 @@ def test_a_test_metric_may_be_chosen_on_if_it_is_called_an_oracle() -> None:
 
 
 def test_a_merged_model_that_no_run_has_is_told() -> None:
-    check_merge(None, [])
-    check_merge("wise_ft@0.5", ["wise_ft@0.5"])
+    sweeps = [SweepRuns("kl", kl_sweep())]
+    (whole,) = override_specs(
+        sweeps, parse(["compare", "kl", "--metric", "wise_ft@0.5/id/val/top1"])
+    )
+    assert whole.spec.rule.merge == "wise_ft@0.5"
     with pytest.raises(RequestError, match=r"did you mean 'wise_ft@0\.5'"):
-        check_merge("wise_ft@0.6", ["wise_ft@0.5"])
+        override_specs(sweeps, parse(["compare", "kl", "--metric", "wise_ft@0.6/id/val/top1"]))
 
 
 def test_what_only_tasks_have_is_refused_elsewhere() -> None:
     for words in ({"selection": "leave_one_domain_out"}, {"metric": "ood/{task}_out/top1"}):
         options = {"selection": "oracle", "metric": None, **words}
         with pytest.raises(RequestError, match="go with tasks"):
-            chosen_by(TOLD, id_margin=None, **options)
-    told = Judging(tasks="data.test_domain")
-    found = chosen_by(told, metric=None, selection="leave_one_domain_out", id_margin=None)
+            override(TOLD, id_margin=None, **options)
+    told = ComparisonSpec(tasks="data.test_domain")
+    found = override(told, metric=None, selection="leave_one_domain_out", id_margin=None)
     assert (found.rule.named, found.tasks) == ("leave_one_domain_out", "data.test_domain")
 
 
 def test_another_accuracy_is_of_the_verdict_alone_and_of_every_task() -> None:
-    told = Judging(TOLD.rule, terms=Terms(by_task={"a": "macro_f1"}))
-    found = chosen_by(told, metric=None, selection=None, id_margin=None, by="top1")
-    assert (found.rule, found.terms) == (told.rule, Terms())
+    told = ComparisonSpec(rule=TOLD.rule, endpoint=Endpoint(by_task={"a": "macro_f1"}))
+    found = override(told, metric=None, selection=None, id_margin=None, by="top1")
+    assert (found.rule, found.endpoint) == (told.rule, Endpoint())
 
 
 def test_an_accuracy_that_nobody_knows_is_told_with_the_nearest(

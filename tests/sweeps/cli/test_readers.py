@@ -134,7 +134,7 @@ def test_a_pruned_trial_enters_no_mean_and_the_comparison_counts_it(made: Made) 
     )
     found = comparison(made.ledger, made.runs)
     assert found.selected is not None
-    assert found.selected.params == {"algorithm.kl_weight": 1}
+    assert found.selected.arm.params == {"algorithm.kl_weight": 1}
     (row,) = [row for row in found.rows if row.arm.trial == pruned]
     assert (row.n, dict(row.arm.states), row.value) == (0, {"pruned": 1}, None)
     assert any("1 pruned run" in warning for warning in found.warnings)

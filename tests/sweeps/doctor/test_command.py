@@ -36,8 +36,8 @@ def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home").touch()
-    monkeypatch.setenv("CARFT_WEBHOOK", "http://127.0.0.1:1/secret")
-    assert main(["doctor", "home.folder", "webhook"]) == 2
+    monkeypatch.setenv("CARFT_DATA", str(tmp_path))
+    assert main(["doctor", "home.folder", "data"]) == 2
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "Home"
     assert told[1] == f"  wrong        {tmp_path / 'home'} is no folder"
@@ -52,10 +52,10 @@ def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
     assert main(["doctor", "--json", "mlflow", "sent", "data"]) == 4
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [(one["check"], one["level"]) for one in checks] == [
-        ("mlflow.place", "unreachable"),
         ("data.root", "ok"),
+        ("mlflow.place", "unreachable"),
     ]
-    assert all(bool(one["todo"]) == (one["level"] != "ok") for one in checks)
+    assert all(bool(one["advice"]) == (one["level"] != "ok") for one in checks)
 
 
 def test_an_unknown_check_is_named_with_its_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,76 @@
-"""What a container leaves of a machine, as its files say."""
+"""This machine as the doctor sees it: versions, cores, GPUs, home, data, files of secrets."""
 
 from __future__ import annotations
 
-import resource
+import os
 import shutil
-import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sweeps.doctor import machine
-from tests.sweeps.doctor.looked import look, only
+from sweeps.doctor.machine import SHOWN
+from tests.mounts import mount
+from tests.sweeps.doctor.findings import look, only
+
+
+def asks_for(monkeypatch: pytest.MonkeyPatch, *required: str, python: str = ">=3.11") -> None:
+    """Let carft-sweep ask for these."""
+    real = metadata.requires
+
+    def requires(name: str) -> list[str] | None:
+        return [*required] if name == "carft-sweep" else real(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    monkeypatch.setattr(metadata, "metadata", lambda _: {"Requires-Python": python})
+
+
+def not_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for function in ("version", "requires", "metadata"):
+        real = getattr(metadata, function)
+
+        def asked(name: str, real: Callable[[str], Any] = real) -> Any:
+            if name in names:
+                raise metadata.PackageNotFoundError(name)
+            return real(name)
+
+        monkeypatch.setattr(metadata, function, asked)
+
+
+def test_here_everything_is_as_it_should_be(tmp_path: Path) -> None:
+    told = only(look("versions.packages", tmp_path), "ok")
+    assert all(f"{name} {metadata.version(name)}" in told for name in SHOWN)
+    only(look("versions.python", tmp_path), "ok")
+    assert "sources " in only(look("versions.own", tmp_path), "ok")
+
+
+def test_what_is_missing_or_outside_of_its_range_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks_for(monkeypatch, "optuna<4", "nobody-has-this>=1", "torch>=2", "elsewhere; extra == 'x'")
+    old, missing, shown = look("versions.packages", tmp_path)
+    assert (old.level, missing.level, shown.level) == ("wrong", "wrong", "ok")
+    assert old.message == f"optuna {metadata.version('optuna')} is outside of <4"
+    assert missing.message == "nobody-has-this is not installed"
+
+
+def test_another_python_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asks_for(monkeypatch, python=">=4")
+    assert "carft-sweep needs >=4" in only(look("versions.python", tmp_path), "wrong")
+
+
+def test_sources_that_were_never_installed_still_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_installed(monkeypatch, "carft-sweep")
+    only(look("versions.packages", tmp_path), "warning")
+    only(look("versions.python", tmp_path), "ok")
+    assert "(not installed)" in only(look("versions.own", tmp_path), "ok")
+
 
 Group = Callable[..., None]
 
@@ -50,7 +109,7 @@ def test_a_quota_below_the_cores_is_told_with_what_to_write(group: Group, tmp_pa
 def test_more_threads_than_cores_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     _, found = look("machine.cores", tmp_path)
-    assert (found.level, found.todo) == ("warning", "unset OMP_NUM_THREADS")
+    assert (found.level, found.advice) == ("warning", "unset OMP_NUM_THREADS")
 
 
 def test_a_limit_of_memory_counts_as_what_is_there(
@@ -75,7 +134,50 @@ def test_what_is_scarce_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "--shm-size" in only(look("machine.shared_memory", tmp_path), "warning")
     monkeypatch.setattr(machine, "SHARED", tmp_path / "not there")
     assert look("machine.shared_memory", tmp_path) == []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1_048_576))
-    assert "ulimit -n 65536" in only(look("machine.open_files", tmp_path), "warning")
-    monkeypatch.setattr(time, "time", lambda: 3600.0)
-    assert "timedatectl" in only(look("machine.clock", tmp_path), "wrong")
+
+
+def test_a_home_is_written_locked_and_left_as_it_was(tmp_path: Path) -> None:
+    assert "can be written and locked" in only(look("home.folder", tmp_path), "ok")
+    assert look("home.private", tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert "is no folder" in only(look("home.folder", file), "wrong")
+    assert "the first run makes it" in only(look("home.folder", tmp_path / "new" / "er"), "ok")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert f"{tmp_path} cannot be written" in only(look("home.folder", tmp_path / "new"), "wrong")
+
+
+def test_one_that_cannot_be_written_is_told_once() -> None:
+    never = Path("/proc/self")  # not even by root
+    assert "/proc/self cannot be written: " in only(look("home.folder", never), "wrong")
+
+
+def test_where_sqlite_would_lose_data_it_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "of this machine alone" in only(look("home.file_system", home), "ok")
+    mount(monkeypatch, home, "nfs4")
+    assert "network file system (nfs4)" in only(look("home.file_system", home), "wrong")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
+    assert "on nfs4, shared" in only(look("home.file_system", home), "ok")
+
+
+def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type(shutil.disk_usage(tmp_path))
+    for free, level in {10_000: "ok", 1_000: "warning", 100: "wrong"}.items():
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, mb=free: usage(0, 0, mb * 2**20))
+        assert look("home.disk", tmp_path)[0].level == level
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=1000, f_favail=3))
+    assert "only 3 more files" in look("home.disk", tmp_path)[1].message
+
+
+def test_a_home_that_anybody_may_write_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    assert f"chmod o-w {tmp_path}" in only(look("home.private", tmp_path), "warning")

@@ -1,9 +1,8 @@
-"""What a server lacks, the data root, files of secrets, the webhook, and GPUs not here."""
+"""What the tracking server lacks, the data root, files of secrets, and GPUs that are not here."""
 
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from sweeps.engines.resources import Gpu
 from sweeps.ledger.claim import Claim
 from sweeps.secrets import read_secret_files
 from tests.sweeps.conftest import ToySweep
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 from tracking.store.base import RunKey, RunStart
 from tracking.store.mlflow_store import open_store
 
@@ -84,26 +83,9 @@ def test_files_of_secrets_that_others_can_read_are_told(
     own.chmod(0o600)
     read_secret_files({"MLFLOW_TRACKING_PASSWORD_FILE": str(file)})
     told, fine = look("secrets.files", tmp_path)
-    assert (told.level, told.todo) == ("warning", f"chmod 600 {file}")
-    assert "MLFLOW_TRACKING_PASSWORD" in told.told
+    assert (told.level, told.advice) == ("warning", f"chmod 600 {file}")
+    assert "MLFLOW_TRACKING_PASSWORD" in told.message
     assert fine.level == "ok"
-
-
-def test_a_webhooks_host_is_reached_and_sent_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "none is set" in only(look("webhook.host", tmp_path), "ok")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setenv("CARFT_WEBHOOK", f"http://127.0.0.1:{port}/a-secret")
-        assert "nothing was sent" in only(look("webhook.host", tmp_path), "ok")
-        with server.accept()[0] as taken:
-            assert taken.recv(1) == b""
-    told = only(look("webhook.host", tmp_path), "warning")
-    assert "127.0.0.1 cannot be reached" in told
-    assert "a-secret" not in told
-    monkeypatch.setenv("CARFT_WEBHOOK", "a-secret")
-    assert "a-secret" not in only(look("webhook.host", tmp_path), "wrong")
 
 
 @pytest.mark.parametrize(

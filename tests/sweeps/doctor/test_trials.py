@@ -11,7 +11,7 @@ from sweeps.ledger.study import open_storage
 from sweeps.ledger.trials import LEDGER_FILE, Ledger
 from tests.mounts import mount
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, Postgres
-from tests.sweeps.doctor.looked import look, only
+from tests.sweeps.doctor.findings import look, only
 
 
 @pytest.fixture(autouse=True)

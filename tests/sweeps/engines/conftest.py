@@ -11,7 +11,7 @@ import pytest
 
 from sweeps.engines.base import Engine, Job
 from sweeps.engines.local import InProcessEngine, LocalEngine
-from sweeps.engines.resources import Need
+from sweeps.engines.resources import RunRequirements
 from tests.sweeps.toy_runs import ENTRY
 
 CORES = 2
@@ -58,8 +58,8 @@ def on_ray(ray_nodes: object) -> Iterator[MakeEngine]:
 
     made: list[Engine] = []
 
-    def make(entry: str = ENTRY, *, need: Need | None = None, **options: Any) -> Engine:
-        made.append(RayEngine(Cluster(), need or Need(CORES), entry, **options))
+    def make(entry: str = ENTRY, *, need: RunRequirements | None = None, **options: Any) -> Engine:
+        made.append(RayEngine(Cluster(), need or RunRequirements(CORES), entry, **options))
         return made[-1]
 
     yield make

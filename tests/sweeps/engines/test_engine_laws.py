@@ -13,7 +13,7 @@ import pytest
 
 from sweeps.engines.base import Decision, Engine, Job, Wait
 from sweeps.scheduler.pruning import SeedwisePruner
-from sweeps.spec.settings import EarlyTerminate
+from sweeps.spec.settings import Asha
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
 
@@ -226,7 +226,7 @@ class Judging(Recorder):
 
     def __init__(self, jobs: list[Job | Wait]) -> None:
         super().__init__(jobs)
-        rule = EarlyTerminate(type="asha", metric="id/val/top1", min_epochs=1, reduction_factor=2)
+        rule = Asha(metric="id/val/top1", min_epochs=1, reduction_factor=2)
         self.judge = SeedwisePruner(rule, "maximize")
         self.decided: list[tuple[str, int, str]] = []
         self.decide = self.judged

@@ -15,9 +15,16 @@ from carft_core.config import TrialConfig, trial_config
 from carft_core.errors import RequestError
 from carft_core.identity import identify
 from carft_core.run import RunFolder
-from sweeps.engines.factory import choose
+from sweeps.engines.factory import make_engine
 from sweeps.engines.local import InProcessEngine
-from sweeps.engines.resources import Gpu, Hardware, Need, Node, hardware_here, hardware_of
+from sweeps.engines.resources import (
+    Gpu,
+    Hardware,
+    Node,
+    RunRequirements,
+    hardware_here,
+    hardware_of,
+)
 from sweeps.ledger.runs import Runs
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
@@ -45,18 +52,18 @@ def resolved(hardware: Hardware, **fields: Any) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("need", "supply", "expected"),
     [
-        (Need(4, 1), [HEAD, H100], ("cuda", "bf16")),
-        (Need(4, 0.5), [H100], ("cuda", "bf16")),
-        (Need(4, 0), [HEAD, H100], ("cpu", "fp32")),
-        (Need(4, 1), [H100, T4], ("cuda", "fp32")),
-        (Need(4, 1), [H100, UNASKED], ("cuda", "fp32")),
-        (Need(32, 1), [H100, Node("large", 32, 1, bf16=True)], ("cuda", "bf16")),
-        (Need(32, 1), [T4, Node("large", 32, 1, bf16=True)], ("cuda", "bf16")),
-        (Need(4, 0), [HEAD, Node("cpus", 16)], ("cpu", "fp32")),
+        (RunRequirements(4, 1), [HEAD, H100], ("cuda", "bf16")),
+        (RunRequirements(4, 0.5), [H100], ("cuda", "bf16")),
+        (RunRequirements(4, 0), [HEAD, H100], ("cpu", "fp32")),
+        (RunRequirements(4, 1), [H100, T4], ("cuda", "fp32")),
+        (RunRequirements(4, 1), [H100, UNASKED], ("cuda", "fp32")),
+        (RunRequirements(32, 1), [H100, Node("large", 32, 1, bf16=True)], ("cuda", "bf16")),
+        (RunRequirements(32, 1), [T4, Node("large", 32, 1, bf16=True)], ("cuda", "bf16")),
+        (RunRequirements(4, 0), [HEAD, Node("cpus", 16)], ("cpu", "fp32")),
     ],
 )
 def test_on_a_cluster_what_a_run_asks_for_decides_and_bf16_is_taken_only_where_it_is_known(
-    need: Need, supply: list[Node], expected: tuple[str, str]
+    need: RunRequirements, supply: list[Node], expected: tuple[str, str]
 ) -> None:
     assert resolved(hardware_of(need, supply)) == expected
 
@@ -65,16 +72,16 @@ def test_on_a_cluster_what_a_run_asks_for_decides_and_bf16_is_taken_only_where_i
     ("supply", "reason"),
     [
         ([H100, T4], "a GPU of t4 computes no bf16"),
-        ([H100, UNASKED], "nobody knows whether the GPUs of unasked compute bf16"),
+        ([H100, UNASKED], "it is unknown whether the GPUs of unasked compute bf16"),
     ],
 )
 def test_where_bf16_is_not_taken_it_is_said_why(supply: list[Node], reason: str) -> None:
-    hardware = hardware_of(Need(4, 1), supply)
+    hardware = hardware_of(RunRequirements(4, 1), supply)
     (note,) = hardware.notes(config())
     assert reason in note
     for said in ({"precision": "fp32"}, {"device": "cpu"}):
         assert list(hardware.notes(config(**said))) == []
-    assert list(hardware_of(Need(4, 1), [H100]).notes(config())) == []
+    assert list(hardware_of(RunRequirements(4, 1), [H100]).notes(config())) == []
 
 
 def test_what_a_file_says_is_kept() -> None:
@@ -135,7 +142,7 @@ def test_a_gpu_that_runs_may_not_have_is_not_what_they_are_filed_under(tmp_path:
     sweep = {"name": "s", "trial": AUTO, "parameters": {"algorithm.kl_weight": {"values": [1]}}}
     file.write_text(json.dumps({**sweep, "engine": "local", "resources": {"gpus": 0}}))
     for in_process in (False, True):
-        with closing(choose(load_spec(file), in_process=in_process)) as engine:
+        with closing(make_engine(load_spec(file), in_process=in_process)) as engine:
             assert resolved(engine.hardware) == ("cpu", "fp32")
 
 
@@ -191,7 +198,7 @@ def test_a_sweep_files_and_hands_out_what_runs_get_and_reuses_nothing_of_another
 
 
 def test_a_sweep_says_once_why_it_has_no_bf16(toy: ToySweep) -> None:
-    toy.run(Elsewhere(hardware_of(Need(4, 1), [T4])), trial=AUTO)
+    toy.run(Elsewhere(hardware_of(RunRequirements(4, 1), [T4])), trial=AUTO)
     assert sum("a GPU of t4 computes no bf16" in line for line in toy.lines) == 1
 
 

@@ -163,9 +163,9 @@ def test_a_worker_reads_a_secret_that_runs_need_from_its_file(
     file = tmp_path / "token"
 
     class Mending(Recorder):
-        def failed(self, job: Job, failure: Failure) -> bool:
+        def failed(self, job: Job, failure: Failure) -> None:
             file.write_text("t")
-            return super().failed(job, failure)
+            super().failed(job, failure)
 
     monkeypatch.setenv("HF_TOKEN_FILE", str(file))
     recorder = Mending([job("a"), job("b")])

@@ -21,7 +21,7 @@ from sweeps.engines import ray_cluster
 from sweeps.engines import ray_tune as ray_loop
 from sweeps.engines.base import Failure, Job, Wait
 from sweeps.engines.ray_cluster import Cluster, check_nodes
-from sweeps.engines.resources import Need, Node, refusal
+from sweeps.engines.resources import Node, RunRequirements, infeasible_reason
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
 from tracking.errors import ServiceUnreachable
@@ -41,11 +41,10 @@ class Retrying(Recorder):
         super().started(job, worker)
         self.on.get(f"started_{job.digest}", lambda _: None)(job)
 
-    def failed(self, job: Job, failure: Failure) -> bool:
+    def failed(self, job: Job, failure: Failure) -> None:
         super().failed(job, failure)
         self.jobs.append(job)
         self.on.get("failed", lambda _: None)(job)
-        return True
 
     def order(self, *kinds: str) -> list[str]:
         """`started a`, ... of some kinds of event."""
@@ -77,7 +76,7 @@ def test_as_many_runs_as_fit_are_there_at_once(
             (tmp_path / "go").touch()
 
     recorder.started = started  # type: ignore[method-assign]
-    on_ray(need=Need(1)).run(recorder)
+    on_ray(need=RunRequirements(1)).run(recorder)
     assert set(begun[:CORES]) == {"a", "b"}
     ends = [f"finished {digest}" for digest in "abc"]
     assert sorted(recorder.order("finished")) == ends
@@ -88,7 +87,7 @@ def test_as_many_runs_as_fit_are_there_at_once(
 
 def test_parallel_is_the_most_runs_at_once(on_ray: MakeEngine, job: MakeJob) -> None:
     recorder = Recorder([job("a", epochs=1), job("b", epochs=1)])
-    on_ray(need=Need(1), parallel=1).run(recorder)
+    on_ray(need=RunRequirements(1), parallel=1).run(recorder)
     assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 2
 
 
@@ -187,7 +186,7 @@ def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
         ),
         failed=go(tmp_path),
     )
-    on_ray(need=Need(1, custom={"spot": 1})).run(recorder)
+    on_ray(need=RunRequirements(1, custom={"spot": 1})).run(recorder)
     ray_nodes.remove_node(here.pop())
     assert recorder.order("started", "failed", "finished") == [
         *["started a", "started b", "failed b", "finished a", "started b", "finished b"]
@@ -198,7 +197,7 @@ def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
 
 def test_a_request_that_no_node_can_meet_is_told_with_what_each_has(ray_nodes: object) -> None:
     del ray_nodes
-    told = refusal(Need(CORES + 1, 0.5, {"spot": 1}), Cluster().nodes())
+    told = infeasible_reason(RunRequirements(CORES + 1, 0.5, {"spot": 1}), Cluster().nodes())
     assert told is not None
     assert "one run needs 3 CPUs, 0.5 GPUs, 1 spot" in told
     assert "2 CPUs, 0 GPUs, 0 spot" in told
@@ -291,7 +290,7 @@ from pathlib import Path
 from sweeps.engines.base import Job
 from sweeps.engines.ray_cluster import Cluster
 from sweeps.engines.ray_tune import RayEngine
-from sweeps.engines.resources import Need
+from sweeps.engines.resources import RunRequirements
 from tests.sweeps.toy_runs import ENTRY, Recorder
 place, config = Path(sys.argv[1]), json.loads(sys.argv[2])
 class Telling(Recorder):
@@ -302,7 +301,7 @@ def handler(number, frame):
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, handler)
 cluster = Cluster()
-engine = RayEngine(cluster, Need(1), ENTRY, parallel=1)
+engine = RayEngine(cluster, RunRequirements(1), ENTRY, parallel=1)
 telling = Telling([Job("a", "a", config, 0, place / "a")])
 engine.run(telling)
 engine.close()

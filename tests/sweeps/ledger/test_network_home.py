@@ -64,7 +64,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_end(
 ) -> None:
     with monkeypatch.context() as patched:
         engine = InProcessEngine(f"{__name__}:interrupted_run")
-        patched.setattr("sweeps.api.choose", lambda *_, **__: engine)
+        patched.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
         assert run(shared) == 3
     assert trials(shared)[1] == ("running", None)
     assert "Interrupted. To go on: carft-sweep resume toy" in capsys.readouterr().err

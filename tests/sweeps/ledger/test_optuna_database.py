@@ -1,4 +1,4 @@
-"""Studies in a real PostgreSQL: shared, refused, away for a while; no sweep depends on it."""
+"""Studies in a real PostgreSQL: shared, refused, away for a while; no ledger depends on it."""
 
 from __future__ import annotations
 
@@ -161,20 +161,20 @@ def complaint(toy: ToySweep, capsys: pytest.CaptureFixture[str]) -> str:
 TROUBLES: Mapping[str, tuple[Callable[[Postgres, str], str], str]] = {
     "wrong password": (
         lambda postgres, name: postgres.url(name, password=PASSWORD),
-        "does not let us in .*password authentication failed.*CARFT_OPTUNA_STORAGE",
+        "denied access .*password authentication failed.*CARFT_OPTUNA_STORAGE",
     ),
     "wrong user": (
         lambda postgres, name: postgres.url(name, "nobody", PASSWORD),
-        "does not let us in",
+        "denied access",
     ),
-    "no password": (lambda postgres, name: postgres.url(name, password=None), "does not let us"),
+    "no password": (lambda postgres, name: postgres.url(name, password=None), "denied access"),
     "missing database": (
         lambda postgres, _: postgres.url("nowhere"),
         'database "nowhere" does not exist.*CREATE DATABASE',
     ),
     "unknown host": (
         lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/optuna",
-        "host that nobody knows",
+        "host whose name cannot be resolved",
     ),
     "nobody there": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/optuna",
@@ -184,7 +184,7 @@ TROUBLES: Mapping[str, tuple[Callable[[Postgres, str], str], str]] = {
         lambda postgres, name: postgres.url(name, postgres.new_user(PASSWORD), PASSWORD),
         "permission denied for schema public",
     ),
-    "a wrong option": (lambda postgres, name: postgres.url(name) + "?colour=red", "refuses"),
+    "a wrong option": (lambda postgres, name: postgres.url(name) + "?colour=red", "rejected"),
     "a missing driver": (
         lambda *_: f"mysql+pymysql://u:{PASSWORD}@127.0.0.1:{{port}}/optuna",
         r"needs the Python package pymysql",
@@ -305,11 +305,11 @@ def test_sqlite_on_a_network_file_system_is_refused_and_elsewhere_taken(
 
 
 def writes(study: StudyProjection) -> Callable[[], bool]:
-    def update() -> bool:
+    def written() -> bool:
         study.update()
         return True
 
-    return update
+    return written
 
 
 def test_several_homes_may_begin_in_a_new_database_at_once(
@@ -354,7 +354,7 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
 
 
 def test_a_database_that_restarts_has_the_whole_study_in_the_end(
@@ -414,7 +414,7 @@ def entry(config, seed, *, report, **places):
 with pytest.MonkeyPatch.context() as patch:
     toy = toy_in(Path(sys.argv[1]), patch)
     engine = InProcessEngine("__main__:entry")
-    patch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    patch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     sys.exit(main(["run", str(toy.folder / "toy.yaml"), "--in-process", "--quiet"]))
 """
 

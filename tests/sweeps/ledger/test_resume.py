@@ -205,22 +205,6 @@ def test_an_override_takes_the_place_of_earlier_ones_of_its_key() -> None:
     assert before.with_override("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
 
 
-def test_a_secret_webhook_of_the_file_is_still_known(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    secret = "http://127.0.0.1:1/SECRET"
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
-    run(toy_cli, "--webhook", "no", webhook=secret)
-    folder = toy_cli.home.sweep("toy")
-    spec, note = Invocation.read(toy_cli.home, "toy").load(folder)
-    assert (spec.webhook, note) == (secret, None)
-    assert resume("--webhook", "no") == 0
-    told = capsys.readouterr()
-    assert "SECRET" not in told.out + told.err
-    kept = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-    assert not any(b"SECRET" in content for content in kept)
-
-
 def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) -> None:
     (tmp_path / "carft_toy_plugin.py").write_text("LOADED = True\n")
     plugin = tmp_path / "carft_toy_plugin.py"
@@ -260,7 +244,7 @@ class Chosen:
 def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """Each execution of `toy` leaves a run to be tried again."""
     seen = Chosen(toy_cli.home)
-    monkeypatch.setattr("sweeps.api.choose", seen)
+    monkeypatch.setattr("sweeps.api.make_engine", seen)
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
     return seen
 

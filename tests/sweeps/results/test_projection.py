@@ -17,7 +17,7 @@ from tests.sweeps.conftest import ToySweep
 from tests.sweeps.toy_runs import epoch_report
 from tracking.comparison import runs as kept_results
 from tracking.comparison.runs import read_result, read_settings
-from tracking.comparison.spec import Judging
+from tracking.comparison.spec import read_spec
 from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun, MemoryTracker
 
@@ -210,8 +210,8 @@ def test_the_sweep_tells_its_rule_and_its_runs_and_each_run_its_result(toy: ToyS
     toy.plan({"0.3/1": [{"do": "raise", "error": "nan"}]})
     toy.run(selection={"within": 0.01}, report={"id_margin": 0.02})
     parent = toy.tracker.runs[RunKey("toy")]
-    judging = Judging.of_plain(json.loads(parent.tags[kept_results.RULE]))
-    assert (judging.rule.within, judging.seeds, judging.terms.id_margin) == (0.01, (0, 1), 0.02)
+    spec = read_spec(parent.tags[kept_results.RULE])
+    assert (spec.rule.within, spec.seeds, spec.endpoint.id_margin) == (0.01, (0, 1), 0.02)
     assert parent.tags[kept_results.HAS_SETTINGS] == kept_results.SETTINGS
     listed = read_settings(parent.artifacts[kept_results.SETTINGS].decode())
     assert listed is not None

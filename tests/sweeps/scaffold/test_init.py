@@ -166,21 +166,6 @@ def test_folders_beside_train_with_its_classes_are_shifts(
     assert "left out fish/: it has no folders of train's classes" in told["assumed"]
 
 
-def test_a_shift_with_other_spellings_and_classes_is_written_so(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plant(place / "birds", classes({"train": 4, "test": 2}, "barn_owl rook wren"))
-    plant(place / "birds" / "shifts" / "night", {"Barn Owl": 2, "rook": 2, "bat": 1, "wren": 0})
-    told = begun(capsys, "birds")
-    assert declared(told)["shifts"]["night"] == {
-        "folders": "shifts/night",
-        "exclude": ["bat", "wren"],
-        "rename": {"Barn Owl": "barn_owl"},
-    }
-    assert told["counts"]["night"] == {"barn_owl": 2, "rook": 2}
-    assert "in the shift night took Barn Owl for barn_owl, by its spelling" in told["assumed"]
-
-
 def test_classes_that_a_split_lacks_are_left_out(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,19 +181,15 @@ def test_classes_that_a_split_lacks_are_left_out(
 
 def test_what_looks_suspicious_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = plant(place / "birds", {"train/n01440764": 40, "train/n01443537": 3})
-    plant(root, {"test/n01440764": 2, "test/n01443537": 1})  # drawn like the first of train
+    plant(root, {"test/n01440764": 2, "test/n01443537": 1})
     (root / "train" / "loose.png").write_bytes((root / "test/n01440764/0.png").read_bytes())
-    (root / "train" / "n01440764" / "cartoon.gif").write_bytes(b"GIF")
     (root / "train" / "n01443537" / "0.png").write_bytes(b"no image")
     told = "\n".join(begun(capsys, "birds")["doubts"])
     for text in (
         "the classes of train are uneven: 40 images of n01440764, 3 of n01443537",
         "train has fewer than 10 images of n01443537",
         "the test is small: 3 images, 1 in its smallest class; an accuracy on it is uncertain by",
-        "prompts would speak of n01440764, n01443537: say what these are in class_names",
         "images outside the class folders of train/ are left out: 1",
-        "images of these kinds are not read; convert them: 1 .gif",
-        "2 images of test are in train as well, such as test/n01440764/0.png",
         "1 of 24 images that were tried cannot be opened: train/n01443537/0.png",
     ):
         assert text in told, text
@@ -221,7 +202,6 @@ def test_names_of_classes_come_from_a_file_where_there_is_one(
     (root / "classes.txt").write_text("n01440764 tench\nn01443537 goldfish\n")
     told = begun(capsys, "birds")
     assert declared(told)["class_names_file"] == "birds/classes.txt"
-    assert "prompts would speak" not in "\n".join(told["doubts"])
 
 
 def test_what_only_its_owner_can_mend_is_told(
@@ -232,7 +212,7 @@ def test_what_only_its_owner_can_mend_is_told(
     (root / "train" / "owl" / "gone.png").symlink_to(root / "nowhere.png")
     assert main(["init", "birds"]) == 0
     out = capsys.readouterr().out
-    assert "Has to be mended before it runs:\n  - train/owl/empty.png is empty\n" in out
+    assert "To be corrected before it runs:\n  - train/owl/empty.png is empty\n" in out
     assert "  - train/owl/gone.png is a link to nothing\n" in out
     assert main(["check", "birds.yaml", "--set", "model={name: builtin}"]) == 2
 
@@ -241,11 +221,9 @@ def test_what_only_its_owner_can_mend_is_told(
 def test_a_name_that_is_not_utf_8_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = plant(place / "birds", classes({"train": 4, "test": 2}))
     (root / "train" / "owl" / "0.png").rename(root / "train" / "owl" / os.fsdecode(b"\xff.png"))
-    (root / "train" / os.fsdecode(b"\xfe")).mkdir()
     assert main(["init", "birds"]) == 0
     out = capsys.readouterr().out
     assert r"'train/owl/\udcff.png' is not a name in UTF-8; rename it" in out
-    assert r"'train/\udcfe' is not a name in UTF-8; rename it" in out
 
 
 def test_a_link_into_a_circle_ends(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,10 +239,10 @@ def test_the_table_and_the_next_commands_are_printed(
     assert main(["init", "birds", "--out", "mine"]) == 0
     out = capsys.readouterr().out
     table = (
-        "             train   test  night\n"
-        "owl              4      2      1\n"
-        "wren             4      2      1\n"
-        "all classes      8      4      2\n"
+        "             train  test  night\n"
+        "owl              4     2      1\n"
+        "wren             4     2      1\n"
+        "all classes      8     4      2\n"
     )
     assert table in out
     assert out.endswith(
@@ -281,7 +259,7 @@ def test_many_classes_are_summed_up(place: Path, capsys: pytest.CaptureFixture[s
     assert main(["init", "birds"]) == 0
     out = capsys.readouterr().out
     assert "bird7 " not in out.partition("Worth")[0]
-    assert "all classes     93     31\nclasses         31     31\n" in out
+    assert "all classes     93    31\nclasses         31    31\n" in out
 
 
 def test_nothing_is_written_over_unless_it_is_forced(
@@ -293,7 +271,7 @@ def test_nothing_is_written_over_unless_it_is_forced(
     assert main(["init", "birds"]) == 2
     told = capsys.readouterr().err
     assert "birds.family.yaml and birds.yaml are in" in told
-    assert "--force writes anew, --name and --out write elsewhere" in told
+    assert "--force overwrites, --name and --out write elsewhere" in told
     assert Path("birds.yaml").read_text() == "mine"
     begun(capsys, "birds", "--name", "others")
     begun(capsys, "birds", "--force")
@@ -323,7 +301,7 @@ def test_what_cannot_be_used_is_refused(
 
 def test_a_wrong_folder_or_name_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "nowhere"]) == 2
-    assert "nowhere does not exist; `init` wants a folder of images" in capsys.readouterr().err
+    assert "nowhere does not exist; `init` needs a folder of images" in capsys.readouterr().err
     plant(place / "birds", classes({"train": 4, "test": 2}))
     assert main(["init", "birds/train/owl/0.png"]) == 2
     assert "is not a folder" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.scheduler.test_confirming import StopsAfter
 from tracking.comparison.compare import Comparison
+from tracking.report.formats import to_json
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
 OF_ALL = {"algorithm": "car_ft", "settings": "all"}
@@ -68,7 +69,7 @@ def test_a_soup_of_the_selected_setting_runs_last_and_is_a_row(
         "uniform_soup of=fine_tune + wise_ft@0.5",
     ]
     assert [row.arm.algorithm for row in found.rows if row.arm.is_zero_shot] == ["zero_shot"]
-    assert {finding.candidate.algorithm for finding in found.findings} == {"car_ft"}
+    assert {finding.pair.candidate.algorithm for finding in found.verdicts} == {"car_ft"}
 
 
 def test_a_soup_of_all_settings_is_of_every_finished_run(toy: ToySweep) -> None:
@@ -101,7 +102,7 @@ def test_too_few_finished_runs_make_none_and_say_so(toy: ToySweep) -> None:
 def test_the_same_sweep_again_makes_and_tells_nothing(toy: ToySweep) -> None:
     first = toy.run(**SOUP).comparison
     evaluated, tracked = toy.evaluated(), str(toy.tracker.runs)
-    assert toy.run(**SOUP).comparison.as_dict() == first.as_dict()
+    assert to_json(toy.run(**SOUP).comparison) == to_json(first)
     assert toy.evaluated() == evaluated
     assert str(toy.tracker.runs) == tracked
 

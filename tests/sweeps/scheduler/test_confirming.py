@@ -17,6 +17,7 @@ from sweeps.ledger.runs import Runs
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.comparison.compare import Comparison
+from tracking.report.formats import to_json
 
 FRESH: dict[str, Any] = {"confirm_seeds": 3}
 SEEDS = (2, 3, 4)
@@ -72,7 +73,7 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
         "fine_tune (confirmed)": [7, 8, 9, 10, 11],
     }
     assert found.fresh_seeds == (7, 8, 9, 10, 11)
-    assert found.findings[0].difference.seeds == (7, 8, 9, 10, 11)
+    assert found.verdicts[0].pair.seeds == (7, 8, 9, 10, 11)
     assert "between car_ft kl_weight=0.3 and fine_tune: OOD mean" in found.verdict
     assert "over 5 fresh seeds" in found.verdict
     assert found.verdict.endswith(
@@ -84,7 +85,7 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
 def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
     first = toy.run(**FRESH).comparison
     trained, tracked = toy.trained(), str(toy.tracker.runs)
-    assert toy.run(**FRESH).comparison.as_dict() == first.as_dict()
+    assert to_json(toy.run(**FRESH).comparison) == to_json(first)
     assert toy.trained() == trained
     assert str(toy.tracker.runs) == tracked
 
@@ -120,7 +121,7 @@ def test_more_trials_that_change_the_choice_confirm_the_new_one(toy: ToySweep) -
     more = toy.run(run_cap=3, parameters=BETTER, **FRESH).comparison
     assert [*confirmed(more)] == ["car_ft kl_weight=0.3 (confirmed)", "fine_tune (confirmed)"]
     assert toy.ledger().generation == 1
-    assert more.findings[0].candidate.params == {"algorithm.kl_weight": 0.3}
+    assert more.verdicts[0].pair.candidate.params == {"algorithm.kl_weight": 0.3}
 
 
 def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is_gone_on_with(
@@ -128,7 +129,7 @@ def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is
 ) -> None:
     found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
     assert found.fresh_seeds == ()
-    assert found.findings[0].difference.seeds == (0, 1)
+    assert found.verdicts[0].pair.seeds == (0, 1)
     assert "fresh seed" not in found.sentences[0]
     assert found.sentences[-1].startswith("Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done")
     assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
@@ -189,7 +190,9 @@ def test_a_model_that_trains_nothing_is_not_confirmed(toy: ToySweep) -> None:
 def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
     metric = {"name": "id/val/top1", "merge": "wise_ft@0.5"}
     found = toy.run(metric=metric, baselines=["fine_tune"], **FRESH).comparison
-    assert found.findings[0].candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
+    assert (
+        found.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
+    )
     assert "car_ft kl_weight=0.3 + wise_ft@0.5 minus fine_tune + wise_ft@0.5" in found.verdict
 
 

@@ -20,7 +20,7 @@ from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim
 from sweeps.ledger.runs import Lease, Runs, new_owner
-from sweeps.scheduler.progress import Plain, Say
+from sweeps.scheduler.progress import Progress
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tests.sweeps.scheduler.dying import Crash, dying
@@ -52,7 +52,7 @@ def test_a_trials_value_is_the_mean_over_its_seeds(toy: ToySweep) -> None:
     ended = toy.run()
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     assert ended.comparison.selected is not None
-    assert ended.comparison.selected.params == {"algorithm.kl_weight": 0.3}
+    assert ended.comparison.selected.arm.params == {"algorithm.kl_weight": 0.3}
 
 
 def test_the_comparison_has_every_setting_with_its_merges(toy: ToySweep) -> None:
@@ -453,14 +453,14 @@ def test_a_point_proposed_twice_is_told_the_known_value_at_once(toy: ToySweep) -
 def test_progress_reaches_its_total_where_settings_share_a_run(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[Plain] = []
+    shown: list[Progress] = []
 
-    class Kept(Plain):
-        def __init__(self, say: Say) -> None:
-            super().__init__(say)
+    class Kept(Progress):
+        def __init__(self, emit: Callable[[str], None]) -> None:
+            super().__init__(emit)
             shown.append(self)
 
-    monkeypatch.setattr("tests.sweeps.conftest.Plain", Kept)
+    monkeypatch.setattr("tests.sweeps.conftest.Progress", Kept)
     toy.run(method="random", run_cap=3, **ONE_RUN)
     assert (shown[0].ended_runs, shown[0].total) == (1, 1)
 

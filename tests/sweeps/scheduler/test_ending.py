@@ -11,7 +11,7 @@ import pytest
 from sweeps.home import Home
 from sweeps.results.report import keep
 from tests.sweeps.conftest import ToySweep
-from tracking.provenance import context_tags
+from tracking.provenance import provenance_tags
 from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun
 
@@ -85,5 +85,5 @@ def test_each_start_of_a_driver_is_in_the_ledger_with_its_code(toy: ToySweep) ->
     toy.run(**ONE)
     toy.run(**ONE)
     kept = toy.ledger().executions
-    assert [execution["tags"] for execution in kept] == [context_tags()] * 2
+    assert [execution["tags"] for execution in kept] == [provenance_tags()] * 2
     assert kept[0]["at"] < kept[1]["at"]

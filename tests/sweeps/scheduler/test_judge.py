@@ -16,21 +16,25 @@ from hypothesis import strategies as st
 
 from sweeps.scheduler.pruning import SeedwisePruner, clearly_worse, pruner
 from sweeps.spec.metrics import Goal
-from sweeps.spec.settings import EarlyTerminate, RaceSeeds
+from sweeps.spec.settings import (
+    EARLY_TERMINATION,
+    Asha,
+    EarlyTerminate,
+    Median,
+    Patience,
+    RaceSeeds,
+    Threshold,
+)
 
 TOP1 = "id/val/top1"
 RULES: Mapping[str, EarlyTerminate] = {
-    "median": EarlyTerminate(type="median", metric=TOP1, startup_trials=2, min_trials=2),
-    "median from epoch 3": EarlyTerminate(
-        type="median", metric=TOP1, startup_trials=0, min_epochs=3
-    ),
-    "asha": EarlyTerminate(type="asha", metric=TOP1, reduction_factor=2),
-    "asha from epoch 2": EarlyTerminate(type="asha", metric=TOP1, min_epochs=2, reduction_factor=3),
-    "patience": EarlyTerminate(type="patience", metric=TOP1, patience=2),
-    "patience from epoch 4": EarlyTerminate(
-        type="patience", metric=TOP1, patience=1, min_delta=0.05, min_epochs=4
-    ),
-    "threshold": EarlyTerminate(type="threshold", metric=TOP1, lower=0.3, upper=0.9),
+    "median": Median(metric=TOP1, startup_trials=2, min_trials=2),
+    "median from epoch 3": Median(metric=TOP1, startup_trials=0, min_epochs=3),
+    "asha": Asha(metric=TOP1, reduction_factor=2),
+    "asha from epoch 2": Asha(metric=TOP1, min_epochs=2, reduction_factor=3),
+    "patience": Patience(metric=TOP1, patience=2),
+    "patience from epoch 4": Patience(metric=TOP1, patience=1, min_delta=0.05, min_epochs=4),
+    "threshold": Threshold(metric=TOP1, lower=0.3, upper=0.9),
 }
 
 each_rule = pytest.mark.parametrize("name", RULES)
@@ -53,7 +57,7 @@ def play(
 
 def judge_of(**rule: Any) -> SeedwisePruner:
     """Of the accuracy, which is to be large."""
-    return SeedwisePruner(EarlyTerminate(metric=TOP1, **rule), "maximize")
+    return SeedwisePruner(EARLY_TERMINATION[rule["type"]](metric=TOP1, **rule), "maximize")
 
 
 # Known values, by hand.
@@ -152,7 +156,7 @@ def test_patience_holds_its_decision_until_min_epochs() -> None:
 
 def test_threshold_prunes_outside_its_bounds_whatever_the_goal() -> None:
     for goal in ("maximize", "minimize"):
-        rule = EarlyTerminate(type="threshold", metric=TOP1, lower=0.25, upper=0.75)
+        rule = Threshold(metric=TOP1, lower=0.25, upper=0.75)
         judge = SeedwisePruner(rule, goal)
         assert play(judge, 0, [0.25, 0.75, 0.5]) == (3, None)
         assert play(judge, 1, [0.5, 0.2, 0.5]) == (
@@ -166,15 +170,14 @@ def test_threshold_prunes_outside_its_bounds_whatever_the_goal() -> None:
 
 
 def test_where_small_is_good_median_and_asha_prune_the_large() -> None:
-    rule = EarlyTerminate(type="median", metric="id/val/nll", startup_trials=1)
-    judge = SeedwisePruner(rule, "minimize")
+    judge = SeedwisePruner(Median(metric="id/val/nll", startup_trials=1), "minimize")
     assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
     assert play(judge, 1, [1.0, 1.0, 1.0]) == (3, None)
     assert play(judge, 2, [1.75, 1.5, 1.0]) == (
         1,
         "id/val/nll 1.75 after 1 epoch is above the median 1.5 of 2 trials",
     )
-    judge = SeedwisePruner(EarlyTerminate(type="asha", metric="id/val/nll"), "minimize")
+    judge = SeedwisePruner(Asha(metric="id/val/nll"), "minimize")
     assert play(judge, 0, [2.0, 1.5, 1.0]) == (3, None)
     assert play(judge, 1, [2.5, 1.0, 1.0])[0] == 1
     assert play(judge, 2, [1.5, 1.0, 1.0]) == (3, None)
@@ -197,7 +200,7 @@ def test_where_small_is_good_median_and_asha_prune_the_large() -> None:
 def test_nothing_is_decided_before_min_epochs_and_something_at_them(
     rule: Mapping[str, Any], goal: Goal
 ) -> None:
-    judge = SeedwisePruner(EarlyTerminate(min_epochs=3, metric=TOP1, **rule), goal)
+    judge = SeedwisePruner(EARLY_TERMINATION[rule["type"]](min_epochs=3, metric=TOP1, **rule), goal)
     good, bad = (0.9, [0.4, 0.3, 0.2, 0.1]) if goal == "maximize" else (0.1, [0.6, 0.7, 0.8, 0.9])
     for epoch in range(1, 5):
         judge.recall(0, 0, epoch, good)
@@ -235,7 +238,7 @@ def test_a_trial_as_good_as_all_before_at_every_epoch_is_pruned_by_neither_media
 ) -> None:
     sign = 1 if goal == "maximize" else -1
     best = [max((sign * curve[epoch] for curve in curves), default=0) for epoch in range(6)]
-    for rule in (EarlyTerminate(type="median", startup_trials=0), RULES["asha"]):
+    for rule in (Median(startup_trials=0), RULES["asha"]):
         judge = SeedwisePruner(rule, goal)
         for trial, curve in enumerate(curves):
             play(judge, trial, curve)
@@ -272,23 +275,23 @@ def by_optuna(
 
 PLAIN: Mapping[str, tuple[EarlyTerminate, optuna.pruners.BasePruner]] = {
     "median": (
-        EarlyTerminate(type="median", min_epochs=2, startup_trials=3, min_trials=2),
+        Median(min_epochs=2, startup_trials=3, min_trials=2),
         optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2, n_min_trials=2),
     ),
     "asha": (
-        EarlyTerminate(type="asha", min_epochs=2, reduction_factor=2),
+        Asha(min_epochs=2, reduction_factor=2),
         optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
     ),
     "asha by 4": (
-        EarlyTerminate(type="asha"),
+        Asha(),
         optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
     ),
     "patience": (
-        EarlyTerminate(type="patience", patience=3),
+        Patience(patience=3),
         optuna.pruners.PatientPruner(None, patience=2),
     ),
     "threshold": (
-        EarlyTerminate(type="threshold", min_epochs=3, lower=0.2, upper=0.9),
+        Threshold(min_epochs=3, lower=0.2, upper=0.9),
         optuna.pruners.ThresholdPruner(lower=0.2, upper=0.9, n_warmup_steps=3),
     ),
 }
@@ -314,7 +317,7 @@ def test_one_seed_one_at_a_time_is_what_optuna_alone_does(
 def test_optunas_patience_is_one_epoch_longer_and_its_min_delta_lets_a_flat_curve_run_on() -> None:
     """Why `pruner` takes one off, and why the judge applies min_delta itself."""
     flat, falling = [0.5] * 9, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
-    ours = EarlyTerminate(type="patience", patience=3)
+    ours = Patience(patience=3)
     alone = optuna.pruners.PatientPruner(None, patience=3)
     assert by_optuna(alone, "maximize", [flat, falling]) == [9, 5]
     assert play(SeedwisePruner(ours, "maximize"), 0, flat)[0] == 4
@@ -402,7 +405,7 @@ def test_what_is_not_a_number_decides_nothing_and_disturbs_nothing(name: str, go
         judge.run_ended(trial, 0)
     values = [0.5, 0.52, 0.54, 0.56, 0.58, 0.6]
     good = values if goal == "maximize" else values[::-1]
-    rising = SeedwisePruner(EarlyTerminate(type="patience", min_delta=0.0), goal)
+    rising = SeedwisePruner(Patience(min_delta=0.0), goal)
     judged = rising if name.startswith("patience") else judge
     assert play(judged, 9, good) == (6, None)
 
@@ -423,7 +426,7 @@ def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal:
 
 
 def test_an_infinite_loss_is_above_upper() -> None:
-    rule = EarlyTerminate(type="threshold", metric="train/loss", upper=5.0)
+    rule = Threshold(metric="train/loss", upper=5.0)
     reason = SeedwisePruner(rule, "minimize").heard(0, 0, 1, math.inf)
     assert reason == "train/loss inf after 1 epoch is above upper, 5"
 

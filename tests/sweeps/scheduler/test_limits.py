@@ -70,7 +70,7 @@ def test_several_goals_are_told_together_and_the_first_one_leads(toy: ToySweep) 
     ]
     assert [t.value for t in toy.ledger().trials()] == [pytest.approx(0.785), pytest.approx(0.805)]
     assert ended.comparison.selected is not None
-    assert ended.comparison.selected.params == {"algorithm.kl_weight": 0.3}
+    assert ended.comparison.selected.arm.params == {"algorithm.kl_weight": 0.3}
 
 
 def test_a_trial_of_several_goals_can_be_pruned(toy: ToySweep) -> None:

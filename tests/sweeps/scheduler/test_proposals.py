@@ -21,11 +21,11 @@ from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.scheduler.proposer import GENERATION, Proposal, propose
 from sweeps.space.distributions import grid, is_active
-from sweeps.space.optuna_space import POPULATION, decode
-from sweeps.space.sampling import quantile
+from sweeps.space.optuna_space import POPULATION
 from sweeps.spec import spec as spec_module
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec
+from tests.sweeps.space.spaces import decode
 
 SEARCHES = [method for method in METHODS if method != "grid"]
 ADAPTIVE = ["tpe", "gp", "nsga2"]
@@ -178,7 +178,7 @@ def test_a_quasi_random_point_is_the_quantiles_at_scipys_sobol_numbers(
     numbers = qmc.Sobol(3, scramble=True, bits=30, seed=3).random(8)
     for point, row in enumerate(numbers):
         assert propose(made.spec, made.ledger, point).params == {
-            item.name: quantile(item, u) for item, u in zip(made.spec.parameters, row, strict=True)
+            item.name: item.quantile(u) for item, u in zip(made.spec.parameters, row, strict=True)
         }
 
 

@@ -19,7 +19,7 @@ from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
 from sweeps.ledger.trials import Ledger
-from sweeps.scheduler.progress import Plain
+from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Interruption, SweepResult
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -116,7 +116,7 @@ class Written(InProcessEngine):
 
 def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now() -> None:
     engine, lines = Written(), list[str]()
-    interruption = Interruption(engine, Plain(lines.append))
+    interruption = Interruption(engine, Progress(lines.append))
     for now in (False, False, True):
         interruption.stop(now)
     assert engine.asked == [False, True]
@@ -240,7 +240,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     engine = Asked(toy_core.ENTRY)
     engine.folder = toy_cli.home.sweep("toy")
     toy_cli.tracker = Away()
-    monkeypatch.setattr("sweeps.api.choose", lambda *_, **__: engine)
+    monkeypatch.setattr("sweeps.api.make_engine", lambda *_, **__: engine)
     begun = time.monotonic()
     assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
     assert time.monotonic() - begun < 15

@@ -15,14 +15,16 @@ from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from sweeps.cli import main
 from sweeps.ledger.runs import Runs
-from sweeps.results.export import choose_model, part_of
+from sweeps.results.export import part_of, select_model
 from sweeps.results.records import load_part
 from sweeps.scheduler.session import SweepResult
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
 from tracking.comparison import runs as kept_results
-from tracking.comparison.pooling import Part, compared
-from tracking.comparison.spec import Judging
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
+from tracking.comparison.spec import read_spec
+from tracking.report.formats import to_json
+from tracking.report.table import task_table
 from tracking.store.base import RunKey
 
 OVER_DOMAINS: dict[str, Any] = {
@@ -111,14 +113,14 @@ def test_it_ends_with_the_table_and_selects_nothing_as_a_whole(
     found = ended.comparison
     assert list(found.tasks) == list(DOMAINS)
     assert found.selected is None
-    assert found.protocol is not None
+    assert found.task_table is not None
     # The toy is best at 0.3, with 0.8 and a hundredth a seed, and measures half of it.
-    line = found.protocol.of("car_ft")
+    line = found.task_table.of("car_ft")
     assert line is not None
     cells = (*line.cells.values(), line.average)
     assert [cell.mean for cell in cells] == pytest.approx([0.4025] * 4)
     assert [cell.error for cell in cells] == pytest.approx([0.0025 / 2**0.5] * 4)
-    assert set(found.protocol.settings.values()) == {"car_ft kl_weight=0.3"}
+    assert set(found.task_table.settings.values()) == {"car_ft kl_weight=0.3"}
     folder = toy_sweep.home.sweep("domains")
     text = (folder / "comparison.md").read_text()
     assert "| algorithm | art | photo | sketch | Avg |" in text
@@ -138,7 +140,7 @@ def test_every_form_of_a_comparison_has_the_table(told: Told) -> None:
     latex = told("compare", "domains", "--latex")
     assert r"car\_ft & 40.2 $\pm$ 0.2 & 40.2 $\pm$ 0.2" in latex
     rows = {
-        row["label"]: row
+        row["setting"]: row
         for row in csv.DictReader(io.StringIO(told("compare", "domains", "--csv")))
     }
     assert float(rows["car_ft"]["art mean"]) == pytest.approx(0.4025)
@@ -159,16 +161,16 @@ def test_the_rule_may_be_another_afterwards(told: Told) -> None:
 
 
 def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Told) -> None:
-    with pytest.raises(RequestError, match="chooses a setting for each task") as caught:
-        choose_model(ended.comparison)
+    with pytest.raises(RequestError, match="selects a setting for each task") as caught:
+        select_model(ended.comparison)
     said = str(caught.value)
     digest = said.split("art: car_ft kl_weight=0.3 (--run ")[1].split(")")[0]
-    chosen = choose_model(ended.comparison, run=digest)
+    chosen = select_model(ended.comparison, run=digest)
     assert part_of(ended.comparison, chosen) is ended.comparison.tasks["art"]
     message = told("export", "domains", "--out", "nowhere", expect=2)
     assert "name a run with --run" in message
     with pytest.raises(RequestError, match="no run of domains begins with 'zzz'"):
-        choose_model(ended.comparison, run="zzz")
+        select_model(ended.comparison, run="zzz")
 
 
 def test_the_plan_tells_the_runs_of_each_task(toy_sweep: ToySweep, told: Told) -> None:
@@ -191,17 +193,17 @@ def test_the_plan_tells_the_runs_of_each_task(toy_sweep: ToySweep, told: Told) -
 
 def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: SweepResult) -> None:
     parent = toy_sweep.tracker.runs[RunKey("domains")]
-    judging = Judging.of_plain(json.loads(parent.tags[kept_results.RULE]))
-    assert judging.tasks == "data.test_domain"
+    spec = read_spec(parent.tags[kept_results.RULE])
+    assert spec.tasks == "data.test_domain"
     listed = kept_results.read_settings(parent.artifacts[kept_results.SETTINGS].decode())
     assert listed is not None
     home = load_part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
-    assert home.judging == judging
+    assert home.spec == spec
     known = {run.digest: run for run in home.records}
     assert [run.untrained for run in listed.records] == [run.untrained for run in home.records]
     served = [known[run.digest] for run in listed.records]
-    again = compared([Part("domains", served, judging)])
-    assert again.as_dict() == ended.comparison.as_dict()
+    again = compare_sweeps([SweepRuns("domains", served, spec)])
+    assert to_json(again) == to_json(ended.comparison)
 
 
 def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(
@@ -211,14 +213,13 @@ def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(
     first = [run for run in home.records if run.algorithm != "fine_tune"]
     second = [run for run in home.records if run.algorithm == "fine_tune"]
     parts = [
-        Part(name, runs, home.judging, home.fields) for name, runs in (("a", first), ("b", second))
+        SweepRuns(name, runs, home.spec, home.fields)
+        for name, runs in (("a", first), ("b", second))
     ]
-    both = compared(parts)
-    assert both.protocol is not None
-    assert ended.comparison.protocol is not None
-    cells = {label: [cell.text() for cell in row] for label, row in both.protocol.rows()}
-    for label, row in ended.comparison.protocol.rows():
-        assert cells[label] == [cell.text() for cell in row]
+    both = compare_sweeps(parts)
+    tables = [task_table(comparison) for comparison in (both, ended.comparison)]
+    ours, theirs = ({line.name: line for line in table.lines} for table in tables if table)
+    assert {name: ours[name] for name in theirs} == theirs
 
 
 def test_an_oracle_of_each_task_values_its_trials_by_its_own_metric(
@@ -237,8 +238,8 @@ def test_an_oracle_of_each_task_values_its_trials_by_its_own_metric(
     values = {trial.params["algorithm.kl_weight"]: trial.value for trial in trials}
     # 1 minus the mean over seeds of 0.8 - |kl - 0.3| / 10 + a hundredth a seed.
     assert values == pytest.approx({0.1: 0.215, 0.3: 0.195})
-    assert found.comparison.protocol is not None
-    assert "(oracle)" in found.comparison.protocol.caption
+    assert found.comparison.task_table is not None
+    assert "(oracle)" in found.comparison.task_table.caption
     assert Path(toy_sweep.home.sweep("oracle") / "comparison.csv").read_text().count("oracle") > 3
 
 
@@ -256,7 +257,7 @@ def test_leave_one_domain_out_runs_every_pair_and_chooses_by_them(toy_sweep: Toy
     ]
     assert cells == one_setting * 2
     assert found.done == 18
-    table = found.comparison.protocol
+    table = found.comparison.task_table
     assert table is not None
     # The toy's validation is best at 0.3, and with one domain more left out at 0.1.
     assert set(table.settings.values()) == {"car_ft kl_weight=0.1"}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
 from sweeps.space.distributions import (
-    Choice,
+    Categorical,
     Condition,
-    Dimension,
-    FloatRange,
-    IntRange,
-    Law,
-    StepRange,
+    Distribution,
+    FloatUniform,
+    IntUniform,
+    Parametric,
+    SteppedUniform,
     canonical,
-    listed,
 )
+from sweeps.space.optuna_space import from_stored
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.floats(-1, 1), st.sampled_from("abc")
@@ -32,40 +33,43 @@ def dimensions(name: str = "x", kinds: tuple[type, ...] = ()) -> st.SearchStrate
     q = st.one_of(st.none(), st.sampled_from([1, 2, 0.1, 0.25]))
     positive = st.floats(0.1, 5.0)
     by_kind: dict[type, st.SearchStrategy[Any]] = {
-        Choice: st.one_of(
-            st.builds(Choice, st.just(name), choices),
+        Categorical: st.one_of(
+            st.builds(Categorical, st.just(name), choices),
             choices.flatmap(lambda values: weighted(name, values)),
         ),
-        IntRange: st.builds(
-            lambda low, steps, step: IntRange(name, low, low + steps * step, step),
+        IntUniform: st.builds(
+            lambda low, steps, step: IntUniform(name, low, low + steps * step, step),
             st.integers(-10, 10),
             st.integers(1, 6),
             st.integers(1, 4),
         ),
-        StepRange: st.builds(
-            lambda low, steps, step: (lambda wide: StepRange(name, low, wide.at(steps), step))(
-                StepRange(name, low, low + 10 * step, step)
+        SteppedUniform: st.builds(
+            lambda low, steps, step: (lambda wide: SteppedUniform(name, low, wide.at(steps), step))(
+                SteppedUniform(name, low, low + 10 * step, step)
             ),
             st.sampled_from([-0.3, 0.0, 0.1, 1.0]),
             st.integers(1, 8),
             st.sampled_from([0.1, 0.25, 0.3]),
         ),
-        FloatRange: st.builds(
-            lambda low, wide, log: FloatRange(name, low, low + wide, log),
+        FloatUniform: st.builds(
+            lambda low, wide, log: FloatUniform(name, low, low + wide, log),
             st.floats(1e-6, 1.0),
             st.floats(1e-3, 10.0),
             st.booleans(),
         ),
-        Law: st.one_of(
+        Parametric: st.one_of(
             st.builds(
-                lambda m, s, q: Law(name, "normal", (m, s), q), st.floats(-9, 9), positive, q
+                lambda m, s, q: Parametric(name, "normal", (m, s), q), st.floats(-9, 9), positive, q
             ),
             st.builds(
-                lambda m, s, q: Law(name, "log_normal", (m, s), q), st.floats(-3, 3), positive, q
+                lambda m, s, q: Parametric(name, "log_normal", (m, s), q),
+                st.floats(-3, 3),
+                positive,
+                q,
             ),
-            st.builds(lambda a, b: Law(name, "beta", (a, b)), positive, positive),
+            st.builds(lambda a, b: Parametric(name, "beta", (a, b)), positive, positive),
             st.builds(
-                lambda low, wide, q: Law(name, "log_uniform_values", (low, low + wide), q),
+                lambda low, wide, q: Parametric(name, "log_uniform_values", (low, low + wide), q),
                 st.floats(1e-3, 1.0),
                 st.floats(1, 100),
                 q,
@@ -75,29 +79,40 @@ def dimensions(name: str = "x", kinds: tuple[type, ...] = ()) -> st.SearchStrate
     return st.one_of(*(by_kind[kind] for kind in kinds or by_kind))
 
 
-def weighted(name: str, values: tuple[Any, ...]) -> st.SearchStrategy[Choice]:
+def weighted(name: str, values: tuple[Any, ...]) -> st.SearchStrategy[Categorical]:
     """A choice with probabilities."""
     return st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values)).map(
-        lambda weights: Choice(name, values, tuple(w / sum(weights) for w in weights))
+        lambda weights: Categorical(name, values, tuple(w / sum(weights) for w in weights))
     )
 
 
 @st.composite
-def spaces(draw: st.DrawFn, kinds: tuple[type, ...] = ()) -> tuple[Dimension, ...]:
+def spaces(draw: st.DrawFn, kinds: tuple[type, ...] = ()) -> tuple[Distribution, ...]:
     """A few dimensions, some of which depend on others; of these kinds only, if any are named."""
     count = draw(st.integers(1, 4))
-    made: list[Dimension] = [draw(dimensions(name, kinds)) for name in "abcd"[:count]]
+    made: list[Distribution] = [draw(dimensions(name, kinds)) for name in "abcd"[:count]]
     # Each may depend on some before it; declared in any order.
     for index in range(1, count):
-        deciding = [item for item in made[:index] if listed(item) is not None]
+        deciding = [item for item in made[:index] if item.grid_values() is not None]
         some = st.lists(st.sampled_from(deciding), max_size=2, unique_by=lambda item: item.name)
         chosen = draw(some) if deciding else []
         when = tuple(
             Condition(
                 item.name,
-                tuple(draw(st.lists(st.sampled_from(listed(item) or ()), min_size=1, max_size=2))),
+                tuple(
+                    draw(
+                        st.lists(st.sampled_from(item.grid_values() or ()), min_size=1, max_size=2)
+                    )
+                ),
             )
             for item in chosen
         )
         made[index] = type(made[index])(**{**vars(made[index]), "when": when})
     return tuple(draw(st.permutations(made)))
+
+
+def decode(space: Sequence[Distribution], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert what Optuna stores of a point back to the sweep's own values."""
+    return {
+        item.name: from_stored(item, stored[item.name]) for item in space if item.name in stored
+    }

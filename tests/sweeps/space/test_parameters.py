@@ -11,65 +11,69 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carft_core.errors import RequestError, Route
-from sweeps.space.distributions import Choice, FloatRange, IntRange, Law, StepRange
-from sweeps.space.parameters import DEFAULTS, DISTRIBUTIONS, KEYS, dimension
-from sweeps.space.sampling import drawn, hashed
+from carft_core.errors import InvalidConfig, RequestError
+from sweeps.space.distributions import (
+    Categorical,
+    FloatUniform,
+    IntUniform,
+    Parametric,
+    SteppedUniform,
+)
+from sweeps.space.parameters import DISTRIBUTIONS, KEYS, parse_parameter
+from sweeps.space.sampling import draw_point, hashed
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec
 
 
 def read(data: object) -> tuple[Any, list[str]]:
-    """The dimension and what was told: `key: message`."""
-    told: list[str] = []
-
-    def report(route: Route, message: str) -> None:
-        told.append(f"{'.'.join(map(str, route))}: {message}")
-
-    return dimension("x", data, report), told
+    """The distribution, or what is wrong: `key: message`."""
+    try:
+        return parse_parameter("x", data), []
+    except InvalidConfig as error:
+        return None, [f"{'.'.join(map(str, it.path))}: {it.message}" for it in error.problems]
 
 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"value": 3}, Choice("x", (3,))),
-        ({"values": [1, 2]}, Choice("x", (1, 2))),
-        ({"values": [1, 2], "probabilities": [0.25, 0.75]}, Choice("x", (1, 2), (0.25, 0.75))),
-        ({"min": 1, "max": 4}, IntRange("x", 1, 4)),
-        ({"min": 1, "max": 4.0}, FloatRange("x", 1.0, 4.0)),
-        ({"min": 1, "max": 8, "q": 3}, IntRange("x", 1, 7, 3)),
-        ({"min": 0.1, "max": 0.5, "q": 0.1}, StepRange("x", 0.1, 0.5, 0.1)),
-        ({"distribution": "q_uniform", "min": 1, "max": 4}, IntRange("x", 1, 4)),
+        ({"value": 3}, Categorical("x", (3,))),
+        ({"values": [1, 2]}, Categorical("x", (1, 2))),
+        ({"values": [1, 2], "probabilities": [0.25, 0.75]}, Categorical("x", (1, 2), (0.25, 0.75))),
+        ({"min": 1, "max": 4}, IntUniform("x", 1, 4)),
+        ({"min": 1, "max": 4.0}, FloatUniform("x", 1.0, 4.0)),
+        ({"min": 1, "max": 8, "q": 3}, IntUniform("x", 1, 7, 3)),
+        ({"min": 0.1, "max": 0.5, "q": 0.1}, SteppedUniform("x", 0.1, 0.5, 0.1)),
+        ({"distribution": "q_uniform", "min": 1, "max": 4}, IntUniform("x", 1, 4)),
         (
             {"distribution": "log_uniform_values", "min": 0.01, "max": 1},
-            FloatRange("x", 0.01, 1.0, log=True),
+            FloatUniform("x", 0.01, 1.0, log=True),
         ),
         (
             {"distribution": "log_uniform", "min": -2, "max": 0},
-            FloatRange("x", math.exp(-2), 1.0, log=True),
+            FloatUniform("x", math.exp(-2), 1.0, log=True),
         ),
         (
             {"distribution": "inv_log_uniform", "min": 0, "max": 2},
-            FloatRange("x", math.exp(-2), 1.0, log=True),
+            FloatUniform("x", math.exp(-2), 1.0, log=True),
         ),
         (
             {"distribution": "inv_log_uniform_values", "min": 0.01, "max": 1},
-            FloatRange("x", 0.01, 1.0, log=True),
+            FloatUniform("x", 0.01, 1.0, log=True),
         ),
         (
             {"distribution": "q_log_uniform_values", "min": 32, "max": 256, "q": 8},
-            Law("x", "log_uniform_values", (32, 256), 8),
+            Parametric("x", "log_uniform_values", (32, 256), 8),
         ),
         (
             {"distribution": "q_log_uniform", "min": 0, "max": 3},
-            Law("x", "log_uniform_values", (1.0, math.exp(3)), 1),
+            Parametric("x", "log_uniform_values", (1.0, math.exp(3)), 1),
         ),
-        ({"distribution": "normal"}, Law("x", "normal", (0, 1))),
-        ({"distribution": "q_normal", "mu": 5, "q": 0.5}, Law("x", "normal", (5, 1), 0.5)),
-        ({"distribution": "log_normal", "sigma": 2}, Law("x", "log_normal", (0, 2))),
-        ({"distribution": "q_log_normal"}, Law("x", "log_normal", (0, 1), 1)),
-        ({"distribution": "beta"}, Law("x", "beta", (1, 1))),
-        ({"distribution": "q_beta", "a": 2, "q": 0.1}, Law("x", "beta", (2, 1), 0.1)),
+        ({"distribution": "normal"}, Parametric("x", "normal", (0, 1))),
+        ({"distribution": "q_normal", "mu": 5, "q": 0.5}, Parametric("x", "normal", (5, 1), 0.5)),
+        ({"distribution": "log_normal", "sigma": 2}, Parametric("x", "log_normal", (0, 2))),
+        ({"distribution": "q_log_normal"}, Parametric("x", "log_normal", (0, 1), 1)),
+        ({"distribution": "beta"}, Parametric("x", "beta", (1, 1))),
+        ({"distribution": "q_beta", "a": 2, "q": 0.1}, Parametric("x", "beta", (2, 1), 0.1)),
     ],
     ids=str,
 )
@@ -78,9 +82,10 @@ def test_a_distribution_of_wandb_is_read(data: dict[str, Any], expected: object)
 
 
 @pytest.mark.parametrize("kind", DISTRIBUTIONS)
-def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_wants(kind: str) -> None:
-    needed = [key for key in DISTRIBUTIONS[kind] if key not in DEFAULTS]
-    needed = [key for key in needed if (kind, key) != ("categorical", "probabilities")]
+def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs(kind: str) -> None:
+    fields = DISTRIBUTIONS[kind].model_fields
+    needed = [key for key, field in fields.items() if field.is_required()]
+    needed += ["probabilities"] if kind == "categorical_w_probabilities" else []
     given_keys: dict[str, Any] = {
         "value": 1,
         "values": [1, 2],
@@ -91,10 +96,10 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_wants
     whole = {"distribution": kind, **{key: given_keys[key] for key in needed}}
     found, told = read(whole)
     assert told == []
-    assert read(found.plain()) == (found, [])
+    assert read(found.to_dict()) == (found, [])
     for key in needed:
-        assert read({k: v for k, v in whole.items() if k != key})[1] == [f": {kind} wants {key}"]
-    assert set(DISTRIBUTIONS[kind]) < set(KEYS)
+        assert read({k: v for k, v in whole.items() if k != key})[1] == [f"{key}: is required"]
+    assert {*fields} < {*KEYS}
 
 
 @pytest.mark.parametrize(
@@ -103,14 +108,14 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_wants
         ([1, 2], "must be a mapping such as {values: [...]}, got [1, 2]"),
         (
             {"mu": 1},
-            "mu: wants a distribution beside it: normal, q_normal, log_normal, q_log_normal",
+            "mu: needs a distribution beside it: normal, log_normal, q_normal, q_log_normal",
         ),
         ({"distribution": "norma"}, "did you mean 'normal'?"),
         ({"distribution": "normal", "a": 1}, "a: does not go with normal, which has mu and sigma"),
         ({"distribution": "normal", "sigma": 0}, "sigma: must be greater than 0, got 0"),
         ({"distribution": "normal", "mu": "big"}, "mu: must be a number, got 'big'"),
         ({"distribution": "normal", "mu": 1e308, "sigma": 1e308}, "numbers that are too large"),
-        ({"distribution": "log_normal", "mu": 699}, "exp(703) is too large a number"),
+        ({"distribution": "log_normal", "mu": 699}, "exp(703) is too large"),
         ({"distribution": "beta", "b": -1}, "b: must be greater than 0, got -1"),
         ({"distribution": "q_beta", "q": 5}, "draws 0 and nothing else; use value"),
         ({"distribution": "q_normal", "q": 0}, "q: must be greater than 0, got 0"),
@@ -122,14 +127,17 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_wants
         ),
         ({"distribution": "inv_log_uniform_values", "min": -1, "max": 9}, "min: must be greater"),
         ({"distribution": "inv_log_uniform", "min": 2, "max": 1}, "min must be less than max"),
-        ({"distribution": "categorical_w_probabilities", "values": [1]}, "wants probabilities"),
+        (
+            {"distribution": "categorical_w_probabilities", "values": [1]},
+            "probabilities: is required",
+        ),
         ({"values": [1, 2], "probabilities": [1]}, "one number for each of the 2 values, got 1"),
         ({"values": [1, 2], "probabilities": 0.5}, "must be a list with one number for each"),
         ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "probabilities: must sum to 1, got 1.1"),
         ({"values": [1, 2], "probabilities": [1.5, -0.5]}, "must be numbers from 0 to 1, got 1.5"),
         (
             {"values": [1, 1.0], "probabilities": [0.5, 0.5]},
-            "values.1: 1.0 stands in the list twice",
+            "values.1: 1.0 is in the list twice",
         ),
         ({"value": 1, "when": "x"}, "when: must be a mapping such as"),
         ({"value": 1, "when": {"a": []}}, "when.a: can never hold"),
@@ -156,11 +164,11 @@ def test_what_is_wrong_with_a_parameter_is_told_where_it_is(data: object, messag
     )
 )
 @settings(max_examples=500, deadline=None)
-def test_any_data_is_a_dimension_or_is_told_to_be_none(data: dict[str, Any]) -> None:
+def test_any_data_is_a_distribution_or_is_refused(data: dict[str, Any]) -> None:
     found, told = read(data)
     assert (found is None) == bool(told)
     if found is not None:
-        assert read(found.plain())[1] == []
+        assert read(found.to_dict())[1] == []
 
 
 def load(file: Path, lr: object, decay: object, method: str) -> SweepSpec:
@@ -253,7 +261,7 @@ def test_every_point_of_an_accepted_sweep_is_a_valid_config(
     except RequestError:
         return  # such as a normal law with negative rates
     for number in (lambda _: 0.0, lambda _: 1.0, lambda name: hashed(seed, 0, name)):
-        point = drawn(spec.parameters, number, {})
+        point = draw_point(spec.parameters, number, {})
         config = spec.config_for(point)
         assert config.optim.lr == point["optim.lr"]
         assert config.optim.weight_decay == point["optim.weight_decay"]

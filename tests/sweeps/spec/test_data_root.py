@@ -16,7 +16,7 @@ from sweeps.cli.parser import overrides, parse
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
-from sweeps.plan.estimate import make_plan
+from sweeps.plan.estimate import estimate_sweep
 from sweeps.spec.spec import SweepSpec, load_spec
 from tests.imagenet_tree import sweep
 
@@ -107,7 +107,7 @@ def test_what_is_missing_of_retention_is_told_by_check(load: Load, tmp_path: Pat
     measured = {"retention": ["dtd"], "retention_root": str(tmp_path)}
     trial = {"data": {"family": "icon_shift"}, "algorithm": "car_ft", "eval": measured}
     with pytest.raises(RequestError, match=r"eval\.retention: dtd: data\.root: .* lacks folders"):
-        make_plan(load({}, trial=trial), Home(tmp_path / "home"), Hardware(1))
+        estimate_sweep(load({}, trial=trial), Home(tmp_path / "home"), Hardware(1))
 
 
 def test_a_root_that_varies_is_left_alone(load: Load) -> None:
@@ -129,7 +129,7 @@ def test_check_tells_what_of_the_data_is_not_as_published(
 ) -> None:
     file = tmp_path / "shifts.yaml"
     file.write_text(sweep(imagenet_root, tiny_clip_files))
-    plan = make_plan(load_spec(file), Home(tmp_path / "home"), Hardware(1))
+    plan = estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))
     told = [warning for warning in plan.warnings if "as published" in warning]
     assert len(told) == 7  # once, whatever number of runs
     assert told[0].startswith("imagenet: train has 3,000 images here")
@@ -143,4 +143,4 @@ def test_what_is_missing_is_told_by_check(
     assert main(["check", str(file), "--home", str(tmp_path / "home")]) == 2
     assert "lacks folders:\n  imagenet/train (or" in capsys.readouterr().err
     with pytest.raises(RequestError, match="lacks folders"):
-        make_plan(load_spec(file), Home(tmp_path / "home"), Hardware(1))
+        estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))

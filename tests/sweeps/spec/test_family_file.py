@@ -249,7 +249,7 @@ WRONG: dict[str, list[str]] = {
     "- test": [":1: the file holds no mapping; a family file has at least test, or test_fraction"],
     "test: [t": [":1: a bracket that opens here is never closed"],
     "name: b": [":1: test: which folder is the test? If there is none, say test_fraction: 0.2"],
-    "test: t\ntest: u": [":2: test: stands here a second time; the first is on line 1"],
+    "test: t\ntest: u": [":2: test: is given a second time; the first is on line 1"],
     "test: t\ntest_fraction: 0.2": [":2: test_fraction: does not go with test; keep one"],
     "test: t\ntest_fraction: 2": [":2: test_fraction: must be less than 1, got 2"],
     "test: t\nclasses: [a]\nexclude: b": [":3: exclude: does not go with classes; keep one"],

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tracking.charts import CHARTS
-from tracking.evidence.data import Evidence
+from tracking.charts.data import ChartData
 
 Spec = dict[str, Any]
 
 
-def spec_of(name: str, evidence: Evidence) -> Spec:
+def spec_of(name: str, data: ChartData) -> Spec:
     """The checked spec of a chart that has something to show."""
-    picture = CHARTS[name].draw(evidence)
+    picture = CHARTS[name].draw(data)
     assert picture is not None
     found: Spec = picture.to_dict()
     return found

@@ -9,42 +9,44 @@ import pytest
 from PIL import Image
 
 from tests.tracking.made_up import kl_sweep
-from tracking.charts import figures
+from tracking.charts import WIDTH, write_figures
+from tracking.charts.data import ChartData
 from tracking.comparison.compare import compare
 from tracking.errors import TrackingError
-from tracking.evidence.data import gather
 
-EVIDENCE = gather(compare(kl_sweep(3), sweep="kl_weight"))
+EVIDENCE = ChartData(compare(kl_sweep(3), sweep="kl_weight"))
+
+
 NAMES = ["id_ood", "response", "shifts", "cost"]
 
 
 def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> None:
-    written = figures.write(EVIDENCE, tmp_path / "new" / "folder")
+    written = write_figures(EVIDENCE, tmp_path / "new" / "folder")
     assert [file.name for file in written] == [f"{n}.{k}" for n in NAMES for k in ("png", "svg")]
     for file in written:
         if file.suffix == ".svg":
             root = ElementTree.fromstring(file.read_text())
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
-            assert float(root.attrib["width"]) <= figures.WIDTH + 10
+            assert float(root.attrib["width"]) <= WIDTH + 10
         else:
             with Image.open(file) as image:
                 assert image.format == "PNG"
-                assert figures.WIDTH < image.width <= 2 * figures.WIDTH + 20
+                assert WIDTH < image.width <= 2 * WIDTH + 20
                 white = image.convert("RGB").getpixel((1, 1))
                 assert white == (255, 255, 255)
 
 
 def test_one_kind_alone_is_written(tmp_path: Path) -> None:
-    written = figures.write(EVIDENCE, tmp_path, kinds=["svg"])
+    written = write_figures(EVIDENCE, tmp_path, kinds=["svg"])
     assert [file.name for file in written] == [f"{name}.svg" for name in NAMES]
     assert sorted(tmp_path.iterdir()) == sorted(written)
 
 
 def test_an_unknown_kind_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="unknown kind of figure 'sgv'; did you mean 'svg'"):
-        figures.write(EVIDENCE, tmp_path / "new", kinds=["png", "sgv"])
+        write_figures(EVIDENCE, tmp_path / "new", kinds=["png", "sgv"])
     assert not (tmp_path / "new").exists()
 
 
 def test_a_sweep_without_results_has_no_figures(tmp_path: Path) -> None:
-    assert figures.write(gather(compare([], sweep="empty")), tmp_path) == []
+    assert write_figures(ChartData(compare([], sweep="empty")), tmp_path) == []

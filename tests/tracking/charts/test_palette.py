@@ -12,7 +12,14 @@ import vl_convert
 from numpy.typing import NDArray
 
 from tests.tracking.made_up import arm, zero_shot
-from tracking.charts.palette import _COLOURS, NEUTRAL, RAMP, colour_of, of_rows, of_series
+from tracking.charts.palette import (
+    _COLOURS,
+    NEUTRAL,
+    RAMP,
+    colour_of,
+    legend_of_rows,
+    legend_of_series,
+)
 from tracking.comparison.compare import compare
 
 WHITE, DARK = "#ffffff", "#14171a"
@@ -66,25 +73,34 @@ def test_the_known_algorithms_are_told_apart_by_any_eye(seen: NDArray[np.float64
 
 def test_own_algorithms_have_colours_and_symbols_of_their_own() -> None:
     algorithms = ("zero_shot", "fine_tune", "mine", "car_ft", "yours", "theirs")
-    signs = of_series({name: (name, False) for name in algorithms}, algorithms).entries
-    assert len({sign.colour for sign in signs.values()}) == len(algorithms)
-    assert len({sign.symbol for sign in signs.values()}) == len(algorithms)
-    assert signs["zero_shot"].colour == NEUTRAL
+    styles = legend_of_series({name: (name, False) for name in algorithms}, algorithms).styles
+    assert len({style.colour for style in styles.values()}) == len(algorithms)
+    assert len({style.symbol for style in styles.values()}) == len(algorithms)
+    assert styles["zero_shot"].colour == NEUTRAL
 
 
-def test_a_merged_row_has_its_colour_and_a_symbol_with_a_hole() -> None:
-    signs = of_series({"car_ft": ("car_ft", False), "merged": ("car_ft", True)}, KNOWN).entries
-    assert signs["car_ft"].colour == signs["merged"].colour
-    assert signs["car_ft"].symbol != signs["merged"].symbol
-    assert signs["merged"].symbol.count("Z") == 2
-    assert signs["car_ft"].dash != signs["merged"].dash
+def test_a_merged_row_has_its_colour_and_symbol_and_is_hollow() -> None:
+    series = {"car_ft": ("car_ft", False), "merged": ("car_ft", True)}
+    legend = legend_of_series(series, KNOWN)
+    styles = legend.styles
+    assert styles["car_ft"].colour == styles["merged"].colour
+    assert styles["car_ft"].symbol == styles["merged"].symbol
+    rows = alt.InlineData(values=[{"series": name} for name in series])
+    points = alt.Chart(rows).mark_point(filled=False).encode(*legend.symbols())
+    svg = vl_convert.vegalite_to_svg(points.to_dict())
+    colour = styles["car_ft"].colour
+    # Once in the chart and once in its one legend.
+    drawn = [path for path in re.findall("<path[^>]*>", svg) if f'stroke="{colour}"' in path]
+    assert sum(f'fill="{colour}"' in path for path in drawn) == 2
+    assert len(drawn) == 4
+    assert styles["car_ft"].dash != styles["merged"].dash
 
 
 def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
     names = ["car_ft " + "x=1 " * 20, "car_ft " + "x=1 " * 20 + "+ wise_ft@0.5"]
-    signs = of_series(dict.fromkeys(names, ("car_ft", False)), KNOWN)
+    legend = legend_of_series(dict.fromkeys(names, ("car_ft", False)), KNOWN)
     data = alt.InlineData(values=[{"series": name} for name in names])
-    chart = alt.Chart(data).mark_point().encode(signs.colour())
+    chart = alt.Chart(data).mark_point().encode(legend.colour())
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     shown = [text for text in re.findall("<text[^>]*>([^<]*)</text>", svg) if "car_ft" in text]
     assert len(shown) == 2
@@ -97,6 +113,7 @@ def test_settings_of_one_algorithm_differ_in_symbol_and_dash() -> None:
     for trial in range(5):
         runs += arm("car_ft", [0.6], [0.3], trial=trial, params={"optim.lr": trial})
     rows = {row.arm.label: row for row in compare(runs, sweep="s").rows}
-    signs = [sign for text, sign in of_rows(rows, KNOWN).entries.items() if "car_ft" in text]
-    assert len({sign.colour for sign in signs}) == 1
-    assert len({(sign.symbol, tuple(sign.dash)) for sign in signs}) == 5
+    every = legend_of_rows(rows, KNOWN).styles.items()
+    styles = [style for text, style in every if "car_ft" in text]
+    assert len({style.colour for style in styles}) == 1
+    assert len({(style.symbol, tuple(style.dash)) for style in styles}) == 5

@@ -9,19 +9,20 @@ from dataclasses import replace
 import pytest
 
 from sweeps.spec.metrics import FURTHER
-from tests.tracking.charts.drawn import spec_of
+from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
+from tracking.charts.data import ChartData
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named, titled
-from tracking.comparison.pooling import Part, compared
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Judging, Terms, agreed, terms_of
+from tracking.comparison.spec import ComparisonSpec, Endpoint, agreed
 from tracking.comparison.tasks import compare_tasks
-from tracking.evidence.data import gather
 from tracking.report import terminal as report
+from tracking.report.formats import to_json
 from tracking.report.html import document
 from tracking.report.published import Subject, quoted_beside
-from tracking.report.table import View, metric_columns
+from tracking.report.table import resolve_columns, usual_columns
 
 BY = "macro_f1"
 KEPT = "id/val/top1"
@@ -54,7 +55,7 @@ def plain() -> Comparison:
 
 @pytest.fixture(scope="module")
 def other() -> Comparison:
-    return compare(by(BY, kl_sweep()), sweep="s", terms=Terms(by=BY))
+    return compare(by(BY, kl_sweep()), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
 
 
 def test_every_kind_has_its_names_and_is_a_metric() -> None:
@@ -72,19 +73,22 @@ def test_a_metric_is_named_with_its_kind_but_for_top1_in_sentences() -> None:
 def test_the_same_numbers_give_the_same_verdict_under_another_name(
     plain: Comparison, other: Comparison
 ) -> None:
-    (ours,), (theirs,) = plain.findings, other.findings
-    assert theirs.endpoint == "ood/mean/macro_f1"
+    (ours,), (theirs,) = plain.verdicts, other.verdicts
+    assert theirs.pair.endpoint.metric == "ood/mean/macro_f1"
     assert (theirs.outcome, theirs.p_holm) == (ours.outcome, ours.p_holm)
     assert theirs.above_curve == ours.above_curve
     assert [curve.points for curve in other.curves] == [curve.points for curve in plain.curves]
-    assert other.selected == plain.selected
+    assert other.selected is not None
+    assert plain.selected is not None
+    assert other.selected.arm.label == plain.selected.arm.label
     assert ours.gain is not None
     assert theirs.gain is not None
     assert theirs.gain.mean == pytest.approx(ours.gain.mean)
-    told = theirs.as_dict()
+    plain_data = to_json(other)
+    (told,) = plain_data["tests"]
     assert {"ood/mean/macro_f1", "id/test/macro_f1", "gain/ood/macro_f1"} <= told.keys()
     assert "ood/mean/top1" not in told
-    assert other.as_dict()["by"] == BY
+    assert plain_data["by"] == BY
     # Word for word the same, but for the name of what is compared.
     sentences = " ".join(other.sentences).replace("OOD mean macro-F1", "OOD mean")
     sentences = sentences.replace("ID test macro-F1", "ID test").replace(
@@ -94,7 +98,7 @@ def test_the_same_numbers_give_the_same_verdict_under_another_name(
 
 
 def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> None:
-    shown = {column.header: column.metric for column in metric_columns(other)}
+    shown = {column.header: column.metric for column in usual_columns(other)}
     assert shown == {
         "id/val/top1": KEPT,
         "ID val": "id/val/macro_f1",
@@ -110,22 +114,23 @@ def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> 
 
 
 def test_charts_name_it_on_their_axes(other: Comparison) -> None:
-    evidence = gather(other)
-    assert {model.on_front for model in evidence.models} == {True, False}
+    data = ChartData(other)
+    points = data_of(spec_of("id_ood", data), "front")
+    assert {point["front"] for point in points} == {True, False}
     for name, said in (
         ("id_ood", "ID test macro-F1 (%)"),
         ("id_ood", "OOD mean macro-F1 (%)"),
         ("response", "OOD mean macro-F1 (%)"),
         ("shifts", "Macro-F1 minus fine_tune (points)"),
     ):
-        text = json.dumps(spec_of(name, evidence))
+        text = json.dumps(spec_of(name, data))
         assert said in text
         assert "OOD mean top-1" not in text
 
 
 def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
-    found = compare(kl_sweep(), sweep="s", terms=Terms(by=BY))
-    (finding,) = found.findings
+    found = compare(kl_sweep(), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
+    (finding,) = found.verdicts
     assert finding.outcome == "not_measured"
     assert found.sentences[0] == (
         "No verdict: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
@@ -142,41 +147,43 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
 def test_one_side_that_lacks_it_is_named() -> None:
     old = [record for record in kl_sweep() if record.algorithm == "fine_tune"]
     new = [record for record in by(BY, kl_sweep()) if record.algorithm != "fine_tune"]
-    found = compare([*new, *old], sweep="s", terms=Terms(by=BY))
+    found = compare([*new, *old], ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     assert "since the runs of fine_tune have no ood/mean/macro_f1" in found.verdict
     assert any("fine_tune: ood/mean/macro_f1 is missing" in said for said in found.warnings)
 
 
 def test_intervals_over_images_are_of_top1_and_said_to_be() -> None:
-    found = compare(by(BY, kl_sweep(2)), sweep="s", terms=Terms(by=BY), with_images=True)
+    found = compare(
+        by(BY, kl_sweep(2)), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s", with_images=True
+    )
     assert "intervals over images are of top-1 accuracy, and this is by macro-F1" in found.warnings
     assert "Over images" not in found.verdict
 
 
 def test_without_shifts_its_own_test_is_the_endpoint() -> None:
     names = {"id/val/top1", "id/test/top1", "id/val/macro_f1", "id/test/macro_f1"}
-    terms = Terms(by=BY).suited(names)
-    assert (terms.endpoint, terms.id_metric) == ("id/test/macro_f1", "id/test/macro_f1")
+    endpoint = Endpoint(by=BY).suited(names)
+    assert (endpoint.metric, endpoint.id_metric) == ("id/test/macro_f1", "id/test/macro_f1")
     runs = [r for r in by(BY, kl_sweep()) if r.algorithm != "zero_shot"]
     flat = [
         replace(r, metrics={n: v for n, v in r.metrics.items() if n in names}, merges={})
         for r in runs
     ]
-    found = compare(flat, sweep="s", terms=Terms(by=BY))
+    found = compare(flat, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     assert "car_ft kl_weight=1 is better than fine_tune in distribution: ID test macro-F1" in (
         found.verdict
     )
     alike = [replace(r, metrics=dict.fromkeys(names, 0.5 + (r.seed or 0) / 100)) for r in flat]
     first = next(r for r in alike if r.algorithm == "fine_tune")
     alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
-    found = compare(alike, sweep="s", terms=Terms(by=BY))
+    found = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     assert found.verdict.startswith("No difference in macro-F1 is shown between")
 
 
 def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:
     names = {"id/test/top1", "id/test/macro_f1", "id/val/macro_f1", "ood/mean/top1"}
-    assert Terms(by=BY).suited(names).endpoint == "ood/mean/macro_f1"
-    assert Terms(by=BY).suited({"ood/mean/macro_f1", "id/val/macro_f1"}).id_metric == (
+    assert Endpoint(by=BY).suited(names).metric == "ood/mean/macro_f1"
+    assert Endpoint(by=BY).suited({"ood/mean/macro_f1", "id/val/macro_f1"}).id_metric == (
         "id/val/macro_f1"
     )
 
@@ -206,58 +213,60 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
                         metrics={**record.metrics, **found},
                     )
                 )
-    return compare_tasks(runs, field="data.family", sweep="s", terms=Terms(by_task=by_task))
+    return compare_tasks(
+        runs, ComparisonSpec(tasks="data.family", endpoint=Endpoint(by_task=by_task)), sweep="s"
+    )
 
 
 def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     kinds = {"birds": "mean_per_class_top1", "cars": "top1"}
     found = tasks(by_task=kinds)
-    assert found.protocol is not None
-    assert found.protocol.endpoints == {
+    assert found.task_table is not None
+    assert found.task_table.endpoints == {
         "birds": "id/test/mean_per_class_top1",
         "cars": "id/test/top1",
     }
-    assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in found.protocol.caption
-    line = found.protocol.of("car_ft")
+    assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in found.task_table.caption
+    line = found.task_table.of("car_ft")
     assert line is not None
     assert line.average.mean == pytest.approx(0.706)
     (row,) = (row for row in found.rows if row.arm.label == "car_ft")
     assert row.metric("id/test/benchmark").mean == pytest.approx(0.706)
-    (finding,) = found.findings
-    assert (finding.endpoint, finding.outcome) == ("id/test/benchmark", "better")
+    (finding,) = found.verdicts
+    assert (finding.pair.endpoint.metric, finding.outcome) == ("id/test/benchmark", "better")
     assert "ID test benchmark accuracy +10.20 pp" in found.verdict
     text = " ".join(report.terminal(found).split())
     assert "Benchmark accuracy (mean-per-class accuracy of birds; top-1 of cars) in percent" in text
-    assert [column.header for column in View().metrics(found)][-1] == "ID test"
+    assert [column.header for column in resolve_columns(found)][-1] == "ID test"
 
 
 def test_tasks_of_one_kind_keep_its_name() -> None:
     found = tasks(by_task=dict.fromkeys(("birds", "cars"), "top1"))
-    assert (found.terms.by, found.terms.by_task) == ("top1", {})
-    (finding,) = found.findings
-    assert finding.endpoint == "id/test/top1"
+    assert (found.endpoint.by, found.endpoint.by_task) == ("top1", {})
+    (finding,) = found.verdicts
+    assert finding.pair.endpoint.metric == "id/test/top1"
 
 
 def test_sweeps_that_are_judged_by_different_accuracies_are_not_compared_as_one() -> None:
-    mine, yours = Judging(terms=Terms(by=BY)), Judging()
+    mine, yours = ComparisonSpec(endpoint=Endpoint(by=BY)), ComparisonSpec()
     with pytest.raises(Exception, match="the by of one is macro_f1, of the other top1; say which"):
         agreed({"mine": mine, "yours": yours})
-    parts = [Part("mine", by(BY, kl_sweep(2)), mine), Part("yours", by(BY, kl_sweep(2)), yours)]
+    parts = [
+        SweepRuns("mine", by(BY, kl_sweep(2)), mine),
+        SweepRuns("yours", by(BY, kl_sweep(2)), yours),
+    ]
     with pytest.raises(Exception, match="--by"):
-        compared(parts)
-    assert compared([replace(part, judging=mine) for part in parts]).terms.by == BY
+        compare_sweeps(parts)
+    assert compare_sweeps([replace(part, spec=mine) for part in parts]).endpoint.by == BY
 
 
-def test_what_is_no_accuracy_is_refused_and_nothing_said_is_top1() -> None:
-    assert terms_of(0.01, None) == Terms(id_margin=0.01)
-    assert terms_of(0.01, BY) == Terms(id_margin=0.01, by=BY)
-    assert terms_of(0.01, {"a": BY}).on("a").by == BY
-    for wrong in ("macro-f1", {"a": "macro-f1"}):
+def test_what_is_no_accuracy_is_refused() -> None:
+    for wrong in ({"by": "macro-f1"}, {"by_task": {"a": "macro-f1"}}):
         with pytest.raises(ValueError, match="did you mean 'macro_f1'"):
-            terms_of(0.01, wrong)
+            Endpoint.model_validate(wrong)
 
 
 def test_the_page_names_no_other_accuracy(other: Comparison) -> None:
-    footer = document(other, gather(other)).partition("<footer>")[2].partition("</footer>")[0]
+    footer = document(other, ChartData(other)).partition("<footer>")[2].partition("</footer>")[0]
     assert "docs/metrics.md" in footer
     assert "top-1" not in footer

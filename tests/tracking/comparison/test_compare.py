@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
-from tracking.comparison.compare import Comparison, Row, compare, metric_order
+from tracking.comparison.compare import Comparison, Row, compare
+from tracking.comparison.metrics import metric_order
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.comparison.statistics import t_interval
+from tracking.report.formats import to_json
 
 
 def row(comparison: Comparison, label: str) -> Row:
@@ -23,7 +25,7 @@ def row(comparison: Comparison, label: str) -> Row:
 
 def plain(comparison: Comparison) -> dict[str, Any]:
     """What a reader of the JSON gets; raises for NaN and infinity."""
-    found: dict[str, Any] = json.loads(json.dumps(comparison.as_dict(), allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(to_json(comparison), allow_nan=False))
     return found
 
 
@@ -87,7 +89,7 @@ def test_runs_that_did_not_finish_enter_no_mean_and_are_counted() -> None:
     found = row(comparison, "fine_tune")
     assert found.n == 2
     assert found.metrics["id/test/top1"].mean == pytest.approx(0.61)
-    assert found.as_dict()["runs"] == {"done": 2, "failed": 1, "pruned": 1}
+    assert to_json(comparison)["rows"][0]["runs"] == {"done": 2, "failed": 1, "pruned": 1}
     assert "incomplete" in found.marks
     assert "1 failed run (fine_tune: 1): in no mean, test or curve" in comparison.warnings
     assert warned(comparison, "1 pruned run")
@@ -135,22 +137,24 @@ def test_a_baseline_is_chosen_by_the_same_rule_over_its_own_points() -> None:
     for value, lr in ((0.61, 1e-5), (0.64, 1e-4)):
         runs += arm("fine_tune", [value] * 3, [0.3] * 3, params={"optim.lr": lr})
     comparison = compare(runs, sweep="s")
-    assert comparison.findings[0].reference.params == {"optim.lr": 1e-4}
+    assert comparison.verdicts[0].pair.reference.params == {"optim.lr": 1e-4}
 
 
 def test_selecting_by_a_merge_selects_the_merged_row() -> None:
-    comparison = compare(kl_sweep(), sweep="s", rule=Rule(merge="wise_ft@0.5"))
+    comparison = compare(
+        kl_sweep(), ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5")), sweep="s"
+    )
     selected = [r.arm.label for r in comparison.rows if r.selected]
     assert selected == ["car_ft kl_weight=1 + wise_ft@0.5"]
     assert plain(comparison)["metric_merge"] == "wise_ft@0.5"
 
 
 def test_an_oracle_is_told_on_every_row_and_above_the_table() -> None:
-    rule = Rule(metric="ood/mean/top1", oracle=True)
-    comparison = compare(kl_sweep(), sweep="s", rule=rule)
+    rule = SelectionRule(metric="ood/mean/top1", oracle=True)
+    comparison = compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s")
     assert all("oracle" in r.marks for r in comparison.rows)
     assert warned(comparison, "oracle", "ood/mean/top1")
-    assert comparison.as_dict()["selection"] == "oracle"
+    assert to_json(comparison)["selection"] == "oracle"
     assert row(comparison, "fine_tune + wise_ft@0.25").chosen
 
 
@@ -214,12 +218,7 @@ def test_a_baseline_with_fewer_points_than_the_space_has_for_it_is_untuned(
     comparison = grid(baseline, trials)
     marks = [mark for r in comparison.rows if r.arm.role == "baseline" for mark in r.marks]
     assert ("untuned" in marks) == untuned
-    assert warned(comparison, "fine_tune is untuned") == untuned
-
-
-def test_the_caller_may_know_better_which_baseline_is_untuned() -> None:
-    comparison = compare(kl_sweep(2), sweep="s", untuned=["fine_tune"])
-    assert "untuned" in row(comparison, "fine_tune").marks
+    assert warned(comparison, "unequal tuning budgets") == untuned
 
 
 def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> None:
@@ -233,7 +232,9 @@ def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> N
         "car_ft kl_weight=0.1, car_ft kl_weight=1 tie on id/val/top1; car_ft kl_weight=0.1 was "
         "taken, the first of them",
     )
-    strong = compare(runs, sweep="s", rule=Rule(within=0.005, strength={KL: 1}))
+    strong = compare(
+        runs, ComparisonSpec(rule=SelectionRule(within=0.005, strength={KL: 1})), sweep="s"
+    )
     assert warned(
         strong, "car_ft kl_weight=1 was taken, the most strongly regularised within the margin"
     )
@@ -259,16 +260,21 @@ def test_an_unfinished_setting_that_must_stand_in_is_told() -> None:
 
 
 def test_seeds_asked_for_but_absent_make_a_setting_incomplete() -> None:
-    comparison = compare(kl_sweep(2), sweep="s", seeds=[0, 1, 2])
+    comparison = compare(kl_sweep(2), ComparisonSpec(seeds=(0, 1, 2)), sweep="s")
     assert "incomplete" in row(comparison, "fine_tune").marks
     assert "incomplete" not in row(comparison, "zero_shot").marks
 
 
 def test_a_margin_without_a_field_of_strength_is_told() -> None:
-    rule = Rule(within=0.005)
-    assert warned(compare(kl_sweep(2), sweep="s", rule=rule), "no regularisation field is varied")
-    strong = Rule(within=0.005, strength={KL: 1})
-    assert not warned(compare(kl_sweep(2), sweep="s", rule=strong), "no regularisation field")
+    rule = SelectionRule(within=0.005)
+    assert warned(
+        compare(kl_sweep(2), ComparisonSpec(rule=rule), sweep="s"),
+        "no regularisation field is varied",
+    )
+    strong = SelectionRule(within=0.005, strength={KL: 1})
+    assert not warned(
+        compare(kl_sweep(2), ComparisonSpec(rule=strong), sweep="s"), "no regularisation field"
+    )
 
 
 def test_metrics_come_in_a_stable_order() -> None:
@@ -289,7 +295,7 @@ def test_metrics_come_in_a_stable_order() -> None:
 
 @given(st.permutations(kl_sweep(3)))
 def test_the_order_of_the_records_changes_nothing(runs: list[RunRecord]) -> None:
-    assert compare(runs, sweep="s").as_dict() == compare(kl_sweep(3), sweep="s").as_dict()
+    assert to_json(compare(runs, sweep="s")) == to_json(compare(kl_sweep(3), sweep="s"))
 
 
 values = st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf, -math.inf]))

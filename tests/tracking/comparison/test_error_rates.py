@@ -16,8 +16,8 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.tracking.made_up import arm
 from tracking.comparison.runs import group
-from tracking.comparison.spec import Terms
-from tracking.comparison.statistics import holm, paired, t_interval
+from tracking.comparison.spec import ALPHA, Endpoint
+from tracking.comparison.statistics import PairedTest, holm, t_interval
 from tracking.comparison.verdict import judge
 
 TIMES, SEEDS = 10_000, 5
@@ -36,7 +36,7 @@ def alarms(candidates: Numbers, reference: Numbers) -> NDArray[np.bool_]:
     stepped = np.maximum.accumulate(np.take_along_axis(p, order, axis=-1) * factors, axis=-1)
     adjusted = np.empty_like(p)
     np.put_along_axis(adjusted, order, stepped, axis=-1)
-    return adjusted < Terms().alpha
+    return adjusted < ALPHA
 
 
 def seeds(rng: np.random.Generator, *shape: int) -> Numbers:
@@ -82,7 +82,7 @@ def test_the_procedure_for_arrays_is_the_one_that_judges() -> None:
             group(arm(f"rival_{k}", [0.6] * SEEDS, candidates[time, k].tolist(), trial=k))[0]
             for k in range(3)
         ]
-        outcomes = [finding.outcome for finding in judge(rivals, base, Terms())]
+        outcomes = [finding.outcome for finding in judge(rivals, base, Endpoint())]
         found.append([outcome in {"better", "trade_off", "worse"} for outcome in outcomes])
     assert np.array_equal(found, alarms(candidates, reference))
     assert 0 < np.sum(found) < 180
@@ -128,7 +128,7 @@ def test_the_best_of_many_alarms_too_often_on_its_own_seeds_and_not_on_fresh_one
 def test_paired_tests_and_holm_agree_with_other_peoples_on_the_same_data() -> None:
     rng = np.random.default_rng(50)
     for reference, *candidates in seeds(rng, 3, 9):
-        ours = [paired(one.tolist(), reference.tolist()) for one in candidates]
+        ours = [PairedTest(tuple((one - reference).tolist())) for one in candidates]
         theirs = [stats.ttest_rel(one, reference) for one in candidates]
         p = [pair.p or 0.0 for pair in ours]
         assert p == pytest.approx([result.pvalue for result in theirs], abs=1e-12)

@@ -1,18 +1,29 @@
-"""Settings are chosen by validation alone, whole ones first, the earlier of equals."""
+"""Which setting and alpha are selected, on what budgets, and what fresh seeds confirm."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tracking.made_up import KL, metrics, run
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
+from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import Arm, RunRecord, group
-from tracking.comparison.selection import choose, choose_each, choose_merges
-from tracking.comparison.spec import Rule, looks_at_tests
+from tracking.comparison.selection import (
+    Budget,
+    budgets,
+    less_tried,
+    select,
+    select_each,
+    select_merges,
+)
+from tracking.comparison.spec import ComparisonSpec, SelectionRule, looks_at_tests
+from tracking.report.formats import to_json
 
 SEEDS = (0, 1)
 
@@ -33,13 +44,13 @@ def trials(values: Sequence[Sequence[float | None]], weights: Sequence[float] = 
     return list(group(runs))
 
 
-def chosen(arms: Sequence[Arm], rule: Rule | None = None) -> int | None:
-    choice = choose(arms, rule or Rule(), SEEDS)
+def chosen(arms: Sequence[Arm], rule: SelectionRule | None = None) -> int | None:
+    choice = select(arms, rule or SelectionRule(), SEEDS)
     return None if choice is None else choice.arm.trial
 
 
 def test_the_highest_mean_over_seeds_is_chosen() -> None:
-    choice = choose(trials([[0.5, 0.7], [0.61, 0.61], [0.9, 0.2]]), Rule(), SEEDS)
+    choice = select(trials([[0.5, 0.7], [0.61, 0.61], [0.9, 0.2]]), SelectionRule(), SEEDS)
     assert choice is not None
     assert choice.arm.trial == 1
     assert choice.value == pytest.approx(0.61)
@@ -48,7 +59,7 @@ def test_the_highest_mean_over_seeds_is_chosen() -> None:
 
 def test_a_loss_is_chosen_at_its_lowest() -> None:
     arms = trials([[0.5, 0.5], [0.4, 0.4]])
-    assert chosen(arms, Rule(goal="minimize")) == 1
+    assert chosen(arms, SelectionRule(goal="minimize")) == 1
 
 
 def test_equal_values_go_to_the_earlier_trial() -> None:
@@ -58,13 +69,15 @@ def test_equal_values_go_to_the_earlier_trial() -> None:
 def test_values_that_differ_by_rounding_only_are_equal() -> None:
     arms = trials([[0.1 + 0.2, 0.5], [0.3, 0.5], [0.3, 0.4]])
     assert 0.1 + 0.2 > 0.3
-    choice = choose(arms[::-1], Rule(), SEEDS)  # the later one would be better by a hair
+    choice = select(arms[::-1], SelectionRule(), SEEDS)  # the later one would be better by a hair
     assert choice is not None
     assert [arm.trial for arm in (choice.arm, *choice.tied)] == [1, 0]
 
 
 def test_who_ties_with_the_choice_is_known_and_nobody_else() -> None:
-    choice = choose(trials([[0.5, 0.6], [0.6, 0.5], [0.5, 0.4], [0.55, 0.55]]), Rule(), SEEDS)
+    choice = select(
+        trials([[0.5, 0.6], [0.6, 0.5], [0.5, 0.4], [0.55, 0.55]]), SelectionRule(), SEEDS
+    )
     assert choice is not None
     assert choice.arm.trial == 0
     assert [arm.trial for arm in choice.tied] == [1, 3]
@@ -81,14 +94,14 @@ def test_a_value_that_is_not_a_number_is_not_chosen() -> None:
 
 def test_without_a_whole_setting_the_one_with_most_seeds_stands_in() -> None:
     arms = trials([[0.9, None, None], [0.5, 0.5, None], [0.4, 0.6, None]])
-    choice = choose(arms, Rule(), (0, 1, 2))
+    choice = select(arms, SelectionRule(), (0, 1, 2))
     assert choice is not None
     assert (choice.arm.trial, choice.complete) == (1, False)
 
 
 def test_nothing_is_chosen_when_everything_failed() -> None:
     assert chosen(trials([[None, None], [None, None]])) is None
-    assert choose([], Rule(), SEEDS) is None
+    assert select([], SelectionRule(), SEEDS) is None
 
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
@@ -101,22 +114,22 @@ VALUES = [[0.650, 0.650], [0.652, 0.652], [0.648, 0.648], [0.600, 0.600]]
 def test_within_a_margin_the_strongest_regularisation_is_chosen(
     within: float | None, trial: int
 ) -> None:
-    rule = Rule(within=within, strength={KL: +1})
+    rule = SelectionRule(within=within, strength={KL: +1})
     assert chosen(trials(VALUES, WEIGHTS), rule) == trial
 
 
 def test_strength_may_mean_smaller() -> None:
-    rule = Rule(within=0.005, strength={KL: -1})
+    rule = SelectionRule(within=0.005, strength={KL: -1})
     assert chosen(trials(VALUES, WEIGHTS), rule) == 0
 
 
 def test_without_a_field_of_strength_the_margin_chooses_the_best() -> None:
-    assert chosen(trials(VALUES, WEIGHTS), Rule(within=0.1)) == 1
-    assert chosen(trials(VALUES, WEIGHTS), Rule(within=0.1, strength={"optim.x": 1})) == 1
+    assert chosen(trials(VALUES, WEIGHTS), SelectionRule(within=0.1)) == 1
+    assert chosen(trials(VALUES, WEIGHTS), SelectionRule(within=0.1, strength={"optim.x": 1})) == 1
 
 
 def test_among_equally_strong_settings_the_better_value_is_chosen() -> None:
-    rule = Rule(within=0.1, strength={KL: +1})
+    rule = SelectionRule(within=0.1, strength={KL: +1})
     runs = [
         run("car_ft", seed, metrics(0.6, 0.3, val=value), trial=trial, params={KL: 1.0, "lr": lr})
         for trial, (value, lr) in enumerate([(0.61, 1e-4), (0.62, 1e-3)])
@@ -132,13 +145,13 @@ def test_strength_is_not_compared_across_algorithms() -> None:
             run("fine_tune", seed, metrics(0.6, 0.3, val=0.66), trial=0),
             run("car_ft", seed, metrics(0.6, 0.3, val=0.65), trial=1, params={KL: 3.0}),
         ]
-    assert chosen(group(runs), Rule(within=0.05, strength={KL: +1})) == 0
+    assert chosen(group(runs), SelectionRule(within=0.05, strength={KL: +1})) == 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 0.5))
 def test_a_margin_never_costs_more_than_itself(values: list[float], within: float) -> None:
-    rule = Rule(within=within, strength={KL: +1})
-    choice = choose(trials([[value, value] for value in values]), rule, SEEDS)
+    rule = SelectionRule(within=within, strength={KL: +1})
+    choice = select(trials([[value, value] for value in values]), rule, SEEDS)
     assert choice is not None
     assert choice.value >= max(values) - within - 1e-9
 
@@ -157,19 +170,21 @@ def test_a_margin_never_costs_more_than_itself(values: list[float], within: floa
 def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for(metric: str) -> None:
     assert looks_at_tests(metric)
     with pytest.raises(ValueError, match=r"selection: oracle"):
-        Rule(metric=metric)
-    assert "oracle" in Rule(metric=metric, oracle=True).name
+        SelectionRule(metric=metric)
+    assert "oracle" in SelectionRule(metric=metric, oracle=True).name
 
 
 @pytest.mark.parametrize("metric", ["id/val/top1", "id/val/nll", "train/loss", "ood/val/macro_f1"])
 def test_validation_and_training_metrics_are_honest(metric: str) -> None:
     assert not looks_at_tests(metric)
-    assert Rule(metric=metric).name == "best_val"
+    assert SelectionRule(metric=metric).name == "best_val"
 
 
 def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
-    assert Rule(within=0.005).name == "within 0.005"
-    assert Rule(metric="ood/mean/top1", oracle=True, within=0.1).name == "oracle, within 0.1"
+    assert SelectionRule(within=0.005).name == "within 0.005"
+    assert (
+        SelectionRule(metric="ood/mean/top1", oracle=True, within=0.1).name == "oracle, within 0.1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,14 +192,14 @@ def test_the_rule_is_named_as_the_sweep_file_names_it() -> None:
 )
 def test_a_rule_without_a_meaning_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"margin|strength"):
-        Rule(**wrong)
+        SelectionRule(**wrong)
 
 
 def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> None:
     runs = [run("fine_tune", seed, metrics(0.6, 0.3)) for seed in SEEDS]
     runs += [run("car_ft", seed, metrics(0.5, 0.3), trial=0) for seed in SEEDS]
     runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
-    found = choose_each(group(runs), Rule(), SEEDS)
+    found = select_each(group(runs), SelectionRule(), SEEDS)
     assert [(name, choice.value) for name, choice in found.items()] == [
         ("car_ft", 0.5),
         ("fine_tune", 0.6),
@@ -207,17 +222,18 @@ OOD_BY_ALPHA = {0.25: 0.50, 0.5: 0.45, 0.75: 0.40, 1.0: 0.30}
 @pytest.mark.parametrize(
     ("rule", "label"),
     [
-        (Rule(), "wise_ft@0.75"),
-        (Rule(within=0.02), "wise_ft@0.5"),
-        (Rule(metric="train/loss", goal="minimize"), "wise_ft@0.75"),
-        (Rule(metric="ood/mean/top1", oracle=True), "wise_ft@0.25"),
+        (SelectionRule(), "wise_ft@0.75"),
+        (SelectionRule(within=0.02), "wise_ft@0.5"),
+        (SelectionRule(metric="train/loss", goal="minimize"), "wise_ft@0.75"),
+        (SelectionRule(metric="ood/mean/top1", oracle=True), "wise_ft@0.25"),
     ],
     ids=["val", "within", "metric that merges lack", "oracle"],
 )
 def test_alpha_is_chosen_by_validation_unless_an_oracle_is_asked_for(
-    rule: Rule, label: str
+    rule: SelectionRule, label: str
 ) -> None:
-    assert choose_merges(merged_arm(VAL_BY_ALPHA, OOD_BY_ALPHA), rule) == {"wise_ft": label}
+    arm = merged_arm(VAL_BY_ALPHA, OOD_BY_ALPHA)
+    assert select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
 
 
 def test_each_kind_of_merge_has_its_own_choice() -> None:
@@ -228,8 +244,8 @@ def test_each_kind_of_merge_has_its_own_choice() -> None:
     }
     arm = group([run("fine_tune", 0, metrics(0.6, 0.3), merges=merges)])[0]
     expected = {"uniform_soup": "uniform_soup", "wise_ft": "wise_ft@0.5"}
-    assert choose_merges(arm, Rule()) == expected
-    assert choose_merges(arm, Rule(within=0.1)) == expected
+    for rule in (SelectionRule(), SelectionRule(within=0.1)):
+        assert select_merges([arm], rule) == {arm.label: expected}
 
 
 def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
@@ -238,6 +254,223 @@ def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
         run("car_ft", 0, metrics(0.6, 0.3), trial=t, params={KL: t}, merges=merges[t])
         for t in range(2)
     ]
-    choice = choose(group(runs), Rule(merge="wise_ft@0.5"), (0,))
+    choice = select(group(runs), SelectionRule(merge="wise_ft@0.5"), (0,))
     assert choice is not None
     assert (choice.arm.trial, choice.arm.merge, choice.value) == (1, "wise_ft@0.5", 0.8)
+
+
+LR, FLYP = "optim.lr", "algorithm.temperature"
+
+
+def tried(algorithm: str, params: Sequence[dict[str, float]], **more: object) -> list[RunRecord]:
+    """A trial with one run at each point."""
+    return [
+        run(algorithm, 0, metrics(0.6 - t / 100, 0.3), trial=t, params=p, epochs=10, **more)
+        for t, p in enumerate(params)
+    ]
+
+
+def said(*groups: Sequence[RunRecord]) -> list[str]:
+    warnings = compare([run for runs in groups for run in runs], sweep="s").warnings
+    return [text for text in warnings if "tuning budgets" in text]
+
+
+def test_settings_runs_and_epochs_are_counted_for_each_algorithm_that_trains() -> None:
+    runs = [zero_shot(), *tried("car_ft", [{KL: 1.0}, {KL: 2.0}])]
+    runs += [
+        run("car_ft", 0, trial=2, params={KL: 3.0}, state="pruned", epochs=3),
+        run("car_ft", 1, trial=2, params={KL: 3.0}, state="missing"),
+        run("car_ft", 0, trial=3, params={KL: 4.0}, state="missing"),
+        run("fine_tune", 0, metrics(0.6, 0.3), epochs=10),
+        run("fine_tune", 1, state="failed", epochs=4),
+        run("fine_tune", 7, metrics(0.6, 0.3), epochs=10, role="confirmation"),
+    ]
+    assert budgets(group(runs)) == (Budget("fine_tune", 1, 2, 14), Budget("car_ft", 3, 3, 23))
+
+
+def test_where_a_run_does_not_tell_its_epochs_there_is_no_sum() -> None:
+    runs = [run("car_ft", s, metrics(0.6, 0.3), epochs=e) for s, e in enumerate((10, None))]
+    (budget,) = budgets(group(runs))
+    assert (budget.runs, budget.epochs) == (2, None)
+
+
+def test_a_comparison_tells_them_as_plain_data() -> None:
+    plain = to_json(compare(kl_sweep(2), sweep="s"))
+    assert plain["budgets"] == [
+        {"algorithm": "fine_tune", "settings": 1, "runs": 2, "epochs": None},
+        {"algorithm": "car_ft", "settings": 4, "runs": 8, "epochs": None},
+    ]
+
+
+def test_two_searches_of_different_length_are_told_with_their_numbers() -> None:
+    long = tried("car_ft", [{KL: float(k), LR: float(k)} for k in range(20)])
+    short = tried("flyp", [{FLYP: float(t), LR: float(t)} for t in range(4)])
+    assert said(long, short) == [
+        "unequal tuning budgets, which favour what was tried more: car_ft 20 settings (20 runs, "
+        "200 epochs), flyp 4 settings (4 runs, 40 epochs)"
+    ]
+    assert said(long, tried("flyp", [{FLYP: float(t)} for t in range(20)])) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "equal"),
+    [
+        ([{KL: 1.0}, {KL: 3.0}], [{}], True),
+        ([{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)], [{LR: 1.0}, {LR: 2.0}], True),
+        ([{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)], [{LR: 1.0}], False),
+        ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}], False),
+        ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
+        ([{LR: 1.0}, {LR: 2.0}], [{LR: 1.0}], False),
+        ([{"prompts.contexts": 1.0}, {"prompts.contexts": 2.0}], [{}], True),
+    ],
+    ids=["own field", "grid", "half a grid", "own fields", "as many", "shared", "contexts"],
+)
+def test_fields_that_only_one_of_two_has_do_not_count(
+    ours: list[dict[str, float]], theirs: list[dict[str, float]], equal: bool
+) -> None:
+    arms = group([*tried("car_ft", ours), *tried("flyp", theirs)])
+    assert less_tried(arms) == ({} if equal else {"flyp": {"car_ft"}})
+
+
+def test_a_baseline_with_fewer_settings_is_marked_and_told_once() -> None:
+    baseline = [run("fine_tune", 0, metrics(0.6, 0.3))]
+    comparison = compare([*baseline, *tried("car_ft", [{LR: 1.0}, {LR: 2.0}])], sweep="s")
+    assert [text.split(":")[0] for text in comparison.warnings] == [
+        "unequal tuning budgets, which favour what was tried more"
+    ]
+    marked = [row.arm.algorithm for row in comparison.rows if "untuned" in row.marks]
+    assert marked == ["fine_tune"]
+
+
+FRESH = (5, 6, 7, 8, 9)
+WOBBLE = (0.0, 0.003, -0.002, 0.001, 0.004)
+
+
+def fresh(
+    algorithm: str, test: float, ood: float, seeds: Sequence[int] = FRESH, **more: Any
+) -> list[RunRecord]:
+    return [
+        run(
+            algorithm,
+            seed,
+            metrics(test + w, ood + w / 3),
+            role="confirmation",
+            merges=bent(test + w, ood + w / 3),
+            **more,
+        )
+        for seed, w in zip(seeds, WOBBLE, strict=False)
+    ]
+
+
+CHOSEN: dict[str, Any] = {"params": {KL: 1.0}}
+CONFIRMED = [*fresh("fine_tune", 0.65, 0.34), *fresh("car_ft", 0.65, 0.341, **CHOSEN)]
+
+
+def compared(more: Sequence[RunRecord], seeds: tuple[int, ...] | None = FRESH) -> Comparison:
+    return compare([*kl_sweep(), *more], ComparisonSpec(confirm_seeds=seeds), sweep="s")
+
+
+def test_without_fresh_seeds_nothing_is_said_of_them() -> None:
+    found = compare(kl_sweep(), sweep="s")
+    assert found.fresh_seeds == ()
+    assert "fresh" not in found.verdict
+    assert to_json(found)["fresh_seeds"] == ()
+
+
+@pytest.mark.parametrize("seeds", [FRESH, None], ids=["asked", "those that occur"])
+def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
+    lucky, honest = compare(kl_sweep(), sweep="s"), compared(CONFIRMED, seeds)
+    assert lucky.verdicts[0].outcome == "better"
+    finding = honest.verdicts[0]
+    assert (finding.outcome, finding.pair.seeds) == ("no_difference", FRESH)
+    assert finding.pair.ood is not None
+    assert finding.pair.ood.mean == pytest.approx(0.001)
+    assert honest.fresh_seeds == FRESH
+    assert "car_ft kl_weight=1 " in honest.sentences[0]
+    assert "over 5 fresh seeds" in honest.sentences[0]
+    assert "(confirmed)" not in honest.verdict
+    assert honest.sentences[-1] == (
+        "The settings were chosen on seeds 0 to 4 and judged on seeds 5 to 9, which no choice has "
+        "seen."
+    )
+
+
+def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
+    before, after = compare(kl_sweep(), sweep="s"), compared(CONFIRMED)
+    tuned = [row for row in after.rows if not row.arm.confirms]
+    assert to_json(replace(after, rows=tuple(tuned)))["rows"] == to_json(before)["rows"]
+    assert after.selected == before.selected
+    assert after.seeds == before.seeds
+    assert after.rivals == before.rivals
+    assert after.budgets == before.budgets
+    rows = [row for row in after.rows if row.arm.confirms]
+    assert all(row.marks == ("confirmed",) for row in rows)
+    assert [row.arm.label for row in rows if row.arm.merge is None] == [
+        "car_ft kl_weight=1 (confirmed)",
+        "fine_tune (confirmed)",
+    ]
+    assert not any(row.selected for row in rows)
+
+
+def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
+    found = compared(CONFIRMED)
+    alphas = {row.arm.label: row.arm.merge for row in found.rows if row.chosen and row.arm.merge}
+    assert alphas["fine_tune (confirmed) + wise_ft@0.75"] == "wise_ft@0.75"
+    assert "fine_tune + wise_ft@0.75" in alphas
+    merged = found.verdicts[0].merged["wise_ft"]
+    assert merged.seeds == FRESH
+    assert {curve.label for curve in found.curves} == {
+        "fine_tune (confirmed)",
+        "car_ft kl_weight=1 (confirmed)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "done"),
+    [
+        ([], 0),
+        (fresh("car_ft", 0.65, 0.341, **CHOSEN), 5),
+        (CONFIRMED[:-1], 9),
+        ([*CONFIRMED[:-1], run("car_ft", 9, role="confirmation", **CHOSEN)], 9),
+        ([*CONFIRMED[:5], *fresh("car_ft", 0.65, 0.341, params={KL: 3.0})], 5),
+    ],
+    ids=["none", "one algorithm", "a seed less", "a failed seed", "another setting"],
+)
+def test_as_long_as_one_is_lacking_the_seeds_of_the_choice_are_judged(
+    more: list[RunRecord], done: int
+) -> None:
+    found = compared(more)
+    assert found.fresh_seeds == ()
+    assert found.verdicts[0].pair.seeds == (0, 1, 2, 3, 4)
+    assert found.sentences[:-1] == compare(kl_sweep(), sweep="s").sentences
+    assert found.sentences[-1] == (
+        f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on the "
+        "seeds that the settings were chosen on."
+    )
+
+
+def test_zero_shot_needs_no_confirmation_as_a_reference() -> None:
+    runs = [zero_shot(ood=0.3), *arm("car_ft", [0.6] * 2, [0.35, 0.36], trial=0)]
+    found = compare(
+        [*runs, *fresh("car_ft", 0.6, 0.35)],
+        ComparisonSpec(reference="zero_shot", confirm_seeds=FRESH),
+        sweep="s",
+    )
+    assert found.verdicts[0].pair.seeds == FRESH
+    assert "over 5 fresh seeds" in found.verdict
+
+
+def test_a_sweep_of_one_algorithm_tells_its_gain_on_fresh_seeds() -> None:
+    runs = [zero_shot(), *arm("car_ft", [0.6] * 2, [0.35, 0.36], trial=0)]
+    found = compare(
+        [*runs, *fresh("car_ft", 0.6, 0.4)], ComparisonSpec(confirm_seeds=FRESH), sweep="s"
+    )
+    assert "Against zero-shot its OOD mean is +2.04 pp" in found.verdict
+    assert "compare car_ft with" in found.verdict
+
+
+def test_few_fresh_seeds_are_too_few() -> None:
+    runs = [*fresh("fine_tune", 0.65, 0.34, (7, 9)), *fresh("car_ft", 0.65, 0.35, (7, 9), **CHOSEN)]
+    found = compared(runs, (7, 9))
+    assert found.verdict.startswith("Inconclusive: 2 common fresh seeds, 5 required. ")
+    assert "judged on seeds 7, 9," in found.verdict

@@ -23,26 +23,38 @@ from tests.tracking.domains import (
     measured,
     random_runs,
 )
+from tracking.charts.data import ChartData
+from tracking.charts.training import run_counts
 from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import Part, compared
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Judging, Rule
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tracking.comparison.tasks import combined, compare_tasks
 from tracking.errors import TrackingError
-from tracking.evidence.data import gather
-from tracking.report.formats import latex
-from tracking.report.html import document
-from tracking.report.terminal import csv_text, terminal, terminal_lines
+from tracking.report.formats import latex, runs_frame, to_csv, to_json
+from tracking.report.html import cell, document
+from tracking.report.table import task_table
+from tracking.report.terminal import terminal
 
 RULES = {
-    "IID": Rule(GROUPS, named="training_domain"),
-    "LOO": Rule(named="leave_one_domain_out"),
-    "oracle": Rule(OUT, oracle=True),
+    "IID": SelectionRule(metric=GROUPS, named="training_domain"),
+    "LOO": SelectionRule(named="leave_one_domain_out"),
+    "oracle": SelectionRule(metric=OUT, oracle=True),
 }
 
 
-def found(records: Sequence[RunRecord], rule: Rule | None = None, **options: Any) -> Comparison:
-    return compare_tasks(records, field=FIELD, rule=rule, sweep="s", **options)
+def found(
+    records: Sequence[RunRecord], rule: SelectionRule | None = None, **options: Any
+) -> Comparison:
+    spec = ComparisonSpec(tasks=FIELD, rule=rule or SelectionRule())
+    return compare_tasks(records, spec, sweep="s", **options)
+
+
+def printed(comparison: Comparison) -> dict[str, list[str]]:
+    """The table of the tasks as text: the cells by the name of the line."""
+    table = task_table(comparison)
+    assert table is not None
+    return {line.name: [cell.text for cell in line.cells] for line in table.lines}
 
 
 def two_domains(seeds: int = 5) -> list[RunRecord]:
@@ -68,30 +80,24 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_table_is_domainbeds(method: str, seed: int) -> None:
     records = random_runs(np.random.default_rng(seed), settings=5, seeds=3)
-    table = found(records, RULES[method]).protocol
-    assert table is not None
+    comparison = found(records, RULES[method])
+    assert comparison.task_table is not None
     for algorithm in ("fine_tune", "car_ft"):
-        expected, line = domainbed(records, algorithm, method), table.of(algorithm)
-        assert line is not None
-        for domain, (mean, error) in expected.per_domain.items():
-            assert line.cells[domain].text() == f"{mean:.1f} ± {error:.1f}"
-        mean, error = expected.average
-        assert line.average.text() == f"{mean:.1f} ± {error:.1f}"
+        expected = domainbed(records, algorithm, method)
+        order = [*(expected.per_domain[d] for d in comparison.task_table.endpoints)]
+        assert printed(comparison)[algorithm] == [
+            f"{mean:.1f} ± {error:.1f}" for mean, error in (*order, expected.average)
+        ]
 
 
 def test_the_three_rules_choose_differently() -> None:
     records = random_runs(np.random.default_rng(0), settings=5, seeds=3)
-    numbers = {
-        name: [cell.mean for _, cells in table.rows() for cell in cells]
-        for name, rule in RULES.items()
-        if (table := found(records, rule).protocol) is not None
-    }
-    assert len({str(values) for values in numbers.values()}) == 3
+    assert len({str(printed(found(records, rule))) for rule in RULES.values()}) == 3
 
 
 def test_each_task_has_the_setting_that_its_validation_takes() -> None:
     comparison = found(two_domains())
-    table = comparison.protocol
+    table = comparison.task_table
     assert table is not None
     assert dict(table.settings) == {
         "art": "car_ft weight_decay=0",
@@ -109,14 +115,14 @@ def test_each_task_has_the_setting_that_its_validation_takes() -> None:
 
 def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     comparison = found(two_domains())
-    (finding,) = comparison.findings
+    (finding,) = comparison.verdicts
     assert finding.outcome == "better"
-    difference = finding.difference
+    difference = finding.pair
     assert difference.ood is not None
     assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
     assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +6.10 pp [")
     assert "; ID val +" not in comparison.verdict
-    assert ", and ID val +1.00 pp" in comparison.verdict
+    assert "; ID val is non-inferior (+1.00 pp" in comparison.verdict
     assert "mean over 2 tasks (art, photo)" in comparison.verdict
     assert "Over all seeds the best setting of each task is art: car_ft weight_decay=0; " in (
         comparison.verdict
@@ -133,16 +139,12 @@ def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
     assert rows["zero_shot"].n == 1
     # Each domain has a name of its own, so its accuracy is no mean.
     assert comparison.metric_names == {"id/val/top1", GROUPS, "ood/mean/top1"}
-    assert comparison.protocol is not None
-    assert [line.label for line in comparison.protocol.lines] == list(rows)
-    zero_shot, merged = (comparison.protocol.of(name) for name in list(rows)[::3])
+    assert comparison.task_table is not None
+    assert [line.label for line in comparison.task_table.lines] == list(rows)
+    zero_shot, merged = (comparison.task_table.of(name) for name in list(rows)[::3])
     assert zero_shot is not None
     assert merged is not None
-    assert [cell.text() for cell in (*zero_shot.cells.values(), zero_shot.average)] == [
-        "40.0",
-        "60.0",
-        "50.0",
-    ]
+    assert printed(comparison)["zero_shot"] == ["40.0", "60.0", "50.0"]
     assert merged.average.mean == pytest.approx(0.673)
 
 
@@ -150,7 +152,7 @@ def test_a_budget_is_that_of_a_task_in_settings_and_of_all_in_runs() -> None:
     (fine_tune, car_ft) = found(two_domains()).budgets
     assert (fine_tune.algorithm, fine_tune.settings, fine_tune.runs) == ("fine_tune", 1, 10)
     assert (car_ft.algorithm, car_ft.settings, car_ft.runs) == ("car_ft", 2, 20)
-    caption = str(getattr(found(two_domains()).protocol, "caption", ""))
+    caption = str(getattr(found(two_domains()).task_table, "caption", ""))
     assert "Settings chosen among on each task: fine_tune 1, car_ft 2." in caption
 
 
@@ -164,8 +166,8 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
     comparison = found(runs)
     row = next(row for row in comparison.rows if row.arm.label == "car_ft")
     assert (row.n, dict(row.arm.states)) == (4, {"done": 4, "failed": 1})
-    assert comparison.protocol is not None
-    line = comparison.protocol.of("car_ft")
+    assert comparison.task_table is not None
+    line = comparison.task_table.of("car_ft")
     assert line is not None
     assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
     assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
@@ -173,7 +175,7 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
 
 def test_a_warning_of_every_task_stands_once() -> None:
     runs = [run for run in two_domains() if run.seed != 4 or run.algorithm != "car_ft"]
-    warnings = found(runs, seeds=range(5)).warnings
+    warnings = found(runs).warnings
     assert len(warnings) == len(set(warnings))
     assert any(warning.startswith("art: no setting of car_ft has all") for warning in warnings)
 
@@ -186,8 +188,8 @@ def test_leaving_a_domain_out_needs_all_others_on_every_seed() -> None:
         if (run.params.get(VAL_DOMAIN), run.trial, run.algorithm) != ("photo", 1, "car_ft")
     ]
     comparison = found(lost, RULES["LOO"])
-    assert comparison.protocol is not None
-    line = comparison.protocol.of("car_ft")
+    assert comparison.task_table is not None
+    line = comparison.task_table.of("car_ft")
     assert line is not None
     first = {run.digest: run for run in records}["car_ft-art-None-0-0"]
     assert line.cells["art"].by_seed[0] == first.metrics["ood/art/top1"]
@@ -222,16 +224,16 @@ def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
         }
         runs.append(replace(record, metrics=numbers, merges={}))
     comparison = found(runs)
-    assert comparison.protocol is not None
-    assert set(comparison.protocol.endpoints.values()) == {"id/test/top1"}
-    assert comparison.findings[0].endpoint == "id/test/top1"
+    assert comparison.task_table is not None
+    assert set(comparison.task_table.endpoints.values()) == {"id/test/top1"}
+    assert comparison.verdicts[0].pair.endpoint.metric == "id/test/top1"
     assert comparison.verdict.startswith("car_ft is better than fine_tune in distribution: ID test")
 
 
 def test_the_oracle_is_named_everywhere() -> None:
     comparison = found(random_runs(np.random.default_rng(2), settings=2, seeds=2), RULES["oracle"])
-    assert comparison.protocol is not None
-    assert "test-domain validation (oracle) on ood/{task}_out/top1" in comparison.protocol.caption
+    assert comparison.task_table is not None
+    assert "test-domain validation (oracle) on ood/{task}_out/top1" in comparison.task_table.caption
     assert all("oracle" in row.marks for row in comparison.rows)
     (told,) = (warning for warning in comparison.warnings if "oracle: " in warning)
     assert told.startswith("oracle: settings were chosen on ood/{task}_out/top1")
@@ -271,15 +273,15 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
     zero_shot = comparison.rows[0]
     assert (zero_shot.arm.algorithm, zero_shot.n, zero_shot.arm.trains) == ("zero_shot", 5, False)
     assert [budget.algorithm for budget in comparison.budgets] == ["fine_tune", "car_ft"]
-    assert [finding.candidate.algorithm for finding in comparison.findings] == ["car_ft"]
-    gain = comparison.findings[0].gain
+    assert [finding.pair.candidate.algorithm for finding in comparison.verdicts] == ["car_ft"]
+    gain = comparison.verdicts[0].gain
     assert gain is not None
     # Seed by seed: 0.66 + 1.5 thousandths a seed minus 0.4 + a hundredth a seed.
     assert gain.values == pytest.approx([0.26 - 0.0085 * seed for seed in range(5)])
 
 
 def test_as_json_it_has_each_task_and_the_table() -> None:
-    plain = json.loads(json.dumps(found(two_domains()).as_dict(), allow_nan=False))
+    plain = json.loads(json.dumps(to_json(found(two_domains())), allow_nan=False))
     assert plain["tasks"]["field"] == FIELD
     assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
     assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
@@ -292,22 +294,18 @@ def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
     runs = two_domains()
     mine = [run for run in runs if run.algorithm != "car_ft"]
     yours = [run for run in runs if run.algorithm != "fine_tune"]
-    judging = Judging(tasks=FIELD)
+    spec = ComparisonSpec(tasks=FIELD)
     fields = {run.digest: {**run.params, "algorithm.name": run.algorithm} for run in runs}
-    parts = [Part("mine", mine, judging, fields), Part("yours", yours, judging, fields)]
-    both, alone = compared(parts), found(runs)
-    assert both.protocol is not None
-    assert alone.protocol is not None
-    assert [(label, [c.text() for c in cells]) for label, cells in both.protocol.rows()] == [
-        (label, [c.text() for c in cells]) for label, cells in alone.protocol.rows()
-    ]
+    parts = [SweepRuns("mine", mine, spec, fields), SweepRuns("yours", yours, spec, fields)]
+    both, alone = compare_sweeps(parts), found(runs)
+    assert printed(both) == printed(alone)
     fewer = [run for run in yours if run.params[FIELD] == "art"]
     with pytest.raises(
         TrackingError, match=r"the tasks \(data.test_domain\) of one are art, photo"
     ):
-        compared([parts[0], Part("yours", fewer, judging, fields)])
+        compare_sweeps([parts[0], SweepRuns("yours", fewer, spec, fields)])
     with pytest.raises(TrackingError, match=r"the tasks of one is data.test_domain, of the other"):
-        compared([parts[0], Part("yours", yours, Judging(), fields)])
+        compare_sweeps([parts[0], SweepRuns("yours", yours, ComparisonSpec(), fields)])
 
 
 def test_a_run_without_a_task_is_told() -> None:
@@ -317,48 +315,48 @@ def test_a_run_without_a_task_is_told() -> None:
 
 def test_all_domains_are_tasks_here() -> None:
     records = random_runs(np.random.default_rng(3), settings=1, seeds=1)
-    table = found(records, RULES["IID"]).protocol
+    table = task_table(found(records, RULES["IID"]))
     assert table is not None
-    assert table.heads() == ["algorithm", *DOMAINS, "Avg"]
+    assert table.heads == ("algorithm", *DOMAINS, "Avg")
 
 
 def test_a_table_that_is_too_wide_stands_in_several() -> None:
     comparison = found(random_runs(np.random.default_rng(0), settings=2, seeds=3), RULES["IID"])
-    assert comparison.protocol is not None
-    wide, narrow = (list(terminal_lines(comparison.protocol, width)) for width in (100, 45))
-    assert max(map(len, narrow)) <= 45
-    assert len(wide) == 3
-    assert narrow[0].split() == ["algorithm", "art", "cartoon"]
-    assert [line.split()[0] for line in narrow if line.startswith("algo")] == ["algorithm"] * 2
-    text = terminal(comparison, width=45)
-    assert all(len(line) <= 45 for line in text.splitlines())
+    heads = {}
+    for width in (100, 45):
+        lines = terminal(comparison, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        heads[width] = [line.split() for line in lines if line.startswith("algorithm ")]
+    assert len(heads[100]) == 1
+    assert heads[45][0] == ["algorithm", "art", "cartoon"]
+    assert len(heads[45]) == 2
 
 
 def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
     comparison = found(two_domains())
-    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(csv_text(comparison)))}
+    rows = {row["setting"]: row for row in csv.DictReader(io.StringIO(to_csv(comparison)))}
     assert float(rows["fine_tune"]["art mean"]) == pytest.approx(0.502)
     assert float(rows["fine_tune"]["Avg mean"]) == pytest.approx(0.602)
     assert rows["zero_shot"]["Avg error"] == ""
     whole = replace(comparison, rows=comparison.tasks["art"].rows)
-    first = next(csv.DictReader(io.StringIO(csv_text(whole))))
-    assert first["label"] == "zero_shot"
-    assert {row["art mean"] for row in csv.DictReader(io.StringIO(csv_text(whole)))} > {""}
+    first = next(csv.DictReader(io.StringIO(to_csv(whole))))
+    assert first["setting"] == "zero_shot"
+    assert {row["art mean"] for row in csv.DictReader(io.StringIO(to_csv(whole)))} > {""}
 
 
 def test_a_paper_has_the_table_first_in_domainbeds_form() -> None:
     text = latex(found(two_domains()))
     assert text.index("& Avg") < text.index("& OOD mean")
     assert r"fine\_tune & 50.2 $\pm$ 0.1 & 70.2 $\pm$ 0.1 & 60.2 $\pm$ 0.1 \\" in text
-    assert r"\begin{tabular}{lccc}" in text
+    assert r"\begin{tabular}{lrrr}" in text
 
 
 def test_a_notebook_and_a_page_show_both_tables() -> None:
     comparison = found(two_domains())
-    shown = comparison._repr_html_()
+    shown = cell(comparison)
     assert shown.count("<table>") == 2
     assert shown.index("50.2 ± 0.1") < shown.index("80.2 ±0.2")
-    page = document(comparison, gather(comparison))
+    page = document(comparison, ChartData(comparison))
     assert '<section id="tasks"' in page
     assert '<a href="#tasks">Tasks</a>' in page
     assert "art: what stands for each algorithm over all seeds" in page
@@ -367,7 +365,7 @@ def test_a_notebook_and_a_page_show_both_tables() -> None:
 
 
 def test_the_runs_of_a_frame_are_those_of_every_task() -> None:
-    frame = found(two_domains()).runs_frame()
+    frame = runs_frame(found(two_domains()))
     assert len(frame) == 2 + 10 + 20 * 2
     assert set(frame[FIELD]) == {"art", "photo"}
     assert set(frame["state"]) == {"done"}
@@ -378,14 +376,10 @@ def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
         run for run in two_domains() if (run.algorithm, run.params[FIELD]) != ("fine_tune", "art")
     ]
     comparison = found(runs)
-    assert comparison.protocol is not None
-    line = comparison.protocol.of("fine_tune")
+    assert comparison.task_table is not None
+    line = comparison.task_table.of("fine_tune")
     assert line is not None
-    assert [cell.text() for cell in (*line.cells.values(), line.average)] == [
-        "–",
-        "70.2 ± 0.1",
-        "–",
-    ]
+    assert printed(comparison)["fine_tune"] == ["–", "70.2 ± 0.1", "–"]
     assert r"fine\_tune & -- & 70.2" in latex(comparison)
     row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
     assert dict(row.arm.states) == {"missing": 5}
@@ -418,13 +412,13 @@ def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> Non
 def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, said: str) -> None:
     for kept in ("last", "best_val"):
         runs = [replace(run, facts={"result": kept}) for run in two_domains()]
-        table = found(runs, RULES[method]).protocol
+        table = found(runs, RULES[method]).task_table
         assert table is not None
         assert (said in table.caption) == (kept == result)
 
 
 def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
-    evidence = gather(found(two_domains(seeds=3)))
-    counts = {part.algorithm: (part.state, part.count) for part in evidence.runs}
+    data = ChartData(found(two_domains(seeds=3)))
+    counts = {name: dict(states) for name, states in run_counts(data).items()}
     # Two domains and three seeds, of CAR-FT at two settings.
-    assert counts == {"fine_tune": ("done", 6), "car_ft": ("done", 12)}
+    assert counts == {"fine_tune": {"done": 6}, "car_ft": {"done": 12}}

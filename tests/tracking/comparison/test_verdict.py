@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.tracking.made_up import arm, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
-from tracking.comparison.spec import Rule, Terms
+from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from tracking.report.formats import to_json
 
 STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
 LOW = [0.340, 0.343, 0.338, 0.341, 0.339]
@@ -24,7 +25,8 @@ def rival(tests: Sequence[float], oods: Sequence[float]) -> list[RunRecord]:
 
 
 def compared(*groups: Sequence[RunRecord], **options: object) -> Comparison:
-    return compare([run for runs in groups for run in runs], sweep="s", **options)  # type: ignore[arg-type]
+    spec = ComparisonSpec.model_validate(options)
+    return compare([run for runs in groups for run in runs], spec, sweep="s")
 
 
 FINE_TUNE = arm("fine_tune", STEADY, LOW)
@@ -32,30 +34,31 @@ FINE_TUNE = arm("fine_tune", STEADY, LOW)
 
 def test_more_robust_at_equal_id_is_better() -> None:
     comparison = compared([zero_shot()], FINE_TUNE, rival(STEADY, HIGH))
-    (finding,) = comparison.findings
+    (finding,) = comparison.verdicts
     assert finding.outcome == "better"
     assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +2.01 pp [")
-    assert "not worse than the margin of 0.5 pp" in comparison.verdict
+    assert "; ID test is non-inferior (" in comparison.verdict
     assert "Against zero-shot its OOD mean is -1.97 pp [" in comparison.verdict
 
 
 def test_more_robust_at_the_cost_of_id_is_not_better() -> None:
     worse = [value - 0.02 for value in STEADY]
     comparison = compared(FINE_TUNE, rival(worse, HIGH))
-    assert comparison.findings[0].outcome == "trade_off"
+    assert comparison.verdicts[0].outcome == "trade_off"
     assert "more robust than fine_tune but not better" in comparison.verdict
-    assert "ID test -2.00 pp" in comparison.verdict
+    assert "ID test is not shown to be non-inferior (-2.00 pp" in comparison.verdict
 
 
 def test_an_uncertain_id_difference_is_not_shown_to_be_within_the_margin() -> None:
     shaky = [value + d for value, d in zip(STEADY, [0.02, -0.02, 0.01, -0.02, 0.01], strict=True)]
     comparison = compared(FINE_TUNE, rival(shaky, HIGH))
-    lower = comparison.findings[0].difference.id_lower
-    assert lower is not None
-    assert lower < -0.005
-    assert comparison.findings[0].outcome == "trade_off"
-    generous = compared(FINE_TUNE, rival(shaky, HIGH), terms=Terms(id_margin=0.1))
-    assert generous.findings[0].outcome == "better"
+    id_test = comparison.verdicts[0].pair.id
+    assert id_test is not None
+    assert id_test.lower95 is not None
+    assert id_test.lower95 < -0.005
+    assert comparison.verdicts[0].outcome == "trade_off"
+    generous = compared(FINE_TUNE, rival(shaky, HIGH), endpoint=Endpoint(id_margin=0.1))
+    assert generous.verdicts[0].outcome == "better"
 
 
 def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
@@ -67,31 +70,31 @@ def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
         )
         for run in [*FINE_TUNE, *rival(STEADY, HIGH)]
     ]
-    comparison = compared(both, rule=Rule(metric="train/loss", goal="minimize"))
-    assert comparison.findings[0].outcome == "trade_off"
+    comparison = compared(both, rule=SelectionRule(metric="train/loss", goal="minimize"))
+    assert comparison.verdicts[0].outcome == "trade_off"
     said = comparison.sentences[0]
     assert "car_ft is more robust than fine_tune but not better: OOD mean +2.01 pp [" in said
     assert said.endswith(
-        "; ID accuracy was not measured, so it is not shown to stay within the margin of 0.5 pp."
+        "; ID accuracy was not measured, so it is not shown to be non-inferior (margin 0.5 pp)."
     )
 
 
 def test_less_robust_is_said_plainly() -> None:
     comparison = compared(arm("fine_tune", STEADY, HIGH), rival(STEADY, LOW))
-    assert comparison.findings[0].outcome == "worse"
+    assert comparison.verdicts[0].outcome == "worse"
     assert "car_ft is less robust than fine_tune: OOD mean -2.01 pp" in comparison.verdict
 
 
 def test_a_difference_within_the_noise_is_none_shown() -> None:
     noisy = [0.35, 0.33, 0.36, 0.335, 0.345]
     comparison = compared(FINE_TUNE, rival(STEADY, noisy))
-    assert comparison.findings[0].outcome == "no_difference"
+    assert comparison.verdicts[0].outcome == "no_difference"
     assert comparison.verdict.startswith("No difference in robustness is shown between car_ft and")
 
 
 def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     comparison = compared(FINE_TUNE, rival(STEADY, LOW))
-    finding = comparison.findings[0]
+    finding = comparison.verdicts[0]
     assert (finding.outcome, finding.p_holm) == ("tie", 1.0)
     assert comparison.sentences[0] == (
         "A tie: car_ft and fine_tune are equal in OOD mean and ID test, in each of 5 seeds."
@@ -100,14 +103,14 @@ def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
 
 def test_a_tie_allows_for_rounding_and_not_for_one_image() -> None:
     rounded = [value + 1e-16 for value in LOW]
-    assert compared(FINE_TUNE, rival(STEADY, rounded)).findings[0].outcome == "tie"
+    assert compared(FINE_TUNE, rival(STEADY, rounded)).verdicts[0].outcome == "tie"
     by_one = [*LOW[:4], LOW[4] + 1e-5]
-    assert compared(FINE_TUNE, rival(STEADY, by_one)).findings[0].outcome == "no_difference"
+    assert compared(FINE_TUNE, rival(STEADY, by_one)).verdicts[0].outcome == "no_difference"
 
 
 def test_equal_robustness_at_another_id_accuracy_is_no_tie() -> None:
     comparison = compared(FINE_TUNE, rival([value - 0.01 for value in STEADY], LOW))
-    assert comparison.findings[0].outcome == "no_difference"
+    assert comparison.verdicts[0].outcome == "no_difference"
     assert "OOD mean +0.00 pp [+0.00, +0.00]" in comparison.verdict
     assert "-0.00" not in comparison.verdict
 
@@ -115,34 +118,38 @@ def test_equal_robustness_at_another_id_accuracy_is_no_tie() -> None:
 @pytest.mark.parametrize(("n", "where"), [(1, "in 1 seed"), (3, "in each of 3 seeds")])
 def test_a_tie_of_few_seeds_is_called_one_so_far(n: int, where: str) -> None:
     comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(STEADY[:n], LOW[:n]))
-    assert comparison.findings[0].outcome == "too_few_seeds"
+    assert comparison.verdicts[0].outcome == "too_few_seeds"
     said = comparison.sentences[0]
-    assert said.startswith(f"too few seeds ({n}, a verdict needs 5): so far a tie, ")
+    assert said.startswith(
+        f"Inconclusive: {n} common seed{'s' * (n > 1)}, 5 required. So far a tie: "
+    )
     assert said.endswith(f"are equal in OOD mean and ID test, {where}.")
 
 
-@pytest.mark.parametrize("n", [5, 6])
-def test_the_signed_ranks_are_told_where_they_can_show_something(n: int) -> None:
-    more = [*STEADY, 0.6505][:n], [*LOW, 0.34][:n], [*HIGH, 0.3605][:n]
-    comparison = compared(arm("fine_tune", more[0], more[1]), rival(more[0], more[2]))
-    assert ("; signed-rank: p = 0.031)" in comparison.verdict) == (n == 6)
+def test_the_sentence_has_one_p_and_the_plain_data_that_of_sign_flips_too() -> None:
+    comparison = compared(FINE_TUNE, rival(STEADY, HIGH))
+    assert comparison.sentences[0].count("p <") + comparison.sentences[0].count("p =") == 1
+    (tests,) = to_json(comparison)["tests"]
+    assert tests["ood/mean/top1"]["p_sign_flip"] == 2 / 2**5
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_below_five_seeds_the_sentence_begins_with_too_few_seeds(n: int) -> None:
+def test_below_five_seeds_the_sentence_begins_with_inconclusive(n: int) -> None:
     comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(STEADY[:n], HIGH[:n]))
-    assert comparison.verdict.startswith(f"too few seeds ({n}, a verdict needs 5): car_ft minus")
-    assert comparison.findings[0].outcome == "too_few_seeds"
+    assert comparison.verdict.startswith(
+        f"Inconclusive: {n} common seed{'s' * (n > 1)}, 5 required. car_ft minus fine_tune: "
+    )
+    assert comparison.verdicts[0].outcome == "too_few_seeds"
     untested = n < 3
     assert ("no test below 3 seeds" in comparison.verdict) == untested
-    assert (comparison.findings[0].p_holm is None) == untested
+    assert (comparison.verdicts[0].p_holm is None) == untested
     assert ("[" in comparison.verdict) == (not untested)
 
 
 def test_only_seeds_that_both_have_are_paired() -> None:
     partial = [*rival(STEADY, HIGH)[1:], run("car_ft", 0, trial=0)]
     comparison = compared(FINE_TUNE, partial)
-    assert comparison.findings[0].difference.seeds == (1, 2, 3, 4)
+    assert comparison.verdicts[0].pair.seeds == (1, 2, 3, 4)
     apart = [run("car_ft", 9, metrics(0.6, 0.4), trial=0)]
     assert compared(FINE_TUNE, apart).verdict.startswith(
         "No verdict: car_ft and fine_tune have no finished seed in common."
@@ -153,33 +160,33 @@ def test_a_seed_without_a_finite_number_is_not_paired() -> None:
     runs = rival(STEADY, HIGH)
     runs[2] = run("car_ft", 2, metrics(0.65, float("nan"), val=0.65), trial=0)
     comparison = compared(FINE_TUNE, runs)
-    assert comparison.findings[0].difference.seeds == (0, 1, 3, 4)
+    assert comparison.verdicts[0].pair.seeds == (0, 1, 3, 4)
 
 
 def test_several_algorithms_are_adjusted_by_holm() -> None:
     slight = [value + d for value, d in zip(LOW, [0.002, 0.004, 0.001, 0.004, 0.005], strict=True)]
     groups = [FINE_TUNE, rival(STEADY, HIGH), arm("flyp", STEADY, slight, trial=1)]
     comparison = compared(*groups)
-    strong, weak = comparison.findings
-    assert strong.difference.ood is not None
-    assert weak.difference.ood is not None
-    assert strong.p_holm == pytest.approx(2 * strong.difference.ood.p)  # type: ignore[operator]
-    assert weak.p_holm == weak.difference.ood.p
+    strong, weak = comparison.verdicts
+    assert strong.pair.ood is not None
+    assert weak.pair.ood is not None
+    assert strong.p_holm == pytest.approx(2 * strong.pair.ood.p)  # type: ignore[operator]
+    assert weak.p_holm == weak.pair.ood.p
     assert "Holm over 2: p" in comparison.verdict
 
 
 def test_a_test_that_holm_takes_back_is_not_better() -> None:
     just = [value + d for value, d in zip(LOW, [0.002, 0.011, 0.001, 0.008, 0.006], strict=True)]
-    alone = compared(FINE_TUNE, rival(STEADY, just)).findings[0]
+    alone = compared(FINE_TUNE, rival(STEADY, just)).verdicts[0]
     assert alone.outcome == "better"
     others = [arm(f"other_{i}", STEADY, LOW, trial=i) for i in range(1, 4)]
-    crowded = compared(FINE_TUNE, rival(STEADY, just), *others).findings[0]
+    crowded = compared(FINE_TUNE, rival(STEADY, just), *others).verdicts[0]
     assert crowded.outcome == "no_difference"
 
 
 def test_without_a_reference_there_is_no_verdict_but_the_gain_over_zero_shot() -> None:
     comparison = compared([zero_shot()], rival(STEADY, HIGH))
-    assert comparison.findings == ()
+    assert comparison.verdicts == ()
     assert comparison.verdict.startswith(
         "No verdict: there is no finished fine_tune run to compare car_ft with. Against zero-shot"
     )
@@ -192,9 +199,9 @@ def test_a_sweep_of_the_reference_itself_has_nothing_to_compare_with() -> None:
 
 def test_another_reference_may_be_named() -> None:
     comparison = compared([zero_shot(ood=0.34)], rival(STEADY, HIGH), reference="zero_shot")
-    finding = comparison.findings[0]
+    finding = comparison.verdicts[0]
     assert finding.outcome == "better"
-    assert finding.difference.seeds == (0, 1, 2, 3, 4)
+    assert finding.pair.seeds == (0, 1, 2, 3, 4)
 
 
 def test_against_zero_shot_the_difference_is_said_once() -> None:
@@ -225,21 +232,21 @@ def test_without_shifts_the_id_test_is_judged_and_robustness_is_not(
     noise = [0.0005, -0.0004, 0.0002, 0.0004, -0.0002] if more else [0.0] * 5
     theirs = [value + more + small for value, small in zip(STEADY, noise, strict=True)]
     comparison = compared(PLAIN, without_shifts(theirs))
-    (finding,) = comparison.findings
-    assert (finding.outcome, finding.endpoint) == (outcome, "id/test/top1")
+    (finding,) = comparison.verdicts
+    assert (finding.outcome, finding.pair.endpoint.metric) == (outcome, "id/test/top1")
     assert comparison.verdict.startswith(said)
     assert comparison.sentences[1] == ("No shift was measured, so nothing is said of robustness.")
     assert "OOD" not in comparison.verdict
     few = compared(PLAIN[:4], without_shifts(theirs[:4]))
-    assert few.verdict.startswith("too few seeds (4")
+    assert few.verdict.startswith("Inconclusive: 4 common seeds")
 
 
 def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
     better = [value + 0.02 + s / 1000 for s, value in enumerate(STEADY)]
     flyp = [run("flyp", s, metrics(test, None)) for s, test in enumerate(better[::-1])]
     comparison = compared(PLAIN, without_shifts(better), flyp)
-    raw = [finding.difference.id.p for finding in comparison.findings if finding.difference.id]
-    adjusted = [finding.p_holm for finding in comparison.findings]
+    raw = [finding.pair.id.p for finding in comparison.verdicts if finding.pair.id]
+    adjusted = [finding.p_holm for finding in comparison.verdicts]
     assert None not in raw
     assert sorted(adjusted) == pytest.approx(  # type: ignore[type-var]
         sorted([min(1.0, 2 * min(raw)), max(2 * min(raw), max(raw))])  # type: ignore[type-var,operator]
@@ -249,7 +256,7 @@ def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
 
 def test_a_run_without_the_shifts_of_the_others_has_no_verdict_on_robustness() -> None:
     comparison = compared(FINE_TUNE, without_shifts(STEADY))
-    assert comparison.findings[0].outcome == "no_shifts"
+    assert comparison.verdicts[0].outcome == "no_shifts"
     assert comparison.verdict.startswith("No verdict on robustness, as no shift was measured")
     few = compared(FINE_TUNE[:4], without_shifts(STEADY[:4]))
     assert "(no shift was measured)" in few.verdict
@@ -271,13 +278,13 @@ def without_id_test(runs: Sequence[RunRecord]) -> list[RunRecord]:
 def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
     runs = kl_sweep()
     usual, other = compared(runs), compared(without_id_test(runs))
-    assert other.terms.id_metric == "id/val/top1"
-    assert [f.outcome for f in other.findings] == [f.outcome for f in usual.findings]
+    assert other.endpoint.id_metric == "id/val/top1"
+    assert [f.outcome for f in other.verdicts] == [f.outcome for f in usual.verdicts]
     # The made-up validation accuracy is that of the test.
     assert other.verdict == usual.verdict.replace("ID test", "ID val")
     assert [curve.points for curve in other.curves] == [curve.points for curve in usual.curves]
-    told = other.findings[0].as_dict()
-    assert told["id/val/top1"] == usual.findings[0].as_dict()["id/test/top1"]
+    (told,), (known,) = to_json(other)["tests"], to_json(usual)["tests"]
+    assert told["id/val/top1"] == known["id/test/top1"]
     assert not any("id/test" in warning for warning in other.warnings)
 
 
@@ -323,7 +330,7 @@ def test_a_gain_that_fine_tuning_with_wise_ft_gives_too_is_no_gain() -> None:
     tuned = with_curve({0.25: (0.60, 0.40), 0.75: (0.64, 0.38)})
     shifted = [value - 0.03 for value in STEADY]
     comparison = compared([zero_shot()], tuned, rival(shifted, HIGH))
-    finding = comparison.findings[0]
+    finding = comparison.verdicts[0]
     assert finding.above_curve is not None
     assert finding.above_curve.values == pytest.approx(
         [
@@ -342,7 +349,7 @@ def test_a_gain_that_fine_tuning_with_wise_ft_gives_too_is_no_gain() -> None:
 def test_a_gain_above_the_curve_is_one_that_wise_ft_does_not_give() -> None:
     tuned = with_curve({0.5: (0.62, 0.35), 0.75: (0.66, 0.345)})
     comparison = compared([zero_shot()], tuned, rival(STEADY, HIGH))
-    assert comparison.findings[0].gains_over_curve
+    assert comparison.verdicts[0].gains_over_curve
     assert "a gain that fine_tune + WiSE-FT does not give" in comparison.verdict
 
 
@@ -350,7 +357,7 @@ def test_above_the_curve_at_its_own_id_but_beaten_on_both_is_no_gain() -> None:
     # At ID 0.57 the curve is low (0.30), yet at alpha 0.75 it is better on both.
     tuned = with_curve({0.1: (0.56, 0.30), 0.2: (0.60, 0.30), 0.75: (0.64, 0.39)})
     comparison = compared(tuned, rival([value - 0.08 for value in STEADY], HIGH))
-    finding = comparison.findings[0]
+    finding = comparison.verdicts[0]
     assert finding.above_curve is not None
     assert finding.above_curve.mean is not None
     assert finding.above_curve.mean > 0
@@ -368,11 +375,11 @@ def test_outside_the_curves_id_range_no_distance_is_claimed() -> None:
     tuned = with_curve({0.5: (0.62, 0.37)})
     above = [0.70, 0.649, 0.70, 0.649, 0.649]
     comparison = compared([zero_shot()], tuned, rival(above, HIGH))
-    finding = comparison.findings[0]
+    finding = comparison.verdicts[0]
     assert finding.above_curve is not None
     assert finding.above_curve.values.count(None) == 2
     assert finding.above_curve.mean is None
-    assert "In 2 of 5 seeds its ID accuracy lies above the whole WiSE-FT curve of fine_tune" in (
+    assert "In 2 of 5 seeds its ID accuracy exceeds fine_tune's WiSE-FT curve; no equal-ID" in (
         comparison.verdict
     )
     assert not finding.gains_over_curve
@@ -381,9 +388,9 @@ def test_outside_the_curves_id_range_no_distance_is_claimed() -> None:
 @pytest.mark.parametrize(
     ("tests", "beyond", "of_the_means"),
     [
-        ([0.7] * 5, "above", False),
-        ([0.5] * 5, "below", False),
-        ([0.5, 0.7, 0.6, 0.6, 0.6], "above or below", True),
+        ([0.7] * 5, "exceeds", False),
+        ([0.5] * 5, "is below", False),
+        ([0.5, 0.7, 0.6, 0.6, 0.6], "is outside of", True),
     ],
 )
 def test_it_is_said_on_which_side_of_the_curve(
@@ -391,19 +398,19 @@ def test_it_is_said_on_which_side_of_the_curve(
 ) -> None:
     tuned = with_curve({0.5: (0.62, 0.37)})
     comparison = compared([zero_shot()], tuned, rival(tests, HIGH))
-    assert f"lies {beyond} the whole WiSE-FT curve" in comparison.verdict
+    assert f"its ID accuracy {beyond} fine_tune's WiSE-FT curve" in comparison.verdict
     assert ("that of the means is" in comparison.verdict) == of_the_means
 
 
 def test_without_wise_ft_there_is_no_word_of_a_curve() -> None:
     comparison = compared([zero_shot()], FINE_TUNE, rival(STEADY, HIGH))
-    assert comparison.findings[0].above_curve is None
+    assert comparison.verdicts[0].above_curve is None
     assert "WiSE-FT" not in comparison.verdict
 
 
 def test_with_wise_ft_on_both_the_difference_is_described_and_not_tested() -> None:
     comparison = compare(kl_sweep(), sweep="s")
-    merged = comparison.findings[0].merged["wise_ft"]
+    merged = comparison.verdicts[0].merged["wise_ft"]
     assert merged.candidate.merge is not None
     assert merged.reference.merge is not None
     assert "With wise_ft on both" in comparison.verdict
@@ -411,9 +418,11 @@ def test_with_wise_ft_on_both_the_difference_is_described_and_not_tested() -> No
 
 
 def test_a_metric_of_a_merge_compares_the_merged_models() -> None:
-    comparison = compare(kl_sweep(), sweep="s", rule=Rule(merge="wise_ft@0.5"))
-    finding = comparison.findings[0]
-    assert finding.candidate.merge == finding.reference.merge == "wise_ft@0.5"
+    comparison = compare(
+        kl_sweep(), ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5")), sweep="s"
+    )
+    finding = comparison.verdicts[0]
+    assert finding.pair.candidate.merge == finding.pair.reference.merge == "wise_ft@0.5"
     assert finding.merged == {}
 
 
@@ -426,8 +435,8 @@ def test_no_data_makes_two_algorithms_better_than_each_other(
 ) -> None:
     ours = [value + d for value, d in zip(LOW, ood, strict=True)]
     tests = [value + d for value, d in zip(STEADY, identity, strict=True)]
-    there = compared(FINE_TUNE, rival(tests, ours)).findings[0]
-    back = compared(arm("fine_tune", tests, ours), rival(STEADY, LOW)).findings[0]
+    there = compared(FINE_TUNE, rival(tests, ours)).verdicts[0]
+    back = compared(arm("fine_tune", tests, ours), rival(STEADY, LOW)).verdicts[0]
     opposite = {"better": "worse", "trade_off": "worse", "no_difference": "no_difference"}
     assert opposite.get(there.outcome, back.outcome) == back.outcome
     if there.outcome == "worse":

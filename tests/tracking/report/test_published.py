@@ -14,18 +14,20 @@ from tests.tracking.domains import domain_run
 from tests.tracking.made_up import arm, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import ComparisonSpec
 from tracking.comparison.tasks import compare_tasks
+from tracking.report import formats
 from tracking.report import terminal as report
 from tracking.report.published import (
     FILE,
     Subject,
     footnotes,
-    nothing_for,
+    none_published,
     published,
     quoted,
     quoted_beside,
 )
-from tracking.report.table import View
+from tracking.report.table import TableOptions
 
 DATA: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 B16 = Subject("ViT-B-16", "openai", "imagenet")
@@ -129,7 +131,7 @@ def over_tasks(domains: tuple[str, ...], field: str = "data.test_domain") -> Com
         replace(domain_run("car_ft", name, 0, 0, val=0.9, ood=0.8), params={field: name})
         for name in domains
     ]
-    return compare_tasks(runs, field=field, sweep="ours")
+    return compare_tasks(runs, ComparisonSpec(tasks=field), sweep="ours")
 
 
 def test_beside_a_sweep_over_held_out_domains_stands_the_published_mean_over_them() -> None:
@@ -138,7 +140,7 @@ def test_beside_a_sweep_over_held_out_domains_stands_the_published_mean_over_the
     found = quoted_beside([subject], whole)
     by_label = {row.label: row.values for row in found}
     assert by_label["CAR-FT §1"] == {"ood/mean/top1": pytest.approx(0.968)}
-    text = report.terminal(whole, width=120, view=View(quoted=found))
+    text = report.terminal(whole, width=120, options=TableOptions(quoted=found))
     (ours,), (theirs,) = (
         re.findall(rf"^  {name}.*$", text, re.MULTILINE) for name in ("car_ft", "CAR-FT")
     )
@@ -159,7 +161,7 @@ def test_beside_a_mean_over_other_tasks_stands_nothing_and_why_is_said(
 ) -> None:
     subject = Subject("ViT-B-16", "openai", "pacs")
     assert quoted_beside([subject], over_tasks(domains, field)) == ()
-    assert "on pacs: what is published there is of other splits" in nothing_for([subject])
+    assert "on pacs: what is published there is of other splits" in none_published([subject])
 
 
 @pytest.mark.parametrize(
@@ -183,16 +185,16 @@ def test_a_shift_may_carry_its_familys_name(names: tuple[str, ...]) -> None:
 )
 def test_nothing_stands_beside_another_backbone_or_family(subject: Subject) -> None:
     assert beside(imagenet(), subject) == {}
-    said = nothing_for([subject])
+    said = none_published([subject])
     assert f"{subject.model}" in said
     assert "CLIP ViT-B/16 (OpenAI) on imagenet" in said
 
 
 def test_no_quoted_row_changes_choice_test_rank_or_verdict() -> None:
     comparison = imagenet()
-    view = View(quoted=quoted([B16], comparison.metric_names))
+    view = TableOptions(quoted=quoted([B16], comparison.metric_names))
     plain = report.terminal(comparison, width=160)
-    with_quoted = report.terminal(comparison, width=160, view=view)
+    with_quoted = report.terminal(comparison, width=160, options=view)
     assert comparison.sentences
     assert all(
         " ".join(sentence.split()) in " ".join(text.split())
@@ -219,16 +221,17 @@ def test_each_source_is_named_once_with_its_recipe_and_the_sign_is_explained() -
 
 def test_every_form_of_the_table_carries_them_with_their_sign() -> None:
     comparison = imagenet()
-    view = View(quoted=quoted([B16], comparison.metric_names))
-    assert "| CAR-FT §1 | – |" in report.markdown(comparison, view=view)
+    view = TableOptions(quoted=quoted([B16], comparison.metric_names))
+    assert "| CAR-FT §1 | – |" in formats.markdown(comparison, options=view)
     (line,) = (
         line
-        for line in report.csv_text(comparison, view=view).splitlines()
+        for line in formats.to_csv(comparison, options=view).splitlines()
         if line.startswith("CAR-FT §1,")
     )
     assert ",quoted," in line
     assert "0.7403" in line
-    plain = next(row for row in view.quoted if row.published.method == "CAR-FT").as_dict()
+    every = formats.to_json(comparison, options=view)["quoted"]
+    plain = next(row for row in every if row["method"] == "CAR-FT")
     assert plain["quoted"] is True
     assert "TRACER" in str(plain["source"])
 

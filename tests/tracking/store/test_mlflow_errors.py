@@ -1,4 +1,4 @@
-"""What the store of the artifacts says, where MLflow only passes it on."""
+"""MLflow's errors, and those of the artifact store that MLflow only passes on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 from importlib import import_module
 
 import pytest
+from requests import HTTPError, Response
 
-from tracking.errors import RequestFailed, ServiceUnreachable
-from tracking.store.mlflow_errors import meaning, uploading
+from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
+from tracking.store.mlflow_errors import translate_error, translate_os_error, uploading
 
 URI = "http://me:hidden@mlflow.lab"
 
@@ -27,9 +28,25 @@ def test_an_error_of_nobodys_store_is_not_taken_for_one() -> None:
 
 def test_an_exhausted_pool_of_connections_is_no_fault_of_the_record() -> None:
     text = "QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00"
-    assert type(meaning(URI, "BAD_REQUEST", text, lambda: True)) is ServiceUnreachable
+    assert type(translate_error(URI, "BAD_REQUEST", text, lambda: True)) is ServiceUnreachable
 
 
 def test_a_bad_request_may_be_the_fault_of_the_record() -> None:
     """MLflow says it of every error of its database that it does not know."""
-    assert type(meaning(URI, "BAD_REQUEST", "(Some) error", lambda: True)) is RequestFailed
+    assert type(translate_error(URI, "BAD_REQUEST", "(Some) error", lambda: True)) is RequestFailed
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(503, ServiceUnreachable), (500, ServiceUnreachable), (413, TrackingError)],
+)
+def test_an_upload_is_blamed_only_for_what_is_its_own_fault(
+    status: int, kind: type[Exception]
+) -> None:
+    answer = Response()
+    answer.status_code = status
+    assert type(translate_os_error(URI, HTTPError("no", response=answer))) is kind
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_record() -> None:
+    assert type(translate_os_error("sqlite:///x", OSError("full"))) is ServiceUnreachable

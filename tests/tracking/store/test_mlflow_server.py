@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
-from tracking.errors import NotLetIn, ServiceUnreachable, TrackingError, UnknownHost
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 from tracking.mlflow_reader import MlflowReader
 from tracking.store.base import RunKey, RunStart
 from tracking.store.memory_store import MemoryTracker
@@ -75,10 +75,10 @@ def test_a_wrong_password_is_said_at_once(
     for user, password in ((USER, PASSWORD), ("nobody", PASSWORD), ("", "")):
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        refused(store.preflight, NotLetIn, r"does not let us in.*Set MLFLOW_TRACKING_USERNAME and")
-        refused(lambda: store.start_run(PARENT), NotLetIn, "does not let us in")
+        refused(store.preflight, AccessDenied, r"denied access.*Set MLFLOW_TRACKING_USERNAME and")
+        refused(lambda: store.start_run(PARENT), AccessDenied, "denied access")
         refused(
-            lambda: MlflowReader(mlflow_server.address, experiment), NotLetIn, "does not let us in"
+            lambda: MlflowReader(mlflow_server.address, experiment), AccessDenied, "denied access"
         )
 
 
@@ -88,21 +88,23 @@ def test_who_may_only_read_is_told_before_a_run_is_opened(
     mlflow_server.post("experiments/create", {"name": experiment})
     store = MlflowStore(mlflow_server.address, experiment)
     store.check()
-    refused(store.preflight, NotLetIn, r"Permission denied.*EDIT on the experiment")
+    refused(store.preflight, AccessDenied, r"Permission denied.*EDIT on the experiment")
 
 
 def test_a_host_that_is_not_among_the_allowed_is_told_what_to_change(
     mlflow_server: MlflowServer, experiment: str
 ) -> None:
     other = mlflow_server.address.replace("127.0.0.1", "localhost")
-    refused(MlflowStore(other, experiment).preflight, NotLetIn, r"Invalid Host.*--allowed-hosts")
+    refused(
+        MlflowStore(other, experiment).preflight, AccessDenied, r"Invalid Host.*--allowed-hosts"
+    )
 
 
 def test_an_unknown_host_and_a_server_that_is_down_are_two_things(experiment: str) -> None:
     refused(
         MlflowStore("http://no-such-host.invalid:5000", experiment).preflight,
-        UnknownHost,
-        "nobody knows by this name from here: see to MLFLOW_TRACKING_URI",
+        HostNotFound,
+        "cannot be resolved here: see to MLFLOW_TRACKING_URI",
     )
     refused(
         MlflowStore("http://127.0.0.1:9", experiment).preflight,
@@ -209,14 +211,14 @@ def direct(
 DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]] = {
     "wrong password": (
         lambda postgres, name: postgres.url(name, password=PASSWORD),
-        NotLetIn,
+        AccessDenied,
         "MLflow's database at .*see to user and password in MLFLOW_TRACKING_URI",
     ),
     "missing": (lambda postgres, _: postgres.url("nowhere"), TrackingError, "does not exist"),
     "unknown host": (
         lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/x",
-        UnknownHost,
-        "nobody knows",
+        HostNotFound,
+        "cannot be resolved",
     ),
     "down": (
         lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",

@@ -1,0 +1,24 @@
+"""A check by its name, as the command carries it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sweeps.doctor.base import Finding, Level, Scope
+from sweeps.doctor.examination import CHECKS, examine
+from sweeps.home import Home
+
+
+def look(
+    name: str, home: Path, *, address: str | None = None, nodes: bool = False
+) -> list[Finding]:
+    """What it finds."""
+    (check,) = (check for check in CHECKS if check.name == name)
+    return examine(check, Scope(Home(home), address, nodes))
+
+
+def only(found: list[Finding], level: Level) -> str:
+    """What the one finding says; it is of this level."""
+    (finding,) = found
+    assert finding.level == level, finding
+    return f"{finding.message} -> {finding.advice}"

@@ -1,0 +1,85 @@
+"""Sweeps over sets of domains: a plan counts steps and balanced batches as training does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.cli import main
+from sweeps.engines.resources import Hardware
+from sweeps.home import Home
+from sweeps.plan.estimate import RunTimes, TimedRun, TimingHistory, estimate_sweep
+from sweeps.spec.spec import SweepSpec, load_spec
+from tests import domain_bed_tree
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return domain_bed_tree.make(tmp_path_factory.mktemp("pacs"), "pacs", per_domain=50)
+
+
+def written(folder: Path, root: Path, model: Path, optim: Any, **data: Any) -> Path:
+    place = {"family": "pacs", "root": str(root)}
+    trial = {
+        "model": {"name": str(model)},
+        "data": place | data,
+        "algorithm": "car_ft",
+        "optim": optim,
+        "device": "cpu",
+    }
+    file = folder / "sweep.yaml"
+    file.write_text(json.dumps({"name": "domains", "seeds": [0, 1], "trial": trial}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("optim", "data", "steps", "epochs"),
+    [
+        ({}, {}, 5000, 17),
+        ({"steps": 7, "steps_per_epoch": 3}, {}, 7, 3),
+        # 120 images of three domains: 30 in a batch of ten each.
+        ({"epochs": 2, "batch_size": 10}, {}, 8, 2),
+        ({"epochs": 2, "batch_size": 10}, {"balanced": False}, 24, 2),
+    ],
+)
+def test_a_plan_counts_steps_as_training_does(
+    root: Path,
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    optim: dict[str, int],
+    data: dict[str, Any],
+    steps: int,
+    epochs: int,
+) -> None:
+    file = written(tmp_path, root, tiny_clip_files, optim, test_domain="sketch", **data)
+    plan = estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))
+    assert [(work.steps, work.epochs) for work in plan.work] == [(steps, epochs)] * 2
+
+
+def test_a_domain_to_hold_out_is_asked_for_in_one_line(
+    root: Path, tiny_clip_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(written(tmp_path, root, tiny_clip_files, {}))]) == 2
+    told = capsys.readouterr().err
+    assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in told
+    assert "Traceback" not in told
+
+
+def spec(folder: Path, root: Path, model: Path, **data: Any) -> SweepSpec:
+    return load_spec(written(folder, root, model, {}, test_domain="sketch", **data))
+
+
+def test_balanced_runs_tell_neither_time_nor_memory_of_others(
+    root: Path, tiny_clip_files: Path, tmp_path: Path
+) -> None:
+    balanced, plain = (
+        spec(tmp_path, root, tiny_clip_files, balanced=value).config_for({})
+        for value in (True, False)
+    )
+    run = TimedRun(plain.as_dict(), RunTimes(1.0, 0.0, 0.0), 900.0)
+    history = TimingHistory([run])
+    assert [history.times_of(config) for config in (plain, balanced)] == [run.times, None]
+    assert [history.peak_mb(config) for config in (plain, balanced)] == [900.0, None]

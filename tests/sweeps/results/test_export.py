@@ -1,0 +1,95 @@
+"""Which model is meant: the selected setting, and of its seeds an ordinary one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.results.export import select_model
+from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
+
+VALS = [0.61, 0.69, 0.60, 0.65, 0.62]
+MERGED = [0.70, 0.64, 0.66, 0.62, 0.68]
+
+
+def trial(weight: float, number: int, vals: Sequence[float]) -> list[RunRecord]:
+    return [
+        run(
+            "car_ft",
+            seed,
+            metrics(0.6, 0.4, val=val),
+            trial=number,
+            params={KL: weight},
+            digest=f"{number}{seed}".ljust(16, "a"),
+            merges={"wise_ft@0.5": metrics(0.6, 0.4, val=merged)},
+        )
+        for seed, (val, merged) in enumerate(zip(vals, MERGED, strict=False))
+    ]
+
+
+def compared(*trials: list[RunRecord], rule: SelectionRule | None = None) -> Comparison:
+    records = [zero_shot(digest="f" * 16), *(record for runs in trials for record in runs)]
+    spec = ComparisonSpec(rule=rule or SelectionRule(), seeds=tuple(range(5)))
+    return compare(records, spec, sweep="toy")
+
+
+def test_of_the_selected_setting_the_median_seed_stands_and_not_the_best() -> None:
+    found = compared(trial(0.3, 0, VALS), trial(3.0, 1, [val - 0.1 for val in VALS]))
+    chosen = select_model(found)
+    assert (chosen.setting, chosen.run.seed) == ("car_ft kl_weight=0.3", 4)
+    assert chosen.metrics["id/val/top1"] == 0.62
+    assert chosen.why == "the median of 5 by id/val/top1"
+
+
+def test_of_two_in_the_middle_the_lower_stands() -> None:
+    found = compared(trial(0.3, 0, VALS[:4]))
+    assert select_model(found).metrics["id/val/top1"] == 0.61
+
+
+def test_a_rule_on_a_merge_takes_the_merge_and_the_median_of_it() -> None:
+    found = compared(trial(0.3, 0, VALS), rule=SelectionRule(merge="wise_ft@0.5"))
+    chosen = select_model(found)
+    assert (chosen.label, chosen.metrics["id/val/top1"]) == ("wise_ft@0.5", 0.66)
+    assert chosen.setting == "car_ft kl_weight=0.3 + wise_ft@0.5"
+    assert select_model(found, merge="unmerged").metrics["id/val/top1"] == 0.62
+
+
+def test_a_run_is_named_by_the_beginning_of_its_digest() -> None:
+    found = compared(trial(0.3, 0, VALS))
+    assert select_model(found, run="02").run.seed == 2
+    with pytest.raises(RequestError, match=r"5 runs of toy begin with '0': .*give more digits"):
+        select_model(found, run="0")
+    with pytest.raises(RequestError, match=r"begins with '02aab'; did you mean '02aaa'"):
+        select_model(found, run="02aab")
+    with pytest.raises(RequestError, match="leave --seed out"):
+        select_model(found, run="02", seed=2)
+
+
+def test_what_is_not_done_has_no_model() -> None:
+    runs = trial(0.3, 0, VALS)
+    runs[2] = replace(runs[2], state="running")
+    found = compared(runs)
+    with pytest.raises(RequestError, match=r"run 02aaaaaaaaaa of car_ft kl_weight=0\.3 is running"):
+        select_model(found, setting="car_ft kl_weight=0.3", seed=2)
+    assert select_model(found).why == "the median of 4 by id/val/top1"
+
+
+def test_before_any_trial_is_complete_nothing_is_selected() -> None:
+    found = compared([replace(record, state="running") for record in trial(0.3, 0, VALS)])
+    with pytest.raises(RequestError, match="toy has selected nothing yet"):
+        select_model(found)
+    assert select_model(found, setting="zero_shot").run.seed is None
+    with pytest.raises(RequestError, match=r"no run of car_ft kl_weight=0\.3 in toy is done"):
+        select_model(found, setting="car_ft kl_weight=0.3")
+
+
+def test_very_many_settings_are_not_all_listed() -> None:
+    found = compared(*(trial(0.1 + number, number, VALS[:1]) for number in range(30)))
+    with pytest.raises(RequestError, match=r"and 21 more\.$"):
+        select_model(found, setting="fine_tune")

@@ -1,0 +1,274 @@
+"""The report of a sweep: what the command writes, what is in it, and that it harms no sweep."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.files import write_json
+from sweeps.cli import main
+from sweeps.home import Home
+from sweeps.ledger.runs import Runs
+from sweeps.ledger.trials import Ledger, find_ledger
+from sweeps.results import report as sweep_page
+from sweeps.results.records import comparison
+from sweeps.results.report import FEWEST, importance, provenance, view_data
+from tests.sweeps.shown_home import NAME, make
+from tests.tracking.made_up import metrics, run
+from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord
+from tracking.provenance import describe_code, provenance_tags
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A finished sweep over two parameters, with predictions of every run."""
+    made = Home(tmp_path_factory.mktemp("shown") / "home")
+    make(made)
+    return made
+
+
+def test_the_command_writes_page_and_figures_and_says_where(
+    home: Home,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "figures"
+
+    def write(data: ChartData, place: Path) -> list[Path]:  # the real one takes seconds
+        return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(data)]
+
+    monkeypatch.setattr("tracking.charts.write_figures", write)
+    code = main(["--home", str(home.path), "report", NAME, "--figures", str(folder), "--json"])
+    assert code == 0
+    told = json.loads(capsys.readouterr().out)
+    page = Path(told["page"])
+    assert page == home.sweep(NAME) / "report.html"
+    text = page.read_text()
+    for name in (*CHARTS, "gallery", "provenance"):
+        assert f'id="{name}"' in text, name
+    assert text.count("data:image/png;base64") == 24
+    assert str(home.path) not in text
+    assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
+    assert told["verdict"].startswith("Inconclusive: 3 common seeds")
+
+
+def test_another_reference_and_another_place(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "page.html"
+    words = ["--home", str(home.path), "report", NAME, "--out", str(out)]
+    assert main([*words, "--reference", "zero_shot"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"The report is {out}\n")
+    assert "minus zero_shot" in said
+    assert "carft-sweep report shown --reference=zero_shot" in out.read_text()
+
+
+def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    other = home.sweep("other")
+    shutil.copytree(home.sweep(NAME), other)
+    mirror = other / "ledger.jsonl"
+    mirror.write_text(mirror.read_text().replace(f'"sweep":"{NAME}"', '"sweep":"other"'))
+    try:
+        assert main(["--home", str(home.path), "report", NAME, "other", NAME]) == 0
+    finally:
+        shutil.rmtree(other)
+    page = home.path / "shown+other.report.html"
+    assert capsys.readouterr().out.endswith(f"The report is {page}\n")
+    text = page.read_text()
+    assert "<h1>shown + other</h1>" in text
+    assert "37 done" in text  # every run is in both, and counts once
+    assert 'id="importance"' not in text
+    assert text.count("data:image/png;base64") == 24
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shwon"], "did you mean 'shown'?"),
+        ([NAME, "--reference", "fine_tuen"], "did you mean 'fine_tune'?"),
+        ([NAME, "--out", "{folder}"], "is a folder; name a file"),
+        ([NAME, "--figures", "{file}"], "is a file; name a folder"),
+        ([NAME, "--out", "{file}/page.html"], "--out: {file}/page.html cannot be written"),
+        ([NAME, "--figures", "{file}/figures"], "--figures: {file}/figures cannot be written"),
+        ([NAME, "--metric", "id/val/top"], "unknown metric 'id/val/top'"),
+    ],
+)
+def test_a_wrong_request_is_told(
+    home: Home,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"folder": tmp_path, "file": tmp_path / "file"}
+    given = [word.format(**places) for word in words]
+    assert main(["--home", str(home.path), "report", *given]) == 2
+    assert message.format(**places) in capsys.readouterr().err
+
+
+def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
+    home: Home,
+) -> None:
+    sweep = find_ledger(home, NAME)
+    found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
+    facts = {fact.name: fact.values for fact in found.facts}
+    assert facts["runs"] == ("37 done",)
+    assert facts["made"] == ("from 2026-11-25 09:46 UTC to 2026-11-25 09:47 UTC",)
+    assert facts["data"][0].startswith("icon_shift_dev, sha256 ")
+    assert facts["model"][0].startswith("builtin, sha256 ")
+    assert [text.split(":")[0] for text in facts["training code"]] == [
+        *("of zero_shot", "of fine_tune", "of car_ft")
+    ]
+    assert "python 3" in facts["this page was made with"][0]
+    assert found.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
+    assert "kl_weight" in found.files[0].text
+    assert str(Path.home()) not in repr(found) or str(Path.home()) == "/"
+
+
+def test_the_code_of_each_execution_is_named_once(home: Home) -> None:
+    sweep = find_ledger(home, NAME)
+    other = {"mlflow.source.git.commit": "abc", "carft.git.dirty": "true"}
+    other |= {"carft.version.torch": "9"}
+    sweep.executions += [*sweep.executions, {"tags": other}]
+    found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
+    here, *others = {fact.name: fact.values for fact in found.facts}["shown ran with"]
+    assert here == describe_code(provenance_tags())
+    assert others == ["commit abc with changes; torch 9"]
+
+
+def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
+    home: Home, tmp_path: Path
+) -> None:
+    copy = Home(tmp_path / "home")
+    shutil.copytree(home.path, copy.path)
+    for file in copy.runs.glob("*/config.json"):
+        claimed = json.loads(file.read_text())
+        claimed["identity"]["data"]["digest"] = "of another time"
+        write_json(file, claimed)
+    sweep = find_ledger(copy, NAME)
+    found = view_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
+    assert found.class_names == ()
+    assert found.pictures is not None
+    assert found.pictures.gallery.counts
+    assert not found.pictures.thumbnails
+    assert not [*found.pictures.groups()]
+
+
+def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:
+    copy = Home(tmp_path / "home")
+    shutil.copytree(home.path, copy.path)
+    for file in copy.runs.glob("*/evaluations/unmerged/predictions.parquet"):
+        file.write_bytes(b"torn")
+    sweep = find_ledger(copy, NAME)
+    notes: list[str] = []
+    assert sweep_page.keep(copy, sweep, comparison(sweep, Runs(copy.runs)), notes.append) == []
+    (note,) = notes
+    assert note.startswith("the report was not written (TrackingError: ")
+    assert "predictions.parquet holds no predictions" in note
+
+
+KL, LR, LAYERS = "algorithm.kl_weight", "optim.lr", "optim.warmup"
+PARAMETERS: Mapping[str, Any] = {
+    KL: {"values": [0.1, 0.3, 1.0, 3.0]},
+    LR: {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+    LAYERS: {"distribution": "uniform", "min": 0.0, "max": 0.9},
+}
+
+
+def points(count: int) -> list[dict[str, float]]:
+    draw = random.Random(1)
+    return [
+        {
+            KL: draw.choice(PARAMETERS[KL]["values"]),
+            LR: 10 ** draw.uniform(-5, -2),
+            LAYERS: draw.uniform(0.0, 0.9),
+        }
+        for _ in range(count)
+    ]
+
+
+def measured(point: Mapping[str, float]) -> dict[str, float]:
+    """ID goes by the learning rate alone, OOD by both in equal parts."""
+    rate = (math.log10(point[LR]) + 3.5) / 1.5
+    weight = {0.1: -1.0, 0.3: -1 / 3, 1.0: 1 / 3, 3.0: 1.0}[point[KL]]
+    held = 0.05 * weight * math.sqrt((1 / 3) / (5 / 9))  # as large a variance as the rate's
+    return metrics(0.6 + 0.05 * rate, 0.35 + 0.05 * rate + held)
+
+
+def swept(
+    where: Sequence[Mapping[str, float]], parameters: Mapping[str, Any] = PARAMETERS
+) -> tuple[Ledger, list[RunRecord]]:
+    """A sweep with one run at each point."""
+    sweep, records = Ledger(Path("swept/ledger.jsonl"), 1, {"parameters": parameters}, 0.0), []
+    for number, point in enumerate(where):
+        record = run("car_ft", 0, measured(point), trial=number, params=dict(point))
+        value = (record.metrics["id/val/top1"],)
+        known = {name: value for name, value in point.items() if name in parameters}
+        told = {"number": number, "point": number, "params": known, "algorithm": "car_ft"}
+        told |= {"runs": {"0": record.digest}, "merges": (), "state": "complete", "values": value}
+        sweep._apply({"trial": told})
+        records.append(replace(record, params=known))
+    return sweep, records
+
+
+def test_what_decides_the_metric_of_selection_has_the_largest_share() -> None:
+    sweep, records = swept(points(300))
+    found = importance(sweep, compare(records, sweep="swept"))
+    assert found is not None
+    (shares,) = found.values()
+    assert {*found} == {"id/val/top1"}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[LR] > 0.95
+    assert {*shares} == {KL, LR, LAYERS}
+
+
+def test_it_is_the_same_each_time() -> None:
+    sweep, records = swept(points(30))
+    comparison = compare(records, sweep="swept")
+    assert importance(sweep, comparison) == importance(sweep, comparison)
+
+
+def test_too_few_trials_or_a_single_parameter_have_none() -> None:
+    for count, expected in ((FEWEST - 1, False), (FEWEST, True)):
+        sweep, records = swept(points(count))
+        found = importance(sweep, compare(records, sweep="swept"))
+        assert (found is not None) is expected
+    sweep, records = swept(points(30), {LR: PARAMETERS[LR]})
+    assert importance(sweep, compare(records, sweep="swept")) is None
+
+
+def test_failed_and_pruned_trials_do_not_count() -> None:
+    sweep, records = swept(points(12))
+    for number in range(3):
+        sweep._apply({"trial": {"number": number, "state": "pruned", "values": ()}})
+    assert importance(sweep, compare(records, sweep="swept")) is None
+
+
+def test_a_parameter_that_not_every_trial_has_is_left_out() -> None:
+    where = points(30)
+    sweep, records = swept(where)
+    partial = {KL: where[0][KL], LR: where[0][LR]}
+    sweep._apply({"trial": {"number": 0, "params": partial}})
+    found = importance(sweep, compare(records, sweep="swept"))
+    assert found is not None
+    assert {*found["id/val/top1"]} == {KL, LR}
+
+
+def test_a_metric_that_is_the_same_everywhere_has_no_shares() -> None:
+    sweep, records = swept(points(12))
+    flat = [replace(r, metrics={**r.metrics, "id/val/top1": 0.3}) for r in records]
+    assert importance(sweep, compare(flat, sweep="swept")) is None

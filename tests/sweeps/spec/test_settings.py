@@ -1,0 +1,121 @@
+"""Short ways to write a setting: lengths of time, shares of a GPU, and where a webhook is named."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeps.spec.durations import LONGEST, seconds
+from sweeps.spec.settings import check_gpus, check_webhook
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (90, 90.0),
+        (0.5, 0.5),
+        ("90", 90.0),
+        ("90s", 90.0),
+        ("90m", 5400.0),
+        ("2h30m", 9000.0),
+        ("1d", 86_400.0),
+        ("1d2h3m4s", 93_784.0),
+        ("1.5h", 5400.0),
+        (" 10m ", 600.0),
+    ],
+)
+def test_a_length_of_time_is_read(written: object, expected: float) -> None:
+    assert seconds(written) == expected
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            0,
+            -1,
+            math.inf,
+            math.nan,
+            True,
+            None,
+            [],
+            "",
+            " ",
+            "0m",
+            "m",
+            "h2",
+            "30m2h",
+            "2x",
+            "-1h",
+        ),
+        *("1h 30m", "1e3", "10000d", "9" * 100, "1d" * 40, LONGEST + 1),
+    ],
+)
+def test_what_is_no_length_of_time_is_refused_with_what_is(written: object) -> None:
+    with pytest.raises(ValueError, match=r"must be a number of seconds over 0.*such as 1d, 2h30m"):
+        seconds(written)
+
+
+@given(
+    days=st.integers(0, 99),
+    hours=st.integers(0, 99),
+    minutes=st.integers(0, 99),
+    rest=st.integers(1, 99),
+)
+def test_a_length_of_time_is_the_sum_of_its_parts(
+    days: int, hours: int, minutes: int, rest: int
+) -> None:
+    text = f"{days}d{hours}h{minutes}m{rest}s"
+    assert seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+@given(runs=st.integers(2, 100), noise=st.floats(-0.001, 0.001))
+def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float) -> None:
+    share = check_gpus(1 / runs + (noise if runs <= 10 else 0))
+    assert runs * share <= 1
+    assert (runs + 1) * share > 1
+    assert share == check_gpus(share)
+    assert share == int(share * 10_000 + 0.5) / 10_000  # no finer than Ray counts
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"), [(0, 0), (1, 1), (8, 8), (2.0, 2), (0.333, 0.3333)]
+)
+def test_whole_gpus_none_and_a_rounded_share_are_taken(written: float, expected: float) -> None:
+    assert check_gpus(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "nearest"),
+    [
+        (0.6, "0.5, for 2 runs"),
+        (0.4, "0.5, for 2 runs"),
+        (0.29, "0.3333, for 3 runs"),
+        (0.75, "1, f"),
+    ],
+)
+def test_another_share_is_refused_with_the_nearest(written: float, nearest: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
+        check_gpus(written)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "secret", "https://hooks.example.org/services/T0/secret", "env:", "env:1"),
+        *("env:MY-SECRET", 3, ["https://x/secret"]),
+    ],
+)
+def test_a_webhook_is_a_variables_name_and_what_is_none_is_refused_and_not_shown(
+    given: object,
+) -> None:
+    assert check_webhook("env:MY_HOOK") == "env:MY_HOOK"
+    with pytest.raises(ValueError, match="must be env:NAME") as caught:
+        check_webhook(given)
+    assert "secret" not in str(caught.value).removesuffix("kept with the results").replace(
+        "is a secret", ""
+    )

@@ -1,0 +1,376 @@
+"""Conditions: a parameter varies where its `when` says, and what can never hold is refused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carft_core.errors import RequestError
+from sweeps.space.distributions import (
+    Categorical,
+    Condition,
+    Distribution,
+    FloatUniform,
+    grid,
+    is_active,
+    is_among,
+    sample_point,
+)
+from sweeps.space.sampling import draw_point, hashed
+from sweeps.spec.space_checks import activating_values
+from sweeps.spec.spec import SweepSpec, load_spec
+from tests.sweeps.space.spaces import spaces
+
+CLIP = Categorical("optim.clip", (None, 1.0))
+LR = {"values": [1e-4, 1e-3]}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "x.yaml"
+
+
+def load(file: Path, parameters: dict[str, Any], *overrides: str, **more: Any) -> SweepSpec:
+    trial = {"algorithm": "car_ft"} | more.pop("trial", {})
+    data = {"name": "x", "parameters": parameters, "trial": trial, **more}
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_spec(file, overrides)
+
+
+def refused(file: Path, parameters: dict[str, Any], **more: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        load(file, parameters, **more)
+    return str(caught.value)
+
+
+def test_a_parameter_varies_only_where_its_condition_holds(file: Path) -> None:
+    spec = load(
+        file, {"optim.clip": {"values": [None, 1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1}}}
+    )
+    assert spec.points() == [
+        {"optim.clip": None},
+        {"optim.clip": 1.0, "optim.lr": 1e-4},
+        {"optim.clip": 1.0, "optim.lr": 1e-3},
+    ]
+    assert spec.parameters[1].when == (Condition("optim.clip", (1,)),)
+
+
+def test_where_it_does_not_vary_a_parameter_has_the_trials_value(file: Path) -> None:
+    spec = load(
+        file,
+        {"optim.clip": {"values": [None, 1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1.0}}},
+        trial={"optim": {"lr": 5e-5}},
+    )
+    rates = [spec.config_for(point).optim.lr for point in spec.points()]
+    assert rates == [5e-5, 1e-4, 1e-3]
+
+
+def test_without_a_condition_a_field_is_either_fixed_or_varied(file: Path) -> None:
+    assert "is set here and also listed under parameters" in refused(
+        file, {"optim.lr": LR}, trial={"optim": {"lr": 5e-5}}
+    )
+
+
+def test_several_conditions_must_all_hold_and_one_may_list_values(file: Path) -> None:
+    spec = load(
+        file,
+        {
+            "optim.clip": {"values": [None, 1.0, 5.0]},
+            "optim.epochs": {"values": [1, 2]},
+            "optim.lr": LR | {"when": {"optim.clip": [1.0, 5.0], "optim.epochs": 2}},
+        },
+    )
+    with_rate = [point for point in spec.points() if "optim.lr" in point]
+    assert {(point["optim.clip"], point["optim.epochs"]) for point in with_rate} == {(1, 2), (5, 2)}
+    assert len(spec.points()) == 6 - 2 + 2 * 2
+
+
+def test_a_condition_on_a_parameter_that_does_not_vary_does_not_hold(file: Path) -> None:
+    spec = load(
+        file,
+        {
+            "optim.lr": LR | {"when": {"optim.epochs": 2}},
+            "optim.epochs": {"values": [1, 2], "when": {"optim.clip": 1.0}},
+            "optim.clip": {"values": [None, 1.0]},
+        },
+        trial={"optim": {"epochs": 2}},
+    )
+    assert spec.points() == [
+        {"optim.clip": None},
+        {"optim.epochs": 1, "optim.clip": 1.0},
+        {"optim.lr": 1e-4, "optim.epochs": 2, "optim.clip": 1.0},
+        {"optim.lr": 1e-3, "optim.epochs": 2, "optim.clip": 1.0},
+    ]
+
+
+def test_aliases_nests_and_overrides_reach_conditions(file: Path) -> None:
+    nested = {
+        "optim": {
+            "parameters": {
+                "lr": LR | {"when": {"clip": 1.0}},
+                "clip": {"values": [None, 1.0]},
+            }
+        }
+    }
+    spec = load(file, nested, aliases={"clip": "optim.clip"})
+    assert len(spec.points()) == 3
+    other = load(
+        file, nested, "parameters.optim.lr.when={optim.clip: null}", aliases={"clip": "optim.clip"}
+    )
+    assert {"optim.lr": 1e-4, "optim.clip": None} in other.points()
+
+
+def test_a_condition_on_a_fixed_field_is_decided_when_the_file_is_read(file: Path) -> None:
+    parameters = {
+        "optim.lr": LR,
+        "algorithm.kl_weight": {"values": [0.1, 1.0], "when": {"algorithm.name": "car_ft"}},
+        "algorithm.context_scale": {"values": [1.0], "when": {"algorithm.kl_weight": 0.1}},
+    }
+    spec = load(file, parameters)
+    assert spec.parameters[1] == Categorical("algorithm.kl_weight", (0.1, 1.0))
+    assert spec.warnings == ()
+    other = load(file, parameters, "algorithm=fine_tune")
+    assert [dimension.name for dimension in other.parameters] == ["optim.lr"]
+    assert [warning.split(": ", 1)[1] for warning in other.warnings] == [
+        'algorithm.kl_weight does not vary, since algorithm.name is never "car_ft"',
+        "algorithm.context_scale does not vary, since algorithm.kl_weight is never 0.1",
+    ]
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_field_may_be_fixed_to_nothing(file: Path, clip: float | None) -> None:
+    parameters = {"optim.lr": LR | {"when": {"optim.clip": None}}}
+    spec = load(file, parameters, trial={"optim": {"clip": clip}})
+    assert len(spec.points()) == (2 if clip is None else 1)
+
+
+def test_the_plain_form_loads_again_to_the_same_space(file: Path) -> None:
+    spec = load(
+        file,
+        {
+            "optim.lr": {"distribution": "log_normal", "mu": -9, "sigma": 1, "when": {"clip": [1]}},
+            "clip": {"values": [None, 1.0], "probabilities": [0.25, 0.75]},
+        },
+        aliases={"clip": "optim.clip"},
+        method="random",
+    )
+    file.write_text(yaml.safe_dump(spec.as_dict(), sort_keys=False))
+    again = load_spec(file)
+    assert again.parameters == spec.parameters
+    assert again.as_dict() == spec.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (
+            "car_ft",
+            "optim.lr.when: must be a mapping such as {algorithm.name: car_ft}, got 'car_ft'",
+        ),
+        ({}, "optim.lr.when: must be a mapping"),
+        ({"optim.clip": []}, "when.optim.clip: can never hold; list at least one value"),
+        ({"optim.clap": 1}, "unknown field 'optim.clap'; did you mean 'optim.clip'?"),
+        ({"optim.lr": 1}, "when.optim.lr: a parameter cannot decide on itself"),
+        ({"optim.clip": 2}, "when.optim.clip: optim.clip is never 2; its values are null, 1"),
+        ({"optim.clip": [1, "1"]}, 'optim.clip is never "1"'),
+        ({"optim.clip": True}, "optim.clip is never true"),
+        ({"optim.warmup": 0.1}, "optim.warmup is a range without steps"),
+        ({"keep.result": "last"}, "keep.result is neither a parameter nor fixed under trial"),
+    ],
+)
+def test_a_condition_that_cannot_be_meant_is_refused_at_its_line(
+    file: Path, when: object, message: str
+) -> None:
+    told = refused(
+        file,
+        {
+            "optim.clip": {"values": [None, 1.0]},
+            "optim.warmup": {"min": 0.0, "max": 0.5},
+            "optim.lr": LR | {"when": when},
+        },
+        method="random",
+    )
+    assert message in told
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "when:" in text)
+    assert told.startswith((f"x.yaml:{line}: ", f"x.yaml:{line + 1}: "))
+
+
+def test_circles_are_refused_with_the_way_round(file: Path) -> None:
+    told = refused(
+        file,
+        {
+            "optim.lr": LR | {"when": {"optim.clip": 1.0}},
+            "optim.clip": {"values": [None, 1.0], "when": {"optim.epochs": 1}},
+            "optim.epochs": {"values": [1, 2], "when": {"optim.clip": 1.0}},
+            "optim.warmup": {"values": [0.0, 0.1], "when": {"optim.weight_decay": 0.0}},
+            "optim.weight_decay": {"values": [0.0, 0.1], "when": {"optim.warmup": 0.0}},
+        },
+    )
+    assert "forms a circle: optim.clip -> optim.epochs -> optim.clip" in told
+    assert "circle: optim.warmup -> optim.weight_decay -> optim.warmup" in told
+    assert len(told.splitlines()) == 2
+
+
+def test_conditions_that_exclude_each_other_are_refused(file: Path) -> None:
+    told = refused(
+        file,
+        {
+            "optim.clip": {"values": [None, 1.0]},
+            "optim.epochs": {"values": [1, 2], "when": {"optim.clip": 1.0}},
+            "optim.lr": LR | {"when": {"optim.clip": None, "optim.epochs": 1}},
+        },
+    )
+    assert "parameters.optim.lr.when: never holds: its conditions exclude each other" in told
+
+
+def test_the_algorithm_itself_has_no_condition(file: Path) -> None:
+    told = refused(
+        file,
+        {
+            "optim.clip": {"values": [None, 1.0]},
+            "algorithm.name": {"values": ["car_ft", "fine_tune"], "when": {"optim.clip": 1.0}},
+        },
+        trial={"algorithm": {}},
+    )
+    assert "algorithm.name decides which fields there are, and has no conditions" in told
+
+
+def test_a_mistake_in_another_parameter_is_told_once_where_it_is(file: Path) -> None:
+    told = refused(
+        file, {"optim.clip": {"vals": [1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1.0}}}
+    )
+    assert len(told.splitlines()) == 1
+    assert "unknown key 'vals'" in told
+
+
+def test_a_condition_on_a_parameter_of_another_algorithm_adds_no_second_mistake(file: Path) -> None:
+    told = refused(
+        file,
+        {
+            "algorithm.kl_weight": {"values": [0.1, 1.0]},
+            "optim.lr": LR | {"when": {"algorithm.kl_weight": 0.1}},
+        },
+        trial={"algorithm": "fine_tune"},
+    )
+    assert len(told.splitlines()) == 1
+    assert "unknown field of fine_tune 'algorithm.kl_weight'" in told
+
+
+def test_values_are_checked_where_they_can_be_drawn_and_nowhere_else(file: Path) -> None:
+    lengths = {
+        "eval.every_epoch": {"values": [True, False]},
+        "optim.epochs": {"min": 1, "max": 3, "when": {"eval.every_epoch": True}},
+        "optim.steps": {"min": 10, "max": 30, "when": {"eval.every_epoch": False}},
+    }
+    load(file, lengths, method="random")
+    both = lengths | {"optim.steps": {"min": 10, "max": 30}}
+    assert "give epochs or steps, not both" in refused(file, both, method="random")
+    wrong = {
+        "optim.clip": {"values": [None, 1.0]},
+        "optim.lr": {"min": -1.0, "max": 1.0, "when": {"optim.clip": 1.0}},
+    }
+    assert "parameters.optim.lr.min: must be greater than 0" in refused(
+        file, wrong, method="random"
+    )
+
+
+def test_the_algorithms_own_fields_are_looked_at_with_each_that_has_them(file: Path) -> None:
+    told = refused(
+        file,
+        {
+            "algorithm.name": {"values": ["zero_shot", "fine_tune", "car_ft"]},
+            "algorithm.kl_weight": {"min": -1.0, "max": 1.0},
+            "optim.lr": {"min": 1e-5, "max": 1e-3},
+            "optim.label_smoothing": {"values": [0.1, 2.0]},
+        },
+        trial={"algorithm": {}},
+        method="random",
+    )
+    assert "parameters.algorithm.kl_weight.min: must be" in told
+    assert "parameters.optim.label_smoothing.values[1]: must be less than 1" in told
+    assert len(told.splitlines()) == 2
+
+
+@given(space=spaces((Categorical, FloatUniform)))
+@settings(max_examples=50, deadline=None)
+def test_what_a_parameter_needs_makes_it_vary_and_is_none_where_nothing_does(
+    space: tuple[Distribution, ...],
+) -> None:
+    for dimension in space:
+        wanted = activating_values(dimension, space, {})
+        deciding = [item for item in space if item.grid_values() is not None]
+        possible = any(is_active(dimension, point) for point in grid(deciding))
+        assert (wanted is not None) == possible
+        if wanted is not None:
+            point = sample_point(
+                space, chosen({item.name: item.quantile(0.5) for item in space} | wanted)
+            )
+            assert dimension.name in point
+            assert all(is_among(point[name], [value]) for name, value in wanted.items())
+
+
+def chosen(values: dict[str, Any]) -> Callable[[Distribution], Any]:
+    return lambda dimension: values[dimension.name]
+
+
+def test_what_is_needed_stays_among_what_is_wanted() -> None:
+    names = Categorical("algorithm.name", ("fine_tune", "car_ft", "zero_shot"))
+    weight = FloatUniform("algorithm.kl_weight", 0, 1)
+    rate = FloatUniform("optim.lr", 1e-5, 1e-3)
+    space = (names, weight, rate)
+    assert activating_values(weight, space, {}) == {"algorithm.name": "car_ft"}
+    assert activating_values(weight, space, {"algorithm.name": ["fine_tune"]}) is None
+    assert activating_values(rate, space, {}) == {"algorithm.name": "fine_tune"}
+    assert activating_values(rate, space, {"algorithm.name": ["car_ft"]}) == {
+        "algorithm.name": "car_ft"
+    }
+    assert activating_values(CLIP, (CLIP,), {}) == {}
+
+
+FIELDS: dict[str, list[Any]] = {
+    "optim.clip": [None, 1.0],
+    "optim.warmup": [0.0, 0.1],
+    "eval.every_epoch": [True, False],
+    "algorithm.name": ["car_ft", "fine_tune", "zero_shot"],
+    "algorithm.kl_weight": [0.1, 1.0],
+}
+CONDITIONS = st.dictionaries(
+    st.sampled_from([*FIELDS, "keep.result"]),
+    st.sampled_from([None, 1, [0.1, 1], True, "car_ft", ["fine_tune", "zero_shot"], "last", []]),
+    max_size=2,
+)
+
+
+def outcome(file: Path, parameters: dict[str, Any]) -> SweepSpec | str:
+    """A sweep, or the message of a RequestError."""
+    try:
+        return load(file, parameters, trial={"keep": {"result": "last"}})
+    except RequestError as error:
+        return str(error)
+
+
+@given(conditions=st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, CONDITIONS)))
+@settings(max_examples=150, deadline=None)
+def test_any_conditions_are_refused_or_give_a_grid_of_valid_points_that_random_draws_from(
+    tmp_path_factory: pytest.TempPathFactory, conditions: dict[str, Any]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "x.yaml"
+    parameters = {
+        name: {"values": FIELDS[name], **({"when": when} if when else {})}
+        for name, when in conditions.items()
+    }
+    spec = outcome(file, parameters)
+    if isinstance(spec, str):
+        assert spec.startswith("x.yaml:")
+        return
+    points = spec.points()
+    assert [spec.config_for(point) for point in points]
+    for seed in range(5):
+        assert draw_point(spec.parameters, functools.partial(hashed, seed, 0), {}) in points

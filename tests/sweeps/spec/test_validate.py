@@ -1,0 +1,196 @@
+"""Broken sweep files: each is refused with its line and the remedy, and nothing else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carft_core.config import field_names
+from carft_core.errors import RequestError
+from sweeps.space.parameters import DISTRIBUTIONS, KEYS
+from sweeps.spec.normalize import IGNORED, OF_METRIC, TRIAL_KEYS, UNSUPPORTED
+from sweeps.spec.normalize import KEYS as TOP_KEYS
+from sweeps.spec.settings import (
+    ASHA_SYNONYMS,
+    EARLY_TERMINATION,
+    Hyperband,
+    RaceSeeds,
+    Resources,
+    Retries,
+)
+from sweeps.spec.spec import SweepSpec, load_spec, recipes
+
+FOLDER = Path(__file__).parent / "broken"
+
+EXPECTED: dict[str, list[str]] = yaml.safe_load(
+    FOLDER.with_name("broken_messages.yaml").read_text()
+)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_broken_file_is_refused_with_its_line_and_its_remedy(name: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_spec(FOLDER / f"{name}.yaml")
+    message = str(caught.value)
+    for fragment in EXPECTED[name]:
+        assert fragment in message
+    assert all(line.startswith(f"{name}.yaml:") for line in message.splitlines())
+
+
+def test_every_broken_file_has_its_message_here() -> None:
+    assert {path.stem for path in FOLDER.iterdir()} == set(EXPECTED)
+    assert len(EXPECTED) >= 180
+
+
+@pytest.mark.parametrize("name", ["merge_alpha_alone", "device", "gpus_no_share", "retries_many"])
+def test_one_mistake_is_one_line(name: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_spec(FOLDER / f"{name}.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_mistakes_come_at_once_in_the_order_of_their_lines() -> None:
+    with pytest.raises(RequestError) as caught:
+        load_spec(FOLDER / "many_mistakes.yaml")
+    lines = [int(line.split(":")[1]) for line in str(caught.value).splitlines()]
+    assert lines == sorted(lines)
+    assert set(lines) == {1, 2, 3, 4, 6, 7, 9}
+
+
+def test_a_file_of_a_thousand_mistakes_shows_a_hundred(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("\n".join(f"nonsense_{index}: 1" for index in range(1000)))
+    with pytest.raises(RequestError, match="and more mistakes"):
+        load_spec(file)
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "huge.yaml"
+    file.write_text("# " + "x" * (1 << 20))
+    with pytest.raises(RequestError, match="larger than 1 MiB"):
+        load_spec(file)
+
+
+def test_a_folder_is_refused_with_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    with pytest.raises(RequestError, match=r"is a folder, not a sweep file; in it: mine\.yaml"):
+        load_spec(tmp_path)
+
+
+def test_a_device_is_refused() -> None:
+    with pytest.raises(RequestError, match="is not a regular file"):
+        load_spec("/dev/zero")
+
+
+def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "learning.yaml").write_text("name: learning\n")
+    with pytest.raises(RequestError, match=r"did you mean .*/learning\.yaml\?"):
+        load_spec(tmp_path / "lerning.yaml")
+    with pytest.raises(RequestError, match=r"did you mean kl_weight\?.* Shipped recipes: compare"):
+        load_spec("kl_wieght")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_an_impossible_path_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="no sweep file"):
+        load_spec(name)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "fuzz.yaml"
+
+
+def outcome(file: Path, overrides: Sequence[str] = ()) -> SweepSpec | str:
+    """A sweep, or the message of a RequestError; whatever else is raised fails the test."""
+    try:
+        return load_spec(file, overrides)
+    except RequestError as error:
+        return str(error)
+
+
+@given(text=st.one_of(st.text(), st.text("abn: -[]{}&*!|>'\"#%@\n\t<0.e1,?", max_size=60)))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_a_sweep_or_a_wrong_request(file: Path, text: str) -> None:
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert outcome(file)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_recipe_with_a_slip_is_a_sweep_or_a_wrong_request(
+    file: Path, data: st.DataObject
+) -> None:
+    text = data.draw(st.sampled_from(sorted(recipes().values()))).read_text()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 20)))
+    slip = data.draw(
+        st.one_of(
+            st.sampled_from(["", " ", "\n", "\t", "- ", ": ", "&a ", "*a", "<<"]),
+            st.text(max_size=5),
+        )
+    )
+    file.write_bytes((text[:start] + slip + text[end:]).encode("utf-8", "surrogatepass"))
+    assert outcome(file)
+
+
+WORDS = sorted(
+    {*TOP_KEYS, *TRIAL_KEYS, *field_names(), *KEYS, *DISTRIBUTIONS}
+    | {
+        *UNSUPPORTED,
+        *IGNORED,
+        *OF_METRIC,
+        *ASHA_SYNONYMS,
+        *Hyperband.model_fields,
+        *Resources.model_fields,
+    }
+    | {key for model in EARLY_TERMINATION.values() for key in model.model_fields}
+    | {*RaceSeeds.model_fields, *Retries.model_fields}
+    | {"median", "asha", "hyperband", "threshold", "2h30m", "env:HOOK", "ray", "local", "nsga2"}
+    | {"name", "goal", "merge", "within", "oracle", "lr", "tpe", "random", "car_ft", "fine_tune"}
+    | {"zero_shot", "wise_ft", "alphas", "wise_ft@0.5", "id/val/top1", "icon_shift", "~nobody/x"}
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(WORDS),
+    st.text(max_size=5),
+)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner),
+    max_leaves=12,
+)
+
+
+# A module that is imported may do anything, so none is drawn.
+DRAWN_KEYS = sorted({*TOP_KEYS, *UNSUPPORTED} - {"import"})
+
+
+@given(tree=st.dictionaries(st.sampled_from(DRAWN_KEYS), TREES))
+@settings(max_examples=200, deadline=None)
+def test_any_data_under_known_keys_is_a_sweep_or_a_wrong_request(
+    file: Path, tree: dict[str, Any]
+) -> None:
+    trial = {"algorithm": "car_ft"} if tree.get("trial") is None else tree["trial"]
+    file.write_text(yaml.safe_dump({"name": "fuzz", **tree, "trial": trial}))
+    assert outcome(file)
+
+
+@given(key=st.sampled_from([*WORDS, *(f"parameters.{word}" for word in WORDS)]), value=SCALARS)
+@settings(max_examples=150, deadline=None)
+def test_any_override_is_a_sweep_or_a_wrong_request(key: str, value: object) -> None:
+    found = outcome(recipes()["kl_weight"], [f"{key}={value}"])
+    if isinstance(found, str):
+        assert f"--set {key}=" in found
+    else:
+        assert found.overrides == (f"{key}={value}",)

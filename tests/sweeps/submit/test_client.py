@@ -1,0 +1,205 @@
+"""Ray's job client: one clear message for each failure, each line of a log once, the exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+from ray.job_submission import JobDetails
+
+from carft_core.errors import RequestError
+from sweeps.submit import client as module
+from sweeps.submit.client import JOBS_VARIABLE, JobClient, exit_code, follow
+from tests.services.answering import Answer
+from tests.sweeps.submit.fake_head import fake_head
+from tracking.errors import ServiceUnreachable
+
+VERSION = {"GET /api/version": Answer({"ray_version": "2.60.0", "version": "4"})}
+Step = tuple[str, str] | None
+
+
+@pytest.fixture(autouse=True)
+def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv(JOBS_VARIABLE, "")  # which the client sets
+
+
+@pytest.mark.parametrize("address", [None, "ray://head:10001", "head:6379", "auto", "me:pw@head"])
+def test_an_address_that_is_no_dashboard_is_rejected(address: str | None) -> None:
+    with pytest.raises(RequestError, match="give --address http://HOST:8265") as wrong:
+        JobClient(address)
+    assert "pw" not in str(wrong.value)
+
+
+def test_the_option_goes_before_rays_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_head(answers=VERSION) as head:
+        monkeypatch.setenv(JOBS_VARIABLE, "http://nowhere.invalid:8265")
+        assert JobClient(f"{head.address}/").ray_version() == "2.60.0"
+        monkeypatch.setenv(JOBS_VARIABLE, head.address)
+        assert JobClient(None).shown == head.address
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (Answer("<html>", headers={"Content-Type": "text/html"}), ServiceUnreachable, "JSONDecode"),
+        (Answer({"version": "4"}), RequestError, "is no dashboard of Ray"),
+        (Answer([1]), RequestError, "is no dashboard of Ray"),
+        (Answer("", 404), RequestError, "answers 404: Not Found"),
+        (Answer("", 401), RequestError, "RAY_AUTH_MODE"),
+        (Answer("", 403), RequestError, "Authentication failed"),
+        (Answer("", 503), ServiceUnreachable, "answers 503: Service Unavailable"),
+        (Answer("Traceback\nKeyError: 1", 500), ServiceUnreachable, "answers 500: KeyError: 1"),
+        (Answer("bad", 400), RequestError, "answers 400: bad"),
+    ],
+)
+def test_what_answers_and_is_no_job_api(
+    answer: Answer, kind: type[Exception], message: str
+) -> None:
+    with fake_head(otherwise=answer) as head, pytest.raises(kind, match=message) as wrong:
+        JobClient(head.address)
+    assert head.address in str(wrong.value)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    message = rf"http://127\.0\.0\.1:{port} does not answer \(ConnectionError\); is it the dashb"
+    with pytest.raises(ServiceUnreachable, match=message):
+        JobClient(f"http://me:hidden-x@127.0.0.1:{port}")
+
+
+def test_a_server_that_says_nothing_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ServiceUnreachable, match="ReadTimeout"):
+            JobClient(address)
+
+
+def test_an_unknown_job_is_named() -> None:
+    gone = {"GET /api/jobs/x": Answer("Job x does not exist", 404)}
+    with fake_head(answers=VERSION | gone) as head:
+        client = JobClient(head.address)
+        with pytest.raises(RequestError, match="answers 404: Job x does not exist"):
+            client.get_job_info("x")
+
+
+def job(status: str, **more: Any) -> JobDetails:
+    return JobDetails(type="SUBMISSION", status=status, entrypoint="", **more)
+
+
+class Scripted:
+    """A client that answers (status, log) in turn, and does not for None."""
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = list(steps)
+        self.log = ""
+
+    def get_job_info(self, _: str) -> JobDetails:
+        step = self.steps.pop(0)
+        if step is None:
+            raise ServiceUnreachable("nobody answers")
+        status, self.log = step
+        return job(status, driver_exit_code=0)
+
+    def get_job_logs(self, _: str) -> str:
+        if self.log == "away":
+            raise ServiceUnreachable("nobody answers")
+        return self.log
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses, which take no time but by the clock."""
+    pauses: list[float] = []
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr("sweeps.submit.client.time.sleep", sleep)
+    monkeypatch.setattr("sweeps.submit.client.time.monotonic", lambda: clock[0])
+    return pauses
+
+
+def followed(*steps: Step) -> tuple[JobDetails, list[str], list[str]]:
+    lines: list[str] = []
+    notes: list[str] = []
+    client: Any = Scripted(*steps)
+    return follow(client, "a", lines.append, notes.append), lines, notes
+
+
+def test_each_line_is_emitted_once_and_whole(slept: list[float]) -> None:
+    ended, lines, notes = followed(
+        ("PENDING", ""),
+        ("RUNNING", "one\ntw"),
+        ("RUNNING", "one\ntwo\n"),
+        ("RUNNING", "one\ntwo\n"),
+        ("SUCCEEDED", "one\ntwo\nthree\nno newline"),
+    )
+    assert lines == ["one", "two", "three", "no newline"]
+    assert notes == []
+    assert exit_code(ended) == 0
+    assert slept == [1.0] * 4
+
+
+def test_a_lost_connection_is_tried_again_ever_more_slowly(slept: list[float]) -> None:
+    _, lines, notes = followed(
+        ("RUNNING", "one\n"),
+        *[None] * 6,
+        ("RUNNING", "away"),
+        ("RUNNING", "one\ntwo\n"),
+        None,
+        ("SUCCEEDED", "one\ntwo\nthree\n"),
+    )
+    assert lines == ["one", "two", "three"]
+    assert notes == [
+        "nobody answers; the job continues, trying again",
+        "connected again",
+        "nobody answers; the job continues, trying again",
+        "connected again",
+    ]
+    assert slept[:8] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+def test_following_ends_after_half_an_hour_without_an_answer(slept: list[float]) -> None:
+    with pytest.raises(ServiceUnreachable):
+        followed(("RUNNING", "one\n"), *[None] * 1000)
+    assert module.PATIENCE < sum(slept) < module.PATIENCE + 100
+
+
+def test_a_log_that_began_anew_is_emitted_anew(slept: list[float]) -> None:
+    del slept
+    _, lines, _ = followed(("RUNNING", "one\ntwo\n"), ("SUCCEEDED", "again\n"))
+    assert lines == ["one", "two", "again"]
+
+
+def test_a_long_log_is_requested_less_often(slept: list[float]) -> None:
+    followed(("RUNNING", "x" * 1_000_000 + "\n"), ("SUCCEEDED", ""))
+    assert slept == [pytest.approx(5.0, abs=0.1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"status": "RUNNING"}, None),
+        ({"status": "SUCCEEDED", "driver_exit_code": 0}, 0),
+        ({"status": "STOPPED"}, 3),
+        *(({"status": "FAILED", "driver_exit_code": code}, code) for code in (1, 2, 3, 4)),
+        ({"status": "FAILED", "driver_exit_code": -9}, 1),
+        ({"status": "FAILED", "driver_exit_code": 127}, 1),
+        ({"status": "FAILED"}, 1),
+    ],
+)
+def test_the_exit_code_is_the_drivers_own(fields: dict[str, Any], code: int | None) -> None:
+    assert exit_code(job(**fields)) == code
+
+
+def test_the_address_is_left_in_rays_variable_for_its_own_client() -> None:
+    with fake_head(answers=VERSION) as head:
+        JobClient(head.address)
+        assert os.environ[JOBS_VARIABLE] == head.address

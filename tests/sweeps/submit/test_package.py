@@ -1,0 +1,356 @@
+"""What is sent: the files and variables of a sweep, and nothing secret."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.secrets import NAMES
+from sweeps.submit.package import (
+    BY_VALUE,
+    Bundle,
+    content_exclusion,
+    has_password,
+    is_secret,
+    job_variables,
+    name_exclusion,
+    pack,
+    pip_requirements,
+    repository_of,
+    secret_values,
+    source_commit,
+)
+from tests.sweeps.submit.conftest import Git
+
+
+def packed(bundle: Bundle) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(bundle.data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_same_files_make_the_same_archive_whenever_they_were_written(project: Path) -> None:
+    first = pack(project)
+    for path in project.iterdir():
+        os.utime(path, (1, 1))
+    assert pack(project).data == first.data
+    assert packed(first)["mine.py"] == b"X = 1\n"
+    (project / "mine.py").write_text("X = 2\n")
+    assert pack(project).data != first.data
+
+
+def test_executable_files_stay_so(project: Path) -> None:
+    (project / "run.sh").write_text("#!/bin/sh\n")
+    (project / "run.sh").chmod(0o700)
+    with zipfile.ZipFile(io.BytesIO(pack(project).data)) as archive:
+        modes = {info.filename: info.external_attr >> 16 & 0o777 for info in archive.infolist()}
+    assert modes["run.sh"] == 0o755
+    assert modes["mine.py"] == 0o644
+
+
+def test_what_is_not_sent_is_named_with_the_reason(git: Git, project: Path) -> None:
+    del git
+    for name in ("home/runs/a", ".carft/id", "data/big.bin", "key.pem", "notes.txt"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("the-password" if name == "notes.txt" else name)
+    (project / "kept.txt").write_text("kept")
+    bundle = pack(project, home=project / "home", exclude=["data"], secrets=["the-password"])
+    assert set(packed(bundle)) == {".gitignore", "kept.txt", "mine.py", "tiny.yaml"}
+    assert set(bundle.names) == set(packed(bundle))
+    assert bundle.notes == (
+        "not sent: .carft/id (in a home)",
+        "not sent: data/big.bin (--exclude data)",
+        "not sent: home/runs/a (in a home)",
+        "not sent: key.pem (its name is one for secrets)",
+        "not sent: notes.txt (holds a secret of this environment)",
+    )
+
+
+def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
+    (project / "weights.bin").write_bytes(bytes(3_000_000))
+    with pytest.raises(RequestError, match=r"more than 1\.0 MB would be sent") as refused:
+        pack(project, max_bytes=10**6)
+    assert "  3.0 MB  weights.bin" in str(refused.value)
+    assert "--exclude PATTERN" in str(refused.value)
+    assert pack(project, max_bytes=10**6, exclude=["*.bin"]).size < 1000
+
+
+def test_a_clone_of_the_product_brings_it_and_a_package_of_its_name_is_refused(
+    project: Path,
+) -> None:
+    assert not pack(project).has_product
+    (project / "sweeps").mkdir()
+    (project / "sweeps" / "__init__.py").write_text("")
+    with pytest.raises(RequestError, match="hides carft-sweep's own"):
+        pack(project)
+    for name in ("sweeps/__main__.py", "carft_core/__init__.py", "tracking/__init__.py"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("")
+    assert pack(project).has_product
+
+
+def test_a_repository_goes_as_it_is_without_what_git_ignores(git: Git, project: Path) -> None:
+    commit = git("rev-parse", "HEAD")
+    assert source_commit(project) == commit
+    (project / "mine.py").write_text("X = 2\n")
+    (project / "new file.txt").write_text("new")
+    (project / "ignored.bin").write_text("no")
+    (project / ".git" / "info" / "exclude").write_text("also.txt\n")
+    (project / "also.txt").write_text("no")
+    (project / "tiny.yaml").unlink()
+    assert packed(pack(project)) == {
+        ".gitignore": b"ignored*\n",
+        "mine.py": b"X = 2\n",
+        "new file.txt": b"new",
+    }
+    assert source_commit(project) == f"{commit}-dirty"
+
+
+def test_links_are_followed_inside_and_not_out(git: Git, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("no")
+    (project / "folder").mkdir()
+    (project / "folder" / "file").write_text("yes")
+    (project / "folder" / "key.pem").write_text("no")
+    for name, target in (
+        ("inside", "folder/file"),
+        ("out", str(tmp_path / "outside")),
+        ("folder link", "folder"),
+        ("disguised", "folder/key.pem"),
+    ):
+        (project / name).symlink_to(target)
+    git("add", "-A")
+    git("commit", "-qm", "links")
+    bundle = pack(project)
+    assert packed(bundle)["inside"] == b"yes"
+    assert set(bundle.notes) == {
+        "not sent: out (a link out of the folder)",
+        "not sent: folder link (no regular file)",
+        "not sent: disguised (its name is one for secrets)",
+        "not sent: folder/key.pem (its name is one for secrets)",
+    }
+
+
+def test_submodules_are_sent_with_their_files(git: Git, project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "part.py").write_text("P = 1\n")
+    git("init", "-q", folder=other)
+    git("add", "-A", folder=other)
+    git("commit", "-qm", "part", folder=other)
+    git("submodule", "add", "-q", str(other), "parts")
+    git("commit", "-qm", "parts")
+    assert packed(pack(project))["parts/part.py"] == b"P = 1\n"
+    git("submodule", "deinit", "-q", "-f", "parts")
+    assert "not sent: parts (no regular file)" in pack(project).notes
+
+
+def test_a_folder_without_git_is_sent_without_hidden_folders(project: Path) -> None:
+    for name in ("below/a.txt", ".venv/lib.py", "below/__pycache__/x.pyc"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("")
+    assert set(pack(project).names) == {".gitignore", "below/a.txt", "mine.py", "tiny.yaml"}
+    assert source_commit(project) is None
+
+
+def test_a_repository_without_a_commit_has_none(project: Path, git: Git) -> None:
+    git("update-ref", "-d", "HEAD")
+    assert source_commit(project) is None
+    assert set(pack(project).names) == {".gitignore", "mine.py", "tiny.yaml"}
+
+
+def test_the_repository_is_found_from_below_and_not_elsewhere(
+    git: Git, project: Path, tmp_path: Path
+) -> None:
+    del git
+    (project / "a" / "b").mkdir(parents=True)
+    assert repository_of(project / "a" / "b") == project
+    assert repository_of(tmp_path) is None
+
+
+def test_a_repository_that_git_cannot_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").write_text("gitdir: /nowhere")
+    with pytest.raises(RequestError, match="git ls-files failed in"):
+        pack(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RequestError, match="git is not installed"):
+        pack(tmp_path)
+
+
+def test_what_is_no_secret_is_sent_and_what_is_one_is_named() -> None:
+    made = job_variables(
+        {
+            "MLFLOW_TRACKING_URI": "https://server",
+            "MLFLOW_TRACKING_PASSWORD": "no",
+            "MLFLOW_EXPERIMENT_NAME": "",
+            "CARFT_OPTUNA_STORAGE": "postgresql://me:no@host/db",
+            "CARFT_DATA": "/data",
+            "CARFT_HOME": "/home/here",
+            "PGPASSWORD_FILE": "/run/no",
+            "SOME_KEY": "no",
+            "RAY_AUTH_TOKEN": "no",
+            "PATH": "/bin",
+        },
+        ["A=1", "CARFT_DATA=/there"],
+        ["HF_TOKEN=/run/secrets/hf"],
+    )
+    assert made.sent == {
+        "RAY_JOB_STOP_WAIT_TIME_S": "600",
+        "MLFLOW_TRACKING_URI": "https://server",
+        "CARFT_DATA": "/there",
+        "A": "1",
+        "HF_TOKEN_FILE": "/run/secrets/hf",
+    }
+    assert made.withheld == ("CARFT_OPTUNA_STORAGE", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD")
+    assert made.notes == ()
+
+
+def test_a_secrets_value_goes_under_no_other_name() -> None:
+    environ = {"SLACK_TOKEN": "hidden-x-y", "MLFLOW_NOTE": "uses hidden-x-y"}
+    assert "MLFLOW_NOTE" not in job_variables(environ).sent
+    with pytest.raises(RequestError, match="--env A: this is a secret"):
+        job_variables(environ, ["A=hidden-x-y"])
+
+
+def test_a_secret_that_the_cluster_has_is_not_missed() -> None:
+    made = job_variables({"PGPASSWORD": "no"}, secrets=["PGPASSWORD=/run/pg"])
+    assert made.withheld == ()
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"), [("http://localhost:5000", "localhost"), ("http://[::1]:5000", "::1")]
+)
+def test_an_address_of_this_machine_is_doubted(uri: str, host: str) -> None:
+    (note,) = job_variables({"MLFLOW_TRACKING_URI": uri}).notes
+    assert note.startswith(f"MLFLOW_TRACKING_URI names {host}")
+
+
+def test_other_doubts() -> None:
+    (note,) = job_variables({"CARFT_DATA": "data", "MLFLOW_TRACKING_URI": "http://[x"}).notes
+    assert note.startswith("CARFT_DATA is data, relative")
+
+
+@pytest.mark.parametrize(
+    ("env", "secrets", "said"),
+    [
+        (["MY_TOKEN=hidden-x"], [], "--env MY_TOKEN: this is a secret"),
+        (["A=http://me:hidden-x@host"], [], "--env A: this is a secret"),
+        (["hidden-x"], [], r"--env \.\.\.: must be NAME=VALUE"),
+        (["A"], [], "--env A: must be NAME=VALUE"),
+        (["PYTHONPATH=/x"], [], "--env PYTHONPATH: the driver sets it"),
+        ([], ["HF_TOKEM=/x"], "unknown secret 'HF_TOKEM'; did you mean 'HF_TOKEN'"),
+        ([], ["HF_TOKEN=x"], "must be an absolute path on the cluster"),
+    ],
+)
+def test_what_is_refused_shows_no_secret(env: list[str], secrets: list[str], said: str) -> None:
+    with pytest.raises(RequestError, match=said) as refused:
+        job_variables({}, env, secrets)
+    assert "hidden-x" not in str(refused.value)
+
+
+def test_packages_come_from_words_and_files(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text("# mine\n\nopen_clip_torch>=3 # newest\nray-utils\n")
+    assert pip_requirements(["wandb", str(file)]) == ["wandb", "open_clip_torch>=3", "ray-utils"]
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("nowhere.txt", "cannot be read"),
+        ("-e .", "a path of this machine"),
+        ("./mine", "a path of this machine"),
+        ("/mine.whl", "a path of this machine"),
+        ("ray[tune]==2.44", "has the Ray of its cluster"),
+        ("Ray", "has the Ray of its cluster"),
+        ("git+https://me:hidden-x@host/mine.git", "an address with a password"),
+    ],
+)
+def test_packages_that_cannot_serve_are_refused(item: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said) as refused:
+        pip_requirements([item])
+    assert "hidden-x" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != BY_VALUE])
+def test_every_named_secret_is_one_and_so_is_its_file(name: str) -> None:
+    assert is_secret(name, "x")
+    assert is_secret(f"{name}_FILE", "/run/secrets/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("MY_API_KEY", "x", True),
+        ("db_password", "x", True),
+        ("MLFLOW_TRACKING_URI", "http://server:5000", False),
+        ("MLFLOW_TRACKING_URI", "http://me:pw@server:5000", True),
+        ("MLFLOW_TRACKING_URI", "https://token@server", True),
+        ("CARFT_OPTUNA_STORAGE", "postgresql://me@host/optuna", False),
+        ("CARFT_OPTUNA_STORAGE", "postgresql://me:pw@host/optuna", True),
+        ("CARFT_OPTUNA_STORAGE", "postgresql://host/optuna?password=pw", True),
+        # As SQLAlchemy writes a blank, and as people write a slash.
+        ("CARFT_OPTUNA_STORAGE", "postgresql://me:open sesame%2F@host/optuna", True),
+        ("CARFT_OPTUNA_STORAGE", "postgresql://me:a/b@host/optuna", True),
+        ("MLFLOW_EXPERIMENT_NAME", "a: b@c", False),
+    ],
+)
+def test_a_variable_is_a_secret_by_name_or_by_a_password_in_it(
+    name: str, value: str, secret: bool
+) -> None:
+    assert is_secret(name, value) is secret
+
+
+def test_an_address_of_git_without_a_password_is_none() -> None:
+    assert not has_password("git+ssh://git@github.com/me/mine.git")
+    assert has_password("git+https://ghp_x@github.com/me/mine.git")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", "a/.env.local", "prod.env", "x.pem", "ssh/id_rsa", "id_ed25519", ".netrc"),
+        *("credentials", "a/credentials.json", "gcp-credentials.yaml", "secrets.toml", ".pypirc"),
+        *("docker/secrets/password", ".aws/config", ".kube/x", ".git/config", "b/.git"),
+        *("service-account-7.json", "kubeconfig.yaml", ".pgpass", "KEY.PEM"),
+    ],
+)
+def test_files_for_secrets_stay(name: str) -> None:
+    assert name_exclusion(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sweeps/secrets.py", "docs/secrets.md", "env.yaml", ".env.example", "id_rsa.pub"),
+        *("keys.csv", "environment.yml", "tiny.yaml", ".gitignore", "src/tokens.txt"),
+    ],
+)
+def test_other_files_go(name: str) -> None:
+    assert name_exclusion(name) is None
+
+
+def test_what_a_file_holds_can_keep_it_here() -> None:
+    values = secret_values(
+        {
+            "MLFLOW_TRACKING_PASSWORD": "long-enough",
+            "CARFT_OPTUNA_STORAGE": "postgresql://me:pass%20word@host/db",
+            "MLFLOW_TRACKING_USERNAME": "researcher",
+            "PGPASSWORD": "short",
+            "AWS_CONFIG_KEY": "/a/path/of/a/file",
+            "PGPASSWORD_FILE": "no such file",
+            "EDITOR": "long enough too",
+        }
+    )
+    assert set(values) == {"long-enough", "postgresql://me:pass%20word@host/db", "pass word"}
+    assert content_exclusion(b"x: long-enough", values) == "holds a secret of this environment"
+    assert content_exclusion(b"x: pass word", values)
+    assert content_exclusion(b"researcher short", values) is None
+    key = b"-----BEGIN RSA PRIVATE KEY-----\n" + b"A" * 64 + b"\n"
+    assert content_exclusion(key, ()) == "holds a private key"
+    assert secret_values({"X_TOKEN_URL": "http://[broken:x@y"})

@@ -1,0 +1,357 @@
+"""`submit`: the job's command, and the command line where a feigned cluster is enough."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.cli import main
+from sweeps.cli.parser import parse
+from sweeps.cli.submit import run_options
+from sweeps.spec.spec import load_spec
+from sweeps.submit import client as client_module
+from sweeps.submit.submission import Submission
+from tests.services.answering import Answer
+from tests.sweeps.submit.conftest import Git
+from tests.sweeps.submit.fake_head import FakeHead, fake_head
+
+VERSION = {"GET /api/version": Answer({"ray_version": "2.99.0"})}
+RUN = "exec python -m sweeps run"
+ENDED = {
+    **{"submission_id": "a", "type": "SUBMISSION", "entrypoint": ""},
+    **{"status": "FAILED", "driver_exit_code": 2, "message": "why"},
+}
+
+
+class Taking(dict[str, Answer]):
+    """A cluster that takes every package and job; each job has ended, and printed a line."""
+
+    def get(self, what: str, default: Any = None) -> Any:
+        if what.startswith("GET /api/packages"):
+            return Answer("Package x does not exist", 404)
+        if what.endswith("/logs"):
+            return Answer({"logs": "a line\n"})
+        if what.startswith("GET /api/jobs/carft-"):
+            return Answer(ENDED)
+        if what == "POST /api/jobs/":
+            return Answer({"job_id": "carft-tiny-1", "submission_id": "carft-tiny-1"})
+        return Answer("") if what.startswith("PUT") else super().get(what, default)
+
+
+@pytest.fixture
+def head(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHead]:
+    """One that takes everything, found by Ray's variable from within the project."""
+    del project
+    with fake_head(answers=Taking(VERSION)) as made:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", made.address)
+        yield made
+
+
+def request(head: FakeHead) -> dict[str, Any]:
+    """What was asked for."""
+    (body,) = (body for what, _, body in head.asked if what == "POST /api/jobs/")
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def packed(head: FakeHead) -> set[str]:
+    (body,) = (body for what, _, body in head.asked if what.startswith("PUT"))
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        return set(archive.namelist())
+
+
+def entrypoint(
+    file: Path | str,
+    options: Sequence[str] = (),
+    *,
+    root: Path | None = None,
+    imports: Sequence[str] = (),
+    python: str = "python",
+) -> str:
+    spec = load_spec("kl_weight")
+    submission = Submission(spec, file, tuple(imports), "/shared/home", tuple(options))
+    return submission.entrypoint(root, python)
+
+
+def test_a_file_at_the_root_is_run_there(project: Path) -> None:
+    command = entrypoint(project / "tiny.yaml", root=project)
+    assert command == f"{RUN} tiny.yaml --address auto --home /shared/home"
+
+
+def test_the_job_begins_in_the_current_folder_of_the_root(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = project / "my sweeps"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    command = entrypoint(
+        project / "tiny.yaml",
+        ["--set", "description=a b"],
+        root=project,
+        imports=["installed", str(project / "mine.py")],
+        python="/venv/bin/python",
+    )
+    step, _, rest = command.rpartition(" && exec ")
+    assert step == "mkdir -p 'my sweeps' && cd 'my sweeps'"
+    assert shlex.split(rest) == [
+        *("/venv/bin/python", "-m", "sweeps", "run", "../tiny.yaml", "--address", "auto"),
+        *("--home", "/shared/home", "--import", "installed", "--import", "../mine.py"),
+        *("--set", "description=a b"),
+    ]
+
+
+def test_from_elsewhere_it_begins_at_the_root(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = entrypoint(Path("project/tiny.yaml"), root=project)
+    assert command.startswith(f"{RUN} tiny.yaml ")
+
+
+def test_the_command_of_a_recipe_names_it(project: Path) -> None:
+    assert entrypoint("kl_weight").startswith(f"{RUN} kl_weight ")
+    with pytest.raises(RequestError, match=r"mine\.py lies outside of what is sent \(nothing\)"):
+        entrypoint("kl_weight", imports=[str(project / "mine.py")])
+
+
+def test_a_file_outside_and_a_password_are_refused(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=f"lies outside of what is sent \\({project}\\)"):
+        entrypoint(tmp_path / "other.yaml", root=project)
+    with pytest.raises(RequestError, match="an option has a password") as refused:
+        entrypoint("kl_weight", ["--set", "description=http://me:hidden-x@host"])
+    assert "hidden-x" not in str(refused.value)
+
+
+def test_the_options_of_run_are_handed_on(project: Path) -> None:
+    del project
+    given = parse(
+        [
+            *("submit", "tiny.yaml", "--set", "seeds=2", "--profile", "smoke", "--fresh"),
+            *("--data-root", "/data", "--parallel", "4", "--timeout", "2h", "--quiet"),
+            *("--", "--webhook", "no"),
+        ]
+    )
+    assert run_options(given) == [
+        *("--set", "seeds=2", "--profile", "smoke", "--data-root", "/data", "--parallel", "4"),
+        *("--timeout", "2h", "--fresh", "--quiet", "--webhook", "no"),
+    ]
+
+
+def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
+    git: Git,
+    project: Path,
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted-password")
+    (project / "mine.py").write_text("X = 2\n")
+    (project / "leak.txt").write_text("planted-password")
+    assert main(["submit", "tiny.yaml", "--pip", "wandb", "--", "--webhook", "no"]) == 2
+    asked = request(head)
+    assert asked["entrypoint"].endswith("--home /shared/home --webhook no")
+    assert asked["runtime_env"]["pip"]["packages"] == ["wandb"]
+    commit = f"{git('rev-parse', 'HEAD')}-dirty"
+    assert asked["runtime_env"]["env_vars"]["CARFT_SOURCE_COMMIT"] == commit
+    assert asked["metadata"]["carft_sweep"] == "tiny"
+    assert asked["metadata"]["carft_commit"] == commit
+    assert asked["submission_id"].startswith("carft-tiny-")
+    assert packed(head) == {".gitignore", "mine.py", "tiny.yaml"}
+    told = capsys.readouterr()
+    assert told.out == "a line\n"
+    assert "not sent: leak.txt (holds a secret" in told.err
+    assert "The cluster has Ray 2.99.0, this machine" in told.err
+    assert "Not sent, since secret: MLFLOW_TRACKING_PASSWORD." in told.err
+    assert "is failed. why" in told.err
+    assert "planted" not in json.dumps(asked) + told.out + told.err
+
+
+def test_without_a_repository_the_current_folder_is_sent(
+    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str], registries: None
+) -> None:
+    del registries
+    (project / "birds.family.yaml").write_text("name: birds\nroot: /d\ntrain: a\ntest: b\n")
+    (project / "words.txt").write_text("a photo of a {}.\n")
+    (project / "package").mkdir()
+    for name in ("__init__.py", "part.py", "data.csv"):
+        (project / "package" / name).write_text("")
+    (project / "tiny.yaml").write_text(
+        "name: tiny\nimport: [./package]\nparameters: {prompts.contexts: {values: [words.txt]}}\n"
+        "trial: {algorithm: fine_tune, data: {family: birds.family.yaml}}\n"
+    )
+    assert main(["submit", "tiny.yaml", "--no-wait", "--import", "mine.py"]) == 0
+    assert packed(head) == {
+        *(".gitignore", "tiny.yaml", "birds.family.yaml", "words.txt", "mine.py"),
+        *("package/__init__.py", "package/part.py", "package/data.csv"),
+    }
+    assert capsys.readouterr().out == "carft-tiny-1\n"
+    assert "--import mine.py" in request(head)["entrypoint"]
+
+
+def test_a_cluster_that_stays_away_ends_with_4_and_the_way_back(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client_module, "PATIENCE", -1.0)
+
+    class Gone(Taking):
+        def get(self, what: str, default: Any = None) -> Any:
+            gone = what.startswith("GET /api/jobs/")
+            return Answer("", 503) if gone else super().get(what, default)
+
+    head.answers = Gone(VERSION)
+    assert main(["submit", "kl_weight"]) == 4
+    assert "The job may continue. To follow it: ray job logs" in capsys.readouterr().err
+
+
+def test_a_recipe_needs_no_file(head: FakeHead, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "kl_weight", "--no-wait", "--json"]) == 0
+    assert "working_dir" not in request(head)["runtime_env"]
+    assert json.loads(capsys.readouterr().out) == {"id": "carft-tiny-1", "address": head.address}
+
+
+def test_an_answer_that_was_lost_is_asked_for(
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    class Losing(Taking):
+        def get(self, what: str, default: Any = None) -> Any:
+            lost = what == "POST /api/jobs/"
+            return Answer("", 502) if lost else super().get(what, default)
+
+    head.answers = Losing(VERSION)
+    assert main(["submit", "kl_weight", "--no-wait"]) == 0
+    assert capsys.readouterr().out == "a\n"
+
+
+def test_a_job_that_nobody_took_is_no_job(
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head.answers, head.otherwise = dict(VERSION), Answer("", 502)
+    assert main(["submit", "kl_weight"]) == 4
+    assert "answers 502: Bad Gateway" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sweeps.cli.submit.follow", interrupted)
+    assert main(["submit", "kl_weight"]) == 3
+    told = capsys.readouterr().err
+    assert "carft-tiny-1 continues." in told
+    assert f"ray job logs --address {head.address} --follow carft-tiny-1" in told
+    assert f"ray job stop --address {head.address} carft-tiny-1" in told
+    assert not [what for what, *_ in head.asked if "stop" in what]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "the following arguments are required: FILE"),
+        (("tiny.yaml", "--home", "here"), "the home here must be an absolute path"),
+        (("tiny.yaml", "--set", "engine=local"), "engine: local would leave the cluster idle"),
+        (("tiny.yaml", "--set", "webhook=https://h/hidden-x"), "webhook: must be env:NAME"),
+        (("tiny.yaml", "--data-root", "data"), "--data-root data: must be an absolute path"),
+        (("tiny.yaml", "--", "--in-process"), "no --in-process and no --address"),
+        (("tiny.yaml", "--", "--home", "/x"), "--home goes before `--`"),
+        (("tiny.yaml", "--", "--nonsense"), "unknown option '--nonsense'"),
+        (("tiny.yaml", "--exclude", "*.yaml"), "tiny.yaml is needed, but is not among the files"),
+        (("tiny.yaml", "--max-bundle", "much"), "must be a size like 50MB"),
+        (("tiny.yaml", "--pip", "ray"), "has the Ray of its cluster"),
+        (("tiny.yam",), "did you mean tiny.yaml"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_sent(
+    head: FakeHead,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    assert main(["submit", *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "hidden-x" not in told
+    assert not [what for what, *_ in head.asked if not what.startswith("GET /api/version")]
+
+
+def test_a_home_must_be_named(
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del head
+    monkeypatch.delenv("CARFT_HOME")
+    assert main(["submit", "tiny.yaml"]) == 2
+    assert "where is the home? Give an absolute path" in capsys.readouterr().err
+
+
+def test_a_file_that_git_ignores_is_missed_before_it_is(
+    git: Git, project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del git, head
+    (project / "ignored.yaml").write_text((project / "tiny.yaml").read_text())
+    assert main(["submit", "ignored.yaml"]) == 2
+    assert "not among the files that are sent (git ignores it)" in capsys.readouterr().err
+
+
+def test_a_sweep_file_that_holds_a_secret_is_not_sent(
+    project: Path,
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del head
+    text = (project / "tiny.yaml").read_text()
+    (project / "tiny.yaml").write_text(f"{text}webhook: https://host/hidden-x\n")
+    assert main(["submit", "tiny.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert "webhook: must be env:NAME, for a variable that holds the address" in told
+    monkeypatch.setenv("SLACK_TOKEN", "hidden-x")
+    (project / "tiny.yaml").write_text(f"{text}description: hidden-x\n")
+    assert main(["submit", "tiny.yaml"]) == 2
+    told += capsys.readouterr().err
+    assert "tiny.yaml (holds a secret of this environment)" in told
+    assert "hidden-x" not in told
+
+
+def test_a_secret_in_an_option_is_not_sent(
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SLACK_TOKEN", "hidden-x")
+    assert main(["submit", "kl_weight", "--set", "description=hidden-x"]) == 2
+    told = capsys.readouterr().err
+    assert "or the value of a secret variable" in told
+    assert "hidden-x" not in told
+    assert not [what for what, *_ in head.asked if "POST" in what]
+
+
+def test_a_module_outside_of_what_is_sent_is_refused(
+    git: Git, project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del git, head
+    (project.parent / "outside_of_it.py").write_text("")
+    assert main(["submit", "tiny.yaml", "--import", "../outside_of_it.py"]) == 2
+    assert f"lies outside of {project}, which is sent" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_too_old_is_refused(
+    head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head.answers["GET /api/version"] = Answer({"ray_version": "2.9.3"})
+    assert main(["submit", "tiny.yaml"]) == 2
+    assert "the cluster has Ray 2.9.3; carft-sweep needs 2.44 or newer" in capsys.readouterr().err

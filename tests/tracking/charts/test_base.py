@@ -1,0 +1,68 @@
+"""Layout, names and units of charts."""
+
+from __future__ import annotations
+
+import altair as alt
+import pytest
+
+from tracking.charts.base import (
+    NARROWEST,
+    fitted,
+    interval_ends,
+    panels,
+    percent,
+    scaled,
+    single,
+    titled,
+    tooltip_format,
+)
+from tracking.comparison.statistics import Interval
+
+PANELS = panels([alt.Chart().mark_point()] * 3, "three", most=2, margin=60, least=300).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "each"), [(320, 1, 260), (599, 1, 539), (600, 2, 240), (1100, 2, 490)]
+)
+def test_panels_fill_the_width(width: int, columns: int, each: int) -> None:
+    spec = fitted(PANELS, width)
+    assert spec["columns"] == columns
+    assert [panel["width"] for panel in spec["concat"]] == [each] * 3
+
+
+def test_panels_that_nobody_fits_stand_in_a_column_for_a_phone() -> None:
+    assert PANELS["columns"] == 1
+    assert {panel["width"] for panel in PANELS["concat"]} == {NARROWEST}
+
+
+def test_a_single_chart_takes_the_width_of_its_place_with_its_axes() -> None:
+    spec = single([alt.Chart().mark_point()], 200, "one", [{"x": 1}]).to_dict()
+    assert spec["width"] == "container"
+    assert fitted(spec, 500)["width"] == 500
+    assert fitted(spec, 500)["autosize"] == {"type": "fit-x", "contains": "padding"}
+    assert spec["datasets"] == {"rows": [{"x": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("id/val/top1", "ID val top-1 (%)"),
+        ("id/test/ece", "ID test ECE (%)"),
+        ("ood/mean/top1", "OOD mean top-1 (%)"),
+        ("ood/outline/nll", "outline NLL (nats)"),
+        ("context/ood/outline/kl", "context/ood/outline KL (nats)"),
+        ("train/loss", "train loss"),
+        ("ood/mean/brier", "OOD mean Brier score"),
+    ],
+)
+def test_an_axis_says_what_it_shows(metric: str, title: str) -> None:
+    assert titled(metric) == title
+
+
+def test_fractions_are_in_percent_and_the_rest_as_it_is() -> None:
+    assert scaled("id/test/top1", 0.65432109) == 65.432
+    assert scaled("train/loss", 1.23456789) == 1.23457
+    assert (tooltip_format("id/test/top1"), tooltip_format("train/loss")) == (".1f", ".4g")
+    assert str(percent(-1e-9)) == "0.0"
+    assert interval_ends(Interval(0.1, 0.2), "x") == {"x low": 10.0, "x high": 20.0}
+    assert interval_ends(None, "x") == {}

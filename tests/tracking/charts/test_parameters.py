@@ -1,0 +1,95 @@
+"""A parameter has the axis on which its values lie evenly."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.tracking.made_up import arm, metrics, run, zero_shot
+from tracking.charts.parameters import Parameter, Scale, scale_of, text, varied_parameters
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import Scalar
+
+UNIFORM = random.Random(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([0.1, 0.3, 1.0, 3.0], "log"),
+        ([1e-5, 1e-3], "log"),
+        ([1, 2, 4, 8], "log"),
+        ([5, 10, 20], "log"),
+        ([0.0, 0.1, 1.0, 10.0], "symlog"),
+        ([0.1, 0.2, 0.3], "linear"),
+        ([0.1 * i for i in range(1, 12)], "linear"),
+        ([0, 1, 2], "linear"),
+        ([0, 0.1], "linear"),
+        ([1, 2], "linear"),
+        ([-1.0, 10.0, 1000.0], "linear"),
+        ([UNIFORM.uniform(0, 0.3) for _ in range(200)], "linear"),
+        ([10 ** UNIFORM.uniform(-5, -2) for _ in range(200)], "log"),
+        ([0.0, *(10 ** UNIFORM.uniform(-5, -2) for _ in range(200))], "symlog"),
+        (["a", "b"], "categories"),
+        ([True, False], "categories"),
+        ([None, 1.0], "categories"),
+        ([1.0, float("inf")], "categories"),
+    ],
+)
+def test_the_scale_follows_the_values(values: list[Scalar], scale: Scale) -> None:
+    assert scale_of(values) == scale
+
+
+def test_what_one_value_has_does_not_vary_and_equal_ends_keep_their_names() -> None:
+    runs = [zero_shot()]
+    for trial, value in enumerate((3, 1, 2)):
+        params: dict[str, Scalar] = {
+            "a.lr": value,
+            "b.lr": value,
+            "c.same": 1,
+            "d.name": "xyz"[trial],
+        }
+        runs += arm("car_ft", [0.6], [0.3], trial=trial, params=params)
+    found = varied_parameters(compare(runs, sweep="s").rows)
+    assert [(item.name, item.title) for item in found] == [
+        ("a.lr", "a.lr"),
+        ("b.lr", "b.lr"),
+        ("d.name", "name"),
+    ]
+    assert found[0].values == (1, 2, 3)
+    assert found[0].axis()["axis"]["values"] == [1.0, 2.0, 3.0]
+    assert found[2].values == ("x", "y", "z")
+    assert not found[2].numeric
+
+
+def test_whole_and_broken_numbers_are_one_value() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"optim.lr": value})
+        for trial, value in enumerate((1, 1.0, 2))
+    ]
+    (found,) = varied_parameters(compare(runs, sweep="s").rows)
+    assert len(found.values) == 2
+    assert [text(value) for value in (1.0, True, None, 3e-5, "x")] == [
+        "1",
+        "true",
+        "none",
+        "3e-05",
+        "x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "ticks"),
+    [
+        ([1e-6 * 1.5**n for n in range(18)], "log", [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4]),
+        ([1e-8 * 10 ** (n / 2) for n in range(16)], "log", [10.0**n for n in range(-8, 0)]),
+        ([0, *(0.1 * 1.8**n for n in range(9))], "symlog", [0, 0.1, 0.3, 1, 3, 10]),
+        ([float(n) for n in range(12)], "linear", None),
+    ],
+)
+def test_of_many_values_round_numbers_have_ticks(
+    values: list[float], scale: Scale, ticks: list[float] | None
+) -> None:
+    axis = Parameter("a", "a", tuple(values), scale).axis()["axis"].to_dict()
+    assert axis.get("values") == (None if ticks is None else pytest.approx(ticks))

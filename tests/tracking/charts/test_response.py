@@ -1,0 +1,122 @@
+"""Response, map of two parameters, importance."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.tracking.charted import IMPORTANCE, LR, grid_runs, searched
+from tests.tracking.charts.drawn import channels, data_of, nodes, spec_of
+from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
+from tracking.charts.response import MOST as MOST_PARAMETERS
+from tracking.comparison.compare import compare
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
+
+
+def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: ChartData) -> None:
+    spec = spec_of("response", plain)
+    rows = data_of(spec, "kl_weight")
+    assert sorted(row["kl_weight"] for row in rows) == [0.1, 0.3, 1.0, 3.0]
+    assert all("OOD mean top-1 low" in row for row in rows)
+    x = channels(spec, "x")[0]
+    assert x["scale"]["type"] == "log"
+    assert x["axis"]["values"] == [0.1, 0.3, 1.0, 3.0]
+    assert any(node.get("type") == "line" for node in nodes(spec))
+    assert len(spec["concat"]) == 2
+    levels = [row for row in data_of(spec, "setting", "ID test top-1") if "kl_weight" not in row]
+    assert {row["setting"]: row["ID test top-1"] for row in levels} == {
+        "zero_shot": pytest.approx(55),
+        "fine_tune": pytest.approx(65.04),
+    }
+
+
+def without_mean(lost: str) -> ChartData:
+    """Three settings, of each of which one seed has no finite number of this metric."""
+    runs = [zero_shot()]
+    for trial in range(3):
+        for seed in range(3):
+            measured = metrics(0.6 + trial / 100, 0.35) | ({lost: math.nan} if seed == 0 else {})
+            runs.append(run("car_ft", seed, measured, trial=trial, params={KL: 10.0**trial}))
+    return ChartData(compare(runs, sweep="holes"))
+
+
+def test_an_accuracy_of_which_no_setting_has_a_mean_has_no_panel() -> None:
+    shown = spec_of("response", without_mean("ood/mean/top1"))
+    assert {channel["title"] for channel in channels(shown, "y") if channel.get("title")} == {
+        "ID test top-1 (%)"
+    }
+
+
+def test_of_many_parameters_the_most_important_ones_have_panels() -> None:
+    spec = spec_of("response", searched(30))
+    titles = [x["title"] for x in channels(spec, "x")]
+    assert list(dict.fromkeys(titles))[:2] == ["lr", "kl_weight"]
+    assert len(spec["concat"]) == 2 * MOST_PARAMETERS
+    assert not any(node.get("type") == "line" for node in nodes(spec))
+
+
+def test_a_grid_is_a_heat_map_of_means_and_the_selected_cell_is_marked(
+    everything: ChartData,
+) -> None:
+    spec = spec_of("map", everything)
+    rows = data_of(spec, "kl_weight", "lr")
+    assert len(rows) == 12
+    assert any(node.get("type") == "rect" for node in nodes(spec))
+    selected = [row for row in rows if row.get("selected")]
+    assert everything.selected is not None
+    params = everything.selected.arm.params
+    assert [(row["kl_weight"], row["lr"]) for row in selected] == [(params[KL], params[LR])]
+    ours = next(row for row in everything.settings if row.arm.params == params)
+    assert selected[0]["ID val top-1"] == pytest.approx(100 * (ours.value or 0), abs=1e-3)
+
+
+def test_a_cell_is_the_mean_over_the_other_parameters() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.5 + i / 100, 0.3), trial=i, params={KL: a, LR: b, "x": c})
+        for i, (a, b, c) in enumerate([(1, 1, 0), (1, 1, 1), (1, 2, 0), (2, 1, 0), (2, 2, 1)])
+    ]
+    spec = spec_of("map", ChartData(compare(runs, sweep="three")))
+    cells = {(row["kl_weight"], row["lr"]): row for row in data_of(spec, "kl_weight", "lr")}
+    assert cells[1.0, 1.0]["ID val top-1"] == pytest.approx(50.5)
+    assert cells[1.0, 1.0]["settings"] == 2
+    assert cells[2.0, 2.0]["ID val top-1"] == pytest.approx(54)
+
+
+def test_a_search_is_a_scatter() -> None:
+    spec = spec_of("map", searched(30))
+    assert not any(node.get("type") == "rect" for node in nodes(spec))
+    assert len(data_of(spec, "lr", "kl_weight")) == 30
+
+
+def test_what_is_selected_through_a_merge_is_shown_as_such() -> None:
+    rule = SelectionRule(merge="wise_ft@0.5")
+    data = ChartData(compare(grid_runs(1), ComparisonSpec(rule=rule), sweep="merged"))
+    field = "ID val top-1, wise_ft@0.5"
+    rows = data_of(spec_of("map", data), field)
+    chosen = next(row for row in rows if row.get("selected"))
+    assert data.comparison.selected is not None
+    assert chosen[field] == pytest.approx(100 * data.comparison.selected.value, abs=1e-3)
+
+
+def test_importance_is_in_percent_with_the_largest_first(everything: ChartData) -> None:
+    spec = spec_of("importance", everything)
+    assert len(spec["concat"]) == len(IMPORTANCE)
+    rows = data_of(spec, "parameter", "share")
+    assert rows == [
+        {"parameter": "kl_weight", "share": 70.0},
+        {"parameter": "lr", "share": 30.0},
+    ]
+
+
+def test_without_shifts_id_alone_is_shown() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.6 + t / 100, None), trial=t, params={KL: 10.0**t, LR: t % 2})
+        for t in range(4)
+    ]
+    data = ChartData(compare([zero_shot(ood=None), *runs], sweep="no shifts"))
+    assert CHARTS["id_ood"].draw(data) is None
+    assert len(spec_of("response", data)["concat"]) == 2
+    assert len(spec_of("map", data)["concat"]) == 1

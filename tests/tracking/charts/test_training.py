@@ -1,0 +1,125 @@
+"""Learning curves and cost; damaged histories are left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tracking.charts.drawn import Spec, channels, data_of, spec_of
+from tests.tracking.kept import keep_history
+from tests.tracking.made_up import KL, metrics, run
+from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
+from tracking.charts.training import MOST_LEARNING, read_history
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord
+
+
+def trained(record: RunRecord, folder: Path, losses: list[float]) -> RunRecord:
+    keep_history(folder, losses, [0.1 * epoch for epoch in range(len(losses) + 1)])
+    return replace(record, folder=folder)
+
+
+def test_a_curve_has_the_epochs_of_every_seed(tmp_path: Path) -> None:
+    runs = [
+        trained(run("fine_tune", 0, metrics(0.6, 0.3)), tmp_path / "0", [3.0, 2.0]),
+        trained(run("fine_tune", 1, metrics(0.6, 0.3)), tmp_path / "1", [2.0, 1.0, 0.5]),
+    ]
+    data = ChartData(compare(runs, sweep="s"))
+    loss, accuracy = panels_of(spec_of("learning", data))
+    assert [(row["epoch"], row["mean"], row["low"], row["high"]) for row in loss] == [
+        (1, 2.5, 2.0, 3.0),
+        (2, 1.5, 1.0, 2.0),
+    ]
+    assert [row["epoch"] for row in accuracy] == [0, 1, 2]
+    (cost,) = data_of(spec_of("cost", data), "training per run (s)", "epochs")[:1]
+    time = "training per run (s)"
+    assert (cost[time], cost[f"{time} low"], cost[f"{time} high"]) == (8.75, 7.0, 10.5)
+    assert cost["epochs"] == 3
+    assert cost["images per second"] == pytest.approx((101 + 102 + 101 + 102 + 103) / 5)
+
+
+def panels_of(spec: Spec) -> list[list[dict[str, Any]]]:
+    """Return the rows of each panel."""
+    return [spec["datasets"][panel["data"]["name"]] for panel in spec["concat"]]
+
+
+def test_the_best_settings_are_drawn_and_pruned_ones_apart(tmp_path: Path) -> None:
+    runs = []
+    for trial in range(20):
+        record = run(
+            "car_ft", 0, metrics(0.5 + trial / 100, 0.3), trial=trial, params={KL: trial + 1}
+        )
+        if trial < 3:
+            record = replace(record, state="pruned")
+        runs.append(trained(record, tmp_path / str(trial), [1.0]))
+    data = ChartData(compare(runs, sweep="s"))
+    standing: dict[str, list[int | None]] = {}
+    trials = {row.arm.label: row.arm.trial for row in data.comparison.rows}
+    _, accuracy = panels_of(spec_of("learning", data))
+    for row in accuracy:
+        if row["epoch"] == 1:
+            standing.setdefault(row["standing"], []).append(trials[row["setting"]])
+    assert standing["shown"] == [19]
+    assert standing["best"] == list(range(18, 19 - MOST_LEARNING, -1))
+    assert standing["pruned"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "{}", "[1]", '[{"metrics": {}}]', '[{"metrics": 3, "seconds": 1}]']
+)
+def test_a_history_that_is_none_is_a_missing_one(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "history.json").write_text(text)
+    record = replace(run("fine_tune", 0, metrics(0.6, 0.3)), folder=tmp_path)
+    assert read_history(record) is None
+    data = ChartData(compare([record], sweep="s"))
+    assert CHARTS["learning"].draw(data) is None
+    assert len(spec_of("cost", data)["concat"]) == 1
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_text(
+        '[{"seconds": 1, "metrics": {"a": NaN, "b": Infinity, "c": 1, "d": "x"}}]'
+    )
+    history = read_history(replace(run("fine_tune", 0, metrics(0.6, 0.3)), folder=tmp_path))
+    assert history is not None
+    assert list(history.metrics) == [{"c": 1.0}]
+
+
+def test_learning_is_the_mean_and_range_over_seeds(everything: ChartData) -> None:
+    spec = spec_of("learning", everything)
+    rows = [
+        row
+        for row in data_of(spec, "epoch", "mean", "standing")
+        if row["setting"] == "fine_tune lr=0.0001" and row["mean"] < 2
+    ]
+    assert [(row["epoch"], row["mean"], row["low"], row["high"]) for row in rows] == [
+        (1, 1.8, 1.8, 1.8),
+        (2, 1.2, 1.2, 1.2),
+        (3, pytest.approx(1.01), 1.0, 1.02),
+    ]
+    standing = {row["setting"]: row["standing"] for row in data_of(spec, "epoch", "standing")}
+    assert sorted(standing.values()) == ["best"] * 9 + ["pruned"] + ["shown"] * 3
+
+
+def test_cost_has_seconds_throughput_and_how_runs_ended(everything: ChartData) -> None:
+    spec = spec_of("cost", everything)
+    rows = data_of(spec, "training per run (s)", "images per second")
+    assert {(row["training per run (s)"], row["images per second"]) for row in rows} == {
+        (10.5, 102.0)
+    }
+    counts = {(row["algorithm"], row["state"]): row["runs"] for row in data_of(spec, "state")}
+    assert counts == {
+        ("fine_tune", "done"): 6,
+        ("car_ft", "done"): 35,
+        ("car_ft", "failed"): 1,
+        ("car_ft", "pruned"): 1,
+        ("flyp", "done"): 3,
+    }
+    paler = channels(spec, "opacity")[0]["scale"]
+    # Of a scale between two ends, Vega would not take each value as it stands.
+    assert (paler["type"], paler["range"]) == ("ordinal", [1.0, 0.7, 0.4])

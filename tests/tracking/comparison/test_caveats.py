@@ -1,0 +1,166 @@
+"""Rows that were measured under different facts are told apart by what differs, readably."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.tracking.made_up import arm, metrics, run, zero_shot
+from tracking.comparison import caveats
+from tracking.comparison.runs import Arm, group
+
+SQUARE = "Transform(size=32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0), interpolation='bicubic')"
+LARGE = SQUARE.replace("32", "224")
+FACTS: dict[str, object] = {
+    "data": "d1" * 32,
+    "model": "e1" * 32,
+    "transform": SQUARE,
+    "augmentation": "Augmentation(crop='area', area=(0.9, 1.0), flip=0.0)",
+    "budget": "10 epochs",
+    "precision": "fp32",
+    "device": "cpu",
+    "revision": "c1" * 32,
+    "versions": {"torch": "2.9.0", "open_clip_torch": "3.2.0"},
+}
+
+
+def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
+    return tuple(caveats.mixed_facts(arms))
+
+
+def said(changes: dict[str, Any], **kept: Any) -> tuple[str, ...]:
+    """Of CAR-FT whose facts differ from fine-tuning's by `changes`."""
+    ours = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
+    runs = arm("fine_tune", [0.6] * 2, [0.3] * 2, facts={**FACTS, **kept})
+    runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**ours, **kept})
+    arms = group([zero_shot(facts={**FACTS, "budget": None, "augmentation": None}), *runs])
+    return mixed_facts(arms)
+
+
+def test_tasks_of_retention_are_told_apart_by_those_that_differ() -> None:
+    one, two = (f"Retention(cifar10=1a, dtd={digest})" for digest in ("2b", "3c"))
+    assert said({"retention": one}, retention=one) == ()
+    assert said({"retention": None}) == ()
+    runs = arm("fine_tune", [0.6], [0.3], facts={"retention": one})
+    runs += arm("car_ft", [0.6], [0.3], trial=0, facts={"retention": two})
+    assert mixed_facts(group(runs)) == (
+        "mixed tasks of retention, these rows are not comparable: dtd=2b in fine_tune; dtd=3c in "
+        "car_ft",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "named", "was", "now"),
+    [
+        ("data", "d2" * 32, "data", "d1d1d1d1d1d1", "d2d2d2d2d2d2"),
+        ("model", "e2" * 32, "backbones", "e1e1e1e1e1e1", "e2e2e2e2e2e2"),
+        ("transform", LARGE, "image transforms", "size=32", "size=224"),
+        ("precision", "bf16", "precisions", "fp32", "bf16"),
+        ("device", "cuda", "kinds of device", "cpu", "cuda"),
+        ("revision", "c2" * 32, "versions of the code", "c1c1c1c1c1c1", "c2c2c2c2c2c2"),
+    ],
+)
+def test_a_difference_is_named_with_its_values_and_rows(
+    fact: str, value: str, named: str, was: str, now: str
+) -> None:
+    assert said({}) == ()
+    assert said({fact: value}) == (
+        f"mixed {named}, these rows are not comparable: {was} in zero_shot, fine_tune; "
+        f"{now} in car_ft",
+    )
+
+
+def test_training_transforms_are_told_apart_by_what_they_do() -> None:
+    assert said({"augmentation": "Augmentation(crop='area', area=(0.7, 1.0), flip=0.5)"}) == (
+        "mixed training transforms, these rows are not comparable: area=(0.9, 1.0), flip=0.0 in "
+        "fine_tune; area=(0.7, 1.0), flip=0.5 in car_ft",
+    )
+
+
+def test_a_budget_is_compared_among_those_that_train() -> None:
+    assert said({"budget": "20 epochs"}) == (
+        "mixed training budgets, these rows are not comparable: 10 epochs in fine_tune; "
+        "20 epochs in car_ft",
+    )
+    one = [zero_shot(facts={"budget": "0"}), run("a", 0, metrics(0.6, 0.3), facts=FACTS)]
+    assert mixed_facts(group(one)) == ()
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_run_of_an_older_version_that_lacks_a_fact_does_not_differ_by_it(fact: str) -> None:
+    assert said({fact: None}) == ()
+
+
+def test_another_version_of_a_package_may_give_other_numbers() -> None:
+    assert said({"versions": {"torch": "2.10.0", "open_clip_torch": "3.2.0"}}) == (
+        "mixed versions of torch, which may give other numbers: 2.9.0 in zero_shot, fine_tune; "
+        "2.10.0 in car_ft",
+    )
+    assert said({"versions": {"torch": "2.9.0"}}) == ()
+    assert said({"versions": "unreadable"}) == ()
+
+
+def test_an_algorithms_own_code_is_compared_with_itself_only() -> None:
+    assert said({"own_code": "a2" * 32}) == ()
+    runs = [
+        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"lr": trial}, facts=facts)
+        for trial, facts in enumerate(
+            ({**FACTS, "own_code": "a1" * 32}, {**FACTS, "own_code": "a2" * 32})
+        )
+    ]
+    assert mixed_facts(group(runs)) == (
+        "mixed versions of car_ft, these rows are not comparable: a1a1a1a1a1a1 in car_ft lr=0; "
+        "a2a2a2a2a2a2 in car_ft lr=1",
+    )
+
+
+def test_where_all_code_differs_that_of_the_algorithms_is_not_told_again() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"lr": trial}, facts=facts)
+        for trial, facts in enumerate(
+            {**FACTS, "own_code": f"a{t}" * 32, "revision": f"c{t}" * 32} for t in (1, 2)
+        )
+    ]
+    (sentence,) = mixed_facts(group(runs))
+    assert sentence.startswith("mixed versions of the code")
+
+
+def test_long_values_and_many_rows_are_cut() -> None:
+    (sentence,) = said({"precision": "x" * 500})
+    assert len(sentence) < 250
+    runs = [
+        run(f"a{i}", 0, metrics(0.6, 0.3), facts={**FACTS, "device": f"kind{i}"}) for i in range(9)
+    ]
+    (sentence,) = mixed_facts(group(runs))
+    assert sentence.endswith("kind2 in a2; 6 more")
+
+
+def test_objects_that_differ_in_their_kind_alone_are_shown_whole() -> None:
+    (sentence,) = said({"transform": SQUARE.replace("Transform", "Other")})
+    assert f"{SQUARE[:80]} in" in sentence
+
+
+def by_seed(algorithm: str, *digests: str, trial: int | None = None, split: int = 0) -> list[Any]:
+    return [
+        run(
+            algorithm,
+            seed,
+            metrics(0.6, 0.3),
+            trial=trial,
+            facts={"data": digest, "split": seed + split},
+        )
+        for seed, digest in enumerate(digests)
+    ]
+
+
+def test_data_that_differ_by_seed_alone_are_mixed_only_where_the_split_does_not_follow_it() -> None:
+    own = [*by_seed("fine_tune", "a", "b"), *by_seed("car_ft", "a", "b", trial=0)]
+    assert mixed_facts(group(own)) == ()
+    fixed = [*by_seed("fine_tune", "a", "b", split=7), *by_seed("car_ft", "a", "b", trial=0)]
+    assert any(told.startswith("mixed data") for told in mixed_facts(group(fixed)))
+    other = [*by_seed("fine_tune", "a", "b"), *by_seed("car_ft", "a", "c", trial=0)]
+    assert mixed_facts(group(other)) == (
+        "mixed data, these rows are not comparable: b in fine_tune; c in car_ft",
+    )

@@ -1,0 +1,420 @@
+"""Kept predictions: intervals over images, images kept and lost, and what is in no mean."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from tests.tracking.kept import SPLITS, with_folder
+from tests.tracking.made_up import arm, metrics, run, zero_shot
+from tracking.charts.data import ChartData
+from tracking.charts.predictions import all_class_differences, reliability
+from tracking.comparison.compare import compare
+from tracking.comparison.predictions import (
+    Answer,
+    Counts,
+    Gallery,
+    intervals,
+    pick,
+    predictions_path,
+    read_predictions,
+)
+from tracking.comparison.runs import Arm, RunRecord, group
+from tracking.errors import TrackingError
+from tracking.report.formats import markdown, to_csv
+from tracking.report.table import OVER_IMAGES
+from tracking.report.terminal import terminal
+
+
+def keep(
+    folder: Path,
+    hits: Sequence[Sequence[int]],
+    *,
+    splits: Sequence[str] = ("id/test", "ood/a", "ood/b"),
+    merge: str | None = None,
+    views: int = 1,
+    backwards: bool = False,
+) -> None:
+    """Write predictions: per split one hit or miss per drawing, each with `views` views."""
+    rows = [
+        {
+            "split": split,
+            "id": f"{split}-{unit}-{view}",
+            "unit": f"{'test' if 'test' in split else 'shift'}-{unit}",
+            "label": 3,
+            "prediction": 3 if hit else 5,
+        }
+        for split, ours in zip(splits, hits, strict=True)
+        for unit, hit in enumerate(ours)
+        for view in range(views)
+    ]
+    path = predictions_path(folder, merge)
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pa.Table.from_pylist(rows[::-1] if backwards else rows), path)
+
+
+def kept_run(folder: Path, seed: int = 0, algorithm: str = "fine_tune") -> RunRecord:
+    trial = None if algorithm == "fine_tune" else 0
+    return run(algorithm, seed, metrics(0.6, 0.3), trial=trial, folder=folder)
+
+
+RNG = np.random.default_rng(0)
+HITS = [(RNG.random(100) < share).astype(int).tolist() for share in (0.7, 0.4, 0.2)]
+
+
+def test_hits_are_read_in_one_order_whatever_the_files(tmp_path: Path) -> None:
+    keep(tmp_path / "a", HITS)
+    keep(tmp_path / "b", HITS, backwards=True)
+    a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
+    assert a is not None
+    assert b is not None
+    assert a.same_items(b)
+    np.testing.assert_array_equal(a.share, b.share)
+    assert a.share.sum() == sum(map(sum, HITS))
+
+
+def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
+    keep(tmp_path, HITS)
+    hits = read_predictions([kept_run(tmp_path)], None)
+    assert hits is not None
+    found = intervals(hits)
+    test, ood = sum(HITS[0]) / 100, (sum(HITS[1]) + sum(HITS[2])) / 200
+    assert found["id/test/top1"].low < test < found["id/test/top1"].high
+    assert found["ood/mean/top1"].low < ood < found["ood/mean/top1"].high
+    half = 1.96 * math.sqrt(test * (1 - test) / 100)
+    low, high = found["id/test/top1"]
+    assert (high - low) / 2 == pytest.approx(half, rel=0.12)
+
+
+def test_more_views_of_the_same_drawings_do_not_narrow_the_interval(tmp_path: Path) -> None:
+    keep(tmp_path / "one", HITS)
+    keep(tmp_path / "six", HITS, views=6)
+    one, six = (read_predictions([kept_run(tmp_path / name)], None) for name in ("one", "six"))
+    assert one is not None
+    assert six is not None
+    narrow, wide = intervals(six)["ood/mean/top1"], intervals(one)["ood/mean/top1"]
+    assert narrow == pytest.approx(wide, abs=1e-9)
+
+
+def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None:
+    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(ours)] for ours in HITS]
+    keep(tmp_path / "a", HITS)
+    keep(tmp_path / "b", better)
+    a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
+    assert a is not None
+    assert b is not None
+    paired, alone = intervals(b, minus=a)["ood/mean/top1"], intervals(a)["ood/mean/top1"]
+    assert paired.low > 0
+    assert paired.high - paired.low < 0.75 * (alone.high - alone.low)
+
+
+def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path: Path) -> None:
+    keep(tmp_path / "a", HITS)
+    keep(tmp_path / "b", [ours[:50] for ours in HITS])
+    a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
+    assert read_predictions([a, b], None) is None
+    assert read_predictions([a], "wise_ft@0.5") is None
+    assert read_predictions([a, run("fine_tune", 1, metrics(0.6, 0.3))], None) is None
+    assert read_predictions([], None) is None
+    one, other = read_predictions([a], None), read_predictions([b], None)
+    assert one is not None
+    assert other is not None
+    assert intervals(one, minus=other) == {}
+
+
+@pytest.mark.parametrize("content", [b"torn", None])
+def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: bytes | None) -> None:
+    keep(tmp_path, HITS)
+    path = predictions_path(tmp_path, None)
+    if content is None:
+        parquet.write_table(pa.table({"id": ["a"]}), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(TrackingError, match=rf"{path} holds no predictions .*remove the folder"):
+        read_predictions([kept_run(tmp_path)], None)
+
+
+def test_what_has_no_interval_though_asked_is_said(tmp_path: Path) -> None:
+    keep(tmp_path, HITS)
+    runs = [kept_run(tmp_path), run("car_ft", 0, metrics(0.6, 0.3), trial=0)]
+    said = "no interval over images for car_ft: a run keeps no predictions"
+    assert any(said in text for text in compare(runs, sweep="s", with_images=True).warnings)
+    assert not any(said in text for text in compare(runs, sweep="s").warnings)
+
+
+def test_a_comparison_has_them_when_asked(tmp_path: Path) -> None:
+    runs = []
+    for seed in range(5):
+        for algorithm in ("fine_tune", "car_ft"):
+            folder = tmp_path / f"{algorithm}-{seed}"
+            keep(folder, HITS if algorithm == "fine_tune" else [HITS[0], [1] * 100, HITS[2]])
+            runs.append(kept_run(folder, seed, algorithm))
+    plain = compare(runs, sweep="s")
+    assert all(not row.ci95_images for row in plain.rows)
+    asked = compare(runs, sweep="s", with_images=True)
+    splits = {"id/test/top1", "ood/a/top1", "ood/b/top1", "ood/mean/top1"}
+    assert all(set(row.ci95_images) == splits for row in asked.rows)
+    assert set(asked.verdicts[0].ci95_images) == splits
+    assert asked.verdicts[0].ci95_images["id/test/top1"] == (0, 0)
+    over_images = asked.verdicts[0].ci95_images["ood/mean/top1"]
+    assert 0 < over_images.low < (100 - sum(HITS[1])) / 200 < over_images.high
+    assert "Over images instead of seeds" in asked.verdict
+    for text in (terminal(asked, width=60), markdown(asked)):
+        assert OVER_IMAGES.split(" (")[0] in text
+        assert len(re.findall(r"\d+\.\d to \d+\.\d", text)) == 2 * 2  # ID and OOD of both
+    assert OVER_IMAGES not in terminal(plain) + markdown(plain)
+    row = next(csv.DictReader(io.StringIO(to_csv(asked))))
+    low, high = (float(row[f"ood/mean/top1 images_{end}"]) for end in ("low", "high"))
+    assert (low, high) == pytest.approx(asked.rows[0].ci95_images["ood/mean/top1"])
+    assert "images_low" not in to_csv(plain)
+    assert compare([*runs, run("flyp", 0, metrics(0.6, 0.3))], sweep="s", with_images=True).rows
+
+
+def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_path: Path) -> None:
+    keep(tmp_path / "test", HITS[:1], splits=("id/test",))
+    keep(tmp_path / "shift", HITS[:1], splits=("ood/a",))
+    keep(tmp_path / "val", HITS[:1], splits=("id/val",))
+    found = {}
+    for name in ("test", "shift", "val"):
+        hits = read_predictions([kept_run(tmp_path / name)], None)
+        assert hits is not None
+        found[name] = set(intervals(hits))
+    assert found == {
+        "test": {"id/test/top1"},
+        "shift": {"ood/a/top1", "ood/mean/top1"},
+        "val": {"id/val/top1"},
+    }
+
+
+def test_each_split_has_the_interval_it_would_have_alone(tmp_path: Path) -> None:
+    splits = ("id/val", "id/test", "ood/a")
+    keep(tmp_path / "all", HITS, splits=splits)
+    together = read_predictions([kept_run(tmp_path / "all")], None)
+    assert together is not None
+    found = intervals(together)
+    for split, hits in zip(splits, HITS, strict=True):
+        low, high = found[f"{split}/top1"]
+        share = sum(hits) / 100
+        exact = stats.binom.ppf([0.025, 0.975], 100, share) / 100
+        assert (low, high) == pytest.approx(exact, abs=0.011)
+
+
+LABEL, WRONG = 3, 5
+Said = Mapping[str, Sequence[int]]
+"""Split to what is said of each of its images, in the order of their numbers."""
+
+
+def kept(folder: Path, algorithm: str, seed: int | None, said: Said, **told: Any) -> RunRecord:
+    """A run that keeps predictions; all images are of class 3, two views of each drawing."""
+    views, backwards = told.get("views", 1), told.get("backwards", False)
+    rows = [
+        {
+            "split": split,
+            "id": f"{split}:{number // views}#{number % views}",
+            "unit": f"{split}:{number // views}",
+            "label": LABEL,
+            "prediction": prediction,
+        }
+        for split, predictions in said.items()
+        for number, prediction in enumerate(predictions)
+    ]
+    place = folder / f"{algorithm}-{seed}"
+    path = predictions_path(place, None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(rows[::-1] if backwards else rows), path)
+    trial = 0 if algorithm == "car_ft" else None
+    return run(algorithm, seed, metrics(0.6, 0.3), trial=trial, folder=place)
+
+
+def picked(zero_shot: RunRecord, *runs: RunRecord, **options: Any) -> Gallery | None:
+    arms = {arm.algorithm: arm for arm in group(runs)}
+    seeds = [run.seed for run in arms["car_ft"].runs]
+    return pick(arms["car_ft"], arms["fine_tune"], zero_shot, seeds, **options)
+
+
+def one_seed(folder: Path, zero_shot: Said, theirs: Said, ours: Said, **told: Any) -> Gallery:
+    found = picked(
+        kept(folder, "zero_shot", None, zero_shot, **told),
+        kept(folder, "fine_tune", 0, theirs, **told),
+        kept(folder, "car_ft", 0, ours, **told),
+    )
+    assert found is not None
+    return found
+
+
+def test_every_image_that_zero_shot_had_right_is_in_one_of_four_cells(tmp_path: Path) -> None:
+    found = one_seed(
+        tmp_path,
+        {"id/test": [3, 3], "ood/a": [3, 3, 3, 3, 5], "id/val": [3]},
+        {"id/test": [3, 5], "ood/a": [3, 5, 3, 5, 5], "id/val": [5]},
+        {"id/test": [3, 3], "ood/a": [3, 3, 5, 5, 3], "id/val": [3]},
+    )
+    assert found.counts == (
+        Counts("id/test", right=2, both=1, candidate=1, reference=0, neither=0),
+        Counts("ood/a", right=4, both=1, candidate=1, reference=1, neither=1),
+    )
+    assert [(p.split, p.item, p.kept_by) for p in found.pictures] == [
+        ("ood/a", "ood/a:1#0", "candidate"),
+        ("ood/a", "ood/a:2#0", "reference"),
+    ]
+
+
+def test_most_runs_decide_and_half_of_them_lose_an_image(tmp_path: Path) -> None:
+    ours, theirs = {0: [3, 3, 3], 1: [3, 3, 7]}, {0: [3, 5, 7], 1: [5, 5, 5]}
+    found = picked(
+        kept(tmp_path, "zero_shot", None, {"ood/a": [3, 3, 3]}),
+        *(kept(tmp_path, "fine_tune", seed, {"ood/a": said}) for seed, said in theirs.items()),
+        *(kept(tmp_path, "car_ft", seed, {"ood/a": said}) for seed, said in ours.items()),
+    )
+    assert found is not None
+    (counts,) = found.counts
+    assert (counts.candidate, counts.neither) == (2, 1)
+    # First the image on which all runs of either side agree.
+    assert [picture.item for picture in found.pictures] == ["ood/a:1#0", "ood/a:0#0"]
+    clear, unclear = found.pictures
+    assert clear.reference == Answer(right=0, of=2, wrong=5)
+    assert unclear.reference == Answer(right=1, of=2, wrong=5)
+    assert unclear.candidate == Answer(right=2, of=2, wrong=None)
+
+
+def test_pictures_come_in_turn_from_every_shift_and_once_of_a_drawing(tmp_path: Path) -> None:
+    right = {"ood/a": [3] * 8, "ood/b": [3] * 4, "id/test": [3] * 4}
+    wrong = {split: [5] * len(said) for split, said in right.items()}
+    found = one_seed(tmp_path, right, wrong, right, views=2)
+    assert [picture.split for picture in found.pictures] == [
+        *("ood/a", "ood/b", "ood/a", "ood/b", "ood/a", "ood/a")
+    ]
+    drawings = [picture.item.partition("#")[0] for picture in found.pictures]
+    assert len(set(drawings)) == len(drawings)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(*[st.sampled_from([LABEL, WRONG])] * 3), min_size=1, max_size=30))
+def test_cells_add_up_and_the_order_of_the_files_changes_nothing(
+    tmp_path: Path, said: list[tuple[int, int, int]]
+) -> None:
+    splits = [
+        {"ood/a": column[::2] or column, "ood/b": column} for column in zip(*said, strict=True)
+    ]
+    forward, backward = (
+        one_seed(tmp_path, *splits, backwards=backwards) for backwards in (False, True)
+    )
+    assert forward == backward
+    for counts in forward.counts:
+        cells = (counts.both, counts.candidate, counts.reference, counts.neither)
+        assert sum(cells) == counts.right
+    shown = Counter(picture.kept_by for picture in forward.pictures)
+    assert shown["candidate"] == min(12, sum(counts.candidate for counts in forward.counts))
+    assert shown["reference"] == min(12, sum(counts.reference for counts in forward.counts))
+
+
+def test_no_more_pictures_of_a_kind_than_asked_for(tmp_path: Path) -> None:
+    right, wrong = {"ood/a": [3] * 9}, {"ood/a": [5] * 9}
+    zero_shot = kept(tmp_path, "zero_shot", None, right)
+    runs = kept(tmp_path, "fine_tune", 0, wrong), kept(tmp_path, "car_ft", 0, right)
+    found = picked(zero_shot, *runs, each_way=4)
+    assert found is not None
+    assert len(found.pictures) == 4
+
+
+def test_without_predictions_or_with_those_of_other_images_there_is_no_gallery(
+    tmp_path: Path,
+) -> None:
+    said = {"ood/a": [3, 5]}
+    zero_shot = kept(tmp_path, "zero_shot", None, said)
+    ours = kept(tmp_path, "car_ft", 0, said)
+    elsewhere = run("fine_tune", 0, metrics(0.6, 0.3), folder=tmp_path / "gone")
+    nowhere = run("fine_tune", 0, metrics(0.6, 0.3))
+    other = kept(tmp_path, "fine_tune", 0, {"ood/b": [3, 5]})
+    for theirs in (elsewhere, nowhere, other):
+        assert picked(zero_shot, theirs, ours) is None
+
+
+def test_only_the_common_seeds_count(tmp_path: Path) -> None:
+    arms: dict[str, Arm] = {
+        arm.algorithm: arm
+        for arm in group(
+            [
+                kept(tmp_path, "fine_tune", 0, {"ood/a": [5]}),
+                kept(tmp_path, "car_ft", 0, {"ood/a": [3]}),
+                kept(tmp_path, "car_ft", 1, {"ood/a": [5]}),
+            ]
+        )
+    }
+    zero_shot = kept(tmp_path, "zero_shot", None, {"ood/a": [3]})
+    found = pick(arms["car_ft"], arms["fine_tune"], zero_shot, [0])
+    assert found is not None
+    assert found.pictures[0].candidate == Answer(right=1, of=1, wrong=None)
+
+
+OUTSIDE = {"outside_means": ["ood/pixel"]}
+WITHIN = SPLITS["ood/outline"] + SPLITS["ood/flat_emoji"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+    home = tmp_path_factory.mktemp("outside")
+    made = [
+        zero_shot(),
+        *arm("fine_tune", [0.6] * 2, [0.3] * 2),
+        *arm("car_ft", [0.6] * 2, [0.4] * 2, trial=0),
+    ]
+    return [with_folder(replace(run, facts=OUTSIDE), home) for run in made]
+
+
+@pytest.fixture(scope="module")
+def data(runs: list[RunRecord]) -> ChartData:
+    return ChartData(compare(runs, sweep="s"))
+
+
+def test_a_run_that_tells_nothing_has_every_shift_in_its_means() -> None:
+    assert zero_shot().outside_means == frozenset()
+    assert zero_shot(facts=OUTSIDE).outside_means == {"ood/pixel"}
+
+
+def test_the_interval_of_the_mean_is_over_the_shifts_alone(runs: list[RunRecord]) -> None:
+    hits = read_predictions(runs[-2:], None)
+    assert hits is not None
+    own = hits.split != "ood/pixel"
+    bare = hits.only(own)
+    with_all = intervals(replace(hits, outside=frozenset()))
+    # Other drawings are drawn beside it, so the two are not equal to the last digit.
+    assert intervals(hits)["ood/mean/top1"] == pytest.approx(
+        intervals(bare)["ood/mean/top1"], abs=0.02
+    )
+    assert intervals(hits)["ood/mean/top1"] != with_all["ood/mean/top1"]
+    assert "ood/pixel/top1" in intervals(hits)
+
+
+def test_charts_of_the_mean_are_over_the_shifts_alone(data: ChartData) -> None:
+    rows = [row for row in data.shown if row.n]
+    mean = [reliability(row, [*data.tallies(row).values()], "ood/mean")[1] for row in rows]
+    assert {sum(part["images"] for part in bins) for bins in mean} == {WITHIN, 2 * WITHIN}
+    classes = [found for found in all_class_differences(data) if found.split == "ood/mean"]
+    assert {int(found.images.sum()) for found in classes} == {WITHIN}
+    assert "ood/pixel" in {found.split for found in all_class_differences(data)}
+
+
+def test_the_gallery_shows_the_test_and_the_shifts(runs: list[RunRecord]) -> None:
+    first, fine_tune, car_ft = group(runs)
+    found = pick(car_ft, fine_tune, first.done[0], (0, 1))
+    assert found is not None
+    assert {row.split for row in found.counts} == {"id/test", "ood/outline", "ood/flat_emoji"}
+    assert "ood/pixel" not in {picture.split for picture in found.pictures}

@@ -1,0 +1,186 @@
+"""Runs belong together by what they vary, and fields tell two settings apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
+from tracking.comparison.runs import (
+    fields,
+    group,
+    merge_key,
+    merge_number,
+    params_key,
+    setting,
+    tells_apart,
+)
+
+
+def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:
+    labels = [arm.label for arm in group(reversed(kl_sweep(2)))]
+    assert labels == [
+        "zero_shot",
+        "fine_tune",
+        "car_ft kl_weight=0.1",
+        "car_ft kl_weight=0.3",
+        "car_ft kl_weight=1",
+        "car_ft kl_weight=3",
+    ]
+
+
+def test_values_come_in_the_order_of_the_seeds() -> None:
+    runs = [run("fine_tune", seed, metrics(seed / 10, 0.3)) for seed in (2, 0, 1)]
+    arm = group(runs)[0]
+    assert arm.values("id/test/top1") == (0.0, 0.1, 0.2)
+    assert arm.by_seed("id/test/top1") == {0: 0.0, 1: 0.1, 2: 0.2}
+
+
+def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
+    runs = [
+        run("car_ft", seed, metrics(0.6, 0.3), trial=trial, params={KL: value})
+        for trial, value in ((3, 1), (1, 1.0))
+        for seed in (0, 1)
+    ]
+    arms = group(runs)
+    assert [(arm.trial, len(arm.done)) for arm in arms] == [(1, 2)]
+
+
+def test_a_finished_run_stands_before_an_unfinished_one_of_the_same_seed() -> None:
+    runs = [run("fine_tune", 0), run("fine_tune", 0, metrics(0.6, 0.3), trial=0)]
+    arm = group(runs)[0]
+    assert (arm.role, len(arm.done), len(arm.runs)) == ("trial", 1, 1)
+
+
+def test_only_finished_runs_enter_and_the_others_are_counted() -> None:
+    runs = [
+        run("fine_tune", 0, metrics(0.6, 0.3)),
+        run("fine_tune", 1),
+        run("fine_tune", 2, metrics(0.9, 0.9), state="pruned"),
+        run("fine_tune", 3, metrics(0.9, 0.9), state="stopped"),
+    ]
+    arm = group(runs)[0]
+    assert arm.values("id/test/top1") == (0.6,)
+    assert arm.states == {"done": 1, "failed": 1, "pruned": 1, "stopped": 1}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_no_value(value: float) -> None:
+    arm = group([run("fine_tune", 0, {"id/test/top1": value})])[0]
+    assert arm.values("id/test/top1") == (None,)
+    assert arm.by_seed("id/test/top1") == {}
+
+
+def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
+    fresh = {"params": {KL: 1.0}, "role": "confirmation"}
+    runs = [run("car_ft", seed, metrics(0.6, 0.3), **fresh) for seed in (5, 6)]
+    runs += [run("car_ft", seed, metrics(0.6, 0.3), trial=3, params={KL: 1}) for seed in (0, 5)]
+    arms = group([*runs, run("fine_tune", 0)])
+    assert [(arm.label, arm.trial, len(arm.done)) for arm in arms] == [
+        ("fine_tune", None, 0),
+        ("car_ft kl_weight=1", 3, 2),
+        ("car_ft kl_weight=1 (confirmed)", None, 2),
+    ]
+    assert [arm.confirms for arm in arms] == [False, False, True]
+    assert arms[2].is_setting_of(arms[1])
+    assert not arms[2].is_setting_of(arms[0])
+
+
+def test_completeness_asks_for_every_seed() -> None:
+    arm = group([run("fine_tune", seed, metrics(0.6, 0.3)) for seed in (0, 1)])[0]
+    assert arm.is_complete((0, 1))
+    assert not arm.is_complete((0, 1, 2))
+    assert group([zero_shot()])[0].is_complete((0, 1, 2))
+    assert not group([run("fine_tune", 0)])[0].is_complete(())
+
+
+def test_settings_that_look_alike_are_told_apart_by_their_trial() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={KL: 0.1 + trial * 1e-9})
+        for trial in range(2)
+    ]
+    assert [arm.label for arm in group(runs)] == [
+        "car_ft kl_weight=0.1 (trial 0)",
+        "car_ft kl_weight=0.1 (trial 1)",
+    ]
+
+
+def test_params_are_named_by_their_last_part_unless_two_end_alike() -> None:
+    assert setting({"optim.lr": 3e-4, "algorithm.kl_weight": 1.0}) == "kl_weight=1 lr=0.0003"
+    both = {"prompts.classes": "openai", "data.classes": None}
+    assert setting(both) == "data.classes=none prompts.classes=openai"
+    assert setting({"algorithm.name": "car_ft", "optim.flag": True}) == "flag=true"
+
+
+def test_equal_params_have_one_key() -> None:
+    assert params_key({"a": 1, "b": "x"}) == params_key({"b": "x", "a": 1.0})
+    assert params_key({"a": 1}) != params_key({"a": True})
+    assert params_key({"a": 1}) != params_key({"a": "1"})
+
+
+def test_merge_labels_sort_by_number() -> None:
+    labels = ["wise_ft@1", "wise_ft@0.5", "uniform_soup", "wise_ft@0.25"]
+    assert sorted(labels, key=merge_key) == [
+        "uniform_soup",
+        "wise_ft@0.25",
+        "wise_ft@0.5",
+        "wise_ft@1",
+    ]
+    assert merge_number("uniform_soup") is None
+
+
+def test_only_the_pre_trained_weights_are_zero_shot() -> None:
+    soup = run("uniform_soup", None, metrics(0.7, 0.5), role="soup")
+    given = run("from_checkpoint", None, metrics(0.7, 0.5), facts={"own_weights": True})
+    arms = group([soup, given, run("fine_tune", 0, metrics(0.6, 0.4)), zero_shot()])
+    labels = ["zero_shot", "fine_tune", "from_checkpoint", "uniform_soup"]
+    assert [arm.label for arm in arms] == labels
+    assert [arm.label for arm in arms if arm.is_zero_shot] == ["zero_shot"]
+    assert [arm.label for arm in arms if arm.trains] == ["fine_tune"]
+
+
+CONFIG: dict[str, Any] = {
+    "model": {"name": "builtin", "pretrained": None},
+    "data": {"family": "icon_shift", "root": "/mine", "val_fraction": 0.1},
+    "algorithm": {"name": "car_ft", "kl_weight": 1.0, "layers": [1, 2]},
+    "optim": {"lr": 1e-5, "micro_batch": 8},
+    "merges": [{"name": "wise_ft"}],
+    "eval": {"logits": "auto"},
+    "keep": {"result": "last"},
+    "device": "cuda",
+    "precision": "auto",
+    "workers": 4,
+}
+
+
+def test_they_are_dotted_and_leave_out_where_and_how_a_run_was_made() -> None:
+    identity = {"optim": {"lr": 1e-5, "micro_batch": 8}}
+    assert fields({"config": CONFIG, "identity": identity}) == {
+        "model.name": "builtin",
+        "model.pretrained": None,
+        "data.family": "icon_shift",
+        "data.val_fraction": 0.1,
+        "algorithm.kl_weight": 1.0,
+        "algorithm.layers": "[1, 2]",
+        "optim.lr": 1e-5,
+        "optim.micro_batch": 8,
+        "precision": "auto",
+    }
+
+
+def test_what_did_not_enter_the_identity_is_left_out() -> None:
+    assert "optim.micro_batch" not in fields({"config": CONFIG, "identity": {"optim": {"lr": 1}}})
+    untrained = fields({"config": CONFIG, "identity": {"data": {}}})
+    assert not [name for name in untrained if name.startswith("optim.")]
+
+
+def test_a_folder_that_says_nothing_has_none() -> None:
+    assert fields({}) == {}
+    assert fields({"config": None, "identity": None}) == {}
+
+
+def test_seed_and_places_tell_no_settings_apart() -> None:
+    assert not any(map(tells_apart, ("seed", "data.root", "merges", "eval.logits", "keep.weights")))
+    assert tells_apart("data.split_seed")

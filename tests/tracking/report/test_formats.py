@@ -1,0 +1,233 @@
+"""The comparison as LaTeX and as frames."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
+from tracking.report.formats import escaped, latex, rows_frame, runs_frame
+from tracking.report.published import Subject, quoted
+from tracking.report.table import TableOptions
+
+PDFLATEX = shutil.which("pdflatex")
+SWEEP = compare(kl_sweep(), sweep="kl_weight")
+SPECIAL = "a_b%c&d#e$f{g}h~i^j\\k<l>m|n"
+
+
+def cells(comparison: Comparison, view: TableOptions | None = None) -> dict[str, list[str]]:
+    """The body of the table by the first cell."""
+    lines = latex(comparison, options=view).splitlines()
+    body = [line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\")]
+    return {row[0]: row[1:] for row in body[1:]}
+
+
+def column(comparison: Comparison, name: str) -> dict[str, str]:
+    found = cells(comparison, TableOptions(columns=(name,)))
+    return {label: row[1].split(" {\\scriptsize")[0] for label, row in found.items()}
+
+
+def settings(*values: float, metric: str = "id/test/top1") -> Comparison:
+    """One setting of CAR-FT for each value, of one seed."""
+    runs = [
+        run("car_ft", 0, metrics(0.5, 0.3) | {metric: value}, trial=i, params={"optim.lr": i})
+        for i, value in enumerate(values)
+    ]
+    return compare(runs, sweep="s")
+
+
+def test_the_best_is_bold_and_the_second_underlined() -> None:
+    found = list(column(settings(0.6, 0.7, 0.65, 0.5), "id/test/top1").values())
+    assert found == ["60.0", r"\textbf{70.0}", r"\underline{65.0}", "50.0"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"), [("id/test/nll", 0), ("gap/top1", 0), ("hmean/top1", 2)]
+)
+def test_losses_and_the_gap_are_better_the_smaller_they_are(metric: str, best: int) -> None:
+    found = list(column(settings(0.1, 0.2, 0.3, metric=metric), metric).values())
+    assert [cell.startswith(r"\textbf") for cell in found] == [i == best for i in range(3)]
+    assert found[1].startswith(r"\underline")
+
+
+def test_what_is_neither_better_nor_worse_is_not_ranked() -> None:
+    found = column(settings(0.1, 0.2, metric="context/id/test/kl"), "context/id/test/kl")
+    assert list(found.values()) == ["0.1", "0.2"]
+
+
+def test_values_that_are_printed_alike_are_marked_alike() -> None:
+    found = list(column(settings(0.70001, 0.7, 0.6, 0.5), "id/test/top1").values())
+    assert found == [r"\textbf{70.0}", r"\textbf{70.0}", r"\underline{60.0}", "50.0"]
+    assert list(column(settings(0.7, 0.7), "id/test/top1").values()) == ["70.0", "70.0"]
+    assert list(column(settings(0.7), "id/test/top1").values()) == ["70.0"]
+
+
+def test_no_oracle_and_no_setting_that_lacks_seeds_is_ranked() -> None:
+    rule = SelectionRule(metric="ood/mean/top1", oracle=True)
+    assert "textbf" not in latex(compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s"))
+    runs = [*arm("fine_tune", [0.6] * 3, [0.3] * 3), *arm("car_ft", [0.7] * 2, [0.3] * 2, trial=0)]
+    found = column(compare([*runs, zero_shot()], sweep="s"), "id/test/top1")
+    assert found[r"$\triangleright$ car\_ft"] == "70.0"
+    assert found["fine\\_tune"] == r"\textbf{60.0}"
+
+
+def test_each_backbone_has_its_own_best() -> None:
+    runs = list(settings(0.6, 0.7, 0.8, 0.9).rows)
+    records = [row.arm.runs[0] for row in runs]
+    facts = [{"model": "small"}, {"model": "small"}, {"model": "large"}, {"model": "large"}]
+    mixed = [replace(record, facts=told) for record, told in zip(records, facts, strict=True)]
+    found = list(column(compare(mixed, sweep="s"), "id/test/top1").values())
+    assert found == [r"\underline{60.0}", r"\textbf{70.0}", r"\underline{80.0}", r"\textbf{90.0}"]
+
+
+def test_quoted_rows_stand_below_a_rule_and_are_not_ranked() -> None:
+    names = {"id/test/top1", "ood/mean/top1", "ood/v2/top1"}
+    view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
+    text = latex(SWEEP, options=view)
+    ours, theirs = text.split(r"\midrule")[1:]
+    assert r"CAR-FT \S{}1 & -- &" in theirs
+    assert "textbf" in ours
+    assert "textbf" not in theirs
+    assert "TRACER" in text
+
+
+def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
+    found = cells(SWEEP)["fine\\_tune"]
+    assert r"65.0 {\scriptsize $\pm$0.3}" in found
+    assert any(cell.startswith("$-$4.0") for cell in found)
+
+
+def test_every_row_has_as_many_cells_as_the_head() -> None:
+    lines = [line for line in latex(SWEEP).splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 12
+    assert len({line.count("&") for line in lines}) == 1
+    columns = re.search(r"\\begin\{tabular\}\{l(r+)\}", latex(SWEEP))
+    assert columns is not None
+    assert len(columns[1]) == lines[0].count("&")
+
+
+def test_notes_verdict_and_command_are_comments() -> None:
+    text = latex(SWEEP, command="carft-sweep compare kl_weight --latex")
+    head = text.partition(r"\begin")[0].splitlines()
+    assert head[0] == "% carft-sweep compare kl_weight --latex"
+    assert all(line.startswith("% ") for line in head)
+    assert SWEEP.sentences[0] in text
+    assert r"\usepackage{booktabs}" in head[1]
+
+
+@given(st.text(max_size=30))
+def test_no_name_breaks_out_of_its_line(name: str) -> None:
+    odd = run("car_ft", 0, metrics(0.6, 0.3), trial=0, params={"prompts.classes": name})
+    lines = latex(compare([odd], sweep=name)).split("\n")
+    assert sum(not line.startswith("% ") for line in lines) == 9 - 1 + 2
+
+
+def test_what_signs_and_quoted_numbers_mean_is_printed_below() -> None:
+    view = TableOptions(
+        quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], {"id/test/top1"})
+    )
+    below = latex(SWEEP, options=view).split("\\end{tabular}\n")[1]
+    assert below.startswith("\\par\\smallskip\n{\\footnotesize Top-1 accuracy in percent")
+    assert r"$\triangleright$ selected." in below
+    assert r"\S{}1 " in below
+
+
+@pytest.mark.parametrize("char", "%&#$_{}")
+def test_what_latex_reads_as_a_command_is_escaped(char: str) -> None:
+    assert escaped(f"a{char}b") == f"a\\{char}b"
+    assert escaped("\\") == r"\textbackslash{}"
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="needs LaTeX: texlive-latex-recommended")
+def test_it_compiles(tmp_path: Path) -> None:
+    odd = run("car_ft", 0, metrics(0.6, 0.3), trial=9, params={"prompts.classes": SPECIAL})
+    tables = [SWEEP, compare([*kl_sweep(3), odd], sweep=SPECIAL)]
+    names = {"id/test/top1", "ood/v2/top1"}
+    view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
+    text = "\n\n".join(latex(table, options=view) for table in tables)
+    document = tmp_path / "table.tex"
+    begin = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    document.write_text(f"{begin}{text}\n\\end{{document}}\n", encoding="utf-8")
+    done = subprocess.run(
+        [str(PDFLATEX), "-interaction=nonstopmode", "-halt-on-error", document.name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert document.with_suffix(".pdf").stat().st_size > 10_000
+
+
+OOD = "ood/mean/top1"
+
+
+@pytest.fixture(scope="module")
+def found() -> Comparison:
+    return compare([*kl_sweep(), run("car_ft", 9, None, trial=0, params={KL: 0.1})], sweep="kl")
+
+
+def test_there_is_a_line_for_each_row_with_its_means_and_varied_fields(found: Comparison) -> None:
+    frame = rows_frame(found)
+    assert list(frame["setting"]) == [row.arm.label for row in found.rows]
+    for row, (_, line) in zip(found.rows, frame.iterrows(), strict=True):
+        assert line[OOD] == row.metric(OOD).mean
+        assert line["selected"] == row.selected
+    unmerged = frame[frame["merge"].isna() & (frame["algorithm"] == "car_ft")]
+    assert list(unmerged[KL]) == [0.1, 0.3, 1.0, 3.0]
+    assert frame[frame["algorithm"] == "fine_tune"][KL].isna().all()
+
+
+def test_intervals_stand_beside_their_means(found: Comparison) -> None:
+    frame = rows_frame(found, intervals=True)
+    names = list(frame.columns)
+    at = names.index(OOD)
+    assert names[at : at + 3] == [OOD, f"{OOD} low", f"{OOD} high"]
+    tuned = frame[frame["setting"] == "fine_tune"].iloc[0]
+    row = next(row for row in found.rows if row.arm.label == "fine_tune")
+    ends = row.metric(OOD).ci95
+    assert ends is not None
+    assert (tuned[f"{OOD} low"], tuned[f"{OOD} high"]) == (ends.low, ends.high)
+    zero_shot = frame[frame["algorithm"] == "zero_shot"].iloc[0]
+    assert pd.isna(zero_shot[f"{OOD} low"])
+
+
+def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_numbers(
+    found: Comparison,
+) -> None:
+    frame = runs_frame(found)
+    done = frame[frame["state"] == "done"]
+    assert len(done[done["merge"].isna()]) == 1 + 5 * 5
+    assert len(done[done["merge"] == "wise_ft@0.5"]) == 5 * 5
+    failed = frame[frame["state"] == "failed"]
+    assert list(failed["seed"]) == [9]
+    assert failed[OOD].isna().all()
+    # The mean over runs is that of the table.
+    of_runs = done[done["merge"].isna()].groupby("setting")[OOD].mean()
+    of_rows = rows_frame(found).set_index("setting")[OOD]
+    assert of_runs["fine_tune"] == pytest.approx(of_rows["fine_tune"])
+    assert str(frame["seed"].dtype) == "Int64"
+
+
+def test_metrics_come_last_and_in_the_order_of_tables(found: Comparison) -> None:
+    names = list(rows_frame(found).columns)
+    first = next(place for place, name in enumerate(names) if "/" in name)
+    assert all("/" in name for name in names[first:])
+    assert names[first] == "id/val/top1"
+    assert names.index("id/test/top1") < names.index(OOD) < names.index("gap/top1")
+
+
+def test_nothing_gives_an_empty_frame() -> None:
+    empty = compare([], sweep="none")
+    assert rows_frame(empty).empty
+    assert runs_frame(empty).empty

@@ -1,0 +1,466 @@
+"""The page and a notebook's cell: whole, harmless, and small."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
+from tracking.charts import CHARTS
+from tracking.charts.data import ChartData
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.predictions import Answer, Counts, Gallery, Picture
+from tracking.comparison.runs import RunRecord
+from tracking.errors import TrackingError
+from tracking.report.html import (
+    MOST_ROWS,
+    MOST_WARNINGS,
+    Fact,
+    Pictures,
+    Provenance,
+    SweepFile,
+    cell,
+    chart,
+    document,
+    library,
+    show_in_notebooks,
+    without_user,
+)
+from tracking.report.table import TableOptions, build_table, full_table, headline, visible_rows
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
+VOID = {"meta", "img", "br", "input", "link", "hr"}
+
+
+class Read(HTMLParser):
+    """The tags of a page with their attributes and the text inside, and whether all are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.inside: dict[str, list[str]] = {}
+        self.stack: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.stack.append(tag)
+            self.inside.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack:
+            self.inside[self.stack[-1]][-1] += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the library of charts is kept for all tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    library(folder)
+    return folder
+
+
+def compared(records: list[RunRecord], sweep: str = "kl_weight") -> Comparison:
+    return compare(records, sweep=sweep)
+
+
+def one_picture() -> Pictures:
+    answers = (Answer(1, 1, None), Answer(1, 3, 0), Answer(2, 3, 1))
+    picture = Picture("ood/outline", "bell#0", 1, "candidate", *answers)
+    counts = Counts("ood/outline", right=9, both=5, candidate=2, reference=1, neither=1)
+    gallery = Gallery("car_ft kl_weight=1", "fine_tune", (counts,), (picture,))
+    return Pictures(gallery, {("ood/outline", "bell#0"): b"\x89PNG"}, ("key", HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def page(cache: Path) -> str:
+    """A page with all its parts, some of them hostile."""
+    comparison = replace(compared(kl_sweep()), sweep=HOSTILE, warnings=(HOSTILE,))
+    return document(
+        comparison,
+        ChartData(comparison),
+        description=HOSTILE,
+        pictures=one_picture(),
+        provenance=Provenance(
+            (Fact("data", (HOSTILE,)),), (HOSTILE,), (SweepFile(HOSTILE, HOSTILE),)
+        ),
+        cache=cache,
+    )
+
+
+def test_it_is_well_formed_and_what_it_quotes_stays_text(page: str) -> None:
+    read = Read(page)
+    assert read.stack == []
+    assert len(read.of("h1")) == 1
+    assert not [attributes for _, attributes in read.tags if "onerror" in attributes]
+    assert [attributes["src"][:21] for attributes in read.of("img")] == ["data:image/png;base64"]
+    assert read.inside["h1"] == [HOSTILE]
+
+
+def test_it_can_be_made_where_the_locale_is_not_utf_8(cache: Path) -> None:
+    """The page's own style and script have characters beyond ASCII."""
+    code = """
+import sys
+from pathlib import Path
+from tests.tracking.made_up import kl_sweep
+from tests.tracking.report.test_html import compared
+from tracking.charts.data import ChartData
+from tracking.report.html import document
+comparison = compared(kl_sweep())
+assert "</html>" in document(comparison, ChartData(comparison), cache=Path(sys.argv[1]))
+"""
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(cache)],
+        env=environ,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str) -> None:
+    read = Read(page)
+    for tag, attributes in read.tags:
+        assert tag not in ("link", "iframe", "object", "base"), tag
+        for name in ("src", "href", "action", "srcset"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), f"{tag} {name}={value[:80]}"
+    (policy,) = (tag["content"] for tag in read.of("meta") if "http-equiv" in tag)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    types = [attributes.get("type") for attributes in read.of("script")]
+    texts = [text for kind, text in zip(types, read.inside["script"], strict=True) if kind is None]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    assert re.findall(r"'sha256-([^']+)'", policy) == digests
+    style = read.inside["style"][0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_every_chart_with_something_to_show_has_heading_words_place_and_data(page: str) -> None:
+    data = ChartData(replace(compared(kl_sweep()), sweep=HOSTILE))
+    expected = [name for name, chart in CHARTS.items() if chart.draw(data) is not None]
+    read = Read(page)
+    areas = [attributes for attributes in read.of("div") if "data-chart" in attributes]
+    assert [area["data-chart"] for area in areas] == expected
+    assert {"id_ood", "response"} <= {*expected}
+    specs = {
+        attributes["id"].removeprefix("spec-"): json.loads(text)
+        for attributes, text in zip(read.of("script"), read.inside["script"], strict=True)
+        if attributes.get("type") == "application/json"
+    }
+    assert [*specs] == expected
+    assert all(spec["datasets"] for spec in specs.values())
+    for name in expected:
+        assert CHARTS[name].title in read.inside["h2"]
+
+
+def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
+    read = Read(page)
+    names = Counter(attributes["id"] for _, attributes in read.tags if "id" in attributes)
+    assert names.most_common(1)[0][1] == 1
+    links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
+    assert set(links) <= {*names}
+    assert {"verdict", "table", "gallery", "provenance", "content"} <= {*links}
+
+
+def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
+    read = Read(page)
+    assert read.of("html") == [{"lang": "en"}]
+    tables = len(read.of("table"))
+    assert tables == len(read.of("caption")) >= 3
+    assert all(attributes.get("scope") in ("col", "row") for attributes in read.of("th"))
+    assert all(attributes["alt"] for attributes in read.of("img"))
+    regions = [tag for _, tag in read.tags if tag.get("role") == "region"]
+    assert regions
+    assert all(tag["tabindex"] == "0" and tag["aria-label"] for tag in regions)
+
+
+def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) -> None:
+    comparison = compared(kl_sweep())
+    read = Read(page)
+    assert read.inside["p"].count(comparison.sentences[0]) == 1
+    assert HOSTILE in read.inside["li"]
+    said = [text.strip() for text in read.inside["dd"]]
+    assert said[:3] == ["✓", "✗ key, right in 1 of 3 runs", "✓ 2 of 3 runs"]
+
+
+def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_rest() -> None:
+    comparison = compared(kl_sweep())
+    short, whole = headline(comparison), full_table(comparison)
+    assert whole is not None
+    names = [line.name for line in short.lines]
+    assert [name.partition(" + ")[0].strip("▸• ") for name in names] == [
+        *("zero_shot", "fine_tune", "fine_tune", "car_ft kl_weight=1", "car_ft kl_weight=1")
+    ]
+    assert {*names} < {line.name for line in whole.lines}
+    assert [line.selected for line in short.lines].count(True) == 1
+    assert "settings, the best by" not in " ".join(whole.notes)
+
+
+def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction() -> None:
+    records = [
+        zero_shot(0.50, 0.40),
+        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], trial=None),
+        *arm("car_ft", [0.70, 0.7001], [0.35, 0.35], trial=0),
+    ]
+    table = headline(compared(records))
+    best = {
+        head: [line.name.strip("▸• ") for line in table.lines if line.cells[place].place == 1]
+        for place, head in enumerate(table.heads[1:])
+    }
+    assert best["ID test"] == ["fine_tune", "car_ft"]
+    assert best["OOD mean"] == ["zero_shot"]
+    assert best["gap"] == ["zero_shot"]
+    assert best["n"] == []
+
+
+def test_rows_on_different_data_are_not_ranked() -> None:
+    records = [
+        zero_shot(0.50, 0.40, facts={"data": "a"}),
+        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], facts={"data": "b"}),
+    ]
+    assert not headline(compared(records)).ranked
+
+
+def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
+    comparison = compared([])
+    read = Read(document(comparison, ChartData(comparison), cache=cache))
+    assert read.stack == []
+    assert not [tag for tag in read.of("div") if "data-chart" in tag]
+    assert comparison.sentences[0] in read.inside["p"]
+
+
+def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path) -> None:
+    draws = [(place % 40 / 40, place // 40 / 50) for place in range(1000)]
+    records = [zero_shot(), *arm("fine_tune", [0.65, 0.66], [0.34, 0.33])]
+    for trial, (x, y) in enumerate(draws):
+        test, ood = 0.6 + x / 10, 0.4 - (x - y) ** 2 / 10
+        params = {KL: 0.01 + x, "optim.lr": 1e-5 * 10 ** (2 * y)}
+        records += [
+            run(
+                "car_ft",
+                seed,
+                metrics(test + seed / 1000, ood),
+                trial=trial,
+                params=params,
+                merges=bent(test, ood),
+            )
+            for seed in (0, 1)
+        ]
+    comparison = compared(records)
+    began = time.process_time()
+    page = document(comparison, ChartData(comparison), cache=cache)
+    assert time.process_time() - began < 5
+    assert len(page.encode()) < 10_000_000
+    assert len(Read(page).of("tr")) > 2000
+
+
+def test_where_nothing_can_be_kept_the_library_is_made_each_time(tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("in the way of its folder")
+    assert library(tmp_path).count("vegaEmbed") > 0
+
+
+def test_the_library_is_bundled_once_and_read_again(cache: Path) -> None:
+    (file,) = (cache / "page").iterdir()
+    text = library(cache)
+    assert text == file.read_text()
+    assert "window.vegaEmbed" in text
+    assert "\r" not in text
+    file.write_text("// kept")
+    assert library(cache) == "// kept"
+    file.write_text(text)
+
+
+def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/scratch/ada")
+    told = "/scratch/ada/x.yaml --set trial.data.root='/home/bob/data' C:\\Users\\Eve\\y /srv/data"
+    assert without_user(told) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
+
+
+def test_a_folder_called_as_a_home_deeper_down_keeps_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/root"))
+    told = "--set 'data.root=\"/data/root\"' /root/x /rootless /root"
+    assert without_user(told) == "--set 'data.root=\"/data/root\"' ~/x /rootless ~"
+
+
+HOSTILE_CELL = "</td></table><script>alert(1)</script>&'\""
+
+
+class ReadCell(HTMLParser):
+    """The tags with their attributes, and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.stack: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.texts.setdefault(tag, []).append("")
+        self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack:
+            self.texts[self.stack[-1]][-1] += data
+
+    def rows(self) -> list[tuple[str, bool]]:
+        """The name of each line, and whether it is bold."""
+        heads = [attributes for tag, attributes in self.tags if tag == "th"]
+        return [
+            (text.strip(), "bold" in str(attributes["style"]))
+            for text, attributes in zip(self.texts["th"], heads, strict=True)
+            if attributes["scope"] == "row"
+        ]
+
+
+def many(trials: int, seeds: int = 2) -> Comparison:
+    runs = [zero_shot()]
+    for trial in range(trials):
+        for seed in range(seeds):
+            at, height = 0.6 + trial / 1e5 + seed / 1e4, 0.34
+            changes = {"params": {KL: float(trial)}, "merges": bent(at, height)}
+            runs.append(run("car_ft", seed, metrics(at, height), trial=trial, **changes))
+            baseline = run("fine_tune", seed, metrics(at, height), params={"optim.lr": trial})
+            runs.append(replace(baseline, digest=f"fine_tune-{trial}-{seed}"))
+    return compare(runs, sweep="many")
+
+
+@pytest.fixture(scope="module")
+def found() -> Comparison:
+    return compare(kl_sweep(), sweep="kl_weight")
+
+
+def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
+    found: Comparison,
+) -> None:
+    told = replace(found, warnings=("look out", "there too"))
+    read = ReadCell(cell(told))
+    assert read.texts["strong"] == [told.sentences[0]]
+    assert read.texts["p"][1 : len(told.sentences)] == [*told.sentences[1:]]
+    assert read.texts["li"] == ["look out", "there too"]
+    names = [line.name.strip() for line in build_table(told).lines]
+    assert [name for name, _ in read.rows()] == names
+    assert [name for name, bold in read.rows() if bold] == [
+        f"▸ {row.arm.label}" for row in told.rows if row.selected
+    ]
+    assert any(re.fullmatch(r"\d+\.\d ±\d+\.\d", cell) for cell in read.texts["td"])
+    assert "▸ selected." in read.texts["small"][0]
+
+
+def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(found: Comparison) -> None:
+    read = ReadCell(cell(found))
+    assert {tag for tag, _ in read.tags}.isdisjoint({"script", "style", "a", "img", "link"})
+    for tag, attributes in read.tags:
+        assert attributes.keys() <= {"style", "scope", "open"}, tag
+        assert not re.search(r"color|background|#|rgb|url", attributes.get("style") or ""), tag
+
+
+def test_what_a_cell_quotes_stays_text() -> None:
+    runs = [
+        run("fine_tune", 0, metrics(0.6, 0.3)),
+        run("car_ft", 0, metrics(0.61, 0.3), trial=0, params={"prompts.classes": HOSTILE_CELL}),
+    ]
+    hostile = replace(compare(runs, sweep=HOSTILE_CELL), warnings=(HOSTILE_CELL,))
+    read = ReadCell(cell(hostile))
+    assert "script" not in read.texts
+    assert read.texts["li"] == [HOSTILE_CELL]
+    assert read.texts["caption"][0].startswith(HOSTILE_CELL)
+    assert any(HOSTILE_CELL in name for name, _ in read.rows())
+
+
+def test_nothing_at_all_is_shown_too() -> None:
+    empty = compare([], sweep="none")
+    read = ReadCell(cell(empty))
+    assert read.rows() == []
+    assert read.texts["strong"] == [empty.sentences[0]]
+    assert repr(empty).startswith("<Comparison of 'none', 0 rows\n ")
+
+
+def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
+    large = replace(many(400), warnings=("odd",) * 1000)
+    read = ReadCell(cell(large))
+    rows = read.rows()
+    assert len(large.rows) > 10 * MOST_ROWS
+    assert 3 <= len(rows) <= MOST_ROWS
+    assert any(bold for _, bold in rows)
+    assert len(read.texts["li"]) == MOST_WARNINGS + 1
+    assert read.texts["li"][-1] == "and 995 more, in its warnings"
+    left = len(visible_rows(large, TableOptions())) - len(rows)
+    assert read.texts["small"][0].endswith(f" {left} more rows are in rows_frame(comparison).")
+    assert len(cell(large)) < 200_000
+    assert len(repr(large)) < 400
+    assert repr(large).count("\n") == 1
+
+
+def test_the_repr_names_sweep_rows_and_verdict(found: Comparison) -> None:
+    first, second = repr(found).split("\n")
+    assert first == f"<Comparison of 'kl_weight', {len(found.rows)} rows"
+    assert found.sentences[0][:100] in second
+
+
+def test_a_notebook_shows_a_comparison_by_itself() -> None:
+    script = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "from tests.tracking.made_up import kl_sweep\n"
+        "from tracking.comparison.compare import compare\n"
+        "from tracking.report.html import cell, show_in_notebooks\n"
+        "shell = InteractiveShell.instance()\n"
+        "found = compare(kl_sweep(), sweep='kl_weight')\n"
+        "show_in_notebooks()\n"
+        "data, _ = shell.display_formatter.format(found)\n"
+        "assert data['text/html'] == cell(found)\n"
+        "assert data['text/plain'].startswith('<Comparison of')\n"
+    )
+    show_in_notebooks()  # where there is none it does nothing
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["id_ood", "response"])
+def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(
+    found: Comparison, name: str
+) -> None:
+    spec = chart(found, name, width=500).properties(title="mine").to_dict()
+    assert spec["title"] == "mine"
+    assert "background" not in spec
+    widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
+    assert all(isinstance(width, int) and 0 < width <= 500 for width in widths)
+
+
+def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(found: Comparison) -> None:
+    with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
+        chart(found, "id_odd")
+    with pytest.raises(
+        TrackingError, match="kl_weight has nothing to show in the chart 'learning'"
+    ):
+        chart(found, "learning")

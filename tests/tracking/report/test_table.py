@@ -1,0 +1,254 @@
+"""Columns, order and ranks of a table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tracking.made_up import arm, kl_sweep, metrics, run, zero_shot
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.metrics import shifts
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
+from tracking.errors import TrackingError
+from tracking.report import formats
+from tracking.report import terminal as report
+from tracking.report.formats import latex
+from tracking.report.table import (
+    Column,
+    TableOptions,
+    build_table,
+    resolve_columns,
+    sort_rows,
+    unmerged,
+    visible_rows,
+)
+
+SWEEP = compare(kl_sweep(), sweep="kl_weight")
+
+
+def wide() -> Comparison:
+    more = {"id/test/nll": 1.23456, "context/id/test/kl": 4.9e-5, "id/test/ece": 0.0623}
+    more["system/images_per_s"] = 1234.4
+    runs = [run("car_ft", s, metrics(0.6, 0.3) | more, trial=0) for s in range(3)]
+    return compare(runs, sweep="wide")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("OOD mean", "ood/mean/top1"),
+        ("ood MEAN", "ood/mean/top1"),
+        ("ood/mean/top1", "ood/mean/top1"),
+        ("outline", "ood/outline/top1"),
+        ("gap", "gap/top1"),
+        ("ID val", "id/val/top1"),
+    ],
+)
+def test_a_column_goes_by_header_or_metric(name: str, metric: str) -> None:
+    (column,) = resolve_columns(SWEEP, [name])
+    assert column.metric == metric
+
+
+def test_columns_come_in_the_order_asked_for() -> None:
+    names = ("gain", "id/test/nll", "ID test")
+    assert [c.header for c in resolve_columns(wide(), names)] == list(names)
+    head = formats.markdown(wide(), options=TableOptions(columns=names)).splitlines()[0]
+    assert head == "| setting | n | gain | id/test/nll | ID test |"
+
+
+def test_what_settings_are_chosen_by_has_a_column_also_where_it_is_no_accuracy() -> None:
+    runs = [
+        run("car_ft", seed, metrics(0.6, 0.3) | {"id/val/nll": 1.2 + trial / 10}, trial=trial)
+        for trial in range(2)
+        for seed in range(3)
+    ]
+    comparison = compare(
+        runs, ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize")), sweep="s"
+    )
+    head, _, row, *_ = formats.markdown(comparison).splitlines()
+    assert head.startswith("| setting | n | id/val/nll | ID val |")
+    assert "1.2 ±0" in row
+
+
+def test_what_is_kept_on_other_tasks_has_columns_of_its_own() -> None:
+    kept = {"retention/mean/top1": 0.5, "retention/gain/top1": -0.073, "retention/dtd/top1": 0.5}
+    runs = [run("car_ft", s, metrics(0.6, None) | kept, trial=0) for s in range(3)]
+    head, _, row, *_ = formats.markdown(compare(runs, sweep="other")).splitlines()
+    assert head.endswith("| other tasks | kept there |")
+    assert row.endswith("| **50.0 ±0.0** | **-7.3 ±0.0** |")
+    assert list(compare(runs, sweep="other").rows[0].metrics)[-3:] == [
+        "retention/dtd/top1",
+        "retention/mean/top1",
+        "retention/gain/top1",
+    ]
+
+
+@pytest.mark.parametrize("width", [90, 60, 40])
+def test_where_it_is_narrow_every_column_stays(width: int) -> None:
+    kept = {"retention/mean/top1": 0.5, "retention/gain/top1": -0.073}
+    runs = [run("car_ft", s, metrics(0.6, None) | kept, trial=0) for s in range(3)]
+    shown = report.terminal(compare(runs, sweep="other"), width=width)
+    assert "-7.3" in shown
+    assert "50.0" in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_column_that_no_row_has_is_told_with_the_nearest_name() -> None:
+    with pytest.raises(
+        TrackingError, match="unknown column 'id/test/nil'; did you mean 'id/test/nll'"
+    ):
+        resolve_columns(wide(), ["id/test/nil"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("id/test/top1", 0.6512, "65.1"),
+        ("id/test/ece", 0.0623, "6.2"),
+        ("id/test/nll", 1.23456, "1.23"),
+        ("context/id/test/kl", 4.9e-5, "4.9e-05"),
+        ("system/images_per_s", 1234.4, "1234"),
+        ("id/test/top1", -0.00001, "0.0"),
+    ],
+)
+def test_fractions_are_percent_and_the_rest_is_not(metric: str, value: float, text: str) -> None:
+    assert Column(metric, metric).number(value) == text
+
+
+def test_what_is_not_in_percent_is_said_below_the_table() -> None:
+    view = TableOptions(columns=("id/test/nll", "id/test/ece", "ID test"))
+    assert "Not in percent: id/test/nll." in " ".join(report.terminal(wide(), options=view).split())
+    assert "Not in percent" not in report.terminal(wide())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_columns_that_were_asked_for_are_never_left_out(width: int) -> None:
+    names = (
+        "id/test/nll",
+        "context/id/test/kl",
+        "id/test/ece",
+        "ID val",
+        "gap",
+        "system/images_per_s",
+    )
+    text = report.terminal(wide(), width=width, options=TableOptions(columns=names))
+    assert max(map(len, text.splitlines())) <= width
+    for number in ("1.23", "4.9e-05", "6.2", "60.0", "30.0", "1234"):
+        assert number in text
+
+
+def values(comparison: Comparison, metric: str) -> list[float | None]:
+    return [row.metric(metric).mean for row in comparison.rows]
+
+
+@pytest.mark.parametrize(
+    ("by", "metric", "falls"),
+    [
+        ("OOD mean", "ood/mean/top1", True),
+        ("OOD mean:asc", "ood/mean/top1", False),
+        ("gap", "gap/top1", False),
+        ("gap:desc", "gap/top1", True),
+        ("id/test/top1", "id/test/top1", True),
+    ],
+)
+def test_rows_come_by_a_column_the_better_end_first(by: str, metric: str, falls: bool) -> None:
+    found = values(sort_rows(SWEEP, by), metric)
+    assert found == sorted(values(SWEEP, metric), key=lambda v: v or 0.0, reverse=falls)
+
+
+def test_rows_without_a_number_come_last_either_way() -> None:
+    runs = [*arm("car_ft", [0.6], [0.3], trial=0), run("fine_tune", 0), *arm("flyp", [0.7], [0.2])]
+    for by in ("ID test", "ID test:asc"):
+        assert sort_rows(compare(runs, sweep="s"), by).rows[-1].arm.algorithm == "fine_tune"
+
+
+def test_rows_come_by_name_and_by_count_too() -> None:
+    labels = [row.arm.label for row in sort_rows(SWEEP, "setting").rows]
+    assert labels == sorted(labels)
+    counts = [row.n for row in sort_rows(SWEEP, "n").rows]
+    assert counts == sorted(counts, reverse=True)
+    with pytest.raises(TrackingError, match="unknown column"):
+        sort_rows(SWEEP, "nowhere:asc")
+
+
+def test_in_an_order_of_its_own_a_merged_model_carries_its_whole_name() -> None:
+    text = report.terminal(
+        sort_rows(SWEEP, "OOD mean"), width=120, options=TableOptions(sort="OOD mean")
+    )
+    assert "  car_ft kl_weight=3 + wise_ft@0.75 " in text
+    assert "\n    + wise_ft" not in text
+
+
+def test_trials_of_several_sweeps_may_share_their_numbers() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.5 + i / 1000, 0.3), trial=i % 60, params={"optim.lr": i})
+        for i in range(120)
+    ]
+    rows = visible_rows(compare(runs, sweep="a + b"), TableOptions(max_trials=10))
+    assert {unmerged(row) for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
+
+
+def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
+    names = {"ood/test/top1", "ood/val/top1", "ood/outline/top1", "ood/mean/top1", "id/val/top1"}
+    assert shifts(names) == [
+        ("ood/outline/top1", "outline"),
+        ("ood/test/top1", "OOD test"),
+        ("ood/val/top1", "OOD val"),
+    ]
+
+
+def places(comparison: Comparison) -> dict[str, int]:
+    """By label the place of a row's ID test accuracy."""
+    table = build_table(comparison, rows=comparison.rows)
+    at = table.heads.index("ID test") - 1
+    placed = [line.cells[at].place for line in table.lines]
+    return {row.arm.label: p for row, p in zip(comparison.rows, placed, strict=True) if p}
+
+
+def settings(*values: float) -> Comparison:
+    """One setting of CAR-FT for each value, of one seed."""
+    runs = [
+        run("car_ft", 0, metrics(value, 0.3), trial=trial, params={"optim.lr": trial})
+        for trial, value in enumerate(values)
+    ]
+    return compare(runs, sweep="s")
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=8))
+def test_a_place_is_how_many_different_numbers_are_better(permille: list[int]) -> None:
+    comparison = settings(*(value / 1000 for value in permille))
+    found = places(comparison)
+    for row in comparison.rows:
+        assert row.arm.trial is not None
+        better = {value for value in permille if value > permille[row.arm.trial]}
+        is_placed = len(better) < 2 and len(set(permille)) > 1
+        place = found.get(row.arm.label)
+        assert place == (len(better) + 1 if is_placed else None)
+
+
+def test_each_data_set_has_its_own_best_and_every_form_marks_the_same() -> None:
+    small = [{"data": "small"}, {"data": "small"}, {"data": "large"}, {"data": "large"}]
+    runs = [
+        run(
+            "car_ft",
+            0,
+            metrics(0.5 + trial / 10, 0.3),
+            trial=trial,
+            params={"optim.lr": trial},
+            facts=facts,
+        )
+        for trial, facts in enumerate(small)
+    ]
+    comparison = compare(runs, sweep="s")
+    found = places(comparison)
+    assert [found[row.arm.label] for row in comparison.rows] == [2, 1, 2, 1]
+    bold = [line for line in latex(comparison).splitlines() if r"\textbf{60.0}" in line]
+    assert len(bold) == 1
+
+
+def test_what_lacks_seeds_takes_no_place() -> None:
+    runs = [*arm("fine_tune", [0.6] * 3, [0.3] * 3), *arm("car_ft", [0.7] * 2, [0.3] * 2, trial=0)]
+    comparison = compare([*runs, zero_shot(0.5)], sweep="s")
+    found = places(comparison)
+    assert found.keys() == {"fine_tune", "zero_shot"}

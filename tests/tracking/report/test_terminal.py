@@ -1,0 +1,234 @@
+"""The comparison reads well at every width, and nothing of it is lost in Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, metrics, run, zero_shot
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord
+from tracking.comparison.spec import ComparisonSpec, SelectionRule
+from tracking.report import formats
+from tracking.report import terminal as report
+from tracking.report.table import TableOptions
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def troubled() -> Comparison:
+    """Three seeds of which some failed, an oracle, contexts that tell, other data, no tuning."""
+    facts = {"data": "a" * 64}
+    runs: list[RunRecord] = [zero_shot(facts=facts)]
+    for record in kl_sweep(3)[1:]:
+        told = {"data": "b" * 64, "contexts_name": ["pixel"]}
+        lost = record.trial == 2 and record.seed == 1
+        runs.append(
+            run(
+                record.algorithm,
+                record.seed,
+                None if lost else record.metrics,
+                trial=record.trial,
+                params={**record.params, "optim.lr": 3e-4} if record.trial else record.params,
+                merges=record.merges,
+                facts=told if record.trial is not None else facts,
+            )
+        )
+    rule = SelectionRule(metric="ood/mean/top1", oracle=True, within=0.005, strength={KL: 1})
+    return compare(runs, ComparisonSpec(rule=rule), sweep="troubled")
+
+
+SWEEP = compare(kl_sweep(), sweep="kl_weight")
+TEXTS = {
+    "comparison_80.txt": lambda: report.terminal(SWEEP, width=80),
+    "comparison_100.txt": lambda: report.terminal(SWEEP, width=100),
+    "comparison_120.txt": lambda: report.terminal(SWEEP, width=120),
+    "comparison_troubled_80.txt": lambda: report.terminal(troubled(), width=80),
+    "comparison_all_alphas_120.txt": lambda: report.terminal(
+        SWEEP, width=120, options=TableOptions(all_alphas=True)
+    ),
+    "comparison.md": lambda: formats.markdown(SWEEP),
+    "comparison.csv": lambda: formats.to_csv(SWEEP),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_text_is_the_one_that_was_looked_at(name: str) -> None:
+    """CARFT_WRITE_GOLDEN=1 writes the new text after a wanted change; read it then."""
+    text = TEXTS[name]()
+    path = GOLDEN / name
+    if os.environ.get("CARFT_WRITE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+        pytest.fail(f"{name} was written; read it, then run again without CARFT_WRITE_GOLDEN")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("all_alphas", [False, True])
+@pytest.mark.parametrize("width", [40, 60, 79, 80, 99, 100, 120, 132, 200])
+def test_no_line_is_wider_than_asked_and_no_number_is_cut(width: int, all_alphas: bool) -> None:
+    for comparison in (SWEEP, troubled()):
+        text = report.terminal(comparison, width=width, options=TableOptions(all_alphas=all_alphas))
+        assert max(map(cell_len, text.splitlines())) <= width
+        assert "…" not in text
+
+
+def test_a_very_narrow_terminal_still_shows_id_and_ood() -> None:
+    text = report.terminal(SWEEP, width=40)
+    assert "ID test" in text
+    assert "OOD mean" in text
+    assert all(word in text for word in ("ID val", "gap", "gain"))
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_every_shift_is_shown_at_usual_widths(width: int) -> None:
+    text = report.terminal(SWEEP, width=width)
+    for word in ("flat", "emoji", "outline", "pixel", "ID test", "OOD mean"):
+        assert word in text
+
+
+def test_many_shifts_take_several_tables_rather_than_being_left_out() -> None:
+    shifts = {f"ood/corruption_{i}/top1": 0.3 for i in range(15)}
+    runs = [run("car_ft", s, metrics(0.6, 0.3) | shifts, trial=0) for s in range(3)]
+    text = report.terminal(compare(runs, sweep="s"), width=80)
+    assert text.count("setting ") > 2
+    assert text.count("corruption") == 15
+    assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_only_the_chosen_alpha_is_shown_unless_all_are_asked_for() -> None:
+    assert report.terminal(SWEEP, width=120).count("+ wise_ft@") == 5
+    assert (
+        report.terminal(SWEEP, width=120, options=TableOptions(all_alphas=True)).count("+ wise_ft@")
+        == 15
+    )
+    assert formats.markdown(SWEEP, options=TableOptions(all_alphas=True)).count("+ wise_ft@") == 15
+
+
+def test_a_merged_row_stands_under_its_arm() -> None:
+    lines = report.terminal(SWEEP, width=120).splitlines()
+    tuned = next(i for i, line in enumerate(lines) if line.startswith("  fine_tune "))
+    assert lines[tuned + 1].startswith("    + wise_ft@")
+
+
+def test_the_selected_row_is_pointed_at() -> None:
+    text = report.terminal(SWEEP, width=120)
+    assert text.count("\n▸ ") == 1
+    assert "\n▸ car_ft kl_weight=1 " in text
+    assert "| **▸ car_ft kl_weight=1** |" in formats.markdown(SWEEP)
+
+
+def test_what_stands_for_an_algorithm_with_several_settings_is_dotted() -> None:
+    runs = arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0)
+    for value, lr in ((0.61, 1e-5), (0.64, 1e-4)):
+        runs += arm("fine_tune", [value] * 3, [0.3] * 3, params={"optim.lr": lr})
+    text = report.terminal(compare(runs, sweep="s"), width=100)
+    assert "\n• fine_tune lr=0.0001" in text
+    assert "• best setting of its algorithm." in " ".join(text.split())
+
+
+def test_warnings_stand_above_the_table_and_the_verdict_below() -> None:
+    text = report.terminal(troubled(), width=100)
+    warning, table, verdict = (
+        text.index("! mixed data"),
+        text.index("setting "),
+        text.index("Inconclusive: "),
+    )
+    assert warning < table < verdict
+    assert "oracle" in text.splitlines()[0]
+
+
+def test_colour_is_asked_for_and_never_in_the_way() -> None:
+    plain = report.terminal(SWEEP, width=100)
+    coloured = report.terminal(SWEEP, width=100, colour=True)
+    assert "\x1b[" not in plain
+    assert "\x1b[1m" in coloured
+
+
+def test_what_has_no_number_is_a_dash() -> None:
+    text = report.terminal(compare([run("car_ft", 0, trial=0), zero_shot()], sweep="s"), width=100)
+    line = next(line for line in text.splitlines() if line.startswith("  car_ft"))
+    assert set(line.split()[2:]) == {"–"}
+    assert line.split()[1] == "0/1"
+
+
+def test_nothing_at_all_still_gives_a_text() -> None:
+    empty = compare([], sweep="s")
+    assert "No verdict" in report.terminal(empty, width=80)
+    assert "No verdict" in formats.markdown(empty)
+    assert formats.to_csv(empty).startswith("setting,")
+
+
+def test_names_are_shown_as_they_are() -> None:
+    odd = run("car_ft", 0, metrics(0.6, 0.3), trial=0, params={"prompts.classes": "[red]a|b[/red]"})
+    comparison = compare([odd], sweep="s")
+    assert "classes=[red]a|b[/red]" in report.terminal(comparison, width=120)
+    assert "classes=[red]a\\|b[/red]" in formats.markdown(comparison)
+
+
+def test_a_markdown_table_is_as_wide_in_every_row() -> None:
+    table = [line for line in formats.markdown(SWEEP).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_csv_holds_every_row_and_value() -> None:
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(SWEEP))))
+    assert len(rows) == len(SWEEP.rows)
+    tuned = next(row for row in rows if row["setting"] == "fine_tune")
+    told = next(row for row in SWEEP.rows if row.arm.label == "fine_tune").metrics["id/test/top1"]
+    assert told.ci95 is not None
+    assert float(tuned["id/test/top1"]) == told.mean
+    assert float(tuned["id/test/top1 low"]) == told.ci95.low
+    assert json.loads(tuned["id/test/top1 values"]) == list(told.values)
+    assert float(rows[-1][KL]) == 3.0
+    zero = next(row for row in rows if row["setting"] == "zero_shot")
+    assert zero["id/test/top1 low"] == ""
+
+
+def crowd(trials: int) -> Comparison:
+    """Fine-tuning and so many settings of CAR-FT, the best ones in the middle."""
+    runs = [zero_shot(), *arm("fine_tune", [0.6] * 3, [0.3] * 3)]
+    for trial in range(trials):
+        test = 0.7 - abs(trial - trials / 2) / 1000
+        merges = bent(test, 0.35)
+        runs += [
+            run("car_ft", s, metrics(test, 0.35), trial=trial, params={KL: trial}, merges=merges)
+            for s in range(3)
+        ]
+    return compare(runs, sweep="crowd")
+
+
+def test_of_many_trials_the_best_are_shown_with_what_they_are_compared_with() -> None:
+    comparison = crowd(300)
+    text = report.terminal(comparison, width=100)
+    assert len({*re.findall(r"^..car_ft kl_weight=\S+", text, re.MULTILINE)}) == 50
+    assert "\n▸ car_ft kl_weight=150 " in text
+    assert "\n  zero_shot " in text
+    assert "\n  fine_tune " in text
+    assert "52 of 302 settings, the best by id/val/top1." in " ".join(text.split())
+    everything = report.terminal(comparison, width=100, options=TableOptions(max_trials=None))
+    assert len({*re.findall(r"^..car_ft kl_weight=\S+", everything, re.MULTILINE)}) == 300
+    assert "settings, the best" not in everything
+    assert "52 of 302 settings" in formats.markdown(comparison)
+    assert (
+        formats.markdown(comparison, options=TableOptions(max_trials=None)).count(
+            "car_ft kl_weight"
+        )
+        > 300
+    )
+
+
+def test_the_selected_setting_is_shown_even_when_its_value_is_not_among_the_best() -> None:
+    runs = [
+        run("car_ft", 0, metrics(0.7 - trial / 10_000, 0.3), trial=trial, params={KL: trial + 1})
+        for trial in range(80)
+    ]
+    rule = SelectionRule(within=0.5, strength={KL: 1})
+    text = report.terminal(compare(runs, ComparisonSpec(rule=rule), sweep="s"), width=100)
+    assert "\n▸ car_ft kl_weight=80 " in text

@@ -1,0 +1,183 @@
+"""A model in MLflow: kept once, linked, registered once, and nothing half done stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.models import Model
+
+from tests.tracking.conftest import NewDatabase
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.location import TrackingLocation
+from tracking.store.base import DatasetInput, Metric, RunKey, RunStart
+from tracking.store.mlflow_models import ModelStart, keep_model
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import Server
+
+NOW = 1_790_000_000_000
+KEY = RunKey("small.sweep", "d" * 64)
+START = ModelStart(
+    key=KEY,
+    name="small.sweep",
+    label="wise_ft@0.5",
+    evaluation="e" * 64,
+    params={"algorithm.kl_weight": 0.3, "seed": 1},
+    metrics={"wise_ft/id/test/top1": 0.5, "wise_ft/ood/mean/top1": 0.25, "wise_ft/gap/top1": 0.3},
+    step=500,
+    dataset=DatasetInput("icons", "f" * 64, "builtin", "test"),
+    description="car_ft, the median of 3.",
+)
+Place = Callable[[], TrackingLocation]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What MLflow looks at of an export, which is little."""
+    made = tmp_path / "small-model"
+    made.mkdir()
+    (made / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": {}}}))
+    (made / "head.safetensors").write_bytes(b"weights")
+    return made
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def place(
+    request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path: Path
+) -> TrackingLocation:
+    """A store with the sweep and its run."""
+    if request.param == "server":
+        uri, root = request.getfixturevalue("server").address, None
+    else:
+        uri, root = new_database(), tmp_path / "mlartifacts"
+    where = TrackingLocation(uri, f"test-{uuid.uuid4().hex}", root, "home")
+    store = MlflowStore(uri, where.experiment, root, home="mine")
+    store.start_run(RunStart(RunKey(KEY.sweep), KEY.sweep, NOW))
+    store.start_run(RunStart(KEY, "car_ft seed 1", NOW, parent=RunKey(KEY.sweep)))
+    store.log_metrics(
+        KEY,
+        [
+            Metric("id/test/top1", 0.5, 1, NOW + 1),
+            Metric("wise_ft/id/test/top1", 0.4, 250, NOW + 2),
+            Metric("wise_ft/id/test/top1", 0.5, 500, NOW + 3),
+            Metric("wise_ft/ood/mean/top1", 0.25, 500, NOW + 3),
+            Metric("wise_ft/gap/top1", 0.9, 500, NOW + 3),
+        ],
+    )
+    return where
+
+
+def client(place: TrackingLocation) -> MlflowClient:
+    return MlflowClient(place.uri)
+
+
+def models(place: TrackingLocation) -> list[str]:
+    experiment = client(place).get_experiment_by_name(place.experiment)
+    assert experiment is not None
+    found = client(place).search_logged_models([experiment.experiment_id])
+    return [model.model_id for model in found]
+
+
+def test_a_model_is_kept_once_linked_once_and_registered_once(
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"model-{uuid.uuid4().hex}"
+    first = keep_model(place, "mine", START, folder, register=name)
+    again = keep_model(place, "mine", START, folder, register=name)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again.registered == first.registered == (name, "1")
+    assert models(place) == [first.model_id]
+    model = client(place).get_logged_model(first.model_id)
+    assert (model.name, model.model_type) == ("small_sweep", "image-classifier")
+    assert model.params == {"label": "wise_ft@0.5", "algorithm.kl_weight": "0.3", "seed": "1"}
+    assert model.tags["carft.evaluation"] == START.evaluation
+    run = client(place).get_run(str(model.source_run_id))
+    for one in (run, client(place).get_run(run.data.tags["mlflow.parentRunId"])):
+        assert one.outputs is not None
+        assert [output.model_id for output in one.outputs.model_outputs] == [model.model_id]
+    (version,) = client(place).search_model_versions(f"name = '{name}'")
+    assert version.description == START.description
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
+    signature = Model.load(f"models:/{name}/1").signature
+    assert signature is not None
+    assert signature.inputs.input_names() == ["image"]
+
+
+def test_its_metrics_are_those_points_of_the_run_that_have_its_values(
+    place: TrackingLocation, folder: Path
+) -> None:
+    kept = keep_model(place, "mine", START, folder)
+    model = client(place).get_logged_model(kept.model_id)
+    found = {metric.key: metric for metric in model.metrics or []}
+    assert set(found) == {"wise_ft/id/test/top1", "wise_ft/ood/mean/top1"}
+    point = found["wise_ft/id/test/top1"]
+    assert (point.value, point.step, point.timestamp) == (0.5, 500, NOW + 3)
+    assert (point.dataset_name, point.dataset_digest) == ("icons", "f" * 36)
+    run_id = str(model.source_run_id)
+    assert len(client(place).get_metric_history(run_id, "wise_ft/id/test/top1")) == 2
+
+
+def test_other_models_are_other_models(place: TrackingLocation, folder: Path) -> None:
+    kept = keep_model(place, "mine", START, folder)
+    other = keep_model(place, "mine", replace(START, evaluation="0" * 64), folder)
+    assert other.is_new
+    assert sorted(models(place)) == sorted([kept.model_id, other.model_id])
+
+
+def test_a_run_that_is_not_there_is_told_with_what_to_do(
+    place: TrackingLocation, folder: Path
+) -> None:
+    lost = replace(START, key=RunKey(KEY.sweep, "a" * 64))
+    with pytest.raises(TrackingError, match=r"has no run aaaaaaaaaaaa .*carft-sweep sync"):
+        keep_model(place, "mine", lost, folder)
+    with pytest.raises(TrackingError, match="has no run"):
+        keep_model(place, "another's", START, folder)
+    assert models(place) == []
+
+
+def test_an_upload_that_fails_leaves_nothing(
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", full)
+        with pytest.raises(ServiceUnreachable, match="no space left"):
+            keep_model(place, "mine", START, folder)
+    assert models(place) == []
+    assert keep_model(place, "mine", START, folder).is_new
+
+
+def test_a_name_that_the_registry_refuses_is_told(place: TrackingLocation, folder: Path) -> None:
+    with pytest.raises(TrackingError, match="rejected"):
+        keep_model(place, "mine", START, folder, register="a/b")
+
+
+def test_the_environment_is_left_as_it_was(
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "uv.lock").write_text("version = 1")
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'secret'")
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    kept = keep_model(place, "mine", START, folder)
+    assert dict(os.environ) == before
+    if place.artifacts is not None:
+        location = Path(client(place).get_logged_model(kept.model_id).artifact_location)
+        names = {file.name for file in location.rglob("*")}
+        assert "MLmodel" in names
+        assert not names & {"uv.lock", "pyproject.toml"}
+
+
+def test_a_server_that_is_away_is_told(folder: Path, server: Server) -> None:
+    del server  # it lets MLflow be imported where this test is alone
+    away = TrackingLocation("http://127.0.0.1:9", "none", None, "home")
+    with pytest.raises(ServiceUnreachable, match=r"127\.0\.0\.1:9"):
+        keep_model(away, "mine", START, folder)

@@ -1,0 +1,133 @@
+"""Which database a URL names, what of it may be shown, and what its errors mean."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from tests.services.postgres import Postgres
+from tracking.database import (
+    Database,
+    connect_args,
+    identity,
+    inspect_database,
+    parse_url,
+    remove_passwords,
+)
+from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
+from tracking.location import without_password
+
+HERE = "postgresql://localhost:5432/a"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (HERE, "postgresql+psycopg://me:pass@127.0.0.1/a"),
+        (HERE, "postgresql+psycopg2://[::1]/a?sslmode=require"),
+        (HERE, "postgresql://me@LOCALHOST./a?connect_timeout=3&application_name=x"),
+        (HERE, "postgresql:///a"),
+        ("sqlite:///a.db", "sqlite:///./b/../a.db?timeout=3"),
+    ],
+)
+def test_one_database_is_one_whoever_opens_it_and_how(one: str, other: str) -> None:
+    assert identity(one) == identity(other)
+    assert "pass" not in str(identity(other))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "postgresql://localhost:5433/a",
+        "postgresql://localhost/b",
+        "postgresql://elsewhere/a",
+        "mysql://localhost:5432/a",
+        "sqlite:///a",
+        "http://localhost:5432/a",
+        "postgresql://localhost:port/a",
+        "nothing at all",
+    ],
+)
+def test_another_one_is_another_one(other: str) -> None:
+    assert identity(HERE) != identity(other)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://u:p/w?x@db/m", "postgresql://db/m"),
+        ("postgresql://u:p@ss@db/m", "postgresql://db/m"),
+        (
+            "postgresql://db/m?user=u&password=pass&sslmode=require",
+            "postgresql://db/m?sslmode=require",
+        ),
+        ("postgresql://db/m?password=pass", "postgresql://db/m"),
+        ("http://u:p@server/a@b", "http://server/a@b"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_what_is_shown_holds_no_secret(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+
+
+def test_a_text_of_somebody_else_is_scrubbed() -> None:
+    uri = "postgresql://u:s%40cret@db/m"
+    text = f"({uri}) failed: s@cret, s%40cret, http://me:other@host/x, http://host/@x"
+    assert (
+        remove_passwords(text, uri)
+        == "(postgresql://db/m) failed: ***, ***, http://host/x, http://host/@x"
+    )
+    assert remove_passwords("a b", "postgresql://u:a@db/m") == "a b", (
+        "too short to be told from a letter"
+    )
+    assert remove_passwords("a b", "no url") == "a b"
+
+
+def test_the_database_is_looked_into(postgres: Postgres) -> None:
+    name = postgres.new_database()
+    database = Database(postgres.url(name), "Optuna's database", "V")
+    assert inspect_database(database).tables == set()
+    for table in ("studies", "trials", "alembic_version"):
+        postgres.sql(f"CREATE TABLE {table} (version_num text)", name)
+    found = inspect_database(database)
+    assert found.is_optunas
+    assert not found.is_mlflows
+    assert found.revision is None
+    postgres.sql("INSERT INTO alembic_version VALUES ('v1')", name)
+    assert inspect_database(database).revision == "v1"
+    assert "sesame" not in str(database)
+
+
+def test_no_room_for_one_more_is_no_mistake(postgres: Postgres) -> None:
+    name = postgres.new_database()
+    postgres.sql(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+    user = postgres.new_user("pass word")
+    with pytest.raises(ServiceUnreachable, match="too many connections") as caught:
+        inspect_database(Database(postgres.url(name, user, "pass word"), "Optuna's database", "V"))
+    assert not isinstance(caught.value, AccessDenied | HostNotFound)
+
+
+def test_who_takes_connections_and_says_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert connect_args(parse_url(HERE, "V"))["connect_timeout"] == 5
+    assert "connect_timeout" not in connect_args(parse_url(f"{HERE}?connect_timeout=9", "V"))
+    shortest = {"connect_timeout": 2}  # libpq's
+    monkeypatch.setattr("tracking.database._OPTIONS", shortest)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(ServiceUnreachable, match="does not answer"):
+            inspect_database(
+                Database(f"postgresql://u:p@127.0.0.1:{port}/x", "Optuna's database", "V")
+            )
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("uri", ["hello", "postgresql://u:p@db:port/x", "postgres://db/x"])
+def test_what_is_no_url_of_a_database_is_said_with_its_variable(uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"^V is to be like postgresql://USER:PASSWORD@HOST"):
+        parse_url(uri, "V")

@@ -1,0 +1,311 @@
+"""Where a home's runs are recorded, what that is called, and which file systems are safe."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.mounts import mount
+from tracking.errors import TrackingError
+from tracking.location import (
+    Lock,
+    LockHeld,
+    file_system,
+    home_id,
+    network_file_system,
+    resolve_location,
+    without_password,
+)
+from tracking.provenance import SOURCE_COMMIT, provenance_tags
+from tracking.store.mlflow_client import QUIET, stay_private
+from tracking.store.mlflow_store import open_store
+
+
+def test_a_home_keeps_its_runs_itself(tmp_path: Path) -> None:
+    place = resolve_location(tmp_path, {})
+    assert place.uri == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+    assert place.artifacts == tmp_path.resolve() / "mlartifacts"
+    assert place.experiment == "carft-sweep"
+    assert place.key == "home"
+
+
+def test_the_environment_names_another_place(tmp_path: Path) -> None:
+    environ = {"MLFLOW_TRACKING_URI": "https://u:p@lab/mlflow", "MLFLOW_EXPERIMENT_NAME": "robust"}
+    place = resolve_location(tmp_path, environ)
+    assert (place.uri, place.experiment) == ("https://u:p@lab/mlflow", "robust")
+    assert place.artifacts is None
+
+
+def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -> None:
+    def key(uri: str, experiment: str = "") -> str:
+        environ = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
+        return resolve_location(tmp_path, environ).key
+
+    assert key("http://a") != key("http://b") != key("")
+    assert key("http://a", "x") != key("http://a", "y")
+    assert key("http://me:old@a") == key("http://me:new@a")
+
+
+def test_a_database_server_leaves_artifacts_in_the_home(tmp_path: Path) -> None:
+    place = resolve_location(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql://db/mlflow"})
+    assert place.artifacts == tmp_path.resolve() / "mlartifacts"
+
+
+@pytest.mark.parametrize("named", [None, "in the home"])
+def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    home = tmp_path / "share" / "home"
+    home.parent.mkdir()
+    mount(monkeypatch, home.parent, "nfs4")
+    environ = {} if named is None else {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+    place = resolve_location(home, environ)
+    said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
+    with pytest.raises(TrackingError, match=said):
+        _ = place.uri
+    with pytest.raises(TrackingError, match=said):
+        open_store(home, environ)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("uri", ["http://lab:5000", "postgresql://db/mlflow", "sqlite:///{local}"])
+def test_a_home_on_a_network_file_system_has_its_runs_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    home = tmp_path / "share"
+    home.mkdir()
+    mount(monkeypatch, home, "nfs4")
+    uri = uri.format(local=tmp_path / "mlflow.db")
+    assert resolve_location(home, {"MLFLOW_TRACKING_URI": uri}).uri == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:pass@host:80/x", "https://host:80/x"),
+        ("postgresql://u:p%40@db/m?a=b", "postgresql://db/m?a=b"),
+        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+    ],
+)
+def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+
+
+def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(home_id(tmp_path / "a"))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert home_id(tmp_path / "b") != found[0]
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
+
+
+def test_where_nothing_can_be_linked_a_home_gets_its_id_under_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    script = f"""
+import os, sys
+from pathlib import Path
+from tracking.location import home_id
+def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
+os.link = refuse
+print(home_id(Path({str(tmp_path)!r})))
+"""
+    others = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    mine = home_id(tmp_path)
+    assert {other.communicate(timeout=30)[0].strip() for other in others} == {mine}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["id", "id.lock"]
+
+
+def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tracking.store.mlflow_store import open_store\n"
+        f"open_store(Path({str(tmp_path)!r}), {{}}).close()\n"
+        "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_store_of_a_home_holds_that_home(tmp_path: Path) -> None:
+    open_store(tmp_path, {}).close()
+    assert (tmp_path / "id").exists()
+
+
+def test_what_the_user_chose_about_usage_reports_stands() -> None:
+    environ = {"RAY_USAGE_STATS_ENABLED": "1"}
+    stay_private(environ)
+    assert environ == {**QUIET, "RAY_USAGE_STATS_ENABLED": "1"}
+
+
+def test_mlflows_telemetry_is_off_because_of_us() -> None:
+    """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
+    code = (
+        "from tracking.store.mlflow_client import stay_private; stay_private()\n"
+        "import mlflow\n"
+        "from mlflow.telemetry import get_telemetry_client, utils\n"
+        "assert not utils._IS_IN_CI_ENV_OR_TESTING and not utils._IS_MLFLOW_DEV_VERSION\n"
+        "assert utils.is_telemetry_disabled() and get_telemetry_client() is None\n"
+    )
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, env=environ, cwd=root)
+
+
+def git(folder: Path, *command: str) -> str:
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        **{
+            f"GIT_{who}_{what}": "x"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
+    }
+    done = subprocess.run(
+        ["git", *command], cwd=folder, env=environ, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_git_state_is_told(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--initial-branch", "topic")
+    (tmp_path / "file").write_text("1")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "--message", "first")
+    below = tmp_path / "below"
+    below.mkdir()
+    tags = provenance_tags(below)
+    assert tags["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
+    assert tags["mlflow.source.git.branch"] == "topic"
+    assert tags["carft.git.dirty"] == "false"
+    (tmp_path / "file").write_text("2")
+    assert provenance_tags(below)["carft.git.dirty"] == "true"
+    git(tmp_path, "checkout", "--detach", "--force", "HEAD")
+    assert "mlflow.source.git.branch" not in provenance_tags(below)
+
+
+def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:
+    tags = provenance_tags(tmp_path)
+    assert not [name for name in tags if "git" in name]
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.user"]
+
+
+def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SOURCE_COMMIT, "0123abc-dirty")
+    tags = provenance_tags(tmp_path)
+    assert tags["mlflow.source.git.commit"] == "0123abc"
+    assert tags["carft.git.dirty"] == "true"
+    monkeypatch.setenv(SOURCE_COMMIT, "0123abc")
+    assert provenance_tags(tmp_path)["carft.git.dirty"] == "false"
+
+
+def test_versions_are_told_without_importing_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.provenance.PACKAGES", ("mlflow", "no-such-package"))
+    tags = provenance_tags(tmp_path)
+    import mlflow
+
+    assert tags["carft.version.mlflow"] == mlflow.__version__
+    assert "carft.version.no-such-package" not in tags
+
+
+def test_without_git_the_rest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance_tags(tmp_path)["mlflow.source.type"] == "LOCAL"
+
+
+def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "lock")
+    with pytest.raises(LockHeld, match=str(os.getpid())):
+        Lock(tmp_path / "lock")
+    lock.release()
+    lock.release()
+    Lock(tmp_path / "lock").release()
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> None:
+        def lockf(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+
+    for number in (errno.ENOLCK, errno.ENOSYS):
+        refuse(number)
+        with pytest.raises(TrackingError, match=rf"{os.strerror(number)}.*--home"):
+            Lock(tmp_path / "lock")
+    for number in (errno.EACCES, errno.EAGAIN):
+        refuse(number)
+        with pytest.raises(LockHeld):
+            Lock(tmp_path / "lock")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "gpfs", "ceph"])
+def test_what_is_not_there_yet_lies_on_the_nearest_mount_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    mount(monkeypatch, share, kind)
+    assert file_system(share / "not" / "there") == network_file_system(share / "not") == kind
+    assert file_system(tmp_path / "share2") == "ext4"
+    assert network_file_system(tmp_path) is None
+
+
+def test_a_link_lies_where_it_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    mount(monkeypatch, share, "nfs4")
+    (tmp_path / "link").symlink_to(share)
+    assert network_file_system(tmp_path / "link" / "home") == "nfs4"
+
+
+def test_a_mount_below_a_network_file_system_may_be_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    (tmp_path / "a b").mkdir()
+    place = str(tmp_path / "a b").replace(" ", "\\040")
+    mounts.write_text(f"server:/ {tmp_path} nfs4 rw 0 0\n/dev/b {place} xfs rw 0 0\n")
+    monkeypatch.setattr("tracking.location.MOUNTS", mounts)
+    assert network_file_system(tmp_path / "other") == "nfs4"
+    assert network_file_system(tmp_path / "a b" / "home") is None
+
+
+def test_a_later_mount_on_the_same_place_covers_the_earlier(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/a {tmp_path} ext4 rw 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
+    assert file_system(tmp_path, mounts) == "nfs"
+
+
+def test_a_system_that_does_not_tell_counts_as_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.location.MOUNTS", tmp_path / "no such file")
+    assert file_system(tmp_path) is None
+    assert network_file_system(tmp_path) is None

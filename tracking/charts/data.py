@@ -1,0 +1,112 @@
+"""What charts are drawn from: a comparison's rows on show, its reference, its varied parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tracking.charts.parameters import Parameter, varied_parameters
+from tracking.comparison import compare
+from tracking.comparison.compare import Comparison, Row
+from tracking.comparison.predictions import Tally, predictions_path, read_tallies
+
+logger = logging.getLogger(__name__)
+
+Seed = int | None
+Importance = Mapping[str, Mapping[str, float]]
+"""By metric: parameter to its share, 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChartData:
+    """A comparison as charts read it; each part is computed at its first use.
+
+    Args:
+        comparison: The rows and how they were judged.
+        importance: For each metric the share of each parameter; empty where it is unknown.
+        class_names: Those of the family, in the order of its labels.
+    """
+
+    comparison: Comparison
+    importance: Importance = field(default_factory=dict)
+    class_names: Sequence[str] = ()
+
+    @cached_property
+    def settings(self) -> tuple[Row, ...]:
+        """Every unmerged row with a finished run."""
+        return compare.shown_settings(self.comparison)
+
+    @cached_property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows that stand for each algorithm, unmerged and through its chosen merges."""
+        return compare.shown_rows(self.comparison)
+
+    @cached_property
+    def trained(self) -> tuple[Row, ...]:
+        """Those on show that were trained, unmerged."""
+        return tuple(row for row in self.shown if row.arm.merge is None and row.arm.trains)
+
+    @cached_property
+    def algorithms(self) -> tuple[str, ...]:
+        """All of them, in the order of the table, which decides their colours."""
+        return tuple(dict.fromkeys(row.arm.algorithm for row in self.comparison.rows))
+
+    @cached_property
+    def reference(self) -> Row | None:
+        """The row that the others are compared with."""
+        return compare.shown_reference(self.comparison)
+
+    @cached_property
+    def zero_shot(self) -> Row | None:
+        """The first row on show of the pre-trained weights."""
+        return next((row for row in self.shown if row.arm.is_zero_shot), None)
+
+    @cached_property
+    def selected(self) -> Row | None:
+        """The row that the sweep ends with."""
+        return next((row for row in self.comparison.rows if row.selected), None)
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The fields that vary among the settings, the most important first."""
+        metrics = self.comparison.endpoint.ood, self.comparison.rule.metric
+        shares = next((self.importance[name] for name in metrics if name in self.importance), {})
+        varied = varied_parameters(self.settings)
+        return tuple(sorted(varied, key=lambda parameter: -shares.get(parameter.name, 0.0)))
+
+    def value(self, row: Row) -> float | None:
+        """Return what the selection saw of this row's setting."""
+        return self._values.get(compare.setting_key(row))
+
+    def class_name(self, number: int) -> str:
+        """Return the name of a class, `class 12` where no names are known."""
+        named = number < len(self.class_names)
+        return self.class_names[number] if named else f"class {number}"
+
+    def tallies(self, row: Row) -> Mapping[Seed, Mapping[str, Tally]]:
+        """Count the predictions by seed and split, of every finished run that keeps them."""
+        if row.arm.label not in self._tallies:
+            counted: dict[Seed, Mapping[str, Tally]] = {}
+            for run in row.arm.done:
+                path = run.folder and predictions_path(run.folder, row.arm.merge)
+                tallies = None if path is None else read_tallies(path)
+                if tallies is None:
+                    logger.debug("%s seed %s keeps no predictions", row.arm.label, run.seed)
+                else:
+                    counted[run.seed] = tallies
+            self._tallies[row.arm.label] = counted
+        return self._tallies[row.arm.label]
+
+    @cached_property
+    def _values(self) -> Mapping[compare.Key, float]:
+        return {
+            compare.setting_key(row): row.value
+            for row in self.comparison.rows
+            if row.arm.merge == self.comparison.rule.merge and row.value is not None
+        }
+
+    @cached_property
+    def _tallies(self) -> dict[str, Mapping[Seed, Mapping[str, Tally]]]:
+        return {}

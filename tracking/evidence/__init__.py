@@ -1,1 +1,0 @@
-"""What the charts of a comparison are drawn from."""
