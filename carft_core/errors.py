@@ -59,18 +59,21 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Say `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or list the known names.
-
-    Where there are many, their groups are listed: `optim.* (14)`.
-    """
+    """Say `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or list the known names."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    if len(names) > MOST_LISTED:
-        groups: dict[str, int] = {}
-        for known in names:
-            head = re.match(r"(\w+[./])?", known)
-            group = f"{head[0]}*" if head and head[0] else known
-            groups[group] = groups.get(group, 0) + 1
-        names = [f"{group} ({count})" if count > 1 else group for group, count in groups.items()]
-    hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+    hint = f"did you mean {near[0]!r}?" if near else f"Known: {listed_in_groups(names)}."
     return f"unknown {kind} {name!r}; {hint}"
+
+
+def listed_in_groups(names: Iterable[str]) -> str:
+    """List names in order; of many, the groups: `data.* (13), optim.* (14)`."""
+    names = sorted(names)
+    if len(names) <= MOST_LISTED:
+        return ", ".join(names) or "none"
+    groups: dict[str, int] = {}
+    for name in names:
+        head = re.match(r"\w+[./]", name)
+        group = f"{head[0]}*" if head else name
+        groups[group] = groups.get(group, 0) + 1
+    return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in groups.items())

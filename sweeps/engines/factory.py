@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 ADDRESS = "RAY_ADDRESS"
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def make_engine(
@@ -53,7 +53,7 @@ def make_engine(
     problem = infeasible_reason(need, [this_machine()])
     if problem is not None:
         raise RequestError(problem)
-    _log.debug("engine local: %s", need)
+    logger.debug("engine local: %s", need)
     return LocalEngine(timeout=spec.timeout, threads=resources.cpus, gpus=resources.gpus)
 
 
@@ -75,7 +75,7 @@ def address_of(given: str | None) -> str | None:
 
 
 def shares_machine(spec: SweepSpec, machine: Node) -> bool:
-    """Whether runs are to share this machine: GPUs for several, or the file asks for it."""
+    """Whether runs are to share this machine: GPUs for several, or the file says so."""
     gpus, parallel = spec.resources.gpus, spec.parallel
     if parallel is not None:
         return parallel > 1
@@ -111,5 +111,5 @@ def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
     except BaseException:
         cluster.close()
         raise
-    _log.debug("engine ray at %s: %s on %d nodes", address, need, len(supply))
+    logger.debug("engine ray at %s: %s on %d nodes", address, need, len(supply))
     return RayEngine(cluster, need, supply=supply, parallel=spec.parallel, timeout=spec.timeout)

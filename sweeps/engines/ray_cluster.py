@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_core.errors import RequestError
 from sweeps.engines.resources import Gpu, Node, this_machine
-from sweeps.spec.user_code import DECLARED, source_digest
+from sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
 from tracking.errors import ServiceUnreachable
 
 ANSWER_SECONDS = 120.0
@@ -49,7 +49,7 @@ def check_nodes(
     RequestError with the name of each node that cannot serve.
     """
     token = f".shared-{uuid.uuid4().hex}"
-    files = [path for path in imports if path.endswith((".py", *DECLARED))]
+    files = [path for path in imports if path.endswith((".py", *FAMILY_SUFFIXES))]
     home.mkdir(parents=True, exist_ok=True)
     try:
         (home / token).write_text("the driver was here")

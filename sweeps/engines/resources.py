@@ -83,7 +83,7 @@ class Node:
 
 
 def requirements_of(
-    asked: Resources, supply: Sequence[Node], parallel: int | None = None
+    resources: Resources, supply: Sequence[Node], parallel: int | None = None
 ) -> RunRequirements:
     """Return what one run takes, with what the sweep file leaves open filled in.
 
@@ -91,18 +91,18 @@ def requirements_of(
     hold, or among `parallel` runs; else one.
     """
     has_gpus = any(node.gpus >= 1 for node in supply)
-    gpus = asked.gpus if asked.gpus is not None else float(has_gpus)
-    if asked.cpus is not None:
-        return RunRequirements(asked.cpus, gpus, asked.custom)
-    sharing = RunRequirements(0, gpus, asked.custom)
+    gpus = resources.gpus if resources.gpus is not None else float(has_gpus)
+    if resources.cpus is not None:
+        return RunRequirements(resources.cpus, gpus, resources.custom)
+    sharing = RunRequirements(0, gpus, resources.custom)
     if gpus > 0:
         shares = [node.cpus // node.fits(sharing) for node in supply if node.fits(sharing)]
-        return RunRequirements(max(1, min(shares, default=1)), gpus, asked.custom)
+        return RunRequirements(max(1, min(shares, default=1)), gpus, resources.custom)
     if parallel is None:
-        return RunRequirements(1, gpus, asked.custom)
+        return RunRequirements(1, gpus, resources.custom)
     share = sum(node.cpus for node in supply) // parallel
     return RunRequirements(
-        max(1, min(share, max(node.cpus for node in supply))), gpus, asked.custom
+        max(1, min(share, max(node.cpus for node in supply))), gpus, resources.custom
     )
 
 

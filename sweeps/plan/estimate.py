@@ -30,7 +30,7 @@ from tracking.comparison.runs import CONFIRMED
 MOST = 200
 """Runs of a home that are read, the newest."""
 PEAK = "system/peak_memory_mb"
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def timing_history(runs: Runs) -> TimingHistory:
     """Read the newest runs of a home that were trained to their end."""
     trained = sorted(runs.path.glob("*/trained.json"), key=lambda file: -file.stat().st_mtime)
     timed = [run for file in trained[:MOST] for run in _timed(runs, file.parent)]
-    _log.debug("%d earlier runs of %s", len(timed), runs.path)
+    logger.debug("%d earlier runs of %s", len(timed), runs.path)
     return TimingHistory(timed)
 
 

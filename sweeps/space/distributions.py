@@ -60,7 +60,7 @@ class ConditionalBase:
         return None
 
     def quantile(self, u: float) -> Any:
-        """Return the value below which the share `u` (0 to 1) of the draws lies."""
+        """Return the value below which the share `u` (0 to 1) of the draws is."""
         raise NotImplementedError
 
     def boundary_values(self) -> list[tuple[Route, Any]]:
@@ -276,7 +276,7 @@ def applies(name: str, algorithm: str) -> bool:
 
 
 def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
-    """Whether a parameter varies where those that decide on it stand as in `point`.
+    """Whether a parameter varies where those that decide on it are as in `point`.
 
     It does when its own conditions are met, and when the algorithm, where that varies, has it.
     """

@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits.
 
     An alias costs nothing to compose and is expanded to plain data afterwards, so the limits hold
-    in both passes: ten lines of aliases can stand for a billion values.
+    in both passes: ten lines of aliases can expand to a billion values.
     """
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012 - without those of YAML 1.1
@@ -384,6 +384,11 @@ class SpecDocument:
         self._places[route] = place
         self._put(route, value)
 
+    def replace(self, route: Route, value: Any) -> None:
+        """Put another value at `route`, in the place of what is there."""
+        if value != self.get(route):
+            self.set(route, value, self.place(route))
+
     def remove(self, route: Route) -> None:
         """Remove the value at `route`."""
         holder = self.get(route[:-1])
@@ -426,7 +431,7 @@ _OF_A_KEY = "[key]"
 def validated(
     document: SpecDocument, cls: type[M], fields: Mapping[str, Any], route: Route
 ) -> M | None:
-    """Validate `fields`, which stand at `route`; None after reporting what is wrong."""
+    """Validate the `fields` at `route`; None after reporting what is wrong."""
     try:
         return cls.model_validate(dict(fields))
     except ValidationError as error:
@@ -434,3 +439,18 @@ def validated(
             path = mistake.path[:-1] if mistake.path[-1:] == (_OF_A_KEY,) else mistake.path
             document.add_error(path, mistake.message)
         return None
+
+
+def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
+    """Validate the keys of a whole file; those that are wrong are reported and take their defaults.
+
+    So what depends on the others can still be checked, and all mistakes come at once.
+    """
+    model, right = validated(document, cls, fields, ()), dict(fields)
+    while model is None:
+        try:
+            model = cls.model_validate({"name": "unnamed", **right})
+        except ValidationError as error:
+            for item in error.errors():
+                right.pop(str(item["loc"][0]), None)
+    return model

@@ -14,7 +14,7 @@ Goal = Literal["maximize", "minimize"]
 
 QUANTITIES = ("top1", "nll", "ece", "brier")
 FURTHER = ("macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1")
-"""Of families that ask for them."""
+"""Further ones, which some families measure."""
 _SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
 NAMES = (
     "train/loss",
@@ -30,7 +30,7 @@ NAMES = (
     "system/images_per_s",
     "system/peak_memory_mb",
 )
-"""All names; SHIFT, PART and SPLIT stand for a name of the family, FAMILY for another family;
+"""All names; SHIFT, PART and SPLIT are names of the family, FAMILY is that of another;
 `train/` has each loss term."""
 
 PATTERN = (
@@ -99,8 +99,8 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
     if of_splits and split in known_splits:
         kinds = [one.rpartition("/")[2] for one in known if one.rpartition("/")[0] == split]
         raise RequestError(f"metric: {family} has no {name}; of {split} it has {', '.join(kinds)}")
-    told = ", ".join(one for one in known_splits if one.startswith(("id/", "ood/")))
-    raise RequestError(f"metric: {family} has no {name}; it is measured on {told}")
+    measured = ", ".join(one for one in known_splits if one.startswith(("id/", "ood/")))
+    raise RequestError(f"metric: {family} has no {name}; it is measured on {measured}")
 
 
 def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:

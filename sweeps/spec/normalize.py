@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_core.config import SCALARS, SECTIONS, field_names
-from carft_core.errors import Route, unknown
+from carft_core.errors import Route, listed_in_groups, unknown
 from sweeps.space.parameters import KEYS as PARAMETER_KEYS
 from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse, validated
 from sweeps.spec.settings import (
@@ -60,17 +61,19 @@ KEYS = (
     *("allow_grid", "parameters", "baselines", "trial", "aliases", "profiles"),
 )
 
-NAMED: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
-"""Where an algorithm stands, by its bare name or with fields."""
+_ALGORITHMS: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
+SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("tasks",), ("retries",))
+"""The routes that have a short form, and a long one below which `--set` finds its place."""
 
 
 def normalize(document: SpecDocument) -> None:
     """Put every value of the file at its one route; report unknown keys."""
     _top_keys(document)
     aliases = _aliases(document)
-    _bare_algorithm(document)
-    _whole_tasks(document, aliases)
-    _bare_retries(document)
+    for route in SHORT:
+        value = document.get(route)
+        if value is not None:
+            document.replace(route, _long_form(route, value, aliases))
     for key in list(document.mapping(("trial",))):
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
@@ -78,7 +81,7 @@ def normalize(document: SpecDocument) -> None:
     for route, written in list(_leaves(document, ("parameters",), "")):
         name = aliases.get(written, written)
         if name not in field_names():
-            document.add_error(route, unknown_field("parameter", written, aliases))
+            document.add_error(route, _unknown_field("parameter", written, aliases))
             document.remove(route)
         elif route != ("parameters", name):
             document.move(route, ("parameters", name))
@@ -218,7 +221,7 @@ def _top_keys(document: SpecDocument) -> None:
         elif key in TRIAL_KEYS or key in field_names():
             document.add_error((key,), f"is at the top; write it under trial: {key}")
         else:
-            document.add_error((key,), unknown("key", key, KEYS))
+            document.add_error((key,), _unknown_field("key", key, KEYS))
 
 
 def _aliases(document: SpecDocument) -> dict[str, str]:
@@ -230,32 +233,22 @@ def _aliases(document: SpecDocument) -> dict[str, str]:
         if alias in taken:
             document.add_error(route, "is a name of its own already; choose another alias")
         elif not isinstance(field, str) or field not in field_names():
-            document.add_error(route, unknown_field("field", field, ()))
+            document.add_error(route, _unknown_field("field", field, ()))
         else:
             right[alias] = field
     return right
 
 
-def _bare_algorithm(document: SpecDocument) -> None:
-    for route in NAMED:
-        if isinstance(document.get(route), str):
-            place = document.place(route)
-            document.set(route, {"name": document.get(route)}, place)
-
-
-def _bare_retries(document: SpecDocument) -> None:
-    """A number in its long form, so that `--set retries.preempted=3` finds its place."""
-    value, place = document.get(("retries",)), document.place(("retries",))
-    if type(value) is int:
-        with contextlib.suppress(ValueError):  # reported when the settings are checked
-            document.set(("retries",), expand_retries(value), place)
-
-
-def _whole_tasks(document: SpecDocument, aliases: Mapping[str, str]) -> None:
-    """The tasks' parameter by its whole name."""
-    given = document.get(("tasks",))
-    if isinstance(given, str) and given in aliases:
-        document.set(("tasks",), aliases[given], document.place(("tasks",)))
+def _long_form(route: Route, value: object, aliases: Mapping[str, Any]) -> object:
+    """Expand the short form of a value; one that is wrong stays, and is reported later."""
+    if route in _ALGORITHMS and isinstance(value, str):
+        return {"name": value}
+    if route == ("tasks",) and isinstance(value, str):
+        return aliases.get(value, value)
+    if route == ("retries",) and type(value) is int:
+        with contextlib.suppress(ValueError):
+            return expand_retries(value)
+    return value
 
 
 def _leaves(document: SpecDocument, route: Route, prefix: str) -> Iterator[tuple[Route, str]]:
@@ -264,19 +257,25 @@ def _leaves(document: SpecDocument, route: Route, prefix: str) -> Iterator[tuple
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value:
                 if other != "parameters":
-                    message = "does not stand beside nested parameters"
+                    message = "does not go with nested parameters"
                     document.add_error((*route, key, other), message)
             yield from _leaves(document, (*route, key, "parameters"), f"{prefix}{key}.")
         else:
             yield (*route, key), f"{prefix}{key}"
 
 
-def unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
-    """Suggest near fields: of the same section, of the same last name, or what others call so."""
+def _unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
+    """Suggest a field: what others call so, of the same last name, or one that is spelt alike."""
     names = (*field_names(), *more)
     section, _, last = str(name).rpartition(".")
     same = [known for known in names if known.rpartition(".")[2] == last]
     same = same or [known for known in (SYNONYMS.get(last),) if known in names]
+    if not same and not section:  # else data.root is near to dropout
+        own = {known.rpartition(".")[2]: known for known in reversed(names)}
+        same = [own[near] for near in difflib.get_close_matches(last, own, n=1, cutoff=0.75)]
+        if not same:
+            known = listed_in_groups(more if kind == "key" else names)
+            return f"unknown {kind} {name!r}; Known: {known}."
     if same:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, same))}?"
     near = [known for known in names if section and known.startswith(f"{section}.")]
@@ -284,7 +283,7 @@ def unknown_field(kind: str, name: object, more: Iterable[str]) -> str:
 
 
 def _route(key: str, aliases: Mapping[str, str]) -> Route:
-    """Where a key of the command line stands. Raises KeyError with a message."""
+    """Return the route of a key of the command line. Raises KeyError with a message."""
     key = aliases.get(key, key)
     field = key.removeprefix("trial.")
     if field in field_names() or field in TRIAL_KEYS:
@@ -298,7 +297,7 @@ def _route(key: str, aliases: Mapping[str, str]) -> Route:
         raise KeyError("modules are named in the file, or with --import")
     if head in KEYS and head != "trial":
         return tuple(key.split("."))
-    raise KeyError(unknown_field("key", key, (*KEYS, *aliases)))
+    raise KeyError(_unknown_field("key", key, (*KEYS, *aliases)))
 
 
 def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
@@ -311,7 +310,7 @@ def _parameter(text: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
         return (aliases.get(text, text),)
     if name in known and key in PARAMETER_KEYS:
         return (aliases.get(name, name), key)
-    raise KeyError(unknown_field("parameter", text, aliases))
+    raise KeyError(_unknown_field("parameter", text, aliases))
 
 
 def _put(document: SpecDocument, route: Route, value: object, place: Place) -> None:
@@ -323,15 +322,7 @@ def _put(document: SpecDocument, route: Route, value: object, place: Place) -> N
         given = document.get(whole)
         kept = {"when": given["when"]} if isinstance(given, dict) and "when" in given else {}
         document.set(whole, {**kept, route[-1]: value}, place)
-    elif route in NAMED and isinstance(value, str):
-        document.set(route, {"name": value}, place)
-    elif route == ("tasks",):
-        document.set(route, value, place)
-        _whole_tasks(document, {name: str(f) for name, f in document.mapping(("aliases",)).items()})
-    elif route == ("retries",) and type(value) is int:
-        document.set(route, value, place)
-        _bare_retries(document)
     elif route == ("selection", "within"):
         document.set(("selection",), {"within": value}, place)
     else:
-        document.set(route, value, place)
+        document.set(route, _long_form(route, value, document.mapping(("aliases",))), place)

@@ -23,7 +23,7 @@ def sweep_schema() -> Schema:
     """Return the JSON schema (draft 2020-12) of a sweep file.
 
     It guides an editor: names, types and ranges. `load_spec` decides: it knows what no schema can
-    tell, such as that a parameter's values suit its field, and accepts keys left empty.
+    say, such as that a parameter's values suit its field, and accepts keys left empty.
     """
     schema = Settings.model_json_schema(ref_template="#/$defs/{model}")
     properties, definitions = schema["properties"], schema["$defs"]

@@ -192,14 +192,9 @@ def expand_selection(value: object) -> object:
     raise ValueError(f"must be {', '.join(SELECTION_RULES)}, or {{within: 0.005}}, got {value!r}")
 
 
-def expand_named(value: object) -> object:
-    """Expand a name to a mapping with the name alone."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def expand_runs_of(value: object) -> object:
-    """Expand the name of an algorithm to the runs of its selected setting."""
-    return {"algorithm": value} if isinstance(value, str) else value
+def short_for(key: str) -> BeforeValidator:
+    """Expand a text to a mapping with this key alone."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 def expand_retries(value: object) -> object:
@@ -519,13 +514,13 @@ class After(Section):
 
     algorithm: Annotated[
         Mapping[str, Any],
-        BeforeValidator(expand_named),
+        short_for("name"),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
     ]
     """A soup by name, with its own fields."""
     of: Annotated[
         RunsOf,
-        BeforeValidator(expand_runs_of),
+        short_for("algorithm"),
         WithJsonSchema({"anyOf": [{"type": "string"}, RunsOf.model_json_schema()]}),
     ]
     """Which runs; the name of an algorithm is short for its selected setting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import graphlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -143,26 +144,18 @@ def _wrong(
 
 def _break_circles(document: SpecDocument, space: list[Distribution]) -> None:
     """Report conditions that form a circle, and drop those of one member."""
-    while circle := _circle(space):
-        first, second, *_ = *circle, circle[0]
-        circle_text = " -> ".join([*circle, first])
-        document.add_error(("parameters", first, "when", second), f"forms a circle: {circle_text}")
-        place = next(i for i, item in enumerate(space) if item.name == first)
+    while True:
+        graph = {item.name: [on.name for on in item.when] for item in space}
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            circle = error.args[1][::-1]  # each depends on the next
+        else:
+            return
+        route: Route = ("parameters", circle[0], "when", circle[1])
+        document.add_error(route, f"forms a circle: {' -> '.join(circle)}")
+        place = next(i for i, item in enumerate(space) if item.name == circle[0])
         space[place] = dataclasses.replace(space[place], when=())
-
-
-def _circle(space: Sequence[Distribution]) -> list[str]:
-    """Find parameters of which each depends on the next and the last on the first."""
-    waiting = {item.name: [condition.name for condition in item.when] for item in space}
-    while ready := [name for name, on in waiting.items() if not any(n in waiting for n in on)]:
-        for name in ready:
-            del waiting[name]
-    if not waiting:
-        return []
-    path = [next(iter(waiting))]
-    while (following := next(n for n in waiting[path[-1]] if n in waiting)) not in path:
-        path.append(following)
-    return path[path.index(following) :]
 
 
 def _is_described(document: SpecDocument, name: str) -> bool:
@@ -224,7 +217,7 @@ class TrialSpace:
             self._check_with({} if end is None else {"algorithm.name": end}, space, done)
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
-        """Report a metric's `merge`, which stands at `route`, when some trial has no such point."""
+        """Report the `merge` of a metric, at `route`, when some trial has no such point."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(("train/", "system/")):

@@ -29,13 +29,13 @@ from sweeps.spec.tasks import cells_of_tasks, task_values
 from sweeps.spec.user_code import import_all, name_families
 from sweeps.spec.validate import validate
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def from_environment(document: SpecDocument) -> list[str]:
     """Return `data.root=...` as an override, where CARFT_DATA is the root of every family.
 
-    Where a family reads no root, and retention on others is asked for, it is
+    Where a family reads no root, and retention on others is to be measured, it is
     `eval.retention_root`. Nothing where the file, or `--set`, says where the data are.
     """
     root = os.environ.get(VARIABLE)
@@ -72,7 +72,7 @@ def recipes() -> dict[str, Path]:
 def locate(given: str | Path) -> Path:
     """Find the file that `given` names.
 
-    An existing file is itself. Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` stand for the
+    An existing file is itself. Otherwise `NAME`, `NAME.yaml` and `sweeps/NAME.yaml` mean the
     shipped recipe NAME. Raises RequestError with the nearest name when there is neither.
     """
     path = Path(given)
@@ -280,7 +280,7 @@ def load_spec(
     placed = from_environment(document)
     apply(document, placed)
     fields = validate(document) | {"imports": imported}
-    _log.debug("%s: read %s", source, fields["name"])
+    logger.debug("%s: read %s", source, fields["name"])
     return SweepSpec.model_construct(
         **fields,
         text=text,

@@ -1,4 +1,4 @@
-"""The parameter whose values are tasks: what may stand there, and what does not go with it."""
+"""The parameter whose values are tasks: what it may be, and what does not go with it."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import keyword
+import logging
 import pkgutil
 import sys
 import traceback
@@ -41,16 +41,17 @@ from sweeps.spec.document import (
     YamlError,
     parse,
     read_text,
-    validated,
+    validated_in_part,
 )
 from sweeps.spec.settings import expand_imports
 
 SOURCES_ROOT = Path(__file__).parents[2]
 PACKAGES = ("carft_core", "sweeps", "tracking")
+logger = logging.getLogger(__name__)
 
 
 def source_digest() -> str:
-    """Of every Python file of the packages: path and content."""
+    """Hash every Python file of the packages: path and content."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         for file in sorted((SOURCES_ROOT / package).rglob("*.py")):
@@ -58,89 +59,50 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-_ROUTE = "import"
-
-
 def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tuple[str, ...]:
     """Import what the file names (paths are relative to `folder`), and `more`, which the command
     line names (relative to the current folder), each once.
 
-    Gives them such that they mean the same in every process: names, and absolute paths. Raises
-    InvalidConfig with every module that cannot be imported.
+    Returns names and absolute paths, which mean the same in every process. Raises InvalidConfig
+    with every module that cannot be imported.
     """
-    found: list[str] = []
-    for index, item in enumerate(_module_names(document)):
-        place = document.place((_ROUTE, index))
-        found += _imported(document, Place(place.order, f"{place.text}: {_ROUTE}"), item, folder)
+    given: tuple[str, ...] = ()
+    if document.data.get("import") is not None:
+        with contextlib.suppress(ValueError):  # which is reported with the settings
+            given = expand_imports(document.data["import"])
+    wanted = [(document.place(("import", i)), item, folder) for i, item in enumerate(given)]
+    wanted = [(Place(it.order, f"{it.text}: import"), item, at) for it, item, at in wanted]
     for index, item in enumerate(more):
-        shown = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
-        found += _imported(document, shown, item, Path.cwd())
-    if document.data.get(_ROUTE) or more:
+        place = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
+        wanted.append((place, item, Path.cwd()))
+    found: dict[str, None] = {}
+    for place, item, at in wanted:
+        try:
+            resolved = resolve([item], at)
+            load(resolved)
+        except RequestError as error:
+            document.add_errors(place, error)
+        else:
+            found |= dict.fromkeys(resolved)
+    if wanted:
         # A module that is missing would make every name that it registers a mistake.
         document.raise_errors()
-    return tuple(dict.fromkeys(found))
+    return tuple(found)
 
 
-def _module_names(document: SpecDocument) -> tuple[str, ...]:
-    """What stands in the file, as far as it has the right form; the rest is reported later."""
-    given = document.data.get(_ROUTE)
-    try:
-        return () if given is None else expand_imports(given)
-    except ValueError:
-        return ()
-
-
-def _imported(document: SpecDocument, place: Place, item: str, folder: Path) -> list[str]:
-
-    try:
-        resolved = resolve([item], folder)
-        load(resolved)
-    except RequestError as error:
-        document.add_errors(place, error)
-        return []
-    return list(resolved)
-
-
-DECLARED = (".yaml", ".yml")
-"""A family's file, which is declared and not programmed."""
+FAMILY_SUFFIXES = (".yaml", ".yml")
+"""Those of a family's file, which is declared and not programmed."""
 
 
 def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """Each import such that it means the same in every process, whatever its current folder.
+    """Resolve each import so that it means the same in every process and current folder.
 
     A path (of a `.py` file, a package's folder, or a family's YAML file) is relative to `folder`,
-    where the sweep file lies, and becomes the absolute one of a file. A module's name stays when
-    it is installed; else it is looked for in `folder`, then in the current folder, and becomes the
+    where the sweep file is, and becomes the absolute one of a file. A module's name stays when it
+    is installed; else it is looked for in `folder`, then in the current folder, and becomes the
     path of its file. Raises RequestError for a name that is found nowhere.
     """
     return tuple(_resolved(item, folder.resolve()) for item in imports)
-
-
-def load(imports: Sequence[str]) -> None:
-    """Import what `resolve` gave, in its order, so that it registers itself; once per process.
-
-    What a family's file declares is registered.
-
-    A file is imported under its own name, as a part of its package where it has one. Its folder
-    comes last on the search path: files beside it can be imported, and nothing that is installed
-    is hidden. Raises RequestError that tells what cannot be imported, why, and at which line.
-    """
-    for item in imports:
-        if item.endswith(DECLARED):
-            register_family(Path(item))
-            continue
-        if _is_path(item):
-            name, folder = _located(Path(item))
-            _refuse_taken(item, name.partition(".")[0], folder)
-            if str(folder) not in sys.path:
-                sys.path.append(str(folder))
-        else:
-            name = item
-        _import(item, name)
-
-
-def _is_path(item: str) -> bool:
-    return item.endswith((".py", *DECLARED)) or "/" in item or item.startswith(("~", "."))
 
 
 def _resolved(item: str, folder: Path) -> str:
@@ -149,8 +111,8 @@ def _resolved(item: str, folder: Path) -> str:
         path = path.parent.resolve() / path.name  # the last part names the module, if it is a link
         return str(path / "__init__.py" if path.is_dir() else path)
     folders = (folder, Path.cwd())
-    top = item.partition(".")[0]
-    if (place := module_place(top)) is not None and place.parent not in folders:
+    place = module_place(item.partition(".")[0])
+    if place is not None and place.parent not in folders:
         return item
     for candidate in folders:
         path = candidate.joinpath(*item.split("."))
@@ -158,19 +120,49 @@ def _resolved(item: str, folder: Path) -> str:
             if file.is_file():
                 return str(file)
     beside = {name for candidate in folders for name in _modules_in(candidate)}
-    near = _near(item, {*beside, *(module.name for module in pkgutil.iter_modules())})
+    near = nearest(item, {*beside, *(module.name for module in pkgutil.iter_modules())})
     raise RequestError(
-        f"import: no module {item!r} is installed, and none lies in {folder} (a file is named "
-        f"by its path, such as ./my_methods.py){near}"
+        f"import: no module {item!r} is installed, and none is in {folder} (a file is named by "
+        f"its path, such as ./my_methods.py){near}"
     )
 
 
+def load(imports: Sequence[str]) -> None:
+    """Import what `resolve` returned, in its order, so that it registers itself; once per process.
+
+    What a family's file declares is registered. A Python file is imported under its own name, as
+    a part of its package where it has one. Its folder comes last on the search path: files beside
+    it can be imported, and nothing that is installed is hidden. Raises RequestError that says what
+    cannot be imported, why, and at which line.
+    """
+    for item in imports:
+        if item.endswith(FAMILY_SUFFIXES):
+            register_family(Path(item))
+            continue
+        name = item
+        if _is_path(item):
+            name, folder = _located(Path(item))
+            _refuse_taken(item, name.partition(".")[0], folder)
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+        importlib.invalidate_caches()
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
+            raise RequestError(f"cannot import {item}: {_reason(error, name)}") from error
+        logger.debug("imported %s", item)
+
+
+def _is_path(item: str) -> bool:
+    return item.endswith((".py", *FAMILY_SUFFIXES)) or "/" in item or item.startswith(("~", "."))
+
+
 def _located(file: Path) -> tuple[str, Path]:
-    """The module's name of a file, and the folder in which the name's first part lies."""
+    """Return the module's name of a file, and the folder that holds the name's first part."""
     if file.name == "__init__.py" and not file.exists() and file.parent.is_dir():
         raise RequestError(f"import: {file.parent} is no package: it has no __init__.py")
     if not file.is_file():
-        near = _near(file.name, _modules_in(file.parent, ".py"))
+        near = nearest(file.name, _modules_in(file.parent, ".py"))
         raise RequestError(f"import: {file} does not exist{near}")
     if file.suffix != ".py":
         raise RequestError(f"import: {file} is no Python file: its name must end in .py")
@@ -190,7 +182,7 @@ def _located(file: Path) -> tuple[str, Path]:
 
 
 def _refuse_taken(item: str, top: str, folder: Path) -> None:
-    """Raise RequestError when `top` is another module than the one that lies in `folder`."""
+    """Raise RequestError when `top` is another module than the one in `folder`."""
     importlib.invalidate_caches()
     known = sys.modules.get(top)
     if known is not None:
@@ -208,21 +200,13 @@ def _refuse_taken(item: str, top: str, folder: Path) -> None:
         )
 
 
-def _import(item: str, name: str) -> None:
-    importlib.invalidate_caches()
-    try:
-        importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise RequestError(f"cannot import {item}: {_told(error, name)}") from error
-
-
-def _told(error: BaseException, name: str) -> str:
-    """What went wrong, in one line, and at which line of the user's own."""
+def _reason(error: BaseException, name: str) -> str:
+    """Say what went wrong, in one line, and at which line of the user's own."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is not None and f"{name}.".startswith(f"{missing}."):
         package = sys.modules.get(missing.rpartition(".")[0])
         known = pkgutil.iter_modules(None if package is None else getattr(package, "__path__", []))
-        near = _near(missing.rpartition(".")[2], (module.name for module in known))
+        near = nearest(missing.rpartition(".")[2], [module.name for module in known])
         return f"there is no module {missing!r}{near}"
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = text.strip().partition("\n")[0]
@@ -233,7 +217,7 @@ def _told(error: BaseException, name: str) -> str:
 
 
 def _own_lines(error: BaseException, name: str) -> Iterator[str]:
-    """`file:line` for each of the user's own lines that the error went through, inmost last."""
+    """Yield `file:line` of each line of the user's own that the error passed, innermost last."""
     place = module_place(name.partition(".")[0])
     if place is None:
         return
@@ -248,36 +232,29 @@ def _own_lines(error: BaseException, name: str) -> Iterator[str]:
 
 
 def _modules_in(folder: Path, suffix: str = "") -> list[str]:
-    """The names of the modules in a folder, those of files with `suffix`."""
+    """List the modules in a folder, those of files with `suffix`."""
     if not folder.is_dir():
         return []
     files = [f"{path.stem}{suffix}" for path in folder.glob("*.py")]
     return files + [path.parent.name for path in folder.glob("*/__init__.py")]
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'my_methods'?`, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-SUFFIXES = (".yaml", ".yml")
 APART = ("data.family", "data.root", "data.test_domain", "data.val_domain", "data.balanced")
 """Fields of a trial for which a family has no default."""
 NEEDS = "a family file has at least test, or test_fraction"
 
 
 def is_family_file(text: object) -> bool:
-    """Whether it names a file and not a family: no family's name has a dot."""
-    return isinstance(text, str) and text.endswith(SUFFIXES)
+    """Whether a text names a file and not a family: no family's name has a dot."""
+    return isinstance(text, str) and text.endswith(FAMILY_SUFFIXES)
 
 
 def register_family(file: Path) -> Family:
-    """Make the family that a file declares known under its name, with its templates; gives it back.
+    """Register the family that a file declares, with its templates, and return it.
 
-    The same file may come again: read anew where its text has changed. Raises RequestError when
-    it cannot be read or another family has its name, InvalidConfig with every mistake in it, each
-    with its line.
+    The same file may come again: it is read anew where its text has changed. Raises RequestError
+    when it cannot be read or another family has its name, InvalidConfig with every mistake in it,
+    each with its line.
     """
     file = file.absolute()
     if existing(str(file)) is None:
@@ -289,8 +266,18 @@ def register_family(file: Path) -> Family:
         before = _declared_or_none(known)
         if before is not None and (before.file, before.text) == (file, text):
             return known
-    document = _draft(file, text)
-    declared = _read(document, file, text)
+    try:
+        document = SpecDocument(parse(text), file.name, NEEDS)
+    except YamlError as error:
+        raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
+    given = {key: value for key, value in document.data.items() if value is not None}
+    given.setdefault("name", file.name.partition(".")[0])
+    declaration = validated_in_part(document, Declaration, given)
+    for problem in _problems(declaration):
+        if not document.is_wrong(problem.path[:1], ("test",), ("test_fraction",)):
+            document.add_error(problem.path, problem.message)
+    document.raise_errors()
+    declared = Declared(declaration, file, text, document.lines)
     _check_name(document, declared)
     defaults = dict(flatten(declared.declaration.defaults)) | _prompts(document, declared)
     document.raise_errors()
@@ -299,52 +286,14 @@ def register_family(file: Path) -> Family:
 
 
 def place_of(config: DataConfig) -> str:
-    """Where the images of a run lie: `data.root`, or the root that its family declares."""
+    """Return where the images of a run are: `data.root`, or the root that its family declares."""
     known = FAMILIES.get(config.family)
     declared = None if known is None else _declared_or_none(known)
     return config.root or ("builtin" if declared is None else str(declared.root))
 
 
-def _draft(file: Path, text: str) -> SpecDocument:
-    try:
-        return SpecDocument(parse(text), file.name, NEEDS)
-    except YamlError as error:
-        raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
-
-
-def _read(document: SpecDocument, file: Path, text: str) -> Declared:
-    """Raises InvalidConfig with what is wrong in the file itself."""
-    given: dict[str, Any] = {
-        key: value for key, value in document.data.items() if value is not None
-    }
-    given.setdefault("name", file.name.partition(".")[0])
-    declaration = validated(document, Declaration, given, ())
-    if declaration is not None:
-        for problem in _problems(declaration):
-            document.add_error(problem.path, problem.message)
-    else:
-        _report_the_rest(document, given)
-    document.raise_errors()
-    if declaration is None:
-        raise TypeError("a declaration is missing, and no mistake was reported")
-    return Declared(declaration, file, text, document.lines)
-
-
-def _report_the_rest(document: SpecDocument, given: Mapping[str, Any]) -> None:
-    """With mistakes in some keys the others are looked at as well, so that all come at once."""
-    right: dict[str, Any] = {}
-    for key, value in given.items():
-        with contextlib.suppress(ValidationError):
-            Declaration.model_validate({"name": "some", key: value})
-            right[key] = value
-    wrong = given.keys() - right.keys()
-    for problem in _problems(Declaration.model_validate({"name": "some", **right})):
-        if not wrong & {problem.path[0], "test", "test_fraction"}:
-            document.add_error(problem.path, problem.message)
-
-
 def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
-    """The defaults of the fields that name templates; inline ones become sets of the family's."""
+    """Return the defaults of the fields that name templates; register those written inline."""
     chosen: dict[str, object] = {}
     for key in Prompts.model_fields:
         texts: tuple[str, ...] | None = getattr(declared.declaration.prompts, key)
@@ -368,7 +317,7 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
 
 
 def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
-    """The templates of a file that lies beside the family's."""
+    """Read the templates of a file beside the family's."""
     path = existing(str(folder / Path(text).expanduser()))
     read = template_set(text if path is None else str(path))
     return TemplateSet(name, read.templates, read.domains)
@@ -390,7 +339,7 @@ def _declared_or_none(family: Family) -> Declared | None:
 
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
-    """A name is one family's, unless one file took the other's place."""
+    """Report a name that another family has, unless its file is gone."""
     known = FAMILIES.get(declared.declaration.name)
     was = None if known is None else _declared_or_none(known)
     if known is not None and was is None:
@@ -403,7 +352,7 @@ def _check_name(document: SpecDocument, declared: Declared) -> None:
 
 
 def _problems(declared: Declaration) -> Iterator[Problem]:
-    """What is wrong in it as a whole: keys that exclude each other, templates, defaults."""
+    """Yield what is wrong as a whole: keys that exclude each other, templates, defaults."""
     if declared.test is None and declared.test_fraction is None:
         message = "which folder is the test? If there is none, say test_fraction: 0.2"
         yield Problem(("test",), message)
@@ -425,7 +374,8 @@ def _problems(declared: Declaration) -> Iterator[Problem]:
 def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
     allowed = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in cls.model_fields}
     for field, value in flatten(defaults):
-        route = ("defaults", *_as_written(defaults, field))
+        written = (field,) if field in defaults else field.split(".")
+        route: Route = ("defaults", *written)
         if field not in allowed - set(APART):
             yield Problem(route, unknown("field", field, allowed - set(APART)))
             continue
@@ -437,19 +387,14 @@ def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(route, problem.message)
 
 
-def _as_written(defaults: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """`optim.lr` stands there as such, or nested."""
-    return (field,) if field in defaults else tuple(field.split("."))
-
-
 FIELD = ("data", "family")
 
 
 def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
-    """Put a family's name wherever a normalised document names its file; gives the files' paths.
+    """Replace each family file that a normalised sweep file names by the family's name.
 
-    A file is relative to `folder`, where the sweep file lies; one that `--set` names, to the
-    current folder. Its mistakes are noted beside those of the document.
+    Returns the files' paths. A file is relative to `folder`, where the sweep file is; one that
+    `--set` names, to the current folder. Its mistakes are reported with those of the sweep file.
     """
     files: dict[str, None] = {}
     for holder, key, route in list(_family_files(document)):
@@ -467,7 +412,7 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
 
 
 def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
-    """(what holds it, its key there, its route) of each value that is a family file."""
+    """Yield what holds each value that is a family file, its key there, and its route."""
     route: Route = ("trial", *FIELD)
     if is_family_file(document.get(route)):
         yield document.get(route[:-1]), FIELD[-1], route

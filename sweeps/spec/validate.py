@@ -7,8 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from carft_core.algorithms import ALGORITHMS, Soup
 from carft_core.config import TrialConfig, field_names
 from carft_core.errors import InvalidConfig, Route, unknown
@@ -27,7 +25,7 @@ from sweeps.space.distributions import (
 )
 from sweeps.space.parameters import MAX_VALUES, parse_parameter
 from sweeps.space.points import baseline_at, config_at
-from sweeps.spec.document import SpecDocument, validated
+from sweeps.spec.document import SpecDocument, validated_in_part
 from sweeps.spec.normalize import KEYS, translate_wandb
 from sweeps.spec.objectives import check_goals, early_terminate, report_of
 from sweeps.spec.settings import RUN_CAP, After, Settings
@@ -36,7 +34,7 @@ from sweeps.spec.tasks import cells_of_tasks, check_tasks, task_values
 
 MAX_POINTS = 10_000
 MOST_SHOWN = 20
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def validate(document: SpecDocument) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
         "trial": space.trial,
     }
     document.raise_errors()
-    _log.debug("%d parameters, algorithms %s", len(space.space), ", ".join(space.algorithms))
+    logger.debug("%d parameters, algorithms %s", len(space.space), ", ".join(space.algorithms))
     return fields
 
 
@@ -73,14 +71,7 @@ def _settings(document: SpecDocument) -> Settings:
     keys = [field.alias or name for name, field in Settings.model_fields.items()]
     given = {key: document.data[key] for key in keys if document.data.get(key) is not None}
     given.pop("early_terminate", None)  # which depends on the trial as well
-    settings = validated(document, Settings, given, ())
-    while settings is None:
-        try:
-            settings = Settings.model_validate({"name": "wrong", **given})
-        except ValidationError as error:
-            for item in error.errors():
-                given.pop(str(item["loc"][0]), None)
-    return settings
+    return validated_in_part(document, Settings, given)
 
 
 def _parameters(document: SpecDocument) -> list[Distribution]:

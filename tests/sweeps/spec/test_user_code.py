@@ -199,7 +199,7 @@ def test_what_is_not_there_is_told_with_the_nearest_name(tmp_path: Path) -> None
         f"import: {tmp_path}/my_method.py does not exist; did you mean 'my_methods.py'?"
     )
     assert "did you mean 'my_lab'?" in refused("./my_lib", tmp_path)
-    assert f"none lies in {tmp_path}" in refused("my_metods", tmp_path)
+    assert f"none is in {tmp_path}" in refused("my_metods", tmp_path)
     assert refused("my_metods", tmp_path).endswith("; did you mean 'my_methods'?")
     assert refused("numpi", tmp_path).endswith("; did you mean 'numpy'?")
     assert refused("numpy.lynalg", tmp_path) == (
