@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from carft_core.data.base import FamilyData
 from carft_core.data.icon_shift import read_subset
 from carft_core.data.transforms import Transform
 
+LEFT, TOP, CELL, GAP = 88, 24, 80, 8
+"""Pixels beside and above the images, of an image, and between two."""
 PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -27,34 +29,27 @@ def classes_everywhere(data: FamilyData, count: int) -> list[int]:
 
 def draw(data: FamilyData, path: Path, count: int) -> None:
     """Write a PNG with one row a class and one column a domain."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     domains = {"train (solid)": data.train, "test (solid)": data.id_test, **data.shifts}
     rows = classes_everywhere(data, count)
-    figure, axes = plt.subplots(
-        len(rows), len(domains), figsize=(1.1 * len(domains) + 1, 1.1 * len(rows)), squeeze=False
-    )
-    for row, label in enumerate(rows):
-        for column, (name, split) in enumerate(domains.items()):
+    size = (LEFT + len(domains) * (CELL + GAP), TOP + len(rows) * (CELL + GAP))
+    picture = Image.new("RGB", size, "white")
+    words, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    for column, (name, split) in enumerate(domains.items()):
+        x = LEFT + column * (CELL + GAP)
+        words.text((x + CELL / 2, TOP / 2), name, "black", font, anchor="mm")
+        for row, label in enumerate(rows):
+            y = TOP + row * (CELL + GAP)
             item = int(torch.nonzero(split.labels == label)[0])
             view = split.views([item], transform=PLAIN, seed=None, epoch=0)[0]
-            axis = axes[row, column]
-            axis.imshow(view.permute(1, 2, 0).numpy(), interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if row == 0:
-                axis.set_title(name, fontsize=9)
+            image = Image.fromarray(view.permute(1, 2, 0).numpy()).resize(
+                (CELL, CELL), Image.Resampling.NEAREST
+            )
+            picture.paste(image, (x, y))
             if column == 0:
-                axis.set_ylabel(
-                    data.class_names[label], rotation=0, ha="right", va="center", fontsize=9
-                )
-    figure.tight_layout(pad=0.3)
+                place = (LEFT - GAP, y + CELL / 2)
+                words.text(place, data.class_names[label], "black", font, anchor="rm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80, metadata={"Software": None})
-    plt.close(figure)
+    picture.save(path)
 
 
 def main() -> None:

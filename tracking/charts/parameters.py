@@ -68,8 +68,9 @@ class Parameter:
         shown = [self.shown(value) for value in self.values]
         if self.numeric:
             axis = alt.Axis(labelExpr=_SHORT, labelOverlap=True)
-            if len(shown) <= _FEW:
-                axis["values"] = shown
+            ticks = shown if len(shown) <= _FEW else self._round_ticks()
+            if ticks:
+                axis["values"] = ticks
             channel = {"type": "quantitative", "scale": self._scale(), "axis": axis}
         else:
             in_one_line = sum(map(len, map(str, shown))) < _WIDE
@@ -91,6 +92,18 @@ class Parameter:
             "sort": sort,
             "axis": axis,
         }
+
+    def _round_ticks(self) -> list[float]:
+        """Choose powers of ten; Vega labels every digit between them and hides what overlaps."""
+        if self.scale == "linear":
+            return []
+        positive = [number for number in _numbers(self.values) if number > 0]
+        low, high = positive[0], positive[-1]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        factors = (1, 3) if len(decades) < _FEW - 1 else (1,)
+        every = [factor * 10.0**decade for decade in decades for factor in factors]
+        zero = [0.0] if self.scale == "symlog" else []
+        return [*zero, *(tick for tick in every if low <= tick <= high)]
 
     def _scale(self) -> alt.Scale:
         if self.scale == "symlog":

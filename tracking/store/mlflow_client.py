@@ -259,7 +259,7 @@ def request(
         ServiceUnreachable: Nothing answers within PROBE_SECONDS.
         TrackingError: TLS fails.
     """
-    stay_private()
+    _set_up()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import MlflowHostCreds, http_request
@@ -332,21 +332,22 @@ def latest_schema() -> str:
 def try_artifacts(uri: str, location: str) -> bool:
     """Write a small file below an experiment's `location`, read it, and remove it; no run is made.
 
-    False when it is still there: who may write need not be let delete. The next one of this user
-    and machine then takes its place. Raises ServiceUnreachable or TrackingError where the store
-    refuses.
+    Returns:
+        Whether it is gone: a user who may write need not have the right to delete. The next file
+        of this user and machine then takes its place.
+
+    Raises:
+        ServiceUnreachable, TrackingError: The store rejects it.
     """
+    _set_up()
+    from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from requests import HTTPError
 
     who = f"{getpass.getuser()}@{socket.gethostname()}".encode()
     place = f"{location.rstrip('/')}/{_FOLDER}-{hashlib.sha256(who).hexdigest()[:8]}"
     text = uuid.uuid4().hex
-    with (
-        quieted("mlflow", logging.getLogger("mlflow").level, _CLIENT),
-        translated(uri),
-        uploading(uri),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with translated(uri), uploading(uri), tempfile.TemporaryDirectory() as folder:
         store: Any = get_artifact_repository(place, tracking_uri=uri)
         file, back = Path(folder, "tried.txt"), Path(folder, "back")
         file.write_text(text, encoding="utf-8")
@@ -355,21 +356,13 @@ def try_artifacts(uri: str, location: str) -> bool:
         read = Path(store.download_artifacts(file.name, str(back))).read_text(encoding="utf-8")
         if read != text:
             raise TrackingError(f"the artifact store gives back other than it got: {location}")
-        return _removed(store)
-
-
-def _removed(store: Any) -> bool:
-    """Delete its files; False where this user may not delete."""
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
-    try:
-        store.delete_artifacts()
-    except (HTTPError, MlflowException) as error:
-        if "403" in str(error):
+        try:
+            store.delete_artifacts()
+        except (HTTPError, MlflowException) as error:
+            if "403" not in str(error):
+                raise
             return False
-        raise
-    return True
+        return True
 
 
 WRITTEN_BY = "carft.written_by"
@@ -384,12 +377,12 @@ def check_version(uri: str) -> None:
     """
     if urlsplit(uri).scheme not in ("http", "https"):
         return  # Databricks has no version of its own
-    theirs, ours = server_version(uri), client_version()
-    if theirs is not None and release(theirs)[0] != release(ours)[0]:
+    server, client = server_version(uri), client_version()
+    if server is not None and release(server)[0] != release(client)[0]:
         raise TrackingError(
-            f"MLflow at {without_password(uri)} is version {theirs}, and here is {ours}: their "
+            f"MLflow at {without_password(uri)} is version {server}, and here is {client}: their "
             f"major versions must be the same; upgrade the server, after a copy of its database, "
-            f"or install mlflow {release(theirs)[0]} here, where carft-sweep takes it"
+            f"or install mlflow {release(server)[0]} here, where carft-sweep takes it"
         )
 
 

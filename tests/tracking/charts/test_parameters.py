@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.charts.parameters import Scale, scale_of, text, varied_parameters
+from tracking.charts.parameters import Parameter, Scale, scale_of, text, varied_parameters
 from tracking.comparison.compare import compare
 from tracking.comparison.runs import Scalar
 
@@ -77,3 +77,19 @@ def test_whole_and_broken_numbers_are_one_value() -> None:
         "3e-05",
         "x",
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "ticks"),
+    [
+        ([1e-6 * 1.5**n for n in range(18)], "log", [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4]),
+        ([1e-8 * 10 ** (n / 2) for n in range(16)], "log", [10.0**n for n in range(-8, 0)]),
+        ([0, *(0.1 * 1.8**n for n in range(9))], "symlog", [0, 0.1, 0.3, 1, 3, 10]),
+        ([float(n) for n in range(12)], "linear", None),
+    ],
+)
+def test_of_many_values_round_numbers_have_ticks(
+    values: list[float], scale: Scale, ticks: list[float] | None
+) -> None:
+    axis = Parameter("a", "a", tuple(values), scale).axis()["axis"].to_dict()
+    assert axis.get("values") == (None if ticks is None else pytest.approx(ticks))

@@ -1,0 +1,365 @@
+"""MLflow's server on a home: it starts and ends, answers to its names, and knows its users."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
+
+from tests.mounts import mount
+from tests.tracking.conftest import NewDatabase
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.store.base import RunKey, RunStart
+from tracking.store.mlflow_store import MlflowStore
+from tracking.ui_server import (
+    _free_port,
+    allowed_hosts,
+    allowed_origins,
+    check_name,
+    is_loopback,
+    prepare,
+    serve,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def group_is_gone(leader: int) -> bool:
+    for _ in range(50):
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_it_shows_runs_and_artifacts_of_a_home_and_ends_with_its_children(
+    new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    uri, artifacts = new_database(), tmp_path / "mlartifacts"
+    store = MlflowStore(uri, "home", artifacts)
+    key = RunKey("kl_weight")
+    store.open(RunStart(key, "kl_weight", 1))
+    file = tmp_path / "config.json"
+    file.write_text('{"here": true}')
+    store.artifact(key, file)
+
+    server = serve(uri, artifacts, port=0)
+    assert server.process is not None
+    try:
+        assert MlflowStore(server.address, "home").run_id(key) is None
+        run_id = store.run_id(key)
+        shown = f"{server.address}/get-artifact?path=config.json&run_uuid={run_id}"
+        with urllib.request.urlopen(shown, timeout=10) as answer:
+            assert answer.read() == b'{"here": true}'
+        with urllib.request.urlopen(server.address, timeout=10) as answer:
+            assert b"MLflow" in answer.read()
+    finally:
+        server.stop()
+    server.stop()
+    assert group_is_gone(server.process.pid)
+
+
+STAND_IN = """
+import http.server, os, subprocess, sys
+if "fail" in os.environ.get("STAND_IN", ""):
+    sys.exit("the reason why")
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", child])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if "mute" in os.environ.get("STAND_IN", "") else 200)
+        self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A `python -m mlflow` that starts at once and has a child that does not heed SIGTERM."""
+    package = tmp_path / "stand_in" / "mlflow"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text(STAND_IN)
+    (package / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{package.parent}{os.pathsep}{ROOT}")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["at once", "while it waits"])
+def test_the_command_takes_its_server_with_it(
+    stand_in: str, number: signal.Signals, when: str
+) -> None:
+    code = (
+        "import sys; from tracking.ui_server import serve\n"
+        "server = serve(sys.argv[1], None, port=0)\n"
+        "print(server.process.pid, flush=True)\n"
+        "server.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, stand_in], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as command:
+        assert command.stdout is not None
+        leader = int(command.stdout.readline())
+        if when == "while it waits":
+            time.sleep(0.3)
+        command.send_signal(number)
+        assert command.wait(30) != 0
+    assert group_is_gone(leader)
+
+
+def test_an_address_with_a_password_stands_on_no_command_line(stand_in: str) -> None:
+    server = serve(stand_in, None, port=0)
+    assert server.process is not None
+    try:
+        command = Path(f"/proc/{server.process.pid}/cmdline")
+        if command.exists():  # Linux
+            assert b"sqlite:" not in command.read_bytes()
+    finally:
+        server.stop()
+
+
+def test_stopping_gives_sigterm_back(stand_in: str) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        server = serve(stand_in, None, port=0)
+        meanwhile = signal.getsignal(signal.SIGTERM)
+        server.stop()
+        assert meanwhile is not signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_server_of_somebody_else_is_only_named() -> None:
+    server = serve("https://lab.example.org/mlflow", None)
+    assert (server.address, server.process) == ("https://lab.example.org/mlflow", None)
+    server.stop()
+
+
+def test_a_port_that_is_taken_is_said(stand_in: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as busy,
+        pytest.raises(TrackingError, match=rf"port {busy.getsockname()[1]} is taken on 127\.0\."),
+    ):
+        serve(stand_in, None, port=busy.getsockname()[1])
+
+
+def test_an_unknown_host_is_named() -> None:
+    with pytest.raises(TrackingError, match=r"no-such-host\.invalid"):
+        _free_port("no-such-host.invalid", 5000)
+
+
+def test_a_server_that_ends_at_once_says_why(
+    stand_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "fail")
+    with pytest.raises(TrackingError, match="ended at once:\nthe reason why"):
+        serve(stand_in, None, port=0)
+
+
+def test_a_server_that_does_not_answer_in_time_is_ended(
+    stand_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "mute")
+    port = _free_port("127.0.0.1", 0)
+    with pytest.raises(ServiceUnreachable, match="does not answer after 1 s"):
+        serve(stand_in, None, port=port, start_seconds=1)
+    assert _free_port("127.0.0.1", port) == port
+
+
+NAMES = ("mlflow.lab.example", "*.team.example", "10.0.0.7:5000", "[fd00::7]")
+
+
+@pytest.mark.parametrize(
+    ("host", "answers"),
+    [
+        ("localhost", True),
+        ("localhost:5000", True),
+        ("127.0.0.1:5000", True),
+        ("[::1]:5000", True),
+        ("mlflow.lab.example", True),
+        ("mlflow.lab.example:8443", True),
+        ("a.team.example:1", True),
+        ("10.0.0.7:5000", True),
+        ("[fd00::7]:5000", True),
+        ("10.0.0.7", False),
+        ("10.0.0.8:5000", False),
+        ("192.168.0.1", False),  # which MLflow lets in by itself
+        ("team.example", False),
+        ("mlflow.lab.example.elsewhere.example", False),
+        ("mlflow.lab.example:5000.elsewhere.example", True),  # no browser sends such a port
+        ("", False),
+    ],
+)
+def test_it_answers_to_its_names_and_to_nothing_else(host: str, answers: bool) -> None:
+    hosts = allowed_hosts("127.0.0.1", NAMES)
+    assert is_allowed_host_header(hosts, host) == answers
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_on_every_address_it_knows_this_machines_name(host: str) -> None:
+    hosts = allowed_hosts(host, ())
+    assert is_allowed_host_header(hosts, f"{socket.gethostname()}:5000")
+    assert not is_allowed_host_header(hosts, "elsewhere.example:5000")
+
+
+def test_on_one_address_it_knows_that() -> None:
+    assert is_allowed_host_header(allowed_hosts("10.0.0.9", ()), "10.0.0.9:5000")
+    assert is_allowed_host_header(allowed_hosts("fd00::9", ()), "[fd00::9]:5000")
+
+
+@pytest.mark.parametrize(
+    ("page", "blocked"),
+    [
+        ("https://mlflow.lab.example", False),
+        ("http://mlflow.lab.example:8080", False),
+        ("https://elsewhere.example", True),
+        ("null", True),
+    ],
+)
+def test_only_pages_of_its_names_may_ask_it(page: str, blocked: bool) -> None:
+    origins = allowed_origins(allowed_hosts("127.0.0.1", NAMES))
+    assert should_block_cors_request(page, "POST", origins) == blocked
+
+
+def test_what_is_no_host_is_refused() -> None:
+    for name in NAMES:
+        check_name(name)
+    for name in ("*", "http://lab", "lab/mlflow", "a b", "-lab", "lab:", "*lab", "[fd00::7"):
+        with pytest.raises(ValueError, match=r"host"):
+            check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("localhost", True),
+        ("127.0.0.2", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("lab", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_which_addresses_this_machine_alone_reaches(host: str, alone: bool) -> None:
+    assert is_loopback(host) == alone
+
+
+PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
+KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+GIVEN = "a password that is given"
+
+
+def nobody() -> None:
+    """Nobody sits before a terminal."""
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (PASSWORD, KEY, "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def begun(database: Path) -> None:
+    """As MLflow leaves its users."""
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute("CREATE TABLE users (username text, is_admin boolean)")
+        opened.execute("INSERT INTO users VALUES ('admin', 1)")
+        opened.commit()
+
+
+def test_a_password_is_made_up_once_and_kept_for_the_owner_alone(tmp_path: Path) -> None:
+    first, again = prepare(tmp_path, nobody), prepare(tmp_path, nobody)
+    kept = tmp_path / "ui" / "admin-password"
+    assert first == again
+    assert first.environ[PASSWORD] == kept.read_text().strip()
+    assert len(first.environ[PASSWORD]) >= 20
+    assert first.environ[PASSWORD] not in first.note
+    assert str(kept) in first.note
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ui").iterdir()}
+    names = ("admin-password", "basic_auth.ini", "session-key", "users.db")
+    assert modes == dict.fromkeys(names, 0o600)
+    assert (tmp_path / "ui").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_configuration_names_a_database_of_its_own(tmp_path: Path) -> None:
+    home = tmp_path / "50% of it"
+    config = configparser.ConfigParser()
+    config.read(prepare(home, nobody).environ["MLFLOW_AUTH_CONFIG_PATH"])
+    assert config["mlflow"]["database_uri"] == f"sqlite:///{home / 'ui' / 'users.db'}"
+    assert config["mlflow"]["default_permission"] == "READ"
+    assert "admin_password" not in config["mlflow"]
+
+
+def test_a_given_password_is_taken_and_kept_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = prepare(tmp_path / "a", lambda: GIVEN)
+    assert typed.environ[PASSWORD] == GIVEN
+    monkeypatch.setenv("CARFT_UI_PASSWORD", GIVEN[::-1])
+    named = prepare(tmp_path / "b", lambda: GIVEN)
+    assert named.environ[PASSWORD] == GIVEN[::-1]
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or GIVEN[:9] not in path.read_text() + path.read_text()[::-1]
+    monkeypatch.setenv("CARFT_UI_PASSWORD", "short")
+    with pytest.raises(TrackingError, match="12 characters or more"):
+        prepare(tmp_path / "c", lambda: GIVEN)
+
+
+def test_where_there_is_an_administrator_no_password_is_asked_for(tmp_path: Path) -> None:
+    key = prepare(tmp_path, nobody).environ[KEY]
+    database = tmp_path / "ui" / "users.db"
+    begun(database)
+
+    def asked() -> str:
+        raise AssertionError("asked")
+
+    later = prepare(tmp_path, asked)
+    assert PASSWORD not in later.environ
+    assert later.environ[KEY] == key
+    assert str(database) in later.note
+
+
+def test_what_the_administrator_of_the_machine_has_set_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", "/etc/mlflow/auth.ini")
+    monkeypatch.setenv(KEY, "a key of theirs")
+    users = prepare(tmp_path, nobody)
+    assert users.environ == {KEY: "a key of theirs"}
+    assert "/etc/mlflow/auth.ini" in users.note
+
+
+def test_where_sqlite_would_lose_users_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    mount(monkeypatch, home, "nfs4")
+    with pytest.raises(TrackingError, match=r"network file system \(nfs4\).*MLFLOW_AUTH_CONFIG"):
+        prepare(home, nobody)
+    assert list(home.iterdir()) == []
+
+
+def test_another_file_in_the_place_of_users_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ui").mkdir()
+    (tmp_path / "ui" / "users.db").write_text("something else, longer than a header" * 9)
+    with pytest.raises(TrackingError, match="is not an SQLite database"):
+        prepare(tmp_path, nobody)
