@@ -22,7 +22,7 @@ from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import newest_generation
 from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels
-from sweeps.space.distributions import sample_point
+from sweeps.space.points import sample_point
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.runs import CONFIRMED

@@ -17,13 +17,10 @@ from sweeps.space.distributions import (
     Distribution,
     Parametric,
     Params,
-    applies,
     canonical,
     is_among,
-    sample_point,
-    topological_order,
 )
-from sweeps.space.points import config_at
+from sweeps.space.points import applies, config_at, sample_point, topological_order
 from sweeps.spec.document import SpecDocument
 
 MAX_VALUES_SHOWN = 10

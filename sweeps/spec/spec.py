@@ -20,8 +20,8 @@ from carft_core.data import FAMILIES
 from carft_core.data.base import DataConfig
 from carft_core.data.folders import VARIABLE
 from carft_core.errors import RequestError
-from sweeps.space.distributions import Distribution, Params, distinct, grid
-from sweeps.space.points import baseline_at, baseline_params, config_at
+from sweeps.space.distributions import Distribution, Params
+from sweeps.space.points import baseline_at, baseline_params, config_at, distinct, grid
 from sweeps.spec.document import SpecDocument, YamlError, parse, read_text
 from sweeps.spec.normalize import apply, normalize
 from sweeps.spec.settings import RUN_CAP, Metric, Settings
