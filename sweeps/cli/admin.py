@@ -200,19 +200,19 @@ class Waste:
 def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    found = list(waste(home)) if home.path.exists() else []
+    items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
-        for item in found:
+        for item in items:
             _remove(Path(item.path))
-    total = sum(item.bytes for item in found)
+    total = sum(item.bytes for item in items)
     if arguments.json:
-        told = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in found]}
-        emit(json.dumps(told, indent=1))
+        result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
+        emit(json.dumps(result, indent=1))
         return 0
-    for item in found:
+    for item in items:
         emit(f"{item.bytes / 2**20:8.1f} MB  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
-    emit(f"{total / 2**20:.1f} MB {verb}" if found else "Nothing to remove.")
+    emit(f"{total / 2**20:.1f} MB {verb}" if items else "Nothing to remove.")
     return 0
 
 

@@ -352,7 +352,7 @@ def _decode(data: FamilyData) -> dict[str, DecodedSplit]:
 def _refusal(data: FamilyData, decoded: Mapping[str, DecodedSplit]) -> str | None:
     """Return why not even `data.bad_files: skip` could use the data."""
     try:
-        without(data, {name: found.bad for name, found in decoded.items() if found.bad})
+        without(data, {name: split.bad for name, split in decoded.items() if split.bad})
     except RequestError as error:
         return str(error)
     return None
@@ -371,11 +371,11 @@ def _preparation_as_dict(
         "listing_seconds": round(listed, 3),
         "splits": {
             name: {
-                "images": found.images,
-                "bad": dict(found.bad),
-                "seconds": None if found.seconds is None else round(found.seconds, 3),
+                "images": split.images,
+                "bad": dict(split.bad),
+                "seconds": None if split.seconds is None else round(split.seconds, 3),
             }
-            for name, found in decoded.items()
+            for name, split in decoded.items()
         },
         "cache": str(user_cache()),
         "refusal": refusal,
@@ -393,15 +393,15 @@ def _preparation_lines(
     rows = [
         [
             name,
-            f"{found.images:,}",
-            f"{len(found.bad):,}",
-            "earlier" if found.seconds is None else _time(found.seconds),
+            f"{split.images:,}",
+            f"{len(split.bad):,}",
+            "earlier" if split.seconds is None else _time(split.seconds),
         ]
-        for name, found in decoded.items()
+        for name, split in decoded.items()
     ]
     columns = ["split", "images", "cannot be read", "decoded in"]
     yield from table_lines(columns, rows, right=columns[1:3])
-    bad = [f"{item}: {why}" for found in decoded.values() for item, why in found.bad.items()]
+    bad = [f"{item}: {why}" for split in decoded.values() for item, why in split.bad.items()]
     yield from (f"! {text}" for text in bad[:NAMED])
     if len(bad) > NAMED:
         yield f"  and {len(bad) - NAMED:,} more; --json names them all"
@@ -415,9 +415,9 @@ def _verdict(decoded: Mapping[str, DecodedSplit], bad: int, refusal: str | None)
     if refusal is not None:
         return "A run refuses these data, with data.bad_files: skip as well."
     left = ", ".join(
-        f"{found.images - len(found.bad):,} of {found.images:,} in {name}"
-        for name, found in decoded.items()
-        if found.bad
+        f"{split.images - len(split.bad):,} of {split.images:,} in {name}"
+        for name, split in decoded.items()
+        if split.bad
     )
     return (
         "A run ends at the first of them. Repair them, or set data.bad_files: skip, which leaves "

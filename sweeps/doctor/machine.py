@@ -52,7 +52,7 @@ def _own(_: Scope) -> Iterator[Finding]:
 
 @check(
     "versions.python",
-    "Python against what the package asks for",
+    "Python against what the package requires",
     "make a new environment with a Python that the package supports",
 )
 def _python(_: Scope) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _python(_: Scope) -> Iterator[Finding]:
 
 @check(
     "versions.packages",
-    "every required package against the range that the package asks for",
+    "every required package against the range that the package requires",
     "pip install -c constraints.txt -e . brings the versions that were tested",
 )
 def _packages(_: Scope) -> Iterator[Finding]:
@@ -131,7 +131,7 @@ def _cores(_: Scope) -> Iterator[Finding]:
         yield warning(
             f"{message}, but the container gets {share:g} of them: as many threads would wait for "
             "each other",
-            f"say so in the sweep file: resources: {{cpus: {max(1, math.floor(share))}}}",
+            f"set in the sweep file: resources: {{cpus: {max(1, math.floor(share))}}}",
         )
     else:
         yield ok(message)
@@ -242,10 +242,10 @@ def _cuda(index: int) -> Iterator[Finding]:
     """Check one GPU: what it is, whether it computes, and its free memory."""
     import torch
 
-    found = torch.cuda.get_device_properties(index)
-    capability = f"{found.major}.{found.minor}"
-    name = f"cuda:{index} {found.name}"
-    compiled = _compiled(found.major, found.minor, torch.cuda.get_arch_list())
+    gpu = torch.cuda.get_device_properties(index)
+    capability = f"{gpu.major}.{gpu.minor}"
+    name = f"cuda:{index} {gpu.name}"
+    compiled = _compiled(gpu.major, gpu.minor, torch.cuda.get_arch_list())
     if not compiled:
         yield wrong(
             f"{name}: torch {torch.__version__} is not compiled for capability {capability}"
@@ -259,7 +259,7 @@ def _cuda(index: int) -> Iterator[Finding]:
         return
     message = (
         f"{name}, capability {capability}, CUDA {torch.version.cuda}, "
-        f"{'bf16' if found.major >= 8 else 'no bf16'}, "
+        f"{'bf16' if gpu.major >= 8 else 'no bf16'}, "
         f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     )
     yield ok(message) if free >= _LITTLE_GPU_MEMORY else warning(message)
@@ -329,8 +329,8 @@ def _kind(scope: Scope) -> Iterator[Finding]:
     scope.home.check()
     kind = file_system(scope.home.path)
     shared = network_file_system(scope.home.path)
-    said = "shared by other machines" if shared else "of this machine alone"
-    yield ok(f"on {kind or 'a file system that the system does not name'}, {said}")
+    reach = "shared by other machines" if shared else "of this machine alone"
+    yield ok(f"on {kind or 'a file system that the system does not name'}, {reach}")
 
 
 @check(

@@ -158,13 +158,13 @@ def _let_in(scope: Scope) -> Iterator[Finding]:
 
 
 def _of_experiment(place: TrackingLocation, answer: Answer) -> Finding:
-    found = answer.json()["experiment"]
-    if found["lifecycle_stage"] != "deleted":
+    experiment = answer.json()["experiment"]
+    if experiment["lifecycle_stage"] != "deleted":
         return ok(f"the server accepts us, and has the experiment {place.experiment}")
     return wrong(
         f"the experiment {place.experiment} was deleted, and MLflow keeps its name",
-        f"mlflow experiments restore --experiment-id {found['experiment_id']}, or name another one "
-        "in MLFLOW_EXPERIMENT_NAME",
+        f"mlflow experiments restore --experiment-id {experiment['experiment_id']}, or name "
+        "another one in MLFLOW_EXPERIMENT_NAME",
     )
 
 
@@ -187,15 +187,17 @@ def _mlflow_schema(scope: Scope) -> Iterator[Finding]:
     file = sqlite_file(place.named)
     if is_server(place.named) or (file is not None and not file.exists()):
         return
-    found = inspect_database(Database(place.named, "MLflow's database", TRACKING_VARIABLE)).revision
-    wanted = latest_schema()
-    if found is None:
+    revision = inspect_database(
+        Database(place.named, "MLflow's database", TRACKING_VARIABLE)
+    ).revision
+    latest = latest_schema()
+    if revision is None:
         yield ok("the database has no tables yet; the first run makes them")
-    elif found == wanted:
-        yield ok(f"the database's schema is that of the installed MLflow ({wanted})")
+    elif revision == latest:
+        yield ok(f"the database's schema is that of the installed MLflow ({latest})")
     else:
         yield wrong(
-            f"the database's schema is {found}, the installed MLflow wants {wanted}",
+            f"the database's schema is {revision}, the installed MLflow wants {latest}",
             f"make a copy of it, then: mlflow db upgrade {without_password(place.named)}; if the "
             "schema is the newer one, install the MLflow that made it",
         )

@@ -195,12 +195,15 @@ class StudyProjection:
 
     def update(self) -> None:
         """Write what the study lacks. Raises whatever the storage raises; call it again then."""
-        if self._study is None:
-            storage = open_storage(self._home)
-            for earlier in read_generations(self._ledger.file)[:-1]:
-                _Study(storage, self._home, earlier).update()
-            self._study = _Study(storage, self._home, self._ledger)
-        self._study.update()
+        study, self._study = self._study or self._open(), None
+        study.update()
+        self._study = study  # after an error it is compared with the ledger again
+
+    def _open(self) -> _Study:
+        storage = open_storage(self._home)
+        for earlier in read_generations(self._ledger.file)[:-1]:
+            _Study(storage, self._home, earlier).update()
+        return _Study(storage, self._home, self._ledger)
 
 
 class _Study:

@@ -737,10 +737,8 @@ class Projector:
             try:
                 is_done = self._update()
             except Exception as failure:  # a place that is away or ill must not end the sweep
-                is_done, error = (
-                    False,
-                    next(iter(str(failure).splitlines()), type(failure).__name__),
-                )
+                lines = str(failure).splitlines()
+                is_done, error = False, lines[0] if lines else type(failure).__name__
                 if not isinstance(failure, ServiceUnreachable | OSError):
                     logger.warning("%s: %s", self._thread.name, error, exc_info=failure)
             took = time.monotonic() - began

@@ -191,11 +191,11 @@ def _model(side: int | None) -> Iterator[str]:
 
 def _optim(inventory: Inventory, side: int | None) -> Iterator[str]:
     images = inventory.trained
-    chosen = budget(images)
+    training = budget(images)
     rate = "5e-4" if side is not None and side <= TINY else "1e-5"
     yield f"  # Modest for {images} images. If accuracy still rises at the end: more epochs."
     yield "  # If memory is short: micro_batch: 16, which computes the same in parts."
-    yield (f"  optim: {{lr: {rate}, epochs: {chosen.epochs}, batch_size: {chosen.batch_size}}}")
+    yield (f"  optim: {{lr: {rate}, epochs: {training.epochs}, batch_size: {training.batch_size}}}")
 
 
 def quoted(text: str) -> str:

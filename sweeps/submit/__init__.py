@@ -1,1 +1,1 @@
-"""A sweep sent to a Ray cluster: what is packed, what the job is told, and how it is followed."""
+"""A sweep sent to a Ray cluster: what is sent, the job, and following it."""

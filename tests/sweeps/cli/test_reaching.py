@@ -57,7 +57,5 @@ def test_a_sweep_goes_on_without_a_server_that_is_away(
     kind: type[ServiceUnreachable],
 ) -> None:
     assert run(toy_cli, monkeypatch, kind("no server answers")) == 0
-    assert (
-        "no server answers. The sweep runs all the same; its runs are sent"
-        in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "no server answers. The sweep runs all the same; its runs are sent when" in told

@@ -1,4 +1,4 @@
-"""Studies in a real PostgreSQL: shared, refused, away for a while; no ledger depends on it."""
+"""Studies in a real PostgreSQL: shared, refused, away for a while; no sweep depends on it."""
 
 from __future__ import annotations
 
@@ -305,11 +305,11 @@ def test_sqlite_on_a_network_file_system_is_refused_and_elsewhere_taken(
 
 
 def writes(study: StudyProjection) -> Callable[[], bool]:
-    def written() -> bool:
+    def update() -> bool:
         study.update()
         return True
 
-    return written
+    return update
 
 
 def test_several_homes_may_begin_in_a_new_database_at_once(

@@ -272,6 +272,41 @@ def test_a_study_that_is_missing_or_another_is_written_anew(
     assert_equal(home, ledger)
 
 
+def test_a_study_that_is_deleted_while_the_sweep_runs_comes_again(
+    home: Home, ledger: Ledger
+) -> None:
+    study = StudyProjection(home, ledger)
+    number = propose(ledger, 0)
+    study.update()
+    delete(load(home))
+    ledger.complete(number, [0.5])
+    with pytest.raises(KeyError):
+        study.update()
+    study.update()
+    assert_equal(home, ledger)
+
+
+def test_a_trial_whose_writing_failed_behind_its_commit_is_not_there_twice(
+    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyProjection(home, ledger)
+    study.update()
+    add_trial = optuna.Study.add_trial
+
+    def lost(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        add_trial(study, trial)
+        raise ConnectionError("the answer never came")
+
+    propose(ledger, 0)
+    propose(ledger, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "add_trial", lost)
+        with pytest.raises(ConnectionError):
+            study.update()
+    study.update()
+    assert_equal(home, ledger)
+
+
 def test_a_ledger_that_was_moved_away_begins_a_study_anew(home: Home, ledger: Ledger) -> None:
     fill(ledger)
     StudyProjection(home, ledger).update()
