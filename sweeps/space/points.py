@@ -59,11 +59,11 @@ def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
     """Make a point of what `choose` returns for each active parameter, in declared order."""
-    chosen: Params = {}
+    point: Params = {}
     for distribution in topological_order(space):
-        if is_active(distribution, chosen):
-            chosen[distribution.name] = choose(distribution)
-    return {item.name: chosen[item.name] for item in space if item.name in chosen}
+        if is_active(distribution, point):
+            point[distribution.name] = choose(distribution)
+    return {item.name: point[item.name] for item in space if item.name in point}
 
 
 def grid(space: Sequence[Distribution]) -> list[Params]:

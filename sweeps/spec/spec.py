@@ -232,8 +232,8 @@ class SweepSpec(Settings):
         own |= {"metric"} if self.metrics else set()
         whole = self.model_dump(mode="json", by_alias=True, exclude=own)
         changed = self.model_dump(by_alias=True, exclude=own, exclude_defaults=True)
-        kept = {key: value for key, value in whole.items() if key in ALWAYS or key in changed}
-        return kept | {"parameters": {item.name: item.to_dict() for item in self.parameters}}
+        plain = {key: value for key, value in whole.items() if key in ALWAYS or key in changed}
+        return plain | {"parameters": {item.name: item.to_dict() for item in self.parameters}}
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
         if self.method != "grid":
