@@ -136,17 +136,19 @@ def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
 
     Raises TrackingError that lists them, or suggests the nearest name.
     """
-    wanted, _, home = name.partition("@")
-    named = [sweep for sweep in sweeps if sweep.name == wanted]
+    bare_name, _, home = name.partition("@")
+    named = [sweep for sweep in sweeps if sweep.name == bare_name]
     of_home = [sweep for sweep in named if sweep.home.startswith(home)]
     if len(of_home) == 1:
         return of_home[0]
     if not named:
-        raise TrackingError(unknown_name("sweep", wanted, sorted({sweep.name for sweep in sweeps})))
+        raise TrackingError(
+            unknown_name("sweep", bare_name, sorted({sweep.name for sweep in sweeps}))
+        )
     each = "\n".join(f"  {sweep.line()}" for sweep in named)
     if not of_home:
-        raise TrackingError(f"no home {home!r} has a sweep {wanted!r}; there are:\n{each}")
-    raise TrackingError(f"{len(of_home)} homes have a sweep {wanted!r}; say which:\n{each}")
+        raise TrackingError(f"no home {home!r} has a sweep {bare_name!r}; there are:\n{each}")
+    raise TrackingError(f"{len(of_home)} homes have a sweep {bare_name!r}; say which:\n{each}")
 
 
 def read_part(
@@ -173,11 +175,11 @@ def read_part(
             for record in records
         ]
     if settings is None or is_running:
-        known = {record.digest for record in listed}
+        listed_digests = {record.digest for record in listed}
         records += [
             _with_result(_begun(run, results.get(digest)), results, None)
             for digest, run in runs.items()
-            if digest not in known
+            if digest not in listed_digests
             and run.tags.get("carft.generation", sweep.generation) == sweep.generation
         ]
     lacking = {r.digest for r in records if r.state == "done"} - results.keys()
@@ -276,12 +278,12 @@ class MlflowReader:
         self._uri = uri
         self._client = connect(uri)
         with translated(uri):
-            found = find_experiment(self._client, uri, experiment)
-            if found is None:
+            experiment_id = find_experiment(self._client, uri, experiment)
+            if experiment_id is None:
                 names = [each.name for each in self._client.search_experiments()]
                 text = unknown_name("experiment", experiment, names)
                 raise TrackingError(f"{without_password(uri)}: {text} See --experiment.")
-        self._experiment = found
+        self._experiment = experiment_id
 
     def sweeps(self) -> list[ServedSweep]:
         """List every sweep in the order in which they were begun."""
@@ -313,12 +315,12 @@ class MlflowReader:
         with ThreadPoolExecutor(THREADS) as pool:
             results = pool.map(lambda run: text(run, RESULT, HAS_RESULT), runs.values())
             listed = text(sweep.run, SETTINGS, HAS_SETTINGS)
-            found = {
+            by_digest = {
                 digest: result
                 for digest, content in zip(runs, results, strict=True)
                 if content is not None and (result := read_result(content)) is not None
             }
-        return None if listed is None else read_settings(listed), found
+        return None if listed is None else read_settings(listed), by_digest
 
     def _text(self, place: str, name: str, folder: Path) -> str | None:
         """Read an artifact below `place`; None when it is gone."""

@@ -154,14 +154,14 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
 
 
 def _first_password(folder: Path, ask_password: Callable[[], str | None]) -> tuple[str, str]:
-    given = os.environ.get(VARIABLE) or ask_password()
-    if given is None:
+    password = os.environ.get(VARIABLE) or ask_password()
+    if password is None:
         file = folder / "admin-password"
         made = _kept(file, lambda: secrets.token_urlsafe(18))
         return made, f"Its first user is {ADMIN}; the password was made up, and is in {file}."
-    if len(given) < SHORTEST:
+    if len(password) < SHORTEST:
         raise TrackingError(f"the password of {ADMIN} must have {SHORTEST} characters or more")
-    return given, f"Its first user is {ADMIN}, with the password that you gave."
+    return password, f"Its first user is {ADMIN}, with the password that you gave."
 
 
 def _has_admin(database: Path) -> bool:
@@ -353,7 +353,7 @@ def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], second
     while time.monotonic() < until:
         if process.poll() is not None:
             raise TrackingError(f"MLflow's server ended at once:\n{_end_of(server)}")
-        # Whatever it says of a server that is not up yet, it is asked again.
+        # Whatever it says of a server that is not up yet, the request is repeated.
         with contextlib.suppress(OSError, http.client.HTTPException):
             urllib.request.urlopen(f"{server.address}/health", timeout=2).close()
             return

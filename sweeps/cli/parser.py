@@ -470,7 +470,8 @@ def _ui(parser: Parser) -> None:
         "--port",
         metavar="N",
         type=_checked(_port),
-        help="this port and no other; 0 for any (the first free one from 5000 on)",
+        default=5000,
+        help="the port to listen on; 0 for any (5000)",
     )
     parser.add_argument(
         "--allowed-hosts",

@@ -42,7 +42,7 @@ def show_command(arguments: argparse.Namespace, say: Say) -> int:
     shown = Shown.of(home, find_ledger(home, arguments.sweep))
     if arguments.json:
         trials = shown.chosen(arguments.state, None)
-        say(json.dumps(shown.to_dict(trials), indent=1, allow_nan=False))
+        say(json.dumps(shown.to_dict(trials), allow_nan=False))
         return 0
     most = None if arguments.all else arguments.limit or MOST
     trials = shown.chosen(arguments.state, most)

@@ -22,7 +22,7 @@ from sweeps.home import Home
 from sweeps.ledger.runs import Runs
 from sweeps.ledger.trials import newest_generation
 from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels
-from sweeps.space.distributions import sample_point
+from sweeps.space.points import sample_point
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.runs import CONFIRMED
@@ -261,8 +261,8 @@ def _by_task(spec: SweepSpec, settings: Sequence[Sequence[RunTask]]) -> dict[str
     for number in range(spec.trial_count):
         counts[str(spec.setting_of(number)[1][spec.tasks])] += len(spec.seeds)
     for runs in settings:
-        asked = len(spec.seeds) if runs[0].role == "trial" else 0  # counted already
-        counts[str(runs[0].params[spec.tasks])] += len(runs) - asked
+        counted = len(spec.seeds) if runs[0].role == "trial" else 0
+        counts[str(runs[0].params[spec.tasks])] += len(runs) - counted
     return dict(counts)
 
 

@@ -17,7 +17,7 @@ from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.scheduler.active_trial import ActiveTrial
 from sweeps.space.optuna_space import POPULATION, encode, sampler, suggest
-from sweeps.space.sampling import draw_point, hashed, sobol
+from sweeps.space.points import draw_point, hashed, sobol
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

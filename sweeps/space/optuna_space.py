@@ -26,8 +26,8 @@ from sweeps.space.distributions import (
     Parametric,
     Params,
     SteppedUniform,
-    sample_point,
 )
+from sweeps.space.points import sample_point
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -1,13 +1,172 @@
-"""Trial configs of the points of a space."""
+"""Points of a space: which parameters are active, grids, draws, and the trial configs of points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig, trial_config
-from sweeps.space.distributions import fields_of
+from sweeps.space.distributions import Distribution, Params, canonical
+
+
+def applies(name: str, algorithm: str) -> bool:
+    """Whether a parameter is a field of that algorithm, or of no algorithm in particular.
+
+    A method that trains nothing has no `optim` fields.
+    """
+    section, *fields = name.split(".")
+    if section == "algorithm" and fields[0] != "name":
+        return fields[0] in ALGORITHMS[algorithm].model_fields
+    return section != "optim" or ALGORITHMS[algorithm].trains
+
+
+def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
+    """Whether a parameter varies where those that decide on it are as in `point`.
+
+    It does when its own conditions are met, and when the algorithm, where that varies, has it.
+    """
+    algorithm = point.get("algorithm.name")
+    is_known = isinstance(algorithm, str) and algorithm in ALGORITHMS
+    if is_known and not applies(distribution.name, str(algorithm)):
+        return False
+    return all(condition.is_met(point) for condition in distribution.when)
+
+
+def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
+    """Sort each distribution behind those that decide on it, otherwise as declared.
+
+    Raises ValueError when conditions form a circle.
+    """
+    names = {item.name for item in space}
+    placed: dict[str, Distribution] = {}
+    waiting = sorted(space, key=lambda item: item.name != "algorithm.name")
+    while waiting:
+        ready = [
+            item
+            for item in waiting
+            if all(on.name in placed or on.name not in names for on in item.when)
+        ]
+        if not ready:
+            raise ValueError(f"conditions in a circle: {', '.join(item.name for item in waiting)}")
+        placed |= {item.name: item for item in ready}
+        waiting = [item for item in waiting if item.name not in placed]
+    return list(placed.values())
+
+
+def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
+    """Make a point of what `choose` returns for each active parameter, in declared order."""
+    point: Params = {}
+    for distribution in topological_order(space):
+        if is_active(distribution, point):
+            point[distribution.name] = choose(distribution)
+    return {item.name: point[item.name] for item in space if item.name in point}
+
+
+def grid(space: Sequence[Distribution]) -> list[Params]:
+    """Return every combination once with its active parameters, the first one slowest.
+
+    Raises ValueError when a distribution has no end of values.
+    """
+    axes = _axes(space)
+    places = {name: {canonical(v): i for i, v in enumerate(axis)} for name, axis in axes.items()}
+
+    def rank(point: Params) -> list[int]:
+        return [
+            place[canonical(point[name])] if name in point else 0 for name, place in places.items()
+        ]
+
+    points = sorted(_expanded(topological_order(space), axes, {}), key=rank)
+    return [{name: point[name] for name in axes if name in point} for point in points]
+
+
+def grid_size(space: Sequence[Distribution], most: int) -> int:
+    """Count the points of a grid without making them, until there are more than `most`.
+
+    Raises ValueError when a distribution has no end of values.
+    """
+    axes = _axes(space)
+    deciding = {condition.name for item in space for condition in item.when}
+    deciding.add("algorithm.name")
+    others = [item for item in space if item.name not in deciding]
+    size = 0
+    deciders = [item for item in topological_order(space) if item.name in deciding]
+    for point in _expanded(deciders, axes, {}):
+        size += math.prod(len(axes[item.name]) for item in others if is_active(item, point))
+        if size > most:
+            break
+    return size
+
+
+def _axes(space: Sequence[Distribution]) -> dict[str, tuple[Any, ...]]:
+    axes = {item.name: item.grid_values() for item in space}
+    if None in axes.values():
+        raise ValueError("a grid takes parameters with listed values")
+    return {name: axis for name, axis in axes.items() if axis is not None}
+
+
+def _expanded(
+    space: Sequence[Distribution], axes: Mapping[str, Sequence[Any]], point: Params
+) -> Iterator[Params]:
+    """Yield every way to continue `point`; the space is in topological order."""
+    if not space:
+        yield point
+        return
+    first, rest = space[0], space[1:]
+    if not is_active(first, point):
+        yield from _expanded(rest, axes, point)
+        return
+    for value in axes[first.name]:
+        yield from _expanded(rest, axes, {**point, first.name: value})
+
+
+def fields_of(point: Mapping[str, Any], algorithm: str | None) -> Params:
+    """Return the part of a point that an algorithm has; None: all of it."""
+    return {
+        name: value
+        for name, value in point.items()
+        if algorithm is None or applies(name, algorithm)
+    }
+
+
+def distinct(points: Iterable[Params]) -> list[Params]:
+    """Return the points without repetitions, in order."""
+    return list({json.dumps(point, sort_keys=True): point for point in points}.values())
+
+
+SOBOL_BITS = 30
+
+
+def draw_point(
+    space: Sequence[Distribution], number: Callable[[str], float], fixed: Mapping[str, Any]
+) -> Params:
+    """Draw a point: what is `fixed`, and else the quantile at the `number` of each parameter."""
+    return sample_point(
+        space,
+        lambda item: fixed[item.name] if item.name in fixed else item.quantile(number(item.name)),
+    )
+
+
+def hashed(seed: int, point: int, name: str) -> float:
+    """Return a number in (0, 1) for each parameter of each point: the same on every machine.
+
+    It depends on no other parameter, so that one more changes nothing for the others.
+    """
+    digest = hashlib.sha256(f"{seed}:{point}:{name}".encode()).digest()
+    return ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / (1 << 52)
+
+
+def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
+    """Return the element `point` of a scrambled Sobol sequence: a number for each name."""
+    from scipy.stats.qmc import Sobol
+
+    sequence = Sobol(len(names), scramble=True, bits=SOBOL_BITS, seed=seed)
+    if point:  # scipy cannot go forward by nothing
+        sequence.fast_forward(point)
+    return dict(zip(names, map(float, sequence.random(1)[0]), strict=True))
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:

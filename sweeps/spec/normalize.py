@@ -163,8 +163,8 @@ def _translate_early_terminate(document: SpecDocument) -> None:
         for ours, theirs in same.items():
             if ours in given:
                 document.move((*rule, ours), (*rule, theirs))
-        found = validated(document, Hyperband, given, rule)
-        document.set(rule, None if found is None else found.as_asha(), place)
+        hyperband = validated(document, Hyperband, given, rule)
+        document.set(rule, None if hyperband is None else hyperband.as_asha(), place)
     elif given.get("type") == "asha":
         for name, ours in ASHA_SYNONYMS.items():
             if given.get(name) is not None:
@@ -319,9 +319,13 @@ def _put(document: SpecDocument, route: Route, value: object, place: Place) -> N
         document.remove(route)
     elif route[0] == "parameters" and route[-1] in ("value", "values") and len(route) == 3:
         # A new list of values replaces whatever described the parameter, but for its condition.
-        given = document.get(whole)
-        kept = {"when": given["when"]} if isinstance(given, dict) and "when" in given else {}
-        document.set(whole, {**kept, route[-1]: value}, place)
+        parameter = document.get(whole)
+        condition = (
+            {"when": parameter["when"]}
+            if isinstance(parameter, dict) and "when" in parameter
+            else {}
+        )
+        document.set(whole, {**condition, route[-1]: value}, place)
     elif route == ("selection", "within"):
         document.set(("selection",), {"within": value}, place)
     else:

@@ -17,13 +17,10 @@ from sweeps.space.distributions import (
     Distribution,
     Parametric,
     Params,
-    applies,
     canonical,
     is_among,
-    sample_point,
-    topological_order,
 )
-from sweeps.space.points import config_at
+from sweeps.space.points import applies, config_at, sample_point, topological_order
 from sweeps.spec.document import SpecDocument
 
 MAX_VALUES_SHOWN = 10
@@ -248,18 +245,18 @@ class TrialSpace:
         names = {item.name for item in self.space}
         if not played:
             return names
-        said = " or ".join(played)
+        names_played = " or ".join(played)
         known = {name for algorithm in played for name in field_names(algorithm)}
         own = sorted(name for name in known if name.startswith("algorithm."))
         suited = {n for n in names if any(applies(n, algorithm) for algorithm in played)}
         for name in sorted(names - suited):
-            message = unknown(f"field of {said}", name, own)
+            message = unknown(f"field of {names_played}", name, own)
             if name in known:
-                message = f"{said} trains nothing, so this changes nothing"
+                message = f"{names_played} trains nothing, so this changes nothing"
             self.document.add_error(("parameters", name), message)
         for field in self.document.mapping(("trial", "algorithm")) if self.varied else ():
             if f"algorithm.{field}" not in known:
-                message = unknown(f"field of {said}", f"algorithm.{field}", own)
+                message = unknown(f"field of {names_played}", f"algorithm.{field}", own)
                 self.document.add_error(("trial", "algorithm", field), message)
         return suited
 
@@ -318,19 +315,19 @@ class TrialSpace:
     ) -> list[Problem]:
         """Return the problems of the config with these values; report those not known before."""
         params = sample_point(space, lambda item: values[item.name][1])
-        found = self._problems(params)
-        self.problems += found
-        for problem in found:
+        problems = self._problems(params)
+        self.problems += problems
+        for problem in problems:
             if problem not in known:
                 self._report(problem, {name: values[name][0] for name in params}, changed)
-        return found
+        return problems
 
     def _problems(self, params: Params) -> list[Problem]:
-        found: list[Problem] = []
+        problems: list[Problem] = []
         try:
             self._base.append(config_at(self.trial, params))
         except InvalidConfig as error:
-            found += error.problems
+            problems += error.problems
         for field in PromptsConfig.model_fields:
             given = self.document.get(("trial", "prompts", field))
             name = params.get(f"prompts.{field}", given)
@@ -338,8 +335,8 @@ class TrialSpace:
                 try:
                     template_set(name)
                 except RequestError as error:
-                    found.append(Problem(("prompts", field), str(error)))
-        return found
+                    problems.append(Problem(("prompts", field), str(error)))
+        return problems
 
     def _report(self, problem: Problem, routes: Mapping[str, Route], changed: str | None) -> None:
         """Report a config's problem where the value that causes it was given."""

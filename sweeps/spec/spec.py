@@ -20,8 +20,8 @@ from carft_core.data import FAMILIES
 from carft_core.data.base import DataConfig
 from carft_core.data.folders import VARIABLE
 from carft_core.errors import RequestError
-from sweeps.space.distributions import Distribution, Params, distinct, grid
-from sweeps.space.points import baseline_at, baseline_params, config_at
+from sweeps.space.distributions import Distribution, Params
+from sweeps.space.points import baseline_at, baseline_params, config_at, distinct, grid
 from sweeps.spec.document import SpecDocument, YamlError, parse, read_text
 from sweeps.spec.normalize import apply, normalize
 from sweeps.spec.settings import RUN_CAP, Metric, Settings
@@ -232,8 +232,8 @@ class SweepSpec(Settings):
         own |= {"metric"} if self.metrics else set()
         whole = self.model_dump(mode="json", by_alias=True, exclude=own)
         changed = self.model_dump(by_alias=True, exclude=own, exclude_defaults=True)
-        kept = {key: value for key, value in whole.items() if key in ALWAYS or key in changed}
-        return kept | {"parameters": {item.name: item.to_dict() for item in self.parameters}}
+        plain = {key: value for key, value in whole.items() if key in ALWAYS or key in changed}
+        return plain | {"parameters": {item.name: item.to_dict() for item in self.parameters}}
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
         if self.method != "grid":

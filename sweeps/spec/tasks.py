@@ -94,10 +94,10 @@ def _task_parameter(
             _ROUTE, f"a task is a field of data such as data.test_domain, not {name}"
         )
         return None
-    found = next((item for item in space if item.name == name), None)
-    if found is not None and not isinstance(found, Categorical):
+    varied = next((item for item in space if item.name == name), None)
+    if varied is not None and not isinstance(varied, Categorical):
         document.add_error(("parameters", name), "is the tasks of this sweep; list them as values")
-    return found if isinstance(found, Categorical) else None
+    return varied if isinstance(varied, Categorical) else None
 
 
 def _check_points(document: SpecDocument, name: str) -> None:

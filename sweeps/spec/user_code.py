@@ -75,7 +75,7 @@ def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tup
     for index, item in enumerate(more):
         place = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
         wanted.append((place, item, Path.cwd()))
-    found: dict[str, None] = {}
+    imports: dict[str, None] = {}
     for place, item, at in wanted:
         try:
             resolved = resolve([item], at)
@@ -83,11 +83,11 @@ def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tup
         except RequestError as error:
             document.add_errors(place, error)
         else:
-            found |= dict.fromkeys(resolved)
+            imports |= dict.fromkeys(resolved)
     if wanted:
         # A module that is missing would make every name that it registers a mistake.
         document.raise_errors()
-    return tuple(found)
+    return tuple(imports)
 
 
 FAMILY_SUFFIXES = (".yaml", ".yml")
@@ -294,7 +294,7 @@ def place_of(config: DataConfig) -> str:
 
 def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
     """Return the defaults of the fields that name templates; register those written inline."""
-    chosen: dict[str, object] = {}
+    defaults: dict[str, object] = {}
     for key in Prompts.model_fields:
         texts: tuple[str, ...] | None = getattr(declared.declaration.prompts, key)
         if texts is None:
@@ -304,7 +304,7 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
             if not names_a_set(texts):
                 templates = TemplateSet(name, texts)
             elif texts[0] in TEMPLATE_SETS:
-                chosen[f"prompts.{key}"] = texts[0]
+                defaults[f"prompts.{key}"] = texts[0]
                 continue
             else:
                 templates = _from_file(texts[0], declared.file.parent, name)
@@ -312,8 +312,8 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
         except RequestError as error:
             document.add_error(("prompts", key), str(error))
         else:
-            chosen[f"prompts.{key}"] = name
-    return chosen
+            defaults[f"prompts.{key}"] = name
+    return defaults
 
 
 def _from_file(text: str, folder: Path, name: str) -> TemplateSet:

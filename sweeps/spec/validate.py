@@ -17,14 +17,11 @@ from sweeps.space.distributions import (
     Parametric,
     Params,
     SteppedUniform,
-    applies,
     canonical,
-    grid,
-    grid_size,
     rounded,
 )
 from sweeps.space.parameters import MAX_VALUES, parse_parameter
-from sweeps.space.points import baseline_at, config_at
+from sweeps.space.points import applies, baseline_at, config_at, grid, grid_size
 from sweeps.spec.document import SpecDocument, validated_in_part
 from sweeps.spec.normalize import KEYS, translate_wandb
 from sweeps.spec.objectives import check_goals, early_terminate, report_of

@@ -219,7 +219,7 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     doctor = ["--home", str(tmp_path), "doctor", "mlflow"]
     assert main(doctor) != 0
     told = capsys.readouterr().out
-    assert "the server lets us in, and has the experiment ours" in told
+    assert "the server accepts us, and has the experiment ours" in told
     assert HERS not in told
 
     edit = {"resource_type": "experiment", "resource_id": experiment, "permission": "EDIT"}

@@ -60,8 +60,8 @@ def test_it_shows_runs_and_artifacts_of_a_home_and_ends_with_its_children(
     server = serve(uri, artifacts, port=0)
     assert server.process is not None
     try:
-        assert MlflowStore(server.address, "home").run_id(key) is None
-        run_id = store.run_id(key)
+        run_id = MlflowStore(server.address, "home").run_id(key)
+        assert run_id == store.run_id(key)
         shown = f"{server.address}/get-artifact?path=config.json&run_uuid={run_id}"
         with urllib.request.urlopen(shown, timeout=10) as answer:
             assert answer.read() == b'{"here": true}'

@@ -175,9 +175,9 @@ def _lead(data: ChartData, parts: Sequence[ClassDifferences]) -> str:
     """Choose the row whose extremes are shown: the selected one, else one that is trained."""
     arms = {part.row.arm.label: part.row.arm for part in parts}
     if data.selected is not None:
-        wanted = data.selected.arm
+        selected = data.selected.arm
         for label, arm in arms.items():  # The same setting may be there on fresh seeds.
-            if arm.merge == wanted.merge and arm.is_setting_of(wanted):
+            if arm.merge == selected.merge and arm.is_setting_of(selected):
                 return label
     trained = [label for label, arm in arms.items() if arm.trains and arm.merge is None]
     return trained[-1] if trained else next(iter(arms))

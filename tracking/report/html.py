@@ -166,21 +166,14 @@ _BEFORE_COST = "cost"
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A chart that has something to show."""
-
-    about: str
-    spec: str
-    """Vega-Lite as JSON that can stand in a script element."""
-
-
-@dataclass(frozen=True)
 class Section:
-    """An entry of the table of contents."""
+    """An entry of the table of contents, maybe with a chart."""
 
     name: str
     title: str
-    chart: Drawn | None = None
+    about: str = ""
+    spec: str = ""
+    """Vega-Lite as JSON that can stand in a script element."""
 
 
 def document(
@@ -244,7 +237,7 @@ def _sections(
             gallery = []
         drawn = chart.draw(data)
         if drawn is not None:
-            yield Section(chart.name, chart.title, Drawn(chart.about, _spec(drawn)))
+            yield Section(chart.name, chart.title, chart.about, _spec(drawn))
     yield from gallery
     if provenance is not None:
         yield Section("provenance", "Provenance")

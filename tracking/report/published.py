@@ -109,14 +109,13 @@ def footnotes(rows: Sequence[Quoted]) -> list[str]:
     """Explain the signs, and name each source once with its recipe."""
     if not rows:
         return []
-    told = [f"{SIGN} quoted, not measured here: in no choice, test, ranking or verdict."]
-    seen: set[int] = set()
-    for row in rows:
-        if row.footnote not in seen:
-            seen.add(row.footnote)
-            told.append(f"{SIGN}{row.footnote} {row.published.source}; {row.published.recipe}.")
+    sources = {row.footnote: f"{row.published.source}; {row.published.recipe}." for row in rows}
     notes = {f"{row.label}: {row.published.note}." for row in rows if row.published.note}
-    return [*told, *sorted(notes)]
+    return [
+        f"{SIGN} quoted, not measured here: in no choice, test, ranking or verdict.",
+        *(f"{SIGN}{number} {source}" for number, source in sources.items()),
+        *sorted(notes),
+    ]
 
 
 def none_published(subjects: Collection[Subject]) -> str:

@@ -30,6 +30,8 @@ MOST = 50
 """Trials in a table, unless more are requested."""
 MOST_ON_PAGE = 2000
 """Trials of the full table: beyond them the page becomes large, and nobody reads."""
+_SIGNS = {"untuned": "‡", "names domains": "†"}
+"""Of marks, behind the name of a row."""
 _BY_NAME, _BY_COUNT = "setting", "n"
 _SAME = ("model", "data", "transform")
 """The facts that rows must share to be ranked together."""
@@ -147,12 +149,7 @@ def build_table(
         for index, place in _places(rows, column, [of_row[number] for of_row in cells]).items():
             cells[index][number] = replace(cells[index][number], place=place)
     lines = [
-        Line(
-            name=f"{_pointer(comparison, row)}{row.arm.label}{_signs(row)}",
-            cells=(Cell(_count(comparison, row)), *of_row),
-            selected=row.selected,
-            short=_short(comparison, row, options),
-        )
+        _line(comparison, row, options, [Cell(_count(comparison, row)), *of_row])
         for row, of_row in zip(rows, cells, strict=True)
     ]
     for quoted in options.quoted:
@@ -200,12 +197,10 @@ def images_table(comparison: Comparison, options: TableOptions) -> Table | None:
     for row in rows:
         ends = [(column, row.ci95_images.get(column.metric)) for column in columns]
         cells = [
-            NOTHING if at is None else f"{column.number(at.low)} to {column.number(at.high)}"
+            Cell(NOTHING if at is None else f"{column.number(at.low)} to {column.number(at.high)}")
             for column, at in ends
         ]
-        name = f"{_pointer(comparison, row)}{row.arm.label}{_signs(row)}"
-        short = _short(comparison, row, options)
-        lines.append(Line(name, tuple(map(Cell, cells)), row.selected, short=short))
+        lines.append(_line(comparison, row, options, cells))
     heads = ("setting", *(column.header for column in columns))
     return Table(f"{OVER_IMAGES}:", heads, tuple(lines))
 
@@ -337,17 +332,14 @@ def _pointer(comparison: Comparison, row: Row) -> str:
     return "• " if stands else "  "
 
 
-def _short(comparison: Comparison, row: Row, options: TableOptions) -> str:
-    """The name below the row of its arm, where rows are in their own order."""
-    if row.arm.merge is None or options.sort:
-        return ""
-    return f"{_pointer(comparison, row)}  + {row.arm.merge}{_signs(row)}"
-
-
-def _signs(row: Row) -> str:
-    signs = {"untuned": "‡", "names domains": "†"}
-    found = "".join(sign for mark, sign in signs.items() if mark in row.marks)
-    return f" {found}" if found else ""
+def _line(comparison: Comparison, row: Row, options: TableOptions, cells: Sequence[Cell]) -> Line:
+    pointer = _pointer(comparison, row)
+    signs = "".join(sign for mark, sign in _SIGNS.items() if mark in row.marks)
+    end = f" {signs}" if signs else ""
+    # Where rows are sorted, a merged model does not stand below its arm.
+    below = row.arm.merge is not None and not options.sort
+    short = f"{pointer}  + {row.arm.merge}{end}" if below else ""
+    return Line(f"{pointer}{row.arm.label}{end}", tuple(cells), row.selected, short=short)
 
 
 def _count(comparison: Comparison, row: Row) -> str:

@@ -351,12 +351,12 @@ def check_version(uri: str) -> None:
     """
     if urlsplit(uri).scheme not in ("http", "https"):
         return  # Databricks has no version of its own
-    theirs, ours = server_version(uri), client_version()
-    if theirs is not None and release(theirs)[0] != release(ours)[0]:
+    server, client = server_version(uri), client_version()
+    if server is not None and release(server)[0] != release(client)[0]:
         raise TrackingError(
-            f"MLflow at {without_password(uri)} is version {theirs}, and here is {ours}: their "
+            f"MLflow at {without_password(uri)} is version {server}, and here is {client}: their "
             f"major versions must be the same; upgrade the server, after a copy of its database, "
-            f"or install mlflow {release(theirs)[0]} here, where carft-sweep takes it"
+            f"or install mlflow {release(server)[0]} here, where carft-sweep takes it"
         )
 
 

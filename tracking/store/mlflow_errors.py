@@ -65,10 +65,10 @@ def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool])
 
 def _other_schema(place: str, text: str) -> TrackingError:
     """Tell an older schema from a newer one, of which MLflow says the same."""
-    found = re.search(r"found version (\w+)", text)
-    if found is not None and not _is_known(found[1]):
+    match = re.search(r"found version (\w+)", text)
+    if match is not None and not _is_known(match[1]):
         return TrackingError(
-            f"{place} was made by a newer version of MLflow (schema {found[1]}) than the one "
+            f"{place} was made by a newer version of MLflow (schema {match[1]}) than the one "
             "here: pip install -U mlflow"
         )
     return TrackingError(

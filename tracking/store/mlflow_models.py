@@ -196,36 +196,36 @@ class _Keeper:
     def keep(self, start: ModelStart, folder: Path, register: str | None) -> KeptModel:
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
-            known = self._known(start)
-        if known is not None:
-            logger.info("MLflow has %s as %s already", start.label, known.model_id)
-        kept = known or self._created(start, runs[0], folder)
+            before = self._kept_before(start)
+        if before is not None:
+            logger.info("MLflow has %s as %s already", start.label, before.model_id)
+        kept = before or self._created(start, runs[0], folder)
         with translated(self._uri):
             for run in runs:
                 self._link(run, kept)
             if not kept.metrics:
                 self._measure(runs[0], kept, start)
-            model = KeptModel(str(kept.model_id), is_new=known is None)
+            model = KeptModel(str(kept.model_id), is_new=before is None)
             if register is None:
                 return model
             return replace(model, registered=(register, self._version(kept, start, register)))
 
     def _run(self, key: RunKey) -> Run:
         query = mlflow_store.query_of(mlflow_store.identity(key, self._home))
-        found = self._client.search_runs([self._experiment], query, max_results=1)
-        if not found:
+        runs = self._client.search_runs([self._experiment], query, max_results=1)
+        if not runs:
             raise TrackingError(
                 f"MLflow at {without_password(self._uri)} has no run {key.digest[:12]} of sweep "
                 f"{key.sweep!r}, to which the model belongs. What waits is delivered by: "
                 f"carft-sweep sync. Another server gets the sweep by: carft-sweep run FILE"
             )
-        return found[0]
+        return runs[0]
 
-    def _known(self, start: ModelStart) -> LoggedModel | None:
+    def _kept_before(self, start: ModelStart) -> LoggedModel | None:
         """Find the model as it was kept before, not what a crash left half uploaded."""
         query = mlflow_store.query_of(self._tags(start))
-        found = self._client.search_logged_models([self._experiment], query)
-        whole = [model for model in found if model.status.value == "READY"]
+        models = self._client.search_logged_models([self._experiment], query)
+        whole = [model for model in models if model.status.value == "READY"]
         return min(whole, key=lambda model: model.creation_timestamp, default=None)
 
     def _tags(self, start: ModelStart) -> dict[str, str]:
@@ -299,9 +299,9 @@ class _Keeper:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         versions: Sequence[Any] = self._client.search_model_versions(f"name = '{name}'")
-        for known in versions:
-            if known.source == model.artifact_location:
-                return str(known.version)
+        for each in versions:
+            if each.source == model.artifact_location:
+                return str(each.version)
         made = self._client.create_model_version(
             name,
             # Not models:/ID: a database's registry would look for that at the global address.

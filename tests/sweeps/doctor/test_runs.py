@@ -73,7 +73,7 @@ def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
         assert main([*doctor, "--json"]) == 4
         (one,) = json.loads(capsys.readouterr().out)["checks"]
         assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
-        assert "wait in the spool" in one["advice"]
+        assert "wait in the home" in one["advice"]
 
 
 def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> None:

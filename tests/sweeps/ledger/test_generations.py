@@ -88,8 +88,9 @@ def test_an_early_termination_that_changes_is_shown_field_by_field(tmp_path: Pat
     before = load(tmp_path, early_terminate={"type": "asha"}).as_dict()
     now = load(tmp_path, early_terminate={"type": "asha", "min_epochs": 2}, retries=2).as_dict()
     assert [str(change) for change in changes(before, now)] == [
-        "retries: 1 -> 2",
         "early_terminate.min_epochs: 1 -> 2",
+        "retries.crashed: 1 -> 2",
+        "retries.timeout: 1 -> 2",
     ]
 
 

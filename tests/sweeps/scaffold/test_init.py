@@ -253,6 +253,15 @@ def test_the_table_and_the_next_commands_are_printed(
     assert parse(Path("mine/birds.family.yaml").read_text()).data["root"] == str(place / "birds")
 
 
+def test_verbose_says_which_layout_was_recognised(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(place / "birds", classes({"train": 4, "test": 2}, "owl wren"))
+    assert main(["-v", "init", "birds"]) == 0
+    assert "INFO sweeps.scaffold.scan: " in (said := capsys.readouterr().err)
+    assert "is of the layout 'train and test'" in said
+
+
 def test_many_classes_are_summed_up(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = " ".join(f"bird{index}" for index in range(31))
     plant(place / "birds", classes({"train": 3, "test": 1}, names), (4, 4))

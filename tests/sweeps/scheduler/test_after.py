@@ -209,7 +209,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         soup_of({"algorithm": "car_ft", "settings": "some"}),
         r"after\[0\]\.of\.settings: must be 'selected' or 'all'",
     ),
-    "twice": ({"after": 2 * SOUP["after"]}, r"after\[1\]: stands in the list twice"),
+    "twice": ({"after": 2 * SOUP["after"]}, r"after\[1\]: is in the list twice"),
     "weights": ({**SOUP, "trial": NOT_KEPT}, r"keep\.weights: uniform_soup \(after\) is made of"),
     "one seed": (
         {**soup_of("car_ft", "model_stock"), "seeds": [0]},

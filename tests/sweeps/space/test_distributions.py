@@ -1,19 +1,21 @@
-"""The space: what Optuna stores means what was drawn, and a grid has each point once, in order."""
+"""Our own draws: each law is scipy's, none leaves its range, and no seed or restart changes one."""
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Callable
+import functools
+import math
+from collections import Counter
+from decimal import Decimal
 from typing import Any
 
-import optuna
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from scipy.stats import qmc
 
 from sweeps.space.distributions import (
+    TAIL,
     Categorical,
     Condition,
     Distribution,
@@ -21,220 +23,166 @@ from sweeps.space.distributions import (
     IntUniform,
     Parametric,
     SteppedUniform,
-    distinct,
-    grid,
-    grid_size,
-    is_active,
-    sample_point,
-    topological_order,
+    rounded,
 )
-from sweeps.space.optuna_space import (
-    derived_seed,
-    encode,
-    optuna_distributions,
-    sampler,
-    suggest,
-)
-from sweeps.space.sampling import draw_point, hashed
-from tests.sweeps.space.spaces import decode, dimensions, spaces
+from sweeps.space.points import draw_point, hashed, sobol
+from tests.sweeps.space.spaces import dimensions
 
-SPACE: tuple[Distribution, ...] = (
-    FloatUniform("optim.lr", 1e-5, 1e-2, log=True),
-    FloatUniform("optim.label_smoothing", 0.0, 0.3),
-    SteppedUniform("optim.warmup", 0.1, 0.7, 0.1),
-    IntUniform("optim.epochs", 2, 10, 4),
-    Categorical("optim.clip", (None, 1.0, 5.0)),
-    Categorical("merges", ([], [{"name": "wise_ft", "alphas": [0.5]}])),
-)
-A_IS_2 = (Condition("a", (2,)),)
-ENDLESS = FloatUniform("optim.lr", 1e-5, 1e-2)
+N = 2000
+CONTINUOUS: dict[str, tuple[Distribution, Any]] = {
+    "uniform": (FloatUniform("x", -2.0, 3.0), scipy.stats.uniform(-2, 5)),
+    "log_uniform_values": (
+        FloatUniform("x", 1e-5, 1e-2, log=True),
+        scipy.stats.loguniform(1e-5, 1e-2),
+    ),
+    "normal": (Parametric("x", "normal", (0.3, 2.0)), scipy.stats.norm(0.3, 2.0)),
+    "log_normal": (
+        Parametric("x", "log_normal", (-1.0, 0.5)),
+        scipy.stats.lognorm(0.5, scale=math.exp(-1)),
+    ),
+    "beta": (Parametric("x", "beta", (2.0, 5.0)), scipy.stats.beta(2, 5)),
+}
 
 
-@given(space=spaces(), seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_what_optuna_stores_decodes_to_the_point_that_was_drawn(
-    space: tuple[Distribution, ...], seed: int
+def hashes(name: str = "x", seed: int = 0) -> list[float]:
+    return [hashed(seed, point, name) for point in range(N)]
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_two_thousand_draws_follow_scipys_distribution(kind: str) -> None:
+    dimension, expected = CONTINUOUS[kind]
+    values = [dimension.quantile(u) for u in hashes()]
+    assert scipy.stats.kstest(values, expected.cdf).pvalue > 0.05
+    others = [other for name, (_, other) in CONTINUOUS.items() if name != kind]
+    assert all(scipy.stats.kstest(values, other.cdf).pvalue < 1e-6 for other in others)
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+@pytest.mark.parametrize("u", [0.0, 0.1, 0.5, 0.75, 1.0])
+def test_a_quantile_is_scipys_but_for_what_is_cut_from_the_tails(kind: str, u: float) -> None:
+    dimension, expected = CONTINUOUS[kind]
+    share = TAIL + (1 - 2 * TAIL) * u if isinstance(dimension, Parametric) else u
+    assert dimension.quantile(u) == pytest.approx(expected.ppf(share), rel=1e-9)
+
+
+def test_a_law_with_a_step_is_the_law_rounded_to_it() -> None:
+    sizes = Parametric("x", "log_uniform_values", (32, 256), 8)
+    exact = FloatUniform("x", 32, 256, log=True)
+    values = [sizes.quantile(u) for u in hashes()]
+    assert values == [8 * round(exact.quantile(u) / 8) for u in hashes()]
+    assert all(type(value) is int for value in values)
+    tenths = Parametric("x", "normal", (0.0, 1.0), 0.1)
+    assert {tenths.quantile(u) for u in hashes()} <= {k / 10 for k in range(-31, 32)}
+
+
+@pytest.mark.parametrize(
+    ("value", "q", "expected"),
+    [
+        (0.26, 0.1, 0.3),
+        (0.7000001, 0.1, 0.7),
+        (12, 8, 16),
+        (20, 8, 16),
+        (-2.5, 1, -2),
+        (3.3, None, 3.3),
+    ],
+)
+def test_rounding_is_decimal_and_ties_go_to_the_even_step(
+    value: float, q: float | None, expected: float
 ) -> None:
-    point = draw_point(space, lambda name: hashed(seed, 0, name), {})
-    stored = encode(space, point)
-    kept = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.RUNNING,
-        params=stored,
-        distributions={name: optuna_distributions(space)[name] for name in stored},
-    )
-    decoded = decode(space, kept.params)
-    assert decoded == point
-    assert [type(value) for value in decoded.values()] == [type(v) for v in point.values()]
+    assert rounded(value, q) == expected
+    assert type(rounded(value, q)) is type(expected)
 
 
-@given(dimension=dimensions(), u=st.floats(0, 1))
+def test_all_values_of_a_choice_are_equally_likely() -> None:
+    found = Counter(Categorical("x", ("a", "b", "c")).quantile(u) for u in hashes())
+    assert scipy.stats.chisquare([found[key] for key in "abc"]).pvalue > 0.05
+
+
+def test_probabilities_are_kept_and_a_value_of_none_is_never_drawn() -> None:
+    choice = Categorical("x", ("never", "a", "b", "not once"), (0.0, 0.2, 0.8, 0.0))
+    found = Counter(choice.quantile(u) for u in [0.0, *hashes(), 1.0])
+    assert set(found) == {"a", "b"}
+    assert scipy.stats.binomtest(found["a"] - 1, N, 0.2).pvalue > 0.05
+    assert choice.quantile(0.2) == "b"
+    assert choice.quantile(math.nextafter(0.2, 0)) == "a"
+
+
+def test_each_step_of_a_range_is_equally_likely_and_both_ends_are_drawn() -> None:
+    for dimension in (IntUniform("x", 2, 10, 4), SteppedUniform("x", 0.1, 0.7, 0.1)):
+        found = Counter(dimension.quantile(u) for u in hashes())
+        assert set(found) == set(dimension.grid_values() or ())
+        assert scipy.stats.chisquare([*found.values()]).pvalue > 0.05
+
+
+@given(dimension=dimensions(), numbers=st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @settings(max_examples=200, deadline=None)
-def test_a_distribution_is_storable_and_contains_every_value(dimension: Any, u: float) -> None:
-    held = optuna_distributions([dimension])[dimension.name]
-    text = optuna.distributions.distribution_to_json(held)
-    assert optuna.distributions.json_to_distribution(text) == held
-    drawn_value = draw_point([dimension], lambda _: u, {})
-    for value in [*drawn_value.values(), *(dimension.grid_values() or ())]:
-        internal = held.to_internal_repr(encode([dimension], {"x": value})["x"])
-        assert held._contains(internal)
-
-
-@given(
-    space=spaces((Categorical, IntUniform, SteppedUniform, FloatUniform)), seed=st.integers(0, 1000)
-)
-@settings(max_examples=60, deadline=None)
-def test_a_suggested_point_has_what_is_active_and_decodes_from_what_optuna_kept(
-    space: tuple[Distribution, ...], seed: int
+def test_every_draw_lies_inside_and_grows_with_its_number(
+    dimension: Any, numbers: list[float]
 ) -> None:
-    trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
-    point = suggest(space, trial)
-    assert decode(space, trial.params) == point
-    assert [*point] == [item.name for item in space if is_active(item, point)]
-
-
-def test_an_enqueued_point_is_suggested_as_it_is() -> None:
-    space = (*SPACE[2:], Categorical("optim.lr", (1e-4, 3e-4)))
-    made = optuna.create_study()
-    for point in grid(space)[:50]:
-        made.enqueue_trial(encode(space, point))
-    assert [suggest(space, made.ask()) for _ in range(50)] == grid(space)[:50]
-
-
-def test_steps_are_decimal_and_no_binary_noise() -> None:
-    assert SteppedUniform("optim.warmup", 0.1, 0.7, 0.1).grid_values() == (
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
+    drawn_values = [dimension.quantile(u) for u in sorted(numbers)]
+    if isinstance(dimension, Categorical):
+        places = [dimension.values.index(value) for value in drawn_values]
+        assert places == sorted(places)
+        return
+    low, high = (
+        dimension.ends if isinstance(dimension, Parametric) else (dimension.low, dimension.high)
     )
-    assert IntUniform("optim.epochs", 2, 10, 4).grid_values() == (2, 6, 10)
-    assert ENDLESS.grid_values() is None
-    assert Parametric("optim.lr", "beta", (1, 1)).grid_values() is None
+    assert drawn_values == sorted(drawn_values)
+    assert low <= drawn_values[0]
+    assert drawn_values[-1] <= high
+    if isinstance(dimension, Parametric) and dimension.q is not None:
+        q = Decimal(repr(dimension.q))
+        assert all(Decimal(repr(value)) % q == 0 for value in drawn_values)
 
 
-def test_the_first_parameter_of_a_grid_is_the_slowest() -> None:
-    space = (Categorical("optim.lr", (1e-4, 1e-3)), Categorical("optim.epochs", (1, 2)))
-    assert [tuple(point.values()) for point in grid(space)] == [
-        (1e-4, 1),
-        (1e-4, 2),
-        (1e-3, 1),
-        (1e-3, 2),
-    ]
-    assert grid(()) == [{}]
-    for made in (grid, lambda space: grid_size(space, 9)):
-        with pytest.raises(ValueError, match="listed values"):
-            made((ENDLESS,))
+@given(dimension=dimensions())
+@settings(max_examples=100, deadline=None)
+def test_the_probes_of_a_dimension_are_its_values_or_its_ends(dimension: Any) -> None:
+    found = [value for _, value in dimension.boundary_values()]
+    if isinstance(dimension, Categorical):
+        assert found == list(dimension.values)
+    else:
+        assert found == pytest.approx([dimension.quantile(0.0), dimension.quantile(1.0)])
 
 
-def test_a_grid_over_algorithms_has_each_point_once_with_its_own_fields() -> None:
+def test_a_number_by_hash_never_changes() -> None:
+    # The first 52 bits of sha256("0:0:x"), and a half, over 2**52.
+    assert hashed(0, 0, "x") == (0xEF1AD109346A6 + 0.5) / 2**52
+    assert len({hashed(s, p, n) for s in range(9) for p in range(9) for n in "abc"}) == 243
+    assert scipy.stats.kstest(hashes(), "uniform").pvalue > 0.05
+    assert abs(scipy.stats.pearsonr(hashes("x"), hashes("y")).statistic) < 0.05
+
+
+def test_one_more_parameter_does_not_change_what_is_drawn_for_the_others() -> None:
+    few = (FloatUniform("a", 0, 1), FloatUniform("c", 0, 1))
+    more = (FloatUniform("a", 0, 1), FloatUniform("b", 0, 1), FloatUniform("c", 0, 1))
+    for point in range(5):
+        short = draw_point(few, functools.partial(hashed, 3, point), {})
+        long = draw_point(more, functools.partial(hashed, 3, point), {})
+        assert short == {name: long[name] for name in "ac"}
+
+
+def test_a_sobol_number_is_scipys_whichever_is_asked_first() -> None:
+    sequence = qmc.Sobol(3, scramble=True, bits=30, seed=5).random(16)
+    for point in (15, 0, 7):
+        assert list(sobol(5, point, "abc").values()) == list(sequence[point])
+    assert list(sobol(5, 0, "abc")) == ["a", "b", "c"]
+    assert sobol(6, 0, "abc") != sobol(5, 0, "abc")
+    assert sobol(0, 3, ()) == {}
+
+
+def test_sobol_fills_the_space_more_evenly_than_hashes_do() -> None:
+    even = [[*sobol(0, point, "ab").values()] for point in range(64)]
+    loose = [[hashed(0, point, name) for name in "ab"] for point in range(64)]
+    assert qmc.discrepancy(even) < qmc.discrepancy(loose) / 3
+
+
+def test_what_is_given_is_kept_and_decides_on_what_depends_on_it() -> None:
     space = (
-        Categorical("algorithm.kl_weight", (0.1, 1.0)),
-        Categorical("algorithm.name", ("car_ft", "fine_tune", "zero_shot")),
-        Categorical("optim.lr", (1e-4,)),
-    )
-    assert grid(space) == [
-        {"algorithm.kl_weight": 0.1, "algorithm.name": "car_ft", "optim.lr": 1e-4},
-        {"algorithm.name": "fine_tune", "optim.lr": 1e-4},
-        {"algorithm.name": "zero_shot"},
-        {"algorithm.kl_weight": 1.0, "algorithm.name": "car_ft", "optim.lr": 1e-4},
-    ]
-
-
-def test_a_conditional_grid_is_written_out_in_declared_order() -> None:
-    space = (
-        Categorical("c", ("x", "y"), when=(Condition("b", (True,)),)),
+        FloatUniform("b", 0.0, 1.0, when=(Condition("a", (2,)),)),
         Categorical("a", (1, 2)),
-        Categorical("b", (False, True), when=A_IS_2),
     )
-    assert grid(space) == [
-        {"a": 1},
-        {"a": 2, "b": False},
-        {"c": "x", "a": 2, "b": True},
-        {"c": "y", "a": 2, "b": True},
-    ]
-    assert [item.name for item in topological_order(space)] == ["a", "b", "c"]
-
-
-@given(space=spaces((Categorical, IntUniform, SteppedUniform)))
-@settings(max_examples=60, deadline=None)
-def test_a_grid_is_the_product_with_each_active_part_once_where_it_first_comes(
-    space: tuple[Distribution, ...],
-) -> None:
-    axes = [item.grid_values() or () for item in space]
-    names = [item.name for item in space]
-    every = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
-    active = [sample_point(space, chosen(point)) for point in every]
-    assert list(map(repr, grid(space))) == list(map(repr, distinct(active)))
-    assert grid_size(space, 10**9) == len(grid(space))
-
-
-def chosen(point: dict[str, Any]) -> Callable[[Distribution], Any]:
-    return lambda dimension: point[dimension.name]
-
-
-def test_the_size_of_a_grid_is_counted_without_making_it() -> None:
-    wide = tuple(IntUniform(name, 1, 1000) for name in "abcdefgh")
-    assert grid_size(wide, 10_000) == 1000**8
-    deep: tuple[Distribution, ...] = (
-        Categorical("a", (1, 2)),
-        *(IntUniform(name, 1, 1000, when=A_IS_2) for name in "bcd"),
-    )
-    assert grid_size(deep, 10_000) == 1 + 1000**3
-    deciding = tuple(IntUniform(name, 1, 1000) for name in "bcd")
-    last = Categorical("e", (1,), when=tuple(Condition(name, (1,)) for name in "bcd"))
-    assert 10_000 < grid_size((*deciding, last), 10_000) <= 1000**3
-
-
-def test_a_circle_of_conditions_has_no_order() -> None:
-    space = (
-        Categorical("a", (1, 2), when=(Condition("b", (1,)),)),
-        Categorical("b", (1, 2), when=(Condition("a", (1,)),)),
-    )
-    with pytest.raises(ValueError, match="in a circle: a, b"):
-        topological_order(space)
-
-
-@given(space=spaces())
-@settings(max_examples=50, deadline=None)
-def test_a_space_is_plain_data(space: tuple[Distribution, ...]) -> None:
-    plain = [item.to_dict() for item in space]
-    assert json.loads(json.dumps(plain)) == plain
-    assert [set(item.get("when", {})) for item in plain] == [
-        {condition.name for condition in item.when} for item in space
-    ]
-
-
-def test_each_point_has_a_seed_of_its_own_that_never_changes() -> None:
-    assert derived_seed(0, 0) == 0xAC72368A  # sha256("0:0"), first four bytes
-    seeds = {derived_seed(seed, number) for seed in range(20) for number in range(50)}
-    assert len(seeds) == 1000
-    assert all(0 <= seed < 2**32 for seed in seeds)
-
-
-def test_every_option_that_optuna_may_change_is_stated() -> None:
-    tpe = sampler("tpe", 0, 3)
-    assert isinstance(tpe, TPESampler)
-    assert (tpe._multivariate, tpe._group, tpe._constant_liar) == (True, True, True)
-    assert (tpe._n_startup_trials, tpe._n_ei_candidates) == (10, 24)
-    gp = sampler("gp", 0, 3)
-    assert isinstance(gp, GPSampler)
-    assert (gp._n_startup_trials, gp._deterministic) == (10, False)
-    assert isinstance(gp._independent_sampler, RandomSampler)
-    nsga2 = sampler("nsga2", 0, 3)
-    assert isinstance(nsga2, NSGAIISampler)
-    assert nsga2.population_size == 20
-    made: Any = nsga2._child_generation_strategy
-    assert (made._crossover_prob, made._swapping_prob, made._mutation_prob) == (0.9, 0.5, None)
-
-
-@pytest.mark.parametrize("method", ["tpe", "gp", "nsga2"])
-def test_a_sampler_of_optunas_has_a_seed_of_its_point(method: Any) -> None:
-    def first(point: int, seed: int = 0) -> float:
-        made = optuna.create_study(sampler=sampler(method, seed, point))
-        return float(suggest((ENDLESS,), made.ask())["optim.lr"])
-
-    assert first(4) == first(4)
-    assert len({first(0), first(1), first(0, seed=1)}) == 3
+    assert draw_point(space, lambda _: 0.25, {}) == {"a": 1}
+    assert draw_point(space, lambda _: 0.25, {"a": 2}) == {"b": 0.25, "a": 2}
+    assert draw_point(space, lambda _: 0.75, {"b": 0.1}) == {"b": 0.1, "a": 2}
+    assert draw_point(space, lambda _: 0.25, {"b": 0.1}) == {"a": 1}

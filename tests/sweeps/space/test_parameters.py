@@ -20,7 +20,7 @@ from sweeps.space.distributions import (
     SteppedUniform,
 )
 from sweeps.space.parameters import DISTRIBUTIONS, KEYS, parse_parameter
-from sweeps.space.sampling import draw_point, hashed
+from sweeps.space.points import draw_point, hashed
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec
 

@@ -13,17 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
-from sweeps.space.distributions import (
-    Categorical,
-    Condition,
-    Distribution,
-    FloatUniform,
-    grid,
-    is_active,
-    is_among,
-    sample_point,
-)
-from sweeps.space.sampling import draw_point, hashed
+from sweeps.space.distributions import Categorical, Condition, Distribution, FloatUniform, is_among
+from sweeps.space.points import draw_point, grid, hashed, is_active, sample_point
 from sweeps.spec.space_checks import activating_values
 from sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.space.spaces import spaces

@@ -23,7 +23,7 @@ from carft_core.errors import InvalidConfig, RequestError
 from carft_core.evaluate import summary
 from sweeps.space.distributions import Categorical, FloatUniform, IntUniform, SteppedUniform
 from sweeps.space.parameters import DISTRIBUTIONS
-from sweeps.space.sampling import draw_point, hashed
+from sweeps.space.points import draw_point, hashed
 from sweeps.spec.document import parse
 from sweeps.spec.metrics import NAMES, is_selectable, natural_goal, problem
 from sweeps.spec.normalize import IGNORED, KEYS, UNSUPPORTED

@@ -232,8 +232,8 @@ def test_tasks_are_set_on_the_command_line(tmp_path: Path) -> None:
     assert load(tmp_path, aliased, "tasks=domain").tasks == "data.test_domain"
 
 
-def test_other_tasks_begin_a_sweep_anew(tmp_path: Path) -> None:
+def test_other_tasks_restart_a_sweep(tmp_path: Path) -> None:
     with_tasks, without = load(tmp_path, GRID), load(tmp_path, {**GRID, "tasks": None})
     found = changes(with_tasks.as_dict(), without.as_dict())
     assert [str(change) for change in found] == ["tasks: data.test_domain -> (not given)"]
-    assert effect(found) == "anew"
+    assert effect(found) == "restart"
