@@ -30,6 +30,7 @@ from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
 from tracking.location import is_server, resolve_location, without_password
 from tracking.store.base import Tracker
+from tracking.store.mlflow_client import refuse_if_moved
 from tracking.store.mlflow_store import open_store
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
@@ -164,6 +165,8 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     for name, driver in driven.items():
         emit(f"{name} is being run by {driver}, which sends its runs.")
     sent = 0
+    if not names:
+        raise RequestError(f"no sweep was run in {home.path} yet: there is nothing to send")
     with closing(open_store(home.path)) as store:
         for name in names:
             if name not in driven:
@@ -266,6 +269,7 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     elif not home.path.exists():
         raise RequestError(f"there is no home {home.path} yet; run a sweep first, or name --home")
     _check(arguments)
+    refuse_if_moved(place)
     users = prepare(home.path, _password) if arguments.auth else None
     server = serve(
         place.uri,

@@ -24,8 +24,7 @@ from tracking.location import (
     without_password,
 )
 from tracking.store.memory_store import MemoryTracker
-from tracking.store.mlflow_client import check_reachable
-from tracking.store.mlflow_store import moved_from
+from tracking.store.mlflow_client import check_reachable, moved_from
 
 if TYPE_CHECKING:
     from tracking.store.mlflow_client import Answer

@@ -57,7 +57,6 @@ from tracking.store.base import (
     Tracker,
 )
 
-Ending = Literal["done", "failed", "pruned", "stopped"]
 Status = Literal["running", "done", "failed", "pruned", "stopped"]
 ENDS: Mapping[str, EndState] = {
     "done": "finished",
@@ -219,11 +218,12 @@ class SweepProjection:
         Raises ServiceUnreachable while the store cannot be used.
         """
         if not self._is_looked_through:
-            self._forget_what_is_gone()
-            runs = self._by_digest()
-            behind = (digest for digest, run in runs.items() if self._is_behind(run))
-            self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
-            self._is_looked_through = True
+            self._is_looked_through = True  # first: the driver may end meanwhile
+            try:
+                self._look_through()
+            except BaseException:
+                self._is_looked_through = False
+                raise
         news = [*self.news]
         runs = self._by_digest()  # read after: a run that is news is in the ledger
         waiting: list[str] = []
@@ -257,6 +257,13 @@ class SweepProjection:
                 for seed, digest in item.runs.items():
                     runs.setdefault(digest, _Run(item, seed, digest, ledger.generation))
         return runs
+
+    def _look_through(self) -> None:
+        """Mark every run as news of which the store lacks something."""
+        self._forget_what_is_gone()
+        runs = self._by_digest()
+        behind = (digest for digest, run in runs.items() if self._is_behind(run))
+        self.news |= dict.fromkeys([*behind, *self._left_open(runs)])
 
     def _forget_what_is_gone(self) -> None:
         """A database that was deleted, or made anew, has nothing of what was sent to it."""

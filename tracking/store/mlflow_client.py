@@ -18,12 +18,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from tracking.database import SECONDS, Database, inspect_database, is_host_not_found
 from tracking.errors import HostNotFound, ServiceUnreachable, TrackingError
-from tracking.location import TRACKING_VARIABLE, is_server, sqlite_file, without_password
+from tracking.location import (
+    TRACKING_VARIABLE,
+    TrackingLocation,
+    is_server,
+    sqlite_file,
+    without_password,
+)
 from tracking.store.mlflow_errors import (
     deleted_experiment,
     store_refuses,
@@ -158,6 +164,37 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
 
 
 _SERVER_PORTS = {"http": 80, "https": 443}
+
+
+def moved_from(file: Path, experiment: str, root: Path) -> str | None:
+    """Return where a home's own database keeps artifacts, if not in `root`: the home was moved or
+    copied. None where all is as it should be, or there is no database yet.
+
+    MLflow keeps absolute paths, and would write below the old one.
+    """
+    if not file.exists():
+        return None
+    query = "SELECT artifact_location FROM experiments WHERE name = ?"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as database:
+            row = database.execute(query, (experiment,)).fetchone()
+    except sqlite3.Error:
+        return None  # whoever opens it says what is wrong with it
+    place = None if row is None else str(row[0]).removeprefix("file://")
+    return None if place is None or Path(place) == root.resolve() else place
+
+
+def refuse_if_moved(place: TrackingLocation) -> None:
+    """Raise TrackingError where a home's own database keeps its artifacts in another place."""
+    file = sqlite_file(place.named)
+    if file is None or place.artifacts is None:
+        return
+    before = moved_from(file, place.experiment, place.artifacts)
+    if before is not None:
+        raise TrackingError(
+            f"{file} keeps its artifacts in {before}: this home was moved or copied. To record its "
+            f"runs anew here: carft-sweep sync --home {file.parent}"
+        )
 
 
 def check_reachable(uri: str) -> None:

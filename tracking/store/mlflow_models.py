@@ -20,7 +20,7 @@ from tracking.errors import TrackingError
 from tracking.location import TrackingLocation, without_password
 from tracking.store import mlflow_limits, mlflow_store
 from tracking.store.base import DatasetInput, RunKey
-from tracking.store.mlflow_client import connect, find_experiment, quieted
+from tracking.store.mlflow_client import connect, find_experiment, quieted, refuse_if_moved
 from tracking.store.mlflow_errors import translated, uploading
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ class _Keeper:
     """One experiment of a store."""
 
     def __init__(self, place: TrackingLocation, home: str) -> None:
+        refuse_if_moved(place)
         self._uri, self._home = place.uri, home
         self._client = connect(place.uri)
         with translated(self._uri):

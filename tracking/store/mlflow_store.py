@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
-from urllib.parse import quote
 
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.location import (
@@ -31,6 +29,7 @@ from tracking.store.mlflow_client import (
     connect,
     create_database,
     find_experiment,
+    moved_from,
 )
 from tracking.store.mlflow_errors import translated, uploading
 
@@ -320,24 +319,6 @@ class MlflowStore(Tracker):
         except MlflowException:
             return False
         return True
-
-
-def moved_from(file: Path, experiment: str, root: Path) -> str | None:
-    """Return where a home's own database keeps artifacts, if not in `root`: the home was moved or
-    copied. None where all is as it should be, or there is no database yet.
-
-    MLflow keeps absolute paths, and would write below the old one.
-    """
-    if not file.exists():
-        return None
-    query = "SELECT artifact_location FROM experiments WHERE name = ?"
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as database:
-            row = database.execute(query, (experiment,)).fetchone()
-    except sqlite3.Error:
-        return None  # whoever opens it says what is wrong with it
-    place = None if row is None else str(row[0]).removeprefix("file://")
-    return None if place is None or Path(place) == root.resolve() else place
 
 
 def set_aside_if_moved(file: Path, experiment: str, root: Path) -> None:

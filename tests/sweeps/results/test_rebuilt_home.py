@@ -158,6 +158,8 @@ def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
     shutil.copytree(kept.home.path, copy.path)
     assert main(["doctor", "sent.moved", "--home", str(copy.path)]) == 0
     assert "this home was moved or copied" in capsys.readouterr().out
+    assert main(["ui", "--home", str(copy.path)]) == 2
+    assert f"carft-sweep sync --home {copy.path}" in capsys.readouterr().err
     values = [*PRUNING["parameters"]["algorithm.kl_weight"]["values"], 9.0]
     parameters = {"algorithm.kl_weight": {"values": values}}
     run_in(kept, copy, **{**PRUNING, "parameters": parameters})
