@@ -359,7 +359,14 @@ class SweepProjection:
         self._attempt(
             digest, "end", lambda: self._store.end_run(key, ENDS[stand.status], timestamp=ended)
         )
-        self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
+        self._record_end(key, stand.sent_as(run))
+
+    def _record_end(self, key: RunKey, sent_as: str) -> None:
+        """Note that a run was sent to its end; what was refused of it is tried by the next driver."""
+        digest = key.digest
+        if any(refused == digest for refused, _ in self.refused):
+            sent_as += " not whole"
+        self._sent.record(digest, self._store.run_id(key) or "", sent_as)
         self._started.discard(digest)
         self.sent += 1
 
@@ -509,9 +516,7 @@ class SweepProjection:
         self._attempt(
             "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
         )
-        self._sent.record("", self._store.run_id(self._sweep) or "", content)
-        self._started.discard("")
-        self.sent += 1
+        self._record_end(self._sweep, content)
 
     def _verdict_tags(self, outcome: Mapping[str, Any]) -> dict[str, str]:
         comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or {}
@@ -660,7 +665,7 @@ def _content(files: Sequence[Path], settings: str) -> str:
 
 
 def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send what a store lacks of a sweep that nobody drives, and write what its study lacks.
+    """Send what a store lacks of a sweep that nobody drives.
 
     Raises RequestError while somebody drives it, and ServiceUnreachable where the store is away.
     """

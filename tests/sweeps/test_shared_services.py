@@ -38,7 +38,7 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
     assert main(["run", str(served.file(**ONE_RUN)), "--json"]) == 0
     told = capsys.readouterr()
-    assert "still wait" not in told.err
+    assert "not in MLflow" not in told.err
     assert json.loads(told.out)["sweep"] == "toy", "MLflow prints nothing between"
     ids = "SELECT experiment_id FROM experiments WHERE name = 'served'"
     ended = f"SELECT status FROM runs WHERE experiment_id = ({ids})"
@@ -76,13 +76,13 @@ def test_a_sweep_begins_while_the_server_is_down_and_is_delivered_later(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sweeps.api.PATIENCE", 0.1)
+    monkeypatch.setattr("sweeps.scheduler.session.PATIENCE", 0.1)
     with mlflow_server.away():
         assert main(["run", str(served.file(**ONE_RUN))]) == 0
         told = capsys.readouterr().err
         assert "does not answer" in told
-        assert "still wait for the tracking server" in told
+        assert "in MLflow as" in told
         assert main(["sync"]) == 4
         assert "Nothing is lost" in capsys.readouterr().err
     assert main(["sync"]) == 0
-    assert "none left" in capsys.readouterr().out
+    assert "runs sent." in capsys.readouterr().out

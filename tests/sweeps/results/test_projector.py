@@ -306,6 +306,13 @@ def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
     assert projection.update()
     assert store.runs[RUN].state == "finished"
     assert {what for _, what in projection.refused} == {"result.json", "config.json"}
+    assert two.projection(store).behind() == 1
+    mended = Troubled()
+    mended.runs = store.runs
+    again = two.projection(mended)
+    assert again.update()
+    assert {*mended.runs[RUN].artifacts} == {"result.json", "config.json"}
+    assert again.behind() == 0
 
 
 def test_a_run_that_another_sweep_works_on_is_sent_when_it_is_done(
