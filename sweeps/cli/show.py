@@ -14,8 +14,8 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import NO_SEED, Runs
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
-from sweeps.results.projection import SentLog
 from sweeps.results.records import front, measured, state_of
+from sweeps.results.sent_log import SentLog
 from sweeps.scheduler.progress import accuracies
 from tracking.comparison.runs import UNMERGED, setting
 from tracking.location import resolve_location

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Literal
 from carft_core.data import open_data
 from carft_core.data.base import DataConfig
 from carft_core.errors import RequestError
-from carft_core.files import append_lines, read_json, read_lines, write_atomically
+from carft_core.files import read_json
 from sweeps.engines.entry import LOG
 from sweeps.home import Home
 from sweeps.ledger.claim import undriven
@@ -29,7 +28,9 @@ from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, Runs, RunState
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
+from sweeps.results.projector import SOON
 from sweeps.results.records import CONFIG, comparison_spec, measured, records
+from sweeps.results.sent_log import SentLog
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
 from tracking.comparison.metrics import is_told
@@ -46,7 +47,7 @@ from tracking.comparison.runs import (
     setting,
 )
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from tracking.location import TrackingLocation, resolve_location, without_password
+from tracking.location import resolve_location
 from tracking.store.base import (
     ARTIFACT,
     DatasetInput,
@@ -73,65 +74,8 @@ _OPEN = ("started", "running")
 """What a run was sent as that has no end."""
 TRIES = 5
 """A request that may not be at fault is set aside when it failed so many times."""
-LONGEST_PAUSE = 60.0
-"""Seconds between two tries while the store is away."""
-_SOON = 0.25
-"""Seconds between two tries while somebody waits."""
-_SHARE = 0.75
-"""Of the time that may go into requests: what comes meanwhile is merged."""
 
 logger = logging.getLogger(__name__)
-
-
-class SentLog:
-    """The file that says what one place was sent of each run of a sweep; the last line of a run
-    counts. The sweep's own run has the digest "".
-    """
-
-    def __init__(self, folder: Path, place: TrackingLocation) -> None:
-        self.file = folder / "sent" / f"{place.key}.jsonl"
-        self.place = f"{without_password(place.named)} (experiment {place.experiment})"
-        self.runs: dict[str, Mapping[str, str]] = {}
-        """By digest: `id` of the run in the store, and `as`, what it was sent as."""
-        lines = read_lines(self.file)
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                if "place" in entry:
-                    self.place = entry["place"]
-                else:
-                    self.runs[entry["run"]] = entry
-            except (ValueError, KeyError, TypeError):
-                continue  # its run is sent again
-        if len(lines) > 2 * len(self.runs) + 100:
-            self._rewrite()
-
-    def sent_as(self, digest: str) -> str | None:
-        """Return what `record` noted of a run."""
-        entry = self.runs.get(digest)
-        return None if entry is None else entry["as"]
-
-    def run_ids(self) -> dict[str, str]:
-        """Return what the store calls the runs that it has, by digest."""
-        return {digest: entry["id"] for digest, entry in self.runs.items()}
-
-    def record(self, digest: str, run_id: str, sent_as: str) -> None:
-        """Note what the store has now; what a crash takes of this file is sent again."""
-        self.runs[digest] = {"run": digest, "id": run_id, "as": sent_as}
-        if not self.file.exists():
-            self._rewrite()
-        else:
-            append_lines(self.file, [json.dumps(self.runs[digest])], durable=False)
-
-    def clear(self) -> None:
-        """Forget everything: the store has nothing of it."""
-        self.runs.clear()
-        self.file.unlink(missing_ok=True)
-
-    def _rewrite(self) -> None:
-        entries = [{"place": self.place}, *self.runs.values()]
-        text = "".join(f"{json.dumps(entry)}\n" for entry in entries)
-        write_atomically(self.file, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -362,7 +306,7 @@ class SweepProjection:
         self._record_end(key, stand.sent_as(run))
 
     def _record_end(self, key: RunKey, sent_as: str) -> None:
-        """Note that a run was sent to its end; what was refused of it is tried by the next driver."""
+        """Note that a run was sent to its end; the next driver tries what was refused of it."""
         digest = key.digest
         if any(refused == digest for refused, _ in self.refused):
             sent_as += " not whole"
@@ -672,97 +616,5 @@ def project(home: Home, name: str, store: Tracker) -> SweepProjection:
     with undriven(home.sweep(name)):
         projection = SweepProjection(home, find_ledger(home, name), store)
         while not projection.update():
-            time.sleep(_SOON)
+            time.sleep(SOON)
     return projection
-
-
-class Projector:
-    """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
-
-    The pause grows with the time that updates take, and doubles while the place is away, up to
-    `longest`. `update` returns False where something waits for another try.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        update: Callable[[], bool],
-        *,
-        pace: float = 1.0,
-        longest: float = LONGEST_PAUSE,
-    ) -> None:
-        self.last_error: str | None = None
-        """Why the last update did not do; None where it did."""
-        self._update, self._pace, self._longest = update, pace, longest
-        self._changed = threading.Condition()
-        self._wanted, self._done = 1, 0
-        self._is_closing = False
-        self._flushing = 0
-        self._thread = threading.Thread(target=self._run, name=f"carft-{name}", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether an update has done since the last news."""
-        return self._done >= self._wanted
-
-    def wake(self) -> None:
-        """Say that there is news."""
-        with self._changed:
-            self._wanted += 1
-            self._changed.notify_all()
-
-    def flush(self, timeout: float, *, haste: bool = False) -> bool:
-        """Update now, and wait; False where that did not do within so many seconds, or in `haste`
-        where the place is away.
-        """
-        with self._changed:
-            self._flushing += 1
-            self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self.is_done or (haste and self.last_error is not None), timeout
-            )
-            self._flushing -= 1
-            return self.is_done
-
-    def close(self, patience: float) -> None:
-        """Stop, after at most so many seconds for what is under way."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        self._thread.join(patience)
-
-    def _run(self) -> None:
-        pause = failed_pause = self._pace
-        least = 0.0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closing or not self.is_done)
-                # News gathers, unless somebody waits for it.
-                self._changed.wait_for(lambda: self._is_closing, min(pause, least))
-                self._changed.wait_for(lambda: self._is_closing or self._flushing > 0, pause)
-                if self._is_closing:
-                    return
-                wanted = self._wanted
-            began = time.monotonic()
-            error: str | None = None
-            try:
-                is_done = self._update()
-            except Exception as failure:  # a place that is away or ill must not end the sweep
-                lines = str(failure).splitlines()
-                is_done, error = False, lines[0] if lines else type(failure).__name__
-                if not isinstance(failure, ServiceUnreachable | OSError):
-                    logger.warning("%s: %s", self._thread.name, error, exc_info=failure)
-            took = time.monotonic() - began
-            if error is None:
-                pause = failed_pause = max(self._pace, took * (1 - _SHARE) / _SHARE)
-            else:
-                logger.info("%s: %s; another try in %.0f s", self._thread.name, error, failed_pause)
-                pause = failed_pause
-                failed_pause = min(2 * failed_pause, self._longest)
-            least = 0.0 if is_done else _SOON
-            with self._changed:
-                self.last_error = error
-                if is_done:
-                    self._done = wanted
-                self._changed.notify_all()

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from sweeps.home import Home
-from sweeps.results.projection import SentLog
+from sweeps.results.sent_log import SentLog
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
 from tracking.location import resolve_location
 

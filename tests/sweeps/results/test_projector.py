@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.results.projection import TRIES, Projector, SweepProjection, project
+from sweeps.results.projection import TRIES, SweepProjection, project
+from sweeps.results.projector import Projector
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError

@@ -1,0 +1,111 @@
+"""The thread that keeps a projection behind what it shows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from tracking.errors import ServiceUnreachable
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries while the store is away."""
+SOON = 0.25
+"""Seconds between two tries while somebody waits."""
+_SHARE = 0.75
+"""Of the time that may go into requests: what comes meanwhile is merged."""
+
+logger = logging.getLogger(__name__)
+
+
+class Projector:
+    """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
+
+    The pause grows with the time that updates take, and doubles while the place is away, up to
+    `longest`. `update` returns False where something waits for another try.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        update: Callable[[], bool],
+        *,
+        pace: float = 1.0,
+        longest: float = LONGEST_PAUSE,
+    ) -> None:
+        self.last_error: str | None = None
+        """Why the last update did not do; None where it did."""
+        self._update, self._pace, self._longest = update, pace, longest
+        self._changed = threading.Condition()
+        self._wanted, self._done = 1, 0
+        self._is_closing = False
+        self._flushing = 0
+        self._thread = threading.Thread(target=self._run, name=f"carft-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an update has done since the last news."""
+        return self._done >= self._wanted
+
+    def wake(self) -> None:
+        """Say that there is news."""
+        with self._changed:
+            self._wanted += 1
+            self._changed.notify_all()
+
+    def flush(self, timeout: float, *, haste: bool = False) -> bool:
+        """Update now, and wait; False where that did not do within so many seconds, or in `haste`
+        where the place is away.
+        """
+        with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self.is_done or (haste and self.last_error is not None), timeout
+            )
+            self._flushing -= 1
+            return self.is_done
+
+    def close(self, patience: float) -> None:
+        """Stop, after at most so many seconds for what is under way."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        pause = failed_pause = self._pace
+        least = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing or not self.is_done)
+                # News gathers, unless somebody waits for it.
+                self._changed.wait_for(lambda: self._is_closing, min(pause, least))
+                self._changed.wait_for(lambda: self._is_closing or self._flushing > 0, pause)
+                if self._is_closing:
+                    return
+                wanted = self._wanted
+            began = time.monotonic()
+            error: str | None = None
+            try:
+                is_done = self._update()
+            except Exception as failure:  # a place that is away or ill must not end the sweep
+                lines = str(failure).splitlines()
+                is_done, error = False, lines[0] if lines else type(failure).__name__
+                if not isinstance(failure, ServiceUnreachable | OSError):
+                    logger.warning("%s: %s", self._thread.name, error, exc_info=failure)
+            took = time.monotonic() - began
+            if error is None:
+                pause = failed_pause = max(self._pace, took * (1 - _SHARE) / _SHARE)
+            else:
+                logger.info("%s: %s; another try in %.0f s", self._thread.name, error, failed_pause)
+                pause = failed_pause
+                failed_pause = min(2 * failed_pause, self._longest)
+            least = 0.0 if is_done else SOON
+            with self._changed:
+                self.last_error = error
+                if is_done:
+                    self._done = wanted
+                self._changed.notify_all()

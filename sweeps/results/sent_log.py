@@ -1,0 +1,61 @@
+"""What a place was sent of the runs of a sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from carft_core.files import append_lines, read_lines, write_atomically
+from tracking.location import TrackingLocation, without_password
+
+
+class SentLog:
+    """The file that says what one place was sent of each run of a sweep; the last line of a run
+    counts. The sweep's own run has the digest "".
+    """
+
+    def __init__(self, folder: Path, place: TrackingLocation) -> None:
+        self.file = folder / "sent" / f"{place.key}.jsonl"
+        self.place = f"{without_password(place.named)} (experiment {place.experiment})"
+        self.runs: dict[str, Mapping[str, str]] = {}
+        """By digest: `id` of the run in the store, and `as`, what it was sent as."""
+        lines = read_lines(self.file)
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                if "place" in entry:
+                    self.place = entry["place"]
+                else:
+                    self.runs[entry["run"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # its run is sent again
+        if len(lines) > 2 * len(self.runs) + 100:
+            self._rewrite()
+
+    def sent_as(self, digest: str) -> str | None:
+        """Return what `record` noted of a run."""
+        entry = self.runs.get(digest)
+        return None if entry is None else entry["as"]
+
+    def run_ids(self) -> dict[str, str]:
+        """Return what the store calls the runs that it has, by digest."""
+        return {digest: entry["id"] for digest, entry in self.runs.items()}
+
+    def record(self, digest: str, run_id: str, sent_as: str) -> None:
+        """Note what the store has now; what a crash takes of this file is sent again."""
+        self.runs[digest] = {"run": digest, "id": run_id, "as": sent_as}
+        if not self.file.exists():
+            self._rewrite()
+        else:
+            append_lines(self.file, [json.dumps(self.runs[digest])], durable=False)
+
+    def clear(self) -> None:
+        """Forget everything: the store has nothing of it."""
+        self.runs.clear()
+        self.file.unlink(missing_ok=True)
+
+    def _rewrite(self) -> None:
+        entries = [{"place": self.place}, *self.runs.values()]
+        text = "".join(f"{json.dumps(entry)}\n" for entry in entries)
+        write_atomically(self.file, lambda file: file.write_text(text, encoding="utf-8"))
