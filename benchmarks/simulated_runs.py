@@ -20,7 +20,7 @@ from benchmarks.slow_server import CONTROL
 from carft_core.files import write_json
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
 from sweeps.plan.tasks import Planner, RunTask, setting_record
 from sweeps.results.projection import SweepProjection
@@ -43,7 +43,7 @@ class Reports:
     """The simulated runs: what they have reported, to be compared with what the server has."""
 
     tasks: Sequence[RunTask]
-    runs: Runs
+    runs: RunStore
     projection: SweepProjection
     thread: Projector
     drawn_s: float = 0.0
@@ -176,7 +176,7 @@ def _reports(home: Path, runs: int, store: Tracker) -> Reports:
     tasks = Planner(spec, Hardware(1)).trial(POINT, 0)
     ledger = Ledger.create(place.sweep(NAME), 1, json.loads(json.dumps(spec.as_dict())), {"at": 0})
     ledger.propose(0, setting_record(tasks))
-    folders = Runs(place.runs)
+    folders = RunStore(place.runs)
     for task in tasks:
         folders.acquire(task.digest, task.label, NAME)
         claimed = {"identity": dict(task.identity.parts), "config": task.config.as_dict()}

@@ -22,7 +22,7 @@ from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
 from sweeps.engines.factory import address_of
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import OPTIMISER_STATE, Runs
+from sweeps.ledger.runs import OPTIMISER_STATE, RunStore
 from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
 from sweeps.results.projection import project
 from sweeps.scaffold.write import Scaffold, write_scaffold
@@ -221,7 +221,7 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def waste(home: Home) -> Iterator[Waste]:
     """What can go, never of a run that somebody works on."""
-    runs = Runs(home.runs)
+    runs = RunStore(home.runs)
     used = set(_used(home))
     for digest in runs.digests():
         state = runs.read(digest)

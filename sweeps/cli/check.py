@@ -22,7 +22,7 @@ from sweeps.engines.resources import (
     this_machine,
 )
 from sweeps.home import Home, find_home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
@@ -40,7 +40,7 @@ def check_command(arguments: argparse.Namespace, say: Say) -> int:
     home.check()
     supply = _supply(spec, arguments.address, home)
     estimate = estimate_sweep(spec, home, supply.hardware)
-    history = timing_history(Runs(home.runs))
+    history = timing_history(RunStore(home.runs))
     estimate.add_times(history)
     estimate.at_once = supply.at_once
     peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from carft_core.errors import RequestError, unknown
 from sweeps.home import Home, find_home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import load_part, load_parts
 from sweeps.results.report import FILE, page
@@ -265,7 +265,7 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
-    runs, several = Runs(home.runs), len(sweeps) > 1
+    runs, several = RunStore(home.runs), len(sweeps) > 1
     parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
     comparison = compare_sweeps(override_specs(parts, arguments))
     made = page(home, sweeps, comparison, options=_given(arguments))

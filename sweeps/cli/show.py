@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import NO_SEED, Runs
+from sweeps.ledger.runs import NO_SEED, RunStore
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from sweeps.results.records import front, measured, state_of
@@ -57,7 +57,7 @@ class Shown:
     """A sweep and what of its files is shown with it."""
 
     sweep: Ledger
-    runs: Runs
+    runs: RunStore
     ids: Mapping[str, str]
     """Digest to the id of the run in MLflow."""
     trials: Sequence[Trial]
@@ -72,7 +72,7 @@ class Shown:
         maximized = [goal["goal"] == "maximize" for goal in goals(sweep.spec)]
         values = {trial.number: trial.values for trial in trials if trial.values}
         best = front(values, maximized) if len(maximized) > 1 else None
-        return cls(sweep, Runs(home.runs), ids, trials, best)
+        return cls(sweep, RunStore(home.runs), ids, trials, best)
 
     def chosen(self, state: str | None, most: int | None) -> Sequence[Trial]:
         """All trials in that state, or so many: what runs, then the front and the best."""

@@ -23,7 +23,7 @@ from rich.text import Text
 from carft_core.files import read_json
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import Lease, Runs, RunState
+from sweeps.ledger.runs import Lease, RunState, RunStore
 from sweeps.ledger.summary import read_summaries
 from sweeps.ledger.trials import (
     CONFIRMATIONS,
@@ -101,7 +101,7 @@ def see(home: Home, name: str) -> Seen:
     ledger = newest_generation(home, name)
     if ledger is None:
         return Seen(name, "starting" if driver else state, driver)
-    runs = Runs(home.runs)
+    runs = RunStore(home.runs)
     trials, beside = ledger.trials(), ledger.beside_trials()
     asked = int(ledger.recall("trial_count", len(trials)))
     open_runs = list(_states(runs, _digests(beside, trials, "running")))
@@ -135,7 +135,7 @@ def command(verb: str, name: str, home: str | None) -> str:
 
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
     """The runs that failed last, by when; at most `most`."""
-    runs = Runs(home.runs)
+    runs = RunStore(home.runs)
     trials = [t for t in ledger.trials() if t.state in ("running", "failed")]
     trials.sort(key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
@@ -166,14 +166,14 @@ def _digests(
             yield from trial.runs.values()
 
 
-def _states(runs: Runs, digests: Iterator[str]) -> Iterator[RunState]:
+def _states(runs: RunStore, digests: Iterator[str]) -> Iterator[RunState]:
     for digest in dict.fromkeys(digests):
         state = runs.read(digest)
         if state is not None:
             yield state
 
 
-def _running_run(runs: Runs, state: RunState) -> RunningRun:
+def _running_run(runs: RunStore, state: RunState) -> RunningRun:
     history = read_json(runs.folder(state.digest) / "history.json") or []
     last: Mapping[str, Any] = history[-1] if history else {}
     return RunningRun(
@@ -186,7 +186,7 @@ def _running_run(runs: Runs, state: RunState) -> RunningRun:
 
 
 def _left(
-    runs: Runs, trials: Sequence[Trial], to_come: int, running: Sequence[RunningRun]
+    runs: RunStore, trials: Sequence[Trial], to_come: int, running: Sequence[RunningRun]
 ) -> float | None:
     """Seconds to go at the present pace; None before a run has told how long one takes."""
     ended = [trial for trial in trials if trial.state == "complete"]
@@ -200,7 +200,7 @@ def _left(
     return max(0.0, usual * to_come - begun) / max(1, len(running))
 
 
-def _length(runs: Runs, state: RunState) -> float | None:
+def _length(runs: RunStore, state: RunState) -> float | None:
     """Seconds from a run's first report to its end; None of a run that reports nothing."""
     history = read_json(runs.folder(state.digest) / "history.json")
     if not history or state.ended is None:
@@ -225,7 +225,7 @@ def is_open(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bo
     for asked_for, chosen in (("confirm_seeds", CONFIRMATIONS), ("after", SOUPS)):
         if ledger.spec.get(asked_for) and ledger.recall(chosen) is None:
             return True
-    runs = Runs(home.runs)
+    runs = RunStore(home.runs)
     beside = [runs.read(digest) for digest in _digests(ledger.beside_trials(), ())]
     return any(
         run is None or not (run.state == "done" or (run.is_permanent_failure and not failed_again))

@@ -131,7 +131,7 @@ class RunState:
         return self.state == "failed" and self.failure is not None and self.failure["kind"] == "nan"
 
 
-class Runs:
+class RunStore:
     """The folder `runs/` of a home, as one claimant sees it."""
 
     def __init__(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ from carft_core.optim import schedule_of
 from carft_core.run import is_complete
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import newest_generation
 from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels
 from sweeps.space.points import sample_point
@@ -91,7 +91,7 @@ def median_times(runs: Sequence[TimedRun]) -> RunTimes:
     )
 
 
-def timing_history(runs: Runs) -> TimingHistory:
+def timing_history(runs: RunStore) -> TimingHistory:
     """Read the newest runs of a home that were trained to their end."""
     trained = sorted(runs.path.glob("*/trained.json"), key=lambda file: -file.stat().st_mtime)
     timed = [run for file in trained[:MOST] for run in _timed(runs, file.parent)]
@@ -99,7 +99,7 @@ def timing_history(runs: Runs) -> TimingHistory:
     return TimingHistory(timed)
 
 
-def _timed(runs: Runs, folder: Path) -> Iterator[TimedRun]:
+def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
     known, state = read_json(folder / "config.json"), runs.read(folder.name)
     history = read_json(folder / "history.json") or []
     steps, waits = [], []
@@ -226,7 +226,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         at_most=bool(spec.early_terminate or spec.race_seeds or spec.metric.target is not None),
         warnings=(*spec.warnings, *notes),
     )
-    runs, seen = Runs(home.runs), set[str]()
+    runs, seen = RunStore(home.runs), set[str]()
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
     estimate.work += [*_to_come(planner, unknown), *confirming]
@@ -308,7 +308,7 @@ def _typical_runs(
 
 
 def _row(
-    estimate: SweepEstimate, tasks: Sequence[RunTask], runs: Runs, seen: set[str]
+    estimate: SweepEstimate, tasks: Sequence[RunTask], runs: RunStore, seen: set[str]
 ) -> dict[str, Any]:
     states = {"done": 0, "evaluate": 0, "train": 0}
     for task in tasks:
@@ -336,7 +336,7 @@ def _row(
     return {"label": name, "role": tasks[0].role, "seeds": seeds, **states}
 
 
-def _left(config: TrialConfig, runs: Runs, digest: str, models: int) -> RemainingWork:
+def _left(config: TrialConfig, runs: RunStore, digest: str, models: int) -> RemainingWork:
     """Return what an unfinished run has before it: it resumes after its last epoch."""
     whole = _whole(config, models)
     folder = runs.folder(digest)

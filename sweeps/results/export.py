@@ -17,7 +17,7 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_json
 from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import comparison, measured
 from tracking.comparison.compare import Comparison
@@ -318,7 +318,7 @@ class Exporter:
         )
 
     def _folder(self, model: SelectedModel) -> Path:
-        return Runs(self.home.runs).folder(model.run.digest)
+        return RunStore(self.home.runs).folder(model.run.digest)
 
 
 @contextmanager
@@ -331,14 +331,14 @@ def exporter(home: Home, name: str) -> Iterator[Exporter]:
     sweep = find_ledger(home, name)
     with invocation.working_directory():
         spec, _ = invocation.load(home.sweep(name))
-        yield Exporter(home, spec, sweep, comparison(sweep, Runs(home.runs)))
+        yield Exporter(home, spec, sweep, comparison(sweep, RunStore(home.runs)))
 
 
 def selected_in_cache(home: Home, name: str) -> Path:
     """Return an export of the selected model in the user's cache; make it unless it is there."""
     from carft_core.export import read_facts
 
-    model = select_model(comparison(find_ledger(home, name), Runs(home.runs)))
+    model = select_model(comparison(find_ledger(home, name), RunStore(home.runs)))
     evaluation: str = _measured(home, model)["digest"]
     folder = user_cache() / "exports" / evaluation[:16]
     if (read_facts(folder) or {}).get("evaluation") != evaluation:
@@ -391,7 +391,7 @@ def _named(model: SelectedModel) -> str:
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
-    evaluation = measured(Runs(home.runs).folder(model.run.digest), model.label)
+    evaluation = measured(RunStore(home.runs).folder(model.run.digest), model.label)
     if evaluation is None:
         raise RequestError(
             f"run {model.run.digest[:DIGITS]} has not measured {model.label} to its end"

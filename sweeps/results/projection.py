@@ -25,7 +25,7 @@ from sweeps.engines.entry import LOG
 from sweeps.home import Home
 from sweeps.ledger.claim import undriven
 from sweeps.ledger.generations import COPY as SWEEP_FILE
-from sweeps.ledger.runs import NO_SEED, Runs, RunState
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
 from sweeps.results.projector import SOON
@@ -130,7 +130,7 @@ class SweepProjection:
         """How many runs were sent to their end, the sweep's own among them."""
         self._home, self._ledger, self._store = home, ledger, store
         self._earlier = read_generations(ledger.file)[-2::-1]
-        self._runs, self._owner = Runs(home.runs), owner
+        self._runs, self._owner = RunStore(home.runs), owner
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
         self._sent = SentLog(self._folder, resolve_location(home.path))
@@ -537,9 +537,7 @@ class SweepProjection:
         reason = (
             str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
         )
-        logger.warning(
-            "the tracking server refused %s of run %s: %s", step[1], step[0][:12], reason
-        )
+        logger.info("%s of run %s is refused: %s", step[1], step[0][:12], reason)
         self.refused[step] = reason
 
 

@@ -7,8 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from tracking.errors import ServiceUnreachable
-
 LONGEST_PAUSE = 60.0
 """Seconds between two tries while the store is away."""
 SOON = 0.25
@@ -94,8 +92,7 @@ class Projector:
             except Exception as failure:  # a place that is away or ill must not end the sweep
                 lines = str(failure).splitlines()
                 is_done, error = False, lines[0] if lines else type(failure).__name__
-                if not isinstance(failure, ServiceUnreachable | OSError):
-                    logger.warning("%s: %s", self._thread.name, error, exc_info=failure)
+                logger.debug("%s: %s", self._thread.name, error, exc_info=failure)
             took = time.monotonic() - began
             if error is None:
                 pause = failed_pause = max(self._pace, took * (1 - _SHARE) / _SHARE)

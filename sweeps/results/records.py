@@ -10,7 +10,7 @@ from typing import Any
 
 from carft_core.files import read_json
 from sweeps.home import Home
-from sweeps.ledger.runs import NO_SEED, Runs, RunState
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from tracking.comparison.caveats import NOTES
@@ -62,7 +62,7 @@ STRENGTH: Mapping[str, int] = {
 """Fields that hold a run close to the zero-shot model, by importance: the sign of the effect."""
 
 
-def comparison(sweep: Ledger, runs: Runs, *, with_images: bool = False) -> Comparison:
+def comparison(sweep: Ledger, runs: RunStore, *, with_images: bool = False) -> Comparison:
     """Compare the runs of a sweep as far as it has come: what it ends with."""
     with _nothing_collected():
         return compare_sweeps([load_part(sweep, runs)], with_images=with_images)
@@ -92,7 +92,7 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
     )
 
 
-def records(ledger: Ledger, runs: Runs) -> list[RunRecord]:
+def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Read one record for each run of each setting, in whatever state."""
     return [record for item in ledger.settings() for record in _records(runs, item)]
 
@@ -104,7 +104,7 @@ def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
     return found
 
 
-def _records(runs: Runs, item: Setting) -> Iterator[RunRecord]:
+def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
     trial = item.trial
     for seed, digest in item.runs.items():
         folder = runs.folder(digest)
@@ -192,12 +192,12 @@ def load_parts(
     `with_fields` reads every run's config, as a comparison of several sweeps wants it; None: only
     where there are several.
     """
-    runs, wanted = Runs(home.runs), list(dict.fromkeys(names))
+    runs, wanted = RunStore(home.runs), list(dict.fromkeys(names))
     wide = len(wanted) > 1 if with_fields is None else with_fields
     return [load_part(find_ledger(home, name), runs, with_fields=wide) for name in wanted]
 
 
-def load_part(sweep: Ledger, runs: Runs, *, with_fields: bool = False) -> SweepRuns:
+def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
     """Load one sweep."""
     loaded = records(sweep, runs)
     digests = dict.fromkeys(record.digest for record in loaded) if with_fields else {}

@@ -16,7 +16,7 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_atomically
 from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
 from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
@@ -174,7 +174,7 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
     states = Counter(run.state for run in runs)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield Fact("runs", (counts,))
-    yield from _times(Runs(home.runs), done)
+    yield from _times(RunStore(home.runs), done)
     yield from _identities(done)
     for name, title in _FACTS.items():
         values = _distinct(run.facts.get(name) for run in done)
@@ -187,7 +187,7 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
     yield Fact("this page was made with", (describe_code(provenance_tags()),))
 
 
-def _times(runs: Runs, done: Sequence[RunRecord]) -> Iterator[Fact]:
+def _times(runs: RunStore, done: Sequence[RunRecord]) -> Iterator[Fact]:
     states = [state for run in done if (state := runs.read(run.digest)) is not None]
     ends = [state.ended for state in states if state.ended is not None]
     if ends:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sweeps.engines.base import Failure
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Trial
 from sweeps.plan.tasks import RunTask
 from sweeps.results.records import measured
@@ -68,7 +68,7 @@ class ActiveTrial:
         return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
 
 
-def end(trial: ActiveTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] | Failure:
+def end(trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]) -> list[float] | Failure:
     """For each goal the mean over the trial's runs; or why it has none."""
     for outcome in trial.outcomes.values():
         if outcome.failure is not None:
@@ -83,7 +83,7 @@ def end(trial: ActiveTrial, runs: Runs, goals: Sequence[Metric]) -> list[float] 
     return found
 
 
-def seed_values(runs: Runs, digests: Sequence[str], goal: Metric) -> list[float]:
+def seed_values(runs: RunStore, digests: Sequence[str], goal: Metric) -> list[float]:
     """The goal's metric of each complete run; NaN where it was not measured."""
     found = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
     return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in found]

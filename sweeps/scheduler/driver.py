@@ -12,7 +12,7 @@ from carft_core.config import TrialConfig
 from carft_core.run import is_complete
 from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Runs, RunState
+from sweeps.ledger.runs import RunState, RunStore
 from sweeps.ledger.summary import Summary
 from sweeps.ledger.trials import Ledger
 from sweeps.plan.tasks import Planner, RunTask, setting_record
@@ -70,7 +70,7 @@ class SweepDriver:
         self,
         planner: Planner,
         ledger: Ledger,
-        runs: Runs,
+        runs: RunStore,
         *,
         proposer: TrialProposer,
         claim: Claim,

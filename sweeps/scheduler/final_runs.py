@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from carft_core.algorithms import ALGORITHMS, Soup
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from sweeps.plan.tasks import Planner, RunTask, setting_record
 from sweeps.results.records import comparison_spec, records
@@ -24,7 +24,9 @@ class FinalRuns:
     """The same ones after any restart. More trials may change a choice: then the new one is
     confirmed, and made into a soup."""
 
-    def __init__(self, planner: Planner, ledger: Ledger, runs: Runs, progress: Progress) -> None:
+    def __init__(
+        self, planner: Planner, ledger: Ledger, runs: RunStore, progress: Progress
+    ) -> None:
         self._planner, self._ledger, self._runs = planner, ledger, runs
         self._progress, self._spec = progress, planner.spec
         fresh = len(self._spec.confirm_seeds) * len(self._spec.trained_algorithms)

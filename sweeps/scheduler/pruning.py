@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carft_core.files import read_json
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import RunTask
 from sweeps.scheduler.active_trial import ActiveTrial, seed_values
@@ -271,7 +271,7 @@ class PruningController:
     What the judge must know again after a restart stands in the histories of the runs.
     """
 
-    def __init__(self, spec: SweepSpec, ledger: Ledger, runs: Runs) -> None:
+    def __init__(self, spec: SweepSpec, ledger: Ledger, runs: RunStore) -> None:
         self._spec, self._ledger, self._runs = spec, ledger, runs
         rule = spec.early_terminate
         self.metric = (rule.metric if rule else None) or spec.metric.name

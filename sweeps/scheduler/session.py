@@ -17,7 +17,7 @@ from sweeps.engines.base import Engine
 from sweeps.home import Home
 from sweeps.ledger.claim import Claim, ClaimLost, StopRequests
 from sweeps.ledger.generations import COPY, Invocation, open_generation
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
@@ -105,7 +105,7 @@ def execute(
             is_stale=lambda trial: is_stale(planner, trial),
             fresh=fresh,
         )
-        ledger, runs = generation.ledger, Runs(home.runs)
+        ledger, runs = generation.ledger, RunStore(home.runs)
         for note in (*spec.warnings, *generation.notes):
             progress.note(note)
         write_atomically(folder / COPY, functools.partial(_fill, spec.text))

@@ -40,7 +40,7 @@ from carft_core.run import RunFolder
 from carft_core.train import train
 from sweeps.cli import main
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import find_ledger
 from sweeps.results.export import exporter, log_selected, select_model
 from sweeps.results.records import comparison
@@ -162,7 +162,7 @@ def kept(home: Home, root: Path) -> dict[str, Any]:
     out = home.path.parent / "kept"
     text: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.cli._say", text.append)
+        patch.setattr("sweeps.cli._emit", text.append)
         words = ["--out", str(out), "--mlflow", "--register", "tiny", "--json"]
         assert main(["export", "small", *words]) == 0
     told: dict[str, Any] = json.loads(text[0])
@@ -330,7 +330,7 @@ def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fa
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_spec(home.path.parent / "small.yaml")
-    found = comparison(find_ledger(home, "small"), Runs(home.runs))
+    found = comparison(find_ledger(home, "small"), RunStore(home.runs))
     shutil.rmtree(home.sweep("small") / "told", ignore_errors=True)
     log_selected(home, spec, found)
     client = MlflowClient(uri(home))
@@ -372,7 +372,7 @@ def test_export_takes_the_selected_setting_and_the_median_seed(
         "| fine_tune + wise_ft@0.5",
         "| car_ft kl_weight=0.3",
     ]
-    one = comparison(find_ledger(home, "small"), Runs(home.runs))
+    one = comparison(find_ledger(home, "small"), RunStore(home.runs))
     arm = next(row.arm for row in one.rows if row.selected)
     values = sorted(run.metrics["id/val/top1"] for run in arm.done)
     facts = json.loads((out / "carft.json").read_text())

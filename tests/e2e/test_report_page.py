@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from sweeps.results.report import page
@@ -33,7 +33,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     home = Home(tmp_path_factory.mktemp("shown") / "home")
     make(home)
     sweep, file = find_ledger(home, NAME), home.path / "report.html"
-    page(home, [sweep], comparison(sweep, Runs(home.runs))).write(file)
+    page(home, [sweep], comparison(sweep, RunStore(home.runs))).write(file)
     return file.as_uri()
 
 

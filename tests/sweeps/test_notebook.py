@@ -13,7 +13,7 @@ from carft_core.errors import RequestError
 from sweeps.api import SweepFailed, _loaded, run_sweep
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import TOY, ToySweep
@@ -24,7 +24,7 @@ from tracking.report.formats import to_json
 def test_a_file_gives_the_comparison_that_the_command_would_print(toy_cli: ToySweep) -> None:
     found = run_sweep(toy_cli.file())
     home = toy_cli.home
-    assert to_json(found) == to_json(comparison(find_ledger(home, "toy"), Runs(home.runs)))
+    assert to_json(found) == to_json(comparison(find_ledger(home, "toy"), RunStore(home.runs)))
     assert found.selected is not None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tracking
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import ToySweep, toy_in
@@ -38,7 +38,7 @@ def told(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
 
 
 def of_home(toy: ToySweep) -> Comparison:
-    return comparison(find_ledger(toy.home, "toy"), Runs(toy.home.runs))
+    return comparison(find_ledger(toy.home, "toy"), RunStore(toy.home.runs))
 
 
 def test_from_its_home_it_is_what_compare_prints(told: ToySweep) -> None:

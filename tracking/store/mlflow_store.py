@@ -331,7 +331,12 @@ def set_aside_if_moved(file: Path, experiment: str, root: Path) -> None:
     numbers = itertools.count(1)
     aside = next(place for n in numbers if not (place := file.parent / f"before-move-{n}").exists())
     aside.mkdir()
-    logger.warning("artifacts lay in %s before: runs are recorded anew, see %s", before, aside)
+    logger.warning(
+        "this home was moved or copied: its MLflow database kept artifacts in %s; it is set aside "
+        "in %s, and the runs are recorded anew",
+        before,
+        aside,
+    )
     for old in (*file.parent.glob(f"{file.name}*"), root):
         if old.exists() and not old.name.endswith(".lock"):
             old.rename(aside / old.name)

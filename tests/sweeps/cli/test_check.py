@@ -14,7 +14,7 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.cli import main
 from sweeps.engines.resources import Gpu, Node
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.plan.estimate import (
     RemainingWork,
     RunTimes,
@@ -187,7 +187,7 @@ def test_time_adds_up_over_the_runs() -> None:
 
 
 def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
-    runs, folder = Runs(tmp_path), tmp_path / "abc"
+    runs, folder = RunStore(tmp_path), tmp_path / "abc"
     runs.acquire("abc", "a run", "toy")
     runs.release("abc", "done")
     state = runs.read("abc")

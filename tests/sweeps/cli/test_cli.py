@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sweeps.cli import MODULES, main
 from sweeps.cli.parser import COMMANDS, _parsers
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.scheduler.progress import LiveProgress, Progress, duration
 from tests.sweeps.conftest import ToySweep
 from tracking.errors import ServiceUnreachable
@@ -203,7 +203,7 @@ def test_clean_only_tells_until_it_is_told_to(
     toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(toy_cli)
-    runs = Runs(toy_cli.home.runs)
+    runs = RunStore(toy_cli.home.runs)
     used = next(iter(runs.digests()))
     (runs.folder(used) / "checkpoint.pt").write_text("x")
     runs.acquire("orphan", "a", "gone")

@@ -16,7 +16,7 @@ from carft_core.files import write_json
 from sweeps.cli import main
 from sweeps.cli.status import command
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection, open_storage
 from sweeps.ledger.summary import OUTCOME, Summary, write_summary
 from sweeps.ledger.trials import Ledger
@@ -32,7 +32,7 @@ class Made:
     def __init__(self, home: Home, *goals: Mapping[str, Any]) -> None:
         self.home = home
         home.prepare()
-        self.runs = Runs(home.runs)
+        self.runs = RunStore(home.runs)
         spec = {
             "name": "made",
             "description": "",

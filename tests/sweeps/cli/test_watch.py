@@ -18,7 +18,7 @@ from carft_core.files import read_json, write_json
 from sweeps.cli import main
 from sweeps.cli.status import as_text, see
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from tests.sweeps.conftest import ToySweep
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +76,7 @@ def midway(toy: ToySweep) -> str:
     summary = toy.home.sweep("toy") / "summary.json"
     write_json(summary, {**read_json(summary), "state": "running"})
     digest = trial.runs["1"]
-    runs, folder = Runs(toy.home.runs), toy.home.runs / digest
+    runs, folder = RunStore(toy.home.runs), toy.home.runs / digest
     state = runs.read(digest)
     assert state is not None
     history = read_json(folder / "history.json")[:3]

@@ -25,7 +25,7 @@ from sweeps.engines.resources import (
     hardware_here,
     hardware_of,
 )
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -193,7 +193,7 @@ def test_a_sweep_files_and_hands_out_what_runs_get_and_reuses_nothing_of_another
     assert sum(toy.trained().values()) == 2 * sum(trained.values())
     assert toy.ledger().generation == 2
     assert any("what runs compute on changed" in line for line in toy.lines)
-    states = [Runs(toy.home.runs).read(digest) for digest in toy.trained()]
+    states = [RunStore(toy.home.runs).read(digest) for digest in toy.trained()]
     assert all(state is not None and state.state == "done" for state in states)
 
 

@@ -15,22 +15,22 @@ import pytest
 
 from carft_core.errors import RequestError
 from sweeps.ledger.claim import Claim, holder
-from sweeps.ledger.runs import FILE, SILENCE, Lease, Runs, new_owner, process_start
+from sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, new_owner, process_start
 
 DIGEST = "ab" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
-    return Runs(tmp_path / "runs")
+def runs(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "runs")
 
 
 def lease(**changes: object) -> Lease:
     return replace(Lease.mine(new_owner()), **changes)  # type: ignore[arg-type]
 
 
-def test_a_run_is_taken_counted_and_ended(runs: Runs) -> None:
+def test_a_run_is_taken_counted_and_ended(runs: RunStore) -> None:
     assert runs.read(DIGEST) is None
     assert runs.acquire(DIGEST, "car_ft seed 0", "toy")
     runs.release(DIGEST, "failed", {"kind": "crashed", "message": "m", "log_tail": ""})
@@ -46,8 +46,8 @@ def test_a_run_is_taken_counted_and_ended(runs: Runs) -> None:
     assert list(runs.digests()) == [DIGEST]
 
 
-def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: Runs) -> None:
-    other = Runs(runs.path)
+def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: RunStore) -> None:
+    other = RunStore(runs.path)
     assert runs.acquire(DIGEST, "a", "toy")
     assert not other.acquire(DIGEST, "a", "toy")
     assert other.is_taken(DIGEST)
@@ -56,7 +56,7 @@ def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: Runs) -> Non
     assert other.acquire(DIGEST, "a", "toy")
 
 
-def test_the_run_of_a_dead_process_is_taken_over(runs: Runs) -> None:
+def test_the_run_of_a_dead_process_is_taken_over(runs: RunStore) -> None:
     script = (
         "import sys; from pathlib import Path; from sweeps.ledger.runs import Runs; "
         f"print(Runs(Path(sys.argv[1])).acquire({DIGEST!r}, 'a', 'toy'))"
@@ -115,7 +115,7 @@ def test_a_lease_of_another_host_lives_as_long_as_it_is_renewed() -> None:
 
 
 def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
+    runs: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs.acquire(DIGEST, "a", "toy")
     file = runs.folder(DIGEST) / FILE
@@ -124,13 +124,13 @@ def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     assert file.read_text() == before
     now = time.time()
     monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: now + 11)
-    Runs(runs.path).renew(DIGEST)
+    RunStore(runs.path).renew(DIGEST)
     assert file.read_text() == before
     runs.renew(DIGEST)
     assert json.loads(file.read_text())["lease"]["renewed"] >= now + 11
 
 
-def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: Runs) -> None:
+def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunStore) -> None:
     def weights() -> str:
         return (runs.folder(DIGEST) / "weights").read_text()
 
@@ -210,13 +210,13 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
     assert (file.read_text() if file.exists() else None) == successor
 
 
-def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: Runs) -> None:
+def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: RunStore) -> None:
     file = runs.folder(DIGEST) / FILE
     assert runs.acquire(DIGEST, "a", "toy")
     silent = json.loads(file.read_text())
     silent["lease"]["pid"] = 2**22 + 1
     file.write_text(json.dumps(silent))
-    other = Runs(runs.path)
+    other = RunStore(runs.path)
     assert other.acquire(DIGEST, "a", "toy")
     for state in ("stopped", "failed", "done"):
         runs.release(DIGEST, state)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carft_core.files import read_json, write_json
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.results.records import comparison
 from tests.sweeps.conftest import toy_in
 
@@ -17,7 +17,7 @@ def test_runs_that_another_sweep_measured_at_another_epoch_are_told(
 ) -> None:
     toy = toy_in(tmp_path, monkeypatch)
     toy.run()
-    ledger, runs = toy.ledger(), Runs(toy.home.runs)
+    ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     trained = [*ledger.trials()[0].runs.values()]
 
     def told(result: str) -> list[str]:

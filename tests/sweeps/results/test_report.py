@@ -16,7 +16,7 @@ import pytest
 from carft_core.files import write_json
 from sweeps.cli import main
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
@@ -124,7 +124,7 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     home: Home,
 ) -> None:
     sweep = find_ledger(home, NAME)
-    found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
+    found = provenance(home, [sweep], comparison(sweep, RunStore(home.runs)))
     facts = {fact.name: fact.values for fact in found.facts}
     assert facts["runs"] == ("37 done",)
     assert facts["made"] == ("from 2026-11-25 09:46 UTC to 2026-11-25 09:47 UTC",)
@@ -144,7 +144,7 @@ def test_the_code_of_each_execution_is_named_once(home: Home) -> None:
     other = {"mlflow.source.git.commit": "abc", "carft.git.dirty": "true"}
     other |= {"carft.version.torch": "9"}
     sweep.executions += [*sweep.executions, {"tags": other}]
-    found = provenance(home, [sweep], comparison(sweep, Runs(home.runs)))
+    found = provenance(home, [sweep], comparison(sweep, RunStore(home.runs)))
     here, *others = {fact.name: fact.values for fact in found.facts}["shown ran with"]
     assert here == describe_code(provenance_tags())
     assert others == ["commit abc with changes; torch 9"]
@@ -160,7 +160,7 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
         claimed["identity"]["data"]["digest"] = "of another time"
         write_json(file, claimed)
     sweep = find_ledger(copy, NAME)
-    found = view_data(copy, [sweep], comparison(sweep, Runs(copy.runs)))
+    found = view_data(copy, [sweep], comparison(sweep, RunStore(copy.runs)))
     assert found.class_names == ()
     assert found.pictures is not None
     assert found.pictures.gallery.counts
@@ -175,7 +175,7 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
         file.write_bytes(b"torn")
     sweep = find_ledger(copy, NAME)
     notes: list[str] = []
-    assert sweep_page.keep(copy, sweep, comparison(sweep, Runs(copy.runs)), notes.append) == []
+    assert sweep_page.keep(copy, sweep, comparison(sweep, RunStore(copy.runs)), notes.append) == []
     (note,) = notes
     assert note.startswith("the report was not written (TrackingError: ")
     assert "predictions.parquet holds no predictions" in note

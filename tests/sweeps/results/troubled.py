@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.home import Home
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.summary import OUTCOME
 from sweeps.ledger.trials import Ledger
 from sweeps.results.projection import SweepProjection
@@ -88,7 +88,7 @@ class MadeSweep:
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder / "home")
         self.ledger = Ledger.create(self.home.sweep("made"), 1, SPEC, EXECUTION)
-        self.runs = Runs(self.home.runs)
+        self.runs = RunStore(self.home.runs)
 
     def projection(self, store: Tracker, *, driven: bool = True) -> SweepProjection:
         owner = self.runs.owner if driven else None

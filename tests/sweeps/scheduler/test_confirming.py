@@ -13,7 +13,7 @@ from sweeps.cli.admin import waste
 from sweeps.cli.status import is_open, see
 from sweeps.engines.base import Handler
 from sweeps.engines.local import InProcessEngine
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tracking.comparison.compare import Comparison
@@ -242,7 +242,7 @@ def test_the_commands_count_and_show_it(
     assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
     assert main(["resume", "toy"]) == 0
     assert "has nothing left to do" in capsys.readouterr().out
-    assert len([*Runs(toy_cli.home.runs).digests()]) == 13
+    assert len([*RunStore(toy_cli.home.runs).digests()]) == 13
 
 
 def test_before_the_end_whoever_watches_knows_how_many_there_will_be(toy: ToySweep) -> None:

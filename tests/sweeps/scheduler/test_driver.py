@@ -19,7 +19,7 @@ from carft_core.identity import Identity, digest_of
 from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Lease, Runs, new_owner
+from sweeps.ledger.runs import Lease, RunStore, new_owner
 from sweeps.scheduler.progress import Progress
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
@@ -126,7 +126,7 @@ def test_a_crashed_run_is_tried_again_as_often_as_the_file_says(toy: ToySweep) -
     toy.plan({"0.1/0": [CRASH, CRASH]})
     assert toy.run(retries=2).exit_code == 0
     assert toy.values()[0.1] == pytest.approx(0.785)
-    runs = Runs(toy.home.runs)
+    runs = RunStore(toy.home.runs)
     digest = toy.ledger().trials()[0].runs["0"]
     state = runs.read(digest)
     assert state is not None
@@ -277,8 +277,8 @@ def test_a_mistake_that_shows_only_while_the_sweep_runs_leaves_nothing_open(
     with pytest.raises(RequestError, match="the data are gone"):
         toy.run(Failing())
     assert {run.state for run in toy.tracker.runs.values()} == {"killed"}
-    (digest,) = Runs(toy.home.runs).digests()
-    state = Runs(toy.home.runs).read(digest)
+    (digest,) = RunStore(toy.home.runs).digests()
+    state = RunStore(toy.home.runs).read(digest)
     assert state is not None
     assert state.state == "stopped"
     assert toy.run().exit_code == 0
@@ -318,7 +318,7 @@ def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
 def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep) -> None:
     toy.run(parameters={"algorithm.kl_weight": {"values": [0.1]}}, baselines=[], seeds=[0])
     digest = toy.ledger().trials()[0].runs["0"]
-    folder, other = toy.home.runs / digest, Runs(toy.home.runs)
+    folder, other = toy.home.runs / digest, RunStore(toy.home.runs)
     (folder / "trained.json").rename(folder / "elsewhere.json")
     assert other.acquire(digest, "car_ft", "other")
 
@@ -359,7 +359,7 @@ def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
     toy.run(fresh=True)
     assert toy.ledger().trials()[1].state == "failed"
     digest = toy.ledger().trials()[1].runs["0"]
-    state = Runs(toy.home.runs).read(digest)
+    state = RunStore(toy.home.runs).read(digest)
     assert state is not None
     assert state.state == "done"
     assert toy.run(name="other").exit_code == 0

@@ -9,7 +9,7 @@ import pytest
 from carft_core.config import trial_config
 from sweeps.engines.base import Failure, Handler, Job
 from sweeps.engines.local import InProcessEngine
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.scheduler.retries import (
     CircuitBreaker,
     GiveUp,
@@ -106,7 +106,7 @@ def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToyS
     assert toy.run(engine, trial=trial, **ONE).exit_code == 0
     assert engine.micro_batches == [None, batch // 2, batch // 4, None]
     found = toy.ledger().trials()[0]
-    state = Runs(toy.home.runs).read(found.runs["0"])
+    state = RunStore(toy.home.runs).read(found.runs["0"])
     assert state is not None
     assert (found.state, state.attempts, state.halvings) == ("complete", 3, 2)
 
@@ -115,7 +115,7 @@ def test_a_run_that_never_fits_fails_for_want_of_memory(toy: ToySweep) -> None:
     toy.plan({"0.1/0": [MEMORY] * 9})
     toy.run(retries={"out_of_memory": 2}, breaker=0, **ONE)
     trial = toy.ledger().trials()[0]
-    state = Runs(toy.home.runs).read(trial.runs["0"])
+    state = RunStore(toy.home.runs).read(trial.runs["0"])
     assert state is not None
     assert (trial.state, (trial.reason or {})["kind"]) == ("failed", "out_of_memory")
     assert state.attempts == 3

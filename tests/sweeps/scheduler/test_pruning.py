@@ -10,7 +10,7 @@ import pytest
 from carft_core.files import read_json, write_json
 from sweeps.engines.base import Decision, Handler
 from sweeps.engines.local import InProcessEngine
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.scheduler.dying import Crash
@@ -107,7 +107,7 @@ def test_a_pruned_run_is_killed_in_the_tracker_and_stopped_in_its_folder(whole: 
     child = whole.tracked()["car_ft kl_weight=3 seed 0"]
     assert (child.state, child.tags["carft.state"]) == ("killed", "pruned")
     assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
-    state = Runs(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])
+    state = RunStore(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])
     assert state is not None
     assert (state.state, state.lease) == ("stopped", None)
 
@@ -201,7 +201,7 @@ def test_a_trial_that_is_clearly_worse_after_its_first_seed_runs_no_more(toy: To
     assert states(toy) == {0.3: "complete", 0.4: "complete", 3.0: "pruned"}
     assert len(toy.trained()) == 3 + 3 + 1
     last = toy.ledger().trials()[-1]
-    run = Runs(toy.home.runs).read(last.runs["0"])
+    run = RunStore(toy.home.runs).read(last.runs["0"])
     assert run is not None
     assert run.state == "done"  # its one run is whole, only the trial is not
 

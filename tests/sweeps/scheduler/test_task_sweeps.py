@@ -14,7 +14,7 @@ import pytest
 from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from sweeps.cli import main
-from sweeps.ledger.runs import Runs
+from sweeps.ledger.runs import RunStore
 from sweeps.results.export import part_of, select_model
 from sweeps.results.records import load_part
 from sweeps.scheduler.session import SweepResult
@@ -197,7 +197,7 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Swee
     assert spec.tasks == "data.test_domain"
     listed = kept_results.read_settings(parent.artifacts[kept_results.SETTINGS].decode())
     assert listed is not None
-    home = load_part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
+    home = load_part(toy_sweep.ledger("domains"), RunStore(toy_sweep.home.runs), with_fields=True)
     assert home.spec == spec
     known = {run.digest: run for run in home.records}
     assert [run.untrained for run in listed.records] == [run.untrained for run in home.records]
@@ -209,7 +209,7 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Swee
 def test_two_sweeps_whose_splits_follow_their_seeds_have_the_settings_of_both(
     toy_sweep: ToySweep, ended: SweepResult
 ) -> None:
-    home = load_part(toy_sweep.ledger("domains"), Runs(toy_sweep.home.runs), with_fields=True)
+    home = load_part(toy_sweep.ledger("domains"), RunStore(toy_sweep.home.runs), with_fields=True)
     first = [run for run in home.records if run.algorithm != "fine_tune"]
     second = [run for run in home.records if run.algorithm == "fine_tune"]
     parts = [
