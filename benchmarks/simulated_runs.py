@@ -24,7 +24,7 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
 from sweeps.plan.tasks import Planner, RunTask, setting_record
 from sweeps.results.projection import SweepProjection
-from sweeps.results.projector import Projector
+from sweeps.results.projection_thread import Projector
 from sweeps.spec.spec import load_spec
 from tracking.store.base import RunKey, Tracker
 from tracking.store.mlflow_store import open_store

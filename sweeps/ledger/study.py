@@ -152,7 +152,7 @@ def frozen_trial(trial: Trial, parameters: Sequence[Distribution], goal_count: i
     """Build a trial as Optuna's studies and samplers have it."""
     from optuna.trial import FrozenTrial, TrialState
 
-    from sweeps.space.optuna_space import encode, optuna_distributions
+    from sweeps.space.samplers import encode, optuna_distributions
 
     params = encode(parameters, trial.params)
     known = optuna_distributions(parameters)

@@ -28,7 +28,7 @@ from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, RunState, RunStore
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
-from sweeps.results.projector import SOON
+from sweeps.results.projection_thread import SOON
 from sweeps.results.records import CONFIG, comparison_spec, measured, records
 from sweeps.results.sent_log import SentLog
 from sweeps.spec.user_code import place_of

@@ -265,7 +265,7 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     """
     import optuna
 
-    from sweeps.space.optuna_space import encode, optuna_distributions
+    from sweeps.space.samplers import encode, optuna_distributions
 
     metric = comparison.rule.metric
     values = {

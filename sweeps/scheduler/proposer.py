@@ -16,8 +16,8 @@ from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.scheduler.active_trial import ActiveTrial
-from sweeps.space.optuna_space import POPULATION, encode, sampler, suggest
 from sweeps.space.points import draw_point, hashed, sobol
+from sweeps.space.samplers import POPULATION, encode, sampler, suggest
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -23,7 +23,7 @@ from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
 from sweeps.results.projection import COMPARISON, PAGE, SweepProjection
-from sweeps.results.projector import Projector
+from sweeps.results.projection_thread import Projector
 from sweeps.results.records import comparison, records
 from sweeps.results.report import keep
 from sweeps.scheduler.driver import SweepDriver

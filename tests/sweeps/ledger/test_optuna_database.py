@@ -21,7 +21,7 @@ from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.projector import Projector
+from sweeps.results.projection_thread import Projector
 from tests.mounts import mount
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core

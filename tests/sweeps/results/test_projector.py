@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.results.projection import TRIES, SweepProjection, project
-from sweeps.results.projector import Projector
+from sweeps.results.projection_thread import Projector
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError

@@ -20,8 +20,8 @@ from sweeps.home import Home
 from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.scheduler.proposer import GENERATION, Proposal, propose
-from sweeps.space.optuna_space import POPULATION
 from sweeps.space.points import grid, is_active
+from sweeps.space.samplers import POPULATION
 from sweeps.spec import spec as spec_module
 from sweeps.spec.settings import METHODS
 from sweeps.spec.spec import SweepSpec, load_spec

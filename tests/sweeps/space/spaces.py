@@ -17,7 +17,7 @@ from sweeps.space.distributions import (
     SteppedUniform,
     canonical,
 )
-from sweeps.space.optuna_space import from_stored
+from sweeps.space.samplers import from_stored
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.floats(-1, 1), st.sampled_from("abc")

@@ -22,13 +22,6 @@ from sweeps.space.distributions import (
     Parametric,
     SteppedUniform,
 )
-from sweeps.space.optuna_space import (
-    derived_seed,
-    encode,
-    optuna_distributions,
-    sampler,
-    suggest,
-)
 from sweeps.space.points import (
     distinct,
     draw_point,
@@ -38,6 +31,13 @@ from sweeps.space.points import (
     is_active,
     sample_point,
     topological_order,
+)
+from sweeps.space.samplers import (
+    derived_seed,
+    encode,
+    optuna_distributions,
+    sampler,
+    suggest,
 )
 from tests.sweeps.space.spaces import decode, dimensions, spaces
 
