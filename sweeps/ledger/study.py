@@ -216,7 +216,7 @@ class _Study:
         self._id = storage.get_study_id_from_name(self._name)
         known = self._study.get_trials(deepcopy=False)
         self._count = len(known)
-        self._reports = {trial.number: {*trial.intermediate_values} for trial in known}
+        self._reports = {trial.number: dict(trial.intermediate_values) for trial in known}
         self._open = {trial.number for trial in known if not trial.state.is_finished()}
 
     def update(self) -> None:
@@ -230,17 +230,19 @@ class _Study:
             frozen = self._frozen(trial)  # a copy: the driver goes on meanwhile
             self._study.add_trial(frozen)
             self._count = trial.number + 1
-            self._reports[trial.number] = {*frozen.intermediate_values}
+            self._reports[trial.number] = dict(frozen.intermediate_values)
             if trial.state == "running":
                 self._open.add(trial.number)
 
     def _catch_up(self, trial: Trial) -> None:
         wanted = self._frozen(trial)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        written = self._reports[trial.number]
         for epoch, value in wanted.intermediate_values.items():
-            if epoch not in self._reports[trial.number]:
+            # A mean over more seeds replaces that of fewer. As text, since NaN is not equal to NaN.
+            if str(written.get(epoch)) != str(value):
                 self._storage.set_trial_intermediate_value(trial_id, epoch, value)
-                self._reports[trial.number].add(epoch)
+                written[epoch] = value
         if wanted.state.is_finished():
             for key, value in wanted.user_attrs.items():
                 if key == "reason":
@@ -275,13 +277,13 @@ class _Study:
 
     def _agrees(self, there: FrozenTrial, trial: Trial) -> bool:
         wanted = self._frozen(trial)
-        reports = wanted.intermediate_values.items()
+        if there.params != wanted.params or there.user_attrs.get("point") != trial.point:
+            return False
+        if not there.state.is_finished():
+            return there.intermediate_values.keys() <= wanted.intermediate_values.keys()
+        reports = (str(sorted(one.intermediate_values.items())) for one in (there, wanted))
         return (
-            there.params == wanted.params
-            and there.user_attrs.get("point") == trial.point
-            and there.state.name in ("RUNNING", wanted.state.name)
-            and (not there.state.is_finished() or there.values == wanted.values)
-            and {*map(str, there.intermediate_values.items())} <= {*map(str, reports)}
+            there.state == wanted.state and there.values == wanted.values and len({*reports}) == 1
         )
 
 

@@ -23,7 +23,7 @@ from tests.e2e.conftest import LIMIT, Tiny, make_tiny
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 
 pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
-EPOCHS = 60
+EPOCHS = 30
 
 
 @pytest.fixture

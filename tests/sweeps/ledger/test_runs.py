@@ -58,8 +58,8 @@ def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: RunStore) ->
 
 def test_the_run_of_a_dead_process_is_taken_over(runs: RunStore) -> None:
     script = (
-        "import sys; from pathlib import Path; from sweeps.ledger.runs import Runs; "
-        f"print(Runs(Path(sys.argv[1])).acquire({DIGEST!r}, 'a', 'toy'))"
+        "import sys; from pathlib import Path; from sweeps.ledger.runs import RunStore; "
+        f"print(RunStore(Path(sys.argv[1])).acquire({DIGEST!r}, 'a', 'toy'))"
     )
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
@@ -76,8 +76,8 @@ def test_the_run_of_a_dead_process_is_taken_over(runs: RunStore) -> None:
 
 def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from sweeps.ledger.runs import Runs\n"
-        "runs = Runs(Path(sys.argv[1]))\n"
+        "import sys, time; from pathlib import Path; from sweeps.ledger.runs import RunStore\n"
+        "runs = RunStore(Path(sys.argv[1]))\n"
         "while not (runs.path / 'go').exists(): pass\n"
         "won = [n for n in range(20) if runs.acquire(f'{n:064x}', 'a', 'toy')]\n"
         "print(*won, flush=True); sys.stdin.read()\n"

@@ -208,6 +208,21 @@ def test_whenever_it_is_written_the_study_equals_the_ledger_in_the_end(
     assert_equal(home, ledger)
 
 
+def test_a_mean_over_more_seeds_replaces_that_of_fewer(home: Home, ledger: Ledger) -> None:
+    number = propose(ledger, 0)
+    ledger.report(number, 1, 0.25)
+    study = StudyProjection(home, ledger)
+    study.update()
+    ledger.report(number, 1, 0.75)
+    StudyProjection(home, ledger).update()
+    study.update()
+    assert load(home).trials[0].intermediate_values == {1: 0.75}
+    ledger.report(number, 1, 0.5)
+    ledger.complete(number, [0.5])
+    study.update()
+    assert_equal(home, ledger)
+
+
 def test_a_pruned_trial_of_several_goals_has_no_value_as_optuna_has_it(home: Home) -> None:
     ledger = begin(home, 1, TOP1, NLL)
     ledger.complete(propose(ledger, 0), [0.5, 2.0])
