@@ -186,6 +186,12 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
         ) from away
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
+    if projection.is_anew:
+        from sweeps.results.export import log_selected_again
+
+        note = log_selected_again(home, name)
+        if note is not None:
+            emit(f"{name}: {note}")
     for (digest, what), reason in projection.refused.items():
         emit(f"{name}: {what} of run {digest[:12] or '(the sweep)'} was refused: {reason}")
     return projection.sent

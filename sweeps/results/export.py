@@ -18,8 +18,10 @@ from carft_core.files import read_json, user_cache, write_json
 from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.runs import RunStore
+from sweeps.ledger.summary import OUTCOME
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import comparison, measured
+from sweeps.results.sent_log import SentLog
 from tracking.comparison.compare import Comparison
 from tracking.comparison.runs import UNMERGED, Arm, RunRecord, merge_name
 from tracking.comparison.spec import REFERENCE, VAL
@@ -363,6 +365,19 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
         )
 
 
+def log_selected_again(home: Home, name: str) -> str | None:
+    """Keep the selected model of a finished sweep in an MLflow that has lost it, as its end did."""
+    if find_ledger(home, name).recall(OUTCOME, {}).get("state") != "done":
+        return None
+    try:
+        with exporter(home, name) as models:
+            if not models.spec.report.model:
+                return None
+            return log_selected(home, models.spec, models.comparison)
+    except RequestError as error:
+        return f"the selected model is not in MLflow: {error}"
+
+
 def _log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
     if comparison.selected is None:
         return None
@@ -371,8 +386,7 @@ def _log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | 
     if not models.has_weights(model):
         return None
     evaluation = _measured(home, model)["digest"]
-    # One for each place, as of whatever else is sent there.
-    sent = home.sweep(comparison.sweep) / "sent" / f"{resolve_location(home.path).key}.model.json"
+    sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
     if (read_json(sent) or {}).get("evaluation") == evaluation:
         return None
     with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:

@@ -128,6 +128,8 @@ class SweepProjection:
         """What the store refused for good, by run and request: why."""
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
+        self.is_anew = False
+        """Whether the store had lost everything."""
         self._home, self._ledger, self._store = home, ledger, store
         self._earlier = read_generations(ledger.file)[-2::-1]
         self._runs, self._owner = RunStore(home.runs), owner
@@ -215,6 +217,7 @@ class SweepProjection:
         if known is not None and known["id"] and self._store.run_id(self._sweep) != known["id"]:
             logger.info("%s has no runs of %s any more", self._sent.place, self._sweep.sweep)
             self._sent.clear()
+            self.is_anew = True
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
         """List the runs that a dead driver left running and the sweep asks for no more."""

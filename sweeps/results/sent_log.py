@@ -17,6 +17,8 @@ class SentLog:
 
     def __init__(self, folder: Path, place: TrackingLocation) -> None:
         self.file = folder / "sent" / f"{place.key}.jsonl"
+        self.model = self.file.with_suffix(".model.json")
+        """Which model of the sweep the place has."""
         self.place = f"{without_password(place.named)} (experiment {place.experiment})"
         self.runs: dict[str, Mapping[str, str]] = {}
         """By digest: `id` of the run in the store, and `as`, what it was sent as."""
@@ -54,6 +56,7 @@ class SentLog:
         """Forget everything: the store has nothing of it."""
         self.runs.clear()
         self.file.unlink(missing_ok=True)
+        self.model.unlink(missing_ok=True)
 
     def _rewrite(self) -> None:
         entries = [{"place": self.place}, *self.runs.values()]
