@@ -112,6 +112,17 @@ def mark(name: str, **fields: Any) -> None:
     _write({"mark": name, **fields})
 
 
+def _call(function: Function, caller: Function | None) -> dict[str, Any]:
+    """What every record says of a call."""
+    return {
+        "function": function.label,
+        "file": function.file,
+        "generated": function.generated,
+        "caller": caller and caller.label,
+        "caller_file": caller and caller.file,
+    }
+
+
 def _write(event: Mapping[str, Any]) -> None:
     target = os.environ.get("CARFT_WALK")
     if not target:
@@ -163,16 +174,7 @@ class _Calls:
             caller = function_of(back)
             validated |= str(back.f_globals.get("__name__", "")).startswith("pydantic")
             back = back.f_back
-        _write(
-            {
-                "function": function.label,
-                "file": function.file,
-                "generated": function.generated,
-                "caller": caller and caller.label,
-                "caller_file": caller and caller.file,
-                "validated": validated,
-            }
-        )
+        _write({**_call(function, caller), "validated": validated})
 
 
 class _Values:
@@ -207,11 +209,7 @@ class _Values:
         caller = _caller(frame)
         _write(
             {
-                "function": function.label,
-                "file": function.file,
-                "generated": function.generated,
-                "caller": caller and caller.label,
-                "caller_file": caller and caller.file,
+                **_call(function, caller),
                 "event": event,
                 "plain": any(self._holds(item, _DEPTH, plain=True) for item in held),
             }

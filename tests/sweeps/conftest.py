@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 
+from sweeps.cli import main
 from sweeps.engines.base import Engine
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
@@ -180,3 +181,18 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     for module in ("api", "cli.admin"):
         monkeypatch.setattr(f"sweeps.{module}.open_store", lambda _: toy.tracker)
     return toy
+
+
+Told = Callable[..., Any]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """`told("check", file)`: what a command prints as JSON."""
+
+    def run(*command: str) -> Any:
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run

@@ -55,6 +55,17 @@ def begin(home: Home, name: str = "toy", generation: int = 1, **changes: Any) ->
     return Ledger.create(home.sweep(name), generation, {**SPEC, **changes}, EXECUTION)
 
 
+def run_apart(script: str, home: Home) -> str:
+    """What a process of its own prints, given the home."""
+    return subprocess.run(
+        [sys.executable, "-c", script, str(home.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def propose(ledger: Ledger, point: int, lr: float = 0.1, **more: Any) -> int:
     setting = {
         "params": {"optim.lr": lr, "prompts": ["a", 'of "them"\n\u2028']},
@@ -334,14 +345,7 @@ def test_a_file_that_is_too_large_for_its_limit_is_not_torn(home: Home) -> None:
         "        print(error.errno, Path(error.filename).name, len(ledger.trials()))\n"
         "        break\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(home.path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    number, name, count = done.stdout.split()
+    number, name, count = run_apart(script, home).split()
     assert int(number) in (errno.ENOSPC, errno.EFBIG)
     assert name == LEDGER_FILE
     assert len(read(home).trials()) == int(count) > 1
@@ -444,11 +448,4 @@ def test_reading_imports_no_heavy_package(home: Home, ledger: Ledger) -> None:
         "heavy = {'optuna', 'sqlalchemy', 'torch', 'numpy', 'ray', 'mlflow'} & set(sys.modules); "
         "print(json.dumps([ledger.trials()[0].value, sorted(heavy)]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(home.path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout) == [0.5, []]
+    assert json.loads(run_apart(script, home)) == [0.5, []]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sweeps.cli import main
 from sweeps.cli.admin import waste
 from sweeps.cli.status import is_open, see
 from sweeps.spec.spec import load_spec
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Told, ToySweep
 from tests.sweeps.scheduler.test_confirming import StopsAfter
 from tracking.comparison.compare import Comparison
 from tracking.report.formats import to_json
@@ -241,13 +240,8 @@ def test_what_the_file_says_is_kept_in_its_long_form_and_read_again(toy: ToySwee
 
 
 def test_the_commands_count_and_show_it(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], told: Told
 ) -> None:
-    def told(*command: str) -> Any:
-        capsys.readouterr()
-        assert main([*command, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
-
     file = str(toy_cli.file(**SOUP))
     plan = told("check", file)
     assert (plan["runs"], plan["to_combine"], plan["to_train"]) == (8, 1, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from sweeps.engines.base import Handler
 from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import Told, ToySweep
 from tracking.comparison.compare import Comparison
 from tracking.report.formats import to_json
 
@@ -211,13 +210,8 @@ def test_an_algorithm_among_the_parameters_is_confirmed_at_its_own_best(toy: Toy
 
 
 def test_the_commands_count_and_show_it(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], told: Told
 ) -> None:
-    def told(*command: str) -> Any:
-        capsys.readouterr()
-        assert main([*command, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
-
     file = str(toy_cli.file(**FRESH))
     plan = told("check", file)
     assert (plan["runs"], plan["to_confirm"], plan["to_train"]) == (13, 6, 6)
