@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json
 from sweeps.api import perform
 from sweeps.cli.parser import keys, overrides
 from sweeps.cli.status import FailedRun, command, failed_runs, is_open
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.generations import Invocation
+from sweeps.ledger.summary import summary_of
 from sweeps.ledger.trials import find_ledger
 from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
@@ -183,13 +183,10 @@ def _cap(spec: SweepSpec, more: int) -> int:
 
 def _is_done(home: Home, spec: SweepSpec, *, failed_again: bool) -> bool:
     """Whether another execution would find nothing to run."""
-    folder = home.sweep(spec.name)
-    summary = read_json(folder / "summary.json") or {}
-    if summary.get("state") != "done" or holder(folder) is not None:
+    ledger = find_ledger(home, spec.name)
+    if summary_of(ledger)["state"] != "done" or holder(home.sweep(spec.name)) is not None:
         return False
-    return not is_open(
-        home, find_ledger(home, spec.name), spec.trial_count, failed_again=failed_again
-    )
+    return not is_open(home, ledger, spec.trial_count, failed_again=failed_again)
 
 
 def _nothing_to_do(home: Home, name: str, option: str | None) -> list[str]:

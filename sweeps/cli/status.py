@@ -24,7 +24,7 @@ from carft_core.files import read_json
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import Lease, RunState, RunStore
-from sweeps.ledger.summary import read_summaries
+from sweeps.ledger.summary import read_summaries, summary_of
 from sweeps.ledger.trials import (
     CONFIRMATIONS,
     FINAL_RUNS,
@@ -94,13 +94,13 @@ def see(home: Home, name: str) -> Seen:
     """Read what is there now. Raises RequestError with the nearest name for an unknown sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
-    summary: Mapping[str, Any] = read_json(folder / "summary.json") or {}
-    state = str(summary.get("state", "running"))
-    if state == "running" and driver is None:
-        state = "interrupted"
     ledger = newest_generation(home, name)
     if ledger is None:
-        return Seen(name, "starting" if driver else state, driver)
+        return Seen(name, "starting" if driver else "interrupted", driver)
+    summary = summary_of(ledger)
+    state = summary["state"]
+    if state == "running" and driver is None:
+        state = "interrupted"
     runs = RunStore(home.runs)
     trials, beside = ledger.trials(), ledger.beside_trials()
     asked = int(ledger.recall("trial_count", len(trials)))
@@ -116,10 +116,10 @@ def see(home: Home, name: str) -> Seen:
         state=state,
         driver=driver,
         generation=ledger.generation,
-        metric=summary.get("metric"),
+        metric=summary["metric"],
         asked=asked,
         trials=Counter(trial.state for trial in trials),
-        best=summary.get("best"),
+        best=summary["best"],
         runs=total,
         runs_ended=min(ended, total),
         running=running if driver else (),
