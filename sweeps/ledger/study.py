@@ -244,9 +244,8 @@ class _Study:
                 self._storage.set_trial_intermediate_value(trial_id, epoch, value)
                 written[epoch] = value
         if wanted.state.is_finished():
-            for key, value in wanted.user_attrs.items():
-                if key == "reason":
-                    self._storage.set_trial_user_attr(trial_id, key, value)
+            if trial.reason is not None:
+                self._storage.set_trial_user_attr(trial_id, "reason", dict(trial.reason))
             self._storage.set_trial_state_values(trial_id, wanted.state, wanted.values)
             self._open.discard(trial.number)
 

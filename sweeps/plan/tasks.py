@@ -52,9 +52,13 @@ class RunTask:
     @property
     def label(self) -> str:
         """`car_ft kl_weight=0.3 seed 1`."""
-        parts = [self.algorithm, setting(self.params)]
-        parts += [] if self.seed is None else [f"seed {self.seed}"]
-        return " ".join(part for part in parts if part)
+        return run_label(self.algorithm, self.params, self.seed)
+
+
+def run_label(algorithm: str, params: Mapping[str, Any], seed: int | str | None) -> str:
+    """Name a run for people: `car_ft kl_weight=0.3 seed 1`; `seed` is None where none matters."""
+    parts = [algorithm, setting(params), "" if seed is None else f"seed {seed}"]
+    return " ".join(part for part in parts if part)
 
 
 class Planner:

@@ -28,6 +28,7 @@ from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, RunState, RunStore
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
+from sweeps.plan.tasks import run_label
 from sweeps.results.projection_thread import SOON
 from sweeps.results.records import CONFIG, comparison_spec, measured, records
 from sweeps.results.sent_log import SentLog
@@ -44,7 +45,6 @@ from tracking.comparison.runs import (
     UNMERGED,
     RunRecord,
     scalar,
-    setting,
 )
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from tracking.location import resolve_location
@@ -89,9 +89,8 @@ class _Run:
 
     @property
     def label(self) -> str:
-        parts = [self.setting.algorithm, setting(self.setting.params)]
-        parts += [] if self.seed == NO_SEED else [f"seed {self.seed}"]
-        return " ".join(part for part in parts if part)
+        seed = None if self.seed == NO_SEED else self.seed
+        return run_label(self.setting.algorithm, self.setting.params, seed)
 
 
 @dataclass(frozen=True)

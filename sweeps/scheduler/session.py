@@ -151,7 +151,6 @@ class Projections:
     def __init__(self, home: Home, ledger: Ledger, store: Tracker, owner: str) -> None:
         self._study = StudyProjection(home, ledger)
         self._runs = SweepProjection(home, ledger, store, owner=owner)
-        self._patience = CLOSING
         self._study_thread = Projector("study", self._update_study, pace=PACE)
         self._store_thread = Projector("tracking", self._runs.update, pace=PACE)
 
@@ -203,7 +202,7 @@ class Projections:
     def close(self) -> None:
         """Let go, after what is under way."""
         for thread in (self._study_thread, self._store_thread):
-            thread.close(self._patience)
+            thread.close(CLOSING)
 
     def _update_study(self) -> bool:
         self._study.update()
