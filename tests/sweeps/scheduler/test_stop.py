@@ -135,7 +135,8 @@ def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
 
 
 def begun(home: Home, name: str = "toy") -> Path:
-    spec = {"name": name, "seeds": [0], "parameters": {}, "metric": {"name": "id/val/top1"}}
+    metric = {"name": "id/val/top1", "goal": "maximize", "merge": None}
+    spec = {"name": name, "description": "", "seeds": [0], "parameters": {}, "metric": metric}
     return Ledger.create(home.sweep(name), 1, spec, {}).file.parent
 
 
