@@ -73,6 +73,19 @@ class Cluster:
             if not self.processes(host.name):
                 self.start_worker(host)
 
+    def host_of(self, pid: int) -> Host | None:
+        """Where a process of a worker's runs, known by the Ray that started it; None if it ended."""
+        while pid > 1:
+            for host in self.workers:
+                if pid in self.processes(host.name):
+                    return host
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                return None
+            pid = int(stat.rpartition(")")[2].split()[1])
+        return None
+
     def processes(self, host: str) -> list[int]:
         """Of Ray on one host, known by its folder."""
         found = []

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import requests
 
+from carft_core.files import read_json
 from tests.clusters.by_hand import Cluster
 from tests.clusters.conftest import VENV, call, variables
+from tests.clusters.hosts import Host
 from tests.clusters.test_ray_by_hand import WEIGHTS, has
 from tests.e2e.conftest import LIMIT, Tiny, make_tiny
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
@@ -95,9 +97,10 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
             stdout=told,
             stderr=subprocess.STDOUT,
         )
-        while under_way(there.home) < len(cluster.workers) and process.poll() is None:
-            time.sleep(0.1)
-        cluster.kill(cluster.workers[-1])
+        while (node := training(cluster, name)) is None and process.poll() is None:
+            time.sleep(0.05)
+        assert node is not None, (tmp_path / "said").read_text()
+        cluster.kill(node)
         assert process.wait(LIMIT) == 0, (tmp_path / "said").read_text()
         said = (tmp_path / "said").read_text()
     assert "Traceback" not in said
@@ -126,10 +129,14 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     assert [path for path in written if path.is_file() and has(path, url)] == []
 
 
-def under_way(home: Path) -> int:
-    """How many runs are in the midst of their epochs."""
-    told = [json.loads(file.read_text()) for file in home.glob("runs/*/history.json")]
-    return sum(2 <= len(epochs) < EPOCHS - 15 for epochs in told)
+def training(cluster: Cluster, sweep: str) -> Host | None:
+    """A host that is in the first half of a run of the sweep."""
+    for folder in Path(cluster.environ["CARFT_HOME"]).glob("runs/*"):
+        run, epochs = (read_json(folder / name) for name in ("run.json", "history.json"))
+        if run is not None and run["sweep"] == sweep and run["state"] == "running":
+            if 1 <= len(epochs or ()) < EPOCHS / 2:
+                return cluster.host_of(int(run["worker"].rpartition(":")[2]))
+    return None
 
 
 def compared(sweep: Tiny, environ: dict[str, Any]) -> Any:
