@@ -47,7 +47,7 @@ def file_system(path: Path, mounts: Path | None = None) -> str | None:
         lines = (mounts or MOUNTS).read_text(errors="replace").splitlines()
     except OSError:
         return None
-    place = _existing(path.absolute()).resolve()
+    place = existing_folder(path).resolve()
     best: tuple[int, str | None] = (-1, None)
     for line in lines:
         fields = line.split()
@@ -59,8 +59,10 @@ def file_system(path: Path, mounts: Path | None = None) -> str | None:
     return best[1]
 
 
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
+def existing_folder(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists."""
+    whole = path.absolute()
+    return next(place for place in (whole, *whole.parents) if place.exists())
 
 
 # POSIX record locks do not conflict within one process: what this one holds is remembered.

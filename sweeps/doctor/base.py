@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sweeps.home import Home
@@ -32,6 +33,16 @@ class Finding:
     """What to do; left out, the check's own."""
 
 
+ok = partial(Finding, "ok")
+warning = partial(Finding, "warning")
+"""Of what works, and may not for long."""
+wrong = partial(Finding, "wrong")
+"""Of what cannot work as it is requested."""
+unreachable = partial(Finding, "unreachable")
+"""Of a service that does not answer."""
+Run = Callable[[Scope], Iterable[Finding]]
+
+
 @dataclass(frozen=True)
 class Check:
     """Checks one thing, within a time limit."""
@@ -42,7 +53,7 @@ class Check:
     """What is checked."""
     advice: str
     """What to do in general when it is not well."""
-    run: Callable[[Scope], Iterable[Finding]]
+    run: Run
     """Yields nothing where it does not apply. What it raises becomes a finding too."""
     seconds: float = 20.0
     """Its time limit."""
@@ -53,9 +64,6 @@ class Check:
     def subject(self) -> str:
         """`home`."""
         return self.name.partition(".")[0]
-
-
-Run = Callable[[Scope], Iterable[Finding]]
 
 
 def declare(
@@ -74,23 +82,3 @@ def declare(
         return run
 
     return decorated
-
-
-def ok(message: str) -> Finding:
-    """Report that there is nothing to do."""
-    return Finding("ok", message)
-
-
-def warning(message: str, advice: str = "") -> Finding:
-    """Report what works, and may not for long."""
-    return Finding("warning", message, advice)
-
-
-def wrong(message: str, advice: str = "") -> Finding:
-    """Report what cannot work as it is requested."""
-    return Finding("wrong", message, advice)
-
-
-def unreachable(message: str, advice: str = "") -> Finding:
-    """Report a service that does not answer."""
-    return Finding("unreachable", message, advice)

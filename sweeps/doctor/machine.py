@@ -18,11 +18,10 @@ from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wron
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from sweeps.spec.user_code import SOURCES_ROOT, source_digest
-from tracking.location import file_system, network_file_system, waiting
+from tracking.location import existing_folder, file_system, network_file_system, waiting
 from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
-    import torch
     from packaging.requirements import Requirement
 
 CHECKS: list[Check] = []
@@ -41,10 +40,7 @@ SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "
 )
 def _own(_: Scope) -> Iterator[Finding]:
     """Report the version and the sources: two machines with this line in common run the same."""
-    try:
-        version = metadata.version(PROJECT)
-    except metadata.PackageNotFoundError:
-        version = "(not installed)"
+    version = _version(PROJECT) or "(not installed)"
     commit = provenance_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
     yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
@@ -253,7 +249,9 @@ def _cuda(index: int) -> Iterator[Finding]:
         return
     try:
         free, total = torch.cuda.mem_get_info(index)
-        _try(torch.device("cuda", index))
+        one = torch.ones(64, 64, device=torch.device("cuda", index))
+        if float((one @ one)[0, 0]) != 64:
+            raise RuntimeError("a product of matrices is wrong")
     except RuntimeError as error:  # CUDA's errors; out of memory is one of them
         yield wrong(f"{name}: {str(error).splitlines()[0]}")
         return
@@ -278,14 +276,6 @@ def _compiled(major: int, minor: int, built: list[str]) -> bool:
         if kind == "sm" and there[0] == major and there[1] <= minor:
             return True
     return False
-
-
-def _try(device: torch.device) -> None:
-    import torch
-
-    one = torch.ones(64, 64, device=device)
-    if float((one @ one)[0, 0]) != 64:
-        raise RuntimeError("a product of matrices is wrong")
 
 
 _MIB = 2**20
@@ -314,10 +304,12 @@ def _folder(scope: Scope) -> Iterator[Finding]:
         yield ok(f"{path.absolute()} can be written and locked")
     elif path.exists():
         yield wrong(f"{path.absolute()} is no folder")
-    elif os.access(_existing(path), os.W_OK | os.X_OK):
+    elif os.access(existing_folder(path), os.W_OK | os.X_OK):
         yield ok(f"{path.absolute()} is not there yet; the first run makes it")
     else:
-        yield wrong(f"{path.absolute()} is not there, and {_existing(path)} cannot be written")
+        yield wrong(
+            f"{path.absolute()} is not there, and {existing_folder(path)} cannot be written"
+        )
 
 
 @check(
@@ -339,15 +331,11 @@ def _kind(scope: Scope) -> Iterator[Finding]:
     "carft-sweep clean lists what can go",
 )
 def _disk(scope: Scope) -> Iterator[Finding]:
-    place = _existing(scope.home.path)
+    place = existing_folder(scope.home.path)
     free = shutil.disk_usage(place).free / _MIB
     message = f"{free:.0f} MB free"
-    if free < _TOO_LITTLE:
-        yield wrong(message)
-    elif free < _LITTLE:
-        yield warning(message)
-    else:
-        yield ok(message)
+    level = wrong if free < _TOO_LITTLE else warning if free < _LITTLE else ok
+    yield level(message)
     nodes = os.statvfs(place)
     if nodes.f_files and nodes.f_favail / nodes.f_files < 0.01:
         yield warning(f"only {nodes.f_favail} more files can be made there")
@@ -367,11 +355,6 @@ def _private(scope: Scope) -> Iterator[Finding]:
             f"anybody on this machine may write into {scope.home.path} (mode {mode & 0o777:o})",
             f"chmod o-w {scope.home.path}",
         )
-
-
-def _existing(path: Path) -> Path:
-    whole = path.absolute()
-    return next(place for place in (whole, *whole.parents) if place.exists())
 
 
 @check(
@@ -416,8 +399,9 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
     "chmod 600 the file",
 )
 def _files(scope: Scope) -> Iterator[Finding]:
-    known = {**read_from(), **_of_ui(scope.home.path)}
-    for name, path in known.items():
+    own = sorted(file for file in (scope.home.path / "ui").glob("*") if file.is_file())
+    files = {**read_from(), **{f"ui --auth, {file.name}": file for file in own}}
+    for name, path in files.items():
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):
             yield warning(
@@ -425,12 +409,3 @@ def _files(scope: Scope) -> Iterator[Finding]:
             )
         else:
             yield ok(f"{path} ({name}) is its owner's alone")
-
-
-def _of_ui(home: Path) -> dict[str, Path]:
-    """What `ui --auth` keeps."""
-    return {
-        f"ui --auth, {path.name}": path
-        for path in sorted((home / "ui").glob("*"))
-        if path.is_file()
-    }

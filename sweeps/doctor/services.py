@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, unreachable, warning, wrong
@@ -24,10 +24,17 @@ from tracking.location import (
     without_password,
 )
 from tracking.store.memory_store import MemoryTracker
-from tracking.store.mlflow_client import check_reachable, moved_from
-
-if TYPE_CHECKING:
-    from tracking.store.mlflow_client import Answer
+from tracking.store.mlflow_client import (
+    Answer,
+    ask,
+    check_reachable,
+    client_version,
+    latest_schema,
+    moved_from,
+    release,
+    server_version,
+    try_artifacts,
+)
 
 _CLUSTER_SECONDS, _NODES_SECONDS = 45.0, 150.0
 
@@ -45,7 +52,7 @@ def _ledgers(scope: Scope) -> Iterator[Finding]:
     names = sweep_names(scope.home)
     for name in names:
         read_generations(scope.home.sweep(name) / LEDGER_FILE)
-    yield ok(f"{len(names)} ledger{'' if len(names) == 1 else 's'} can be read")
+    yield ok(f"{_count(len(names), 'ledger')} can be read")
 
 
 @check(
@@ -92,8 +99,6 @@ def _where(scope: Scope) -> Iterator[Finding]:
         begins = file is not None and not file.exists()
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
-    from tracking.store.mlflow_client import ask
-
     health = ask(place.named, "/health")
     if health.status == 200 and health.text.strip() == "OK":
         yield ok(f"{shown} answers, experiment {place.experiment}")
@@ -112,8 +117,6 @@ def _where(scope: Scope) -> Iterator[Finding]:
     "install the server's major version of MLflow here, or update the server",
 )
 def _version(scope: Scope) -> Iterator[Finding]:
-    from tracking.store.mlflow_client import client_version, release, server_version
-
     place, ours = _server(scope), client_version()
     theirs = None if place is None else server_version(place.named)
     if theirs is None:
@@ -168,8 +171,6 @@ def _of_experiment(place: TrackingLocation, answer: Answer) -> Finding:
 
 
 def _experiment(place: TrackingLocation) -> Answer:
-    from tracking.store.mlflow_client import ask
-
     name = quote(place.experiment, safe="")
     return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
@@ -180,8 +181,6 @@ def _experiment(place: TrackingLocation) -> Answer:
     "make a copy of the database, then mlflow db upgrade",
 )
 def _mlflow_schema(scope: Scope) -> Iterator[Finding]:
-    from tracking.store.mlflow_client import latest_schema
-
     place = resolve_location(scope.home.path)
     file = sqlite_file(place.named)
     if is_server(place.named) or (file is not None and not file.exists()):
@@ -210,8 +209,6 @@ def _mlflow_schema(scope: Scope) -> Iterator[Finding]:
 )
 def _artifacts(scope: Scope) -> Iterator[Finding]:
     """Check our experiment, or while there is none the one that every server has."""
-    from tracking.store.mlflow_client import ask, try_artifacts
-
     place = _server(scope)
     if place is None:
         return
@@ -223,8 +220,13 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
         return  # reported by another check
     location = str(answer.json()["experiment"]["artifact_location"])
     if urlsplit(location).scheme in ("", "file"):
-        if own:
-            yield _local(place.experiment, location)
+        if own:  # it was begun in a home, or by a server that keeps no artifacts
+            yield warning(
+                f"the artifacts of {place.experiment} go to {location} on whichever machine sends "
+                "them, not to the server: the experiment was begun without it",
+                "name another experiment in MLFLOW_EXPERIMENT_NAME, which the server then makes; "
+                "or mount that folder on every machine",
+            )
         return
     try:
         removed = try_artifacts(place.named, location)
@@ -240,16 +242,6 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
     straight = "" if location.startswith("mlflow-artifacts:") else ", with this machine's own keys"
     end = "and was removed" if removed else "and stays, since this user may not delete there"
     yield ok(f"a small file went to {location} and back{straight}, {end}")
-
-
-def _local(experiment: str, location: str) -> Finding:
-    """Report an experiment that was begun in a home, or by a server that keeps no artifacts."""
-    return warning(
-        f"the artifacts of {experiment} go to {location} on whichever machine sends them, not to "
-        "the server: the experiment was begun without it",
-        "name another experiment in MLFLOW_EXPERIMENT_NAME, which the server then makes; or mount "
-        "that folder on every machine",
-    )
 
 
 @check(
@@ -280,8 +272,8 @@ def _behind(scope: Scope) -> Iterator[Finding]:
         # What lies behind is known from files alone.
         count = SweepProjection(scope.home, ledger, MemoryTracker()).behind()
         if count:
-            runs = f"{count} run{' of ' if count == 1 else 's of '}{name}"
-            yield warning(f"{runs} {'is' if count == 1 else 'are'} not recorded as here")
+            lacking = f"{_count(count, 'run')} of {name}"
+            yield warning(f"{lacking} {'is' if count == 1 else 'are'} not recorded as here")
 
 
 @check(
