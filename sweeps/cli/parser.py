@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from carft_core.errors import unknown
 from sweeps.spec.durations import seconds
@@ -136,9 +136,7 @@ def _version() -> str:
 
 
 def _everywhere(parser: Parser, *, home: str | None, verbose: int | str) -> None:
-    parser.add_argument(
-        "--home", metavar="FOLDER", default=home, help="where state lies (CARFT_HOME, .carft)"
-    )
+    _value(parser, "--home", "FOLDER", "where state lies (CARFT_HOME, .carft)", default=home)
     parser.add_argument(
         "-v",
         "--verbose",
@@ -146,6 +144,13 @@ def _everywhere(parser: Parser, *, home: str | None, verbose: int | str) -> None
         default=verbose,
         help="log to standard error what is decided and why; -vv in detail",
     )
+
+
+def _value(
+    parser: argparse._ActionsContainer, name: str, metavar: str, purpose: str, **more: Any
+) -> None:
+    """Add an argument (`sweep`) or an option (`--seed`) that has a value."""
+    parser.add_argument(name, metavar=metavar, help=purpose, **more)
 
 
 def _flag(parser: argparse._ActionsContainer, option: str, purpose: str) -> None:
@@ -159,13 +164,9 @@ def _json(parser: argparse._ActionsContainer, purpose: str = "print the result a
 def _repeated(
     parser: Parser, option: str, metavar: str, purpose: str, dest: str | None = None
 ) -> None:
-    parser.add_argument(
-        option,
-        metavar=metavar,
-        action="append",
-        default=[],
-        dest=dest or option.strip("-"),
-        help=f"{purpose}; repeatable",
+    dest = dest or option.strip("-")
+    _value(
+        parser, option, metavar, f"{purpose}; repeatable", action="append", default=[], dest=dest
     )
 
 
@@ -175,20 +176,16 @@ def _imports(parser: Parser, what: str = "algorithms, merges or families") -> No
 
 
 def _data_root(parser: Parser) -> None:
-    parser.add_argument(
-        "--data-root",
-        metavar="FOLDER",
-        type=_absolute,
-        help="where the data sets lie (the file's `data.root`, CARFT_DATA)",
-    )
+    purpose = "where the data sets lie (the file's `data.root`, CARFT_DATA)"
+    _value(parser, "--data-root", "FOLDER", purpose, type=_absolute)
 
 
 def _sweep(parser: Parser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="its name")
+    _value(parser, "sweep", "SWEEP", "its name")
 
 
 def _sweep_file(parser: Parser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a sweep file, or a shipped recipe's name")
+    _value(parser, "file", "FILE", "a sweep file, or a shipped recipe's name")
     purpose = "change a key of the file: --set seeds=5, --set trial.optim.epochs=3"
     _repeated(parser, "--set", "KEY=VALUE", purpose, "overrides")
     purpose = "the changes that the file keeps under profiles.NAME"
@@ -198,12 +195,8 @@ def _sweep_file(parser: Parser) -> None:
 def _execution(parser: Parser) -> None:
     _flag(parser, "--in-process", "train in this process, for a debugger")
     _flag(parser, "--quiet", "no progress, only failures and the end")
-    parser.add_argument(
-        "--timeout",
-        metavar="TIME",
-        type=_checked(seconds),
-        help="a run that takes longer has failed: seconds, or 90m, 2h30m",
-    )
+    purpose = "a run that takes longer has failed: seconds, or 90m, 2h30m"
+    _value(parser, "--timeout", "TIME", purpose, type=_seconds)
     parser.add_argument(
         "--webhook",
         choices=["no"],
@@ -217,52 +210,32 @@ def _engine(parser: Parser) -> None:
         choices=ENGINES,
         help="where runs execute: local, ray, or auto (the file's `engine`)",
     )
-    parser.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (RAY_ADDRESS)")
-    parser.add_argument(
-        "--parallel", metavar="N", type=_checked(_count), help="most runs at once, with ray"
-    )
+    _value(parser, "--address", "ADDRESS", "of a Ray cluster (RAY_ADDRESS)")
+    _value(parser, "--parallel", "N", "most runs at once, with ray", type=_count)
     _imports(parser)
 
 
 def _selection(parser: Parser) -> None:
     """Add what the selection goes by, and which algorithm the others are tested against."""
-    parser.add_argument(
-        "--reference",
-        metavar="ALGORITHM",
-        default="fine_tune",
-        help="what the others are tested against (fine_tune)",
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="select by this metric: id/val/nll, wise_ft@0.5/id/val/top1",
-    )
-    parser.add_argument(
-        "--selection",
-        metavar="RULE",
-        help="select by best_val, within=0.005, oracle, training_domain or leave_one_domain_out",
-    )
-    parser.add_argument(
-        "--id-margin",
-        metavar="FRACTION",
-        type=_checked(_fraction),
-        help="by how much ID may be lower and still count as not worse",
-    )
-    parser.add_argument(
-        "--by",
-        metavar="ACCURACY",
-        type=_checked(_accuracy),
-        help="judge by top1, macro_f1, mean_per_class_top1, mean_group_top1 or worst_group_top1",
-    )
+    purpose = "what the others are tested against (fine_tune)"
+    _value(parser, "--reference", "ALGORITHM", purpose, default="fine_tune")
+    purpose = "select by this metric: id/val/nll, wise_ft@0.5/id/val/top1"
+    _value(parser, "--metric", "NAME", purpose)
+    purpose = "select by best_val, within=0.005, oracle, training_domain or leave_one_domain_out"
+    _value(parser, "--selection", "RULE", purpose)
+    purpose = "by how much ID may be lower and still count as not worse"
+    _value(parser, "--id-margin", "FRACTION", purpose, type=_fraction)
+    purpose = "judge by top1, macro_f1, mean_per_class_top1, mean_group_top1 or worst_group_top1"
+    _value(parser, "--by", "ACCURACY", purpose, type=_accuracy)
 
 
 # Options of one command.
 
 
 def _init(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the folder of images")
-    parser.add_argument("--out", metavar="FOLDER", help="where to write (the current folder)")
-    parser.add_argument("--name", metavar="NAME", help="of family and sweep (made of the folder's)")
+    _value(parser, "folder", "DIR", "the folder of images")
+    _value(parser, "--out", "FOLDER", "where to write (the current folder)")
+    _value(parser, "--name", "NAME", "of family and sweep (made of the folder's)")
     _flag(parser, "--force", "write over files that are there")
     _json(parser, "print what the folder holds as JSON")
 
@@ -273,16 +246,14 @@ def _data(parser: Parser) -> None:
 
 def _data_list(parser: Parser) -> None:
     _data_root(parser)
-    parser.add_argument(
-        "families", metavar="FAMILY", nargs="*", help="names or family files; left out, every one"
-    )
+    _value(parser, "families", "FAMILY", "names or family files; left out, every one", nargs="*")
     _imports(parser, "families")
     _json(parser)
 
 
 def _data_family(parser: Parser) -> None:
     _data_root(parser)
-    parser.add_argument("family", metavar="FAMILY", help="its name, or a family file")
+    _value(parser, "family", "FAMILY", "its name, or a family file")
     purpose = "a field of data: --set data.shifts=[v2,r]"
     _repeated(parser, "--set", "KEY=VALUE", purpose, "overrides")
     _imports(parser, "families")
@@ -291,11 +262,8 @@ def _data_family(parser: Parser) -> None:
 
 def _data_check(parser: Parser) -> None:
     _data_family(parser)
-    parser.add_argument(
-        "--expect",
-        metavar="DIGEST",
-        help="the digest that the data must have, or 8 or more of its first characters",
-    )
+    purpose = "the digest that the data must have, or 8 or more of its first characters"
+    _value(parser, "--expect", "DIGEST", purpose)
 
 
 def _run(parser: Parser) -> None:
@@ -317,7 +285,7 @@ def _check(parser: Parser) -> None:
 def _resume(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--failed", "retry all failed trials, including those that became NaN")
-    parser.add_argument("--trials", metavar="+N", type=_checked(_count), help="so many trials more")
+    _value(parser, "--trials", "+N", "so many trials more", type=_count)
     _json(parser)
     _execution(parser)
     _data_root(parser)
@@ -334,42 +302,28 @@ def _submit(parser: Parser) -> None:
     parser.usage = "%(prog)s FILE --address http://HOST:8265 [options] [-- options of run]"
     _sweep_file(parser)
     _imports(parser)
-    parser.add_argument(
-        "--address", metavar="URL", help="of the head's dashboard (RAY_API_SERVER_ADDRESS)"
-    )
+    _value(parser, "--address", "URL", "of the head's dashboard (RAY_API_SERVER_ADDRESS)")
     _json(parser)
     _flag(parser, "--no-wait", "only submit, and print the job's id")
-    parser.add_argument("--parallel", metavar="N", help="most runs at once")
-    parser.add_argument("--timeout", metavar="TIME", help="a run that takes longer has failed")
-    parser.add_argument("--data-root", metavar="FOLDER", help="where the data lie on the cluster")
+    _value(parser, "--parallel", "N", "most runs at once")
+    _value(parser, "--timeout", "TIME", "a run that takes longer has failed")
+    _value(parser, "--data-root", "FOLDER", "where the data lie on the cluster")
     _flag(parser, "--fresh", "train every run again")
     _flag(parser, "--quiet", "no progress in the job's log")
     _repeated(parser, "--exclude", "PATTERN", "files or folders that are not sent")
-    parser.add_argument(
-        "--max-bundle",
-        metavar="SIZE",
-        type=_checked(_size),
-        default=_size("100MB"),
-        help="most that is sent (100MB)",
-    )
+    most = _size("100MB")
+    _value(parser, "--max-bundle", "SIZE", "most that is sent (100MB)", type=_size, default=most)
     _repeated(parser, "--pip", "PACKAGE|FILE", "install it for the job")
     _repeated(parser, "--env", "NAME=VALUE", "a variable of the job")
     _repeated(parser, "--secret", "NAME=PATH", "a secret that lies in a file on the cluster")
-    parser.add_argument(
-        "--python", metavar="PATH", default="python", help="of the cluster, for the driver (python)"
-    )
+    purpose = "of the cluster, for the driver (python)"
+    _value(parser, "--python", "PATH", purpose, default="python")
 
 
 def _watch(parser: Parser) -> None:
     _sweep(parser)
     _flag(parser, "--once", "print it and end")
-    parser.add_argument(
-        "--interval",
-        metavar="SECONDS",
-        type=_checked(seconds),
-        default=2.0,
-        help="between two updates (2)",
-    )
+    _value(parser, "--interval", "SECONDS", "between two updates (2)", type=_seconds, default=2.0)
 
 
 def _list(parser: Parser) -> None:
@@ -385,16 +339,12 @@ def _show(parser: Parser) -> None:
         help="only the trials in this state",
     )
     number = parser.add_mutually_exclusive_group()
-    number.add_argument(
-        "--limit", metavar="N", type=_checked(_count), help="the best N trials (50)"
-    )
+    _value(number, "--limit", "N", "the best N trials (50)", type=_count)
     _flag(number, "--all", "every trial")
 
 
 def _compare(parser: Parser) -> None:
-    parser.add_argument(
-        "sweeps", metavar="SWEEP", nargs="*", help="names; several are one comparison"
-    )
+    _value(parser, "sweeps", "SWEEP", "names; several are one comparison", nargs="*")
     form = parser.add_mutually_exclusive_group()
     _json(form, "print as JSON")
     _flag(form, "--csv", "print as CSV, fractions")
@@ -402,31 +352,22 @@ def _compare(parser: Parser) -> None:
     _flag(form, "--latex", "print as a LaTeX table (booktabs)")
     _flag(parser, "--separate", "one comparison for each sweep")
     _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
-    parser.add_argument("--columns", metavar="NAME,...", help="headers or metrics, in this order")
-    parser.add_argument(
-        "--sort", metavar="COLUMN", help="rows by this column; COLUMN:asc, COLUMN:desc"
-    )
+    _value(parser, "--columns", "NAME,...", "headers or metrics, in this order")
+    _value(parser, "--sort", "COLUMN", "rows by this column; COLUMN:asc, COLUMN:desc")
     _flag(parser, "--all", "every trial, not the best 50 only")
     _flag(parser, "--all-alphas", "every point of every merge")
     _flag(parser, "--images", "add bootstrap intervals over images")
     _flag(parser, "--published", "add what others have published, marked as quoted")
     _selection(parser)
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="read from this MLflow server or database; without names, list its sweeps",
-    )
-    parser.add_argument("--experiment", metavar="NAME", help="of that server (carft-sweep)")
+    purpose = "read from this MLflow server or database; without names, list its sweeps"
+    _value(parser, "--tracking-uri", "URI", purpose)
+    _value(parser, "--experiment", "NAME", "of that server (carft-sweep)")
 
 
 def _report(parser: Parser) -> None:
-    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", help="names; several are one report")
-    parser.add_argument(
-        "--out", metavar="FILE", help="where the page goes (report.html in the sweep's folder)"
-    )
-    parser.add_argument(
-        "--figures", metavar="FOLDER", help="write each chart there too, as PNG and SVG"
-    )
+    _value(parser, "sweeps", "SWEEP", "names; several are one report", nargs="+")
+    _value(parser, "--out", "FILE", "where the page goes (report.html in the sweep's folder)")
+    _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")
     _selection(parser)
 
@@ -434,65 +375,45 @@ def _report(parser: Parser) -> None:
 def _export(parser: Parser) -> None:
     _sweep(parser)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--run", metavar="DIGEST", help="this run, by the beginning of its digest")
-    which.add_argument("--setting", metavar="LABEL", help="this setting, not the selected one")
-    parser.add_argument(
-        "--seed", metavar="N", type=_checked(_whole), help="the run with this seed (the median)"
-    )
-    parser.add_argument("--merge", metavar="LABEL", help="merged: wise_ft@0.5")
-    parser.add_argument("--out", metavar="FOLDER", help="where to (SWEEP-model)")
+    _value(which, "--run", "DIGEST", "this run, by the beginning of its digest")
+    _value(which, "--setting", "LABEL", "this setting, not the selected one")
+    _value(parser, "--seed", "N", "the run with this seed (the median)", type=_whole)
+    _value(parser, "--merge", "LABEL", "merged: wise_ft@0.5")
+    _value(parser, "--out", "FOLDER", "where to (SWEEP-model)")
     _flag(parser, "--mlflow", "keep it in MLflow too")
-    parser.add_argument("--register", metavar="NAME", help="and register it there")
+    _value(parser, "--register", "NAME", "and register it there")
     _flag(parser, "--force", "replace another model there")
     _json(parser)
 
 
 def _predict(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="an exported folder, or a sweep's name")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, or folders of them")
-    parser.add_argument(
-        "--top", metavar="N", type=_checked(_count), default=5, help="most likely classes (5)"
-    )
-    parser.add_argument(
-        "--contexts", metavar="N", type=_checked(_whole), default=3, help="contexts (3)"
-    )
+    _value(parser, "model", "MODEL", "an exported folder, or a sweep's name")
+    _value(parser, "images", "IMAGE", "files, or folders of them", nargs="+")
+    _value(parser, "--top", "N", "most likely classes (5)", type=_count, default=5)
+    _value(parser, "--contexts", "N", "contexts (3)", type=_whole, default=3)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     _json(parser, "print as JSON")
 
 
 def _sync(parser: Parser) -> None:
-    parser.add_argument("sweeps", metavar="SWEEP", nargs="*", help="names; left out, every sweep")
+    _value(parser, "sweeps", "SWEEP", "names; left out, every sweep", nargs="*")
 
 
 def _ui(parser: Parser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument(
-        "--port",
-        metavar="N",
-        type=_checked(_port),
-        default=5000,
-        help="the port to listen on; 0 for any (5000)",
-    )
-    parser.add_argument(
-        "--allowed-hosts",
-        metavar="NAME,...",
-        type=_checked(_host_names),
-        default=(),
-        help="names under which people open it: mlflow.lab.example",
-    )
+    purpose = "the port to listen on; 0 for any (5000)"
+    _value(parser, "--port", "N", purpose, type=_port, default=5000)
+    purpose = "names under which people open it: mlflow.lab.example"
+    _value(parser, "--allowed-hosts", "NAME,...", purpose, type=_host_names, default=())
     protection = parser.add_mutually_exclusive_group()
     _flag(protection, "--auth", "require a name and a password (users in the home)")
     _flag(protection, "--no-auth", "let everybody in who reaches --host")
-    parser.add_argument(
-        "--static-prefix", metavar="/PATH", help="below which path a proxy shows it: /mlflow"
-    )
+    _value(parser, "--static-prefix", "/PATH", "below which path a proxy shows it: /mlflow")
 
 
 def _doctor(parser: Parser) -> None:
-    parser.add_argument(
-        "only", metavar="SUBJECT", nargs="*", help="home, trials, mlflow, ray.nodes, ...; all"
-    )
-    parser.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster (RAY_ADDRESS)")
+    _value(parser, "only", "SUBJECT", "home, trials, mlflow, ray.nodes, ...; all", nargs="*")
+    _value(parser, "--address", "ADDRESS", "of a Ray cluster (RAY_ADDRESS)")
     _flag(parser, "--nodes", "check each node of the cluster too, by a task there")
     _json(parser, "print as JSON")
 
@@ -551,6 +472,10 @@ def _checked(convert: Callable[[str], T]) -> Callable[[str], T]:
     return converted
 
 
+_seconds = _checked(seconds)
+
+
+@_checked
 def _count(text: str) -> int:
     """Parse `3` or `+3`."""
     if not re.fullmatch(r"\+?[1-9][0-9]{0,8}", text):
@@ -558,6 +483,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
+@_checked
 def _whole(text: str) -> int:
     """Parse `0` or `3`."""
     if not re.fullmatch(r"[0-9]{1,10}", text):
@@ -565,6 +491,15 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+@_checked
+def _port(text: str) -> int:
+    """Parse `5000`."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise ValueError(f"must be a number from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+@_checked
 def _fraction(text: str) -> float:
     """Parse `0.005`."""
     try:
@@ -576,6 +511,7 @@ def _fraction(text: str) -> float:
     return value
 
 
+@_checked
 def _accuracy(text: str) -> str:
     """Parse `macro_f1`."""
     if text not in KINDS:
@@ -583,6 +519,7 @@ def _accuracy(text: str) -> str:
     return text
 
 
+@_checked
 def _size(text: str) -> int:
     """Parse `50MB`."""
     match = re.fullmatch(r"([0-9]{1,6})\s*([KMG]B)?", text.upper())
@@ -591,13 +528,7 @@ def _size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
-def _port(text: str) -> int:
-    """Parse `5000`."""
-    if not text.isdigit() or int(text) > 65535:
-        raise ValueError(f"must be a number from 0 to 65535, got {text!r}")
-    return int(text)
-
-
+@_checked
 def _host_names(text: str) -> tuple[str, ...]:
     """Parse `lab,*.lab.example`."""
     from tracking.ui_server import check_name
