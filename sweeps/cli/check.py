@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.cli import Emit
 from sweeps.cli.parser import overrides
 from sweeps.engines.factory import address_of, feasible_requirements, is_ray, make_engine
 from sweeps.engines.resources import (
@@ -29,10 +30,8 @@ from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.comparison.spec import LEAVE_ONE_OUT
 
-Say = Callable[[str], None]
 
-
-def check_command(arguments: argparse.Namespace, say: Say) -> int:
+def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the sweep can never be run as it is written."""
     modules = resolve(arguments.imports, Path.cwd())
     spec = load_spec(arguments.file, overrides(arguments), modules)
@@ -49,10 +48,10 @@ def check_command(arguments: argparse.Namespace, say: Say) -> int:
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes}
-        say(json.dumps(plain, indent=1))
+        emit(json.dumps(plain, indent=1))
     else:
         for line in (*_estimate_lines(estimate, spec), *_resource_lines(supply)):
-            say(line)
+            emit(line)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from carft_core.errors import RequestError
 from sweeps.api import perform
+from sweeps.cli import Emit
 from sweeps.cli.parser import keys, overrides
 from sweeps.cli.status import FailedRun, command, failed_runs, is_open
 from sweeps.home import Home, find_home
@@ -28,7 +29,6 @@ from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.report.formats import to_json
 from tracking.report.terminal import terminal
 
-Say = Callable[[str], None]
 CAUSES = 3
 """So many different failures are told at the end."""
 TAIL = 12
@@ -39,7 +39,7 @@ def carry_out(
     spec: SweepSpec,
     home: Home,
     arguments: argparse.Namespace,
-    say: Say,
+    emit: Emit,
     *,
     address: str | None,
     notes: Sequence[str] = (),
@@ -67,7 +67,7 @@ def carry_out(
             notes=notes,
             fresh=fresh,
             failed_again=failed_again,
-            ended=lambda ended: _tell(ended, arguments, say),
+            ended=lambda ended: _tell(ended, arguments, emit),
             undelivered=out,
         )
     except (OSError, ServiceUnreachable, TrackingError) as error:
@@ -87,14 +87,14 @@ def _progress(arguments: argparse.Namespace, console: Console) -> Progress:
     return Progress(to_stderr, quiet=arguments.quiet)
 
 
-def _tell(ended: SweepResult, arguments: argparse.Namespace, say: Say) -> None:
+def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None:
     if arguments.json:
-        say(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
+        emit(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
     elif ended.done and not ended.interrupted:
         output = Console()
-        say("")
+        emit("")
         text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
-        say(text.rstrip())
+        emit(text.rstrip())
 
 
 def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -> Iterator[str]:
@@ -122,16 +122,16 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
         yield f"  log: {run.folder / 'log.txt'}"
 
 
-def run_command(arguments: argparse.Namespace, say: Say) -> int:
+def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
     modules = resolve(arguments.imports, Path.cwd())
     spec = load_spec(arguments.file, overrides(arguments), modules)
     address = arguments.address
-    return carry_out(spec, home, arguments, say, address=address, fresh=arguments.fresh)
+    return carry_out(spec, home, arguments, emit, address=address, fresh=arguments.fresh)
 
 
-def resume_command(arguments: argparse.Namespace, say: Say) -> int:
+def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = Home(find_home(arguments.home).path.absolute())
     before = Invocation.read(home, arguments.sweep)
@@ -146,14 +146,14 @@ def resume_command(arguments: argparse.Namespace, say: Say) -> int:
             spec, changed = now.with_override("run_cap", _cap(spec, arguments.trials)).load(folder)
         if _is_done(home, spec, failed_again=arguments.failed):
             for line in _nothing_to_do(home, spec.name, arguments.home):
-                say(line)
+                emit(line)
             return 0
 
         return carry_out(
             spec,
             home,
             arguments,
-            say,
+            emit,
             address=_address(arguments.address, before, spec),
             notes=[note for note in (changed, lost) if note],
             failed_again=arguments.failed,

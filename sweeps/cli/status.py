@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import shlex
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from carft_core.files import read_json
+from sweeps.cli import Emit
+from sweeps.cli.table import plain_lines, table_lines
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import Lease, RunState, RunStore
@@ -68,8 +69,8 @@ class FailedRun:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A sweep as it stands."""
+class SweepStatus:
+    """How a sweep stands."""
 
     name: str
     state: str
@@ -90,13 +91,13 @@ class Seen:
     seconds_left: float | None = None
 
 
-def see(home: Home, name: str) -> Seen:
+def sweep_status(home: Home, name: str) -> SweepStatus:
     """Read what is there now. Raises RequestError with the nearest name for an unknown sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
     ledger = newest_generation(home, name)
     if ledger is None:
-        return Seen(name, "starting" if driver else "interrupted", driver)
+        return SweepStatus(name, "starting" if driver else "interrupted", driver)
     summary = summary_of(ledger)
     state = summary["state"]
     if state == "running" and driver is None:
@@ -104,14 +105,15 @@ def see(home: Home, name: str) -> Seen:
     runs = RunStore(home.runs)
     trials, beside = ledger.trials(), ledger.beside_trials()
     asked = int(ledger.recall("trial_count", len(trials)))
-    open_runs = list(_states(runs, _digests(beside, trials, "running")))
+    unfinished = [trial for trial in trials if trial.state == "running"]
+    open_runs = list(_states(runs, [*beside, *unfinished]))
     seeds = len(ledger.spec["seeds"])
     baselines = sum(len(baseline.runs) for baseline in ledger.baselines())
     total = baselines + asked * seeds + int(ledger.recall(FINAL_RUNS, 0))
     ended = sum(run.state in ("done", "failed") for run in open_runs)
     ended += seeds * sum(trial.state != "running" for trial in trials)
     running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
-    return Seen(
+    return SweepStatus(
         name=name,
         state=state,
         driver=driver,
@@ -140,7 +142,6 @@ def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, .
     trials.sort(key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
     last = [trial for trial in trials if trial.state == "failed"][-most:]
-    digests = _digests(ledger.beside_trials(), [*open_ones, *last])
     found = [
         FailedRun(
             label=state.label,
@@ -150,27 +151,19 @@ def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, .
             folder=runs.folder(state.digest),
             ended=state.ended or state.created,
         )
-        for state in _states(runs, digests)
+        for state in _states(runs, [*ledger.beside_trials(), *open_ones, *last])
         if state.state == "failed" and state.failure is not None
     ]
     return tuple(sorted(found, key=lambda run: run.ended)[-most:])
 
 
-def _digests(
-    beside: Sequence[Setting], trials: Sequence[Trial], state: str | None = None
-) -> Iterator[str]:
-    for reference in beside:
-        yield from reference.runs.values()
-    for trial in trials:
-        if state is None or trial.state == state:
-            yield from trial.runs.values()
+def _digests(items: Iterable[Setting | Trial]) -> list[str]:
+    return list(dict.fromkeys(digest for item in items for digest in item.runs.values()))
 
 
-def _states(runs: RunStore, digests: Iterator[str]) -> Iterator[RunState]:
-    for digest in dict.fromkeys(digests):
-        state = runs.read(digest)
-        if state is not None:
-            yield state
+def _states(runs: RunStore, items: Iterable[Setting | Trial]) -> Iterator[RunState]:
+    """Yield the states of the runs of settings and trials, as far as they were begun."""
+    return filter(None, map(runs.read, _digests(items)))
 
 
 def _running_run(runs: RunStore, state: RunState) -> RunningRun:
@@ -191,8 +184,8 @@ def _left(
     """Seconds to go at the present pace; None before a run has told how long one takes."""
     ended = [trial for trial in trials if trial.state == "complete"]
     ended.sort(key=lambda trial: trial.number)
-    known = _states(runs, _digests((), ended[-MEASURED:]))
-    lengths = [length for state in known if (length := _length(runs, state)) is not None]
+    last = _states(runs, ended[-MEASURED:])
+    lengths = [length for state in last if (length := _length(runs, state)) is not None]
     if not lengths:
         return None
     usual, now = statistics.median(lengths), time.time()
@@ -226,30 +219,26 @@ def is_open(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bo
         if ledger.spec.get(asked_for) and ledger.recall(chosen) is None:
             return True
     runs = RunStore(home.runs)
-    beside = [runs.read(digest) for digest in _digests(ledger.beside_trials(), ())]
+    beside = [runs.read(digest) for digest in _digests(ledger.beside_trials())]
     return any(
         run is None or not (run.state == "done" or (run.is_permanent_failure and not failed_again))
         for run in beside
     )
 
 
-Say = Callable[[str], None]
-
-
-def list_command(arguments: argparse.Namespace, say: Say) -> int:
+def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
     found = read_summaries(home)
     if arguments.json:
-        say(json.dumps(found, indent=1))
+        emit(json.dumps(found, indent=1))
         return 0
     if not found:
-        say(f"No sweep was run in {home.path} yet. Try: carft-sweep run kl_weight")
+        emit(f"No sweep was run in {home.path} yet. Try: carft-sweep run kl_weight")
         return 0
-    rows = [("sweep", "state", "trials", "best", "last change"), *map(_row, found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    columns = ("sweep", "state", "trials", "best", "last change")
+    for line in table_lines(columns, map(_row, found)):
+        emit(line)
     return 0
 
 
@@ -270,61 +259,65 @@ def _params(best: Mapping[str, Any]) -> str:
 PLAIN_WIDTH = 200
 
 
-def watch_command(arguments: argparse.Namespace, say: Say) -> int:
+def state_word(state: str, *, driven: bool) -> str:
+    """Return what people read for a trial's state: one that nobody runs is not running."""
+    return "unfinished" if state == "running" and not driven else state
+
+
+def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Ctrl-C ends it, and leaves the sweep alone."""
     home = find_home(arguments.home)
-    seen = see(home, arguments.sweep)
+    status = sweep_status(home, arguments.sweep)
     console = Console()
     if arguments.once or not console.is_terminal:
-        say(as_text(seen))
+        emit(as_text(status))
         return 0
     try:
-        with Live(render(seen), console=console, auto_refresh=False) as live:
-            while seen.driver is not None:
+        with Live(render(status), console=console, auto_refresh=False) as live:
+            while status.driver is not None:
                 time.sleep(arguments.interval)
-                seen = see(home, arguments.sweep)
-                live.update(render(seen), refresh=True)
+                status = sweep_status(home, arguments.sweep)
+                live.update(render(status), refresh=True)
     except KeyboardInterrupt:
         return 0
-    say(_end(seen, arguments.home))
+    emit(_end(status, arguments.home))
     return 0
 
 
-def as_text(seen: Seen) -> str:
+def as_text(status: SweepStatus) -> str:
     """Lines without colour, as wide as they are."""
-    written = io.StringIO()
-    Console(file=written, width=PLAIN_WIDTH, color_system=None).print(render(seen))
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+    return "\n".join(plain_lines(render(status), PLAIN_WIDTH))
 
 
-def render(seen: Seen) -> RenderableType:
+def render(status: SweepStatus) -> RenderableType:
     """A sweep as it stands."""
-    parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(seen)]
-    if seen.running:
-        parts += ["", _running_table(seen.running)]
-    if seen.failed:
-        parts += ["", _failed(seen.failed)]
+    parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(status)]
+    if status.running:
+        parts += ["", _running_table(status.running)]
+    if status.failed:
+        parts += ["", _failed(status.failed)]
     return Group(*parts)
 
 
-def _head(seen: Seen) -> Iterator[str]:
-    generation = "" if seen.generation in (None, 1) else f" (generation {seen.generation})"
-    driver = "" if seen.driver is None else f", driven by {seen.driver}"
-    yield f"{seen.name}{generation}: {seen.state}{driver}"
-    if not seen.asked:
+def _head(status: SweepStatus) -> Iterator[str]:
+    generation = "" if status.generation in (None, 1) else f" (generation {status.generation})"
+    driver = "" if status.driver is None else f", driven by {status.driver}"
+    yield f"{status.name}{generation}: {status.state}{driver}"
+    if not status.asked:
         return
-    words = _STATES if seen.driver else {**_STATES, "running": "unfinished"}
     states = [
-        f"{seen.trials[name]} {word}" for name, word in words.items() if seen.trials.get(name)
+        f"{status.trials[state]} {state_word(state, driven=status.driver is not None)}"
+        for state in ("complete", "running", "failed", "pruned")
+        if status.trials.get(state)
     ]
-    to_come = seen.asked - sum(seen.trials.values())
+    to_come = status.asked - sum(status.trials.values())
     states += [f"{to_come} to come"] if to_come > 0 else []
     yield f"trials  {', '.join(states)}"
-    left = "" if seen.seconds_left is None else f"; about {duration(seen.seconds_left)} left"
-    yield f"runs    {seen.runs_ended} of {seen.runs} ended{left}"
-    if seen.best is not None:
-        best = seen.best
-        found = f"{seen.metric} {best['value']:.4f}  trial {best['trial']}"
+    left = "" if status.seconds_left is None else f"; about {duration(status.seconds_left)} left"
+    yield f"runs    {status.runs_ended} of {status.runs} ended{left}"
+    if status.best is not None:
+        best = status.best
+        found = f"{status.metric} {best['value']:.4f}  trial {best['trial']}"
         yield f"best    {found}  {setting(best['params'])}".rstrip()
 
 
@@ -357,10 +350,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _end(seen: Seen, home: str | None) -> str:
-    if seen.state == "interrupted":
-        return f"Interrupted. To go on: {command('resume', seen.name, home)}"
-    return f"It has ended. The result: {command('compare', seen.name, home)}"
-
-
-_STATES = {"complete": "complete", "running": "running", "failed": "failed", "pruned": "pruned"}
+def _end(status: SweepStatus, home: str | None) -> str:
+    if status.state == "interrupted":
+        return f"Interrupted. To go on: {command('resume', status.name, home)}"
+    return f"It has ended. The result: {command('compare', status.name, home)}"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 
-from sweeps.cli.status import command, see
+from sweeps.cli import Emit
+from sweeps.cli.status import command, sweep_status
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import FILE, ask_to_stop, holder
 from sweeps.ledger.trials import sweep_folder
-
-Say = Callable[[str], None]
-
 
 LOOK = 0.25
 """Seconds between two looks at whether the driver has gone."""
@@ -20,38 +17,38 @@ DEAF = 15.0
 """Seconds after which a request that nobody has taken is spoken of."""
 
 
-def stop_command(arguments: argparse.Namespace, say: Say) -> int:
+def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
     folder = sweep_folder(home, arguments.sweep)
     driver = ask_to_stop(folder, arguments.now)
     if driver is None:
-        say(f"{arguments.sweep} is not running.")
+        emit(f"{arguments.sweep} is not running.")
         return 0
     when = "at once" if arguments.now else "after the epoch"
-    say(f"Asked {driver} to stop {when}.")
+    emit(f"Asked {driver} to stop {when}.")
     if arguments.no_wait:
         return 0
     asked, told_deaf = time.monotonic(), False
     waits_for = _what_runs(home, arguments.sweep)
     if waits_for:
-        say(f"Waiting for {waits_for}.")
+        emit(f"Waiting for {waits_for}.")
     while (current := holder(folder)) is not None and current.owner == driver.owner:
         if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
             told_deaf = True
-            say(
+            emit(
                 f"The driver has not responded yet; it may still be loading models or data. "
                 "Ctrl-C stops waiting (the request stays). To force it, run "
                 f"`kill {driver.pid}` on {driver.host}."
             )
         time.sleep(LOOK)
     to_go_on = command("resume", arguments.sweep, arguments.home)
-    say(f"{arguments.sweep} has stopped. To go on: {to_go_on}")
+    emit(f"{arguments.sweep} has stopped. To go on: {to_go_on}")
     return 0
 
 
 def _what_runs(home: Home, name: str) -> str:
-    running = see(home, name).running
+    running = sweep_status(home, name).running
     words = []
     for run in running[:3]:
         at = "" if run.epoch is None else f" (epoch {run.epoch}/{run.epochs} is done)"

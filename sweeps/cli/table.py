@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-WIDEST = 400
+WIDEST = 10_000
 
 
 def table_lines(
@@ -30,6 +30,11 @@ def table_lines(
         )
     for row in rows:
         table.add_row(*map(Text, row))
+    return plain_lines(table, width)
+
+
+def plain_lines(shown: RenderableType, width: int) -> Iterator[str]:
+    """Yield the lines of what rich renders, without colour and blanks at their ends."""
     buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None).print(table)
+    Console(file=buffer, width=width, color_system=None).print(shown)
     yield from (line.rstrip() for line in buffer.getvalue().splitlines())

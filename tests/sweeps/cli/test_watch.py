@@ -16,7 +16,7 @@ import pytest
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
 from sweeps.cli import main
-from sweeps.cli.status import as_text, see
+from sweeps.cli.status import as_text, sweep_status
 from sweeps.ledger.claim import Claim
 from sweeps.ledger.runs import RunStore
 from tests.sweeps.conftest import ToySweep
@@ -38,7 +38,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
     toy.run()
-    seen = see(toy.home, "toy")
+    seen = sweep_status(toy.home, "toy")
     assert (seen.state, seen.driver) == ("done", None)
     assert dict(seen.trials) == {"complete": 2}
     assert (seen.runs, seen.runs_ended) == (7, 7)
@@ -55,11 +55,11 @@ def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
 def test_the_last_failures_are_told_with_class_and_message(toy: ToySweep) -> None:
     toy.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
     toy.run()
-    (failed,) = see(toy.home, "toy").failed
+    (failed,) = sweep_status(toy.home, "toy").failed
     assert (failed.label, failed.kind) == ("car_ft kl_weight=0.1 seed 0", "nan")
     assert failed.message == "train/loss is nan in epoch 3"
     assert "NonFinite" in failed.log_tail
-    text = as_text(see(toy.home, "toy"))
+    text = as_text(sweep_status(toy.home, "toy"))
     assert "nan: train/loss is nan in epoch 3" in text
     assert "1 complete, 1 failed" in text
 
@@ -89,7 +89,7 @@ def midway(toy: ToySweep) -> str:
 def test_a_running_sweep_shows_its_driver_its_runs_and_how_long_it_takes(toy: ToySweep) -> None:
     label = midway(toy)
     with Claim(toy.home.sweep("toy")):
-        seen = see(toy.home, "toy")
+        seen = sweep_status(toy.home, "toy")
         text = as_text(seen)
     assert seen.state == "running"
     assert dict(seen.trials) == {"complete": 1, "running": 1}
@@ -108,13 +108,13 @@ def test_a_running_sweep_shows_its_driver_its_runs_and_how_long_it_takes(toy: To
 
 def test_a_sweep_whose_driver_is_gone_is_interrupted(toy: ToySweep) -> None:
     midway(toy)
-    seen = see(toy.home, "toy")
+    seen = sweep_status(toy.home, "toy")
     assert (seen.state, seen.running, seen.seconds_left) == ("interrupted", (), None)
 
 
 def test_a_sweep_that_has_only_just_been_claimed_is_starting(toy: ToySweep) -> None:
     with Claim(toy.home.sweep("toy")):
-        seen = see(toy.home, "toy")
+        seen = sweep_status(toy.home, "toy")
         assert seen.state == "starting"
         assert "toy: starting, driven by" in as_text(seen)
 
@@ -122,7 +122,7 @@ def test_a_sweep_that_has_only_just_been_claimed_is_starting(toy: ToySweep) -> N
 def test_an_unknown_sweep_is_told_with_the_nearest_name(toy: ToySweep) -> None:
     toy.run()
     with pytest.raises(RequestError, match=r"no sweep 'toi'.*did you mean 'toy'"):
-        see(toy.home, "toi")
+        sweep_status(toy.home, "toi")
 
 
 def test_watch_prints_once_where_there_is_no_terminal(
@@ -130,7 +130,7 @@ def test_watch_prints_once_where_there_is_no_terminal(
 ) -> None:
     toy.run()
     assert main(["watch", "toy", "--home", str(toy.home.path)]) == 0
-    assert capsys.readouterr().out == f"{as_text(see(toy.home, 'toy'))}\n"
+    assert capsys.readouterr().out == f"{as_text(sweep_status(toy.home, 'toy'))}\n"
 
 
 @pytest.mark.parametrize("command", [["watch", "toy", "--once"], ["stop", "toy"], ["list"]])

@@ -12,7 +12,7 @@ from carft_core.errors import InvalidConfig
 from carft_core.files import read_json
 from sweeps.cli import main
 from sweeps.cli.admin import waste
-from sweeps.cli.status import is_open, see
+from sweeps.cli.status import is_open, sweep_status
 from sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import Told, ToySweep
 from tests.sweeps.scheduler.test_confirming import StopsAfter
@@ -95,7 +95,7 @@ def test_too_few_finished_runs_make_none_and_say_so(toy: ToySweep) -> None:
     ended = toy.run(retries=0, after=[{"algorithm": "model_stock", "of": "fine_tune"}])
     assert (soups(ended.comparison), ended.exit_code) == ({}, 0)
     assert any("no model_stock: it takes 2 or more finished runs" in line for line in toy.lines)
-    assert see(toy.home, "toy").runs == RUNS
+    assert sweep_status(toy.home, "toy").runs == RUNS
 
 
 def test_the_same_sweep_again_makes_and_tells_nothing(toy: ToySweep) -> None:
@@ -125,7 +125,7 @@ def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep, runs: 
     after = [*SOUP["after"], {"algorithm": "model_stock", "of": "fine_tune"}]
     toy.run(StopsAfter(runs), after=after)
     assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
-    assert see(toy.home, "toy").runs == RUNS + 2
+    assert sweep_status(toy.home, "toy").runs == RUNS + 2
     trained = toy.trained()
     assert len(soups(toy.run(after=after).comparison)) == 2
     assert toy.trained() == trained
@@ -145,7 +145,7 @@ def test_beside_fresh_seeds_the_verdict_stays_that_of_the_fresh_seeds(toy: ToySw
     found = toy.run(confirm_seeds=3, **SOUP).comparison
     assert found.fresh_seeds == (2, 3, 4)
     assert [len(them) for them in soups(found).values()] == [2]
-    assert see(toy.home, "toy").runs == RUNS + 6 + 1
+    assert sweep_status(toy.home, "toy").runs == RUNS + 6 + 1
 
 
 def test_where_models_vary_each_has_its_own_soup(toy: ToySweep) -> None:
@@ -255,7 +255,7 @@ def test_the_commands_count_and_show_it(
     assert [row["label"] for row in plan["rows"] if row["role"] == "soup"] == [
         "uniform_soup of=fine_tune"
     ]
-    seen = see(toy_cli.home, "toy")
+    seen = sweep_status(toy_cli.home, "toy")
     assert (seen.runs, seen.runs_ended) == (8, 8)
     assert [item["algorithm"] for item in told("show", "toy")["soups"]] == ["uniform_soup"]
     assert main(["show", "toy"]) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from sweeps.cli import main
 from sweeps.cli.admin import waste
-from sweeps.cli.status import is_open, see
+from sweeps.cli.status import is_open, sweep_status
 from sweeps.engines.base import Handler
 from sweeps.engines.local import InProcessEngine
 from sweeps.ledger.runs import RunStore
@@ -177,7 +177,7 @@ def test_nothing_is_confirmed_where_nothing_was_chosen(toy: ToySweep) -> None:
     ended = toy.run(retries=0, breaker=0, baselines=[], **FRESH)
     assert ended.exit_code == 1
     assert toy.ledger().recall("confirmations") == []
-    assert see(toy.home, "toy").runs == 4
+    assert sweep_status(toy.home, "toy").runs == 4
 
 
 def test_a_model_that_trains_nothing_is_not_confirmed(toy: ToySweep) -> None:
@@ -224,7 +224,7 @@ def test_the_commands_count_and_show_it(
         "car_ft kl_weight=0.3 (confirmed)",
         "fine_tune (confirmed)",
     ]
-    seen = see(toy_cli.home, "toy")
+    seen = sweep_status(toy_cli.home, "toy")
     assert (seen.runs, seen.runs_ended) == (13, 13)
     shown = told("show", "toy")["confirmations"]
     assert [(item["algorithm"], [run["seed"] for run in item["runs"]]) for item in shown] == [
@@ -241,5 +241,5 @@ def test_the_commands_count_and_show_it(
 
 def test_before_the_end_whoever_watches_knows_how_many_there_will_be(toy: ToySweep) -> None:
     toy.run(StopsAfter(3), **FRESH)
-    assert see(toy.home, "toy").runs == 13
+    assert sweep_status(toy.home, "toy").runs == 13
     assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
