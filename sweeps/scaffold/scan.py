@@ -8,7 +8,7 @@ import os
 import re
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -43,13 +43,16 @@ SAMPLE = 24
 class Folder:
     """One folder. What begins with a dot does not count."""
 
-    name: str
-    below: str
-    """Its path relative to the root; the root itself is `.`."""
+    path: Path
     loose: int
     """Images that lie in it directly."""
     folders: tuple[Folder, ...]
     """Sorted by name."""
+
+    @property
+    def name(self) -> str:
+        """As its class is called."""
+        return self.path.name
 
     @cached_property
     def total(self) -> int:
@@ -66,43 +69,29 @@ class Folder:
         """The names of the folders that have images."""
         return tuple(folder.name for folder in self.filled)
 
-    def as_root(self) -> Folder:
-        """Return the same folder as a root: paths are relative to it."""
-        return _moved(self, self.below)
 
-
-def scan_folder(path: Path, below: str = ".", above: tuple[tuple[int, int], ...] = ()) -> Folder:
+def scan_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
     """Scan everything below a folder. Raises OSError for what cannot be read."""
     status = path.stat()
     here = (status.st_dev, status.st_ino)
-    with os.scandir(path) as entries:
-        visible = sorted(
-            (entry for entry in entries if not entry.name.startswith(".")),
-            key=lambda entry: entry.name,
-        )
     loose = 0
     folders: list[Folder] = []
-    for entry in visible:
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
         if entry.is_dir():
             status = entry.stat()
             if (status.st_dev, status.st_ino) in (*above, here):
                 continue  # a link into a circle
-            inner = entry.name if below == "." else f"{below}/{entry.name}"
-            folders.append(scan_folder(path / entry.name, inner, (*above, here)))
+            folders.append(scan_folder(path / entry.name, (*above, here)))
         else:
             loose += entry.name.lower().endswith(EXTENSIONS)
-    return Folder(path.name, below, loose, tuple(folders))
-
-
-def _moved(folder: Folder, root: str) -> Folder:
-    """Make the paths relative to `root`."""
-    below = folder.below.removeprefix(root).lstrip("/") or "."
-    return replace(folder, below=below, folders=tuple(_moved(f, root) for f in folder.folders))
+    return Folder(path, loose, tuple(folders))
 
 
 @dataclass
 class Layout:
-    """What each folder is used as; folders are relative to `root`."""
+    """What each folder is used as."""
 
     kind: str
     root: Path
@@ -113,30 +102,34 @@ class Layout:
     shifts: dict[str, Folder] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
 
+    def below(self, folder: Folder) -> str:
+        """Return its path relative to the root, which itself is `.`."""
+        return folder.path.relative_to(self.root).as_posix()
 
-def recognise_layout(top: Folder, root: Path) -> Layout:
+
+def recognise_layout(top: Folder) -> Layout:
     """Match a folder to one of the known layouts; `assumed` says what was guessed.
 
     Raises RequestError when there are no images, or no folders of classes.
     """
     if not top.total:
-        raise RequestError(f"there is no image in {root}")
+        raise RequestError(f"there is no image in {top.path}")
     assumed: list[str] = []
     while not top.loose and len(inner := top.filled) == 1 and _role(inner[0].name) is None:
-        root, top = root / inner[0].name, inner[0].as_root()
-        assumed.append(f"looked into {root.name}/, the only folder with images in it")
+        top = inner[0]
+        assumed.append(f"looked into {top.name}/, the only folder with images in it")
     roles = _roles(top)
     if "train" in roles:
-        layout = _split_layout(top, root, roles)
+        layout = _split_layout(top, roles)
     elif len(top.filled) < 2:
         raise RequestError(
-            f"{root} has no folders of classes: put the images of each class into a folder of "
+            f"{top.path} has no folders of classes: put the images of each class into a folder of "
             "its own, such as cat/ and dog/"
         )
     else:
-        layout = _domain_layout(top, root) or _class_layout(top, root)
+        layout = _domain_layout(top) or _class_layout(top)
     layout.assumed[:0] = assumed
-    logger.info("%s is of the layout %r", root, layout.kind)
+    logger.info("%s is of the layout %r", top.path, layout.kind)
     return layout
 
 
@@ -154,11 +147,11 @@ def _roles(top: Folder) -> dict[str, Folder]:
     return roles
 
 
-def _split_layout(top: Folder, root: Path, roles: dict[str, Folder]) -> Layout:
+def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
     """`train/` beside `test/`, `val/`, shifts."""
-    layout = Layout("train and test", root, roles["train"])
+    layout = Layout("train and test", top.path, roles["train"])
     if not layout.train.classes:
-        raise RequestError(f"{root / layout.train.name} has no folders of classes")
+        raise RequestError(f"{layout.train.path} has no folders of classes")
     for name in ("val", "test"):
         folder = roles.get(name)
         if folder is not None and not folder.classes:
@@ -185,15 +178,19 @@ def _split_layout(top: Folder, root: Path, roles: dict[str, Folder]) -> Layout:
     beside = [folder for folder in top.filled if folder not in roles.values()]
     for folder in (*inside, *beside):
         if not _is_alike(folder, layout.train):
-            layout.assumed.append(f"left out {folder.below}/: it has no folders of train's classes")
+            layout.assumed.append(
+                f"left out {layout.below(folder)}/: it has no folders of train's classes"
+            )
             continue
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
         if folder in beside:
-            layout.assumed.append(f"took {folder.below}/ for a shift: its folders are train's")
+            layout.assumed.append(
+                f"took {layout.below(folder)}/ for a shift: its folders are train's"
+            )
     return layout
 
 
-def _domain_layout(top: Folder, root: Path) -> Layout | None:
+def _domain_layout(top: Folder) -> Layout | None:
     """`<domain>/<class>/<image>`, as DomainBed has it; None when the folders share no classes."""
     deep = [folder for folder in top.filled if folder.loose * 2 < folder.total and folder.classes]
     if len(deep) < 2:
@@ -202,7 +199,7 @@ def _domain_layout(top: Folder, root: Path) -> Layout | None:
     others = [folder for folder in deep if folder is not own and _is_alike(folder, own)]
     if not others:
         return None
-    layout = Layout("domains", root, own)
+    layout = Layout("domains", top.path, own)
     for folder in others:
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
     layout.assumed += [
@@ -219,9 +216,9 @@ def _domain_layout(top: Folder, root: Path) -> Layout | None:
     return layout
 
 
-def _class_layout(top: Folder, root: Path) -> Layout:
+def _class_layout(top: Folder) -> Layout:
     """One folder of classes."""
-    layout = Layout("classes", root, top)
+    layout = Layout("classes", top.path, top)
     layout.assumed += [
         "took each folder for a class; there is no shift to measure",
         _carved("each class"),
@@ -287,7 +284,7 @@ def list_images(layout: Layout) -> Inventory:
     def listing(folder: Folder | None) -> Images:
         folders = () if folder is None else folder.folders
         return {
-            one.name: sorted(path for path, _ in images(layout.root, one.below, problems))
+            one.name: sorted(path for path, _ in images(layout.root, layout.below(one), problems))
             for one in folders
         }
 
@@ -415,7 +412,7 @@ def find_doubts(inventory: Inventory, sample: ImageSample) -> Iterator[str]:
             yield f"the shift {name} is small: {total} images; {_uncertainty(total)}"
     for folder in (layout.train, layout.test, *layout.shifts.values()):
         if folder is not None and folder.loose and folder.folders:
-            where = layout.root.name if folder.below == "." else folder.below
+            where = layout.root.name if folder.path == layout.root else layout.below(folder)
             yield f"images outside the class folders of {where}/ are left out: {folder.loose}"
     if sample.unreadable:
         tried = f"{len(sample.unreadable)} of {sample.size} images that were tried"

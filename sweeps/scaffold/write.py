@@ -58,19 +58,11 @@ STEPS = 300
 EPOCHS = (3, 20)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long a first run trains."""
-
-    epochs: int
-    batch_size: int
-
-
-def budget(images: int) -> Budget:
-    """Return a modest budget for so many images to train on."""
+def budget(images: int) -> tuple[int, int]:
+    """Return epochs and batch size that are modest for so many images to train on."""
     size = 512 if images >= 20_000 else 128 if images >= 2_000 else 32
     epochs = -(-STEPS * size // max(1, images))
-    return Budget(min(max(epochs, EPOCHS[0]), EPOCHS[1]), size)
+    return min(max(epochs, EPOCHS[0]), EPOCHS[1]), size
 
 
 def family_text(
@@ -103,13 +95,13 @@ def family_text(
 def _in_distribution(inventory: Inventory) -> Iterator[str]:
     layout = inventory.layout
     yield "# In distribution. Several folders are joined by a list: [train, more_train]"
-    yield f"train: {quoted(layout.train.below)}"
+    yield f"train: {quoted(layout.below(layout.train))}"
     if layout.val is not None:
-        yield f"val: {quoted(layout.val.below)} # settings are chosen on it"
+        yield f"val: {quoted(layout.below(layout.val))} # settings are chosen on it"
     else:
         yield "# val: FOLDER # left out, data.val_fraction of train is carved, a tenth"
     if layout.test is not None:
-        yield f"test: {quoted(layout.test.below)}"
+        yield f"test: {quoted(layout.below(layout.test))}"
     else:
         yield f"test_fraction: {TEST_FRACTION} # of each class; instead of it: `test: FOLDER`"
     if inventory.exclude:
@@ -117,7 +109,8 @@ def _in_distribution(inventory: Inventory) -> Iterator[str]:
 
 
 def _shifts(inventory: Inventory) -> Iterator[str]:
-    if not inventory.layout.shifts:
+    layout = inventory.layout
+    if not layout.shifts:
         yield "# Out of distribution: the same classes, seen otherwise. Without a shift there are"
         yield "# no ood/ metrics, and nothing tells what fine-tuning costs."
         yield "# shifts:"
@@ -125,8 +118,8 @@ def _shifts(inventory: Inventory) -> Iterator[str]:
         return
     yield "# Out of distribution: a name, which becomes part of ood/NAME/top1, and a folder."
     yield "shifts:"
-    for name, folder in inventory.layout.shifts.items():
-        yield f"  {quoted(name)}: {quoted(folder.below)}"
+    for name, folder in layout.shifts.items():
+        yield f"  {quoted(name)}: {quoted(layout.below(folder))}"
     yield "  # where its folders differ from train's: {folders: ..., exclude: [...], rename: {...}}"
 
 
@@ -191,11 +184,11 @@ def _model(side: int | None) -> Iterator[str]:
 
 def _optim(inventory: Inventory, side: int | None) -> Iterator[str]:
     images = inventory.trained
-    training = budget(images)
+    epochs, batch_size = budget(images)
     rate = "5e-4" if side is not None and side <= TINY else "1e-5"
     yield f"  # Modest for {images} images. If accuracy still rises at the end: more epochs."
     yield "  # If memory is short: micro_batch: 16, which computes the same in parts."
-    yield (f"  optim: {{lr: {rate}, epochs: {training.epochs}, batch_size: {training.batch_size}}}")
+    yield f"  optim: {{lr: {rate}, epochs: {epochs}, batch_size: {batch_size}}}"
 
 
 def quoted(text: str) -> str:
@@ -250,7 +243,7 @@ def write_scaffold(
         what = "is not a folder" if images.exists() else "does not exist"
         raise RequestError(f"{images} {what}; `init` needs a folder of images")
     try:
-        inventory = list_images(recognise_layout(scan_folder(images), images))
+        inventory = list_images(recognise_layout(scan_folder(images)))
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from None
     name = _checked_name(name, images)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from carft_core.data import FAMILIES
 from sweeps.cli import main
-from sweeps.scaffold.write import Budget, budget, class_names, family_name, quoted
+from sweeps.scaffold.write import budget, class_names, family_name, quoted
 from sweeps.spec.document import parse
 from sweeps.spec.spec import load_spec
 
@@ -333,13 +333,13 @@ def test_tiny_images_begin_with_the_built_in_model_and_others_do_not(place: Path
 @pytest.mark.parametrize(
     ("images", "expected"),
     [
-        (100, Budget(20, 32)),
-        (3000, Budget(13, 128)),
-        (50_000, Budget(4, 512)),
-        (10**6, Budget(3, 512)),
+        (100, (20, 32)),
+        (3000, (13, 128)),
+        (50_000, (4, 512)),
+        (10**6, (3, 512)),
     ],
 )
-def test_the_budget_is_modest(images: int, expected: Budget) -> None:
+def test_the_budget_is_modest(images: int, expected: tuple[int, int]) -> None:
     assert budget(images) == expected
 
 
