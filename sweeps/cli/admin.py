@@ -160,19 +160,18 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     for name in arguments.sweeps:
         sweep_folder(home, name)
     names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
-    place = resolve_location(home.path)
+    if not names:
+        raise RequestError(f"no sweep was run in {home.path} yet: there is nothing to send")
     driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
     for name, driver in driven.items():
         emit(f"{name} is being run by {driver}, which sends its runs.")
     sent = 0
-    if not names:
-        raise RequestError(f"no sweep was run in {home.path} yet: there is nothing to send")
     with closing(open_store(home.path)) as store:
         for name in names:
             if name not in driven:
                 sent += _sync(home, name, store, emit)
     if not sent and not driven:
-        emit(f"{without_password(place.uri)} has every run as it is here.")
+        emit(f"{without_password(resolve_location(home.path).uri)} has every run as it is here.")
     return 0
 
 
@@ -211,8 +210,11 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
-        for item in items:
-            _remove(Path(item.path))
+        for path in (Path(item.path) for item in items):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     total = sum(item.bytes for item in items)
     if arguments.json:
         result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
@@ -257,13 +259,6 @@ def _used(home: Home) -> Iterator[str]:
 def _waste(path: Path, reason: str) -> Waste:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Waste(str(path), reason, sum(file.stat().st_size for file in files))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:

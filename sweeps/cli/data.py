@@ -9,7 +9,7 @@ import re
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from carft_core.config import trial_config
 from carft_core.data import FAMILIES, Family, FamilyData, open_whole
-from carft_core.data.base import DataConfig, FoundSplit
+from carft_core.data.base import DataConfig, DataFolder, FoundSplit
 from carft_core.data.folders import VARIABLE, data_root, found_folder
 from carft_core.data.splits import bad_files_of, without
 from carft_core.data.survey import Survey, survey
@@ -79,16 +79,14 @@ def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
     load(resolve(arguments.imports, Path.cwd()))
     families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
     root = _data_root(arguments.data_root)
+    listed = [_family_as_dict(family, root) for family in families]
     if arguments.json:
-        listing = {
-            "root": None if root is None else str(root),
-            "families": [_family_as_dict(family, root) for family in families],
-        }
+        listing = {"root": None if root is None else str(root), "families": listed}
         emit(json.dumps(listing, indent=1))
         return 0
     width = Console().width
-    for family in families:
-        for line in _family_lines(family, root, width):
+    for family in listed:
+        for line in _family_lines(family, width, sought=root is not None):
             emit(line)
         emit("")
     emit(f"Data root: {root or f'none; --data-root or {VARIABLE} names it'}")
@@ -110,61 +108,48 @@ def _data_root(option: str | None) -> Path | None:
 
 
 def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
+    place = place_of(DataConfig(family=family.name))
+
+    def found(folder: DataFolder) -> str | None:
+        there = None if root is None else found_folder(root, folder)
+        return None if there is None else str(there)
+
     return {
         "family": family.name,
         "summary": family.summary,
-        "place": _own_place(family),
+        # Where a family file says that its images lie.
+        "place": None if place == "builtin" else place,
         "splits": {
             name: {
                 "folders": list(folder.names),
                 "layout": folder.layout,
                 "origin": folder.origin,
                 "images": folder.images,
-                "found": found,
+                "found": found(folder),
             }
-            for (name, folder), found in zip(
-                family.folders.items(), _found(family, root), strict=True
-            )
+            for name, folder in family.folders.items()
         },
     }
 
 
-def _own_place(family: Family) -> str | None:
-    """Return where a family file says that its images lie; None for other families."""
-    place = place_of(DataConfig(family=family.name))
-    return None if place == "builtin" else place
-
-
-def _found(family: Family, root: Path | None) -> Iterator[str | None]:
-    for folder in family.folders.values():
-        place = None if root is None else found_folder(root, folder)
-        yield None if place is None else str(place)
-
-
-def _family_lines(family: Family, root: Path | None, width: int) -> Iterator[str]:
-    yield from textwrap.wrap(f"{family.name}: {family.summary}", width, subsequent_indent="  ")
-    if not family.folders:
-        place = _own_place(family)
-        where = "" if place is None else f"; its images lie in {place}"
+def _family_lines(family: Mapping[str, Any], width: int, *, sought: bool) -> Iterator[str]:
+    """Yield a family as text; `sought` says whether there is a root to look for it in."""
+    text = f"{family['family']}: {family['summary']}"
+    yield from textwrap.wrap(text, width, subsequent_indent="  ")
+    if not family["splits"]:
+        where = "" if family["place"] is None else f"; its images lie in {family['place']}"
         yield f"  reads nothing below the data root{where}"
         return
-    there = _there(family, root)
-    columns = ["split", "images", *there, "folder, and where to get it"]
+    columns = ["split", "images", *["found"] * sought, "folder, and where to get it"]
     rows = []
-    for name, folder in family.folders.items():
-        others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
-        what = f"{folder.names[0]}{others}\nwith {folder.layout}, from {folder.origin}"
-        rows.append([name, f"{folder.images:,}", *(told[name] for told in there.values()), what])
+    for name, split in family["splits"].items():
+        folder, *others = split["folders"]
+        also = f" (or {', '.join(others)})" if others else ""
+        what = f"{folder}{also}\nwith {split['layout']}, from {split['origin']}"
+        found = ["no" if split["found"] is None else "yes"] * sought
+        rows.append([name, f"{split['images']:,}", *found, what])
     for line in table_lines(columns, rows, width=width - 2, right=["images"]):
         yield f"  {line}"
-
-
-def _there(family: Family, root: Path | None) -> Mapping[str, Mapping[str, str]]:
-    """Return a column that says what is there, where there is a data root."""
-    if root is None:
-        return {}
-    found = zip(family.folders, _found(family, root), strict=True)
-    return {"found": {name: "no" if place is None else "yes" for name, place in found}}
 
 
 SHORTEST = 8
@@ -241,7 +226,11 @@ def _survey_lines(result: Survey) -> Iterator[str]:
     yield head
     for line, (name, split) in zip(body, result.splits.items(), strict=True):
         yield line
-        yield from _folder(name, split, Path(place))
+        if split.folder is not None:
+            inside = split.folder.is_relative_to(place)
+            folder = str(split.folder.relative_to(place) if inside else split.folder)
+            if folder != name:
+                yield f"  {folder}"
     if result.data is not None:
         yield f"digest {result.data.digest}"
         if "val" not in result.splits and result.data.val is not None:
@@ -266,15 +255,6 @@ def _row(name: str, split: FoundSplit) -> list[str]:
         (split.digest or "")[:SHOWN],
         split.status,
     ]
-
-
-def _folder(name: str, split: FoundSplit, place: Path) -> Iterator[str]:
-    """Yield the folder, where its name is not the split's."""
-    if split.folder is not None:
-        inside = split.folder.is_relative_to(place)
-        folder = str(split.folder.relative_to(place) if inside else split.folder)
-        if folder != name:
-            yield f"  {folder}"
 
 
 def _number_or_blank(count: int | None) -> str:
@@ -305,13 +285,18 @@ def prepare_data(arguments: argparse.Namespace, emit: Emit) -> int:
     decoded = _decode(data)
     refusal = _refusal(data, decoded)
     if arguments.json:
-        emit(
-            json.dumps(
-                _preparation_as_dict(config.family, data, decoded, listed, refusal), indent=1
-            )
-        )
+        preparation = {
+            "family": config.family,
+            "digest": data.digest,
+            "listing_seconds": round(listed, 3),
+            "splits": {name: asdict(split) for name, split in decoded.items()},
+            "cache": str(user_cache()),
+            "refusal": refusal,
+        }
+        emit(json.dumps(preparation, indent=1))
     else:
-        for line in _preparation_lines(config.family, data, decoded, listed, refusal):
+        emit(f"{config.family}: listed in {_time(listed)}, digest {data.digest[:8]}")
+        for line in _decoded_lines(decoded, refusal):
             emit(line)
     if refusal is not None:
         raise RequestError(refusal)
@@ -341,7 +326,7 @@ def _decode(data: FamilyData) -> dict[str, DecodedSplit]:
                 shown.update(task, completed=count)
 
             bad = bad_files_of(data, name, advance)
-            seconds = time.monotonic() - began if seen else None
+            seconds = round(time.monotonic() - began, 3) if seen else None
             shown.update(task, completed=every)
             decoded[name] = DecodedSplit(len(split), bad, seconds)
             if not console.is_terminal:
@@ -358,38 +343,7 @@ def _refusal(data: FamilyData, decoded: Mapping[str, DecodedSplit]) -> str | Non
     return None
 
 
-def _preparation_as_dict(
-    family: str,
-    data: FamilyData,
-    decoded: Mapping[str, DecodedSplit],
-    listed: float,
-    refusal: str | None,
-) -> dict[str, Any]:
-    return {
-        "family": family,
-        "digest": data.digest,
-        "listing_seconds": round(listed, 3),
-        "splits": {
-            name: {
-                "images": split.images,
-                "bad": dict(split.bad),
-                "seconds": None if split.seconds is None else round(split.seconds, 3),
-            }
-            for name, split in decoded.items()
-        },
-        "cache": str(user_cache()),
-        "refusal": refusal,
-    }
-
-
-def _preparation_lines(
-    family: str,
-    data: FamilyData,
-    decoded: Mapping[str, DecodedSplit],
-    listed: float,
-    refusal: str | None,
-) -> Iterator[str]:
-    yield f"{family}: listed in {_time(listed)}, digest {data.digest[:8]}"
+def _decoded_lines(decoded: Mapping[str, DecodedSplit], refusal: str | None) -> Iterator[str]:
     rows = [
         [
             name,
@@ -405,24 +359,21 @@ def _preparation_lines(
     yield from (f"! {text}" for text in bad[:NAMED])
     if len(bad) > NAMED:
         yield f"  and {len(bad) - NAMED:,} more; --json names them all"
-    yield _verdict(decoded, len(bad), refusal)
-    yield f"Kept in {user_cache()}: later starts list and decode only what has changed."
-
-
-def _verdict(decoded: Mapping[str, DecodedSplit], bad: int, refusal: str | None) -> str:
     if not bad:
-        return "Every image can be read."
-    if refusal is not None:
-        return "A run refuses these data, with data.bad_files: skip as well."
-    left = ", ".join(
-        f"{split.images - len(split.bad):,} of {split.images:,} in {name}"
-        for name, split in decoded.items()
-        if split.bad
-    )
-    return (
-        "A run ends at the first of them. Repair them, or set data.bad_files: skip, which leaves "
-        f"{left}, and says so above every table."
-    )
+        yield "Every image can be read."
+    elif refusal is not None:
+        yield "A run refuses these data, with data.bad_files: skip as well."
+    else:
+        left = ", ".join(
+            f"{split.images - len(split.bad):,} of {split.images:,} in {name}"
+            for name, split in decoded.items()
+            if split.bad
+        )
+        yield (
+            "A run ends at the first of them. Repair them, or set data.bad_files: skip, which "
+            f"leaves {left}, and says so above every table."
+        )
+    yield f"Kept in {user_cache()}: later starts list and decode only what has changed."
 
 
 def _time(seconds: float) -> str:

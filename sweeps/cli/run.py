@@ -144,27 +144,21 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         spec, changed = now.load(folder)
         if arguments.trials is not None:
             spec, changed = now.with_override("run_cap", _cap(spec, arguments.trials)).load(folder)
+        address = arguments.address
+        if address is None and spec.engine != "local":
+            address = before.address  # the cluster that it was run on
         if _is_done(home, spec, failed_again=arguments.failed):
-            for line in _nothing_to_do(home, spec.name, arguments.home):
-                emit(line)
+            emit(_nothing_to_do(home, spec.name, arguments.home))
             return 0
-
         return carry_out(
             spec,
             home,
             arguments,
             emit,
-            address=_address(arguments.address, before, spec),
+            address=address,
             notes=[note for note in (changed, lost) if note],
             failed_again=arguments.failed,
         )
-
-
-def _address(given: str | None, before: Invocation, spec: SweepSpec) -> str | None:
-    """Of the cluster to go on with: what is given, else the one it was run on."""
-    if given is not None:
-        return given
-    return None if spec.engine == "local" else before.address
 
 
 def _cap(spec: SweepSpec, more: int) -> int:
@@ -189,14 +183,14 @@ def _is_done(home: Home, spec: SweepSpec, *, failed_again: bool) -> bool:
     return not is_open(home, ledger, spec.trial_count, failed_again=failed_again)
 
 
-def _nothing_to_do(home: Home, name: str, option: str | None) -> list[str]:
+def _nothing_to_do(home: Home, name: str, option: str | None) -> str:
     trials = find_ledger(home, name).trials()
     failed = sum(trial.state == "failed" for trial in trials)
-    lines = [
+    text = (
         f"{name} has nothing left to do: {len(trials) - failed} of {len(trials)} trials have come "
         f"to their end. The result: {command('compare', name, option)}"
-    ]
-    if failed:
-        again = command("resume", name, option)
-        lines.append(f"{failed} failed; to try them again: {again} --failed")
-    return lines
+    )
+    if not failed:
+        return text
+    again = command("resume", name, option)
+    return f"{text}\n{failed} failed; to try them again: {again} --failed"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from carft_core.errors import RequestError
 from sweeps.cli import Emit
 from sweeps.cli.parser import overrides, parse
+from sweeps.scheduler.progress import to_stderr
 from sweeps.spec.user_code import resolve
 from sweeps.submit.client import JobClient, exit_code, follow
 from sweeps.submit.package import job_variables, pip_requirements
@@ -31,11 +31,13 @@ def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
     variables = job_variables(os.environ, arguments.env, arguments.secret)
     pip = pip_requirements(arguments.pip)
     client = JobClient(arguments.address)
-    id_ = send(client, submission, bundle, variables, pip=pip, python=arguments.python, note=_note)
+    id_ = send(
+        client, submission, bundle, variables, pip=pip, python=arguments.python, note=to_stderr
+    )
     if arguments.no_wait:
         emit(json.dumps({"id": id_, "address": client.shown}) if arguments.json else id_)
         return 0
-    _note(f"{id_} is submitted. Ctrl-C leaves it running.")
+    to_stderr(f"{id_} is submitted. Ctrl-C leaves it running.")
     return _follow(client, id_, emit, as_json=arguments.json)
 
 
@@ -77,19 +79,13 @@ def run_options(arguments: argparse.Namespace) -> list[str]:
     return words + list(arguments.more)
 
 
-def _note(text: str) -> None:
-    # Standard output is the job's log, or the result.
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
 def _follow(client: JobClient, id_: str, emit: Emit, *, as_json: bool) -> int:
     ray = f"ray job logs --address {client.shown} --follow {id_}"
     try:
-        job = follow(client, id_, _note if as_json else emit, _note)
+        job = follow(client, id_, to_stderr if as_json else emit, to_stderr)
     except KeyboardInterrupt:
         stop = f"ray job stop --address {client.shown} {id_}"
-        _note(f"{id_} continues. To follow it: {ray}. To stop it: {stop}")
+        to_stderr(f"{id_} continues. To follow it: {ray}. To stop it: {stop}")
         return DETACHED
     except ServiceUnreachable as error:
         error.add_note(f"The job may continue. To follow it: {ray}")
@@ -99,5 +95,5 @@ def _follow(client: JobClient, id_: str, emit: Emit, *, as_json: bool) -> int:
     if as_json:
         result = {"id": id_, "status": job.status.value, "message": message}
         emit(json.dumps({**result, "address": client.shown, "exit_code": code}, indent=1))
-    _note(f"{id_} is {job.status.value.lower()}." + (f" {message}" if code else ""))
+    to_stderr(f"{id_} is {job.status.value.lower()}." + (f" {message}" if code else ""))
     return code
