@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
 from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
@@ -38,22 +38,6 @@ _CREDENTIALS = re.compile(
 _RIGHTS = re.compile(r"permission denied|must be owner")
 _MISSING = re.compile(r"database \S+ does not exist")
 _HOST = re.compile(r"failed to resolve host|could not translate host name")
-
-
-class Identity(NamedTuple):
-    """The database that a URL leads to, whoever opens it and how."""
-
-    kind: str
-    """`postgresql`, `sqlite`, ..."""
-    host: str
-    port: int
-    database: str
-    """SQLite: the path of the file."""
-
-    def __str__(self) -> str:
-        if self.kind == "sqlite":
-            return f"sqlite:///{self.database}"
-        return f"{self.kind}://{self.host}:{self.port}/{self.database}"
 
 
 @dataclass(frozen=True)
@@ -114,8 +98,10 @@ def parse_url(uri: str, variable: str) -> URL:
     return url
 
 
-def identity(uri: str) -> Identity | None:
-    """Return the database that a URL names; None where it names none."""
+def identity(uri: str) -> str | None:
+    """Return `postgresql://host:5432/name` for the database that a URL leads to, whoever opens it
+    and how, or `sqlite:///` with a whole path; None where it names none.
+    """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -128,11 +114,10 @@ def identity(uri: str) -> Identity | None:
     kind = url.get_backend_name()
     if kind == "sqlite":
         file = (url.database or ":memory:").removeprefix("file:")
-        return Identity(kind, "", 0, str(Path(file).resolve()))
+        return f"sqlite:///{Path(file).resolve()}"
     host = (url.host or "").lower().rstrip(".")
-    return Identity(
-        kind, "localhost" if host in _HERE else host, url.port or _PORT, url.database or ""
-    )
+    host = "localhost" if host in _HERE else host
+    return f"{kind}://{host}:{url.port or _PORT}/{url.database or ''}"
 
 
 def inspect_database(database: Database) -> DatabaseTables:

@@ -51,7 +51,9 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> dict[str, Any]:
-    registered = kept.registered if kept else None
+    registered = None
+    if kept is not None and kept.registered is not None:
+        registered = dict(zip(("name", "version"), kept.registered, strict=True))
     return {
         "folder": str(out),
         "setting": model.setting,
@@ -61,16 +63,12 @@ def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> 
         "label": model.label,
         "metrics": model.metrics,
         "model_id": kept.model_id if kept else None,
-        "registered": dict(zip(("name", "version"), registered, strict=True))
-        if registered
-        else None,
+        "registered": registered,
     }
 
 
 def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> Iterator[str]:
-    seed = "" if model.run.seed is None else f", seed {model.run.seed}"
-    why = f" ({model.why})" if model.why else ""
-    yield f"{shown}: {model.setting}{seed}{why}"
+    yield f"{shown}: {model}"
     yield f"  {accuracies(model.metrics)}"
     yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
     yield f"  on images: carft-sweep predict {shlex.quote(str(shown))} IMAGE"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, unreachable, warning, wrong
@@ -25,7 +25,6 @@ from tracking.location import (
 )
 from tracking.store.memory_store import MemoryTracker
 from tracking.store.mlflow_client import (
-    Answer,
     ask,
     check_reachable,
     client_version,
@@ -35,6 +34,9 @@ from tracking.store.mlflow_client import (
     server_version,
     try_artifacts,
 )
+
+if TYPE_CHECKING:
+    from requests import Response
 
 _CLUSTER_SECONDS, _NODES_SECONDS = 45.0, 150.0
 
@@ -100,13 +102,13 @@ def _where(scope: Scope) -> Iterator[Finding]:
         yield ok(f"{shown}{', which the first run begins' if begins else ''}")
         return
     health = ask(place.named, "/health")
-    if health.status == 200 and health.text.strip() == "OK":
+    if health.status_code == 200 and health.text.strip() == "OK":
         yield ok(f"{shown} answers, experiment {place.experiment}")
-    elif health.status >= 500:
-        yield unreachable(f"{shown} answers {health.status}: what is behind it is away")
+    elif health.status_code >= 500:
+        yield unreachable(f"{shown} answers {health.status_code}: what is behind it is away")
     else:
         yield wrong(
-            f"{shown} answers {health.status} to /health, as no MLflow does",
+            f"{shown} answers {health.status_code} to /health, as no MLflow does",
             "look at the address in MLFLOW_TRACKING_URI, with its path where a proxy has one",
         )
 
@@ -148,18 +150,18 @@ def _let_in(scope: Scope) -> Iterator[Finding]:
             f"the server does not accept the host name {host} (Invalid Host header)",
             f"start it with --allowed-hosts {host}",
         )
-    elif answer.status == 401:
+    elif answer.status_code == 401:
         yield wrong("the server rejected the user name or password (401)")
-    elif answer.status == 404 and "RESOURCE_DOES_NOT_EXIST" in answer.text:
+    elif answer.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in answer.text:
         yield ok(f"the server accepts us; the first run makes the experiment {place.experiment}")
-    elif answer.status == 200:
+    elif answer.status_code == 200:
         yield _of_experiment(place, answer)
     else:
-        message = f"the server answers {answer.status}: {answer.text[:200]}"
-        yield (unreachable if answer.status >= 500 else wrong)(message)
+        message = f"the server answers {answer.status_code}: {answer.text[:200]}"
+        yield (unreachable if answer.status_code >= 500 else wrong)(message)
 
 
-def _of_experiment(place: TrackingLocation, answer: Answer) -> Finding:
+def _of_experiment(place: TrackingLocation, answer: Response) -> Finding:
     experiment = answer.json()["experiment"]
     if experiment["lifecycle_stage"] != "deleted":
         return ok(f"the server accepts us, and has the experiment {place.experiment}")
@@ -170,7 +172,7 @@ def _of_experiment(place: TrackingLocation, answer: Answer) -> Finding:
     )
 
 
-def _experiment(place: TrackingLocation) -> Answer:
+def _experiment(place: TrackingLocation) -> Response:
     name = quote(place.experiment, safe="")
     return ask(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
@@ -213,10 +215,10 @@ def _artifacts(scope: Scope) -> Iterator[Finding]:
     if place is None:
         return
     answer = _experiment(place)
-    own = answer.status == 200
+    own = answer.status_code == 200
     if not own:
         answer = ask(place.named, _ANY)
-    if answer.status != 200:
+    if answer.status_code != 200:
         return  # reported by another check
     location = str(answer.json()["experiment"]["artifact_location"])
     if urlsplit(location).scheme in ("", "file"):

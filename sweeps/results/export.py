@@ -65,6 +65,12 @@ class SelectedModel:
         """Of this model."""
         return dict(self.run.values(_merge(self.label)))
 
+    def __str__(self) -> str:
+        """`car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
+        seed = "" if self.run.seed is None else f", seed {self.run.seed}"
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.setting}{seed}{why}"
+
 
 def select_model(
     comparison: Comparison,
@@ -84,16 +90,19 @@ def select_model(
     """
     if comparison.tasks and run is None:
         raise RequestError(_one_of_each_task(comparison))
-    arm, merged = _named_run(comparison, run) if run else _named_setting(comparison, setting)
-    label = merge or merged or UNMERGED
+    why = ""
     if run is not None:
         if seed is not None:
             raise RequestError("--run names one run already; leave --seed out")
-        record, why = next(one for one in arm.runs if one.digest.startswith(run)), ""
-    elif seed is not None:
-        record, why = _of_seed(arm, seed), ""
+        arm, record = _named_run(comparison, run)
+        label = merge or UNMERGED
     else:
-        record, why = _median(comparison, arm, label)
+        arm, merged = _named_setting(comparison, setting)
+        label = merge or merged or UNMERGED
+        if seed is not None:
+            record = _of_seed(arm, seed)
+        else:
+            record, why = _median(comparison, arm, label)
     if record.state != "done":
         raise RequestError(
             f"run {record.digest[:DIGITS]} of {arm.label} is {record.state}; only one that is "
@@ -106,7 +115,7 @@ def select_model(
             f"{_near(label, known)} It has: {', '.join(known)}."
         )
     model = SelectedModel(arm, record, label, why)
-    logger.info("exporting run %s: %s %s", record.digest[:DIGITS], model.setting, why)
+    logger.info("exporting run %s: %s", record.digest[:DIGITS], model)
     return model
 
 
@@ -130,11 +139,11 @@ def _one_of_each_task(comparison: Comparison) -> str:
     )
 
 
-def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, None]:
-    arms = {run.digest: arm for arm in _arms(comparison) for run in arm.runs}
-    hits = sorted(known for known in arms if known.startswith(digest))
+def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
+    runs = {run.digest: (arm, run) for arm in _arms(comparison) for run in arm.runs}
+    hits = sorted(known for known in runs if known.startswith(digest))
     if len(hits) == 1:
-        return arms[hits[0]], None
+        return runs[hits[0]]
     if hits:
         raise RequestError(
             f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {_some(hits)}; give "
@@ -142,7 +151,7 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, None]:
         )
     raise RequestError(
         f"no run of {comparison.sweep} begins with {digest!r}"
-        f"{_near(digest, {known[: len(digest)] for known in arms})} "
+        f"{_near(digest, {known[: len(digest)] for known in runs})} "
         f"`carft-sweep show {comparison.sweep}` lists them."
     )
 
@@ -287,9 +296,9 @@ class Exporter:
         )
 
     def keep(self, model: SelectedModel, folder: Path, *, register: str | None = None) -> KeptModel:
-        """Keep its export in `folder` in MLflow; raises as `keep_model` does."""
+        """Keep its export in `folder` in MLflow; raises as `ModelStore` does."""
         from sweeps.spec.user_code import place_of
-        from tracking.store.mlflow_models import ModelStart, keep_model
+        from tracking.store.mlflow_models import ModelStart, ModelStore
 
         evaluation, config = _measured(self.home, model), self.config(model).data
         merged = "" if model.label == UNMERGED else f"{merge_name(model.label)}/"
@@ -309,15 +318,10 @@ class Exporter:
             dataset=DatasetInput(
                 config.family, evaluation["facts"]["data"], place_of(config), "test"
             ),
-            description=" ".join(part for part in (_named(model), self.comparison.verdict) if part),
+            description=f"{model}. {self.comparison.verdict}".rstrip(),
         )
-        return keep_model(
-            resolve_location(self.home.path),
-            home_id(self.home.path),
-            start,
-            folder,
-            register=register,
-        )
+        store = ModelStore(resolve_location(self.home.path), home_id(self.home.path))
+        return store.keep(start, folder, register)
 
     def _folder(self, model: SelectedModel) -> Path:
         return RunStore(self.home.runs).folder(model.run.digest)
@@ -356,7 +360,22 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
     kept weights there is nothing to keep. Never raises: the note says what went wrong.
     """
     try:
-        return _log_selected(home, spec, comparison)
+        if comparison.selected is None:
+            return None
+        model = select_model(comparison)
+        models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
+        if not models.has_weights(model):
+            return None
+        evaluation = _measured(home, model)["digest"]
+        sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
+        if (read_json(sent) or {}).get("evaluation") == evaluation:
+            return None
+        with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
+            folder = Path(scratch) / comparison.sweep
+            models.write(model, folder)
+            kept = models.keep(model, folder)
+        write_json(sent, {"evaluation": evaluation, "model_id": kept.model_id})
+        return f"the selected model is in MLflow as {kept.uri}: {model}."
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split())
         return (
@@ -376,32 +395,6 @@ def log_selected_again(home: Home, name: str) -> str | None:
             return log_selected(home, models.spec, models.comparison)
     except RequestError as error:
         return f"the selected model is not in MLflow: {error}"
-
-
-def _log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | None:
-    if comparison.selected is None:
-        return None
-    model = select_model(comparison)
-    models = Exporter(home, spec, find_ledger(home, comparison.sweep), comparison)
-    if not models.has_weights(model):
-        return None
-    evaluation = _measured(home, model)["digest"]
-    sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
-    if (read_json(sent) or {}).get("evaluation") == evaluation:
-        return None
-    with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
-        folder = Path(scratch) / comparison.sweep
-        models.write(model, folder)
-        kept = models.keep(model, folder)
-    write_json(sent, {"evaluation": evaluation, "model_id": kept.model_id})
-    return f"the selected model is in MLflow as {kept.uri}: {_named(model)}"
-
-
-def _named(model: SelectedModel) -> str:
-    """`car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1).`"""
-    seed = "" if model.run.seed is None else f", seed {model.run.seed}"
-    why = f" ({model.why})" if model.why else ""
-    return f"{model.setting}{seed}{why}."
 
 
 def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import json
 import logging
 import os
 import re
@@ -15,7 +14,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -39,6 +37,7 @@ from tracking.store.mlflow_errors import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from requests import Response
 
 
 logger = logging.getLogger(__name__)
@@ -263,22 +262,8 @@ PROBE_SECONDS = 5.0
 _FOLDER = "carft-sweep-doctor"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a server answered."""
-
-    status: int
-    text: str
-
-    def json(self) -> Any:
-        """Return the body as JSON. Raises ValueError."""
-        return json.loads(self.text)
-
-
-def ask(uri: str, path: str) -> Answer:
+def ask(uri: str, path: str) -> Response:
     """Request a path as MLflow's client does, with its credentials, certificates and proxies.
-
-    The request has the client's credentials (unless `as_nobody`), certificates and proxies.
 
     Raises:
         ServiceUnreachable: Nothing answers within PROBE_SECONDS.
@@ -291,12 +276,12 @@ def ask(uri: str, path: str) -> Answer:
 
     credentials: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
     try:
-        answer: Any = http_request(  # type: ignore[no-untyped-call]
+        answer: Response = http_request(  # type: ignore[no-untyped-call]
             credentials, path, "GET", max_retries=0, timeout=PROBE_SECONDS, raise_on_status=False
         )
     except MlflowException as error:
         raise _unanswered(uri, str(error.message)) from None
-    return Answer(answer.status_code, answer.text)
+    return answer
 
 
 def _unanswered(uri: str, text: str) -> RuntimeError:
@@ -317,7 +302,7 @@ def server_version(uri: str) -> str | None:
     """Read a server's version; None where it names none. Raises as `request` does."""
     answer = ask(uri, "/version")
     match = re.fullmatch(r"\d+\.\d+(\.\S+)?", answer.text.strip())
-    return match[0] if answer.status == 200 and match else None
+    return match[0] if answer.status_code == 200 and match else None
 
 
 def client_version() -> str:

@@ -155,32 +155,13 @@ class KeptModel:
         return f"models:/{self.model_id}"
 
 
-def keep_model(
-    place: TrackingLocation,
-    home: str,
-    start: ModelStart,
-    folder: Path,
-    *,
-    register: str | None = None,
-) -> KeptModel:
-    """Keep an export beside its run and its sweep, unless the store has it already.
+class ModelStore:
+    """The models of one experiment of an MLflow store.
 
-    Args:
-        place: The store and its experiment.
-        home: The home's id, as the tags of its runs have it.
-        start: What is known of the model.
-        folder: The export.
-        register: A registered model, of which it becomes a version unless it is one.
-
-    Raises:
-        ServiceUnreachable: The store cannot be used now.
-        TrackingError: The store rejects it, or does not have the run.
+    `home` is the home's id, as the tags of its runs have it. What opens it and `keep` raise
+    ServiceUnreachable where the store cannot be used now, and TrackingError where it rejects the
+    model or does not have the run.
     """
-    return _Keeper(place, home).keep(start, folder, register)
-
-
-class _Keeper:
-    """One experiment of a store."""
 
     def __init__(self, place: TrackingLocation, home: str) -> None:
         refuse_if_moved(place)
@@ -194,7 +175,11 @@ class _Keeper:
             )
         self._experiment = experiment
 
-    def keep(self, start: ModelStart, folder: Path, register: str | None) -> KeptModel:
+    def keep(self, start: ModelStart, folder: Path, register: str | None = None) -> KeptModel:
+        """Keep the export in `folder` beside its run and its sweep, unless it is there already.
+
+        It becomes a version of the registered model `register`, unless it is one.
+        """
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             before = self._kept_before(start)

@@ -17,7 +17,7 @@ from tests.tracking.conftest import NewDatabase
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.location import TrackingLocation
 from tracking.store.base import DatasetInput, Metric, RunKey, RunStart
-from tracking.store.mlflow_models import ModelStart, keep_model
+from tracking.store.mlflow_models import ModelStart, ModelStore
 from tracking.store.mlflow_store import MlflowStore
 from tracking.ui_server import Server
 
@@ -88,8 +88,8 @@ def test_a_model_is_kept_once_linked_once_and_registered_once(
     place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"model-{uuid.uuid4().hex}"
-    first = keep_model(place, "mine", START, folder, register=name)
-    again = keep_model(place, "mine", START, folder, register=name)
+    first = ModelStore(place, "mine").keep(START, folder, register=name)
+    again = ModelStore(place, "mine").keep(START, folder, register=name)
     assert (first.is_new, again.is_new) == (True, False)
     assert again.registered == first.registered == (name, "1")
     assert models(place) == [first.model_id]
@@ -112,7 +112,7 @@ def test_a_model_is_kept_once_linked_once_and_registered_once(
 def test_its_metrics_are_those_points_of_the_run_that_have_its_values(
     place: TrackingLocation, folder: Path
 ) -> None:
-    kept = keep_model(place, "mine", START, folder)
+    kept = ModelStore(place, "mine").keep(START, folder)
     model = client(place).get_logged_model(kept.model_id)
     found = {metric.key: metric for metric in model.metrics or []}
     assert set(found) == {"wise_ft/id/test/top1", "wise_ft/ood/mean/top1"}
@@ -124,8 +124,8 @@ def test_its_metrics_are_those_points_of_the_run_that_have_its_values(
 
 
 def test_other_models_are_other_models(place: TrackingLocation, folder: Path) -> None:
-    kept = keep_model(place, "mine", START, folder)
-    other = keep_model(place, "mine", replace(START, evaluation="0" * 64), folder)
+    kept = ModelStore(place, "mine").keep(START, folder)
+    other = ModelStore(place, "mine").keep(replace(START, evaluation="0" * 64), folder)
     assert other.is_new
     assert sorted(models(place)) == sorted([kept.model_id, other.model_id])
 
@@ -135,9 +135,9 @@ def test_a_run_that_is_not_there_is_told_with_what_to_do(
 ) -> None:
     lost = replace(START, key=RunKey(KEY.sweep, "a" * 64))
     with pytest.raises(TrackingError, match=r"has no run aaaaaaaaaaaa .*carft-sweep sync"):
-        keep_model(place, "mine", lost, folder)
+        ModelStore(place, "mine").keep(lost, folder)
     with pytest.raises(TrackingError, match="has no run"):
-        keep_model(place, "another's", START, folder)
+        ModelStore(place, "another's").keep(START, folder)
     assert models(place) == []
 
 
@@ -150,14 +150,14 @@ def test_an_upload_that_fails_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", full)
         with pytest.raises(ServiceUnreachable, match="no space left"):
-            keep_model(place, "mine", START, folder)
+            ModelStore(place, "mine").keep(START, folder)
     assert models(place) == []
-    assert keep_model(place, "mine", START, folder).is_new
+    assert ModelStore(place, "mine").keep(START, folder).is_new
 
 
 def test_a_name_that_the_registry_refuses_is_told(place: TrackingLocation, folder: Path) -> None:
     with pytest.raises(TrackingError, match="rejected"):
-        keep_model(place, "mine", START, folder, register="a/b")
+        ModelStore(place, "mine").keep(START, folder, register="a/b")
 
 
 def test_the_environment_is_left_as_it_was(
@@ -167,7 +167,7 @@ def test_the_environment_is_left_as_it_was(
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'secret'")
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
-    kept = keep_model(place, "mine", START, folder)
+    kept = ModelStore(place, "mine").keep(START, folder)
     assert dict(os.environ) == before
     if place.artifacts is not None:
         location = Path(client(place).get_logged_model(kept.model_id).artifact_location)
@@ -180,4 +180,4 @@ def test_a_server_that_is_away_is_told(folder: Path, server: Server) -> None:
     del server  # it lets MLflow be imported where this test is alone
     away = TrackingLocation("http://127.0.0.1:9", "none", None, "home")
     with pytest.raises(ServiceUnreachable, match=r"127\.0\.0\.1:9"):
-        keep_model(away, "mine", START, folder)
+        ModelStore(away, "mine").keep(START, folder)
