@@ -1,4 +1,4 @@
-"""Where a home's runs are recorded, and which file systems are safe for that."""
+"""Where a home's runs are recorded, on which file systems, and that nothing else is reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,3 +236,21 @@ def home_id(home: Path) -> str:
     finally:
         mine.unlink(missing_ok=True)
     return file.read_text().strip()
+
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",  # MLflow reads exactly this word
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
+    """Turn usage reporting off for this process and its children, where the user has not chosen.
+
+    Call it before mlflow, ray or huggingface_hub are imported: they look once.
+    """
+    target = os.environ if environ is None else environ
+    for name, value in QUIET.items():
+        target.setdefault(name, value)

@@ -28,8 +28,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import is_server, network_file_system, sqlite_file, waiting
-from tracking.store.mlflow_client import check_reachable, stay_private
+from tracking.location import is_server, network_file_system, sqlite_file, stay_private, waiting
+from tracking.store.mlflow_client import check_reachable
 
 logger = logging.getLogger(__name__)
 
@@ -121,15 +121,8 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
     The administrator's first password is that of CARFT_UI_PASSWORD, else what `ask_password`
     returns, else made up and kept in a file. Raises TrackingError where they cannot be kept safely.
     """
-    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
-    if os.environ.get(_OWN):  # an administrator's own configuration stands as it is
-        folder = _folder(home)
-        key = key or _kept(folder / "session-key", lambda: secrets.token_hex(32))
-        return Users(
-            {"MLFLOW_FLASK_SERVER_SECRET_KEY": key},
-            f"It asks for a name and a password, as {os.environ[_OWN]} says.",
-        )
-    kind = network_file_system(home)
+    own = os.environ.get(_OWN)  # an administrator's configuration stands as it is
+    kind = None if own else network_file_system(home)
     if kind is not None:
         raise TrackingError(
             f"--auth keeps users in an SQLite database in {home / 'ui'}, which lies on a network "
@@ -137,15 +130,16 @@ def prepare(home: Path, ask_password: Callable[[], str | None]) -> Users:
             f"basic-auth app with another database in {_OWN}"
         )
     folder = _folder(home)
+    key = os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY")
+    key = key or _kept(folder / "session-key", lambda: secrets.token_hex(32))
+    environ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": key}
+    if own:
+        return Users(environ, f"It asks for a name and a password, as {own} says.")
     database = folder / "users.db"
     config = folder / "basic_auth.ini"
     uri = f"sqlite:///{database.resolve()}".replace("%", "%%")  # configparser's own sign
     _private(config, _CONFIG.format(database=uri, admin=ADMIN))
-    environ = {
-        _OWN: str(config.resolve()),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": key
-        or _kept(folder / "session-key", lambda: secrets.token_hex(32)),
-    }
+    environ[_OWN] = str(config.resolve())
     if _has_admin(database):
         return Users(environ, f"It asks for a name and a password; its users are in {database}.")
     password, note = _first_password(folder, ask_password)

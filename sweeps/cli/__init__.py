@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from sweeps.cli.parser import parse
 from sweeps.secrets import read_secret_files
 from tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
-from tracking.store.mlflow_client import stay_private
+from tracking.location import stay_private
 
 Emit = Callable[[str], None]
 """Prints a result of a command."""

@@ -9,24 +9,21 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from carft_core.errors import RequestError, unknown
+from carft_core.errors import RequestError
 from sweeps.cli import Emit
 from sweeps.cli.table import table_lines
-from sweeps.doctor.base import Check, Finding, Scope
-from sweeps.doctor.examination import CHECKS, SUBJECTS, examine
+from sweeps.doctor.base import FAULTS, Scope
 from sweeps.engines.factory import address_of
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import OPTIMISER_STATE, RunStore
 from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
-from sweeps.results.projection import project
-from sweeps.scaffold.write import Scaffold, write_scaffold
-from sweeps.spec.schema import family_schema, sweep_schema
 from tracking.errors import ServiceUnreachable
 from tracking.location import is_server, resolve_location, without_password
 from tracking.store.base import Tracker
@@ -41,61 +38,61 @@ LISTED_TEXTS = 20
 
 def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the folder cannot be used."""
+    from sweeps.scaffold.write import write_scaffold
+
     out = Path(arguments.out or ".")
     scaffold = write_scaffold(
         Path(arguments.folder), out, name=arguments.name, force=arguments.force
     )
     if arguments.json:
-        emit(json.dumps(scaffold.to_dict(), indent=1))
+        emit(json.dumps(scaffold, indent=1))
         return 0
     for line in _scaffold_lines(scaffold):
         emit(line.encode("utf-8", "backslashreplace").decode())
     return 0
 
 
-def _scaffold_lines(scaffold: Scaffold) -> Iterator[str]:
-    yield f"{scaffold.root}: {scaffold.layout}"
+def _scaffold_lines(scaffold: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{scaffold['root']}: {scaffold['layout']}"
     yield ""
-    yield from _counts(scaffold)
+    yield from _counts(scaffold["counts"])
     for title, texts in (
-        ("Assumed:", scaffold.assumed),
-        ("Worth a look:", scaffold.doubts),
-        ("To be corrected before it runs:", scaffold.problems),
+        ("Assumed:", scaffold["assumed"]),
+        ("Worth a look:", scaffold["doubts"]),
+        ("To be corrected before it runs:", scaffold["problems"]),
     ):
         if texts:
             yield from ("", title, *(f"  - {text}" for text in texts[:LISTED_TEXTS]))
         if len(texts) > LISTED_TEXTS:
             yield f"  and {len(texts) - LISTED_TEXTS} more"
     yield ""
-    files = f"{os.path.relpath(scaffold.family)} and {os.path.relpath(scaffold.sweep)}"
+    files = f"{os.path.relpath(scaffold['family'])} and {os.path.relpath(scaffold['sweep'])}"
     yield f"Wrote {files}. Next:"
-    yield from (f"  {command}" for command in scaffold.next)
+    yield from (f"  {command}" for command in scaffold["next"])
 
 
-def _counts(scaffold: Scaffold) -> Iterator[str]:
+def _counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """Yield a table of images by class and split; of many classes their sums alone."""
-    splits = {name: classes for name, classes in scaffold.counts.items() if classes}
-    classes = list(scaffold.counts["train"])
+    splits = {name: classes for name, classes in counts.items() if classes}
+    classes = list(counts["train"])
     rows = [
-        [name, *(str(counts.get(name, 0)) for counts in splits.values())]
+        [name, *(str(images.get(name, 0)) for images in splits.values())]
         for name in (classes if len(classes) <= LISTED_CLASSES else ())
     ]
-    rows.append(["all classes", *(str(sum(counts.values())) for counts in splits.values())])
+    rows.append(["all classes", *(str(sum(images.values())) for images in splits.values())])
     if len(classes) > LISTED_CLASSES:
-        rows.append(["classes", *(str(len(counts)) for counts in splits.values())])
+        rows.append(["classes", *(str(len(images)) for images in splits.values())])
     return table_lines(["", *splits], rows, right=[*splits])
-
-
-_CODES = {"wrong": 2, "unreachable": 4}
-"""Of the exit; what is wrong goes before what is away."""
 
 
 def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
+    from sweeps.doctor.examination import SUBJECTS, run_checks, select_checks
+
     scope = Scope(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
     findings = []
     subject = None
-    for check, finding in _findings(_checks(arguments.only), scope):
+    for check, finding in run_checks(select_checks(arguments.only), scope):
         findings.append((check, finding))
         if arguments.json:
             continue
@@ -111,28 +108,7 @@ def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps({"checks": checks}, indent=1))
     else:
         emit(_summary(levels))
-    return next((code for level, code in _CODES.items() if level in levels), 0)
-
-
-def _findings(checks: Sequence[Check], scope: Scope) -> Iterator[tuple[Check, Finding]]:
-    """One after another: each imports what it needs, and they would only wait for each other."""
-    skipped = set()
-    for check in checks:
-        if check.subject in skipped:
-            continue
-        for finding in examine(check, scope):
-            yield check, finding
-            if check.is_gate and finding.level in _CODES:
-                skipped.add(check.subject)
-
-
-def _checks(only: Sequence[str]) -> list[Check]:
-    """Return the checks of these subjects and names, or all. Raises RequestError."""
-    names = [*SUBJECTS, *(check.name for check in CHECKS)]
-    for name in only:
-        if name not in names:
-            raise RequestError(unknown("check", name, names))
-    return [check for check in CHECKS if not only or {check.subject, check.name} & {*only}]
+    return next((code for level, code in FAULTS.items() if level in levels), 0)
 
 
 def _summary(levels: Sequence[str]) -> str:
@@ -149,6 +125,8 @@ def _summary(levels: Sequence[str]) -> str:
 
 def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
+    from sweeps.spec.schema import family_schema, sweep_schema
+
     schema = family_schema() if arguments.family else sweep_schema()
     emit(json.dumps(schema, indent=1))
     return 0
@@ -176,6 +154,9 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
+    from sweeps.results.export import log_selected_again
+    from sweeps.results.projection import project
+
     try:
         projection = project(home, name, store)
     except ServiceUnreachable as away:
@@ -186,8 +167,6 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
     if projection.is_anew:
-        from sweeps.results.export import log_selected_again
-
         note = log_selected_again(home, name)
         if note is not None:
             emit(f"{name}: {note}")

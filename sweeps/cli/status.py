@@ -37,7 +37,6 @@ from sweeps.ledger.trials import (
     sweep_folder,
 )
 from sweeps.scheduler.progress import duration
-from tracking.comparison.runs import setting
 
 MEASURED = 20
 """So many trials, the last ones, tell how long a run takes."""
@@ -300,6 +299,8 @@ def render(status: SweepStatus) -> RenderableType:
 
 
 def _head(status: SweepStatus) -> Iterator[str]:
+    from tracking.comparison.runs import setting  # which imports pydantic: not for `list`
+
     generation = "" if status.generation in (None, 1) else f" (generation {status.generation})"
     driver = "" if status.driver is None else f", driven by {status.driver}"
     yield f"{status.name}{generation}: {status.state}{driver}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -10,6 +10,8 @@ from typing import Literal
 from sweeps.home import Home
 
 Level = Literal["ok", "warning", "wrong", "unreachable"]
+FAULTS: Mapping[Level, int] = {"wrong": 2, "unreachable": 4}
+"""The exit code for each; what is wrong goes before what is away."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from carft_core.errors import RequestError
-from sweeps.spec.user_code import SOURCES_ROOT
 from tracking.errors import ServiceUnreachable
 
 NODE_SECONDS = 60.0
@@ -26,6 +25,8 @@ def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, 
     """Probe the cluster. Raises RequestError and ServiceUnreachable as `Cluster` does, the latter
     also when there is no answer within `seconds`.
     """
+    from sweeps.spec.user_code import SOURCES_ROOT
+
     command = [sys.executable, "-m", __name__, address]
     command += [] if home is None else [str(home.absolute())]
     try:

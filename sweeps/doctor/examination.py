@@ -7,13 +7,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import unquote
 
-from carft_core.errors import RequestError
+from carft_core.errors import RequestError, unknown
 from sweeps.doctor import machine, services
-from sweeps.doctor.base import Check, Finding, Scope, unreachable, wrong
+from sweeps.doctor.base import FAULTS, Check, Finding, Scope, unreachable, wrong
 from sweeps.secrets import NAMES
 from tracking.errors import AccessDenied, HostNotFound, ServiceUnreachable, TrackingError
 
@@ -33,6 +33,27 @@ SUBJECTS: Mapping[str, str] = {
     "ray": "Ray",
 }
 """What the subject of a check is called."""
+
+
+def select_checks(names: Sequence[str]) -> list[Check]:
+    """Return the checks of these subjects and names, or all. Raises RequestError."""
+    known = [*SUBJECTS, *(check.name for check in CHECKS)]
+    for name in names:
+        if name not in known:
+            raise RequestError(unknown("check", name, known))
+    return [check for check in CHECKS if not names or {check.subject, check.name} & {*names}]
+
+
+def run_checks(checks: Iterable[Check], scope: Scope) -> Iterator[tuple[Check, Finding]]:
+    """Run them in turn: each imports what it needs, and they would only wait for each other."""
+    skipped = set()
+    for check in checks:
+        if check.subject in skipped:
+            continue
+        for finding in examine(check, scope):
+            yield check, finding
+            if check.is_gate and finding.level in FAULTS:
+                skipped.add(check.subject)
 
 
 HIDDEN = "***"

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
-from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 from tracking.location import existing_folder, file_system, network_file_system, waiting
 from tracking.provenance import provenance_tags
 
@@ -40,6 +39,8 @@ SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "
 )
 def _own(_: Scope) -> Iterator[Finding]:
     """Report the version and the sources: two machines with this line in common run the same."""
+    from sweeps.spec.user_code import SOURCES_ROOT, source_digest
+
     version = _version(PROJECT) or "(not installed)"
     commit = provenance_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""

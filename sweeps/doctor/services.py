@@ -13,7 +13,6 @@ from sweeps.doctor.cluster_probe import probe_cluster
 from sweeps.ledger.claim import holder
 from sweeps.ledger.study import check_storage, named_database, open_storage, study_file
 from sweeps.ledger.trials import LEDGER_FILE, newest_generation, read_generations, sweep_names
-from sweeps.results.projection import SweepProjection
 from tracking.database import Database, inspect_database
 from tracking.location import (
     TRACKING_VARIABLE,
@@ -267,6 +266,8 @@ def _moved(scope: Scope) -> Iterator[Finding]:
     "carft-sweep sync",
 )
 def _behind(scope: Scope) -> Iterator[Finding]:
+    from sweeps.results.projection import SweepProjection
+
     for name in sweep_names(scope.home):
         ledger, driver = newest_generation(scope.home, name), holder(scope.home.sweep(name))
         if ledger is None or driver is not None:

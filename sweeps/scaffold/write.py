@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -203,37 +202,12 @@ def _list(items: Sequence[str]) -> str:
     return f"[{', '.join(map(quoted, items))}]"
 
 
-@dataclass(frozen=True)
-class Scaffold:
-    """What the folder holds, and what was written."""
-
-    family: Path
-    sweep: Path
-    layout: str
-    root: Path
-    counts: Mapping[str, Mapping[str, int]]
-    """Split -> class -> images; `train` with what is carved from it."""
-    assumed: tuple[str, ...]
-    doubts: tuple[str, ...]
-    problems: tuple[str, ...]
-    """What only the owner of the images can change, and `check` refuses."""
-
-    @property
-    def next(self) -> tuple[str, str]:
-        """The commands to continue with."""
-        sweep = shlex.quote(os.path.relpath(self.sweep))
-        return f"carft-sweep check {sweep}", f"carft-sweep run {sweep}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        paths = {name: str(getattr(self, name)) for name in ("family", "sweep", "root")}
-        return {**asdict(self), **paths, "next": list(self.next)}
-
-
 def write_scaffold(
     images: Path, out: Path, *, name: str | None = None, force: bool = False
-) -> Scaffold:
+) -> dict[str, Any]:
     """Scan the folder `images`, and write `<name>.family.yaml` and `<name>.yaml` into `out`.
+
+    Returns what `init --json` prints; `problems` are what only the owner of the images can change.
 
     Raises RequestError for a missing folder, for an unknown layout, or when a file is there already
     and `force` is not given.
@@ -261,19 +235,21 @@ def write_scaffold(
         sweep: sweep_text(inventory, name, family.name, sample.median_side),
     }
     _write(texts, force=force)
-    return Scaffold(
-        family=family,
-        sweep=sweep,
-        layout=inventory.layout.kind,
-        root=inventory.layout.root,
-        counts={
+    shown = shlex.quote(os.path.relpath(sweep))
+    return {
+        "family": str(family),
+        "sweep": str(sweep),
+        "layout": inventory.layout.kind,
+        "root": str(inventory.layout.root),
+        "counts": {
             split: {one: len(paths) for one, paths in by_class.items()}
             for split, by_class in inventory.splits.items()
         },
-        assumed=tuple(inventory.layout.assumed),
-        doubts=tuple(find_doubts(inventory, sample)),
-        problems=tuple(inventory.problems),
-    )
+        "assumed": inventory.layout.assumed,
+        "doubts": list(find_doubts(inventory, sample)),
+        "problems": inventory.problems,
+        "next": [f"carft-sweep check {shown}", f"carft-sweep run {shown}"],
+    }
 
 
 def _checked_name(name: str | None, images: Path) -> str:

@@ -69,7 +69,7 @@ def test_a_wrong_password_is_said_before_training(
     assert served.trained() == {}
 
 
-@pytest.mark.slow  # a server anew; test_reaching.py begins without one, and e2e delivers later
+@pytest.mark.slow  # a server anew; test_sync.py begins without one, and e2e delivers later
 def test_a_sweep_begins_while_the_server_is_down_and_is_delivered_later(
     served: ToySweep,
     mlflow_server: MlflowServer,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
+from tracking.location import stay_private
 from tracking.store.memory_store import MemoryTracker
-from tracking.store.mlflow_client import stay_private
 from tracking.store.mlflow_store import MlflowStore
 from tracking.ui_server import Server, serve
 

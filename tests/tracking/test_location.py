@@ -15,16 +15,17 @@ import pytest
 from tests.mounts import mount
 from tracking.errors import TrackingError
 from tracking.location import (
+    QUIET,
     Lock,
     LockHeld,
     file_system,
     home_id,
     network_file_system,
     resolve_location,
+    stay_private,
     without_password,
 )
 from tracking.provenance import SOURCE_COMMIT, provenance_tags
-from tracking.store.mlflow_client import QUIET, stay_private
 from tracking.store.mlflow_store import open_store
 
 
@@ -159,7 +160,7 @@ def test_what_the_user_chose_about_usage_reports_stands() -> None:
 def test_mlflows_telemetry_is_off_because_of_us() -> None:
     """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
     code = (
-        "from tracking.store.mlflow_client import stay_private; stay_private()\n"
+        "from tracking.location import stay_private; stay_private()\n"
         "import mlflow\n"
         "from mlflow.telemetry import get_telemetry_client, utils\n"
         "assert not utils._IS_IN_CI_ENV_OR_TESTING and not utils._IS_MLFLOW_DEV_VERSION\n"

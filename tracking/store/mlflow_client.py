@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from tracking.location import (
     TrackingLocation,
     is_server,
     sqlite_file,
+    stay_private,
     without_password,
 )
 from tracking.store.mlflow_errors import (
@@ -42,12 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",  # MLflow reads exactly this word
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 # One attempt a request, and not for two minutes: when to repeat is the caller's part, and a request
 # that MLflow repeats by itself may open a run twice. And no address of each run that ends on
 # stdout, which is for results: it costs a request, and shows a password that is in the URI.
@@ -57,16 +52,6 @@ _CLIENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
-def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
-    """Turn usage reporting off for this process and its children, where the user has not chosen.
-
-    Call it before mlflow, ray or huggingface_hub are imported: they look once.
-    """
-    target = os.environ if environ is None else environ
-    for name, value in QUIET.items():
-        target.setdefault(name, value)
 
 
 @contextmanager
@@ -387,9 +372,7 @@ def check_rights(client: MlflowClient, experiment: str) -> None:
 
     Raises MLflow's own errors.
     """
-    from mlflow.version import VERSION
-
-    client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {VERSION}")
+    client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
 
 
 def check_artifacts(client: MlflowClient, uri: str, experiment: str) -> None:

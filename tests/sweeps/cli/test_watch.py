@@ -133,9 +133,18 @@ def test_watch_prints_once_where_there_is_no_terminal(
     assert capsys.readouterr().out == f"{as_text(sweep_status(toy.home, 'toy'))}\n"
 
 
-@pytest.mark.parametrize("command", [["watch", "toy", "--once"], ["stop", "toy"], ["list"]])
-def test_looking_at_a_sweep_imports_neither_torch_nor_a_database(
-    toy: ToySweep, command: list[str]
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["watch", "toy", "--once"], "toy"),
+        (["stop", "toy"], "toy"),
+        (["list"], "toy"),
+        (["clean"], "remove"),
+        (["doctor", "machine.cores", "ray"], "cores usable"),
+    ],
+)
+def test_who_looks_at_a_home_imports_neither_torch_nor_a_database(
+    toy: ToySweep, command: list[str], shown: str
 ) -> None:
     toy.run()
     done = subprocess.run(
@@ -146,7 +155,7 @@ def test_looking_at_a_sweep_imports_neither_torch_nor_a_database(
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "toy" in done.stdout
+    assert shown in done.stdout
 
 
 def test_watch_lives_on_a_terminal_until_the_sweep_ends(toy: ToySweep) -> None:

@@ -1,8 +1,10 @@
-"""MLflow as the store: found again, not hijacked, clear about what is wrong."""
+"""MLflow as the store: found again, not hijacked, clear about what is wrong, whole when killed."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,14 +14,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlflow import MlflowClient
+from mlflow.entities import Metric as MlflowMetric
+from mlflow.entities import RunTag
+from mlflow.utils.validation import (
+    MAX_BATCH_LOG_REQUEST_SIZE,
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+)
 
 from tests.services.answering import Answer, Asked, answering
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs, look_into_mlflow
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.store.base import Metric, RunKey, RunStart
-from tracking.store.mlflow_store import MlflowStore
+from tracking.store.mlflow_client import check_reachable
+from tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
 from tracking.ui_server import Server
 
 SWEEP = RunKey("kl_weight")
@@ -336,3 +348,77 @@ def test_a_run_is_read_back_through_a_server_as_it_was_told(server: Server, tmp_
     seen = look_into_mlflow(server.address, experiment)(SWEEP)
     assert seen is not None
     assert seen.artifacts == {"weights.bin": big.read_bytes()}
+
+
+def test_the_numbers_are_mlflows() -> None:
+    assert (METRICS, TAGS) == (MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH)
+
+
+@given(st.lists(st.text(max_size=3).map(lambda text: text * 2000), max_size=40), st.integers(1, 9))
+def test_nothing_is_lost_and_the_order_stays(texts: list[str], most: int) -> None:
+    tags = [RunTag(str(number), text) for number, text in enumerate(texts)]
+    made = list(batches(tags, most))
+    assert [tag for batch in made for tag in batch] == tags
+    assert all(0 < len(batch) <= most for batch in made)
+
+
+def test_requests_of_the_longest_names_and_values_fit() -> None:
+    metrics = [MlflowMetric("ü" * 250, 1 / 3, 1_790_000_000_000, step) for step in range(METRICS)]
+    tags = [RunTag("ü" * 250, "ü" * 5000) for _ in range(TAGS)]
+    for made in (list(batches(metrics, METRICS)), list(batches(tags, TAGS))):
+        assert len(made) > 1
+        for batch in made:
+            request = json.dumps([dict(entry) for entry in batch], indent=2)
+            assert len(request) < MAX_BATCH_LOG_REQUEST_SIZE
+    short = [MlflowMetric("train/loss", 1 / 3, 1_790_000_000_000, step) for step in range(METRICS)]
+    assert len(list(batches(short, METRICS))) == 1
+
+
+WRITER = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")  # so that the transaction reaches the file
+connection.execute("BEGIN IMMEDIATE")
+for number in range(2000):
+    connection.execute("INSERT INTO things VALUES (?)", ("x" * 500,))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_transaction_that_was_cut_off_is_rolled_back_and_the_database_answers(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE things (value TEXT)")
+    connection.close()
+    done = subprocess.run([sys.executable, "-c", WRITER, str(file)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert file.with_name("mlflow.db-journal").stat().st_size > 0
+    check_reachable(f"sqlite:///{file}")
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("SELECT count(*) FROM things").fetchone() == (0,)
+    connection.close()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_a_database_is_there_only_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = MlflowClient.search_experiments
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise Killed
+
+    store = MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}", "x", tmp_path / "artifacts")
+    monkeypatch.setattr(MlflowClient, "search_experiments", cut_off)
+    with pytest.raises(Killed):
+        store.check()
+    assert not (tmp_path / "mlflow.db").exists()
+    (tmp_path / ".mlflow.db.new-1").mkdir()
+    monkeypatch.setattr(MlflowClient, "search_experiments", real)
+    store.check()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
