@@ -1,4 +1,4 @@
-"""A tracking server that is away, rejects us or lacks runs: what `run` does about it, and `sync`."""
+"""A tracking server that is away, rejects us or lacks runs: what `run` and `sync` do about it."""
 
 from __future__ import annotations
 
