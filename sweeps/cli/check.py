@@ -91,11 +91,10 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
 
     They are not asked while there is no home that they could share.
     """
-    warnings: tuple[str, ...] = ()
     from sweeps.engines.ray_cluster import Cluster, check_nodes
 
-    cluster = Cluster(address)
-    try:
+    warnings: tuple[str, ...] = ()
+    with closing(Cluster(address)) as cluster:
         nodes = cluster.nodes_by_id()
         need = requirements_of(spec.resources, list(nodes.values()), spec.parallel)
         able = {id_: node for id_, node in nodes.items() if node.fits(need)}
@@ -107,8 +106,6 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
         elif able:
             nodes |= check_nodes(able, home.path.absolute(), imports=spec.imports)
         return list(nodes.values()), warnings
-    finally:
-        cluster.close()
 
 
 def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

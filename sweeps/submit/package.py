@@ -10,6 +10,7 @@ import stat
 import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -75,7 +76,8 @@ def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:
             continue
         values[value] = None
         if "://" in value:
-            values[_password(value)] = None
+            with suppress(ValueError):  # it is no URL
+                values[unquote(urlsplit(value).password or "")] = None
     return tuple(value for value in values if len(value) >= _SHORTEST)
 
 
@@ -101,13 +103,6 @@ def content_exclusion(content: bytes, values: Iterable[str]) -> str | None:
     if any(value.encode() in content for value in values):
         return "holds a secret of this environment"
     return None
-
-
-def _password(url: str) -> str:
-    try:
-        return unquote(urlsplit(url).password or "")
-    except ValueError:
-        return ""
 
 
 @dataclass(frozen=True)
