@@ -133,9 +133,10 @@ def training(cluster: Cluster, sweep: str) -> Host | None:
     """A host that is in the first half of a run of the sweep."""
     for folder in Path(cluster.environ["CARFT_HOME"]).glob("runs/*"):
         run, epochs = (read_json(folder / name) for name in ("run.json", "history.json"))
-        if run is not None and run["sweep"] == sweep and run["state"] == "running":
-            if 1 <= len(epochs or ()) < EPOCHS / 2:
-                return cluster.host_of(int(run["worker"].rpartition(":")[2]))
+        if run is None or (run["sweep"], run["state"]) != (sweep, "running"):
+            continue
+        if 1 <= len(epochs or ()) < EPOCHS / 2:
+            return cluster.host_of(int(run["worker"].rpartition(":")[2]))
     return None
 
 
