@@ -24,7 +24,11 @@ from tests.clusters.test_ray_by_hand import WEIGHTS, has
 from tests.e2e.conftest import LIMIT, Tiny, make_tiny
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,  # minutes, in which Ray sees that a node is gone
+    pytest.mark.xdist_group("services"),
+    pytest.mark.timeout(600),
+]
 EPOCHS = 30
 
 
