@@ -1,13 +1,18 @@
-"""A project of a user's own: a git repository with a sweep file, and no network."""
+"""A project of a user's own, a git repository with a sweep file, and what answers for a head."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.services.answering import Answer, Asked, answering
 
 SWEEP = """\
 name: tiny
@@ -52,3 +57,27 @@ def git(project: Path) -> Git:
     call("add", "-A")
     call("commit", "-qm", "first")
     return call
+
+
+@dataclass
+class FakeHead:
+    """Its answers by `METHOD /path`, or in general; what it was asked, with the headers."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    otherwise: Answer = field(default_factory=lambda: Answer("not here", 404))
+    asked: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    address: str = ""
+
+
+@contextmanager
+def fake_head(**made: Any) -> Iterator[FakeHead]:
+    """A server on a port of its own."""
+    head = FakeHead(**made)
+
+    def answer(asked: Asked) -> Answer:
+        what = f"{asked.method} {asked.path}"
+        head.asked.append((what, asked.headers, asked.body))
+        return head.answers.get(what, head.otherwise)
+
+    with answering(answer) as head.address:
+        yield head

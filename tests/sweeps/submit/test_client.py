@@ -13,7 +13,7 @@ from carft_core.errors import RequestError
 from sweeps.submit import client as module
 from sweeps.submit.client import JOBS_VARIABLE, JobClient, exit_code, follow
 from tests.services.answering import Answer
-from tests.sweeps.submit.fake_head import fake_head
+from tests.sweeps.submit.conftest import fake_head
 from tracking.errors import ServiceUnreachable
 
 VERSION = {"GET /api/version": Answer({"ray_version": "2.60.0", "version": "4"})}

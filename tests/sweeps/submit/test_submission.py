@@ -20,8 +20,7 @@ from sweeps.spec.spec import load_spec
 from sweeps.submit import client as client_module
 from sweeps.submit.submission import Submission
 from tests.services.answering import Answer
-from tests.sweeps.submit.conftest import Git
-from tests.sweeps.submit.fake_head import FakeHead, fake_head
+from tests.sweeps.submit.conftest import FakeHead, Git, fake_head
 
 VERSION = {"GET /api/version": Answer({"ray_version": "2.99.0"})}
 RUN = "exec python -m sweeps run"
