@@ -137,8 +137,7 @@ def command(verb: str, name: str, home: str | None) -> str:
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
     """The runs that failed last, by when; at most `most`."""
     runs = RunStore(home.runs)
-    trials = [t for t in ledger.trials() if t.state in ("running", "failed")]
-    trials.sort(key=lambda trial: trial.number)
+    trials = sorted(ledger.trials(), key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
     last = [trial for trial in trials if trial.state == "failed"][-most:]
     found = [
