@@ -47,8 +47,8 @@ def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
     if arguments.json:
         emit(json.dumps(scaffold, indent=1))
         return 0
-    for line in _scaffold_lines(scaffold):
-        emit(line.encode("utf-8", "backslashreplace").decode())
+    text = "\n".join(_scaffold_lines(scaffold))
+    emit(text.encode("utf-8", "backslashreplace").decode())
     return 0
 
 

@@ -50,8 +50,7 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes}
         emit(json.dumps(plain, indent=1))
     else:
-        for line in (*_estimate_lines(estimate, spec), *_resource_lines(supply)):
-            emit(line)
+        emit("\n".join((*_estimate_lines(estimate, spec), *_resource_lines(supply))))
     return 0
 
 

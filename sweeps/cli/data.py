@@ -86,9 +86,7 @@ def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
         return 0
     width = Console().width
     for family in listed:
-        for line in _family_lines(family, width, sought=root is not None):
-            emit(line)
-        emit("")
+        emit("\n".join([*_family_lines(family, width, sought=root is not None), ""]))
     emit(f"Data root: {root or f'none; --data-root or {VARIABLE} names it'}")
     return 0
 
@@ -186,8 +184,7 @@ def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
     if arguments.json:
         emit(json.dumps(_survey_as_dict(result), indent=1))
     else:
-        for line in _survey_lines(result):
-            emit(line)
+        emit("\n".join(_survey_lines(result)))
     if wrong:
         raise RequestError("\n".join(wrong))
     return 0
@@ -296,8 +293,7 @@ def prepare_data(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps(preparation, indent=1))
     else:
         emit(f"{config.family}: listed in {_time(listed)}, digest {data.digest[:8]}")
-        for line in _decoded_lines(decoded, refusal):
-            emit(line)
+        emit("\n".join(_decoded_lines(decoded, refusal)))
     if refusal is not None:
         raise RequestError(refusal)
     return 0

@@ -45,8 +45,7 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
     if arguments.json:
         emit(json.dumps(_export_as_dict(model, out, kept), indent=1, allow_nan=False))
         return 0
-    for line in _export_lines(model, shown, kept):
-        emit(line)
+    emit("\n".join(_export_lines(model, shown, kept)))
     return 0
 
 
@@ -95,8 +94,7 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
             continue
         predictions.append({"image": str(image), **_prediction_as_dict(prediction)})
         if not arguments.json:
-            for line in _prediction_lines(image, prediction):
-                emit(line)
+            emit("\n".join(_prediction_lines(image, prediction)))
     if arguments.json:
         emit(json.dumps({"predictions": predictions, "unreadable": unreadable}, indent=1))
     elif unreadable:

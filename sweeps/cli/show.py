@@ -43,8 +43,7 @@ def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(json.dumps(sweep, allow_nan=False))
         return 0
     driven = holder(home.sweep(arguments.sweep)) is not None
-    for line in _lines(sweep, arguments.state, driven=driven):
-        emit(line)
+    emit("\n".join(_lines(sweep, arguments.state, driven=driven)))
     return 0
 
 

@@ -235,8 +235,7 @@ def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(f"No sweep was run in {home.path} yet. Try: carft-sweep run kl_weight")
         return 0
     columns = ("sweep", "state", "trials", "best", "last change")
-    for line in table_lines(columns, map(_row, found)):
-        emit(line)
+    emit("\n".join(table_lines(columns, map(_row, found))))
     return 0
 
 
