@@ -25,7 +25,7 @@ from tracking.charts.data import ChartData
 from tracking.charts.palette import NEUTRAL, Legend
 from tracking.comparison.compare import setting_key
 from tracking.comparison.metrics import TOP1, named
-from tracking.comparison.runs import merge_name
+from tracking.comparison.runs import split_merge
 from tracking.comparison.statistics import Estimate
 from tracking.comparison.wise_ft import WISE, Curve, ood_at
 
@@ -131,7 +131,7 @@ def _intervals(id_test: Estimate, ood: Estimate, axes: _Axes) -> dict[str, Any]:
 
 
 def _series(algorithm: str, merge: str | None) -> str:
-    return algorithm if merge is None else f"{algorithm} + {merge_name(merge)}"
+    return algorithm if merge is None else f"{algorithm} + {split_merge(merge)[0]}"
 
 
 def _legend(data: ChartData, models: _Rows) -> Legend:

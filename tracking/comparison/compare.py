@@ -16,14 +16,12 @@ from tracking.comparison.runs import Arm, RunRecord, group, params_key
 from tracking.comparison.selection import (
     Budget,
     Selection,
-    arms_to_test,
     budgets,
     confirm,
     less_tried,
     select,
     select_each,
     select_merges,
-    value_of,
 )
 from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, Endpoint, SelectionRule
 from tracking.comparison.statistics import Estimate, Interval, estimate
@@ -34,7 +32,7 @@ from tracking.comparison.verdict import (
     judge,
     zero_shot_of,
 )
-from tracking.comparison.wise_ft import Curve, mean_curve
+from tracking.comparison.wise_ft import Curve, mean_curve, seed_curves
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
@@ -70,11 +68,12 @@ class Row:
     @property
     def names(self) -> set[str]:
         """The names of these metrics, in no order."""
-        return set().union(*(run.values(self.arm.merge) for run in self.arm.done))
+        return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
         """Estimate one metric over the finished runs; no mean where one of them lacks it."""
-        return estimate(self.arm.values(name))
+        values = self.arm.values(name)
+        return estimate([values.get(run.seed) for run in self.arm.done])
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Comparison:
     def metric_names(self) -> frozenset[str]:
         """Every metric of some row."""
         every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
-        return frozenset().union(*(run.values(merge) for run, merge in every))
+        return frozenset().union(*(run.metrics_of(merge) for run, merge in every))
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
@@ -189,7 +188,7 @@ def compare(
     selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
     best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
     confirmation = confirm(arms, selections, spec.confirm_seeds)
-    tested = arms_to_test(selections, confirmation)
+    tested = confirmation.arms
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
     reference = tested.get(spec.reference)
     verdicts: tuple[Verdict, ...] = ()
@@ -209,26 +208,27 @@ def compare(
             "names domains": bool(caveats.named_domains(arm)),
             "oracle": rule.oracle,
         }
-        for shown in (arm, *(arm.merged(label) for label in arm.merge_labels)):
-            chosen = standing is not None and standing.arm.label == shown.label
-            chosen |= shown.merge in merges.get(arm.label, {}).values()
+        for model in (arm, *(arm.merged(label) for label in arm.merge_labels)):
+            chosen = standing is not None and standing.arm.label == model.label
+            chosen |= model.merge in merges.get(arm.label, {}).values()
             row = Row(
-                arm=shown,
-                value=value_of(shown, rule.metric),
-                selected=best is not None and best.arm.label == shown.label,
+                arm=model,
+                value=model.mean(rule.metric),
+                selected=best is not None and best.arm.label == model.label,
                 chosen=chosen,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
             )
-            if with_images and shown.done and (shown.merge is None or chosen):
-                predictions = read_predictions(shown.done, shown.merge)
+            if with_images and model.done and (model.merge is None or chosen):
+                predictions = read_predictions(model.done, model.merge)
                 row = replace(row, ci95_images=intervals(predictions) if predictions else {})
             rows.append(row)
     judged = [*selections.values(), *([best] if best else [])]
-    curves = (
-        mean_curve(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
-        for arm in tested.values()
-        if arm.merge is None
-    )
+    curves = []
+    for arm in tested.values():
+        if arm.merge is None:
+            zero_shot = zero_shot_of(arm, zero_shots)
+            by_seed = seed_curves(arm, zero_shot, endpoint.id_metric, endpoint.ood)
+            curves.append(mean_curve(arm, by_seed))
     return Comparison(
         sweep=sweep,
         spec=spec,

@@ -75,7 +75,7 @@ def mean_record(
     whole = len(runs) == len(by_task)
     models = [{None: run.metrics, **run.merges} for run in runs.values()] if whole else []
     means = {
-        label: _mean({task: run.values(label) for task, run in runs.items()}, rule, endpoint)
+        label: _mean({task: run.metrics_of(label) for task, run in runs.items()}, rule, endpoint)
         for label in (models[0] if models else ())
         if all(label in model for model in models)
     }

@@ -218,7 +218,7 @@ def _frame_run(label: str, run: RunRecord, merge: str | None) -> dict[str, Any]:
         "state": run.state,
         "digest": run.digest,
         **run.params,
-        **run.values(merge),
+        **run.metrics_of(merge),
     }
 
 

@@ -19,7 +19,7 @@ def test_a_shift_has_the_paired_difference_in_points(plain: ChartData) -> None:
         for label in ("car_ft kl_weight=1", "fine_tune")
     )
     metric = "ood/pixel/top1"
-    sides = (ours.by_seed(metric).values(), theirs.by_seed(metric).values())
+    sides = (ours.values(metric).values(), theirs.values(metric).values())
     known = PairedTest(tuple(one - two for one, two in zip(*sides, strict=True)))
     assert known.ci95 is not None
     told = found["car_ft kl_weight=1", "pixel"]
