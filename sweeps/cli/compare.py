@@ -21,7 +21,6 @@ from sweeps.home import Home, find_home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import load_part, load_parts
-from sweeps.results.report import FILE, page
 from sweeps.spec.metrics import PATTERN, natural_goal, problem
 from sweeps.spec.settings import SELECTION_RULES
 from tracking.comparison.compare import Comparison
@@ -259,9 +258,12 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def report_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Several sweeps are one comparison."""
+    # Opens the data and the user's code, and so loads torch, which `compare` does without.
+    from sweeps.results.report import FILE, page
+
     home = Home(find_home(arguments.home).path.absolute())
     sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-    out = _out(arguments.out, home, sweeps)
+    out = _out(arguments.out, home, sweeps, FILE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
@@ -295,12 +297,12 @@ def _given(arguments: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}={it}" for name, it in given.items() if it is not None]
 
 
-def _out(given: str | None, home: Home, sweeps: list[Ledger]) -> Path:
+def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path:
     """Where the page goes. Raises RequestError for a folder."""
     if given is None:
         folder = home.sweep("+".join(sweep.name for sweep in sweeps))
-        return folder / FILE if len(sweeps) == 1 else home.path / f"{folder.name}.{FILE}"
+        return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
     out = Path(given).expanduser()
     if out.is_dir():
-        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / FILE}")
+        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / name}")
     return out
