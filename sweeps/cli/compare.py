@@ -180,22 +180,20 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         return load_parts(find_home(arguments.home), arguments.sweeps, with_fields=wide)
     if arguments.images:
         raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
-    from tracking.mlflow_reader import MlflowReader, find
+    from tracking.mlflow_reader import read_sweeps
 
-    reader = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT)
-    there = reader.sweeps()
-    return [reader.part(find(there, name), name) for name in dict.fromkeys(arguments.sweeps)]
+    return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
 
 
 def _list(arguments: argparse.Namespace, say: Say) -> int:
     """The sweeps of a server."""
     from tracking.mlflow_reader import MlflowReader
 
-    there = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
+    served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
     if arguments.json:
-        say(json.dumps([sweep.as_dict() for sweep in there], indent=1))
-    elif there:
-        say("\n".join(sweep.line() for sweep in there))
+        say(json.dumps([sweep.as_dict() for sweep in served], indent=1))
+    elif served:
+        say("\n".join(sweep.line() for sweep in served))
     else:
         say("No sweep is there.")
     return 0
@@ -232,13 +230,13 @@ def _with_published(
 ) -> TableOptions:
     subjects = {
         Subject(
-            str(known.get("model.name")),
-            None if known.get("model.pretrained") is None else str(known["model.pretrained"]),
-            str(known.get("data.family")),
+            str(fields.get("model.name")),
+            None if fields.get("model.pretrained") is None else str(fields["model.pretrained"]),
+            str(fields.get("data.family")),
         )
         for part in sweeps
         for record in part.records
-        if record.state == "done" and (known := part.fields.get(record.digest)) is not None
+        if record.state == "done" and (fields := part.fields.get(record.digest)) is not None
     }
     quoted = quoted_beside(subjects, comparison)
     return replace(options, quoted=quoted, notes=() if quoted else (none_published(subjects),))
@@ -270,7 +268,7 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
     runs, several = RunStore(home.runs), len(sweeps) > 1
     parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
     comparison = compare_sweeps(override_specs(parts, arguments))
-    made = page(home, sweeps, comparison, options=_given(arguments))
+    made = page(home, sweeps, comparison, options=_options(arguments))
     with written("--out", out):
         made.write(out)
     files: list[Path] = []
@@ -289,12 +287,12 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _given(arguments: argparse.Namespace) -> list[str]:
+def _options(arguments: argparse.Namespace) -> list[str]:
     """Repeat the options that go before the spec, as far as they were given."""
-    given = {name: getattr(arguments, name) for name in _OVERRIDES}
+    options = {name: getattr(arguments, name) for name in _OVERRIDES}
     if arguments.reference != REFERENCE:
-        given["reference"] = arguments.reference
-    return [f"--{name.replace('_', '-')}={it}" for name, it in given.items() if it is not None]
+        options["reference"] = arguments.reference
+    return [f"--{name.replace('_', '-')}={it}" for name, it in options.items() if it is not None]
 
 
 def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path:

@@ -22,7 +22,7 @@ from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
-from tracking.comparison.runs import CONFIRMED, RunRecord
+from tracking.comparison.runs import RunRecord
 from tracking.comparison.verdict import Pair, zero_shot_of
 from tracking.provenance import describe_code, provenance_tags
 from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
@@ -103,7 +103,7 @@ def _shown_pair(comparison: Comparison) -> Pair | None:
         if verdict.pair.candidate.trains and verdict.pair.reference.trains and verdict.pair.seeds
     ]
     for pair in pairs:
-        if selected and pair.candidate.label.removesuffix(CONFIRMED) == selected.arm.label:
+        if selected and pair.candidate.name == selected.arm.label:
             return pair
     return pairs[0] if pairs else None
 
@@ -282,13 +282,13 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
         return None
     plain = sweep.spec["parameters"].items()
     space = [parse_parameter(name, data) for name, data in plain]
-    known = optuna_distributions(space)
+    distributions = optuna_distributions(space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     for params, value in trials:
         stored = encode(space, params)
-        named = {name: known[name] for name in stored}
-        study.add_trial(optuna.trial.create_trial(params=stored, distributions=named, value=value))
+        own = {name: distributions[name] for name in stored}
+        study.add_trial(optuna.trial.create_trial(params=stored, distributions=own, value=value))
     # Not PED-ANOVA, Optuna's default: it asks what leads to the best tenth of the trials, which of
     # ten trials is one. Deeper trees tell nothing new of a main effect, and take minutes with 2,000
     # trials.

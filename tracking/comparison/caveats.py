@@ -147,11 +147,7 @@ def oracle(rule: SelectionRule) -> Iterator[str]:
 
 def named_domains(arm: Arm) -> tuple[str, ...]:
     """Return the held-out domains that this arm's contexts name."""
-    words: set[str] = set()
-    for run in arm.runs:
-        named = run.facts.get(NAMED_DOMAINS) or ()
-        words.update(named.split(",") if isinstance(named, str) else map(str, _listed(named)))
-    return tuple(sorted(word.strip() for word in words if word.strip()))
+    return tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
 
 
 def contexts(arms: Sequence[Arm]) -> Iterator[str]:
@@ -166,8 +162,8 @@ def contexts(arms: Sequence[Arm]) -> Iterator[str]:
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
     """Repeat what the runs found in the data that readers of their numbers should know."""
-    every = (note for arm in arms for run in arm.done for note in _listed(run.facts.get(NOTES)))
-    notes = list(dict.fromkeys(map(str, every)))
+    every = (note for arm in arms for run in arm.done for note in run.listed(NOTES))
+    notes = list(dict.fromkeys(every))
     yield from notes[:NOTES_SHOWN]
     if len(notes) > NOTES_SHOWN:
         yield f"and {len(notes) - NOTES_SHOWN} more notes on the data"
@@ -223,12 +219,6 @@ def few(parts: Sequence[str], separator: str = ", ") -> str:
     rest = len(parts) - 3
     shown = separator.join(parts[:3])
     return f"{shown}{separator}{rest} more" if rest > 0 else shown
-
-
-def _listed(value: object) -> Iterable[object]:
-    if value is None:
-        return ()
-    return value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _count(number: int, noun: str) -> str:

@@ -23,7 +23,7 @@ from tracking.comparison.selection import (
     select_each,
     select_merges,
 )
-from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, Endpoint, SelectionRule
+from tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
 from tracking.comparison.statistics import Estimate, Interval, estimate
 from tracking.comparison.verdict import (
     Pair,
@@ -72,8 +72,7 @@ class Row:
 
     def metric(self, name: str) -> Estimate:
         """Estimate one metric over the finished runs; no mean where one of them lacks it."""
-        values = self.arm.values(name)
-        return estimate([values.get(run.seed) for run in self.arm.done])
+        return estimate([run.value(name, self.arm.merge) for run in self.arm.done])
 
 
 @dataclass(frozen=True)
@@ -309,46 +308,13 @@ def setting_key(row: Row) -> Key:
     return (row.arm.algorithm, params_key(row.arm.params), row.arm.confirms)
 
 
-def shown_settings(comparison: Comparison) -> tuple[Row, ...]:
-    """Every unmerged row with a finished run, but for those that confirm another one."""
-    return tuple(
-        row for row in comparison.rows if row.arm.merge is None and row.n and not row.arm.confirms
-    )
-
-
-def shown_reference(comparison: Comparison) -> Row | None:
-    """What the candidates were judged against; without candidates the chosen fine-tuning."""
-    finished = [row for row in comparison.rows if row.n]
-    rule = comparison.rule
-    for verdict in comparison.verdicts:
-        label = verdict.pair.reference.label
-        return next((row for row in finished if row.arm.label == label), None)
-    rivals = [
-        row
-        for row in finished
-        if row.arm.algorithm == REFERENCE and row.arm.merge == rule.merge and row.chosen
-    ]
-    return max(rivals, key=lambda row: rule.better(row.value or 0.0), default=None)
-
-
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
     """The settings that stand for their algorithms and the selected one, in the table's order.
 
     Of each the unmerged row and those that stand for its merges. Where a choice was confirmed on
     fresh seeds and judged by them, these runs are shown and not those of the choice.
     """
-    keys = _standing(comparison)
-    return tuple(
-        row
-        for row in comparison.rows
-        if row.n
-        and setting_key(row) in keys
-        and (row.arm.merge is None or row.chosen or row.selected)
-    )
-
-
-def _standing(comparison: Comparison) -> set[Key]:
-    judged = {
+    tested = {
         arm.label
         for verdict in comparison.verdicts
         for arm in (verdict.pair.candidate, verdict.pair.reference)
@@ -357,8 +323,15 @@ def _standing(comparison: Comparison) -> set[Key]:
         setting_key(row)
         for row in comparison.rows
         if row.selected
-        or row.arm.label in judged
+        or row.arm.label in tested
         or (row.arm.merge is None and row.chosen)
         or not row.arm.trains
     }
-    return standing - {(name, params, False) for name, params, fresh in standing if fresh}
+    standing -= {(name, params, False) for name, params, confirms in standing if confirms}
+    return tuple(
+        row
+        for row in comparison.rows
+        if row.n
+        and setting_key(row) in standing
+        and (row.arm.merge is None or row.chosen or row.selected)
+    )

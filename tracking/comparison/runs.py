@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,8 +64,12 @@ class RunRecord:
     @property
     def outside_means(self) -> frozenset[str]:
         """The splits out of distribution that are measured and in no mean."""
-        splits = self.facts.get("outside_means")
-        return frozenset(map(str, splits)) if isinstance(splits, Collection) else frozenset()
+        return frozenset(self.listed("outside_means"))
+
+    def listed(self, fact: str) -> tuple[str, ...]:
+        """Return a fact that is a list of names or sentences; empty where there is none."""
+        values = self.facts.get(fact)
+        return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
 
     def metrics_of(self, merge: str | None) -> Mapping[str, float]:
         """Return the metrics of the unmerged model, or of a merge by its label (empty if none)."""

@@ -113,11 +113,11 @@ class Estimate:
 
 def estimate(values: Sequence[float | None]) -> Estimate:
     """Estimate a mean; there is none where a value is missing or not finite."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    if finite and len(finite) == len(values):
-        return Estimate(tuple(finite), mean(finite), t_interval(finite))
-    shown = tuple(v if v is not None and math.isfinite(v) else None for v in values)
-    return Estimate(shown, None, None)
+    finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
+    measured = [value for value in finite if value is not None]
+    if not measured or len(measured) < len(finite):
+        return Estimate(finite, None, None)
+    return Estimate(finite, mean(measured), t_interval(measured))
 
 
 def mean(values: Sequence[float]) -> float:

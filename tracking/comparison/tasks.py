@@ -56,8 +56,8 @@ def select_per_seed(
         has_seeds = any(run.seed is not None for runs in own.values() for run in runs)
         for seed in seeds if has_seeds else (None,):
             best = {task: _best(runs, rule.on(task), seed) for task, runs in own.items()}
-            there = {task: run for task, run in best.items() if run is not None}
-            selections.append(PerSeedSelection(algorithm, seed, there))
+            selected = {task: run for task, run in best.items() if run is not None}
+            selections.append(PerSeedSelection(algorithm, seed, selected))
     return selections
 
 
@@ -136,7 +136,7 @@ def _mean(
             for split in SPLITS
         }
     for name, metrics in own.items():
-        values = [known.get(metrics[task]) for task, known in by_task.items()]
+        values = [measured.get(metrics[task]) for task, measured in by_task.items()]
         present = [value for value in values if value is not None]
         if len(present) == len(values):
             means[name] = fmean(present)

@@ -89,8 +89,11 @@ class Pictures:
         """Yield the title and the pictures of both cells in which the two settings differ."""
         names = {"candidate": self.gallery.candidate, "reference": self.gallery.reference}
         for keeper, loser in (("candidate", "reference"), ("reference", "candidate")):
-            shown = [it for it in self.gallery.pictures if it.kept_by == keeper]
-            pictures = [self._picture(it) for it in shown if (it.split, it.item) in self.thumbnails]
+            pictures = [
+                self._picture(it)
+                for it in self.gallery.pictures
+                if it.kept_by == keeper and (it.split, it.item) in self.thumbnails
+            ]
             if pictures:
                 yield f"Kept by {names[keeper]}, lost by {names[loser]}", pictures
 
@@ -118,8 +121,8 @@ class Pictures:
         return f"{'✓' if kept else '✗'} {wrong}{runs}".rstrip(), kept
 
     def _class_name(self, number: int) -> str:
-        known = 0 <= number < len(self.class_names)
-        return self.class_names[number] if known else f"class {number}"
+        is_named = 0 <= number < len(self.class_names)
+        return self.class_names[number] if is_named else f"class {number}"
 
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
@@ -200,7 +203,7 @@ def document(
         headline=headline(comparison),
         full=full_table(comparison),
         tasks=task_table(comparison),
-        settings={task: headline(found) for task, found in comparison.tasks.items()},
+        settings={task: headline(part) for task, part in comparison.tasks.items()},
         sections=list(_sections(comparison, data, pictures, provenance)),
         gallery=None if pictures is None else pictures.gallery,
         groups=[] if pictures is None else list(pictures.groups()),

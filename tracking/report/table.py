@@ -80,8 +80,8 @@ class Column:
         half = None if estimate.mean is None else estimate.half_width
         if half is None:
             return Cell(self.number(estimate.mean))
-        shown = f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
-        return Cell(self.number(estimate.mean), shown)
+        half_text = f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
+        return Cell(self.number(estimate.mean), half_text)
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def task_table(comparison: Comparison) -> Table | None:
     for line in table.lines:
         cells = [*(line.cells[task] for task in table.endpoints), line.average]
         numbers = [("" if c.error is None else f" {100 * c.error:.1f}", c.mean) for c in cells]
-        shown = (Cell(NOTHING if m is None else f"{100 * m:.1f}", half) for half, m in numbers)
-        lines.append(Line(line.label, tuple(shown)))
+        printed = (Cell(NOTHING if m is None else f"{100 * m:.1f}", half) for half, m in numbers)
+        lines.append(Line(line.label, tuple(printed)))
     heads = ("algorithm", *table.endpoints, AVERAGE)
     return Table(title(comparison), heads, tuple(lines), table.notes)
 
@@ -264,12 +264,12 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
 
     At most `max_trials` trials, with the baselines and what stands for an algorithm.
     """
-    kept = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
+    labels = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
     return tuple(
         row
         for row in comparison.rows
         if (row.arm.merge is None or options.all_alphas or row.chosen or row.selected)
-        and (kept is None or unmerged(row) in kept)
+        and (labels is None or unmerged(row) in labels)
     )
 
 
@@ -374,8 +374,8 @@ def _notes(
         else "; no interval below 3 seeds."
     )
     notes = [f"{_accuracy(comparison)} in percent, mean over {over}{interval}"]
-    shown = {unmerged(row) for row in rows}
-    every = [row for row in comparison.rows if unmerged(row) in shown]
+    labels = {unmerged(row) for row in rows}
+    every = [row for row in comparison.rows if unmerged(row) in labels]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         notes.append("Of each merge the row chosen by the same rule as the settings.")
     pointers = {_pointer(comparison, row) for row in rows}
@@ -383,7 +383,7 @@ def _notes(
     marks = {mark for row in rows for mark in row.marks}
     others = [column.header for column in columns if not is_fraction(column.metric)]
     top1 = [column.header for column in columns if kind_of(column.metric) == TOP1]
-    said = {
+    if_true = {
         "▸ selected.": "▸ " in pointers,
         "• best setting of its algorithm.": "• " in pointers,
         f"{settings} of {of} settings, the best by {comparison.rule.metric}.": settings < of,
@@ -393,7 +393,7 @@ def _notes(
         f"Of top-1 accuracy: {', '.join(top1)}.": comparison.endpoint.by != TOP1 and bool(top1),
         f"Not in percent: {', '.join(others)}.": bool(others),
     }
-    return notes + [note for note, holds in said.items() if holds]
+    return notes + [note for note, holds in if_true.items() if holds]
 
 
 def _accuracy(comparison: Comparison) -> str:

@@ -81,8 +81,8 @@ def test_a_mean_curve_needs_every_seed_and_keeps_shared_alphas() -> None:
 def test_the_curve_is_read_linearly_and_at_its_highest(
     id_accuracy: float, expected: float | None
 ) -> None:
-    found = ood_at(ARCH, id_accuracy)
-    assert found == (None if expected is None else pytest.approx(expected))
+    height = ood_at(ARCH, id_accuracy)
+    assert height == (None if expected is None else pytest.approx(expected))
 
 
 def test_an_upright_piece_is_read_at_its_top() -> None:
