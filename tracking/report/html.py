@@ -129,29 +129,14 @@ _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A named fact of the runs, such as the digest of the data."""
-
-    name: str
-    values: tuple[str, ...]
-    """Several where runs differ."""
-
-
-@dataclass(frozen=True)
-class SweepFile:
-    """The text of a sweep file as it was run."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Provenance:
     """Facts, commands and files with which the numbers can be judged and reproduced."""
 
-    facts: tuple[Fact, ...]
+    facts: Mapping[str, tuple[str, ...]]
+    """By name, such as the digest of the data; several values where runs differ."""
     commands: tuple[str, ...]
-    files: tuple[SweepFile, ...]
+    files: tuple[tuple[str, str], ...]
+    """Name and text of each sweep file as it was run."""
 
 
 def without_user(text: str) -> str:

@@ -27,10 +27,8 @@ from tracking.errors import TrackingError
 from tracking.report.html import (
     MOST_ROWS,
     MOST_WARNINGS,
-    Fact,
     Pictures,
     Provenance,
-    SweepFile,
     cell,
     chart,
     document,
@@ -101,9 +99,7 @@ def page(cache: Path) -> str:
         ChartData(comparison),
         description=HOSTILE,
         pictures=one_picture(),
-        provenance=Provenance(
-            (Fact("data", (HOSTILE,)),), (HOSTILE,), (SweepFile(HOSTILE, HOSTILE),)
-        ),
+        provenance=Provenance({"data": (HOSTILE,)}, (HOSTILE,), ((HOSTILE, HOSTILE),)),
         cache=cache,
     )
 
