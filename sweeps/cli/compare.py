@@ -186,7 +186,7 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _list(arguments: argparse.Namespace, say: Say) -> int:
-    """The sweeps of a server."""
+    """List the sweeps of a server."""
     from tracking.mlflow_reader import MlflowReader
 
     served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
@@ -296,7 +296,7 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 
 def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path:
-    """Where the page goes. Raises RequestError for a folder."""
+    """Choose where the page goes. Raises RequestError for a folder."""
     if given is None:
         folder = home.sweep("+".join(sweep.name for sweep in sweeps))
         return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"

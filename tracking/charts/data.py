@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tracking.charts.parameters import Parameter, varied_parameters
-from tracking.comparison.compare import Comparison, Key, Row, setting_key, shown_rows
+from tracking.comparison.compare import Comparison, Row, shown_rows
 from tracking.comparison.predictions import Tally, predictions_path, read_tallies
 from tracking.comparison.spec import REFERENCE
 
@@ -89,7 +89,7 @@ class ChartData:
 
     def value(self, row: Row) -> float | None:
         """Return what the selection saw of this row's setting."""
-        return self._values.get(setting_key(row))
+        return self._values.get(row.setting)
 
     def class_name(self, number: int) -> str:
         """Return the name of a class, `class 12` where no names are known."""
@@ -111,9 +111,9 @@ class ChartData:
         return self._tallies[row.arm.label]
 
     @cached_property
-    def _values(self) -> Mapping[Key, float]:
+    def _values(self) -> Mapping[str, float]:
         return {
-            setting_key(row): row.value
+            row.setting: row.value
             for row in self.comparison.rows
             if row.arm.merge == self.comparison.rule.merge and row.value is not None
         }

@@ -94,7 +94,7 @@ def _differing(runs: Iterable[Labelled], *path: str) -> str:
 
 
 def _fields(value: str) -> list[str]:
-    """The fields of `Transform(size=32, mean=(0.0, 0.0, 0.0))`, a digest's beginning, or itself."""
+    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; of a digest take the beginning."""
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return [value[:12]]
     fields = re.fullmatch(r"\w+\((.*)\)", value, re.DOTALL)

@@ -12,7 +12,7 @@ from tracking.comparison import caveats, verdict_text
 from tracking.comparison.domainbed import DomainBedTable
 from tracking.comparison.metrics import NOUNS, TOP1, metric_order
 from tracking.comparison.predictions import intervals, read_predictions
-from tracking.comparison.runs import Arm, RunRecord, group, params_key
+from tracking.comparison.runs import Arm, RunRecord, group
 from tracking.comparison.selection import (
     Budget,
     Selection,
@@ -54,6 +54,11 @@ class Row:
     """
     ci95_images: Mapping[str, Interval] = field(default_factory=dict)
     """Bootstrap over images of the top-1 of every split and of `ood/mean/top1`, if requested."""
+
+    @property
+    def setting(self) -> str:
+        """The label of its arm, unmerged: trials of several sweeps share their numbers."""
+        return self.arm.label.removesuffix(f" + {self.arm.merge}")
 
     @property
     def n(self) -> int:
@@ -126,7 +131,7 @@ class Comparison:
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
     def runs(self) -> list[RunRecord]:
-        """Every run in any state; of several tasks those of all."""
+        """List every run in any state; of several tasks those of all."""
         of_tasks = [run for part in self.tasks.values() for run in part.runs()]
         rows = () if self.tasks else self.rows
         return of_tasks + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
@@ -149,7 +154,7 @@ class Comparison:
         return " ".join(self.sentences)
 
     def __repr__(self) -> str:
-        """At most two lines: that of a dataclass would print every run."""
+        """Write at most two lines: that of a dataclass would print every run."""
         rows = f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
@@ -300,16 +305,8 @@ def _without_images(rows: Sequence[Row], endpoint: Endpoint) -> Iterator[str]:
         )
 
 
-Key = tuple[str, str, bool]
-
-
-def setting_key(row: Row) -> Key:
-    """Equal for the unmerged row of a setting and all its merged rows."""
-    return (row.arm.algorithm, params_key(row.arm.params), row.arm.confirms)
-
-
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
-    """The settings that stand for their algorithms and the selected one, in the table's order.
+    """List the settings that stand for their algorithms and the selected one, as in the table.
 
     Of each the unmerged row and those that stand for its merges. Where a choice was confirmed on
     fresh seeds and judged by them, these runs are shown and not those of the choice.
@@ -320,18 +317,23 @@ def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
         for arm in (verdict.pair.candidate, verdict.pair.reference)
     }
     standing = {
-        setting_key(row)
+        row.setting: row.arm
         for row in comparison.rows
         if row.selected
         or row.arm.label in tested
         or (row.arm.merge is None and row.chosen)
         or not row.arm.trains
     }
-    standing -= {(name, params, False) for name, params, confirms in standing if confirms}
+    fresh = [arm for arm in standing.values() if arm.confirms]
+    settings = {
+        label
+        for label, arm in standing.items()
+        if arm.confirms or not any(other.is_setting_of(arm) for other in fresh)
+    }
     return tuple(
         row
         for row in comparison.rows
         if row.n
-        and setting_key(row) in standing
+        and row.setting in settings
         and (row.arm.merge is None or row.chosen or row.selected)
     )

@@ -150,7 +150,7 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """As a table shows the value: with six digits, `true`, `none`."""
+    """Compare as a table shows the value: with six digits, `true`, `none`."""
     if value is None or isinstance(value, bool):
         return text.lower() == str(value).lower()
     if isinstance(value, str):

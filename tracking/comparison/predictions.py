@@ -65,7 +65,7 @@ class Predictions:
 
 
 def predictions_path(folder: Path, merge: str | None) -> Path:
-    """Where a run keeps the predictions of its unmerged model or of a merge."""
+    """Locate the predictions that a run keeps of its unmerged model or of a merge."""
     return folder / "evaluations" / (merge or UNMERGED) / "predictions.parquet"
 
 
@@ -112,7 +112,7 @@ def _read(path: Path, outside: frozenset[str]) -> Predictions:
 
 
 def intervals(predictions: Predictions, minus: Predictions | None = None) -> Mapping[str, Interval]:
-    """95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
+    """Compute 95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
 
     Of the difference item by item where another arm's predictions of the same images are
     subtracted; nothing where they are of others. They hold the trained weights fixed: how much
@@ -231,7 +231,7 @@ def pick(
 
 
 def _answer(predictions: Predictions, index: int) -> Answer:
-    """Of classes that equally many runs name the one that comes first."""
+    """Count the votes on an image; of classes with equally many the first one counts."""
     votes = predictions.prediction[:, index]
     classes, counts = np.unique(votes[votes != predictions.label[index]], return_counts=True)
     wrong = int(classes[counts.argmax()]) if len(classes) else None
@@ -259,7 +259,7 @@ class _Votes:
             )
 
     def pictures(self, keeper: Keeper) -> Iterator[Picture]:
-        """All there are, in turn from every shift, one of each unit."""
+        """Yield all there are, in turn from every shift, one of each unit."""
         kept, lost = self.candidate.share, self.reference.share
         if keeper == "reference":
             kept, lost = lost, kept

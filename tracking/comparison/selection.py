@@ -126,7 +126,7 @@ def _strongest(
 
 
 def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:
-    """Larger is stronger; a field that the arm lacks is the weakest."""
+    """Weigh the fields: larger is stronger, and a field that the arm lacks is the weakest."""
     values = (arm.params.get(name) for name in signs)
     return tuple(
         sign * float(value)
@@ -168,9 +168,10 @@ def confirm(
     again = {name: arm for name, own in trained.items() for arm in fresh if arm.is_setting_of(own)}
     done = sum(run.seed in seeds for arm in again.values() for run in arm.done)
     required = len(seeds) * len(trained)
-    for name, arm in again.items() if 0 < required == done else ():
-        merge = selected[name].merge
-        selected[name] = arm if merge is None else arm.merged(merge)
+    if 0 < required == done:
+        for name, arm in again.items():
+            merge = selected[name].merge
+            selected[name] = arm if merge is None else arm.merged(merge)
     return Confirmation(tuple(seeds), selected, done, required)
 
 

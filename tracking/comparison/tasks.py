@@ -116,7 +116,7 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
-    """The best of the finished runs on this seed."""
+    """Select the best of the finished runs on this seed."""
     arms = [group([run])[0] for run in runs if run.seed == seed and run.state == "done"]
     # The first of equals is selected there: the last of these.
     selection = select(arms[::-1], rule, () if seed is None else (seed,))
@@ -144,7 +144,7 @@ def _mean(
 
 
 def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
-    """The state of a run that should be there."""
+    """Return the state of a run that should be there."""
     for task, runs in by_task.items():
         for run in runs if task not in selection.runs else ():
             same = (run.algorithm, run.seed) == (selection.algorithm, selection.seed)
@@ -154,7 +154,7 @@ def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
 
 
 def seen_as(metric: str) -> str:
-    """`id/val/left_out/top1` of `id/val/top1`: what runs with a further domain left out have."""
+    """Name `id/val/left_out/top1` of `id/val/top1`: of runs that leave out a further domain."""
     split, _, kind = metric.rpartition("/")
     return f"{split}/left_out/{kind}"
 
@@ -196,7 +196,7 @@ def _without_further(run: RunRecord) -> RunRecord:
 
 
 def _setting(run: RunRecord) -> tuple[str, str, int | None]:
-    """With its task and seed."""
+    """Return the algorithm and fields, with task and seed."""
     return run.algorithm, params_key(_without_further(run).params), run.seed
 
 
@@ -405,7 +405,7 @@ def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterat
 
 
 def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
-    """Of each algorithm: the settings it was selected among on a task, the runs of all tasks."""
+    """Count, of each algorithm, the settings on a task and the runs of all tasks."""
     by_algorithm: dict[str, list[Budget]] = {}
     for part in parts.values():
         for budget in part.budgets:

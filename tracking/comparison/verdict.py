@@ -60,7 +60,7 @@ class Pair:
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """By seed. An arm that no seed changes stands against each seed of the other."""
+        """Read both by seed; an arm that no seed changes stands against each seed of the other."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
@@ -173,7 +173,7 @@ def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
 def gain_over_zero_shot(
     arm: Arm, zero_shots: Sequence[Arm], ood_metric: str = OOD
 ) -> Estimate | None:
-    """OOD mean minus zero-shot's by seed: as the run measured it, else from the zero-shot arm.
+    """Subtract zero-shot's OOD mean by seed: as the run measured it, else from the zero-shot arm.
 
     Runs measure it of top-1 alone.
     """

@@ -141,7 +141,7 @@ def _main(verdict: Verdict, tests: int) -> str:
 
 
 def _id_margin(verdict: Verdict) -> str:
-    """`ID test is non-inferior (+0.10 pp [-0.20, +0.40], margin 0.5 pp)`."""
+    """Write `ID test is non-inferior (+0.10 pp [-0.20, +0.40], margin 0.5 pp)`."""
     test, endpoint = verdict.pair.id, verdict.pair.endpoint
     is_shown = "is" if verdict.outcome == "better" else "is not shown to be"
     claim, margin = f"{is_shown} non-inferior", f"margin {100 * endpoint.id_margin:.3g} pp"
@@ -158,7 +158,7 @@ def _tied(pair: Pair, over: str) -> str:
 
 
 def _differences(pair: Pair) -> tuple[str, str]:
-    """`OOD mean +1.80 pp [+1.49, +2.11]`, and the same of ID; empty where not measured."""
+    """Write `OOD mean +1.80 pp [+1.49, +2.11]`, and the same of ID; empty where not measured."""
     tests = ((pair.endpoint.ood, pair.ood), (pair.endpoint.id_metric, pair.id))
     ood, id_test = (
         "" if test is None else f"{named(metric)} {with_interval(test.mean, test.ci95)}"
@@ -218,7 +218,7 @@ def _merged(name: str, pair: Pair) -> str:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """`seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
+    """Write `seed 0`, `seeds 5 to 9`, or `seeds 5, 7, 9`."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"

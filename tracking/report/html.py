@@ -112,7 +112,7 @@ class Pictures:
         }
 
     def _answer(self, answer: Answer) -> tuple[str, bool]:
-        """`✓ 3 of 3 runs`, or `✗ bathtub, right in 1 of 3 runs`."""
+        """Write `✓ 3 of 3 runs`, or `✗ bathtub, right in 1 of 3 runs`."""
         kept = answer.right > answer.of / 2
         wrong = "" if kept or answer.wrong is None else self._class_name(answer.wrong)
         runs = f"{answer.right} of {answer.of} runs" if answer.of > 1 else ""

@@ -269,29 +269,24 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
         row
         for row in comparison.rows
         if (row.arm.merge is None or options.all_alphas or row.chosen or row.selected)
-        and (labels is None or unmerged(row) in labels)
+        and (labels is None or row.setting in labels)
     )
 
 
-def unmerged(row: Row) -> str:
-    """The label of a row's arm without its merge: trials of several sweeps share their numbers."""
-    return row.arm.label.removesuffix(f" + {row.arm.merge}")
-
-
 def _best_labels(comparison: Comparison, most: int) -> set[str] | None:
-    """The settings on show by label; None where no more than so many are trials'."""
+    """List the settings on show by label; None where no more than so many are trials'."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
     trials = {row.arm.label for row in rows if row.arm.trial is not None}
     if len(trials) <= most:
         return None
     valued = [
-        (-rule.better(row.value), unmerged(row))
+        (-rule.better(row.value), row.setting)
         for row in comparison.rows
         if row.arm.merge == rule.merge and row.value is not None and row.arm.trial is not None
     ]
     best = {label for _, label in sorted(valued, key=lambda item: item[0])[:most]}
-    standing = {unmerged(row) for row in comparison.rows if row.selected}
+    standing = {row.setting for row in comparison.rows if row.selected}
     standing |= {row.arm.label for row in rows if row.chosen or row.arm.label not in trials}
     return best | standing
 
@@ -324,7 +319,7 @@ def sort_rows(comparison: Comparison, by: str) -> Comparison:
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:
-    """A triangle for the selected setting, a dot for what stands for an algorithm with several."""
+    """Mark the selected setting by a triangle, by a dot what stands for one of several."""
     if row.selected:
         return "▸ "
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
@@ -343,7 +338,7 @@ def _line(comparison: Comparison, row: Row, options: TableOptions, cells: Sequen
 
 
 def _count(comparison: Comparison, row: Row) -> str:
-    """Finished runs, and of how many where some are lacking."""
+    """Count finished runs, and of how many where some are lacking."""
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)
@@ -366,7 +361,7 @@ def title(comparison: Comparison) -> str:
 def _notes(
     comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column], *, spread: bool
 ) -> list[str]:
-    """What the numbers and signs mean, as far as they occur, and what is not shown."""
+    """Explain what the numbers and signs mean, as far as they occur, and what is not shown."""
     over = "tasks and seeds" if comparison.tasks else "seeds"
     interval = (
         " ± half of the 95 % t interval, for this teacher and these classes."
@@ -374,8 +369,8 @@ def _notes(
         else "; no interval below 3 seeds."
     )
     notes = [f"{_accuracy(comparison)} in percent, mean over {over}{interval}"]
-    labels = {unmerged(row) for row in rows}
-    every = [row for row in comparison.rows if unmerged(row) in labels]
+    labels = {row.setting for row in rows}
+    every = [row for row in comparison.rows if row.setting in labels]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         notes.append("Of each merge the row chosen by the same rule as the settings.")
     pointers = {_pointer(comparison, row) for row in rows}
@@ -397,7 +392,7 @@ def _notes(
 
 
 def _accuracy(comparison: Comparison) -> str:
-    """`Top-1 accuracy`, `Macro-F1`; of tasks with different ones what each has."""
+    """Name the accuracy: `Macro-F1`; of tasks with different ones what each has."""
     endpoint = comparison.endpoint
     name = "Top-1 accuracy" if endpoint.by == TOP1 else capitalised(NOUNS[endpoint.by])
     if endpoint.by != BENCHMARK:

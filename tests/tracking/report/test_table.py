@@ -20,7 +20,6 @@ from tracking.report.table import (
     build_table,
     resolve_columns,
     sort_rows,
-    unmerged,
     visible_rows,
 )
 
@@ -186,7 +185,7 @@ def test_trials_of_several_sweeps_may_share_their_numbers() -> None:
         for i in range(120)
     ]
     rows = visible_rows(compare(runs, sweep="a + b"), TableOptions(max_trials=10))
-    assert {unmerged(row) for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
+    assert {row.setting for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
 
 
 def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
