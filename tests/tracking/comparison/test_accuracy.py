@@ -35,7 +35,7 @@ def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
         replace(
             record,
             metrics=_renamed(record.metrics, kind),
-            merges={label: _renamed(found, kind) for label, found in record.merges.items()},
+            merges={label: _renamed(measured, kind) for label, measured in record.merges.items()},
         )
         for record in runs
     ]
@@ -43,9 +43,9 @@ def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
 
 def _renamed(metrics: Mapping[str, float], kind: str) -> dict[str, float]:
     splits = {name: value for name, value in metrics.items() if name.startswith(("id/", "ood/"))}
-    found = {name.replace("/top1", f"/{kind}"): value for name, value in splits.items()}
+    renamed = {name.replace("/top1", f"/{kind}"): value for name, value in splits.items()}
     kept = {KEPT: metrics[KEPT]} if KEPT in metrics else {}
-    return {**dict.fromkeys(splits, 0.5), **found, **kept}
+    return {**dict.fromkeys(splits, 0.5), **renamed, **kept}
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +130,8 @@ def test_charts_name_it_on_their_axes(other: Comparison) -> None:
 
 def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
     comparison = compare(kl_sweep(), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    (finding,) = comparison.verdicts
-    assert finding.outcome == "not_measured"
+    (verdict,) = comparison.verdicts
+    assert verdict.outcome == "not_measured"
     assert comparison.sentences[0] == (
         "No verdict: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
         "of car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
@@ -202,7 +202,7 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
         for algorithm, trial, value in (("fine_tune", None, 0.6), ("car_ft", 0, 0.7)):
             for seed in range(seeds):
                 small = seed * (2 if trial is None else 3) / 1000
-                found = {f"id/{split}/{kind}": value + small for split in ("val", "test")}
+                accuracies = {f"id/{split}/{kind}": value + small for split in ("val", "test")}
                 record = zero_shot(ood=None)
                 runs.append(
                     replace(
@@ -213,7 +213,7 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
                         role="baseline" if trial is None else "trial",
                         digest=f"{family}-{algorithm}-{seed}",
                         params={"data.family": family},
-                        metrics={**record.metrics, **found},
+                        metrics={**record.metrics, **accuracies},
                     )
                 )
     return compare_tasks(
@@ -238,8 +238,8 @@ def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     assert line.average.mean == pytest.approx(0.706)
     (row,) = (row for row in comparison.rows if row.arm.label == "car_ft")
     assert row.metric("id/test/benchmark").mean == pytest.approx(0.706)
-    (finding,) = comparison.verdicts
-    assert (finding.pair.endpoint.metric, finding.outcome) == ("id/test/benchmark", "better")
+    (verdict,) = comparison.verdicts
+    assert (verdict.pair.endpoint.metric, verdict.outcome) == ("id/test/benchmark", "better")
     assert "ID test benchmark accuracy +10.20 pp" in comparison.verdict
     text = " ".join(report.terminal(comparison).split())
     assert "Benchmark accuracy (mean-per-class accuracy of birds; top-1 of cars) in percent" in text
@@ -249,8 +249,8 @@ def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
 def test_tasks_of_one_kind_keep_its_name() -> None:
     comparison = tasks(by_task=dict.fromkeys(("birds", "cars"), "top1"))
     assert (comparison.endpoint.by, comparison.endpoint.by_task) == ("top1", {})
-    (finding,) = comparison.verdicts
-    assert finding.pair.endpoint.metric == "id/test/top1"
+    (verdict,) = comparison.verdicts
+    assert verdict.pair.endpoint.metric == "id/test/top1"
 
 
 def test_sweeps_that_are_judged_by_different_accuracies_are_not_compared_as_one() -> None:

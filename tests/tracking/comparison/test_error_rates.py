@@ -75,17 +75,17 @@ def test_the_procedure_for_arrays_is_the_one_that_judges() -> None:
     rng = np.random.default_rng(3)
     candidates, reference = seeds(rng, 60, 3), seeds(rng, 60, 1)[:, 0]
     candidates[::2, 0] += 0.03
-    found = []
+    claims = []
     for time in range(60):
         base = group(arm("fine_tune", [0.6] * SEEDS, reference[time].tolist()))[0]
         rivals = [
             group(arm(f"rival_{k}", [0.6] * SEEDS, candidates[time, k].tolist(), trial=k))[0]
             for k in range(3)
         ]
-        outcomes = [finding.outcome for finding in judge(rivals, base, Endpoint())]
-        found.append([outcome in {"better", "trade_off", "worse"} for outcome in outcomes])
-    assert np.array_equal(found, alarms(candidates, reference))
-    assert 0 < np.sum(found) < 180
+        outcomes = [verdict.outcome for verdict in judge(rivals, base, Endpoint())]
+        claims.append([outcome in {"better", "trade_off", "worse"} for outcome in outcomes])
+    assert np.array_equal(claims, alarms(candidates, reference))
+    assert 0 < np.sum(claims) < 180
 
 
 @pytest.mark.parametrize("rivals", [1, 3, 10])

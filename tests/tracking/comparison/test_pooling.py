@@ -36,7 +36,7 @@ def part(
 ) -> SweepRuns:
     """With the fields of each run: the shared ones, its params, and `fields`."""
     own = fields or {}
-    known = {
+    by_digest = {
         r.digest: {
             **SHARED,
             **{n: v for n, v in own.items() if n != KL or r.algorithm == "car_ft"},
@@ -44,7 +44,7 @@ def part(
         }
         for r in records
     }
-    return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), known)
+    return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), by_digest)
 
 
 def weights(sweep: str = "weights") -> SweepRuns:
@@ -144,9 +144,9 @@ def test_a_failed_run_beside_a_finished_one_of_another_digest_parts_nothing() ->
 def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> None:
     one = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
     other = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
-    (found,) = unified([part("a", [one]), part("b", [other])])
-    assert (found.role, found.trial) == ("trial", 4)
-    assert set(found.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
+    (record,) = unified([part("a", [one]), part("b", [other])])
+    assert (record.role, record.trial) == ("trial", 4)
+    assert set(record.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
 
 
 def test_an_optimiser_parts_no_model_that_is_not_trained() -> None:
@@ -158,9 +158,9 @@ def test_an_optimiser_parts_no_model_that_is_not_trained() -> None:
 def test_a_run_without_a_config_stands_with_its_siblings() -> None:
     records = [*weights().records, run("car_ft", 2, None, digest="lost", trial=1, params={KL: 0.3})]
     fields = weights().fields
-    ours = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), fields)
+    weights_part = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), fields)
     names = labels(
-        unified([ours, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
+        unified([weights_part, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
     )
     assert names["car_ft kl_weight=0.3"] == [0, 1, 2]
 
@@ -170,9 +170,9 @@ def test_one_part_is_compared_as_it_is() -> None:
     assert alone == compare(kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)), sweep="kl")
 
 
-def joined(first: ComparisonSpec, second: ComparisonSpec, **told: Any) -> Comparison:
+def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Comparison:
     return compare_sweeps(
-        [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **told
+        [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **options
     )
 
 

@@ -59,8 +59,8 @@ def keep(
             "label": 3,
             "prediction": 3 if hit else 5,
         }
-        for split, ours in zip(splits, hits, strict=True)
-        for unit, hit in enumerate(ours)
+        for split, units in zip(splits, hits, strict=True)
+        for unit, hit in enumerate(units)
         for view in range(views)
     ]
     path = predictions_path(folder, merge)
@@ -112,7 +112,7 @@ def test_more_views_of_the_same_drawings_do_not_narrow_the_interval(tmp_path: Pa
 
 
 def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None:
-    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(ours)] for ours in HITS]
+    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(units)] for units in HITS]
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", better)
     a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
@@ -125,7 +125,7 @@ def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None
 
 def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path: Path) -> None:
     keep(tmp_path / "a", HITS)
-    keep(tmp_path / "b", [ours[:50] for ours in HITS])
+    keep(tmp_path / "b", [units[:50] for units in HITS])
     a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
     assert read_predictions([a, b], None) is None
     assert read_predictions([a], "wise_ft@0.5") is None
@@ -189,12 +189,12 @@ def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_p
     keep(tmp_path / "test", HITS[:1], splits=("id/test",))
     keep(tmp_path / "shift", HITS[:1], splits=("ood/a",))
     keep(tmp_path / "val", HITS[:1], splits=("id/val",))
-    found = {}
+    by_name = {}
     for name in ("test", "shift", "val"):
         hits = read_predictions([kept_run(tmp_path / name)], None)
         assert hits is not None
-        found[name] = set(intervals(hits))
-    assert found == {
+        by_name[name] = set(intervals(hits))
+    assert by_name == {
         "test": {"id/test/top1"},
         "shift": {"ood/a/top1", "ood/mean/top1"},
         "val": {"id/val/top1"},
@@ -219,9 +219,9 @@ Said = Mapping[str, Sequence[int]]
 """Split to what is said of each of its images, in the order of their numbers."""
 
 
-def kept(folder: Path, algorithm: str, seed: int | None, said: Said, **told: Any) -> RunRecord:
+def kept(folder: Path, algorithm: str, seed: int | None, said: Said, **options: Any) -> RunRecord:
     """A run that keeps predictions; all images are of class 3, two views of each drawing."""
-    views, backwards = told.get("views", 1), told.get("backwards", False)
+    views, backwards = options.get("views", 1), options.get("backwards", False)
     rows = [
         {
             "split": split,
@@ -247,11 +247,13 @@ def picked(zero_shot: RunRecord, *runs: RunRecord, **options: Any) -> Gallery | 
     return pick(arms["car_ft"], arms["fine_tune"], zero_shot, seeds, **options)
 
 
-def one_seed(folder: Path, zero_shot: Said, theirs: Said, ours: Said, **told: Any) -> Gallery:
+def one_seed(
+    folder: Path, zero_shot: Said, reference: Said, candidate: Said, **options: Any
+) -> Gallery:
     gallery = picked(
-        kept(folder, "zero_shot", None, zero_shot, **told),
-        kept(folder, "fine_tune", 0, theirs, **told),
-        kept(folder, "car_ft", 0, ours, **told),
+        kept(folder, "zero_shot", None, zero_shot, **options),
+        kept(folder, "fine_tune", 0, reference, **options),
+        kept(folder, "car_ft", 0, candidate, **options),
     )
     assert gallery is not None
     return gallery
@@ -275,11 +277,11 @@ def test_every_image_that_zero_shot_had_right_is_in_one_of_four_cells(tmp_path: 
 
 
 def test_most_runs_decide_and_half_of_them_lose_an_image(tmp_path: Path) -> None:
-    ours, theirs = {0: [3, 3, 3], 1: [3, 3, 7]}, {0: [3, 5, 7], 1: [5, 5, 5]}
+    candidate, reference = {0: [3, 3, 3], 1: [3, 3, 7]}, {0: [3, 5, 7], 1: [5, 5, 5]}
     gallery = picked(
         kept(tmp_path, "zero_shot", None, {"ood/a": [3, 3, 3]}),
-        *(kept(tmp_path, "fine_tune", seed, {"ood/a": said}) for seed, said in theirs.items()),
-        *(kept(tmp_path, "car_ft", seed, {"ood/a": said}) for seed, said in ours.items()),
+        *(kept(tmp_path, "fine_tune", seed, {"ood/a": said}) for seed, said in reference.items()),
+        *(kept(tmp_path, "car_ft", seed, {"ood/a": said}) for seed, said in candidate.items()),
     )
     assert gallery is not None
     (counts,) = gallery.counts
@@ -295,11 +297,11 @@ def test_most_runs_decide_and_half_of_them_lose_an_image(tmp_path: Path) -> None
 def test_pictures_come_in_turn_from_every_shift_and_once_of_a_drawing(tmp_path: Path) -> None:
     right = {"ood/a": [3] * 8, "ood/b": [3] * 4, "id/test": [3] * 4}
     wrong = {split: [5] * len(said) for split, said in right.items()}
-    found = one_seed(tmp_path, right, wrong, right, views=2)
-    assert [picture.split for picture in found.pictures] == [
+    gallery = one_seed(tmp_path, right, wrong, right, views=2)
+    assert [picture.split for picture in gallery.pictures] == [
         *("ood/a", "ood/b", "ood/a", "ood/b", "ood/a", "ood/a")
     ]
-    drawings = [picture.item.partition("#")[0] for picture in found.pictures]
+    drawings = [picture.item.partition("#")[0] for picture in gallery.pictures]
     assert len(set(drawings)) == len(drawings)
 
 
@@ -339,12 +341,12 @@ def test_without_predictions_or_with_those_of_other_images_there_is_no_gallery(
 ) -> None:
     said = {"ood/a": [3, 5]}
     zero_shot = kept(tmp_path, "zero_shot", None, said)
-    ours = kept(tmp_path, "car_ft", 0, said)
+    car_ft = kept(tmp_path, "car_ft", 0, said)
     elsewhere = run("fine_tune", 0, metrics(0.6, 0.3), folder=tmp_path / "gone")
     nowhere = run("fine_tune", 0, metrics(0.6, 0.3))
     other = kept(tmp_path, "fine_tune", 0, {"ood/b": [3, 5]})
-    for theirs in (elsewhere, nowhere, other):
-        assert picked(zero_shot, theirs, ours) is None
+    for fine_tune in (elsewhere, nowhere, other):
+        assert picked(zero_shot, fine_tune, car_ft) is None
 
 
 def test_only_the_common_seeds_count(tmp_path: Path) -> None:
@@ -407,9 +409,9 @@ def test_charts_of_the_mean_are_over_the_shifts_alone(data: ChartData) -> None:
     rows = [row for row in data.shown if row.n]
     mean = [reliability(row, [*data.tallies(row).values()], "ood/mean")[1] for row in rows]
     assert {sum(part["images"] for part in bins) for bins in mean} == {WITHIN, 2 * WITHIN}
-    classes = [found for found in all_class_differences(data) if found.split == "ood/mean"]
-    assert {int(found.images.sum()) for found in classes} == {WITHIN}
-    assert "ood/pixel" in {found.split for found in all_class_differences(data)}
+    classes = [part for part in all_class_differences(data) if part.split == "ood/mean"]
+    assert {int(part.images.sum()) for part in classes} == {WITHIN}
+    assert "ood/pixel" in {part.split for part in all_class_differences(data)}
 
 
 def test_the_gallery_shows_the_test_and_the_shifts(runs: list[RunRecord]) -> None:

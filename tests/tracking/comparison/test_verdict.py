@@ -34,8 +34,8 @@ FINE_TUNE = arm("fine_tune", STEADY, LOW)
 
 def test_more_robust_at_equal_id_is_better() -> None:
     comparison = compared([zero_shot()], FINE_TUNE, rival(STEADY, HIGH))
-    (finding,) = comparison.verdicts
-    assert finding.outcome == "better"
+    (verdict,) = comparison.verdicts
+    assert verdict.outcome == "better"
     assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +2.01 pp [")
     assert "; ID test is non-inferior (" in comparison.verdict
     assert "Against zero-shot its OOD mean is -1.97 pp [" in comparison.verdict
@@ -230,14 +230,14 @@ def test_without_shifts_the_id_test_is_judged_and_robustness_is_not(
     more: float, outcome: str, said: str
 ) -> None:
     noise = [0.0005, -0.0004, 0.0002, 0.0004, -0.0002] if more else [0.0] * 5
-    theirs = [value + more + small for value, small in zip(STEADY, noise, strict=True)]
-    comparison = compared(PLAIN, without_shifts(theirs))
-    (finding,) = comparison.verdicts
-    assert (finding.outcome, finding.pair.endpoint.metric) == (outcome, "id/test/top1")
+    tests = [value + more + small for value, small in zip(STEADY, noise, strict=True)]
+    comparison = compared(PLAIN, without_shifts(tests))
+    (verdict,) = comparison.verdicts
+    assert (verdict.outcome, verdict.pair.endpoint.metric) == (outcome, "id/test/top1")
     assert comparison.verdict.startswith(said)
     assert comparison.sentences[1] == ("No shift was measured, so nothing is said of robustness.")
     assert "OOD" not in comparison.verdict
-    few = compared(PLAIN[:4], without_shifts(theirs[:4]))
+    few = compared(PLAIN[:4], without_shifts(tests[:4]))
     assert few.verdict.startswith("Inconclusive: 4 common seeds")
 
 
@@ -245,8 +245,8 @@ def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
     better = [value + 0.02 + s / 1000 for s, value in enumerate(STEADY)]
     flyp = [run("flyp", s, metrics(test, None)) for s, test in enumerate(better[::-1])]
     comparison = compared(PLAIN, without_shifts(better), flyp)
-    raw = [finding.pair.id.p for finding in comparison.verdicts if finding.pair.id]
-    adjusted = [finding.p_holm for finding in comparison.verdicts]
+    raw = [verdict.pair.id.p for verdict in comparison.verdicts if verdict.pair.id]
+    adjusted = [verdict.p_holm for verdict in comparison.verdicts]
     assert None not in raw
     assert sorted(adjusted) == pytest.approx(  # type: ignore[type-var]
         sorted([min(1.0, 2 * min(raw)), max(2 * min(raw), max(raw))])  # type: ignore[type-var,operator]
@@ -268,7 +268,7 @@ def without_id_test(runs: Sequence[RunRecord]) -> list[RunRecord]:
     def kept(measured: Mapping[str, float]) -> dict[str, float]:
         return {name: value for name, value in measured.items() if "id/test" not in name}
 
-    merges = ({label: kept(found) for label, found in run.merges.items()} for run in runs)
+    merges = ({label: kept(measured) for label, measured in run.merges.items()} for run in runs)
     return [
         replace(run, metrics=kept(run.metrics), merges=merged)
         for run, merged in zip(runs, merges, strict=True)
@@ -283,8 +283,8 @@ def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
     # The made-up validation accuracy is that of the test.
     assert other.verdict == usual.verdict.replace("ID test", "ID val")
     assert [curve.points for curve in other.curves] == [curve.points for curve in usual.curves]
-    (told,), (known,) = to_json(other)["tests"], to_json(usual)["tests"]
-    assert told["id/val/top1"] == known["id/test/top1"]
+    (by_val,), (by_test,) = to_json(other)["tests"], to_json(usual)["tests"]
+    assert by_val["id/val/top1"] == by_test["id/test/top1"]
     assert not any("id/test" in warning for warning in other.warnings)
 
 
@@ -433,10 +433,10 @@ deltas = st.lists(st.floats(-0.05, 0.05), min_size=5, max_size=5)
 def test_no_data_makes_two_algorithms_better_than_each_other(
     ood: list[float], identity: list[float]
 ) -> None:
-    ours = [value + d for value, d in zip(LOW, ood, strict=True)]
+    oods = [value + d for value, d in zip(LOW, ood, strict=True)]
     tests = [value + d for value, d in zip(STEADY, identity, strict=True)]
-    there = compared(FINE_TUNE, rival(tests, ours)).verdicts[0]
-    back = compared(arm("fine_tune", tests, ours), rival(STEADY, LOW)).verdicts[0]
+    there = compared(FINE_TUNE, rival(tests, oods)).verdicts[0]
+    back = compared(arm("fine_tune", tests, oods), rival(STEADY, LOW)).verdicts[0]
     opposite = {"better": "worse", "trade_off": "worse", "no_difference": "no_difference"}
     assert opposite.get(there.outcome, back.outcome) == back.outcome
     if there.outcome == "worse":
