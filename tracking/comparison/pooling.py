@@ -268,7 +268,7 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
     """Yield every run with its fields; one that left no config has those of its setting."""
     of_setting = {
-        _setting(record): part.fields[record.digest]
+        record.setting: part.fields[record.digest]
         for record in part.records
         if record.digest in part.fields
     }
@@ -280,16 +280,12 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
     # Where every split is that of its run's seed, it tells no two runs of a setting apart.
     follows = len({*splits}) > 1 and all(seed == split for seed, split in splits)
     for record in part.records:
-        own = part.fields.get(record.digest) or of_setting.get(_setting(record), {})
+        own = part.fields.get(record.digest) or of_setting.get(record.setting, {})
         varied = {name: value for name, value in record.params.items() if tells_apart(name)}
         fields = {**own, **varied}
         if not record.trains:  # Nothing is trained, whatever the optimiser would have been.
             fields = {name: v for name, v in fields.items() if not name.startswith("optim.")}
         yield record, {**fields, SPLIT_SEED: "seed"} if follows else fields
-
-
-def _setting(record: RunRecord) -> tuple[str, str]:
-    return record.algorithm, params_key(record.params)
 
 
 def _as_one(one: RunRecord, other: RunRecord) -> RunRecord:
@@ -302,9 +298,7 @@ def _with_sweeps(
     records: Sequence[RunRecord], sweeps: Mapping[str, Sequence[str]]
 ) -> list[RunRecord]:
     """Add the names of its sweeps to the params of a run that nothing else tells from another."""
-    keys = [
-        (record.algorithm, params_key(record.params), record.role in _SAME) for record in records
-    ]
+    keys = [(record.setting, record.role in _SAME) for record in records]
     seeds = Counter(
         (key, record.seed)
         for key, record in zip(keys, records, strict=True)

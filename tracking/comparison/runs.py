@@ -51,6 +51,11 @@ class RunRecord:
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
 
     @property
+    def setting(self) -> tuple[str, str]:
+        """Equal for runs of one algorithm with equal fields."""
+        return self.algorithm, params_key(self.params)
+
+    @property
     def trains(self) -> bool:
         """Whether it took steps: neither the zero-shot model nor a soup did."""
         return self.seed is not None and not self.untrained
@@ -188,8 +193,7 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
     """
     groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
     for record in records:
-        key = (record.role == "confirmation", record.algorithm, params_key(record.params))
-        groups.setdefault(key, []).append(record)
+        groups.setdefault((record.role == "confirmation", *record.setting), []).append(record)
     arms = []
     for (confirms, algorithm, _), runs in groups.items():
         trials = [run for run in runs if run.role == "trial"]

@@ -9,7 +9,7 @@ from statistics import fmean
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
 from tracking.comparison.metrics import SPLITS, kind_of
-from tracking.comparison.runs import Role, RunRecord, State, group, params_key
+from tracking.comparison.runs import Role, RunRecord, State, group
 from tracking.comparison.selection import Budget, select
 from tracking.comparison.spec import (
     LEAVE_ONE_OUT,
@@ -197,7 +197,7 @@ def _without_further(run: RunRecord) -> RunRecord:
 
 def _setting(run: RunRecord) -> tuple[str, str, int | None]:
     """Return the algorithm and fields, with task and seed."""
-    return run.algorithm, params_key(_without_further(run).params), run.seed
+    return *_without_further(run).setting, run.seed
 
 
 def _with_values(run: RunRecord, beside: Sequence[RunRecord], metric: str) -> RunRecord:
