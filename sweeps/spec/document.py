@@ -262,8 +262,12 @@ class Place(NamedTuple):
 class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
-    def __init__(self, document: Document, source: str, needs: str = NEEDS) -> None:
-        """Raises RequestError when the document is no mapping; `needs` says what it must hold."""
+    def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
+        """Raises RequestError when the text is no YAML mapping; `needs` says what it must hold."""
+        try:
+            document = parse(text)
+        except YamlError as error:
+            raise RequestError(f"{source}:{error.line}: {error.reason}") from None
         if not isinstance(document.data, dict):
             problem = "is empty" if document.data is None else "holds no mapping"
             raise RequestError(f"{source}:{document.lines[()]}: the file {problem}; {needs}")
@@ -370,11 +374,12 @@ class SpecDocument:
             self.add_error(route, f"must be a mapping, got {repr(value)[:80]}")
         return {}
 
-    def set(self, route: Route, value: Any, place: Place) -> None:
-        """Put `value`, given at `place`, at `route`.
+    def set(self, route: Route, value: Any, place: Place | None = None) -> None:
+        """Put `value`, given at `place` or where the present value was, at `route`.
 
         Nothing happens below something that is no mapping: that is reported where it is read.
         """
+        place = place or self.place(route)
         for known in [known for known in self._places if known[: len(route)] == route]:
             del self._places[known]
         self._spoilt -= {known for known in self._spoilt if known[: len(route)] == route}
@@ -383,11 +388,6 @@ class SpecDocument:
                 self._places[route[:length]] = place
         self._places[route] = place
         self._put(route, value)
-
-    def replace(self, route: Route, value: Any) -> None:
-        """Put another value at `route`, in the place of what is there."""
-        if value != self.get(route):
-            self.set(route, value, self.place(route))
 
     def remove(self, route: Route) -> None:
         """Remove the value at `route`."""

@@ -66,14 +66,18 @@ SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("tasks",), ("retries",))
 """The routes that have a short form, and a long one below which `--set` finds its place."""
 
 
-def normalize(document: SpecDocument) -> None:
-    """Put every value of the file at its one route; report unknown keys."""
+def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
+    """Put every value at its one route and translate W&B's; report unknown keys.
+
+    The `key=value` of the command line are put over those of the file.
+    """
     _top_keys(document)
     aliases = _aliases(document)
     for route in SHORT:
         value = document.get(route)
-        if value is not None:
-            document.replace(route, _long_form(route, value, aliases))
+        long = _long_form(route, value, aliases)
+        if long != value:
+            document.set(route, long)
     for key in list(document.mapping(("trial",))):
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
@@ -89,6 +93,8 @@ def normalize(document: SpecDocument) -> None:
         if isinstance(value, dict) and "parameters" in value:
             document.remove(("parameters", key))
     _check_profiles(document, aliases)
+    apply(document, overrides)
+    _translate_wandb(document)
 
 
 def apply(document: SpecDocument, overrides: Sequence[str]) -> None:
@@ -120,7 +126,7 @@ def apply(document: SpecDocument, overrides: Sequence[str]) -> None:
                 _put(document, route, parsed.data, place)
 
 
-def translate_wandb(document: SpecDocument) -> None:
+def _translate_wandb(document: SpecDocument) -> None:
     """Translate W&B's values to ours; report those that have no like here."""
     method = document.get(("method",))
     if isinstance(method, str) and method in METHOD_ALIASES:
@@ -213,7 +219,7 @@ def _top_keys(document: SpecDocument) -> None:
     for key in list(document.data):
         if key in KEYS:
             if document.data[key] is None:
-                document.remove((key,))
+                del document.data[key]
         elif key in UNSUPPORTED:
             document.add_error((key,), f"{key} of W&B is not supported; {UNSUPPORTED[key]}")
         elif key in IGNORED:

@@ -23,7 +23,7 @@ from carft_core.data.base import DataConfig
 from carft_core.data.declaration import Declaration, Prompts, names_a_set
 from carft_core.data.folders import nearest
 from carft_core.data.image_folder import Declared
-from carft_core.errors import Problem, RequestError, Route, dotted, unknown
+from carft_core.errors import Problem, RequestError, Route, unknown
 from carft_core.fields import explained
 from carft_core.files import existing
 from carft_core.identity import module_place
@@ -38,8 +38,6 @@ from sweeps.spec.document import (
     COMMAND_LINE,
     Place,
     SpecDocument,
-    YamlError,
-    parse,
     read_text,
     validated_in_part,
 )
@@ -266,10 +264,7 @@ def register_family(file: Path) -> Family:
         before = _declared_or_none(known)
         if before is not None and (before.file, before.text) == (file, text):
             return known
-    try:
-        document = SpecDocument(parse(text), file.name, NEEDS)
-    except YamlError as error:
-        raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
+    document = SpecDocument(text, file.name, NEEDS)
     given = {key: value for key, value in document.data.items() if value is not None}
     given.setdefault("name", file.name.partition(".")[0])
     declaration = validated_in_part(document, Declaration, given)
@@ -387,7 +382,7 @@ def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(route, problem.message)
 
 
-FIELD = ("data", "family")
+FIELD = "data.family"
 
 
 def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
@@ -404,7 +399,7 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
             file = base.absolute() / Path(holder[key]).expanduser()
             holder[key] = register_family(file).name
         except (RequestError, RuntimeError) as error:  # `~nobody/birds.yaml`: no such home
-            document.add_errors(Place(place.order, f"{place.text}: {dotted(FIELD)}"), error)
+            document.add_errors(Place(place.order, f"{place.text}: {FIELD}"), error)
             document.remove(route[:2] if route[0] == "parameters" else route)
         else:
             files[str(file)] = None
@@ -413,10 +408,10 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
 
 def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
     """Yield what holds each value that is a family file, its key there, and its route."""
-    route: Route = ("trial", *FIELD)
+    route: Route = ("trial", *FIELD.split("."))
     if is_family_file(document.get(route)):
-        yield document.get(route[:-1]), FIELD[-1], route
-    varied: Route = ("parameters", dotted(FIELD))
+        yield document.get(route[:-1]), "family", route
+    varied: Route = ("parameters", FIELD)
     described = document.mapping(varied) if document.get(varied) is not None else {}
     if is_family_file(described.get("value")):
         yield described, "value", (*varied, "value")

@@ -23,7 +23,7 @@ from sweeps.space.distributions import (
 from sweeps.space.parameters import MAX_VALUES, parse_parameter
 from sweeps.space.points import applies, baseline_at, config_at, grid, grid_size
 from sweeps.spec.document import SpecDocument, validated_in_part
-from sweeps.spec.normalize import KEYS, translate_wandb
+from sweeps.spec.normalize import KEYS
 from sweeps.spec.objectives import check_goals, early_terminate, report_of
 from sweeps.spec.settings import RUN_CAP, After, Settings
 from sweeps.spec.space_checks import TrialSpace
@@ -39,7 +39,6 @@ def validate(document: SpecDocument) -> dict[str, Any]:
 
     Raises InvalidConfig with every mistake, by line.
     """
-    translate_wandb(document)
     settings = _settings(document)
     _check_fixed_and_varied(document)
     space = TrialSpace(document, _parameters(document))
