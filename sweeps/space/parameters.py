@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
@@ -127,9 +128,9 @@ class Parameter(Section):
     ] = ()
     """It varies where these fields have these values."""
 
+    @abstractmethod
     def build(self, name: str) -> Distribution:
         """Make the distribution, without its conditions."""
-        raise NotImplementedError
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with keys that are right one by one."""

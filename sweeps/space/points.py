@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import hashlib
 import json
 import math
@@ -11,6 +12,8 @@ from typing import Any
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig, trial_config
 from sweeps.space.distributions import Distribution, Params, canonical
+
+MAX_POINTS = 10_000
 
 
 def applies(name: str, algorithm: str) -> bool:
@@ -39,22 +42,14 @@ def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
 def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
     """Sort each distribution behind those that decide on it, otherwise as declared.
 
-    Raises ValueError when conditions form a circle.
+    The algorithm decides on all. Raises graphlib.CycleError when conditions form a circle.
     """
-    names = {item.name for item in space}
-    placed: dict[str, Distribution] = {}
-    waiting = sorted(space, key=lambda item: item.name != "algorithm.name")
-    while waiting:
-        ready = [
-            item
-            for item in waiting
-            if all(on.name in placed or on.name not in names for on in item.when)
-        ]
-        if not ready:
-            raise ValueError(f"conditions in a circle: {', '.join(item.name for item in waiting)}")
-        placed |= {item.name: item for item in ready}
-        waiting = [item for item in waiting if item.name not in placed]
-    return list(placed.values())
+    known = {item.name: item for item in space}
+    declared = sorted(known, key=lambda name: name != "algorithm.name")
+    sorter = graphlib.TopologicalSorter(dict.fromkeys(declared, ()))
+    for item in space:
+        sorter.add(item.name, *(on.name for on in item.when if on.name in known))
+    return [known[name] for name in sorter.static_order()]
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
@@ -69,8 +64,11 @@ def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution],
 def grid(space: Sequence[Distribution]) -> list[Params]:
     """Return every combination once with its active parameters, the first one slowest.
 
-    Raises ValueError when a distribution has no end of values.
+    Raises ValueError when a distribution has no end of values, or there are too many points.
     """
+    size = grid_size(space, MAX_POINTS)
+    if size > MAX_POINTS:
+        raise ValueError(f"make a grid of {size} points, more than {MAX_POINTS}; use random or tpe")
     axes = _axes(space)
     places = {name: {canonical(v): i for i, v in enumerate(axis)} for name, axis in axes.items()}
 

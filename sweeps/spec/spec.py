@@ -25,7 +25,6 @@ from sweeps.space.points import baseline_at, baseline_params, config_at, distinc
 from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
 from sweeps.spec.normalize import normalize
 from sweeps.spec.settings import RUN_CAP, Metric, Settings
-from sweeps.spec.tasks import cells_of_tasks, task_values
 from sweeps.spec.user_code import import_all, name_families
 from sweeps.spec.validate import validate
 
@@ -175,15 +174,12 @@ class SweepSpec(Settings):
     @property
     def task_values(self) -> tuple[Any, ...]:
         """The tasks; none where the sweep has none."""
-        return task_values(self.parameters, self.tasks)
+        return self.tasks_of(self.parameters)
 
     @property
     def cells(self) -> tuple[Params, ...]:
-        """The part of a point that every setting runs with: each task, or once with nothing.
-
-        Leave-one-domain-out has each task once more for every other domain that is left out.
-        """
-        return cells_of_tasks(self.tasks, self.task_values, self.selection)
+        """The part of a point that every setting runs with: each task, or once with nothing."""
+        return self.cells_of(self.parameters)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
         """Return the number of a trial's setting, and its cell: of C cells n // C and n % C."""
