@@ -29,7 +29,7 @@ from sweeps.cli.parser import keys
 from sweeps.cli.table import table_lines
 from sweeps.scheduler.progress import duration, to_stderr
 from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument
-from sweeps.spec.normalize import apply
+from sweeps.spec.normalize import apply_overrides
 from sweeps.spec.spec import place_data
 from sweeps.spec.user_code import (
     import_all,
@@ -61,7 +61,7 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
             document.add_error_at(
                 place, "only fields of data count here, such as data.shifts=[v2,r]"
             )
-    apply(document, overrides)
+    apply_overrides(document, overrides)
     name_families(document, Path.cwd())
     document.raise_errors()
     place_data(document)

@@ -282,7 +282,7 @@ class SpecDocument:
         self._wrong: set[Route] = set()
         self._spoilt = {route for _, route, _ in document.mistakes}
         for line, route, message in document.mistakes:
-            self._add(Place(line, f"{source}:{line}"), route, message)
+            self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
         """Return where the value at `route` was given, or the nearest one around it."""
@@ -297,18 +297,21 @@ class SpecDocument:
         """
         if any(route[:length] in self._spoilt for length in range(1, len(route) + 1)):
             return
-        self._add(self.place(route), route, message)
+        self.add_error_at(self.place(route), message, route)
         if len(self._errors) > MOST_SHOWN:
             self.raise_errors()
 
-    def add_error_at(self, place: Place, message: str) -> None:
-        """Record a mistake that has a place but no route, such as an unreadable `--set`."""
-        self._add(place, (), message)
+    def add_error_at(self, place: Place, message: str, route: Route = ()) -> None:
+        """Record a mistake at a place; some have no route, such as an unreadable `--set`."""
+        shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
+        text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
+        self._errors[place, text if len(text) < 2000 else f"{text[:2000]}..."] = None
+        self._wrong.add(route)
 
     def add_errors(self, place: Place, error: Exception) -> None:
         """Record each mistake of a module or file that is named at `place`."""
         for text in str(error).splitlines() if isinstance(error, InvalidConfig) else [str(error)]:
-            self._add(place, (), text.removeprefix("import: "))
+            self.add_error_at(place, text.removeprefix("import: "))
 
     def add_warning(self, route: Route, message: str) -> None:
         """Record what the user should know of a file that is otherwise right."""
@@ -320,12 +323,6 @@ class SpecDocument:
         place = self.place(route)
         self._warnings[place, f"{place.text}: {message}"] = True
         self.remove(route)
-
-    def _add(self, place: Place, route: Route, message: str) -> None:
-        shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
-        text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
-        self._errors[place, text if len(text) < 2000 else f"{text[:2000]}..."] = None
-        self._wrong.add(route)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -399,7 +396,8 @@ class SpecDocument:
         """Move the value at `old`, with its places, to `new`, unless there is one."""
         holder = self.get(new[:-1])
         if isinstance(holder, dict) and new[-1] in holder:
-            self._add(self.place(old), new, f"is given twice, also at {self.place(new).text}")
+            message = f"is given twice, also at {self.place(new).text}"
+            self.add_error_at(self.place(old), message, new)
             self.remove(old)
             return
         value = self.get(old)

@@ -136,7 +136,8 @@ def _wrong(
     if distribution.name == "algorithm.name":
         return "algorithm.name decides which fields there are, and has no conditions"
     if name not in known:
-        if _is_described(document, name) or _is_fixed(document, name):
+        *section, field = name.split(".")
+        if _is_described(document, name) or field in document.mapping(("trial", *section)):
             return None
         return f"{name} is neither a parameter nor fixed under trial"
     possible = known[name].grid_values()
@@ -166,11 +167,6 @@ def _ordered(document: SpecDocument, space: list[Distribution]) -> list[Distribu
 def _is_described(document: SpecDocument, name: str) -> bool:
     """Whether a parameter is in the file, if only with mistakes that are reported elsewhere."""
     return name in document.mapping(("parameters",))
-
-
-def _is_fixed(document: SpecDocument, name: str) -> bool:
-    *section, field = name.split(".")
-    return field in document.mapping(("trial", *section))
 
 
 ENOUGH = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -41,7 +40,6 @@ from sweeps.spec.document import (
     read_text,
     validated_in_part,
 )
-from sweeps.spec.settings import expand_imports
 
 SOURCES_ROOT = Path(__file__).parents[2]
 PACKAGES = ("carft_core", "sweeps", "tracking")
@@ -64,12 +62,11 @@ def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tup
     Returns names and absolute paths, which mean the same in every process. Raises InvalidConfig
     with every module that cannot be imported.
     """
-    given: tuple[str, ...] = ()
-    if document.data.get("import") is not None:
-        with contextlib.suppress(ValueError):  # which is reported with the settings
-            given = expand_imports(document.data["import"])
-    wanted = [(document.place(("import", i)), item, folder) for i, item in enumerate(given)]
-    wanted = [(Place(it.order, f"{it.text}: import"), item, at) for it, item, at in wanted]
+    named, wanted = document.get(("import",)), list[tuple[Place, str, Path]]()
+    for index, item in enumerate(named if isinstance(named, list) else [named]):
+        if isinstance(item, str) and item:  # anything else is reported with the settings
+            place = document.place(("import", index))
+            wanted.append((Place(place.order, f"{place.text}: import"), item, folder))
     for index, item in enumerate(more):
         place = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
         wanted.append((place, item, Path.cwd()))
