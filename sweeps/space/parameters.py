@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
+    Field,
     PlainValidator,
     ValidationError,
     WithJsonSchema,
@@ -43,12 +44,6 @@ def _number(value: object) -> int | float:
     if not math.isfinite(value):
         raise ValueError(f"must be finite, got {value}")
     return value
-
-
-def _positive(value: object) -> int | float:
-    if _number(value) <= 0:
-        raise ValueError(f"must be greater than 0, got {value}")
-    return _number(value)
 
 
 def _exponent(value: object) -> int | float:
@@ -111,7 +106,10 @@ def _conditions(value: object) -> object:
 _NUMBER: dict[str, Any] = {"type": "number"}
 Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
 Positive = Annotated[
-    float, PlainValidator(_positive), WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0})
+    float,
+    PlainValidator(_number),
+    Field(gt=0),
+    WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0}),
 ]
 Exponent = Annotated[float, PlainValidator(_exponent), WithJsonSchema(_NUMBER)]
 Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]

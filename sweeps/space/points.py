@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import graphlib
 import hashlib
 import json
@@ -121,13 +122,9 @@ def _expanded(
         yield from _expanded(rest, axes, {**point, first.name: value})
 
 
-def fields_of(point: Mapping[str, Any], algorithm: str | None) -> Params:
-    """Return the part of a point that an algorithm has; None: all of it."""
-    return {
-        name: value
-        for name, value in point.items()
-        if algorithm is None or applies(name, algorithm)
-    }
+def fields_of(point: Mapping[str, Any], algorithm: str) -> Params:
+    """Return the part of a point that an algorithm has."""
+    return {name: value for name, value in point.items() if applies(name, algorithm)}
 
 
 def distinct(points: Iterable[Params]) -> list[Params]:
@@ -212,7 +209,7 @@ def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Put each dotted field in its section, or deeper, in a copy of nested data."""
-    nested: dict[str, Any] = _copied(trial)
+    nested = copy.deepcopy(dict(trial))
     for name, value in params.items():
         *sections, field = name.split(".")
         place: Any = nested
@@ -221,9 +218,3 @@ def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
         if isinstance(place, dict):
             place[field] = value
     return nested
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return value
