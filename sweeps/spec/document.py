@@ -362,6 +362,14 @@ class SpecDocument:
                 value = value.get(step) if isinstance(value, dict) else None
         return value
 
+    def field_values(self, field: str) -> list[Any]:
+        """Return the values that a field of the trial has: those listed, else the fixed one."""
+        varied = self.get(("parameters", field))
+        if not isinstance(varied, dict):
+            return [self.get(("trial", *field.split(".")))]
+        listed = varied.get("values", [varied.get("value")])
+        return listed if isinstance(listed, list) else [listed]
+
     def mapping(self, route: Route) -> dict[str, Any]:
         """Return the mapping at `route`; an empty one, after reporting, for anything else."""
         value = self.get(route)

@@ -200,7 +200,12 @@ class TrialSpace:
         self.varied: Distribution | None = next(
             (item for item in self.space if item.name == "algorithm.name"), None
         )
-        self.algorithms = self._algorithms()
+        self.algorithms = tuple(
+            name
+            for name in document.field_values("algorithm.name")
+            if isinstance(name, str) and name in ALGORITHMS
+        )
+        """Those in play, as far as they are known."""
         self.problems: list[Problem] = []
         """Those of the configs that were built."""
         self._base: list[TrialConfig] = []
@@ -257,14 +262,6 @@ class TrialSpace:
                 if label not in labels:
                     self.document.add_error(route, unknown("merge point", label, labels))
                     return
-
-    def _algorithms(self) -> tuple[str, ...]:
-        """Return the algorithms in play, as far as they are known."""
-        if isinstance(self.varied, Categorical):
-            given = self.varied.values
-        else:
-            given = (self.document.get(("trial", "algorithm", "name")),)
-        return tuple(name for name in given if isinstance(name, str) and name in ALGORITHMS)
 
     def _suited(self) -> set[str]:
         """Return the parameters that an algorithm in play has; report the others.

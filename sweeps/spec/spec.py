@@ -50,13 +50,8 @@ def place_data(document: SpecDocument) -> tuple[str, ...]:
 
 def _root_field(document: SpecDocument) -> str | None:
     """Return the field that CARFT_DATA is for, if the sweep leaves it open."""
-    varied = document.get(("parameters", "data.family"))
-    if isinstance(varied, Mapping):
-        listed = varied.get("values", [varied.get("value")])
-        names = listed if isinstance(listed, list) else [listed]
-    else:
-        default = DataConfig.model_fields["family"].default
-        names = [document.get(("trial", "data", "family")) or default]
+    default = DataConfig.model_fields["family"].default
+    names = [name or default for name in document.field_values("data.family")]
     if all(isinstance(it, str) and it in FAMILIES and FAMILIES[it].folders for it in names):
         data = document.get(("trial", "data"))
         if data is not None and not isinstance(data, Mapping):

@@ -45,7 +45,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
     _check_tasks(document, trials.space, settings)
     fields = dict(settings) | {
         "metric": settings.goals[0],
-        "report": _report(document, settings, trials.space),
+        "report": _report(document, settings),
         "early_terminate": _early_terminate(document, settings),
         "try_first": _try_first(document, settings, trials.space),
         "parameters": trials.space,
@@ -94,15 +94,14 @@ _REPORT_BY = ("report", "by")
 _BY_FAMILY = ("report", "by_family")
 
 
-def _report(document: SpecDocument, settings: Settings, space: Sequence[Distribution]) -> Report:
+def _report(document: SpecDocument, settings: Settings) -> Report:
     """Fill in the accuracy of the report where it is not top-1.
 
     Families that are ranked by different ones have each its own where they are the tasks, else
     top-1, with a warning. An accuracy by which a family is not measured is reported.
     """
     report = settings.report
-    varied = [value for item in space if item.name == FAMILY for value in item.grid_values() or ()]
-    names = varied or [document.get(("trial", "data", "family"))]
+    names = document.field_values(FAMILY)
     families = [FAMILIES[name] for name in names if isinstance(name, str) and name in FAMILIES]
     if report.by is not None and report.by_family:
         other = document.place(_REPORT_BY).text
@@ -161,7 +160,7 @@ def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTermina
             "prunes grid points, which are then missing from means, tests and curves; use another "
             "method or set `allow_grid: true`",
         )
-    every = _is_every_epoch(document)
+    every = document.field_values("eval.every_epoch") == [True]
     if rule.metric is not None:
         also = "" if every else "; with trial.eval.every_epoch also id/test/... and ood/SHIFT/..."
         if not is_reported(rule.metric, every_epoch=every):
@@ -178,14 +177,6 @@ def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTermina
             _RULE, f"needs a metric of every epoch, such as metric: id/val/top1; {name} comes later"
         )
     return rule
-
-
-def _is_every_epoch(document: SpecDocument) -> bool:
-    """Whether every run measures test and shifts after every epoch."""
-    varied = document.get(("parameters", "eval.every_epoch"))
-    if isinstance(varied, Mapping):
-        return varied.get("value", varied.get("values")) in (True, [True])
-    return document.get(("trial", "eval", "every_epoch")) is True
 
 
 METHODS_OF_TASKS = ("grid", "random")
