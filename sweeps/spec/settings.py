@@ -105,29 +105,26 @@ def expand_seeds(value: object) -> tuple[Any, ...]:
 
 
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
-    """Expand a number n to the n seeds that follow the largest of `seeds`."""
-    seeds = expand_seeds(value)
-    if not isinstance(value, int):
-        return seeds
-    first = max(info.data.get("seeds", ()), default=-1) + 1
-    return tuple(range(first, first + value))
+    """Expand a number n to the n seeds that follow the largest of `seeds`.
 
-
-def check_fresh_seeds(value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-    """Refuse seeds that a choice has seen: they cannot confirm it."""
-    taken = info.data.get("seeds", ())
+    Refuse seeds that a choice has seen: they cannot confirm it.
+    """
+    seeds, taken = expand_seeds(value), info.data.get("seeds", ())
+    first = max(taken, default=-1) + 1
+    if isinstance(value, int):
+        return tuple(range(first, first + value))
     wrong = [
         Problem(
             (index,),
             f"{seed} is one of seeds, by which settings are chosen; "
-            f"take seeds from {max(taken) + 1} on, or say how many",
+            f"take seeds from {first} on, or say how many",
         )
-        for index, seed in enumerate(value)
+        for index, seed in enumerate(seeds)
         if seed in taken
     ]
     if wrong:
         raise error_of(wrong)
-    return value
+    return seeds
 
 
 def check_webhook(value: object) -> object:
@@ -582,7 +579,6 @@ class Settings(Section):
     confirm_seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
         BeforeValidator(expand_fresh_seeds),
-        AfterValidator(check_fresh_seeds),
         WithJsonSchema(SEEDS_SCHEMA),
     ] = ()
     """More runs of what was chosen, on which it is judged: seeds none of `seeds`, or how many."""

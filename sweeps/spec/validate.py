@@ -375,19 +375,16 @@ def _own_value(
     document: SpecDocument, distribution: Distribution, value: object, route: Route
 ) -> Any:
     """Return the value as the space holds it; report one outside of the space."""
+    wrong: str | None = "must be a number"
     if isinstance(distribution, Categorical):
-        for own in distribution.values:
-            if canonical(own) == canonical(value):
-                return own
-        shown = ", ".join(map(canonical, distribution.values[:MOST_SHOWN]))
-        document.add_error(route, f"must be one of {shown}, got {repr(value)[:80]}")
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        document.add_error(route, f"must be a number, got {repr(value)[:80]}")
-        return None
-    wrong = _outside(distribution, value)
-    if wrong is not None:
-        document.add_error(route, f"{wrong}, got {value}")
+        own = {canonical(one): one for one in distribution.values}
+        if canonical(value) in own:
+            return own[canonical(value)]
+        wrong = f"must be one of {', '.join([*own][:MOST_SHOWN])}"
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        wrong = _outside(distribution, value)
+    if wrong is not None or not isinstance(value, (int, float)):
+        document.add_error(route, f"{wrong}, got {repr(value)[:80]}")
         return None
     if isinstance(distribution, Parametric):
         return rounded(value, distribution.q)
@@ -395,8 +392,6 @@ def _own_value(
 
 
 def _outside(distribution: Distribution, value: float) -> str | None:
-    if isinstance(distribution, Categorical):
-        return None
     (_, low), (_, high) = distribution.boundary_values()
     if not low <= value <= high:
         return f"must be from {low:g} to {high:g}"
