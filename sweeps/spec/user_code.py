@@ -258,7 +258,7 @@ def register_family(file: Path) -> Family:
         raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
     text = read_text(file, "a family file")
     for known in FAMILIES.values():
-        before = _declared_or_none(known)
+        before = _declared(known)
         if before is not None and (before.file, before.text) == (file, text):
             return known
     document = SpecDocument(text, file.name, NEEDS)
@@ -279,8 +279,7 @@ def register_family(file: Path) -> Family:
 
 def place_of(config: DataConfig) -> str:
     """Return where the images of a run are: `data.root`, or the root that its family declares."""
-    known = FAMILIES.get(config.family)
-    declared = None if known is None else _declared_or_none(known)
+    declared = _declared(FAMILIES.get(config.family))
     return config.root or ("builtin" if declared is None else str(declared.root))
 
 
@@ -318,22 +317,19 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 def _is_ours(name: str, family: str) -> bool:
     """Whether a set of this name can only come from an earlier text of the family's file."""
     known = FAMILIES.get(family)
-    return (
-        known is not None
-        and _declared_or_none(known) is not None
-        and name in known.defaults.values()
-    )
+    return known is not None and _declared(known) is not None and name in known.defaults.values()
 
 
-def _declared_or_none(family: Family) -> Declared | None:
-    owner = getattr(family.open, "__self__", None)
+def _declared(family: Family | None) -> Declared | None:
+    """Return what the file of a family declared; None for one that is programmed."""
+    owner = getattr(family.open, "__self__", None) if family else None
     return owner if isinstance(owner, Declared) else None
 
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
     """Report a name that another family has, unless its file is gone."""
     known = FAMILIES.get(declared.declaration.name)
-    was = None if known is None else _declared_or_none(known)
+    was = _declared(known)
     if known is not None and was is None:
         document.add_error(
             ("name",), f"{known.name!r} is a family already: {known.summary}; rename it"
