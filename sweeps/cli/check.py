@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweeps.cli.parser import overrides
 from sweeps.engines.factory import address_of, feasible_requirements, is_ray, make_engine
@@ -26,7 +25,6 @@ from sweeps.ledger.runs import RunStore
 from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
-from sweeps.spec.user_code import resolve
 from tracking.comparison.spec import LEAVE_ONE_OUT
 
 Say = Callable[[str], None]
@@ -34,8 +32,7 @@ Say = Callable[[str], None]
 
 def check_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Raises RequestError when the sweep can never be run as it is written."""
-    modules = resolve(arguments.imports, Path.cwd())
-    spec = load_spec(arguments.file, overrides(arguments), modules)
+    spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     home = find_home(arguments.home)
     home.check()
     supply = _supply(spec, arguments.address, home)

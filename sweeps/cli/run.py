@@ -125,8 +125,7 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
 def run_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    modules = resolve(arguments.imports, Path.cwd())
-    spec = load_spec(arguments.file, overrides(arguments), modules)
+    spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     address = arguments.address
     return carry_out(spec, home, arguments, say, address=address, fresh=arguments.fresh)
 
