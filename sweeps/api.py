@@ -19,7 +19,6 @@ from sweeps.scheduler.progress import Progress, to_stderr
 from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.scheduler.webhook import Webhook, webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
-from sweeps.spec.user_code import resolve
 from tracking.comparison.compare import Comparison
 from tracking.errors import AccessDenied, ServiceUnreachable
 from tracking.report.html import show_in_notebooks
@@ -161,12 +160,11 @@ def _loaded(
     sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], imports: Sequence[str]
 ) -> SweepSpec:
     texts = [f"{key}={_json(value)}" for key, value in overrides.items()]
-    modules = resolve(imports, Path.cwd())
     if not isinstance(sweep, Mapping):
-        return load_spec(sweep, texts, modules)
+        return load_spec(sweep, texts, imports)
     # Only a name for the messages: the text is what counts, and is kept with the results.
     source = Path.cwd() / f"{sweep.get('name', 'sweep')}.yaml"
-    return load_spec(source, texts, modules, text=_json(sweep, indent=2))
+    return load_spec(source, texts, imports, text=_json(sweep, indent=2))
 
 
 def _json(value: object, indent: int | None = None) -> str:

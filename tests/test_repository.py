@@ -86,6 +86,11 @@ def test_the_comparison_is_made_without_torch(tmp_path: Path) -> None:
     assert not loaded & {"sweeps", "carft_core", "torch", "ray", "optuna", "mlflow"}
 
 
+def test_compare_loads_no_torch(tmp_path: Path) -> None:
+    loaded = modules_after("import sweeps.cli.compare", cwd=tmp_path)
+    assert not loaded & {"torch", "torchvision", "open_clip", "ray", "optuna", "mlflow", "altair"}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_resolve_to_this_project_from_anywhere(package: str, tmp_path: Path) -> None:
     # Weights & Biases publishes a package named `sweeps`; installed later, it would win.

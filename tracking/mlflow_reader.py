@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 from tracking.comparison.compare import Comparison
 from tracking.comparison.pooling import RunFilter, SweepRuns, compare_sweeps
@@ -47,13 +47,7 @@ logger = logging.getLogger(__name__)
 
 _HOME = 8
 """Characters of a home's id that are shown."""
-_STATES: Mapping[str, State] = {
-    "done": "done",
-    "failed": "failed",
-    "stopped": "stopped",
-    "pruned": "pruned",
-    "running": "running",
-}
+_STATES: Mapping[str, State] = {state: state for state in get_args(State)}
 _NAMED = 3
 """Runs that a warning names."""
 
@@ -309,8 +303,9 @@ class MlflowReader:
         """Download the list of the sweep's runs, and the results of those that are done."""
 
         def text(run: ServedRun, name: str, tag: str) -> str | None:
-            there = run.tags.get(tag) == name
-            return self._text(run.artifacts, name, folder / run.digest) if there else None
+            if run.tags.get(tag) != name:
+                return None
+            return self._text(run.artifacts, name, folder / run.digest)
 
         with ThreadPoolExecutor(THREADS) as pool:
             results = pool.map(lambda run: text(run, RESULT, HAS_RESULT), runs.values())
@@ -335,8 +330,8 @@ class MlflowReader:
                 return Path(file).read_text(encoding="utf-8")
             except (MlflowException, OSError):
                 # Each kind of store says in another way that there is no such file.
-                there = list_artifacts(artifact_uri=place, tracking_uri=self._uri)
-                if any(entry.path == name for entry in there):
+                entries = list_artifacts(artifact_uri=place, tracking_uri=self._uri)
+                if any(entry.path == name for entry in entries):
                     raise
                 return None
 
@@ -394,7 +389,7 @@ def load_comparison(
     """
     if not sweeps:
         raise TypeError("load_comparison needs the name of a sweep")
-    parts = _from(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
+    parts = read_sweeps(tracking_uri, experiment, sweeps) if tracking_uri else _of(home, sweeps)
     texts = [conditions] if isinstance(conditions, str) else conditions
     spec = spec or agreed({part.sweep: part.spec for part in parts})
     spec = spec.model_copy(update={"reference": reference})
@@ -402,7 +397,8 @@ def load_comparison(
     return compare_sweeps(parts, spec, chosen=RunFilter.parse(texts))
 
 
-def _from(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
+def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
+    """Read sweeps by their names, or `NAME@HOME`, from a server or database."""
     reader = MlflowReader(uri, experiment or EXPERIMENT)
     every = reader.sweeps()
     return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]

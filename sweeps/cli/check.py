@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweeps.cli import Emit
 from sweeps.cli.parser import overrides
@@ -27,14 +26,12 @@ from sweeps.ledger.runs import RunStore
 from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
-from sweeps.spec.user_code import resolve
 from tracking.comparison.spec import LEAVE_ONE_OUT
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the sweep can never be run as it is written."""
-    modules = resolve(arguments.imports, Path.cwd())
-    spec = load_spec(arguments.file, overrides(arguments), modules)
+    spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     home = find_home(arguments.home)
     home.check()
     supply = _supply(spec, arguments.address, home)

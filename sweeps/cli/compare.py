@@ -21,7 +21,6 @@ from sweeps.home import Home, find_home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import load_part, load_parts
-from sweeps.results.report import FILE, page
 from sweeps.spec.metrics import PATTERN, natural_goal, problem
 from sweeps.spec.settings import SELECTION_RULES
 from tracking.comparison.compare import Comparison
@@ -181,22 +180,20 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         return load_parts(find_home(arguments.home), arguments.sweeps, with_fields=wide)
     if arguments.images:
         raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
-    from tracking.mlflow_reader import MlflowReader, find
+    from tracking.mlflow_reader import read_sweeps
 
-    reader = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT)
-    there = reader.sweeps()
-    return [reader.part(find(there, name), name) for name in dict.fromkeys(arguments.sweeps)]
+    return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
 
 
 def _list(arguments: argparse.Namespace, say: Say) -> int:
-    """The sweeps of a server."""
+    """List the sweeps of a server."""
     from tracking.mlflow_reader import MlflowReader
 
-    there = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
+    served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
     if arguments.json:
-        say(json.dumps([sweep.as_dict() for sweep in there], indent=1))
-    elif there:
-        say("\n".join(sweep.line() for sweep in there))
+        say(json.dumps([sweep.as_dict() for sweep in served], indent=1))
+    elif served:
+        say("\n".join(sweep.line() for sweep in served))
     else:
         say("No sweep is there.")
     return 0
@@ -233,13 +230,13 @@ def _with_published(
 ) -> TableOptions:
     subjects = {
         Subject(
-            str(known.get("model.name")),
-            None if known.get("model.pretrained") is None else str(known["model.pretrained"]),
-            str(known.get("data.family")),
+            str(fields.get("model.name")),
+            None if fields.get("model.pretrained") is None else str(fields["model.pretrained"]),
+            str(fields.get("data.family")),
         )
         for part in sweeps
         for record in part.records
-        if record.state == "done" and (known := part.fields.get(record.digest)) is not None
+        if record.state == "done" and (fields := part.fields.get(record.digest)) is not None
     }
     quoted = quoted_beside(subjects, comparison)
     return replace(options, quoted=quoted, notes=() if quoted else (none_published(subjects),))
@@ -259,16 +256,19 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def report_command(arguments: argparse.Namespace, say: Say) -> int:
     """Run the command. Several sweeps are one comparison."""
+    # Opens the data and the user's code, and so loads torch, which `compare` does without.
+    from sweeps.results.report import FILE, page
+
     home = Home(find_home(arguments.home).path.absolute())
     sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-    out = _out(arguments.out, home, sweeps)
+    out = _out(arguments.out, home, sweeps, FILE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
     runs, several = RunStore(home.runs), len(sweeps) > 1
     parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
     comparison = compare_sweeps(override_specs(parts, arguments))
-    made = page(home, sweeps, comparison, options=_given(arguments))
+    made = page(home, sweeps, comparison, options=_options(arguments))
     with written("--out", out):
         made.write(out)
     files: list[Path] = []
@@ -287,20 +287,20 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _given(arguments: argparse.Namespace) -> list[str]:
+def _options(arguments: argparse.Namespace) -> list[str]:
     """Repeat the options that go before the spec, as far as they were given."""
-    given = {name: getattr(arguments, name) for name in _OVERRIDES}
+    options = {name: getattr(arguments, name) for name in _OVERRIDES}
     if arguments.reference != REFERENCE:
-        given["reference"] = arguments.reference
-    return [f"--{name.replace('_', '-')}={it}" for name, it in given.items() if it is not None]
+        options["reference"] = arguments.reference
+    return [f"--{name.replace('_', '-')}={it}" for name, it in options.items() if it is not None]
 
 
-def _out(given: str | None, home: Home, sweeps: list[Ledger]) -> Path:
-    """Where the page goes. Raises RequestError for a folder."""
+def _out(given: str | None, home: Home, sweeps: list[Ledger], name: str) -> Path:
+    """Choose where the page goes. Raises RequestError for a folder."""
     if given is None:
         folder = home.sweep("+".join(sweep.name for sweep in sweeps))
-        return folder / FILE if len(sweeps) == 1 else home.path / f"{folder.name}.{FILE}"
+        return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
     out = Path(given).expanduser()
     if out.is_dir():
-        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / FILE}")
+        raise RequestError(f"--out: {out} is a folder; name a file, such as {out / name}")
     return out

@@ -28,9 +28,9 @@ from sweeps.cli import Emit
 from sweeps.cli.parser import keys
 from sweeps.cli.table import table_lines
 from sweeps.scheduler.progress import duration, to_stderr
-from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, parse
-from sweeps.spec.normalize import apply
-from sweeps.spec.spec import from_environment
+from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument
+from sweeps.spec.normalize import apply_overrides
+from sweeps.spec.spec import place_data
 from sweeps.spec.user_code import (
     import_all,
     is_family_file,
@@ -51,7 +51,7 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
     """
     family: str = arguments.family
     overrides = [*arguments.overrides, *(f"{key}={it}" for key, it in keys(arguments).items())]
-    document = SpecDocument(parse("{}"), "data")
+    document = SpecDocument("{}", "data")
     import_all(document, Path.cwd(), arguments.imports)
     document.set(_FAMILY, family, Place(COMMAND_LINE - 1, family))
     for index, override in enumerate(overrides):
@@ -61,10 +61,10 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
             document.add_error_at(
                 place, "only fields of data count here, such as data.shifts=[v2,r]"
             )
-    apply(document, overrides)
+    apply_overrides(document, overrides)
     name_families(document, Path.cwd())
     document.raise_errors()
-    apply(document, from_environment(document))
+    place_data(document)
     try:
         return trial_config({"data": document.get(_FAMILY[:2]), "algorithm": "fine_tune"}).data
     except InvalidConfig as error:

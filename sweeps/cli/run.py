@@ -125,8 +125,7 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
 def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
     home = find_home(arguments.home)
-    modules = resolve(arguments.imports, Path.cwd())
-    spec = load_spec(arguments.file, overrides(arguments), modules)
+    spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     address = arguments.address
     return carry_out(spec, home, arguments, emit, address=address, fresh=arguments.fresh)
 

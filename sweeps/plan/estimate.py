@@ -7,10 +7,11 @@ import logging
 import operator
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from carft_core.config import TrialConfig
 from carft_core.data import open_data
@@ -20,8 +21,8 @@ from carft_core.run import is_complete
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
 from sweeps.ledger.runs import RunStore
-from sweeps.ledger.trials import newest_generation
-from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels
+from sweeps.ledger.trials import Ledger, newest_generation
+from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels, run_label
 from sweeps.space.points import sample_point
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
@@ -33,8 +34,7 @@ PEAK = "system/peak_memory_mb"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RunTimes:
+class RunTimes(NamedTuple):
     """What the parts of one run take, in seconds."""
 
     step: float
@@ -62,16 +62,20 @@ class TimingHistory:
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
         """Return the median times of the runs most like one whose device is resolved, if any."""
-        plain = config.as_dict()
-        alike = [run for run in self._runs if _likeness(run.config) == _likeness(plain)]
+        alike = self._alike(config)
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
-        return median_times(same or alike) if alike else None
+        # Medians: a run that slept for a night counts no more than another.
+        parts = zip(*(run.times for run in same or alike), strict=True)
+        return RunTimes(*map(statistics.median, parts)) if alike else None
 
     def peak_mb(self, config: TrialConfig) -> float | None:
         """Return the most GPU memory that a run with the same model, family and batch took."""
-        plain = config.as_dict()
-        alike = (run for run in self._runs if _likeness(run.config) == _likeness(plain))
-        return max((run.peak_mb for run in alike if run.peak_mb is not None), default=None)
+        peaks = (run.peak_mb for run in self._alike(config))
+        return max((peak for peak in peaks if peak is not None), default=None)
+
+    def _alike(self, config: TrialConfig) -> list[TimedRun]:
+        likeness = _likeness(config.as_dict())
+        return [run for run in self._runs if _likeness(run.config) == likeness]
 
 
 def _likeness(config: Mapping[str, Any]) -> object:
@@ -80,15 +84,6 @@ def _likeness(config: Mapping[str, Any]) -> object:
     device = config["device"].partition(":")[0]
     batch = optim["batch_size"], optim["micro_batch"]
     return config["model"], data["family"], data.get("balanced"), batch, device
-
-
-def median_times(runs: Sequence[TimedRun]) -> RunTimes:
-    """Take medians, so that a run that slept for a night counts no more than another."""
-    return RunTimes(
-        statistics.median(run.times.step for run in runs),
-        statistics.median(run.times.epoch for run in runs),
-        statistics.median(run.times.model for run in runs),
-    )
 
 
 def timing_history(runs: RunStore) -> TimingHistory:
@@ -199,11 +194,12 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     """
     notes: list[str] = []
     planner = Planner(spec, hardware, notes.append)
-    settings = [*planner.baselines(), *_known_trials(planner, home)]
+    ledger = newest_generation(home, spec.name)
+    settings = [*planner.baselines(), *_known_trials(planner, ledger)]
     known = sum(tasks[0].role == "trial" for tasks in settings)
     unknown = (spec.trial_count - known) * len(spec.seeds)
     by_task = _by_task(spec, settings)
-    fresh = list(_known_confirmations(planner, home))
+    fresh = list(_known_confirmations(planner, ledger))
     confirmed = {tasks[0].algorithm for tasks in fresh}
     to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
     confirming = [
@@ -211,7 +207,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         for name in to_confirm
         for work in _typical_runs(planner, settings, name, len(spec.confirm_seeds))
     ]
-    made = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, home, item)]
+    made = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, ledger, item)]
     to_combine = sum(item not in [known for known, _ in made] for item in spec.after)
     settings += [*fresh, *(tasks for _, tasks in made)]
     estimate = SweepEstimate(
@@ -229,28 +225,37 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     runs, seen = RunStore(home.runs), set[str]()
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
+    estimate.done, estimate.to_evaluate, estimate.to_train = (
+        sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
+    )
     estimate.work += [*_to_come(planner, unknown), *confirming]
     estimate.epochs = sum(work.epochs for work in estimate.work)
     return estimate
 
 
-def _known_trials(planner: Planner, home: Home) -> Iterator[list[RunTask]]:
-    """Of a grid every point; else what was proposed already and still is what it was."""
+def _known_trials(planner: Planner, ledger: Ledger | None) -> Iterator[list[RunTask]]:
+    """Yield of a grid every point; else what was proposed already and still is what it was."""
     spec = planner.spec
     if spec.method == "grid":
-        yield from (planner.trial(params) for params in spec.points())
+        yield from map(planner.trial, spec.points())
         return
-    ledger = newest_generation(home, spec.name)
     for trial in () if ledger is None else ledger.trials():
         own_task = spec.setting_of(trial.point)[1]
-        if trial.point >= spec.trial_count or not own_task.items() <= trial.params.items():
-            continue
-        try:
-            tasks = planner.trial(trial.params, trial.number)
-        except ValueError:  # the space has changed, and has no such point any more
-            continue
-        if digests(tasks) == dict(trial.runs) and trial.state != "pruned":
-            yield tasks
+        is_of_space = trial.point < spec.trial_count and own_task.items() <= trial.params.items()
+        if is_of_space and trial.state != "pruned":
+            yield from _unchanged(trial.runs, partial(planner.trial, trial.params, trial.number))
+
+
+def _unchanged(
+    runs: Mapping[str, str], plan: Callable[[], list[RunTask]]
+) -> Iterator[list[RunTask]]:
+    """Yield what is planned, if it comes to these runs of the ledger."""
+    try:
+        tasks = plan()
+    except ValueError:  # the space has changed, and has no such point any more
+        return
+    if digests(tasks) == dict(runs):
+        yield tasks
 
 
 def _by_task(spec: SweepSpec, settings: Sequence[Sequence[RunTask]]) -> dict[str, int]:
@@ -266,34 +271,22 @@ def _by_task(spec: SweepSpec, settings: Sequence[Sequence[RunTask]]) -> dict[str
     return dict(counts)
 
 
-def _known_confirmations(planner: Planner, home: Home) -> Iterator[list[RunTask]]:
-    """What was chosen when the sweep last ended, as far as its runs would be the same now."""
-    ledger = newest_generation(home, planner.spec.name)
-    known = () if ledger is None or not planner.spec.confirm_seeds else ledger.confirmations()
-    for setting in known:
-        try:
-            tasks = planner.confirmation(setting.algorithm, setting.params)
-        except ValueError:  # the space has changed, and has no such point any more
-            continue
-        if digests(tasks) == setting.runs:
-            yield tasks
+def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[RunTask]]:
+    """Yield what was chosen when the sweep last ended, if its runs would be the same now."""
+    if ledger is not None and planner.spec.confirm_seeds:
+        for it in ledger.confirmations():
+            yield from _unchanged(it.runs, partial(planner.confirmation, it.algorithm, it.params))
 
 
-def _known_soups(planner: Planner, home: Home, item: After) -> Iterator[list[RunTask]]:
-    """Those that one item of `after` came to when the sweep last ended, as far as they would be the
-    same now."""
-    ledger = newest_generation(home, planner.spec.name)
+def _known_soups(planner: Planner, ledger: Ledger | None, item: After) -> Iterator[list[RunTask]]:
+    """Yield those that one item of `after` came to when the sweep last ended, likewise."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
-        if (setting.algorithm, of) != (item.algorithm["name"], item.of):
-            continue
-        try:
-            tasks = planner.soup(item, params, setting.members)
-        except ValueError:  # the space has changed, and has no such point any more
-            continue
-        if digests(tasks) == setting.runs:
-            yield tasks
+        if (setting.algorithm, of) == (item.algorithm["name"], item.of):
+            yield from _unchanged(
+                setting.runs, partial(planner.soup, item, params, setting.members)
+            )
 
 
 def _typical_runs(
@@ -302,9 +295,7 @@ def _typical_runs(
     """Assume that the setting of an algorithm that will be chosen is like its first one."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
-    if config is None:
-        return list(_to_come(planner, count))
-    return [_whole(config, 1 + len(merge_labels(config)))] * count
+    return list(_to_come(planner, count)) if config is None else [_work(config)] * count
 
 
 def _row(
@@ -317,45 +308,33 @@ def _row(
         seen.add(task.digest)
         if twice or is_complete(folder, task.config):
             states["done"] += 1
-            estimate.done += 1
             known = runs.read(task.digest)
             estimate.reused += twice or (known is not None and known.sweep != estimate.sweep)
             continue
-        models = 1 + len(merge_labels(task.config))
-        if (folder / "trained.json").exists() or not task.config.algorithm.trains:
-            states["evaluate"] += 1
-            estimate.to_evaluate += 1
-            estimate.work.append(RemainingWork(task.config, 0, 0, models))
-        else:
-            states["train"] += 1
-            estimate.to_train += 1
-            estimate.work.append(_left(task.config, runs, task.digest, models))
-    name = tasks[0].label if tasks[0].seed is None else tasks[0].label.rsplit(" seed ", 1)[0]
-    name += CONFIRMED if tasks[0].role == "confirmation" else ""
+        work = _work(task.config, folder)
+        states["train" if work.epochs else "evaluate"] += 1
+        estimate.work.append(work)
+    first = tasks[0]
+    label = run_label(first.algorithm, first.params, None)
+    label += CONFIRMED if first.role == "confirmation" else ""
     seeds = [task.seed for task in tasks if task.seed is not None]
-    return {"label": name, "role": tasks[0].role, "seeds": seeds, **states}
+    return {"label": label, "role": first.role, "seeds": seeds, **states}
 
 
-def _left(config: TrialConfig, runs: RunStore, digest: str, models: int) -> RemainingWork:
-    """Return what an unfinished run has before it: it resumes after its last epoch."""
-    whole = _whole(config, models)
-    folder = runs.folder(digest)
-    history = read_json(folder / "history.json") or []
-    if not history or not (folder / "checkpoint.pt").exists():
-        return whole
-    last = history[-1]
-    return RemainingWork(
-        config, max(0, whole.steps - last["step"]), max(1, whole.epochs - last["epoch"]), models
-    )
-
-
-def _whole(config: TrialConfig, models: int) -> RemainingWork:
-    if config.algorithm.solves:
-        return RemainingWork(config, 1, 1, models)
-    schedule = schedule_of(
-        config.optim, open_data(config.data).train, balanced=config.data.balanced
-    )
-    return RemainingWork(config, schedule.steps, schedule.epochs, models)
+def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
+    """Return what a run has before it; one with a folder resumes after its last epoch."""
+    models = 1 + len(merge_labels(config))
+    if not config.algorithm.trains or (folder and (folder / "trained.json").exists()):
+        return RemainingWork(config, 0, 0, models)
+    steps = epochs = 1
+    if not config.algorithm.solves:
+        data, optim = config.data, config.optim
+        schedule = schedule_of(optim, open_data(data).train, balanced=data.balanced)
+        steps, epochs = schedule.steps, schedule.epochs
+    if folder and (folder / "checkpoint.pt").exists():
+        for last in (read_json(folder / "history.json") or [])[-1:]:
+            steps, epochs = max(0, steps - last["step"]), max(1, epochs - last["epoch"])
+    return RemainingWork(config, steps, epochs, models)
 
 
 def _to_come(planner: Planner, count: int) -> Iterator[RemainingWork]:
@@ -364,10 +343,5 @@ def _to_come(planner: Planner, count: int) -> Iterator[RemainingWork]:
     for number in range(count):
         u = TYPICAL[number % len(TYPICAL)]
         params = sample_point(spec.parameters, operator.methodcaller("quantile", u))
-        config = planner.hardware.resolve(spec.config_for(params).for_seed(spec.seeds[0]))
-        models = 1 + len(merge_labels(config))
-        yield (
-            _whole(config, models)
-            if config.algorithm.trains
-            else RemainingWork(config, 0, 0, models)
-        )
+        config = spec.config_for(params).for_seed(spec.seeds[0])
+        yield _work(planner.hardware.resolve(config))

@@ -23,7 +23,7 @@ from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import comparison, measured
 from sweeps.results.sent_log import SentLog
 from tracking.comparison.compare import Comparison
-from tracking.comparison.runs import UNMERGED, Arm, RunRecord, merge_name
+from tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge
 from tracking.comparison.spec import REFERENCE, VAL
 from tracking.location import home_id, resolve_location
 from tracking.store.base import DatasetInput, RunKey
@@ -63,7 +63,7 @@ class SelectedModel:
     @property
     def metrics(self) -> dict[str, float]:
         """Of this model."""
-        return dict(self.run.values(_merge(self.label)))
+        return dict(self.run.metrics_of(_merge(self.label)))
 
     def __str__(self) -> str:
         """`car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
@@ -301,7 +301,7 @@ class Exporter:
         from tracking.store.mlflow_models import ModelStart, ModelStore
 
         evaluation, config = _measured(self.home, model), self.config(model).data
-        merged = "" if model.label == UNMERGED else f"{merge_name(model.label)}/"
+        merged = "" if model.label == UNMERGED else f"{split_merge(model.label)[0]}/"
         seed = {} if model.run.seed is None else {"seed": model.run.seed}
         start = ModelStart(
             key=RunKey(self.sweep.name, model.run.digest),

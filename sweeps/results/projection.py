@@ -34,7 +34,7 @@ from sweeps.results.records import CONFIG, comparison_spec, measured, records
 from sweeps.results.sent_log import SentLog
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
-from tracking.comparison.metrics import is_told
+from tracking.comparison.metrics import has_series
 from tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
@@ -560,7 +560,7 @@ def _datasets(claimed: Mapping[str, Any]) -> list[DatasetInput]:
 
 def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
     for name, value in report["metrics"].items():
-        if is_told(name):
+        if has_series(name):
             yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
@@ -574,7 +574,7 @@ def _result_metrics(evaluations: Mapping[str, Mapping[str, Any]], folder: Path) 
     for label, evaluation in evaluations.items():
         when = _modified(_metrics_file(folder, label))
         for name, value in evaluation["metrics"].items():
-            if not is_told(name, merged=label != UNMERGED):
+            if not has_series(name, merged=label != UNMERGED):
                 continue
             if label != UNMERGED:
                 merged = f"{label.partition('@')[0]}/{name}"

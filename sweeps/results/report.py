@@ -22,10 +22,10 @@ from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
-from tracking.comparison.runs import CONFIRMED, RunRecord
+from tracking.comparison.runs import RunRecord
 from tracking.comparison.verdict import Pair, zero_shot_of
 from tracking.provenance import describe_code, provenance_tags
-from tracking.report.html import Fact, Pictures, Provenance, SweepFile, without_user
+from tracking.report.html import Pictures, Provenance, without_user
 
 if TYPE_CHECKING:
     from carft_core.config import TrialConfig
@@ -103,7 +103,7 @@ def _shown_pair(comparison: Comparison) -> Pair | None:
         if verdict.pair.candidate.trains and verdict.pair.reference.trains and verdict.pair.seeds
     ]
     for pair in pairs:
-        if selected and pair.candidate.label.removesuffix(CONFIRMED) == selected.arm.label:
+        if selected and pair.candidate.name == selected.arm.label:
             return pair
     return pairs[0] if pairs else None
 
@@ -125,15 +125,14 @@ def _where_it_ran(home: Home, sweeps: Sequence[Ledger], digest: str) -> Iterator
     """Enter the working folder of the sweep that has the run, with the user's own modules."""
     for sweep in sweeps:
         load(sweep.spec.get("import", ()))
-    owner = next((sweep for sweep in sweeps if _has(sweep, digest)), sweeps[0])
+    owners = (one for one in sweeps for item in one.settings() if digest in item.runs.values())
+    owner = next(owners, sweeps[0])
     with Invocation.read(home, owner.name).working_directory():
         yield
 
 
-def _has(sweep: Ledger, digest: str) -> bool:
-    return any(digest in setting.runs.values() for setting in sweep.settings())
-
-
+Fact = tuple[str, tuple[str, ...]]
+"""A name and its values, several where runs differ."""
 _FACTS: Mapping[str, str] = {
     "transform": "image transform",
     "augmentation": "training transform",
@@ -159,7 +158,7 @@ def provenance(
         commands.append(command)
         files += [] if file is None else [file]
     return Provenance(
-        facts=tuple(_facts(home, sweeps, comparison)),
+        facts=dict(_facts(home, sweeps, comparison)),
         commands=(*commands, shlex.join(["carft-sweep", "report", *names, *options])),
         files=tuple(files),
     )
@@ -170,21 +169,21 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
     done = [run for run in runs if run.state == "done"]
     for sweep in sweeps:
         text = f"generation {sweep.generation}, method {sweep.spec['method']}"
-        yield Fact(f"sweep {sweep.name}", (text,))
+        yield f"sweep {sweep.name}", (text,)
     states = Counter(run.state for run in runs)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    yield Fact("runs", (counts,))
+    yield "runs", (counts,)
     yield from _times(RunStore(home.runs), done)
     yield from _identities(done)
     for name, title in _FACTS.items():
         values = _distinct(run.facts.get(name) for run in done)
         if values:
-            yield Fact(title, values)
+            yield title, values
     for sweep in sweeps:
         ran_with = _distinct(describe_code(one["tags"]) for one in sweep.executions)
         if ran_with:
-            yield Fact(f"{sweep.name} ran with", ran_with)
-    yield Fact("this page was made with", (describe_code(provenance_tags()),))
+            yield f"{sweep.name} ran with", ran_with
+    yield "this page was made with", (describe_code(provenance_tags()),)
 
 
 def _times(runs: RunStore, done: Sequence[RunRecord]) -> Iterator[Fact]:
@@ -192,7 +191,7 @@ def _times(runs: RunStore, done: Sequence[RunRecord]) -> Iterator[Fact]:
     ends = [state.ended for state in states if state.ended is not None]
     if ends:
         first, last = min(state.created for state in states), max(ends)
-        yield Fact("made", (f"from {_format_time(first)} to {_format_time(last)}",))
+        yield "made", (f"from {_format_time(first)} to {_format_time(last)}",)
 
 
 def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
@@ -204,18 +203,14 @@ def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
             data = _with_digest(config["data"]["family"], parts["data"]["digest"])
             identities["data"].append(data)
             identities["model"].append(_with_digest(config["model"]["name"], parts["model"]))
-            identities["training code"].append(_training_code(run.algorithm, parts))
+            code, own = f"of {run.algorithm}: revision {parts['revision']}", parts.get("own_code")
+            identities["training code"].append(f"{code}, sha256 {own}" if own else code)
     for name, values in identities.items():
         if values:
-            yield Fact(name, _distinct(values))
+            yield name, _distinct(values)
 
 
-def _training_code(algorithm: str, parts: Mapping[str, Any]) -> str:
-    own = parts.get("own_code")
-    return f"of {algorithm}: revision {parts['revision']}" + (f", sha256 {own}" if own else "")
-
-
-def _command(home: Home, name: str) -> tuple[str, SweepFile | None]:
+def _command(home: Home, name: str) -> tuple[str, tuple[str, str] | None]:
     """Return the command that runs the sweep again, and its file."""
     try:
         before = Invocation.read(home, name)
@@ -224,10 +219,9 @@ def _command(home: Home, name: str) -> tuple[str, SweepFile | None]:
     file = Path(before.file).name
     words = [file, *(word for one in before.overrides for word in ("--set", one))]
     words += [word for one in before.imports for word in ("--import", _last_part(one))]
+    text = (home.sweep(name) / COPY).read_text(encoding="utf-8")
     command = f"carft-sweep run {shlex.join(map(without_user, words))}"
-    return command, SweepFile(
-        file, without_user((home.sweep(name) / COPY).read_text(encoding="utf-8"))
-    )
+    return command, (file, without_user(text))
 
 
 def _with_digest(name: str, digest: str) -> str:
@@ -282,13 +276,13 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
         return None
     plain = sweep.spec["parameters"].items()
     space = [parse_parameter(name, data) for name, data in plain]
-    known = optuna_distributions(space)
+    distributions = optuna_distributions(space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     for params, value in trials:
         stored = encode(space, params)
-        named = {name: known[name] for name in stored}
-        study.add_trial(optuna.trial.create_trial(params=stored, distributions=named, value=value))
+        own = {name: distributions[name] for name in stored}
+        study.add_trial(optuna.trial.create_trial(params=stored, distributions=own, value=value))
     # Not PED-ANOVA, Optuna's default: it asks what leads to the best tenth of the trials, which of
     # ten trials is one. Deeper trees tell nothing new of a main effect, and take minutes with 2,000
     # trials.

@@ -6,6 +6,7 @@ import bisect
 import itertools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -43,7 +44,7 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalBase:
+class ConditionalBase(ABC):
     """What all distributions share: the conditions under which a parameter varies."""
 
     when: tuple[Condition, ...] = ()
@@ -58,17 +59,17 @@ class ConditionalBase:
         """Return the values that a grid takes, in order; None when there is no end of them."""
         return None
 
+    @abstractmethod
     def quantile(self, u: float) -> Any:
         """Return the value below which the share `u` (0 to 1) of the draws is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def boundary_values(self) -> list[tuple[Route, Any]]:
         """Return the values whose validity decides on all, each with its place in the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _description(self) -> dict[str, Any]:
         """Return the distribution without its conditions."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
+    Field,
     PlainValidator,
     ValidationError,
     WithJsonSchema,
@@ -42,12 +44,6 @@ def _number(value: object) -> int | float:
     if not math.isfinite(value):
         raise ValueError(f"must be finite, got {value}")
     return value
-
-
-def _positive(value: object) -> int | float:
-    if _number(value) <= 0:
-        raise ValueError(f"must be greater than 0, got {value}")
-    return _number(value)
 
 
 def _exponent(value: object) -> int | float:
@@ -110,7 +106,10 @@ def _conditions(value: object) -> object:
 _NUMBER: dict[str, Any] = {"type": "number"}
 Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
 Positive = Annotated[
-    float, PlainValidator(_positive), WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0})
+    float,
+    PlainValidator(_number),
+    Field(gt=0),
+    WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0}),
 ]
 Exponent = Annotated[float, PlainValidator(_exponent), WithJsonSchema(_NUMBER)]
 Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
@@ -127,9 +126,9 @@ class Parameter(Section):
     ] = ()
     """It varies where these fields have these values."""
 
+    @abstractmethod
     def build(self, name: str) -> Distribution:
         """Make the distribution, without its conditions."""
-        raise NotImplementedError
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with keys that are right one by one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import graphlib
 import hashlib
 import json
 import math
@@ -11,6 +13,8 @@ from typing import Any
 from carft_core.algorithms import ALGORITHMS
 from carft_core.config import TrialConfig, trial_config
 from sweeps.space.distributions import Distribution, Params, canonical
+
+MAX_POINTS = 10_000
 
 
 def applies(name: str, algorithm: str) -> bool:
@@ -39,22 +43,14 @@ def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
 def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
     """Sort each distribution behind those that decide on it, otherwise as declared.
 
-    Raises ValueError when conditions form a circle.
+    The algorithm decides on all. Raises graphlib.CycleError when conditions form a circle.
     """
-    names = {item.name for item in space}
-    placed: dict[str, Distribution] = {}
-    waiting = sorted(space, key=lambda item: item.name != "algorithm.name")
-    while waiting:
-        ready = [
-            item
-            for item in waiting
-            if all(on.name in placed or on.name not in names for on in item.when)
-        ]
-        if not ready:
-            raise ValueError(f"conditions in a circle: {', '.join(item.name for item in waiting)}")
-        placed |= {item.name: item for item in ready}
-        waiting = [item for item in waiting if item.name not in placed]
-    return list(placed.values())
+    known = {item.name: item for item in space}
+    declared = sorted(known, key=lambda name: name != "algorithm.name")
+    sorter = graphlib.TopologicalSorter(dict.fromkeys(declared, ()))
+    for item in space:
+        sorter.add(item.name, *(on.name for on in item.when if on.name in known))
+    return [known[name] for name in sorter.static_order()]
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
@@ -69,8 +65,11 @@ def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution],
 def grid(space: Sequence[Distribution]) -> list[Params]:
     """Return every combination once with its active parameters, the first one slowest.
 
-    Raises ValueError when a distribution has no end of values.
+    Raises ValueError when a distribution has no end of values, or there are too many points.
     """
+    size = grid_size(space, MAX_POINTS)
+    if size > MAX_POINTS:
+        raise ValueError(f"make a grid of {size} points, more than {MAX_POINTS}; use random or tpe")
     axes = _axes(space)
     places = {name: {canonical(v): i for i, v in enumerate(axis)} for name, axis in axes.items()}
 
@@ -123,13 +122,9 @@ def _expanded(
         yield from _expanded(rest, axes, {**point, first.name: value})
 
 
-def fields_of(point: Mapping[str, Any], algorithm: str | None) -> Params:
-    """Return the part of a point that an algorithm has; None: all of it."""
-    return {
-        name: value
-        for name, value in point.items()
-        if algorithm is None or applies(name, algorithm)
-    }
+def fields_of(point: Mapping[str, Any], algorithm: str) -> Params:
+    """Return the part of a point that an algorithm has."""
+    return {name: value for name, value in point.items() if applies(name, algorithm)}
 
 
 def distinct(points: Iterable[Params]) -> list[Params]:
@@ -214,7 +209,7 @@ def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Put each dotted field in its section, or deeper, in a copy of nested data."""
-    nested: dict[str, Any] = _copied(trial)
+    nested = copy.deepcopy(dict(trial))
     for name, value in params.items():
         *sections, field = name.split(".")
         place: Any = nested
@@ -223,9 +218,3 @@ def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
         if isinstance(place, dict):
             place[field] = value
     return nested
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return value

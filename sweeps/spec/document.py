@@ -262,8 +262,12 @@ class Place(NamedTuple):
 class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
-    def __init__(self, document: Document, source: str, needs: str = NEEDS) -> None:
-        """Raises RequestError when the document is no mapping; `needs` says what it must hold."""
+    def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
+        """Raises RequestError when the text is no YAML mapping; `needs` says what it must hold."""
+        try:
+            document = parse(text)
+        except YamlError as error:
+            raise RequestError(f"{source}:{error.line}: {error.reason}") from None
         if not isinstance(document.data, dict):
             problem = "is empty" if document.data is None else "holds no mapping"
             raise RequestError(f"{source}:{document.lines[()]}: the file {problem}; {needs}")
@@ -278,7 +282,7 @@ class SpecDocument:
         self._wrong: set[Route] = set()
         self._spoilt = {route for _, route, _ in document.mistakes}
         for line, route, message in document.mistakes:
-            self._add(Place(line, f"{source}:{line}"), route, message)
+            self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
         """Return where the value at `route` was given, or the nearest one around it."""
@@ -293,18 +297,21 @@ class SpecDocument:
         """
         if any(route[:length] in self._spoilt for length in range(1, len(route) + 1)):
             return
-        self._add(self.place(route), route, message)
+        self.add_error_at(self.place(route), message, route)
         if len(self._errors) > MOST_SHOWN:
             self.raise_errors()
 
-    def add_error_at(self, place: Place, message: str) -> None:
-        """Record a mistake that has a place but no route, such as an unreadable `--set`."""
-        self._add(place, (), message)
+    def add_error_at(self, place: Place, message: str, route: Route = ()) -> None:
+        """Record a mistake at a place; some have no route, such as an unreadable `--set`."""
+        shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
+        text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
+        self._errors[place, text if len(text) < 2000 else f"{text[:2000]}..."] = None
+        self._wrong.add(route)
 
     def add_errors(self, place: Place, error: Exception) -> None:
         """Record each mistake of a module or file that is named at `place`."""
         for text in str(error).splitlines() if isinstance(error, InvalidConfig) else [str(error)]:
-            self._add(place, (), text.removeprefix("import: "))
+            self.add_error_at(place, text.removeprefix("import: "))
 
     def add_warning(self, route: Route, message: str) -> None:
         """Record what the user should know of a file that is otherwise right."""
@@ -316,12 +323,6 @@ class SpecDocument:
         place = self.place(route)
         self._warnings[place, f"{place.text}: {message}"] = True
         self.remove(route)
-
-    def _add(self, place: Place, route: Route, message: str) -> None:
-        shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
-        text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
-        self._errors[place, text if len(text) < 2000 else f"{text[:2000]}..."] = None
-        self._wrong.add(route)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -361,6 +362,14 @@ class SpecDocument:
                 value = value.get(step) if isinstance(value, dict) else None
         return value
 
+    def field_values(self, field: str) -> list[Any]:
+        """Return the values that a field of the trial has: those listed, else the fixed one."""
+        varied = self.get(("parameters", field))
+        if not isinstance(varied, dict):
+            return [self.get(("trial", *field.split(".")))]
+        listed = varied.get("values", [varied.get("value")])
+        return listed if isinstance(listed, list) else [listed]
+
     def mapping(self, route: Route) -> dict[str, Any]:
         """Return the mapping at `route`; an empty one, after reporting, for anything else."""
         value = self.get(route)
@@ -370,11 +379,12 @@ class SpecDocument:
             self.add_error(route, f"must be a mapping, got {repr(value)[:80]}")
         return {}
 
-    def set(self, route: Route, value: Any, place: Place) -> None:
-        """Put `value`, given at `place`, at `route`.
+    def set(self, route: Route, value: Any, place: Place | None = None) -> None:
+        """Put `value`, given at `place` or where the present value was, at `route`.
 
         Nothing happens below something that is no mapping: that is reported where it is read.
         """
+        place = place or self.place(route)
         for known in [known for known in self._places if known[: len(route)] == route]:
             del self._places[known]
         self._spoilt -= {known for known in self._spoilt if known[: len(route)] == route}
@@ -383,11 +393,6 @@ class SpecDocument:
                 self._places[route[:length]] = place
         self._places[route] = place
         self._put(route, value)
-
-    def replace(self, route: Route, value: Any) -> None:
-        """Put another value at `route`, in the place of what is there."""
-        if value != self.get(route):
-            self.set(route, value, self.place(route))
 
     def remove(self, route: Route) -> None:
         """Remove the value at `route`."""
@@ -399,7 +404,8 @@ class SpecDocument:
         """Move the value at `old`, with its places, to `new`, unless there is one."""
         holder = self.get(new[:-1])
         if isinstance(holder, dict) and new[-1] in holder:
-            self._add(self.place(old), new, f"is given twice, also at {self.place(new).text}")
+            message = f"is given twice, also at {self.place(new).text}"
+            self.add_error_at(self.place(old), message, new)
             self.remove(old)
             return
         value = self.get(old)

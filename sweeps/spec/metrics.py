@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from carft_core.config import TrialConfig
-from carft_core.data import FAMILIES, FamilyData
 from carft_core.errors import RequestError, unknown
+
+if TYPE_CHECKING:
+    from carft_core.config import TrialConfig
+    from carft_core.data import FamilyData
 
 Goal = Literal["maximize", "minimize"]
 
@@ -105,6 +107,8 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
 
 def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
     """Yield the metrics of splits that a run measures."""
+    from carft_core.data import FAMILIES  # loads torch, and `compare` reads names alone
+
     family = FAMILIES[config.data.family]
     splits = {"id/val": data.val or data.train, **data.measured()}
     grouped = {name: split.groups is not None for name, split in splits.items()}

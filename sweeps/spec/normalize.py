@@ -66,14 +66,18 @@ SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("tasks",), ("retries",))
 """The routes that have a short form, and a long one below which `--set` finds its place."""
 
 
-def normalize(document: SpecDocument) -> None:
-    """Put every value of the file at its one route; report unknown keys."""
+def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
+    """Put every value at its one route and translate W&B's; report unknown keys.
+
+    The `key=value` of the command line are put over those of the file.
+    """
     _top_keys(document)
     aliases = _aliases(document)
     for route in SHORT:
         value = document.get(route)
-        if value is not None:
-            document.replace(route, _long_form(route, value, aliases))
+        long = _long_form(route, value, aliases)
+        if long != value:
+            document.set(route, long)
     for key in list(document.mapping(("trial",))):
         name = aliases.get(key, key)
         if name != key or (name in field_names() and "." in name):
@@ -89,10 +93,12 @@ def normalize(document: SpecDocument) -> None:
         if isinstance(value, dict) and "parameters" in value:
             document.remove(("parameters", key))
     _check_profiles(document, aliases)
+    apply_overrides(document, overrides)
+    _translate_wandb(document)
 
 
-def apply(document: SpecDocument, overrides: Sequence[str]) -> None:
-    """Apply each `key=value` of the command line to a normalised file."""
+def apply_overrides(document: SpecDocument, overrides: Sequence[str]) -> None:
+    """Put each `key=value` of `--set`, or `profile=NAME`, over a normalised file."""
     aliases = {name: str(field) for name, field in document.mapping(("aliases",)).items()}
     for index, override in enumerate(overrides):
         key, equals, text = override.partition("=")
@@ -120,7 +126,7 @@ def apply(document: SpecDocument, overrides: Sequence[str]) -> None:
                 _put(document, route, parsed.data, place)
 
 
-def translate_wandb(document: SpecDocument) -> None:
+def _translate_wandb(document: SpecDocument) -> None:
     """Translate W&B's values to ours; report those that have no like here."""
     method = document.get(("method",))
     if isinstance(method, str) and method in METHOD_ALIASES:
@@ -128,16 +134,15 @@ def translate_wandb(document: SpecDocument) -> None:
     several = document.get(("metrics",))
     routes: list[Route] = [("metric",)]
     routes += [
-        ("metrics", index) for index in range(len(several) if isinstance(several, list) else 0)
+        ("metrics", index) for index, _ in enumerate(several if isinstance(several, list) else ())
     ]
     for route in routes:
         fields = document.get(route)
-        for key in [
-            key for key in (fields if isinstance(fields, dict) else ()) if key in OF_METRIC
-        ]:
-            message = f"{key} of W&B is not supported; {OF_METRIC[key]}"
-            document.add_error((*route, key), message)
-            document.remove((*route, key))
+        for key in OF_METRIC if isinstance(fields, dict) else ():
+            if key in fields:
+                message = f"{key} of W&B is not supported; {OF_METRIC[key]}"
+                document.add_error((*route, key), message)
+                document.remove((*route, key))
     _translate_early_terminate(document)
 
 
@@ -171,24 +176,14 @@ def _translate_early_terminate(document: SpecDocument) -> None:
                 document.move((*rule, name), (*rule, ours))
 
 
-def profile_names(document: SpecDocument) -> tuple[str, ...]:
-    """Return the profiles of the file."""
-    return tuple(document.mapping(PROFILES))
-
-
-def _profile_changes(document: SpecDocument, name: str) -> Iterator[tuple[str, Any, Place]]:
-    """Yield each key that the profile changes, its value, and its place in the file."""
-    for key, value in document.mapping((*PROFILES, name)).items():
-        yield key, value, document.place((*PROFILES, name, key))
-
-
 def _check_profiles(document: SpecDocument, aliases: Mapping[str, str]) -> None:
     """Report the unknown keys of all profiles: each waits for its first use."""
-    for name in profile_names(document):
-        for key, _, place in _profile_changes(document, name):
+    for name in document.mapping(PROFILES):
+        for key in document.mapping((*PROFILES, name)):
             try:
                 _route(key, aliases)
             except KeyError as error:
+                place = document.place((*PROFILES, name, key))
                 document.add_error_at(place, f"profiles.{name}: {error.args[0]}")
 
 
@@ -196,24 +191,24 @@ def _put_profile(
     document: SpecDocument, name: str, aliases: Mapping[str, str], place: Place
 ) -> None:
     """Apply a profile; its values keep their own places in the file."""
-    names = profile_names(document)
+    names = document.mapping(PROFILES)
     if name not in names:
         message = unknown("profile", name, names) if names else "the file has no profiles"
         document.add_error_at(place, message)
         return
-    for key, value, where in _profile_changes(document, name):
+    for key, value in document.mapping((*PROFILES, name)).items():
         if key == "name" and isinstance(value, str):
             value = value.replace("{name}", str(document.get(("name",))))
         # An unknown key is reported already, with those of all profiles.
         with contextlib.suppress(KeyError):
-            _put(document, _route(key, aliases), value, where)
+            _put(document, _route(key, aliases), value, document.place((*PROFILES, name, key)))
 
 
 def _top_keys(document: SpecDocument) -> None:
     for key in list(document.data):
         if key in KEYS:
             if document.data[key] is None:
-                document.remove((key,))
+                del document.data[key]
         elif key in UNSUPPORTED:
             document.add_error((key,), f"{key} of W&B is not supported; {UNSUPPORTED[key]}")
         elif key in IGNORED:

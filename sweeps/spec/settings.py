@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     model_serializer,
@@ -19,11 +20,12 @@ from pydantic import (
 )
 
 from carft_core.errors import Problem
-from carft_core.fields import PositiveInt, Section, error_of
+from carft_core.fields import PositiveInt, Section, error_of, explained
+from sweeps.space.distributions import Categorical, Distribution, Params
 from sweeps.spec.durations import FORM, NUMBER, seconds
 from sweeps.spec.metrics import PATTERN, Goal, natural_goal, problem
 from tracking.comparison.metrics import By
-from tracking.comparison.spec import NAMED, TASK
+from tracking.comparison.spec import LEAVE_ONE_OUT, NAMED, TASK, VAL_DOMAIN
 
 WEBHOOK_VARIABLE = "CARFT_WEBHOOK"
 """The environment's variable that serves too."""
@@ -103,29 +105,26 @@ def expand_seeds(value: object) -> tuple[Any, ...]:
 
 
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
-    """Expand a number n to the n seeds that follow the largest of `seeds`."""
-    seeds = expand_seeds(value)
-    if not isinstance(value, int):
-        return seeds
-    first = max(info.data.get("seeds", ()), default=-1) + 1
-    return tuple(range(first, first + value))
+    """Expand a number n to the n seeds that follow the largest of `seeds`.
 
-
-def check_fresh_seeds(value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-    """Refuse seeds that a choice has seen: they cannot confirm it."""
-    taken = info.data.get("seeds", ())
+    Refuse seeds that a choice has seen: they cannot confirm it.
+    """
+    seeds, taken = expand_seeds(value), info.data.get("seeds", ())
+    first = max(taken, default=-1) + 1
+    if isinstance(value, int):
+        return tuple(range(first, first + value))
     wrong = [
         Problem(
             (index,),
             f"{seed} is one of seeds, by which settings are chosen; "
-            f"take seeds from {max(taken) + 1} on, or say how many",
+            f"take seeds from {first} on, or say how many",
         )
-        for index, seed in enumerate(value)
+        for index, seed in enumerate(seeds)
         if seed in taken
     ]
     if wrong:
         raise error_of(wrong)
-    return value
+    return seeds
 
 
 def check_webhook(value: object) -> object:
@@ -473,6 +472,26 @@ EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
     "patience": Patience,
     "threshold": Threshold,
 }
+
+
+def read_rule(value: object) -> object:
+    """Read a rule by its type, in whose words its mistakes are reported."""
+    types = [*EARLY_TERMINATION]
+    if not isinstance(value, Mapping):
+        form = f"{{type: median}} ({', '.join(types)})"
+        raise ValueError(f"must be a mapping such as {form}, got {repr(value)[:80]}")
+    kind = value.get("type")
+    if kind not in types:
+        known = f"must be {', '.join(map(repr, types[:-1]))} or {types[-1]!r}"
+        message = f"{known}, got {repr(kind)[:80]}" if "type" in value else "is required"
+        raise error_of([Problem(("type",), message)])
+    model = EARLY_TERMINATION[kind]
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise error_of(explained(error, model)) from None
+
+
 ASHA_SYNONYMS: Mapping[str, str] = {
     "grace_period": "min_epochs",
     "min_resource": "min_epochs",
@@ -560,7 +579,6 @@ class Settings(Section):
     confirm_seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...],
         BeforeValidator(expand_fresh_seeds),
-        AfterValidator(check_fresh_seeds),
         WithJsonSchema(SEEDS_SCHEMA),
     ] = ()
     """More runs of what was chosen, on which it is judged: seeds none of `seeds`, or how many."""
@@ -581,7 +599,7 @@ class Settings(Section):
         tuple[Mapping[str, Any], ...], BeforeValidator(check_points), Field(strict=False)
     ] = ()
     """Points that are tried before the method proposes any; what they leave out is proposed."""
-    early_terminate: EarlyTerminate | None = None
+    early_terminate: Annotated[EarlyTerminate | None, BeforeValidator(read_rule)] = None
     """Stops trials that are not worth continuing."""
     selection: Annotated[
         Selection,
@@ -619,3 +637,25 @@ class Settings(Section):
     def goals(self) -> tuple[Metric, ...]:
         """One, or several; selection, early termination and tables go by the first."""
         return self.metrics or (self.metric,)
+
+    def tasks_of(self, space: Sequence[Distribution]) -> tuple[Any, ...]:
+        """Return the values of the parameter that `tasks` names, as far as they are listed."""
+        varied = next((item for item in space if item.name == self.tasks), None)
+        return varied.values if isinstance(varied, Categorical) else ()
+
+    def cells_of(self, space: Sequence[Distribution]) -> tuple[Params, ...]:
+        """Return the part of a point that every setting runs with: each task, or once nothing.
+
+        With leave-one-domain-out also each task with every other domain left out: by those runs
+        the task's settings are chosen.
+        """
+        if self.tasks is None:
+            return ({},)
+        tasks = self.tasks_of(space)
+        if self.selection.rule != LEAVE_ONE_OUT:
+            return tuple({self.tasks: task} for task in tasks)
+        return tuple(
+            {self.tasks: task} if other == task else {self.tasks: task, VAL_DOMAIN: other}
+            for task in tasks
+            for other in (task, *(one for one in tasks if one != task))
+        )

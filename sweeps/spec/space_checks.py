@@ -1,13 +1,14 @@
-"""Whether every point of a search space is a valid trial config."""
+"""Whether every run of a sweep has a valid trial config: trials, baselines and soups."""
 
 from __future__ import annotations
 
 import dataclasses
 import graphlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_core.algorithms import ALGORITHMS
+from carft_core.algorithms import ALGORITHMS, Soup
 from carft_core.config import PromptsConfig, TrialConfig, field_names
 from carft_core.errors import InvalidConfig, Problem, RequestError, Route, dotted, unknown
 from carft_core.prompts import template_set
@@ -15,13 +16,24 @@ from sweeps.space.distributions import (
     Categorical,
     Condition,
     Distribution,
+    IntUniform,
     Parametric,
     Params,
     canonical,
     is_among,
 )
-from sweeps.space.points import applies, config_at, sample_point, topological_order
+from sweeps.space.parameters import MAX_VALUES, parse_parameter
+from sweeps.space.points import (
+    applies,
+    baseline_at,
+    config_at,
+    grid,
+    sample_point,
+    topological_order,
+)
 from sweeps.spec.document import SpecDocument
+from sweeps.spec.normalize import KEYS
+from sweeps.spec.settings import After, Settings
 
 MAX_VALUES_SHOWN = 10
 
@@ -36,9 +48,8 @@ def resolve_conditions(
     """
     known = {item.name: item for item in space}
     sound = [_with_known_names(document, item, known) for item in space]
-    _break_circles(document, sound)
     left: dict[str, Distribution] = {}
-    for item in topological_order(sound):
+    for item in _ordered(document, sound):
         fixed = [on for on in item.when if on.name not in known]
         lost = [on for on in item.when if on.name in known and on.name not in left]
         unmet = [
@@ -125,7 +136,8 @@ def _wrong(
     if distribution.name == "algorithm.name":
         return "algorithm.name decides which fields there are, and has no conditions"
     if name not in known:
-        if _is_described(document, name) or _is_fixed(document, name):
+        *section, field = name.split(".")
+        if _is_described(document, name) or field in document.mapping(("trial", *section)):
             return None
         return f"{name} is neither a parameter nor fixed under trial"
     possible = known[name].grid_values()
@@ -139,16 +151,13 @@ def _wrong(
     return None
 
 
-def _break_circles(document: SpecDocument, space: list[Distribution]) -> None:
-    """Report conditions that form a circle, and drop those of one member."""
+def _ordered(document: SpecDocument, space: list[Distribution]) -> list[Distribution]:
+    """Sort topologically; report conditions that form a circle, and drop those of one member."""
     while True:
-        graph = {item.name: [on.name for on in item.when] for item in space}
         try:
-            graphlib.TopologicalSorter(graph).prepare()
+            return topological_order(space)
         except graphlib.CycleError as error:
             circle = error.args[1][::-1]  # each depends on the next
-        else:
-            return
         route: Route = ("parameters", circle[0], "when", circle[1])
         document.add_error(route, f"forms a circle: {' -> '.join(circle)}")
         place = next(i for i, item in enumerate(space) if item.name == circle[0])
@@ -158,11 +167,6 @@ def _break_circles(document: SpecDocument, space: list[Distribution]) -> None:
 def _is_described(document: SpecDocument, name: str) -> bool:
     """Whether a parameter is in the file, if only with mistakes that are reported elsewhere."""
     return name in document.mapping(("parameters",))
-
-
-def _is_fixed(document: SpecDocument, name: str) -> bool:
-    *section, field = name.split(".")
-    return field in document.mapping(("trial", *section))
 
 
 ENOUGH = 20
@@ -184,23 +188,54 @@ Placed = tuple[Route, Any]
 
 
 class TrialSpace:
-    """The trial of a sweep file with what varies in it."""
+    """What the runs of a sweep file are: its trial, what varies, its baselines and its soups.
 
-    def __init__(self, document: SpecDocument, space: Sequence[Distribution]) -> None:
-        self.document = document
-        self.space = resolve_conditions(document, space)
+    Every config is made, and every mistake in one is reported.
+    """
+
+    def __init__(self, document: SpecDocument, settings: Settings) -> None:
+        self.document, self.settings = document, settings
+        self.space = resolve_conditions(document, list(self._parameters()))
         self.trial: Mapping[str, Any] = document.mapping(("trial",))
         self.varied: Distribution | None = next(
             (item for item in self.space if item.name == "algorithm.name"), None
         )
-        self.algorithms = self._algorithms()
+        self.algorithms = tuple(
+            name
+            for name in document.field_values("algorithm.name")
+            if isinstance(name, str) and name in ALGORITHMS
+        )
+        """Those in play, as far as they are known."""
         self.problems: list[Problem] = []
         """Those of the configs that were built."""
         self._base: list[TrialConfig] = []
-
-    def check(self) -> None:
-        """Report every mistake in the trial and in the values of its parameters."""
         self._check_method()
+        self._check_values()
+        self.baselines = self._baselines()
+        for index, item in enumerate(settings.after):
+            self._check_after(item, ("after", index))
+        if settings.method == "grid" and not document.is_wrong(("method",)):
+            self._check_grid()
+
+    def _parameters(self) -> Iterator[Distribution]:
+        """Yield what varies; report what is wrong with it, or is fixed as well."""
+        for name, data in self.document.mapping(("parameters",)).items():
+            try:
+                yield parse_parameter(name, data)
+            except InvalidConfig as error:
+                for problem in error.problems:
+                    route = ("parameters", name, *problem.path)
+                    self.document.add_error(route, problem.message)
+            fixed = ("trial", *name.split("."))
+            # With a condition that is what it is where it does not vary.
+            is_conditional = isinstance(data, Mapping) and "when" in data
+            if not is_conditional and self.document.get(fixed) is not None:
+                other = self.document.place(("parameters", name)).text
+                message = f"is set here and also listed under parameters ({other})"
+                self.document.add_error(fixed, f"{message}; remove one of them")
+
+    def _check_values(self) -> None:
+        """Report every mistake in the trial and in the values of its parameters."""
         if self.document.get(("trial",)) is not None and not self.trial:
             return
         suited = self._suited()
@@ -228,14 +263,6 @@ class TrialSpace:
                     self.document.add_error(route, unknown("merge point", label, labels))
                     return
 
-    def _algorithms(self) -> tuple[str, ...]:
-        """Return the algorithms in play, as far as they are known."""
-        if isinstance(self.varied, Categorical):
-            given = self.varied.values
-        else:
-            given = (self.document.get(("trial", "algorithm", "name")),)
-        return tuple(name for name in given if isinstance(name, str) and name in ALGORITHMS)
-
     def _suited(self) -> set[str]:
         """Return the parameters that an algorithm in play has; report the others.
 
@@ -261,11 +288,16 @@ class TrialSpace:
         return suited
 
     def _check_method(self) -> None:
-        """Report distributions that the method cannot draw from."""
-        method = self.document.get(("method",)) or "grid"
-        if not isinstance(method, str) or method in DRAWN_BY:
+        """Report a search of nothing, and distributions that the method cannot draw from."""
+        method = self.settings.method
+        if self.document.is_wrong(("method",)):
             return
-        for item in self.space:
+        # Where a key is unknown it may be that of the parameters.
+        is_open = self.document.is_wrong(("parameters",)) or {*self.document.data} - {*KEYS}
+        if method != "grid" and not self.space and not is_open:
+            message = "searches parameters, and there are none; vary one, or use grid"
+            self.document.add_error(("method",), message)
+        for item in () if method in DRAWN_BY else self.space:
             if isinstance(item, Parametric):
                 key, kind, other = "distribution", item.kind, INSTEAD.get(item.kind, "values")
             elif isinstance(item, Categorical) and item.probabilities is not None:
@@ -351,6 +383,143 @@ class TrialSpace:
         else:
             message = f"{dotted(problem.path)}: {problem.message}"
             self.document.add_error(("parameters", changed, *routes[changed]), message)
+
+    def _check_grid(self) -> None:
+        """Report values without end, too many points, and points that make no valid config."""
+        for item in self.space:
+            route = ("parameters", item.name)
+            if isinstance(item, IntUniform) and item.count > MAX_VALUES:
+                message = f"has {item.count} values, more than {MAX_VALUES} for a grid"
+                self.document.add_error(route, message)
+                return
+            if item.grid_values() is None:
+                if not isinstance(item, Parametric):  # which is reported with the method
+                    message = "a grid takes values, or min, max and q; else use random or tpe"
+                    self.document.add_error(route, message)
+                return
+        try:
+            points = grid(self.space)
+        except ValueError as error:
+            self.document.add_error(("parameters",), str(error))
+        if self.document.has_errors:
+            return
+        for point in points:
+            try:
+                config_at(self.trial, point)
+            except InvalidConfig as error:
+                self.document.add_error(("parameters",), f"at {point}: {error.problems[0]}")
+
+    def _baselines(self) -> tuple[Mapping[str, Any], ...]:
+        given = self.document.get(("baselines",))
+        if not isinstance(given, list):
+            if given is not None:
+                message = f"must be a list of algorithms, got {repr(given)[:80]}"
+                self.document.add_error(("baselines",), message)
+            return ()
+        right: dict[str, Mapping[str, Any]] = {}
+        for index, item in enumerate(given):
+            route = ("baselines", index)
+            baseline = self._baseline(item, route)
+            if baseline is None:
+                continue
+            key = json.dumps(baseline, sort_keys=True)
+            if key in right:
+                self.document.add_error(route, f"{baseline['name']} is in the list twice")
+            right[key] = baseline
+        return tuple(right.values())
+
+    def _baseline(self, item: object, route: Route) -> Mapping[str, Any] | None:
+        fields = {"name": item} if isinstance(item, str) else item
+        if not isinstance(fields, Mapping):
+            message = f"must be an algorithm's name or {{name: ..., ...}}, got {repr(item)[:80]}"
+            self.document.add_error(route, message)
+            return None
+        name = fields.get("name")
+        if not isinstance(name, str) or name not in ALGORITHMS:
+            inner = route if isinstance(item, str) else (*route, "name")
+            self.document.add_error(inner, unknown("algorithm", name, ALGORITHMS))
+            return None
+        if name in self.algorithms:
+            message = f"{name} is what the trials run; a baseline is another algorithm"
+            self.document.add_error(route, message)
+            return None
+        self._check_algorithm(fields, route)
+        return fields
+
+    def _check_algorithm(self, fields: Mapping[str, Any], route: Route) -> None:
+        """Report what is wrong with another algorithm's fields, and merges that it lacks."""
+        try:
+            baseline_at(self.trial, fields, {})
+        except InvalidConfig as error:
+            for problem in error.problems:
+                if problem.path[0] == "merges" and problem not in self.problems:
+                    self.document.add_error(route, problem.message)
+                elif problem.path[0] == "algorithm":
+                    self.document.add_error((*route, *problem.path[1:]), problem.message)
+
+    def _check_after(self, item: After, route: Route) -> None:
+        """Report a soup that cannot be made, at the value that prevents it."""
+        if item in self.settings.after[: int(route[1])]:
+            self.document.add_error(route, "is in the list twice")
+            return
+        soup, members = self._soup(item, route), self._members(item, route)
+        if soup is None or members is None:
+            return
+        if not members.algorithm.keeps_shape:
+            message = f"{item.of.algorithm} gives models of another shape than the zero-shot one"
+            self.document.add_error((*route, "of", "algorithm"), message)
+        if not members.keep.weights:
+            message = f"{soup.name} (after) is made of the runs' weights, so they must be kept"
+            self.document.add_error(("trial", "keep", "weights"), message)
+        if members.follows_seed:
+            message = (
+                "data.split_seed: seed gives each seed a split of its own, so a soup would be "
+                "validated on images that some of its runs were trained on"
+            )
+            self.document.add_error(route, message)
+        seeds = len(self.settings.seeds)
+        if item.of.settings == "selected" and seeds < soup.least_members:
+            message = (
+                f"{soup.name} is made of {soup.least_members} runs or more, and a setting has as "
+                f"many as there are seeds: {seeds}; give more seeds, or say "
+                "of: {algorithm: " + item.of.algorithm + ", settings: all}"
+            )
+            self.document.add_error(route, message)
+
+    def _soup(self, item: After, route: Route) -> type[Soup] | None:
+        """Return the class of the soup, unless something is wrong with it."""
+        soups = sorted(name for name, cls in ALGORITHMS.items() if issubclass(cls, Soup))
+        name, place = item.algorithm.get("name"), (*route, "algorithm")
+        cls = ALGORITHMS.get(name) if isinstance(name, str) else None
+        if cls is None:
+            self.document.add_error((*place, "name"), unknown("soup", name, soups))
+        elif not issubclass(cls, Soup):
+            message = f"{name} is not made of other runs; after takes {', '.join(soups)}"
+            self.document.add_error((*place, "name"), message)
+        elif "members" in item.algorithm:
+            message = "are the runs that `of` names; leave it out, or name the soup in baselines"
+            self.document.add_error((*place, "members"), message)
+        else:
+            self._check_algorithm(item.algorithm, place)
+            return cls
+        return None
+
+    def _members(self, item: After, route: Route) -> TrialConfig | None:
+        """Return the config of the runs that a soup is made of, but for what varies, if any."""
+        name, place = item.of.algorithm, (*route, "of", "algorithm")
+        played: dict[str, Mapping[str, Any]] = {one: {"name": one} for one in self.algorithms}
+        played |= {str(baseline["name"]): baseline for baseline in self.baselines}
+        if name not in played:
+            self.document.add_error(place, unknown("algorithm of this sweep", name, played))
+        elif not ALGORITHMS[name].trains:
+            message = f"{name} trains nothing, so there is nothing to make a soup of"
+            self.document.add_error(place, message)
+        else:
+            try:
+                return baseline_at(self.trial, played[name], {})
+            except InvalidConfig:  # reported at its own place
+                return None
+        return None
 
 
 def _placed(distribution: Distribution, value: Any) -> Placed:

@@ -22,43 +22,46 @@ from carft_core.data.folders import VARIABLE
 from carft_core.errors import RequestError
 from sweeps.space.distributions import Distribution, Params
 from sweeps.space.points import baseline_at, baseline_params, config_at, distinct, grid
-from sweeps.spec.document import SpecDocument, YamlError, parse, read_text
-from sweeps.spec.normalize import apply, normalize
+from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
+from sweeps.spec.normalize import normalize
 from sweeps.spec.settings import RUN_CAP, Metric, Settings
-from sweeps.spec.tasks import cells_of_tasks, task_values
 from sweeps.spec.user_code import import_all, name_families
 from sweeps.spec.validate import validate
 
 logger = logging.getLogger(__name__)
 
 
-def from_environment(document: SpecDocument) -> list[str]:
-    """Return `data.root=...` as an override, where CARFT_DATA is the root of every family.
+def place_data(document: SpecDocument) -> tuple[str, ...]:
+    """Set `data.root` to CARFT_DATA, where that is the root of every family.
 
     Where a family reads no root, and retention on others is to be measured, it is
-    `eval.retention_root`. Nothing where the file, or `--set`, says where the data are.
+    `eval.retention_root`. Nothing where the file, or `--set`, says where the data are. Returns
+    what was set as overrides.
     """
     root = os.environ.get(VARIABLE)
-    if not root:
-        return []
-    place = json.dumps(str(Path(root).expanduser().absolute()), ensure_ascii=False)
-    varied = document.get(("parameters", "data.family"))
-    if isinstance(varied, Mapping):
-        listed = varied.get("values", [varied.get("value")])
-        names = listed if isinstance(listed, list) else [listed]
-    else:
-        default = DataConfig.model_fields["family"].default
-        names = [document.get(("trial", "data", "family")) or default]
+    field = _root_field(document) if root else None
+    if root is None or field is None:
+        return ()
+    path = str(Path(root).expanduser().absolute())
+    override = f"{field}={json.dumps(path, ensure_ascii=False)}"
+    document.set(("trial", *field.split(".")), path, Place(COMMAND_LINE, f"--set {override}"))
+    return (override,)
+
+
+def _root_field(document: SpecDocument) -> str | None:
+    """Return the field that CARFT_DATA is for, if the sweep leaves it open."""
+    default = DataConfig.model_fields["family"].default
+    names = [name or default for name in document.field_values("data.family")]
     if all(isinstance(it, str) and it in FAMILIES and FAMILIES[it].folders for it in names):
         data = document.get(("trial", "data"))
         if data is not None and not isinstance(data, Mapping):
-            return []  # which is reported when the trial is checked
+            return None  # which is reported when the trial is checked
         varied = document.get(("parameters", "data.root"))
         fixed = document.get(("trial", "data", "root"))
-        return [f"data.root={place}"] if varied is None and fixed is None else []
+        return "data.root" if varied is None and fixed is None else None
     retention = document.get(("trial", "eval", "retention"))
     own = document.get(("trial", "eval", "retention_root"))
-    return [f"eval.retention_root={place}"] if retention and own is None else []
+    return "eval.retention_root" if retention and own is None else None
 
 
 FOLDER = Path(__file__).parents[1]
@@ -166,15 +169,12 @@ class SweepSpec(Settings):
     @property
     def task_values(self) -> tuple[Any, ...]:
         """The tasks; none where the sweep has none."""
-        return task_values(self.parameters, self.tasks)
+        return self.tasks_of(self.parameters)
 
     @property
     def cells(self) -> tuple[Params, ...]:
-        """The part of a point that every setting runs with: each task, or once with nothing.
-
-        Leave-one-domain-out has each task once more for every other domain that is left out.
-        """
-        return cells_of_tasks(self.tasks, self.task_values, self.selection)
+        """The part of a point that every setting runs with: each task, or once with nothing."""
+        return self.cells_of(self.parameters)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
         """Return the number of a trial's setting, and its cell: of C cells n // C and n % C."""
@@ -267,18 +267,12 @@ def load_spec(
     """
     source = locate(path) if text is None else Path(path)
     text = read_text(source) if text is None else text
-    try:
-        document = SpecDocument(parse(text), source.name)
-    except YamlError as error:
-        raise RequestError(f"{source.name}:{error.line}: {error.reason}") from None
-    if "name" not in document.data:
-        document.set(("name",), name_of(source), document.place(()))
+    document = SpecDocument(text, source.name)
+    document.data.setdefault("name", name_of(source))
     imported = import_all(document, source.parent, imports)
-    normalize(document)
-    apply(document, overrides)
+    normalize(document, overrides)
     imported = tuple(dict.fromkeys([*imported, *name_families(document, source.parent)]))
-    placed = from_environment(document)
-    apply(document, placed)
+    placed = place_data(document)
     fields = validate(document) | {"imports": imported}
     logger.debug("%s: read %s", source, fields["name"])
     return SweepSpec.model_construct(

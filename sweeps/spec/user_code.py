@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -23,7 +22,7 @@ from carft_core.data.base import DataConfig
 from carft_core.data.declaration import Declaration, Prompts, names_a_set
 from carft_core.data.folders import nearest
 from carft_core.data.image_folder import Declared
-from carft_core.errors import Problem, RequestError, Route, dotted, unknown
+from carft_core.errors import Problem, RequestError, Route, unknown
 from carft_core.fields import explained
 from carft_core.files import existing
 from carft_core.identity import module_place
@@ -38,12 +37,9 @@ from sweeps.spec.document import (
     COMMAND_LINE,
     Place,
     SpecDocument,
-    YamlError,
-    parse,
     read_text,
     validated_in_part,
 )
-from sweeps.spec.settings import expand_imports
 
 SOURCES_ROOT = Path(__file__).parents[2]
 PACKAGES = ("carft_core", "sweeps", "tracking")
@@ -66,12 +62,11 @@ def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tup
     Returns names and absolute paths, which mean the same in every process. Raises InvalidConfig
     with every module that cannot be imported.
     """
-    given: tuple[str, ...] = ()
-    if document.data.get("import") is not None:
-        with contextlib.suppress(ValueError):  # which is reported with the settings
-            given = expand_imports(document.data["import"])
-    wanted = [(document.place(("import", i)), item, folder) for i, item in enumerate(given)]
-    wanted = [(Place(it.order, f"{it.text}: import"), item, at) for it, item, at in wanted]
+    named, wanted = document.get(("import",)), list[tuple[Place, str, Path]]()
+    for index, item in enumerate(named if isinstance(named, list) else [named]):
+        if isinstance(item, str) and item:  # anything else is reported with the settings
+            place = document.place(("import", index))
+            wanted.append((Place(place.order, f"{place.text}: import"), item, folder))
     for index, item in enumerate(more):
         place = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
         wanted.append((place, item, Path.cwd()))
@@ -263,13 +258,10 @@ def register_family(file: Path) -> Family:
         raise RequestError(f"{file} does not exist{nearest(file.name, beside)}")
     text = read_text(file, "a family file")
     for known in FAMILIES.values():
-        before = _declared_or_none(known)
+        before = _declared(known)
         if before is not None and (before.file, before.text) == (file, text):
             return known
-    try:
-        document = SpecDocument(parse(text), file.name, NEEDS)
-    except YamlError as error:
-        raise RequestError(f"{file.name}:{error.line}: {error.reason}") from None
+    document = SpecDocument(text, file.name, NEEDS)
     given = {key: value for key, value in document.data.items() if value is not None}
     given.setdefault("name", file.name.partition(".")[0])
     declaration = validated_in_part(document, Declaration, given)
@@ -287,8 +279,7 @@ def register_family(file: Path) -> Family:
 
 def place_of(config: DataConfig) -> str:
     """Return where the images of a run are: `data.root`, or the root that its family declares."""
-    known = FAMILIES.get(config.family)
-    declared = None if known is None else _declared_or_none(known)
+    declared = _declared(FAMILIES.get(config.family))
     return config.root or ("builtin" if declared is None else str(declared.root))
 
 
@@ -326,22 +317,19 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 def _is_ours(name: str, family: str) -> bool:
     """Whether a set of this name can only come from an earlier text of the family's file."""
     known = FAMILIES.get(family)
-    return (
-        known is not None
-        and _declared_or_none(known) is not None
-        and name in known.defaults.values()
-    )
+    return known is not None and _declared(known) is not None and name in known.defaults.values()
 
 
-def _declared_or_none(family: Family) -> Declared | None:
-    owner = getattr(family.open, "__self__", None)
+def _declared(family: Family | None) -> Declared | None:
+    """Return what the file of a family declared; None for one that is programmed."""
+    owner = getattr(family.open, "__self__", None) if family else None
     return owner if isinstance(owner, Declared) else None
 
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
     """Report a name that another family has, unless its file is gone."""
     known = FAMILIES.get(declared.declaration.name)
-    was = None if known is None else _declared_or_none(known)
+    was = _declared(known)
     if known is not None and was is None:
         document.add_error(
             ("name",), f"{known.name!r} is a family already: {known.summary}; rename it"
@@ -387,7 +375,7 @@ def _wrong_defaults(defaults: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(route, problem.message)
 
 
-FIELD = ("data", "family")
+FIELD = "data.family"
 
 
 def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
@@ -404,7 +392,7 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
             file = base.absolute() / Path(holder[key]).expanduser()
             holder[key] = register_family(file).name
         except (RequestError, RuntimeError) as error:  # `~nobody/birds.yaml`: no such home
-            document.add_errors(Place(place.order, f"{place.text}: {dotted(FIELD)}"), error)
+            document.add_errors(Place(place.order, f"{place.text}: {FIELD}"), error)
             document.remove(route[:2] if route[0] == "parameters" else route)
         else:
             files[str(file)] = None
@@ -413,10 +401,10 @@ def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
 
 def _family_files(document: SpecDocument) -> Iterator[tuple[Any, str | int, Route]]:
     """Yield what holds each value that is a family file, its key there, and its route."""
-    route: Route = ("trial", *FIELD)
+    route: Route = ("trial", *FIELD.split("."))
     if is_family_file(document.get(route)):
-        yield document.get(route[:-1]), FIELD[-1], route
-    varied: Route = ("parameters", dotted(FIELD))
+        yield document.get(route[:-1]), "family", route
+    varied: Route = ("parameters", FIELD)
     described = document.mapping(varied) if document.get(varied) is not None else {}
     if is_family_file(described.get("value")):
         yield described, "value", (*varied, "value")

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carft_core.algorithms import ALGORITHMS, Soup
-from carft_core.config import TrialConfig, field_names
-from carft_core.errors import InvalidConfig, Route, unknown
+from carft_core.config import field_names
+from carft_core.data import FAMILIES, Family
+from carft_core.errors import Route, unknown
 from sweeps.space.distributions import (
     Categorical,
     Distribution,
@@ -20,16 +20,14 @@ from sweeps.space.distributions import (
     canonical,
     rounded,
 )
-from sweeps.space.parameters import MAX_VALUES, parse_parameter
-from sweeps.space.points import applies, baseline_at, config_at, grid, grid_size
+from sweeps.space.points import applies
 from sweeps.spec.document import SpecDocument, validated_in_part
-from sweeps.spec.normalize import KEYS, translate_wandb
-from sweeps.spec.objectives import check_goals, early_terminate, report_of
-from sweeps.spec.settings import RUN_CAP, After, Settings
+from sweeps.spec.metrics import is_reported, is_selectable
+from sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
 from sweeps.spec.space_checks import TrialSpace
-from sweeps.spec.tasks import cells_of_tasks, check_tasks, task_values
+from tracking.comparison.metrics import TOP1
+from tracking.comparison.spec import LEAVE_ONE_OUT, TASK, TEST_DOMAIN, VAL_DOMAIN
 
-MAX_POINTS = 10_000
 MOST_SHOWN = 20
 logger = logging.getLogger(__name__)
 
@@ -39,230 +37,260 @@ def validate(document: SpecDocument) -> dict[str, Any]:
 
     Raises InvalidConfig with every mistake, by line.
     """
-    translate_wandb(document)
-    settings = _settings(document)
-    _check_fixed_and_varied(document)
-    space = TrialSpace(document, _parameters(document))
-    space.check()
-    check_goals(document, settings, space)
-    baselines = _baselines(document, space)
-    _check_after(document, settings, space, baselines)
-    _check_method(document, settings, space)
-    check_tasks(document, space.space, settings)
-    fields = dict(settings) | {
-        "metric": settings.goals[0],
-        "report": report_of(document, settings, space.space),
-        "early_terminate": early_terminate(document, settings),
-        "try_first": _try_first(document, settings, space.space),
-        "parameters": space.space,
-        "baselines": baselines,
-        "trial": space.trial,
-    }
-    document.raise_errors()
-    logger.debug("%d parameters, algorithms %s", len(space.space), ", ".join(space.algorithms))
-    return fields
-
-
-def _settings(document: SpecDocument) -> Settings:
-    """Validate the plain keys; a key that is wrong is reported and takes its default."""
     keys = [field.alias or name for name, field in Settings.model_fields.items()]
     given = {key: document.data[key] for key in keys if document.data.get(key) is not None}
-    given.pop("early_terminate", None)  # which depends on the trial as well
-    return validated_in_part(document, Settings, given)
-
-
-def _parameters(document: SpecDocument) -> list[Distribution]:
-    space = []
-    for name, data in document.mapping(("parameters",)).items():
-        try:
-            space.append(parse_parameter(name, data))
-        except InvalidConfig as error:
-            for problem in error.problems:
-                document.add_error(("parameters", name, *problem.path), problem.message)
-    return space
-
-
-def _check_fixed_and_varied(document: SpecDocument) -> None:
-    for name, data in document.mapping(("parameters",)).items():
-        route = ("trial", *name.split("."))
-        if isinstance(data, Mapping) and "when" in data:
-            continue  # what it is where it does not vary
-        if document.get(route) is not None:
-            other = document.place(("parameters", name)).text
-            document.add_error(
-                route, f"is set here and also listed under parameters ({other}); remove one of them"
-            )
-
-
-def _check_method(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:
-    """Report a grid without end, and a search of nothing."""
-    if document.is_wrong(("method",)):
-        return
-    if settings.method == "grid":
-        _check_grid(document, space)
-    elif not space.space and not document.is_wrong(("parameters",)) and {*document.data} <= {*KEYS}:
-        message = "searches parameters, and there are none; vary one, or use grid"
-        document.add_error(("method",), message)
-
-
-def _check_grid(document: SpecDocument, space: TrialSpace) -> None:
-    """Report values without end, too many points, and points that make no valid config."""
-    for item in space.space:
-        route = ("parameters", item.name)
-        if isinstance(item, IntUniform) and item.count > MAX_VALUES:
-            message = f"has {item.count} values, more than {MAX_VALUES} for a grid"
-            document.add_error(route, message)
-            return
-        if item.grid_values() is None:
-            if not isinstance(item, Parametric):  # which is reported with the space
-                message = "a grid takes values, or min, max and q; else use random or tpe"
-                document.add_error(route, message)
-            return
-    size = grid_size(space.space, MAX_POINTS)
-    if size > MAX_POINTS:
-        message = f"make a grid of {size} points, more than {MAX_POINTS}; use random or tpe"
-        document.add_error(("parameters",), message)
-    if document.has_errors:
-        return
-    for point in grid(space.space):
-        try:
-            config_at(space.trial, point)
-        except InvalidConfig as error:
-            document.add_error(("parameters",), f"at {point}: {error.problems[0]}")
-
-
-def _baselines(document: SpecDocument, space: TrialSpace) -> tuple[Mapping[str, Any], ...]:
-    given = document.get(("baselines",))
-    if not isinstance(given, list):
-        if given is not None:
-            message = f"must be a list of algorithms, got {repr(given)[:80]}"
-            document.add_error(("baselines",), message)
-        return ()
-    right: dict[str, Mapping[str, Any]] = {}
-    for index, item in enumerate(given):
-        baseline = _baseline(document, space, item, ("baselines", index))
-        if baseline is None:
-            continue
-        key = json.dumps(baseline, sort_keys=True)
-        if key in right:
-            document.add_error(("baselines", index), f"{baseline['name']} is in the list twice")
-        right[key] = baseline
-    return tuple(right.values())
-
-
-def _baseline(
-    document: SpecDocument, space: TrialSpace, item: object, route: Route
-) -> Mapping[str, Any] | None:
-    fields = {"name": item} if isinstance(item, str) else item
-    if not isinstance(fields, Mapping):
-        message = f"must be an algorithm's name or {{name: ..., ...}}, got {repr(item)[:80]}"
-        document.add_error(route, message)
-        return None
-    name = fields.get("name")
-    if not isinstance(name, str) or name not in ALGORITHMS:
-        inner = route if isinstance(item, str) else (*route, "name")
-        document.add_error(inner, unknown("algorithm", name, ALGORITHMS))
-        return None
-    if name in space.algorithms:
-        message = f"{name} is what the trials run; a baseline is another algorithm"
-        document.add_error(route, message)
-        return None
-    try:
-        baseline_at(space.trial, fields, {})
-    except InvalidConfig as error:
-        for problem in error.problems:
-            if problem.path[0] == "merges" and problem not in space.problems:
-                document.add_error(route, problem.message)
-            elif problem.path[0] == "algorithm":
-                document.add_error((*route, *problem.path[1:]), problem.message)
+    settings = validated_in_part(document, Settings, given)
+    trials = TrialSpace(document, settings)
+    _check_goals(document, settings, trials)
+    _check_tasks(document, trials.space, settings)
+    fields = dict(settings) | {
+        "metric": settings.goals[0],
+        "report": _report(document, settings),
+        "early_terminate": _early_terminate(document, settings),
+        "try_first": _try_first(document, settings, trials.space),
+        "parameters": trials.space,
+        "baselines": trials.baselines,
+        "trial": trials.trial,
+    }
+    document.raise_errors()
+    logger.debug("%d parameters, algorithms %s", len(trials.space), ", ".join(trials.algorithms))
     return fields
 
 
-def _check_after(
-    document: SpecDocument,
-    settings: Settings,
-    space: TrialSpace,
-    baselines: Sequence[Mapping[str, Any]],
+def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:
+    """Report goals that are dishonest, given twice, or of a model that no trial has."""
+    several = bool(settings.metrics)
+    if several and document.get(("metric",)) is not None:
+        other = document.place(("metric",)).text
+        document.add_error(("metrics",), f"is given beside metric at {other}; remove one of them")
+    seen: set[tuple[str, str | None]] = set()
+    for index, goal in enumerate(settings.goals):
+        route: Route = ("metrics", index) if several else ("metric",)
+        if document.is_wrong(route):
+            continue
+        _check_honest(document, goal.name, (*route, "name"))
+        if goal.merge is not None:
+            space.check_merge(goal.name, goal.merge, (*route, "merge"))
+        if (goal.name, goal.merge) in seen:
+            document.add_error(route, f"{goal.name} is in the list twice")
+        if several and goal.target is not None:
+            message = "goes with one metric; several goals have no target"
+            document.add_error((*route, "target"), message)
+        seen.add((goal.name, goal.merge))
+
+
+def _check_honest(document: SpecDocument, name: str, route: Route) -> None:
+    """Report a metric that looks at a test split or a shift, unless the file says `oracle`."""
+    if not is_selectable(name) and document.get(("selection",)) != "oracle":
+        document.add_error(
+            route,
+            f"selecting on {name} looks at what is to be measured; select on id/val/top1, or say "
+            "`selection: oracle`, and every table will carry the word",
+        )
+
+
+FAMILY = "data.family"
+_REPORT_BY = ("report", "by")
+_BY_FAMILY = ("report", "by_family")
+
+
+def _report(document: SpecDocument, settings: Settings) -> Report:
+    """Fill in the accuracy of the report where it is not top-1.
+
+    Families that are ranked by different ones have each its own where they are the tasks, else
+    top-1, with a warning. An accuracy by which a family is not measured is reported.
+    """
+    report = settings.report
+    names = document.field_values(FAMILY)
+    families = [FAMILIES[name] for name in names if isinstance(name, str) and name in FAMILIES]
+    if report.by is not None and report.by_family:
+        other = document.place(_REPORT_BY).text
+        document.add_error(_BY_FAMILY, f"is given beside by at {other}; remove one of them")
+    elif report.by is not None:
+        for family in families:
+            _check_measured_by(document, family, report.by, _REPORT_BY)
+    elif report.by_family and settings.tasks != FAMILY:
+        message = f"goes with tasks: {FAMILY}; say by, which is of all runs"
+        document.add_error(_BY_FAMILY, message)
+    elif report.by_family:
+        known = {family.name: family for family in families}
+        for name, kind in report.by_family.items():
+            if name in known:
+                _check_measured_by(document, known[name], kind, (*_BY_FAMILY, name))
+            else:
+                document.add_error((*_BY_FAMILY, name), unknown("task", name, known))
+    else:
+        own = {family.name: family.ranked_by for family in families}
+        kinds = {*own.values()}
+        if kinds <= {TOP1}:
+            return report
+        if len(kinds) == 1:
+            return report.model_copy(update={"by": kinds.pop()})
+        if settings.tasks == FAMILY:
+            return report.model_copy(update={"by_family": own})
+        each = ", ".join(f"{name} by {kind}" for name, kind in own.items())
+        document.add_warning(
+            ("parameters", FAMILY),
+            f"these families are ranked differently ({each}); the verdict is by top1, unless "
+            f"report.by names another or tasks: {FAMILY}",
+        )
+    return report
+
+
+def _check_measured_by(
+    document: SpecDocument, family: Family, kind: str, route: tuple[str, ...]
 ) -> None:
-    """Report every soup that cannot be made, at the value that prevents it."""
-    for index, item in enumerate(settings.after):
-        route: Route = ("after", index)
-        if item in settings.after[:index]:
-            document.add_error(route, "is in the list twice")
-            continue
-        soup = _soup(document, space, item, route)
-        members = _members(document, space, item, baselines, route)
-        if soup is None or members is None:
-            continue
-        if not members.algorithm.keeps_shape:
-            message = f"{item.of.algorithm} gives models of another shape than the zero-shot one"
-            document.add_error((*route, "of", "algorithm"), message)
-        if not members.keep.weights:
-            message = f"{soup.name} (after) is made of the runs' weights, so they must be kept"
-            document.add_error(("trial", "keep", "weights"), message)
-        if members.follows_seed:
-            message = (
-                "data.split_seed: seed gives each seed a split of its own, so a soup would be "
-                "validated on images that some of its runs were trained on"
-            )
-            document.add_error(route, message)
-        if item.of.settings == "selected" and len(settings.seeds) < soup.least_members:
-            message = (
-                f"{soup.name} is made of {soup.least_members} runs or more, and a setting has as "
-                f"many as there are seeds: {len(settings.seeds)}; give more seeds, or say "
-                "of: {algorithm: " + item.of.algorithm + ", settings: all}"
-            )
-            document.add_error(route, message)
+    known = [TOP1, *family.metrics]
+    if kind not in known:
+        message = unknown(f"accuracy of {family.name}", kind, known)
+        document.add_error(route, f"{message} It is measured by these alone.")
 
 
-def _soup(
-    document: SpecDocument, space: TrialSpace, item: After, route: Route
-) -> type[Soup] | None:
-    """Return the class of the soup, unless something is wrong with it."""
-    soups = sorted(name for name, cls in ALGORITHMS.items() if issubclass(cls, Soup))
-    name, place = item.algorithm.get("name"), (*route, "algorithm")
-    cls = ALGORITHMS.get(name) if isinstance(name, str) else None
-    if cls is None:
-        document.add_error((*place, "name"), unknown("soup", name, soups))
-    elif not issubclass(cls, Soup):
-        message = f"{name} is not made of other runs; after takes {', '.join(soups)}"
-        document.add_error((*place, "name"), message)
-    elif "members" in item.algorithm:
-        message = "are the runs that `of` names; leave it out, or name the soup in baselines"
-        document.add_error((*place, "members"), message)
-    else:
-        try:
-            baseline_at(space.trial, item.algorithm, {})
-        except InvalidConfig as error:
-            for problem in error.problems:
-                if problem.path[0] == "algorithm":
-                    document.add_error((*route, *problem.path), problem.message)
-        return cls
-    return None
+_RULE: Route = ("early_terminate",)
 
 
-def _members(
-    document: SpecDocument,
-    space: TrialSpace,
-    item: After,
-    baselines: Sequence[Mapping[str, Any]],
-    route: Route,
-) -> TrialConfig | None:
-    """Return the config of the runs that it is made of, but for what varies; None without any."""
-    name, place = item.of.algorithm, (*route, "of", "algorithm")
-    played: dict[str, Mapping[str, Any]] = {one: {"name": one} for one in space.algorithms}
-    played |= {str(baseline["name"]): baseline for baseline in baselines}
-    if name not in played:
-        document.add_error(place, unknown("algorithm of this sweep", name, played))
-    elif not ALGORITHMS[name].trains:
-        message = f"{name} trains nothing, so there is nothing to make a soup of"
-        document.add_error(place, message)
-    else:
-        try:
-            return baseline_at(space.trial, played[name], {})
-        except InvalidConfig:  # reported at its own place
-            return None
-    return None
+def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTerminate | None:
+    """Fill in the metric of the rule; report one that is dishonest or not of every epoch."""
+    rule = settings.early_terminate
+    if rule is None:
+        return None
+    if settings.method == "grid" and not rule.allow_grid:
+        document.add_error(
+            _RULE,
+            "prunes grid points, which are then missing from means, tests and curves; use another "
+            "method or set `allow_grid: true`",
+        )
+    every = document.field_values("eval.every_epoch") == [True]
+    if rule.metric is not None:
+        also = "" if every else "; with trial.eval.every_epoch also id/test/... and ood/SHIFT/..."
+        if not is_reported(rule.metric, every_epoch=every):
+            message = f"{rule.metric} is not measured at every epoch; id/val/... and train/... are"
+            document.add_error((*_RULE, "metric"), f"{message}{also}")
+        _check_honest(document, rule.metric, (*_RULE, "metric"))
+        return rule
+    goal = settings.goals[0]
+    if goal.merge is None and is_reported(goal.name, every_epoch=every):
+        return rule.model_copy(update={"metric": goal.name})
+    if not document.is_wrong(("metric",), ("metrics",)):
+        name = f"{goal.name} of {goal.merge}" if goal.merge else goal.name
+        document.add_error(
+            _RULE, f"needs a metric of every epoch, such as metric: id/val/top1; {name} comes later"
+        )
+    return rule
+
+
+METHODS_OF_TASKS = ("grid", "random")
+"""Those whose points are known without results: then every setting can run on every task."""
+APART = {
+    "confirm_seeds": "confirms one choice, and here each task has its own",
+    "after": "makes a soup of one choice, and here each task has its own",
+    "early_terminate": "compares trials with each other, and those of several tasks are not alike",
+    "race_seeds": "compares trials with each other, and those of several tasks are not alike",
+    "metrics": "is for fronts over all trials, and those of several tasks are not alike",
+}
+"""Settings that do not go with tasks, and why."""
+_TASKS: Route = ("tasks",)
+
+
+def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings: Settings) -> None:
+    """Report what is wrong with `tasks`, and warn of settings that miss some of them."""
+    name = document.get(_TASKS)
+    if name is None:
+        _check_without_tasks(document)
+    if not isinstance(name, str):
+        return  # or it is reported with the settings
+    varied = _task_parameter(document, space, name)
+    if varied is None:
+        return
+    route = ("parameters", name)
+    if len(varied.values) < 2:
+        document.add_error(route, "is the tasks of this sweep, and there is one; name at least two")
+    if not all(isinstance(value, (str, int, float)) for value in varied.values):
+        document.add_error(
+            route, "is the tasks of this sweep: they have names, not lists or mappings"
+        )
+    if varied.when or varied.probabilities is not None:
+        message = "is the tasks of this sweep, on which every setting runs; list its values alone"
+        document.add_error(route, message)
+    for other in space:
+        if any(condition.name == name for condition in other.when):
+            message = f"a setting is the same on every task; leave the condition on {name} out"
+            document.add_error(("parameters", other.name, "when"), message)
+    _check_beside_tasks(document)
+    if document.get(("selection",)) == LEAVE_ONE_OUT:
+        _check_left_out(document, varied)
+    _warn_of_run_cap(document, settings, len(varied.values), len(settings.cells_of(space)))
+
+
+def _task_parameter(
+    document: SpecDocument, space: Sequence[Distribution], name: str
+) -> Categorical | None:
+    """Return the parameter that `tasks` names; None after reporting what is wrong."""
+    if name not in document.mapping(("parameters",)):
+        known = [item.name for item in space if item.name.startswith("data.")]
+        document.add_error(_TASKS, f"{unknown('parameter', name, known)} Its values are the tasks.")
+        return None
+    if not name.startswith("data.") or name == "data.root":
+        document.add_error(
+            _TASKS, f"a task is a field of data such as data.test_domain, not {name}"
+        )
+        return None
+    varied = next((item for item in space if item.name == name), None)
+    if varied is not None and not isinstance(varied, Categorical):
+        document.add_error(("parameters", name), "is the tasks of this sweep; list them as values")
+    return varied if isinstance(varied, Categorical) else None
+
+
+def _check_beside_tasks(document: SpecDocument) -> None:
+    method = document.get(("method",)) or "grid"
+    if method not in METHODS_OF_TASKS:
+        message = (
+            f"go with the methods {' and '.join(METHODS_OF_TASKS)}: every setting runs on every "
+            f"task, whatever the results of others; this one is {method}"
+        )
+        document.add_error(_TASKS, message)
+    for key, why in APART.items():
+        if document.get((key,)) is not None:
+            document.add_error((key,), f"does not go with tasks: it {why}")
+    if document.mapping(("metric",)).get("target") is not None:
+        message = "does not go with tasks: a value reached on one says nothing of the others"
+        document.add_error(("metric", "target"), message)
+
+
+def _check_without_tasks(document: SpecDocument) -> None:
+    """Report what only tasks give a meaning."""
+    if document.get(("selection",)) == LEAVE_ONE_OUT:
+        document.add_error(("selection",), f"{LEAVE_ONE_OUT} needs tasks: {TEST_DOMAIN}")
+    if TASK in str(document.mapping(("metric",)).get("name")):
+        message = f"{TASK} stands for the name of a task, and there are no tasks"
+        document.add_error(("metric", "name"), message)
+
+
+def _check_left_out(document: SpecDocument, varied: Categorical) -> None:
+    if varied.name != TEST_DOMAIN:
+        document.add_error(("selection",), f"{LEAVE_ONE_OUT} needs tasks: {TEST_DOMAIN}")
+    elif len(varied.values) < 3:
+        message = f"are {len(varied.values)} domains; {LEAVE_ONE_OUT} leaves out two, so list all"
+        document.add_error(("parameters", TEST_DOMAIN), message)
+    for route in (("parameters", VAL_DOMAIN), ("trial", *VAL_DOMAIN.split("."))):
+        if document.get(route) is not None:
+            document.add_error(route, f"is what {LEAVE_ONE_OUT} varies by itself; leave it out")
+
+
+def _warn_of_run_cap(document: SpecDocument, settings: Settings, tasks: int, count: int) -> None:
+    """Warn where the last setting would miss some tasks; `count` runs are a whole setting."""
+    cap = settings.run_cap
+    if cap is None and settings.method == "random":
+        cap = RUN_CAP
+    if cap is not None and cap % count:
+        left = count - cap % count
+        of = f"the {tasks} tasks"
+        of += f", each with {count // tasks - 1} domains left out" if count > tasks else ""
+        document.add_warning(
+            ("run_cap",),
+            f"{cap} trials are no multiple of {of}, so the last setting lacks {left} of them; say "
+            f"run_cap: {cap + left}",
+        )
 
 
 _TRY_FIRST: Route = ("try_first",)
@@ -280,12 +308,14 @@ def _try_first(
         return ()
     # A point is tried on every task: the task is none of its fields.
     free = [item for item in space if item.name != settings.tasks]
-    cells = cells_of_tasks(settings.tasks, task_values(space, settings.tasks), settings.selection)
-    trials = -(-(settings.run_cap or RUN_CAP) // max(1, len(cells)))
+    trials = -(-(settings.run_cap or RUN_CAP) // max(1, len(settings.cells_of(space))))
     if len(points) > trials and not document.is_wrong(("run_cap",)):
         message = f"has {len(points)} points, and run_cap allows {trials} trials in all"
         document.add_error(_TRY_FIRST, message)
-    read = [_point(document, free, item, (*_TRY_FIRST, i)) for i, item in enumerate(points)]
+    read = [
+        _point(document, free, item, (*_TRY_FIRST, index), settings.tasks)
+        for index, item in enumerate(points)
+    ]
     seen: set[str] = set()
     for index, point in enumerate(read):
         key = json.dumps(point, sort_keys=True)
@@ -296,7 +326,11 @@ def _try_first(
 
 
 def _point(
-    document: SpecDocument, space: Sequence[Distribution], item: Mapping[str, Any], route: Route
+    document: SpecDocument,
+    space: Sequence[Distribution],
+    item: Mapping[str, Any],
+    route: Route,
+    tasks: str | None,
 ) -> Params:
     if not item:
         document.add_error(route, "must be a mapping of parameters to values, got {}")
@@ -309,9 +343,13 @@ def _point(
             document.add_error((*route, key), f"gives {name} a second time")
         elif name in known:
             point[name] = _own_value(document, known[name], value, (*route, key))
+        elif name == tasks:
+            if not document.is_wrong(_TASKS):
+                message = "is a task, and a point is tried on every one; leave it out"
+                document.add_error((*route, key), message)
         elif name in field_names():
-            # A task, and a parameter that is itself wrong, are reported in their own places.
-            if name != document.get(("tasks",)) and not document.is_wrong(("parameters", name)):
+            # A parameter that is itself wrong is reported in its own place.
+            if not document.is_wrong(("parameters", name)):
                 message = f"does not vary; the parameters are {', '.join(known) or 'none'}"
                 document.add_error((*route, key), message)
         else:
@@ -337,19 +375,16 @@ def _own_value(
     document: SpecDocument, distribution: Distribution, value: object, route: Route
 ) -> Any:
     """Return the value as the space holds it; report one outside of the space."""
+    wrong: str | None = "must be a number"
     if isinstance(distribution, Categorical):
-        for own in distribution.values:
-            if canonical(own) == canonical(value):
-                return own
-        shown = ", ".join(map(canonical, distribution.values[:MOST_SHOWN]))
-        document.add_error(route, f"must be one of {shown}, got {repr(value)[:80]}")
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        document.add_error(route, f"must be a number, got {repr(value)[:80]}")
-        return None
-    wrong = _outside(distribution, value)
-    if wrong is not None:
-        document.add_error(route, f"{wrong}, got {value}")
+        own = {canonical(one): one for one in distribution.values}
+        if canonical(value) in own:
+            return own[canonical(value)]
+        wrong = f"must be one of {', '.join([*own][:MOST_SHOWN])}"
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        wrong = _outside(distribution, value)
+    if wrong is not None or not isinstance(value, (int, float)):
+        document.add_error(route, f"{wrong}, got {repr(value)[:80]}")
         return None
     if isinstance(distribution, Parametric):
         return rounded(value, distribution.q)
@@ -357,8 +392,6 @@ def _own_value(
 
 
 def _outside(distribution: Distribution, value: float) -> str | None:
-    if isinstance(distribution, Categorical):
-        return None
     (_, low), (_, high) = distribution.boundary_values()
     if not low <= value <= high:
         return f"must be from {low:g} to {high:g}"

@@ -23,8 +23,8 @@ IMPORTANCE = {
 def context(moved: float) -> dict[str, float]:
     """The context probe of a model that has moved so far."""
     splits = ("id/val", "id/test", *(f"ood/{shift}" for shift in SHIFTS))
-    found = {f"context/{split}/kl": moved for split in splits}
-    return found | {f"context/{split}/entropy": 1.5 + moved / 3 for split in splits}
+    probe = {f"context/{split}/kl": moved for split in splits}
+    return probe | {f"context/{split}/entropy": 1.5 + moved / 3 for split in splits}
 
 
 def grid_runs(seeds: int = 3) -> list[RunRecord]:
@@ -93,8 +93,8 @@ def searched(trials: int, seed: int = 0) -> ChartData:
         good = -((math.log10(lr) + 4.5) ** 2) / 40
         test = 0.63 + good + rng.gauss(0, 0.01)
         ood = 0.35 + good + 0.01 * math.log10(kl + 1) + rng.gauss(0, 0.01)
-        told = metrics(test, ood, val=test - 0.01)
-        runs.append(run("car_ft", 0, told, trial=trial, params=params, merges=bent(test, ood)))
+        measured = metrics(test, ood, val=test - 0.01)
+        runs.append(run("car_ft", 0, measured, trial=trial, params=params, merges=bent(test, ood)))
     names = (KL, LR, "optim.weight_decay", "optim.epochs", "prompts.contexts")
     shares = dict(zip(names, (0.2, 0.5, 0.1, 0.1, 0.1), strict=True))
     comparison = compare(runs, ComparisonSpec(rule=SelectionRule()), sweep="searched")

@@ -60,14 +60,14 @@ def measured(domain: str, *, val: float, ood: float, out: float = 0.0) -> dict[s
 
 def random_runs(rng: np.random.Generator, *, settings: int, seeds: int) -> list[RunRecord]:
     """Accuracies on a grid of 25 images, so that ties are common; every pair of domains too."""
-    found = []
+    runs = []
     for algorithm in ("fine_tune", "car_ft"):
         for setting, domain, seed in itertools.product(range(settings), DOMAINS, range(seeds)):
             for other in (None, *(name for name in DOMAINS if name != domain)):
                 val, ood, out = (rng.integers(10, 25, size=3) / 25).tolist()
                 made = (algorithm, domain, seed, setting)
-                found.append(domain_run(*made, val=val, ood=ood, out=out, val_domain=other))
-    return found
+                runs.append(domain_run(*made, val=val, ood=ood, out=out, val_domain=other))
+    return runs
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class Table:
 
 def domainbed(records: Sequence[RunRecord], algorithm: str, method: str) -> Table:
     """`collect_results.py` for one algorithm: IID, LOO or oracle; percent, mean and error."""
-    ours = [run for run in records if run.algorithm == algorithm]
-    seeds = sorted({run.seed for run in ours if run.seed is not None})
+    runs = [run for run in records if run.algorithm == algorithm]
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
     accuracies = {
-        (domain, seed): selected(ours, domain, seed, method) for domain in DOMAINS for seed in seeds
+        (domain, seed): selected(runs, domain, seed, method) for domain in DOMAINS for seed in seeds
     }
     per_domain = {
         domain: format_mean([accuracies[domain, seed] for seed in seeds]) for domain in DOMAINS

@@ -25,20 +25,20 @@ Logits = Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities [N, C]."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return found
+    confidences: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return confidences
 
 
 def logits(accuracy: float, seed: int) -> Logits:
     """Of a model that is roughly so accurate."""
     rng = np.random.default_rng(seed)
-    found = {}
+    by_split = {}
     for split, images in SPLITS.items():
         labels = np.arange(images) % CLASSES
         drawn = rng.normal(size=(images, CLASSES))
         drawn[np.arange(images), labels] += 6 * accuracy * rng.random(images)
-        found[split] = (drawn, labels)
-    return found
+        by_split[split] = (drawn, labels)
+    return by_split
 
 
 def keep_predictions(folder: Path, merge: str | None, said: Logits) -> None:

@@ -17,15 +17,15 @@ def metrics(
     test: float, ood: float | None, *, val: float | None = None, **more: float
 ) -> dict[str, float]:
     """What a finished run reports; without `ood` the family has no shifts."""
-    found = {"id/val/top1": test if val is None else val, "id/test/top1": test}
+    measured = {"id/val/top1": test if val is None else val, "id/test/top1": test}
     if ood is not None:
-        found |= {f"ood/{name}/top1": ood + offset for name, offset in SHIFTS.items()}
-        found |= {
+        measured |= {f"ood/{name}/top1": ood + offset for name, offset in SHIFTS.items()}
+        measured |= {
             "ood/mean/top1": ood,
             "gap/top1": test - ood,
             "gain/ood/top1": ood - ZERO_SHOT_OOD,
         }
-    return found | more
+    return measured | more
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
 ) -> RunRecord:
     """A run; without metrics a failed one. A trial if it has a trial number."""
     trial = changes.get("trial")
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "algorithm": algorithm,
         "params": {},
         "seed": seed,
@@ -45,7 +45,7 @@ def run(
         "role": "baseline" if trial is None else "trial",
         "metrics": measured or {},
     }
-    return RunRecord(**(told | changes))
+    return RunRecord(**(fields | changes))
 
 
 def zero_shot(test: float = 0.55, ood: float | None = ZERO_SHOT_OOD, **changes: Any) -> RunRecord:
@@ -71,12 +71,12 @@ def arm(
 
 def bent(test: float, ood: float) -> dict[str, dict[str, float]]:
     """WiSE-FT models between zero-shot (0.55, 0.38) and a tuned model, on a curve bent upwards."""
-    found = {}
+    merges = {}
     for alpha in (0.25, 0.5, 0.75):
         at = 0.55 + (test - 0.55) * (1.6 * alpha - 0.6 * alpha**2)
         height = ZERO_SHOT_OOD + (ood - ZERO_SHOT_OOD) * alpha + 0.08 * alpha * (1 - alpha)
-        found[f"wise_ft@{alpha:g}"] = metrics(at, height)
-    return found
+        merges[f"wise_ft@{alpha:g}"] = metrics(at, height)
+    return merges
 
 
 def kl_sweep(seeds: int = 5) -> list[RunRecord]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tracking.charts.parameters import Parameter, varied_parameters
-from tracking.comparison import compare
-from tracking.comparison.compare import Comparison, Row
+from tracking.comparison.compare import Comparison, Row, shown_rows
 from tracking.comparison.predictions import Tally, predictions_path, read_tallies
+from tracking.comparison.spec import REFERENCE
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,14 @@ class ChartData:
 
     @cached_property
     def settings(self) -> tuple[Row, ...]:
-        """Every unmerged row with a finished run."""
-        return compare.shown_settings(self.comparison)
+        """Every unmerged row with a finished run, but for those that confirm another one."""
+        rows = (row for row in self.comparison.rows if row.arm.merge is None and row.n)
+        return tuple(row for row in rows if not row.arm.confirms)
 
     @cached_property
     def shown(self) -> tuple[Row, ...]:
         """The rows that stand for each algorithm, unmerged and through its chosen merges."""
-        return compare.shown_rows(self.comparison)
+        return shown_rows(self.comparison)
 
     @cached_property
     def trained(self) -> tuple[Row, ...]:
@@ -55,8 +56,18 @@ class ChartData:
 
     @cached_property
     def reference(self) -> Row | None:
-        """The row that the others are compared with."""
-        return compare.shown_reference(self.comparison)
+        """What the candidates were judged against; without candidates the chosen fine-tuning."""
+        finished = [row for row in self.comparison.rows if row.n]
+        rule, verdicts = self.comparison.rule, self.comparison.verdicts
+        if verdicts:
+            label = verdicts[0].pair.reference.label
+            return next((row for row in finished if row.arm.label == label), None)
+        rivals = [
+            row
+            for row in finished
+            if row.arm.algorithm == REFERENCE and row.arm.merge == rule.merge and row.chosen
+        ]
+        return max(rivals, key=lambda row: rule.better(row.value or 0.0), default=None)
 
     @cached_property
     def zero_shot(self) -> Row | None:
@@ -78,7 +89,7 @@ class ChartData:
 
     def value(self, row: Row) -> float | None:
         """Return what the selection saw of this row's setting."""
-        return self._values.get(compare.setting_key(row))
+        return self._values.get(row.setting)
 
     def class_name(self, number: int) -> str:
         """Return the name of a class, `class 12` where no names are known."""
@@ -100,9 +111,9 @@ class ChartData:
         return self._tallies[row.arm.label]
 
     @cached_property
-    def _values(self) -> Mapping[compare.Key, float]:
+    def _values(self) -> Mapping[str, float]:
         return {
-            compare.setting_key(row): row.value
+            row.setting: row.value
             for row in self.comparison.rows
             if row.arm.merge == self.comparison.rule.merge and row.value is not None
         }

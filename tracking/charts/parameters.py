@@ -12,7 +12,7 @@ from typing import Any, Literal
 import altair as alt
 
 from tracking.comparison.compare import Row
-from tracking.comparison.runs import Scalar
+from tracking.comparison.runs import Scalar, scalar_text
 from tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
@@ -61,7 +61,7 @@ class Parameter:
         """Convert a value to what stands on the axis."""
         if self.numeric and isinstance(value, (int, float)):
             return float(value)
-        return text(value)
+        return scalar_text(value)
 
     def axis(self) -> dict[str, Any]:
         """Make the channel of a continuous axis, or of bands for categories."""
@@ -120,7 +120,7 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
     for row in rows:
         if row.arm.trains:
             for name, value in row.arm.params.items():
-                values.setdefault(name, {}).setdefault(text(value), value)
+                values.setdefault(name, {}).setdefault(scalar_text(value), value)
     varied = {name: [*each.values()] for name, each in sorted(values.items()) if len(each) > 1}
     ends = Counter(_end(name) for name in varied)
     return tuple(
@@ -132,15 +132,6 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
         )
         for name, each in varied.items()
     )
-
-
-def text(value: Scalar) -> str:
-    """Write a value as labels of settings do."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "none"
-    return f"{value:.6g}" if isinstance(value, (int, float)) else value
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
@@ -160,7 +151,11 @@ def scale_of(values: Sequence[Scalar]) -> Scale:
 
 def _order(value: Scalar) -> tuple[bool, float, str]:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (not is_number, float(value) if is_number and value is not None else 0.0, text(value))
+    return (
+        not is_number,
+        float(value) if is_number and value is not None else 0.0,
+        scalar_text(value),
+    )
 
 
 def _numbers(values: Iterable[Scalar]) -> list[float]:

@@ -115,7 +115,7 @@ def _y(metric: str) -> alt.Y:
 
 
 def _levels(data: ChartData, metric: str) -> list[alt.Chart]:
-    """Dotted lines at the accuracy of zero-shot, named on the left, and of the reference."""
+    """Draw dotted lines at the accuracy of zero-shot, named on the left, and of the reference."""
     means = [row.metric(metric).mean for row in data.settings if row.arm.trains]
     middle = mean([value for value in means if value is not None])
     layers: list[alt.Chart] = []
@@ -232,7 +232,7 @@ def _cells(
     for row in rows:
         place = (x.shown(row.arm.params[x.name]), y.shown(row.arm.params[y.name]))
         at.setdefault(place, []).append(row)
-    selected = data.selected and data.selected.arm.runs
+    selected = data.selected and data.selected.setting
     cells = []
     for (a, b), there in at.items():
         cell: dict[str, Any] = {
@@ -244,7 +244,7 @@ def _cells(
             values = [value for row in there if (value := number.value(row)) is not None]
             if values:
                 cell[number.field] = scaled(number.metric, mean(values))
-        if any(row.arm.runs == selected for row in there):
+        if any(row.setting == selected for row in there):
             cell["selected"] = True
         cells.append(cell)
     return cells

@@ -23,9 +23,8 @@ from tracking.charts.base import (
 )
 from tracking.charts.data import ChartData
 from tracking.charts.palette import NEUTRAL, Legend
-from tracking.comparison.compare import setting_key
 from tracking.comparison.metrics import TOP1, named
-from tracking.comparison.runs import merge_name
+from tracking.comparison.runs import split_merge
 from tracking.comparison.statistics import Estimate
 from tracking.comparison.wise_ft import WISE, Curve, ood_at
 
@@ -86,7 +85,7 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> set[tuple[float, floa
 
 
 def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
-    """Every setting, what stands for its merges, and the points between the ends of the curves."""
+    """List every setting, what stands for its merges, and the inner points of the curves."""
     shown = {row.arm.label for row in data.shown}
     models: dict[str, dict[str, Any]] = {}
     for row in (*data.settings, *data.shown):
@@ -131,7 +130,7 @@ def _intervals(id_test: Estimate, ood: Estimate, axes: _Axes) -> dict[str, Any]:
 
 
 def _series(algorithm: str, merge: str | None) -> str:
-    return algorithm if merge is None else f"{algorithm} + {merge_name(merge)}"
+    return algorithm if merge is None else f"{algorithm} + {split_merge(merge)[0]}"
 
 
 def _legend(data: ChartData, models: _Rows) -> Legend:
@@ -165,13 +164,12 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 def _reference_curve(data: ChartData) -> Curve | None:
     if data.reference is None:
         return None
-    key = setting_key(data.reference)
-    labels = {row.arm.label for row in data.shown if setting_key(row) == key}
-    return next((curve for curve in data.comparison.curves if curve.label in labels), None)
+    setting = data.reference.setting
+    return next((curve for curve in data.comparison.curves if curve.label == setting), None)
 
 
 def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart]:
-    """Dashed lines, and the alphas of the reference's."""
+    """Draw dashed lines, and the alphas of the reference's."""
     algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
     rows: _Rows = [
         {
@@ -200,14 +198,14 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
 
 
 def _distance_rows(data: ChartData, axes: _Axes) -> _Rows:
-    """Trained rows on show in the ID range of the reference's curve, and its OOD there."""
+    """List the trained rows on show in the ID range of the reference's curve, and its OOD there."""
     curve, reference = _reference_curve(data), data.reference
     if curve is None or reference is None:
         return []
     rows: _Rows = []
     for row in data.shown:
         id_test, ood = row.metric(axes.id_metric).mean, row.metric(axes.ood_metric).mean
-        own = row.arm.is_zero_shot or setting_key(row) == setting_key(reference)
+        own = row.arm.is_zero_shot or row.setting == reference.setting
         if own or id_test is None or ood is None:
             continue
         height = ood_at(curve, id_test)

@@ -52,17 +52,17 @@ def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
     for name in sorted(_COMPARED):
         runs = trained if name in _OF_TRAINING else done
         alike = by_seed if name in _OF_DATA and by_seed else [runs]
-        if differing := next(filter(None, (_differing(_facts(some, name)) for some in alike)), ""):
+        if differing := next(filter(None, (_differing(some, name) for some in alike)), ""):
             yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
-    if not _differing(_facts(done, _REVISION)):
+    if not _differing(done, _REVISION):
         for algorithm in dict.fromkeys(run.algorithm for _, run in done):
             own = [(label, run) for label, run in done if run.algorithm == algorithm]
-            if differing := _differing(_facts(own, _OWN_CODE)):
+            if differing := _differing(own, _OWN_CODE):
                 yield f"mixed versions of {algorithm}, these rows are not comparable: {differing}"
-    versions = _facts(done, _VERSIONS)
-    installed = [(label, known) for label, known in versions if isinstance(known, Mapping)]
-    for package in dict.fromkeys(name for _, known in installed for name in known):
-        if differing := _differing([(label, known.get(package)) for label, known in installed]):
+    versions = (run.facts.get(_VERSIONS) for _, run in done)
+    installed = (packages for packages in versions if isinstance(packages, Mapping))
+    for package in dict.fromkeys(name for packages in installed for name in packages):
+        if differing := _differing(done, _VERSIONS, package):
             yield f"mixed versions of {package}, which may give other numbers: {differing}"
 
 
@@ -75,14 +75,13 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
     return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
 
 
-def _facts(runs: Iterable[Labelled], name: str) -> list[tuple[str, object]]:
-    return [(label, run.facts.get(name)) for label, run in runs]
-
-
-def _differing(values: Iterable[tuple[str, object]]) -> str:
-    """`10 epochs in fine_tune; 20 epochs in car_ft` of labels and values; empty if all agree."""
+def _differing(runs: Iterable[Labelled], *path: str) -> str:
+    """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a fact; empty if all agree."""
     by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
-    for label, value in values:
+    for label, run in runs:
+        value: object = run.facts
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
         if value is not None:
             by_value.setdefault(str(value), {})[label] = None
     if len(by_value) < 2:
@@ -90,12 +89,12 @@ def _differing(values: Iterable[tuple[str, object]]) -> str:
     # As short as tells them apart: of digests the beginning, of objects the fields that differ.
     parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
-    shown = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
-    return few([f"{shown[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
+    short = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
+    return few([f"{short[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
 
 
 def _fields(value: str) -> list[str]:
-    """The fields of `Transform(size=32, mean=(0.0, 0.0, 0.0))`, a digest's beginning, or itself."""
+    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; of a digest take the beginning."""
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return [value[:12]]
     fields = re.fullmatch(r"\w+\((.*)\)", value, re.DOTALL)
@@ -148,11 +147,7 @@ def oracle(rule: SelectionRule) -> Iterator[str]:
 
 def named_domains(arm: Arm) -> tuple[str, ...]:
     """Return the held-out domains that this arm's contexts name."""
-    words: set[str] = set()
-    for run in arm.runs:
-        named = run.facts.get(NAMED_DOMAINS) or ()
-        words.update(named.split(",") if isinstance(named, str) else map(str, _listed(named)))
-    return tuple(sorted(word.strip() for word in words if word.strip()))
+    return tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
 
 
 def contexts(arms: Sequence[Arm]) -> Iterator[str]:
@@ -167,8 +162,8 @@ def contexts(arms: Sequence[Arm]) -> Iterator[str]:
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
     """Repeat what the runs found in the data that readers of their numbers should know."""
-    every = (note for arm in arms for run in arm.done for note in _listed(run.facts.get(NOTES)))
-    notes = list(dict.fromkeys(map(str, every)))
+    every = (note for arm in arms for run in arm.done for note in run.listed(NOTES))
+    notes = list(dict.fromkeys(every))
     yield from notes[:NOTES_SHOWN]
     if len(notes) > NOTES_SHOWN:
         yield f"and {len(notes) - NOTES_SHOWN} more notes on the data"
@@ -188,20 +183,20 @@ def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
     """Name finished runs without a finite headline number, which leaves the arm without a mean."""
     done = [arm for arm in arms if arm.done]
     # Of top-1 the verdict says that it was not measured.
-    if endpoint.by != TOP1 and done and not any(arm.by_seed(endpoint.metric) for arm in done):
+    if endpoint.by != TOP1 and done and not any(arm.values(endpoint.metric) for arm in done):
         yield (
             f"no run has {endpoint.metric}, so nothing can be judged by {NOUNS[endpoint.by]}; "
             "by top-1 accuracy it can (report.by: top1, --by top1)"
         )
     for metric in (endpoint.id_metric, endpoint.ood):
-        values = {arm.label: arm.values(metric) for arm in done}
-        if all(value is None for some in values.values() for value in some):
+        counts = {arm.label: (len(arm.values(metric)), len(arm.done)) for arm in done}
+        if not any(measured for measured, _ in counts.values()):
             continue
-        for label, some in values.items():
-            if lacking := some.count(None):
+        for label, (measured, runs) in counts.items():
+            if measured < runs:
                 yield (
-                    f"{label}: {metric} is missing or not finite in {lacking} of {len(some)} runs, "
-                    "so it has no mean"
+                    f"{label}: {metric} is missing or not finite in {runs - measured} of {runs} "
+                    "runs, so it has no mean"
                 )
 
 
@@ -224,12 +219,6 @@ def few(parts: Sequence[str], separator: str = ", ") -> str:
     rest = len(parts) - 3
     shown = separator.join(parts[:3])
     return f"{shown}{separator}{rest} more" if rest > 0 else shown
-
-
-def _listed(value: object) -> Iterable[object]:
-    if value is None:
-        return ()
-    return value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,20 +12,18 @@ from tracking.comparison import caveats, verdict_text
 from tracking.comparison.domainbed import DomainBedTable
 from tracking.comparison.metrics import NOUNS, TOP1, metric_order
 from tracking.comparison.predictions import intervals, read_predictions
-from tracking.comparison.runs import Arm, RunRecord, group, params_key
+from tracking.comparison.runs import Arm, RunRecord, group
 from tracking.comparison.selection import (
     Budget,
     Selection,
-    arms_to_test,
     budgets,
     confirm,
     less_tried,
     select,
     select_each,
     select_merges,
-    value_of,
 )
-from tracking.comparison.spec import REFERENCE, USUAL, ComparisonSpec, Endpoint, SelectionRule
+from tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
 from tracking.comparison.statistics import Estimate, Interval, estimate
 from tracking.comparison.verdict import (
     Pair,
@@ -34,7 +32,7 @@ from tracking.comparison.verdict import (
     judge,
     zero_shot_of,
 )
-from tracking.comparison.wise_ft import Curve, mean_curve
+from tracking.comparison.wise_ft import Curve, mean_curve, seed_curves
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
@@ -58,6 +56,11 @@ class Row:
     """Bootstrap over images of the top-1 of every split and of `ood/mean/top1`, if requested."""
 
     @property
+    def setting(self) -> str:
+        """The label of its arm, unmerged: trials of several sweeps share their numbers."""
+        return self.arm.label.removesuffix(f" + {self.arm.merge}")
+
+    @property
     def n(self) -> int:
         """How many finished runs the means are over."""
         return len(self.arm.done)
@@ -70,11 +73,11 @@ class Row:
     @property
     def names(self) -> set[str]:
         """The names of these metrics, in no order."""
-        return set().union(*(run.values(self.arm.merge) for run in self.arm.done))
+        return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
         """Estimate one metric over the finished runs; no mean where one of them lacks it."""
-        return estimate(self.arm.values(name))
+        return estimate([run.value(name, self.arm.merge) for run in self.arm.done])
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Comparison:
     def metric_names(self) -> frozenset[str]:
         """Every metric of some row."""
         every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
-        return frozenset().union(*(run.values(merge) for run, merge in every))
+        return frozenset().union(*(run.metrics_of(merge) for run, merge in every))
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:
@@ -128,7 +131,7 @@ class Comparison:
         return Counter((arm.algorithm, arm.merge) for arm in tuned)
 
     def runs(self) -> list[RunRecord]:
-        """Every run in any state; of several tasks those of all."""
+        """List every run in any state; of several tasks those of all."""
         of_tasks = [run for part in self.tasks.values() for run in part.runs()]
         rows = () if self.tasks else self.rows
         return of_tasks + [run for row in rows if row.arm.merge is None for run in row.arm.runs]
@@ -151,7 +154,7 @@ class Comparison:
         return " ".join(self.sentences)
 
     def __repr__(self) -> str:
-        """At most two lines: that of a dataclass would print every run."""
+        """Write at most two lines: that of a dataclass would print every run."""
         rows = f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"
         verdict = textwrap.shorten(self.verdict, _REPR_VERDICT, placeholder=" ...")
         return f"<Comparison of {self.sweep!r}, {rows}\n {verdict}>"
@@ -189,7 +192,7 @@ def compare(
     selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
     best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
     confirmation = confirm(arms, selections, spec.confirm_seeds)
-    tested = arms_to_test(selections, confirmation)
+    tested = confirmation.arms
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
     reference = tested.get(spec.reference)
     verdicts: tuple[Verdict, ...] = ()
@@ -209,26 +212,27 @@ def compare(
             "names domains": bool(caveats.named_domains(arm)),
             "oracle": rule.oracle,
         }
-        for shown in (arm, *(arm.merged(label) for label in arm.merge_labels)):
-            chosen = standing is not None and standing.arm.label == shown.label
-            chosen |= shown.merge in merges.get(arm.label, {}).values()
+        for model in (arm, *(arm.merged(label) for label in arm.merge_labels)):
+            chosen = standing is not None and standing.arm.label == model.label
+            chosen |= model.merge in merges.get(arm.label, {}).values()
             row = Row(
-                arm=shown,
-                value=value_of(shown, rule.metric),
-                selected=best is not None and best.arm.label == shown.label,
+                arm=model,
+                value=model.mean(rule.metric),
+                selected=best is not None and best.arm.label == model.label,
                 chosen=chosen,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
             )
-            if with_images and shown.done and (shown.merge is None or chosen):
-                predictions = read_predictions(shown.done, shown.merge)
+            if with_images and model.done and (model.merge is None or chosen):
+                predictions = read_predictions(model.done, model.merge)
                 row = replace(row, ci95_images=intervals(predictions) if predictions else {})
             rows.append(row)
     judged = [*selections.values(), *([best] if best else [])]
-    curves = (
-        mean_curve(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
-        for arm in tested.values()
-        if arm.merge is None
-    )
+    curves = []
+    for arm in tested.values():
+        if arm.merge is None:
+            zero_shot = zero_shot_of(arm, zero_shots)
+            by_seed = seed_curves(arm, zero_shot, endpoint.id_metric, endpoint.ood)
+            curves.append(mean_curve(arm, by_seed))
     return Comparison(
         sweep=sweep,
         spec=spec,
@@ -301,64 +305,35 @@ def _without_images(rows: Sequence[Row], endpoint: Endpoint) -> Iterator[str]:
         )
 
 
-Key = tuple[str, str, bool]
-
-
-def setting_key(row: Row) -> Key:
-    """Equal for the unmerged row of a setting and all its merged rows."""
-    return (row.arm.algorithm, params_key(row.arm.params), row.arm.confirms)
-
-
-def shown_settings(comparison: Comparison) -> tuple[Row, ...]:
-    """Every unmerged row with a finished run, but for those that confirm another one."""
-    return tuple(
-        row for row in comparison.rows if row.arm.merge is None and row.n and not row.arm.confirms
-    )
-
-
-def shown_reference(comparison: Comparison) -> Row | None:
-    """What the candidates were judged against; without candidates the chosen fine-tuning."""
-    finished = [row for row in comparison.rows if row.n]
-    rule = comparison.rule
-    for verdict in comparison.verdicts:
-        label = verdict.pair.reference.label
-        return next((row for row in finished if row.arm.label == label), None)
-    rivals = [
-        row
-        for row in finished
-        if row.arm.algorithm == REFERENCE and row.arm.merge == rule.merge and row.chosen
-    ]
-    return max(rivals, key=lambda row: rule.better(row.value or 0.0), default=None)
-
-
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
-    """The settings that stand for their algorithms and the selected one, in the table's order.
+    """List the settings that stand for their algorithms and the selected one, as in the table.
 
     Of each the unmerged row and those that stand for its merges. Where a choice was confirmed on
     fresh seeds and judged by them, these runs are shown and not those of the choice.
     """
-    keys = _standing(comparison)
-    return tuple(
-        row
-        for row in comparison.rows
-        if row.n
-        and setting_key(row) in keys
-        and (row.arm.merge is None or row.chosen or row.selected)
-    )
-
-
-def _standing(comparison: Comparison) -> set[Key]:
-    judged = {
+    tested = {
         arm.label
         for verdict in comparison.verdicts
         for arm in (verdict.pair.candidate, verdict.pair.reference)
     }
     standing = {
-        setting_key(row)
+        row.setting: row.arm
         for row in comparison.rows
         if row.selected
-        or row.arm.label in judged
+        or row.arm.label in tested
         or (row.arm.merge is None and row.chosen)
         or not row.arm.trains
     }
-    return standing - {(name, params, False) for name, params, fresh in standing if fresh}
+    fresh = [arm for arm in standing.values() if arm.confirms]
+    settings = {
+        label
+        for label, arm in standing.items()
+        if arm.confirms or not any(other.is_setting_of(arm) for other in fresh)
+    }
+    return tuple(
+        row
+        for row in comparison.rows
+        if row.n
+        and row.setting in settings
+        and (row.arm.merge is None or row.chosen or row.selected)
+    )

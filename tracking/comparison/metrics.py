@@ -43,12 +43,6 @@ def named(metric: str) -> str:
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
 
 
-def titled(metric: str) -> str:
-    """Name a metric on an axis: `OOD mean top-1`."""
-    split, _, kind = metric.rpartition("/")
-    return f"{SPLITS.get(split, split)} {TITLES.get(kind, kind)}"
-
-
 Direction = Literal[1, -1, 0]
 
 _ACCURACIES = frozenset({*KINDS, BENCHMARK})
@@ -58,17 +52,17 @@ _LOSSES = frozenset({"nll", "ece", "brier"})
 
 def is_fraction(metric: str) -> bool:
     """Whether tables show it in percent."""
-    return metric.rpartition("/")[2] in _FRACTIONS
+    return kind_of(metric) in _FRACTIONS
 
 
-def is_told(metric: str, *, merged: bool = False) -> bool:
+def has_series(metric: str, *, merged: bool = False) -> bool:
     """Whether a metric has a series of its own in MLflow, whose pages drown in hundreds of them.
 
     Of every split its accuracies: top-1, and what its benchmark ranks by; the other kinds of
     validation (`id/val`, `ood/val`), test and the mean over shifts, and how far the context has
     moved on each split, of the model that a run trained alone. `result.json` holds all.
     """
-    kind = metric.rpartition("/")[2]
+    kind = kind_of(metric)
     if merged:
         return kind in _ACCURACIES
     if metric.startswith("ood/") and not metric.startswith(("ood/mean/", "ood/val/")):
@@ -81,7 +75,7 @@ def direction(metric: str) -> Direction:
 
     How far a model has moved (`context/...`) and what it cost (`system/...`) are no merits.
     """
-    kind = metric.rpartition("/")[2]
+    kind = kind_of(metric)
     if metric.startswith(("gap/", "train/")) or kind in _LOSSES:
         return -1
     return 1 if kind in _ACCURACIES else 0

@@ -101,20 +101,20 @@ def filter_runs(
         values = [value for record in records for value in _values(record, name, {})]
         if one.operator in _ORDER and values and all(_number(value) is None for value in values):
             raise TrackingError(f"--where {str(one)!r}: {name} is no number; use = or !=")
-    kept = [
+    filtered = [
         record
         for record in records
         if all(one.holds(_values(record, name, sweeps)) for one, name in by_field)
     ]
-    if records and not kept:
+    if records and not filtered:
         reasons = [f"no run is left where {chosen}"]
         for one, name in by_field:
-            there = {value for record in records for value in _values(record, name, sweeps)}
-            if one.operator == "=" and not one.holds([*there]):
-                shown = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in there)
-                reasons.append(f"--where {one}: {unknown_name(name, ','.join(one.values), shown)}")
+            every = {value for record in records for value in _values(record, name, sweeps)}
+            if one.operator == "=" and not one.holds([*every]):
+                texts = sorted(f"{v:.6g}" if isinstance(v, float) else str(v) for v in every)
+                reasons.append(f"--where {one}: {unknown_name(name, ','.join(one.values), texts)}")
         raise TrackingError("; ".join(reasons))
-    return kept
+    return filtered
 
 
 def _field(written: str, names: Sequence[str]) -> str:
@@ -150,7 +150,7 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """As a table shows the value: with six digits, `true`, `none`."""
+    """Compare as a table shows the value: with six digits, `true`, `none`."""
     if value is None or isinstance(value, bool):
         return text.lower() == str(value).lower()
     if isinstance(value, str):
@@ -198,8 +198,8 @@ def compare_sweeps(
     """
     spec = spec or agreed({part.sweep: part.spec for part in sweeps})
     records = list(sweeps[0].records) if len(sweeps) == 1 else unified(sweeps)
-    kept = filter_runs(records, chosen, owners(sweeps)) if chosen.conditions else records
-    algorithms = sorted({record.algorithm for record in kept})
+    filtered = filter_runs(records, chosen, owners(sweeps)) if chosen.conditions else records
+    algorithms = sorted({record.algorithm for record in filtered})
     if spec.reference != REFERENCE and spec.reference not in algorithms:
         raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")
     if spec.tasks is not None:
@@ -208,14 +208,14 @@ def compare_sweeps(
         seeds, fresh = chosen.seeds(spec.seeds), chosen.seeds(spec.confirm_seeds)
         spec = spec.model_copy(update={"seeds": seeds, "confirm_seeds": fresh})
     compared = (compare if spec.tasks is None else compare_tasks)(
-        kept,
+        filtered,
         spec,
         sweep=" + ".join(part.sweep for part in sweeps),
         with_images=with_images,
     )
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
     if chosen.conditions:
-        counts = f"{len(kept)} of {len(records)}"
+        counts = f"{len(filtered)} of {len(records)}"
         warnings.insert(
             0, f"only the runs where {chosen}: {counts}; choice and verdict are of these"
         )
@@ -262,13 +262,13 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
         key = (record.digest, "" if record.role in _SAME else record.role)
         new = replace(record, params=params)
         once[key] = new if key not in once else _as_one(once[key], new)
-    return _told_apart(list(once.values()), owners(sweeps))
+    return _with_sweeps(list(once.values()), owners(sweeps))
 
 
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
     """Yield every run with its fields; one that left no config has those of its setting."""
     of_setting = {
-        _setting(record): part.fields[record.digest]
+        record.setting: part.fields[record.digest]
         for record in part.records
         if record.digest in part.fields
     }
@@ -280,16 +280,12 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
     # Where every split is that of its run's seed, it tells no two runs of a setting apart.
     follows = len({*splits}) > 1 and all(seed == split for seed, split in splits)
     for record in part.records:
-        known = part.fields.get(record.digest) or of_setting.get(_setting(record), {})
+        own = part.fields.get(record.digest) or of_setting.get(record.setting, {})
         varied = {name: value for name, value in record.params.items() if tells_apart(name)}
-        fields = {**known, **varied}
+        fields = {**own, **varied}
         if not record.trains:  # Nothing is trained, whatever the optimiser would have been.
             fields = {name: v for name, v in fields.items() if not name.startswith("optim.")}
         yield record, {**fields, SPLIT_SEED: "seed"} if follows else fields
-
-
-def _setting(record: RunRecord) -> tuple[str, str]:
-    return record.algorithm, params_key(record.params)
 
 
 def _as_one(one: RunRecord, other: RunRecord) -> RunRecord:
@@ -298,12 +294,11 @@ def _as_one(one: RunRecord, other: RunRecord) -> RunRecord:
     return replace(ranked[0], merges={**ranked[1].merges, **ranked[0].merges})
 
 
-def _told_apart(
+def _with_sweeps(
     records: Sequence[RunRecord], sweeps: Mapping[str, Sequence[str]]
 ) -> list[RunRecord]:
-    keys = [
-        (record.algorithm, params_key(record.params), record.role in _SAME) for record in records
-    ]
+    """Add the names of its sweeps to the params of a run that nothing else tells from another."""
+    keys = [(record.setting, record.role in _SAME) for record in records]
     seeds = Counter(
         (key, record.seed)
         for key, record in zip(keys, records, strict=True)

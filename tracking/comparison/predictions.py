@@ -65,7 +65,7 @@ class Predictions:
 
 
 def predictions_path(folder: Path, merge: str | None) -> Path:
-    """Where a run keeps the predictions of its unmerged model or of a merge."""
+    """Locate the predictions that a run keeps of its unmerged model or of a merge."""
     return folder / "evaluations" / (merge or UNMERGED) / "predictions.parquet"
 
 
@@ -112,7 +112,7 @@ def _read(path: Path, outside: frozenset[str]) -> Predictions:
 
 
 def intervals(predictions: Predictions, minus: Predictions | None = None) -> Mapping[str, Interval]:
-    """95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
+    """Compute 95 % percentile intervals over units of every split's top-1, and of `ood/mean/top1`.
 
     Of the difference item by item where another arm's predictions of the same images are
     subtracted; nothing where they are of others. They hold the trained weights fixed: how much
@@ -218,10 +218,10 @@ def pick(
             for arm in (candidate, reference)
         ),
     ]
-    shown = [arm.only(arm.in_means | (arm.split == "id/test")) for arm in every if arm]
-    if len(shown) < len(every) or not all(shown[0].same_items(other) for other in shown[1:]):
+    sides = [arm.only(arm.in_means | (arm.split == "id/test")) for arm in every if arm]
+    if len(sides) < len(every) or not all(sides[0].same_items(other) for other in sides[1:]):
         return None
-    votes = _Votes(*shown)
+    votes = _Votes(*sides)
     pictures = [
         picture
         for keeper in ("candidate", "reference")
@@ -231,7 +231,7 @@ def pick(
 
 
 def _answer(predictions: Predictions, index: int) -> Answer:
-    """Of classes that equally many runs name the one that comes first."""
+    """Count the votes on an image; of classes with equally many the first one counts."""
     votes = predictions.prediction[:, index]
     classes, counts = np.unique(votes[votes != predictions.label[index]], return_counts=True)
     wrong = int(classes[counts.argmax()]) if len(classes) else None
@@ -246,53 +246,51 @@ class _Votes:
 
     def counts(self) -> Iterator[Counts]:
         right = self.zero_shot.share > 0.5
-        ours, theirs = self.candidate.share > 0.5, self.reference.share > 0.5
+        candidate, reference = self.candidate.share > 0.5, self.reference.share > 0.5
         for split in np.unique(self.zero_shot.split):
             here = right & (self.zero_shot.split == split)
             yield Counts(
                 split=str(split),
                 right=int(here.sum()),
-                both=int((here & ours & theirs).sum()),
-                candidate=int((here & ours & ~theirs).sum()),
-                reference=int((here & ~ours & theirs).sum()),
-                neither=int((here & ~ours & ~theirs).sum()),
+                both=int((here & candidate & reference).sum()),
+                candidate=int((here & candidate & ~reference).sum()),
+                reference=int((here & ~candidate & reference).sum()),
+                neither=int((here & ~candidate & ~reference).sum()),
             )
 
     def pictures(self, keeper: Keeper) -> Iterator[Picture]:
-        """All there are, in turn from every shift."""
+        """Yield all there are, in turn from every shift, one of each unit."""
         kept, lost = self.candidate.share, self.reference.share
         if keeper == "reference":
             kept, lost = lost, kept
         cell = (self.zero_shot.share > 0.5) & (kept > 0.5) & (lost <= 0.5)
         shifts: dict[str, list[int]] = {}
-        for index in np.flatnonzero(cell):
-            shifts.setdefault(str(self.zero_shot.split[index]), []).append(int(index))
+        for index in map(int, np.flatnonzero(cell)):
+            shifts.setdefault(str(self.zero_shot.split[index]), []).append(index)
         shifts.pop("id/test", None)
 
         def clearest(index: int) -> tuple[float, bytes]:
             item = str(self.zero_shot.item[index])
             return float(lost[index] - kept[index]), hashlib.sha256(item.encode()).digest()
 
-        in_order = [self._one_a_unit(sorted(shifts[name], key=clearest)) for name in sorted(shifts)]
+        in_order: list[list[int]] = []
+        for name in sorted(shifts):
+            by_unit: dict[str, int] = {}
+            for index in sorted(shifts[name], key=clearest):
+                by_unit.setdefault(str(self.zero_shot.unit[index]), index)
+            in_order.append(list(by_unit.values()))
         for turn in zip_longest(*in_order):
-            yield from (self._picture(index, keeper) for index in turn if index is not None)
-
-    def _one_a_unit(self, indices: Sequence[int]) -> list[int]:
-        first: dict[str, int] = {}
-        for index in indices:
-            first.setdefault(str(self.zero_shot.unit[index]), index)
-        return list(first.values())
-
-    def _picture(self, index: int, keeper: Keeper) -> Picture:
-        return Picture(
-            split=str(self.zero_shot.split[index]),
-            item=str(self.zero_shot.item[index]),
-            label=int(self.zero_shot.label[index]),
-            kept_by=keeper,
-            zero_shot=_answer(self.zero_shot, index),
-            reference=_answer(self.reference, index),
-            candidate=_answer(self.candidate, index),
-        )
+            for index in turn:
+                if index is not None:
+                    yield Picture(
+                        split=str(self.zero_shot.split[index]),
+                        item=str(self.zero_shot.item[index]),
+                        label=int(self.zero_shot.label[index]),
+                        kept_by=keeper,
+                        zero_shot=_answer(self.zero_shot, index),
+                        reference=_answer(self.reference, index),
+                        candidate=_answer(self.candidate, index),
+                    )
 
 
 BINS = 15

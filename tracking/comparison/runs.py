@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,11 @@ class RunRecord:
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
 
     @property
+    def setting(self) -> tuple[str, str]:
+        """Equal for runs of one algorithm with equal fields."""
+        return self.algorithm, params_key(self.params)
+
+    @property
     def trains(self) -> bool:
         """Whether it took steps: neither the zero-shot model nor a soup did."""
         return self.seed is not None and not self.untrained
@@ -64,16 +69,20 @@ class RunRecord:
     @property
     def outside_means(self) -> frozenset[str]:
         """The splits out of distribution that are measured and in no mean."""
-        splits = self.facts.get("outside_means")
-        return frozenset(map(str, splits)) if isinstance(splits, Collection) else frozenset()
+        return frozenset(self.listed("outside_means"))
 
-    def values(self, merge: str | None) -> Mapping[str, float]:
+    def listed(self, fact: str) -> tuple[str, ...]:
+        """Return a fact that is a list of names or sentences; empty where there is none."""
+        values = self.facts.get(fact)
+        return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
+
+    def metrics_of(self, merge: str | None) -> Mapping[str, float]:
         """Return the metrics of the unmerged model, or of a merge by its label (empty if none)."""
         return self.metrics if merge is None else self.merges.get(merge, {})
 
     def value(self, metric: str, merge: str | None = None) -> float | None:
         """Return one metric, None where it is missing or not finite."""
-        value = self.values(merge).get(metric)
+        value = self.metrics_of(merge).get(metric)
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -95,6 +104,11 @@ class Arm:
     def done(self) -> tuple[RunRecord, ...]:
         """The runs that enter means and tests."""
         return tuple(run for run in self.runs if run.state == "done")
+
+    @property
+    def name(self) -> str:
+        """The label for a sentence, which says for itself on which seeds the setting ran."""
+        return self.label.replace(CONFIRMED, "")
 
     @property
     def confirms(self) -> bool:
@@ -123,22 +137,30 @@ class Arm:
 
     @property
     def merge_labels(self) -> tuple[str, ...]:
-        """The merged models that some finished run has, by merge and then by number."""
-        return tuple(sorted({label for run in self.done for label in run.merges}, key=merge_key))
+        """The merged models that some finished run has: by merge, `wise_ft@0.25` before `@0.5`."""
 
-    def values(self, metric: str) -> tuple[float | None, ...]:
-        """Return the metric of each finished run, in the order of the seeds."""
-        return tuple(run.value(metric, self.merge) for run in self.done)
+        def order(label: str) -> tuple[str, float, str]:
+            name, number = split_merge(label)
+            return (name, -math.inf if number is None else number, label)
 
-    def by_seed(self, metric: str) -> dict[int | None, float]:
-        """Return the finite values of the finished runs, by seed."""
-        pairs = ((run.seed, run.value(metric, self.merge)) for run in self.done)
-        return {seed: value for seed, value in pairs if value is not None}
+        return tuple(sorted({label for run in self.done for label in run.merges}, key=order))
 
-    def run_of(self, seed: int | None) -> RunRecord | None:
-        """Find the finished run with this seed; where no seed changes anything the only one."""
-        own = seed if self.has_seeds else None
-        return next((run for run in self.done if run.seed == own), None)
+    def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
+        """Return the finite values of the finished runs, by seed.
+
+        An arm that no seed changes has its one value at each of `seeds`, if there are any.
+        """
+        runs = ((run.seed, run.value(metric, self.merge)) for run in self.done)
+        values = {seed: value for seed, value in runs if value is not None}
+        if values and seeds and not self.has_seeds:
+            return dict.fromkeys(seeds, values[None])
+        return values
+
+    def mean(self, metric: str) -> float | None:
+        """Average a metric over the finished runs; None unless each has a finite value."""
+        values = self.values(metric)
+        complete = values and len(values) == len(self.done)
+        return math.fsum(values.values()) / len(values) if complete else None
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
         """Whether every required seed is done and nothing else of it failed."""
@@ -171,16 +193,34 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
     """
     groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
     for record in records:
-        key = (record.role == "confirmation", record.algorithm, params_key(record.params))
-        groups.setdefault(key, []).append(record)
-    arms = sorted(
-        (_arm(runs) for runs in groups.values()),
+        groups.setdefault((record.role == "confirmation", *record.setting), []).append(record)
+    arms = []
+    for (confirms, algorithm, _), runs in groups.items():
+        trials = [run for run in runs if run.role == "trial"]
+        by_seed: dict[int | None, RunRecord] = {}
+        for run in sorted(runs, key=lambda run: (run.state != "done", run.trial or 0)):
+            by_seed.setdefault(run.seed, run)
+        label = f"{algorithm} {setting(runs[0].params)}".rstrip()
+        arms.append(
+            Arm(
+                label=f"{label}{CONFIRMED}" if confirms else label,
+                algorithm=algorithm,
+                merge=None,
+                params=dict(runs[0].params),
+                role="trial" if trials else runs[0].role,
+                trial=min((run.trial for run in trials if run.trial is not None), default=None),
+                runs=tuple(
+                    by_seed[s] for s in sorted(by_seed, key=lambda s: -1 if s is None else s)
+                ),
+            )
+        )
+    arms.sort(
         key=lambda arm: (
             not arm.is_zero_shot,
             _ROLES.index(arm.role),
             -1 if arm.trial is None else arm.trial,
             arm.label,
-        ),
+        )
     )
     repeated = Counter(arm.label for arm in arms)
     return tuple(
@@ -191,12 +231,12 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
 
 def setting(params: Mapping[str, Scalar]) -> str:
     """Write `kl_weight=1 lr=0.0003`, with a field's whole name where two end alike."""
-    shown = {name: value for name, value in params.items() if name != "algorithm.name"}
-    ends = Counter(name.rsplit(".", 1)[-1] for name in shown)
+    fields = {name: value for name, value in params.items() if name != "algorithm.name"}
+    ends = Counter(name.rsplit(".", 1)[-1] for name in fields)
     parts = []
-    for name in sorted(shown):
+    for name in sorted(fields):
         end = name.rsplit(".", 1)[-1]
-        parts.append(f"{end if ends[end] == 1 else name}={_shown(shown[name])}")
+        parts.append(f"{end if ends[end] == 1 else name}={scalar_text(fields[name])}")
     return " ".join(parts)
 
 
@@ -209,45 +249,17 @@ def params_key(params: Mapping[str, Scalar]) -> str:
     return json.dumps(plain, sort_keys=True, default=str)
 
 
-def merge_key(label: str) -> tuple[str, float, str]:
-    """Sort `wise_ft@0.25` before `wise_ft@0.5` and both after `uniform_soup`."""
-    number = merge_number(label)
-    return (merge_name(label), -math.inf if number is None else number, label)
-
-
-def merge_name(label: str) -> str:
-    """`wise_ft` of `wise_ft@0.5`."""
-    return label.partition("@")[0]
-
-
-def merge_number(label: str) -> float | None:
-    """0.5 of `wise_ft@0.5`; None where the label holds no number."""
+def split_merge(label: str) -> tuple[str, float | None]:
+    """Split `wise_ft@0.5` into the merge and its number; None where the label holds none."""
+    name, _, number = label.partition("@")
     try:
-        return float(label.partition("@")[2])
+        return name, float(number)
     except ValueError:
-        return None
+        return name, None
 
 
-def _arm(runs: Sequence[RunRecord]) -> Arm:
-    role: Role = "trial" if any(run.role == "trial" for run in runs) else runs[0].role
-    trials = [run.trial for run in runs if run.role == "trial" and run.trial is not None]
-    by_seed: dict[int | None, RunRecord] = {}
-    for run in sorted(runs, key=lambda run: (run.state != "done", run.trial or 0)):
-        by_seed.setdefault(run.seed, run)
-    first = runs[0]
-    label = f"{first.algorithm} {setting(first.params)}".rstrip()
-    return Arm(
-        label=f"{label}{CONFIRMED}" if role == "confirmation" else label,
-        algorithm=first.algorithm,
-        merge=None,
-        params=dict(first.params),
-        role=role,
-        trial=min(trials, default=None),
-        runs=tuple(by_seed[s] for s in sorted(by_seed, key=lambda s: -1 if s is None else s)),
-    )
-
-
-def _shown(value: Scalar) -> str:
+def scalar_text(value: Scalar) -> str:
+    """Write a value as labels of settings do: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
 
-from tracking.comparison.runs import Arm, Scalar, merge_name, merge_number, params_key
+from tracking.comparison.runs import Arm, Scalar, params_key, split_merge
 from tracking.comparison.spec import VAL, SelectionRule
-from tracking.comparison.statistics import mean
 
 T = TypeVar("T")
 _ROUNDING = 1e-12
@@ -33,12 +32,6 @@ class Selection:
     """Others with the same value that it was taken before."""
 
 
-def value_of(arm: Arm, metric: str) -> float | None:
-    """Average a metric over the finished seeds; None unless each of them has a finite value."""
-    values = [value for value in arm.values(metric) if value is not None]
-    return mean(values) if values and len(values) == len(arm.done) else None
-
-
 def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Selection | None:
     """Select the setting that the rule takes, or None where no arm has a value.
 
@@ -46,19 +39,19 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
     most seeds. With a margin, strength is compared among settings of the best arm's algorithm.
     Ties go to the better value, then to the earlier arm.
     """
-    shown = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
-    valued = [(arm, value) for arm in shown if (value := value_of(arm, rule.metric)) is not None]
+    models = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
+    valued = [(arm, value) for arm in models if (value := arm.mean(rule.metric)) is not None]
     if not valued:
         return None
     complete = [(arm, value) for arm, value in valued if arm.is_complete(seeds)]
     most = max(len(arm.done) for arm, _ in valued)
     pool = complete or [(arm, value) for arm, value in valued if len(arm.done) == most]
-    taken, value = _near_best(pool, rule)[0]
+    best, value = _near_best(pool, rule)[0]
     if rule.within is not None:
-        same = [item for item in pool if item[0].algorithm == taken.algorithm]
-        taken, value = _strongest(same, rule, lambda arm: _strength(arm, rule.strength))
-    equal = (arm for arm, other in pool if arm is not taken and abs(other - value) <= _ROUNDING)
-    return Selection(taken, value, complete=bool(complete), tied=tuple(equal))
+        same = [item for item in pool if item[0].algorithm == best.algorithm]
+        best, value = _strongest(same, rule, lambda arm: _strength(arm, rule.strength))
+    equal = (arm for arm, other in pool if arm is not best and abs(other - value) <= _ROUNDING)
+    return Selection(best, value, complete=bool(complete), tied=tuple(equal))
 
 
 def select_each(
@@ -72,14 +65,13 @@ def select_each(
     order = dict.fromkeys(
         arm.algorithm for arm in sorted(tuned, key=lambda arm: arm.role != "trial")
     )
-    of_algorithm: dict[str, list[Arm]] = {name: [] for name in order}
-    for arm in tuned:
-        of_algorithm[arm.algorithm].append(arm)
-    selected = {name: select(settings, rule, seeds) for name, settings in of_algorithm.items()}
-    return {name: selection for name, selection in selected.items() if selection is not None}
+    selections = {
+        name: select([arm for arm in tuned if arm.algorithm == name], rule, seeds) for name in order
+    }
+    return {name: selection for name, selection in selections.items() if selection is not None}
 
 
-def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, Mapping[str, str]]:
+def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[str, str]]:
     """Select for each arm, by its label, the label (`wise_ft@0.5`) of each merge (`wise_ft`).
 
     By the rule's own metric where the merged models have it, else by `id/val/top1`; one label
@@ -87,37 +79,30 @@ def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, Mapping
     stands, since alpha 0 is the zero-shot model. Runs that confirm a setting take the setting's.
     """
     tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
-    selected: dict[str, Mapping[str, str]] = {arm.label: _merges_of(arm, rule) for arm in tuned}
-    for arm in arms:
-        if arm.confirms:
-            for other in tuned:
-                if arm.is_setting_of(other):
-                    selected[arm.label] = selected[other.label]
-    return selected
-
-
-def _merges_of(arm: Arm, rule: SelectionRule) -> dict[str, str]:
-    by_merge: dict[str, list[str]] = {}
-    for label in arm.merge_labels:
-        by_merge.setdefault(merge_name(label), []).append(label)
-    selected: dict[str, str] = {}
-    for name, labels in by_merge.items():
-        for metric in dict.fromkeys((rule.metric, VAL)):
-            # The margin is in the unit of the rule's own metric.
-            turn = rule if metric == rule.metric else SelectionRule()
-            means = [(label, value_of(arm.merged(label), metric)) for label in labels]
-            valued = [(label, value) for label, value in means if value is not None]
-            if valued and turn.within is None:
-                selected[name] = _near_best(valued, turn)[0][0]
-            elif valued:
-                selected[name] = _strongest(valued, turn, _merge_strength)[0]
-            if valued:
-                break
-    return selected
+    selected: dict[str, dict[str, str]] = {arm.label: {} for arm in tuned}
+    for arm in tuned:
+        by_merge: dict[str, list[str]] = {}
+        for label in arm.merge_labels:
+            by_merge.setdefault(split_merge(label)[0], []).append(label)
+        for name, labels in by_merge.items():
+            for metric in dict.fromkeys((rule.metric, VAL)):
+                means = [(label, arm.merged(label).mean(metric)) for label in labels]
+                valued = [(label, value) for label, value in means if value is not None]
+                if valued:
+                    # The margin is in the unit of the rule's own metric.
+                    own = rule if metric == rule.metric else SelectionRule()
+                    best = _near_best(valued, own)[0]
+                    if own.within is not None:
+                        best = _strongest(valued, own, _merge_strength)
+                    selected[arm.label][name] = best[0]
+                    break
+    fresh = [(arm, other) for arm in arms if arm.confirms for other in tuned]
+    confirming = {a.label: selected[b.label] for a, b in fresh if a.is_setting_of(b)}
+    return {**selected, **confirming}
 
 
 def _merge_strength(label: str) -> tuple[float, ...]:
-    number = merge_number(label)
+    number = split_merge(label)[1]
     return (-math.inf,) if number is None else (-number,)
 
 
@@ -141,7 +126,7 @@ def _strongest(
 
 
 def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:
-    """Larger is stronger; a field that the arm lacks is the weakest."""
+    """Weigh the fields: larger is stronger, and a field that the arm lacks is the weakest."""
     values = (arm.params.get(name) for name in signs)
     return tuple(
         sign * float(value)
@@ -155,12 +140,13 @@ def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:
 class Confirmation:
     """The runs on seeds that no selection has seen."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...]
     """Required; empty: nothing is confirmed."""
-    arms: Mapping[str, Arm] = field(default_factory=dict)
-    """By algorithm: the runs of its selected setting, where they were begun."""
-    done: int = 0
-    required: int = 0
+    arms: Mapping[str, Arm]
+    """By algorithm: what stands for it in the verdict. With some settings on the seeds of their
+    selection, and some on others, nothing is paired: the fresh ones stand only together."""
+    done: int
+    required: int
     """Runs."""
 
     @property
@@ -177,25 +163,16 @@ def confirm(
     if seeds is None:
         every = (run.seed for arm in fresh for run in arm.runs)
         seeds = sorted({seed for seed in every if seed is not None})
-    trained = {name: item.arm for name, item in selections.items() if item.arm.trains}
-    confirming = {
-        name: arm for name, own in trained.items() for arm in fresh if arm.is_setting_of(own)
-    }
-    done = sum(run.seed in seeds for arm in confirming.values() for run in arm.done)
-    return Confirmation(tuple(seeds), confirming, done, len(seeds) * len(trained))
-
-
-def arms_to_test(selections: Mapping[str, Selection], confirmation: Confirmation) -> dict[str, Arm]:
-    """Return the arm that stands for each algorithm in the verdict: confirmed ones only together.
-
-    With some settings on the seeds of their selection, and some on others, nothing is paired.
-    """
-    arms = {name: selection.arm for name, selection in selections.items()}
-    if confirmation.is_complete:
-        for name, arm in confirmation.arms.items():
-            merge = arms[name].merge
-            arms[name] = arm if merge is None else arm.merged(merge)
-    return arms
+    selected = {name: selection.arm for name, selection in selections.items()}
+    trained = {name: arm for name, arm in selected.items() if arm.trains}
+    again = {name: arm for name, own in trained.items() for arm in fresh if arm.is_setting_of(own)}
+    done = sum(run.seed in seeds for arm in again.values() for run in arm.done)
+    required = len(seeds) * len(trained)
+    if 0 < required == done:
+        for name, arm in again.items():
+            merge = selected[name].merge
+            selected[name] = arm if merge is None else arm.merged(merge)
+    return Confirmation(tuple(seeds), selected, done, required)
 
 
 @dataclass(frozen=True)

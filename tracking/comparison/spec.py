@@ -228,7 +228,7 @@ def common_seeds(every: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | N
 
 
 def _settled(spec: ComparisonSpec) -> list[tuple[str, object, str | None]]:
-    """What of two sweeps must be equal to compare them as one, and the option that settles it."""
+    """List what must be equal to compare sweeps as one, and the option that settles it."""
     rule, endpoint = spec.rule, spec.endpoint
     return [
         ("metric", rule.metric, "--metric"),

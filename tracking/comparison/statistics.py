@@ -113,20 +113,20 @@ class Estimate:
 
 def estimate(values: Sequence[float | None]) -> Estimate:
     """Estimate a mean; there is none where a value is missing or not finite."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    if finite and len(finite) == len(values):
-        return Estimate(tuple(finite), mean(finite), t_interval(finite))
-    shown = tuple(v if v is not None and math.isfinite(v) else None for v in values)
-    return Estimate(shown, None, None)
+    finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
+    measured = [value for value in finite if value is not None]
+    if not measured or len(measured) < len(finite):
+        return Estimate(finite, None, None)
+    return Estimate(finite, mean(measured), t_interval(measured))
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean, independent of the order of the values."""
+    """Average values, independent of the order of the values."""
     return math.fsum(values) / len(values)
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard deviation (n - 1) over the root of n; 0 where the values differ by rounding only."""
+    """Divide the standard deviation (n - 1) by the root of n; 0 if values differ by rounding."""
     middle = mean(values)
     deviations = [value - middle for value in values]
     if max(map(abs, deviations)) < _ROUNDING:
@@ -136,7 +136,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
-    """Student's two-sided 95 % interval for the mean: mean ± t(n-1) * s / sqrt(n).
+    """Compute Student's two-sided 95 % interval of a mean: mean ± t(n-1) * s / sqrt(n).
 
     None below 3 values, or when one of them is not finite.
     """
@@ -148,7 +148,7 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's step-down adjustment, in the order given; valid whatever the dependence.
+    """Adjust by Holm's step-down rule, in the order given; valid whatever the dependence.
 
     p_adj(i) = max over j <= i of min(1, (m - j + 1) p(j)) in ascending order of p. Holm, A simple
     sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
@@ -169,7 +169,7 @@ def cluster_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Means of each split [R, S] when whole units are drawn again with replacement.
+    """Draw means of each split [R, S]: whole units are drawn again with replacement.
 
     `totals` [U, S] is the sum of a value over a unit's items in a split, `counts` [U, S] how many
     items those are; for a paired bootstrap the value is a difference per item. Units are drawn

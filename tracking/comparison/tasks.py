@@ -9,7 +9,7 @@ from statistics import fmean
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.domainbed import DomainBedTable, TaskCell, TaskLine
 from tracking.comparison.metrics import SPLITS, kind_of
-from tracking.comparison.runs import Role, RunRecord, State, group, params_key
+from tracking.comparison.runs import Role, RunRecord, State, group
 from tracking.comparison.selection import Budget, select
 from tracking.comparison.spec import (
     LEAVE_ONE_OUT,
@@ -56,8 +56,8 @@ def select_per_seed(
         has_seeds = any(run.seed is not None for runs in own.values() for run in runs)
         for seed in seeds if has_seeds else (None,):
             best = {task: _best(runs, rule.on(task), seed) for task, runs in own.items()}
-            there = {task: run for task, run in best.items() if run is not None}
-            selections.append(PerSeedSelection(algorithm, seed, there))
+            selected = {task: run for task, run in best.items() if run is not None}
+            selections.append(PerSeedSelection(algorithm, seed, selected))
     return selections
 
 
@@ -75,7 +75,7 @@ def mean_record(
     whole = len(runs) == len(by_task)
     models = [{None: run.metrics, **run.merges} for run in runs.values()] if whole else []
     means = {
-        label: _mean({task: run.values(label) for task, run in runs.items()}, rule, endpoint)
+        label: _mean({task: run.metrics_of(label) for task, run in runs.items()}, rule, endpoint)
         for label in (models[0] if models else ())
         if all(label in model for model in models)
     }
@@ -116,7 +116,7 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
-    """The best of the finished runs on this seed."""
+    """Select the best of the finished runs on this seed."""
     arms = [group([run])[0] for run in runs if run.seed == seed and run.state == "done"]
     # The first of equals is selected there: the last of these.
     selection = select(arms[::-1], rule, () if seed is None else (seed,))
@@ -136,7 +136,7 @@ def _mean(
             for split in SPLITS
         }
     for name, metrics in own.items():
-        values = [known.get(metrics[task]) for task, known in by_task.items()]
+        values = [measured.get(metrics[task]) for task, measured in by_task.items()]
         present = [value for value in values if value is not None]
         if len(present) == len(values):
             means[name] = fmean(present)
@@ -144,7 +144,7 @@ def _mean(
 
 
 def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
-    """The state of a run that should be there."""
+    """Return the state of a run that should be there."""
     for task, runs in by_task.items():
         for run in runs if task not in selection.runs else ():
             same = (run.algorithm, run.seed) == (selection.algorithm, selection.seed)
@@ -154,7 +154,7 @@ def _why_lacking(selection: PerSeedSelection, by_task: ByTask) -> State:
 
 
 def seen_as(metric: str) -> str:
-    """`id/val/left_out/top1` of `id/val/top1`: what runs with a further domain left out have."""
+    """Name `id/val/left_out/top1` of `id/val/top1`: of runs that leave out a further domain."""
     split, _, kind = metric.rpartition("/")
     return f"{split}/left_out/{kind}"
 
@@ -196,8 +196,8 @@ def _without_further(run: RunRecord) -> RunRecord:
 
 
 def _setting(run: RunRecord) -> tuple[str, str, int | None]:
-    """With its task and seed."""
-    return run.algorithm, params_key(_without_further(run).params), run.seed
+    """Return the algorithm and fields, with task and seed."""
+    return *_without_further(run).setting, run.seed
 
 
 def _with_values(run: RunRecord, beside: Sequence[RunRecord], metric: str) -> RunRecord:
@@ -405,7 +405,7 @@ def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterat
 
 
 def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
-    """Of each algorithm: the settings it was selected among on a task, the runs of all tasks."""
+    """Count, of each algorithm, the settings on a task and the runs of all tasks."""
     by_algorithm: dict[str, list[Budget]] = {}
     for part in parts.values():
         for budget in part.budgets:

@@ -11,7 +11,7 @@ from tracking.comparison.metrics import OOD, TOP1
 from tracking.comparison.runs import Arm
 from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
 from tracking.comparison.statistics import Estimate, Interval, PairedTest, estimate, holm
-from tracking.comparison.wise_ft import Point, dominating, mean_curve, ood_at, run_curve
+from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_at, seed_curves
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
@@ -42,33 +42,27 @@ class Pair:
         """Those in which both have every endpoint that both are measured in."""
         metrics = (self.endpoint.ood, self.endpoint.id_metric)
         pairs = [(one, two) for one, two in map(self._values, metrics) if one and two]
-        seeds = [run.seed for run in self.candidate.done]
-        if not self.candidate.has_seeds:
-            seeds = [run.seed for run in self.reference.done]
-        common = (seed for seed in seeds if all(seed in side for pair in pairs for side in pair))
+        common = (s for s in self._seeds if all(s in side for pair in pairs for side in pair))
         return tuple(common) if pairs else ()
 
     def test(self, metric: str) -> PairedTest | None:
         """Test candidate minus reference over the common seeds; None where a side has no value."""
         if metric not in self._tests:
-            candidate, reference = self._values(metric)
-            pairs = [
-                (candidate[s], reference[s])
-                for s in self.seeds
-                if s in candidate and s in reference
-            ]
-            differences = tuple(one - two for one, two in pairs)
+            one, two = self._values(metric)
+            differences = tuple(one[s] - two[s] for s in self.seeds if s in one and s in two)
             self._tests[metric] = PairedTest(differences) if differences else None
         return self._tests[metric]
 
+    @property
+    def _seeds(self) -> list[int | None]:
+        """Those of the candidate, or of the reference where no seed changes the candidate."""
+        side = self.candidate if self.candidate.has_seeds else self.reference
+        return [run.seed for run in side.done]
+
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """By seed. An arm that no seed changes stands against each seed of the other."""
-        candidate, reference = self.candidate.by_seed(metric), self.reference.by_seed(metric)
-        if reference and not self.reference.has_seeds:
-            reference = dict.fromkeys(candidate, next(iter(reference.values())))
-        elif candidate and not self.candidate.has_seeds:
-            candidate = dict.fromkeys(reference, next(iter(candidate.values())))
-        return candidate, reference
+        """Read both by seed; an arm that no seed changes stands against each seed of the other."""
+        seeds = self._seeds
+        return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
     @property
     def ood(self) -> PairedTest | None:
@@ -137,29 +131,34 @@ def judge(
     `merges` gives, by the label of an unmerged arm, the label selected for each merge.
     """
     pairs = [Pair(candidate, reference, endpoint) for candidate in candidates]
-    tested = [pair.tested for pair in pairs]
-    raw = [None if test is None else test.p for test in tested]
+    raw = [None if pair.tested is None else pair.tested.p for pair in pairs]
     adjusted = iter(holm([p for p in raw if p is not None]))
-    by_pair = [None if p is None else next(adjusted) for p in raw]
     zero_shot = zero_shot_of(reference, zero_shots)
+    curves = seed_curves(reference, zero_shot, endpoint.id_metric, endpoint.ood)
+    curve = mean_curve(reference, curves)
     labels = merges or {}
     own = labels.get(reference.label, {})
-    return tuple(
-        Verdict(
-            pair,
-            p_holm,
-            _outcome(pair, p_holm),
-            gain_over_zero_shot(pair.candidate, zero_shots, endpoint.ood),
-            *_above_curve(pair, zero_shot),
-            *_against_mean_curve(pair, zero_shot),
-            merged={
-                merge: Pair(pair.candidate.merged(label), reference.merged(own[merge]), endpoint)
-                for merge, label in labels.get(pair.candidate.label, {}).items()
-                if merge in own
-            },
+    verdicts = []
+    for pair, p in zip(pairs, raw, strict=True):
+        p_holm = None if p is None else next(adjusted)
+        verdicts.append(
+            Verdict(
+                pair,
+                p_holm,
+                _outcome(pair, p_holm),
+                gain_over_zero_shot(pair.candidate, zero_shots, endpoint.ood),
+                *_above_curve(pair, curves),
+                *_above_mean_curve(pair, curve),
+                merged={
+                    merge: Pair(
+                        pair.candidate.merged(label), reference.merged(own[merge]), endpoint
+                    )
+                    for merge, label in labels.get(pair.candidate.label, {}).items()
+                    if merge in own
+                },
+            )
         )
-        for pair, p_holm in zip(pairs, by_pair, strict=True)
-    )
+    return tuple(verdicts)
 
 
 def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
@@ -174,27 +173,26 @@ def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
 def gain_over_zero_shot(
     arm: Arm, zero_shots: Sequence[Arm], ood_metric: str = OOD
 ) -> Estimate | None:
-    """OOD mean minus zero-shot's by seed: as the run measured it, else from the zero-shot arm.
+    """Subtract zero-shot's OOD mean by seed: as the run measured it, else from the zero-shot arm.
 
     Runs measure it of top-1 alone.
     """
-    measured = arm.values(GAIN) if ood_metric == OOD else ()
-    if measured and None not in measured:
-        return estimate(measured)
+    seeds = [run.seed for run in arm.done]
+    measured = arm.values(GAIN) if ood_metric == OOD else {}
+    if measured and len(measured) == len(seeds):
+        return estimate([*measured.values()])
     base = zero_shot_of(arm, zero_shots)
-    if base is None or not arm.done:
+    starts = {} if base is None else base.values(ood_metric, seeds)
+    if not seeds or not all(seed in starts for seed in seeds):
         return None
-    starts = [run.value(ood_metric) if (run := base.run_of(own.seed)) else None for own in arm.done]
-    if None in starts:
-        return None
-    pairs = zip(arm.values(ood_metric), starts, strict=True)
-    return estimate([None if one is None or two is None else one - two for one, two in pairs])
+    values = arm.values(ood_metric)
+    return estimate([values[s] - starts[s] if s in values else None for s in seeds])
 
 
 def _outcome(pair: Pair, p_holm: float | None) -> Outcome:
     endpoint = pair.endpoint
     sides = (pair.candidate, pair.reference)
-    if endpoint.by != TOP1 and any(s.done and not s.by_seed(endpoint.metric) for s in sides):
+    if endpoint.by != TOP1 and any(s.done and not s.values(endpoint.metric) for s in sides):
         return "not_measured"
     if not pair.seeds:
         return "no_pairs"
@@ -214,32 +212,27 @@ def _outcome(pair: Pair, p_holm: float | None) -> Outcome:
     return "better" if lower is not None and lower > -endpoint.id_margin else "trade_off"
 
 
-def _above_curve(pair: Pair, zero_shot: Arm | None) -> tuple[Estimate | None, Beyond | None]:
-    """By common seed; no estimate where the reference has no WiSE-FT curve."""
-    references = {run.seed: run for run in pair.reference.done}
-    candidates = {run.seed: run for run in pair.candidate.done}
-    axes = (pair.endpoint.id_metric, pair.endpoint.ood)
-    values: list[float | None] = []
-    sides: set[Beyond] = set()
-    for seed in pair.seeds:
-        start = None if zero_shot is None else zero_shot.run_of(seed)
-        curve = run_curve(references[seed], start, *axes) if seed in references else None
-        x, y = (candidates[seed].value(metric, pair.candidate.merge) for metric in axes)
-        if curve is None or x is None or y is None:
-            return None, None
-        height = ood_at(curve, x)
-        values.append(None if height is None else y - height)
-        if height is None:
-            sides.add("above" if x > max(point.id for point in curve.points) else "below")
-    if not values:
+def _above_curve(
+    pair: Pair, curves: Mapping[int | None, Curve]
+) -> tuple[Estimate | None, Beyond | None]:
+    """Compare with the reference's curve of each common seed; nothing where one has no curve."""
+    xs = pair.candidate.values(pair.endpoint.id_metric)
+    ys = pair.candidate.values(pair.endpoint.ood)
+    if not pair.seeds or not all(s in side for s in pair.seeds for side in (curves, xs, ys)):
         return None, None
-    return estimate(values), "above or below" if len(sides) > 1 else next(iter(sides), None)
+    heights = {seed: ood_at(curves[seed], xs[seed]) for seed in pair.seeds}
+    sides: set[Beyond] = {
+        "above" if xs[seed] > max(point.id for point in curves[seed].points) else "below"
+        for seed, height in heights.items()
+        if height is None
+    }
+    above = estimate([None if h is None else ys[seed] - h for seed, h in heights.items()])
+    return above, "above or below" if len(sides) > 1 else next(iter(sides), None)
 
 
-def _against_mean_curve(pair: Pair, zero_shot: Arm | None) -> tuple[float | None, Point | None]:
-    axes = (pair.endpoint.id_metric, pair.endpoint.ood)
-    curve = mean_curve(pair.reference, zero_shot, *axes)
-    x, y = (estimate(pair.candidate.values(metric)).mean for metric in axes)
+def _above_mean_curve(pair: Pair, curve: Curve | None) -> tuple[float | None, Point | None]:
+    """Compare the means over seeds with the curve; name the model on it that dominates them."""
+    x, y = pair.candidate.mean(pair.endpoint.id_metric), pair.candidate.mean(pair.endpoint.ood)
     if curve is None or x is None or y is None:
         return None, None
     height = ood_at(curve, x)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tracking.comparison.metrics import ID, OOD
-from tracking.comparison.runs import Arm, RunRecord, merge_name, merge_number
+from tracking.comparison.runs import Arm, split_merge
 from tracking.comparison.statistics import mean
 
 WISE = "wise_ft"
@@ -29,57 +30,49 @@ class Curve:
     points: tuple[Point, ...]
 
 
-def run_curve(
-    run: RunRecord,
-    zero_shot: RunRecord | None = None,
-    id_metric: str = ID,
-    ood_metric: str = OOD,
-) -> Curve | None:
-    """Build the curve of one run, or None when no model between the ends was measured.
-
-    `id_metric` and `ood_metric` are its axes.
-
-    Where alpha 1 was not asked for, the run itself stands there, and at alpha 0 the zero-shot
-    run if given: by definition these are the same weights.
-    """
-    models: list[tuple[float, RunRecord, str | None]] = [(1.0, run, None)]
-    if zero_shot is not None:
-        models.insert(0, (0.0, zero_shot, None))
-    for label in run.merges:
-        alpha = merge_number(label)
-        if merge_name(label) == WISE and alpha is not None:
-            models.append((alpha, run, label))
-    points: dict[float, Point] = {}
-    for alpha, measured, merge in models:
-        x, y = (measured.value(metric, merge) for metric in (id_metric, ood_metric))
-        if x is not None and y is not None:
-            points[alpha] = Point(alpha, x, y)
-    if not any(0 < alpha < 1 for alpha in points):
-        return None
-    return Curve(run.algorithm, tuple(points[alpha] for alpha in sorted(points)))
-
-
-def mean_curve(
+def seed_curves(
     arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
-) -> Curve | None:
-    """Average the curves of an arm's finished seeds, at the alphas that every one has."""
-    starts = (None if zero_shot is None else zero_shot.run_of(run.seed) for run in arm.done)
-    pairs = zip(arm.done, starts, strict=True)
-    every = (run_curve(run, start, id_metric, ood_metric) for run, start in pairs)
-    curves = [curve for curve in every if curve is not None]
+) -> dict[int | None, Curve]:
+    """Build, by seed, the curve of each finished run that was measured between the ends.
+
+    `id_metric` and `ood_metric` are its axes. Where alpha 1 was not requested, the run itself
+    stands there, and at alpha 0 the zero-shot model: by definition these are the same weights.
+    """
+    axes = (id_metric, ood_metric)
+    seeds = [run.seed for run in arm.done]
+    starts = [{} if zero_shot is None else zero_shot.values(metric, seeds) for metric in axes]
+    curves = {}
+    for run in arm.done:
+        places = {0.0: [start.get(run.seed) for start in starts]}
+        for label in (None, *run.merges):
+            name, alpha = (WISE, 1.0) if label is None else split_merge(label)
+            values = [run.value(metric, label) for metric in axes]
+            if name == WISE and alpha is not None and None not in values:
+                places[alpha] = values
+        points = [
+            Point(alpha, x, y)
+            for alpha, (x, y) in sorted(places.items())
+            if x is not None and y is not None
+        ]
+        if any(0 < point.alpha < 1 for point in points):
+            curves[run.seed] = Curve(arm.label, tuple(points))
+    return curves
+
+
+def mean_curve(arm: Arm, curves: Mapping[int | None, Curve]) -> Curve | None:
+    """Average the curves of an arm at the alphas that all have; None unless each run has one."""
     if not curves or len(curves) < len(arm.done):
         return None
-    by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
-    shared = sorted(set.intersection(*(set(points) for points in by_alpha)))
-    means = [
+    by_alpha = [{point.alpha: point for point in curve.points} for curve in curves.values()]
+    points = [
         Point(
             alpha,
             mean([points[alpha].id for points in by_alpha]),
             mean([points[alpha].ood for points in by_alpha]),
         )
-        for alpha in shared
+        for alpha in sorted(set.intersection(*map(set, by_alpha)))
     ]
-    return Curve(arm.label, tuple(means))
+    return Curve(arm.label, tuple(points))
 
 
 def ood_at(curve: Curve, id_accuracy: float) -> float | None:

@@ -1,1 +1,1 @@
-"""A comparison as it is shown: the table in each format, and the report as one HTML file."""
+"""A comparison as it is shown: `table` builds it; `terminal`, `formats` and `html` print it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking.comparison.compare import Comparison, Row
 from tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
-from tracking.comparison.metrics import kind_of, metric_order
+from tracking.comparison.metrics import metric_order
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.statistics import Estimate, PairedTest
 from tracking.comparison.tasks import TOGETHER
@@ -98,7 +98,7 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
         "merge": row.arm.merge,
         "params": dict(row.arm.params),
         "n": row.n,
-        "metrics": {name: _json_estimate(found) for name, found in row.metrics.items()},
+        "metrics": {name: _json_estimate(it) for name, it in row.metrics.items()},
         "role": row.arm.role,
         "trial": row.arm.trial,
         "runs": dict(row.arm.states),
@@ -141,7 +141,7 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
         "p_holm": verdict.p_holm,
         "outcome": verdict.outcome,
         "endpoint": endpoint.metric,
-        f"gain/ood/{kind_of(endpoint.ood)}": _json_estimate(verdict.gain),
+        f"gain/ood/{endpoint.by}": _json_estimate(verdict.gain),
         "above_wise_ft_curve": _json_estimate(verdict.above_curve),
         "above_wise_ft_mean_curve": verdict.above_mean_curve,
         "dominated_by": dominating and dominating._asdict(),
@@ -218,7 +218,7 @@ def _frame_run(label: str, run: RunRecord, merge: str | None) -> dict[str, Any]:
         "state": run.state,
         "digest": run.digest,
         **run.params,
-        **run.values(merge),
+        **run.metrics_of(merge),
     }
 
 
@@ -285,9 +285,9 @@ def to_csv(
     frame = _frame(lines, ("setting", "algorithm", "merge"))
     if options.columns:
         columns = resolve_columns(comparison, options.columns)
-        shown = [f"{column.metric} {end}".rstrip() for column in columns for end in _ENDS]
+        names = [f"{column.metric} {end}".rstrip() for column in columns for end in _ENDS]
         plain = [name for name in frame if "/" not in name]
-        frame = frame[[*plain, *(name for name in shown if name in frame)]]
+        frame = frame[[*plain, *(name for name in names if name in frame)]]
     if table is not None:
         of_rows = [table.of(label) for label in frame["setting"]]
         for task in (*table.endpoints, AVERAGE):
@@ -307,15 +307,15 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     """Render a section of a page: warnings as a list, the table, the notes, the verdict."""
     options = options or TableOptions()
     table = build_table(comparison, options)
-    lines = [f"- **Note:** {_escaped(warning)}" for warning in comparison.warnings]
+    lines = [f"- **Note:** {_escape_markdown(warning)}" for warning in comparison.warnings]
     lines += [""] if lines else []
     if (tasks := task_table(comparison)) is not None:
-        lines += [*_markdown_table(tasks), "", _escaped(" ".join(tasks.notes)), ""]
+        lines += [*_markdown_table(tasks), "", _escape_markdown(" ".join(tasks.notes)), ""]
     lines += _markdown_table(table)
     if (images := images_table(comparison, options)) is not None:
         lines += ["", images.title, "", *_markdown_table(images)]
-    lines += ["", _escaped(f"{table.title}. {' '.join(table.notes)}"), ""]
-    lines += [_escaped(sentence) for sentence in comparison.sentences]
+    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
+    lines += [_escape_markdown(sentence) for sentence in comparison.sentences]
     return "\n".join(lines) + "\n"
 
 
@@ -328,10 +328,10 @@ def _markdown_table(table: Table) -> Iterator[str]:
 
 
 def _markdown_line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(text) for text in texts)} |"
+    return f"| {' | '.join(_escape_markdown(text) for text in texts)} |"
 
 
-def _escaped(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -390,23 +390,23 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
 
 def _latex_table(table: Table) -> Iterator[str]:
     yield rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}"
-    yield from (r"\toprule", _latex_line(map(escaped, table.heads)), r"\midrule")
+    yield from (r"\toprule", _latex_line(map(escape_latex, table.heads)), r"\midrule")
     for number, line in enumerate(table.lines):
         if line.quoted and not table.lines[number - 1].quoted:
             yield r"\midrule"
-        yield _latex_line([escaped(line.name.strip()), *map(_latex_cell, line.cells)])
+        yield _latex_line([escape_latex(line.name.strip()), *map(_latex_cell, line.cells)])
     yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
     notes = [
         *table.notes,
         *(["Bold: best, underlined: second, as printed."] if table.ranked else []),
     ]
-    yield rf"{{\footnotesize {escaped(' '.join(notes))}\par}}"
+    yield rf"{{\footnotesize {escape_latex(' '.join(notes))}\par}}"
 
 
 def _latex_cell(cell: Cell) -> str:
     # With a minus as long as a plus.
     minus = cell.number.startswith("-")
-    number = f"$-${cell.number[1:]}" if minus else escaped(cell.number)
+    number = f"$-${cell.number[1:]}" if minus else escape_latex(cell.number)
     if cell.place in _EMPHASIS:
         number = f"{_EMPHASIS[cell.place]}{{{number}}}"
     if cell.half.startswith(" "):  # as DomainBed prints it
@@ -418,6 +418,6 @@ def _latex_line(texts: Iterable[str]) -> str:
     return f"{' & '.join(texts)} \\\\"
 
 
-def escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Escape text for LaTeX; a character that no rule knows is printed as it is (UTF-8)."""
     return "".join(_ESCAPES.get(char, char) for char in text.replace("\n", " "))

@@ -89,8 +89,11 @@ class Pictures:
         """Yield the title and the pictures of both cells in which the two settings differ."""
         names = {"candidate": self.gallery.candidate, "reference": self.gallery.reference}
         for keeper, loser in (("candidate", "reference"), ("reference", "candidate")):
-            shown = [it for it in self.gallery.pictures if it.kept_by == keeper]
-            pictures = [self._picture(it) for it in shown if (it.split, it.item) in self.thumbnails]
+            pictures = [
+                self._picture(it)
+                for it in self.gallery.pictures
+                if it.kept_by == keeper and (it.split, it.item) in self.thumbnails
+            ]
             if pictures:
                 yield f"Kept by {names[keeper]}, lost by {names[loser]}", pictures
 
@@ -109,7 +112,7 @@ class Pictures:
         }
 
     def _answer(self, answer: Answer) -> tuple[str, bool]:
-        """`✓ 3 of 3 runs`, or `✗ bathtub, right in 1 of 3 runs`."""
+        """Write `✓ 3 of 3 runs`, or `✗ bathtub, right in 1 of 3 runs`."""
         kept = answer.right > answer.of / 2
         wrong = "" if kept or answer.wrong is None else self._class_name(answer.wrong)
         runs = f"{answer.right} of {answer.of} runs" if answer.of > 1 else ""
@@ -118,37 +121,22 @@ class Pictures:
         return f"{'✓' if kept else '✗'} {wrong}{runs}".rstrip(), kept
 
     def _class_name(self, number: int) -> str:
-        known = 0 <= number < len(self.class_names)
-        return self.class_names[number] if known else f"class {number}"
+        is_named = 0 <= number < len(self.class_names)
+        return self.class_names[number] if is_named else f"class {number}"
 
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A named fact of the runs, such as the digest of the data."""
-
-    name: str
-    values: tuple[str, ...]
-    """Several where runs differ."""
-
-
-@dataclass(frozen=True)
-class SweepFile:
-    """The text of a sweep file as it was run."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Provenance:
     """Facts, commands and files with which the numbers can be judged and reproduced."""
 
-    facts: tuple[Fact, ...]
+    facts: Mapping[str, tuple[str, ...]]
+    """By name, such as the digest of the data; several values where runs differ."""
     commands: tuple[str, ...]
-    files: tuple[SweepFile, ...]
+    files: tuple[tuple[str, str], ...]
+    """Name and text of each sweep file as it was run."""
 
 
 def without_user(text: str) -> str:
@@ -200,7 +188,7 @@ def document(
         headline=headline(comparison),
         full=full_table(comparison),
         tasks=task_table(comparison),
-        settings={task: headline(found) for task, found in comparison.tasks.items()},
+        settings={task: headline(part) for task, part in comparison.tasks.items()},
         sections=list(_sections(comparison, data, pictures, provenance)),
         gallery=None if pictures is None else pictures.gallery,
         groups=[] if pictures is None else list(pictures.groups()),

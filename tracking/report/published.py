@@ -76,7 +76,7 @@ def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quo
     The mean over shifts is given where it is over exactly the shifts measured here: of the quoted
     numbers where each is there, else as printed.
     """
-    found: list[Quoted] = []
+    rows: list[Quoted] = []
     notes: dict[tuple[str, str], int] = {}
     for row in published():
         if not any(_matches(row, subject) for subject in subjects):
@@ -84,8 +84,8 @@ def quoted(subjects: Collection[Subject], metrics: Collection[str]) -> tuple[Quo
         values = _named(row, metrics)
         if values:
             footnote = notes.setdefault((row.source, row.recipe), len(notes) + 1)
-            found.append(Quoted(row, values, footnote))
-    return tuple(found)
+            rows.append(Quoted(row, values, footnote))
+    return tuple(rows)
 
 
 def quoted_beside(subjects: Collection[Subject], comparison: Comparison) -> tuple[Quoted, ...]:
@@ -120,14 +120,14 @@ def footnotes(rows: Sequence[Quoted]) -> list[str]:
 
 def none_published(subjects: Collection[Subject]) -> str:
     """Say that nothing is published for what was measured here."""
-    ours = " or ".join(sorted({_subject_name(subject) for subject in subjects})) or "these runs"
+    measured = " or ".join(sorted({_subject_name(subject) for subject in subjects})) or "these runs"
     if any(_matches(row, subject) for row in published() for subject in subjects):
         return (
-            f"Nothing is quoted for {ours}: what is published there is of other splits, or a mean "
-            "over others, than what was measured here."
+            f"Nothing is quoted for {measured}: what is published there is of other splits, or a "
+            "mean over others, than what was measured here."
         )
-    known = {f"{row.backbone.title} on {row.family}": None for row in published()}
-    return f"Nothing is quoted for {ours}. There are published numbers for {', '.join(known)}."
+    titles = {f"{row.backbone.title} on {row.family}": None for row in published()}
+    return f"Nothing is quoted for {measured}. There are published numbers for {', '.join(titles)}."
 
 
 @functools.cache

@@ -80,8 +80,8 @@ class Column:
         half = None if estimate.mean is None else estimate.half_width
         if half is None:
             return Cell(self.number(estimate.mean))
-        shown = f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
-        return Cell(self.number(estimate.mean), shown)
+        half_text = f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
+        return Cell(self.number(estimate.mean), half_text)
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def task_table(comparison: Comparison) -> Table | None:
     for line in table.lines:
         cells = [*(line.cells[task] for task in table.endpoints), line.average]
         numbers = [("" if c.error is None else f" {100 * c.error:.1f}", c.mean) for c in cells]
-        shown = (Cell(NOTHING if m is None else f"{100 * m:.1f}", half) for half, m in numbers)
-        lines.append(Line(line.label, tuple(shown)))
+        printed = (Cell(NOTHING if m is None else f"{100 * m:.1f}", half) for half, m in numbers)
+        lines.append(Line(line.label, tuple(printed)))
     heads = ("algorithm", *table.endpoints, AVERAGE)
     return Table(title(comparison), heads, tuple(lines), table.notes)
 
@@ -264,34 +264,29 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
 
     At most `max_trials` trials, with the baselines and what stands for an algorithm.
     """
-    kept = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
+    labels = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
     return tuple(
         row
         for row in comparison.rows
         if (row.arm.merge is None or options.all_alphas or row.chosen or row.selected)
-        and (kept is None or unmerged(row) in kept)
+        and (labels is None or row.setting in labels)
     )
 
 
-def unmerged(row: Row) -> str:
-    """The label of a row's arm without its merge: trials of several sweeps share their numbers."""
-    return row.arm.label.removesuffix(f" + {row.arm.merge}")
-
-
 def _best_labels(comparison: Comparison, most: int) -> set[str] | None:
-    """The settings on show by label; None where no more than so many are trials'."""
+    """List the settings on show by label; None where no more than so many are trials'."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
     trials = {row.arm.label for row in rows if row.arm.trial is not None}
     if len(trials) <= most:
         return None
     valued = [
-        (-rule.better(row.value), unmerged(row))
+        (-rule.better(row.value), row.setting)
         for row in comparison.rows
         if row.arm.merge == rule.merge and row.value is not None and row.arm.trial is not None
     ]
     best = {label for _, label in sorted(valued, key=lambda item: item[0])[:most]}
-    standing = {unmerged(row) for row in comparison.rows if row.selected}
+    standing = {row.setting for row in comparison.rows if row.selected}
     standing |= {row.arm.label for row in rows if row.chosen or row.arm.label not in trials}
     return best | standing
 
@@ -324,7 +319,7 @@ def sort_rows(comparison: Comparison, by: str) -> Comparison:
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:
-    """A triangle for the selected setting, a dot for what stands for an algorithm with several."""
+    """Mark the selected setting by a triangle, by a dot what stands for one of several."""
     if row.selected:
         return "▸ "
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
@@ -343,7 +338,7 @@ def _line(comparison: Comparison, row: Row, options: TableOptions, cells: Sequen
 
 
 def _count(comparison: Comparison, row: Row) -> str:
-    """Finished runs, and of how many where some are lacking."""
+    """Count finished runs, and of how many where some are lacking."""
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)
@@ -366,7 +361,7 @@ def title(comparison: Comparison) -> str:
 def _notes(
     comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column], *, spread: bool
 ) -> list[str]:
-    """What the numbers and signs mean, as far as they occur, and what is not shown."""
+    """Explain what the numbers and signs mean, as far as they occur, and what is not shown."""
     over = "tasks and seeds" if comparison.tasks else "seeds"
     interval = (
         " ± half of the 95 % t interval, for this teacher and these classes."
@@ -374,8 +369,8 @@ def _notes(
         else "; no interval below 3 seeds."
     )
     notes = [f"{_accuracy(comparison)} in percent, mean over {over}{interval}"]
-    shown = {unmerged(row) for row in rows}
-    every = [row for row in comparison.rows if unmerged(row) in shown]
+    labels = {row.setting for row in rows}
+    every = [row for row in comparison.rows if row.setting in labels]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         notes.append("Of each merge the row chosen by the same rule as the settings.")
     pointers = {_pointer(comparison, row) for row in rows}
@@ -383,7 +378,7 @@ def _notes(
     marks = {mark for row in rows for mark in row.marks}
     others = [column.header for column in columns if not is_fraction(column.metric)]
     top1 = [column.header for column in columns if kind_of(column.metric) == TOP1]
-    said = {
+    if_true = {
         "▸ selected.": "▸ " in pointers,
         "• best setting of its algorithm.": "• " in pointers,
         f"{settings} of {of} settings, the best by {comparison.rule.metric}.": settings < of,
@@ -393,11 +388,11 @@ def _notes(
         f"Of top-1 accuracy: {', '.join(top1)}.": comparison.endpoint.by != TOP1 and bool(top1),
         f"Not in percent: {', '.join(others)}.": bool(others),
     }
-    return notes + [note for note, holds in said.items() if holds]
+    return notes + [note for note, holds in if_true.items() if holds]
 
 
 def _accuracy(comparison: Comparison) -> str:
-    """`Top-1 accuracy`, `Macro-F1`; of tasks with different ones what each has."""
+    """Name the accuracy: `Macro-F1`; of tasks with different ones what each has."""
     endpoint = comparison.endpoint
     name = "Top-1 accuracy" if endpoint.by == TOP1 else capitalised(NOUNS[endpoint.by])
     if endpoint.by != BENCHMARK:

@@ -21,7 +21,6 @@ from sweeps.plan.estimate import (
     SweepEstimate,
     TimedRun,
     TimingHistory,
-    median_times,
     timing_history,
 )
 from tests.sweeps.conftest import ToySweep
@@ -159,7 +158,8 @@ def test_the_time_comes_from_the_runs_most_like_it() -> None:
     assert TimingHistory(everything).times_of(config) == same.times
     assert TimingHistory(everything[1:]).times_of(config) == other_algorithm.times
     assert TimingHistory(others).times_of(config) is None
-    assert median_times(everything[:3]).step == 2.0
+    alike = [same, timed(2.0), timed(4.0), other_algorithm]
+    assert TimingHistory(alike).times_of(config) == timed(2.0).times
 
 
 def test_the_memory_is_the_most_of_runs_with_the_same_model_and_batch() -> None:

@@ -87,7 +87,7 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
         file.write_text(json.dumps(found))
         os.utime(file, ns=(when, when))  # it is told as of when it was measured
     measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
-    monkeypatch.setattr("sweeps.spec.objectives.FAMILIES", {"icon_shift": measured})
+    monkeypatch.setattr("sweeps.spec.validate.FAMILIES", {"icon_shift": measured})
     forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
     told = toy.tracked()["car_ft kl_weight=0.3 seed 0"].history

@@ -125,7 +125,7 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
 ) -> None:
     sweep = find_ledger(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, RunStore(home.runs)))
-    facts = {fact.name: fact.values for fact in found.facts}
+    facts = found.facts
     assert facts["runs"] == ("37 done",)
     assert facts["made"] == ("from 2026-11-25 09:46 UTC to 2026-11-25 09:47 UTC",)
     assert facts["data"][0].startswith("icon_shift_dev, sha256 ")
@@ -135,7 +135,7 @@ def test_provenance_names_digests_code_and_commands_but_neither_user_nor_place(
     ]
     assert "python 3" in facts["this page was made with"][0]
     assert found.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
-    assert "kl_weight" in found.files[0].text
+    assert "kl_weight" in found.files[0][1]
     assert str(Path.home()) not in repr(found) or str(Path.home()) == "/"
 
 
@@ -145,7 +145,7 @@ def test_the_code_of_each_execution_is_named_once(home: Home) -> None:
     other |= {"carft.version.torch": "9"}
     sweep.executions += [*sweep.executions, {"tags": other}]
     found = provenance(home, [sweep], comparison(sweep, RunStore(home.runs)))
-    here, *others = {fact.name: fact.values for fact in found.facts}["shown ran with"]
+    here, *others = found.facts["shown ran with"]
     assert here == describe_code(provenance_tags())
     assert others == ["commit abc with changes; torch 9"]
 

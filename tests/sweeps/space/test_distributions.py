@@ -23,6 +23,7 @@ from sweeps.space.distributions import (
     IntUniform,
     Parametric,
     SteppedUniform,
+    canonical,
     rounded,
 )
 from sweeps.space.points import draw_point, hashed, sobol
@@ -121,7 +122,8 @@ def test_every_draw_lies_inside_and_grows_with_its_number(
 ) -> None:
     drawn_values = [dimension.quantile(u) for u in sorted(numbers)]
     if isinstance(dimension, Categorical):
-        places = [dimension.values.index(value) for value in drawn_values]
+        texts = list(map(canonical, dimension.values))  # False is not 0
+        places = [texts.index(canonical(value)) for value in drawn_values]
         assert places == sorted(places)
         return
     low, high = (

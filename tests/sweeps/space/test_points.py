@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import itertools
 import json
 from collections.abc import Callable
@@ -196,7 +197,7 @@ def test_a_circle_of_conditions_has_no_order() -> None:
         Categorical("a", (1, 2), when=(Condition("b", (1,)),)),
         Categorical("b", (1, 2), when=(Condition("a", (1,)),)),
     )
-    with pytest.raises(ValueError, match="in a circle: a, b"):
+    with pytest.raises(graphlib.CycleError):
         topological_order(space)
 
 

@@ -15,25 +15,25 @@ def spec_of(name: str, data: ChartData) -> Spec:
     """The checked spec of a chart that has something to show."""
     picture = CHARTS[name].draw(data)
     assert picture is not None
-    found: Spec = picture.to_dict()
-    return found
+    spec: Spec = picture.to_dict()
+    return spec
 
 
 def data_of(spec: Spec, *fields: str) -> list[dict[str, Any]]:
     """The rows of every data set that has these fields."""
-    found = [
+    datasets = [
         rows
         for rows in spec["datasets"].values()
         if set(fields) <= {field for row in rows for field in row}
     ]
-    assert found, f"no data with {fields}"
-    return [row for rows in found for row in rows]
+    assert datasets, f"no data with {fields}"
+    return [row for rows in datasets for row in rows]
 
 
 def channels(spec: Spec, name: str) -> list[dict[str, Any]]:
     """Every encoding of a channel by a field."""
-    found = (node.get(name) for node in nodes(spec))
-    return [channel for channel in found if isinstance(channel, dict) and "field" in channel]
+    encodings = (node.get(name) for node in nodes(spec))
+    return [channel for channel in encodings if isinstance(channel, dict) and "field" in channel]
 
 
 def nodes(spec: Any) -> Iterator[dict[str, Any]]:

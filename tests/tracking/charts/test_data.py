@@ -56,8 +56,8 @@ def test_confirmed_choices_are_shown_on_their_fresh_seeds() -> None:
     runs = kl_sweep(3)
     for record in kl_sweep(6):
         if record.seed is not None and record.seed >= 3 and record.params.get(KL, 1.0) == 1.0:
-            told = {"params": record.params, "merges": record.merges, "role": "confirmation"}
-            runs.append(run(record.algorithm, record.seed, record.metrics, **told))
+            changes = {"params": record.params, "merges": record.merges, "role": "confirmation"}
+            runs.append(run(record.algorithm, record.seed, record.metrics, **changes))
     comparison = compare(runs, sweep="confirmed")
     data = ChartData(comparison)
     shown = [row for row in data.shown if row.arm.trains and row.arm.merge is None]

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.tracking.made_up import arm, metrics, run, zero_shot
-from tracking.charts.parameters import Parameter, Scale, scale_of, text, varied_parameters
+from tracking.charts.parameters import Parameter, Scale, scale_of, varied_parameters
 from tracking.comparison.compare import compare
 from tracking.comparison.runs import Scalar
 
@@ -51,16 +51,16 @@ def test_what_one_value_has_does_not_vary_and_equal_ends_keep_their_names() -> N
             "d.name": "xyz"[trial],
         }
         runs += arm("car_ft", [0.6], [0.3], trial=trial, params=params)
-    found = varied_parameters(compare(runs, sweep="s").rows)
-    assert [(item.name, item.title) for item in found] == [
+    parameters = varied_parameters(compare(runs, sweep="s").rows)
+    assert [(item.name, item.title) for item in parameters] == [
         ("a.lr", "a.lr"),
         ("b.lr", "b.lr"),
         ("d.name", "name"),
     ]
-    assert found[0].values == (1, 2, 3)
-    assert found[0].axis()["axis"]["values"] == [1.0, 2.0, 3.0]
-    assert found[2].values == ("x", "y", "z")
-    assert not found[2].numeric
+    assert parameters[0].values == (1, 2, 3)
+    assert parameters[0].axis()["axis"]["values"] == [1.0, 2.0, 3.0]
+    assert parameters[2].values == ("x", "y", "z")
+    assert not parameters[2].numeric
 
 
 def test_whole_and_broken_numbers_are_one_value() -> None:
@@ -68,15 +68,8 @@ def test_whole_and_broken_numbers_are_one_value() -> None:
         run("car_ft", 0, metrics(0.6, 0.3), trial=trial, params={"optim.lr": value})
         for trial, value in enumerate((1, 1.0, 2))
     ]
-    (found,) = varied_parameters(compare(runs, sweep="s").rows)
-    assert len(found.values) == 2
-    assert [text(value) for value in (1.0, True, None, 3e-5, "x")] == [
-        "1",
-        "true",
-        "none",
-        "3e-05",
-        "x",
-    ]
+    (parameter,) = varied_parameters(compare(runs, sweep="s").rows)
+    assert len(parameter.values) == 2
 
 
 @pytest.mark.parametrize(

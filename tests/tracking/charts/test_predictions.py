@@ -31,15 +31,15 @@ def kept(record: RunRecord, folder: Path, said: Logits) -> RunRecord:
 
 def said_of(hits: dict[str, list[int]], labels: list[int]) -> Logits:
     """Logits of 3 classes: right where there is a 1, else the next class."""
-    found = {}
-    for split, ours in hits.items():
+    by_split = {}
+    for split, right in hits.items():
         values = np.zeros((len(labels), 3))
         predicted = [
-            label if hit else (label + 1) % 3 for label, hit in zip(labels, ours, strict=True)
+            label if hit else (label + 1) % 3 for label, hit in zip(labels, right, strict=True)
         ]
         values[np.arange(len(labels)), predicted] = 3.0
-        found[split] = (values, np.array(labels))
-    return found
+        by_split[split] = (values, np.array(labels))
+    return by_split
 
 
 def calibrated(data: ChartData, split: str) -> tuple[float, list[dict[str, float]]]:
@@ -56,12 +56,12 @@ def test_ece_is_the_metric_of_the_training_core(tmp_path: Path) -> None:
     ]
     data = ChartData(compare(runs, sweep="s"))
 
-    def known(split: str) -> float:
+    def expected(split: str) -> float:
         parts = [(torch.tensor(said[split][0]), torch.tensor(said[split][1])) for said in every]
         return float(np.mean([ece(values, labels) for values, labels in parts]))
 
-    assert calibrated(data, "id/test")[0] == pytest.approx(known("id/test"), abs=1e-6)
-    mean = np.mean([known(split) for split in SHIFTS])
+    assert calibrated(data, "id/test")[0] == pytest.approx(expected("id/test"), abs=1e-6)
+    mean = np.mean([expected(split) for split in SHIFTS])
     assert calibrated(data, "ood/mean")[0] == pytest.approx(mean, abs=1e-6)
 
 
@@ -115,15 +115,15 @@ def differences(tmp_path: Path) -> ChartData:
 
 def test_a_class_has_the_paired_difference_of_each_seed(tmp_path: Path) -> None:
     data = differences(tmp_path)
-    found = {(part.row.arm.label, part.split): part for part in all_class_differences(data)}
-    ours = found["car_ft", "id/test"]
-    assert ours.values.tolist() == [[0.0, -1.0, 0.0], [0.5, -1.0, 1.0]]
-    assert ours.images.tolist() == [2, 1, 1]
-    assert found["car_ft", "ood/a"].values.tolist() == [[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]]
-    mean = found["car_ft", "ood/mean"]
+    by_place = {(part.row.arm.label, part.split): part for part in all_class_differences(data)}
+    part = by_place["car_ft", "id/test"]
+    assert part.values.tolist() == [[0.0, -1.0, 0.0], [0.5, -1.0, 1.0]]
+    assert part.images.tolist() == [2, 1, 1]
+    assert by_place["car_ft", "ood/a"].values.tolist() == [[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]]
+    mean = by_place["car_ft", "ood/mean"]
     assert mean.values.tolist() == [[0.25, 0.0, 0.5], [0.25, 0.0, 0.5]]
     assert mean.images.tolist() == [4, 2, 2]
-    assert found["zero_shot", "id/test"].values.tolist() == [[0.0, 0.0, 1.0], [0.5, 0.0, 1.0]]
+    assert by_place["zero_shot", "id/test"].values.tolist() == [[0.0, 0.0, 1.0], [0.5, 0.0, 1.0]]
     assert [data.class_name(n) for n in range(3)] == ["cat", "dog", "class 2"]
     assert [part.split for part in all_class_differences(data)][:4] == [
         "ood/mean",
@@ -200,6 +200,6 @@ def test_calibration_has_the_ece_in_its_legend(everything: ChartData) -> None:
     rows = data_of(spec_of("calibration", everything), "setting and ECE", "accuracy")
     assert everything.shown[0].arm.label == "zero_shot"
     named = f"zero_shot, ECE {100 * calibrated(everything, 'id/test')[0]:.1f} %"
-    ours = [row for row in rows if row["setting and ECE"] == named]
-    assert sum(row["share"] for row in ours) == pytest.approx(100, abs=0.05)
-    assert sum(row["images"] for row in ours) == 120
+    bins = [row for row in rows if row["setting and ECE"] == named]
+    assert sum(row["share"] for row in bins) == pytest.approx(100, abs=0.05)
+    assert sum(row["images"] for row in bins) == 120

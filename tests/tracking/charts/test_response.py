@@ -69,8 +69,8 @@ def test_a_grid_is_a_heat_map_of_means_and_the_selected_cell_is_marked(
     assert everything.selected is not None
     params = everything.selected.arm.params
     assert [(row["kl_weight"], row["lr"]) for row in selected] == [(params[KL], params[LR])]
-    ours = next(row for row in everything.settings if row.arm.params == params)
-    assert selected[0]["ID val top-1"] == pytest.approx(100 * (ours.value or 0), abs=1e-3)
+    setting = next(row for row in everything.settings if row.arm.params == params)
+    assert selected[0]["ID val top-1"] == pytest.approx(100 * (setting.value or 0), abs=1e-3)
 
 
 def test_a_cell_is_the_mean_over_the_other_parameters() -> None:

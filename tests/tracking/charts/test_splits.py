@@ -13,22 +13,22 @@ from tracking.comparison.statistics import PairedTest
 
 def test_a_shift_has_the_paired_difference_in_points(plain: ChartData) -> None:
     rows = data_of(spec_of("shifts", plain), "difference", "split")
-    found = {(row["setting"], row["split"]): row for row in rows}
-    ours, theirs = (
+    by_place = {(row["setting"], row["split"]): row for row in rows}
+    candidate, reference = (
         next(row.arm for row in plain.comparison.rows if row.arm.label == label)
         for label in ("car_ft kl_weight=1", "fine_tune")
     )
     metric = "ood/pixel/top1"
-    sides = (ours.by_seed(metric).values(), theirs.by_seed(metric).values())
-    known = PairedTest(tuple(one - two for one, two in zip(*sides, strict=True)))
-    assert known.ci95 is not None
-    told = found["car_ft kl_weight=1", "pixel"]
-    assert told["difference"] == pytest.approx(100 * known.mean, abs=1e-3)
-    assert told["difference low"] == pytest.approx(100 * known.ci95.low, abs=1e-3)
-    assert told["pairs"] == 5
+    sides = (candidate.values(metric).values(), reference.values(metric).values())
+    test = PairedTest(tuple(one - two for one, two in zip(*sides, strict=True)))
+    assert test.ci95 is not None
+    row = by_place["car_ft kl_weight=1", "pixel"]
+    assert row["difference"] == pytest.approx(100 * test.mean, abs=1e-3)
+    assert row["difference low"] == pytest.approx(100 * test.ci95.low, abs=1e-3)
+    assert row["pairs"] == 5
     order = list(dict.fromkeys(row["split"] for row in rows))
     assert order == ["ID test", "flat_emoji", "outline", "pixel", "OOD mean"]
-    assert ("fine_tune", "pixel") not in found
+    assert ("fine_tune", "pixel") not in by_place
 
 
 def test_two_seeds_give_differences_without_intervals() -> None:
@@ -44,6 +44,6 @@ def test_two_seeds_give_differences_without_intervals() -> None:
 def test_the_context_probe_has_each_split_and_no_validation(everything: ChartData) -> None:
     rows = data_of(spec_of("context", everything), "split", "kl", "entropy")
     assert {row["split"] for row in rows} == {"ID test", "outline", "flat_emoji", "pixel"}
-    ours = [row for row in rows if row["setting"] == "fine_tune lr=0.0001"]
-    assert all(row["kl"] == pytest.approx(0.5 + 0.002 / 3, abs=1e-5) for row in ours)
-    assert all(row["kl low"] < row["kl"] < row["kl high"] for row in ours)
+    probes = [row for row in rows if row["setting"] == "fine_tune lr=0.0001"]
+    assert all(row["kl"] == pytest.approx(0.5 + 0.002 / 3, abs=1e-5) for row in probes)
+    assert all(row["kl low"] < row["kl"] < row["kl high"] for row in probes)

@@ -21,11 +21,11 @@ points = st.lists(st.tuples(fractions, fractions), max_size=12)
 
 
 @given(points)
-def test_on_the_front_is_exactly_what_no_other_beats(found: list[tuple[float, float]]) -> None:
+def test_on_the_front_is_exactly_what_no_other_beats(points: list[tuple[float, float]]) -> None:
     beaten = {
-        (x, y) for x, y in found if any(a >= x and b >= y and (a, b) != (x, y) for a, b in found)
+        (x, y) for x, y in points if any(a >= x and b >= y and (a, b) != (x, y) for a, b in points)
     }
-    assert pareto_front(found) == set(found) - beaten
+    assert pareto_front(points) == set(points) - beaten
 
 
 def test_every_model_is_there_once_and_the_front_is_of_all_of_them(plain: ChartData) -> None:
@@ -45,11 +45,11 @@ def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
     rows = data_of(spec_of("id_ood", plain), "ID test", "OOD mean", "on show")
     by_label = {row["setting"]: row for row in rows}
     for row in plain.settings:
-        told = by_label[row.arm.label]
+        model = by_label[row.arm.label]
         for field, metric in (("ID test", "id/test/top1"), ("OOD mean", "ood/mean/top1")):
             mean = row.metric(metric).mean
             assert mean is not None
-            assert told[field] == pytest.approx(100 * mean, abs=1e-3)
+            assert model[field] == pytest.approx(100 * mean, abs=1e-3)
     shown = by_label["fine_tune"]
     ci95 = plain.settings[1].metric("id/test/top1").ci95
     assert ci95 is not None
@@ -61,15 +61,15 @@ def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
 
 def test_the_distance_is_the_one_of_the_verdict(everything: ChartData) -> None:
     rows = data_of(spec_of("id_ood", everything), "distance")
-    told = {row["setting"]: row["distance"] for row in rows}
-    found = {f.pair.candidate.label: f.above_mean_curve for f in everything.comparison.verdicts}
-    known = {label: distance for label, distance in found.items() if distance is not None}
-    assert known
-    assert {label: told[label] for label in known} == pytest.approx(
-        {label: 100 * distance for label, distance in known.items()}, abs=1e-3
+    distances = {row["setting"]: row["distance"] for row in rows}
+    expected = {f.pair.candidate.label: f.above_mean_curve for f in everything.comparison.verdicts}
+    measured = {label: distance for label, distance in expected.items() if distance is not None}
+    assert measured
+    assert {label: distances[label] for label in measured} == pytest.approx(
+        {label: 100 * distance for label, distance in measured.items()}, abs=1e-3
     )
-    outside = set(found) - set(known)
-    assert not outside & set(told)
+    outside = set(expected) - set(measured)
+    assert not outside & set(distances)
 
 
 def test_of_a_method_beyond_the_curve_no_distance_is_drawn(plain: ChartData) -> None:

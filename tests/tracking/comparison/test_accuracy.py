@@ -13,7 +13,7 @@ from tests.tracking.charts.drawn import data_of, spec_of
 from tests.tracking.made_up import kl_sweep, zero_shot
 from tracking.charts.data import ChartData
 from tracking.comparison.compare import Comparison, compare
-from tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named, titled
+from tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES, capitalised, named
 from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.spec import ComparisonSpec, Endpoint, agreed
@@ -35,7 +35,7 @@ def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
         replace(
             record,
             metrics=_renamed(record.metrics, kind),
-            merges={label: _renamed(found, kind) for label, found in record.merges.items()},
+            merges={label: _renamed(measured, kind) for label, measured in record.merges.items()},
         )
         for record in runs
     ]
@@ -43,9 +43,9 @@ def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
 
 def _renamed(metrics: Mapping[str, float], kind: str) -> dict[str, float]:
     splits = {name: value for name, value in metrics.items() if name.startswith(("id/", "ood/"))}
-    found = {name.replace("/top1", f"/{kind}"): value for name, value in splits.items()}
+    renamed = {name.replace("/top1", f"/{kind}"): value for name, value in splits.items()}
     kept = {KEPT: metrics[KEPT]} if KEPT in metrics else {}
-    return {**dict.fromkeys(splits, 0.5), **found, **kept}
+    return {**dict.fromkeys(splits, 0.5), **renamed, **kept}
 
 
 @pytest.fixture(scope="module")
@@ -64,30 +64,30 @@ def test_every_kind_has_its_names_and_is_a_metric() -> None:
 
 
 def test_a_metric_is_named_with_its_kind_but_for_top1_in_sentences() -> None:
-    assert (named("ood/mean/top1"), titled("ood/mean/top1")) == ("OOD mean", "OOD mean top-1")
+    assert named("ood/mean/top1") == "OOD mean"
     assert named("id/val/worst_group_top1") == "ID val worst-group accuracy"
-    assert named("id/test/macro_f1") == titled("id/test/macro_f1") == "ID test macro-F1"
+    assert named("id/test/macro_f1") == "ID test macro-F1"
     assert capitalised("worst-group accuracy") == "Worst-group accuracy"
 
 
 def test_the_same_numbers_give_the_same_verdict_under_another_name(
     plain: Comparison, other: Comparison
 ) -> None:
-    (ours,), (theirs,) = plain.verdicts, other.verdicts
-    assert theirs.pair.endpoint.metric == "ood/mean/macro_f1"
-    assert (theirs.outcome, theirs.p_holm) == (ours.outcome, ours.p_holm)
-    assert theirs.above_curve == ours.above_curve
+    (by_top1,), (by_f1,) = plain.verdicts, other.verdicts
+    assert by_f1.pair.endpoint.metric == "ood/mean/macro_f1"
+    assert (by_f1.outcome, by_f1.p_holm) == (by_top1.outcome, by_top1.p_holm)
+    assert by_f1.above_curve == by_top1.above_curve
     assert [curve.points for curve in other.curves] == [curve.points for curve in plain.curves]
     assert other.selected is not None
     assert plain.selected is not None
     assert other.selected.arm.label == plain.selected.arm.label
-    assert ours.gain is not None
-    assert theirs.gain is not None
-    assert theirs.gain.mean == pytest.approx(ours.gain.mean)
+    assert by_top1.gain is not None
+    assert by_f1.gain is not None
+    assert by_f1.gain.mean == pytest.approx(by_top1.gain.mean)
     plain_data = to_json(other)
-    (told,) = plain_data["tests"]
-    assert {"ood/mean/macro_f1", "id/test/macro_f1", "gain/ood/macro_f1"} <= told.keys()
-    assert "ood/mean/top1" not in told
+    (test,) = plain_data["tests"]
+    assert {"ood/mean/macro_f1", "id/test/macro_f1", "gain/ood/macro_f1"} <= test.keys()
+    assert "ood/mean/top1" not in test
     assert plain_data["by"] == BY
     # Word for word the same, but for the name of what is compared.
     sentences = " ".join(other.sentences).replace("OOD mean macro-F1", "OOD mean")
@@ -129,35 +129,38 @@ def test_charts_name_it_on_their_axes(other: Comparison) -> None:
 
 
 def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
-    found = compare(kl_sweep(), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    (finding,) = found.verdicts
-    assert finding.outcome == "not_measured"
-    assert found.sentences[0] == (
+    comparison = compare(kl_sweep(), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
+    (verdict,) = comparison.verdicts
+    assert verdict.outcome == "not_measured"
+    assert comparison.sentences[0] == (
         "No verdict: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
         "of car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
     )
-    (warning,) = (said for said in found.warnings if "macro" in said)
+    (warning,) = (said for said in comparison.warnings if "macro" in said)
     assert warning == (
         "no run has ood/mean/macro_f1, so nothing can be judged by macro-F1; by top-1 accuracy it "
         "can (report.by: top1, --by top1)"
     )
-    assert found.curves == ()
+    assert comparison.curves == ()
 
 
 def test_one_side_that_lacks_it_is_named() -> None:
     old = [record for record in kl_sweep() if record.algorithm == "fine_tune"]
     new = [record for record in by(BY, kl_sweep()) if record.algorithm != "fine_tune"]
-    found = compare([*new, *old], ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert "since the runs of fine_tune have no ood/mean/macro_f1" in found.verdict
-    assert any("fine_tune: ood/mean/macro_f1 is missing" in said for said in found.warnings)
+    comparison = compare([*new, *old], ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
+    assert "since the runs of fine_tune have no ood/mean/macro_f1" in comparison.verdict
+    assert any("fine_tune: ood/mean/macro_f1 is missing" in said for said in comparison.warnings)
 
 
 def test_intervals_over_images_are_of_top1_and_said_to_be() -> None:
-    found = compare(
+    comparison = compare(
         by(BY, kl_sweep(2)), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s", with_images=True
     )
-    assert "intervals over images are of top-1 accuracy, and this is by macro-F1" in found.warnings
-    assert "Over images" not in found.verdict
+    assert (
+        "intervals over images are of top-1 accuracy, and this is by macro-F1"
+        in comparison.warnings
+    )
+    assert "Over images" not in comparison.verdict
 
 
 def test_without_shifts_its_own_test_is_the_endpoint() -> None:
@@ -169,15 +172,15 @@ def test_without_shifts_its_own_test_is_the_endpoint() -> None:
         replace(r, metrics={n: v for n, v in r.metrics.items() if n in names}, merges={})
         for r in runs
     ]
-    found = compare(flat, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
+    comparison = compare(flat, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     assert "car_ft kl_weight=1 is better than fine_tune in distribution: ID test macro-F1" in (
-        found.verdict
+        comparison.verdict
     )
     alike = [replace(r, metrics=dict.fromkeys(names, 0.5 + (r.seed or 0) / 100)) for r in flat]
     first = next(r for r in alike if r.algorithm == "fine_tune")
     alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
-    found = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert found.verdict.startswith("No difference in macro-F1 is shown between")
+    comparison = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
+    assert comparison.verdict.startswith("No difference in macro-F1 is shown between")
 
 
 def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:
@@ -199,7 +202,7 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
         for algorithm, trial, value in (("fine_tune", None, 0.6), ("car_ft", 0, 0.7)):
             for seed in range(seeds):
                 small = seed * (2 if trial is None else 3) / 1000
-                found = {f"id/{split}/{kind}": value + small for split in ("val", "test")}
+                accuracies = {f"id/{split}/{kind}": value + small for split in ("val", "test")}
                 record = zero_shot(ood=None)
                 runs.append(
                     replace(
@@ -210,7 +213,7 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
                         role="baseline" if trial is None else "trial",
                         digest=f"{family}-{algorithm}-{seed}",
                         params={"data.family": family},
-                        metrics={**record.metrics, **found},
+                        metrics={**record.metrics, **accuracies},
                     )
                 )
     return compare_tasks(
@@ -220,31 +223,34 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
 
 def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     kinds = {"birds": "mean_per_class_top1", "cars": "top1"}
-    found = tasks(by_task=kinds)
-    assert found.task_table is not None
-    assert found.task_table.endpoints == {
+    comparison = tasks(by_task=kinds)
+    assert comparison.task_table is not None
+    assert comparison.task_table.endpoints == {
         "birds": "id/test/mean_per_class_top1",
         "cars": "id/test/top1",
     }
-    assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in found.task_table.caption
-    line = found.task_table.of("car_ft")
+    assert (
+        "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)"
+        in comparison.task_table.caption
+    )
+    line = comparison.task_table.of("car_ft")
     assert line is not None
     assert line.average.mean == pytest.approx(0.706)
-    (row,) = (row for row in found.rows if row.arm.label == "car_ft")
+    (row,) = (row for row in comparison.rows if row.arm.label == "car_ft")
     assert row.metric("id/test/benchmark").mean == pytest.approx(0.706)
-    (finding,) = found.verdicts
-    assert (finding.pair.endpoint.metric, finding.outcome) == ("id/test/benchmark", "better")
-    assert "ID test benchmark accuracy +10.20 pp" in found.verdict
-    text = " ".join(report.terminal(found).split())
+    (verdict,) = comparison.verdicts
+    assert (verdict.pair.endpoint.metric, verdict.outcome) == ("id/test/benchmark", "better")
+    assert "ID test benchmark accuracy +10.20 pp" in comparison.verdict
+    text = " ".join(report.terminal(comparison).split())
     assert "Benchmark accuracy (mean-per-class accuracy of birds; top-1 of cars) in percent" in text
-    assert [column.header for column in resolve_columns(found)][-1] == "ID test"
+    assert [column.header for column in resolve_columns(comparison)][-1] == "ID test"
 
 
 def test_tasks_of_one_kind_keep_its_name() -> None:
-    found = tasks(by_task=dict.fromkeys(("birds", "cars"), "top1"))
-    assert (found.endpoint.by, found.endpoint.by_task) == ("top1", {})
-    (finding,) = found.verdicts
-    assert finding.pair.endpoint.metric == "id/test/top1"
+    comparison = tasks(by_task=dict.fromkeys(("birds", "cars"), "top1"))
+    assert (comparison.endpoint.by, comparison.endpoint.by_task) == ("top1", {})
+    (verdict,) = comparison.verdicts
+    assert verdict.pair.endpoint.metric == "id/test/top1"
 
 
 def test_sweeps_that_are_judged_by_different_accuracies_are_not_compared_as_one() -> None:

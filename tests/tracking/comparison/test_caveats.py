@@ -32,9 +32,9 @@ def mixed_facts(arms: Sequence[Arm]) -> tuple[str, ...]:
 
 def said(changes: dict[str, Any], **kept: Any) -> tuple[str, ...]:
     """Of CAR-FT whose facts differ from fine-tuning's by `changes`."""
-    ours = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
+    changed = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
     runs = arm("fine_tune", [0.6] * 2, [0.3] * 2, facts={**FACTS, **kept})
-    runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**ours, **kept})
+    runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**changed, **kept})
     arms = group([zero_shot(facts={**FACTS, "budget": None, "augmentation": None}), *runs])
     return mixed_facts(arms)
 
@@ -159,7 +159,7 @@ def test_data_that_differ_by_seed_alone_are_mixed_only_where_the_split_does_not_
     own = [*by_seed("fine_tune", "a", "b"), *by_seed("car_ft", "a", "b", trial=0)]
     assert mixed_facts(group(own)) == ()
     fixed = [*by_seed("fine_tune", "a", "b", split=7), *by_seed("car_ft", "a", "b", trial=0)]
-    assert any(told.startswith("mixed data") for told in mixed_facts(group(fixed)))
+    assert any(text.startswith("mixed data") for text in mixed_facts(group(fixed)))
     other = [*by_seed("fine_tune", "a", "b"), *by_seed("car_ft", "a", "c", trial=0)]
     assert mixed_facts(group(other)) == (
         "mixed data, these rows are not comparable: b in fine_tune; c in car_ft",

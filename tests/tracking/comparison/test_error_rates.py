@@ -75,17 +75,17 @@ def test_the_procedure_for_arrays_is_the_one_that_judges() -> None:
     rng = np.random.default_rng(3)
     candidates, reference = seeds(rng, 60, 3), seeds(rng, 60, 1)[:, 0]
     candidates[::2, 0] += 0.03
-    found = []
+    claims = []
     for time in range(60):
         base = group(arm("fine_tune", [0.6] * SEEDS, reference[time].tolist()))[0]
         rivals = [
             group(arm(f"rival_{k}", [0.6] * SEEDS, candidates[time, k].tolist(), trial=k))[0]
             for k in range(3)
         ]
-        outcomes = [finding.outcome for finding in judge(rivals, base, Endpoint())]
-        found.append([outcome in {"better", "trade_off", "worse"} for outcome in outcomes])
-    assert np.array_equal(found, alarms(candidates, reference))
-    assert 0 < np.sum(found) < 180
+        outcomes = [verdict.outcome for verdict in judge(rivals, base, Endpoint())]
+        claims.append([outcome in {"better", "trade_off", "worse"} for outcome in outcomes])
+    assert np.array_equal(claims, alarms(candidates, reference))
+    assert 0 < np.sum(claims) < 180
 
 
 @pytest.mark.parametrize("rivals", [1, 3, 10])
@@ -128,12 +128,12 @@ def test_the_best_of_many_alarms_too_often_on_its_own_seeds_and_not_on_fresh_one
 def test_paired_tests_and_holm_agree_with_other_peoples_on_the_same_data() -> None:
     rng = np.random.default_rng(50)
     for reference, *candidates in seeds(rng, 3, 9):
-        ours = [PairedTest(tuple((one - reference).tolist())) for one in candidates]
-        theirs = [stats.ttest_rel(one, reference) for one in candidates]
-        p = [pair.p or 0.0 for pair in ours]
-        assert p == pytest.approx([result.pvalue for result in theirs], abs=1e-12)
-        ends = [end for result in theirs for end in result.confidence_interval()]
-        assert [end for pair in ours for end in pair.ci95 or ()] == pytest.approx(ends, abs=1e-12)
+        tests = [PairedTest(tuple((one - reference).tolist())) for one in candidates]
+        expected = [stats.ttest_rel(one, reference) for one in candidates]
+        p = [pair.p or 0.0 for pair in tests]
+        assert p == pytest.approx([result.pvalue for result in expected], abs=1e-12)
+        ends = [end for result in expected for end in result.confidence_interval()]
+        assert [end for pair in tests for end in pair.ci95 or ()] == pytest.approx(ends, abs=1e-12)
         rejected, adjusted, *_ = multipletests(p, alpha=0.05, method="holm")
         assert holm(p) == pytest.approx(adjusted, abs=1e-12)
         assert [q < 0.05 for q in holm(p)] == list(rejected)

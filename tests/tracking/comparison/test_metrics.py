@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeps.spec.metrics import NAMES, natural_goal
-from tracking.comparison.metrics import direction, is_fraction, is_told
+from tracking.comparison.metrics import direction, has_series, is_fraction
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ def test_what_moved_and_what_it_cost_is_neither_better_nor_worse() -> None:
     assert [direction(n) for n in ("gap/top1", "id/test/ece", "hmean/top1")] == [-1, -1, 1]
 
 
-def test_of_hundreds_of_metrics_mlflow_is_told_the_ones_that_runs_are_compared_by() -> None:
-    told = (
+def test_of_hundreds_of_metrics_mlflow_has_a_series_of_those_that_runs_are_compared_by() -> None:
+    compared = (
         "retention/dtd/top1",
         "ood/x/top1",
         "ood/mean/ece",
@@ -31,11 +31,11 @@ def test_of_hundreds_of_metrics_mlflow_is_told_the_ones_that_runs_are_compared_b
         "context/ood/x/kl",
         "train/loss",
     )
-    assert all(map(is_told, told))
-    assert is_told("ood/val/ece")  # settings may be chosen on it
-    assert is_told("ood/test/worst_group_top1")
-    assert not any(map(is_told, ("ood/x/ece", "ood/x/nll", "context/id/test/entropy")))
-    merged = {name for name in (*told, "ood/x/macro_f1") if is_told(name, merged=True)}
+    assert all(map(has_series, compared))
+    assert has_series("ood/val/ece")  # settings may be chosen on it
+    assert has_series("ood/test/worst_group_top1")
+    assert not any(map(has_series, ("ood/x/ece", "ood/x/nll", "context/id/test/entropy")))
+    merged = {name for name in (*compared, "ood/x/macro_f1") if has_series(name, merged=True)}
     assert merged == {"retention/dtd/top1", "ood/x/top1", "ood/x/macro_f1"}
 
 

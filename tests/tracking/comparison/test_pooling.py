@@ -36,7 +36,7 @@ def part(
 ) -> SweepRuns:
     """With the fields of each run: the shared ones, its params, and `fields`."""
     own = fields or {}
-    known = {
+    by_digest = {
         r.digest: {
             **SHARED,
             **{n: v for n, v in own.items() if n != KL or r.algorithm == "car_ft"},
@@ -44,7 +44,7 @@ def part(
         }
         for r in records
     }
-    return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), known)
+    return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), by_digest)
 
 
 def weights(sweep: str = "weights") -> SweepRuns:
@@ -98,8 +98,8 @@ def test_the_same_sweep_twice_is_the_sweep() -> None:
 
 def test_what_differs_between_sweeps_alone_becomes_part_of_the_setting() -> None:
     large = [replace(r, digest=f"large-{r.digest}") for r in weights().records]
-    found = labels(unified([weights(), part("large", large, {"model.name": "ViT-B-32"})]))
-    assert set(found) == {
+    names = labels(unified([weights(), part("large", large, {"model.name": "ViT-B-32"})]))
+    assert set(names) == {
         "zero_shot name=builtin",
         "zero_shot name=ViT-B-32",
         "fine_tune name=builtin",
@@ -116,16 +116,16 @@ def test_what_decides_no_weights_parts_no_setting(field: str) -> None:
 
 def test_more_seeds_of_a_setting_from_another_sweep_join_it() -> None:
     more = [made("car_ft", seed, 0.6, f"more{seed}", trial=7, params={KL: 0.3}) for seed in (2, 3)]
-    found = labels(unified([weights(), part("more", more)]))
-    assert found["car_ft kl_weight=0.3"] == [0, 1, 2, 3]
+    names = labels(unified([weights(), part("more", more)]))
+    assert names["car_ft kl_weight=0.3"] == [0, 1, 2, 3]
 
 
 def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> None:
     again = [
         replace(r, digest=f"new-{r.digest}") for r in weights().records if r.params.get(KL) == 0.3
     ]
-    found = labels(unified([weights(), part("later", again)]))
-    assert found == {
+    names = labels(unified([weights(), part("later", again)]))
+    assert names == {
         "zero_shot": [None],
         "fine_tune": [0],
         "car_ft kl_weight=0.1": [0, 1],
@@ -144,25 +144,25 @@ def test_a_failed_run_beside_a_finished_one_of_another_digest_parts_nothing() ->
 def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> None:
     one = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
     other = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
-    (found,) = unified([part("a", [one]), part("b", [other])])
-    assert (found.role, found.trial) == ("trial", 4)
-    assert set(found.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
+    (record,) = unified([part("a", [one]), part("b", [other])])
+    assert (record.role, record.trial) == ("trial", 4)
+    assert set(record.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
 
 
 def test_an_optimiser_parts_no_model_that_is_not_trained() -> None:
     first, second = zero_shot(digest="zero"), zero_shot(digest="zero")
-    found = unified([part("a", [first], {LR: 1e-3}), part("b", [second], {LR: 1e-4})])
-    assert labels(found) == {"zero_shot": [None]}
+    records = unified([part("a", [first], {LR: 1e-3}), part("b", [second], {LR: 1e-4})])
+    assert labels(records) == {"zero_shot": [None]}
 
 
 def test_a_run_without_a_config_stands_with_its_siblings() -> None:
     records = [*weights().records, run("car_ft", 2, None, digest="lost", trial=1, params={KL: 0.3})]
-    known = weights().fields
-    ours = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), known)
-    found = labels(
-        unified([ours, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
+    fields = weights().fields
+    weights_part = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), fields)
+    names = labels(
+        unified([weights_part, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
     )
-    assert found["car_ft kl_weight=0.3"] == [0, 1, 2]
+    assert names["car_ft kl_weight=0.3"] == [0, 1, 2]
 
 
 def test_one_part_is_compared_as_it_is() -> None:
@@ -170,9 +170,9 @@ def test_one_part_is_compared_as_it_is() -> None:
     assert alone == compare(kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)), sweep="kl")
 
 
-def joined(first: ComparisonSpec, second: ComparisonSpec, **told: Any) -> Comparison:
+def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Comparison:
     return compare_sweeps(
-        [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **told
+        [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **options
     )
 
 
@@ -210,9 +210,9 @@ def test_sweeps_that_judge_differently_are_not_compared_in_silence(
 
 
 def test_a_setting_is_whole_with_the_seeds_that_the_sweeps_have_in_common() -> None:
-    found = joined(ComparisonSpec(seeds=(0, 1, 2, 3, 4)), ComparisonSpec(seeds=(0, 1, 2)))
-    assert found.seeds == (0, 1, 2)
-    assert found.warnings[0] == (
+    spec = joined(ComparisonSpec(seeds=(0, 1, 2, 3, 4)), ComparisonSpec(seeds=(0, 1, 2)))
+    assert spec.seeds == (0, 1, 2)
+    assert spec.warnings[0] == (
         "the sweeps have different seeds (a: 0, 1, 2, 3, 4; b: 0, 1, 2); a setting is whole with "
         "the common ones"
     )
@@ -225,25 +225,25 @@ def test_without_a_common_seed_the_settings_with_most_seeds_are_chosen_among() -
     both = [made("car_ft", s, (0.8, 0.5)[s], f"b{s}", trial=1) for s in (0, 1)]
     first = part("c", both[:1], {KL: 1.0}, ComparisonSpec(seeds=(0,)))
     second = part("b", both[1:], {KL: 1.0}, ComparisonSpec(seeds=(1,)))
-    found = compare_sweeps([lucky, first, second])
-    assert found.seeds == (0, 1)
-    assert found.selected is not None
-    assert found.selected.arm.params == {KL: 1.0}
-    assert "those of all, since none is common" in found.warnings[0]
+    comparison = compare_sweeps([lucky, first, second])
+    assert comparison.seeds == (0, 1)
+    assert comparison.selected is not None
+    assert comparison.selected.arm.params == {KL: 1.0}
+    assert "those of all, since none is common" in comparison.warnings[0]
 
 
 def test_a_verdict_of_filtered_runs_says_so() -> None:
     whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
-    found = compare_sweeps([whole], chosen=RunFilter.parse(["kl_weight<=0.3"]))
-    assert found.warnings[0].startswith("only the runs where kl_weight<=0.3: 16 of 26;")
-    assert found.selected is not None
-    assert found.selected.arm.label == "car_ft kl_weight=0.3"
-    assert found.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3"
+    comparison = compare_sweeps([whole], chosen=RunFilter.parse(["kl_weight<=0.3"]))
+    assert comparison.warnings[0].startswith("only the runs where kl_weight<=0.3: 16 of 26;")
+    assert comparison.selected is not None
+    assert comparison.selected.arm.label == "car_ft kl_weight=0.3"
+    assert comparison.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3"
 
 
 def test_what_had_to_be_read_otherwise_is_said_above_the_table() -> None:
-    told = replace(weights(), warnings=("3 runs have no result",))
-    assert "3 runs have no result" in compare_sweeps([told, rates()]).warnings
+    changed = replace(weights(), warnings=("3 runs have no result",))
+    assert "3 runs have no result" in compare_sweeps([changed, rates()]).warnings
 
 
 def filtered_run(seed: int, trial: int, **params: Any) -> RunRecord:
@@ -264,8 +264,8 @@ SWEEPS = {RUNS[0].digest: ["a", "b"], RUNS[1].digest: ["a"], RUNS[2].digest: ["b
 
 def kept(*texts: str) -> list[int]:
     """The places in RUNS of what is left."""
-    found = filter_runs(RUNS, RunFilter.parse(texts), SWEEPS)
-    return [RUNS.index(record) for record in found]
+    records = filter_runs(RUNS, RunFilter.parse(texts), SWEEPS)
+    return [RUNS.index(record) for record in records]
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def keep(
             "label": 3,
             "prediction": 3 if hit else 5,
         }
-        for split, ours in zip(splits, hits, strict=True)
-        for unit, hit in enumerate(ours)
+        for split, units in zip(splits, hits, strict=True)
+        for unit, hit in enumerate(units)
         for view in range(views)
     ]
     path = predictions_path(folder, merge)
@@ -92,12 +92,12 @@ def test_intervals_lie_around_the_accuracies(tmp_path: Path) -> None:
     keep(tmp_path, HITS)
     hits = read_predictions([kept_run(tmp_path)], None)
     assert hits is not None
-    found = intervals(hits)
+    ends = intervals(hits)
     test, ood = sum(HITS[0]) / 100, (sum(HITS[1]) + sum(HITS[2])) / 200
-    assert found["id/test/top1"].low < test < found["id/test/top1"].high
-    assert found["ood/mean/top1"].low < ood < found["ood/mean/top1"].high
+    assert ends["id/test/top1"].low < test < ends["id/test/top1"].high
+    assert ends["ood/mean/top1"].low < ood < ends["ood/mean/top1"].high
     half = 1.96 * math.sqrt(test * (1 - test) / 100)
-    low, high = found["id/test/top1"]
+    low, high = ends["id/test/top1"]
     assert (high - low) / 2 == pytest.approx(half, rel=0.12)
 
 
@@ -112,7 +112,7 @@ def test_more_views_of_the_same_drawings_do_not_narrow_the_interval(tmp_path: Pa
 
 
 def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None:
-    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(ours)] for ours in HITS]
+    better = [[max(hit, int(unit % 10 == 0)) for unit, hit in enumerate(units)] for units in HITS]
     keep(tmp_path / "a", HITS)
     keep(tmp_path / "b", better)
     a, b = (read_predictions([kept_run(tmp_path / name)], None) for name in "ab")
@@ -125,7 +125,7 @@ def test_a_paired_difference_is_surer_than_two_intervals(tmp_path: Path) -> None
 
 def test_without_predictions_or_with_other_images_there_is_no_interval(tmp_path: Path) -> None:
     keep(tmp_path / "a", HITS)
-    keep(tmp_path / "b", [ours[:50] for ours in HITS])
+    keep(tmp_path / "b", [units[:50] for units in HITS])
     a, b = kept_run(tmp_path / "a"), kept_run(tmp_path / "b", 1)
     assert read_predictions([a, b], None) is None
     assert read_predictions([a], "wise_ft@0.5") is None
@@ -189,12 +189,12 @@ def test_a_family_without_shifts_or_without_a_test_has_the_interval_it_can(tmp_p
     keep(tmp_path / "test", HITS[:1], splits=("id/test",))
     keep(tmp_path / "shift", HITS[:1], splits=("ood/a",))
     keep(tmp_path / "val", HITS[:1], splits=("id/val",))
-    found = {}
+    by_name = {}
     for name in ("test", "shift", "val"):
         hits = read_predictions([kept_run(tmp_path / name)], None)
         assert hits is not None
-        found[name] = set(intervals(hits))
-    assert found == {
+        by_name[name] = set(intervals(hits))
+    assert by_name == {
         "test": {"id/test/top1"},
         "shift": {"ood/a/top1", "ood/mean/top1"},
         "val": {"id/val/top1"},
@@ -206,9 +206,9 @@ def test_each_split_has_the_interval_it_would_have_alone(tmp_path: Path) -> None
     keep(tmp_path / "all", HITS, splits=splits)
     together = read_predictions([kept_run(tmp_path / "all")], None)
     assert together is not None
-    found = intervals(together)
+    ends = intervals(together)
     for split, hits in zip(splits, HITS, strict=True):
-        low, high = found[f"{split}/top1"]
+        low, high = ends[f"{split}/top1"]
         share = sum(hits) / 100
         exact = stats.binom.ppf([0.025, 0.975], 100, share) / 100
         assert (low, high) == pytest.approx(exact, abs=0.011)
@@ -219,9 +219,9 @@ Said = Mapping[str, Sequence[int]]
 """Split to what is said of each of its images, in the order of their numbers."""
 
 
-def kept(folder: Path, algorithm: str, seed: int | None, said: Said, **told: Any) -> RunRecord:
+def kept(folder: Path, algorithm: str, seed: int | None, said: Said, **options: Any) -> RunRecord:
     """A run that keeps predictions; all images are of class 3, two views of each drawing."""
-    views, backwards = told.get("views", 1), told.get("backwards", False)
+    views, backwards = options.get("views", 1), options.get("backwards", False)
     rows = [
         {
             "split": split,
@@ -247,46 +247,48 @@ def picked(zero_shot: RunRecord, *runs: RunRecord, **options: Any) -> Gallery | 
     return pick(arms["car_ft"], arms["fine_tune"], zero_shot, seeds, **options)
 
 
-def one_seed(folder: Path, zero_shot: Said, theirs: Said, ours: Said, **told: Any) -> Gallery:
-    found = picked(
-        kept(folder, "zero_shot", None, zero_shot, **told),
-        kept(folder, "fine_tune", 0, theirs, **told),
-        kept(folder, "car_ft", 0, ours, **told),
+def one_seed(
+    folder: Path, zero_shot: Said, reference: Said, candidate: Said, **options: Any
+) -> Gallery:
+    gallery = picked(
+        kept(folder, "zero_shot", None, zero_shot, **options),
+        kept(folder, "fine_tune", 0, reference, **options),
+        kept(folder, "car_ft", 0, candidate, **options),
     )
-    assert found is not None
-    return found
+    assert gallery is not None
+    return gallery
 
 
 def test_every_image_that_zero_shot_had_right_is_in_one_of_four_cells(tmp_path: Path) -> None:
-    found = one_seed(
+    gallery = one_seed(
         tmp_path,
         {"id/test": [3, 3], "ood/a": [3, 3, 3, 3, 5], "id/val": [3]},
         {"id/test": [3, 5], "ood/a": [3, 5, 3, 5, 5], "id/val": [5]},
         {"id/test": [3, 3], "ood/a": [3, 3, 5, 5, 3], "id/val": [3]},
     )
-    assert found.counts == (
+    assert gallery.counts == (
         Counts("id/test", right=2, both=1, candidate=1, reference=0, neither=0),
         Counts("ood/a", right=4, both=1, candidate=1, reference=1, neither=1),
     )
-    assert [(p.split, p.item, p.kept_by) for p in found.pictures] == [
+    assert [(p.split, p.item, p.kept_by) for p in gallery.pictures] == [
         ("ood/a", "ood/a:1#0", "candidate"),
         ("ood/a", "ood/a:2#0", "reference"),
     ]
 
 
 def test_most_runs_decide_and_half_of_them_lose_an_image(tmp_path: Path) -> None:
-    ours, theirs = {0: [3, 3, 3], 1: [3, 3, 7]}, {0: [3, 5, 7], 1: [5, 5, 5]}
-    found = picked(
+    candidate, reference = {0: [3, 3, 3], 1: [3, 3, 7]}, {0: [3, 5, 7], 1: [5, 5, 5]}
+    gallery = picked(
         kept(tmp_path, "zero_shot", None, {"ood/a": [3, 3, 3]}),
-        *(kept(tmp_path, "fine_tune", seed, {"ood/a": said}) for seed, said in theirs.items()),
-        *(kept(tmp_path, "car_ft", seed, {"ood/a": said}) for seed, said in ours.items()),
+        *(kept(tmp_path, "fine_tune", seed, {"ood/a": said}) for seed, said in reference.items()),
+        *(kept(tmp_path, "car_ft", seed, {"ood/a": said}) for seed, said in candidate.items()),
     )
-    assert found is not None
-    (counts,) = found.counts
+    assert gallery is not None
+    (counts,) = gallery.counts
     assert (counts.candidate, counts.neither) == (2, 1)
     # First the image on which all runs of either side agree.
-    assert [picture.item for picture in found.pictures] == ["ood/a:1#0", "ood/a:0#0"]
-    clear, unclear = found.pictures
+    assert [picture.item for picture in gallery.pictures] == ["ood/a:1#0", "ood/a:0#0"]
+    clear, unclear = gallery.pictures
     assert clear.reference == Answer(right=0, of=2, wrong=5)
     assert unclear.reference == Answer(right=1, of=2, wrong=5)
     assert unclear.candidate == Answer(right=2, of=2, wrong=None)
@@ -295,11 +297,11 @@ def test_most_runs_decide_and_half_of_them_lose_an_image(tmp_path: Path) -> None
 def test_pictures_come_in_turn_from_every_shift_and_once_of_a_drawing(tmp_path: Path) -> None:
     right = {"ood/a": [3] * 8, "ood/b": [3] * 4, "id/test": [3] * 4}
     wrong = {split: [5] * len(said) for split, said in right.items()}
-    found = one_seed(tmp_path, right, wrong, right, views=2)
-    assert [picture.split for picture in found.pictures] == [
+    gallery = one_seed(tmp_path, right, wrong, right, views=2)
+    assert [picture.split for picture in gallery.pictures] == [
         *("ood/a", "ood/b", "ood/a", "ood/b", "ood/a", "ood/a")
     ]
-    drawings = [picture.item.partition("#")[0] for picture in found.pictures]
+    drawings = [picture.item.partition("#")[0] for picture in gallery.pictures]
     assert len(set(drawings)) == len(drawings)
 
 
@@ -329,9 +331,9 @@ def test_no_more_pictures_of_a_kind_than_asked_for(tmp_path: Path) -> None:
     right, wrong = {"ood/a": [3] * 9}, {"ood/a": [5] * 9}
     zero_shot = kept(tmp_path, "zero_shot", None, right)
     runs = kept(tmp_path, "fine_tune", 0, wrong), kept(tmp_path, "car_ft", 0, right)
-    found = picked(zero_shot, *runs, each_way=4)
-    assert found is not None
-    assert len(found.pictures) == 4
+    gallery = picked(zero_shot, *runs, each_way=4)
+    assert gallery is not None
+    assert len(gallery.pictures) == 4
 
 
 def test_without_predictions_or_with_those_of_other_images_there_is_no_gallery(
@@ -339,12 +341,12 @@ def test_without_predictions_or_with_those_of_other_images_there_is_no_gallery(
 ) -> None:
     said = {"ood/a": [3, 5]}
     zero_shot = kept(tmp_path, "zero_shot", None, said)
-    ours = kept(tmp_path, "car_ft", 0, said)
+    car_ft = kept(tmp_path, "car_ft", 0, said)
     elsewhere = run("fine_tune", 0, metrics(0.6, 0.3), folder=tmp_path / "gone")
     nowhere = run("fine_tune", 0, metrics(0.6, 0.3))
     other = kept(tmp_path, "fine_tune", 0, {"ood/b": [3, 5]})
-    for theirs in (elsewhere, nowhere, other):
-        assert picked(zero_shot, theirs, ours) is None
+    for fine_tune in (elsewhere, nowhere, other):
+        assert picked(zero_shot, fine_tune, car_ft) is None
 
 
 def test_only_the_common_seeds_count(tmp_path: Path) -> None:
@@ -359,9 +361,9 @@ def test_only_the_common_seeds_count(tmp_path: Path) -> None:
         )
     }
     zero_shot = kept(tmp_path, "zero_shot", None, {"ood/a": [3]})
-    found = pick(arms["car_ft"], arms["fine_tune"], zero_shot, [0])
-    assert found is not None
-    assert found.pictures[0].candidate == Answer(right=1, of=1, wrong=None)
+    gallery = pick(arms["car_ft"], arms["fine_tune"], zero_shot, [0])
+    assert gallery is not None
+    assert gallery.pictures[0].candidate == Answer(right=1, of=1, wrong=None)
 
 
 OUTSIDE = {"outside_means": ["ood/pixel"]}
@@ -407,14 +409,14 @@ def test_charts_of_the_mean_are_over_the_shifts_alone(data: ChartData) -> None:
     rows = [row for row in data.shown if row.n]
     mean = [reliability(row, [*data.tallies(row).values()], "ood/mean")[1] for row in rows]
     assert {sum(part["images"] for part in bins) for bins in mean} == {WITHIN, 2 * WITHIN}
-    classes = [found for found in all_class_differences(data) if found.split == "ood/mean"]
-    assert {int(found.images.sum()) for found in classes} == {WITHIN}
-    assert "ood/pixel" in {found.split for found in all_class_differences(data)}
+    classes = [part for part in all_class_differences(data) if part.split == "ood/mean"]
+    assert {int(part.images.sum()) for part in classes} == {WITHIN}
+    assert "ood/pixel" in {part.split for part in all_class_differences(data)}
 
 
 def test_the_gallery_shows_the_test_and_the_shifts(runs: list[RunRecord]) -> None:
     first, fine_tune, car_ft = group(runs)
-    found = pick(car_ft, fine_tune, first.done[0], (0, 1))
-    assert found is not None
-    assert {row.split for row in found.counts} == {"id/test", "ood/outline", "ood/flat_emoji"}
-    assert "ood/pixel" not in {picture.split for picture in found.pictures}
+    gallery = pick(car_ft, fine_tune, first.done[0], (0, 1))
+    assert gallery is not None
+    assert {row.split for row in gallery.counts} == {"id/test", "ood/outline", "ood/flat_emoji"}
+    assert "ood/pixel" not in {picture.split for picture in gallery.pictures}

@@ -11,10 +11,10 @@ from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.runs import (
     fields,
     group,
-    merge_key,
-    merge_number,
     params_key,
+    scalar_text,
     setting,
+    split_merge,
     tells_apart,
 )
 
@@ -34,8 +34,7 @@ def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:
 def test_values_come_in_the_order_of_the_seeds() -> None:
     runs = [run("fine_tune", seed, metrics(seed / 10, 0.3)) for seed in (2, 0, 1)]
     arm = group(runs)[0]
-    assert arm.values("id/test/top1") == (0.0, 0.1, 0.2)
-    assert arm.by_seed("id/test/top1") == {0: 0.0, 1: 0.1, 2: 0.2}
+    assert list(arm.values("id/test/top1").items()) == [(0, 0.0), (1, 0.1), (2, 0.2)]
 
 
 def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
@@ -62,15 +61,15 @@ def test_only_finished_runs_enter_and_the_others_are_counted() -> None:
         run("fine_tune", 3, metrics(0.9, 0.9), state="stopped"),
     ]
     arm = group(runs)[0]
-    assert arm.values("id/test/top1") == (0.6,)
+    assert arm.values("id/test/top1") == {0: 0.6}
     assert arm.states == {"done": 1, "failed": 1, "pruned": 1, "stopped": 1}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_no_value(value: float) -> None:
     arm = group([run("fine_tune", 0, {"id/test/top1": value})])[0]
-    assert arm.values("id/test/top1") == (None,)
-    assert arm.by_seed("id/test/top1") == {}
+    assert arm.values("id/test/top1") == {}
+    assert arm.mean("id/test/top1") is None
 
 
 def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
@@ -112,6 +111,8 @@ def test_params_are_named_by_their_last_part_unless_two_end_alike() -> None:
     both = {"prompts.classes": "openai", "data.classes": None}
     assert setting(both) == "data.classes=none prompts.classes=openai"
     assert setting({"algorithm.name": "car_ft", "optim.flag": True}) == "flag=true"
+    values = (1.0, True, None, 3e-5, "x")
+    assert list(map(scalar_text, values)) == ["1", "true", "none", "3e-05", "x"]
 
 
 def test_equal_params_have_one_key() -> None:
@@ -122,13 +123,24 @@ def test_equal_params_have_one_key() -> None:
 
 def test_merge_labels_sort_by_number() -> None:
     labels = ["wise_ft@1", "wise_ft@0.5", "uniform_soup", "wise_ft@0.25"]
-    assert sorted(labels, key=merge_key) == [
+    merges = {label: metrics(0.6, 0.3) for label in labels}
+    assert group([run("fine_tune", 0, metrics(0.6, 0.3), merges=merges)])[0].merge_labels == (
         "uniform_soup",
         "wise_ft@0.25",
         "wise_ft@0.5",
         "wise_ft@1",
-    ]
-    assert merge_number("uniform_soup") is None
+    )
+    assert split_merge("wise_ft@0.25") == ("wise_ft", 0.25)
+    assert split_merge("uniform_soup") == ("uniform_soup", None)
+
+
+def test_an_arm_that_no_seed_changes_has_its_value_at_every_seed() -> None:
+    arm = group([zero_shot(ood=0.4)])[0]
+    assert arm.values("ood/mean/top1") == {None: 0.4}
+    assert arm.values("ood/mean/top1", (3, 5)) == {3: 0.4, 5: 0.4}
+    assert arm.values("ood/mean/macro_f1", (3, 5)) == {}
+    trained = group([run("fine_tune", 3, metrics(0.6, 0.3))])[0]
+    assert trained.values("ood/mean/top1", (3, 5)) == {3: 0.3}
 
 
 def test_only_the_pre_trained_weights_are_zero_shot() -> None:

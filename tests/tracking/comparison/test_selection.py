@@ -199,8 +199,8 @@ def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> 
     runs = [run("fine_tune", seed, metrics(0.6, 0.3)) for seed in SEEDS]
     runs += [run("car_ft", seed, metrics(0.5, 0.3), trial=0) for seed in SEEDS]
     runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
-    found = select_each(group(runs), SelectionRule(), SEEDS)
-    assert [(name, choice.value) for name, choice in found.items()] == [
+    selections = select_each(group(runs), SelectionRule(), SEEDS)
+    assert [(name, choice.value) for name, choice in selections.items()] == [
         ("car_ft", 0.5),
         ("fine_tune", 0.6),
     ]
@@ -371,20 +371,20 @@ def compared(more: Sequence[RunRecord], seeds: tuple[int, ...] | None = FRESH) -
 
 
 def test_without_fresh_seeds_nothing_is_said_of_them() -> None:
-    found = compare(kl_sweep(), sweep="s")
-    assert found.fresh_seeds == ()
-    assert "fresh" not in found.verdict
-    assert to_json(found)["fresh_seeds"] == ()
+    comparison = compare(kl_sweep(), sweep="s")
+    assert comparison.fresh_seeds == ()
+    assert "fresh" not in comparison.verdict
+    assert to_json(comparison)["fresh_seeds"] == ()
 
 
 @pytest.mark.parametrize("seeds", [FRESH, None], ids=["asked", "those that occur"])
 def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
     lucky, honest = compare(kl_sweep(), sweep="s"), compared(CONFIRMED, seeds)
     assert lucky.verdicts[0].outcome == "better"
-    finding = honest.verdicts[0]
-    assert (finding.outcome, finding.pair.seeds) == ("no_difference", FRESH)
-    assert finding.pair.ood is not None
-    assert finding.pair.ood.mean == pytest.approx(0.001)
+    verdict = honest.verdicts[0]
+    assert (verdict.outcome, verdict.pair.seeds) == ("no_difference", FRESH)
+    assert verdict.pair.ood is not None
+    assert verdict.pair.ood.mean == pytest.approx(0.001)
     assert honest.fresh_seeds == FRESH
     assert "car_ft kl_weight=1 " in honest.sentences[0]
     assert "over 5 fresh seeds" in honest.sentences[0]
@@ -413,13 +413,15 @@ def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
 
 
 def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
-    found = compared(CONFIRMED)
-    alphas = {row.arm.label: row.arm.merge for row in found.rows if row.chosen and row.arm.merge}
+    comparison = compared(CONFIRMED)
+    alphas = {
+        row.arm.label: row.arm.merge for row in comparison.rows if row.chosen and row.arm.merge
+    }
     assert alphas["fine_tune (confirmed) + wise_ft@0.75"] == "wise_ft@0.75"
     assert "fine_tune + wise_ft@0.75" in alphas
-    merged = found.verdicts[0].merged["wise_ft"]
+    merged = comparison.verdicts[0].merged["wise_ft"]
     assert merged.seeds == FRESH
-    assert {curve.label for curve in found.curves} == {
+    assert {curve.label for curve in comparison.curves} == {
         "fine_tune (confirmed)",
         "car_ft kl_weight=1 (confirmed)",
     }
@@ -439,11 +441,11 @@ def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
 def test_as_long_as_one_is_lacking_the_seeds_of_the_choice_are_judged(
     more: list[RunRecord], done: int
 ) -> None:
-    found = compared(more)
-    assert found.fresh_seeds == ()
-    assert found.verdicts[0].pair.seeds == (0, 1, 2, 3, 4)
-    assert found.sentences[:-1] == compare(kl_sweep(), sweep="s").sentences
-    assert found.sentences[-1] == (
+    comparison = compared(more)
+    assert comparison.fresh_seeds == ()
+    assert comparison.verdicts[0].pair.seeds == (0, 1, 2, 3, 4)
+    assert comparison.sentences[:-1] == compare(kl_sweep(), sweep="s").sentences
+    assert comparison.sentences[-1] == (
         f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on the "
         "seeds that the settings were chosen on."
     )
@@ -451,26 +453,26 @@ def test_as_long_as_one_is_lacking_the_seeds_of_the_choice_are_judged(
 
 def test_zero_shot_needs_no_confirmation_as_a_reference() -> None:
     runs = [zero_shot(ood=0.3), *arm("car_ft", [0.6] * 2, [0.35, 0.36], trial=0)]
-    found = compare(
+    comparison = compare(
         [*runs, *fresh("car_ft", 0.6, 0.35)],
         ComparisonSpec(reference="zero_shot", confirm_seeds=FRESH),
         sweep="s",
     )
-    assert found.verdicts[0].pair.seeds == FRESH
-    assert "over 5 fresh seeds" in found.verdict
+    assert comparison.verdicts[0].pair.seeds == FRESH
+    assert "over 5 fresh seeds" in comparison.verdict
 
 
 def test_a_sweep_of_one_algorithm_tells_its_gain_on_fresh_seeds() -> None:
     runs = [zero_shot(), *arm("car_ft", [0.6] * 2, [0.35, 0.36], trial=0)]
-    found = compare(
+    comparison = compare(
         [*runs, *fresh("car_ft", 0.6, 0.4)], ComparisonSpec(confirm_seeds=FRESH), sweep="s"
     )
-    assert "Against zero-shot its OOD mean is +2.04 pp" in found.verdict
-    assert "compare car_ft with" in found.verdict
+    assert "Against zero-shot its OOD mean is +2.04 pp" in comparison.verdict
+    assert "compare car_ft with" in comparison.verdict
 
 
 def test_few_fresh_seeds_are_too_few() -> None:
     runs = [*fresh("fine_tune", 0.65, 0.34, (7, 9)), *fresh("car_ft", 0.65, 0.35, (7, 9), **CHOSEN)]
-    found = compared(runs, (7, 9))
-    assert found.verdict.startswith("Inconclusive: 2 common fresh seeds, 5 required. ")
-    assert "judged on seeds 7, 9," in found.verdict
+    comparison = compared(runs, (7, 9))
+    assert comparison.verdict.startswith("Inconclusive: 2 common fresh seeds, 5 required. ")
+    assert "judged on seeds 7, 9," in comparison.verdict

@@ -91,5 +91,5 @@ def test_what_one_sweep_has_selected_on_confirms_nothing_in_another() -> None:
 
 
 def test_sweeps_without_a_common_seed_have_settings_that_are_whole_with_all() -> None:
-    found = agreed({"a": ComparisonSpec(seeds=(0,)), "b": ComparisonSpec(seeds=(1,))})
-    assert found.seeds is None
+    spec = agreed({"a": ComparisonSpec(seeds=(0,)), "b": ComparisonSpec(seeds=(1,))})
+    assert spec.seeds is None

@@ -59,14 +59,14 @@ def test_the_interval_of_three_seeds_is_the_one_by_hand() -> None:
 
 @given(accuracies)
 def test_intervals_are_those_of_scipy(values: list[float]) -> None:
-    ours = t_interval(values)
-    assert ours is not None
+    interval = t_interval(values)
+    assert interval is not None
     error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
     if error < 1e-9:
-        assert ours.low == pytest.approx(ours.high, abs=1e-9)
+        assert interval.low == pytest.approx(interval.high, abs=1e-9)
         return
-    theirs = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
-    assert ours == pytest.approx(theirs, abs=1e-9)
+    expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
+    assert interval == pytest.approx(expected, abs=1e-9)
     one_sided = stats.ttest_1samp(values, 0, alternative="greater").confidence_interval(0.95)
     assert PairedTest(tuple(values)).lower95 == pytest.approx(one_sided.low, abs=1e-9)
 
@@ -109,9 +109,9 @@ def test_a_paired_difference_turns_its_sign_with_its_sides(pairs: list[tuple]) -
 @given(st.lists(st.tuples(accuracy, accuracy), min_size=3, max_size=8))
 def test_the_paired_test_is_scipys(pairs: list[tuple]) -> None:
     first, second = zip(*pairs, strict=True)
-    ours = paired(first, second)
-    if standard_error(ours.differences) > 1e-6:
-        assert ours.p == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=1e-7)
+    interval = paired(first, second)
+    if standard_error(interval.differences) > 1e-6:
+        assert interval.p == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=1e-7)
 
 
 def test_equal_runs_are_no_difference() -> None:
@@ -233,8 +233,8 @@ def test_the_bootstrap_of_whole_units_is_scipys_of_units() -> None:
     rng = np.random.default_rng(7)
     counts = rng.integers(1, 7, (150, 1))  # views of a drawing
     totals = rng.binomial(counts, rng.beta(3, 2, (150, 1))).astype(np.float64)
-    ours = percentile_interval(cluster_bootstrap(totals, counts, resamples=20_000)[:, 0])
-    theirs = stats.bootstrap(
+    interval = percentile_interval(cluster_bootstrap(totals, counts, resamples=20_000)[:, 0])
+    expected = stats.bootstrap(
         (totals[:, 0], counts[:, 0]),
         lambda hits, items, axis: hits.sum(axis=axis) / items.sum(axis=axis),
         paired=True,
@@ -242,8 +242,8 @@ def test_the_bootstrap_of_whole_units_is_scipys_of_units() -> None:
         n_resamples=20_000,
         rng=rng,
     ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours == pytest.approx(theirs, abs=0.03 * width)
+    width = expected.high - expected.low
+    assert interval == pytest.approx(expected, abs=0.03 * width)
     # Accelerated and corrected for bias it lies at nearly the same place: no need for more.
     bca = stats.bootstrap(
         (totals[:, 0] / counts[:, 0],), np.mean, method="BCa", n_resamples=5_000, rng=rng

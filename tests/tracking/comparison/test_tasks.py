@@ -43,7 +43,7 @@ RULES = {
 }
 
 
-def found(
+def compared(
     records: Sequence[RunRecord], rule: SelectionRule | None = None, **options: Any
 ) -> Comparison:
     spec = ComparisonSpec(tasks=FIELD, rule=rule or SelectionRule())
@@ -80,7 +80,7 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_table_is_domainbeds(method: str, seed: int) -> None:
     records = random_runs(np.random.default_rng(seed), settings=5, seeds=3)
-    comparison = found(records, RULES[method])
+    comparison = compared(records, RULES[method])
     assert comparison.task_table is not None
     for algorithm in ("fine_tune", "car_ft"):
         expected = domainbed(records, algorithm, method)
@@ -92,11 +92,11 @@ def test_the_table_is_domainbeds(method: str, seed: int) -> None:
 
 def test_the_three_rules_choose_differently() -> None:
     records = random_runs(np.random.default_rng(0), settings=5, seeds=3)
-    assert len({str(printed(found(records, rule))) for rule in RULES.values()}) == 3
+    assert len({str(printed(compared(records, rule))) for rule in RULES.values()}) == 3
 
 
 def test_each_task_has_the_setting_that_its_validation_takes() -> None:
-    comparison = found(two_domains())
+    comparison = compared(two_domains())
     table = comparison.task_table
     assert table is not None
     assert dict(table.settings) == {
@@ -114,10 +114,10 @@ def test_each_task_has_the_setting_that_its_validation_takes() -> None:
 
 
 def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
-    comparison = found(two_domains())
-    (finding,) = comparison.verdicts
-    assert finding.outcome == "better"
-    difference = finding.pair
+    comparison = compared(two_domains())
+    (verdict,) = comparison.verdicts
+    assert verdict.outcome == "better"
+    difference = verdict.pair
     assert difference.ood is not None
     assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
     assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +6.10 pp [")
@@ -132,7 +132,7 @@ def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
 
 
 def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
-    comparison = found(two_domains())
+    comparison = compared(two_domains())
     rows = {row.arm.label: row for row in comparison.rows}
     assert list(rows) == ["zero_shot", "fine_tune", "car_ft", "car_ft + wise_ft@0.5"]
     assert rows["zero_shot"].metric("ood/mean/top1").mean == pytest.approx(0.5)
@@ -149,10 +149,10 @@ def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
 
 
 def test_a_budget_is_that_of_a_task_in_settings_and_of_all_in_runs() -> None:
-    (fine_tune, car_ft) = found(two_domains()).budgets
+    (fine_tune, car_ft) = compared(two_domains()).budgets
     assert (fine_tune.algorithm, fine_tune.settings, fine_tune.runs) == ("fine_tune", 1, 10)
     assert (car_ft.algorithm, car_ft.settings, car_ft.runs) == ("car_ft", 2, 20)
-    caption = str(getattr(found(two_domains()).task_table, "caption", ""))
+    caption = str(getattr(compared(two_domains()).task_table, "caption", ""))
     assert "Settings chosen among on each task: fine_tune 1, car_ft 2." in caption
 
 
@@ -163,7 +163,7 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
         else run
         for run in two_domains()
     ]
-    comparison = found(runs)
+    comparison = compared(runs)
     row = next(row for row in comparison.rows if row.arm.label == "car_ft")
     assert (row.n, dict(row.arm.states)) == (4, {"done": 4, "failed": 1})
     assert comparison.task_table is not None
@@ -175,7 +175,7 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
 
 def test_a_warning_of_every_task_stands_once() -> None:
     runs = [run for run in two_domains() if run.seed != 4 or run.algorithm != "car_ft"]
-    warnings = found(runs).warnings
+    warnings = compared(runs).warnings
     assert len(warnings) == len(set(warnings))
     assert any(warning.startswith("art: no setting of car_ft has all") for warning in warnings)
 
@@ -187,7 +187,7 @@ def test_leaving_a_domain_out_needs_all_others_on_every_seed() -> None:
         for run in records
         if (run.params.get(VAL_DOMAIN), run.trial, run.algorithm) != ("photo", 1, "car_ft")
     ]
-    comparison = found(lost, RULES["LOO"])
+    comparison = compared(lost, RULES["LOO"])
     assert comparison.task_table is not None
     line = comparison.task_table.of("car_ft")
     assert line is not None
@@ -210,7 +210,7 @@ def test_runs_that_leave_a_domain_out_serve_their_merges_too() -> None:
             merges = {label: measured(domain, val=val, ood=0.5) for label, val in vals.items()}
             made = ("car_ft", domain, 0, 0)
             runs.append(domain_run(*made, val=0.5, ood=0.4, val_domain=other, merges=merges))
-    comparison = found(runs, RULES["LOO"])
+    comparison = compared(runs, RULES["LOO"])
     chosen = [row.arm.merge for row in comparison.rows if row.chosen and row.arm.merge]
     assert chosen == ["wise_ft@0.2"]
 
@@ -223,7 +223,7 @@ def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
             "id/test/top1": record.metrics["ood/mean/top1"],
         }
         runs.append(replace(record, metrics=numbers, merges={}))
-    comparison = found(runs)
+    comparison = compared(runs)
     assert comparison.task_table is not None
     assert set(comparison.task_table.endpoints.values()) == {"id/test/top1"}
     assert comparison.verdicts[0].pair.endpoint.metric == "id/test/top1"
@@ -231,12 +231,14 @@ def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
 
 
 def test_the_oracle_is_named_everywhere() -> None:
-    comparison = found(random_runs(np.random.default_rng(2), settings=2, seeds=2), RULES["oracle"])
+    comparison = compared(
+        random_runs(np.random.default_rng(2), settings=2, seeds=2), RULES["oracle"]
+    )
     assert comparison.task_table is not None
     assert "test-domain validation (oracle) on ood/{task}_out/top1" in comparison.task_table.caption
     assert all("oracle" in row.marks for row in comparison.rows)
-    (told,) = (warning for warning in comparison.warnings if "oracle: " in warning)
-    assert told.startswith("oracle: settings were chosen on ood/{task}_out/top1")
+    (warning_text,) = (warning for warning in comparison.warnings if "oracle: " in warning)
+    assert warning_text.startswith("oracle: settings were chosen on ood/{task}_out/top1")
     values = [row.value for row in comparison.rows]
     assert None not in values
 
@@ -259,8 +261,10 @@ def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
         else run
         for run in runs
     ]
-    assert not any("budgets" in warning for warning in found(runs).warnings if "mixed" in warning)
-    assert any("mixed training budgets" in warning for warning in found(odd).warnings)
+    assert not any(
+        "budgets" in warning for warning in compared(runs).warnings if "mixed" in warning
+    )
+    assert any("mixed training budgets" in warning for warning in compared(odd).warnings)
 
 
 def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
@@ -269,11 +273,11 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
         for domain in ("art", "photo"):
             made = domain_run("zero_shot", domain, seed, None, val=0.6, ood=0.4 + seed / 100)
             runs.append(replace(made, untrained=True))
-    comparison = found(runs)
+    comparison = compared(runs)
     zero_shot = comparison.rows[0]
     assert (zero_shot.arm.algorithm, zero_shot.n, zero_shot.arm.trains) == ("zero_shot", 5, False)
     assert [budget.algorithm for budget in comparison.budgets] == ["fine_tune", "car_ft"]
-    assert [finding.pair.candidate.algorithm for finding in comparison.verdicts] == ["car_ft"]
+    assert [verdict.pair.candidate.algorithm for verdict in comparison.verdicts] == ["car_ft"]
     gain = comparison.verdicts[0].gain
     assert gain is not None
     # Seed by seed: 0.66 + 1.5 thousandths a seed minus 0.4 + a hundredth a seed.
@@ -281,7 +285,7 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
 
 
 def test_as_json_it_has_each_task_and_the_table() -> None:
-    plain = json.loads(json.dumps(to_json(found(two_domains())), allow_nan=False))
+    plain = json.loads(json.dumps(to_json(compared(two_domains())), allow_nan=False))
     assert plain["tasks"]["field"] == FIELD
     assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
     assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
@@ -297,7 +301,7 @@ def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
     spec = ComparisonSpec(tasks=FIELD)
     fields = {run.digest: {**run.params, "algorithm.name": run.algorithm} for run in runs}
     parts = [SweepRuns("mine", mine, spec, fields), SweepRuns("yours", yours, spec, fields)]
-    both, alone = compare_sweeps(parts), found(runs)
+    both, alone = compare_sweeps(parts), compared(runs)
     assert printed(both) == printed(alone)
     fewer = [run for run in yours if run.params[FIELD] == "art"]
     with pytest.raises(
@@ -310,18 +314,18 @@ def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
 
 def test_a_run_without_a_task_is_told() -> None:
     with pytest.raises(TrackingError, match=r"has no data.test_domain, so it is of no task"):
-        found([replace(run, params={}) for run in two_domains()])
+        compared([replace(run, params={}) for run in two_domains()])
 
 
 def test_all_domains_are_tasks_here() -> None:
     records = random_runs(np.random.default_rng(3), settings=1, seeds=1)
-    table = task_table(found(records, RULES["IID"]))
+    table = task_table(compared(records, RULES["IID"]))
     assert table is not None
     assert table.heads == ("algorithm", *DOMAINS, "Avg")
 
 
 def test_a_table_that_is_too_wide_stands_in_several() -> None:
-    comparison = found(random_runs(np.random.default_rng(0), settings=2, seeds=3), RULES["IID"])
+    comparison = compared(random_runs(np.random.default_rng(0), settings=2, seeds=3), RULES["IID"])
     heads = {}
     for width in (100, 45):
         lines = terminal(comparison, width=width).splitlines()
@@ -333,7 +337,7 @@ def test_a_table_that_is_too_wide_stands_in_several() -> None:
 
 
 def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
-    comparison = found(two_domains())
+    comparison = compared(two_domains())
     rows = {row["setting"]: row for row in csv.DictReader(io.StringIO(to_csv(comparison)))}
     assert float(rows["fine_tune"]["art mean"]) == pytest.approx(0.502)
     assert float(rows["fine_tune"]["Avg mean"]) == pytest.approx(0.602)
@@ -345,14 +349,14 @@ def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
 
 
 def test_a_paper_has_the_table_first_in_domainbeds_form() -> None:
-    text = latex(found(two_domains()))
+    text = latex(compared(two_domains()))
     assert text.index("& Avg") < text.index("& OOD mean")
     assert r"fine\_tune & 50.2 $\pm$ 0.1 & 70.2 $\pm$ 0.1 & 60.2 $\pm$ 0.1 \\" in text
     assert r"\begin{tabular}{lrrr}" in text
 
 
 def test_a_notebook_and_a_page_show_both_tables() -> None:
-    comparison = found(two_domains())
+    comparison = compared(two_domains())
     shown = cell(comparison)
     assert shown.count("<table>") == 2
     assert shown.index("50.2 ± 0.1") < shown.index("80.2 ±0.2")
@@ -365,7 +369,7 @@ def test_a_notebook_and_a_page_show_both_tables() -> None:
 
 
 def test_the_runs_of_a_frame_are_those_of_every_task() -> None:
-    frame = runs_frame(found(two_domains()))
+    frame = runs_frame(compared(two_domains()))
     assert len(frame) == 2 + 10 + 20 * 2
     assert set(frame[FIELD]) == {"art", "photo"}
     assert set(frame["state"]) == {"done"}
@@ -375,7 +379,7 @@ def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
     runs = [
         run for run in two_domains() if (run.algorithm, run.params[FIELD]) != ("fine_tune", "art")
     ]
-    comparison = found(runs)
+    comparison = compared(runs)
     assert comparison.task_table is not None
     line = comparison.task_table.of("fine_tune")
     assert line is not None
@@ -387,9 +391,9 @@ def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
 
 def test_epochs_are_known_where_every_run_tells_them() -> None:
     runs = [replace(run, epochs=3) for run in two_domains()]
-    assert {budget.epochs for budget in found(runs).budgets} == {30, 60}
+    assert {budget.epochs for budget in compared(runs).budgets} == {30, 60}
     some = [replace(run, epochs=None) if run.seed == 0 else run for run in runs]
-    assert {budget.epochs for budget in found(some).budgets} == {None}
+    assert {budget.epochs for budget in compared(some).budgets} == {None}
 
 
 def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> None:
@@ -398,7 +402,7 @@ def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> Non
         for run in two_domains()
         if run.algorithm == "car_ft"
     ]
-    rows = found(runs).tasks["art"].rows
+    rows = compared(runs).tasks["art"].rows
     assert {row.arm.params[VAL_DOMAIN] for row in rows} == {"sketch"}
 
 
@@ -412,13 +416,13 @@ def test_a_further_domain_that_every_run_leaves_out_is_a_field_like_any() -> Non
 def test_a_step_that_domainbed_would_not_take_is_told(method: str, result: str, said: str) -> None:
     for kept in ("last", "best_val"):
         runs = [replace(run, facts={"result": kept}) for run in two_domains()]
-        table = found(runs, RULES[method]).task_table
+        table = compared(runs, RULES[method]).task_table
         assert table is not None
         assert (said in table.caption) == (kept == result)
 
 
 def test_the_cost_of_an_algorithm_counts_its_runs_on_all_tasks() -> None:
-    data = ChartData(found(two_domains(seeds=3)))
+    data = ChartData(compared(two_domains(seeds=3)))
     counts = {name: dict(states) for name, states in run_counts(data).items()}
     # Two domains and three seeds, of CAR-FT at two settings.
     assert counts == {"fine_tune": {"done": 6}, "car_ft": {"done": 12}}

@@ -34,8 +34,8 @@ FINE_TUNE = arm("fine_tune", STEADY, LOW)
 
 def test_more_robust_at_equal_id_is_better() -> None:
     comparison = compared([zero_shot()], FINE_TUNE, rival(STEADY, HIGH))
-    (finding,) = comparison.verdicts
-    assert finding.outcome == "better"
+    (verdict,) = comparison.verdicts
+    assert verdict.outcome == "better"
     assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +2.01 pp [")
     assert "; ID test is non-inferior (" in comparison.verdict
     assert "Against zero-shot its OOD mean is -1.97 pp [" in comparison.verdict
@@ -72,9 +72,9 @@ def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
     ]
     comparison = compared(both, rule=SelectionRule(metric="train/loss", goal="minimize"))
     assert comparison.verdicts[0].outcome == "trade_off"
-    said = comparison.sentences[0]
-    assert "car_ft is more robust than fine_tune but not better: OOD mean +2.01 pp [" in said
-    assert said.endswith(
+    sentence = comparison.sentences[0]
+    assert "car_ft is more robust than fine_tune but not better: OOD mean +2.01 pp [" in sentence
+    assert sentence.endswith(
         "; ID accuracy was not measured, so it is not shown to be non-inferior (margin 0.5 pp)."
     )
 
@@ -94,8 +94,8 @@ def test_a_difference_within_the_noise_is_none_shown() -> None:
 
 def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     comparison = compared(FINE_TUNE, rival(STEADY, LOW))
-    finding = comparison.verdicts[0]
-    assert (finding.outcome, finding.p_holm) == ("tie", 1.0)
+    verdict = comparison.verdicts[0]
+    assert (verdict.outcome, verdict.p_holm) == ("tie", 1.0)
     assert comparison.sentences[0] == (
         "A tie: car_ft and fine_tune are equal in OOD mean and ID test, in each of 5 seeds."
     )
@@ -119,11 +119,11 @@ def test_equal_robustness_at_another_id_accuracy_is_no_tie() -> None:
 def test_a_tie_of_few_seeds_is_called_one_so_far(n: int, where: str) -> None:
     comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(STEADY[:n], LOW[:n]))
     assert comparison.verdicts[0].outcome == "too_few_seeds"
-    said = comparison.sentences[0]
-    assert said.startswith(
+    sentence = comparison.sentences[0]
+    assert sentence.startswith(
         f"Inconclusive: {n} common seed{'s' * (n > 1)}, 5 required. So far a tie: "
     )
-    assert said.endswith(f"are equal in OOD mean and ID test, {where}.")
+    assert sentence.endswith(f"are equal in OOD mean and ID test, {where}.")
 
 
 def test_the_sentence_has_one_p_and_the_plain_data_that_of_sign_flips_too() -> None:
@@ -199,9 +199,9 @@ def test_a_sweep_of_the_reference_itself_has_nothing_to_compare_with() -> None:
 
 def test_another_reference_may_be_named() -> None:
     comparison = compared([zero_shot(ood=0.34)], rival(STEADY, HIGH), reference="zero_shot")
-    finding = comparison.verdicts[0]
-    assert finding.outcome == "better"
-    assert finding.pair.seeds == (0, 1, 2, 3, 4)
+    verdict = comparison.verdicts[0]
+    assert verdict.outcome == "better"
+    assert verdict.pair.seeds == (0, 1, 2, 3, 4)
 
 
 def test_against_zero_shot_the_difference_is_said_once() -> None:
@@ -230,14 +230,14 @@ def test_without_shifts_the_id_test_is_judged_and_robustness_is_not(
     more: float, outcome: str, said: str
 ) -> None:
     noise = [0.0005, -0.0004, 0.0002, 0.0004, -0.0002] if more else [0.0] * 5
-    theirs = [value + more + small for value, small in zip(STEADY, noise, strict=True)]
-    comparison = compared(PLAIN, without_shifts(theirs))
-    (finding,) = comparison.verdicts
-    assert (finding.outcome, finding.pair.endpoint.metric) == (outcome, "id/test/top1")
+    tests = [value + more + small for value, small in zip(STEADY, noise, strict=True)]
+    comparison = compared(PLAIN, without_shifts(tests))
+    (verdict,) = comparison.verdicts
+    assert (verdict.outcome, verdict.pair.endpoint.metric) == (outcome, "id/test/top1")
     assert comparison.verdict.startswith(said)
     assert comparison.sentences[1] == ("No shift was measured, so nothing is said of robustness.")
     assert "OOD" not in comparison.verdict
-    few = compared(PLAIN[:4], without_shifts(theirs[:4]))
+    few = compared(PLAIN[:4], without_shifts(tests[:4]))
     assert few.verdict.startswith("Inconclusive: 4 common seeds")
 
 
@@ -245,8 +245,8 @@ def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
     better = [value + 0.02 + s / 1000 for s, value in enumerate(STEADY)]
     flyp = [run("flyp", s, metrics(test, None)) for s, test in enumerate(better[::-1])]
     comparison = compared(PLAIN, without_shifts(better), flyp)
-    raw = [finding.pair.id.p for finding in comparison.verdicts if finding.pair.id]
-    adjusted = [finding.p_holm for finding in comparison.verdicts]
+    raw = [verdict.pair.id.p for verdict in comparison.verdicts if verdict.pair.id]
+    adjusted = [verdict.p_holm for verdict in comparison.verdicts]
     assert None not in raw
     assert sorted(adjusted) == pytest.approx(  # type: ignore[type-var]
         sorted([min(1.0, 2 * min(raw)), max(2 * min(raw), max(raw))])  # type: ignore[type-var,operator]
@@ -268,7 +268,7 @@ def without_id_test(runs: Sequence[RunRecord]) -> list[RunRecord]:
     def kept(measured: Mapping[str, float]) -> dict[str, float]:
         return {name: value for name, value in measured.items() if "id/test" not in name}
 
-    merges = ({label: kept(found) for label, found in run.merges.items()} for run in runs)
+    merges = ({label: kept(measured) for label, measured in run.merges.items()} for run in runs)
     return [
         replace(run, metrics=kept(run.metrics), merges=merged)
         for run, merged in zip(runs, merges, strict=True)
@@ -283,8 +283,8 @@ def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
     # The made-up validation accuracy is that of the test.
     assert other.verdict == usual.verdict.replace("ID test", "ID val")
     assert [curve.points for curve in other.curves] == [curve.points for curve in usual.curves]
-    (told,), (known,) = to_json(other)["tests"], to_json(usual)["tests"]
-    assert told["id/val/top1"] == known["id/test/top1"]
+    (by_val,), (by_test,) = to_json(other)["tests"], to_json(usual)["tests"]
+    assert by_val["id/val/top1"] == by_test["id/test/top1"]
     assert not any("id/test" in warning for warning in other.warnings)
 
 
@@ -330,17 +330,17 @@ def test_a_gain_that_fine_tuning_with_wise_ft_gives_too_is_no_gain() -> None:
     tuned = with_curve({0.25: (0.60, 0.40), 0.75: (0.64, 0.38)})
     shifted = [value - 0.03 for value in STEADY]
     comparison = compared([zero_shot()], tuned, rival(shifted, HIGH))
-    finding = comparison.verdicts[0]
-    assert finding.above_curve is not None
-    assert finding.above_curve.values == pytest.approx(
+    verdict = comparison.verdicts[0]
+    assert verdict.above_curve is not None
+    assert verdict.above_curve.values == pytest.approx(
         [
             ood - (0.40 - (test - 0.60) / 0.04 * 0.02)
             for test, ood in zip(shifted, HIGH, strict=True)
         ]
     )
-    assert not finding.gains_over_curve
-    assert finding.dominated_by is not None
-    assert finding.dominated_by.alpha == 0.75
+    assert not verdict.gains_over_curve
+    assert verdict.dominated_by is not None
+    assert verdict.dominated_by.alpha == 0.75
     assert "fine_tune at alpha 0.75 is at least as good on both: no gain over fine_tune" in (
         comparison.verdict
     )
@@ -357,11 +357,11 @@ def test_above_the_curve_at_its_own_id_but_beaten_on_both_is_no_gain() -> None:
     # At ID 0.57 the curve is low (0.30), yet at alpha 0.75 it is better on both.
     tuned = with_curve({0.1: (0.56, 0.30), 0.2: (0.60, 0.30), 0.75: (0.64, 0.39)})
     comparison = compared(tuned, rival([value - 0.08 for value in STEADY], HIGH))
-    finding = comparison.verdicts[0]
-    assert finding.above_curve is not None
-    assert finding.above_curve.mean is not None
-    assert finding.above_curve.mean > 0
-    assert not finding.gains_over_curve
+    verdict = comparison.verdicts[0]
+    assert verdict.above_curve is not None
+    assert verdict.above_curve.mean is not None
+    assert verdict.above_curve.mean > 0
+    assert not verdict.gains_over_curve
     assert "no gain over fine_tune + WiSE-FT" in comparison.verdict
 
 
@@ -375,14 +375,14 @@ def test_outside_the_curves_id_range_no_distance_is_claimed() -> None:
     tuned = with_curve({0.5: (0.62, 0.37)})
     above = [0.70, 0.649, 0.70, 0.649, 0.649]
     comparison = compared([zero_shot()], tuned, rival(above, HIGH))
-    finding = comparison.verdicts[0]
-    assert finding.above_curve is not None
-    assert finding.above_curve.values.count(None) == 2
-    assert finding.above_curve.mean is None
+    verdict = comparison.verdicts[0]
+    assert verdict.above_curve is not None
+    assert verdict.above_curve.values.count(None) == 2
+    assert verdict.above_curve.mean is None
     assert "In 2 of 5 seeds its ID accuracy exceeds fine_tune's WiSE-FT curve; no equal-ID" in (
         comparison.verdict
     )
-    assert not finding.gains_over_curve
+    assert not verdict.gains_over_curve
 
 
 @pytest.mark.parametrize(
@@ -421,9 +421,9 @@ def test_a_metric_of_a_merge_compares_the_merged_models() -> None:
     comparison = compare(
         kl_sweep(), ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5")), sweep="s"
     )
-    finding = comparison.verdicts[0]
-    assert finding.pair.candidate.merge == finding.pair.reference.merge == "wise_ft@0.5"
-    assert finding.merged == {}
+    verdict = comparison.verdicts[0]
+    assert verdict.pair.candidate.merge == verdict.pair.reference.merge == "wise_ft@0.5"
+    assert verdict.merged == {}
 
 
 deltas = st.lists(st.floats(-0.05, 0.05), min_size=5, max_size=5)
@@ -433,10 +433,10 @@ deltas = st.lists(st.floats(-0.05, 0.05), min_size=5, max_size=5)
 def test_no_data_makes_two_algorithms_better_than_each_other(
     ood: list[float], identity: list[float]
 ) -> None:
-    ours = [value + d for value, d in zip(LOW, ood, strict=True)]
+    oods = [value + d for value, d in zip(LOW, ood, strict=True)]
     tests = [value + d for value, d in zip(STEADY, identity, strict=True)]
-    there = compared(FINE_TUNE, rival(tests, ours)).verdicts[0]
-    back = compared(arm("fine_tune", tests, ours), rival(STEADY, LOW)).verdicts[0]
+    there = compared(FINE_TUNE, rival(tests, oods)).verdicts[0]
+    back = compared(arm("fine_tune", tests, oods), rival(STEADY, LOW)).verdicts[0]
     opposite = {"better": "worse", "trade_off": "worse", "no_difference": "no_difference"}
     assert opposite.get(there.outcome, back.outcome) == back.outcome
     if there.outcome == "worse":

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.made_up import bent, metrics, run, zero_shot
-from tracking.comparison.runs import group
+from tracking.comparison.runs import RunRecord, group
 from tracking.comparison.wise_ft import (
     Curve,
     Point,
     dominating,
     mean_curve,
     ood_at,
-    run_curve,
+    seed_curves,
 )
 
 ARCH = Curve(
@@ -23,10 +23,15 @@ ARCH = Curve(
 )
 
 
+def curve_of(*runs: RunRecord, start: RunRecord | None = None) -> Curve | None:
+    """The mean curve of the runs of one arm."""
+    arm = group(runs)[0]
+    return mean_curve(arm, seed_curves(arm, None if start is None else group([start])[0]))
+
+
 def test_the_ends_are_the_zero_shot_and_the_tuned_model() -> None:
-    curve = run_curve(
-        run("fine_tune", 0, metrics(0.65, 0.34), merges=bent(0.65, 0.34)), zero_shot()
-    )
+    tuned = run("fine_tune", 0, metrics(0.65, 0.34), merges=bent(0.65, 0.34))
+    curve = curve_of(tuned, start=zero_shot())
     assert curve is not None
     assert [point.alpha for point in curve.points] == [0, 0.25, 0.5, 0.75, 1]
     assert curve.points[0] == Point(0, 0.55, 0.38)
@@ -35,30 +40,29 @@ def test_the_ends_are_the_zero_shot_and_the_tuned_model() -> None:
 
 def test_measured_ends_stand_before_those_put_in() -> None:
     merges = {f"wise_ft@{alpha}": metrics(0.6, 0.3) for alpha in (0, 0.5, 1)}
-    curve = run_curve(run("fine_tune", 0, metrics(0.9, 0.9), merges=merges), zero_shot())
+    curve = curve_of(run("fine_tune", 0, metrics(0.9, 0.9), merges=merges), start=zero_shot())
     assert curve is not None
     assert {point[1:] for point in curve.points} == {(0.6, 0.3)}
 
 
 def test_without_a_point_between_the_ends_there_is_no_curve() -> None:
-    assert run_curve(run("fine_tune", 0, metrics(0.65, 0.34)), zero_shot()) is None
+    assert curve_of(run("fine_tune", 0, metrics(0.65, 0.34)), start=zero_shot()) is None
     soup = run("fine_tune", 0, metrics(0.6, 0.3), merges={"uniform_soup": metrics(0.7, 0.4)})
-    assert run_curve(soup, zero_shot()) is None
+    assert curve_of(soup, start=zero_shot()) is None
     broken = run("fine_tune", 0, metrics(0.6, 0.3), merges={"wise_ft@0.5": {"id/test/top1": 0.6}})
-    assert run_curve(broken) is None
+    assert curve_of(broken) is None
 
 
 def test_a_mean_curve_needs_every_seed_and_keeps_shared_alphas() -> None:
     whole = [run("fine_tune", s, metrics(0.6, 0.3), merges=bent(0.6, 0.3)) for s in range(2)]
-    curve = mean_curve(group(whole)[0])
+    curve = curve_of(*whole)
     assert curve is not None
     assert [point.alpha for point in curve.points] == [0.25, 0.5, 0.75, 1]
     some = {"wise_ft@0.5": metrics(0.7, 0.5)}
-    curve = mean_curve(group([whole[0], run("fine_tune", 1, metrics(0.6, 0.3), merges=some)])[0])
+    curve = curve_of(whole[0], run("fine_tune", 1, metrics(0.6, 0.3), merges=some))
     assert curve is not None
     assert [point.alpha for point in curve.points] == [0.5, 1]
-    lacking = group([whole[0], run("fine_tune", 1, metrics(0.6, 0.3))])[0]
-    assert mean_curve(lacking) is None
+    assert curve_of(whole[0], run("fine_tune", 1, metrics(0.6, 0.3))) is None
 
 
 @pytest.mark.parametrize(
@@ -77,8 +81,8 @@ def test_a_mean_curve_needs_every_seed_and_keeps_shared_alphas() -> None:
 def test_the_curve_is_read_linearly_and_at_its_highest(
     id_accuracy: float, expected: float | None
 ) -> None:
-    found = ood_at(ARCH, id_accuracy)
-    assert found == (None if expected is None else pytest.approx(expected))
+    height = ood_at(ARCH, id_accuracy)
+    assert height == (None if expected is None else pytest.approx(expected))
 
 
 def test_an_upright_piece_is_read_at_its_top() -> None:

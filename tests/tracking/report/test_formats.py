@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
 from tracking.comparison.compare import Comparison, compare
 from tracking.comparison.spec import ComparisonSpec, SelectionRule
-from tracking.report.formats import escaped, latex, rows_frame, runs_frame
+from tracking.report.formats import escape_latex, latex, rows_frame, runs_frame
 from tracking.report.published import Subject, quoted
 from tracking.report.table import TableOptions
 
@@ -33,8 +33,8 @@ def cells(comparison: Comparison, view: TableOptions | None = None) -> dict[str,
 
 
 def column(comparison: Comparison, name: str) -> dict[str, str]:
-    found = cells(comparison, TableOptions(columns=(name,)))
-    return {label: row[1].split(" {\\scriptsize")[0] for label, row in found.items()}
+    texts = cells(comparison, TableOptions(columns=(name,)))
+    return {label: row[1].split(" {\\scriptsize")[0] for label, row in texts.items()}
 
 
 def settings(*values: float, metric: str = "id/test/top1") -> Comparison:
@@ -47,27 +47,27 @@ def settings(*values: float, metric: str = "id/test/top1") -> Comparison:
 
 
 def test_the_best_is_bold_and_the_second_underlined() -> None:
-    found = list(column(settings(0.6, 0.7, 0.65, 0.5), "id/test/top1").values())
-    assert found == ["60.0", r"\textbf{70.0}", r"\underline{65.0}", "50.0"]
+    texts = list(column(settings(0.6, 0.7, 0.65, 0.5), "id/test/top1").values())
+    assert texts == ["60.0", r"\textbf{70.0}", r"\underline{65.0}", "50.0"]
 
 
 @pytest.mark.parametrize(
     ("metric", "best"), [("id/test/nll", 0), ("gap/top1", 0), ("hmean/top1", 2)]
 )
 def test_losses_and_the_gap_are_better_the_smaller_they_are(metric: str, best: int) -> None:
-    found = list(column(settings(0.1, 0.2, 0.3, metric=metric), metric).values())
-    assert [cell.startswith(r"\textbf") for cell in found] == [i == best for i in range(3)]
-    assert found[1].startswith(r"\underline")
+    texts = list(column(settings(0.1, 0.2, 0.3, metric=metric), metric).values())
+    assert [cell.startswith(r"\textbf") for cell in texts] == [i == best for i in range(3)]
+    assert texts[1].startswith(r"\underline")
 
 
 def test_what_is_neither_better_nor_worse_is_not_ranked() -> None:
-    found = column(settings(0.1, 0.2, metric="context/id/test/kl"), "context/id/test/kl")
-    assert list(found.values()) == ["0.1", "0.2"]
+    texts = column(settings(0.1, 0.2, metric="context/id/test/kl"), "context/id/test/kl")
+    assert list(texts.values()) == ["0.1", "0.2"]
 
 
 def test_values_that_are_printed_alike_are_marked_alike() -> None:
-    found = list(column(settings(0.70001, 0.7, 0.6, 0.5), "id/test/top1").values())
-    assert found == [r"\textbf{70.0}", r"\textbf{70.0}", r"\underline{60.0}", "50.0"]
+    texts = list(column(settings(0.70001, 0.7, 0.6, 0.5), "id/test/top1").values())
+    assert texts == [r"\textbf{70.0}", r"\textbf{70.0}", r"\underline{60.0}", "50.0"]
     assert list(column(settings(0.7, 0.7), "id/test/top1").values()) == ["70.0", "70.0"]
     assert list(column(settings(0.7), "id/test/top1").values()) == ["70.0"]
 
@@ -76,35 +76,35 @@ def test_no_oracle_and_no_setting_that_lacks_seeds_is_ranked() -> None:
     rule = SelectionRule(metric="ood/mean/top1", oracle=True)
     assert "textbf" not in latex(compare(kl_sweep(), ComparisonSpec(rule=rule), sweep="s"))
     runs = [*arm("fine_tune", [0.6] * 3, [0.3] * 3), *arm("car_ft", [0.7] * 2, [0.3] * 2, trial=0)]
-    found = column(compare([*runs, zero_shot()], sweep="s"), "id/test/top1")
-    assert found[r"$\triangleright$ car\_ft"] == "70.0"
-    assert found["fine\\_tune"] == r"\textbf{60.0}"
+    texts = column(compare([*runs, zero_shot()], sweep="s"), "id/test/top1")
+    assert texts[r"$\triangleright$ car\_ft"] == "70.0"
+    assert texts["fine\\_tune"] == r"\textbf{60.0}"
 
 
 def test_each_backbone_has_its_own_best() -> None:
     runs = list(settings(0.6, 0.7, 0.8, 0.9).rows)
     records = [row.arm.runs[0] for row in runs]
     facts = [{"model": "small"}, {"model": "small"}, {"model": "large"}, {"model": "large"}]
-    mixed = [replace(record, facts=told) for record, told in zip(records, facts, strict=True)]
-    found = list(column(compare(mixed, sweep="s"), "id/test/top1").values())
-    assert found == [r"\underline{60.0}", r"\textbf{70.0}", r"\underline{80.0}", r"\textbf{90.0}"]
+    mixed = [replace(record, facts=own) for record, own in zip(records, facts, strict=True)]
+    texts = list(column(compare(mixed, sweep="s"), "id/test/top1").values())
+    assert texts == [r"\underline{60.0}", r"\textbf{70.0}", r"\underline{80.0}", r"\textbf{90.0}"]
 
 
 def test_quoted_rows_stand_below_a_rule_and_are_not_ranked() -> None:
     names = {"id/test/top1", "ood/mean/top1", "ood/v2/top1"}
     view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
     text = latex(SWEEP, options=view)
-    ours, theirs = text.split(r"\midrule")[1:]
-    assert r"CAR-FT \S{}1 & -- &" in theirs
-    assert "textbf" in ours
-    assert "textbf" not in theirs
+    measured, rivals = text.split(r"\midrule")[1:]
+    assert r"CAR-FT \S{}1 & -- &" in rivals
+    assert "textbf" in measured
+    assert "textbf" not in rivals
     assert "TRACER" in text
 
 
 def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:
-    found = cells(SWEEP)["fine\\_tune"]
-    assert r"65.0 {\scriptsize $\pm$0.3}" in found
-    assert any(cell.startswith("$-$4.0") for cell in found)
+    texts = cells(SWEEP)["fine\\_tune"]
+    assert r"65.0 {\scriptsize $\pm$0.3}" in texts
+    assert any(cell.startswith("$-$4.0") for cell in texts)
 
 
 def test_every_row_has_as_many_cells_as_the_head() -> None:
@@ -144,8 +144,8 @@ def test_what_signs_and_quoted_numbers_mean_is_printed_below() -> None:
 
 @pytest.mark.parametrize("char", "%&#$_{}")
 def test_what_latex_reads_as_a_command_is_escaped(char: str) -> None:
-    assert escaped(f"a{char}b") == f"a\\{char}b"
-    assert escaped("\\") == r"\textbackslash{}"
+    assert escape_latex(f"a{char}b") == f"a\\{char}b"
+    assert escape_latex("\\") == r"\textbackslash{}"
 
 
 @pytest.mark.skipif(PDFLATEX is None, reason="needs LaTeX: texlive-latex-recommended")
@@ -173,14 +173,16 @@ OOD = "ood/mean/top1"
 
 
 @pytest.fixture(scope="module")
-def found() -> Comparison:
+def comparison() -> Comparison:
     return compare([*kl_sweep(), run("car_ft", 9, None, trial=0, params={KL: 0.1})], sweep="kl")
 
 
-def test_there_is_a_line_for_each_row_with_its_means_and_varied_fields(found: Comparison) -> None:
-    frame = rows_frame(found)
-    assert list(frame["setting"]) == [row.arm.label for row in found.rows]
-    for row, (_, line) in zip(found.rows, frame.iterrows(), strict=True):
+def test_there_is_a_line_for_each_row_with_its_means_and_varied_fields(
+    comparison: Comparison,
+) -> None:
+    frame = rows_frame(comparison)
+    assert list(frame["setting"]) == [row.arm.label for row in comparison.rows]
+    for row, (_, line) in zip(comparison.rows, frame.iterrows(), strict=True):
         assert line[OOD] == row.metric(OOD).mean
         assert line["selected"] == row.selected
     unmerged = frame[frame["merge"].isna() & (frame["algorithm"] == "car_ft")]
@@ -188,13 +190,13 @@ def test_there_is_a_line_for_each_row_with_its_means_and_varied_fields(found: Co
     assert frame[frame["algorithm"] == "fine_tune"][KL].isna().all()
 
 
-def test_intervals_stand_beside_their_means(found: Comparison) -> None:
-    frame = rows_frame(found, intervals=True)
+def test_intervals_stand_beside_their_means(comparison: Comparison) -> None:
+    frame = rows_frame(comparison, intervals=True)
     names = list(frame.columns)
     at = names.index(OOD)
     assert names[at : at + 3] == [OOD, f"{OOD} low", f"{OOD} high"]
     tuned = frame[frame["setting"] == "fine_tune"].iloc[0]
-    row = next(row for row in found.rows if row.arm.label == "fine_tune")
+    row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
     ends = row.metric(OOD).ci95
     assert ends is not None
     assert (tuned[f"{OOD} low"], tuned[f"{OOD} high"]) == (ends.low, ends.high)
@@ -203,9 +205,9 @@ def test_intervals_stand_beside_their_means(found: Comparison) -> None:
 
 
 def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_numbers(
-    found: Comparison,
+    comparison: Comparison,
 ) -> None:
-    frame = runs_frame(found)
+    frame = runs_frame(comparison)
     done = frame[frame["state"] == "done"]
     assert len(done[done["merge"].isna()]) == 1 + 5 * 5
     assert len(done[done["merge"] == "wise_ft@0.5"]) == 5 * 5
@@ -214,13 +216,13 @@ def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_num
     assert failed[OOD].isna().all()
     # The mean over runs is that of the table.
     of_runs = done[done["merge"].isna()].groupby("setting")[OOD].mean()
-    of_rows = rows_frame(found).set_index("setting")[OOD]
+    of_rows = rows_frame(comparison).set_index("setting")[OOD]
     assert of_runs["fine_tune"] == pytest.approx(of_rows["fine_tune"])
     assert str(frame["seed"].dtype) == "Int64"
 
 
-def test_metrics_come_last_and_in_the_order_of_tables(found: Comparison) -> None:
-    names = list(rows_frame(found).columns)
+def test_metrics_come_last_and_in_the_order_of_tables(comparison: Comparison) -> None:
+    names = list(rows_frame(comparison).columns)
     first = next(place for place, name in enumerate(names) if "/" in name)
     assert all("/" in name for name in names[first:])
     assert names[first] == "id/val/top1"

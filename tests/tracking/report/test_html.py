@@ -27,10 +27,8 @@ from tracking.errors import TrackingError
 from tracking.report.html import (
     MOST_ROWS,
     MOST_WARNINGS,
-    Fact,
     Pictures,
     Provenance,
-    SweepFile,
     cell,
     chart,
     document,
@@ -101,9 +99,7 @@ def page(cache: Path) -> str:
         ChartData(comparison),
         description=HOSTILE,
         pictures=one_picture(),
-        provenance=Provenance(
-            (Fact("data", (HOSTILE,)),), (HOSTILE,), (SweepFile(HOSTILE, HOSTILE),)
-        ),
+        provenance=Provenance({"data": (HOSTILE,)}, (HOSTILE,), ((HOSTILE, HOSTILE),)),
         cache=cache,
     )
 
@@ -295,16 +291,16 @@ def test_the_library_is_bundled_once_and_read_again(cache: Path) -> None:
 
 def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/scratch/ada")
-    told = "/scratch/ada/x.yaml --set trial.data.root='/home/bob/data' C:\\Users\\Eve\\y /srv/data"
-    assert without_user(told) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
+    text = "/scratch/ada/x.yaml --set trial.data.root='/home/bob/data' C:\\Users\\Eve\\y /srv/data"
+    assert without_user(text) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
 
 
 def test_a_folder_called_as_a_home_deeper_down_keeps_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pathlib.Path.home", lambda: Path("/root"))
-    told = "--set 'data.root=\"/data/root\"' /root/x /rootless /root"
-    assert without_user(told) == "--set 'data.root=\"/data/root\"' ~/x /rootless ~"
+    text = "--set 'data.root=\"/data/root\"' /root/x /rootless /root"
+    assert without_user(text) == "--set 'data.root=\"/data/root\"' ~/x /rootless ~"
 
 
 HOSTILE_CELL = "</td></table><script>alert(1)</script>&'\""
@@ -357,29 +353,29 @@ def many(trials: int, seeds: int = 2) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def found() -> Comparison:
+def comparison() -> Comparison:
     return compare(kl_sweep(), sweep="kl_weight")
 
 
 def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
-    found: Comparison,
+    comparison: Comparison,
 ) -> None:
-    told = replace(found, warnings=("look out", "there too"))
-    read = ReadCell(cell(told))
-    assert read.texts["strong"] == [told.sentences[0]]
-    assert read.texts["p"][1 : len(told.sentences)] == [*told.sentences[1:]]
+    changed = replace(comparison, warnings=("look out", "there too"))
+    read = ReadCell(cell(changed))
+    assert read.texts["strong"] == [changed.sentences[0]]
+    assert read.texts["p"][1 : len(changed.sentences)] == [*changed.sentences[1:]]
     assert read.texts["li"] == ["look out", "there too"]
-    names = [line.name.strip() for line in build_table(told).lines]
+    names = [line.name.strip() for line in build_table(changed).lines]
     assert [name for name, _ in read.rows()] == names
     assert [name for name, bold in read.rows() if bold] == [
-        f"▸ {row.arm.label}" for row in told.rows if row.selected
+        f"▸ {row.arm.label}" for row in changed.rows if row.selected
     ]
     assert any(re.fullmatch(r"\d+\.\d ±\d+\.\d", cell) for cell in read.texts["td"])
     assert "▸ selected." in read.texts["small"][0]
 
 
-def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(found: Comparison) -> None:
-    read = ReadCell(cell(found))
+def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(comparison: Comparison) -> None:
+    read = ReadCell(cell(comparison))
     assert {tag for tag, _ in read.tags}.isdisjoint({"script", "style", "a", "img", "link"})
     for tag, attributes in read.tags:
         assert attributes.keys() <= {"style", "scope", "open"}, tag
@@ -423,10 +419,10 @@ def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
     assert repr(large).count("\n") == 1
 
 
-def test_the_repr_names_sweep_rows_and_verdict(found: Comparison) -> None:
-    first, second = repr(found).split("\n")
-    assert first == f"<Comparison of 'kl_weight', {len(found.rows)} rows"
-    assert found.sentences[0][:100] in second
+def test_the_repr_names_sweep_rows_and_verdict(comparison: Comparison) -> None:
+    first, second = repr(comparison).split("\n")
+    assert first == f"<Comparison of 'kl_weight', {len(comparison.rows)} rows"
+    assert comparison.sentences[0][:100] in second
 
 
 def test_a_notebook_shows_a_comparison_by_itself() -> None:
@@ -448,19 +444,21 @@ def test_a_notebook_shows_a_comparison_by_itself() -> None:
 
 @pytest.mark.parametrize("name", ["id_ood", "response"])
 def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(
-    found: Comparison, name: str
+    comparison: Comparison, name: str
 ) -> None:
-    spec = chart(found, name, width=500).properties(title="mine").to_dict()
+    spec = chart(comparison, name, width=500).properties(title="mine").to_dict()
     assert spec["title"] == "mine"
     assert "background" not in spec
     widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
     assert all(isinstance(width, int) and 0 < width <= 500 for width in widths)
 
 
-def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(found: Comparison) -> None:
+def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(
+    comparison: Comparison,
+) -> None:
     with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
-        chart(found, "id_odd")
+        chart(comparison, "id_odd")
     with pytest.raises(
         TrackingError, match="kl_weight has nothing to show in the chart 'learning'"
     ):
-        chart(found, "learning")
+        chart(comparison, "learning")

@@ -47,8 +47,8 @@ def on_shifts(record: RunRecord, names: tuple[str, ...]) -> RunRecord:
 
 
 def beside(comparison: Comparison, subject: Subject = B16) -> dict[str, dict[str, float]]:
-    found = quoted([subject], comparison.metric_names)
-    return {row.label: dict(row.values) for row in found}
+    quotes = quoted([subject], comparison.metric_names)
+    return {row.label: dict(row.values) for row in quotes}
 
 
 def printed() -> Iterator[tuple[str, float, float]]:
@@ -64,9 +64,9 @@ def printed() -> Iterator[tuple[str, float, float]]:
 
 
 def test_every_printed_average_is_that_of_the_numbers_beside_it() -> None:
-    found = list(printed())
-    assert len(found) > 20
-    for method, average, mean in found:
+    averages = list(printed())
+    assert len(averages) > 20
+    for method, average, mean in averages:
         # Sources round to one or two digits what they averaged unrounded.
         assert mean == pytest.approx(average, abs=0.06), method
 
@@ -86,8 +86,8 @@ def test_every_row_names_its_source_recipe_and_backbone_and_is_a_share() -> None
 
 
 def test_numbers_of_the_same_backbone_and_family_stand_beside_ours() -> None:
-    found = beside(imagenet())
-    assert found["CAR-FT §1"] == {
+    quotes = beside(imagenet())
+    assert quotes["CAR-FT §1"] == {
         "id/test/top1": pytest.approx(0.8327),
         "ood/v2/top1": pytest.approx(0.7403),
         "ood/r/top1": pytest.approx(0.7537),
@@ -95,7 +95,7 @@ def test_numbers_of_the_same_backbone_and_family_stand_beside_ours() -> None:
         "ood/sketch/top1": pytest.approx(0.5297),
         "ood/mean/top1": pytest.approx(0.62975),
     }
-    assert {label for label in found if label.startswith("zero-shot")} == {
+    assert {label for label in quotes if label.startswith("zero-shot")} == {
         "zero-shot §1",
         "zero-shot §3",
         "zero-shot §4",
@@ -137,10 +137,10 @@ def over_tasks(domains: tuple[str, ...], field: str = "data.test_domain") -> Com
 def test_beside_a_sweep_over_held_out_domains_stands_the_published_mean_over_them() -> None:
     subject = Subject("ViT-B-16", "openai", "pacs")
     whole = over_tasks(("art_painting", "cartoon", "photo", "sketch"))
-    found = quoted_beside([subject], whole)
-    by_label = {row.label: row.values for row in found}
+    quotes = quoted_beside([subject], whole)
+    by_label = {row.label: row.values for row in quotes}
     assert by_label["CAR-FT §1"] == {"ood/mean/top1": pytest.approx(0.968)}
-    text = report.terminal(whole, width=120, options=TableOptions(quoted=found))
+    text = report.terminal(whole, width=120, options=TableOptions(quoted=quotes))
     (ours,), (theirs,) = (
         re.findall(rf"^  {name}.*$", text, re.MULTILINE) for name in ("car_ft", "CAR-FT")
     )
@@ -168,9 +168,9 @@ def test_beside_a_mean_over_other_tasks_stands_nothing_and_why_is_said(
     "names", [("ImageNet-V2", "imagenet_r"), ("V2", "R"), ("imagenet-v2", "r")]
 )
 def test_a_shift_may_carry_its_familys_name(names: tuple[str, ...]) -> None:
-    found = beside(imagenet(names))["CAR-FT §1"]
-    assert found[f"ood/{names[0]}/top1"] == pytest.approx(0.7403)
-    assert found["ood/mean/top1"] == pytest.approx((0.7403 + 0.7537) / 2)
+    quotes = beside(imagenet(names))["CAR-FT §1"]
+    assert quotes[f"ood/{names[0]}/top1"] == pytest.approx(0.7403)
+    assert quotes["ood/mean/top1"] == pytest.approx((0.7403 + 0.7537) / 2)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_a_shift_may_carry_its_familys_name(names: tuple[str, ...]) -> None:
 )
 def test_nothing_stands_beside_another_backbone_or_family(subject: Subject) -> None:
     assert beside(imagenet(), subject) == {}
-    said = none_published([subject])
-    assert f"{subject.model}" in said
-    assert "CLIP ViT-B/16 (OpenAI) on imagenet" in said
+    sentence = none_published([subject])
+    assert f"{subject.model}" in sentence
+    assert "CLIP ViT-B/16 (OpenAI) on imagenet" in sentence
 
 
 def test_no_quoted_row_changes_choice_test_rank_or_verdict() -> None:
@@ -211,11 +211,11 @@ def test_no_quoted_row_changes_choice_test_rank_or_verdict() -> None:
 
 def test_each_source_is_named_once_with_its_recipe_and_the_sign_is_explained() -> None:
     rows = quoted([B16], imagenet().metric_names)
-    told = footnotes(rows)
-    assert told[0].startswith("§ quoted, not measured here")
+    notes = footnotes(rows)
+    assert notes[0].startswith("§ quoted, not measured here")
     sources = {row.published.source for row in rows}
-    assert all(sum(source in line for line in told) == 1 for source in sources)
-    assert any(line.startswith("CAR-FT §1: with ±0.06") for line in told)
+    assert all(sum(source in line for line in notes) == 1 for source in sources)
+    assert any(line.startswith("CAR-FT §1: with ±0.06") for line in notes)
     assert footnotes(()) == []
 
 
@@ -238,5 +238,5 @@ def test_every_form_of_the_table_carries_them_with_their_sign() -> None:
 
 def test_a_comparison_without_shifts_gets_the_id_numbers() -> None:
     runs = [run("car_ft", seed, metrics(0.8, None), trial=0) for seed in range(3)]
-    found = beside(compare(runs, sweep="s"))
-    assert found["CAR-FT §1"] == {"id/test/top1": pytest.approx(0.8327)}
+    quotes = beside(compare(runs, sweep="s"))
+    assert quotes["CAR-FT §1"] == {"id/test/top1": pytest.approx(0.8327)}

@@ -20,7 +20,6 @@ from tracking.report.table import (
     build_table,
     resolve_columns,
     sort_rows,
-    unmerged,
     visible_rows,
 )
 
@@ -153,8 +152,8 @@ def values(comparison: Comparison, metric: str) -> list[float | None]:
     ],
 )
 def test_rows_come_by_a_column_the_better_end_first(by: str, metric: str, falls: bool) -> None:
-    found = values(sort_rows(SWEEP, by), metric)
-    assert found == sorted(values(SWEEP, metric), key=lambda v: v or 0.0, reverse=falls)
+    means = values(sort_rows(SWEEP, by), metric)
+    assert means == sorted(values(SWEEP, metric), key=lambda v: v or 0.0, reverse=falls)
 
 
 def test_rows_without_a_number_come_last_either_way() -> None:
@@ -186,7 +185,7 @@ def test_trials_of_several_sweeps_may_share_their_numbers() -> None:
         for i in range(120)
     ]
     rows = visible_rows(compare(runs, sweep="a + b"), TableOptions(max_trials=10))
-    assert {unmerged(row) for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
+    assert {row.setting for row in rows} == {f"car_ft lr={i}" for i in range(110, 120)}
 
 
 def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
@@ -218,12 +217,12 @@ def settings(*values: float) -> Comparison:
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8))
 def test_a_place_is_how_many_different_numbers_are_better(permille: list[int]) -> None:
     comparison = settings(*(value / 1000 for value in permille))
-    found = places(comparison)
+    ranks = places(comparison)
     for row in comparison.rows:
         assert row.arm.trial is not None
         better = {value for value in permille if value > permille[row.arm.trial]}
         is_placed = len(better) < 2 and len(set(permille)) > 1
-        place = found.get(row.arm.label)
+        place = ranks.get(row.arm.label)
         assert place == (len(better) + 1 if is_placed else None)
 
 
@@ -241,8 +240,8 @@ def test_each_data_set_has_its_own_best_and_every_form_marks_the_same() -> None:
         for trial, facts in enumerate(small)
     ]
     comparison = compare(runs, sweep="s")
-    found = places(comparison)
-    assert [found[row.arm.label] for row in comparison.rows] == [2, 1, 2, 1]
+    ranks = places(comparison)
+    assert [ranks[row.arm.label] for row in comparison.rows] == [2, 1, 2, 1]
     bold = [line for line in latex(comparison).splitlines() if r"\textbf{60.0}" in line]
     assert len(bold) == 1
 
@@ -250,5 +249,5 @@ def test_each_data_set_has_its_own_best_and_every_form_marks_the_same() -> None:
 def test_what_lacks_seeds_takes_no_place() -> None:
     runs = [*arm("fine_tune", [0.6] * 3, [0.3] * 3), *arm("car_ft", [0.7] * 2, [0.3] * 2, trial=0)]
     comparison = compare([*runs, zero_shot(0.5)], sweep="s")
-    found = places(comparison)
-    assert found.keys() == {"fine_tune", "zero_shot"}
+    ranks = places(comparison)
+    assert ranks.keys() == {"fine_tune", "zero_shot"}

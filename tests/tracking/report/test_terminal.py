@@ -28,7 +28,7 @@ def troubled() -> Comparison:
     facts = {"data": "a" * 64}
     runs: list[RunRecord] = [zero_shot(facts=facts)]
     for record in kl_sweep(3)[1:]:
-        told = {"data": "b" * 64, "contexts_name": ["pixel"]}
+        other = {"data": "b" * 64, "contexts_name": ["pixel"]}
         lost = record.trial == 2 and record.seed == 1
         runs.append(
             run(
@@ -38,7 +38,7 @@ def troubled() -> Comparison:
                 trial=record.trial,
                 params={**record.params, "optim.lr": 3e-4} if record.trial else record.params,
                 merges=record.merges,
-                facts=told if record.trial is not None else facts,
+                facts=other if record.trial is not None else facts,
             )
         )
     rule = SelectionRule(metric="ood/mean/top1", oracle=True, within=0.005, strength={KL: 1})
@@ -181,11 +181,13 @@ def test_the_csv_holds_every_row_and_value() -> None:
     rows = list(csv.DictReader(io.StringIO(formats.to_csv(SWEEP))))
     assert len(rows) == len(SWEEP.rows)
     tuned = next(row for row in rows if row["setting"] == "fine_tune")
-    told = next(row for row in SWEEP.rows if row.arm.label == "fine_tune").metrics["id/test/top1"]
-    assert told.ci95 is not None
-    assert float(tuned["id/test/top1"]) == told.mean
-    assert float(tuned["id/test/top1 low"]) == told.ci95.low
-    assert json.loads(tuned["id/test/top1 values"]) == list(told.values)
+    estimate = next(row for row in SWEEP.rows if row.arm.label == "fine_tune").metrics[
+        "id/test/top1"
+    ]
+    assert estimate.ci95 is not None
+    assert float(tuned["id/test/top1"]) == estimate.mean
+    assert float(tuned["id/test/top1 low"]) == estimate.ci95.low
+    assert json.loads(tuned["id/test/top1 values"]) == list(estimate.values)
     assert float(rows[-1][KL]) == 3.0
     zero = next(row for row in rows if row["setting"] == "zero_shot")
     assert zero["id/test/top1 low"] == ""
