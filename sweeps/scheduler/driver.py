@@ -313,7 +313,7 @@ class SweepDriver:
             label=task.label,
             config=self._configs[task.digest].as_dict(),
             seed=task.seed or 0,
-            workdir=self.runs.folder(task.digest),
+            workdir=str(self.runs.folder(task.digest)),
             imports=self._spec.imports,
         )
 
