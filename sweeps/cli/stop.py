@@ -45,8 +45,12 @@ def stop_command(arguments: argparse.Namespace, say: Say) -> int:
                 f"`kill {driver.pid}` on {driver.host}."
             )
         time.sleep(LOOK)
-    to_go_on = command("resume", arguments.sweep, arguments.home)
-    say(f"{arguments.sweep} has stopped. To go on: {to_go_on}")
+    if see(home, arguments.sweep).state == "done":
+        result = command("compare", arguments.sweep, arguments.home)
+        say(f"{arguments.sweep} has finished meanwhile. The result: {result}")
+    else:
+        resume = command("resume", arguments.sweep, arguments.home)
+        say(f"{arguments.sweep} has stopped. To go on: {resume}")
     return 0
 
 
