@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
+from carft_core.identity import Identity
 from sweeps.cli import main
 from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine
@@ -24,7 +26,7 @@ from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Interruption, SweepResult
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tracking.errors import ServiceUnreachable
 from tracking.store.memory_store import MemoryTracker
 
@@ -224,6 +226,21 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: Toy
     assert ended.exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
     assert toy.run().exit_code == 0
+
+
+def test_a_request_is_taken_while_the_sweep_is_planned(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toy.home.sweep("toy")
+
+    def identify(config: TrialConfig, seed: int) -> Identity:
+        assert ask_to_stop(folder) is not None
+        until(lambda: any("stopping after this epoch" in line for line in toy.lines))
+        return toy_core.toy_identity(config, seed)
+
+    monkeypatch.setattr("sweeps.plan.tasks.identify", identify)
+    assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
+    assert not toy.evaluated()
 
 
 def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
