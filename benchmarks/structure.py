@@ -1,13 +1,14 @@
-"""How large is a package, do its modules form circles, and how far is it from here to there?
+"""How large is a package, who imports whom, and how far is it from here to there?
 
     python -m benchmarks.structure size [carft_core sweeps tracking]
     python -m benchmarks.structure walk image
     python -m benchmarks.structure walk kl_weight
 
-`size` counts Python files and lines (all of them, blank ones too) and finds circles: groups of
-modules each of which reaches every other one by imports. Imports inside functions and under
-TYPE_CHECKING count. `from package import name` counts as an import of `package.name` where that is
-a module, else of `package`; that a package runs before its modules is no import.
+`size` counts Python files and lines (all of them, blank ones too), says of how many files exactly
+one other file of the package is the importer (halves of one concept, often), and finds circles:
+groups of modules each of which reaches every other one by imports. Imports inside functions and
+under TYPE_CHECKING count. `from package import name` counts as an import of `package.name` where
+that is a module, else of `package`; that a package runs before its modules is no import.
 
 `walk` runs the product in this process and watches it (sys.setprofile, and torch's own hooks). A
 walk is an ordered list of distinct product functions, each at its first appearance; what is nested
@@ -44,8 +45,10 @@ import os
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any
 
@@ -110,17 +113,25 @@ def _reachable(start: str, imports: Mapping[str, Iterable[str]]) -> set[str]:
 
 
 def size(packages: Iterable[str]) -> str:
-    """Files, lines, the longest file, and circles of each package."""
-    lines = [f"{'package':12} {'files':>6} {'lines':>7}  longest file"]
+    """Files, lines, importers, and circles of each package."""
+    lines = [
+        f"{'package':12} {'files':>6} {'lines':>7} {'median':>7} {'one importer':>13}  "
+        "longest file, most importers"
+    ]
     tails = []
     for package in packages:
         modules = modules_of(package)
         counts = {name: len(file.read_text("utf-8").splitlines()) for name, file in modules.items()}
         longest = max(counts, key=lambda name: counts[name])
-        lines.append(
-            f"{package:12} {len(modules):6} {sum(counts.values()):7}  {longest} ({counts[longest]})"
-        )
         imports = {name: imports_of(name, file, modules) for name, file in modules.items()}
+        importers = Counter(name for imported in imports.values() for name in imported)
+        alone = sum(count == 1 for count in importers.values())
+        popular, most = importers.most_common(1)[0]
+        lines.append(
+            f"{package:12} {len(modules):6} {sum(counts.values()):7} "
+            f"{median(counts.values()):7.0f} {alone:13}  {longest} ({counts[longest]}), "
+            f"{popular} ({most})"
+        )
         groups = circles(imports)
         tails.append(f"{package}: {len(groups)} circles")
         tails += [f"  of {len(group)}: {', '.join(group)}" for group in groups]

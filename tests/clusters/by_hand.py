@@ -74,7 +74,7 @@ class Cluster:
                 self.start_worker(host)
 
     def host_of(self, pid: int) -> Host | None:
-        """Where a process of a worker's runs, known by the Ray that started it; None if it ended."""
+        """The worker on which a process runs, by the Ray that started it; None if it ended."""
         while pid > 1:
             for host in self.workers:
                 if pid in self.processes(host.name):

@@ -24,7 +24,11 @@ from tests.clusters.test_ray_by_hand import WEIGHTS, has
 from tests.e2e.conftest import LIMIT, Tiny, make_tiny
 from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,  # minutes, in which Ray sees that a node is gone
+    pytest.mark.xdist_group("services"),
+    pytest.mark.timeout(600),
+]
 EPOCHS = 30
 
 
@@ -133,9 +137,10 @@ def training(cluster: Cluster, sweep: str) -> Host | None:
     """A host that is in the first half of a run of the sweep."""
     for folder in Path(cluster.environ["CARFT_HOME"]).glob("runs/*"):
         run, epochs = (read_json(folder / name) for name in ("run.json", "history.json"))
-        if run is not None and run["sweep"] == sweep and run["state"] == "running":
-            if 1 <= len(epochs or ()) < EPOCHS / 2:
-                return cluster.host_of(int(run["worker"].rpartition(":")[2]))
+        if run is None or (run["sweep"], run["state"]) != (sweep, "running"):
+            continue
+        if 1 <= len(epochs or ()) < EPOCHS / 2:
+            return cluster.host_of(int(run["worker"].rpartition(":")[2]))
     return None
 
 
