@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from carft_core.config import TrialConfig
@@ -72,7 +72,7 @@ class SweepDriver:
         ledger: Ledger,
         runs: RunStore,
         *,
-        proposer: TrialProposer,
+        carried: Sequence[Mapping[str, Any]] = (),
         claim: Claim,
         progress: Progress,
         note: Callable[[str], None],
@@ -80,8 +80,10 @@ class SweepDriver:
         fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
-        """`note` is called with the digest of a run of which something is new on disk, and with ""
-        where only the ledger has changed.
+        """`carried` are points of an earlier generation, proposed again before anything new. `note`
+        is called with the digest of a run of which something is new on disk, and with "" where
+        only the ledger has changed. `fresh` trains every run again, `failed_again` also those that
+        became NaN.
         """
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Failure | None] = {}
@@ -91,7 +93,8 @@ class SweepDriver:
         self.broken: str | None = None
         """Why the sweep was given up."""
         self._spec = planner.spec
-        self._proposer, self._claim, self._note, self._webhook = proposer, claim, note, webhook
+        self._claim, self._note, self._webhook = claim, note, webhook
+        self._proposer = TrialProposer(planner, ledger, carried, failed_again=failed_again)
         self._final_runs = FinalRuns(planner, ledger, runs, progress)
         self._pruning = PruningController(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)

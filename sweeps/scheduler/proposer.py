@@ -117,8 +117,8 @@ class TrialProposer:
         self,
         planner: Planner,
         ledger: Ledger,
-        *,
         carried: Sequence[Mapping[str, Any]] = (),
+        *,
         failed_again: bool = False,
     ) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec

@@ -27,7 +27,6 @@ from sweeps.results.records import load_part, nothing_collected
 from sweeps.results.report import keep
 from sweeps.scheduler.driver import SweepDriver
 from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
@@ -117,9 +116,7 @@ def execute(
                 planner,
                 ledger,
                 runs,
-                proposer=TrialProposer(
-                    planner, ledger, carried=generation.carried, failed_again=failed_again
-                ),
+                carried=generation.carried,
                 claim=claim,
                 progress=progress,
                 note=projections.note,
