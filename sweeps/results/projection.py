@@ -302,7 +302,7 @@ class SweepProjection:
             self._start(key, run, stand)
         if (digest, "start") in self.refused:
             return
-        self._send_epochs(key, stand.history)
+        self._send_epochs(key, stand)
         if stand.status == "running":
             if sent_as != stand.sent_as(run):
                 self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
@@ -388,9 +388,9 @@ class SweepProjection:
         known = [one for one in self._ledger.executions if until is None or one["at"] <= until]
         return (known or self._ledger.executions or [{}])[-1]
 
-    def _send_epochs(self, key: RunKey, history: Sequence[Mapping[str, Any]]) -> None:
+    def _send_epochs(self, key: RunKey, stand: _Stand) -> None:
         sent = self._epochs.get(key.digest, -1)
-        new = [report for report in history if report["epoch"] > sent]
+        new = [report for report in stand.history if report["epoch"] > sent]
         if new:
             values = [metric for report in new for metric in _epoch_metrics(report)]
             self._log_metrics(key, f"epochs from {sent + 1}", values)

@@ -60,7 +60,8 @@ class Progress:
         """Show how far a run is."""
         # The first report, not the start: before it models and data are opened, for all runs.
         self._open.setdefault(label, time.monotonic())
-        self.note(f"        {label}  {epoch_line(report)}")
+        epoch = f"epoch {report['epoch']}/{report['epochs']}"
+        self.note(f"        {label}  {epoch}  {figures(report['metrics'])}".rstrip())
 
     def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
         """Count a run that is complete."""
@@ -180,11 +181,6 @@ class LiveProgress(Progress):
             return
         state = "comparing" if self.ended_runs == self.total > 0 else super()._left().strip()
         self._bars.update(self._sweep, completed=self.ended_runs, total=self.total, state=state)
-
-
-def epoch_line(report: Mapping[str, Any]) -> str:
-    """Return `epoch 3/10  loss 0.412  val 81.2 %`."""
-    return f"epoch {report['epoch']}/{report['epochs']}  {figures(report['metrics'])}".rstrip()
 
 
 def figures(metrics: Mapping[str, float]) -> str:
