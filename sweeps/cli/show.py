@@ -16,7 +16,7 @@ from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from sweeps.results.records import front, measured, state_of
 from sweeps.results.sent_log import SentLog
-from sweeps.scheduler.progress import accuracies
+from sweeps.scheduler.progress import figures
 from tracking.comparison.runs import UNMERGED, setting
 from tracking.location import resolve_location
 
@@ -192,7 +192,7 @@ def _trial_lines(trial: Mapping[str, Any], state: str, on_front: bool) -> Iterat
 def _run_lines(of: Mapping[str, Any]) -> Iterator[str]:
     for run in of["runs"]:
         seed = "no seed" if run["seed"] is None else f"seed {run['seed']}"
-        words = [seed, run["state"], run["digest"][:12], accuracies(run["metrics"])]
+        words = [seed, run["state"], run["digest"][:12], figures(run["metrics"])]
         if run["mlflow_run_id"]:
             words.append(f"MLflow {run['mlflow_run_id']}")
         yield f"  {'  '.join(word for word in words if word)}"
