@@ -22,7 +22,7 @@ from carft_core.clip import (
 from carft_core.config import TrialConfig
 from carft_core.device import resolve_device
 from carft_core.errors import RequestError, unknown
-from carft_core.files import existing, read_json, write_atomically, write_folder, write_json
+from carft_core.files import existing, read_json, write_folder, write_json, write_text
 from carft_core.prepare import Prepared, prepared
 from carft_core.run import UNMERGED, RunFolder, load_classifier, merged, models_of, save_weights
 
@@ -391,4 +391,4 @@ def _fill(
     }
     write_json(folder / CLASSES, texts)
     write_json(folder / FACTS, facts)
-    write_atomically(folder / CARD, lambda file: file.write_text(card, encoding="utf-8"))
+    write_text(folder / CARD, card)

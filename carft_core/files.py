@@ -81,10 +81,14 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Text as UTF-8, atomically."""
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, data: object) -> None:
     """Standard JSON (no NaN), atomically."""
-    text = json.dumps(data, indent=1, allow_nan=False)
-    write_atomically(path, lambda file: file.write_text(text))
+    write_text(path, json.dumps(data, indent=1, allow_nan=False))
 
 
 def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> None:

@@ -33,7 +33,7 @@ def perform(
     *,
     address: str | None = None,
     in_process: bool = False,
-    webhook: str | None = None,
+    notify: bool = True,
     notes: Sequence[str] = (),
     fresh: bool = False,
     failed_again: bool = False,
@@ -42,12 +42,13 @@ def perform(
 ) -> SweepResult:
     """Run a sweep, or resume it.
 
-    `address` is of the Ray cluster, where one was named; `resume` knows it again. `webhook` is the
-    URL to notify. `ended` is called before the tracking server is waited for, `undelivered` with
-    what that has not got in the end. Raises RequestError when the request cannot be met,
-    ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the tracking server
-    will not take runs as it is.
+    `address` is of the Ray cluster, where one was named; `resume` knows it again. `notify` sends
+    messages to the webhook, where there is one. `ended` is called before the tracking server is
+    waited for, `undelivered` with what that lacks in the end. Raises RequestError when the request
+    cannot be met, ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the
+    tracking server accepts no runs as it is.
     """
+    url = webhook_url(spec.webhook) if notify else None
     home.prepare()
     check_storage(home)
     with (
@@ -55,7 +56,7 @@ def perform(
         closing(
             make_engine(spec, address=address, in_process=in_process, home=home.path)
         ) as engine,
-        closing(Webhook(webhook, progress.note)) as hook,
+        closing(Webhook(url, progress.note)) as hook,
         closing(open_store(home.path)) as store,
     ):
         for note in notes:
@@ -140,7 +141,6 @@ def run_sweep(
         Progress(to_stderr, quiet=quiet),
         address=address,
         in_process=in_process,
-        webhook=webhook_url(spec.webhook),
         fresh=fresh,
         undelivered=lambda text: warnings.warn(text, stacklevel=2),
     )

@@ -44,15 +44,16 @@ class Function(NamedTuple):
         return f"{self.file}:{self.name.removesuffix('.__init__')}"
 
 
-_functions: dict[CodeType, Function | None] = {}
+_functions: dict[tuple[CodeType, str], Function | None] = {}
+"""By code and module: the constructors of two data classes may have equal code."""
 
 
 def function_of(frame: FrameType) -> Function | None:
     """The product's function of a frame; None for foreign and nameless code."""
-    code = frame.f_code
-    if code not in _functions:
-        _functions[code] = _function(frame)
-    return _functions[code]
+    key = frame.f_code, str(frame.f_globals.get("__name__", ""))
+    if key not in _functions:
+        _functions[key] = _function(frame)
+    return _functions[key]
 
 
 def _function(frame: FrameType) -> Function | None:

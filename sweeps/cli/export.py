@@ -16,7 +16,7 @@ from sweeps.cli.compare import written
 from sweeps.home import Home, find_home
 from sweeps.ledger.trials import sweep_folder
 from sweeps.results.export import SelectedModel, exporter, select_model
-from sweeps.scheduler.progress import accuracies
+from sweeps.scheduler.progress import figures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +68,7 @@ def _export_as_dict(model: SelectedModel, out: Path, kept: KeptModel | None) -> 
 
 def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> Iterator[str]:
     yield f"{shown}: {model}"
-    yield f"  {accuracies(model.metrics)}"
+    yield f"  {figures(model.metrics)}"
     yield f'  with open_clip: open_clip.create_model_and_transforms("local-dir:{shown}")'
     yield f"  on images: carft-sweep predict {shlex.quote(str(shown))} IMAGE"
     if kept is not None:

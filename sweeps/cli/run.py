@@ -22,7 +22,6 @@ from sweeps.ledger.summary import summary_of
 from sweeps.ledger.trials import find_ledger
 from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
-from sweeps.scheduler.webhook import webhook_url
 from sweeps.spec.spec import SweepSpec, load_spec
 from sweeps.spec.user_code import resolve
 from tracking.errors import ServiceUnreachable, TrackingError
@@ -63,7 +62,7 @@ def carry_out(
             _progress(arguments, console),
             address=address,
             in_process=arguments.in_process,
-            webhook=None if arguments.webhook == "no" else webhook_url(spec.webhook),
+            notify=arguments.webhook != "no",
             notes=notes,
             fresh=fresh,
             failed_again=failed_again,

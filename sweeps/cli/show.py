@@ -17,7 +17,7 @@ from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, State, Trial, find_ledger
 from sweeps.results.records import front, measured, state_of
 from sweeps.results.sent_log import SentLog
-from sweeps.scheduler.progress import accuracies
+from sweeps.scheduler.progress import figures
 from tracking.comparison.runs import UNMERGED, setting
 from tracking.location import resolve_location
 
@@ -167,7 +167,7 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
 def _run_lines(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for run in runs:
         seed = "no seed" if run["seed"] is None else f"seed {run['seed']}"
-        words = [seed, run["state"], run["digest"][:12], accuracies(run["metrics"])]
+        words = [seed, run["state"], run["digest"][:12], figures(run["metrics"])]
         if run["mlflow_run_id"]:
             words.append(f"MLflow {run['mlflow_run_id']}")
         yield f"  {'  '.join(word for word in words if word)}"

@@ -14,7 +14,7 @@ from sweeps.ledger.trials import sweep_folder
 LOOK = 0.25
 """Seconds between two looks at whether the driver has gone."""
 DEAF = 15.0
-"""Seconds after which a request that nobody has taken is spoken of."""
+"""Seconds after which a request that nobody has taken is reported."""
 
 
 def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -37,13 +37,16 @@ def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
         if not told_deaf and time.monotonic() - asked > DEAF and (folder / FILE).exists():
             told_deaf = True
             emit(
-                f"The driver has not responded yet; it may still be loading models or data. "
-                "Ctrl-C stops waiting (the request stays). To force it, run "
-                f"`kill {driver.pid}` on {driver.host}."
+                "The driver has not responded; it may hang. Ctrl-C stops waiting (the request "
+                f"stays). To force it, run `kill {driver.pid}` on {driver.host}."
             )
         time.sleep(LOOK)
-    to_go_on = command("resume", arguments.sweep, arguments.home)
-    emit(f"{arguments.sweep} has stopped. To go on: {to_go_on}")
+    if sweep_status(home, arguments.sweep).state == "done":
+        result = command("compare", arguments.sweep, arguments.home)
+        emit(f"{arguments.sweep} has finished meanwhile. The result: {result}")
+    else:
+        resume = command("resume", arguments.sweep, arguments.home)
+        emit(f"{arguments.sweep} has stopped. To go on: {resume}")
     return 0
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ class Job:
     config: Mapping[str, Any]
     """`TrialConfig.as_dict()`, with nothing in it left to the worker to resolve."""
     seed: int
-    workdir: Path
-    imports: tuple[str, ...] = ()
+    workdir: str
+    imports: Sequence[str] = ()
     """Modules of the user's own to import first: names, or paths of files."""
 
 

@@ -70,27 +70,23 @@ def _entry(name: str) -> Entry:
     return cast(Entry, getattr(importlib.import_module(module), function))
 
 
-def failure_class(error: BaseException) -> FailureClass:
-    """The class of what an entry raised."""
-    for base in type(error).__mro__:
-        if base.__name__ in _CLASSES:
-            return _CLASSES[base.__name__]
-    return "out_of_memory" if _NO_HOST_MEMORY in str(error) else "crashed"
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of what an error says, with its kind where the message does not explain it."""
+def classify(error: BaseException) -> tuple[FailureClass, str]:
+    """Return the class of what an entry raised, and the first line of its message, with the
+    error's type where the message does not explain itself.
+    """
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
-    if failure_class(error) in ("nan", "data"):
-        return first
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    named = (_CLASSES[base.__name__] for base in type(error).__mro__ if base.__name__ in _CLASSES)
+    kind = next(named, "out_of_memory" if _NO_HOST_MEMORY in text else "crashed")
+    if kind in ("nan", "data"):
+        return kind, first
+    return kind, f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def log_tail(workdir: Path) -> str:
-    """The last lines of a run's log; empty when there is none."""
+def log_tail(workdir: str) -> str:
+    """Return the last lines of a run's log; empty when there is none."""
     try:
-        with (workdir / LOG).open("rb") as log:
+        with Path(workdir, LOG).open("rb") as log:
             size = log.seek(0, 2)
             log.seek(max(0, size - _TAIL_BYTES))
             text = log.read().decode(errors="replace")

@@ -49,10 +49,7 @@ def make_engine(
             f"resources.custom: {', '.join(resources.custom)}: engine local has no such thing, "
             "only the nodes of a Ray cluster have; give --address or RAY_ADDRESS"
         )
-    need = RunRequirements(resources.cpus or 1, resources.gpus or 0)
-    problem = infeasible_reason(need, [this_machine()])
-    if problem is not None:
-        raise RequestError(problem)
+    need = feasible_requirements(spec, [this_machine()])
     logger.debug("engine local: %s", need)
     return LocalEngine(timeout=spec.timeout, threads=resources.cpus, gpus=resources.gpus)
 

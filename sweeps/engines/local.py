@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, one_by_one
-from sweeps.engines.entry import CORE, failure_class, one_line, run_entry
+from sweeps.engines.entry import CORE, classify, run_entry
 from sweeps.engines.resources import Hardware, hardware_here
-from sweeps.engines.supervisor import ENDS, NODE, SILENCE, Supervisor, environ_for, plain, tell
+from sweeps.engines.supervisor import ENDS, NODE, SILENCE, Supervisor, dispatch
 
 
 class Interrupted(BaseException):
@@ -72,7 +72,7 @@ class InProcessEngine(Engine):
 
         try:
             self._running = threading.current_thread()
-            result = run_entry(self._entry, plain(job), report)
+            result = run_entry(self._entry, vars(job), report)
         except Interrupted:
             handler.stopped(job)
             return
@@ -80,8 +80,8 @@ class InProcessEngine(Engine):
             if broken:  # but that is the handler's, and went through the run only
                 raise broken[0] from None
             tail = "".join(traceback.format_exception(error)).rstrip()
-            failure = Failure(failure_class(error), one_line(error), tail, NODE)
-            handler.failed(job, failure)
+            kind, message = classify(error)
+            handler.failed(job, Failure(kind, message, tail, NODE))
             return
         finally:
             self._running = None
@@ -109,7 +109,7 @@ class LocalEngine(Engine):
         gpus: float | None = None,
     ) -> None:
         self._supervisor = Supervisor(
-            entry, silence=silence, timeout=timeout, environ=environ_for(threads, gpus)
+            entry, silence=silence, timeout=timeout, threads=threads, gpus=gpus
         )
         self._gpus, self._threads = gpus, threads
         # Plain flags: a signal handler that took a lock could wait for itself.
@@ -136,7 +136,7 @@ class LocalEngine(Engine):
         self._supervisor.close()
 
     def _execute(self, handler: Handler, job: Job) -> None:
-        self._supervisor.begin(plain(job))
+        self._supervisor.begin(job)
         while True:
             event = self._supervisor.next(POLL)
             if self._stopping_now:
@@ -145,7 +145,7 @@ class LocalEngine(Engine):
                 return
             if event is None:
                 continue
-            decision = tell(handler, job, event)
+            decision = dispatch(handler, job, event)
             if decision is not None:
                 self._supervisor.answer(Decision.STOP if self._stopping else decision)
             elif event["kind"] in ENDS:

@@ -9,7 +9,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from sweeps.engines.resources import (
     hardware_of,
     max_concurrent_runs,
 )
-from sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, environ_for, plain, tell
+from sweeps.engines.supervisor import ENDS, SILENCE, Event, Supervisor, dispatch
 from tracking.store.mlflow_client import quieted
 
 STEP = 2.0
@@ -55,7 +55,7 @@ class WarmRun(Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """See Trainable: the next run, in the same worker process."""
-        self._job: Mapping[str, Any] = json.loads(new_config["job"])
+        self._job = Job(**json.loads(new_config["job"]))
         self._begun = False
         self._decision: Decision | None = None
         return True
@@ -74,7 +74,7 @@ class WarmRun(Trainable):
 
     def _events(self) -> Iterator[Event]:
         if not self._begun:
-            runs = Path(self._job["workdir"]).parent
+            runs = Path(self._job.workdir).parent
             if not runs.is_dir():  # or results would be written where nobody looks for them
                 yield _not_shared(runs)
                 return
@@ -175,7 +175,7 @@ class Loop:
             self._ask_again = time.monotonic() + POLL
             return None
         self._active[trial] = _Active(job, time.monotonic())
-        return {"job": json.dumps(plain(job)), "supervision": self._place.supervision}
+        return {"job": json.dumps(vars(job)), "supervision": self._place.supervision}
 
     def heard(self, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the handler of a step's events; what Tune is to do with the trial."""
@@ -193,7 +193,7 @@ class Loop:
                 self._handler.stopped(active.job)
                 return str(FIFOScheduler.STOP)
             for event in json.loads(result["events"]):
-                decision = tell(self._handler, active.job, event)
+                decision = dispatch(self._handler, active.job, event)
                 if event["kind"] in ENDS:
                     self._end(trial)
                     return str(FIFOScheduler.STOP)
@@ -378,7 +378,8 @@ class RayEngine(Engine):
             "entry": entry,
             "silence": silence,
             "timeout": timeout,
-            "environ": environ_for(int(need.cpus), need.gpus),
+            "threads": int(need.cpus),
+            "gpus": need.gpus,
             "cwd": str(Path.cwd()),
         }
         self._place = Place(cluster, need, parallel, silence, json.dumps(supervision))

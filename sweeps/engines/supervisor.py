@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -141,19 +140,8 @@ def oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
-def plain(job: Job) -> dict[str, Any]:
-    """A job as a worker gets it."""
-    return {
-        "label": job.label,
-        "config": dict(job.config),
-        "seed": job.seed,
-        "workdir": str(job.workdir),
-        "imports": list(job.imports),
-    }
-
-
-def tell(handler: Handler, job: Job, event: Event) -> Decision | None:
-    """Tell the handler of an event; its decision when the event is a report."""
+def dispatch(handler: Handler, job: Job, event: Event) -> Decision | None:
+    """Call the handler's method for an event; return its decision when the event is a report."""
     match event["kind"]:
         case "started":
             handler.started(job, event["worker"])
@@ -170,22 +158,13 @@ def tell(handler: Handler, job: Job, event: Event) -> Decision | None:
     return None
 
 
-def environ_for(threads: int | None, gpus: float | None) -> dict[str, str]:
-    """What the environment of a worker says of how much of its machine it may use."""
-    environ: dict[str, str] = {}
-    if threads is not None:
-        environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if gpus == 0:
-        environ["CUDA_VISIBLE_DEVICES"] = ""
-    return environ
-
-
 class Supervisor:
-    """Gives jobs to a worker process that stays warm; a dead or silent one costs its run only.
+    """Giver of jobs to a worker process that stays warm; a dead or silent one costs its run only.
 
     `silence` is how many seconds a worker may show no life, `timeout` how many a run may take
-    (None: any), `environ` is added to this process's own, `place` is told of workers
-    (`local`, `ray:HOST`), `cwd` is where the worker runs, if that folder is here.
+    (None: any), `threads` how many it computes with (None: as torch decides); `gpus` 0 hides the
+    machine's. `place` begins the names of workers (`local`, `ray:HOST`), `cwd` is where the worker
+    runs, if that folder is here.
     """
 
     def __init__(
@@ -194,26 +173,32 @@ class Supervisor:
         *,
         silence: float = SILENCE,
         timeout: float | None = None,
-        environ: Mapping[str, str] | None = None,
+        threads: int | None = None,
+        gpus: float | None = None,
         place: str = "local",
         cwd: str | None = None,
     ) -> None:
         self._entry = entry
         self._silence = silence
         self._timeout = timeout
-        self._environ = dict(environ or {})
+        self._environ: dict[str, str] = {}
+        if threads is not None:
+            self._environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        if gpus == 0:
+            self._environ["CUDA_VISIBLE_DEVICES"] = ""
         self._place = place
         self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
         self._worker: WorkerProcess | None = None
-        self._workdir: Path | None = None
-        self._offered: Mapping[str, Any] | None = None
+        self._job: Job | None = None
+        """What the worker has, until its end is reported."""
+        self._offered: Job | None = None
         """The job that a warm worker was given and has not begun."""
         self._began = 0.0
         self._oom_kills = 0
 
-    def begin(self, job: Mapping[str, Any]) -> None:
-        """Start a job (as `plain` gives it). One that still runs is ended."""
-        if self._workdir is not None:
+    def begin(self, job: Job) -> None:
+        """Start a job. One that still runs is ended."""
+        if self._job is not None:
             self.kill()
         warm = self._warm()
         self._offered = job if warm is not None else None
@@ -242,7 +227,7 @@ class Supervisor:
         if frame["kind"] == "failed":
             return self._failed(frame["failure"], frame["message"])
         if ended:
-            self._workdir = None
+            self._job = None
         if frame["kind"] == "started":
             self._offered = None
             return {**frame, "worker": f"{self._place}:{worker.pid}"}
@@ -257,11 +242,11 @@ class Supervisor:
         """End the worker process at once, and the job with it."""
         if self._worker is not None:
             self._worker.kill()
-        self._worker = self._workdir = self._offered = None
+        self._worker = self._job = self._offered = None
 
     def close(self) -> None:
         """Let go of the worker process; a job that still runs is ended."""
-        if self._worker is not None and self._workdir is None:
+        if self._worker is not None and self._job is None:
             self._worker.close()
             self._worker = None
         self.kill()
@@ -269,16 +254,15 @@ class Supervisor:
     def _fresh(self) -> WorkerProcess:
         return WorkerProcess(self._entry, {**os.environ, **self._environ}, cwd=self._cwd)
 
-    def _give(self, job: Mapping[str, Any], worker: WorkerProcess) -> None:
-        self._worker = worker
-        self._workdir = Path(job["workdir"])
+    def _give(self, job: Job, worker: WorkerProcess) -> None:
+        self._worker, self._job = worker, job
         self._began = worker.heard = time.monotonic()
         self._oom_kills = oom_kills()
         with suppress(WorkerDied):  # the next event tells
-            worker.send({"kind": "job", **job})
+            worker.send({"kind": "job", **vars(job)})
 
     def _working(self) -> WorkerProcess:
-        if self._worker is None or self._workdir is None:
+        if self._worker is None or self._job is None:
             raise RuntimeError("there is no job to follow")
         return self._worker
 
@@ -300,11 +284,11 @@ class Supervisor:
         return self._failed("crashed", str(died))
 
     def _failed(self, kind: FailureClass, message: str) -> Event:
-        tail = "" if self._workdir is None else log_tail(self._workdir)
+        tail = "" if self._job is None else log_tail(self._job.workdir)
         if kind in _FRESH_AFTER:
             self.kill()
-        self._workdir = None
-        return {"kind": "failed", "failure": asdict(Failure(kind, message, tail, NODE))}
+        self._job = None
+        return {"kind": "failed", "failure": vars(Failure(kind, message, tail, NODE))}
 
     def _late(self, worker: WorkerProcess) -> str | None:
         now = time.monotonic()

@@ -22,7 +22,7 @@ from typing import Any
 
 import carft_core  # noqa: F401 - says how threads wait, before a user's module loads torch
 from sweeps.engines.base import Decision
-from sweeps.engines.entry import LOG, failure_class, one_line, run_entry
+from sweeps.engines.entry import LOG, classify, run_entry
 from sweeps.secrets import WORKERS, read_secret_files
 from tracking.location import waiting
 
@@ -95,7 +95,8 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
     channel.send("started")
 
     def report(epoch: Mapping[str, Any]) -> Decision:
-        _log(" ".join(f"{name}={value}" for name, value in _told(epoch)))
+        metrics = " ".join(f"{name}={value:.6g}" for name, value in epoch["metrics"].items())
+        _log(f"epoch={epoch['epoch']}/{epoch['epochs']} {metrics}")
         channel.send("report", report=dict(epoch))
         return Decision(channel.receive()["decision"])
 
@@ -106,7 +107,8 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
     except Exception as error:  # whatever a run raises is its failure; the sweep goes on
         traceback.print_exc()
         sys.stderr.flush()
-        channel.send("failed", failure=failure_class(error), message=one_line(error))
+        kind, message = classify(error)
+        channel.send("failed", failure=kind, message=message)
         return
     _log("stopped" if result is None else "done")
     sys.stdout.flush()
@@ -124,12 +126,6 @@ def _alone_in(workdir: Path) -> Iterator[None]:
     """
     with waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"):
         yield
-
-
-def _told(epoch: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "epoch", f"{epoch['epoch']}/{epoch['epochs']}"
-    for name, value in epoch["metrics"].items():
-        yield name, f"{value:.6g}"
 
 
 def _log(text: str) -> None:

@@ -202,17 +202,19 @@ class Generation:
 def open_generation(
     home: Home,
     spec: SweepSpec,
-    execution: Mapping[str, Any],
     *,
+    address: str | None = None,
     is_stale: Callable[[Trial], bool],
     fresh: bool = False,
 ) -> Generation:
     """Find or begin the generation that fits a sweep, and record in it that a driver starts.
 
-    `is_stale` says whether a trial's runs are others than the file asks for now, because code,
-    model or data changed. `fresh` begins anew in any case.
+    `address` is of the Ray cluster, where one was named. `is_stale` says whether a trial's runs are
+    others than the file asks for now, because code, model or data changed. `fresh` begins anew in
+    any case.
     """
     plain = json.loads(json.dumps(spec.as_dict()))
+    execution = Invocation.of(spec, address).as_execution()
     folder, newest = home.sweep(spec.name), newest_generation(home, spec.name)
     if newest is None:
         return Generation(Ledger.create(folder, 1, plain, execution), ())
@@ -222,7 +224,9 @@ def open_generation(
     number = newest.generation + 1
 
     def begin(head: str, carried: tuple[Mapping[str, Any], ...] = ()) -> Generation:
-        return Generation(Ledger.create(folder, number, plain, execution), (head, *notes), carried)
+        earlier = (*newest.earlier, newest)
+        ledger = Ledger.create(folder, number, plain, execution, earlier)
+        return Generation(ledger, (head, *notes), carried)
 
     if fresh:
         return begin(f"the sweep begins anew as generation {number}; every run is trained again")

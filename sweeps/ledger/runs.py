@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -36,22 +36,24 @@ class Lease:
     renewed: float
 
     @classmethod
-    def mine(cls, owner: str) -> Lease:
-        """A new claim of this process."""
-        now = time.time()
-        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()), owner, now, now)
+    def mine(cls, owner: str | None = None) -> Lease:
+        """Make a new claim of this process; None: by a claimant of its own."""
+        pid, now = os.getpid(), time.time()
+        owner = owner or uuid.uuid4().hex
+        return cls(socket.gethostname(), pid, process_start(pid), owner, now, now)
 
     @classmethod
-    def read(cls, data: Mapping[str, Any] | None) -> Lease | None:
-        """What `as_dict` wrote."""
+    def read(cls, file: Path) -> Lease | None:
+        """Read what `write` wrote; None where there is no such file."""
+        data = read_json(file)
         return None if data is None else cls(**data)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+    def write(self, file: Path) -> None:
+        """Write it as JSON."""
+        write_json(file, asdict(self))
 
-    def again(self) -> Lease:
-        """The same claim, renewed now."""
+    def renew(self) -> Lease:
+        """Return the same claim, renewed now."""
         return replace(self, renewed=time.time())
 
     def is_live(self) -> bool:
@@ -66,11 +68,6 @@ class Lease:
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         return f"process {self.pid} on {self.host} since {since}"
-
-
-def new_owner() -> str:
-    """A name that no other claimant has."""
-    return uuid.uuid4().hex
 
 
 def process_start(pid: int) -> str | None:
@@ -136,7 +133,7 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self.owner = new_owner()
+        self.owner = uuid.uuid4().hex
 
     def folder(self, digest: str) -> Path:
         """The work folder of a run."""
@@ -147,7 +144,8 @@ class RunStore:
         data: dict[str, Any] | None = read_json(self.folder(digest) / FILE)
         if data is None:
             return None
-        return RunState(**{**data, "lease": Lease.read(data["lease"])})
+        lease = data["lease"]
+        return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
     def digests(self) -> Iterator[str]:
         """Every run that was ever begun here."""
@@ -158,7 +156,7 @@ class RunStore:
         """Claim a run for an attempt. None when another live claimant has it."""
 
         def acquired(known: RunState | None) -> RunState | None:
-            if known is not None and self.is_anothers(known):
+            if known is not None and self._is_anothers(known):
                 return None
             lease = Lease.mine(self.owner)
             if known is None:
@@ -173,11 +171,6 @@ class RunStore:
             )
 
         return self._change(digest, acquired)
-
-    def is_taken(self, digest: str) -> bool:
-        """Return whether another live claimant works on the run."""
-        known = self.read(digest)
-        return known is not None and self.is_anothers(known)
 
     def begin(self, digest: str, worker: str) -> None:
         """Record who computes a run that was acquired."""
@@ -195,7 +188,7 @@ class RunStore:
                 return None
             if time.time() - known.lease.renewed < RENEW_AFTER:
                 return None
-            return replace(known, lease=known.lease.again())
+            return replace(known, lease=known.lease.renew())
 
         self._change(digest, renewed)
 
@@ -206,18 +199,18 @@ class RunStore:
         failure: dict[str, str] | None = None,
         *,
         halve: bool = False,
-    ) -> None:
-        """End an attempt; the claim goes. Nothing changes when the run is another's by now.
+    ) -> RunState | None:
+        """End an attempt; the claim goes. None, and no change, when the run is another's by now.
 
-        `halve` lets the next attempt make do with half the memory. That a run is done may be said
-        without a claim while nobody works on it.
+        `halve` lets the next attempt make do with half the memory. That a run is done may be
+        recorded without a claim while nobody works on it; its backup goes then.
         """
 
         def released(known: RunState | None) -> RunState | None:
             if known is None:
                 return None
             ours = known.lease is not None and known.lease.owner == self.owner
-            if not ours and (state != "done" or self.is_anothers(known)):
+            if not ours and (state != "done" or self._is_anothers(known)):
                 return None
             return replace(
                 known,
@@ -228,10 +221,13 @@ class RunStore:
                 halvings=known.halvings + halve,
             )
 
-        self._change(digest, released)
+        ended = self._change(digest, released)
+        if ended is not None and state == "done":
+            shutil.rmtree(self._before(digest), ignore_errors=True)
+        return ended
 
     def back_up(self, digest: str) -> None:
-        """Begin a claimed run anew; its backup is kept until it is discarded or restored."""
+        """Begin a claimed run anew; its backup is kept until it is done again or restored."""
         folder, before = self.folder(digest), self._before(digest)
         known = self.read(digest)
         if before.exists():  # an earlier new beginning was not finished: it is worth nothing
@@ -241,12 +237,8 @@ class RunStore:
         if known is not None:
             self._write(known)
 
-    def discard_backup(self, digest: str) -> None:
-        """The new beginning succeeded: what was put aside goes."""
-        shutil.rmtree(self._before(digest), ignore_errors=True)
-
     def restore_backup(self, digest: str) -> bool:
-        """The new beginning failed: take back what was put aside. False if nothing was."""
+        """Put the backup of a run in the place of its new beginning; False if there is none."""
         before = self._before(digest)
         if not before.exists():
             return False
@@ -257,8 +249,8 @@ class RunStore:
     def _before(self, digest: str) -> Path:
         return self.path / f".{digest}.before"
 
-    def is_anothers(self, known: RunState) -> bool:
-        """Return whether another live claimant works on the run that is so."""
+    def _is_anothers(self, known: RunState) -> bool:
+        """Return whether another live claimant works on a run."""
         lease = known.lease
         return lease is not None and lease.owner != self.owner and lease.is_live()
 

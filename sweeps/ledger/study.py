@@ -17,7 +17,7 @@ from carft_core.errors import RequestError
 from carft_core.files import append_lines
 from sweeps.home import Home
 from sweeps.ledger.summary import goals
-from sweeps.ledger.trials import Ledger, Trial, read_generations
+from sweeps.ledger.trials import Ledger, Trial
 from sweeps.space.distributions import Distribution
 from sweeps.space.parameters import parse_parameter
 from tracking.database import Database, connect_args, identity, inspect_database, parse_url
@@ -201,7 +201,7 @@ class StudyProjection:
 
     def _open(self) -> _Study:
         storage = open_storage(self._home)
-        for earlier in read_generations(self._ledger.file)[:-1]:
+        for earlier in self._ledger.earlier:
             _Study(storage, self._home, earlier).update()
         return _Study(storage, self._home, self._ledger)
 

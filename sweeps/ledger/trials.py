@@ -91,21 +91,37 @@ class Ledger:
     write one raise OSError where the disk does not take it. What is in memory is what was read.
     """
 
-    def __init__(self, file: Path, generation: int, spec: Mapping[str, Any], began: float) -> None:
+    def __init__(
+        self,
+        file: Path,
+        generation: int,
+        spec: Mapping[str, Any],
+        began: float,
+        earlier: Sequence[Ledger] = (),
+    ) -> None:
         self.file, self.generation, self.spec, self.began = file, generation, spec, began
+        self.earlier = earlier
+        """The generations before, the first one first."""
         self.executions: list[Mapping[str, Any]] = []
         """Every start of a driver: how it was asked to run, and with which code."""
+        self.revision = 0
+        """Rises with every change but reports."""
         self._facts: dict[str, Any] = {}
         self._trials: dict[int, Trial] = {}
         self._number_at: dict[int, int] = {}
 
     @classmethod
     def create(
-        cls, folder: Path, generation: int, spec: Mapping[str, Any], execution: Mapping[str, Any]
+        cls,
+        folder: Path,
+        generation: int,
+        spec: Mapping[str, Any],
+        execution: Mapping[str, Any],
+        earlier: Sequence[Ledger] = (),
     ) -> Ledger:
         """Begin a generation: the sweep as plain data, and how it is run."""
         folder.mkdir(parents=True, exist_ok=True)
-        ledger = cls(folder / LEDGER_FILE, generation, spec, time.time())
+        ledger = cls(folder / LEDGER_FILE, generation, spec, time.time(), earlier)
         head = {"generation": generation, "spec": spec, "began": ledger.began}
         ledger._write({"begin": head}, {"execution": execution})
         logger.info("%s: generation %d begins", ledger.name, generation)
@@ -138,19 +154,20 @@ class Ledger:
         """List the newest trial at each point, by point."""
         return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
 
-    def trial(self, point: int) -> Trial:
-        """Return the newest trial at a point. Raises KeyError when there is none."""
-        return self._trials[self._number_at[point]]
-
     def proposals(self) -> list[Trial]:
         """List every trial by number, those too that were tried again later."""
         return [*self._trials.values()]
+
+    @property
+    def next_number(self) -> int:
+        """Of the trial that is proposed next."""
+        return len(self._trials)
 
     def propose(
         self, point: int, setting: Mapping[str, Any], sampler: Mapping[str, Any] | None = None
     ) -> Trial:
         """Add a running trial with all that is known of it: the fields of Trial."""
-        number = len(self._trials)
+        number = self.next_number
         known = {"number": number, "point": point, "began": time.time(), **setting}
         known |= {"sampler": dict(sampler)} if sampler else {}
         known.pop("members", None)  # they are among the parameters too
@@ -165,17 +182,17 @@ class Ledger:
         finite = value if math.isfinite(value) else None
         self._write({"report": [number, epoch, finite]}, durable=False)
 
-    def complete(self, number: int, values: Sequence[float]) -> None:
+    def complete(self, number: int, values: Sequence[float]) -> Trial:
         """End a trial with its values, one for each goal."""
-        self._end(number, {"state": "complete", "values": [*values]})
+        return self._end(number, {"state": "complete", "values": [*values]})
 
-    def prune(self, number: int, kind: str, message: str) -> None:
+    def prune(self, number: int, kind: str, message: str) -> Trial:
         """End a trial that is not worth its further epochs, and record why."""
-        self._end(number, {"state": "pruned", "reason": {"kind": kind, "message": message}})
+        return self._end(number, {"state": "pruned", "reason": {"kind": kind, "message": message}})
 
-    def fail(self, number: int, kind: str, message: str) -> None:
+    def fail(self, number: int, kind: str, message: str) -> Trial:
         """End a trial that has no value, and record why."""
-        self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
+        return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
 
     def settings(self) -> Iterator[Setting]:
         """Yield every setting that the sweep asks for now, with its runs: baselines, trials, soups,
@@ -218,10 +235,11 @@ class Ledger:
         kept = self.recall(SOUPS, ()) if self.spec.get("after") else ()
         return [_setting("soup", item) for item in kept]
 
-    def _end(self, number: int, change: Mapping[str, Any]) -> None:
+    def _end(self, number: int, change: Mapping[str, Any]) -> Trial:
         if self._trials[number].state != "running":
             raise ValueError(f"trial {number} has ended already: {self._trials[number].state}")
         self._write({"trial": {"number": number, "ended": time.time(), **change}})
+        return self._trials[number]
 
     def _write(self, *changes: Mapping[str, Any], durable: bool = True) -> None:
         lines = [
@@ -234,6 +252,7 @@ class Ledger:
 
     def _apply(self, change: Mapping[str, Any]) -> None:
         ((kind, data),) = change.items()
+        self.revision += kind in ("spec", "facts", "trial")
         match kind:
             case "begin":
                 self.spec = data["spec"]
@@ -266,7 +285,8 @@ def read_generations(file: Path) -> list[Ledger]:
             change = json.loads(line)
             if "begin" in change:
                 head = change["begin"]
-                ledgers.append(Ledger(file, head["generation"], head["spec"], head["began"]))
+                known = (head["generation"], head["spec"], head["began"])
+                ledgers.append(Ledger(file, *known, earlier=tuple(ledgers)))
             else:
                 ledgers[-1]._apply(change)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class RunTask:
         """Whether it has a seed for its split alone."""
         return self.seed is not None and not self.config.algorithm.trains
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """`car_ft kl_weight=0.3 seed 1`."""
         return run_label(self.algorithm, self.params, self.seed)

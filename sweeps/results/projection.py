@@ -6,6 +6,7 @@ restarted driver sends what lies behind it; sending twice changes nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -27,7 +28,7 @@ from sweeps.ledger.claim import undriven
 from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, RunState, RunStore
 from sweeps.ledger.summary import OUTCOME, goals
-from sweeps.ledger.trials import Ledger, Setting, find_ledger, read_generations
+from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from sweeps.plan.tasks import run_label
 from sweeps.results.projection_thread import SOON
 from sweeps.results.records import CONFIG, comparison_spec, measured, records
@@ -95,12 +96,23 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Stand:
-    """How a run stands in its folder."""
+    """How a run stands in its folder, whose files are read once."""
 
     status: Status
     state: RunState | None
+    folder: Path
     labels: Sequence[str] = ()
     """The models that are measured."""
+
+    @functools.cached_property
+    def claimed(self) -> Mapping[str, Any]:
+        """Its config and identity."""
+        return read_json(self.folder / CONFIG) or {}
+
+    @functools.cached_property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """The reports of its epochs."""
+        return read_json(self.folder / "history.json") or []
 
     def sent_as(self, run: _Run) -> str:
         """Write what is to be sent in a line: while it stays the same nothing is sent again."""
@@ -130,7 +142,6 @@ class SweepProjection:
         self.is_anew = False
         """Whether the store had lost everything."""
         self._home, self._ledger, self._store = home, ledger, store
-        self._earlier = read_generations(ledger.file)[-2::-1]
         self._runs, self._owner = RunStore(home.runs), owner
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
@@ -138,6 +149,10 @@ class SweepProjection:
         self.news: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
+        self._index: tuple[int, Mapping[str, _Run]] = (-1, {})
+        """By digest the runs of the ledger, as of one revision of it."""
+        self._records: Sequence[RunRecord] | None = None
+        """The runs of a sweep that nobody drives."""
         self._started: set[str] = set()
         self._epochs: dict[str, int] = {}
         """By digest the last epoch that was sent by this object."""
@@ -147,9 +162,11 @@ class SweepProjection:
         """Mark a run as news. Any thread may call it."""
         self.news[digest] = None
 
-    def end_driver(self) -> None:
-        """Count what still runs by its file as stopped, and send the sweep's end."""
-        self._owner = None
+    def end_driver(self, ended: Sequence[RunRecord] | None = None) -> None:
+        """Count what still runs by its file as stopped, and send the sweep's end: its runs, where
+        they have been read already.
+        """
+        self._records, self._owner = ended, None
         self._is_looked_through = False
 
     def behind(self) -> int:
@@ -194,13 +211,17 @@ class SweepProjection:
             self.note(digest)
         return not waiting
 
-    def _by_digest(self) -> dict[str, _Run]:
-        """The runs of every generation; one that several settings share is of the first one."""
+    def _by_digest(self) -> Mapping[str, _Run]:
+        """Return the runs of every generation; one that several settings share is of the first."""
+        revision = self._ledger.revision  # read first: the driver goes on meanwhile
+        if self._index[0] == revision:
+            return self._index[1]
         runs: dict[str, _Run] = {}
-        for ledger in (self._ledger, *self._earlier):
+        for ledger in (self._ledger, *reversed(self._ledger.earlier)):
             for item in ledger.settings():
                 for seed, digest in item.runs.items():
                     runs.setdefault(digest, _Run(item, seed, digest, ledger.generation))
+        self._index = (revision, runs)
         return runs
 
     def _look_through(self) -> None:
@@ -249,40 +270,39 @@ class SweepProjection:
             if _metrics_file(folder, label).exists()
         ]
         if UNMERGED in labels and (state is None or state.state == "done"):
-            return _Stand("done", state, labels)
+            return _Stand("done", state, folder, labels)
         if state is None:
             return None
         owner = None if state.lease is None else state.lease.owner
         is_ours = owner is not None and owner == self._owner
         is_known = is_ours or sent_as is not None or state.sweep == self._sweep.sweep
         if state.state == "failed":
-            return _Stand("failed", state)
+            return _Stand("failed", state, folder)
         if trial is not None and trial.state == "pruned":
             is_begun = sent_as is not None or (is_known and (folder / "history.json").exists())
-            return _Stand("pruned", state) if is_begun and not is_ours else None
+            return _Stand("pruned", state, folder) if is_begun and not is_ours else None
         if not (folder / CONFIG).exists():
             return None  # it has not begun to read its model and data
         if is_ours:
-            return _Stand("running", state)
+            return _Stand("running", state, folder)
         if state.is_live and sent_as is None:
             return None  # another sweep's run, so far
         is_open = trial is None or trial.state == "running"
         if self._owner is not None and is_open and run.generation == self._ledger.generation:
             return None  # the driver will take it up again
-        return _Stand("stopped", state) if is_known else None
+        return _Stand("stopped", state, folder) if is_known else None
 
     def _send(self, run: _Run) -> None:
         stand, sent_as = self._stand(run), self._sent.sent_as(run.digest)
         if stand is None or (stand.status != "running" and stand.sent_as(run) == sent_as):
             return
         key, digest = RunKey(self._sweep.sweep, run.digest), run.digest
-        folder = self._runs.folder(digest)
         self._start_sweep()
         if digest not in self._started:
-            self._start(key, run, stand, folder)
+            self._start(key, run, stand)
         if (digest, "start") in self.refused:
             return
-        self._send_epochs(key, folder)
+        self._send_epochs(key, stand)
         if stand.status == "running":
             if sent_as != stand.sent_as(run):
                 self._sent.record(digest, self._store.run_id(key) or "", stand.sent_as(run))
@@ -291,17 +311,17 @@ class SweepProjection:
         if (sent_as or "").startswith("failed"):
             tags |= {"carft.failure": "", "carft.failure_message": ""}
         if stand.status == "done":
-            self._send_result(key, run, stand, folder)
+            self._send_result(key, run, stand)
             tags[HAS_RESULT] = RESULT
         elif stand.state is not None and stand.state.failure is not None:
             failure = stand.state.failure
             tags["carft.failure"] = failure["kind"]
             tags["carft.failure_message"] = failure["message"]
         for name in (CONFIG, LOG) if stand.status == "done" else (LOG,):
-            if (folder / name).exists():
-                self._log_artifact(key, folder / name)
+            if (stand.folder / name).exists():
+                self._log_artifact(key, stand.folder / name)
         self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
-        ended = _ended(stand, folder)
+        ended = _ended(stand)
         self._attempt(
             digest, "end", lambda: self._store.end_run(key, ENDS[stand.status], timestamp=ended)
         )
@@ -316,9 +336,8 @@ class SweepProjection:
         self._started.discard(digest)
         self.sent += 1
 
-    def _start(self, key: RunKey, run: _Run, stand: _Stand, folder: Path) -> None:
-        state, claimed = stand.state, read_json(folder / CONFIG) or {}
-        parts = claimed.get("identity", {})
+    def _start(self, key: RunKey, run: _Run, stand: _Stand) -> None:
+        state, parts = stand.state, stand.claimed.get("identity", {})
         execution = self._execution(state)
         tags = {
             **execution.get("tags", {}),
@@ -344,7 +363,7 @@ class SweepProjection:
         params = {"algorithm": run.setting.algorithm, **params}
         if run.seed != NO_SEED:
             params["seed"] = int(run.seed)
-        began = _modified(folder / CONFIG) if state is None else round(1000 * state.created)
+        began = _modified(stand.folder / CONFIG) if state is None else round(1000 * state.created)
         start = RunStart(
             key,
             run.label,
@@ -352,7 +371,7 @@ class SweepProjection:
             parent=self._sweep,
             params=params,
             tags=tags,
-            datasets=_datasets(claimed),
+            datasets=_datasets(stand.claimed),
         )
         self._start_run(start)
         self._epochs.pop(key.digest, None)
@@ -369,18 +388,18 @@ class SweepProjection:
         known = [one for one in self._ledger.executions if until is None or one["at"] <= until]
         return (known or self._ledger.executions or [{}])[-1]
 
-    def _send_epochs(self, key: RunKey, folder: Path) -> None:
+    def _send_epochs(self, key: RunKey, stand: _Stand) -> None:
         sent = self._epochs.get(key.digest, -1)
-        new = [one for one in read_json(folder / "history.json") or [] if one["epoch"] > sent]
+        new = [report for report in stand.history if report["epoch"] > sent]
         if new:
             values = [metric for report in new for metric in _epoch_metrics(report)]
             self._log_metrics(key, f"epochs from {sent + 1}", values)
             self._epochs[key.digest] = int(new[-1]["epoch"])
 
-    def _send_result(self, key: RunKey, run: _Run, stand: _Stand, folder: Path) -> None:
+    def _send_result(self, key: RunKey, run: _Run, stand: _Stand) -> None:
         """Send what was measured: the metrics of every model, and all of it as result.json."""
-        evaluations = {label: measured(folder, label) or {} for label in stand.labels}
-        self._log_metrics(key, "results", list(_result_metrics(evaluations, folder)))
+        evaluations = {label: measured(stand.folder, label) or {} for label in stand.labels}
+        self._log_metrics(key, "results", list(_result_metrics(evaluations, stand)))
         record = RunRecord(
             run.setting.algorithm,
             {name: scalar(value) for name, value in run.setting.params.items()},
@@ -390,7 +409,7 @@ class SweepProjection:
             run.setting.role,
             None if run.setting.trial is None else run.setting.trial.number,
         )
-        result = kept_results.result(record, read_json(folder / CONFIG) or {}, evaluations)
+        result = kept_results.result(record, stand.claimed, evaluations)
         with TemporaryDirectory() as place:
             file = Path(place) / RESULT
             file.write_text(json.dumps(result))
@@ -443,9 +462,8 @@ class SweepProjection:
         outcome = self._ledger.recall(OUTCOME, {"state": "running"})
         state = "interrupted" if outcome["state"] == "running" else outcome["state"]
         files = [self._folder / name for name in FILES if (self._folder / name).exists()]
-        settings = json.dumps(
-            kept_results.settings(records(self._ledger, self._runs), self._ledger.generation)
-        )
+        self._records = self._records or records(self._ledger, self._runs)
+        settings = json.dumps(kept_results.settings(self._records, self._ledger.generation))
         content = f"{state} {_content(files, settings)}"
         if content == self._sent.sent_as(""):
             return
@@ -564,15 +582,16 @@ def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
             yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
 
 
-def _result_metrics(evaluations: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterator[Metric]:
+def _result_metrics(
+    evaluations: Mapping[str, Mapping[str, Any]], stand: _Stand
+) -> Iterator[Metric]:
     """The metrics of every evaluated model; of merged ones along the merge's own axis.
 
     What the report of the last epoch has is not sent again.
     """
-    history = read_json(folder / "history.json") or [{"epoch": 0, "metrics": {}}]
-    last: Mapping[str, Any] = history[-1]
+    last: Mapping[str, Any] = stand.history[-1] if stand.history else {"epoch": 0, "metrics": {}}
     for label, evaluation in evaluations.items():
-        when = _modified(_metrics_file(folder, label))
+        when = _modified(_metrics_file(stand.folder, label))
         for name, value in evaluation["metrics"].items():
             if not has_series(name, merged=label != UNMERGED):
                 continue
@@ -583,10 +602,10 @@ def _result_metrics(evaluations: Mapping[str, Mapping[str, Any]], folder: Path) 
                 yield Metric(name, float(value), int(last["epoch"]), when)
 
 
-def _ended(stand: _Stand, folder: Path) -> int:
+def _ended(stand: _Stand) -> int:
     """When a run ended, in milliseconds, however late it is sent: a finished one was measured."""
     if stand.status == "done":
-        return max(_modified(_metrics_file(folder, label)) for label in stand.labels)
+        return max(_modified(_metrics_file(stand.folder, label)) for label in stand.labels)
     ended = None if stand.state is None else stand.state.ended
     return round(1000 * (ended or time.time()))
 

@@ -64,7 +64,7 @@ STRENGTH: Mapping[str, int] = {
 
 def comparison(sweep: Ledger, runs: RunStore, *, with_images: bool = False) -> Comparison:
     """Compare the runs of a sweep as far as it has come: what it ends with."""
-    with _nothing_collected():
+    with nothing_collected():
         return compare_sweeps([load_part(sweep, runs)], with_images=with_images)
 
 
@@ -168,7 +168,7 @@ def state_of(known: RunState | None, *, done: bool) -> State:
 
 
 @contextmanager
-def _nothing_collected() -> Iterator[None]:
+def nothing_collected() -> Iterator[None]:
     """Millions of objects are made here and kept: to look for garbage among them, again and again,
     takes a fifth of the time.
     """

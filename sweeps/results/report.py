@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json, user_cache, write_atomically
+from carft_core.files import read_json, user_cache, write_text
 from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import RunStore
@@ -303,7 +303,7 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Write the page atomically. Raises OSError where it cannot be written."""
-        write_atomically(path, lambda file: file.write_text(self.text, encoding="utf-8"))
+        write_text(path, self.text)
 
 
 def page(

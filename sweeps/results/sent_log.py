@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from carft_core.files import append_lines, read_lines, write_atomically
+from carft_core.files import append_lines, read_lines, write_text
 from tracking.location import TrackingLocation, without_password
 
 
@@ -60,5 +60,4 @@ class SentLog:
 
     def _rewrite(self) -> None:
         entries = [{"place": self.place}, *self.runs.values()]
-        text = "".join(f"{json.dumps(entry)}\n" for entry in entries)
-        write_atomically(self.file, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(self.file, "".join(f"{json.dumps(entry)}\n" for entry in entries))

@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sweeps.engines.base import Failure
 from sweeps.ledger.runs import RunStore
@@ -18,14 +17,6 @@ from tracking.comparison.runs import UNMERGED
 
 NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
 """Measured of a model that was not evaluated."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended in this sweep."""
-
-    state: Literal["done", "failed"]
-    failure: Failure | None = None
 
 
 @dataclass
@@ -40,8 +31,8 @@ class ActiveTrial:
     is_new: bool
     """Proposed by this driver: nothing is known of its decisions yet."""
     pruned: bool = False
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """By digest."""
+    outcomes: dict[str, Failure | None] = field(default_factory=dict)
+    """By digest of each run that has ended: why it failed, None where it is done."""
     pending_seeds: deque[RunTask] = field(default_factory=deque)
     """Seeds whose turn comes when the one before is done."""
 
@@ -60,30 +51,31 @@ class ActiveTrial:
         """Whether no further epoch of it is worth anything: pruned, or a seed became NaN."""
         if self.pruned or self.trial.state == "failed":  # opened as failed: for good
             return True
-        failures = [item.failure for item in self.outcomes.values() if item.failure is not None]
-        return self.trial.state == "running" and any(item.kind == "nan" for item in failures)
+        kinds = [failure.kind for failure in self.outcomes.values() if failure is not None]
+        return self.trial.state == "running" and "nan" in kinds
 
     def seed_index(self, digest: str) -> int:
         """The place of a run among the trial's."""
         return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
 
 
-def end(trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]) -> list[float] | Failure:
-    """For each goal the mean over the trial's runs; or why it has none."""
-    for outcome in trial.outcomes.values():
-        if outcome.failure is not None:
-            return outcome.failure
+def trial_values(
+    trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]
+) -> list[float] | Failure:
+    """Return for each goal the mean over the trial's runs; or why it has none."""
+    for failure in filter(None, trial.outcomes.values()):
+        return failure
     digests = [task.digest for task in trial.tasks]
-    found: list[float] = []
+    means: list[float] = []
     for goal in goals:
         values = seed_values(runs, digests, goal)
         if not all(map(math.isfinite, values)):
             return Failure("nan", f"{goal.name} is not there or not finite")
-        found.append(sum(values) / len(values))
-    return found
+        means.append(sum(values) / len(values))
+    return means
 
 
 def seed_values(runs: RunStore, digests: Sequence[str], goal: Metric) -> list[float]:
-    """The goal's metric of each complete run; NaN where it was not measured."""
-    found = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
-    return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in found]
+    """Return the goal's metric of each complete run; NaN where it was not measured."""
+    evaluations = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
+    return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in evaluations]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from carft_core.config import TrialConfig
@@ -14,15 +14,15 @@ from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.ledger.claim import Claim
 from sweeps.ledger.runs import RunState, RunStore
 from sweeps.ledger.summary import Summary
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, RunTask, setting_record
 from sweeps.results.records import measured
-from sweeps.scheduler.active_trial import ActiveTrial, Outcome, end
+from sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from sweeps.scheduler.final_runs import FinalRuns
 from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.pruning import PruningController
-from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved, node_of
+from sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
 from sweeps.scheduler.webhook import Webhook
 from tracking.comparison.runs import UNMERGED
 
@@ -72,7 +72,7 @@ class SweepDriver:
         ledger: Ledger,
         runs: RunStore,
         *,
-        proposer: TrialProposer,
+        carried: Sequence[Mapping[str, Any]] = (),
         claim: Claim,
         progress: Progress,
         note: Callable[[str], None],
@@ -80,17 +80,21 @@ class SweepDriver:
         fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
-        """`note` is called with the digest of a run of which something is new on disk, and with ""
-        where only the ledger has changed.
+        """`carried` are points of an earlier generation, proposed again before anything new. `note`
+        is called with the digest of a run of which something is new on disk, and with "" where
+        only the ledger has changed. `fresh` trains every run again, `failed_again` also those that
+        became NaN.
         """
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, Failure | None] = {}
+        """By digest of each run that has ended: why it failed, None where it is done."""
         self._closed_early = False
         """Whether a run was closed that is still to be finished."""
         self.broken: str | None = None
         """Why the sweep was given up."""
         self._spec = planner.spec
-        self._proposer, self._claim, self._note, self._webhook = proposer, claim, note, webhook
+        self._claim, self._note, self._webhook = claim, note, webhook
+        self._proposer = TrialProposer(planner, ledger, carried, failed_again=failed_again)
         self._final_runs = FinalRuns(planner, ledger, runs, progress)
         self._pruning = PruningController(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)
@@ -103,18 +107,19 @@ class SweepDriver:
         self._active: dict[str, RunTask] = {}
         self._configs: dict[str, TrialConfig] = {}
         """What runs compute with, in smaller batches where memory was short before."""
-        self._workers: dict[str, str] = {}
         self._renewed: set[str] = set()
         self._open: dict[int, ActiveTrial] = {}
 
     def begin(self) -> None:
-        """Plan the baselines, and keep in the ledger what a comparison needs to know of them."""
+        """Plan the baselines, and record what a comparison needs to know of them."""
         settings = self.planner.baselines()
         self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         self._queue.extend(task for tasks in settings for task in tasks)
         runs = len(self._queue) + self._spec.trial_count * len(self._spec.seeds)
         self.progress.begin(runs + self._final_runs.begin())
+        self._summary.update()
+        self._note("")
 
     def next_job(self) -> Job | Wait:
         """See Handler."""
@@ -149,7 +154,6 @@ class SweepDriver:
     def started(self, job: Job, worker: str) -> None:
         """See Handler."""
         self._claim.renew()
-        self._workers[job.digest] = worker
         self.runs.begin(job.digest, worker)
         self.progress.started(job.label)
         self._note(job.digest)
@@ -178,12 +182,11 @@ class SweepDriver:
         """See Handler."""
         self._claim.renew()
         task = self._active.pop(job.digest)
-        self.runs.release(job.digest, "done")
-        self.runs.discard_backup(job.digest)
-        self._breaker.succeeded(node_of(self._workers.get(job.digest, "")))
+        state = self.runs.release(job.digest, "done")
+        self._breaker.succeeded("" if state is None else state.worker)
         for warning in result.get("warnings", ()):
             self.progress.note(f"{task.label}: {warning}")
-        self._done(task, reused_from=None)
+        self._done(task, reused=False)
 
     def stopped(self, job: Job) -> None:
         """See Handler."""
@@ -200,7 +203,6 @@ class SweepDriver:
         else:
             self._closed_early = True
             self.progress.stopped(task.label)
-        self._workers.pop(job.digest, None)
 
     def failed(self, job: Job, failure: Failure) -> None:
         """See Handler."""
@@ -210,9 +212,11 @@ class SweepDriver:
             self.stopped(job)
             return
         del self._active[job.digest]
-        decision: Retry | GiveUp = GiveUp("its trial has ended")
-        if trial is None or not trial.is_over:
-            decision = self._retries.decide(job.digest, failure, self._configs[job.digest])
+        decision = (
+            GiveUp("its trial has ended")
+            if trial is not None and trial.is_over
+            else self._retries.decide(job.digest, failure, self._configs[job.digest])
+        )
         if isinstance(decision, Retry):
             # Not failed: whoever drives the sweep next tries it again too.
             self.runs.release(job.digest, "stopped", halve=decision.halve)
@@ -226,7 +230,7 @@ class SweepDriver:
             self.runs.release(job.digest, "done")
             self.progress.note(f"{task.label}: the earlier result of this run was kept")
         self._note(job.digest)
-        self._settle(task, Outcome("failed", failure))
+        self._settle(task, failure)
 
     def abandon(self) -> None:
         """The engine has failed under its jobs: they are stopped, and can go on later."""
@@ -275,15 +279,13 @@ class SweepDriver:
     def _job(self, task: RunTask) -> Job | None:
         """The job that a run still needs; None when it is settled, or waits for somebody."""
         trial = self._trial(task)
-        known = self.outcomes.get(task.digest)
-        if known is not None:
+        if task.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already
                 self.progress.skip(1)
-            self._settle(task, known)
+            self._settle(task, self.outcomes[task.digest])
             return None
         state = self.runs.read(task.digest)
-        is_taken = state is not None and self.runs.is_anothers(state)
-        if task.digest in self._active or is_taken:
+        if self._is_running(task, state):
             logger.info("%s waits for whoever runs it now", task.label)
             self._waiting.append(task)
             return None
@@ -313,9 +315,13 @@ class SweepDriver:
             label=task.label,
             config=self._configs[task.digest].as_dict(),
             seed=task.seed or 0,
-            workdir=self.runs.folder(task.digest),
+            workdir=str(self.runs.folder(task.digest)),
             imports=self._spec.imports,
         )
+
+    def _is_running(self, task: RunTask, state: RunState | None) -> bool:
+        """Whether somebody works on a run now: this driver or another one."""
+        return task.digest in self._active or (state is not None and state.is_live)
 
     def _is_settled_by_earlier(self, task: RunTask, state: RunState | None) -> bool:
         """Take over a result, or a failure that would come again, of this or another sweep."""
@@ -324,35 +330,33 @@ class SweepDriver:
         if is_complete(self.runs.folder(task.digest), task.config):
             if state is not None and state.state != "done":
                 self.runs.release(task.digest, "done")  # its driver died before it could say so
-            self._done(task, reused_from=state.sweep if state is not None else "elsewhere")
+            self._done(task, reused=True)
             return True
         if self._failed_again or state is None or not state.is_permanent_failure:
             return False
-        told = state.failure or {}
-        failure = Failure("nan", told.get("message", ""), told.get("log_tail", ""))
+        known = state.failure or {}
+        failure = Failure("nan", known.get("message", ""), known.get("log_tail", ""))
         self.progress.fail(task.label, failure.kind, failure.message, again=False)
         self._note(task.digest)
-        self._settle(task, Outcome("failed", failure))
+        self._settle(task, failure)
         return True
 
-    def _done(self, task: RunTask, *, reused_from: str | None) -> None:
+    def _done(self, task: RunTask, *, reused: bool) -> None:
         own = measured(self.runs.folder(task.digest), UNMERGED)
-        self.progress.done(
-            task.label, own["metrics"] if own else {}, reused=reused_from is not None
-        )
+        self.progress.done(task.label, own["metrics"] if own else {}, reused=reused)
         self._note(task.digest)
-        self._settle(task, Outcome("done"))
+        self._settle(task, None)
 
-    def _settle(self, task: RunTask, outcome: Outcome) -> None:
-        """The run has ended; with the last one of its trial the trial has its value."""
-        self.outcomes[task.digest] = outcome
+    def _settle(self, task: RunTask, failure: Failure | None) -> None:
+        """Count a run that has ended; with the last one of its trial the trial has its value."""
+        self.outcomes[task.digest] = failure
         trial = self._trial(task)
         if trial is None:
             return
-        trial.outcomes[task.digest] = outcome
+        trial.outcomes[task.digest] = failure
         if trial.recorded:
             return
-        if outcome.state == "done":
+        if failure is None:
             reason = self._pruning.seed_done(trial, task)
             if reason is not None:
                 self._prune(trial, reason)
@@ -368,29 +372,28 @@ class SweepDriver:
             self._end(trial)
 
     def _end(self, trial: ActiveTrial) -> None:
-        """The trial has ended: its values, or why it has none."""
+        """Record the values of a trial that has ended, or why it has none."""
         trial.recorded = True
-        found = end(trial, self.runs, self._spec.goals_at(trial.trial.params))
-        if isinstance(found, Failure):
-            self.ledger.fail(trial.number, found.kind, found.message)
+        values = trial_values(trial, self.runs, self._spec.goals_at(trial.trial.params))
+        if isinstance(values, Failure):
+            self._ended(self.ledger.fail(trial.number, values.kind, values.message))
         else:
-            self.ledger.complete(trial.number, found)
-        self._ended(trial)
+            self._ended(self.ledger.complete(trial.number, values))
 
     def _prune(self, trial: ActiveTrial, reason: str) -> None:
         """Before anything is stopped: the decision is in the ledger."""
         trial.recorded = trial.pruned = True
-        self.ledger.prune(trial.number, "pruned", reason)
+        pruned = self.ledger.prune(trial.number, "pruned", reason)
         left = sum(task.digest not in trial.outcomes for task in trial.tasks)
         trial.pending_seeds.clear()
         self.progress.prune(trial.tasks[0].label, reason, runs=left)
         for task in trial.tasks:
             self._note(task.digest)
-        self._ended(trial)
+        self._ended(pruned)
 
-    def _ended(self, trial: ActiveTrial) -> None:
-        self._proposer.on_trial_end(trial.trial.point)
-        self._pruning.ended(self.ledger.trial(trial.trial.point))
+    def _ended(self, trial: Trial) -> None:
+        self._proposer.on_trial_end(trial)
+        self._pruning.ended(trial)
         self._summary.update()
         self._note("")
 
@@ -412,7 +415,7 @@ class SweepDriver:
         """Queue what waited for a run that is free now."""
         for _ in range(len(self._waiting)):
             task = self._waiting.popleft()
-            if task.digest in self._active or self.runs.is_taken(task.digest):
+            if self._is_running(task, self.runs.read(task.digest)):
                 self._waiting.append(task)
             else:
                 self._queue.append(task)

@@ -20,7 +20,7 @@ from rich.table import Column
 from rich.text import Text
 
 RESUMABLE = "it resumes from its last epoch"
-SHOWN = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
+ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
 
 
 def to_stderr(text: str) -> None:
@@ -60,7 +60,8 @@ class Progress:
         """Show how far a run is."""
         # The first report, not the start: before it models and data are opened, for all runs.
         self._open.setdefault(label, time.monotonic())
-        self._show_epoch(label, report)
+        epoch = f"epoch {report['epoch']}/{report['epochs']}"
+        self.note(f"        {label}  {epoch}  {figures(report['metrics'])}".rstrip())
 
     def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
         """Count a run that is complete."""
@@ -69,7 +70,7 @@ class Progress:
         if not reused and began is not None:
             self.seconds.append(time.monotonic() - began)
         word = "reused" if reused else "done"
-        self.note(f"{self._place()} {label}  {word}  {accuracies(metrics)}{self._left()}".rstrip())
+        self.note(f"{self._place()} {label}  {word}  {figures(metrics)}{self._left()}".rstrip())
 
     def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
         """Count a run that has failed, unless it is tried again."""
@@ -104,9 +105,6 @@ class Progress:
         running = sum(min(mean, time.monotonic() - began) for began in self._open.values())
         side_by_side = max(1, len(self._open))
         return max(0.0, mean * (self.total - self.ended_runs) - running) / side_by_side
-
-    def _show_epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        self.note(f"        {label}  {epoch_line(report)}")
 
     def _end(self, label: str) -> float | None:
         """Forget a run that is under way; return when its first epoch was reported."""
@@ -149,6 +147,16 @@ class LiveProgress(Progress):
         """See Progress."""
         self._rows[label] = self._bars.add_task(label, total=None, state="starting")
 
+    def epoch(self, label: str, report: Mapping[str, Any]) -> None:
+        """See Progress."""
+        self._open.setdefault(label, time.monotonic())
+        if label not in self._rows:
+            self.started(label)
+        epoch, epochs = report["epoch"], report["epochs"]
+        state = "evaluating" if epoch >= epochs else figures(report["metrics"])
+        self._bars.update(self._rows[label], completed=epoch, total=epochs, state=state)
+        self._refresh()
+
     def skip(self, runs: int) -> None:
         """See Progress."""
         super().skip(runs)
@@ -157,14 +165,6 @@ class LiveProgress(Progress):
     def close(self) -> None:
         """See Progress."""
         self._bars.stop()
-
-    def _show_epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        if label not in self._rows:
-            self.started(label)
-        epoch, epochs = report["epoch"], report["epochs"]
-        state = "evaluating" if epoch >= epochs else _losses(report["metrics"])
-        self._bars.update(self._rows[label], completed=epoch, total=epochs, state=state)
-        self._refresh()
 
     def _end(self, label: str) -> float | None:
         if label in self._rows:
@@ -183,21 +183,11 @@ class LiveProgress(Progress):
         self._bars.update(self._sweep, completed=self.ended_runs, total=self.total, state=state)
 
 
-def epoch_line(report: Mapping[str, Any]) -> str:
-    """Return `epoch 3/10  loss 0.412  val 81.2 %`."""
-    return f"epoch {report['epoch']}/{report['epochs']}  {_losses(report['metrics'])}".rstrip()
-
-
-def _losses(metrics: Mapping[str, float]) -> str:
-    loss = f"loss {metrics['train/loss']:.4g}  " if "train/loss" in metrics else ""
-    return f"{loss}{accuracies(metrics)}".rstrip()
-
-
-def accuracies(metrics: Mapping[str, float]) -> str:
-    """Return `val 81.2 %  test 80.9 %  ood 61.0 %`, as far as they are there."""
-    return "  ".join(
-        f"{word} {100 * metrics[name]:.1f} %" for name, word in SHOWN.items() if name in metrics
-    )
+def figures(metrics: Mapping[str, float]) -> str:
+    """Return `loss 0.412  val 81.2 %  test 80.9 %  ood 61.0 %`, as far as they are there."""
+    loss = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
+    known = {word: metrics[name] for name, word in ACCURACIES.items() if name in metrics}
+    return "  ".join([*loss, *(f"{word} {100 * value:.1f} %" for word, value in known.items())])
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,6 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
@@ -118,8 +117,8 @@ class TrialProposer:
         self,
         planner: Planner,
         ledger: Ledger,
-        *,
         carried: Sequence[Mapping[str, Any]] = (),
+        *,
         failed_again: bool = False,
     ) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
@@ -130,7 +129,7 @@ class TrialProposer:
         self._is_reached = False
         """Some trial is as good as `metric.target`."""
         for trial in ledger.trials():
-            self._remember(trial)
+            self.on_trial_end(trial)
 
     @property
     def is_adaptive(self) -> bool:
@@ -168,9 +167,15 @@ class TrialProposer:
             self._ledger.remember("merges", merge_labels(tasks[0].config))
         return ActiveTrial(trial, tasks, recorded=trial.state != "running", is_new=is_new)
 
-    def on_trial_end(self, point: int) -> None:
-        """The trial at that point has its end in the ledger."""
-        self._remember(self._ledger.trial(point))
+    def on_trial_end(self, trial: Trial) -> None:
+        """Take a trial of the ledger into account: what it is worth, and which runs it has."""
+        first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
+        if first.number == trial.number:
+            self._twins[frozenset(trial.runs.values())] = trial
+        metric = self._spec.metric
+        if metric.target is not None and trial.value is not None:
+            over = trial.value - metric.target
+            self._is_reached |= (over if metric.goal == "maximize" else -over) >= 0
 
     def _asked(self) -> Iterator[tuple[int, Trial | None]]:
         """Every point of the sweep, with the trial that is there already."""
@@ -188,10 +193,10 @@ class TrialProposer:
             params = self._carried[point]
         spec, ledger = self._spec, self._ledger
         proposal = propose(spec, ledger, point) if params is None else Proposal(params)
-        tasks = self._planner.trial(proposal.params)
+        tasks = self._planner.trial(proposal.params, ledger.next_number)
         trial = self._as_its_twin(ledger.propose(point, setting_record(tasks), proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))
-        return trial, [replace(task, trial=trial.number) for task in tasks]
+        return trial, tasks
 
     def _as_its_twin(self, trial: Trial) -> Trial:
         """A trial with the very runs of one that was pruned is told so: it would be again.
@@ -201,17 +206,7 @@ class TrialProposer:
         twin = self._twins.get(frozenset(trial.runs.values()))
         if twin is None or twin.state != "pruned":
             return trial
-        self._ledger.prune(trial.number, "duplicate", f"the same as trial {twin.number}")
-        return self._ledger.trial(trial.point)
-
-    def _remember(self, trial: Trial) -> None:
-        first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
-        if first.number == trial.number:
-            self._twins[frozenset(trial.runs.values())] = trial
-        metric = self._spec.metric
-        if metric.target is not None and trial.value is not None:
-            over = trial.value - metric.target
-            self._is_reached |= (over if metric.goal == "maximize" else -over) >= 0
+        return self._ledger.prune(trial.number, "duplicate", f"the same as trial {twin.number}")
 
 
 def _is_for_good(trial: Trial) -> bool:

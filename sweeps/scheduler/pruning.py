@@ -298,7 +298,7 @@ class PruningController:
         seed = trial.seed_index(task.digest)
         self._keep(trial, seed, epoch, value)
         # Nothing is saved by stopping at the last epoch.
-        return self._tell(trial.number, seed, report, decide=epoch < report["epochs"])
+        return self._tell(trial.number, seed, epoch, value, decide=epoch < report["epochs"])
 
     def catch_up(self, trial: ActiveTrial, task: RunTask) -> str | None:
         """Before a run goes on from a checkpoint: hear the epochs that it has behind it.
@@ -350,16 +350,15 @@ class PruningController:
     def _recall(self, number: int, seed: int, digest: str, *, but_last: bool = False) -> None:
         history = list(self._history(digest))
         for report in history[:-1] if but_last else history:
-            self._tell(number, seed, report, decide=False)
+            value = report["metrics"].get(self.metric)
+            if value is not None:
+                self._tell(number, seed, int(report["epoch"]), value, decide=False)
 
     def _tell(
-        self, number: int, seed: int, report: Mapping[str, Any], *, decide: bool
+        self, number: int, seed: int, epoch: int, value: float, *, decide: bool
     ) -> str | None:
-        """Let the judge know of an epoch, once; its decision where one is wanted."""
-        value, epoch = report["metrics"].get(self.metric), int(report["epoch"])
-        if self._judge is None or value is None:
-            return None
-        if (number, seed, epoch) in self._known:
+        """Report an epoch to the judge, once; return its decision where one is wanted."""
+        if self._judge is None or (number, seed, epoch) in self._known:
             return None
         self._known.add((number, seed, epoch))
         if decide:

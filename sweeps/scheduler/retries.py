@@ -98,13 +98,14 @@ class CircuitBreaker:
         self._row: deque[_Failed] = deque(maxlen=max(1, limit))
         self._on_node: Counter[str] = Counter()
 
-    def succeeded(self, node: str | None = None) -> None:
-        """A run has come to its end; None: on the only node there is."""
+    def succeeded(self, worker: str = "") -> None:
+        """Count a run that a worker has finished: `ray:HOST:PID`; others work on the only node."""
         self._row.clear()
-        if node is None:
-            self._on_node.clear()
+        words = worker.split(":")
+        if len(words) == 3:
+            self._on_node.pop(words[1], None)
         else:
-            self._on_node.pop(node, None)
+            self._on_node.clear()
 
     def failed(self, failure: Failure, setting: str) -> str | None:
         """A run of a setting (what its seeds share) has failed; why to stop, or None."""
@@ -130,12 +131,6 @@ class CircuitBreaker:
                 f"({failure.kind}): {failure.message}"
             )
         return None
-
-
-def node_of(worker: str) -> str | None:
-    """The node in a worker's name: of `ray:HOST:PID`; a `local:PID` works on the only one."""
-    words = worker.split(":")
-    return words[1] if len(words) == 3 else None
 
 
 def is_full_disk(failure: Failure) -> bool:

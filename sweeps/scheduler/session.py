@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import threading
 import time
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from carft_core.files import write_atomically, write_json
+from carft_core.files import write_json, write_text
 from sweeps.engines.base import Engine
 from sweeps.home import Home
-from sweeps.ledger.claim import Claim, ClaimLost, StopRequests
-from sweeps.ledger.generations import COPY, Invocation, open_generation
+from sweeps.ledger.claim import Claim, ClaimLost
+from sweeps.ledger.generations import COPY, open_generation
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
@@ -24,14 +23,15 @@ from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
 from sweeps.results.projection import COMPARISON, PAGE, SweepProjection
 from sweeps.results.projection_thread import Projector
-from sweeps.results.records import comparison, records
+from sweeps.results.records import load_part, nothing_collected
 from sweeps.results.report import keep
 from sweeps.scheduler.driver import SweepDriver
 from sweeps.scheduler.progress import Progress
-from sweeps.scheduler.proposer import TrialProposer
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
+from tracking.comparison.pooling import compare_sweeps
+from tracking.comparison.runs import RunRecord
 from tracking.report.formats import markdown, to_csv, to_json
 from tracking.store.base import Tracker
 
@@ -96,28 +96,27 @@ def execute(
     over, or the request cannot be met.
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
-    with Claim(folder) as claim:
+    interruption = Interruption(engine, progress)
+    with Claim(folder, interruption.stop) as claim:
         planner = Planner(spec, engine.hardware, progress.note)
         generation = open_generation(
             home,
             spec,
-            Invocation.of(spec, address).as_execution(),
+            address=address,
             is_stale=lambda trial: is_stale(planner, trial),
             fresh=fresh,
         )
         ledger, runs = generation.ledger, RunStore(home.runs)
         for note in (*spec.warnings, *generation.notes):
             progress.note(note)
-        write_atomically(folder / COPY, functools.partial(_fill, spec.text))
+        write_text(folder / COPY, spec.text)
         ledger.remember(OUTCOME, {"state": "running"})
         with closing(Projections(home, ledger, store, runs.owner)) as projections:
             driver = SweepDriver(
                 planner,
                 ledger,
                 runs,
-                proposer=TrialProposer(
-                    planner, ledger, carried=generation.carried, failed_again=failed_again
-                ),
+                carried=generation.carried,
                 claim=claim,
                 progress=progress,
                 note=projections.note,
@@ -126,18 +125,16 @@ def execute(
                 failed_again=failed_again,
             )
             driver.begin()
-            write_summary(ledger)
-            projections.note("")
             try:
-                interrupted = _drive(driver, engine, folder, progress)
+                interrupted = _drive(driver, engine, interruption)
             except ClaimLost:
                 raise  # the sweep is another driver's, and so are its projections
             except Exception:
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result = _end(driver, home, interrupted=interrupted)
-            projections.end_driver()
+            result, ended_runs = _end(driver, home, interrupted=interrupted)
+            projections.end_driver(ended_runs)
             ended(result, projections)
     verdict = result.comparison.verdict
     text = _in_a_word(result)
@@ -161,9 +158,9 @@ class Projections:
             self._store_thread.wake()
         self._study_thread.wake()
 
-    def end_driver(self) -> None:
-        """Let the store know how the sweep ended."""
-        self._runs.end_driver()
+    def end_driver(self, ended: Sequence[RunRecord] | None = None) -> None:
+        """Let the store know how the sweep ended, with its runs where they have been read."""
+        self._runs.end_driver(ended)
         self._store_thread.wake()
         self._study_thread.wake()
 
@@ -214,14 +211,9 @@ def is_stale(planner: Planner, trial: Trial) -> bool:
     return bool(trial.runs) and dict(trial.runs) != digests(planner.trial(trial.params))
 
 
-def _drive(driver: SweepDriver, engine: Engine, folder: Path, progress: Progress) -> bool:
+def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
     """Let the engine run; whether it was stopped with something left to run."""
-    interruption = Interruption(engine, progress)
-    with (
-        closing(engine),
-        interruption.handling_signals(),
-        StopRequests(folder, interruption.stop),
-    ):
+    with closing(engine), interruption.handling_signals():
         try:
             engine.run(driver)
         except ClaimLost:
@@ -235,37 +227,43 @@ def _drive(driver: SweepDriver, engine: Engine, folder: Path, progress: Progress
             raise
         driver.close()
     if driver.broken is not None:
-        progress.note(f"The sweep was given up: {driver.broken}")
+        driver.progress.note(f"The sweep was given up: {driver.broken}")
     elif driver.is_out_of_time and not interruption.asked:
-        progress.note("the time budget is used up; with a larger one the sweep goes on")
+        driver.progress.note("the time budget is used up; with a larger one the sweep goes on")
     return interruption.asked and driver.has_work_left
 
 
-def _end(driver: SweepDriver, home: Home, *, interrupted: bool) -> SweepResult:
+def _end(
+    driver: SweepDriver, home: Home, *, interrupted: bool
+) -> tuple[SweepResult, Sequence[RunRecord]]:
+    """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
+    with nothing_collected():
+        part = load_part(ledger, driver.runs)
+        compared = compare_sweeps([part])
     # Of earlier executions too: this one need not have looked at them.
-    done = len({run.digest for run in records(ledger, driver.runs) if run.state == "done"})
-    found = comparison(ledger, driver.runs)
+    done = len({run.digest for run in part.records if run.state == "done"})
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
     before = _read(folder / COMPARISON)
-    _write_results(found, folder)
+    _write_results(compared, folder)
     if state == "done" and driver.planner.spec.report.page:
         page = folder / PAGE
         if not page.exists() or _read(folder / COMPARISON) != before:
-            keep(home, ledger, found, driver.progress.note)
+            keep(home, ledger, compared, driver.progress.note)
     ledger.remember(OUTCOME, {"state": state, "at": time.time(), "broken": driver.broken})
     write_summary(ledger)
-    failed = [o.failure for o in driver.outcomes.values() if o.failure is not None]
-    return SweepResult(
+    failures = [failure for failure in driver.outcomes.values() if failure is not None]
+    result = SweepResult(
         state,
         done,
-        tuple(f"{failure.kind}: {failure.message}" for failure in failed),
-        found,
+        tuple(f"{failure.kind}: {failure.message}" for failure in failures),
+        compared,
         driver.broken,
-        failed[-1].log_tail if failed else "",
+        failures[-1].log_tail if failures else "",
     )
+    return result, part.records
 
 
 def _in_a_word(ended: SweepResult) -> str:
@@ -277,20 +275,16 @@ def _in_a_word(ended: SweepResult) -> str:
     return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
 
 
-def _write_results(found: Comparison, folder: Path) -> None:
+def _write_results(compared: Comparison, folder: Path) -> None:
     """Write the comparison as files, for people and programs."""
-    texts = {"comparison.md": markdown(found), "comparison.csv": to_csv(found)}
+    texts = {"comparison.md": markdown(compared), "comparison.csv": to_csv(compared)}
     for name, text in texts.items():
-        write_atomically(folder / name, functools.partial(_fill, text))
-    write_json(folder / COMPARISON, to_json(found))
+        write_text(folder / name, text)
+    write_json(folder / COMPARISON, to_json(compared))
 
 
 def _read(file: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
-
-
-def _fill(text: str, file: Path) -> None:
-    file.write_text(text, encoding="utf-8")
 
 
 class Interruption:

@@ -23,7 +23,7 @@ MakeEngine = Callable[..., Engine]
 @pytest.fixture
 def job(tmp_path: Path) -> MakeJob:
     def make(digest: str, **config: Any) -> Job:
-        return Job(digest, f"run {digest}", config, 5, tmp_path / digest)
+        return Job(digest, f"run {digest}", config, 5, str(tmp_path / digest))
 
     return make
 

@@ -16,8 +16,8 @@ import torch
 from carft_core.errors import DownloadFailed, RequestError
 from sweeps.engines import supervisor as supervisor_module
 from sweeps.engines.base import POLL, Decision, Failure, Job
-from sweeps.engines.entry import failure_class
-from sweeps.engines.supervisor import ENDS, Supervisor, plain
+from sweeps.engines.entry import classify
+from sweeps.engines.supervisor import ENDS, Supervisor
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENTRY, Recorder, gone_within
 from tracking.location import Lock
@@ -62,10 +62,10 @@ def test_a_worker_that_dies_as_it_gets_a_job_costs_none(job: MakeJob) -> None:
         return event
 
     supervisor = Supervisor(ENTRY)
-    supervisor.begin(plain(job("a")))
+    supervisor.begin(job("a"))
     worker = until_the_end()["result"]["pid"]
     os.kill(worker, signal.SIGSTOP)
-    supervisor.begin(plain(job("b")))
+    supervisor.begin(job("b"))
     os.kill(worker, signal.SIGKILL)
     event = until_the_end()
     supervisor.close()
@@ -80,7 +80,7 @@ def test_a_kill_for_want_of_memory_is_told_from_any_other(
     counted = iter(counts)
     monkeypatch.setattr(supervisor_module, "oom_kills", lambda: next(counted))
     supervisor = Supervisor(ENTRY)
-    supervisor.begin(plain(job("a", do="kill")))
+    supervisor.begin(job("a", do="kill"))
     while (event := supervisor.next(POLL)) is None or event["kind"] not in ENDS:
         if event is not None and event["kind"] == "report":
             supervisor.answer(Decision.CONTINUE)
@@ -92,13 +92,13 @@ def test_a_kill_for_want_of_memory_is_told_from_any_other(
 def test_memory_that_pytorch_cannot_allocate_on_the_cpu_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55, dtype=torch.uint8)
-    assert failure_class(caught.value) == "out_of_memory"
-    assert failure_class(RuntimeError("shapes differ")) == "crashed"
+    assert classify(caught.value)[0] == "out_of_memory"
+    assert classify(RuntimeError("shapes differ"))[0] == "crashed"
 
 
 def test_a_download_that_may_succeed_later_is_tried_again_and_a_wrong_name_is_not() -> None:
-    assert failure_class(DownloadFailed("no network")) == "crashed"
-    assert failure_class(RequestError("no such model")) == "data"
+    assert classify(DownloadFailed("no network"))[0] == "crashed"
+    assert classify(RequestError("no such model"))[0] == "data"
 
 
 def test_two_processes_never_work_in_one_folder(
@@ -128,7 +128,7 @@ from sweeps.engines.base import Job
 from sweeps.engines.local import LocalEngine
 from tests.sweeps.toy_runs import ENTRY, Recorder
 place = Path({str(tmp_path)!r})
-job = Job("a", "a", {{"do": "sleep", "seconds": 300}}, 0, place / "a")
+job = Job("a", "a", {{"do": "sleep", "seconds": 300}}, 0, str(place / "a"))
 class Telling(Recorder):
     def started(self, job, worker):
         print(worker.rpartition(":")[2], flush=True)

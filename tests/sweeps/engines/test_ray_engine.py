@@ -233,7 +233,7 @@ def test_a_node_that_lacks_an_imported_file_or_does_not_answer_is_named(
 def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     on_ray: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
-    recorder = Recorder([Job(**{**vars(job("a")), "workdir": tmp_path / "unshared" / "a"})])
+    recorder = Recorder([Job(**{**vars(job("a")), "workdir": str(tmp_path / "unshared" / "a")})])
     on_ray().run(recorder)
     assert "must be shared storage" in recorder.failures["a"].message
     assert not (tmp_path / "unshared").exists()
@@ -302,7 +302,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, handler)
 cluster = Cluster()
 engine = RayEngine(cluster, RunRequirements(1), ENTRY, parallel=1)
-telling = Telling([Job("a", "a", config, 0, place / "a")])
+telling = Telling([Job("a", "a", config, 0, str(place / "a"))])
 engine.run(telling)
 engine.close()
 kept = {{signal.getsignal(number) is handler for number in (signal.SIGINT, signal.SIGTERM)}}

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from carft_core.errors import RequestError
 from sweeps.ledger.claim import Claim, holder
-from sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, new_owner, process_start
+from sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, process_start
 
 DIGEST = "ab" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -27,7 +27,7 @@ def runs(tmp_path: Path) -> RunStore:
 
 
 def lease(**changes: object) -> Lease:
-    return replace(Lease.mine(new_owner()), **changes)  # type: ignore[arg-type]
+    return replace(Lease.mine(), **changes)  # type: ignore[arg-type]
 
 
 def test_a_run_is_taken_counted_and_ended(runs: RunStore) -> None:
@@ -50,8 +50,6 @@ def test_a_second_claimant_is_refused_until_the_first_lets_go(runs: RunStore) ->
     other = RunStore(runs.path)
     assert runs.acquire(DIGEST, "a", "toy")
     assert not other.acquire(DIGEST, "a", "toy")
-    assert other.is_taken(DIGEST)
-    assert not runs.is_taken(DIGEST)
     runs.release(DIGEST, "stopped")
     assert other.acquire(DIGEST, "a", "toy")
 
@@ -70,7 +68,6 @@ def test_the_run_of_a_dead_process_is_taken_over(runs: RunStore) -> None:
         check=True,
     )
     assert DIGEST in done.stdout
-    assert not runs.is_taken(DIGEST)
     assert runs.acquire(DIGEST, "a", "toy")
 
 
@@ -147,7 +144,7 @@ def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunSt
     assert not runs.restore_backup(DIGEST)
     runs.back_up(DIGEST)
     (runs.folder(DIGEST) / "weights").write_text("new")
-    runs.discard_backup(DIGEST)
+    runs.release(DIGEST, "done")
     assert weights() == "new"
     assert not runs.restore_backup(DIGEST)
 
@@ -167,11 +164,11 @@ def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "kl_weight"
     folder.mkdir()
     elsewhere = lease(host="elsewhere", pid=12)
-    (folder / "driver.json").write_text(json.dumps(elsewhere.as_dict()))
+    elsewhere.write(folder / "driver.json")
     with pytest.raises(RequestError, match="process 12 on elsewhere since"):
         Claim(folder).__enter__()
     silent = replace(elsewhere, renewed=time.time() - 2 * SILENCE)
-    (folder / "driver.json").write_text(json.dumps(silent.as_dict()))
+    silent.write(folder / "driver.json")
     with Claim(folder):
         pass
 
@@ -197,7 +194,7 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
 ) -> None:
     folder = tmp_path / "kl_weight"
     file = folder / "driver.json"
-    successor = json.dumps(lease(host="elsewhere", pid=12).as_dict()) if still_there else None
+    successor = json.dumps(asdict(lease(host="elsewhere", pid=12))) if still_there else None
     with Claim(folder) as claim:
         now = time.time()
         monkeypatch.setattr("sweeps.ledger.claim.time.time", lambda: now + 11)

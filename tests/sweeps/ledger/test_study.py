@@ -6,7 +6,7 @@ import logging
 import math
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,10 @@ def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 on_a_local_disk = pytest.mark.parametrize("home", ["optuna.db"], indirect=True)
 
 
-def begin(home: Home, generation: int = 1, *goals: Any) -> Ledger:
+def begin(home: Home, generation: int = 1, *goals: Any, earlier: Sequence[Ledger] = ()) -> Ledger:
     named = {"metrics": list(goals)} if len(goals) > 1 else {"metric": TOP1}
     spec = {"name": "toy", "seeds": [0], "parameters": PARAMETERS, **named}
-    return Ledger.create(home.sweep("toy"), generation, spec, {})
+    return Ledger.create(home.sweep("toy"), generation, spec, {}, earlier)
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_a_changed_trial_of_an_equal_point_is_noticed(home: Home, ledger: Ledger
 
 def test_every_generation_has_a_study(home: Home, ledger: Ledger) -> None:
     fill(ledger)
-    second = begin(home, 2, TOP1, NLL)
+    second = begin(home, 2, TOP1, NLL, earlier=[ledger])
     propose(second, 0)
     StudyProjection(home, second).update()
     assert_equal(home, ledger)
@@ -440,7 +440,7 @@ def test_a_study_that_cannot_be_written_costs_a_sweep_nothing(
 
 def test_a_trial_that_runs_has_no_end(home: Home, ledger: Ledger) -> None:
     propose(ledger, 0)
-    trial = ledger.trial(0)
+    (trial,) = ledger.trials()
     frozen = frozen_trial(trial, parameters_of(ledger.spec), 1)
     assert frozen.datetime_complete is None
     ended: Trial = replace(trial, state="complete", values=[0.5], ended=trial.began + 2)

@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeps.ledger.runs import RunStore
+from sweeps.ledger.trials import Ledger
 from sweeps.results.projection import TRIES, SweepProjection, project
 from sweeps.results.projection_thread import Projector
+from sweeps.results.records import records
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
+from tracking.comparison.runs import RunRecord
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from tracking.store.base import Metric, RunKey, RunStart
 from tracking.store.memory_store import MemoryRun, MemoryTracker
@@ -314,6 +318,29 @@ def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
     assert again.update()
     assert {*mended.runs[RUN].artifacts} == {"result.json", "config.json"}
     assert again.behind() == 0
+
+
+def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
+    two: MadeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy(Troubled):
+        def log_artifact(self, *_: object, **__: object) -> None:
+            raise RequestFailed("pool exhausted")
+
+    readings: list[Ledger] = []
+
+    def reading(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
+        readings.append(ledger)
+        return records(ledger, runs)
+
+    monkeypatch.setattr("sweeps.results.projection.records", reading)
+    two.finish(0)
+    two.end()
+    projection, updates = two.projection(Busy(), driven=False), 1
+    while not projection.update():
+        updates += 1
+    assert updates >= TRIES
+    assert len(readings) == 1
 
 
 def test_a_run_that_another_sweep_works_on_is_sent_when_it_is_done(

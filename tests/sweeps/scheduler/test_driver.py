@@ -19,7 +19,7 @@ from carft_core.identity import Identity, digest_of
 from sweeps.engines.base import Decision, Failure, Handler, Job, Wait
 from sweeps.engines.local import InProcessEngine, LocalEngine
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import Lease, RunStore, new_owner
+from sweeps.ledger.runs import Lease, RunStore
 from sweeps.scheduler.progress import Progress
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
@@ -297,19 +297,19 @@ def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
 ) -> None:
     monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
     file = toy.home.sweep("toy") / "driver.json"
-    successor = replace(Lease.mine(new_owner()), host="elsewhere", pid=12)
+    successor = replace(Lease.mine(), host="elsewhere", pid=12)
 
     class Stalled(InProcessEngine):
         """Sleeps in its first run for so long that another host takes over."""
 
         def _execute(self, handler: Handler, job: Job) -> None:
-            write_json(file, successor.as_dict())
+            successor.write(file)
             time.sleep(0.1)
             super()._execute(handler, job)
 
     with pytest.raises(RequestError, match="toy was taken over by process 12 on elsewhere"):
         toy.run(Stalled(toy_core.ENTRY))
-    assert read_json(file) == successor.as_dict()
+    assert Lease.read(file) == successor
     assert toy.ledger().trials() == []
     assert read_json(file.with_name("summary.json"))["state"] == "running"
     assert toy.tracker.runs == {}
@@ -467,7 +467,7 @@ def test_progress_reaches_its_total_where_settings_share_a_run(
 
 def begin(job: Job, handler: Handler) -> None:
     """Start a run as a worker does, which then writes down what it computes with."""
-    write_json(job.workdir / "config.json", {"digest": job.digest, "identity": {}})
+    write_json(Path(job.workdir, "config.json"), {"digest": job.digest, "identity": {}})
     handler.started(job, "w")
 
 

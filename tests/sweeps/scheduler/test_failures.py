@@ -166,7 +166,7 @@ def test_one_bad_node_breaks_the_sweep_though_others_succeed() -> None:
     messages = []
     for number in range(3):
         messages.append(breaker.failed(failure("crashed", f"{'abc'[number]}", "bad"), "s"))
-        breaker.succeeded("good")
+        breaker.succeeded("ray:good:1")
     assert messages[:2] == [None, None]
     assert messages[2] == "3 runs in a row failed on bad, the last one (crashed): c"
 

@@ -12,17 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
+from carft_core.identity import Identity
 from sweeps.cli import main
 from sweeps.engines.base import Handler, Job
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger.claim import FILE, Claim, StopRequests, ask_to_stop
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.claim import DRIVER, EVERY, FILE, Claim, ask_to_stop
+from sweeps.ledger.runs import Lease
+from sweeps.ledger.summary import OUTCOME
+from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Interruption, SweepResult
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tracking.errors import ServiceUnreachable
 from tracking.store.memory_store import MemoryTracker
 
@@ -30,10 +34,10 @@ ROOT = Path(__file__).parents[3]
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from sweeps.ledger.claim import Claim, StopRequests
+from sweeps.ledger.claim import Claim
 
 got = []
-with Claim(Path(sys.argv[1])), StopRequests(Path(sys.argv[1]), got.append):
+with Claim(Path(sys.argv[1]), got.append):
     print("ready", flush=True)
     until = time.monotonic() + 60
     while not got and time.monotonic() < until:
@@ -76,7 +80,7 @@ def test_a_request_reaches_the_driver_once(tmp_path: Path, now: bool) -> None:
 
 def test_each_request_is_passed_on(tmp_path: Path) -> None:
     received: list[bool] = []
-    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+    with Claim(tmp_path, received.append):
         for now in (False, False, True):
             ask_to_stop(tmp_path, now=now)
             until(lambda: not (tmp_path / FILE).exists())
@@ -86,16 +90,18 @@ def test_each_request_is_passed_on(tmp_path: Path) -> None:
 def test_a_request_to_an_earlier_driver_is_removed_and_not_obeyed(tmp_path: Path) -> None:
     received: list[bool] = []
     with Claim(tmp_path):
-        ask_to_stop(tmp_path)
-    assert (tmp_path / FILE).exists()
-    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+        assert ask_to_stop(tmp_path) is not None
+        request = (tmp_path / FILE).read_text()
+    assert not (tmp_path / FILE).exists()
+    (tmp_path / FILE).write_text(request)  # as a driver that was killed leaves it
+    with Claim(tmp_path, received.append):
         until(lambda: not (tmp_path / FILE).exists())
     assert received == []
 
 
 def test_what_is_no_request_is_removed_and_not_obeyed(tmp_path: Path) -> None:
     received: list[bool] = []
-    with Claim(tmp_path), StopRequests(tmp_path, received.append):
+    with Claim(tmp_path, received.append):
         for text in ("[1]", "no JSON", '{"now": true}'):
             (tmp_path / FILE).write_text(text)
             until(lambda: not (tmp_path / FILE).exists())
@@ -128,10 +134,21 @@ def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_driver_that_was_replaced_leaves_a_request_to_its_successor(tmp_path: Path) -> None:
+    received: list[bool] = []
+    with Claim(tmp_path, received.append):
+        Lease.mine().write(tmp_path / DRIVER)
+        assert ask_to_stop(tmp_path) is not None
+        time.sleep(3 * EVERY)
+        assert (tmp_path / FILE).exists()
+    assert (tmp_path / FILE).exists()
+    assert received == []
+
+
 def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
-    with Claim(tmp_path), StopRequests(tmp_path, lambda _: None):
-        assert "carft-requests" in {thread.name for thread in threading.enumerate()}
-    assert "carft-requests" not in {thread.name for thread in threading.enumerate()}
+    with Claim(tmp_path):
+        assert "carft-claim" in {thread.name for thread in threading.enumerate()}
+    assert "carft-claim" not in {thread.name for thread in threading.enumerate()}
 
 
 def begun(home: Home, name: str = "toy") -> Path:
@@ -154,6 +171,20 @@ def test_stop_waits_until_the_driver_is_gone(
     assert f"Asked process {process.pid} on " in told
     assert "to stop after the epoch" in told
     assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
+
+
+def test_stop_says_so_when_the_sweep_finishes_meanwhile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = begun(Home(tmp_path))
+    find_ledger(Home(tmp_path), "toy").remember(OUTCOME, {"state": "done"})
+    collecting = threading.Thread(target=driver(folder).communicate)
+    collecting.start()
+    assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
+    collecting.join()
+    shown = capsys.readouterr().out
+    assert f"finished meanwhile. The result: carft-sweep compare toy --home {tmp_path}" in shown
+    assert "To go on" not in shown
 
 
 def test_stop_now_and_no_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +226,21 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: Toy
     assert ended.exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
     assert toy.run().exit_code == 0
+
+
+def test_a_request_is_taken_while_the_sweep_is_planned(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toy.home.sweep("toy")
+
+    def identify(config: TrialConfig, seed: int) -> Identity:
+        assert ask_to_stop(folder) is not None
+        until(lambda: any("stopping after this epoch" in line for line in toy.lines))
+        return toy_core.toy_identity(config, seed)
+
+    monkeypatch.setattr("sweeps.plan.tasks.identify", identify)
+    assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
+    assert not toy.evaluated()
 
 
 def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
