@@ -7,7 +7,7 @@ import gc
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from carft_core.errors import RequestError, unknown
+from sweeps.cli import Emit
 from sweeps.home import Home, find_home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
@@ -39,7 +40,6 @@ from tracking.report.published import Subject, none_published, quoted_beside
 from tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
 from tracking.report.terminal import terminal
 
-Say = Callable[[str], None]
 _OVERRIDES = ("metric", "selection", "id_margin", "by")
 
 
@@ -135,12 +135,12 @@ def written(option: str, place: Path) -> Iterator[None]:
         raise RequestError(f"{option}: {place} cannot be written: {error.strerror}") from None
 
 
-def compare_command(arguments: argparse.Namespace, say: Say) -> int:
+def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison, with `--separate` one after another."""
     gc.disable()  # Millions of objects are made here and kept: to look among them takes long.
     try:
         if arguments.tracking_uri and not arguments.sweeps:
-            return _list(arguments, say)
+            return _list(arguments, emit)
         chosen = RunFilter.parse(arguments.where)
         options = TableOptions(
             columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
@@ -163,7 +163,7 @@ def compare_command(arguments: argparse.Namespace, say: Say) -> int:
             # Not indented: that takes four times as long, half a minute for ten thousand trials.
             rendered = [json.dumps(whole, allow_nan=False)]
         for text in rendered:
-            say(text)
+            emit(text)
     finally:
         gc.enable()
     return 0
@@ -185,17 +185,17 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
 
 
-def _list(arguments: argparse.Namespace, say: Say) -> int:
+def _list(arguments: argparse.Namespace, emit: Emit) -> int:
     """List the sweeps of a server."""
     from tracking.mlflow_reader import MlflowReader
 
     served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
     if arguments.json:
-        say(json.dumps([sweep.as_dict() for sweep in served], indent=1))
+        emit(json.dumps([sweep.as_dict() for sweep in served], indent=1))
     elif served:
-        say("\n".join(sweep.line() for sweep in served))
+        emit("\n".join(sweep.line() for sweep in served))
     else:
-        say("No sweep is there.")
+        emit("No sweep is there.")
     return 0
 
 
@@ -254,7 +254,7 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def report_command(arguments: argparse.Namespace, say: Say) -> int:
+def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     # Opens the data and the user's code, and so loads torch, which `compare` does without.
     from sweeps.results.report import FILE, page
@@ -279,11 +279,11 @@ def report_command(arguments: argparse.Namespace, say: Say) -> int:
             files = write_figures(made.data, figures)
     if arguments.json:
         paths = {"page": str(out), "figures": [str(file) for file in files]}
-        say(json.dumps({**paths, "verdict": comparison.verdict}, indent=1))
+        emit(json.dumps({**paths, "verdict": comparison.verdict}, indent=1))
         return 0
-    say(f"{comparison.sentences[0]}\nThe report is {out}")
+    emit(f"{comparison.sentences[0]}\nThe report is {out}")
     if figures is not None:
-        say(f"{len(files)} figures are in {figures}")
+        emit(f"{len(files)} figures are in {figures}")
     return 0
 
 
