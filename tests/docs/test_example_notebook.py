@@ -81,7 +81,7 @@ def test_it_names_no_machine_and_no_time(stored: NotebookNode) -> None:
 def test_it_shows_the_verdict_of_its_sweep_and_is_honest_about_it(stored: NotebookNode) -> None:
     first = codes(stored)[0].outputs[0].data
     assert "<Comparison of 'kl_weight_small'" in first["text/plain"]
-    assert "Inconclusive: " in first["text/html"]
+    assert "UNDECIDED: " in first["text/html"]
 
 
 def test_its_sweep_is_a_valid_one(stored: NotebookNode, tmp_path: Path) -> None:

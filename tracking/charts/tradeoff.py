@@ -26,7 +26,7 @@ from tracking.charts.palette import NEUTRAL, Legend
 from tracking.comparison.metrics import TOP1, named
 from tracking.comparison.runs import split_merge
 from tracking.comparison.statistics import Estimate
-from tracking.comparison.wise_ft import WISE, Curve, ood_at
+from tracking.comparison.wise_ft import WISE, Curve, ood_bound
 
 _HEIGHT = 420
 _Rows = list[dict[str, Any]]
@@ -208,7 +208,7 @@ def _distance_rows(data: ChartData, axes: _Axes) -> _Rows:
         own = row.arm.is_zero_shot or row.setting == reference.setting
         if own or id_test is None or ood is None:
             continue
-        height = ood_at(curve, id_test)
+        height = ood_bound(curve, id_test)
         if height is not None:
             rows.append(
                 {

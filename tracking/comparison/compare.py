@@ -195,13 +195,22 @@ def compare(
     tested = confirmation.arms
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
     reference = tested.get(spec.reference)
+    spent = budgets(arms)
     verdicts: tuple[Verdict, ...] = ()
     if reference is not None:
         candidates = [arm for arm in tested.values() if arm is not reference and arm.trains]
-        verdicts = judge(candidates, reference, endpoint, zero_shots=zero_shots, merges=merges)
+        verdicts = judge(
+            candidates,
+            reference,
+            endpoint,
+            seeds=confirmation.seeds if confirmation.is_complete else seeds,
+            tried={} if confirmation.is_complete else {it.algorithm: it.settings for it in spent},
+            zero_shots=zero_shots,
+            merges=merges,
+        )
     if with_images:
         verdicts = tuple(map(_with_images, verdicts))
-    spent, fewer = budgets(arms), less_tried(arms)
+    fewer = less_tried(arms)
     rows = []
     for arm in arms:
         standing = selections.get(arm.algorithm)
@@ -232,7 +241,8 @@ def compare(
         if arm.merge is None:
             zero_shot = zero_shot_of(arm, zero_shots)
             by_seed = seed_curves(arm, zero_shot, endpoint.id_metric, endpoint.ood)
-            curves.append(mean_curve(arm, by_seed))
+            if len(by_seed) == len(arm.done):
+                curves.append(mean_curve([*by_seed.values()]))
     return Comparison(
         sweep=sweep,
         spec=spec,
@@ -270,9 +280,8 @@ def _sentences(
 ) -> Iterator[str]:
     if best is None:
         yield verdict_text.NO_VALUE
-    tests = sum(verdict.p_holm is not None for verdict in verdicts)
     for verdict in verdicts:
-        yield from verdict_text.sentences(verdict, tests)
+        yield from verdict_text.sentences(verdict)
     if best is not None and not verdicts:
         arm = tested[best.arm.algorithm]
         gain = gain_over_zero_shot(arm, zero_shots, spec.endpoint.ood)

@@ -76,6 +76,19 @@ class RunRecord:
         values = self.facts.get(fact)
         return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
 
+    def image_step(self, metric: str) -> float:
+        """Return the most that one image changes the accuracy; 0 where no count of images is known.
+
+        `metric` is of a split (`id/test/top1`) or of the mean over shifts (`ood/mean/top1`).
+        """
+        images = self.facts.get("images")
+        counts = {str(k): int(n) for k, n in images.items()} if isinstance(images, Mapping) else {}
+        split = metric.rpartition("/")[0]
+        if split == "ood/mean":
+            averaged = {n for n in counts if n.startswith("ood/")} - self.outside_means
+            return 1 / (len(averaged) * min(counts[n] for n in averaged)) if averaged else 0.0
+        return 1 / counts[split] if split in counts else 0.0
+
     def metrics_of(self, merge: str | None) -> Mapping[str, float]:
         """Return the metrics of the unmerged model, or of a merge by its label (empty if none)."""
         return self.metrics if merge is None else self.merges.get(merge, {})

@@ -35,6 +35,8 @@ class PairedTest:
     """Differences of two arms in one metric, seed by seed, with the paired t test."""
 
     differences: tuple[float, ...]
+    step: float = 0.0
+    """What one image changes: differences that spread by no more show nothing of their spread."""
 
     @cached_property
     def mean(self) -> float:
@@ -42,24 +44,30 @@ class PairedTest:
         return mean(self.differences)
 
     @cached_property
-    def ci95(self) -> Interval | None:
-        """Student's interval of the mean; None below 3 pairs."""
-        return t_interval(self.differences)
+    def spreads(self) -> bool:
+        """Whether the differences spread over seeds by more than one image."""
+        return max(self.differences) - min(self.differences) > self.step + _ROUNDING
 
     @cached_property
-    def p(self) -> float | None:
-        """Two-sided p of the paired t test; None below 3 pairs.
+    def ci95(self) -> Interval | None:
+        """Student's interval of the mean; None below 3 pairs and without spread."""
+        return t_interval(self.differences) if self.spreads else None
 
-        Where all differences are equal and not zero the t statistic is infinite, which is no
-        evidence about spread: the smallest p of the sign-flip test stands in.
-        """
-        n = len(self.differences)
-        if n < FEWEST_SEEDS:
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of the paired t test; None below 3 pairs and without spread."""
+        t = self._t(0.0)
+        return None if t is None else 2 * float(stdtr(len(self.differences) - 1, -abs(t)))
+
+    def p_above(self, bound: float) -> float | None:
+        """Return the one-sided p of the null that the mean is at most `bound`; None where p is."""
+        t = self._t(bound)
+        return None if t is None else float(stdtr(len(self.differences) - 1, -t))
+
+    def _t(self, bound: float) -> float | None:
+        if len(self.differences) < FEWEST_SEEDS or not self.spreads:
             return None
-        error = standard_error(self.differences)
-        if error == 0.0:
-            return 1.0 if self.is_tie else 2.0 ** (1 - n)
-        return min(1.0, 2 * float(stdtr(n - 1, -abs(self.mean) / error)))
+        return (self.mean - bound) / standard_error(self.differences)
 
     @property
     def p_sign_flip(self) -> float:
@@ -81,14 +89,6 @@ class PairedTest:
             rng=np.random.default_rng(0),
         )
         return float(tested.pvalue)
-
-    @property
-    def lower95(self) -> float | None:
-        """One-sided 95 % lower bound of the mean: mean - t(n-1) * s / sqrt(n); None below 3."""
-        n = len(self.differences)
-        if n < FEWEST_SEEDS:
-            return None
-        return self.mean - float(stdtrit(n - 1, 0.95)) * standard_error(self.differences)
 
     @property
     def is_tie(self) -> bool:

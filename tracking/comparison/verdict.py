@@ -10,8 +10,8 @@ from typing import Literal
 from tracking.comparison.metrics import OOD, TOP1
 from tracking.comparison.runs import Arm
 from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
-from tracking.comparison.statistics import Estimate, Interval, PairedTest, estimate, holm
-from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_at, seed_curves
+from tracking.comparison.statistics import Estimate, Interval, PairedTest, estimate, holm, mean
+from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_bound, seed_curves
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
@@ -20,12 +20,15 @@ Outcome = Literal[
     "worse",
     "tie",
     "no_difference",
+    "no_spread",
+    "incomplete",
     "too_few_seeds",
     "no_shifts",
     "no_pairs",
     "not_measured",
 ]
-Beyond = Literal["above", "below", "above or below"]
+State = Literal["BETTER", "MORE ROBUST", "WORSE", "NO GAIN", "UNDECIDED"]
+Beyond = Literal["above", "below", "between", "above or below"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Pair:
         if metric not in self._tests:
             one, two = self._values(metric)
             differences = tuple(one[s] - two[s] for s in self.seeds if s in one and s in two)
-            self._tests[metric] = PairedTest(differences) if differences else None
+            runs = (*self.candidate.done, *self.reference.done)
+            step = max((run.image_step(metric) for run in runs), default=0.0)
+            self._tests[metric] = PairedTest(differences, step) if differences else None
         return self._tests[metric]
 
     @property
@@ -80,6 +85,25 @@ class Pair:
         return self.ood if self.endpoint.has_shifts else self.id
 
     @property
+    def p_different(self) -> float | None:
+        """Two-sided p of the endpoint's difference; None where nothing can be tested."""
+        return None if self.tested is None else self.tested.p
+
+    @property
+    def p_better(self) -> float | None:
+        """Return p of the claim "better", at one-sided 2.5 %: doubled, so that 0.05 decides.
+
+        The claim is that the endpoint gains and that ID loses less than the margin. Its p is the
+        larger of the two: Berger, Multiparameter hypothesis testing and acceptance sampling,
+        Technometrics 24 (1982). None where one of the two cannot be tested.
+        """
+        endpoint = self.endpoint
+        ps = [None if self.tested is None else self.tested.p_above(0.0)]
+        if endpoint.metric != endpoint.id_metric:
+            ps.append(None if self.id is None else self.id.p_above(-endpoint.id_margin))
+        return None if None in ps else min(1.0, 2 * max(p for p in ps if p is not None))
+
+    @property
     def is_tie(self) -> bool:
         """Whether OOD and ID, as far as they were measured, are equal in every common seed."""
         tests = [test for test in (self.ood, self.id) if test is not None]
@@ -91,17 +115,25 @@ class Verdict:
     """One candidate against the reference."""
 
     pair: Pair
-    p_holm: float | None
-    """Of the endpoint's difference, over all candidates of the comparison."""
     outcome: Outcome
+    p_different: float | None
+    """Of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
+    p_better: float | None
+    """Of the claim "better", adjusted likewise."""
+    compared: int
+    """How many candidates the adjustment is over."""
+    seeds: tuple[int, ...]
+    """Required on both sides."""
+    tried: int
+    """The most settings that one side was chosen among on these very seeds."""
     gain: Estimate | None
     """OOD mean minus zero-shot's, by seed."""
     above_curve: Estimate | None
-    """OOD minus the reference's WiSE-FT curve at equal ID, by seed; None outside its ID range."""
+    """OOD minus the upper bound of the reference's WiSE-FT curve at equal ID, by common seed."""
     beyond: Beyond | None
-    """Where the ID accuracies lie that the curve does not reach."""
+    """Where the ID accuracies lie at which the curve has no bound."""
     above_mean_curve: float | None
-    """The same of the means over seeds; None where they lie outside the mean curve's ID range."""
+    """The same of the means over these seeds."""
     dominated_by: Point | None
     """The model on the reference's curve that is as good on both and better on one, if any."""
     merged: Mapping[str, Pair] = field(default_factory=dict)
@@ -110,12 +142,32 @@ class Verdict:
     """By metric: bootstrap over images of the difference, the weights held fixed."""
 
     @property
+    def state(self) -> State:
+        """What the sentence begins with. NO GAIN: one of the margin's size is excluded."""
+        match self.outcome:
+            case "better":
+                return "BETTER"
+            case "trade_off":
+                return "MORE ROBUST"
+            case "worse":
+                return "WORSE"
+            case "tie":
+                return "NO GAIN"
+            case "no_difference":
+                ci95 = None if self.pair.tested is None else self.pair.tested.ci95
+                no_gain = ci95 is not None and ci95.high < self.pair.endpoint.id_margin
+                return "NO GAIN" if no_gain else "UNDECIDED"
+            case _:
+                return "UNDECIDED"
+
+    @property
     def gains_over_curve(self) -> bool:
         """Whether it gives what the reference with WiSE-FT is shown not to give."""
         above = self.above_curve
         if above is None or above.ci95 is None or self.dominated_by is not None:
             return False
-        return above.ci95.low > 0
+        claims = self.outcome not in ("incomplete", "too_few_seeds")
+        return claims and above.ci95.low > 0
 
 
 def judge(
@@ -123,32 +175,44 @@ def judge(
     reference: Arm,
     endpoint: Endpoint,
     *,
+    seeds: Sequence[int] = (),
+    tried: Mapping[str, int] | None = None,
     zero_shots: Sequence[Arm] = (),
     merges: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[Verdict, ...]:
-    """Judge every candidate against the reference, Holm-adjusted over those that can be tested.
+    """Judge every candidate against the reference, Holm-adjusted over all of them.
 
-    `merges` gives, by the label of an unmerged arm, the label selected for each merge.
+    A candidate that cannot be tested counts: which will be compared is known before which can be.
+
+    Args:
+        candidates: The arm that stands for each algorithm.
+        reference: What they are compared with.
+        endpoint: What is tested, and the margin of ID.
+        seeds: Of a complete arm; where one is lacking on a side, nothing is claimed.
+        tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
+        zero_shots: Where the gain over zero-shot and the WiSE-FT curves begin.
+        merges: By the label of an unmerged arm, the label selected for each merge.
     """
     pairs = [Pair(candidate, reference, endpoint) for candidate in candidates]
-    raw = [None if pair.tested is None else pair.tested.p for pair in pairs]
-    adjusted = iter(holm([p for p in raw if p is not None]))
+    different = _adjusted([pair.p_different for pair in pairs])
+    better = _adjusted([pair.p_better for pair in pairs])
     zero_shot = zero_shot_of(reference, zero_shots)
     curves = seed_curves(reference, zero_shot, endpoint.id_metric, endpoint.ood)
-    curve = mean_curve(reference, curves)
     labels = merges or {}
     own = labels.get(reference.label, {})
     verdicts = []
-    for pair, p in zip(pairs, raw, strict=True):
-        p_holm = None if p is None else next(adjusted)
+    for pair, p_different, p_better in zip(pairs, different, better, strict=True):
         verdicts.append(
             Verdict(
                 pair,
-                p_holm,
-                _outcome(pair, p_holm),
+                _outcome(pair, p_different, p_better, seeds),
+                p_different,
+                p_better,
+                len(pairs),
+                tuple(seeds),
+                max((tried or {}).get(arm.algorithm, 1) for arm in (pair.candidate, reference)),
                 gain_over_zero_shot(pair.candidate, zero_shots, endpoint.ood),
                 *_above_curve(pair, curves),
-                *_above_mean_curve(pair, curve),
                 merged={
                     merge: Pair(
                         pair.candidate.merged(label), reference.merged(own[merge]), endpoint
@@ -189,51 +253,63 @@ def gain_over_zero_shot(
     return estimate([values[s] - starts[s] if s in values else None for s in seeds])
 
 
-def _outcome(pair: Pair, p_holm: float | None) -> Outcome:
+def _adjusted(ps: Sequence[float | None]) -> list[float | None]:
+    """Adjust by Holm's rule over all; what cannot be tested counts as p = 1 and stays None."""
+    adjusted = holm([1.0 if p is None else p for p in ps])
+    return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
+
+
+def _outcome(
+    pair: Pair, p_different: float | None, p_better: float | None, seeds: Sequence[int]
+) -> Outcome:
     endpoint = pair.endpoint
     sides = (pair.candidate, pair.reference)
     if endpoint.by != TOP1 and any(s.done and not s.values(endpoint.metric) for s in sides):
         return "not_measured"
     if not pair.seeds:
         return "no_pairs"
+    if any(side.has_seeds for side in sides) and not {*seeds} <= {*pair.seeds}:
+        return "incomplete"
     if len(pair.seeds) < FEWEST_SEEDS:
         return "too_few_seeds"
     if pair.tested is None:
         return "no_shifts"
     if pair.is_tie:
         return "tie"
-    if p_holm is None or p_holm >= ALPHA:
-        return "no_difference"
-    if pair.tested.mean < 0:
-        return "worse"
-    if endpoint.metric == endpoint.id_metric:
+    if p_different is None:
+        return "no_spread"
+    if p_better is not None and p_better < ALPHA:
         return "better"
-    lower = None if pair.id is None else pair.id.lower95
-    return "better" if lower is not None and lower > -endpoint.id_margin else "trade_off"
+    if p_different < ALPHA:
+        return "worse" if pair.tested.mean < 0 else "trade_off"
+    return "no_difference"
 
 
 def _above_curve(
     pair: Pair, curves: Mapping[int | None, Curve]
-) -> tuple[Estimate | None, Beyond | None]:
-    """Compare with the reference's curve of each common seed; nothing where one has no curve."""
-    xs = pair.candidate.values(pair.endpoint.id_metric)
-    ys = pair.candidate.values(pair.endpoint.ood)
+) -> tuple[Estimate | None, Beyond | None, float | None, Point | None]:
+    """Compare with the reference's curve of each common seed, and with the mean of these curves.
+
+    Nothing where the candidate or the curve lacks a seed.
+    """
+    xs, ys = (pair.candidate.values(m) for m in (pair.endpoint.id_metric, pair.endpoint.ood))
     if not pair.seeds or not all(s in side for s in pair.seeds for side in (curves, xs, ys)):
-        return None, None
-    heights = {seed: ood_at(curves[seed], xs[seed]) for seed in pair.seeds}
-    sides: set[Beyond] = {
-        "above" if xs[seed] > max(point.id for point in curves[seed].points) else "below"
-        for seed, height in heights.items()
-        if height is None
-    }
-    above = estimate([None if h is None else ys[seed] - h for seed, h in heights.items()])
-    return above, "above or below" if len(sides) > 1 else next(iter(sides), None)
+        return None, None, None, None
+    bounds = {seed: ood_bound(curves[seed], xs[seed]) for seed in pair.seeds}
+    above = estimate([None if bound is None else ys[s] - bound for s, bound in bounds.items()])
+    sides = {_side(curves[s], xs[s]) for s, bound in bounds.items() if bound is None}
+    beyond = "above or below" if len(sides) > 1 else next(iter(sides), None)
+    curve = mean_curve([curves[seed] for seed in pair.seeds])
+    x, y = (mean([side[seed] for seed in pair.seeds]) for side in (xs, ys))
+    if curve is None:
+        return above, beyond, None, None
+    bound = ood_bound(curve, x)
+    return above, beyond, None if bound is None else y - bound, dominating(curve, x, y)
 
 
-def _above_mean_curve(pair: Pair, curve: Curve | None) -> tuple[float | None, Point | None]:
-    """Compare the means over seeds with the curve; name the model on it that dominates them."""
-    x, y = pair.candidate.mean(pair.endpoint.id_metric), pair.candidate.mean(pair.endpoint.ood)
-    if curve is None or x is None or y is None:
-        return None, None
-    height = ood_at(curve, x)
-    return None if height is None else y - height, dominating(curve, x, y)
+def _side(curve: Curve, id_accuracy: float) -> Beyond:
+    """Say where a curve is that does not bound what is at this ID accuracy."""
+    ids = [point.id for point in curve.points]
+    if min(ids) <= id_accuracy <= max(ids):
+        return "between"
+    return "above" if id_accuracy > max(ids) else "below"

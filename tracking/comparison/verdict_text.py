@@ -22,10 +22,10 @@ def with_interval(value: float, ci95: Interval | None = None) -> str:
     return f"{middle} pp [{', '.join(ends)}]" if ends else f"{middle} pp"
 
 
-def sentences(verdict: Verdict, tests: int) -> Iterator[str]:
-    """Describe one verdict; `tests` is how many Holm's adjustment covers."""
+def sentences(verdict: Verdict) -> Iterator[str]:
+    """Describe one verdict; the first word is its state."""
     pair = verdict.pair
-    yield _main(verdict, tests)
+    yield f"{verdict.state}: {_main(verdict)}"
     if not pair.endpoint.has_shifts:
         yield NO_SHIFTS
     # Where zero-shot is the reference, the first sentence holds that difference already.
@@ -88,66 +88,73 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
         )
 
 
-def _main(verdict: Verdict, tests: int) -> str:
+def _main(verdict: Verdict) -> str:
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     sides, noun, n = (pair.candidate, pair.reference), NOUNS[endpoint.by], len(pair.seeds)
     candidate, reference = (arm.name for arm in sides)
     minus = f"{candidate} minus {reference}"
     seeds = f"{'fresh ' if any(a.confirms for a in sides) else ''}seed{'' if n == 1 else 's'}"
-    over, test, (ood, id_test) = f"{n} {seeds}", _test(verdict, tests), _differences(pair)
-    numbers = f"{ood} over {over} ({test})"
-    beside = f"; {id_test}" if id_test else ""
+    over, margin = f"{n} {seeds}", f"{100 * endpoint.id_margin:.3g} pp"
+    ood, id_test = _differences(pair)
+    both = "; ".join(filter(None, (ood, id_test)))
+    so_far = f"So far {minus}, over {over}: {both}"
+    if pair.tested is not None and pair.is_tie:
+        so_far = f"So far {_tied(pair, over)}"
     match verdict.outcome:
         case "no_pairs":
-            return f"No verdict: {candidate} and {reference} have no finished seed in common."
+            return f"{candidate} and {reference} have no finished seed in common."
         case "not_measured":
             without = " and of ".join(a.name for a in sides if not a.values(endpoint.metric))
             return (
-                f"No verdict: {candidate} and {reference} cannot be judged by {noun}, since the "
-                f"runs of {without} have no {endpoint.metric}."
+                f"{candidate} and {reference} cannot be judged by {noun}, since the runs of "
+                f"{without} have no {endpoint.metric}."
+            )
+        case "incomplete":
+            return (
+                f"{n} of {len(verdict.seeds)} seeds have finished with all values for both "
+                f"{candidate} and {reference}, and a claim needs all. {so_far}."
             )
         case "too_few_seeds":
-            untested = "no shift was measured" if pair.tested is None else "no test below 3 seeds"
-            so_far = f"{minus}: {'; '.join(filter(None, (ood, id_test)))} ({test or untested})"
-            if pair.tested is not None and pair.is_tie:
-                so_far = f"So far a tie: {_tied(pair, over)}"
-            return f"Inconclusive: {n} common {seeds}, {FEWEST_SEEDS} required. {so_far}."
-        case "no_shifts":
             return (
-                f"No verdict on robustness, as no shift was measured: {minus} over {over}, "
-                f"{id_test}."
+                f"{candidate} and {reference} have {n} {seeds} in common, and a claim needs "
+                f"{FEWEST_SEEDS}. {so_far}."
             )
+        case "no_shifts":
+            return f"no shift was measured. {minus} over {over}: {both}."
         case "tie":
-            return f"A tie: {_tied(pair, over)}."
+            return f"{_tied(pair, over)}."
+        case "no_spread":
+            return (
+                f"over {over} the differences do not spread by more than one image, so nothing "
+                f"is tested. {minus}: {both}."
+            )
         case outcome if not endpoint.has_shifts:
             claim = f"{candidate} is {outcome} than {reference} in distribution"
             if outcome == "no_difference":
-                claim = f"No difference in {noun} is shown between {candidate} and {reference}"
-            return f"{claim}: {id_test} over {over} ({test})."
+                claim = f"no difference in {noun} is shown between {candidate} and {reference}"
+            return f"{claim}: {id_test} over {over}{_p(verdict)}."
         case "better":
-            return f"{candidate} is better than {reference}: {numbers}; {_id_margin(verdict)}."
-        case "trade_off":
             return (
-                f"{candidate} is more robust than {reference} but not better: {numbers}; "
-                f"{_id_margin(verdict)}."
+                f"{candidate} is better than {reference}: {ood}, and ID is kept within {margin} "
+                f"({id_test}), over {over}{_p(verdict)}."
+            )
+        case "trade_off":
+            kept = f"ID is not shown to be kept within {margin} ({id_test})"
+            if pair.id is None:
+                kept = f"ID {noun} was not measured"
+            elif not pair.id.spreads:
+                kept = f"ID does not spread by more than one image and is not tested ({id_test})"
+            return (
+                f"{candidate} is more robust than {reference} but not better: {ood}; {kept}; over "
+                f"{over}{_p(verdict)}."
             )
         case "worse":
-            return f"{candidate} is less robust than {reference}: {numbers}{beside}."
+            return f"{candidate} is less robust than {reference}: {both}, over {over}{_p(verdict)}."
         case _:
             return (
-                f"No difference in robustness is shown between {candidate} and {reference}: "
-                f"{numbers}{beside}."
+                f"no difference in robustness is shown between {candidate} and {reference}: "
+                f"{both}, over {over}{_p(verdict)}."
             )
-
-
-def _id_margin(verdict: Verdict) -> str:
-    """Write `ID test is non-inferior (+0.10 pp [-0.20, +0.40], margin 0.5 pp)`."""
-    test, endpoint = verdict.pair.id, verdict.pair.endpoint
-    is_shown = "is" if verdict.outcome == "better" else "is not shown to be"
-    claim, margin = f"{is_shown} non-inferior", f"margin {100 * endpoint.id_margin:.3g} pp"
-    if test is None:
-        return f"ID {NOUNS[endpoint.by]} was not measured, so it {claim} ({margin})"
-    return f"{named(endpoint.id_metric)} {claim} ({with_interval(test.mean, test.ci95)}, {margin})"
 
 
 def _tied(pair: Pair, over: str) -> str:
@@ -167,13 +174,19 @@ def _differences(pair: Pair) -> tuple[str, str]:
     return ood, id_test
 
 
-def _test(verdict: Verdict, tests: int) -> str:
-    tested = verdict.pair.tested
-    if tested is None or tested.p is None or verdict.p_holm is None:
+def _p(verdict: Verdict) -> str:
+    """Write the p that decided, and what it does not allow for, in parentheses."""
+    p = verdict.p_better if verdict.outcome == "better" else verdict.p_different
+    if p is None:
         return ""
-    ps = (tested.p, verdict.p_holm)
-    raw, adjusted = ("p < 0.001" if p < 0.001 else f"p = {p:.3f}" for p in ps)
-    return f"paired t: {raw}, Holm over {tests}: {adjusted}" if tests > 1 else f"paired t: {raw}"
+    parts = [f"paired t, {'p < 0.001' if p < 0.001 else f'p = {p:.3f}'}"]
+    if verdict.compared > 1:
+        parts[0] += f" by Holm's rule over {verdict.compared}"
+    if verdict.tried > 1:
+        parts.append(
+            f"chosen among {verdict.tried} settings on these same seeds, which p does not allow for"
+        )
+    return f" ({'; '.join(parts)})"
 
 
 def _curve(verdict: Verdict, above: Estimate) -> str:
@@ -188,15 +201,21 @@ def _curve(verdict: Verdict, above: Estimate) -> str:
     if above.mean is None:
         out = sum(value is None for value in above.values)
         seeds = f"In all {n} seeds" if out == n > 1 else f"In {out} of {n} seeds"
-        where = {"above": "exceeds", "below": "is below"}.get(verdict.beyond or "", "is outside of")
-        text = f"{seeds} its ID {noun} {where} {algorithm}'s WiSE-FT curve; "
-        text += "no equal-ID comparison is possible"
+        where = {
+            "above": f"exceeds {algorithm}'s WiSE-FT curve",
+            "below": f"is below {algorithm}'s WiSE-FT curve",
+            "between": f"is where {algorithm}'s WiSE-FT curve has too few alphas to be bounded",
+        }.get(verdict.beyond or "", f"is outside of {algorithm}'s WiSE-FT curve")
+        text = f"{seeds} its ID {noun} {where}; no equal-ID comparison is possible"
         if verdict.above_mean_curve is not None:
             mean = with_interval(verdict.above_mean_curve)
             text += f" for each seed, that of the means is {mean}"
         return text + dominated
     number = with_interval(above.mean, above.ci95)
-    text = f"At equal ID {noun} its {named(endpoint.ood)} is {number} against the curve of {rival}"
+    text = (
+        f"At equal ID {noun} its {named(endpoint.ood)} is {number} against the most that {rival} "
+    )
+    text += "may give"
     if n < FEWEST_SEEDS or above.ci95 is None:
         return text + dominated
     if verdict.gains_over_curve:

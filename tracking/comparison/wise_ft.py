@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,11 +59,11 @@ def seed_curves(
     return curves
 
 
-def mean_curve(arm: Arm, curves: Mapping[int | None, Curve]) -> Curve | None:
-    """Average the curves of an arm at the alphas that all have; None unless each run has one."""
-    if not curves or len(curves) < len(arm.done):
+def mean_curve(curves: Sequence[Curve]) -> Curve | None:
+    """Average the curves of an arm's seeds at the alphas that all have; None without a curve."""
+    if not curves:
         return None
-    by_alpha = [{point.alpha: point for point in curve.points} for curve in curves.values()]
+    by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
     points = [
         Point(
             alpha,
@@ -72,26 +72,42 @@ def mean_curve(arm: Arm, curves: Mapping[int | None, Curve]) -> Curve | None:
         )
         for alpha in sorted(set.intersection(*map(set, by_alpha)))
     ]
-    return Curve(arm.label, tuple(points))
+    return Curve(curves[0].label, tuple(points))
 
 
-def ood_at(curve: Curve, id_accuracy: float) -> float | None:
-    """Interpolate the curve's OOD accuracy at this ID accuracy, linearly between neighbours.
+def ood_bound(curve: Curve, id_accuracy: float) -> float | None:
+    """Bound the curve's OOD accuracy at this ID accuracy from above.
 
-    Where the curve passes the ID accuracy more than once the highest OOD counts, which is against
-    whoever is compared with it. None outside the curve's ID range.
+    Between two measured alphas the curve is unknown. It is bent upwards, so it lies above the chord
+    of the two, and below the chords before and behind it when these are extended: the lower one
+    bounds it. A curve that is measured to be bent downwards there is bounded by its own chord, and
+    so is one that turns back in ID, below the piece that it turned back from. None outside the
+    curve's ID range, and where no chord leads on, so that nothing bounds it.
     """
-    crossings = []
-    for one, two in zip(curve.points, curve.points[1:], strict=False):
-        low, high = sorted((one, two), key=lambda point: point.id)
-        if not low.id - _ROUNDING <= id_accuracy <= high.id + _ROUNDING:
+    pieces: list[tuple[float, float | None]] = []
+    ends = (None, *curve.points, None)
+    for before, one, two, after in zip(ends, ends[1:], ends[2:], ends[3:], strict=False):
+        if one is None or two is None:
             continue
-        if high.id - low.id <= _ROUNDING:
-            crossings.append(max(low.ood, high.ood))
-        else:
-            share = min(1.0, max(0.0, (id_accuracy - low.id) / (high.id - low.id)))
-            crossings.append(low.ood + share * (high.ood - low.ood))
-    return max(crossings, default=None)
+        measured = [p.ood for p in (one, two) if abs(p.id - id_accuracy) <= _ROUNDING]
+        if measured:
+            pieces.append((max(measured), max(measured)))
+        elif min(one.id, two.id) < id_accuracy < max(one.id, two.id):
+            chord = _line(one, two, id_accuracy)
+            extended = [
+                _line(outer, inner, id_accuracy)
+                for outer, inner, other in ((before, one, two), (after, two, one))
+                if outer is not None and (inner.id - outer.id) * (other.id - inner.id) > 0
+            ]
+            pieces.append((chord, max(chord, min(extended)) if extended else None))
+    if not pieces or max(pieces, key=lambda piece: piece[0])[1] is None:
+        return None
+    return max(chord if bound is None else bound for chord, bound in pieces)
+
+
+def _line(one: Point, two: Point, id_accuracy: float) -> float:
+    """Return the OOD accuracy at an ID accuracy on the line through two models."""
+    return one.ood + (id_accuracy - one.id) / (two.id - one.id) * (two.ood - one.ood)
 
 
 def dominating(curve: Curve, id_accuracy: float, ood_accuracy: float) -> Point | None:

@@ -122,7 +122,7 @@ def _json_pair(pair: Pair) -> dict[str, Any]:
         if test is None:
             return None
         tested = {"mean": test.mean, "ci95": test.ci95, "values": test.differences}
-        return {**tested, "p": test.p, "p_sign_flip": test.p_sign_flip}
+        return {**tested, "spreads": test.spreads, "p": test.p, "p_sign_flip": test.p_sign_flip}
 
     return {
         "candidate": pair.candidate.label,
@@ -130,7 +130,8 @@ def _json_pair(pair: Pair) -> dict[str, Any]:
         "seeds": pair.seeds,
         pair.endpoint.ood: of(pair.ood),
         pair.endpoint.id_metric: of(pair.id),
-        "id_lower95": pair.id and pair.id.lower95,
+        "p_different": pair.p_different,
+        "p_better": pair.p_better,
     }
 
 
@@ -138,7 +139,13 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
     endpoint, dominating = verdict.pair.endpoint, verdict.dominated_by
     return {
         **_json_pair(verdict.pair),
-        "p_holm": verdict.p_holm,
+        "p_different_holm": verdict.p_different,
+        "p_better_holm": verdict.p_better,
+        "compared": verdict.compared,
+        "seeds_required": verdict.seeds,
+        "settings_tried": verdict.tried,
+        "confirmed": verdict.pair.candidate.confirms or verdict.pair.reference.confirms,
+        "state": verdict.state,
         "outcome": verdict.outcome,
         "endpoint": endpoint.metric,
         f"gain/ood/{endpoint.by}": _json_estimate(verdict.gain),

@@ -37,7 +37,7 @@ def test_run_ends_with_the_table_and_the_verdict(
     told = capsys.readouterr()
     assert "[7/7] car_ft kl_weight=0.3 seed 1  done  val 81.0 %" in told.err
     assert "▸ car_ft kl_weight=0.3" in told.out
-    assert "Inconclusive: " in told.out
+    assert "UNDECIDED: " in told.out
 
 
 def test_quiet_leaves_the_end_and_json_is_all_of_it(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
 from tracking.charts.data import ChartData
 from tracking.charts.tradeoff import pareto_front
-from tracking.comparison.wise_ft import ood_at
+from tracking.comparison.wise_ft import ood_bound
 
 fractions = st.integers(0, 6).map(lambda n: n / 6)
 
@@ -76,7 +76,7 @@ def test_of_a_method_beyond_the_curve_no_distance_is_drawn(plain: ChartData) -> 
     rows = data_of(spec_of("id_ood", plain), "distance")
     assert [row["setting"] for row in rows] == ["car_ft kl_weight=1 + wise_ft@0.75"]
     curve = next(curve for curve in plain.comparison.curves if curve.label == "fine_tune")
-    height = ood_at(curve, rows[0]["ID test"] / 100)
+    height = ood_bound(curve, rows[0]["ID test"] / 100)
     assert height is not None
     assert rows[0]["curve"] == pytest.approx(100 * height, abs=0.02)
 

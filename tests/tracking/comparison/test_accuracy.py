@@ -75,7 +75,7 @@ def test_the_same_numbers_give_the_same_verdict_under_another_name(
 ) -> None:
     (by_top1,), (by_f1,) = plain.verdicts, other.verdicts
     assert by_f1.pair.endpoint.metric == "ood/mean/macro_f1"
-    assert (by_f1.outcome, by_f1.p_holm) == (by_top1.outcome, by_top1.p_holm)
+    assert (by_f1.outcome, by_f1.p_better) == (by_top1.outcome, by_top1.p_better)
     assert by_f1.above_curve == by_top1.above_curve
     assert [curve.points for curve in other.curves] == [curve.points for curve in plain.curves]
     assert other.selected is not None
@@ -133,7 +133,7 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
     (verdict,) = comparison.verdicts
     assert verdict.outcome == "not_measured"
     assert comparison.sentences[0] == (
-        "No verdict: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
+        "UNDECIDED: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
         "of car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
     )
     (warning,) = (said for said in comparison.warnings if "macro" in said)
@@ -180,7 +180,7 @@ def test_without_shifts_its_own_test_is_the_endpoint() -> None:
     first = next(r for r in alike if r.algorithm == "fine_tune")
     alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
     comparison = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert comparison.verdict.startswith("No difference in macro-F1 is shown between")
+    assert comparison.verdict.startswith("NO GAIN: no difference in macro-F1 is shown between")
 
 
 def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:

@@ -382,7 +382,7 @@ def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
     lucky, honest = compare(kl_sweep(), sweep="s"), compared(CONFIRMED, seeds)
     assert lucky.verdicts[0].outcome == "better"
     verdict = honest.verdicts[0]
-    assert (verdict.outcome, verdict.pair.seeds) == ("no_difference", FRESH)
+    assert (verdict.outcome, verdict.pair.seeds) == ("no_spread", FRESH)
     assert verdict.pair.ood is not None
     assert verdict.pair.ood.mean == pytest.approx(0.001)
     assert honest.fresh_seeds == FRESH
@@ -474,5 +474,8 @@ def test_a_sweep_of_one_algorithm_tells_its_gain_on_fresh_seeds() -> None:
 def test_few_fresh_seeds_are_too_few() -> None:
     runs = [*fresh("fine_tune", 0.65, 0.34, (7, 9)), *fresh("car_ft", 0.65, 0.35, (7, 9), **CHOSEN)]
     comparison = compared(runs, (7, 9))
-    assert comparison.verdict.startswith("Inconclusive: 2 common fresh seeds, 5 required. ")
+    assert comparison.verdict.startswith(
+        "UNDECIDED: car_ft kl_weight=1 and fine_tune have 2 fresh seeds in common, and a "
+        "claim needs 5. So far "
+    )
     assert "judged on seeds 7, 9," in comparison.verdict

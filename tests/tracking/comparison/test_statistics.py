@@ -67,8 +67,9 @@ def test_intervals_are_those_of_scipy(values: list[float]) -> None:
         return
     expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
     assert interval == pytest.approx(expected, abs=1e-9)
-    one_sided = stats.ttest_1samp(values, 0, alternative="greater").confidence_interval(0.95)
-    assert PairedTest(tuple(values)).lower95 == pytest.approx(one_sided.low, abs=1e-9)
+    for bound in (0.0, 0.4):
+        one_sided = stats.ttest_1samp(values, bound, alternative="greater")
+        assert PairedTest(tuple(values)).p_above(bound) == pytest.approx(one_sided.pvalue, abs=1e-9)
 
 
 @given(accuracies)
@@ -116,18 +117,28 @@ def test_the_paired_test_is_scipys(pairs: list[tuple]) -> None:
 
 def test_equal_runs_are_no_difference() -> None:
     result = paired([0.4, 0.5, 0.6], [0.4, 0.5, 0.6])
-    assert (result.mean, result.p, result.p_sign_flip) == (0, 1, 1)
-    assert result.ci95 == (0, 0)
+    assert (result.mean, result.p, result.p_sign_flip) == (0, None, 1)
+    assert result.ci95 is None
 
 
-def test_equal_differences_do_not_make_an_infinite_t() -> None:
+def test_equal_differences_are_not_tested() -> None:
     result = paired([0.41, 0.51, 0.61], [0.40, 0.50, 0.60])
-    assert result.p == result.p_sign_flip == 2 / 2**3
+    assert (result.p, result.p_above(0.0), result.ci95) == (None, None, None)
+    assert result.p_sign_flip == 2 / 2**3
+
+
+@pytest.mark.parametrize(("step", "spreads"), [(0.0, True), (0.009, True), (0.01, False)])
+def test_differences_spread_where_they_do_by_more_than_one_image(
+    step: float, spreads: bool
+) -> None:
+    result = PairedTest((0.02, 0.03, 0.02, 0.025), step)
+    assert result.spreads == spreads
+    assert (result.p is not None) == (result.ci95 is not None) == spreads
 
 
 def test_below_three_pairs_there_is_no_t_test() -> None:
     two = paired([0.5, 0.7], [0.4, 0.5])
-    assert (two.p, two.ci95, two.lower95) == (None, None, None)
+    assert (two.p, two.ci95, two.p_above(0.0)) == (None, None, None)
 
 
 def test_fishers_count_of_darwins_maize_comes_out() -> None:

@@ -69,7 +69,7 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
             for setting in (0, 1):
                 is_best = (setting == 0) == (domain == "art")
                 ood = base + (0.06 if is_best else 0.2) + 1.5 * small
-                val = 0.81 + small if is_best else 0.7
+                val = 0.81 + small + 0.0002 * (-1) ** seed if is_best else 0.7
                 merges = {"wise_ft@0.5": measured(domain, val=val + 0.01, ood=ood + 0.01)}
                 made = domain_run("car_ft", domain, seed, setting, val=val, ood=ood, merges=merges)
                 runs.append(made)
@@ -120,9 +120,10 @@ def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     difference = verdict.pair
     assert difference.ood is not None
     assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
-    assert comparison.verdict.startswith("car_ft is better than fine_tune: OOD mean +6.10 pp [")
-    assert "; ID val +" not in comparison.verdict
-    assert "; ID val is non-inferior (+1.00 pp" in comparison.verdict
+    assert comparison.verdict.startswith(
+        "BETTER: car_ft is better than fine_tune: OOD mean +6.10 pp ["
+    )
+    assert ", and ID is kept within 0.5 pp (ID val +1.00 pp [" in comparison.verdict
     assert "mean over 2 tasks (art, photo)" in comparison.verdict
     assert "Over all seeds the best setting of each task is art: car_ft weight_decay=0; " in (
         comparison.verdict
@@ -227,7 +228,9 @@ def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
     assert comparison.task_table is not None
     assert set(comparison.task_table.endpoints.values()) == {"id/test/top1"}
     assert comparison.verdicts[0].pair.endpoint.metric == "id/test/top1"
-    assert comparison.verdict.startswith("car_ft is better than fine_tune in distribution: ID test")
+    assert comparison.verdict.startswith(
+        "BETTER: car_ft is better than fine_tune in distribution: ID test"
+    )
 
 
 def test_the_oracle_is_named_everywhere() -> None:

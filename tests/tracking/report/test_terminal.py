@@ -138,7 +138,7 @@ def test_warnings_stand_above_the_table_and_the_verdict_below() -> None:
     warning, table, verdict = (
         text.index("! mixed data"),
         text.index("setting "),
-        text.index("Inconclusive: "),
+        text.index("UNDECIDED: "),
     )
     assert warning < table < verdict
     assert "oracle" in text.splitlines()[0]
