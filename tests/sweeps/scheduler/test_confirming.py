@@ -73,7 +73,7 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
     }
     assert found.fresh_seeds == (7, 8, 9, 10, 11)
     assert found.verdicts[0].pair.seeds == (7, 8, 9, 10, 11)
-    assert "between car_ft kl_weight=0.3 and fine_tune: OOD mean" in found.verdict
+    assert "car_ft kl_weight=0.3 minus fine_tune: OOD mean" in found.verdict
     assert "over 5 fresh seeds" in found.verdict
     assert found.verdict.endswith(
         "The settings were chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has "
