@@ -162,12 +162,15 @@ class Verdict:
 
     @property
     def gains_over_curve(self) -> bool:
-        """Whether it gives what the reference with WiSE-FT is shown not to give."""
+        """Whether it gives what the reference with WiSE-FT is shown not to give.
+
+        Not where the distances do not spread over seeds, as nothing is tested then.
+        """
         above = self.above_curve
         if above is None or above.ci95 is None or self.dominated_by is not None:
             return False
         claims = self.outcome not in ("incomplete", "too_few_seeds")
-        return claims and above.ci95.low > 0
+        return claims and 0 < above.ci95.low < above.ci95.high
 
 
 def judge(

@@ -443,6 +443,15 @@ def test_a_gain_above_the_curve_is_one_that_wise_ft_does_not_give() -> None:
     assert "a gain that fine_tune + WiSE-FT does not give" in comparison.verdict
 
 
+def test_a_distance_that_no_seed_changes_is_no_gain_shown() -> None:
+    tuned = with_curve({0.5: (0.62, 0.35), 0.75: (0.66, 0.345)})
+    same = [0.36 - 0.125 * (test - 0.62) for test in NEAR]  # 1 pp above the chord in each seed
+    (verdict,) = compared([zero_shot()], tuned, rival(NEAR, same)).verdicts
+    assert verdict.above_curve is not None
+    assert verdict.above_curve.values == pytest.approx([0.01] * 5)
+    assert not verdict.gains_over_curve
+
+
 def test_above_the_curve_at_its_own_id_but_beaten_on_both_is_no_gain() -> None:
     # At ID 0.57 the curve is low (0.30), yet at alpha 0.75 it is better on both.
     tuned = with_curve({0.1: (0.56, 0.30), 0.2: (0.60, 0.30), 0.75: (0.64, 0.39)})
