@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
 
@@ -167,12 +167,13 @@ def confirm(
     trained = {name: arm for name, arm in selected.items() if arm.trains}
     again = {name: arm for name, own in trained.items() for arm in fresh if arm.is_setting_of(own)}
     done = sum(run.seed in seeds for arm in again.values() for run in arm.done)
-    required = len(seeds) * len(trained)
-    if 0 < required == done:
-        for name, arm in again.items():
-            merge = selected[name].merge
-            selected[name] = arm if merge is None else arm.merged(merge)
-    return Confirmation(tuple(seeds), selected, done, required)
+    confirmation = Confirmation(tuple(seeds), selected, done, len(seeds) * len(trained))
+    if not confirmation.is_complete:
+        return confirmation
+    for name, arm in again.items():
+        merge = selected[name].merge
+        selected[name] = arm if merge is None else arm.merged(merge)
+    return replace(confirmation, arms=selected)
 
 
 @dataclass(frozen=True)
