@@ -144,8 +144,8 @@ def _family_lines(family: Mapping[str, Any], width: int, *, sought: bool) -> Ite
         folder, *others = split["folders"]
         also = f" (or {', '.join(others)})" if others else ""
         what = f"{folder}{also}\nwith {split['layout']}, from {split['origin']}"
-        found = ["no" if split["found"] is None else "yes"] * sought
-        rows.append([name, f"{split['images']:,}", *found, what])
+        is_found = ["no" if split["found"] is None else "yes"] * sought
+        rows.append([name, f"{split['images']:,}", *is_found, what])
     for line in table_lines(columns, rows, width=width - 2, right=["images"]):
         yield f"  {line}"
 

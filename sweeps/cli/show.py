@@ -150,8 +150,8 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
         name = f"{trial['algorithm']} {setting(trial['params'])}".rstrip()
         values = " / ".join(f"{value:.4f}" for value in trial["values"])
         mark = "front" if trial["number"] in on_front else ""
-        told = state_word(trial["state"], driven=driven)
-        words = [f"trial {trial['number']}", told, values, mark, name]
+        trial_state = state_word(trial["state"], driven=driven)
+        words = [f"trial {trial['number']}", trial_state, values, mark, name]
         yield "\n" + "  ".join(word for word in words if word)
         if trial["reason"]:
             yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"

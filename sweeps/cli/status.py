@@ -316,8 +316,8 @@ def _head(status: SweepStatus) -> Iterator[str]:
     yield f"runs    {status.runs_ended} of {status.runs} ended{left}"
     if status.best is not None:
         best = status.best
-        found = f"{status.metric} {best['value']:.4f}  trial {best['trial']}"
-        yield f"best    {found}  {setting(best['params'])}".rstrip()
+        value = f"{status.metric} {best['value']:.4f}  trial {best['trial']}"
+        yield f"best    {value}  {setting(best['params'])}".rstrip()
 
 
 def _running_table(runs: tuple[RunningRun, ...]) -> Table:

@@ -37,10 +37,10 @@ SUBJECTS: Mapping[str, str] = {
 
 def select_checks(names: Sequence[str]) -> list[Check]:
     """Return the checks of these subjects and names, or all. Raises RequestError."""
-    known = [*SUBJECTS, *(check.name for check in CHECKS)]
+    allowed = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in names:
-        if name not in known:
-            raise RequestError(unknown("check", name, known))
+        if name not in allowed:
+            raise RequestError(unknown("check", name, allowed))
     return [check for check in CHECKS if not names or {check.subject, check.name} & {*names}]
 
 

@@ -285,8 +285,8 @@ def read_generations(file: Path) -> list[Ledger]:
             change = json.loads(line)
             if "begin" in change:
                 head = change["begin"]
-                known = (head["generation"], head["spec"], head["began"])
-                ledgers.append(Ledger(file, *known, earlier=tuple(ledgers)))
+                first_line = (head["generation"], head["spec"], head["began"])
+                ledgers.append(Ledger(file, *first_line, earlier=tuple(ledgers)))
             else:
                 ledgers[-1]._apply(change)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

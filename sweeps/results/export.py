@@ -373,9 +373,9 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
         with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
             folder = Path(scratch) / comparison.sweep
             models.write(model, folder)
-            kept = models.keep(model, folder)
-        write_json(sent, {"evaluation": evaluation, "model_id": kept.model_id})
-        return f"the selected model is in MLflow as {kept.uri}: {model}."
+            logged = models.keep(model, folder)
+        write_json(sent, {"evaluation": evaluation, "model_id": logged.model_id})
+        return f"the selected model is in MLflow as {logged.uri}: {model}."
     except Exception as error:  # MLflow's artifact stores raise anything, and the sweep is done
         text = " ".join(str(error).split())
         return (

@@ -334,8 +334,8 @@ class SweepDriver:
             return True
         if self._failed_again or state is None or not state.is_permanent_failure:
             return False
-        known = state.failure or {}
-        failure = Failure("nan", known.get("message", ""), known.get("log_tail", ""))
+        earlier = state.failure or {}
+        failure = Failure("nan", earlier.get("message", ""), earlier.get("log_tail", ""))
         self.progress.fail(task.label, failure.kind, failure.message, again=False)
         self._note(task.digest)
         self._settle(task, failure)

@@ -186,8 +186,8 @@ class LiveProgress(Progress):
 def figures(metrics: Mapping[str, float]) -> str:
     """Return `loss 0.412  val 81.2 %  test 80.9 %  ood 61.0 %`, as far as they are there."""
     loss = [f"loss {metrics['train/loss']:.4g}"] if "train/loss" in metrics else []
-    known = {word: metrics[name] for name, word in ACCURACIES.items() if name in metrics}
-    return "  ".join([*loss, *(f"{word} {100 * value:.1f} %" for word, value in known.items())])
+    accuracy = {word: metrics[name] for name, word in ACCURACIES.items() if name in metrics}
+    return "  ".join([*loss, *(f"{word} {100 * value:.1f} %" for word, value in accuracy.items())])
 
 
 def duration(seconds: float) -> str:

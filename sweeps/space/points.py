@@ -45,12 +45,12 @@ def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
 
     The algorithm decides on all. Raises graphlib.CycleError when conditions form a circle.
     """
-    known = {item.name: item for item in space}
-    declared = sorted(known, key=lambda name: name != "algorithm.name")
+    by_name = {item.name: item for item in space}
+    declared = sorted(by_name, key=lambda name: name != "algorithm.name")
     sorter = graphlib.TopologicalSorter(dict.fromkeys(declared, ()))
     for item in space:
-        sorter.add(item.name, *(on.name for on in item.when if on.name in known))
-    return [known[name] for name in sorter.static_order()]
+        sorter.add(item.name, *(on.name for on in item.when if on.name in by_name))
+    return [by_name[name] for name in sorter.static_order()]
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:

@@ -482,8 +482,8 @@ def read_rule(value: object) -> object:
         raise ValueError(f"must be a mapping such as {form}, got {repr(value)[:80]}")
     kind = value.get("type")
     if kind not in types:
-        known = f"must be {', '.join(map(repr, types[:-1]))} or {types[-1]!r}"
-        message = f"{known}, got {repr(kind)[:80]}" if "type" in value else "is required"
+        allowed = f"must be {', '.join(map(repr, types[:-1]))} or {types[-1]!r}"
+        message = f"{allowed}, got {repr(kind)[:80]}" if "type" in value else "is required"
         raise error_of([Problem(("type",), message)])
     model = EARLY_TERMINATION[kind]
     try:

@@ -410,14 +410,14 @@ class TrialSpace:
                 self.document.add_error(("parameters",), f"at {point}: {error.problems[0]}")
 
     def _baselines(self) -> tuple[Mapping[str, Any], ...]:
-        given = self.document.get(("baselines",))
-        if not isinstance(given, list):
-            if given is not None:
-                message = f"must be a list of algorithms, got {repr(given)[:80]}"
+        baselines = self.document.get(("baselines",))
+        if not isinstance(baselines, list):
+            if baselines is not None:
+                message = f"must be a list of algorithms, got {repr(baselines)[:80]}"
                 self.document.add_error(("baselines",), message)
             return ()
         right: dict[str, Mapping[str, Any]] = {}
-        for index, item in enumerate(given):
+        for index, item in enumerate(baselines):
             route = ("baselines", index)
             baseline = self._baseline(item, route)
             if baseline is None:

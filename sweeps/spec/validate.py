@@ -38,8 +38,8 @@ def validate(document: SpecDocument) -> dict[str, Any]:
     Raises InvalidConfig with every mistake, by line.
     """
     keys = [field.alias or name for name, field in Settings.model_fields.items()]
-    given = {key: document.data[key] for key in keys if document.data.get(key) is not None}
-    settings = validated_in_part(document, Settings, given)
+    values = {key: document.data[key] for key in keys if document.data.get(key) is not None}
+    settings = validated_in_part(document, Settings, values)
     trials = TrialSpace(document, settings)
     _check_goals(document, settings, trials)
     _check_tasks(document, trials.space, settings)
@@ -113,12 +113,12 @@ def _report(document: SpecDocument, settings: Settings) -> Report:
         message = f"goes with tasks: {FAMILY}; say by, which is of all runs"
         document.add_error(_BY_FAMILY, message)
     elif report.by_family:
-        known = {family.name: family for family in families}
+        by_name = {family.name: family for family in families}
         for name, kind in report.by_family.items():
-            if name in known:
-                _check_measured_by(document, known[name], kind, (*_BY_FAMILY, name))
+            if name in by_name:
+                _check_measured_by(document, by_name[name], kind, (*_BY_FAMILY, name))
             else:
-                document.add_error((*_BY_FAMILY, name), unknown("task", name, known))
+                document.add_error((*_BY_FAMILY, name), unknown("task", name, by_name))
     else:
         own = {family.name: family.ranked_by for family in families}
         kinds = {*own.values()}
@@ -140,9 +140,9 @@ def _report(document: SpecDocument, settings: Settings) -> Report:
 def _check_measured_by(
     document: SpecDocument, family: Family, kind: str, route: tuple[str, ...]
 ) -> None:
-    known = [TOP1, *family.metrics]
-    if kind not in known:
-        message = unknown(f"accuracy of {family.name}", kind, known)
+    kinds = [TOP1, *family.metrics]
+    if kind not in kinds:
+        message = unknown(f"accuracy of {family.name}", kind, kinds)
         document.add_error(route, f"{message} It is measured by these alone.")
 
 
@@ -227,8 +227,8 @@ def _task_parameter(
 ) -> Categorical | None:
     """Return the parameter that `tasks` names; None after reporting what is wrong."""
     if name not in document.mapping(("parameters",)):
-        known = [item.name for item in space if item.name.startswith("data.")]
-        document.add_error(_TASKS, f"{unknown('parameter', name, known)} Its values are the tasks.")
+        names = [item.name for item in space if item.name.startswith("data.")]
+        document.add_error(_TASKS, f"{unknown('parameter', name, names)} Its values are the tasks.")
         return None
     if not name.startswith("data.") or name == "data.root":
         document.add_error(

@@ -139,14 +139,16 @@ def _main(verdict: Verdict) -> str:
                 f"({id_test}), over {over}{_p(verdict)}."
             )
         case "trade_off":
-            kept = f"ID is not shown to be kept within {margin} ({id_test})"
+            id_claim = f"ID is not shown to be kept within {margin} ({id_test})"
             if pair.id is None:
-                kept = f"ID {noun} was not measured"
+                id_claim = f"ID {noun} was not measured"
             elif not pair.id.spreads:
-                kept = f"ID does not spread by more than one image and is not tested ({id_test})"
+                id_claim = (
+                    f"ID does not spread by more than one image and is not tested ({id_test})"
+                )
             return (
-                f"{candidate} is more robust than {reference} but not better: {ood}; {kept}; over "
-                f"{over}{_p(verdict)}."
+                f"{candidate} is more robust than {reference} but not better: {ood}; {id_claim}; "
+                f"over {over}{_p(verdict)}."
             )
         case "worse":
             return f"{candidate} is less robust than {reference}: {both}, over {over}{_p(verdict)}."

@@ -259,9 +259,9 @@ def ask(uri: str, path: str) -> Response:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    credentials: Any = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    credentials: Any = get_default_host_creds(uri)
     try:
-        answer: Response = http_request(  # type: ignore[no-untyped-call]
+        answer: Response = http_request(
             credentials, path, "GET", max_retries=0, timeout=PROBE_SECONDS, raise_on_status=False
         )
     except MlflowException as error:
@@ -307,7 +307,7 @@ def latest_schema() -> str:
     stay_private()
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    return str(_get_latest_schema_revision())  # type: ignore[no-untyped-call]
+    return str(_get_latest_schema_revision())
 
 
 def try_artifacts(uri: str, location: str) -> bool:

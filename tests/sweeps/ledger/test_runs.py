@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,8 @@ def runs(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "runs")
 
 
-def lease(**changes: object) -> Lease:
-    return replace(Lease.mine(), **changes)  # type: ignore[arg-type]
+def lease(**changes: Any) -> Lease:
+    return replace(Lease.mine(), **changes)
 
 
 def test_a_run_is_taken_counted_and_ended(runs: RunStore) -> None:

@@ -260,7 +260,8 @@ def test_several_algorithms_are_adjusted_by_holm() -> None:
     strong, weak = comparison.verdicts
     assert strong.pair.ood is not None
     assert weak.pair.ood is not None
-    assert strong.p_different == pytest.approx(2 * strong.pair.ood.p)  # type: ignore[operator]
+    assert strong.pair.ood.p is not None
+    assert strong.p_different == pytest.approx(2 * strong.pair.ood.p)
     assert weak.p_different == weak.pair.ood.p
     assert "by Holm's rule over 2)" in comparison.verdict
 
