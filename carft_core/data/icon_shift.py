@@ -197,16 +197,15 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
     ).to_pydict()
     names = tuple(sorted(set(table["class"])))
     number = {name: index for index, name in enumerate(names)}
-    pixels = torch.from_numpy(np.stack([_decoded(png) for png in table["png"]]))
+    pixels = torch.from_numpy(np.stack([decode(png) for png in table["png"]]))
     monochrome = torch.tensor(table["monochrome"])
 
     def split(name: str, views: int) -> Split:
         rows = [row for row, value in enumerate(table["split"]) if value == name]
-        drawings = [table["unit"][row] for row in rows]
         labels = torch.tensor([number[table["class"][row]] for row in rows], dtype=torch.int64)
         return Split(
-            ids=tuple(f"{drawing}#{view}" for drawing in drawings for view in range(views)),
-            units=tuple(drawing for drawing in drawings for _ in range(views)),
+            ids=tuple(f"{table['id'][row]}#{view}" for row in rows for view in range(views)),
+            units=tuple(table["unit"][row] for row in rows for _ in range(views)),
             labels=labels.repeat_interleave(views),
             source=Drawings(name, pixels[rows], monochrome[rows], views),
         )
@@ -221,7 +220,7 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
     )
 
 
-def _decoded(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def decode(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """RGBA [48, 48, 4]; a one-colour drawing is stored as its mask alone."""
     image = Image.open(io.BytesIO(png))
     if image.mode != "L":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carft_core.data.icon_shift import PLAIN_TEMPLATES, STYLE_TEMPLATES
-from tools.builtin.copies import fingerprint, near_copies
+from tools.builtin.copies import choose_items, fingerprints, near_copies
 from tools.builtin.manifest import (
     Item,
     Pair,
@@ -20,12 +20,13 @@ from tools.builtin.manifest import (
     pretraining_pairs,
     read_benchmark,
     read_classes,
-    select_items,
 )
 from tools.builtin.render import SIDE, Pixels, is_monochrome, render_all
 from tools.builtin.source import Drawing, read_drawings, read_styles
 
 MIN_DESIGNERS = 3
+MIN_DRAWINGS = 9
+"""Of each benchmark class, in the pre-training."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,8 @@ def load_corpus(source: Path, work: Path) -> Corpus:
     """Read the source, render (cached in `work`), leave near copies of the benchmark out."""
     drawings = list(read_drawings(source))
     classes, plan = read_classes(), read_benchmark()
-    items = select_items(benchmark_items(drawings, classes, plan), plan)
-    rules = {**plan, **plan["near_copies_of"]}
-    originals = select_items(benchmark_items(drawings, classes, rules), rules, curated=False)
+    # Every drawing that the rules could take, whatever was dropped by eye or by the caps since.
+    candidates = benchmark_items(drawings, classes, plan)
     pairs = pretraining_pairs(
         drawings,
         classes,
@@ -62,13 +62,18 @@ def load_corpus(source: Path, work: Path) -> Corpus:
         share_alike=read_styles()["share_alike"],
         min_designers=MIN_DESIGNERS,
     )
-    wanted = {item.drawing.id: item.drawing for item in [*originals, *items]}
+    wanted = {item.drawing.id: item.drawing for item in candidates}
     wanted |= {pair.drawing.id: pair.drawing for pair in pairs}
     pixels, where = _rendered(list(wanted.values()), work)
-    items = [item for item in items if item.drawing.id in where]
-    originals = [item for item in originals if item.drawing.id in where]
-    pairs = _without_copies([p for p in pairs if p.drawing.id in where], originals, pixels, where)
+    candidates = [item for item in candidates if item.drawing.id in where]
+    pairs = [pair for pair in pairs if pair.drawing.id in where]
+    candidate_rows = np.array([where[item.drawing.id] for item in candidates])
     pair_rows = np.array([where[pair.drawing.id] for pair in pairs])
+    copies = near_copies(fingerprints(pixels[pair_rows]), fingerprints(pixels[candidate_rows]))
+    pairs = [pair for pair, copy in zip(pairs, copies, strict=True) if not copy]
+    pair_rows = pair_rows[~copies]
+    items = choose_items(candidates, pixels[candidate_rows], plan)
+    _check_known(items, pairs)
     item_rows = np.array([where[item.drawing.id] for item in items])
     monochrome = np.array([is_monochrome(image) for image in pixels])
     return Corpus(
@@ -79,6 +84,17 @@ def load_corpus(source: Path, work: Path) -> Corpus:
         item_pixels=pixels[item_rows],
         item_monochrome=monochrome[item_rows],
     )
+
+
+def _check_known(items: Sequence[Item], pairs: Sequence[Pair]) -> None:
+    """Raise SystemExit where the pre-training holds hardly a drawing of a benchmark class."""
+    counts = Counter(pair.concept for pair in pairs)
+    rare = sorted({item.label for item in items if counts[item.label] < MIN_DRAWINGS})
+    if rare:
+        raise SystemExit(
+            f"fewer than {MIN_DRAWINGS} pre-training drawings of {', '.join(rare)}: "
+            "name them under excluded_classes in benchmark.yaml"
+        )
 
 
 def _rendered(drawings: Sequence[Drawing], work: Path) -> tuple[Pixels, dict[str, int]]:
@@ -97,22 +113,3 @@ def _rendered(drawings: Sequence[Drawing], work: Path) -> tuple[Pixels, dict[str
     np.save(cache, pixels)
     names.write_text(json.dumps({"asked": asked, "rows": rows}), encoding="utf-8")
     return np.load(cache, mmap_mode="r"), rows
-
-
-def _without_copies(
-    pairs: Sequence[Pair], items: Sequence[Item], pixels: Pixels, where: dict[str, int]
-) -> list[Pair]:
-    originals: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        originals[item.label].append(item)
-    suspects: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        if pair.concept in originals:
-            suspects[pair.concept].append(pair)
-    copies: set[str] = set()
-    for label, group in suspects.items():
-        mine = np.stack([fingerprint(pixels[where[p.drawing.id]]) for p in group])
-        theirs = np.stack([fingerprint(pixels[where[i.drawing.id]]) for i in originals[label]])
-        found = near_copies(mine, theirs)
-        copies |= {p.drawing.id for p, copy in zip(group, found, strict=True) if copy}
-    return [pair for pair in pairs if pair.drawing.id not in copies]

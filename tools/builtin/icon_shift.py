@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tools.builtin.copies import choose_items
 from tools.builtin.manifest import (
     Item,
     benchmark_items,
     read_benchmark,
     read_classes,
-    select_items,
     subset_of,
 )
 from tools.builtin.render import Pixels, is_monochrome, render_all
@@ -72,15 +72,13 @@ def collect(source: Path) -> list[Packed]:
     plan = read_benchmark()
     items = benchmark_items(read_drawings(source), read_classes(), plan)
     images = render_all([item.drawing.svg for item in items])
-    rendered = {
-        item.drawing.id: image
-        for item, image in zip(items, images, strict=True)
-        if image is not None
-    }
-    chosen = select_items([item for item in items if item.drawing.id in rendered], plan)
+    rendered = [
+        (item, image) for item, image in zip(items, images, strict=True) if image is not None
+    ]
+    pixels = {item.drawing.id: image for item, image in rendered}
     packed, seen = [], set()
-    for item in chosen:
-        image = rendered[item.drawing.id]
+    for item in choose_items([item for item, _ in rendered], list(pixels.values()), plan):
+        image = pixels[item.drawing.id]
         key = (item.label, image.tobytes())
         if key not in seen:
             seen.add(key)
@@ -114,7 +112,7 @@ def _row(entry: Packed) -> dict[str, object]:
         "style": drawing.style,
         "split": entry.item.split,
         "subset": subset_of(entry.item.label),
-        "unit": drawing.id,
+        "unit": f"{drawing.designer}:{drawing.concept}",
         "designer": drawing.designer,
         "set": drawing.set,
         "licence": drawing.licence,

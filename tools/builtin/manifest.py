@@ -110,21 +110,12 @@ def pretraining_pairs(
     table = alias_table(classes)
     held_out = benchmark_designers(plan)
     barred_sets = frozenset(share_alike)
-    longest = max((len(name.split()) for name in table), default=1)
-
-    def shows_a_class(concept: str) -> bool:
-        words = concept.split()
-        return any(
-            " ".join(words[start : start + length]) in table
-            for length in range(1, longest + 1)
-            for start in range(len(words) - length + 1)
-        )
-
+    names = frozenset(table)
     groups: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings:
         if drawing.set in barred_sets:
             continue
-        if drawing.designer in held_out and shows_a_class(drawing.concept):
+        if drawing.designer in held_out and contains_a_name(drawing.concept, names):
             continue
         groups[table.get(drawing.concept, drawing.concept)].append(drawing)
     return [
@@ -135,25 +126,31 @@ def pretraining_pairs(
     ]
 
 
+def contains_a_name(concept: str, names: frozenset[str]) -> bool:
+    """Whether some of the concept's words in a row are a name ("rocket launch off", rocket)."""
+    words = concept.split()
+    return any(
+        " ".join(words[start:end]) in names
+        for start in range(len(words))
+        for end in range(start + 1, len(words) + 1)
+    )
+
+
 def subset_of(name: str) -> str:
     """Report or development: fixed by the class's own name, whatever other classes there are."""
     draw = hashlib.sha256(f"icon_shift/{name}".encode()).digest()[0]
     return "report" if draw < REPORT_SHARE else "development"
 
 
-def select_items(
-    items: Iterable[Item], plan: Mapping[str, Any], *, curated: bool = True
-) -> list[Item]:
+def select_items(items: Iterable[Item], plan: Mapping[str, Any]) -> list[Item]:
     """The benchmark: classes with enough drawings in every split that must have some, capped.
 
     Ordered by class, split and id, so that the packed file does not depend on the source's order.
-    Without `curated` what was dropped by eye is still there: what the pre-training must not see
-    was fixed before that look.
     """
-    excluded = frozenset(plan["excluded_drawings"] if curated else ())
+    drawings, classes = frozenset(plan["excluded_drawings"]), frozenset(plan["excluded_classes"])
     groups: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        if item.drawing.id not in excluded:
+        if item.drawing.id not in drawings and item.label not in classes:
             groups[item.label][item.split].append(item)
     splits = [*plan["id"], *plan["shifts"]]
     chosen = []
