@@ -13,7 +13,7 @@ from carft_core.data.base import FamilyData
 from carft_core.data.icon_shift import read_subset
 from carft_core.data.transforms import Transform
 
-LEFT, TOP, CELL, GAP = 88, 24, 80, 8
+LEFT, TOP, CELL, GAP = 112, 24, 80, 8
 """Pixels beside and above the images, of an image, and between two."""
 PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
