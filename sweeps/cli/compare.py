@@ -257,11 +257,12 @@ def _command(arguments: argparse.Namespace) -> str:
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     # Opens the data and the user's code, and so loads torch, which `compare` does without.
-    from sweeps.results.report import FILE, page
+    from sweeps.results.projection import PAGE
+    from sweeps.results.report import page
 
     home = Home(find_home(arguments.home).path.absolute())
     sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-    out = _out(arguments.out, home, sweeps, FILE)
+    out = _out(arguments.out, home, sweeps, PAGE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")

@@ -18,6 +18,7 @@ from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
+from sweeps.results.projection import FIGURES, PAGE
 from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
@@ -291,9 +292,6 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     return {metric: shares} if len(shares) > 1 else None
 
 
-FILE = "report.html"
-
-
 @dataclass(frozen=True)
 class Page:
     """A report as HTML, and what its charts are drawn from."""
@@ -334,14 +332,22 @@ def page(
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page into the sweep's folder. Return the file, or nothing when that failed.
+    """Write the page and its main charts into the sweep's folder. Return the files, or nothing when
+    that failed.
 
     Why it failed is noted: the results that it would show are there without it.
     """
-    file = home.sweep(sweep.name) / FILE
+    from tracking.charts import write_figures
+
+    folder = home.sweep(sweep.name)
     try:
-        page(home, [sweep], comparison).write(file)
+        made = page(home, [sweep], comparison)
+        made.write(folder / PAGE)
+        for name in FIGURES:
+            (folder / name).unlink(missing_ok=True)  # this comparison may have less to show
+        names = [Path(name).stem for name in FIGURES]
+        figures = write_figures(made.data, folder, ["png"], names, scale=1.0)
     except Exception as error:  # whatever goes wrong in a picture, the sweep has ended well
         note(f"the report was not written ({type(error).__name__}: {error})")
         return []
-    return [file]
+    return [folder / PAGE, *figures]

@@ -30,10 +30,9 @@ from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import compare_sweeps
-from tracking.comparison.runs import RunRecord
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.report.formats import markdown, to_csv, to_json
-from tracking.store.base import Tracker
+from tracking.store.base import Tracker, describe
 
 PACE = 1.0
 """Seconds between two updates of a projection, at least."""
@@ -133,8 +132,8 @@ def execute(
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result, ended_runs = _end(driver, home, interrupted=interrupted)
-            projections.end_driver(ended_runs)
+            result, part = _end(driver, home, interrupted=interrupted)
+            projections.end_driver(part, result.comparison)
             ended(result, projections)
     verdict = result.comparison.verdict
     text = _in_a_word(result)
@@ -158,9 +157,13 @@ class Projections:
             self._store_thread.wake()
         self._study_thread.wake()
 
-    def end_driver(self, ended: Sequence[RunRecord] | None = None) -> None:
-        """Let the store know how the sweep ended, with its runs where they have been read."""
-        self._runs.end_driver(ended)
+    def end_driver(
+        self, part: SweepRuns | None = None, comparison: Comparison | None = None
+    ) -> None:
+        """Let the store know how the sweep ended: with its runs, where they have been read, and
+        their comparison.
+        """
+        self._runs.end_driver(part, comparison)
         self._store_thread.wake()
         self._study_thread.wake()
 
@@ -175,11 +178,11 @@ class Projections:
     def complaints(self) -> Iterator[str]:
         """Say what the projections lack in the end, and why."""
         if self._runs.refused:
-            (digest, what), reason = next(iter(self._runs.refused.items()))
+            (name, what), reason = next(iter(self._runs.refused.items()))
             count = len(self._runs.refused)
             yield (
                 f"the tracking server refused {count} request{'' if count == 1 else 's'}, first "
-                f"{what} of run {digest[:12] or '(the sweep)'}: {reason}; what was refused is not "
+                f"{what} of {describe(name)}: {reason}; what was refused is not "
                 "in MLflow, and `carft-sweep sync` tries it again"
             )
         if not self._store_thread.is_done:
@@ -233,9 +236,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     return interruption.asked and driver.has_work_left
 
 
-def _end(
-    driver: SweepDriver, home: Home, *, interrupted: bool
-) -> tuple[SweepResult, Sequence[RunRecord]]:
+def _end(driver: SweepDriver, home: Home, *, interrupted: bool) -> tuple[SweepResult, SweepRuns]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
     with nothing_collected():
@@ -263,7 +264,7 @@ def _end(
         driver.broken,
         failures[-1].log_tail if failures else "",
     )
-    return result, part.records
+    return result, part
 
 
 def _in_a_word(ended: SweepResult) -> str:

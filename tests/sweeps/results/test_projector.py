@@ -17,10 +17,10 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
 from sweeps.results.projection import TRIES, SweepProjection, project
 from sweeps.results.projection_thread import Projector
-from sweeps.results.records import records
+from sweeps.results.records import load_part
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
-from tracking.comparison.runs import RunRecord
+from tracking.comparison.pooling import SweepRuns
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from tracking.store.base import Metric, RunKey, RunStart
 from tracking.store.memory_store import MemoryRun, MemoryTracker
@@ -329,11 +329,11 @@ def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
 
     readings: list[Ledger] = []
 
-    def reading(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
+    def reading(ledger: Ledger, runs: RunStore) -> SweepRuns:
         readings.append(ledger)
-        return records(ledger, runs)
+        return load_part(ledger, runs)
 
-    monkeypatch.setattr("sweeps.results.projection.records", reading)
+    monkeypatch.setattr("sweeps.results.projection.load_part", reading)
     two.finish(0)
     two.end()
     projection, updates = two.projection(Busy(), driven=False), 1
