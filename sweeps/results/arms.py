@@ -120,11 +120,13 @@ def selected_verdict(comparison: Comparison) -> Verdict | None:
 
 
 def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> str:
-    """Name a run of a store, which cuts long names: `kl_weight=3 s2 car_ft`.
+    """Name a run of a store, which cuts long names: `kl_weight=3 s2 car_ft`, `fine_tune s2`."""
+    return _name(algorithm, params, "" if seed is None else f"s{seed}")
 
-    What differs within an algorithm comes first.
-    """
-    parts = (setting(params), "" if seed is None else f"s{seed}", algorithm)
+
+def _name(algorithm: str, params: Mapping[str, Scalar], what: str) -> str:
+    varied = setting(params)
+    parts = (varied, what, algorithm) if varied else (algorithm, what)
     return " ".join(filter(None, parts))
 
 
@@ -136,10 +138,10 @@ def _summary(row: Row, metrics: Sequence[str]) -> ArmSummary:
         params |= {"merge": merge} if alpha is None else {"merge": merge, "alpha": alpha}
     fresh = "fresh seed" if arm.confirms else "seed"
     seeds = f"({row.n} {fresh}{'' if row.n == 1 else 's'})" if arm.has_seeds else ""
-    parts = (setting(arm.params), arm.merge, arm.algorithm, seeds)
+    name = _name(arm.algorithm, arm.params, arm.merge or "")
     return ArmSummary(
         label=arm.label,
-        name=" ".join(filter(None, parts)),
+        name=f"{name} {seeds}".rstrip(),
         params=params,
         tags={
             "carft.algorithm": arm.algorithm,

@@ -539,10 +539,8 @@ class SweepProjection:
             return
         if known not in (*_OPEN, _REMOVED) and not known.startswith(arm.kind):
             self._remove_arm(key)  # a store does not forget a parameter or the name of a metric
-        tags = {**arm.tags, "carft.generation": str(self._ledger.generation)}
-        self._start_run(
-            RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=tags)
-        )
+        start = RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=arm.tags)
+        self._start_run(start)
         if (key.name, "start") in self.refused:
             return
         self._log_metrics(key, "results", _metrics(arm.metrics, when))

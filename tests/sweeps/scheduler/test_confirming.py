@@ -91,7 +91,7 @@ def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
 
 def test_each_fresh_run_is_tracked_as_one(toy: ToySweep) -> None:
     toy.run(**FRESH)
-    child = toy.tracked()["car_ft kl_weight=0.3 seed 4"]
+    child = toy.tracked()["kl_weight=0.3 s4 car_ft"]
     assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
     assert "carft.trial" not in child.tags
 
@@ -167,7 +167,7 @@ def test_what_confirms_is_never_stopped(toy: ToySweep, rule: dict[str, Any]) -> 
         **FRESH,
         **rule,
     )
-    fresh = [run for name, run in toy.tracked().items() if name.rsplit(" ", 1)[-1] in "234"]
+    fresh = [run for run in toy.tracked().values() if run.params.get("seed", "") in [*"234"]]
     assert [run.state for run in fresh] == ["finished"] * 2 * len(SEEDS)
     assert {t.state for t in toy.ledger().trials()} == {"complete", "pruned"}
 
