@@ -25,6 +25,8 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import OPTIMISER_STATE, RunStore
 from sweeps.ledger.summary import read_summaries
 from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
+from sweeps.results.artifacts import PAGE
+from sweeps.results.sent_log import SentLog
 from tracking.errors import ServiceUnreachable
 from tracking.location import TrackingLocation, is_server, resolve_location, without_password
 from tracking.store.base import ARM, Tracker, describe
@@ -284,9 +286,6 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
     """Yield where MLflow has the runs of the home, and each of its newest sweeps."""
-    from sweeps.results.projection import PAGE
-    from sweeps.results.sent_log import SentLog
-
     experiment = experiment_id(place.uri, place.experiment)
     if experiment is None:
         yield f"MLflow shows experiment {place.experiment} at {address}"

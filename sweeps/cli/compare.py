@@ -257,7 +257,7 @@ def _command(arguments: argparse.Namespace) -> str:
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     # Opens the data and the user's code, and so loads torch, which `compare` does without.
-    from sweeps.results.projection import PAGE
+    from sweeps.results.artifacts import PAGE
     from sweeps.results.report import page
 
     home = Home(find_home(arguments.home).path.absolute())

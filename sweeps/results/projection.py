@@ -38,6 +38,7 @@ from sweeps.results.arms import (
     selected_verdict,
     sweeps_view,
 )
+from sweeps.results.artifacts import COMPARISON, FIGURES, FILES, PAGE
 from sweeps.results.projection_thread import SOON
 from sweeps.results.records import CONFIG, comparison_spec, load_part, measured
 from sweeps.results.sent_log import SentLog
@@ -80,11 +81,6 @@ ENDS: Mapping[str, EndState] = {
     "interrupted": "killed",
 }
 """The status of a run, or of the sweep, as the store has it."""
-COMPARISON, PAGE = "comparison.json", "report.html"
-FIGURES = ("id_ood.png", "response.png")
-"""The two charts of the report that the sweep's own page shows."""
-FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE, *FIGURES)
-"""What a sweep that has ended has as artifacts, where it is there."""
 _TITLES = dict(zip(FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True))
 _REMOVED = "removed"
 """What an arm was sent as that the table has no more."""

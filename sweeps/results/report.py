@@ -18,7 +18,7 @@ from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
-from sweeps.results.projection import FIGURES, PAGE
+from sweeps.results.artifacts import FIGURES, PAGE
 from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison

@@ -21,7 +21,8 @@ from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, digests
-from sweeps.results.projection import COMPARISON, PAGE, SweepProjection
+from sweeps.results.artifacts import COMPARISON, PAGE
+from sweeps.results.projection import SweepProjection
 from sweeps.results.projection_thread import Projector
 from sweeps.results.records import load_part, nothing_collected
 from sweeps.results.report import keep

@@ -13,7 +13,8 @@ import pytest
 
 from sweeps.ledger.summary import OUTCOME
 from sweeps.results.arms import arm_summaries, arms_view, run_name, selected_values, sweeps_view
-from sweeps.results.projection import FIGURES, project
+from sweeps.results.artifacts import FIGURES
+from sweeps.results.projection import project
 from tests.sweeps.conftest import ToySweep
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 from tracking.charts import CHARTS
