@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import tempfile
 import threading
 import time
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.ledger.runs import RunStore
+from sweeps.ledger.summary import OUTCOME
 from sweeps.ledger.trials import Ledger
 from sweeps.results.projection import TRIES, SweepProjection, project
 from sweeps.results.projection_thread import Projector
@@ -372,3 +375,64 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     assert sweep.tags["carft.overrides"] == "seeds=1"
     assert "artifact:report.html" in sweep.tags["mlflow.note.content"]
     assert store.runs[OTHER].tags["carft.failure_message"] == "train/loss is nan"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_crash_at_any_call_of_an_end_leaves_each_arm_once_and_as_it_is(
+    tmp_path: Path, is_lost: bool
+) -> None:
+    """The sweep has ended before, with another table: an arm has changed, one is new, one gone."""
+    for calls in itertools.count():
+        made, store = MadeSweep(tmp_path / str(calls)), Troubled()
+        for number in range(2):
+            end_run(made, made.propose(), 0.1 * number)
+        made.ledger.remember("merges", ["wise_ft@0.5"])
+        made.end()
+        assert made.projection(store, driven=False).update()
+        assert {*arms_of(store)} > {"car_ft kl_weight=0", "car_ft kl_weight=1 + wise_ft@0.5"}
+        made.ledger.remember("merges", [])
+        end_run(made, made.propose(), 0.3)
+        end_run(made, 0, 0.2)
+        made.ledger.remember(OUTCOME, {"state": "done", "at": 3.0})
+        store.before, store.after = Trouble(calls, is_crash=True, is_lost=is_lost).hooks()
+        try:
+            made.projection(store, driven=False).update()
+        except Crash:
+            is_over = False
+        else:
+            is_over = True
+        store.before = store.after = nothing
+        assert made.projection(store, driven=False).update()
+        reference = MemoryTracker()
+        shutil.rmtree(made.home.sweep("made") / "sent")
+        project(made.home, "made", reference)
+        assert arms_of(store) == arms_of(reference)
+        assert "car_ft kl_weight=1 + wise_ft@0.5" not in arms_of(store)
+        if is_over:
+            break
+    assert calls > 20
+
+
+def end_run(made: MadeSweep, number: int, accuracy: float) -> None:
+    """Finish a run, or measure it again with another result."""
+    if made.ledger.proposals()[number].state == "running":
+        made.start(number)
+        made.finish(number)
+    for label in ("unmerged", "wise_ft@0.5"):
+        measured = {"digest": label, "step": 0, "values": {}, "facts": {}}
+        metrics = {"id/val/top1": accuracy, "ood/mean/top1": accuracy / 2}
+        made.write(number, f"evaluations/{label}/metrics.json", {**measured, "metrics": metrics})
+
+
+def arms_of(store: MemoryTracker) -> dict[str, object]:
+    """What a reader sees of each arm: the newest value of each metric."""
+    return {
+        key.arm: (
+            run.state,
+            run.name,
+            run.params,
+            {name: max(points).value for name, points in run.history.items()},
+        )
+        for key, run in store.runs.items()
+        if key.arm
+    }
