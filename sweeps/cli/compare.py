@@ -229,11 +229,7 @@ def _with_published(
     options: TableOptions, sweeps: Sequence[SweepRuns], comparison: Comparison
 ) -> TableOptions:
     subjects = {
-        Subject(
-            str(fields.get("model.name")),
-            None if fields.get("model.pretrained") is None else str(fields["model.pretrained"]),
-            str(fields.get("data.family")),
-        )
+        Subject.of(fields)
         for part in sweeps
         for record in part.records
         if record.state == "done" and (fields := part.fields.get(record.digest)) is not None

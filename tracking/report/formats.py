@@ -86,6 +86,10 @@ def _json_quoted(quoted: Quoted) -> dict[str, Any]:
         "family": row.family,
         "values": dict(quoted.values),
         "source": row.source,
+        "shifts": row.shifts,
+        "mean": quoted.mean,
+        "alpha_selection": row.alpha_selection,
+        "run_by": row.run_by,
         "recipe": row.recipe,
         "note": row.note,
     }
