@@ -71,6 +71,8 @@ def to_json(
         document["tasks"] = {**_json_tasks(comparison.task_table), "comparisons": parts}
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
+    if options is not None:
+        document["calibration"] = [deviation.as_dict() for deviation in options.deviations]
     if options is not None and (options.quoted or options.notes):
         document["quoted"] = [_json_quoted(quoted) for quoted in options.quoted]
         document["notes"] = options.notes

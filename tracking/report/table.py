@@ -21,6 +21,7 @@ from tracking.comparison.metrics import (
 )
 from tracking.comparison.verdict import GAIN
 from tracking.errors import TrackingError, unknown_name
+from tracking.report import calibration
 from tracking.report.published import Quoted, footnotes
 
 NOTHING = "–"
@@ -52,6 +53,8 @@ class TableOptions:
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
     quoted: tuple[Quoted, ...] = ()
+    deviations: tuple[calibration.Deviation, ...] = ()
+    """Of the zero-shot models, from LAION's table."""
     notes: tuple[str, ...] = ()
     """More sentences below the table."""
 
@@ -163,6 +166,7 @@ def build_table(
         lines=tuple(lines),
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
+            *calibration.sentences(options.deviations),
             *footnotes(options.quoted),
             *options.notes,
         ),
