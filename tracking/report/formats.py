@@ -328,6 +328,8 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     if (images := images_table(comparison, options)) is not None:
         lines += ["", images.title, "", *_markdown_table(images)]
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
+    if table.footnotes:
+        lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
     lines += [_escape_markdown(sentence) for sentence in comparison.sentences]
     return "\n".join(lines) + "\n"
 
@@ -414,6 +416,8 @@ def _latex_table(table: Table) -> Iterator[str]:
         *(["Bold: best, underlined: second, as printed."] if table.ranked else []),
     ]
     yield rf"{{\footnotesize {escape_latex(' '.join(notes))}\par}}"
+    for text in table.footnotes:
+        yield rf"{{\footnotesize {escape_latex(text)}\par}}"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -125,6 +125,8 @@ class Table:
     """The first is of the names."""
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    """Of quoted rows: whole statements, each for a line of its own."""
     fixed: int = 1
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
@@ -167,9 +169,9 @@ def build_table(
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
             *calibration.sentences(options.deviations),
-            *footnotes(options.quoted),
             *options.notes,
         ),
+        footnotes=tuple(footnotes(options.quoted)),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
     )

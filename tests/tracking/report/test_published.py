@@ -262,6 +262,19 @@ def test_a_footnote_states_the_shifts_the_runs_and_alpha_and_a_row_what_differs(
     assert any("the asker's numbers, not the authors'" in line for line in user)
 
 
+def test_each_statement_has_a_line_of_its_own() -> None:
+    comparison = imagenet()
+    view = TableOptions(quoted=quoted([B16], comparison.metric_names))
+    statements = footnotes(view.quoted)
+    lines = report.terminal(comparison, width=4000, options=view).splitlines()
+    assert {*statements} <= {*lines}
+    page = formats.markdown(comparison, options=view).splitlines()
+    assert {f"- {text}" for text in statements} <= {*page}
+    paper = formats.latex(comparison, options=view).splitlines()
+    starts = [line for line in paper if line.startswith(r"{\footnotesize \S{}")]
+    assert len(starts) == 1 + len({row.footnote for row in view.quoted})
+
+
 def test_every_form_of_the_table_carries_them_with_their_sign() -> None:
     comparison = imagenet()
     view = TableOptions(quoted=quoted([B16], comparison.metric_names))
