@@ -26,7 +26,7 @@ _DEFLATED = "deflate;"
 _CREATED = "attributes.start_time"
 _NAME = "attributes.`Run Name`"
 _SECTION = "main"
-_NAME_WIDTH, _WIDTH = 300, 130
+_NAME_WIDTH, _WIDTH = 280, 160
 """Pixels of columns."""
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -419,7 +420,7 @@ def end_run(made: MadeSweep, number: int, accuracy: float) -> None:
         made.start(number)
         made.finish(number)
     for label in ("unmerged", "wise_ft@0.5"):
-        measured = {"digest": label, "step": 0, "values": {}, "facts": {}}
+        measured: dict[str, Any] = {"digest": label, "step": 0, "values": {}, "facts": {}}
         metrics = {"id/val/top1": accuracy, "ood/mean/top1": accuracy / 2}
         made.write(number, f"evaluations/{label}/metrics.json", {**measured, "metrics": metrics})
 
