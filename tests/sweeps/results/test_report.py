@@ -19,6 +19,7 @@ from sweeps.home import Home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results import report as sweep_page
+from sweeps.results.artifacts import FIGURES, PAGE
 from sweeps.results.records import comparison
 from sweeps.results.report import FEWEST, importance, provenance, view_data
 from tests.sweeps import reference_table
@@ -63,6 +64,19 @@ def test_the_command_writes_page_and_figures_and_says_where(
     assert str(home.path) not in text
     assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
     assert told["verdict"].startswith("UNDECIDED: ")
+
+
+def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -> None:
+    ledger, notes = find_ledger(home, NAME), list[str]()
+    compared = comparison(ledger, RunStore(home.runs))
+    folder = home.sweep(NAME)
+    files = sweep_page.keep(home, ledger, compared, notes.append)
+    assert {*files} == {folder / name for name in (PAGE, *FIGURES)}
+    assert all(file.stat().st_size > 0 for file in files)
+    assert notes == []
+    nothing = compare([], sweep=NAME)
+    assert sweep_page.keep(home, ledger, nothing, notes.append) == [folder / PAGE]
+    assert not any((folder / name).exists() for name in FIGURES)
 
 
 def test_another_reference_and_another_place(
