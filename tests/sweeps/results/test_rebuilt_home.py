@@ -64,7 +64,7 @@ def recorded(home: Home) -> dict[str, tuple[Any, ...]]:
 
 def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
     yield run.info.status
-    # What is computed of the runs bears the time at which their sweep ended last.
+    # What is computed of the runs is as of the last end of their sweep, and bears its time.
     is_run = run.data.tags["carft.kind"] == "run"
     yield (run.info.start_time, run.info.end_time) if is_run else None
     yield run.data.params
@@ -72,9 +72,9 @@ def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
     tags["mlflow.note.content"] = tags.get("mlflow.note.content", "").partition("](#")[2][-30:]
     yield tags
     for name in sorted(run.data.metrics):
-        points = client.get_metric_history(run.info.run_id, name)
-        times = [point.timestamp if is_run else 0 for point in points]
-        yield name, sorted((p.step, at, p.value) for p, at in zip(points, times, strict=True))
+        points = client.get_metric_history(run.info.run_id, name) if is_run else []
+        yield name, run.data.metrics[name]
+        yield name, sorted((point.step, point.timestamp, point.value) for point in points)
     folder = Path(str(run.info.artifact_uri))
     assert folder.is_relative_to(home.path / "mlartifacts")
     yield {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
