@@ -20,6 +20,7 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
+from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import Planner, digests
 from sweeps.results.projection import COMPARISON, PAGE, SweepProjection
 from sweeps.results.projection_thread import Projector
@@ -63,6 +64,8 @@ class SweepResult:
     """Why the circuit breaker stopped the sweep."""
     log_tail: str = ""
     """The last lines of the log of the run that failed last."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """To a verdict, whatever the numbers are."""
 
     @property
     def interrupted(self) -> bool:
@@ -125,6 +128,8 @@ def execute(
                 failed_again=failed_again,
             )
             driver.begin()
+            for obstacle in obstacles_of(planner):
+                progress.note(obstacle.describe())
             try:
                 interrupted = _drive(driver, engine, interruption)
             except ClaimLost:
@@ -262,6 +267,7 @@ def _end(
         compared,
         driver.broken,
         failures[-1].log_tail if failures else "",
+        obstacles_of(driver.planner),
     )
     return result, part.records
 
