@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,27 +65,29 @@ def find_strongest(
     """
     valued = []
     for arm in models:
-        of_id, of_endpoint = (
-            estimate([run.value(metric, arm.merge) for run in arm.done])
-            for metric in (endpoint.id_metric, endpoint.metric)
-        )
-        if arm.is_complete(seeds) and of_id.mean is not None and of_endpoint.mean is not None:
-            valued.append(Model(arm, of_id, of_endpoint))
-    least = None if reference is None else reference.mean(endpoint.id_metric)
-    eligible = [
-        model
-        for model in valued
-        if least is None
-        or not endpoint.has_shifts
-        or (model.id.mean or 0.0) >= least - endpoint.id_margin
-    ]
+        height, id_mean = arm.mean(endpoint.metric), arm.mean(endpoint.id_metric)
+        if height is not None and id_mean is not None and arm.is_complete(seeds):
+            valued.append((height, id_mean, arm))
+    base = None if reference is None else reference.mean(endpoint.id_metric)
+    least = -math.inf if base is None or not endpoint.has_shifts else base - endpoint.id_margin
+    eligible = [(height, arm) for height, id_mean, arm in valued if id_mean >= least]
     if not eligible:
         return None
-    best, *others = sorted(eligible, key=lambda model: -(model.endpoint.mean or 0.0))
+    (_, best), *others = sorted(eligible, key=lambda item: -item[0])
+    model = _model(best, endpoint)
     if not others:
-        return Strongest(best, None, None, len(eligible), len(valued))
-    (verdict,) = judge([best.arm], others[0].arm, endpoint, seeds=seeds)
-    return Strongest(best, others[0], verdict, len(eligible), len(valued))
+        return Strongest(model, None, None, len(eligible), len(valued))
+    following = others[0][1]
+    (verdict,) = judge([best], following, endpoint, seeds=seeds)
+    runner_up = _model(following, endpoint)
+    return Strongest(model, runner_up, verdict, len(eligible), len(valued))
+
+
+def _model(arm: Arm, endpoint: Endpoint) -> Model:
+    of_id, of_endpoint = (
+        estimate([*arm.values(metric).values()]) for metric in (endpoint.id_metric, endpoint.metric)
+    )
+    return Model(arm, of_id, of_endpoint)
 
 
 def usable_models(arms: Iterable[Arm], merges: Mapping[str, Mapping[str, str]]) -> list[Arm]:

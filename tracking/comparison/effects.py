@@ -153,7 +153,6 @@ def _effect(
     endpoint: Endpoint,
 ) -> Effect:
     seeds = [run.seed for run in next(iter(blocks[0].values())).done]
-    arms = [arm for block in blocks for arm in block.values()]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
         """Average over the settings of the other fields."""
@@ -166,7 +165,8 @@ def _effect(
         sides = [by_seed(scalar_text(level.value), metric) for level in (one, other)]
         if sides[0] is None or sides[1] is None:
             return None
-        step = max(run.image_step(metric) for arm in arms for run in arm.done) / len(blocks)
+        both = [block[scalar_text(level.value)] for block in blocks for level in (one, other)]
+        step = max(run.image_step(metric) for arm in both for run in arm.done) / len(blocks)
         return PairedTest(tuple(a - b for a, b in zip(*sides, strict=True)), step)
 
     numeric = all(_is_number(value) for value in values.values())

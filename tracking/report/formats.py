@@ -49,6 +49,7 @@ def to_json(
         "metric_merge": rule.merge,
         "selection": rule.name,
         "by": endpoint.by,
+        "id_margin": endpoint.id_margin,
         "seeds": comparison.seeds,
         "fresh_seeds": comparison.fresh_seeds,
         "verdict": comparison.verdict,
