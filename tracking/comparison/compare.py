@@ -369,7 +369,9 @@ def _answer(
     associations = tuple(it for it in found if isinstance(it, Association))
     lines, statistics = list[str](), list[str]()
     if strongest is not None:
-        lines.append(verdict_text.strongest_line(strongest, selected, endpoint))
+        # Of several tasks nothing is selected as a whole.
+        of_sweep = None if spec.tasks else selected
+        lines.append(verdict_text.strongest_line(strongest, of_sweep, endpoint))
     if best is None:
         lines.append(verdict_text.NO_VALUE)
     if verdict is not None:

@@ -131,7 +131,7 @@ def associations(found: Sequence[Association], endpoint: Endpoint) -> Iterator[s
         name = it.parameter.rpartition(".")[2]
         if it.rank_correlation is None:
             yield (
-                f"Of {name} nothing is said: no two settings differ in it alone at all of its "
+                f"No comparison of {name}: no setting of the other fields was tried at all of its "
                 "values."
             )
         else:
@@ -151,11 +151,11 @@ def strongest_statistics(strongest: Strongest, reference: Arm | None) -> Iterato
     among = f"{strongest.models} models with all seeds"
     if reference is not None and endpoint.has_shifts:
         among = (
-            f"{strongest.eligible} of {among}, those whose {named(endpoint.id_metric)} is not "
-            f"below that of {reference.name} by more than {100 * endpoint.id_margin:.3g} pp"
+            f"the {strongest.eligible} of {among} whose {named(endpoint.id_metric)} is not below "
+            f"that of {reference.name} by more than {100 * endpoint.id_margin:.3g} pp"
         )
     yield (
-        f"The strongest has the highest {named(endpoint.metric)} of {among}. Against the next: "
+        f"The strongest has the highest {named(endpoint.metric)} among {among}. Against the next: "
         f"{_main(strongest.verdict)}"
     )
 
