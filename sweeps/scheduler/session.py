@@ -128,7 +128,8 @@ def execute(
                 failed_again=failed_again,
             )
             driver.begin()
-            for obstacle in obstacles_of(planner):
+            obstacles = obstacles_of(planner)
+            for obstacle in obstacles:
                 progress.note(obstacle.describe())
             try:
                 interrupted = _drive(driver, engine, interruption)
@@ -138,7 +139,7 @@ def execute(
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result, ended_runs = _end(driver, home, interrupted=interrupted)
+            result, ended_runs = _end(driver, home, obstacles, interrupted=interrupted)
             projections.end_driver(ended_runs)
             ended(result, projections)
     verdict = result.comparison.verdict
@@ -239,7 +240,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
 
 
 def _end(
-    driver: SweepDriver, home: Home, *, interrupted: bool
+    driver: SweepDriver, home: Home, obstacles: tuple[Obstacle, ...], *, interrupted: bool
 ) -> tuple[SweepResult, Sequence[RunRecord]]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
@@ -267,7 +268,7 @@ def _end(
         compared,
         driver.broken,
         failures[-1].log_tail if failures else "",
-        obstacles_of(driver.planner),
+        obstacles,
     )
     return result, part.records
 
