@@ -416,7 +416,7 @@ def _peak(effect: Effect, metric: str) -> str:
     interval = effect.above_ends_interval
     is_apart = effect.has_seeds and interval is not None and interval.low > 0
     end = max(effect.low, effect.high, key=lambda level: level.endpoint)
-    number = with_interval(test.mean, interval)
+    number = f"{with_interval(test.mean, interval)}{_level(effect, interval)}"
     return (
         f"the highest {metric} is in between, {_percent(peak.endpoint)} at "
         f"{scalar_text(peak.value)}, {'' if is_apart else 'not '}told apart from "
@@ -429,16 +429,23 @@ def _best_and_worst(effect: Effect, metric: str) -> str:
     interval = effect.interval
     is_apart = effect.has_seeds and interval is not None and interval.low > 0
     best, worst = effect.high, effect.low
+    number = f"{with_interval(effect.difference.mean, interval)}{_level(effect, interval)}"
     text = (
         f"{metric} is highest with {scalar_text(best.value)} ({_percent(best.endpoint)}) and "
         f"lowest with {scalar_text(worst.value)} ({_percent(worst.endpoint)}), "
-        f"{'' if is_apart else 'not '}told apart ({with_interval(effect.difference.mean, interval)}"
-        ")"
+        f"{'' if is_apart else 'not '}told apart ({number})"
     )
     if effect.id_difference is not None:
         test = effect.id_difference
         text += f", with ID {with_interval(test.mean, test.ci95)} between them"
     return text
+
+
+def _level(effect: Effect, interval: Interval | None) -> str:
+    """Write the level of an interval that is not of 95 %."""
+    if interval is None or len(effect.levels) < 3:
+        return ""
+    return f" at {100 * effect.adjusted_level:.4g} %"
 
 
 def _place(effect: Effect) -> str:

@@ -91,6 +91,7 @@ def test_a_best_value_in_between_is_said_plainly(peak: float, is_apart: bool) ->
     assert effect.peak.value == 1.0
     assert effect.adjusted_level == pytest.approx(1 - ALPHA / 3)
     assert "; the highest OOD mean is in between, " in line(comparison)
+    assert "] at 98.33 %); " in line(comparison)
     assert (" at 1, told apart from both ends (" in line(comparison)) == is_apart
     assert (" at 1, not told apart from " in line(comparison)) != is_apart
 
