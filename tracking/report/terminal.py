@@ -57,6 +57,8 @@ def terminal(
             _tables(console, images)
         console.print()
         _paragraph(console, " ".join(table.notes), style="dim")
+        for footnote in table.footnotes:
+            _paragraph(console, footnote, style="dim", hang=2)
         console.print()
         for number, line in enumerate(comparison.answer.lines):
             _paragraph(console, line, style="" if number else "bold")
