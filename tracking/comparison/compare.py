@@ -243,6 +243,8 @@ def compare(
     if with_images:
         verdicts = tuple(map(_with_images, verdicts))
     fewer = less_tried(arms)
+    standing_arms = [*tested.values(), *([best.arm] if best else [])]
+    on_show = {arm.label.removesuffix(f" + {arm.merge}") for arm in standing_arms}
     marks_domains = caveats.domains_differ(arms)
     rows = []
     for arm in arms:
@@ -266,7 +268,7 @@ def compare(
                 chosen=chosen,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
             )
-            if chosen and reference is not None:
+            if chosen and reference is not None and arm.label in on_show:
                 row = replace(row, above_curve=_distance(model, reference, own_curves, endpoint))
             if with_images and model.done and (model.merge is None or chosen):
                 predictions = read_predictions(model.done, model.merge)
