@@ -20,6 +20,7 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
+from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import Planner, digests
 from sweeps.results.artifacts import COMPARISON, PAGE
 from sweeps.results.projection import SweepProjection
@@ -65,6 +66,8 @@ class SweepResult:
     """Why the circuit breaker stopped the sweep."""
     log_tail: str = ""
     """The last lines of the log of the run that failed last."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """To a verdict, whatever the numbers are."""
 
     @property
     def interrupted(self) -> bool:
@@ -127,6 +130,9 @@ def execute(
                 failed_again=failed_again,
             )
             driver.begin()
+            obstacles = obstacles_of(planner)
+            for obstacle in obstacles:
+                progress.note(obstacle.describe())
             try:
                 interrupted = _drive(driver, engine, interruption)
             except ClaimLost:
@@ -135,7 +141,7 @@ def execute(
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result, part = _end(driver, home, interrupted=interrupted)
+            result, part = _end(driver, home, obstacles, interrupted=interrupted)
             projections.end_driver(part, result.comparison)
             ended(result, projections)
     verdict = result.comparison.verdict
@@ -239,7 +245,9 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     return interruption.asked and driver.has_work_left
 
 
-def _end(driver: SweepDriver, home: Home, *, interrupted: bool) -> tuple[SweepResult, SweepRuns]:
+def _end(
+    driver: SweepDriver, home: Home, obstacles: tuple[Obstacle, ...], *, interrupted: bool
+) -> tuple[SweepResult, SweepRuns]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
     with nothing_collected():
@@ -268,6 +276,7 @@ def _end(driver: SweepDriver, home: Home, *, interrupted: bool) -> tuple[SweepRe
         compared,
         driver.broken,
         failures[-1].log_tail if failures else "",
+        obstacles,
     )
     return result, part
 
