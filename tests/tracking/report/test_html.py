@@ -215,31 +215,6 @@ def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_res
     assert "settings, the best by" not in " ".join(whole.notes)
 
 
-def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction() -> None:
-    records = [
-        zero_shot(0.50, 0.40),
-        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], trial=None),
-        *arm("car_ft", [0.70, 0.7001], [0.35, 0.35], trial=0),
-    ]
-    table = headline(compared(records))
-    best = {
-        head: [line.name.strip("▸• ") for line in table.lines if line.cells[place].place == 1]
-        for place, head in enumerate(table.heads[1:])
-    }
-    assert best["ID test"] == ["fine_tune", "car_ft"]
-    assert best["OOD mean"] == ["zero_shot"]
-    assert best["gap"] == ["zero_shot"]
-    assert best["n"] == []
-
-
-def test_rows_on_different_data_are_not_ranked() -> None:
-    records = [
-        zero_shot(0.50, 0.40, facts={"data": "a"}),
-        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], facts={"data": "b"}),
-    ]
-    assert not headline(compared(records)).ranked
-
-
 def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
     comparison = compared([])
     read = Read(document(comparison, ChartData(comparison), cache=cache))
