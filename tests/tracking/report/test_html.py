@@ -39,7 +39,7 @@ from tracking.report.html import (
 from tracking.report.table import TableOptions, build_table, full_table, headline, visible_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
-VOID = {"meta", "img", "br", "input", "link", "hr"}
+VOID = {"meta", "img", "br", "wbr", "input", "link", "hr"}
 
 
 class Read(HTMLParser):
@@ -169,7 +169,26 @@ def test_every_chart_with_something_to_show_has_heading_words_place_and_data(pag
     assert [*specs] == expected
     assert all(spec["datasets"] for spec in specs.values())
     for name in expected:
-        assert CHARTS[name].title in read.inside["h2"]
+        assert CHARTS[name].title in read.inside["h3" if CHARTS[name].folded else "h2"]
+
+
+def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: str) -> None:
+    read = Read(page)
+    titles = [
+        *("Verdict", "Comparison", "ID against OOD accuracy", "Response to each parameter"),
+        *("Difference on every split", "Images kept and lost", "More"),
+    ]
+    assert read.inside["h2"] == titles
+    links = [tag["href"] for tag in read.of("a") if tag["href"] != "#content"]
+    assert links == ["#verdict", "#table", "#id_ood", "#response", "#shifts", "#gallery", "#more"]
+    parts = [tag for tag in read.of("details") if tag.get("class") == "part"]
+    assert parts
+    assert not any("open" in tag for tag in read.of("details"))
+    assert "Provenance" in read.inside["h3"]
+    folded = [chart.name for chart in CHARTS.values() if chart.folded]
+    assert folded == [
+        *("map", "importance", "context", "learning", "classes", "calibration", "cost")
+    ]
 
 
 def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
@@ -178,7 +197,7 @@ def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
     assert names.most_common(1)[0][1] == 1
     links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
     assert set(links) <= {*names}
-    assert {"verdict", "table", "gallery", "provenance", "content"} <= {*links}
+    assert {"verdict", "table", "gallery", "more", "content"} <= {*links}
 
 
 def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
