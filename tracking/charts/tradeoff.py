@@ -42,10 +42,10 @@ from tracking.comparison.statistics import Estimate
 from tracking.comparison.wise_ft import WISE, Curve, ood_bound
 
 _HEIGHT = 420
-_WIDTH = 640
-"""Pixels of the plot for which words are placed: in a wider one they only have more room."""
-_NARROW = 420
-"""Pixels below which a plot has no room for every setting's words."""
+_WIDE, _NARROW = 640, 290
+"""Pixels of the plots for which words are placed: in a wider one they only have more room."""
+_NARROWEST_WIDE = 420
+"""Pixels of the narrowest plot with the words of a wide one."""
 _SMALL, _LARGE, _RING = 40, 100, 260
 """Square pixels of other settings, of what stands for an algorithm, and of the ring around those on
 the front."""
@@ -94,6 +94,7 @@ class _Axes:
     ood_metric: str
     id_range: _Range = _WHOLE
     ood_range: _Range = _WHOLE
+    width: int = _WIDE
 
     @property
     def id(self) -> str:
@@ -124,12 +125,12 @@ class _Axes:
             )
             for name in (self.id, self.ood)
         ]
-        return _Axes(self.id_metric, self.ood_metric, *ranges)
+        return replace(self, id_range=ranges[0], ood_range=ranges[1])
 
     def pixels(self, id_accuracy: float, ood: float) -> tuple[float, float]:
-        """Return the place in a plot of usual width."""
+        """Return the place in a plot of this width."""
         x, y = self.id_range.share(id_accuracy), self.ood_range.share(ood)
-        return _WIDTH * x, _HEIGHT * (1 - y)
+        return self.width * x, _HEIGHT * (1 - y)
 
 
 def _channel(field: str, metric: str, shown: _Range) -> dict[str, Any]:
@@ -148,11 +149,14 @@ def draw_id_ood(data: ChartData) -> Picture | None:
     axes = axes.around(models)
     legend = _legend(data, models)
     curves, distances = _curve_rows(data, legend, axes), _distance_rows(data, axes)
-    layers = [
+    layers: list[alt.Chart | alt.LayerChart] = [
         *_draw_curves(curves, legend, axes),
         *_draw_distances(distances, axes),
         *_draw_models(models, legend, axes),
-        *_draw_labels(_label_rows(data, axes, models, curves, distances), axes),
+        *(
+            _draw_labels(_label_rows(data, at, models, curves, distances), at)
+            for at in (axes, replace(axes, width=_NARROW))
+        ),
     ]
     kind = "" if endpoint.by != TOP1 else " accuracy"
     description = f"{axes.id} against {axes.ood}{kind} of {len(models)} models"
@@ -332,8 +336,8 @@ def _label_rows(
 ) -> _Rows:
     """List the words of the chart, each beside what it names, as far as there is room.
 
-    Names of what stands for an algorithm, distances, alphas, and what is special to the other
-    settings.
+    Names of what stands for an algorithm and distances; in a wide plot alphas, and what is special
+    to the other settings.
     """
     unmerged = {row.arm.label: row for row in data.settings}
     radii = {_place(row, axes): _radius(row) for row in models}
@@ -344,8 +348,9 @@ def _label_rows(
         # Rounded before it is written, a distance just below zero has no minus.
         number = f"{round(row['distance'], 1) + 0.0:+.1f}"
         words.append((_DISTANCE, {**row, axes.ood: row["middle"]}, number))
-    words += [(_ALPHA, row, f"α {row['alpha']:g}") for row in curves if 0 < row["alpha"] < 1]
-    if len(others) <= _MOST_LABELS:
+    if axes.width > _NARROW:
+        words += [(_ALPHA, row, f"α {row['alpha']:g}") for row in curves if 0 < row["alpha"] < 1]
+    if axes.width > _NARROW and len(others) <= _MOST_LABELS:
         texts = [_setting_text(_setting_values(data, unmerged[row["setting"]])) for row in others]
         words += [(_SETTING, row, text) for row, text in zip(others, texts, strict=True) if text]
     labels = [
@@ -359,11 +364,12 @@ def _label_rows(
     ]
     points = [square(*axes.pixels(*place), radius) for place, radius in radii.items()]
     lines = [*_line_boxes(axes, models, curves, distances)]
-    offsets = place_labels(labels, points, lines, Box(0, 0, _WIDTH, _HEIGHT))
+    offsets = place_labels(labels, points, lines, Box(0, 0, axes.width, _HEIGHT))
     return [
         {
             "label": text,
             "kind": kind,
+            "bold": kind in (_NAME, _DISTANCE),
             axes.id: row[axes.id],
             axes.ood: row[axes.ood],
             **offset._asdict(),
@@ -413,27 +419,27 @@ def _line_boxes(axes: _Axes, models: _Rows, curves: _Rows, distances: _Rows) -> 
         yield from sample_line(axes.pixels(x, y), axes.pixels(x, row["curve"]))
 
 
-def _draw_labels(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
-    """Draw the words where they were placed; in a narrow plot names and distances alone."""
-    base = alt.Chart(inline_data(rows)).encode(axes.x, axes.y, alt.Text("label:N"))
-    charts: list[alt.Chart] = []
-    for kinds, weight, narrow in (
-        ((_ALPHA, _SETTING), 400, False),
-        ((_NAME, _DISTANCE), 700, True),
-    ):
-        if any(row["kind"] in kinds for row in rows):
-            chosen = " || ".join(f"datum.kind === {json.dumps(kind)}" for kind in kinds)
-            place = {name: alt.ExprRef(f"datum.{name}") for name in ("dx", "dy", "align")}
-            if not narrow:
-                place["opacity"] = alt.ExprRef(f"width < {_NARROW} ? 0 : 1")
-            charts += with_halo(
-                base.transform_filter(chosen),
-                baseline="middle",
-                fontSize=FONT_SIZE,
-                fontWeight=weight,
-                **place,
-            )
-    return charts
+def _draw_labels(rows: _Rows, axes: _Axes) -> alt.LayerChart:
+    """Draw the words where they were placed, if the plot is as wide as that."""
+    is_wide = f"width >= {_NARROWEST_WIDE}"
+    place: dict[str, Any] = {name: alt.ExprRef(f"datum.{name}") for name in ("dx", "dy", "align")}
+    place["opacity"] = alt.ExprRef(f"({is_wide}) == {json.dumps(axes.width > _NARROW)} ? 1 : 0")
+    base = alt.Chart().encode(axes.x, axes.y, alt.Text("label:N"))
+    layers = [
+        layer
+        for bold in (False, True)
+        for layer in with_halo(
+            base.transform_filter(f"datum.bold === {json.dumps(bold)}"),
+            baseline="middle",
+            fontSize=FONT_SIZE,
+            fontWeight="bold" if bold else "normal",
+            **place,
+        )
+    ]
+    # By a name of its own it is not among the numbers behind the chart.
+    return alt.LayerChart(
+        data=alt.InlineData(values=rows, name=f"words-{axes.width}"), layer=layers
+    )
 
 
 ID_OOD = Chart(

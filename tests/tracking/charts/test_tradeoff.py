@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations
+from itertools import combinations, product
+from typing import Any
 
 import pytest
 import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tracking.charts.drawn import Spec, channels, data_of, spec_of
+from tests.tracking.charts.drawn import Spec, channels, data_of, nodes, spec_of
 from tracking.charts.data import ChartData
 from tracking.charts.labels import Label, Offset
 from tracking.charts.tradeoff import _Range, pareto_front
@@ -88,8 +89,19 @@ def test_the_curves_carry_their_alphas(plain: ChartData) -> None:
     assert [row["alpha"] for row in rows if row["curve"] == "fine_tune"] == [0, 0.25, 0.5, 0.75, 1]
 
 
+def words_of(spec: Spec, width: int = 640) -> list[dict[str, Any]]:
+    """Return the words for a plot of this width, with their places."""
+    (words,) = (
+        node["data"]["values"]
+        for node in nodes(spec)
+        if node.get("data", {}).get("name") == f"words-{width}"
+    )
+    rows: list[dict[str, Any]] = words
+    return rows
+
+
 def labels_of(spec: Spec, kind: str) -> list[str]:
-    return [row["label"] for row in data_of(spec, "label", "kind") if row["kind"] == kind]
+    return [row["label"] for row in words_of(spec) if row["kind"] == kind]
 
 
 def test_every_setting_is_named_beside_its_point_and_both_curves_have_their_alphas(
@@ -101,8 +113,10 @@ def test_every_setting_is_named_beside_its_point_and_both_curves_have_their_alph
     assert sorted(labels_of(spec, "alpha")) == sorted(2 * ["α 0.25", "α 0.5", "α 0.75"])
     assert len(labels_of(spec, "distance")) == 1
     drawn = svg_texts(spec)
-    for row in data_of(spec, "label", "kind"):
+    for row in words_of(spec):
         assert drawn.count(row["label"]) >= 2, "a halo and the words"
+    for rows in spec["datasets"].values():
+        assert not any("dx" in row for row in rows), "no place of a word is a number to read"
 
 
 def test_of_several_parameters_the_values_stand_there_and_their_names_above(
@@ -119,14 +133,15 @@ def test_of_several_parameters_the_values_stand_there_and_their_names_above(
 def test_words_overlap_neither_each_other_nor_a_symbol(
     plain: ChartData, everything: ChartData
 ) -> None:
-    for data in (plain, everything):
+    for data, width in product((plain, everything), (640, 290)):
         spec = spec_of("id_ood", data)
         x, y = (domain(spec, name) for name in ("ID test", "OOD mean"))
         boxes = []
-        for row in data_of(spec, "label", "kind"):
-            place = share(row["ID test"], x) * 640, 420 * (1 - share(row["OOD mean"], y))
+        for row in words_of(spec, width):
+            place = share(row["ID test"], x) * width, 420 * (1 - share(row["OOD mean"], y))
             offset = Offset(row["dx"], row["dy"], row["align"])
             boxes.append(offset.box(Label(row["label"], *place)))
+            assert 0 <= boxes[-1].left <= boxes[-1].right <= width
         for one, other in combinations(boxes, 2):
             apart_x = one.right <= other.left + 0.01 or other.right <= one.left + 0.01
             apart_y = one.bottom <= other.top + 0.01 or other.bottom <= one.top + 0.01
@@ -135,10 +150,12 @@ def test_words_overlap_neither_each_other_nor_a_symbol(
 
 def test_a_narrow_plot_names_only_what_stands_for_an_algorithm(plain: ChartData) -> None:
     spec = {**spec_of("id_ood", plain), "width": 300}
+    words = [row["label"] for row in words_of(spec, 290)]
+    assert words == [*labels_of(spec, "name"), *labels_of(spec, "distance")]
     svg = vl_convert.vegalite_to_svg(spec)
     hidden = re.findall(r'<text[^>]* opacity="0"[^>]*>([^<]*)</text>', svg)
     assert len([text for text in hidden if text.startswith("kl_weight")]) == svg.count(">kl_weight")
-    assert "fine_tune" not in hidden
+    assert hidden.count("fine_tune") == 2, "the words of a wide plot"
 
 
 def test_ticks_are_whole_points_where_they_are_few(plain: ChartData) -> None:
