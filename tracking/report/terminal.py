@@ -63,6 +63,8 @@ def terminal(
         console.print()
         notes = table.notes_with("Underlined") if colour else table.notes
         _paragraph(console, " ".join(notes), style="dim")
+        for footnote in table.footnotes:
+            _paragraph(console, footnote, style="dim", hang=2)
         console.print()
         for sentence in comparison.sentences:
             _paragraph(console, sentence)
