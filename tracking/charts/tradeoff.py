@@ -52,7 +52,7 @@ the front."""
 _FEWEST_TICKS, _MOST_TICKS = 4, 12
 _MOST_LABELS = 40
 """Settings beyond which none but those on show are named."""
-_NAME, _DISTANCE, _ALPHA, _SETTING = "name", "distance", "alpha", "setting"
+_NAME, _DISTANCE, _ALPHA, _MERGE, _SETTING = "name", "distance", "alpha", "merge", "setting"
 """Kinds of words, in the order in which they choose their places."""
 _Rows = list[dict[str, Any]]
 
@@ -162,7 +162,7 @@ def draw_id_ood(data: ChartData) -> Picture | None:
     description = f"{axes.id} against {axes.ood}{kind} of {len(models)} models"
     chart = single(layers, _HEIGHT, description, models)
     titles = max((list(_setting_values(data, row)) for row in data.settings), key=len, default=[])
-    if len(titles) < 2:
+    if len(titles) < 2 or len(data.settings) > _MOST_LABELS:
         return chart
     text = f"Beside small symbols: {', '.join(titles)}"
     words = alt.TitleParams(text, anchor="start", fontSize=FONT_SIZE, fontWeight="normal")
@@ -336,8 +336,8 @@ def _label_rows(
 ) -> _Rows:
     """List the words of the chart, each beside what it names, as far as there is room.
 
-    Names of what stands for an algorithm and distances; in a wide plot alphas, and what is special
-    to the other settings.
+    Names of what stands for an algorithm and distances; in a wide plot alphas, other merges, and
+    what is special to the other settings.
     """
     unmerged = {row.arm.label: row for row in data.settings}
     radii = {_place(row, axes): _radius(row) for row in models}
@@ -350,7 +350,11 @@ def _label_rows(
         words.append((_DISTANCE, {**row, axes.ood: row["middle"]}, number))
     if axes.width > _NARROW:
         words += [(_ALPHA, row, f"α {row['alpha']:g}") for row in curves if 0 < row["alpha"] < 1]
-    if axes.width > _NARROW and len(others) <= _MOST_LABELS:
+        merged = [row.arm for row in data.shown if row.arm.merge is not None]
+        on_curves = {f"{row['curve']} + {WISE}@{row['alpha']:g}" for row in curves}
+        apart = {arm.label: f"+ {arm.merge}" for arm in merged if arm.label not in on_curves}
+        words += [(_MERGE, row, apart[key]) for row in models if (key := row["setting"]) in apart]
+    if axes.width > _NARROW and len(data.settings) <= _MOST_LABELS:
         texts = [_setting_text(_setting_values(data, unmerged[row["setting"]])) for row in others]
         words += [(_SETTING, row, text) for row, text in zip(others, texts, strict=True) if text]
     labels = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -11,10 +12,13 @@ import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import Spec, channels, data_of, nodes, spec_of
+from tests.tracking.made_up import kl_sweep, metrics
 from tracking.charts.data import ChartData
 from tracking.charts.labels import Label, Offset
 from tracking.charts.tradeoff import _Range, pareto_front
+from tracking.comparison.compare import compare
 from tracking.comparison.wise_ft import ood_bound
 
 fractions = st.integers(0, 6).map(lambda n: n / 6)
@@ -128,6 +132,23 @@ def test_of_several_parameters_the_values_stand_there_and_their_names_above(
     assert "10, 0.0001" in texts
     assert "lr=1e-05" in texts
     assert not [text for text in texts if text.startswith("kl_weight=")]
+
+
+def test_a_merge_without_a_curve_is_named_too() -> None:
+    runs = [
+        replace(record, merges={"logits": metrics(0.63, 0.37)}) if record.trains else record
+        for record in kl_sweep()
+    ]
+    spec = spec_of("id_ood", ChartData(compare(runs, sweep="s")))
+    assert labels_of(spec, "merge") == ["+ logits", "+ logits"]
+    assert labels_of(spec, "alpha") == []
+
+
+def test_of_hundreds_of_settings_only_what_is_on_show_is_named() -> None:
+    spec = spec_of("id_ood", searched(60))
+    assert "title" not in spec
+    assert labels_of(spec, "setting") == []
+    assert "zero_shot" in labels_of(spec, "name")
 
 
 def test_words_overlap_neither_each_other_nor_a_symbol(
