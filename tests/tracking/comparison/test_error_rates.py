@@ -20,6 +20,7 @@ from tracking.comparison.runs import group
 from tracking.comparison.spec import ALPHA, Endpoint
 from tracking.comparison.statistics import PairedTest, holm, t_interval
 from tracking.comparison.verdict import judge
+from tracking.comparison.wise_ft import seed_curves
 
 TIMES, SEEDS = 10_000, 5
 MARGIN = Endpoint().id_margin
@@ -167,7 +168,7 @@ def on_the_curve(rng: np.random.Generator, alpha: float, more: float = 0.0) -> b
             run("car_ft", seed, metrics(at["id/test/top1"], at["ood/mean/top1"] + more), trial=0)
         )
     start, reference, candidate = group([zero_shot(), *tuned, *rivals])
-    (verdict,) = judge([candidate], reference, Endpoint(), zero_shots=[start])
+    (verdict,) = judge([candidate], reference, Endpoint(), curves=seed_curves(reference, start))
     return verdict.gains_over_curve
 
 
