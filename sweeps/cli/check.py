@@ -27,6 +27,7 @@ from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
 from tracking.comparison.spec import LEAVE_ONE_OUT
+from tracking.report import calibration
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -133,6 +134,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     )
     if estimate.work:
         yield from _time_lines(estimate, spec)
+    yield from calibration.sentences(estimate.calibration)
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

@@ -26,7 +26,10 @@ from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels, run_label
 from sweeps.space.points import sample_point
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
-from tracking.comparison.runs import CONFIRMED
+from tracking.comparison.runs import CONFIRMED, UNMERGED
+from tracking.report.calibration import Deviation, deviations
+from tracking.report.calibration import warnings as calibration_warnings
+from tracking.report.published import Subject
 
 MOST = 200
 """Runs of a home that are read, the newest."""
@@ -158,6 +161,8 @@ class SweepEstimate:
     """Of work, one run after another; None where no earlier run is like one of these."""
     at_once: int = 1
     """Runs side by side."""
+    calibration: tuple[Deviation, ...] = ()
+    """Of the zero-shot models from LAION's table, or what to expect of them."""
     at_most: bool = False
     """Whether the sweep may well need less: it stops trials early, or when a target is reached."""
     warnings: tuple[str, ...] = ()
@@ -184,6 +189,7 @@ class SweepEstimate:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
         plain = {key: value for key, value in vars(self).items() if key != "work"}
+        plain["calibration"] = [deviation.as_dict() for deviation in self.calibration]
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
@@ -225,6 +231,11 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     runs, seen = RunStore(home.runs), set[str]()
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
+    zero_shots = (task for tasks in settings for task in tasks if _is_zero_shot(task.config))
+    estimate.calibration = tuple(
+        dict.fromkeys(it for task in zero_shots for it in _deviations(task, runs))
+    )
+    estimate.warnings += tuple(calibration_warnings(estimate.calibration))
     estimate.done, estimate.to_evaluate, estimate.to_train = (
         sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
     )
@@ -319,6 +330,26 @@ def _row(
     label += CONFIRMED if first.role == "confirmation" else ""
     seeds = [task.seed for task in tasks if task.seed is not None]
     return {"label": label, "role": first.role, "seeds": seeds, **states}
+
+
+def _is_zero_shot(config: TrialConfig) -> bool:
+    """Whether a run with this config measures the pre-trained weights."""
+    return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
+
+
+def _deviations(task: RunTask, runs: RunStore) -> tuple[Deviation, ...]:
+    """Compare a zero-shot run with LAION's table, as the home has it; else say what to expect."""
+    config = task.config
+    own = read_json(runs.folder(task.digest) / f"evaluations/{UNMERGED}/metrics.json")
+    splits = open_data(config.data).measured()
+    images = {name: len(split) for name, split in splits.items()}
+    return deviations(
+        Subject(config.model.name, config.model.pretrained, config.data.family),
+        templates=config.prompts.classes,
+        images=own["facts"].get("images", {}) if own else images,
+        metrics=own["metrics"] if own else None,
+        is_restricted=config.data.restrict != "never",
+    )
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:

@@ -32,7 +32,9 @@ from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
 from tracking.comparison.pooling import compare_sweeps
 from tracking.comparison.runs import RunRecord
+from tracking.report.calibration import calibrate, with_warnings
 from tracking.report.formats import markdown, to_csv, to_json
+from tracking.report.table import TableOptions
 from tracking.store.base import Tracker
 
 PACE = 1.0
@@ -241,13 +243,15 @@ def _end(
     with nothing_collected():
         part = load_part(ledger, driver.runs)
         compared = compare_sweeps([part])
+        deviations = calibrate(compared.runs(), part.fields)
+        compared = with_warnings(compared, deviations)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
     before = _read(folder / COMPARISON)
-    _write_results(compared, folder)
+    _write_results(compared, folder, TableOptions(deviations=deviations))
     if state == "done" and driver.planner.spec.report.page:
         page = folder / PAGE
         if not page.exists() or _read(folder / COMPARISON) != before:
@@ -275,12 +279,15 @@ def _in_a_word(ended: SweepResult) -> str:
     return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
 
 
-def _write_results(compared: Comparison, folder: Path) -> None:
+def _write_results(compared: Comparison, folder: Path, options: TableOptions) -> None:
     """Write the comparison as files, for people and programs."""
-    texts = {"comparison.md": markdown(compared), "comparison.csv": to_csv(compared)}
+    texts = {
+        "comparison.md": markdown(compared, options=options),
+        "comparison.csv": to_csv(compared, options=options),
+    }
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / COMPARISON, to_json(compared))
+    write_json(folder / COMPARISON, to_json(compared, options=options))
 
 
 def _read(file: Path) -> bytes | None:

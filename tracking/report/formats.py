@@ -71,6 +71,8 @@ def to_json(
         document["tasks"] = {**_json_tasks(comparison.task_table), "comparisons": parts}
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
+    if options is not None:
+        document["calibration"] = [deviation.as_dict() for deviation in options.deviations]
     if options is not None and (options.quoted or options.notes):
         document["quoted"] = [_json_quoted(quoted) for quoted in options.quoted]
         document["notes"] = options.notes
@@ -86,6 +88,10 @@ def _json_quoted(quoted: Quoted) -> dict[str, Any]:
         "family": row.family,
         "values": dict(quoted.values),
         "source": row.source,
+        "shifts": row.shifts,
+        "mean": quoted.mean,
+        "alpha_selection": row.alpha_selection,
+        "run_by": row.run_by,
         "recipe": row.recipe,
         "note": row.note,
     }
@@ -322,6 +328,8 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     if (images := images_table(comparison, options)) is not None:
         lines += ["", images.title, "", *_markdown_table(images)]
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
+    if table.footnotes:
+        lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
     lines += [_escape_markdown(sentence) for sentence in comparison.sentences]
     return "\n".join(lines) + "\n"
 
@@ -408,6 +416,8 @@ def _latex_table(table: Table) -> Iterator[str]:
         *(["Bold: best, underlined: second, as printed."] if table.ranked else []),
     ]
     yield rf"{{\footnotesize {escape_latex(' '.join(notes))}\par}}"
+    for text in table.footnotes:
+        yield rf"{{\footnotesize {escape_latex(text)}\par}}"
 
 
 def _latex_cell(cell: Cell) -> str:

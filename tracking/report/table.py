@@ -21,6 +21,7 @@ from tracking.comparison.metrics import (
 )
 from tracking.comparison.verdict import GAIN
 from tracking.errors import TrackingError, unknown_name
+from tracking.report import calibration
 from tracking.report.published import Quoted, footnotes
 
 NOTHING = "–"
@@ -52,6 +53,8 @@ class TableOptions:
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
     quoted: tuple[Quoted, ...] = ()
+    deviations: tuple[calibration.Deviation, ...] = ()
+    """Of the zero-shot models, from LAION's table."""
     notes: tuple[str, ...] = ()
     """More sentences below the table."""
 
@@ -122,6 +125,8 @@ class Table:
     """The first is of the names."""
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    """Of quoted rows: whole statements, each for a line of its own."""
     fixed: int = 1
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
@@ -163,9 +168,10 @@ def build_table(
         lines=tuple(lines),
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
-            *footnotes(options.quoted),
+            *calibration.sentences(options.deviations),
             *options.notes,
         ),
+        footnotes=tuple(footnotes(options.quoted)),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
     )

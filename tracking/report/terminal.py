@@ -54,6 +54,8 @@ def terminal(
             _tables(console, images)
         console.print()
         _paragraph(console, " ".join(table.notes), style="dim")
+        for footnote in table.footnotes:
+            _paragraph(console, footnote, style="dim", hang=2)
         console.print()
         for sentence in comparison.sentences:
             _paragraph(console, sentence)

@@ -21,6 +21,7 @@ from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results import report as sweep_page
 from sweeps.results.records import comparison
 from sweeps.results.report import FEWEST, importance, provenance, view_data
+from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
 from tests.tracking.made_up import metrics, run
 from tracking.charts import CHARTS
@@ -166,6 +167,29 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
     assert found.pictures.gallery.counts
     assert not found.pictures.thumbnails
     assert not [*found.pictures.groups()]
+
+
+def test_the_zero_shot_models_distance_from_laions_table_is_warned_of_and_in_the_provenance(
+    home: Home,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reference_table.show_one_row(monkeypatch, "icon_shift_dev")
+    copy = Home(tmp_path / "home")
+    shutil.copytree(home.path, copy.path)
+    compared = comparison(find_ledger(copy, NAME), RunStore(copy.runs))
+    (zero_shot,) = (run for run in compared.runs() if run.is_zero_shot)
+    assert zero_shot.folder is not None
+    reference_table.measure(zero_shot.folder, reference_table.EXPECTED - 0.06)
+    assert main(["--home", str(copy.path), "report", NAME, "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert [it["points"] for it in written["calibration"]] == [-6.0]
+    text = Path(written["page"]).read_text()
+    assert "differs from LAION&#39;s table: -6.00 points on ID test" in text
+    assert (
+        "Zero-shot builtin on icon_shift_dev differs from LAION&#39;s table (CLIP_benchmark" in text
+    )
 
 
 def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_quoted_rows_stand_below_a_rule_and_are_not_ranked() -> None:
     view = TableOptions(quoted=quoted([Subject("ViT-B-16", "openai", "imagenet")], names))
     text = latex(SWEEP, options=view)
     measured, rivals = text.split(r"\midrule")[1:]
-    assert r"CAR-FT \S{}1 & -- &" in rivals
+    assert r"CAR-FT \S{}2 & -- &" in rivals
     assert "textbf" in measured
     assert "textbf" not in rivals
     assert "TRACER" in text
