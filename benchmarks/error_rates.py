@@ -171,16 +171,22 @@ def on_the_curve(rng: np.random.Generator, alpha: float, more: float = 0.0) -> C
     return compare(runs)
 
 
-Claim = Literal["different", "better", "more than WiSE-FT gives"]
+Claim = Literal["different", "better", "more than WiSE-FT gives", "strongest told apart"]
+
+
+DIFFERENT = ("better", "trade_off", "worse")
 
 
 def claims(comparison: Comparison, claim: Claim) -> bool:
     """Whether it says so of any rival."""
+    if claim == "strongest told apart":
+        strongest = comparison.answer.strongest
+        against_next = None if strongest is None else strongest.verdict
+        return against_next is not None and against_next.outcome in DIFFERENT
     if claim == "better":
         return any(verdict.outcome == "better" for verdict in comparison.verdicts)
     if claim == "different":
-        different = ("better", "trade_off", "worse")
-        return any(verdict.outcome in different for verdict in comparison.verdicts)
+        return any(verdict.outcome in DIFFERENT for verdict in comparison.verdicts)
     return any(verdict.gains_over_curve for verdict in comparison.verdicts)
 
 
@@ -235,6 +241,9 @@ def nulls() -> Iterator[Null]:
                     "better",
                     0.025 if confirmed else None,
                 )
+    for models in (2, 5, 20):
+        draw = partial(rivals, truth=EQUAL, count=models - 1)
+        yield Null(f"the highest of {models} equal models", draw, "strongest told apart", 0.05)
 
 
 def main() -> None:

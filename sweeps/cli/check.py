@@ -42,7 +42,11 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     estimate.at_once = supply.at_once
     peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
     warning = memory_warning(supply.need, supply.nodes, peak)
-    estimate.warnings += (*supply.warnings, *([] if warning is None else [warning]))
+    estimate.warnings += (
+        *_obstacle_lines(estimate),
+        *supply.warnings,
+        *([] if warning is None else [warning]),
+    )
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes}
@@ -103,6 +107,14 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
         elif able:
             nodes |= check_nodes(able, home.path.absolute(), imports=spec.imports)
         return list(nodes.values()), warnings
+
+
+def _obstacle_lines(estimate: SweepEstimate) -> Iterator[str]:
+    """Say for what no verdict can come of the sweep, and what would help, in which time."""
+    each = estimate.seconds_of_a_run
+    for it in estimate.obstacles:
+        time = "" if each is None else duration(it.runs * each / estimate.at_once)
+        yield it.describe(time)
 
 
 def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

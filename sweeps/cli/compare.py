@@ -284,7 +284,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         plain = {**paths, "verdict": comparison.verdict, "calibration": calibrated}
         emit(json.dumps(plain, indent=1))
         return 0
-    emit(f"{comparison.sentences[0]}\nThe report is {out}")
+    emit("\n".join((*comparison.answer.lines, f"The report is {out}")))
     if figures is not None:
         emit(f"{len(files)} figures are in {figures}")
     return 0

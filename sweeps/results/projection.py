@@ -69,6 +69,8 @@ ENDS: Mapping[str, EndState] = {
 }
 """The status of a run, or of the sweep, as the store has it."""
 COMPARISON, PAGE = "comparison.json", "report.html"
+NO_COMPARISON: Mapping[str, Any] = {"verdict": "", "answer": {"lines": []}, "statistics": []}
+"""Of a sweep whose driver was killed before it compared anything."""
 FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE)
 """What a sweep that has ended has as artifacts, where it is there."""
 _OPEN = ("started", "running")
@@ -483,8 +485,8 @@ class SweepProjection:
         self._record_end(self._sweep, content)
 
     def _verdict_tags(self, outcome: Mapping[str, Any]) -> dict[str, str]:
-        comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or {}
-        tags = {"carft.verdict": comparison.get("verdict", "")}
+        comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or NO_COMPARISON
+        tags = {"carft.verdict": comparison["verdict"]}
         selected = comparison.get("selected")
         if selected is not None:
             tags["carft.selected"] = selected["label"]
@@ -493,12 +495,14 @@ class SweepProjection:
         parts = []
         if (self._folder / PAGE).exists():
             parts.append(f"[The report, with charts and images]({ARTIFACT}{PAGE})")
-        parts.append(f"**Verdict.** {tags['carft.verdict']}")
+        answer, statistics = comparison["answer"]["lines"], comparison["statistics"]
+        parts += ["\n".join(f"- {line}" for line in answer)] if answer else []
+        parts += [f"**Statistics.** {' '.join(statistics)}"] if statistics else []
         if selected is not None:
             parts.append(f"**Selected.** `{selected['label']}`, by {comparison['metric']}.")
         if self._ledger.spec["description"]:
             parts.append(self._ledger.spec["description"])
-        # MLflow's page of the sweep folds all but some lines.
+        # MLflow's page of the sweep folds all but some lines, so the answer comes first.
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 
     def _log_artifact(self, key: RunKey, file: Path) -> None:

@@ -20,6 +20,7 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
+from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import Planner, digests
 from sweeps.results.projection import COMPARISON, PAGE, SweepProjection
 from sweeps.results.projection_thread import Projector
@@ -65,6 +66,8 @@ class SweepResult:
     """Why the circuit breaker stopped the sweep."""
     log_tail: str = ""
     """The last lines of the log of the run that failed last."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """To a verdict, whatever the numbers are."""
 
     @property
     def interrupted(self) -> bool:
@@ -127,6 +130,9 @@ def execute(
                 failed_again=failed_again,
             )
             driver.begin()
+            obstacles = obstacles_of(planner)
+            for obstacle in obstacles:
+                progress.note(obstacle.describe())
             try:
                 interrupted = _drive(driver, engine, interruption)
             except ClaimLost:
@@ -135,7 +141,7 @@ def execute(
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result, ended_runs = _end(driver, home, interrupted=interrupted)
+            result, ended_runs = _end(driver, home, obstacles, interrupted=interrupted)
             projections.end_driver(ended_runs)
             ended(result, projections)
     verdict = result.comparison.verdict
@@ -236,7 +242,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
 
 
 def _end(
-    driver: SweepDriver, home: Home, *, interrupted: bool
+    driver: SweepDriver, home: Home, obstacles: tuple[Obstacle, ...], *, interrupted: bool
 ) -> tuple[SweepResult, Sequence[RunRecord]]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
@@ -266,6 +272,7 @@ def _end(
         compared,
         driver.broken,
         failures[-1].log_tail if failures else "",
+        obstacles,
     )
     return result, part.records
 

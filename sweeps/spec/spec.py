@@ -82,6 +82,11 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
+def is_recipe(path: Path) -> bool:
+    """Whether a sweep file is one that comes with the package, known by its stem."""
+    return path.parent == FOLDER
+
+
 def locate(given: str | Path) -> Path:
     """Find the file that `given` names.
 

@@ -47,7 +47,9 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
     elif isinstance(value, (list, tuple)):
         for place, part in enumerate(value):
             named = part if isinstance(part, Mapping) else {}
-            names = (named.get(key) for key in ("label", "candidate", "algorithm", "alpha"))
+            names = (
+                named.get(key) for key in ("label", "candidate", "parameter", "algorithm", "alpha")
+            )
             name = next((str(name) for name in names if name is not None), str(place))
             yield from leaves(part, (*path, name))
     else:
@@ -253,14 +255,14 @@ def named(model: Model) -> str:
     return setting.label if merge is None else f"{setting.label} + {merge}"
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Student's, of a mean."""
     if len(values) < 3:
         return None
     error, middle = stats.sem(values), float(np.mean(values))
     if np.ptp(values) < 1e-12:
         return middle, middle
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=middle, scale=error)
+    low, high = stats.t.interval(confidence, len(values) - 1, loc=middle, scale=error)
     return float(low), float(high)
 
 
@@ -356,15 +358,8 @@ class _Comparison:
     @functools.cached_property
     def merge_of(self) -> dict[str, str]:
         """By setting, the alpha that stands for WiSE-FT: as it was chosen, of fresh runs too."""
-        labels = {}
-        for setting in self.measured.tuned:
-            merges = [merge for merge in self.measured.models(setting) if merge is not None]
-            if not merges:
-                continue
-            values = [self.rule.sign * self.mean((setting, m), self.rule.metric) for m in merges]
-            margin = (self.rule.within or 0.0) + 1e-12
-            pool = zip(merges, values, strict=True)
-            labels[setting.label] = next(m for m, v in pool if v >= max(values) - margin)
+        tuned = [setting for setting in self.measured.tuned if setting.trains]
+        labels = {setting.label: self.best_merge([setting]) for setting in tuned}
         for setting in self.measured.settings:
             if setting.role == "confirmation":
                 labels[setting.label] = labels[setting.label.removesuffix(" (confirmed)")]
@@ -376,6 +371,7 @@ class _Comparison:
         )
         return {
             "metric_merge": self.rule.merge,
+            "id_margin": self.rule.margin,
             "seeds": self.seeds,
             "fresh_seeds": self.fresh,
             "rows": [
@@ -387,6 +383,7 @@ class _Comparison:
                 "label": named((best, merge)),
                 "value": close(self.mean((best, merge), self.rule.metric), self.rule.metric),
             },
+            "answer": self.answer(best, merge),
             "tests": self.tests(),
             "budgets": [
                 {
@@ -429,7 +426,20 @@ class _Comparison:
             "ci95_images": self.over_images((setting, merge))
             if self.rule.images and (merge is None or chosen)
             else {},
+            "above_wise_ft_curve": self.distance((setting, merge)) if chosen else None,
         }
+
+    def distance(self, model: Model) -> dict[str, Any] | None:
+        """To the reference's curve, of models that are trained and not on it, on the same seeds."""
+        reference, merge = self.tested[self.rule.reference]
+        same = model[0].algorithm == reference.algorithm and model[0].weight == reference.weight
+        if not model[0].trains or same or (model[0].role == "confirmation") != bool(self.fresh):
+            return None
+        seeds = [seed for seed in model[0].runs if seed is not None]
+        found: dict[str, Any] | None = self.against_curve(model, (reference, merge), seeds)[
+            "above_wise_ft_curve"
+        ]
+        return found
 
     def points(self, setting: Setting, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
         """The mean WiSE-FT curve."""
@@ -479,7 +489,8 @@ class _Comparison:
         ]
 
     def pair(self, candidate: Model, reference: Model) -> dict[str, Any]:
-        seeds = [s for s in candidate[0].runs if s is not None]
+        side = candidate if candidate[0].trains else reference
+        seeds = [seed for seed in side[0].runs if seed is not None]
         tests = {
             metric: self.paired_test(candidate, reference, metric, seeds, bound)
             for metric, bound in (("ood/mean/top1", 0.0), ("id/test/top1", -self.rule.margin))
@@ -567,7 +578,7 @@ class _Comparison:
             "gain/ood/top1": estimate(
                 self.measured.paired(*candidate, "gain/ood/top1", seeds), "gain/ood/top1"
             ),
-            **self.against_curve(candidate, reference[0], seeds),
+            **self.against_curve(candidate, reference, seeds),
             "merged": self.merged(candidate, reference),
             "ood_ci95_images": images.get("ood/mean/top1"),
             "ci95_images": images,
@@ -581,6 +592,8 @@ class _Comparison:
             return "incomplete"
         if len(pair["seeds"]) < 5:
             return "too_few_seeds"
+        if self.is_tie(pair):
+            return "tie"
         if different is None:
             return "no_spread"
         if better is not None and better < 0.05:
@@ -589,26 +602,152 @@ class _Comparison:
             return "worse" if ood["mean"].expected < 0 else "trade_off"
         return "no_difference"
 
+    def is_tie(self, pair: Mapping[str, Any]) -> bool:
+        tests = (pair["ood/mean/top1"], pair["id/test/top1"])
+        return all(abs(value.expected) < 1e-12 for test in tests for value in test["values"])
+
     def merged(self, candidate: Model, reference: Model) -> dict[str, Any]:
-        """Both through WiSE-FT, each at its own alpha."""
-        sides = [
-            (setting, self.merge_of.get(setting.label)) for setting, _ in (candidate, reference)
-        ]
-        unmerged = candidate[1] is None and reference[1] is None
-        if not unmerged or any(merge is None for _, merge in sides):
+        """Both through WiSE-FT at one alpha, that with the best mean of what was selected."""
+        both = (candidate, reference)
+        if not all(setting.trains and merge is None for setting, merge in both):
             return {}
-        return {"wise_ft": self.pair(*sides)}
+        sides = [self.selected[setting.algorithm][0] for setting, _ in both]
+        label = self.best_merge(sides)
+        return {"wise_ft": self.pair((candidate[0], label), (reference[0], label))}
+
+    def best_merge(self, settings: Sequence[Setting]) -> str:
+        """The alpha with the best mean value; within a margin the smallest."""
+        merges = [merge for merge in self.measured.models(settings[0]) if merge is not None]
+        values = [
+            self.rule.sign * np.mean([self.mean((one, it), self.rule.metric) for one in settings])
+            for it in merges
+        ]
+        margin = (self.rule.within or 0.0) + 1e-12
+        pool = zip(merges, values, strict=True)
+        return next(merge for merge, value in pool if value >= max(values) - margin)
+
+    def answer(self, best: Setting, merge: str | None) -> dict[str, Any]:
+        tests, reference = self.tests(), self.tested[self.rule.reference]
+        rivals = [model for name, model in self.tested.items() if name != self.rule.reference]
+        rivals = [model for model in rivals if model[0].trains]
+        candidate = self.tested[best.algorithm]
+        if best.algorithm == self.rule.reference:
+            # Values were selected on the seeds of the choice, and so on fresh ones on those.
+            candidate = max(rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric))
+        (tried,) = [it["settings_tried"] for it in tests if it["candidate"] == named(candidate)]
+        zero_shot = next(setting for setting in self.measured.settings if not setting.trains)
+        return {
+            "strongest": self.strongest(reference),
+            "candidate": named(candidate),
+            "against_zero_shot": None
+            if not reference[0].trains
+            else self.alone(candidate, (zero_shot, None), tried),
+            "effects": [self.effect(best, merge)],
+        }
+
+    def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
+        """A pair that is judged by itself, with neither merges nor curve."""
+        pair = self.pair(candidate, reference)
+        own = self.verdict(
+            candidate,
+            reference,
+            pair,
+            p_different=pair["p_different"],
+            p_better=pair["p_better"],
+            compared=1,
+        )
+        nothing: dict[str, Any] = {
+            "above_wise_ft_curve": None,
+            "dominated_by": None,
+            "merged": {},
+            "ci95_images": {},
+            "ood_ci95_images": None,
+        }
+        values = [*self.measured.values(*candidate, "gain/ood/top1").values()]
+        gain = {"gain/ood/top1": estimate(values, "gain/ood/top1")}
+        return {**own, **nothing, **gain, "settings_tried": tried}
+
+    def strongest(self, reference: Model) -> dict[str, Any]:
+        """The highest OOD mean of those that keep ID, and the next."""
+        role_is_confirmation = bool(self.fresh)
+        models: list[Model] = []
+        for setting in self.measured.settings:
+            if not setting.trains:
+                models.append((setting, None))
+            elif (setting.role == "confirmation") == role_is_confirmation:
+                models += [(setting, None), (setting, self.merge_of[setting.label])]
+        least = self.mean(reference, "id/test/top1") - self.rule.margin
+        keep = [model for model in models if self.mean(model, "id/test/top1") >= least]
+        keep.sort(key=lambda model: -self.mean(model, "ood/mean/top1"))
+
+        def described(model: Model) -> dict[str, Any]:
+            metrics = {"endpoint": "ood/mean/top1", "id": "id/test/top1"}
+            values = {key: self.measured.values(*model, of) for key, of in metrics.items()}
+            return {"label": named(model)} | {
+                key: estimate([*of.values()]) for key, of in values.items()
+            }
+
+        following = keep[1] if len(keep) > 1 else None
+        return {
+            **described(keep[0]),
+            "eligible": len(keep),
+            "models": len(models),
+            "runner_up": following and described(following),
+            "test": following and self.alone(keep[0], following),
+        }
+
+    def effect(self, best: Setting, merge: str | None) -> dict[str, Any]:
+        """The KL weight: the highest against the lowest, and what lies between."""
+        arms = [setting for setting in self.measured.settings if setting.role == "trial"]
+        arms.sort(key=lambda setting: setting.weight or 0.0)
+        models: list[Model] = [(setting, merge) for setting in arms]
+        heights = [self.mean(model, "ood/mean/top1") for model in models]
+        end = max((models[0], models[-1]), key=lambda model: self.mean(model, "ood/mean/top1"))
+        top = int(np.argmax(heights))
+        peak = models[top] if 0 < top < len(models) - 1 else None
+        pairs = len(models) * (len(models) - 1) / 2
+        difference, of_id = (
+            self.difference(models[-1], models[0], metric, 0.95)
+            for metric in ("ood/mean/top1", "id/test/top1")
+        )
+
+        def level(model: Model) -> dict[str, Any]:
+            means = {"endpoint": "ood/mean/top1", "id": "id/test/top1"}
+            return {"value": model[0].weight} | {k: self.mean(model, m) for k, m in means.items()}
+
+        return {
+            "parameter": KL,
+            "algorithm": best.algorithm,
+            "numeric": True,
+            "levels": [level(model) for model in models],
+            "settings": 1,
+            "difference": difference,
+            "id_difference": of_id,
+            "peak": peak and level(peak),
+            "above_ends": peak and self.difference(peak, end, "ood/mean/top1", 1 - 0.05 / pairs),
+            "selected": best.weight,
+        }
+
+    def difference(
+        self, one: Model, other: Model, metric: str, confidence: float
+    ) -> dict[str, Any]:
+        tested = self.paired_test(one, other, metric, self.seeds, 0.0)
+        values = tested["values"]
+        exact = [value.expected for value in values]
+        return {
+            "mean": tested["mean"],
+            "level": confidence,
+            "interval": interval(exact, confidence) if tested["spreads"] else None,
+            "values": values,
+            "spreads": tested["spreads"],
+        }
 
     def against_curve(
-        self, candidate: Model, reference: Setting, seeds: Sequence[int]
+        self, candidate: Model, against: Model, seeds: Sequence[int]
     ) -> dict[str, Any]:
-        nothing = {
-            "above_wise_ft_curve": None,
-            "above_wise_ft_mean_curve": None,
-            "dominated_by": None,
-        }
-        if not reference.trains:
-            return nothing
+        reference, merge = against
+        if not reference.trains or merge is not None:
+            return {"above_wise_ft_curve": None, "dominated_by": None}
         xs, ys = (
             self.measured.paired(*candidate, metric, seeds)
             for metric in ("id/test/top1", "ood/mean/top1")
@@ -618,7 +757,6 @@ class _Comparison:
         ]
         above = [None if most is None else y - most for y, most in zip(ys, bounds, strict=True)]
         mean, x, y = self.curve(reference, seeds), float(np.mean(xs)), float(np.mean(ys))
-        most = bound(mean, x)
         as_good = [
             (float(id_test), float(ood), alpha)
             for (id_test, ood), alpha in zip(
@@ -629,7 +767,6 @@ class _Comparison:
         point = max(as_good, key=lambda point: point[1], default=None)
         return {
             "above_wise_ft_curve": estimate(above),
-            "above_wise_ft_mean_curve": None if most is None else close(y - most, ""),
             "dominated_by": point
             and {"id": close(point[0], ""), "ood": close(point[1], ""), "alpha": point[2]},
         }

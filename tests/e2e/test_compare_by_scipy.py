@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> P
     images(folder / "images")
     spec: dict[str, Any] = {
         "method": "grid",
-        "parameters": {"algorithm.kl_weight": {"values": [0.5, 8.0]}},
+        "parameters": {"algorithm.kl_weight": {"values": [0.5, 2.0, 8.0]}},
         "seeds": [0, 1, 2, 3, 4],
         "baselines": ["zero_shot", "fine_tune"],
         "report": {"page": False, "model": False},
@@ -138,3 +139,25 @@ def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
     assert not {*expected} - {*said}, "the JSON lacks these"
     wrong = {path: (said[path], value) for path, value in expected.items() if said[path] != value}
     assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "by"), [*(("chosen", by) for by in RULES), ("confirmed", "usual")]
+)
+def test_every_number_of_a_sentence_is_one_of_the_json(folder: Path, sweep: str, by: str) -> None:
+    words, _ = RULES[by]
+    said = answer(folder, "compare", sweep, *words)
+    sentences = " ".join([*said["answer"]["lines"], *said["statistics"]])
+    for row in sorted(said["rows"], key=lambda row: -len(row["label"])):
+        sentences = sentences.replace(row["label"].replace(" (confirmed)", ""), "")
+    numbers = {v for _, v in leaves(said) if isinstance(v, (int, float))}
+    known = {"0.001"} if min(numbers) < 0.001 else set()
+    for number in numbers:
+        known |= {f"{number:g}", f"{number:.3f}", f"{100 * number:.3g}", f"{100 * number:.1f}"}
+        known |= {f"{100 * number:+.2f}", f"{100 * number:+.1f}"}
+    for test in said["tests"]:  # in how many seeds there is no distance
+        values = (test["above_wise_ft_curve"] or {"values": []})["values"]
+        known |= {str(values.count(None)), str(len(values))}
+    tokens = re.findall(r"(?<![\w@.])[-+]?\d+(?:\.\d+)?", sentences)
+    assert tokens
+    assert {*tokens} - known == set()

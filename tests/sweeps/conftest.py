@@ -138,7 +138,10 @@ class ToySweep:
 
 def _one_shift(config: object) -> SimpleNamespace:
     del config
-    return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
+    measured = dict.fromkeys(("id/test", "ood/dark"))
+    return SimpleNamespace(
+        shifts={"dark": None}, digest="d" * 64, notes=(), measured=lambda: measured
+    )
 
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tracking.comparison.answer import Answer
 from tracking.comparison.compare import Comparison, Row
 from tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
+from tracking.comparison.effects import Effect
 from tracking.comparison.metrics import metric_order
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.statistics import Estimate, PairedTest
@@ -47,9 +49,12 @@ def to_json(
         "metric_merge": rule.merge,
         "selection": rule.name,
         "by": endpoint.by,
+        "id_margin": endpoint.id_margin,
         "seeds": comparison.seeds,
         "fresh_seeds": comparison.fresh_seeds,
         "verdict": comparison.verdict,
+        "answer": _json_answer(comparison.answer),
+        "statistics": comparison.statistics,
         "warnings": comparison.warnings,
         "rows": [_json_row(row, owners) for row in comparison.rows],
         "selected": selected
@@ -113,6 +118,7 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
         "chosen": row.chosen,
         "marks": row.marks,
         "ci95_images": row.ci95_images,
+        "above_wise_ft_curve": _json_estimate(row.above_curve),
     }
     return plain if owners is None else {**plain, "sweeps": owners_of(row, owners)}
 
@@ -121,6 +127,59 @@ def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
     return {"mean": estimate.mean, "ci95": estimate.ci95, "values": estimate.values}
+
+
+def _json_answer(answer: Answer) -> dict[str, Any]:
+    strongest = answer.strongest
+    return {
+        "lines": answer.lines,
+        "strongest": strongest
+        and {
+            "label": strongest.model.arm.label,
+            "eligible": strongest.eligible,
+            "models": strongest.models,
+            "endpoint": _json_estimate(strongest.model.endpoint),
+            "id": _json_estimate(strongest.model.id),
+            "runner_up": strongest.runner_up
+            and {
+                "label": strongest.runner_up.arm.label,
+                "endpoint": _json_estimate(strongest.runner_up.endpoint),
+                "id": _json_estimate(strongest.runner_up.id),
+            },
+            "test": strongest.verdict and _json_verdict(strongest.verdict),
+        },
+        "candidate": answer.verdict and answer.verdict.pair.candidate.label,
+        "against_zero_shot": answer.against_zero_shot and _json_verdict(answer.against_zero_shot),
+        "effects": [_json_effect(effect) for effect in answer.effects],
+        "associations": [{**asdict(it), "ci95": it.ci95} for it in answer.associations],
+    }
+
+
+def _json_effect(effect: Effect) -> dict[str, Any]:
+    def of(test: PairedTest | None, level: float) -> dict[str, Any] | None:
+        if test is None:
+            return None
+        interval = test.interval(level)
+        return {
+            "mean": test.mean,
+            "level": level,
+            "interval": interval,
+            "values": test.differences,
+            "spreads": test.spreads,
+        }
+
+    return {
+        "parameter": effect.parameter,
+        "algorithm": effect.algorithm,
+        "numeric": effect.numeric,
+        "levels": [level._asdict() for level in effect.levels],
+        "settings": effect.settings,
+        "difference": of(effect.difference, 0.95 if effect.numeric else effect.adjusted_level),
+        "id_difference": of(effect.id_difference, 0.95),
+        "peak": effect.peak and effect.peak._asdict(),
+        "above_ends": of(effect.above_ends, effect.adjusted_level),
+        "selected": effect.selected,
+    }
 
 
 def _json_pair(pair: Pair) -> dict[str, Any]:
@@ -156,7 +215,6 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
         "endpoint": endpoint.metric,
         f"gain/ood/{endpoint.by}": _json_estimate(verdict.gain),
         "above_wise_ft_curve": _json_estimate(verdict.above_curve),
-        "above_wise_ft_mean_curve": verdict.above_mean_curve,
         "dominated_by": dominating and dominating._asdict(),
         "merged": {name: _json_pair(pair) for name, pair in verdict.merged.items()},
         "ood_ci95_images": verdict.ci95_images.get(endpoint.ood),
@@ -330,7 +388,8 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
     if table.footnotes:
         lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
-    lines += [_escape_markdown(sentence) for sentence in comparison.sentences]
+    lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
+    lines += ["", *map(_escape_markdown, comparison.statistics)]
     return "\n".join(lines) + "\n"
 
 
@@ -394,7 +453,8 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
         r"Needs \usepackage{booktabs}.",
         *warnings,
         f"{table.title}.",
-        *comparison.sentences,
+        *comparison.answer.lines,
+        *comparison.statistics,
     ]
     # No name may end a comment.
     lines = [f"% {' '.join(line.split())}" for line in ([command] if command else []) + comments]

@@ -277,7 +277,7 @@ def cell(comparison: Comparison) -> str:
         warnings.append(f"and {more} more, in its warnings")
     tasks = task_table(comparison)
     return _template("cell.html").render(
-        sentences=comparison.sentences or ("",),
+        comparison=comparison,
         warnings=warnings,
         tables=[table] if tasks is None else [tasks, table],
         left=left,

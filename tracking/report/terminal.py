@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 
@@ -26,11 +27,13 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Render warnings, the table, what its signs mean, and the verdict in lines of `width`.
+    """Render warnings, the table, what its signs mean, and the answer in lines of `width`.
 
-    Where the table does not fit, the shifts get tables of their own.
+    Where the table does not fit, the shifts get tables of their own. With NO_COLOR in the
+    environment there are no colours, whoever requests them.
     """
     options = options or TableOptions()
+    colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
     console = Console(
         width=max(width, NARROWEST),
@@ -57,7 +60,10 @@ def terminal(
         for footnote in table.footnotes:
             _paragraph(console, footnote, style="dim", hang=2)
         console.print()
-        for sentence in comparison.sentences:
+        for number, line in enumerate(comparison.answer.lines):
+            _paragraph(console, line, style="" if number else "bold")
+        console.print()
+        for sentence in comparison.statistics:
             _paragraph(console, sentence)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 import time
@@ -362,7 +363,8 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     two.fail(1)
     folder = two.home.sweep("made")
     (folder / "report.html").write_text("<p>")
-    (folder / "comparison.json").write_text('{"verdict": "too few seeds", "selected": null}')
+    compared = {"verdict": "too few seeds", "answer": {"lines": ["too few"]}, "statistics": []}
+    (folder / "comparison.json").write_text(json.dumps({**compared, "selected": None}))
     two.end()
     assert two.projection(store, driven=False).update()
     sweep = store.runs[SWEEP]

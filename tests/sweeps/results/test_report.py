@@ -73,7 +73,7 @@ def test_another_reference_and_another_place(
     assert main([*words, "--reference", "zero_shot"]) == 0
     said = capsys.readouterr().out
     assert said.endswith(f"The report is {out}\n")
-    assert "minus zero_shot" in said
+    assert "against zero_shot: " in said
     assert "carft-sweep report shown --reference=zero_shot" in out.read_text()
 
 

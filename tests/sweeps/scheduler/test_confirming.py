@@ -129,8 +129,10 @@ def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is
     found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
     assert found.fresh_seeds == ()
     assert found.verdicts[0].pair.seeds == (0, 1)
-    assert "fresh seed" not in found.sentences[0]
-    assert found.sentences[-1].startswith("Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done")
+    assert "fresh seed" not in found.statistics[0]
+    assert found.statistics[-1].startswith(
+        "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
+    )
     assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
     before = toy.trained()
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS

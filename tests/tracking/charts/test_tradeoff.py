@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
 from tracking.charts.data import ChartData
 from tracking.charts.tradeoff import pareto_front
-from tracking.comparison.wise_ft import ood_bound
 
 fractions = st.integers(0, 6).map(lambda n: n / 6)
 
@@ -62,23 +61,28 @@ def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
 def test_the_distance_is_the_one_of_the_verdict(everything: ChartData) -> None:
     rows = data_of(spec_of("id_ood", everything), "distance")
     distances = {row["setting"]: row["distance"] for row in rows}
-    expected = {f.pair.candidate.label: f.above_mean_curve for f in everything.comparison.verdicts}
-    measured = {label: distance for label, distance in expected.items() if distance is not None}
-    assert measured
-    assert {label: distances[label] for label in measured} == pytest.approx(
-        {label: 100 * distance for label, distance in measured.items()}, abs=1e-3
+    by_label = {row.arm.label: row for row in everything.shown}
+    for it in everything.comparison.verdicts:
+        assert by_label[it.pair.candidate.label].above_curve == it.above_curve
+    expected = {
+        label: row.above_curve.mean
+        for label, row in by_label.items()
+        if row.above_curve is not None and row.above_curve.mean is not None
+    }
+    assert expected
+    assert distances == pytest.approx(
+        {label: 100 * distance for label, distance in expected.items()}, abs=1e-3
     )
-    outside = set(expected) - set(measured)
-    assert not outside & set(distances)
 
 
 def test_of_a_method_beyond_the_curve_no_distance_is_drawn(plain: ChartData) -> None:
     rows = data_of(spec_of("id_ood", plain), "distance")
     assert [row["setting"] for row in rows] == ["car_ft kl_weight=1 + wise_ft@0.75"]
-    curve = next(curve for curve in plain.comparison.curves if curve.label == "fine_tune")
-    height = ood_bound(curve, rows[0]["ID test"] / 100)
-    assert height is not None
-    assert rows[0]["curve"] == pytest.approx(100 * height, abs=0.02)
+    row = next(row for row in plain.comparison.rows if row.arm.label == rows[0]["setting"])
+    assert row.above_curve is not None
+    assert row.above_curve.mean is not None
+    assert rows[0]["distance"] == pytest.approx(100 * row.above_curve.mean, abs=1e-3)
+    assert rows[0]["curve"] == pytest.approx(rows[0]["OOD mean"] - rows[0]["distance"], abs=1e-2)
 
 
 def test_the_curves_carry_their_alphas(plain: ChartData) -> None:

@@ -196,7 +196,8 @@ def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
 def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) -> None:
     comparison = compared(kl_sweep())
     read = Read(page)
-    assert read.inside["p"].count(comparison.sentences[0]) == 1
+    said = [text for text in read.inside["p"] if text and text in comparison.verdict]
+    assert said == [*comparison.answer.lines, *comparison.statistics]
     assert HOSTILE in read.inside["li"]
     said = [text.strip() for text in read.inside["dd"]]
     assert said[:3] == ["✓", "✗ key, right in 1 of 3 runs", "✓ 2 of 3 runs"]
@@ -245,7 +246,7 @@ def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
     read = Read(document(comparison, ChartData(comparison), cache=cache))
     assert read.stack == []
     assert not [tag for tag in read.of("div") if "data-chart" in tag]
-    assert comparison.sentences[0] in read.inside["p"]
+    assert comparison.answer.lines[0] in read.inside["p"]
 
 
 def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path) -> None:
@@ -362,8 +363,9 @@ def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
 ) -> None:
     changed = replace(comparison, warnings=("look out", "there too"))
     read = ReadCell(cell(changed))
-    assert read.texts["strong"] == [changed.sentences[0]]
-    assert read.texts["p"][1 : len(changed.sentences)] == [*changed.sentences[1:]]
+    assert read.texts["strong"] == [changed.answer.lines[0]]
+    assert read.texts["p"][1 : len(changed.answer.lines)] == [*changed.answer.lines[1:]]
+    assert read.texts["small"][:-1] == [*changed.statistics]
     assert read.texts["li"] == ["look out", "there too"]
     names = [line.name.strip() for line in build_table(changed).lines]
     assert [name for name, _ in read.rows()] == names
@@ -371,7 +373,7 @@ def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
         f"▸ {row.arm.label}" for row in changed.rows if row.selected
     ]
     assert any(re.fullmatch(r"\d+\.\d ±\d+\.\d", cell) for cell in read.texts["td"])
-    assert "▸ selected." in read.texts["small"][0]
+    assert "▸ selected." in read.texts["small"][-1]
 
 
 def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(comparison: Comparison) -> None:
@@ -399,7 +401,7 @@ def test_nothing_at_all_is_shown_too() -> None:
     empty = compare([], sweep="none")
     read = ReadCell(cell(empty))
     assert read.rows() == []
-    assert read.texts["strong"] == [empty.sentences[0]]
+    assert read.texts["strong"] == [empty.answer.lines[0]]
     assert repr(empty).startswith("<Comparison of 'none', 0 rows\n ")
 
 
@@ -413,7 +415,7 @@ def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
     assert len(read.texts["li"]) == MOST_WARNINGS + 1
     assert read.texts["li"][-1] == "and 995 more, in its warnings"
     left = len(visible_rows(large, TableOptions())) - len(rows)
-    assert read.texts["small"][0].endswith(f" {left} more rows are in rows_frame(comparison).")
+    assert read.texts["small"][-1].endswith(f" {left} more rows are in rows_frame(comparison).")
     assert len(cell(large)) < 200_000
     assert len(repr(large)) < 400
     assert repr(large).count("\n") == 1
@@ -422,7 +424,7 @@ def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
 def test_the_repr_names_sweep_rows_and_verdict(comparison: Comparison) -> None:
     first, second = repr(comparison).split("\n")
     assert first == f"<Comparison of 'kl_weight', {len(comparison.rows)} rows"
-    assert comparison.sentences[0][:100] in second
+    assert comparison.answer.lines[0][:100] in second
 
 
 def test_a_notebook_shows_a_comparison_by_itself() -> None:

@@ -225,11 +225,11 @@ def test_no_quoted_row_changes_choice_test_rank_or_verdict() -> None:
     view = TableOptions(quoted=quoted([B16], comparison.metric_names))
     plain = report.terminal(comparison, width=160)
     with_quoted = report.terminal(comparison, width=160, options=view)
-    assert comparison.sentences
+    assert comparison.statistics
     assert all(
         " ".join(sentence.split()) in " ".join(text.split())
         for text in (plain, with_quoted)
-        for sentence in comparison.sentences
+        for sentence in comparison.statistics
     )
     ours = [
         line for line in plain.splitlines() if re.match(r"..(zero_shot|fine_tune|car_ft)", line)
