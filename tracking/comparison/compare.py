@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from tracking.comparison import caveats, verdict_text
+from tracking.comparison import answer_text, caveats, verdict_text
 from tracking.comparison.answer import (
     Answer,
     find_strongest,
@@ -243,6 +243,8 @@ def compare(
     if with_images:
         verdicts = tuple(map(_with_images, verdicts))
     fewer = less_tried(arms)
+    standing_arms = [*tested.values(), *([best.arm] if best else [])]
+    on_show = {arm.label.removesuffix(f" + {arm.merge}") for arm in standing_arms}
     marks_domains = caveats.domains_differ(arms)
     rows = []
     for arm in arms:
@@ -266,7 +268,7 @@ def compare(
                 chosen=chosen,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
             )
-            if chosen and reference is not None:
+            if chosen and reference is not None and arm.label in on_show:
                 row = replace(row, above_curve=_distance(model, reference, own_curves, endpoint))
             if with_images and model.done and (model.merge is None or chosen):
                 predictions = read_predictions(model.done, model.merge)
@@ -371,23 +373,24 @@ def _answer(
     if strongest is not None:
         # Of several tasks nothing is selected as a whole.
         of_sweep = None if spec.tasks else selected
-        lines.append(verdict_text.strongest_line(strongest, of_sweep, endpoint))
+        lines.append(answer_text.strongest_line(strongest, of_sweep, endpoint))
     if best is None:
-        lines.append(verdict_text.NO_VALUE)
+        lines.append(answer_text.NO_VALUE)
     if verdict is not None:
-        lines.append(verdict_text.brief(verdict, rule))
+        lines.append(answer_text.brief(verdict, rule))
     elif selected is not None:
-        lines.append(verdict_text.no_reference(selected, spec.reference))
+        lines.append(answer_text.no_reference(selected, spec.reference))
         gain = gain_over_zero_shot(selected, zero_shots, endpoint.ood)
         statistics += verdict_text.gain_sentence(gain, endpoint)
     if against is not None:
-        lines.append(verdict_text.brief(against, rule))
-    lines += [verdict_text.effect_line(effect, endpoint, rule) for effect in effects]
+        lines.append(answer_text.brief(against, rule))
+    lines += [answer_text.effect_line(effect, endpoint, rule) for effect in effects]
     for one in verdicts:
         statistics += verdict_text.sentences(one)
     if strongest is not None:
-        statistics += verdict_text.strongest_statistics(strongest, reference)
-    statistics += verdict_text.associations(associations, endpoint)
+        statistics += answer_text.strongest_statistics(strongest, reference)
+    statistics += [answer_text.effect_statistics(effect, endpoint) for effect in effects]
+    statistics += answer_text.associations(associations, endpoint)
     answer = Answer(tuple(lines), strongest, verdict, against, effects, associations)
     return answer, tuple(statistics)
 

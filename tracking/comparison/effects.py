@@ -68,6 +68,11 @@ class Effect:
         return self.levels[-1]
 
     @property
+    def better_end(self) -> Level:
+        """Of the first and the last level the one with the higher endpoint."""
+        return max(self.low, self.high, key=lambda level: level.endpoint)
+
+    @property
     def adjusted_level(self) -> float:
         """The level of an interval between levels that were picked by their means.
 

@@ -37,9 +37,8 @@ def usual() -> Comparison:
 
 def test_three_lines_each_begin_with_a_state() -> None:
     assert usual().answer.lines == (
-        "BETTER: the strongest here (also the selected one) is car_ft, with OOD mean 36.0 and ID "
-        "test 65.0; the next, fine_tune (OOD mean 34.0 and ID test 65.0), is told apart from it, "
-        "and ID is kept within 0.5 pp.",
+        "BETTER: the strongest here is car_ft (OOD mean 36.0, ID test 65.0), also the selected "
+        "one; told apart from the next, fine_tune (34.0, 65.0), with ID kept within 0.5 pp.",
         "BETTER: car_ft against fine_tune: OOD mean +2.0 pp, ID test +0.0 pp; ID is kept within "
         "0.5 pp.",
         "WORSE: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp; less robust.",
@@ -67,8 +66,8 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     assert strongest.model.arm.label == "fine_tune"
     assert (strongest.eligible, strongest.models) == (1, 3)
     assert comparison.answer.lines[0] == (
-        "UNDECIDED: the strongest here (described, not selected) is fine_tune, with OOD mean 34.0 "
-        "and ID test 65.0; there is no other to compare it with."
+        "UNDECIDED: the strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and "
+        "not selected; there is no other to compare it with."
     )
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
@@ -86,7 +85,10 @@ def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> Non
     strongest = comparison.answer.strongest
     assert strongest is not None
     assert strongest.model.arm.label == "fine_tune + wise_ft@0.5"
-    assert "(described, not selected) is fine_tune + wise_ft@0.5" in comparison.answer.lines[0]
+    assert (
+        "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), described and not selected"
+        in (comparison.answer.lines[0])
+    )
     assert comparison.selected is not None
     assert comparison.selected.arm.label == "car_ft"
     assert [row.arm.label for row in comparison.rows if row.selected] == ["car_ft"]
@@ -102,8 +104,10 @@ def test_a_model_that_lacks_a_seed_is_not_the_strongest() -> None:
 def test_where_the_seeds_do_not_tell_it_from_the_next_that_is_said() -> None:
     noisy = [0.36, 0.33, 0.35, 0.335, 0.345]
     comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, noisy, trial=0))
-    assert comparison.answer.lines[0].startswith("UNDECIDED: the strongest here (also the selected")
-    assert comparison.answer.lines[0].endswith("is not told apart from it.")
+    assert comparison.answer.lines[0] == (
+        "UNDECIDED: the strongest here is car_ft (OOD mean 34.4, ID test 65.0), also the selected "
+        "one; not told apart from the next, fine_tune (34.0, 65.0)."
+    )
 
 
 def test_a_gain_that_is_smaller_than_the_margin_is_called_so() -> None:
@@ -111,7 +115,7 @@ def test_a_gain_that_is_smaller_than_the_margin_is_called_so() -> None:
     comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, close, trial=0))
     first, second = comparison.answer.lines
     assert first.startswith("NO GAIN: the strongest here")
-    assert first.endswith("is less than 0.5 pp behind.")
+    assert "; less than 0.5 pp ahead of the next, fine_tune (" in first
     assert second.endswith("; a gain of 0.5 pp is excluded.")
 
 
@@ -156,7 +160,7 @@ def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
         without(arm("car_ft", [value + 0.02 for value in NEAR], HIGH)),
     )
     assert comparison.answer.lines[0].startswith(
-        "BETTER: the strongest here (described, not selected) is car_ft, with ID test 67.0; the"
+        "BETTER: the strongest here is car_ft (ID test 67.0), described and not selected; told "
     )
 
 
@@ -176,7 +180,10 @@ def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
     assert strongest.model.arm.confirms
     assert strongest.verdict is not None
     assert strongest.verdict.seeds == (5, 6, 7, 8, 9)
-    assert "(also the selected one) is car_ft kl_weight=1," in comparison.answer.lines[0]
+    assert comparison.answer.lines[0].startswith(
+        "UNDECIDED: the strongest here is car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), also "
+        "the selected one; "
+    )
     assert "on these same seeds" not in " ".join(comparison.answer.lines)
     # The field's effect is of the whole sweep, on the seeds that all its settings have.
     (effect,) = comparison.answer.effects
