@@ -426,8 +426,18 @@ class _Comparison:
             "ci95_images": self.over_images((setting, merge))
             if self.rule.images and (merge is None or chosen)
             else {},
-            "above_wise_ft_curve": self.distance((setting, merge)) if chosen else None,
+            "above_wise_ft_curve": self.distance((setting, merge))
+            if chosen and setting.label in self.on_show
+            else None,
         }
+
+    @functools.cached_property
+    def on_show(self) -> set[str]:
+        """Settings that stand for something."""
+        best, _ = self.best(
+            [(s, self.rule.merge) for s in self.measured.tuned if s.role == "trial"]
+        )
+        return {best.label, *(setting.label for setting, _ in self.tested.values())}
 
     def distance(self, model: Model) -> dict[str, Any] | None:
         """To the reference's curve, of models that are trained and not on it, on the same seeds."""
