@@ -29,9 +29,10 @@ SECONDS = 60
 NARROW = 600
 """Pixels below which MLflow's side bar leaves no place for anything else."""
 DRAWN = (
-    "const left = document.querySelectorAll('[data-chart]:not(.drawn)');"
-    "left[0]?.scrollIntoView(); return left.length === 0"
+    "return [...document.querySelectorAll('[data-chart]:not(.drawn)')]"
+    ".every((area) => area.closest('details:not([open])'))"
 )
+"""Whether every chart is drawn that is not folded."""
 
 
 class Shot(NamedTuple):

@@ -102,8 +102,6 @@ def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
     driver.switch_to.frame(frame)
     try:
         assert wait_for(driver, By.TAG_NAME, "h1").text == "kl_weight"
-        # Charts are drawn when they come near the screen.
-        driver.execute_script("document.querySelector('[data-chart]').scrollIntoView()")
         wait_for(driver, By.CSS_SELECTOR, "[data-chart].drawn svg")
         address_inside = driver.execute_script("return location.href")
     finally:

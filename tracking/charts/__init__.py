@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracking.charts.base import Chart, fitted
+from tracking.charts.base import HALO, HALO_ON_WHITE, Chart, fitted
 from tracking.charts.data import ChartData
 from tracking.charts.predictions import CALIBRATION, CLASSES
 from tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
@@ -25,13 +25,13 @@ CHARTS: Mapping[str, Chart] = {
     for chart in (
         ID_OOD,
         RESPONSE,
+        SHIFTS,
         PARAMETER_MAP,
         IMPORTANCE,
+        CONTEXT,
         LEARNING,
-        SHIFTS,
         CLASSES,
         CALIBRATION,
-        CONTEXT,
         COST,
     )
 }
@@ -45,6 +45,7 @@ _CONFIG = {
     "font": "Helvetica, Arial, sans-serif",
     "axis": {"gridOpacity": 0.4},
     "view": {"stroke": "#bbbbbb"},
+    "style": {HALO: HALO_ON_WHITE},
 }
 
 

@@ -385,7 +385,7 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     lines += _markdown_table(table)
     if (images := images_table(comparison, options)) is not None:
         lines += ["", images.title, "", *_markdown_table(images)]
-    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
+    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
     if table.footnotes:
         lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
     lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
@@ -397,8 +397,9 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield _markdown_line(table.heads)
     yield "| --- |" + " ---: |" * (len(table.heads) - 1)
     for line in table.lines:
-        texts = [line.name.strip(), *(cell.text for cell in line.cells)]
-        yield _markdown_line([f"**{text}**" for text in texts] if line.selected else texts)
+        name = line.name.strip()
+        cells = (f"**{cell.text}**" if cell.best else cell.text for cell in line.cells)
+        yield _markdown_line([f"**{name}**" if line.selected else name, *cells])
 
 
 def _markdown_line(texts: Sequence[str]) -> str:
@@ -436,16 +437,13 @@ _ESCAPES: Mapping[str, str] = {
     "·": r"$\cdot$",
     "×": r"$\times$",
 }
-_EMPHASIS: Mapping[int, str] = {1: r"\textbf", 2: r"\underline"}
-"""By place in the column."""
 
 
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
     r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    In each column the best value is bold and the next one underlined; what is quoted is not
-    ranked. Below it stands in small print what signs and numbers mean. Of several tasks their
-    table comes first.
+    The best of each column is bold; what is quoted is not ranked. Below it stands in small print
+    what signs and numbers mean. Of several tasks their table comes first.
     """
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
@@ -471,11 +469,7 @@ def _latex_table(table: Table) -> Iterator[str]:
             yield r"\midrule"
         yield _latex_line([escape_latex(line.name.strip()), *map(_latex_cell, line.cells)])
     yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
-    notes = [
-        *table.notes,
-        *(["Bold: best, underlined: second, as printed."] if table.ranked else []),
-    ]
-    yield rf"{{\footnotesize {escape_latex(' '.join(notes))}\par}}"
+    yield rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}"
     for text in table.footnotes:
         yield rf"{{\footnotesize {escape_latex(text)}\par}}"
 
@@ -484,8 +478,8 @@ def _latex_cell(cell: Cell) -> str:
     # With a minus as long as a plus.
     minus = cell.number.startswith("-")
     number = f"$-${cell.number[1:]}" if minus else escape_latex(cell.number)
-    if cell.place in _EMPHASIS:
-        number = f"{_EMPHASIS[cell.place]}{{{number}}}"
+    if cell.best:
+        number = rf"\textbf{{{number}}}"
     if cell.half.startswith(" "):  # as DomainBed prints it
         return rf"{number} $\pm${cell.half}"
     return rf"{number} {{\scriptsize $\pm${cell.half}}}" if cell.half else number

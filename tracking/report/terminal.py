@@ -13,7 +13,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tracking.comparison.compare import Comparison
-from tracking.report.table import Line, Table, TableOptions, build_table, images_table, task_table
+from tracking.report.table import (
+    Cell,
+    Line,
+    Table,
+    TableOptions,
+    build_table,
+    images_table,
+    task_table,
+)
 
 NARROWEST = 40
 _BETWEEN = 2
@@ -56,7 +64,8 @@ def terminal(
             _paragraph(console, images.title, style="bold")
             _tables(console, images)
         console.print()
-        _paragraph(console, " ".join(table.notes), style="dim")
+        notes = table.notes_with("Underlined") if colour else table.notes
+        _paragraph(console, " ".join(notes), style="dim")
         for footnote in table.footnotes:
             _paragraph(console, footnote, style="dim", hang=2)
         console.print()
@@ -81,8 +90,9 @@ def _tables(console: Console, table: Table) -> None:
         grid.add_column(heads[0])
         for head in heads[1:]:
             grid.add_column(head, justify="right", no_wrap=True)
-        for line, *texts in zip(table.lines, *(columns[c] for c in part), strict=True):
-            grid.add_row(*map(Text, texts), style=_style(line))
+        for name, line in zip(names, table.lines, strict=True):
+            cells = [Text(name), *map(_cell_text, line.cells)]
+            grid.add_row(*(cells[c] for c in part), style=_style(line))
         console.print()
         console.print(grid, no_wrap=True, crop=False)
 
@@ -116,6 +126,13 @@ def _parts(
             part.append(column)
         if part:
             yield [heads[c] for c in (*fixed, *part)], [*fixed, *part]
+
+
+def _cell_text(cell: Cell) -> Text:
+    text = Text(cell.text)
+    if cell.best:
+        text.stylize("underline", 0, len(cell.number))
+    return text
 
 
 def _style(line: Line) -> str:

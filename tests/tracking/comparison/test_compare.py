@@ -297,8 +297,8 @@ def test_metrics_come_in_a_stable_order() -> None:
     ]  # fmt: skip
     expected = [
         "id/val/top1", "id/test/top1", "id/test/nll", "id/test/ece", "id/test_r/top1",
+        "ood/mean/top1", "ood/mean/nll", "gain/ood/top1", "gap/top1", "hmean/top1",
         "ood/a/top1", "ood/b/top1",
-        "ood/mean/top1", "ood/mean/nll", "gap/top1", "hmean/top1", "gain/ood/top1",
         "context/id/test/kl", "train/loss", "system/images_per_s",
     ]  # fmt: skip
     assert sorted(names, key=metric_order) == expected

@@ -39,7 +39,7 @@ from tracking.report.html import (
 from tracking.report.table import TableOptions, build_table, full_table, headline, visible_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
-VOID = {"meta", "img", "br", "input", "link", "hr"}
+VOID = {"meta", "img", "br", "wbr", "input", "link", "hr"}
 
 
 class Read(HTMLParser):
@@ -169,7 +169,26 @@ def test_every_chart_with_something_to_show_has_heading_words_place_and_data(pag
     assert [*specs] == expected
     assert all(spec["datasets"] for spec in specs.values())
     for name in expected:
-        assert CHARTS[name].title in read.inside["h2"]
+        assert CHARTS[name].title in read.inside["h3" if CHARTS[name].folded else "h2"]
+
+
+def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: str) -> None:
+    read = Read(page)
+    titles = [
+        *("Verdict", "Comparison", "ID against OOD accuracy", "Response to each parameter"),
+        *("Difference on every split", "Images kept and lost", "More"),
+    ]
+    assert read.inside["h2"] == titles
+    links = [tag["href"] for tag in read.of("a") if tag["href"] != "#content"]
+    assert links == ["#verdict", "#table", "#id_ood", "#response", "#shifts", "#gallery", "#more"]
+    parts = [tag for tag in read.of("details") if tag.get("class") == "part"]
+    assert parts
+    assert not any("open" in tag for tag in read.of("details"))
+    assert "Provenance" in read.inside["h3"]
+    folded = [chart.name for chart in CHARTS.values() if chart.folded]
+    assert folded == [
+        *("map", "importance", "context", "learning", "classes", "calibration", "cost")
+    ]
 
 
 def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
@@ -178,7 +197,7 @@ def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
     assert names.most_common(1)[0][1] == 1
     links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
     assert set(links) <= {*names}
-    assert {"verdict", "table", "gallery", "provenance", "content"} <= {*links}
+    assert {"verdict", "table", "gallery", "more", "content"} <= {*links}
 
 
 def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
@@ -214,31 +233,6 @@ def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_res
     assert {*names} < {line.name for line in whole.lines}
     assert [line.selected for line in short.lines].count(True) == 1
     assert "settings, the best by" not in " ".join(whole.notes)
-
-
-def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction() -> None:
-    records = [
-        zero_shot(0.50, 0.40),
-        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], trial=None),
-        *arm("car_ft", [0.70, 0.7001], [0.35, 0.35], trial=0),
-    ]
-    table = headline(compared(records))
-    best = {
-        head: [line.name.strip("▸• ") for line in table.lines if line.cells[place].place == 1]
-        for place, head in enumerate(table.heads[1:])
-    }
-    assert best["ID test"] == ["fine_tune", "car_ft"]
-    assert best["OOD mean"] == ["zero_shot"]
-    assert best["gap"] == ["zero_shot"]
-    assert best["n"] == []
-
-
-def test_rows_on_different_data_are_not_ranked() -> None:
-    records = [
-        zero_shot(0.50, 0.40, facts={"data": "a"}),
-        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], facts={"data": "b"}),
-    ]
-    assert not headline(compared(records)).ranked
 
 
 def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
