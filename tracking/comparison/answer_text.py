@@ -74,7 +74,7 @@ def brief(verdict: Verdict, rule: SelectionRule) -> str:
         case "trade_off":
             how = f"ID is not shown to be kept within {margin}"
         case "worse":
-            how = "less robust" if endpoint.has_shifts else "in distribution"
+            how = "" if endpoint.has_shifts else "in distribution"
         case "tie":
             how = "equal in every seed"
         case "no_difference":

@@ -27,7 +27,7 @@ Outcome = Literal[
     "no_pairs",
     "not_measured",
 ]
-State = Literal["BETTER", "MORE ROBUST", "WORSE", "NO GAIN", "UNDECIDED"]
+State = Literal["BETTER", "MORE ROBUST", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED"]
 Beyond = Literal["above", "below", "between", "above or below"]
 
 
@@ -148,7 +148,7 @@ class Verdict:
             case "trade_off":
                 return "MORE ROBUST"
             case "worse":
-                return "WORSE"
+                return "LESS ROBUST" if self.pair.endpoint.has_shifts else "WORSE"
             case "tie":
                 return "NO GAIN"
             case "no_difference":

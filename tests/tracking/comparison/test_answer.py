@@ -21,7 +21,7 @@ STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
 NEAR = [0.6505, 0.6516, 0.6484, 0.6508, 0.6492]
 LOW = [0.340, 0.343, 0.338, 0.341, 0.339]
 HIGH = [0.361, 0.362, 0.358, 0.360, 0.3605]
-STATES = ("BETTER", "MORE ROBUST", "WORSE", "NO GAIN", "UNDECIDED")
+STATES = ("BETTER", "MORE ROBUST", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED")
 
 
 def compared(*groups: Sequence[RunRecord], **options: object) -> Comparison:
@@ -41,7 +41,7 @@ def test_three_lines_each_begin_with_a_state() -> None:
         "one; told apart from the next, fine_tune (34.0, 65.0), with ID kept within 0.5 pp.",
         "BETTER: car_ft against fine_tune: OOD mean +2.0 pp, ID test +0.0 pp; ID is kept within "
         "0.5 pp.",
-        "WORSE: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp; less robust.",
+        "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
     )
     few = compare(kl_sweep(3), sweep="s")
     for line in few.answer.lines[:3]:

@@ -89,7 +89,7 @@ def test_less_robust_is_said_plainly() -> None:
     comparison = compared(arm("fine_tune", STEADY, HIGH), rival(STEADY, LOW))
     assert comparison.verdicts[0].outcome == "worse"
     assert comparison.statistics[0].startswith(
-        "WORSE: car_ft is less robust than fine_tune: OOD mean -2.01"
+        "LESS ROBUST: car_ft is less robust than fine_tune: OOD mean -2.01"
     )
 
 
@@ -282,7 +282,7 @@ def test_without_a_reference_there_is_no_verdict_but_the_gain_over_zero_shot() -
     assert comparison.verdicts == ()
     assert comparison.answer.lines[1:] == (
         "UNDECIDED: there is no finished fine_tune run to compare car_ft with.",
-        "WORSE: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp; less robust.",
+        "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
     )
     assert comparison.statistics[0].startswith("Against zero-shot its OOD mean is -1.97 pp [")
 
