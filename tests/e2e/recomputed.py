@@ -581,7 +581,7 @@ class _Comparison:
             "state": {
                 "better": "BETTER",
                 "trade_off": "MORE ROBUST",
-                "worse": "WORSE",
+                "worse": "LESS ROBUST",
                 "tie": "NO GAIN",
                 "no_difference": "NO GAIN" if excluded else "UNDECIDED",
             }.get(outcome, "UNDECIDED"),
