@@ -18,7 +18,7 @@ import functools
 import logging
 import math
 import sys
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import open_clip
 import torch
@@ -29,8 +29,6 @@ from carft_core.data import FAMILIES
 from carft_core.data.downstream_tasks import CLASSES
 from carft_core.data.imagenet import SHIFTS
 from carft_core.run import models_of
-from sweeps.ledger.trials import Ledger
-from sweeps.scheduler.proposer import propose
 from sweeps.spec.spec import SweepSpec, load_spec
 
 PASSES = 3
@@ -72,9 +70,7 @@ class Cost(NamedTuple):
 
 def cost(spec: SweepSpec) -> Cost:
     """Of all its runs, none of which is there yet."""
-    nobody = cast(Ledger, None)  # grids and draws look at no ledger
-    trials = (propose(spec, nobody, number).params for number in range(spec.trial_count))
-    configs = [spec.config_for(params) for params in trials]
+    configs = [spec.config_for(params) for params in spec.points()]
     configs += [baseline.config for baseline in spec.baseline_configs()]
     runs = [
         run_cost(config)
@@ -163,7 +159,7 @@ def main() -> None:
     given = parser.parse_args()
     profiles = [f"profile={name}" for name in given.profile]
     spec = load_spec(given.sweep, [*profiles, *given.overrides])
-    if spec.method not in ("grid", "random", "qmc"):
+    if spec.is_adaptive:
         parser.error(f"what {spec.method} proposes is not known before; add --set method=random")
     total = cost(spec)
     hours = total.hours(peak=given.peak, share=given.share)

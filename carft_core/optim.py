@@ -23,7 +23,11 @@ Group = dict[str, Any]
 
 
 class OptimConfig(Section):
-    """The optimiser, with warm-up and cosine decay. The defaults are WiSE-FT's recipe."""
+    """The optimiser, with warm-up and cosine decay.
+
+    The defaults are WiSE-FT's recipe, at the learning rate of FLYP's and LDIFS' scripts; WiSE-FT's
+    own, 3e-5, is that of `sweeps/imagenet.yaml`. CAR-FT's was not found.
+    """
 
     name: Literal["adamw", "sgd", "sam"] = "adamw"
     """`sgd` has a momentum of 0.9; `sam` takes AdamW's steps by the gradient at the sharpest point

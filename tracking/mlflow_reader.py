@@ -291,7 +291,9 @@ class MlflowReader:
     def part(self, sweep: ServedSweep, name: str | None = None) -> SweepRuns:
         """Read a sweep's runs and how it judges, under `name` (its own)."""
         runs: dict[str, ServedRun] = {}
-        for run in map(_plain, self._search({"mlflow.parentRunId": sweep.run_id})):
+        # Beside them the sweep has runs that summarise its arms: these are computed anew.
+        children = {"mlflow.parentRunId": sweep.run_id, "carft.kind": "run"}
+        for run in map(_plain, self._search(children)):
             runs.setdefault(run.digest, run)
         with TemporaryDirectory() as folder:
             settings, results = self._files(sweep, runs, Path(folder))

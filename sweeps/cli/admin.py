@@ -23,17 +23,23 @@ from sweeps.engines.factory import address_of
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
 from sweeps.ledger.runs import OPTIMISER_STATE, RunStore
+from sweeps.ledger.summary import read_summaries
 from sweeps.ledger.trials import LEDGER_FILE, read_generations, sweep_folder, sweep_names
+from sweeps.results.artifacts import PAGE
+from sweeps.results.sent_log import SentLog
 from tracking.errors import ServiceUnreachable
-from tracking.location import is_server, resolve_location, without_password
-from tracking.store.base import Tracker
-from tracking.store.mlflow_client import refuse_if_moved
+from tracking.location import TrackingLocation, is_server, resolve_location, without_password
+from tracking.store.base import ARM, Tracker, describe
+from tracking.store.mlflow_client import experiment_id, refuse_if_moved
+from tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
 from tracking.store.mlflow_store import open_store
 from tracking.ui_server import ADMIN, is_loopback, prepare, serve
 
 LISTED_CLASSES = 30
 """Listed one by one; of more classes only the sums."""
 LISTED_TEXTS = 20
+LINKED_SWEEPS = 5
+"""The newest ones, to whose pages `ui` leads."""
 
 
 def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -170,8 +176,8 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
         note = log_selected_again(home, name)
         if note is not None:
             emit(f"{name}: {note}")
-    for (digest, what), reason in projection.refused.items():
-        emit(f"{name}: {what} of run {digest[:12] or '(the sweep)'} was refused: {reason}")
+    for (run, what), reason in projection.refused.items():
+        emit(f"{name}: {what} of {describe(run)} was refused: {reason}")
     return projection.sent
 
 
@@ -260,9 +266,12 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         users=users,
         prefix=arguments.static_prefix or "",
     )
-    emit(f"MLflow shows experiment {place.experiment} at {server.address}")
+    for line in _pages(home, place, server.address):
+        emit(line)
     if server.process is None:
         return 0
+    if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true").lower() in ("true", "1"):
+        emit("MLflow's banner about usage data does not apply: this server sends none.")
     if users is not None:
         emit(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
@@ -273,6 +282,27 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
+    """Yield where MLflow has the runs of the home, and each of its newest sweeps."""
+    experiment = experiment_id(place.uri, place.experiment)
+    if experiment is None:
+        yield f"MLflow shows experiment {place.experiment} at {address}"
+        return
+    every = sorted(read_summaries(home), key=lambda summary: summary["updated"], reverse=True)
+    ids_of = {it["name"]: SentLog(home.sweep(it["name"]), place).run_ids() for it in every}
+    newest = [(name, ids) for name, ids in ids_of.items() if ids.get("")][:LINKED_SWEEPS]
+    runs = runs_page(experiment, SWEEPS if newest else "")
+    yield f"MLflow shows experiment {place.experiment} at {address}/{runs}"
+    for name, ids in newest:
+        run_id = ids[""]
+        yield name
+        if any(run.startswith(ARM) and id_ for run, id_ in ids.items()):
+            yield f"  arms    {address}/{runs_page(experiment, run_id)}"
+        yield f"  sweep   {address}/{run_page(experiment, run_id)}"
+        if (home.sweep(name) / PAGE).exists():
+            yield f"  report  {address}/{run_page(experiment, run_id, PAGE)}"
 
 
 def _check(arguments: argparse.Namespace) -> None:

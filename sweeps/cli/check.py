@@ -27,6 +27,7 @@ from sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from sweeps.scheduler.progress import duration
 from sweeps.spec.spec import SweepSpec, load_spec
 from tracking.comparison.spec import LEAVE_ONE_OUT
+from tracking.report import calibration
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -41,7 +42,11 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     estimate.at_once = supply.at_once
     peak = history.peak_mb(estimate.work[-1].config) if estimate.work else None
     warning = memory_warning(supply.need, supply.nodes, peak)
-    estimate.warnings += (*supply.warnings, *([] if warning is None else [warning]))
+    estimate.warnings += (
+        *_obstacle_lines(estimate),
+        *supply.warnings,
+        *([] if warning is None else [warning]),
+    )
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes}
@@ -104,6 +109,14 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
         return list(nodes.values()), warnings
 
 
+def _obstacle_lines(estimate: SweepEstimate) -> Iterator[str]:
+    """Say for what no verdict can come of the sweep, and what would help, in which time."""
+    each = estimate.seconds_of_a_run
+    for it in estimate.obstacles:
+        time = "" if each is None else duration(it.runs * each / estimate.at_once)
+        yield it.describe(time)
+
+
 def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     for warning in estimate.warnings:
         yield f"! {warning}"
@@ -133,6 +146,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     )
     if estimate.work:
         yield from _time_lines(estimate, spec)
+    yield from calibration.sentences(estimate.calibration)
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

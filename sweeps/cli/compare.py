@@ -35,6 +35,7 @@ from tracking.comparison.spec import (
     SelectionRule,
 )
 from tracking.location import EXPERIMENT
+from tracking.report import calibration
 from tracking.report.formats import Owners, latex, markdown, to_csv, to_json
 from tracking.report.published import Subject, none_published, quoted_beside
 from tracking.report.table import MOST, TableOptions, resolve_columns, sort_rows
@@ -154,6 +155,10 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         rendered = []
         for group in groups:
             comparison = compare_sweeps(group, chosen=chosen, with_images=arguments.images)
+            fields = {digest: own for part in group for digest, own in part.fields.items()}
+            deviations = calibration.calibrate(comparison.runs(), fields)
+            comparison = calibration.with_warnings(comparison, deviations)
+            options = replace(options, deviations=deviations)
             if arguments.published:
                 options = _with_published(options, group, comparison)
             of_runs = owners(group) if several else None
@@ -229,11 +234,7 @@ def _with_published(
     options: TableOptions, sweeps: Sequence[SweepRuns], comparison: Comparison
 ) -> TableOptions:
     subjects = {
-        Subject(
-            str(fields.get("model.name")),
-            None if fields.get("model.pretrained") is None else str(fields["model.pretrained"]),
-            str(fields.get("data.family")),
-        )
+        Subject.of(fields)
         for part in sweeps
         for record in part.records
         if record.state == "done" and (fields := part.fields.get(record.digest)) is not None
@@ -257,11 +258,12 @@ def _command(arguments: argparse.Namespace) -> str:
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Several sweeps are one comparison."""
     # Opens the data and the user's code, and so loads torch, which `compare` does without.
-    from sweeps.results.report import FILE, page
+    from sweeps.results.artifacts import PAGE
+    from sweeps.results.report import page
 
     home = Home(find_home(arguments.home).path.absolute())
     sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-    out = _out(arguments.out, home, sweeps, FILE)
+    out = _out(arguments.out, home, sweeps, PAGE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures: {figures} is a file; name a folder")
@@ -279,9 +281,11 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
             files = write_figures(made.data, figures)
     if arguments.json:
         paths = {"page": str(out), "figures": [str(file) for file in files]}
-        emit(json.dumps({**paths, "verdict": comparison.verdict}, indent=1))
+        calibrated = [deviation.as_dict() for deviation in made.deviations]
+        plain = {**paths, "verdict": comparison.verdict, "calibration": calibrated}
+        emit(json.dumps(plain, indent=1))
         return 0
-    emit(f"{comparison.sentences[0]}\nThe report is {out}")
+    emit("\n".join((*comparison.answer.lines, f"The report is {out}")))
     if figures is not None:
         emit(f"{len(files)} figures are in {figures}")
     return 0

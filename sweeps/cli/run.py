@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,13 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.summary import summary_of
 from sweeps.ledger.trials import find_ledger
+from sweeps.plan.prospects import Obstacle
+from sweeps.results.artifacts import PAGE
 from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
-from sweeps.spec.spec import SweepSpec, load_spec
+from sweeps.spec.spec import SweepSpec, is_recipe, load_spec
 from sweeps.spec.user_code import resolve
+from tracking.comparison.spec import FEWEST_SEEDS
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.report.formats import to_json
 from tracking.report.terminal import terminal
@@ -75,6 +79,9 @@ def carry_out(
         resume = command("resume", spec.name, arguments.home)
         error.add_note(f"Nothing that was done is lost. Once that is mended: {resume}")
         raise
+    if not arguments.quiet:
+        for line in _next_words(ended, spec, home, arguments):
+            out(line)
     for line in _last_words(ended, home, arguments):
         out(line)
     return ended.exit_code
@@ -94,6 +101,33 @@ def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None
         emit("")
         text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
         emit(text.rstrip())
+
+
+def _next_words(
+    ended: SweepResult, spec: SweepSpec, home: Home, arguments: argparse.Namespace
+) -> Iterator[str]:
+    """Name the report, the pages of all sweeps, and the command that a verdict still needs."""
+    if ended.state != "done":
+        return
+    page = home.sweep(spec.name) / PAGE
+    if page.exists():
+        yield f"Report: {page}"
+    of_home = ["--home", arguments.home] if arguments.home else []
+    yield f"All sweeps: {shlex.join(['carft-sweep', 'ui', *of_home])}"
+    verdict = ended.comparison.answer.verdict
+    lacking = next((it for it in ended.obstacles if it.override), None)
+    if lacking is not None:
+        yield f"{lacking.reason}. With {lacking.runs} more runs it is:"
+    elif verdict is not None and verdict.tried > 1 and spec.tasks is None:
+        lacking = Obstacle("", "", f"confirm_seeds={FEWEST_SEEDS}")
+        yield "To judge what was chosen on seeds that no choice has seen:"
+    if lacking is not None:
+        key = lacking.override.partition("=")[0]
+        kept = [it for it in spec.overrides if it.partition("=")[0].strip() != key]
+        sets = [word for it in (*kept, lacking.override) for word in ("--set", it)]
+        imports = [word for it in arguments.imports for word in ("--import", it)]
+        file = spec.source_path.stem if is_recipe(spec.source_path) else str(spec.source_path)
+        yield f"  {shlex.join(['carft-sweep', 'run', file, *of_home, *imports, *sets])}"
 
 
 def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -> Iterator[str]:

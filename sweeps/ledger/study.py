@@ -8,18 +8,23 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from carft_core.files import append_lines
+from carft_core.files import append_lines, read_json
 from sweeps.home import Home
+from sweeps.ledger.runs import RunStore
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.space.distributions import Distribution
 from sweeps.space.parameters import parse_parameter
+from tracking.comparison.metrics import ID, OOD
+from tracking.comparison.runs import UNMERGED
 from tracking.database import Database, connect_args, identity, inspect_database, parse_url
 from tracking.errors import TrackingError
 from tracking.location import (
@@ -41,6 +46,8 @@ _ID_LENGTH = 12
 """Characters of a home's id, 48 bits, that tell homes apart in one database."""
 _BUSY_SECONDS = 60
 """For which SQLite waits for another process's transaction."""
+MEASURED = f"evaluations/{UNMERGED}/metrics.json"
+"""Of a run's folder: what its unmerged model reaches."""
 _STATES = {"running": "RUNNING", "complete": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}
 
 logger = logging.getLogger(__name__)
@@ -212,6 +219,7 @@ class _Study:
         self._parameters = parameters_of(ledger.spec)
         self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
+        self._runs = RunStore(home.runs)
         self._study = self._opened()
         self._id = storage.get_study_id_from_name(self._name)
         known = self._study.get_trials(deepcopy=False)
@@ -221,6 +229,9 @@ class _Study:
 
     def update(self) -> None:
         trials = self._ledger.proposals()
+        names = [goal["name"] for goal in goals(self._ledger.spec)]
+        if self._study.metric_names != names:
+            self._name_values(names)
         for key, value in (("generation", self._ledger.generation), ("spec", self._ledger.spec)):
             if self._study.user_attrs.get(key) != value:
                 self._study.set_user_attr(key, value)
@@ -228,11 +239,20 @@ class _Study:
             self._catch_up(trials[number])
         for trial in trials[self._count :]:
             frozen = self._frozen(trial)  # a copy: the driver goes on meanwhile
+            if frozen.state.is_finished():
+                frozen.user_attrs |= self._accuracies(trial)
             self._study.add_trial(frozen)
             self._count = trial.number + 1
             self._reports[trial.number] = dict(frozen.intermediate_values)
             if trial.state == "running":
                 self._open.add(trial.number)
+
+    def _name_values(self, names: list[str]) -> None:
+        from optuna.exceptions import ExperimentalWarning
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.set_metric_names(names)
 
     def _catch_up(self, trial: Trial) -> None:
         wanted = self._frozen(trial)
@@ -246,11 +266,25 @@ class _Study:
         if wanted.state.is_finished():
             if trial.reason is not None:
                 self._storage.set_trial_user_attr(trial_id, "reason", dict(trial.reason))
+            for name, value in self._accuracies(trial).items():
+                self._storage.set_trial_user_attr(trial_id, name, value)
             self._storage.set_trial_state_values(trial_id, wanted.state, wanted.values)
             self._open.discard(trial.number)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return frozen_trial(trial, self._parameters, len(self._directions))
+
+    def _accuracies(self, trial: Trial) -> dict[str, float]:
+        """Average over the runs of a trial what a reader of the study asks for, as far as each run
+        has it.
+        """
+        runs = [read_json(self._runs.folder(digest) / MEASURED) for digest in trial.runs.values()]
+        found = {}
+        for name in (ID, OOD):
+            values = [run["metrics"][name] for run in runs if run and name in run["metrics"]]
+            if values and len(values) == len(runs):
+                found[name] = fmean(values)
+        return found
 
     def _opened(self) -> Study:
         """The study, where it is one of this ledger, however far behind; else a new one."""

@@ -22,11 +22,15 @@ from sweeps.engines.resources import Hardware
 from sweeps.home import Home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, newest_generation
+from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels, run_label
 from sweeps.space.points import sample_point
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
-from tracking.comparison.runs import CONFIRMED
+from tracking.comparison.runs import CONFIRMED, UNMERGED
+from tracking.report.calibration import Deviation, deviations
+from tracking.report.calibration import warnings as calibration_warnings
+from tracking.report.published import Subject
 
 MOST = 200
 """Runs of a home that are read, the newest."""
@@ -158,11 +162,19 @@ class SweepEstimate:
     """Of work, one run after another; None where no earlier run is like one of these."""
     at_once: int = 1
     """Runs side by side."""
+    calibration: tuple[Deviation, ...] = ()
+    """Of the zero-shot models from LAION's table, or what to expect of them."""
     at_most: bool = False
     """Whether the sweep may well need less: it stops trials early, or when a target is reached."""
     warnings: tuple[str, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     work: list[RemainingWork] = field(default_factory=list)
+    of_a_seed: list[RemainingWork] = field(default_factory=list)
+    """That of one more seed of everything that trains."""
+    seconds_of_a_run: float | None = None
+    """Of work, as one of these takes in the mean; None where it is unknown."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """To a verdict."""
 
     @property
     def wall_seconds(self) -> float | None:
@@ -170,21 +182,29 @@ class SweepEstimate:
         return None if self.seconds is None else self.seconds / self.at_once
 
     def add_times(self, history: TimingHistory) -> None:
-        """Fill in the time, if every run that is left is like an earlier one."""
-        seconds = 0.0
-        for work in self.work:
-            times = history.times_of(work.config)
-            if times is None:
-                return
-            seconds += (
-                times.step * work.steps + times.epoch * work.epochs + times.model * work.models
-            )
-        self.seconds = round(seconds, 1)
+        """Fill in the times, where every run that they are of is like an earlier one."""
+        self.seconds = _seconds(self.work, history)
+        seconds = _seconds(self.of_a_seed, history)
+        if seconds is not None and self.of_a_seed:
+            self.seconds_of_a_run = seconds / len(self.of_a_seed)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        plain = {key: value for key, value in vars(self).items() if key != "work"}
+        own = ("work", "of_a_seed", "obstacles")
+        plain = {key: value for key, value in vars(self).items() if key not in own}
+        plain["calibration"] = [deviation.as_dict() for deviation in self.calibration]
         return {**plain, "wall_seconds": self.wall_seconds}
+
+
+def _seconds(every: Sequence[RemainingWork], history: TimingHistory) -> float | None:
+    """Add the times; None where a run is like no earlier one."""
+    seconds = 0.0
+    for work in every:
+        times = history.times_of(work.config)
+        if times is None:
+            return None
+        seconds += times.step * work.steps + times.epoch * work.epochs + times.model * work.models
+    return round(seconds, 1)
 
 
 def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEstimate:
@@ -197,6 +217,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     ledger = newest_generation(home, spec.name)
     settings = [*planner.baselines(), *_known_trials(planner, ledger)]
     known = sum(tasks[0].role == "trial" for tasks in settings)
+    trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
     unknown = (spec.trial_count - known) * len(spec.seeds)
     by_task = _by_task(spec, settings)
     fresh = list(_known_confirmations(planner, ledger))
@@ -225,10 +246,20 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     runs, seen = RunStore(home.runs), set[str]()
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
+    zero_shots = (task for tasks in settings for task in tasks if _is_zero_shot(task.config))
+    estimate.calibration = tuple(
+        dict.fromkeys(it for task in zero_shots for it in _deviations(task, runs))
+    )
+    estimate.warnings += tuple(calibration_warnings(estimate.calibration))
     estimate.done, estimate.to_evaluate, estimate.to_train = (
         sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
     )
     estimate.work += [*_to_come(planner, unknown), *confirming]
+    estimate.of_a_seed += [
+        *(_work(tasks[0].config) for tasks in trained),
+        *_to_come(planner, spec.trial_count - known),
+    ]
+    estimate.obstacles = obstacles_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
     return estimate
 
@@ -319,6 +350,26 @@ def _row(
     label += CONFIRMED if first.role == "confirmation" else ""
     seeds = [task.seed for task in tasks if task.seed is not None]
     return {"label": label, "role": first.role, "seeds": seeds, **states}
+
+
+def _is_zero_shot(config: TrialConfig) -> bool:
+    """Whether a run with this config measures the pre-trained weights."""
+    return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
+
+
+def _deviations(task: RunTask, runs: RunStore) -> tuple[Deviation, ...]:
+    """Compare a zero-shot run with LAION's table, as the home has it; else say what to expect."""
+    config = task.config
+    own = read_json(runs.folder(task.digest) / f"evaluations/{UNMERGED}/metrics.json")
+    splits = open_data(config.data).measured()
+    images = {name: len(split) for name, split in splits.items()}
+    return deviations(
+        Subject(config.model.name, config.model.pretrained, config.data.family),
+        templates=config.prompts.classes,
+        images=own["facts"].get("images", {}) if own else images,
+        metrics=own["metrics"] if own else None,
+        is_restricted=config.data.restrict != "never",
+    )
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from carft_core.prepare import other_data
 from carft_core.run import models_of
 from sweeps.engines.resources import Hardware
 from sweeps.ledger.runs import NO_SEED
-from sweeps.space.points import baseline_at
+from sweeps.space.points import baseline_at, sample_point
 from sweeps.spec.metrics import check_measured
 from sweeps.spec.settings import After
 from sweeps.spec.spec import BaselinePoint, SweepSpec
@@ -76,6 +77,16 @@ class Planner:
         """
         self.spec, self.hardware, self._note = spec, hardware, note
         self._noted: set[str] = set()
+
+    def measured(self) -> frozenset[str]:
+        """List the splits that a trial is measured on, by metric name: `id/test`, `ood/<name>`."""
+        spec = self.spec
+        if spec.method == "grid":
+            params = spec.points()[0]
+        else:
+            params = sample_point(spec.parameters, operator.methodcaller("quantile", 0.5))
+        config = spec.config_for(params).for_seed(spec.seeds[0])
+        return frozenset(open_data(config.data).measured())
 
     def baselines(self) -> list[list[RunTask]]:
         """Plan each baseline at each of its points, the zero-shot model first, and soups, whose

@@ -29,13 +29,24 @@ from sweeps.ledger.generations import COPY as SWEEP_FILE
 from sweeps.ledger.runs import NO_SEED, RunState, RunStore
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
-from sweeps.plan.tasks import run_label
+from sweeps.results.arms import (
+    ArmSummary,
+    arm_summaries,
+    arms_view,
+    run_name,
+    selected_values,
+    selected_verdict,
+    sweeps_view,
+)
+from sweeps.results.artifacts import COMPARISON, FIGURES, FILES, PAGE
 from sweeps.results.projection_thread import SOON
-from sweeps.results.records import CONFIG, comparison_spec, measured, records
+from sweeps.results.records import CONFIG, comparison_spec, load_part, measured
 from sweeps.results.sent_log import SentLog
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
+from tracking.comparison.compare import Comparison
 from tracking.comparison.metrics import has_series
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
 from tracking.comparison.runs import (
     HAS_RESULT,
     HAS_SETTINGS,
@@ -50,6 +61,7 @@ from tracking.comparison.runs import (
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from tracking.location import resolve_location
 from tracking.store.base import (
+    ARM,
     ARTIFACT,
     DatasetInput,
     EndState,
@@ -57,6 +69,7 @@ from tracking.store.base import (
     RunKey,
     RunStart,
     Tracker,
+    describe,
 )
 
 Status = Literal["running", "done", "failed", "pruned", "stopped"]
@@ -68,9 +81,11 @@ ENDS: Mapping[str, EndState] = {
     "interrupted": "killed",
 }
 """The status of a run, or of the sweep, as the store has it."""
-COMPARISON, PAGE = "comparison.json", "report.html"
-FILES = ("comparison.md", "comparison.csv", COMPARISON, PAGE)
-"""What a sweep that has ended has as artifacts, where it is there."""
+NO_COMPARISON: Mapping[str, Any] = {"verdict": "", "answer": {"lines": []}, "statistics": []}
+"""Of a sweep whose driver was killed before it compared anything."""
+_TITLES = dict(zip(FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True))
+_REMOVED = "removed"
+"""What an arm was sent as that the table has no more."""
 _OPEN = ("started", "running")
 """What a run was sent as that has no end."""
 TRIES = 5
@@ -91,7 +106,7 @@ class _Run:
     @property
     def label(self) -> str:
         seed = None if self.seed == NO_SEED else self.seed
-        return run_label(self.setting.algorithm, self.setting.params, seed)
+        return run_name(self.setting.algorithm, self.setting.params, seed)
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ class SweepProjection:
     ) -> None:
         """`owner` is the claimant of a living driver's runs; without one nothing is running."""
         self.refused: dict[tuple[str, str], str] = {}
-        """What the store refused for good, by run and request: why."""
+        """What the store refused for good, by `RunKey.name` and request: why."""
         self.sent = 0
         """How many runs were sent to their end, the sweep's own among them."""
         self.is_anew = False
@@ -151,8 +166,10 @@ class SweepProjection:
         self._is_looked_through = False
         self._index: tuple[int, Mapping[str, _Run]] = (-1, {})
         """By digest the runs of the ledger, as of one revision of it."""
-        self._records: Sequence[RunRecord] | None = None
+        self._part: SweepRuns | None = None
         """The runs of a sweep that nobody drives."""
+        self._comparison: Comparison | None = None
+        """Of these runs."""
         self._started: set[str] = set()
         self._epochs: dict[str, int] = {}
         """By digest the last epoch that was sent by this object."""
@@ -162,11 +179,13 @@ class SweepProjection:
         """Mark a run as news. Any thread may call it."""
         self.news[digest] = None
 
-    def end_driver(self, ended: Sequence[RunRecord] | None = None) -> None:
-        """Count what still runs by its file as stopped, and send the sweep's end: its runs, where
-        they have been read already.
+    def end_driver(
+        self, part: SweepRuns | None = None, comparison: Comparison | None = None
+    ) -> None:
+        """Count what still runs by its file as stopped, and send the sweep's end: its runs and
+        their comparison, where they are there already.
         """
-        self._records, self._owner = ended, None
+        self._part, self._comparison, self._owner = part, comparison, None
         self._is_looked_through = False
 
     def behind(self) -> int:
@@ -244,7 +263,7 @@ class SweepProjection:
         return [
             digest
             for digest, entry in self._sent.runs.items()
-            if digest and entry["as"] in _OPEN and digest not in runs
+            if digest and not digest.startswith(ARM) and entry["as"] in _OPEN and digest not in runs
         ]
 
     def _end_left_open(self, digest: str) -> None:
@@ -329,12 +348,12 @@ class SweepProjection:
 
     def _record_end(self, key: RunKey, sent_as: str) -> None:
         """Note that a run was sent to its end; the next driver tries what was refused of it."""
-        digest = key.digest
-        if any(refused == digest for refused, _ in self.refused):
+        name, refused = key.name, {name for name, _ in self.refused}
+        if name in refused or (not name and any(one.startswith(ARM) for one in refused)):
             sent_as += " not whole"
-        self._sent.record(digest, self._store.run_id(key) or "", sent_as)
-        self._started.discard(digest)
-        self.sent += 1
+        self._sent.record(name, self._store.run_id(key) or "", sent_as)
+        self._started.discard(name)
+        self.sent += not key.arm
 
     def _start(self, key: RunKey, run: _Run, stand: _Stand) -> None:
         state, parts = stand.state, stand.claimed.get("identity", {})
@@ -426,17 +445,19 @@ class SweepProjection:
             tags=self._sweep_tags(),
         )
         self._start_run(start)
+        view = sweeps_view(goals(self._ledger.spec)[0]["name"])
+        self._attempt("", "sweeps", lambda: self._store.keep_view(view, timestamp=start.timestamp))
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
         self._sent.record("", self._store.run_id(self._sweep) or "", "running")
 
     def _start_run(self, start: RunStart) -> None:
         """Start a run of the store, noted before: whatever happens then, somebody ends it."""
-        digest = start.key.digest
-        if self._sent.sent_as(digest) is None:
-            self._sent.record(digest, "", "started")
-        self._attempt(digest, "start", lambda: self._store.start_run(start))
-        self._started.add(digest)
+        name = start.key.name
+        if self._sent.sent_as(name) in (None, _REMOVED):
+            self._sent.record(name, "", "started")
+        self._attempt(name, "start", lambda: self._store.start_run(start))
+        self._started.add(name)
 
     def _sweep_tags(self) -> dict[str, str]:
         spec = self._ledger.spec
@@ -462,8 +483,8 @@ class SweepProjection:
         outcome = self._ledger.recall(OUTCOME, {"state": "running"})
         state = "interrupted" if outcome["state"] == "running" else outcome["state"]
         files = [self._folder / name for name in FILES if (self._folder / name).exists()]
-        self._records = self._records or records(self._ledger, self._runs)
-        settings = json.dumps(kept_results.settings(self._records, self._ledger.generation))
+        self._part = self._part or load_part(self._ledger, self._runs)
+        settings = json.dumps(kept_results.settings(self._part.records, self._ledger.generation))
         content = f"{state} {_content(files, settings)}"
         if content == self._sent.sent_as(""):
             return
@@ -475,16 +496,65 @@ class SweepProjection:
             file.write_text(settings)
             self._log_artifact(self._sweep, file)
         tags = {"carft.state": state, HAS_SETTINGS: SETTINGS, **self._verdict_tags(outcome)}
-        self._attempt("", "tags", lambda: self._store.set_tags(self._sweep, tags))
         ended = round(1000 * outcome.get("at", time.time()))
+        if "at" in outcome:  # else its driver was killed: nobody has compared its runs
+            self._comparison = self._comparison or compare_sweeps([self._part])
+            tags |= self._send_answer(self._comparison, ended)
+        self._attempt("", "tags", lambda: self._store.set_tags(self._sweep, tags))
         self._attempt(
             "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
         )
         self._record_end(self._sweep, content)
 
+    def _send_answer(self, comparison: Comparison, when: int) -> dict[str, str]:
+        """Send the arms of the table and the values of the selected one. Return the tags of the
+        verdict on it.
+        """
+        arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in arm_summaries(comparison)}
+        names = {key.name for key in arms}
+        for name in [*self._sent.runs]:
+            if name.startswith(ARM) and name not in names:
+                self._remove_arm(RunKey(self._sweep.sweep, arm=name.removeprefix(ARM)))
+        for place, (key, arm) in enumerate(arms.items()):
+            # The newest is MLflow's first: they stand there as in the table.
+            self._send_arm(key, arm, when - place, when)
+        if arms:
+            view = arms_view(comparison, [*arms.values()])
+            self._attempt(
+                "",
+                "view",
+                lambda: self._store.keep_view(view, arms_of=self._sweep, timestamp=when),
+            )
+        values = selected_values(comparison)
+        self._log_metrics(self._sweep, "selected", _metrics(values, when))
+        verdict = selected_verdict(comparison)
+        return {"carft.verdict_state": "" if verdict is None else verdict.state}
+
+    def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
+        """Send an arm, unless the store has it as it is."""
+        known = self._sent.sent_as(key.name) or "started"
+        if known == arm.sent_as:
+            return
+        if known not in (*_OPEN, _REMOVED) and not known.startswith(arm.kind):
+            self._remove_arm(key)  # a store does not forget a parameter or the name of a metric
+        start = RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=arm.tags)
+        self._start_run(start)
+        if (key.name, "start") in self.refused:
+            return
+        self._log_metrics(key, "results", _metrics(arm.metrics, when))
+        self._attempt(key.name, "end", lambda: self._store.end_run(key, "finished", timestamp=when))
+        self._record_end(key, arm.sent_as)
+
+    def _remove_arm(self, key: RunKey) -> None:
+        if self._sent.sent_as(key.name) == _REMOVED:
+            return
+        self._attempt(key.name, "removal", lambda: self._store.remove_run(key))
+        if (key.name, "removal") not in self.refused:
+            self._sent.record(key.name, "", _REMOVED)
+
     def _verdict_tags(self, outcome: Mapping[str, Any]) -> dict[str, str]:
-        comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or {}
-        tags = {"carft.verdict": comparison.get("verdict", "")}
+        comparison: Mapping[str, Any] = read_json(self._folder / COMPARISON) or NO_COMPARISON
+        tags = {"carft.verdict": comparison["verdict"]}
         selected = comparison.get("selected")
         if selected is not None:
             tags["carft.selected"] = selected["label"]
@@ -493,26 +563,28 @@ class SweepProjection:
         parts = []
         if (self._folder / PAGE).exists():
             parts.append(f"[The report, with charts and images]({ARTIFACT}{PAGE})")
-        parts.append(f"**Verdict.** {tags['carft.verdict']}")
+        answer, statistics = comparison["answer"]["lines"], comparison["statistics"]
+        parts += ["\n".join(f"- {line}" for line in answer)] if answer else []
+        figures = [name for name in FIGURES if (self._folder / name).exists()]
+        parts += [f"{_TITLES[name]}:\n\n![{name}]({ARTIFACT}{name})" for name in figures]
+        parts += [f"**Statistics.** {' '.join(statistics)}"] if statistics else []
         if selected is not None:
             parts.append(f"**Selected.** `{selected['label']}`, by {comparison['metric']}.")
         if self._ledger.spec["description"]:
             parts.append(self._ledger.spec["description"])
-        # MLflow's page of the sweep folds all but some lines.
+        # MLflow's page of the sweep folds all but some lines, so the answer comes first.
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 
     def _log_artifact(self, key: RunKey, file: Path) -> None:
-        self._attempt(key.digest, file.name, lambda: self._store.log_artifact(key, file))
+        self._attempt(key.name, file.name, lambda: self._store.log_artifact(key, file))
 
     def _log_metrics(self, key: RunKey, what: str, values: Sequence[Metric]) -> None:
         """Log values; where the store refuses them, all but those that are at fault."""
         try:
-            self._attempt(
-                key.digest, what, lambda: self._store.log_metrics(key, values), split=True
-            )
+            self._attempt(key.name, what, lambda: self._store.log_metrics(key, values), split=True)
         except TrackingError as error:
             if len(values) == 1:
-                self._refuse((key.digest, f"{what}: {values[0].name}"), error)
+                self._refuse((key.name, f"{what}: {values[0].name}"), error)
                 return
             middle = len(values) // 2
             for part in (values[:middle], values[middle:]):
@@ -557,7 +629,7 @@ class SweepProjection:
         reason = (
             str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
         )
-        logger.info("%s of run %s is refused: %s", step[1], step[0][:12], reason)
+        logger.info("%s of %s is refused: %s", step[1], describe(step[0]), reason)
         self.refused[step] = reason
 
 
@@ -576,10 +648,25 @@ def _datasets(claimed: Mapping[str, Any]) -> list[DatasetInput]:
     ]
 
 
+def _metrics(values: Mapping[str, float], when: int) -> list[Metric]:
+    return [Metric(name, value, 0, when) for name, value in values.items()]
+
+
+def _series(metric: str) -> str:
+    """Return the name of a series: MLflow has a group of charts for all before the last slash, in
+    the order of the alphabet, so the probe of each split is one of a group behind the accuracies.
+    """
+    if not metric.startswith("context/"):
+        return metric
+    split, _, kind = metric.removeprefix("context/").rpartition("/")
+    return f"probe/{kind}/{split.replace('/', '_')}"
+
+
 def _epoch_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
+    when = int(report["timestamp"])
     for name, value in report["metrics"].items():
         if has_series(name):
-            yield Metric(name, float(value), int(report["epoch"]), int(report["timestamp"]))
+            yield Metric(_series(name), float(value), int(report["epoch"]), when)
 
 
 def _result_metrics(
@@ -599,7 +686,7 @@ def _result_metrics(
                 merged = f"{label.partition('@')[0]}/{name}"
                 yield Metric(merged, float(value), int(evaluation["step"]), when)
             elif last["metrics"].get(name) != value:
-                yield Metric(name, float(value), int(last["epoch"]), when)
+                yield Metric(_series(name), float(value), int(last["epoch"]), when)
 
 
 def _ended(stand: _Stand) -> int:

@@ -190,7 +190,7 @@ def load_parts(
     """Load the sweeps of these names. Raises RequestError with the nearest name for an unknown one.
 
     `with_fields` reads every run's config, as a comparison of several sweeps wants it; None: only
-    where there are several.
+    where there are several. Those of zero-shot models are read in any case.
     """
     runs, wanted = RunStore(home.runs), list(dict.fromkeys(names))
     wide = len(wanted) > 1 if with_fields is None else with_fields
@@ -198,9 +198,10 @@ def load_parts(
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
-    """Load one sweep."""
+    """Load one sweep, with the fields of zero-shot models or, `with_fields`, of every run."""
     loaded = records(sweep, runs)
-    digests = dict.fromkeys(record.digest for record in loaded) if with_fields else {}
+    wanted = (record for record in loaded if with_fields or record.is_zero_shot)
+    digests = dict.fromkeys(record.digest for record in wanted)
     claimed = ((digest, read_json(runs.folder(digest) / CONFIG)) for digest in digests)
     return SweepRuns(
         sweep=sweep.name,

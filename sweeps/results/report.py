@@ -18,13 +18,15 @@ from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
+from sweeps.results.artifacts import FIGURES, PAGE
 from sweeps.space.parameters import parse_parameter
 from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Gallery, pick
-from tracking.comparison.runs import RunRecord
+from tracking.comparison.runs import RunRecord, fields
 from tracking.comparison.verdict import Pair, zero_shot_of
 from tracking.provenance import describe_code, provenance_tags
+from tracking.report import calibration
 from tracking.report.html import Pictures, Provenance, without_user
 
 if TYPE_CHECKING:
@@ -145,7 +147,11 @@ _FACTS: Mapping[str, str] = {
 
 
 def provenance(
-    home: Home, sweeps: Sequence[Ledger], comparison: Comparison, options: Sequence[str] = ()
+    home: Home,
+    sweeps: Sequence[Ledger],
+    comparison: Comparison,
+    options: Sequence[str] = (),
+    deviations: Sequence[calibration.Deviation] = (),
 ) -> Provenance:
     """Collect what a reader needs to judge the numbers, and to make them again.
 
@@ -157,8 +163,11 @@ def provenance(
         command, file = _command(home, sweep.name)
         commands.append(command)
         files += [] if file is None else [file]
+    facts = dict(_facts(home, sweeps, comparison))
+    if deviations:
+        facts["zero-shot and LAION's table"] = tuple(calibration.sentences(deviations))
     return Provenance(
-        facts=dict(_facts(home, sweeps, comparison)),
+        facts=facts,
         commands=(*commands, shlex.join(["carft-sweep", "report", *names, *options])),
         files=tuple(files),
     )
@@ -291,15 +300,14 @@ def importance(sweep: Ledger, comparison: Comparison) -> Shares | None:
     return {metric: shares} if len(shares) > 1 else None
 
 
-FILE = "report.html"
-
-
 @dataclass(frozen=True)
 class Page:
     """A report as HTML, and what its charts are drawn from."""
 
     text: str
     data: ChartData
+    deviations: tuple[calibration.Deviation, ...] = ()
+    """Of the zero-shot models from LAION's table."""
 
     def write(self, path: Path) -> None:
         """Write the page atomically. Raises OSError where it cannot be written."""
@@ -316,6 +324,10 @@ def page(
     from tracking.charts.data import ChartData
     from tracking.report.html import document
 
+    claims = ((run.digest, _claim(run)) for run in comparison.runs() if run.is_zero_shot)
+    own_fields = {digest: fields(claim) for digest, claim in claims if claim is not None}
+    deviations = calibration.calibrate(comparison.runs(), own_fields)
+    comparison = calibration.with_warnings(comparison, deviations)
     view = view_data(home, sweeps, comparison)
     # Trials of several sweeps share their numbers, and their spaces are not one.
     shares = importance(sweeps[0], comparison) if len(sweeps) == 1 else None
@@ -325,23 +337,31 @@ def page(
         data,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
         pictures=view.pictures,
-        provenance=provenance(home, sweeps, comparison, options),
+        provenance=provenance(home, sweeps, comparison, options, deviations),
         cache=user_cache(),
     )
-    return Page(text, data)
+    return Page(text, data, deviations)
 
 
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page into the sweep's folder. Return the file, or nothing when that failed.
+    """Write the page and its main charts into the sweep's folder. Return the files, or nothing when
+    that failed.
 
     Why it failed is noted: the results that it would show are there without it.
     """
-    file = home.sweep(sweep.name) / FILE
+    from tracking.charts import write_figures
+
+    folder = home.sweep(sweep.name)
     try:
-        page(home, [sweep], comparison).write(file)
+        made = page(home, [sweep], comparison)
+        for name in FIGURES:
+            (folder / name).unlink(missing_ok=True)  # this comparison may have less to show
+        names = [Path(name).stem for name in FIGURES]
+        figures = write_figures(made.data, folder, ["png"], names, scale=1.0)
+        made.write(folder / PAGE)  # last: where it is, the others are
     except Exception as error:  # whatever goes wrong in a picture, the sweep has ended well
         note(f"the report was not written ({type(error).__name__}: {error})")
         return []
-    return [file]
+    return [folder / PAGE, *figures]

@@ -14,6 +14,7 @@ from carft_core.data.folders import plain_name
 from carft_core.errors import RequestError
 from carft_core.files import atomic_file
 from carft_core.registry import NAME
+from sweeps.plan.prospects import find_obstacles
 from sweeps.scaffold.scan import (
     TEST_FRACTION,
     Inventory,
@@ -23,6 +24,7 @@ from sweeps.scaffold.scan import (
     sample_images,
     scan_folder,
 )
+from tracking.comparison.spec import FEWEST_SEEDS
 
 NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 
@@ -55,6 +57,9 @@ TINY = 64
 STEPS = 300
 """That a run has at least, where `EPOCHS` allows it."""
 EPOCHS = (3, 20)
+SEEDS = tuple(range(FEWEST_SEEDS))
+TRAINED = ("fine_tune", "car_ft")
+"""The algorithms of the sweep that train."""
 
 
 def budget(images: int) -> tuple[int, int]:
@@ -155,7 +160,7 @@ def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | No
             "metric: {name: id/val/top1, goal: maximize}",
             "parameters:",
             "  algorithm.kl_weight: {values: [0.3, 1.0, 3.0]} # 0 is fine-tuning",
-            "seeds: [0, 1, 2] # five or more for a verdict that counts: --set seeds=5",
+            f"seeds: {list(SEEDS)} # as many as a verdict needs",
             "baselines: [zero_shot, fine_tune] # same data, budget and seeds",
             "trial:",
             *_model(side),
@@ -246,10 +251,17 @@ def write_scaffold(
             for split, by_class in inventory.splits.items()
         },
         "assumed": inventory.layout.assumed,
-        "doubts": list(find_doubts(inventory, sample)),
+        "doubts": [*find_doubts(inventory, sample), *_obstacles(inventory)],
         "problems": inventory.problems,
         "next": [f"carft-sweep check {shown}", f"carft-sweep run {shown}"],
     }
+
+
+def _obstacles(inventory: Inventory) -> Iterator[str]:
+    """Say what stands between the sweep that is written and a verdict."""
+    shifts = (f"ood/{name}" for name in inventory.layout.shifts)
+    for it in find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=["id/test", *shifts]):
+        yield it.describe()
 
 
 def _checked_name(name: str | None, images: Path) -> str:

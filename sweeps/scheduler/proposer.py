@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from sweeps.ledger.study import frozen_trial
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, RunTask, merge_labels, setting_record
 from sweeps.scheduler.active_trial import ActiveTrial
-from sweeps.space.points import draw_point, hashed, sobol
 from sweeps.space.samplers import POPULATION, encode, sampler, suggest
 
 if TYPE_CHECKING:
@@ -38,46 +36,30 @@ class Proposal(NamedTuple):
 
 
 def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
-    """The point of that number, by nothing but the sweep, what its ledger knows, and the number.
-
-    The first points of a search are those of `try_first`; what one leaves out is proposed. A
-    setting that runs on several tasks is drawn once for all of them.
-    """
-    setting, cell = spec.setting_of(point)
-    given = {**(spec.try_first[setting] if setting < len(spec.try_first) else {}), **cell}
-    names = [dimension.name for dimension in spec.parameters]
+    """The point of that number, by nothing but the sweep, what its ledger knows, and the number."""
     match spec.method:
-        case "grid":
-            return Proposal(spec.points()[point])
-        case "random":
-            number = functools.partial(hashed, spec.seed, setting)
-            params = draw_point(spec.parameters, number, given)
-            return Proposal({**params, **cell})
-        case "qmc":
-            numbers = sobol(spec.seed, point, names)
-            return Proposal(draw_point(spec.parameters, numbers.__getitem__, given))
+        case "grid" | "random" | "qmc":
+            return Proposal(spec.point(point))
         case "tpe" | "gp" | "nsga2":
-            return _asked(spec, spec.method, ledger, point, given)
+            return _asked(spec, spec.method, ledger, point)
         case _:
             assert_never(spec.method)
 
 
 def _asked(
-    spec: SweepSpec,
-    method: Literal["tpe", "gp", "nsga2"],
-    ledger: Ledger,
-    point: int,
-    given: Mapping[str, Any],
+    spec: SweepSpec, method: Literal["tpe", "gp", "nsga2"], ledger: Ledger, point: int
 ) -> Proposal:
     """What a new sampler proposes, looking at a copy of the study in memory.
 
-    So a crash while it thinks leaves nothing behind, and a restart changes nothing.
+    So a crash while it thinks leaves nothing behind, and a restart changes nothing. What
+    `try_first` leaves out of a point is proposed.
     """
     study = optuna.create_study(
-        directions=[goal.goal for goal in spec.goals], sampler=sampler(method, spec.seed, point)
+        directions=[goal.goal for goal in spec.goals],
+        sampler=sampler(method, spec.seed, point),
     )
     study.add_trials(_known(spec, ledger))
-    if given:
+    if given := spec.given(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
     params = suggest(spec.parameters, trial)
@@ -100,10 +82,6 @@ def _known(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
         generation = noted.get(trial.point, trial.point // POPULATION)
         frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
         yield frozen
-
-
-ADAPTIVE = frozenset({"tpe", "gp", "nsga2"})
-"""Methods that propose by what came of earlier trials."""
 
 
 class TrialProposer:
@@ -134,7 +112,7 @@ class TrialProposer:
     @property
     def is_adaptive(self) -> bool:
         """Whether the next proposal depends on how earlier trials end."""
-        return self._spec.method in ADAPTIVE
+        return self._spec.is_adaptive
 
     @property
     def has_more(self) -> bool:

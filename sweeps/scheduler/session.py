@@ -20,8 +20,10 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection
 from sweeps.ledger.summary import OUTCOME, State, write_summary
 from sweeps.ledger.trials import Ledger, Trial
+from sweeps.plan.prospects import Obstacle, obstacles_of
 from sweeps.plan.tasks import Planner, digests
-from sweeps.results.projection import COMPARISON, PAGE, SweepProjection
+from sweeps.results.artifacts import COMPARISON, PAGE
+from sweeps.results.projection import SweepProjection
 from sweeps.results.projection_thread import Projector
 from sweeps.results.records import load_part, nothing_collected
 from sweeps.results.report import keep
@@ -30,10 +32,11 @@ from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.webhook import Event, Webhook
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.compare import Comparison
-from tracking.comparison.pooling import compare_sweeps
-from tracking.comparison.runs import RunRecord
+from tracking.comparison.pooling import SweepRuns, compare_sweeps
+from tracking.report.calibration import calibrate, with_warnings
 from tracking.report.formats import markdown, to_csv, to_json
-from tracking.store.base import Tracker
+from tracking.report.table import TableOptions
+from tracking.store.base import Tracker, describe
 
 PACE = 1.0
 """Seconds between two updates of a projection, at least."""
@@ -63,6 +66,8 @@ class SweepResult:
     """Why the circuit breaker stopped the sweep."""
     log_tail: str = ""
     """The last lines of the log of the run that failed last."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """To a verdict, whatever the numbers are."""
 
     @property
     def interrupted(self) -> bool:
@@ -125,6 +130,9 @@ def execute(
                 failed_again=failed_again,
             )
             driver.begin()
+            obstacles = obstacles_of(planner)
+            for obstacle in obstacles:
+                progress.note(obstacle.describe())
             try:
                 interrupted = _drive(driver, engine, interruption)
             except ClaimLost:
@@ -133,8 +141,8 @@ def execute(
                 projections.end_driver()  # nothing stays running there when its driver is gone
                 projections.flush(haste=True)
                 raise
-            result, ended_runs = _end(driver, home, interrupted=interrupted)
-            projections.end_driver(ended_runs)
+            result, part = _end(driver, home, obstacles, interrupted=interrupted)
+            projections.end_driver(part, result.comparison)
             ended(result, projections)
     verdict = result.comparison.verdict
     text = _in_a_word(result)
@@ -158,9 +166,13 @@ class Projections:
             self._store_thread.wake()
         self._study_thread.wake()
 
-    def end_driver(self, ended: Sequence[RunRecord] | None = None) -> None:
-        """Let the store know how the sweep ended, with its runs where they have been read."""
-        self._runs.end_driver(ended)
+    def end_driver(
+        self, part: SweepRuns | None = None, comparison: Comparison | None = None
+    ) -> None:
+        """Let the store know how the sweep ended: with its runs, where they have been read, and
+        their comparison.
+        """
+        self._runs.end_driver(part, comparison)
         self._store_thread.wake()
         self._study_thread.wake()
 
@@ -175,11 +187,11 @@ class Projections:
     def complaints(self) -> Iterator[str]:
         """Say what the projections lack in the end, and why."""
         if self._runs.refused:
-            (digest, what), reason = next(iter(self._runs.refused.items()))
+            (name, what), reason = next(iter(self._runs.refused.items()))
             count = len(self._runs.refused)
             yield (
                 f"the tracking server refused {count} request{'' if count == 1 else 's'}, first "
-                f"{what} of run {digest[:12] or '(the sweep)'}: {reason}; what was refused is not "
+                f"{what} of {describe(name)}: {reason}; what was refused is not "
                 "in MLflow, and `carft-sweep sync` tries it again"
             )
         if not self._store_thread.is_done:
@@ -234,20 +246,22 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
 
 
 def _end(
-    driver: SweepDriver, home: Home, *, interrupted: bool
-) -> tuple[SweepResult, Sequence[RunRecord]]:
+    driver: SweepDriver, home: Home, obstacles: tuple[Obstacle, ...], *, interrupted: bool
+) -> tuple[SweepResult, SweepRuns]:
     """Write what a sweep came to, and record its end; return it with the runs."""
     ledger, folder = driver.ledger, home.sweep(driver.ledger.name)
     with nothing_collected():
         part = load_part(ledger, driver.runs)
         compared = compare_sweeps([part])
+        deviations = calibrate(compared.runs(), part.fields)
+        compared = with_warnings(compared, deviations)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
         state = "failed"
     before = _read(folder / COMPARISON)
-    _write_results(compared, folder)
+    _write_results(compared, folder, TableOptions(deviations=deviations))
     if state == "done" and driver.planner.spec.report.page:
         page = folder / PAGE
         if not page.exists() or _read(folder / COMPARISON) != before:
@@ -262,8 +276,9 @@ def _end(
         compared,
         driver.broken,
         failures[-1].log_tail if failures else "",
+        obstacles,
     )
-    return result, part.records
+    return result, part
 
 
 def _in_a_word(ended: SweepResult) -> str:
@@ -275,12 +290,15 @@ def _in_a_word(ended: SweepResult) -> str:
     return f"{name} is {ended.state}: {ended.done} runs done{failed}. {ended.comparison.verdict}"
 
 
-def _write_results(compared: Comparison, folder: Path) -> None:
+def _write_results(compared: Comparison, folder: Path, options: TableOptions) -> None:
     """Write the comparison as files, for people and programs."""
-    texts = {"comparison.md": markdown(compared), "comparison.csv": to_csv(compared)}
+    texts = {
+        "comparison.md": markdown(compared, options=options),
+        "comparison.csv": to_csv(compared, options=options),
+    }
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / COMPARISON, to_json(compared))
+    write_json(folder / COMPARISON, to_json(compared, options=options))
 
 
 def _read(file: Path) -> bytes | None:

@@ -195,6 +195,8 @@ class Parametric(ConditionalBase):
     numbers: tuple[float, float]
     """In the order of SHAPES."""
     q: int | float | None = None
+    down: bool = False
+    """Rounded to the multiple below, and not to the nearest."""
 
     @property
     def kind(self) -> str:
@@ -218,7 +220,7 @@ class Parametric(ConditionalBase):
         else:
             value = first + second * NormalDist().inv_cdf(share)
             value = math.exp(value) if self.shape == "log_normal" else value
-        return rounded(value, self.q)
+        return rounded(value, self.q, down=self.down)
 
     def boundary_values(self) -> list[tuple[Route, Any]]:
         return [(("distribution",), end) for end in self.ends]
@@ -226,17 +228,21 @@ class Parametric(ConditionalBase):
     def _description(self) -> dict[str, Any]:
         numbers = dict(zip(SHAPES[self.shape], self.numbers, strict=True))
         step = {} if self.q is None else {"q": self.q}
-        return {"distribution": self.kind, **numbers, **step}
+        down = {"rounding": "down"} if self.down else {}
+        return {"distribution": self.kind, **numbers, **step, **down}
 
 
 Distribution = Categorical | IntUniform | SteppedUniform | FloatUniform | Parametric
 
 
-def rounded(value: float, q: int | float | None) -> int | float:
-    """Compute W&B's `round(X / q) * q`, in decimal; an integer where `q` is one."""
+def rounded(value: float, q: int | float | None, *, down: bool = False) -> int | float:
+    """Compute W&B's `round(X / q) * q`, in decimal; an integer where `q` is one.
+
+    With `down` the multiple of `q` that is not above X.
+    """
     if q is None:
         return value
-    steps = round(value / q)
+    steps = math.floor(value / q) if down else round(value / q)
     return steps * q if isinstance(q, int) else float(steps * Decimal(repr(q)))
 
 

@@ -271,9 +271,12 @@ class LogUniform(_Between):
     ] = "log_uniform_values"
     min: Positive
     max: Positive
+    rounding: Literal["nearest", "down"] = "nearest"
+    """To which multiple of `q`."""
 
     def build(self, name: str) -> Distribution:
-        return _log_uniform(name, self.min, self.max, self.step)
+        down = self.rounding == "down"
+        return _log_uniform(name, self.min, self.max, self.step, down=down)
 
 
 class LogUniformExponents(_Between):
@@ -290,10 +293,12 @@ class LogUniformExponents(_Between):
         return _log_uniform(name, math.exp(low), math.exp(high), self.step)
 
 
-def _log_uniform(name: str, low: float, high: float, step: int | float | None) -> Distribution:
+def _log_uniform(
+    name: str, low: float, high: float, step: int | float | None, *, down: bool = False
+) -> Distribution:
     if step is None:
         return FloatUniform(name, float(low), float(high), log=True)
-    return Parametric(name, "log_uniform_values", (low, high), step)
+    return Parametric(name, "log_uniform_values", (low, high), step, down)
 
 
 class Normal(_Stepped):
@@ -355,8 +360,8 @@ def parse_parameter(name: str, data: object) -> Distribution:
     kind = _distribution_of(data)
     model = DISTRIBUTIONS[kind]
     own = [key for key in model.model_fields if key not in ("distribution", "when")]
-    if "q" in own and not kind.startswith("q_"):
-        own.remove("q")
+    if not kind.startswith("q_"):
+        own = [key for key in own if key not in ("q", "rounding")]
     stray = [key for key in data if key not in (*own, "distribution", "when")]
     if stray:
         *some, last = own

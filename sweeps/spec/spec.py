@@ -21,10 +21,20 @@ from carft_core.data.base import DataConfig
 from carft_core.data.folders import VARIABLE
 from carft_core.errors import RequestError
 from sweeps.space.distributions import Distribution, Params
-from sweeps.space.points import baseline_at, baseline_params, config_at, distinct, grid
+from sweeps.space.points import (
+    baseline_at,
+    baseline_params,
+    config_at,
+    distinct,
+    draw_point,
+    grid,
+    hashed,
+    sobol,
+)
 from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
 from sweeps.spec.normalize import normalize
 from sweeps.spec.settings import RUN_CAP, Metric, Settings
+from sweeps.spec.space_checks import DRAWN_BY
 from sweeps.spec.user_code import import_all, name_families
 from sweeps.spec.validate import validate
 
@@ -70,6 +80,11 @@ FOLDER = Path(__file__).parents[1]
 def recipes() -> dict[str, Path]:
     """Return the sweep files that come with the package, by stem."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a sweep file is one that comes with the package, known by its stem."""
+    return path.parent == FOLDER
 
 
 def locate(given: str | Path) -> Path:
@@ -148,15 +163,44 @@ class SweepSpec(Settings):
     overrides: tuple[str, ...]
     warnings: tuple[str, ...]
 
-    def points(self) -> list[Params]:
-        """Return the trials of a grid in declared order, the first parameter slowest.
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether a proposal depends on how earlier trials end."""
+        return self.method not in ("grid", *DRAWN_BY)
 
-        They end at `run_cap`. Where there are tasks they come fastest, so that settings are whole
-        one after another. Raises ValueError when the method is not grid.
+    def points(self) -> list[Params]:
+        """Return the trials of a method that does not learn from them, up to `run_cap`.
+
+        A grid is in declared order, the first parameter slowest. Where there are tasks they come
+        fastest, so that settings are whole one after another. Raises ValueError for other methods.
         """
-        if self.method != "grid":
-            raise ValueError(f"the points of a {self.method} sweep are not known before it runs")
-        return self._grid[: self.run_cap]
+        if self.method == "grid":
+            return self._grid[: self.run_cap]
+        return [self.point(number) for number in range(self.trial_count)]
+
+    def point(self, number: int) -> Params:
+        """Return one of these by its number, which alone decides on it.
+
+        The first points of a search are those of `try_first`; what one leaves out is drawn. A
+        setting that runs on several tasks is drawn once for all of them.
+        """
+        match self.method:
+            case "grid":
+                return self._grid[number]
+            case "random":
+                setting, cell = self.setting_of(number)
+                draw = functools.partial(hashed, self.seed, setting)
+                return draw_point(self.parameters, draw, self.given(number)) | cell
+            case "qmc":
+                numbers = sobol(self.seed, number, [item.name for item in self.parameters])
+                return draw_point(self.parameters, numbers.__getitem__, self.given(number))
+            case adaptive:
+                raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
+
+    def given(self, number: int) -> Params:
+        """Return what the file says of a search's point: of `try_first`, and its task."""
+        setting, cell = self.setting_of(number)
+        return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
 
     @functools.cached_property
     def _grid(self) -> list[Params]:
@@ -206,17 +250,17 @@ class SweepSpec(Settings):
         return config_at(self.trial, params)
 
     def baseline_configs(self) -> list[BaselinePoint]:
-        """Make every baseline at every point of the grid, with the fields that it has.
+        """Make every baseline at every point of the sweep, with the fields that it has.
 
-        With other methods once, at the trial's own fields and defaults (design, section 7), on
-        every task.
+        With an adaptive method, whose points are not known, once, at the trial's own fields and
+        defaults, on every task.
         """
         return [
             BaselinePoint(
                 str(baseline["name"]),
                 params,
                 baseline_at(self.trial, baseline, params),
-                self.method != "grid" and bool(self._open(baseline)),
+                self.is_adaptive and bool(self._open(baseline)),
             )
             for baseline in self.baselines
             for params in self._baseline_points(baseline)
@@ -236,7 +280,7 @@ class SweepSpec(Settings):
         return plain | {"parameters": {item.name: item.to_dict() for item in self.parameters}}
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[Params]:
-        if self.method != "grid":
+        if self.is_adaptive:
             return list(self.cells)
         return distinct(baseline_params(baseline, point) for point in self.points())
 

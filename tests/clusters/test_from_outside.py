@@ -75,7 +75,8 @@ experiment = client.get_experiment_by_name("carft-sweep").experiment_id
 def files(run, path=None):
     for item in client.list_artifacts(run, path):
         yield from files(run, item.path) if item.is_dir else [item.path]
-runs = client.search_runs([experiment], f"tags.`carft.sweep` = '{sweep}'")
+of_sweep = f"tags.`carft.sweep` = '{sweep}' and tags.`carft.kind` != 'arm'"
+runs = client.search_runs([experiment], of_sweep)
 found = {run.info.run_name: (run.info.status, sorted(files(run.info.run_id))) for run in runs}
 print(json.dumps(found))
 """

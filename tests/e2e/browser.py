@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -76,19 +77,27 @@ def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
 
 
 @contextlib.contextmanager
-def served(home: Path) -> Iterator[str]:
-    """The address of MLflow's pages, as `carft-sweep ui` serves a home."""
+def printed(home: Path) -> Iterator[list[str]]:
+    """The lines that `carft-sweep ui` prints, while it serves a home."""
     command = [sys.executable, "-m", "sweeps", "--home", str(home), "ui", "--port", "0"]
     environ = {name: value for name, value in os.environ.items() if name not in APART}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as server:
         try:
             assert server.stdout is not None
-            found = re.search(r"http://\S+", server.stdout.readline())
-            assert found is not None
-            yield found[0]
+            lines = iter(server.stdout.readline, "")
+            yield [*itertools.takewhile(lambda line: "Ctrl-C" not in line, lines)]
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The address of MLflow's server, as `carft-sweep ui` serves a home."""
+    with printed(home) as lines:
+        found = re.search(r"http://[^/\s]+", lines[0])
+        assert found is not None, lines
+        yield found[0]
 
 
 def close_assistant(driver: webdriver.Chrome) -> None:

@@ -80,8 +80,8 @@ class Tiny:
         return found
 
     def mlflow(self, uri: str | None = None) -> list[dict[str, Any]]:
-        """Every run in an MLflow, the home's own if none is named: tags, status, and the epochs of
-        its training loss.
+        """The sweeps and runs in an MLflow, the home's own if none is named: tags, status, and the
+        epochs of the training loss. Arms are left out.
         """
         # Not mlflow in this process: it holds on to its first store.
         script = (
@@ -90,7 +90,7 @@ class Tiny:
             "client = MlflowClient(sys.argv[1])\n"
             "experiment = client.get_experiment_by_name('carft-sweep').experiment_id\n"
             "found = []\n"
-            "for run in client.search_runs([experiment]):\n"
+            "for run in client.search_runs([experiment], \"tags.`carft.kind` != 'arm'\"):\n"
             "    history = client.get_metric_history(run.info.run_id, 'train/loss')\n"
             "    found.append({'tags': run.data.tags, 'status': run.info.status,"
             " 'epochs': sorted(m.step for m in history)})\n"

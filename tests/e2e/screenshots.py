@@ -21,17 +21,20 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from sweeps.home import Home
+from sweeps.results.artifacts import PAGE
 from sweeps.results.sent_log import SentLog
 from tests.e2e.browser import browser, close_assistant, photograph, served, show
 from tracking.location import resolve_location
+from tracking.store.mlflow_pages import run_page, runs_page
 
 SECONDS = 60
 NARROW = 600
 """Pixels below which MLflow's side bar leaves no place for anything else."""
 DRAWN = (
-    "const left = document.querySelectorAll('[data-chart]:not(.drawn)');"
-    "left[0]?.scrollIntoView(); return left.length === 0"
+    "return [...document.querySelectorAll('[data-chart]:not(.drawn)')]"
+    ".every((area) => area.closest('details:not([open])'))"
 )
+"""Whether every chart is drawn that is not folded."""
 
 
 class Shot(NamedTuple):
@@ -71,9 +74,9 @@ def main() -> None:
         page.unlink()
         with served(home.path) as address:
             run = SentLog(home.sweep(given.sweep), resolve_location(home.path)).run_ids()[""]
-            url = f"{address}/#/experiments/1/runs/{run}"
-            _overview(driver, url, given.folder / "mlflow-sweep.png")
-            url += "/artifacts/report.html"
+            _arms(driver, f"{address}/{runs_page('1', run)}", given.folder / "mlflow-arms.png")
+            _overview(driver, f"{address}/{run_page('1', run)}", given.folder / "mlflow-sweep.png")
+            url = f"{address}/{run_page('1', run, PAGE)}"
             _mlflow(driver, url, 1500, 1000, given.folder / "mlflow-report.png")
             _mlflow(driver, url, 390, 800, given.folder / "mlflow-report-phone.png")
 
@@ -89,13 +92,30 @@ def _report(driver: webdriver.Chrome, url: str, shot: Shot, folder: Path) -> Non
     photograph(driver, folder / f"{shot.name}.png", top=top, height=shot.height)
 
 
+def _arms(driver: webdriver.Chrome, url: str, path: Path) -> None:
+    """The view of a sweep's arms."""
+    show(driver, url, width=1500, height=720)
+
+    def is_there() -> bool:
+        close_assistant(driver)
+        return bool(driver.find_elements(By.CSS_SELECTOR, '[col-id*="mean/ood"][role="gridcell"]'))
+
+    _wait(driver, is_there)
+    time.sleep(1)  # for the panel to slide away
+    driver.save_screenshot(str(path))
+
+
 def _overview(driver: webdriver.Chrome, url: str, path: Path) -> None:
-    """The sweep's own page: description, runs, tags."""
+    """The sweep's own page: description with its charts, runs, tags."""
+    show(driver, "about:blank", width=1500, height=1000)
     show(driver, url, width=1500, height=1000)
 
     def is_there() -> bool:
         close_assistant(driver)
-        return bool(driver.find_elements(By.PARTIAL_LINK_TEXT, "The report"))
+        for button in driver.find_elements(By.XPATH, '//button[contains(., "Show more")]'):
+            button.click()
+        charts = driver.find_elements(By.CSS_SELECTOR, "img[src*='id_ood.png']")
+        return bool(charts) and driver.execute_script("return arguments[0].complete", charts[0])
 
     _wait(driver, is_there)
     time.sleep(1)  # for the panel to slide away

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.browser import IS_THERE, WHY_NOT, browser, close_assistant, served, show
+from tests.e2e.browser import IS_THERE, WHY_NOT, browser, close_assistant, printed, show
 from tests.e2e.conftest import make_tiny
 
 SECONDS = 90
@@ -36,10 +36,22 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images
 
 
 @pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[str]:
-    """Where `carft-sweep ui` serves it."""
-    with served(home) as found:
+def lines(home: Path) -> Iterator[list[str]]:
+    """What `carft-sweep ui` prints while it serves it."""
+    with printed(home) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def links(lines: list[str]) -> Mapping[str, str]:
+    """The addresses that it prints, by the word before them; the first one is `at`."""
+    return {words[-2]: words[-1] for words in map(str.split, lines) if "http" in words[-1]}
+
+
+@pytest.fixture(scope="module")
+def address(links: Mapping[str, str]) -> str:
+    """The server's own."""
+    return links["at"].partition("/#")[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +69,8 @@ def show_column(driver: webdriver.Chrome, name: str) -> None:
     search = wait_for(driver, By.CSS_SELECTOR, 'input[placeholder="Search columns"]')
     search.send_keys(Keys.CONTROL, "a")
     search.send_keys(name)
-    exact = f'//div[contains(@class,"tree-treenode")][.//*[normalize-space(text())="{name}"]]'
+    # What was searched for is an element of its own within a longer name.
+    exact = f'//div[contains(@class,"tree-treenode")][normalize-space(.)="{name}"]'
     wait_for(driver, By.XPATH, f'{exact}//span[contains(@class,"tree-checkbox")]').click()
 
 
@@ -70,8 +83,8 @@ def test_the_runs_of_a_sweep_are_nested_finished_and_comparable(
     assert not driver.find_elements(By.LINK_TEXT, "zero_shot"), "children stand beside the sweep"
     parent.find_element(By.XPATH, 'ancestor::div[@role="presentation"][1]//button').click()
     wait_for(driver, By.LINK_TEXT, "zero_shot")
-    wait_for(driver, By.LINK_TEXT, "fine_tune seed 0")
-    wait_for(driver, By.LINK_TEXT, "car_ft kl_weight=1 seed 0")
+    wait_for(driver, By.LINK_TEXT, "fine_tune s0")
+    wait_for(driver, By.LINK_TEXT, "kl_weight=1 s0 car_ft")
 
     wait_for(driver, By.CSS_SELECTOR, '[data-testid="column-selection-dropdown"]').click()
     for name in COLUMNS:
@@ -93,7 +106,9 @@ def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
     show(driver, f"{address}/#/experiments/1/runs", width=1900)
     wait_for(driver, By.LINK_TEXT, "kl_weight").click()
     link = wait_for(driver, By.LINK_TEXT, "The report, with charts and images")
-    described = link.find_element(By.XPATH, "ancestor::div[.//*[contains(., 'Verdict.')]][1]").text
+    described = link.find_element(
+        By.XPATH, "ancestor::div[.//*[contains(., 'Statistics.')]][1]"
+    ).text
     assert "car_ft" in described
     page = link.get_attribute("href")
     assert page is not None
@@ -102,11 +117,88 @@ def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
     driver.switch_to.frame(frame)
     try:
         assert wait_for(driver, By.TAG_NAME, "h1").text == "kl_weight"
-        # Charts are drawn when they come near the screen.
-        driver.execute_script("document.querySelector('[data-chart]').scrollIntoView()")
         wait_for(driver, By.CSS_SELECTOR, "[data-chart].drawn svg")
         address_inside = driver.execute_script("return location.href")
     finally:
         driver.switch_to.default_content()
     logged = driver.get_log("browser")
     assert [entry["message"] for entry in logged if address_inside in entry["message"]] == []
+
+
+def go(driver: webdriver.Chrome, url: str) -> None:
+    """Open a link in a window that has another page: MLflow's addresses differ behind the #."""
+    show(driver, "about:blank", width=1900)
+    show(driver, url, width=1900)
+
+
+def values_of(driver: webdriver.Chrome, column: str) -> list[float]:
+    """What stands in a column of MLflow's table, from above."""
+    cells = driver.find_elements(By.CSS_SELECTOR, f'[col-id*="{column}"][role="gridcell"]')
+    return [float(cell.text.rstrip("…")) for cell in cells if cell.text not in {"", "-"}]
+
+
+def assert_nothing_is_in_the_way(driver: webdriver.Chrome) -> None:
+    assert "machine_learning" in driver.current_url
+    assert not driver.find_elements(By.CSS_SELECTOR, '[role="dialog"]')
+    headings = [it.text for it in driver.find_elements(By.CSS_SELECTOR, "h1, h2, h3")]
+    assert not [text for text in headings if "race" in text or "GenAI" in text], headings
+
+
+def test_the_first_link_of_ui_lands_on_the_sweeps_with_what_they_came_to(
+    driver: webdriver.Chrome, lines: list[str], links: Mapping[str, str]
+) -> None:
+    assert "usage data does not apply" in lines[-1]
+    go(driver, links["at"])
+    wait_for(driver, By.LINK_TEXT, "kl_weight")
+    wait_for(driver, By.CSS_SELECTOR, '[col-id*="ood/mean/top1"][role="gridcell"]')
+    assert_nothing_is_in_the_way(driver)
+    for column in ("id/val/top1", "id/test/top1", "`ood/mean/top1"):
+        assert all(0 <= value <= 1 for value in values_of(driver, column)), column
+        assert values_of(driver, column), column
+
+
+def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
+    driver: webdriver.Chrome, links: Mapping[str, str]
+) -> None:
+    go(driver, links["arms"])
+    wait_for(driver, By.PARTIAL_LINK_TEXT, "kl_weight=1 car_ft (")
+    close_assistant(driver)
+    assert_nothing_is_in_the_way(driver)
+    assert not driver.find_elements(By.LINK_TEXT, "kl_weight")
+    oods = values_of(driver, "`mean/ood/mean/top1")
+    assert len(oods) >= 3
+    assert oods == sorted(oods, reverse=True)
+
+
+def test_the_arms_have_charts_of_id_against_ood_and_of_the_varied_parameter(
+    driver: webdriver.Chrome, links: Mapping[str, str]
+) -> None:
+    go(driver, f"{links['arms']}&compareRunsMode=CHART")
+    for drawn in ("mean/id/test/top1", "algorithm.kl_weight"):
+        wait_for(driver, By.CSS_SELECTOR, f'h4[title="{drawn} vs. mean/ood/mean/top1"]')
+    assert "kl_weight: arms" in driver.find_element(By.TAG_NAME, "body").text
+
+
+def test_the_page_of_a_sweep_has_its_charts_and_the_values_of_the_selected_arm(
+    driver: webdriver.Chrome, links: Mapping[str, str]
+) -> None:
+    go(driver, links["sweep"])
+    wait_for(driver, By.XPATH, '//button[contains(., "Show more")]').click()
+    assert_nothing_is_in_the_way(driver)
+    image = wait_for(driver, By.CSS_SELECTOR, 'img[src*="id_ood.png"]')
+    drawn = "return arguments[0].complete && arguments[0].naturalWidth > 0"
+    WebDriverWait(driver, SECONDS).until(lambda _: driver.execute_script(drawn, image))
+    wait_for(driver, By.LINK_TEXT, "vs_reference/ood/mean/top1")
+
+
+def test_the_link_to_the_report_opens_it(
+    driver: webdriver.Chrome, links: Mapping[str, str]
+) -> None:
+    go(driver, links["report"])
+    frame = wait_for(driver, By.CSS_SELECTOR, "iframe.mlflow-html-iframe")
+    assert_nothing_is_in_the_way(driver)
+    driver.switch_to.frame(frame)
+    try:
+        assert wait_for(driver, By.TAG_NAME, "h1").text == "kl_weight"
+    finally:
+        driver.switch_to.default_content()

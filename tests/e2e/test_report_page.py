@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
@@ -17,9 +21,10 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import find_ledger
 from sweeps.results.records import comparison
 from sweeps.results.report import page
-from tests.e2e.browser import IS_THERE, WHY_NOT, browser, colours, show
+from tests.e2e.browser import CHROMIUM, IS_THERE, SWITCHES, WHY_NOT, browser, colours, show
 from tests.sweeps.shown_home import NAME, make
 from tracking.charts import CHARTS
+from tracking.charts.palette import colour_of
 
 AXE = (files("axe_core_python") / "axe.min.js").read_text()
 SECONDS = 30
@@ -43,21 +48,28 @@ def driver() -> Iterator[webdriver.Chrome]:
         yield opened
 
 
-def draw_all(driver: webdriver.Chrome) -> list[str]:
-    """Scroll through the page until every chart is drawn; which ones there are."""
-    scroll = (
-        "const left = [...document.querySelectorAll('[data-chart]:not(.drawn)')];"
-        "left[0]?.scrollIntoView();"
-        "return left.map((area) => area.dataset.chart)"
+def unfold(driver: webdriver.Chrome) -> list[str]:
+    """Open every part under "More" and wait until all charts are drawn; which ones there are."""
+    driver.execute_script(
+        "for (const part of document.querySelectorAll('details.part')) part.open = true"
     )
     until = time.monotonic() + SECONDS
-    while left := driver.execute_script(scroll):
+    while left := undrawn(driver):
         assert time.monotonic() < until, f"not drawn: {left}"
         time.sleep(0.05)
-    names: list[str] = driver.execute_script(
-        "return [...document.querySelectorAll('[data-chart]')].map((area) => area.dataset.chart)"
+    return charts(driver, "[data-chart]")
+
+
+def charts(driver: webdriver.Chrome, selector: str) -> list[str]:
+    script = (
+        f"return [...document.querySelectorAll('{selector}')].map((area) => area.dataset.chart)"
     )
+    names: list[str] = driver.execute_script(script)
     return names
+
+
+def undrawn(driver: webdriver.Chrome) -> list[str]:
+    return charts(driver, "[data-chart]:not(.drawn)")
 
 
 def console(driver: webdriver.Chrome) -> list[str]:
@@ -112,8 +124,8 @@ def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_sc
     driver: webdriver.Chrome, url: str
 ) -> None:
     show(driver, url, width=1280)
-    assert draw_all(driver) == [*CHARTS]
-    for details in ("#table details", "#id_ood > details", "#provenance details"):
+    assert unfold(driver) == [*CHARTS]
+    for details in ("#table details", "#id_ood > details", "#provenance > details"):
         driver.find_element(By.CSS_SELECTOR, f"{details} > summary").click()
     rows = driver.find_elements(By.CSS_SELECTOR, '[data-of="id_ood"] tbody tr')
     assert len(rows) > 10
@@ -125,7 +137,6 @@ def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_sc
     until = time.monotonic() + SECONDS
     while axis_title(driver) == light[1]:
         assert time.monotonic() < until, "the charts keep their colours"
-        driver.execute_script("document.querySelector('#id_ood').scrollIntoView()")
         time.sleep(0.05)
     assert background(driver) != light[0]
     assert violations(driver, contrast=True) == []
@@ -137,7 +148,7 @@ def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_so_is_every_chart(
     driver: webdriver.Chrome, url: str
 ) -> None:
     show(driver, url, width=390)
-    assert draw_all(driver) == [*CHARTS]
+    assert unfold(driver) == [*CHARTS]
     wide = driver.execute_script(
         "return [...document.querySelectorAll('[data-chart]')]"
         ".filter((area) => area.scrollWidth > area.clientWidth + 1)"
@@ -145,6 +156,93 @@ def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_so_is_every_chart(
     )
     assert wide == []
     assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+    assert console(driver) == []
+
+
+def test_what_is_open_is_drawn_at_once_and_what_is_folded_when_it_is_unfolded(
+    driver: webdriver.Chrome, url: str
+) -> None:
+    show(driver, url, width=1280, height=300)
+    folded = [name for name, chart in CHARTS.items() if chart.folded]
+    assert undrawn(driver) == folded, "when it is loaded, without scrolling"
+    for part in driver.find_elements(By.CSS_SELECTOR, "details.part > summary")[:1]:
+        part.click()
+    until = time.monotonic() + SECONDS
+    while undrawn(driver) == folded:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert undrawn(driver) == folded[1:]
+
+
+def test_a_picture_from_the_command_line_has_its_charts(url: str, tmp_path: Path) -> None:
+    picture = tmp_path / "page.png"
+    switches = [*(f"--{name}" for name in SWITCHES), "--window-size=1280,3000"]
+    command = [str(CHROMIUM), *switches, f"--screenshot={picture}", url]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
+    for name in ("fine_tune", "car_ft"):
+        colour = colour_of(name, ())
+        parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (pixels == parts).all(axis=1).sum() > 300, f"the symbols of {name}"
+
+
+def test_on_a_phone_the_ood_mean_stands_beside_id_and_names_stay_where_they_are(
+    driver: webdriver.Chrome, url: str
+) -> None:
+    show(driver, url, width=390)
+    sides = (
+        "const table = document.querySelector('#table table');"
+        "const heads = [...table.tHead.rows[0].cells];"
+        "const head = heads.find((cell) => cell.textContent === arguments[0]);"
+        "return head.getBoundingClientRect().right"
+    )
+    for name in ("ID test", "OOD mean"):
+        assert driver.execute_script(sides, name) <= 390, name
+    left = (
+        "const table = document.querySelector('#table table');"
+        "table.parentElement.scrollLeft = 500;"
+        "const name = table.tBodies[0].rows[0].cells[0];"
+        "return [table.parentElement.scrollLeft, name.getBoundingClientRect().left]"
+    )
+    scrolled, edge = driver.execute_script(left)
+    assert scrolled > 0
+    assert edge == pytest.approx(16, abs=1)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_paper_nothing_is_cut_and_everything_is_light(
+    driver: webdriver.Chrome, url: str, scheme: Literal["light", "dark"]
+) -> None:
+    """A4 leaves 703 pixels between its margins, and Chromium asks for print styles."""
+    show(driver, url, width=1280, scheme=scheme)
+    driver.execute_script("document.querySelector('#table details').open = true")
+    driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert charts(driver, "[data-chart].drawn") == [
+        name for name, chart in CHARTS.items() if not chart.folded
+    ]
+    size = {"width": 703, "height": 1032, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [feature]})
+    try:
+        wide = driver.execute_script(
+            "return [...document.querySelectorAll('table, svg.marks, p, figure, pre')]"
+            ".filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > 704)"
+            ".map((one) => one.outerHTML.slice(0, 80))"
+        )
+        assert wide == []
+        narrow = driver.execute_script(
+            "return [...document.querySelectorAll('#id_ood svg.marks, #shifts svg.marks')]"
+            ".map((one) => one.getBoundingClientRect().width)"
+        )
+        assert all(width > 650 for width in narrow)
+        assert background(driver) == "rgb(255, 255, 255)"
+        assert axis_title(driver) == "#1b1f24"
+        for hidden in ("nav", "#more", "details.data"):
+            assert not driver.find_element(By.CSS_SELECTOR, hidden).is_displayed()
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        driver.execute_script("dispatchEvent(new Event('afterprint'))")
     assert console(driver) == []
 
 

@@ -38,5 +38,5 @@ def test_a_killed_sweep_makes_its_soups_when_it_goes_on_and_compares_them(tiny: 
         assert (row["role"], row["n"], merged["n"]) == ("soup", 1, 1)
         assert 0 <= row["metrics"]["ood/mean/top1"]["mean"] <= 1
     tracked = {run["tags"]["mlflow.runName"]: run for run in sweep.mlflow()}
-    soup = tracked["uniform_soup of=fine_tune"]
+    soup = tracked["of=fine_tune uniform_soup"]
     assert (soup["status"], soup["tags"]["carft.role"]) == ("FINISHED", "soup")

@@ -24,12 +24,15 @@ from tracking.comparison.runs import RunRecord
 BUILT_IN: tuple[str, ...] = (
     "id_ood",
     "response",
+    "shifts",
     "map",
     "importance",
+    "context",
     "learning",
-    "shifts",
+    "classes",
+    "calibration",
+    "cost",
 )
-BUILT_IN += ("classes", "calibration", "context", "cost")
 WITH_FOLDERS = {"learning", "classes", "calibration"}
 SVG = "{http://www.w3.org/2000/svg}"
 PHONE, DESKTOP = 340, 1060
@@ -66,6 +69,8 @@ def of(*runs: RunRecord) -> ChartData:
 def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
     assert tuple(CHARTS) == BUILT_IN
     assert all(name == chart.name for name, chart in CHARTS.items())
+    folded = [chart.folded for chart in CHARTS.values()]
+    assert folded == sorted(folded), "what is open comes first"
     assert all(chart.title and chart.about.endswith(".") for chart in CHARTS.values())
     # Another algorithm may be the reference.
     assert not any("fine-tuning" in chart.about for chart in CHARTS.values())

@@ -23,7 +23,6 @@ from sweeps.scheduler.progress import Progress
 from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
-from tracking.store.base import RunKey
 from tracking.store.memory_store import MemoryRun, MemoryTracker
 
 TOY = {
@@ -131,14 +130,22 @@ class ToySweep:
         return Counter(line.split()[-1] for line in lines if " evaluated " in line)
 
     def tracked(self, sweep: str = "toy") -> dict[str, MemoryRun]:
-        """The children of a sweep by name."""
-        parent = RunKey(sweep)
-        return {run.name: run for run in self.tracker.runs.values() if run.parent == parent}
+        """The runs of a sweep by name."""
+        runs = self.tracker.runs.items()
+        return {run.name: run for key, run in runs if key.sweep == sweep and key.kind == "run"}
+
+    def arms(self, sweep: str = "toy") -> dict[str, MemoryRun]:
+        """What summarises the arms of a sweep, by label."""
+        runs = self.tracker.runs.items()
+        return {key.arm: run for key, run in runs if key.sweep == sweep and key.kind == "arm"}
 
 
 def _one_shift(config: object) -> SimpleNamespace:
     del config
-    return SimpleNamespace(shifts={"dark": None}, digest="d" * 64, notes=())
+    measured = dict.fromkeys(("id/test", "ood/dark"))
+    return SimpleNamespace(
+        shifts={"dark": None}, digest="d" * 64, notes=(), measured=lambda: measured
+    )
 
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:

@@ -98,14 +98,15 @@ def all_runs(uri: str, experiment: str) -> list[Run]:
 
 def key_of(run: Run) -> RunKey:
     """The key that a run of MLflow was opened with."""
-    return RunKey(run.data.tags["carft.sweep"], run.data.tags.get("carft.run", ""))
+    tags = run.data.tags
+    return RunKey(tags["carft.sweep"], tags.get("carft.run", ""), tags.get("carft.arm", ""))
 
 
 def seen_in(client: MlflowClient, run: Run) -> Seen:
     """A run of MLflow in the common shape."""
     parent = run.data.tags.get("mlflow.parentRunId")
     states = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
-    own = ("carft.kind", "carft.sweep", "carft.run", "carft.home")
+    own = ("carft.kind", "carft.sweep", "carft.run", "carft.arm", "carft.home")
     return Seen(
         name=run.info.run_name,
         state=states[run.info.status],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracking.charts.base import Chart, fitted
+from tracking.charts.base import HALO, HALO_ON_WHITE, Chart, fitted
 from tracking.charts.data import ChartData
 from tracking.charts.predictions import CALIBRATION, CLASSES
 from tracking.charts.response import IMPORTANCE, PARAMETER_MAP, RESPONSE
@@ -25,33 +25,41 @@ CHARTS: Mapping[str, Chart] = {
     for chart in (
         ID_OOD,
         RESPONSE,
+        SHIFTS,
         PARAMETER_MAP,
         IMPORTANCE,
+        CONTEXT,
         LEARNING,
-        SHIFTS,
         CLASSES,
         CALIBRATION,
-        CONTEXT,
         COST,
     )
 }
 """By name."""
 
 WIDTH = 720
-"""Pixels of an SVG; a PNG has twice as many."""
-_PNG_SCALE = 2.0
+"""Pixels of an SVG."""
 _CONFIG = {
     "background": "white",
     "font": "Helvetica, Arial, sans-serif",
     "axis": {"gridOpacity": 0.4},
     "view": {"stroke": "#bbbbbb"},
+    "style": {HALO: HALO_ON_WHITE},
 }
 
 
 def write_figures(
-    data: ChartData, folder: Path, kinds: Sequence[str] = ("png", "svg")
+    data: ChartData,
+    folder: Path,
+    kinds: Sequence[str] = ("png", "svg"),
+    names: Collection[str] | None = None,
+    *,
+    scale: float = 2.0,
 ) -> list[Path]:
     """Write every chart that has something to show as `<name>.<kind>`, without a browser.
+
+    `names` are those of the charts that are wanted; None: all. A PNG has `scale` times the pixels
+    of an SVG.
 
     Returns:
         The files in the order of the page.
@@ -66,6 +74,8 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for chart in CHARTS.values():
+        if names is not None and chart.name not in names:
+            continue
         picture = chart.draw(data)
         if picture is None:
             logger.debug("%s has nothing to show in %s", data.comparison.sweep, chart.name)
@@ -74,21 +84,23 @@ def write_figures(
         spec.pop("background", None)
         for kind in kinds:
             file = folder / f"{chart.name}.{kind}"
-            file.write_bytes(_CONVERTERS[kind](spec))
+            file.write_bytes(_CONVERTERS[kind](spec, scale))
             files.append(file)
     return files
 
 
-def _png(spec: dict[str, Any]) -> bytes:
+def _png(spec: dict[str, Any], scale: float) -> bytes:
     import vl_convert
 
-    return vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, config=_CONFIG)
+    return vl_convert.vegalite_to_png(spec, scale=scale, config=_CONFIG)
 
 
-def _svg(spec: dict[str, Any]) -> bytes:
+def _svg(spec: dict[str, Any], scale: float) -> bytes:
     import vl_convert
+
+    del scale
 
     return vl_convert.vegalite_to_svg(spec, config=_CONFIG).encode()
 
 
-_CONVERTERS: Mapping[str, Callable[[dict[str, Any]], bytes]] = {"png": _png, "svg": _svg}
+_CONVERTERS: Mapping[str, Callable[[dict[str, Any], float], bytes]] = {"png": _png, "svg": _svg}

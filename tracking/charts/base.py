@@ -61,6 +61,16 @@ def interval_rules(
     return [rule.encode(start, second(field=f"{field} high"))]
 
 
+HALO = "halo"
+"""The style of words that stand behind others, in the colour of the page."""
+HALO_ON_WHITE = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJoin": "round"}
+
+
+def with_halo(text: alt.Chart, **mark: Any) -> list[alt.Chart]:
+    """Draw words, and behind them the same in the page's colour, so that no line crosses them."""
+    return [text.mark_text(style=HALO, aria=False, **mark), text.mark_text(aria=False, **mark)]
+
+
 def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
     """Draw a thin line across, at a value of the axis."""
     datum = alt.XDatum if along == "x" else alt.YDatum
@@ -86,7 +96,7 @@ def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.La
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:
-    """Lay charts upon each other as a chart as wide as its place.
+    """Lay charts upon each other as one chart, to be `fitted` to its place.
 
     `rows` are for layers without their own.
     """
@@ -95,7 +105,6 @@ def single(
         datasets={_ROWS: rows},
         layer=list(charts),
         height=height,
-        width="container",
         description=description,
         background="transparent",
     )
@@ -204,3 +213,5 @@ class Chart:
     """What it shows and how to read it, in one to three plain sentences."""
     draw: Callable[[ChartData], Picture | None]
     """Returns None where the sweep has nothing to show in it."""
+    folded: bool = False
+    """Whether the page draws it only when a reader unfolds it."""

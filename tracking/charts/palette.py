@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -20,7 +20,7 @@ RAMP = ("#2f6bcb", "#9557c2", "#bf560c")
 _KNOWN = {
     "zero_shot": (NEUTRAL, "cross"),
     "fine_tune": ("#d55e00", "square"),
-    "car_ft": ("#0077bb", "circle"),
+    "car_ft": ("#1a85d6", "circle"),
 }
 _COLOURS = ("#009e73", "#c065a0", "#8f7a00", "#8a63d2", "#a0612e", "#2a8fa8")
 _SYMBOLS = ("triangle-up", "diamond", "triangle-down", "triangle-left", "triangle-right")
@@ -48,6 +48,7 @@ class Legend:
 
     field: str
     styles: Mapping[str, Style]
+    orient: Literal["bottom", "top"] = "bottom"
 
     def colour(self, *, legend: bool = True) -> alt.Color:
         """Make the channel of colours."""
@@ -78,7 +79,7 @@ class Legend:
         longest = max(map(len, self.styles))
         columns = 2 if longest <= _SHORT else 1
         shown = alt.Legend(
-            orient="bottom", title=None, columns=columns, labelLimit=300, symbolOpacity=1
+            orient=self.orient, title=None, columns=columns, labelLimit=300, symbolOpacity=1
         )
         if longest > _LONG:  # What distinguishes settings is often at the end: `+ wise_ft@0.5`.
             shown["labelExpr"] = f"truncate(datum.label, {_LONG}, 'center')"

@@ -34,8 +34,10 @@ from tracking.comparison.statistics import mean, t_interval
 
 ID_SPLIT = "id/test"
 MEAN = "ood/mean"
-MOST = 10
+MOST = 5
 """Classes that gain, and as many that lose."""
+FEWEST_IMAGES = 10
+"""In a run, below which a bin of confidence is not drawn: its accuracy is chance."""
 _DOT, _SPACE = 5, 8
 """Pixels of height that a dot takes, and between classes: equal differences hide no dot."""
 _VALUE = "difference"
@@ -222,12 +224,13 @@ CLASSES = Chart(
     name="classes",
     title="Difference by class",
     about=(
-        "The ten classes that the selected method gains most in against the reference and the ten "
-        "it loses most in, mean over shifts or on the split chosen below the chart, with its 95 % "
-        "intervals over seeds. These are the extremes of many classes with few images each: part "
-        "of them is chance."
+        "The five classes that the selected method gains most in against the reference and the "
+        "five it loses most in, mean over shifts or on the split chosen below the chart. The 95 % "
+        "intervals over seeds are not adjusted for the number of classes, of which these are the "
+        "extremes with few images each: part of what they show is chance."
     ),
     draw=draw_classes,
+    folded=True,
 )
 
 
@@ -239,20 +242,22 @@ def draw_calibration(data: ChartData) -> Picture | None:
     """Draw accuracy by confidence; None where no row on show keeps its predictions."""
     diagrams, shares, titles = [], [], []
     for split in (ID_SPLIT, MEAN):
-        rows, drawn = [], {}
+        rows, full, drawn = [], [], {}
         for row in data.shown:
             tallies = [*data.tallies(row).values()]
             if row.n and len(tallies) == row.n:  # Of fewer runs it would not be the table's mean.
                 ece, bins = reliability(row, tallies, split)
                 name = f"{row.arm.label}, ECE {100 * ece:.1f} %"
+                fewest = FEWEST_IMAGES * row.n
                 rows += [{_FIELD: name, **each} for each in bins]
+                full += [{_FIELD: name, **each} for each in bins if each["images"] >= fewest]
                 if bins:
                     drawn[name] = row
-        if drawn:
+        if full:
             title = split_name(split)
             legend = palette.legend_of_rows(drawn, data.algorithms, _FIELD)
             titles.append(title)
-            diagrams.append(_diagram(title, rows, legend))
+            diagrams.append(_diagram(title, full, legend))
             shares.append(_shares(title, rows, legend))
     if not diagrams:
         return None
@@ -340,8 +345,10 @@ CALIBRATION = Chart(
     about=(
         "How often a model is right at each confidence, in fifteen bins: on the dotted line it "
         "knows how sure it may be, below it is too sure. All seeds together; on OOD each shift "
-        "counts the same; the larger a symbol, the more images. ECE is the mean over seeds, as in "
-        "the table. Below: where its images lie."
+        "counts the same; the larger a symbol, the more images. Bins with fewer than ten images a "
+        "run are not drawn, and count in ECE, which is the mean over seeds, as in the table. "
+        "Below: where the images lie."
     ),
     draw=draw_calibration,
+    folded=True,
 )

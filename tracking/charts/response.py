@@ -308,6 +308,7 @@ PARAMETER_MAP = Chart(
         "the settings there; a frame or ring marks the selected one."
     ),
     draw=draw_parameter_map,
+    folded=True,
 )
 
 
@@ -357,4 +358,5 @@ IMPORTANCE = Chart(
         "in the range that was searched, not which value is better."
     ),
     draw=draw_importance,
+    folded=True,
 )

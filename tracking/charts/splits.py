@@ -41,7 +41,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
     if reference is None:
         return None
     every = shifts(data.comparison.metric_names, endpoint.by)
-    metrics = [endpoint.id_metric, *(metric for metric, _ in every), endpoint.ood]
+    metrics = [endpoint.id_metric, endpoint.ood, *(metric for metric, _ in every)]
     others = [row for row in data.shown if row.arm.label != reference.arm.label]
     rows, compared = [], {}
     for metric in metrics:
@@ -159,7 +159,10 @@ CONTEXT = Chart(
     about=(
         "What each model believes of an image's context (a sketch, an emoji), compared with the "
         "zero-shot model: KL 0 is untouched, and the larger it is, the more was forgotten there. "
-        "Entropy says how undecided the model is. Means with 95 % intervals over seeds."
+        "Entropy is low where a model is sure of one context and high where several seem likely. "
+        "It has no good side: compare it with zero-shot's, since moved either way the belief is "
+        "another. Means with 95 % intervals over seeds."
     ),
     draw=draw_context,
+    folded=True,
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -20,23 +23,78 @@ from tracking.charts.base import (
     single,
     titled,
     tooltips,
+    with_halo,
 )
 from tracking.charts.data import ChartData
+from tracking.charts.labels import (
+    FONT_SIZE,
+    Box,
+    Label,
+    place_labels,
+    sample_line,
+    square,
+)
 from tracking.charts.palette import NEUTRAL, Legend
+from tracking.comparison.compare import Row
 from tracking.comparison.metrics import TOP1, named
-from tracking.comparison.runs import split_merge
+from tracking.comparison.runs import scalar_text, split_merge
 from tracking.comparison.statistics import Estimate
-from tracking.comparison.wise_ft import WISE, Curve, ood_bound
+from tracking.comparison.wise_ft import WISE, Curve
 
 _HEIGHT = 420
+_WIDE, _NARROW = 640, 290
+"""Pixels of the plots for which words are placed: in a wider one they only have more room."""
+_NARROWEST_WIDE = 420
+"""Pixels of the narrowest plot with the words of a wide one."""
+_SMALL, _LARGE, _RING = 40, 100, 260
+"""Square pixels of other settings, of what stands for an algorithm, and of the ring around those on
+the front."""
+_FEWEST_TICKS, _MOST_TICKS = 4, 12
+_MOST_LABELS = 40
+"""Settings beyond which none but those on show are named."""
+_NAME, _DISTANCE, _ALPHA, _MERGE, _SETTING = "name", "distance", "alpha", "merge", "setting"
+"""Kinds of words, in the order in which they choose their places."""
 _Rows = list[dict[str, Any]]
 
 
-class _Axes(NamedTuple):
-    """The metrics to the right and upwards; rows hold them under their names."""
+class _Range(NamedTuple):
+    """The part of an axis that is shown, in percent."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> _Range:
+        """Enclose values with a margin in which words have room."""
+        margin = 0.06 * (max(values) - min(values)) or 1.0
+        return cls(min(values) - margin, max(values) + margin)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Choose whole points where they are few, else a round step."""
+        span = self.high - self.low
+        steps = (1.0, 2.0, 5.0, 10.0) if span >= _FEWEST_TICKS else (0.1, 0.2, 0.5)
+        step = next((step for step in steps if span / step <= _MOST_TICKS), steps[-1])
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [round(step * count, 1) for count in range(first, last + 1)]
+
+    def share(self, value: float) -> float:
+        """Return where a value lies, 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+_WHOLE = _Range(0.0, 100.0)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The metrics to the right and upwards, whose values rows hold under their names."""
 
     id_metric: str
     ood_metric: str
+    id_range: _Range = _WHOLE
+    ood_range: _Range = _WHOLE
+    width: int = _WIDE
 
     @property
     def id(self) -> str:
@@ -48,11 +106,37 @@ class _Axes(NamedTuple):
 
     @property
     def x(self) -> alt.X:
-        return alt.X(**quantitative(self.id, titled(self.id_metric)))
+        return alt.X(**_channel(self.id, self.id_metric, self.id_range))
 
     @property
     def y(self) -> alt.Y:
-        return alt.Y(**quantitative(self.ood, titled(self.ood_metric)))
+        return alt.Y(**_channel(self.ood, self.ood_metric, self.ood_range))
+
+    def around(self, models: _Rows) -> _Axes:
+        """Return the same axes, as long as the models and their intervals need."""
+        ranges = [
+            _Range.of(
+                [
+                    row[at]
+                    for row in models
+                    for at in (name, f"{name} low", f"{name} high")
+                    if at in row
+                ]
+            )
+            for name in (self.id, self.ood)
+        ]
+        return replace(self, id_range=ranges[0], ood_range=ranges[1])
+
+    def pixels(self, id_accuracy: float, ood: float) -> tuple[float, float]:
+        """Return the place in a plot of this width."""
+        x, y = self.id_range.share(id_accuracy), self.ood_range.share(ood)
+        return self.width * x, _HEIGHT * (1 - y)
+
+
+def _channel(field: str, metric: str, shown: _Range) -> dict[str, Any]:
+    scale = alt.Scale(domain=[*shown], nice=False, zero=False)
+    axis = alt.Axis(values=shown.ticks, format="~f", labelOverlap=True)
+    return quantitative(field, titled(metric), scale=scale, axis=axis)
 
 
 def draw_id_ood(data: ChartData) -> Picture | None:
@@ -62,15 +146,27 @@ def draw_id_ood(data: ChartData) -> Picture | None:
     models = _model_rows(data, axes)
     if not models:
         return None
+    axes = axes.around(models)
     legend = _legend(data, models)
-    layers = [
-        *_draw_curves(data, legend, axes),
-        *_draw_distances(_distance_rows(data, axes), axes),
+    curves, distances = _curve_rows(data, legend, axes), _distance_rows(data, axes)
+    layers: list[alt.Chart | alt.LayerChart] = [
+        *_draw_curves(curves, legend, axes),
+        *_draw_distances(distances, axes),
         *_draw_models(models, legend, axes),
+        *(
+            _draw_labels(_label_rows(data, at, models, curves, distances), at)
+            for at in (axes, replace(axes, width=_NARROW))
+        ),
     ]
     kind = "" if endpoint.by != TOP1 else " accuracy"
     description = f"{axes.id} against {axes.ood}{kind} of {len(models)} models"
-    return single(layers, _HEIGHT, description, models)
+    chart = single(layers, _HEIGHT, description, models)
+    titles = max((list(_setting_values(data, row)) for row in data.settings), key=len, default=[])
+    if len(titles) < 2 or len(data.settings) > _MOST_LABELS:
+        return chart
+    text = f"Beside small symbols: {', '.join(titles)}"
+    words = alt.TitleParams(text, anchor="start", fontSize=FONT_SIZE, fontWeight="normal")
+    return chart.properties(title=words)
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
@@ -141,7 +237,8 @@ def _legend(data: ChartData, models: _Rows) -> Legend:
         for merge in (row.arm.merge, WISE)
     }
     ordered = sorted(drawn, key=lambda text: (data.algorithms.index(every[text][0]), every[text]))
-    return palette.legend_of_series({text: every[text] for text in ordered}, data.algorithms)
+    legend = palette.legend_of_series({text: every[text] for text in ordered}, data.algorithms)
+    return replace(legend, orient="top")
 
 
 def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
@@ -155,9 +252,11 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     return [
         *interval_rules(place.encode(legend.colour()), "x", axes.id, rows),
         *interval_rules(place.encode(legend.colour()), "y", axes.ood, rows),
-        others.mark_point(filled=False, size=24, opacity=0.55, aria=False),
-        points.transform_filter("datum['on show']").mark_point(filled=False, size=90, opacity=1),
-        rings.mark_point(filled=False, size=260, color=NEUTRAL, strokeWidth=1.5, aria=False),
+        others.mark_point(filled=False, size=_SMALL, opacity=0.9, aria=False),
+        points.transform_filter("datum['on show']").mark_point(
+            filled=False, size=_LARGE, opacity=1
+        ),
+        rings.mark_point(filled=False, size=_RING, color=NEUTRAL, strokeWidth=1.5, aria=False),
     ]
 
 
@@ -168,9 +267,11 @@ def _reference_curve(data: ChartData) -> Curve | None:
     return next((curve for curve in data.comparison.curves if curve.label == setting), None)
 
 
-def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart]:
-    """Draw dashed lines, and the alphas of the reference's."""
+def _curve_rows(data: ChartData, legend: Legend, axes: _Axes) -> _Rows:
+    """List the points of every curve by rising alpha, the reference's first."""
     algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
+    reference = _reference_curve(data)
+    curves = sorted(data.comparison.curves, key=lambda curve: curve is not reference)
     rows: _Rows = [
         {
             "curve": curve.label,
@@ -179,47 +280,39 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
             axes.id: percent(point.id),
             axes.ood: percent(point.ood),
         }
-        for curve in data.comparison.curves
+        for curve in curves
         for point in curve.points
     ]
-    rows = [row for row in rows if row["series"] in legend.styles]
+    return [row for row in rows if row["series"] in legend.styles]
+
+
+def _draw_curves(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     if not rows:
         return []
-    base = alt.Chart(inline_data(rows)).encode(axes.x, axes.y)
-    lines = base.mark_line(strokeWidth=1.5, opacity=0.8, strokeDash=[5, 3], aria=False).encode(
-        legend.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q")
-    )
-    curve = _reference_curve(data)
-    if curve is None:
-        return [lines]
-    inner = f"datum.curve === {json.dumps(curve.label)} && datum.alpha > 0 && datum.alpha < 1"
-    words = base.transform_filter(inner).encode(alt.Text("alpha:Q", format="~g"))
-    return [lines, words.mark_text(align="left", dx=7, dy=-10, fontSize=10, aria=False)]
+    lines = alt.Chart(inline_data(rows)).mark_line(strokeWidth=2, strokeDash=[6, 3], aria=False)
+    return [
+        lines.encode(axes.x, axes.y, legend.colour(), alt.Detail("curve:N"), alt.Order("alpha:Q"))
+    ]
 
 
 def _distance_rows(data: ChartData, axes: _Axes) -> _Rows:
-    """List the trained rows on show in the ID range of the reference's curve, and its OOD there."""
-    curve, reference = _reference_curve(data), data.reference
-    if curve is None or reference is None:
-        return []
+    """List the rows on show that have a distance to the reference's curve, and where it ends."""
     rows: _Rows = []
     for row in data.shown:
         id_test, ood = row.metric(axes.id_metric).mean, row.metric(axes.ood_metric).mean
-        own = row.arm.is_zero_shot or row.setting == reference.setting
-        if own or id_test is None or ood is None:
+        distance = None if row.above_curve is None else row.above_curve.mean
+        if id_test is None or ood is None or distance is None:
             continue
-        height = ood_bound(curve, id_test)
-        if height is not None:
-            rows.append(
-                {
-                    "setting": row.arm.label,
-                    axes.id: percent(id_test),
-                    axes.ood: percent(ood),
-                    "curve": percent(height),
-                    "middle": percent((ood + height) / 2),
-                    "distance": percent(ood - height),
-                }
-            )
+        rows.append(
+            {
+                "setting": row.arm.label,
+                axes.id: percent(id_test),
+                axes.ood: percent(ood),
+                "curve": percent(ood - distance),
+                "middle": percent(ood - distance / 2),
+                "distance": percent(distance),
+            }
+        )
     return rows
 
 
@@ -230,13 +323,122 @@ def _draw_distances(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
     rules = base.mark_rule(color=NEUTRAL, strokeWidth=1.5).encode(
         axes.y, alt.Y2(field="curve"), tooltip=tooltips("setting", ("distance", "+.2f"))
     )
-    # Rounded before it is written, a distance just below zero has no minus.
-    rounded = base.transform_calculate(distance="round(10 * datum.distance) / 10 + 0")
-    numbers = rounded.mark_text(align="right", dx=-12, fontSize=10, fontWeight="bold").encode(
-        alt.Y(field="middle", type="quantitative", title=titled(axes.ood_metric)),
-        alt.Text("distance:Q", format="+.1f"),
+    return [rules]
+
+
+def _label_rows(
+    data: ChartData, axes: _Axes, models: _Rows, curves: _Rows, distances: _Rows
+) -> _Rows:
+    """List the words of the chart, each beside what it names, as far as there is room.
+
+    Names of what stands for an algorithm and distances; in a wide plot alphas, other merges, and
+    what is special to the other settings.
+    """
+    unmerged = {row.arm.label: row for row in data.settings}
+    radii = {_place(row, axes): _radius(row) for row in models}
+    shown = {row.arm.label for row in data.shown if row.arm.merge is None}
+    others = [row for row in models if row["setting"] in {*unmerged} - shown]
+    words = [(_NAME, row, str(row["setting"])) for row in models if row["setting"] in shown]
+    for row in distances:
+        # Rounded before it is written, a distance just below zero has no minus.
+        number = f"{round(row['distance'], 1) + 0.0:+.1f}"
+        words.append((_DISTANCE, {**row, axes.ood: row["middle"]}, number))
+    if axes.width > _NARROW:
+        words += [(_ALPHA, row, f"α {row['alpha']:g}") for row in curves if 0 < row["alpha"] < 1]
+        merged = [row.arm for row in data.shown if row.arm.merge is not None]
+        on_curves = {f"{row['curve']} + {WISE}@{row['alpha']:g}" for row in curves}
+        apart = {arm.label: f"+ {arm.merge}" for arm in merged if arm.label not in on_curves}
+        words += [(_MERGE, row, apart[key]) for row in models if (key := row["setting"]) in apart]
+    if axes.width > _NARROW and len(data.settings) <= _MOST_LABELS:
+        texts = [_setting_text(_setting_values(data, unmerged[row["setting"]])) for row in others]
+        words += [(_SETTING, row, text) for row, text in zip(others, texts, strict=True) if text]
+    labels = [
+        Label(
+            text,
+            *axes.pixels(*_place(row, axes)),
+            gap=radii.get(_place(row, axes), 1.0) + 4,
+            required=kind in (_NAME, _DISTANCE),
+        )
+        for kind, row, text in words
+    ]
+    points = [square(*axes.pixels(*place), radius) for place, radius in radii.items()]
+    lines = [*_line_boxes(axes, models, curves, distances)]
+    offsets = place_labels(labels, points, lines, Box(0, 0, axes.width, _HEIGHT))
+    return [
+        {
+            "label": text,
+            "kind": kind,
+            "bold": kind in (_NAME, _DISTANCE),
+            axes.id: row[axes.id],
+            axes.ood: row[axes.ood],
+            **offset._asdict(),
+        }
+        for (kind, row, text), offset in zip(words, offsets, strict=True)
+        if offset is not None
+    ]
+
+
+def _place(row: Mapping[str, Any], axes: _Axes) -> tuple[float, float]:
+    return row[axes.id], row[axes.ood]
+
+
+def _radius(row: Mapping[str, Any]) -> float:
+    return math.sqrt(_RING if row["front"] else _LARGE if row["on show"] else _SMALL) / 2
+
+
+def _setting_values(data: ChartData, row: Row) -> dict[str, str]:
+    """Return what is special to a setting: its varied parameters, by their titles."""
+    varied = sorted(data.parameters, key=lambda parameter: parameter.name)
+    params = row.arm.params
+    return {each.title: scalar_text(params[each.name]) for each in varied if each.name in params}
+
+
+def _setting_text(values: Mapping[str, str]) -> str:
+    """Write `kl_weight=0.1`, or of several parameters the values alone."""
+    if len(values) == 1:
+        return "".join(f"{title}={value}" for title, value in values.items())
+    return ", ".join(values.values())
+
+
+def _line_boxes(axes: _Axes, models: _Rows, curves: _Rows, distances: _Rows) -> Iterator[Box]:
+    """Cover the intervals, the curves, and the distances."""
+    for row in models:
+        x, y = _place(row, axes)
+        if (low := f"{axes.id} low") in row:
+            yield from sample_line(axes.pixels(row[low], y), axes.pixels(row[f"{axes.id} high"], y))
+        if (low := f"{axes.ood} low") in row:
+            yield from sample_line(
+                axes.pixels(x, row[low]), axes.pixels(x, row[f"{axes.ood} high"])
+            )
+    for one, two in pairwise(curves):
+        if one["curve"] == two["curve"]:
+            yield from sample_line(axes.pixels(*_place(one, axes)), axes.pixels(*_place(two, axes)))
+    for row in distances:
+        x, y = _place(row, axes)
+        yield from sample_line(axes.pixels(x, y), axes.pixels(x, row["curve"]))
+
+
+def _draw_labels(rows: _Rows, axes: _Axes) -> alt.LayerChart:
+    """Draw the words where they were placed, if the plot is as wide as that."""
+    is_wide = f"width >= {_NARROWEST_WIDE}"
+    place: dict[str, Any] = {name: alt.ExprRef(f"datum.{name}") for name in ("dx", "dy", "align")}
+    place["opacity"] = alt.ExprRef(f"({is_wide}) == {json.dumps(axes.width > _NARROW)} ? 1 : 0")
+    base = alt.Chart().encode(axes.x, axes.y, alt.Text("label:N"))
+    layers = [
+        layer
+        for bold in (False, True)
+        for layer in with_halo(
+            base.transform_filter(f"datum.bold === {json.dumps(bold)}"),
+            baseline="middle",
+            fontSize=FONT_SIZE,
+            fontWeight="bold" if bold else "normal",
+            **place,
+        )
+    ]
+    # By a name of its own it is not among the numbers behind the chart.
+    return alt.LayerChart(
+        data=alt.InlineData(values=rows, name=f"words-{axes.width}"), layer=layers
     )
-    return [rules, numbers]
 
 
 ID_OOD = Chart(
@@ -245,10 +447,11 @@ ID_OOD = Chart(
     about=(
         "Every setting, mean over seeds: further right is better in distribution, further up is "
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
-        "seeds; hollow ones are merged, and the dashed lines are WiSE-FT curves, the reference's "
-        "with its alphas. A ring marks the Pareto front, which no other model beats on both; an "
-        "upright line with a number is the distance in points to the reference's WiSE-FT curve at "
-        "equal ID accuracy."
+        "seeds; hollow ones are merged, and the dashed lines are WiSE-FT curves with their alphas. "
+        "A ring marks the Pareto front, which no other model beats on both; an "
+        "upright line with a number is the distance of the verdict, in points: the mean over seeds "
+        "of that to the most that each seed's own WiSE-FT curve of the reference may give at equal "
+        "ID accuracy."
     ),
     draw=draw_id_ood,
 )

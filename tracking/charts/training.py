@@ -187,6 +187,7 @@ LEARNING = Chart(
         "losses of different algorithms are different sums: compare their course, not their height."
     ),
     draw=draw_learning,
+    folded=True,
 )
 
 
@@ -303,4 +304,5 @@ COST = Chart(
         "number of runs says how much was spent on tuning each algorithm."
     ),
     draw=draw_cost,
+    folded=True,
 )

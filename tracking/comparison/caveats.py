@@ -150,12 +150,28 @@ def named_domains(arm: Arm) -> tuple[str, ...]:
     return tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
 
 
+def domains_differ(arms: Sequence[Arm]) -> bool:
+    """Whether only some arms' prompts name held-out domains, or other ones: then rows are marked.
+
+    What is true of every row is a sentence above the table, and no mark.
+    """
+    return len({named_domains(arm) for arm in arms if arm.runs}) > 1
+
+
 def contexts(arms: Sequence[Arm]) -> Iterator[str]:
     """Name the arms whose prompts speak of a domain they are tested on."""
     by_words: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
         if words := named_domains(arm):
             by_words.setdefault(words, []).append(arm.label)
+    if by_words and not domains_differ(arms):
+        (words,) = by_words
+        named = ", ".join(f"'{word}'" for word in words)
+        yield (
+            f"the prompts of all methods name test domains ({named}): OOD numbers are optimistic; "
+            "the recipe `prompts` measures by how much"
+        )
+        return
     for words, labels in by_words.items():
         yield f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
 

@@ -8,8 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from tracking.comparison import caveats, verdict_text
+from tracking.comparison import answer_text, caveats, verdict_text
+from tracking.comparison.answer import (
+    Answer,
+    find_strongest,
+    find_verdict,
+    judge_against_zero_shot,
+    usable_models,
+)
 from tracking.comparison.domainbed import DomainBedTable
+from tracking.comparison.effects import Association, Effect, measure_effects
 from tracking.comparison.metrics import NOUNS, TOP1, metric_order
 from tracking.comparison.predictions import intervals, read_predictions
 from tracking.comparison.runs import Arm, RunRecord, group
@@ -22,17 +30,19 @@ from tracking.comparison.selection import (
     select,
     select_each,
     select_merges,
+    select_shared_merges,
 )
 from tracking.comparison.spec import USUAL, ComparisonSpec, Endpoint, SelectionRule
 from tracking.comparison.statistics import Estimate, Interval, estimate
 from tracking.comparison.verdict import (
     Pair,
     Verdict,
+    above_curve,
     gain_over_zero_shot,
     judge,
     zero_shot_of,
 )
-from tracking.comparison.wise_ft import Curve, mean_curve, seed_curves
+from tracking.comparison.wise_ft import Curve, mean_curve, seed_curves, wise_alpha
 
 _REPR_VERDICT = 240
 """Characters of the verdict in a repr; the first sentence has fewer."""
@@ -54,6 +64,9 @@ class Row:
     """
     ci95_images: Mapping[str, Interval] = field(default_factory=dict)
     """Bootstrap over images of the top-1 of every split and of `ood/mean/top1`, if requested."""
+    above_curve: Estimate | None = None
+    """The distance at equal ID: OOD minus the upper bound of the reference's WiSE-FT curve, by
+    seed. None where the row does not stand for something, or stands on that curve itself."""
 
     @property
     def setting(self) -> str:
@@ -91,7 +104,9 @@ class Comparison:
     selected: Selection | None
     """The setting that the rule takes among the trials."""
     verdicts: tuple[Verdict, ...]
-    sentences: tuple[str, ...]
+    answer: Answer
+    statistics: tuple[str, ...]
+    """Sentences with the numbers, intervals and p behind the answer."""
     warnings: tuple[str, ...]
     curves: tuple[Curve, ...]
     """Mean WiSE-FT curves of the settings that stand for their algorithms in the verdict."""
@@ -150,8 +165,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The sentences as one paragraph."""
-        return " ".join(self.sentences)
+        """The answer and its statistics as one paragraph."""
+        return " ".join((*self.answer.lines, *self.statistics))
 
     def __repr__(self) -> str:
         """Write at most two lines: that of a dataclass would print every run."""
@@ -166,6 +181,7 @@ def compare(
     *,
     sweep: str = "",
     with_images: bool = False,
+    tried: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Group runs into settings, select one per algorithm, and test it against the reference.
 
@@ -177,9 +193,10 @@ def compare(
         spec: Selection rule, endpoint, reference, and the seeds of a complete setting.
         sweep: The name in titles.
         with_images: Read the kept predictions and add bootstrap intervals over images.
+        tried: By algorithm, the settings that its runs were chosen among; None: its arms.
 
     Returns:
-        The table, the paired tests (Holm-adjusted), and the verdict as sentences.
+        The table, the paired tests (Holm-adjusted), the answer and its statistics as sentences.
     """
     arms = group(runs)
     measured = {name for arm in arms for run in arm.done for name in run.metrics}
@@ -192,25 +209,43 @@ def compare(
     selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
     best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
     confirmation = confirm(arms, selections, spec.confirm_seeds)
-    tested = confirmation.arms
+    tested, fresh = confirmation.arms, confirmation.fresh_seeds
+    judged_on = fresh or seeds
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
     reference = tested.get(spec.reference)
     spent = budgets(arms)
+    if tried is None:
+        tried = {it.algorithm: it.settings for it in spent}
+    curves = {
+        arm.label: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
+        for arm in tested.values()
+        if arm.merge is None
+    }
+    own_curves = {} if reference is None else curves.get(reference.label, {})
     verdicts: tuple[Verdict, ...] = ()
     if reference is not None:
         candidates = [arm for arm in tested.values() if arm is not reference and arm.trains]
+        chosen_on = selections[spec.reference].arm
         verdicts = judge(
             candidates,
             reference,
             endpoint,
-            seeds=confirmation.seeds if confirmation.is_complete else seeds,
-            tried={} if confirmation.is_complete else {it.algorithm: it.settings for it in spent},
+            seeds=judged_on,
+            tried={} if fresh else tried,
             zero_shots=zero_shots,
-            merges=merges,
+            merges={
+                arm.label: select_shared_merges([selections[arm.algorithm].arm, chosen_on], rule)
+                for arm in candidates
+                if arm.merge is None and reference.merge is None
+            },
+            curves=own_curves,
         )
     if with_images:
         verdicts = tuple(map(_with_images, verdicts))
     fewer = less_tried(arms)
+    standing_arms = [*tested.values(), *([best.arm] if best else [])]
+    on_show = {arm.label.removesuffix(f" + {arm.merge}") for arm in standing_arms}
+    marks_domains = caveats.domains_differ(arms)
     rows = []
     for arm in arms:
         standing = selections.get(arm.algorithm)
@@ -218,10 +253,12 @@ def compare(
             "untuned": arm.role == "baseline" and arm.algorithm in fewer,
             "incomplete": not arm.is_complete(confirmation.seeds if arm.confirms else seeds),
             "confirmed": arm.confirms,
-            "names domains": bool(caveats.named_domains(arm)),
+            "names domains": marks_domains and bool(caveats.named_domains(arm)),
             "oracle": rule.oracle,
         }
-        for model in (arm, *(arm.merged(label) for label in arm.merge_labels)):
+        # At alpha 1 WiSE-FT is the unmerged model, which has a row.
+        labels = [it for it in arm.merge_labels if wise_alpha(it) != 1 or it == rule.merge]
+        for model in (arm, *map(arm.merged, labels)):
             chosen = standing is not None and standing.arm.label == model.label
             chosen |= model.merge in merges.get(arm.label, {}).values()
             row = Row(
@@ -231,27 +268,34 @@ def compare(
                 chosen=chosen,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
             )
+            if chosen and reference is not None and arm.label in on_show:
+                row = replace(row, above_curve=_distance(model, reference, own_curves, endpoint))
             if with_images and model.done and (model.merge is None or chosen):
                 predictions = read_predictions(model.done, model.merge)
                 row = replace(row, ci95_images=intervals(predictions) if predictions else {})
             rows.append(row)
     judged = [*selections.values(), *([best] if best else [])]
-    curves = []
-    for arm in tested.values():
-        if arm.merge is None:
-            zero_shot = zero_shot_of(arm, zero_shots)
-            by_seed = seed_curves(arm, zero_shot, endpoint.id_metric, endpoint.ood)
-            if len(by_seed) == len(arm.done):
-                curves.append(mean_curve([*by_seed.values()]))
+    models = [arm for arm in arms if arm.confirms == bool(fresh) or not arm.trains]
+    answer, statistics = _answer(
+        arms, spec, best, tested, verdicts, usable_models(models, merges), judged_on
+    )
     return Comparison(
         sweep=sweep,
         spec=spec,
         rows=tuple(rows),
         selected=best,
         verdicts=verdicts,
-        sentences=(
-            *_sentences(best, tested, verdicts, spec, zero_shots),
+        answer=answer,
+        statistics=(
+            *statistics,
             *(text for verdict in verdicts for text in verdict_text.over_images(verdict)),
+            *verdict_text.same_models(
+                [
+                    arm
+                    for arm in models
+                    if any(wise_alpha(it) == 1 for it in merges.get(arm.label, {}).values())
+                ]
+            ),
             *verdict_text.confirmed(confirmation, seeds),
         ),
         warnings=(
@@ -265,27 +309,90 @@ def compare(
             *caveats.missing_values(arms, endpoint),
             *(_without_images(rows, endpoint) if with_images else ()),
         ),
-        curves=tuple(curve for curve in curves if curve is not None),
+        curves=tuple(_mean_curves(tested.values(), curves)),
         budgets=spent,
-        fresh_seeds=confirmation.seeds if confirmation.is_complete else (),
+        fresh_seeds=fresh,
     )
 
 
-def _sentences(
+def _distance(
+    model: Arm, reference: Arm, curves: Mapping[int | None, Curve], endpoint: Endpoint
+) -> Estimate | None:
+    """Return the distance to the reference's curve; None for what is on that curve or not trained.
+
+    An arm on other seeds than the reference's has none either.
+    """
+    same_seeds = model.confirms == reference.confirms
+    if not model.trains or model.is_setting_of(reference) or not same_seeds:
+        return None
+    return above_curve(model, curves, endpoint, Pair(model, reference, endpoint).seeds)[0]
+
+
+def _mean_curves(
+    arms: Iterable[Arm], curves: Mapping[str, Mapping[int | None, Curve]]
+) -> Iterator[Curve]:
+    """Average the curves of each arm of which every finished run has one."""
+    for arm in arms:
+        by_seed = curves.get(arm.label, {})
+        curve = mean_curve([*by_seed.values()]) if len(by_seed) == len(arm.done) else None
+        if curve is not None:
+            yield curve
+
+
+def _answer(
+    arms: Sequence[Arm],
+    spec: ComparisonSpec,
     best: Selection | None,
     tested: Mapping[str, Arm],
     verdicts: Sequence[Verdict],
-    spec: ComparisonSpec,
-    zero_shots: Sequence[Arm],
-) -> Iterator[str]:
+    models: Sequence[Arm],
+    seeds: Sequence[int],
+) -> tuple[Answer, tuple[str, ...]]:
+    """Answer what to use and how sure that is; return the statistics behind it too.
+
+    `models` are those among which the strongest is, on the `seeds` that the verdicts are of.
+    """
+    zero_shots = [arm for arm in arms if arm.is_zero_shot]
+    endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
+    selected = None if best is None else tested[best.arm.algorithm]
+    strongest = find_strongest(models, reference, endpoint, seeds)
+    verdict = find_verdict(verdicts, best, rule)
+    candidate = selected if verdict is None else verdict.pair.candidate
+    against = None
+    if candidate is not None and not (verdict and verdict.pair.reference.is_zero_shot):
+        tried = 1 if verdict is None else verdict.tried
+        against = judge_against_zero_shot(candidate, zero_shots, endpoint, seeds, tried)
+    found: list[Effect | Association] = []
+    if best is not None:
+        merge = best.arm.merge
+        varied = arms if merge is None else [arm.merged(merge) for arm in arms]
+        found += measure_effects(varied, best.arm, endpoint, spec.seeds or ())
+    effects = tuple(it for it in found if isinstance(it, Effect))
+    associations = tuple(it for it in found if isinstance(it, Association))
+    lines, statistics = list[str](), list[str]()
+    if strongest is not None:
+        # Of several tasks nothing is selected as a whole.
+        of_sweep = None if spec.tasks else selected
+        lines.append(answer_text.strongest_line(strongest, of_sweep, endpoint))
     if best is None:
-        yield verdict_text.NO_VALUE
-    for verdict in verdicts:
-        yield from verdict_text.sentences(verdict)
-    if best is not None and not verdicts:
-        arm = tested[best.arm.algorithm]
-        gain = gain_over_zero_shot(arm, zero_shots, spec.endpoint.ood)
-        yield from verdict_text.no_reference(arm, spec.reference, gain, spec.endpoint)
+        lines.append(answer_text.NO_VALUE)
+    if verdict is not None:
+        lines.append(answer_text.brief(verdict, rule))
+    elif selected is not None:
+        lines.append(answer_text.no_reference(selected, spec.reference))
+        gain = gain_over_zero_shot(selected, zero_shots, endpoint.ood)
+        statistics += verdict_text.gain_sentence(gain, endpoint)
+    if against is not None:
+        lines.append(answer_text.brief(against, rule))
+    lines += [answer_text.effect_line(effect, endpoint, rule) for effect in effects]
+    for one in verdicts:
+        statistics += verdict_text.sentences(one)
+    if strongest is not None:
+        statistics += answer_text.strongest_statistics(strongest, reference)
+    statistics += [answer_text.effect_statistics(effect, endpoint) for effect in effects]
+    statistics += answer_text.associations(associations, endpoint)
+    answer = Answer(tuple(lines), strongest, verdict, against, effects, associations)
+    return answer, tuple(statistics)
 
 
 def _with_images(verdict: Verdict) -> Verdict:

@@ -71,14 +71,16 @@ def has_series(metric: str, *, merged: bool = False) -> bool:
 
 
 def direction(metric: str) -> Direction:
-    """Return 1 where more is better (accuracies), -1 where less is (losses, the gap), else 0.
+    """Return 1 where more is better (accuracies), -1 where less is (losses of a split), else 0.
 
-    How far a model has moved (`context/...`) and what it cost (`system/...`) are no merits.
+    A small gap is no merit, since a model that has learned nothing has none; nor is how far a model
+    has moved (`context/...`), what it cost (`system/...`), or a training loss, which is another sum
+    for each algorithm.
     """
     kind = kind_of(metric)
-    if metric.startswith(("gap/", "train/")) or kind in _LOSSES:
+    if kind in _LOSSES:
         return -1
-    return 1 if kind in _ACCURACIES else 0
+    return 1 if kind in _ACCURACIES and not metric.startswith("gap/") else 0
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
@@ -93,11 +95,11 @@ _GROUPS = (
     "id/val/",
     "id/test/",
     "id/test_",
-    "ood/",
     "ood/mean/",
+    "gain/",
     "gap/",
     "hmean/",
-    "gain/",
+    "ood/",
     "retention/",
     "retention/mean/",
     "retention/gain/",
@@ -107,9 +109,10 @@ _GROUPS = (
 
 
 def metric_order(name: str) -> tuple[int, str, int, str]:
-    """Sort ID before OOD, shifts by name before their mean, top-1 before the rest."""
+    """Sort ID before OOD, the mean over shifts before them by name, top-1 before the rest."""
     kinds = ("top1", "nll", "ece", "brier")
     where, _, kind = name.rpartition("/")
-    fits = [place for place, start in enumerate(_GROUPS) if name.startswith(start)]
+    fits = [group for group in _GROUPS if name.startswith(group)]
+    place = _GROUPS.index(max(fits, key=len)) if fits else len(_GROUPS)
     rank = kinds.index(kind) if kind in kinds else len(kinds)
-    return (fits[-1] if fits else len(_GROUPS), where, rank, kind)
+    return (place, where, rank, kind)

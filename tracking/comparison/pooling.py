@@ -172,7 +172,8 @@ class SweepRuns:
     records: Sequence[RunRecord]
     spec: ComparisonSpec = USUAL
     fields: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
-    """By digest every field of a run (see `comparison.runs`); read for several sweeps only."""
+    """By digest every field of a run (see `comparison.runs`): of all runs where there are several
+    sweeps, else of zero-shot models."""
     warnings: tuple[str, ...] = ()
     """What a reader must know of how it was read."""
 

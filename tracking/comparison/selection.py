@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tracking.comparison.runs import Arm, Scalar, params_key, split_merge
 from tracking.comparison.spec import VAL, SelectionRule
+from tracking.comparison.wise_ft import wise_alpha
 
 T = TypeVar("T")
 _ROUNDING = 1e-12
@@ -81,24 +82,51 @@ def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[st
     tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
     selected: dict[str, dict[str, str]] = {arm.label: {} for arm in tuned}
     for arm in tuned:
-        by_merge: dict[str, list[str]] = {}
-        for label in arm.merge_labels:
-            by_merge.setdefault(split_merge(label)[0], []).append(label)
-        for name, labels in by_merge.items():
-            for metric in dict.fromkeys((rule.metric, VAL)):
-                means = [(label, arm.merged(label).mean(metric)) for label in labels]
-                valued = [(label, value) for label, value in means if value is not None]
-                if valued:
-                    # The margin is in the unit of the rule's own metric.
-                    own = rule if metric == rule.metric else SelectionRule()
-                    best = _near_best(valued, own)[0]
-                    if own.within is not None:
-                        best = _strongest(valued, own, _merge_strength)
-                    selected[arm.label][name] = best[0]
-                    break
+        selected[arm.label] = _select_labels([arm], arm.merge_labels, rule)
     fresh = [(arm, other) for arm in arms if arm.confirms for other in tuned]
     confirming = {a.label: selected[b.label] for a, b in fresh if a.is_setting_of(b)}
     return {**selected, **confirming}
+
+
+def select_shared_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, str]:
+    """Select the label of each merge at which unmerged arms are compared, by their mean value.
+
+    One label for all of them, since a difference between two alphas is no difference between two
+    methods. Neither end of WiSE-FT is taken: there it is the zero-shot or the unmerged model.
+    """
+    shared = [
+        label
+        for label in arms[0].merge_labels
+        if all(label in arm.merge_labels for arm in arms) and wise_alpha(label) not in (0.0, 1.0)
+    ]
+    return _select_labels(arms, shared, rule)
+
+
+def _select_labels(
+    arms: Sequence[Arm], labels: Iterable[str], rule: SelectionRule
+) -> dict[str, str]:
+    """Select a label of each merge by the mean over these arms."""
+    by_merge: dict[str, list[str]] = {}
+    for label in labels:
+        by_merge.setdefault(split_merge(label)[0], []).append(label)
+    selected = {}
+    for name, of_merge in by_merge.items():
+        for metric in dict.fromkeys((rule.metric, VAL)):
+            valued = []
+            for label in of_merge:
+                means = [arm.merged(label).mean(metric) for arm in arms]
+                present = [mean for mean in means if mean is not None]
+                if len(present) == len(arms):
+                    valued.append((label, math.fsum(present) / len(present)))
+            if valued:
+                # The margin is in the unit of the rule's own metric.
+                own = rule if metric == rule.metric else SelectionRule()
+                best = _near_best(valued, own)[0]
+                if own.within is not None:
+                    best = _strongest(valued, own, _merge_strength)
+                selected[name] = best[0]
+                break
+    return selected
 
 
 def _merge_strength(label: str) -> tuple[float, ...]:
@@ -153,6 +181,11 @@ class Confirmation:
     def is_complete(self) -> bool:
         """Whether every selected setting that trains has every fresh seed."""
         return 0 < self.required == self.done
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """Those that the verdict is judged on, where the confirmation is complete; else none."""
+        return self.seeds if self.is_complete else ()
 
 
 def confirm(

@@ -53,6 +53,10 @@ class PairedTest:
         """Student's interval of the mean; None below 3 pairs and without spread."""
         return t_interval(self.differences) if self.spreads else None
 
+    def interval(self, level: float) -> Interval | None:
+        """Return Student's interval at another level; None where `ci95` is."""
+        return t_interval(self.differences, level) if self.spreads else None
+
     @property
     def p(self) -> float | None:
         """Two-sided p of the paired t test; None below 3 pairs and without spread."""
@@ -135,14 +139,16 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(variance / len(values))
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """Compute Student's two-sided 95 % interval of a mean: mean ± t(n-1) * s / sqrt(n).
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Compute Student's two-sided interval of a mean, of 95 % unless another level is given.
+
+    It is mean ± t(n-1) * s / sqrt(n).
 
     None below 3 values, or when one of them is not finite.
     """
     if len(values) < FEWEST_SEEDS or not all(map(math.isfinite, values)):
         return None
-    half = float(stdtrit(len(values) - 1, 0.975)) * standard_error(values)
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * standard_error(values)
     middle = mean(values)
     return Interval(middle - half, middle + half)
 

@@ -355,10 +355,13 @@ def compare_tasks(
     }
     selections = select_per_seed(by_task, rule, seeds)
     endpoint = spec.endpoint.over(by_task)
+    spent = _budgets(parts)
     whole = compare(
         [mean_record(selection, by_task, rule, endpoint) for selection in selections],
         spec.model_copy(update={"rule": rule, "endpoint": endpoint, "seeds": seeds}),
         sweep=sweep,
+        # A mean is of runs that were chosen on its own seed, on each task.
+        tried={budget.algorithm: budget.settings for budget in spent},
     )
     table = domainbed_table(field, whole, parts, selections)
     every = [row for part in parts.values() for row in part.rows]
@@ -373,9 +376,9 @@ def compare_tasks(
         whole,
         rows=tuple(rows),
         selected=None,
-        sentences=(*whole.sentences, *_sentences(table)),
+        statistics=(*whole.statistics, *_sentences(table)),
         warnings=(*_warnings({task: part.warnings for task, part in parts.items()}, whole),),
-        budgets=_budgets(parts),
+        budgets=spent,
         tasks=parts,
         task_table=table,
     )

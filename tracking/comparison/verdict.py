@@ -11,7 +11,7 @@ from tracking.comparison.metrics import OOD, TOP1
 from tracking.comparison.runs import Arm
 from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
 from tracking.comparison.statistics import Estimate, Interval, PairedTest, estimate, holm, mean
-from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_bound, seed_curves
+from tracking.comparison.wise_ft import Curve, Point, dominating, mean_curve, ood_bound
 
 GAIN = "gain/ood/top1"
 Outcome = Literal[
@@ -27,7 +27,7 @@ Outcome = Literal[
     "no_pairs",
     "not_measured",
 ]
-State = Literal["BETTER", "MORE ROBUST", "WORSE", "NO GAIN", "UNDECIDED"]
+State = Literal["BETTER", "MORE ROBUST", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED"]
 Beyond = Literal["above", "below", "between", "above or below"]
 
 
@@ -132,12 +132,10 @@ class Verdict:
     """OOD minus the upper bound of the reference's WiSE-FT curve at equal ID, by common seed."""
     beyond: Beyond | None
     """Where the ID accuracies lie at which the curve has no bound."""
-    above_mean_curve: float | None
-    """The same of the means over these seeds."""
     dominated_by: Point | None
     """The model on the reference's curve that is as good on both and better on one, if any."""
     merged: Mapping[str, Pair] = field(default_factory=dict)
-    """By merge: the pair with the merge on both, each at its own selected label."""
+    """By merge: the pair with the merge on both, at the same label (`wise_ft@0.5`)."""
     ci95_images: Mapping[str, Interval] = field(default_factory=dict)
     """By metric: bootstrap over images of the difference, the weights held fixed."""
 
@@ -150,7 +148,7 @@ class Verdict:
             case "trade_off":
                 return "MORE ROBUST"
             case "worse":
-                return "WORSE"
+                return "LESS ROBUST" if self.pair.endpoint.has_shifts else "WORSE"
             case "tie":
                 return "NO GAIN"
             case "no_difference":
@@ -182,6 +180,7 @@ def judge(
     tried: Mapping[str, int] | None = None,
     zero_shots: Sequence[Arm] = (),
     merges: Mapping[str, Mapping[str, str]] | None = None,
+    curves: Mapping[int | None, Curve] | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge every candidate against the reference, Holm-adjusted over all of them.
 
@@ -193,16 +192,13 @@ def judge(
         endpoint: What is tested, and the margin of ID.
         seeds: Of a complete arm; where one is lacking on a side, nothing is claimed.
         tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
-        zero_shots: Where the gain over zero-shot and the WiSE-FT curves begin.
-        merges: By the label of an unmerged arm, the label selected for each merge.
+        zero_shots: Where the gain over zero-shot begins.
+        merges: By the label of an unmerged candidate, the label at which each merge is compared.
+        curves: The WiSE-FT curves of the reference, by seed.
     """
     pairs = [Pair(candidate, reference, endpoint) for candidate in candidates]
     different = _adjusted([pair.p_different for pair in pairs])
     better = _adjusted([pair.p_better for pair in pairs])
-    zero_shot = zero_shot_of(reference, zero_shots)
-    curves = seed_curves(reference, zero_shot, endpoint.id_metric, endpoint.ood)
-    labels = merges or {}
-    own = labels.get(reference.label, {})
     verdicts = []
     for pair, p_different, p_better in zip(pairs, different, better, strict=True):
         verdicts.append(
@@ -215,13 +211,10 @@ def judge(
                 tuple(seeds),
                 max((tried or {}).get(arm.algorithm, 1) for arm in (pair.candidate, reference)),
                 gain_over_zero_shot(pair.candidate, zero_shots, endpoint.ood),
-                *_above_curve(pair, curves),
+                *above_curve(pair.candidate, curves or {}, endpoint, pair.seeds),
                 merged={
-                    merge: Pair(
-                        pair.candidate.merged(label), reference.merged(own[merge]), endpoint
-                    )
-                    for merge, label in labels.get(pair.candidate.label, {}).items()
-                    if merge in own
+                    merge: Pair(pair.candidate.merged(label), reference.merged(label), endpoint)
+                    for merge, label in (merges or {}).get(pair.candidate.label, {}).items()
                 },
             )
         )
@@ -288,26 +281,27 @@ def _outcome(
     return "no_difference"
 
 
-def _above_curve(
-    pair: Pair, curves: Mapping[int | None, Curve]
-) -> tuple[Estimate | None, Beyond | None, float | None, Point | None]:
-    """Compare with the reference's curve of each common seed, and with the mean of these curves.
+def above_curve(
+    arm: Arm,
+    curves: Mapping[int | None, Curve],
+    endpoint: Endpoint,
+    seeds: Sequence[int | None],
+) -> tuple[Estimate | None, Beyond | None, Point | None]:
+    """Subtract the upper bound of each seed's curve at equal ID from the arm's OOD accuracy.
 
-    Nothing where the candidate or the curve lacks a seed.
+    Return the distances, where the curve has no bound, and the point of the mean curve that is at
+    least as good on both and better on one. Nothing where the arm or the curve lacks a seed.
     """
-    xs, ys = (pair.candidate.values(m) for m in (pair.endpoint.id_metric, pair.endpoint.ood))
-    if not pair.seeds or not all(s in side for s in pair.seeds for side in (curves, xs, ys)):
-        return None, None, None, None
-    bounds = {seed: ood_bound(curves[seed], xs[seed]) for seed in pair.seeds}
+    xs, ys = (arm.values(metric) for metric in (endpoint.id_metric, endpoint.ood))
+    if not seeds or not all(s in side for s in seeds for side in (curves, xs, ys)):
+        return None, None, None
+    bounds = {seed: ood_bound(curves[seed], xs[seed]) for seed in seeds}
     above = estimate([None if bound is None else ys[s] - bound for s, bound in bounds.items()])
     sides = {_side(curves[s], xs[s]) for s, bound in bounds.items() if bound is None}
     beyond = "above or below" if len(sides) > 1 else next(iter(sides), None)
-    curve = mean_curve([curves[seed] for seed in pair.seeds])
-    x, y = (mean([side[seed] for seed in pair.seeds]) for side in (xs, ys))
-    if curve is None:
-        return above, beyond, None, None
-    bound = ood_bound(curve, x)
-    return above, beyond, None if bound is None else y - bound, dominating(curve, x, y)
+    curve = mean_curve([curves[seed] for seed in seeds])
+    x, y = (mean([side[seed] for seed in seeds]) for side in (xs, ys))
+    return above, beyond, None if curve is None else dominating(curve, x, y)
 
 
 def _side(curve: Curve, id_accuracy: float) -> Beyond:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tracking.comparison.caveats import few
 from tracking.comparison.metrics import NOUNS, named
-from tracking.comparison.runs import Arm, split_merge
+from tracking.comparison.runs import Arm
 from tracking.comparison.selection import Confirmation
 from tracking.comparison.spec import FEWEST_SEEDS, Endpoint
 from tracking.comparison.statistics import Estimate, Interval
 from tracking.comparison.verdict import Pair, Verdict
 
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
-NO_VALUE = "No verdict: no run gave a value to select on."
 
 
 def with_interval(value: float, ci95: Interval | None = None) -> str:
@@ -22,10 +22,17 @@ def with_interval(value: float, ci95: Interval | None = None) -> str:
     return f"{middle} pp [{', '.join(ends)}]" if ends else f"{middle} pp"
 
 
+def same_models(arms: Sequence[Arm]) -> Iterator[str]:
+    """Name the arms of which WiSE-FT is no model of its own."""
+    if arms:
+        names = few([arm.name for arm in arms])
+        yield f"WiSE-FT chose alpha 1 for {names}: the same model, which has no row of its own."
+
+
 def sentences(verdict: Verdict) -> Iterator[str]:
-    """Describe one verdict; the first word is its state."""
+    """Give the statistics of one verdict; the first word is its state."""
     pair = verdict.pair
-    yield f"{verdict.state}: {_main(verdict)}"
+    yield f"{verdict.state}: {describe(verdict)}"
     if not pair.endpoint.has_shifts:
         yield NO_SHIFTS
     # Where zero-shot is the reference, the first sentence holds that difference already.
@@ -33,8 +40,7 @@ def sentences(verdict: Verdict) -> Iterator[str]:
         yield from gain_sentence(verdict.gain, pair.endpoint)
     if verdict.above_curve is not None:
         yield f"{_curve(verdict, verdict.above_curve)}."
-    for name, merged in verdict.merged.items():
-        yield _merged(name, merged)
+    yield from map(_merged, verdict.merged.values())
 
 
 def over_images(verdict: Verdict) -> Iterator[str]:
@@ -51,17 +57,6 @@ def over_images(verdict: Verdict) -> Iterator[str]:
         yield (
             f"Over images instead of seeds (bootstrap, these weights): {of}, {'; '.join(numbers)}."
         )
-
-
-def no_reference(
-    arm: Arm, reference: str, gain: Estimate | None, endpoint: Endpoint
-) -> Iterator[str]:
-    """Say that there is nothing finished to compare with."""
-    if arm.algorithm == reference:
-        yield f"No comparison: {reference} is the only algorithm here, at {arm.name}."
-    else:
-        yield f"No verdict: there is no finished {reference} run to compare {arm.name} with."
-    yield from gain_sentence(gain, endpoint)
 
 
 def gain_sentence(gain: Estimate | None, endpoint: Endpoint) -> Iterator[str]:
@@ -88,7 +83,8 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
         )
 
 
-def _main(verdict: Verdict) -> str:
+def describe(verdict: Verdict) -> str:
+    """Describe the outcome of one comparison with its numbers; its state goes before."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     sides, noun, n = (pair.candidate, pair.reference), NOUNS[endpoint.by], len(pair.seeds)
     candidate, reference = (arm.name for arm in sides)
@@ -208,11 +204,7 @@ def _curve(verdict: Verdict, above: Estimate) -> str:
             "below": f"is below {algorithm}'s WiSE-FT curve",
             "between": f"is where {algorithm}'s WiSE-FT curve has too few alphas to be bounded",
         }.get(verdict.beyond or "", f"is outside of {algorithm}'s WiSE-FT curve")
-        text = f"{seeds} its ID {noun} {where}; no equal-ID comparison is possible"
-        if verdict.above_mean_curve is not None:
-            mean = with_interval(verdict.above_mean_curve)
-            text += f" for each seed, that of the means is {mean}"
-        return text + dominated
+        return f"{seeds} its ID {noun} {where}; no equal-ID comparison is possible{dominated}"
     number = with_interval(above.mean, above.ci95)
     text = (
         f"At equal ID {noun} its {named(endpoint.ood)} is {number} against the most that {rival} "
@@ -227,12 +219,9 @@ def _curve(verdict: Verdict, above: Estimate) -> str:
     return f"{text}: no gain over {rival} is shown"
 
 
-def _merged(name: str, pair: Pair) -> str:
-    labels = [arm.merge or "" for arm in (pair.candidate, pair.reference)]
-    candidate, reference = (
-        label if (alpha := split_merge(label)[1]) is None else f"{alpha:g}" for label in labels
-    )
-    head = f"With {name} on both (alpha {candidate} and {reference}, chosen by the same rule)"
+def _merged(pair: Pair) -> str:
+    label = pair.candidate.merge or ""
+    head = f"With {label} on both"
     if not pair.seeds:
         return f"{head} there is no seed in common."
     return f"{head}: {', '.join(filter(None, _differences(pair)))}; described, not tested."

@@ -30,6 +30,12 @@ class Curve:
     points: tuple[Point, ...]
 
 
+def wise_alpha(label: str) -> float | None:
+    """Return the alpha of a WiSE-FT model: 0 is the zero-shot, 1 the unmerged one; else None."""
+    name, alpha = split_merge(label)
+    return alpha if name == WISE else None
+
+
 def seed_curves(
     arm: Arm, zero_shot: Arm | None = None, id_metric: str = ID, ood_metric: str = OOD
 ) -> dict[int | None, Curve]:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tracking.comparison.answer import Answer
 from tracking.comparison.compare import Comparison, Row
 from tracking.comparison.domainbed import AVERAGE, DomainBedTable, TaskCell
+from tracking.comparison.effects import Effect
 from tracking.comparison.metrics import metric_order
 from tracking.comparison.runs import RunRecord
 from tracking.comparison.statistics import Estimate, PairedTest
@@ -47,9 +49,12 @@ def to_json(
         "metric_merge": rule.merge,
         "selection": rule.name,
         "by": endpoint.by,
+        "id_margin": endpoint.id_margin,
         "seeds": comparison.seeds,
         "fresh_seeds": comparison.fresh_seeds,
         "verdict": comparison.verdict,
+        "answer": _json_answer(comparison.answer),
+        "statistics": comparison.statistics,
         "warnings": comparison.warnings,
         "rows": [_json_row(row, owners) for row in comparison.rows],
         "selected": selected
@@ -71,6 +76,8 @@ def to_json(
         document["tasks"] = {**_json_tasks(comparison.task_table), "comparisons": parts}
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
+    if options is not None:
+        document["calibration"] = [deviation.as_dict() for deviation in options.deviations]
     if options is not None and (options.quoted or options.notes):
         document["quoted"] = [_json_quoted(quoted) for quoted in options.quoted]
         document["notes"] = options.notes
@@ -86,6 +93,10 @@ def _json_quoted(quoted: Quoted) -> dict[str, Any]:
         "family": row.family,
         "values": dict(quoted.values),
         "source": row.source,
+        "shifts": row.shifts,
+        "mean": quoted.mean,
+        "alpha_selection": row.alpha_selection,
+        "run_by": row.run_by,
         "recipe": row.recipe,
         "note": row.note,
     }
@@ -107,6 +118,7 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
         "chosen": row.chosen,
         "marks": row.marks,
         "ci95_images": row.ci95_images,
+        "above_wise_ft_curve": _json_estimate(row.above_curve),
     }
     return plain if owners is None else {**plain, "sweeps": owners_of(row, owners)}
 
@@ -115,6 +127,59 @@ def _json_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
     return {"mean": estimate.mean, "ci95": estimate.ci95, "values": estimate.values}
+
+
+def _json_answer(answer: Answer) -> dict[str, Any]:
+    strongest = answer.strongest
+    return {
+        "lines": answer.lines,
+        "strongest": strongest
+        and {
+            "label": strongest.model.arm.label,
+            "eligible": strongest.eligible,
+            "models": strongest.models,
+            "endpoint": _json_estimate(strongest.model.endpoint),
+            "id": _json_estimate(strongest.model.id),
+            "runner_up": strongest.runner_up
+            and {
+                "label": strongest.runner_up.arm.label,
+                "endpoint": _json_estimate(strongest.runner_up.endpoint),
+                "id": _json_estimate(strongest.runner_up.id),
+            },
+            "test": strongest.verdict and _json_verdict(strongest.verdict),
+        },
+        "candidate": answer.verdict and answer.verdict.pair.candidate.label,
+        "against_zero_shot": answer.against_zero_shot and _json_verdict(answer.against_zero_shot),
+        "effects": [_json_effect(effect) for effect in answer.effects],
+        "associations": [{**asdict(it), "ci95": it.ci95} for it in answer.associations],
+    }
+
+
+def _json_effect(effect: Effect) -> dict[str, Any]:
+    def of(test: PairedTest | None, level: float) -> dict[str, Any] | None:
+        if test is None:
+            return None
+        interval = test.interval(level)
+        return {
+            "mean": test.mean,
+            "level": level,
+            "interval": interval,
+            "values": test.differences,
+            "spreads": test.spreads,
+        }
+
+    return {
+        "parameter": effect.parameter,
+        "algorithm": effect.algorithm,
+        "numeric": effect.numeric,
+        "levels": [level._asdict() for level in effect.levels],
+        "settings": effect.settings,
+        "difference": of(effect.difference, 0.95 if effect.numeric else effect.adjusted_level),
+        "id_difference": of(effect.id_difference, 0.95),
+        "peak": effect.peak and effect.peak._asdict(),
+        "above_ends": of(effect.above_ends, effect.adjusted_level),
+        "selected": effect.selected,
+    }
 
 
 def _json_pair(pair: Pair) -> dict[str, Any]:
@@ -150,7 +215,6 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
         "endpoint": endpoint.metric,
         f"gain/ood/{endpoint.by}": _json_estimate(verdict.gain),
         "above_wise_ft_curve": _json_estimate(verdict.above_curve),
-        "above_wise_ft_mean_curve": verdict.above_mean_curve,
         "dominated_by": dominating and dominating._asdict(),
         "merged": {name: _json_pair(pair) for name, pair in verdict.merged.items()},
         "ood_ci95_images": verdict.ci95_images.get(endpoint.ood),
@@ -321,8 +385,11 @@ def markdown(comparison: Comparison, *, options: TableOptions | None = None) -> 
     lines += _markdown_table(table)
     if (images := images_table(comparison, options)) is not None:
         lines += ["", images.title, "", *_markdown_table(images)]
-    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes)}"), ""]
-    lines += [_escape_markdown(sentence) for sentence in comparison.sentences]
+    lines += ["", _escape_markdown(f"{table.title}. {' '.join(table.notes_with('Bold'))}"), ""]
+    if table.footnotes:
+        lines += [*(f"- {_escape_markdown(text)}" for text in table.footnotes), ""]
+    lines += [f"- {_escape_markdown(line)}" for line in comparison.answer.lines]
+    lines += ["", *map(_escape_markdown, comparison.statistics)]
     return "\n".join(lines) + "\n"
 
 
@@ -330,8 +397,9 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield _markdown_line(table.heads)
     yield "| --- |" + " ---: |" * (len(table.heads) - 1)
     for line in table.lines:
-        texts = [line.name.strip(), *(cell.text for cell in line.cells)]
-        yield _markdown_line([f"**{text}**" for text in texts] if line.selected else texts)
+        name = line.name.strip()
+        cells = (f"**{cell.text}**" if cell.best else cell.text for cell in line.cells)
+        yield _markdown_line([f"**{name}**" if line.selected else name, *cells])
 
 
 def _markdown_line(texts: Sequence[str]) -> str:
@@ -369,16 +437,13 @@ _ESCAPES: Mapping[str, str] = {
     "·": r"$\cdot$",
     "×": r"$\times$",
 }
-_EMPHASIS: Mapping[int, str] = {1: r"\textbf", 2: r"\underline"}
-"""By place in the column."""
 
 
 def latex(comparison: Comparison, *, options: TableOptions | None = None, command: str = "") -> str:
     r"""Render a `tabular` for `booktabs`; above it as comments `command`, title and verdict.
 
-    In each column the best value is bold and the next one underlined; what is quoted is not
-    ranked. Below it stands in small print what signs and numbers mean. Of several tasks their
-    table comes first.
+    The best of each column is bold; what is quoted is not ranked. Below it stands in small print
+    what signs and numbers mean. Of several tasks their table comes first.
     """
     table = build_table(comparison, options or TableOptions())
     warnings = [f"! {warning}" for warning in comparison.warnings]
@@ -386,7 +451,8 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
         r"Needs \usepackage{booktabs}.",
         *warnings,
         f"{table.title}.",
-        *comparison.sentences,
+        *comparison.answer.lines,
+        *comparison.statistics,
     ]
     # No name may end a comment.
     lines = [f"% {' '.join(line.split())}" for line in ([command] if command else []) + comments]
@@ -403,19 +469,17 @@ def _latex_table(table: Table) -> Iterator[str]:
             yield r"\midrule"
         yield _latex_line([escape_latex(line.name.strip()), *map(_latex_cell, line.cells)])
     yield from (r"\bottomrule", r"\end{tabular}", r"\par\smallskip")
-    notes = [
-        *table.notes,
-        *(["Bold: best, underlined: second, as printed."] if table.ranked else []),
-    ]
-    yield rf"{{\footnotesize {escape_latex(' '.join(notes))}\par}}"
+    yield rf"{{\footnotesize {escape_latex(' '.join(table.notes_with('Bold')))}\par}}"
+    for text in table.footnotes:
+        yield rf"{{\footnotesize {escape_latex(text)}\par}}"
 
 
 def _latex_cell(cell: Cell) -> str:
     # With a minus as long as a plus.
     minus = cell.number.startswith("-")
     number = f"$-${cell.number[1:]}" if minus else escape_latex(cell.number)
-    if cell.place in _EMPHASIS:
-        number = f"{_EMPHASIS[cell.place]}{{{number}}}"
+    if cell.best:
+        number = rf"\textbf{{{number}}}"
     if cell.half.startswith(" "):  # as DomainBed prints it
         return rf"{number} $\pm${cell.half}"
     return rf"{number} {{\scriptsize $\pm${cell.half}}}" if cell.half else number

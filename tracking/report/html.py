@@ -149,19 +149,18 @@ def without_user(text: str) -> str:
 
 
 HERE = Path(__file__).parent
-_BEFORE_COST = "cost"
-"""The chart before which the images stand: they belong to the accuracies."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """An entry of the table of contents, maybe with a chart."""
+    """A part of the page, maybe with a chart."""
 
     name: str
     title: str
     about: str = ""
     spec: str = ""
     """Vega-Lite as JSON that can stand in a script element."""
+    folded: bool = False
 
 
 def document(
@@ -175,8 +174,9 @@ def document(
 ) -> str:
     """Render the report as HTML. Equal arguments give equal text, but for names Altair counts.
 
-    A policy in the page forbids it to load anything, or to run other scripts than its own.
-    `cache` is a folder for what takes long and is the same for every page.
+    What a reader asks first is open, the rest is folded under "More". A policy in the page forbids
+    it to load anything, or to run other scripts than its own. `cache` is a folder for what takes
+    long and is the same for every page.
     """
     from markupsafe import Markup
 
@@ -218,17 +218,17 @@ def _sections(
     if comparison.tasks:
         yield Section("tasks", "Tasks")
     yield Section("table", "Comparison")
-    gallery = [] if pictures is None else [Section("gallery", "Images kept and lost")]
-    for chart in CHARTS.values():
-        if chart.name == _BEFORE_COST:
-            yield from gallery
-            gallery = []
-        drawn = chart.draw(data)
-        if drawn is not None:
-            yield Section(chart.name, chart.title, chart.about, _spec(drawn))
-    yield from gallery
+    drawn = [(chart, picture) for chart in CHARTS.values() if (picture := chart.draw(data))]
+    charts = [
+        Section(chart.name, chart.title, chart.about, _spec(picture), chart.folded)
+        for chart, picture in drawn
+    ]
+    yield from (section for section in charts if not section.folded)
+    if pictures is not None:
+        yield Section("gallery", "Images kept and lost")
+    yield from (section for section in charts if section.folded)
     if provenance is not None:
-        yield Section("provenance", "Provenance")
+        yield Section("provenance", "Provenance", folded=True)
 
 
 def _spec(chart: TopLevelMixin) -> str:
@@ -277,7 +277,7 @@ def cell(comparison: Comparison) -> str:
         warnings.append(f"and {more} more, in its warnings")
     tasks = task_table(comparison)
     return _template("cell.html").render(
-        sentences=comparison.sentences or ("",),
+        comparison=comparison,
         warnings=warnings,
         tables=[table] if tasks is None else [tasks, table],
         left=left,
@@ -302,7 +302,7 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     import altair as alt
 
     from tracking.charts import CHARTS
-    from tracking.charts.base import fitted
+    from tracking.charts.base import HALO, HALO_ON_WHITE, fitted
     from tracking.charts.data import ChartData
 
     if name not in CHARTS:
@@ -311,6 +311,7 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
     spec = fitted(drawn.to_dict(validate=False), width)
+    spec["config"] = {"style": {HALO: HALO_ON_WHITE}}
     # Transparent is for the report, which gives words the colours of its theme.
     spec.pop("background", None)
     assert isinstance(drawn, alt.SchemaBase)  # as every chart of Altair is

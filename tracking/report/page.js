@@ -1,8 +1,9 @@
 "use strict";
 
-// Draws each chart when it comes near the screen, and again when colours or width change; makes
-// tables sortable; shows a chart's numbers when asked.
+// Draws the charts that are open, those that are unfolded, and all of them again when colours, width
+// or the paper change; makes tables sortable; shows a chart's numbers when asked.
 (() => {
+  const root = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const areas = [...document.querySelectorAll("[data-chart]")];
   const views = new Map();
@@ -11,9 +12,9 @@
   const spec = (name) => JSON.parse(document.getElementById(`spec-${name}`).textContent);
 
   function theme() {
-    const style = getComputedStyle(document.documentElement);
+    const style = getComputedStyle(root);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    const [text, muted, line] = ["text", "muted", "line"].map(colour);
+    const [text, muted, line, page] = ["text", "muted", "line", "page"].map(colour);
     const words = { labelColor: muted, titleColor: text };
     return {
       background: "transparent",
@@ -25,27 +26,31 @@
       view: { stroke: line },
       text: { color: text },
       rule: { color: muted },
+      style: { halo: { stroke: page, fill: page, strokeWidth: 3, strokeJoin: "round" } },
     };
   }
 
-  // Vega-Lite fits a single chart to its place, but not panels: as `fitted` in tracking/charts/base.py.
+  // As `fitted` in tracking/charts/base.py.
   function fit(chart, width) {
     const rules = chart.usermeta?.panels;
-    if (!rules) return chart;
+    if (!rules) return { ...chart, width, autosize: { type: "fit-x", contains: "padding" } };
     const columns = Math.max(1, Math.min(rules.most, Math.floor(width / rules.least)));
     const each = Math.floor(width / columns) - rules.margin;
     return { ...chart, columns, concat: chart.concat.map((one) => ({ ...one, width: each })) };
   }
 
   const MENU = 38; // pixels that Vega-Embed leaves at the right to its menu, which a phone goes without
+  const PAPER = 840; // pixels: shrunk to the 700 between the margins of A4, so that more charts fit a sheet
 
   async function draw(area) {
     const name = area.dataset.chart;
     views.get(name)?.finalize();
     views.set(name, null);
-    const wide = innerWidth >= 640;
+    const onPaper = root.classList.contains("paper");
+    const wide = innerWidth >= 640 && !onPaper;
+    const width = onPaper ? PAPER : area.clientWidth - (wide ? MENU : 0);
     try {
-      const embedded = await vegaEmbed(area, fit(spec(name), area.clientWidth - (wide ? MENU : 0)), {
+      const embedded = await vegaEmbed(area, fit(spec(name), width), {
         renderer: "svg",
         ast: true, // no code is made of expressions, so that a strict policy can be kept
         config: theme(),
@@ -66,35 +71,37 @@
     }
   }
 
-  const near = new IntersectionObserver(
-    (entries) => {
-      for (const entry of entries.filter((entry) => entry.isIntersecting)) {
-        near.unobserve(entry.target);
-        draw(entry.target);
-      }
-    },
-    { rootMargin: "600px" },
-  );
-  areas.forEach((area) => near.observe(area));
+  // What is folded has no width: it is drawn when it is unfolded.
+  const isOpen = (area) => area.closest("details:not([open])") === null;
 
-  function again() {
-    for (const area of areas.filter((area) => views.has(area.dataset.chart))) {
-      near.observe(area); // those far from the screen wait until they are near again
-    }
+  function drawOpen() {
+    views.forEach((view) => view?.finalize());
+    views.clear();
+    areas.filter(isOpen).forEach(draw);
   }
-  dark.addEventListener("change", again);
+  for (const area of areas) {
+    area.closest("details")?.addEventListener("toggle", () => {
+      if (isOpen(area) && !views.has(area.dataset.chart)) draw(area);
+    });
+  }
+  // At once, and not when they come near the screen: a picture of the page is taken without scrolling.
+  drawOpen();
+  dark.addEventListener("change", drawOpen);
   let width = innerWidth;
   let resized;
   addEventListener("resize", () => {
     clearTimeout(resized);
     resized = setTimeout(() => {
-      if (innerWidth !== width) again(); // on a phone the height changes with every scroll
+      if (innerWidth !== width) drawOpen(); // on a phone the height changes with every scroll
       width = innerWidth;
     }, 200);
   });
-  addEventListener("beforeprint", () => {
-    areas.filter((area) => !views.has(area.dataset.chart)).forEach(draw);
-  });
+  for (const [event, onPaper] of [["beforeprint", true], ["afterprint", false]]) {
+    addEventListener(event, () => {
+      root.classList.toggle("paper", onPaper);
+      drawOpen();
+    });
+  }
 
   // Where MLflow shows the page, in a frame without an origin, links within it lead nowhere.
   if (location.protocol === "blob:" || location.protocol === "about:") {

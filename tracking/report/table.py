@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tracking.comparison.compare import Comparison, Row, shown_rows
@@ -21,7 +21,9 @@ from tracking.comparison.metrics import (
 )
 from tracking.comparison.verdict import GAIN
 from tracking.errors import TrackingError, unknown_name
+from tracking.report import calibration
 from tracking.report.published import Quoted, footnotes
+from tracking.report.ranking import MEANING, best_rows
 
 NOTHING = "–"
 OVER_IMAGES = "95 % over images (bootstrap over units, the trained weights held fixed)"
@@ -33,10 +35,6 @@ MOST_ON_PAGE = 2000
 _SIGNS = {"untuned": "‡", "names domains": "†"}
 """Of marks, behind the name of a row."""
 _BY_NAME, _BY_COUNT = "setting", "n"
-_SAME = ("model", "data", "transform")
-"""The facts that rows must share to be ranked together."""
-_UNRANKED = frozenset({"oracle", "incomplete"})
-"""Marks of rows that are not ranked."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class TableOptions:
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
     quoted: tuple[Quoted, ...] = ()
+    deviations: tuple[calibration.Deviation, ...] = ()
+    """Of the zero-shot models, from LAION's table."""
     notes: tuple[str, ...] = ()
     """More sentences below the table."""
 
@@ -91,8 +91,8 @@ class Cell:
     number: str
     half: str = ""
     """What stands behind the ±, if anything."""
-    place: int = 0
-    """1: the best of its column, 2: the second."""
+    best: bool = False
+    """Whether it is marked, as `ranking.MEANING` says."""
 
     @property
     def text(self) -> str:
@@ -122,6 +122,8 @@ class Table:
     """The first is of the names."""
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    """Of quoted rows: whole statements, each for a line of its own."""
     fixed: int = 1
     """So many columns stand in each part of a table that is too wide."""
     shifts: frozenset[int] = field(default_factory=frozenset)
@@ -130,7 +132,11 @@ class Table:
     @property
     def ranked(self) -> bool:
         """Whether some number is marked as the best of its column."""
-        return any(cell.place for line in self.lines for cell in line.cells)
+        return any(cell.best for line in self.lines for cell in line.cells)
+
+    def notes_with(self, look: str) -> tuple[str, ...]:
+        """Return the notes, and where something is ranked what its mark means: `Bold: ...`."""
+        return (*self.notes, f"{look}: {MEANING}") if self.ranked else self.notes
 
 
 def build_table(
@@ -144,10 +150,14 @@ def build_table(
     """
     columns = resolve_columns(comparison, options.columns)
     rows = visible_rows(comparison, options) if rows is None else rows
-    cells = [[column.cell(row) for column in columns] for row in rows]
-    for number, column in enumerate(columns):
-        for index, place in _places(rows, column, [of_row[number] for of_row in cells]).items():
-            cells[index][number] = replace(cells[index][number], place=place)
+    best = [best_rows(comparison, column.metric, column.number) for column in columns]
+    cells = [
+        [
+            replace(column.cell(row), best=row.arm.label in labels)
+            for column, labels in zip(columns, best, strict=True)
+        ]
+        for row in rows
+    ]
     lines = [
         _line(comparison, row, options, [Cell(_count(comparison, row)), *of_row])
         for row, of_row in zip(rows, cells, strict=True)
@@ -163,9 +173,10 @@ def build_table(
         lines=tuple(lines),
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
-            *footnotes(options.quoted),
+            *calibration.sentences(options.deviations),
             *options.notes,
         ),
+        footnotes=tuple(footnotes(options.quoted)),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),
     )
@@ -239,18 +250,19 @@ def _column(
 
 
 def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
-    """Return what the selection saw, ID, every shift, their mean, gap, gain, and retention.
+    """Return what the selection saw, ID, the OOD mean, gain and gap, every shift, and retention.
 
-    Runs measure gap and gain of top-1 alone: by another accuracy there is neither.
+    The OOD mean stands beside ID, where every screen shows it. Runs measure gap and gain of top-1
+    alone: by another accuracy there is neither.
     """
     rule, names, endpoint = comparison.rule, comparison.metric_names, comparison.endpoint
-    of_top1 = [Column("gap/top1", "gap"), Column(GAIN, "gain", signed=True)]
+    of_top1 = [Column(GAIN, "gain", signed=True), Column("gap/top1", "gap")]
     columns = [
         Column(endpoint.val, "ID val"),
         Column(endpoint.test, "ID test"),
-        *(Column(metric, shift) for metric, shift in shifts(names, endpoint.by)),
         Column(endpoint.ood, "OOD mean"),
         *(of_top1 if endpoint.by == TOP1 else ()),
+        *(Column(metric, shift) for metric, shift in shifts(names, endpoint.by)),
         Column("retention/mean/top1", "other tasks"),
         Column("retention/gain/top1", "kept there", signed=True),
     ]
@@ -402,24 +414,3 @@ def _accuracy(comparison: Comparison) -> str:
         kinds.setdefault(TITLES[endpoint.on(task).by], []).append(task)
     each = "; ".join(f"{kind} of {', '.join(tasks)}" for kind, tasks in kinds.items())
     return f"{name} ({each})"
-
-
-def _places(rows: Sequence[Row], column: Column, cells: Sequence[Cell]) -> Mapping[int, int]:
-    """Rank a column: by index 1 where a row has the best number, 2 the second.
-
-    What counts is what is printed: equal numbers share a place. Ranked are rows with all their
-    runs, among those of the same backbone, data and transform; nothing is ranked of an oracle, nor
-    a metric of which neither end is better, nor a single row, nor rows that are all alike.
-    """
-    alike: dict[tuple[str, ...], dict[int, float]] = {}
-    sign = direction(column.metric)
-    for index, (row, cell) in enumerate(zip(rows, cells, strict=True)):
-        if row.arm.done and not _UNRANKED & {*row.marks} and cell.number != NOTHING:
-            key = tuple(str(row.arm.done[0].facts.get(name)) for name in _SAME)
-            alike.setdefault(key, {})[index] = -sign * float(cell.number)
-    places: dict[int, int] = {}
-    for numbers in alike.values():
-        order = sorted({*numbers.values()})
-        if sign and len(order) > 1:
-            places |= {i: order.index(n) + 1 for i, n in numbers.items() if n <= order[1]}
-    return places

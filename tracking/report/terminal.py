@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +13,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tracking.comparison.compare import Comparison
-from tracking.report.table import Line, Table, TableOptions, build_table, images_table, task_table
+from tracking.report.table import (
+    Cell,
+    Line,
+    Table,
+    TableOptions,
+    build_table,
+    images_table,
+    task_table,
+)
 
 NARROWEST = 40
 _BETWEEN = 2
@@ -26,11 +35,13 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Render warnings, the table, what its signs mean, and the verdict in lines of `width`.
+    """Render warnings, the table, what its signs mean, and the answer in lines of `width`.
 
-    Where the table does not fit, the shifts get tables of their own.
+    Where the table does not fit, the shifts get tables of their own. With NO_COLOR in the
+    environment there are no colours, whoever requests them.
     """
     options = options or TableOptions()
+    colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
     console = Console(
         width=max(width, NARROWEST),
@@ -53,9 +64,15 @@ def terminal(
             _paragraph(console, images.title, style="bold")
             _tables(console, images)
         console.print()
-        _paragraph(console, " ".join(table.notes), style="dim")
+        notes = table.notes_with("Underlined") if colour else table.notes
+        _paragraph(console, " ".join(notes), style="dim")
+        for footnote in table.footnotes:
+            _paragraph(console, footnote, style="dim", hang=2)
         console.print()
-        for sentence in comparison.sentences:
+        for number, line in enumerate(comparison.answer.lines):
+            _paragraph(console, line, style="" if number else "bold")
+        console.print()
+        for sentence in comparison.statistics:
             _paragraph(console, sentence)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
@@ -73,8 +90,9 @@ def _tables(console: Console, table: Table) -> None:
         grid.add_column(heads[0])
         for head in heads[1:]:
             grid.add_column(head, justify="right", no_wrap=True)
-        for line, *texts in zip(table.lines, *(columns[c] for c in part), strict=True):
-            grid.add_row(*map(Text, texts), style=_style(line))
+        for name, line in zip(names, table.lines, strict=True):
+            cells = [Text(name), *map(_cell_text, line.cells)]
+            grid.add_row(*(cells[c] for c in part), style=_style(line))
         console.print()
         console.print(grid, no_wrap=True, crop=False)
 
@@ -108,6 +126,13 @@ def _parts(
             part.append(column)
         if part:
             yield [heads[c] for c in (*fixed, *part)], [*fixed, *part]
+
+
+def _cell_text(cell: Cell) -> Text:
+    text = Text(cell.text)
+    if cell.best:
+        text.stylize("underline", 0, len(cell.number))
+    return text
 
 
 def _style(line: Line) -> str:

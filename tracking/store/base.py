@@ -13,14 +13,40 @@ ARTIFACT = "artifact:"
 """What the target of a link begins with, in a run's description, that is an artifact of the run."""
 
 
+Kind = Literal["sweep", "run", "arm"]
+ARM = "arm "
+"""What the name of an arm begins with, among digests."""
+_DIGITS = 12
+"""Of a digest in a message."""
+
+
 class RunKey(NamedTuple):
     """Who a tracked run is, whatever the store calls it: idempotent over restarts.
 
-    The parent run of a sweep has the digest "".
+    A trained run has a digest, the summary of an arm the arm's label, the parent run of a sweep
+    neither.
     """
 
     sweep: str
     digest: str = ""
+    arm: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What it stands for."""
+        return "run" if self.digest else "arm" if self.arm else "sweep"
+
+    @property
+    def name(self) -> str:
+        """Its name within the sweep: the digest, `arm LABEL`, or "" of the sweep's own."""
+        return f"{ARM}{self.arm}" if self.arm else self.digest
+
+
+def describe(name: str) -> str:
+    """Say in a message which run of a sweep this is, by its `RunKey.name`."""
+    if not name:
+        return "the sweep"
+    return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"
 
 
 class Metric(NamedTuple):
@@ -56,6 +82,25 @@ class RunStart:
     datasets: Sequence[DatasetInput] = ()
 
 
+@dataclass(frozen=True)
+class RunsView:
+    """How a store with pages shows runs: a table, and charts of all of them."""
+
+    title: str
+    metrics: Sequence[str]
+    """The first columns of the table, in their order."""
+    params: Sequence[str] = ()
+    """Those behind them."""
+    sort_by: str | None = None
+    """The metric of which the largest comes first; None: the newest, each below its parent."""
+    scatters: Sequence[tuple[str, str]] = ()
+    """A metric or parameter, and the metric against it."""
+    bars: Sequence[str] = ()
+    """Metrics, one chart for each."""
+    lines: Sequence[str] = ()
+    """Metrics by step, one chart for each."""
+
+
 class Tracker(ABC):
     """A place where runs are recorded. Each call may be repeated and then changes nothing more.
 
@@ -84,7 +129,8 @@ class Tracker(ABC):
         """Set tags; a later value replaces an earlier one.
 
         In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` is
-        one to an artifact of this run: a store with pages puts its address there.
+        one to an artifact of this run, and an image of it shows that artifact: a store with pages
+        puts its address there.
         """
 
     @abstractmethod
@@ -94,6 +140,17 @@ class Tracker(ABC):
     @abstractmethod
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """End a run. One that was ended may be started again."""
+
+    @abstractmethod
+    def remove_run(self, key: RunKey) -> None:
+        """Remove a run with all that was logged; nothing happens where there is none."""
+
+    @abstractmethod
+    def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
+        """Keep a view of the arms of a sweep, else one of everything, where there are pages.
+
+        It replaces the earlier one.
+        """
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:

@@ -10,7 +10,16 @@ from typing import Literal, NamedTuple
 
 from tracking.errors import TrackingError
 from tracking.store import mlflow_limits
-from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
+from tracking.store.base import (
+    DatasetInput,
+    EndState,
+    Metric,
+    RunKey,
+    RunStart,
+    RunsView,
+    Tracker,
+    describe,
+)
 
 
 class Point(NamedTuple):
@@ -42,6 +51,7 @@ class MemoryTracker(Tracker):
 
     def __init__(self) -> None:
         self.runs: dict[RunKey, MemoryRun] = {}
+        self.views: dict[RunKey | None, RunsView] = {}
         self.closed = False
 
     def start_run(self, start: RunStart) -> None:
@@ -93,9 +103,20 @@ class MemoryTracker(Tracker):
         run = self._run(key)
         run.state, run.ended = state, timestamp
 
+    def remove_run(self, key: RunKey) -> None:
+        """Forget the run."""
+        self.runs.pop(key, None)
+
+    def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
+        """Keep the view. Raises TrackingError for a sweep never opened."""
+        del timestamp
+        if arms_of is not None:
+            self._run(arms_of)
+        self.views[arms_of] = view
+
     def run_id(self, key: RunKey) -> str | None:
         """`sweep/digest` of a run that was opened."""
-        return f"{key.sweep}/{key.digest}" if key in self.runs else None
+        return f"{key.sweep}/{key.name}" if key in self.runs else None
 
     def close(self) -> None:
         """Remember that it was let go of."""
@@ -106,5 +127,5 @@ class MemoryTracker(Tracker):
             return self.runs[key]
         except KeyError:
             raise TrackingError(
-                f"run {key.digest or '(the sweep)'} of sweep {key.sweep!r} was never opened"
+                f"{describe(key.name)} of sweep {key.sweep!r} was never opened"
             ) from None

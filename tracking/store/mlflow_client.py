@@ -147,6 +147,16 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
     return str(experiment.experiment_id)
 
 
+def experiment_id(uri: str, name: str) -> str | None:
+    """Return the id of an experiment; None where there is none, or the store cannot say."""
+    try:
+        with translated(uri):
+            return find_experiment(connect(uri), uri, name)
+    except (ServiceUnreachable, TrackingError) as error:
+        logger.info("the experiment %s is not known: %s", name, error)
+        return None
+
+
 _SERVER_PORTS = {"http": 80, "https": 443}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -20,7 +21,17 @@ from tracking.location import (
     waiting,
 )
 from tracking.store import mlflow_limits
-from tracking.store.base import ARTIFACT, DatasetInput, EndState, Metric, RunKey, RunStart, Tracker
+from tracking.store.base import (
+    ARTIFACT,
+    DatasetInput,
+    EndState,
+    Metric,
+    RunKey,
+    RunStart,
+    RunsView,
+    Tracker,
+    describe,
+)
 from tracking.store.mlflow_client import (
     check_artifacts,
     check_reachable,
@@ -32,6 +43,7 @@ from tracking.store.mlflow_client import (
     moved_from,
 )
 from tracking.store.mlflow_errors import translated, uploading
+from tracking.store.mlflow_pages import SWEEPS, VIEW, artifact_source, run_page, saved_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,10 +91,12 @@ def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
 
 
 def identity(key: RunKey, home: str) -> dict[str, str]:
-    """`carft.kind`, `carft.sweep`, `carft.run` (not for the sweep itself) and `carft.home`."""
-    tags = {"carft.kind": "run" if key.digest else "sweep", "carft.sweep": key.sweep}
+    """`carft.kind`, `carft.sweep`, `carft.home`; of a run `carft.run`, of an arm `carft.arm`."""
+    tags = {"carft.kind": key.kind, "carft.sweep": key.sweep}
     if key.digest:
         tags["carft.run"] = key.digest
+    if key.arm:
+        tags["carft.arm"] = key.arm
     if home:
         tags["carft.home"] = home
     return mlflow_limits.tags(tags)
@@ -99,12 +113,13 @@ def _quoted(value: str) -> str:
     if '"' not in value:
         return f'"{value}"'
     # The language has no escapes.
-    raise TrackingError(f"a sweep's name may not hold both kinds of quotes: {value}")
+    raise TrackingError(f"a name may not hold both kinds of quotes: {value}")
 
 
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 _DESCRIPTION = "mlflow.note.content"
+_LINK = re.compile(rf"(!?)\[([^]]*)\]\({ARTIFACT}([^)]*)\)")
 
 
 class MlflowStore(Tracker):
@@ -210,6 +225,26 @@ class MlflowStore(Tracker):
         with self._translated():
             client.set_terminated(self._id(key), status=_STATUS[state], end_time=timestamp)
 
+    def remove_run(self, key: RunKey) -> None:
+        """Move the run to MLflow's deleted ones, where `mlflow gc` finds it."""
+        client, _ = self._store()
+        with self._translated():
+            run = self._search(key)
+            if run is not None:
+                client.delete_run(run.info.run_id)
+        self._ids.pop(key, None)
+
+    def keep_view(self, view: RunsView, *, arms_of: RunKey | None = None, timestamp: int) -> None:
+        """Keep the view in a tag of the experiment, under the id of the sweep's run."""
+        client, experiment = self._store()
+        with self._translated():
+            name, query = SWEEPS, ""
+            if arms_of is not None:
+                name = self._id(arms_of)
+                query = query_of({**identity(arms_of, self._home), "carft.kind": "arm"})
+            text = saved_view(view, query, timestamp)
+            client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
+
     def run_id(self, key: RunKey) -> str | None:
         """Return MLflow's id of a run."""
         if key not in self._ids:
@@ -275,9 +310,7 @@ class MlflowStore(Tracker):
         if key not in self._ids:
             run = self._search(key)
             if run is None:
-                raise TrackingError(
-                    f"run {key.digest or '(the sweep)'} of sweep {key.sweep!r} was never opened"
-                )
+                raise TrackingError(f"{describe(key.name)} of sweep {key.sweep!r} was never opened")
             self._ids[key] = run.info.run_id
         return self._ids[key]
 
@@ -372,5 +405,10 @@ def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[st
     """With the links of a description leading to where MLflow's own pages show an artifact."""
     if _DESCRIPTION not in tags:
         return tags
-    page = f"](#/experiments/{experiment}/runs/{run_id}/artifacts/"
-    return {**tags, _DESCRIPTION: tags[_DESCRIPTION].replace(f"]({ARTIFACT}", page)}
+
+    def address(link: re.Match[str]) -> str:
+        image, text, name = link.groups()
+        page = artifact_source(run_id, name) if image else run_page(experiment, run_id, name)
+        return f"{image}[{text}]({page})"
+
+    return {**tags, _DESCRIPTION: _LINK.sub(address, tags[_DESCRIPTION])}

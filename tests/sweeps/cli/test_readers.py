@@ -228,7 +228,7 @@ def test_compare_shows_the_best_settings_and_all_of_them_when_asked(
     crowd: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del crowd
-    assert told(capsys, "compare", "made").count("car_ft kl_weight=") < 60
+    assert told(capsys, "compare", "made").count("\n  car_ft kl_weight=") < 60
     assert told(capsys, "compare", "made", "--all").count("\n  car_ft kl_weight=") == 62
     rows = json.loads(told(capsys, "compare", "made", "--json"))["rows"]
     assert len(rows) == 63

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sweeps.cli import main
+from tests.sweeps.conftest import ToySweep
 
 Started = dict[str, Any]
 
@@ -43,7 +44,10 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
         "users": None,
         "prefix": "",
     }
-    assert capsys.readouterr().out.splitlines()[1:] == ["Ctrl-C ends it."]
+    first, banner, last = capsys.readouterr().out.splitlines()
+    assert first == "MLflow shows experiment carft-sweep at http://here:5000"
+    assert "usage data does not apply" in banner
+    assert last == "Ctrl-C ends it."
 
 
 def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +156,30 @@ def test_what_cannot_be_served_is_refused(
     assert main(["ui", *options]) == 2
     assert said in capsys.readouterr().err
     assert started == {}
+
+
+def test_it_leads_to_the_pages_of_the_newest_sweeps(
+    toy_cli: ToySweep,
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del started
+    monkeypatch.setenv("CARFT_HOME", str(toy_cli.home.path))
+    monkeypatch.setattr("sweeps.cli.admin.experiment_id", lambda *_: "7")
+    toy_cli.run()
+    toy_cli.run(name="second")
+    (toy_cli.home.sweep("second") / "report.html").write_text("<p>")
+    assert main(["ui"]) == 0
+    page = "http://here:5000/#/experiments/7/runs"
+    training = "workflowType=machine_learning"
+    assert capsys.readouterr().out.splitlines()[:-2] == [
+        f"MLflow shows experiment carft-sweep at {page}?{training}&viewStateShareKey=carft-sweeps",
+        "second",
+        f"  arms    {page}?{training}&viewStateShareKey=second/",
+        f"  sweep   {page}/second/?{training}",
+        f"  report  {page}/second//artifacts/report.html?{training}",
+        "toy",
+        f"  arms    {page}?{training}&viewStateShareKey=toy/",
+        f"  sweep   {page}/toy/?{training}",
+    ]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -29,8 +30,11 @@ from sweeps.ledger.study import (
     study_name,
 )
 from sweeps.ledger.trials import Ledger, Trial, find_ledger
+from sweeps.results.records import measured
 from tests.mounts import mount
 from tests.sweeps.conftest import SEARCH, ToySweep
+from tracking.comparison.metrics import ID, OOD
+from tracking.comparison.runs import UNMERGED
 from tracking.errors import TrackingError
 
 PARAMETERS: dict[str, Any] = {
@@ -111,7 +115,7 @@ def facts(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "values": trial.values,
         "params": trial.params,
         "distributions": {name: str(kind) for name, kind in trial.distributions.items()},
-        "user": trial.user_attrs,
+        "user": {name: it for name, it in trial.user_attrs.items() if name not in (ID, OOD)},
         "system": trial.system_attrs,
         "reports": str(sorted(trial.intermediate_values.items())),
         "began": trial.datetime_start,
@@ -413,6 +417,11 @@ def test_the_study_of_a_sweep_that_ran_equals_its_ledger(toy: ToySweep) -> None:
     parameters = parameters_of(toy.ledger().spec)
     for shown, trial in zip(study.trials, trials, strict=True):
         assert facts(shown) == facts(frozen_trial(trial, parameters, 1))
+        runs = [measured(toy.home.runs / digest, UNMERGED) for digest in trial.runs.values()]
+        for name in (ID, OOD) if trial.state == "complete" else ():
+            mean = fmean(run["metrics"][name] for run in runs if run is not None)
+            assert shown.user_attrs[name] == pytest.approx(mean)
+    assert study.metric_names == ["id/val/top1"]
     assert {t.system_attrs[GENERATION] for t in study.trials} == {0, 1}
     assert toy.complaints == []
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.ledger.runs import RunStore
+from sweeps.ledger.summary import OUTCOME
 from sweeps.ledger.trials import Ledger
 from sweeps.results.projection import TRIES, SweepProjection, project
 from sweeps.results.projection_thread import Projector
-from sweeps.results.records import records
+from sweeps.results.records import load_part
 from tests.sweeps.conftest import _one_shift
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
-from tracking.comparison.runs import RunRecord
+from tracking.comparison.pooling import SweepRuns
 from tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from tracking.store.base import Metric, RunKey, RunStart
 from tracking.store.memory_store import MemoryRun, MemoryTracker
@@ -329,11 +334,11 @@ def test_the_runs_of_a_sweep_are_read_once_however_often_its_end_is_sent(
 
     readings: list[Ledger] = []
 
-    def reading(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
+    def reading(ledger: Ledger, runs: RunStore) -> SweepRuns:
         readings.append(ledger)
-        return records(ledger, runs)
+        return load_part(ledger, runs)
 
-    monkeypatch.setattr("sweeps.results.projection.records", reading)
+    monkeypatch.setattr("sweeps.results.projection.load_part", reading)
     two.finish(0)
     two.end()
     projection, updates = two.projection(Busy(), driven=False), 1
@@ -362,7 +367,8 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     two.fail(1)
     folder = two.home.sweep("made")
     (folder / "report.html").write_text("<p>")
-    (folder / "comparison.json").write_text('{"verdict": "too few seeds", "selected": null}')
+    compared = {"verdict": "too few seeds", "answer": {"lines": ["too few"]}, "statistics": []}
+    (folder / "comparison.json").write_text(json.dumps({**compared, "selected": None}))
     two.end()
     assert two.projection(store, driven=False).update()
     sweep = store.runs[SWEEP]
@@ -372,3 +378,64 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     assert sweep.tags["carft.overrides"] == "seeds=1"
     assert "artifact:report.html" in sweep.tags["mlflow.note.content"]
     assert store.runs[OTHER].tags["carft.failure_message"] == "train/loss is nan"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_crash_at_any_call_of_an_end_leaves_each_arm_once_and_as_it_is(
+    tmp_path: Path, is_lost: bool
+) -> None:
+    """The sweep has ended before, with another table: an arm has changed, one is new, one gone."""
+    for calls in itertools.count():
+        made, store = MadeSweep(tmp_path / str(calls)), Troubled()
+        for number in range(2):
+            end_run(made, made.propose(), 0.1 * number)
+        made.ledger.remember("merges", ["wise_ft@0.5"])
+        made.end()
+        assert made.projection(store, driven=False).update()
+        assert {*arms_of(store)} > {"car_ft kl_weight=0", "car_ft kl_weight=1 + wise_ft@0.5"}
+        made.ledger.remember("merges", [])
+        end_run(made, made.propose(), 0.3)
+        end_run(made, 0, 0.2)
+        made.ledger.remember(OUTCOME, {"state": "done", "at": 3.0})
+        store.before, store.after = Trouble(calls, is_crash=True, is_lost=is_lost).hooks()
+        try:
+            made.projection(store, driven=False).update()
+        except Crash:
+            is_over = False
+        else:
+            is_over = True
+        store.before = store.after = nothing
+        assert made.projection(store, driven=False).update()
+        reference = MemoryTracker()
+        shutil.rmtree(made.home.sweep("made") / "sent")
+        project(made.home, "made", reference)
+        assert arms_of(store) == arms_of(reference)
+        assert "car_ft kl_weight=1 + wise_ft@0.5" not in arms_of(store)
+        if is_over:
+            break
+    assert calls > 20
+
+
+def end_run(made: MadeSweep, number: int, accuracy: float) -> None:
+    """Finish a run, or measure it again with another result."""
+    if made.ledger.proposals()[number].state == "running":
+        made.start(number)
+        made.finish(number)
+    for label in ("unmerged", "wise_ft@0.5"):
+        measured: dict[str, Any] = {"digest": label, "step": 0, "values": {}, "facts": {}}
+        metrics = {"id/val/top1": accuracy, "ood/mean/top1": accuracy / 2}
+        made.write(number, f"evaluations/{label}/metrics.json", {**measured, "metrics": metrics})
+
+
+def arms_of(store: MemoryTracker) -> dict[str, object]:
+    """What a reader sees of each arm: the newest value of each metric."""
+    return {
+        key.arm: (
+            run.state,
+            run.name,
+            run.params,
+            {name: max(points).value for name, points in run.history.items()},
+        )
+        for key, run in store.runs.items()
+        if key.arm
+    }

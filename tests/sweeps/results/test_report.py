@@ -19,8 +19,10 @@ from sweeps.home import Home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results import report as sweep_page
+from sweeps.results.artifacts import FIGURES, PAGE
 from sweeps.results.records import comparison
 from sweeps.results.report import FEWEST, importance, provenance, view_data
+from tests.sweeps import reference_table
 from tests.sweeps.shown_home import NAME, make
 from tests.tracking.made_up import metrics, run
 from tracking.charts import CHARTS
@@ -64,6 +66,19 @@ def test_the_command_writes_page_and_figures_and_says_where(
     assert told["verdict"].startswith("UNDECIDED: ")
 
 
+def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -> None:
+    ledger, notes = find_ledger(home, NAME), list[str]()
+    compared = comparison(ledger, RunStore(home.runs))
+    folder = home.sweep(NAME)
+    files = sweep_page.keep(home, ledger, compared, notes.append)
+    assert {*files} == {folder / name for name in (PAGE, *FIGURES)}
+    assert all(file.stat().st_size > 0 for file in files)
+    assert notes == []
+    nothing = compare([], sweep=NAME)
+    assert sweep_page.keep(home, ledger, nothing, notes.append) == [folder / PAGE]
+    assert not any((folder / name).exists() for name in FIGURES)
+
+
 def test_another_reference_and_another_place(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,7 +87,7 @@ def test_another_reference_and_another_place(
     assert main([*words, "--reference", "zero_shot"]) == 0
     said = capsys.readouterr().out
     assert said.endswith(f"The report is {out}\n")
-    assert "minus zero_shot" in said
+    assert "against zero_shot: " in said
     assert "carft-sweep report shown --reference=zero_shot" in out.read_text()
 
 
@@ -166,6 +181,29 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
     assert found.pictures.gallery.counts
     assert not found.pictures.thumbnails
     assert not [*found.pictures.groups()]
+
+
+def test_the_zero_shot_models_distance_from_laions_table_is_warned_of_and_in_the_provenance(
+    home: Home,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reference_table.show_one_row(monkeypatch, "icon_shift_dev")
+    copy = Home(tmp_path / "home")
+    shutil.copytree(home.path, copy.path)
+    compared = comparison(find_ledger(copy, NAME), RunStore(copy.runs))
+    (zero_shot,) = (run for run in compared.runs() if run.is_zero_shot)
+    assert zero_shot.folder is not None
+    reference_table.measure(zero_shot.folder, reference_table.EXPECTED - 0.06)
+    assert main(["--home", str(copy.path), "report", NAME, "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert [it["points"] for it in written["calibration"]] == [-6.0]
+    text = Path(written["page"]).read_text()
+    assert "differs from LAION&#39;s table: -6.00 points on ID test" in text
+    assert (
+        "Zero-shot builtin on icon_shift_dev differs from LAION&#39;s table (CLIP_benchmark" in text
+    )
 
 
 def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:

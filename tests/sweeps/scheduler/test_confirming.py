@@ -91,7 +91,7 @@ def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
 
 def test_each_fresh_run_is_tracked_as_one(toy: ToySweep) -> None:
     toy.run(**FRESH)
-    child = toy.tracked()["car_ft kl_weight=0.3 seed 4"]
+    child = toy.tracked()["kl_weight=0.3 s4 car_ft"]
     assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
     assert "carft.trial" not in child.tags
 
@@ -129,8 +129,10 @@ def test_an_unfinished_confirmation_leaves_the_verdict_to_the_other_seeds_and_is
     found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
     assert found.fresh_seeds == ()
     assert found.verdicts[0].pair.seeds == (0, 1)
-    assert "fresh seed" not in found.sentences[0]
-    assert found.sentences[-1].startswith("Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done")
+    assert "fresh seed" not in found.statistics[0]
+    assert found.statistics[-1].startswith(
+        "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
+    )
     assert is_open(toy.home, toy.ledger(), 2, failed_again=False)
     before = toy.trained()
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
@@ -167,7 +169,7 @@ def test_what_confirms_is_never_stopped(toy: ToySweep, rule: dict[str, Any]) -> 
         **FRESH,
         **rule,
     )
-    fresh = [run for name, run in toy.tracked().items() if name.rsplit(" ", 1)[-1] in "234"]
+    fresh = [run for run in toy.tracked().values() if run.params.get("seed", "") in [*"234"]]
     assert [run.state for run in fresh] == ["finished"] * 2 * len(SEEDS)
     assert {t.state for t in toy.ledger().trials()} == {"complete", "pruned"}
 

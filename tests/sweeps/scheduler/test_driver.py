@@ -78,9 +78,9 @@ def test_the_same_sweep_again_trains_and_tells_nothing(toy: ToySweep) -> None:
 def test_every_run_is_tracked_once_and_ended(toy: ToySweep) -> None:
     toy.run()
     children = toy.tracked()
-    assert len(children) == RUNS == len(toy.tracker.runs) - 1
+    assert len(children) == RUNS == len(toy.tracker.runs) - 1 - len(toy.arms())
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
-    child = children["car_ft kl_weight=0.3 seed 1"]
+    child = children["kl_weight=0.3 s1 car_ft"]
     assert child.params == {"algorithm": "car_ft", "algorithm.kl_weight": "0.3", "seed": "1"}
     assert child.tags["carft.trial"] == "1"
     assert [point.step for point in child.history["train/loss"]] == list(range(toy_core.EPOCHS + 1))
@@ -95,11 +95,11 @@ def test_another_sweep_reuses_the_runs_and_says_from_where(toy: ToySweep) -> Non
     trained = toy.trained()
     toy.run(name="other", parameters={"algorithm.kl_weight": {"values": [0.3, 1.0]}})
     assert sum(toy.trained().values()) - sum(trained.values()) == 2 * (toy_core.EPOCHS + 1)
-    reused = toy.tracked("other")["car_ft kl_weight=0.3 seed 0"]
+    reused = toy.tracked("other")["kl_weight=0.3 s0 car_ft"]
     assert reused.tags["carft.reused_from"] == "toy"
-    own = toy.tracked("toy")["car_ft kl_weight=0.3 seed 0"]
+    own = toy.tracked("toy")["kl_weight=0.3 s0 car_ft"]
     assert reused.history == own.history
-    new = toy.tracked("other")["car_ft kl_weight=1 seed 0"]
+    new = toy.tracked("other")["kl_weight=1 s0 car_ft"]
     assert "carft.reused_from" not in new.tags
 
 
@@ -117,7 +117,7 @@ def test_a_new_alpha_is_evaluated_and_nothing_is_trained(toy: ToySweep) -> None:
     assert ("car_ft", "wise_ft@0.7") in {
         (row.arm.algorithm, row.arm.merge) for row in ended.comparison.rows
     }
-    history = toy.tracked()["car_ft kl_weight=0.3 seed 1"].history["wise_ft/id/val/top1"]
+    history = toy.tracked()["kl_weight=0.3 s1 car_ft"].history["wise_ft/id/val/top1"]
     assert len(history) == 2
     assert toy.ledger().generation == 1
 
@@ -131,7 +131,7 @@ def test_a_crashed_run_is_tried_again_as_often_as_the_file_says(toy: ToySweep) -
     state = runs.read(digest)
     assert state is not None
     assert (state.state, state.attempts, state.failure) == ("done", 3, None)
-    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "finished"
+    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "finished"
 
 
 def test_a_run_that_crashes_to_the_end_fails_its_trial_and_not_the_sweep(toy: ToySweep) -> None:
@@ -143,10 +143,10 @@ def test_a_run_that_crashes_to_the_end_fails_its_trial_and_not_the_sweep(toy: To
     assert (failed.state, failed.value) == ("failed", None)
     assert failed.reason == {"kind": "crashed", "message": "KeyError: 'weights'"}
     assert other.state == "complete"
-    child = toy.tracked()["car_ft kl_weight=0.1 seed 0"]
+    child = toy.tracked()["kl_weight=0.1 s0 car_ft"]
     assert (child.state, child.tags["carft.failure"]) == ("failed", "crashed")
     # Its other seed is there, and counts in no mean of a whole setting.
-    assert toy.tracked()["car_ft kl_weight=0.1 seed 1"].state == "finished"
+    assert toy.tracked()["kl_weight=0.1 s1 car_ft"].state == "finished"
 
 
 def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: ToySweep) -> None:
@@ -155,7 +155,7 @@ def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: Toy
     assert toy.run(retries=0).exit_code == 0
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     assert [t.state.name for t in toy.study().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "finished"
+    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "finished"
 
 
 def test_a_nan_is_neither_retried_nor_trained_again(toy: ToySweep) -> None:
@@ -169,7 +169,7 @@ def test_a_nan_is_neither_retried_nor_trained_again(toy: ToySweep) -> None:
     toy.run(retries=5, name="other")
     assert toy.ledger("other").trials()[0].state == "failed"
     assert toy.trained() == trained
-    assert toy.tracked("other")["car_ft kl_weight=0.1 seed 0"].state == "failed"
+    assert toy.tracked("other")["kl_weight=0.1 s0 car_ft"].state == "failed"
 
 
 def test_a_sweep_in_which_nothing_succeeds_ends_with_1(toy: ToySweep) -> None:
@@ -261,9 +261,9 @@ def test_what_a_dead_driver_left_open_is_ended_even_if_nobody_asks_for_it_any_mo
 
     with pytest.raises(Crash):
         toy.run(Dying(), baselines=[])
-    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "running"
+    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "running"
     toy.run(baselines=[], parameters={"algorithm.kl_weight": {"values": [3.0]}})
-    assert toy.tracked()["car_ft kl_weight=0.1 seed 0"].state == "killed"
+    assert toy.tracked()["kl_weight=0.1 s0 car_ft"].state == "killed"
 
 
 def test_a_mistake_that_shows_only_while_the_sweep_runs_leaves_nothing_open(
@@ -506,6 +506,6 @@ def test_a_killed_worker_costs_an_attempt_and_nothing_else(
     assert ended.exit_code == 0
     assert toy.values()[0.1] == pytest.approx(0.78)
     assert any("SIGKILL" in line and "tried again" in line for line in toy.lines)
-    child = toy.tracked()["car_ft kl_weight=0.1 seed 0"]
+    child = toy.tracked()["kl_weight=0.1 s0 car_ft"]
     assert (child.state, child.tags["carft.attempt"]) == ("finished", "2")
     assert "log.txt" in child.artifacts

@@ -46,7 +46,8 @@ def test_the_answer_stands_in_mlflow_with_a_link_to_the_page(
     assert told.artifacts["report.html"] == b"a page"
     assert told.tags["mlflow.note.content"].split("\n\n") == [
         LINK,
-        f"**Verdict.** {ended.comparison.verdict}",
+        "\n".join(f"- {line}" for line in ended.comparison.answer.lines),
+        f"**Statistics.** {' '.join(ended.comparison.statistics)}",
         "**Selected.** `car_ft kl_weight=0.3`, by id/val/top1.",
         "Does the term help?",
     ]

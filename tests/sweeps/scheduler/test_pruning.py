@@ -104,7 +104,7 @@ def test_a_pruned_trial_is_pruned_in_optuna_with_its_last_value(whole: ToySweep)
 
 
 def test_a_pruned_run_is_killed_in_the_tracker_and_stopped_in_its_folder(whole: ToySweep) -> None:
-    child = whole.tracked()["car_ft kl_weight=3 seed 0"]
+    child = whole.tracked()["kl_weight=3 s0 car_ft"]
     assert (child.state, child.tags["carft.state"]) == ("killed", "pruned")
     assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
     state = RunStore(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])

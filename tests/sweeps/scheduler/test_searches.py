@@ -41,3 +41,22 @@ def test_a_search_keeps_what_is_active_and_goes_on_where_it_was(toy: ToySweep, m
     noted = [GENERATION in trial.sampler for trial in toy.ledger().proposals()]
     # Nothing is asked for the first, which is given whole.
     assert noted == [False, *[method == "nsga2"] * 5]
+
+
+def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: ToySweep) -> None:
+    drawn: dict[str, Any] = {
+        "method": "random",
+        "seeds": [0],
+        "parameters": {
+            "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
+            "algorithm.kl_weight": {"min": 0.1, "max": 1.0},
+        },
+    }
+    for cap in (2, 4):
+        toy.run(**drawn, run_cap=cap)
+        settings = [*toy.ledger().settings()]
+        rates = [it.params["optim.lr"] for it in settings if it.algorithm == "car_ft"]
+        assert len(rates) == cap
+        tuned = [it.params for it in settings if it.algorithm == "fine_tune"]
+        assert tuned == [{"optim.lr": rate} for rate in rates]
+    assert len({*toy.trained().values()}) == 1  # none is trained again

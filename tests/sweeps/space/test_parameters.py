@@ -65,6 +65,10 @@ def read(data: object) -> tuple[Any, list[str]]:
             Parametric("x", "log_uniform_values", (32, 256), 8),
         ),
         (
+            {"distribution": "q_log_uniform_values", "min": 8, "max": 45.5, "rounding": "down"},
+            Parametric("x", "log_uniform_values", (8, 45.5), 1, down=True),
+        ),
+        (
             {"distribution": "q_log_uniform", "min": 0, "max": 3},
             Parametric("x", "log_uniform_values", (1.0, math.exp(3)), 1),
         ),
@@ -121,6 +125,14 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
         ({"distribution": "q_normal", "q": 0}, "q: must be greater than 0, got 0"),
         ({"distribution": "q_normal", "q": 1e-300}, "q: is too small a step"),
         ({"distribution": "q_log_uniform", "min": 0, "max": 900}, "must be from -700 to 700"),
+        (
+            {"distribution": "q_log_uniform_values", "min": 1, "max": 9, "rounding": "up"},
+            "rounding: must be 'nearest' or 'down', got 'up'",
+        ),
+        (
+            {"distribution": "log_uniform_values", "min": 1, "max": 9, "rounding": "down"},
+            "rounding: does not go with log_uniform_values, which has min and max",
+        ),
         (
             {"distribution": "q_log_uniform_values", "min": 0, "max": 9},
             "min: must be greater than 0",

@@ -139,3 +139,9 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
 )
 def test_the_schema_accepts_each_way_to_write(change: dict[str, Any]) -> None:
     VALIDATOR.validate({"name": "x", "trial": {"algorithm": "car_ft"}} | change)
+
+
+def test_an_editor_says_that_the_default_of_kl_weight_has_no_published_source() -> None:
+    forms = sweep_schema()["properties"]["trial"]["properties"]["algorithm"]["anyOf"]
+    (car_ft,) = (it for it in forms if it.get("properties", {}).get("name") == {"const": "car_ft"})
+    assert "no published source" in car_ft["properties"]["kl_weight"]["description"]

@@ -501,7 +501,7 @@ def test_a_capped_grid_has_its_first_points_and_baselines_follow(load: Load) -> 
 @pytest.mark.parametrize(
     ("parameter", "untuned"), [("optim.lr", True), ("algorithm.kl_weight", False)]
 )
-def test_in_a_search_a_baseline_runs_once_and_is_marked_when_it_could_have_been_tuned(
+def test_in_a_search_that_learns_a_baseline_runs_once_and_is_marked_when_it_could_have_been_tuned(
     load: Load, parameter: str, untuned: bool
 ) -> None:
     spec = load(
@@ -513,6 +513,27 @@ def test_in_a_search_a_baseline_runs_once_and_is_marked_when_it_could_have_been_
     assert found[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
     with pytest.raises(ValueError, match="not known before it runs"):
         spec.points()
+
+
+@pytest.mark.parametrize("method", ["random", "qmc"])
+def test_where_points_are_drawn_a_baseline_runs_at_each_with_the_fields_that_it_has(
+    load: Load, method: str
+) -> None:
+    spec = load(
+        f"name: x\nmethod: {method}\nrun_cap: 6\nparameters:\n"
+        "  optim.lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-3}\n"
+        "  algorithm.kl_weight: {min: 0.1, max: 0.5}\n"
+        "try_first: [{optim.lr: 1e-4}]\n"
+        f"baselines: [zero_shot, fine_tune]\n{TRIAL}"
+    )
+    points = spec.points()
+    assert points[0]["optim.lr"] == 1e-4
+    assert len({point["algorithm.kl_weight"] for point in points}) == spec.trial_count == 6
+    zero_shot, *tuned = spec.baseline_configs()
+    assert (zero_shot.algorithm, zero_shot.params) == ("zero_shot", {})
+    assert [it.params for it in tuned] == [{"optim.lr": point["optim.lr"]} for point in points]
+    assert [it.config.optim.lr for it in tuned] == [point["optim.lr"] for point in points]
+    assert not any(it.untuned for it in tuned)
 
 
 def test_a_baseline_may_fix_fields_of_its_own(load: Load) -> None:

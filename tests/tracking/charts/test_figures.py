@@ -42,6 +42,15 @@ def test_one_kind_alone_is_written(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(written)
 
 
+def test_the_charts_that_are_named_alone_are_written_in_the_size_that_is_wanted(
+    tmp_path: Path,
+) -> None:
+    (file,) = write_figures(EVIDENCE, tmp_path, ["png"], ["response"], scale=1.0)
+    assert file.name == "response.png"
+    with Image.open(file) as image:
+        assert image.width <= WIDTH + 10
+
+
 def test_an_unknown_kind_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="unknown kind of figure 'sgv'; did you mean 'svg'"):
         write_figures(EVIDENCE, tmp_path / "new", kinds=["png", "sgv"])

@@ -16,11 +16,17 @@ from tests.tracking.kept import SPLITS, Logits, keep_predictions, logits
 from tests.tracking.made_up import metrics, run, zero_shot
 from tracking.charts import CHARTS
 from tracking.charts.data import ChartData
-from tracking.charts.predictions import MOST, all_class_differences, reliability
+from tracking.charts.predictions import (
+    FEWEST_IMAGES,
+    MOST,
+    all_class_differences,
+    reliability,
+)
 from tracking.comparison.compare import compare
 from tracking.comparison.predictions import BINS, predictions_path, read_tallies
 from tracking.comparison.runs import RunRecord
 
+NAMED = "setting and ECE"
 SHIFTS = [split for split in SPLITS if split.startswith("ood/")]
 
 
@@ -197,9 +203,34 @@ def test_classes_are_the_extremes_by_name(everything: ChartData) -> None:
 
 
 def test_calibration_has_the_ece_in_its_legend(everything: ChartData) -> None:
-    rows = data_of(spec_of("calibration", everything), "setting and ECE", "accuracy")
+    rows = [
+        row
+        for bins in spec_of("calibration", everything)["datasets"].values()
+        for row in {(row.get(NAMED), row.get("low")): row for row in bins}.values()
+    ]
     assert everything.shown[0].arm.label == "zero_shot"
     named = f"zero_shot, ECE {100 * calibrated(everything, 'id/test')[0]:.1f} %"
-    bins = [row for row in rows if row["setting and ECE"] == named]
+    bins = {row["low"]: row for row in rows if row.get(NAMED) == named}.values()
     assert sum(row["share"] for row in bins) == pytest.approx(100, abs=0.05)
     assert sum(row["images"] for row in bins) == 120
+
+
+def test_a_bin_of_few_images_is_not_drawn_and_counts_among_the_shares(tmp_path: Path) -> None:
+    """Two runs of 40 images: 36 of low confidence, and four that the model is sure of."""
+    values = np.zeros((40, 3))
+    values[36:, 0] = 9.0
+    said = {"id/test": (values, np.zeros(40, dtype=int))}
+    runs = [kept(run("fine_tune", s, metrics(0.6, 0.3)), tmp_path / str(s), said) for s in (0, 1)]
+    spec = spec_of("calibration", ChartData(compare(runs, sweep="s")))
+    diagram, shares = (
+        rows for rows in spec["datasets"].values() if any("images" in row for row in rows)
+    )
+    assert [row["images"] for row in diagram] == [72]
+    assert [row["images"] for row in shares] == [72, 8]
+    assert FEWEST_IMAGES == 10
+
+
+def test_of_few_images_there_is_no_diagram(tmp_path: Path) -> None:
+    said = {"id/test": (np.zeros((9, 3)), np.zeros(9, dtype=int))}
+    record = kept(run("fine_tune", 0, metrics(0.6, 0.3)), tmp_path, said)
+    assert CHARTS["calibration"].draw(ChartData(compare([record], sweep="s"))) is None

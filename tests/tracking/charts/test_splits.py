@@ -27,7 +27,7 @@ def test_a_shift_has_the_paired_difference_in_points(plain: ChartData) -> None:
     assert row["difference low"] == pytest.approx(100 * test.ci95.low, abs=1e-3)
     assert row["pairs"] == 5
     order = list(dict.fromkeys(row["split"] for row in rows))
-    assert order == ["ID test", "flat_emoji", "outline", "pixel", "OOD mean"]
+    assert order == ["ID test", "OOD mean", "flat_emoji", "outline", "pixel"]
     assert ("fine_tune", "pixel") not in by_place
 
 

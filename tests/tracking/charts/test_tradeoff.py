@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from itertools import combinations, product
+from typing import Any
 
 import pytest
 import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
+from tests.tracking.charted import searched
+from tests.tracking.charts.drawn import Spec, channels, data_of, nodes, spec_of
+from tests.tracking.made_up import kl_sweep, metrics
 from tracking.charts.data import ChartData
-from tracking.charts.tradeoff import pareto_front
-from tracking.comparison.wise_ft import ood_bound
+from tracking.charts.labels import Label, Offset
+from tracking.charts.tradeoff import _Range, pareto_front
+from tracking.comparison.compare import compare
 
 fractions = st.integers(0, 6).map(lambda n: n / 6)
 
@@ -62,23 +68,28 @@ def test_every_setting_stands_at_its_means(plain: ChartData) -> None:
 def test_the_distance_is_the_one_of_the_verdict(everything: ChartData) -> None:
     rows = data_of(spec_of("id_ood", everything), "distance")
     distances = {row["setting"]: row["distance"] for row in rows}
-    expected = {f.pair.candidate.label: f.above_mean_curve for f in everything.comparison.verdicts}
-    measured = {label: distance for label, distance in expected.items() if distance is not None}
-    assert measured
-    assert {label: distances[label] for label in measured} == pytest.approx(
-        {label: 100 * distance for label, distance in measured.items()}, abs=1e-3
+    by_label = {row.arm.label: row for row in everything.shown}
+    for it in everything.comparison.verdicts:
+        assert by_label[it.pair.candidate.label].above_curve == it.above_curve
+    expected = {
+        label: row.above_curve.mean
+        for label, row in by_label.items()
+        if row.above_curve is not None and row.above_curve.mean is not None
+    }
+    assert expected
+    assert distances == pytest.approx(
+        {label: 100 * distance for label, distance in expected.items()}, abs=1e-3
     )
-    outside = set(expected) - set(measured)
-    assert not outside & set(distances)
 
 
 def test_of_a_method_beyond_the_curve_no_distance_is_drawn(plain: ChartData) -> None:
     rows = data_of(spec_of("id_ood", plain), "distance")
     assert [row["setting"] for row in rows] == ["car_ft kl_weight=1 + wise_ft@0.75"]
-    curve = next(curve for curve in plain.comparison.curves if curve.label == "fine_tune")
-    height = ood_bound(curve, rows[0]["ID test"] / 100)
-    assert height is not None
-    assert rows[0]["curve"] == pytest.approx(100 * height, abs=0.02)
+    row = next(row for row in plain.comparison.rows if row.arm.label == rows[0]["setting"])
+    assert row.above_curve is not None
+    assert row.above_curve.mean is not None
+    assert rows[0]["distance"] == pytest.approx(100 * row.above_curve.mean, abs=1e-3)
+    assert rows[0]["curve"] == pytest.approx(rows[0]["OOD mean"] - rows[0]["distance"], abs=1e-2)
 
 
 def test_the_curves_carry_their_alphas(plain: ChartData) -> None:
@@ -86,14 +97,111 @@ def test_the_curves_carry_their_alphas(plain: ChartData) -> None:
     assert [row["alpha"] for row in rows if row["curve"] == "fine_tune"] == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_only_the_curve_of_the_reference_has_its_alphas_beside_it(everything: ChartData) -> None:
-    spec = spec_of("id_ood", everything)
-    rows = data_of(spec, "curve", "alpha")
-    assert len({row["curve"] for row in rows}) == 2
-    text = next(node for node in nodes(spec) if "text" in node and "alpha" in str(node["text"]))
+def words_of(spec: Spec, width: int = 640) -> list[dict[str, Any]]:
+    """Return the words for a plot of this width, with their places."""
+    (words,) = (
+        node["data"]["values"]
+        for node in nodes(spec)
+        if node.get("data", {}).get("name") == f"words-{width}"
+    )
+    rows: list[dict[str, Any]] = words
+    return rows
+
+
+def labels_of(spec: Spec, kind: str) -> list[str]:
+    return [row["label"] for row in words_of(spec) if row["kind"] == kind]
+
+
+def test_every_setting_is_named_beside_its_point_and_both_curves_have_their_alphas(
+    plain: ChartData,
+) -> None:
+    spec = spec_of("id_ood", plain)
+    assert labels_of(spec, "name") == ["zero_shot", "fine_tune", "car_ft kl_weight=1"]
+    assert labels_of(spec, "setting") == ["kl_weight=0.1", "kl_weight=0.3", "kl_weight=3"]
+    assert sorted(labels_of(spec, "alpha")) == sorted(2 * ["α 0.25", "α 0.5", "α 0.75"])
+    assert len(labels_of(spec, "distance")) == 1
     drawn = svg_texts(spec)
-    assert text["text"]["field"] == "alpha"
-    assert [word for word in drawn if word in ("0.25", "0.5", "0.75")] == ["0.25", "0.5", "0.75"]
+    for row in words_of(spec):
+        assert drawn.count(row["label"]) >= 2, "a halo and the words"
+    for rows in spec["datasets"].values():
+        assert not any("dx" in row for row in rows), "no place of a word is a number to read"
+
+
+def test_of_several_parameters_the_values_stand_there_and_their_names_above(
+    everything: ChartData,
+) -> None:
+    spec = spec_of("id_ood", everything)
+    assert spec["title"]["text"] == "Beside small symbols: kl_weight, lr"
+    texts = labels_of(spec, "setting")
+    assert "10, 0.0001" in texts
+    assert "lr=1e-05" in texts
+    assert not [text for text in texts if text.startswith("kl_weight=")]
+
+
+def test_a_merge_without_a_curve_is_named_too() -> None:
+    runs = [
+        replace(record, merges={"logits": metrics(0.63, 0.37)}) if record.trains else record
+        for record in kl_sweep()
+    ]
+    spec = spec_of("id_ood", ChartData(compare(runs, sweep="s")))
+    assert labels_of(spec, "merge") == ["+ logits", "+ logits"]
+    assert labels_of(spec, "alpha") == []
+
+
+def test_of_hundreds_of_settings_only_what_is_on_show_is_named() -> None:
+    spec = spec_of("id_ood", searched(60))
+    assert "title" not in spec
+    assert labels_of(spec, "setting") == []
+    assert "zero_shot" in labels_of(spec, "name")
+
+
+def test_words_overlap_neither_each_other_nor_a_symbol(
+    plain: ChartData, everything: ChartData
+) -> None:
+    for data, width in product((plain, everything), (640, 290)):
+        spec = spec_of("id_ood", data)
+        x, y = (domain(spec, name) for name in ("ID test", "OOD mean"))
+        boxes = []
+        for row in words_of(spec, width):
+            place = share(row["ID test"], x) * width, 420 * (1 - share(row["OOD mean"], y))
+            offset = Offset(row["dx"], row["dy"], row["align"])
+            boxes.append(offset.box(Label(row["label"], *place)))
+            assert 0 <= boxes[-1].left <= boxes[-1].right <= width
+        for one, other in combinations(boxes, 2):
+            apart_x = one.right <= other.left + 0.01 or other.right <= one.left + 0.01
+            apart_y = one.bottom <= other.top + 0.01 or other.bottom <= one.top + 0.01
+            assert apart_x or apart_y
+
+
+def test_a_narrow_plot_names_only_what_stands_for_an_algorithm(plain: ChartData) -> None:
+    spec = {**spec_of("id_ood", plain), "width": 300}
+    words = [row["label"] for row in words_of(spec, 290)]
+    assert words == [*labels_of(spec, "name"), *labels_of(spec, "distance")]
+    svg = vl_convert.vegalite_to_svg(spec)
+    hidden = re.findall(r'<text[^>]* opacity="0"[^>]*>([^<]*)</text>', svg)
+    assert len([text for text in hidden if text.startswith("kl_weight")]) == svg.count(">kl_weight")
+    assert hidden.count("fine_tune") == 2, "the words of a wide plot"
+
+
+def test_ticks_are_whole_points_where_they_are_few(plain: ChartData) -> None:
+    spec = spec_of("id_ood", plain)
+    x = [channel["axis"]["values"] for channel in channels(spec, "x") if "axis" in channel]
+    assert x[0] == [55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66]
+    assert _Range(57.8, 58.1).ticks == [57.8, 57.9, 58.0, 58.1]
+    assert _Range(40.0, 63.0).ticks == [40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62]
+    assert _Range(0.0, 100.0).ticks == list(range(0, 101, 10))
+    assert _Range.of([50.0]) == (49.0, 51.0)
+
+
+def domain(spec: Spec, field: str) -> list[float]:
+    """Return the ends of an axis."""
+    every = [c for name in ("x", "y") for c in channels(spec, name) if c["field"] == field]
+    ends: list[float] = next(c["scale"]["domain"] for c in every if "domain" in c.get("scale", {}))
+    return ends
+
+
+def share(value: float, ends: list[float]) -> float:
+    return (value - ends[0]) / (ends[1] - ends[0])
 
 
 def svg_texts(spec: Spec) -> list[str]:

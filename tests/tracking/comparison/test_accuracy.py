@@ -90,11 +90,11 @@ def test_the_same_numbers_give_the_same_verdict_under_another_name(
     assert "ood/mean/top1" not in test
     assert plain_data["by"] == BY
     # Word for word the same, but for the name of what is compared.
-    sentences = " ".join(other.sentences).replace("OOD mean macro-F1", "OOD mean")
+    sentences = " ".join(other.statistics).replace("OOD mean macro-F1", "OOD mean")
     sentences = sentences.replace("ID test macro-F1", "ID test").replace(
         "ID macro-F1", "ID accuracy"
     )
-    assert sentences == " ".join(plain.sentences)
+    assert sentences == " ".join(plain.statistics)
 
 
 def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> None:
@@ -132,7 +132,7 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
     comparison = compare(kl_sweep(), ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
     (verdict,) = comparison.verdicts
     assert verdict.outcome == "not_measured"
-    assert comparison.sentences[0] == (
+    assert comparison.statistics[0] == (
         "UNDECIDED: car_ft kl_weight=1 and fine_tune cannot be judged by macro-F1, since the runs "
         "of car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
     )
@@ -180,7 +180,9 @@ def test_without_shifts_its_own_test_is_the_endpoint() -> None:
     first = next(r for r in alike if r.algorithm == "fine_tune")
     alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
     comparison = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert comparison.verdict.startswith("NO GAIN: no difference in macro-F1 is shown between")
+    assert comparison.statistics[0].startswith(
+        "NO GAIN: no difference in macro-F1 is shown between"
+    )
 
 
 def test_shifts_that_were_not_measured_by_it_are_no_reason_to_test_id() -> None:

@@ -181,6 +181,17 @@ def test_contexts_that_name_a_held_out_domain_mark_their_row() -> None:
     assert with_facts({"contexts_name": []}).warnings == ()
 
 
+def test_what_is_true_of_every_row_is_one_sentence_and_no_mark() -> None:
+    facts = {"contexts_name": ["sketch", "clipart"]}
+    runs = [zero_shot(facts=facts), *arm("fine_tune", [0.6] * 3, [0.3] * 3, facts=facts)]
+    comparison = compare([*runs, *arm("car_ft", [0.6] * 3, [0.3] * 3, trial=0, facts=facts)])
+    assert comparison.warnings == (
+        "the prompts of all methods name test domains ('clipart', 'sketch'): OOD numbers are "
+        "optimistic; the recipe `prompts` measures by how much",
+    )
+    assert not any("names domains" in r.marks for r in comparison.rows)
+
+
 def test_notes_on_the_data_are_told_above_the_table_once_each() -> None:
     notes = ["1 image of test was skipped", "v2 has 9,000 images here"]
     warnings = with_facts({"data_notes": notes}).warnings
@@ -286,8 +297,8 @@ def test_metrics_come_in_a_stable_order() -> None:
     ]  # fmt: skip
     expected = [
         "id/val/top1", "id/test/top1", "id/test/nll", "id/test/ece", "id/test_r/top1",
+        "ood/mean/top1", "ood/mean/nll", "gain/ood/top1", "gap/top1", "hmean/top1",
         "ood/a/top1", "ood/b/top1",
-        "ood/mean/top1", "ood/mean/nll", "gap/top1", "hmean/top1", "gain/ood/top1",
         "context/id/test/kl", "train/loss", "system/images_per_s",
     ]  # fmt: skip
     assert sorted(names, key=metric_order) == expected

@@ -1,8 +1,9 @@
 """How often intervals cover, and the verdict claims falsely, in ten thousand made-up comparisons.
 
 The whole procedure (paired t, intersection-union, Holm) stands here once more for arrays; that it
-is the same as `judge` is a test of its own. At a rate of 5 % one in a hundred such tests has more
-hits than MOST, at one of 2.5 % one in a thousand more than MOST_ONE_SIDED.
+is the same as `judge` is a test of its own. Fewer comparisons go through `compare` as a whole. At a
+rate of 5 % one in a hundred such tests has more hits than MOST, at one of 2.5 % one in a thousand
+more than MOST_ONE_SIDED.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tests.tracking.made_up import ZERO_SHOT_OOD, arm, metrics, run, zero_shot
+from benchmarks.error_rates import (
+    GAINS_NOTHING,
+    LOSES_THE_MARGIN,
+    Null,
+    Truth,
+    choice,
+    claims,
+    nulls,
+    on_the_curve,
+)
+from tests.tracking.made_up import arm
 from tracking.comparison.runs import group
 from tracking.comparison.spec import ALPHA, Endpoint
 from tracking.comparison.statistics import PairedTest, holm, t_interval
@@ -29,7 +40,7 @@ Numbers = NDArray[np.float64]
 Claims = NDArray[np.bool_]
 
 
-def claims(ood: Numbers, id_test: Numbers | None = None) -> tuple[Claims, Claims]:
+def called(ood: Numbers, id_test: Numbers | None = None) -> tuple[Claims, Claims]:
     """[T, K] each: whether the differences [T, K, n] of a candidate are called others than none,
     and better; without those of ID it is kept for certain.
     """
@@ -57,7 +68,7 @@ def _holm(p: Numbers) -> Numbers:
 
 def alarms(candidates: Numbers, reference: Numbers) -> Claims:
     """[T, K]: whether a candidate [T, K, n] is called other than the reference [T, n]."""
-    return claims(candidates - reference[:, None])[0]
+    return called(candidates - reference[:, None])[0]
 
 
 def seeds(rng: np.random.Generator, *shape: int) -> Numbers:
@@ -110,7 +121,7 @@ def test_the_procedure_for_arrays_is_the_one_that_judges() -> None:
                 [outcome == "better" for outcome in outcomes],
             )
         )
-    different, better = claims(oods[:, 1:] - oods[:, :1], ids[:, 1:] - ids[:, :1])
+    different, better = called(oods[:, 1:] - oods[:, :1], ids[:, 1:] - ids[:, :1])
     assert np.array_equal([each for each, _ in judged], different)
     assert np.array_equal([each for _, each in judged], better)
     assert 0 < np.sum(better) < np.sum(different) < 180
@@ -124,7 +135,7 @@ def test_what_gains_out_of_distribution_and_loses_the_margin_is_seldom_called_be
     oods, ids = seeds(rng, TIMES, rivals + 1), seeds(rng, TIMES, rivals + 1)
     oods[:, 1:] += 0.05
     ids[:, 1:] -= MARGIN
-    _, better = claims(oods[:, 1:] - oods[:, :1], ids[:, 1:] - ids[:, :1])
+    _, better = called(oods[:, 1:] - oods[:, :1], ids[:, 1:] - ids[:, :1])
     assert 0 < better.any(axis=-1).sum() <= MOST_ONE_SIDED
 
 
@@ -132,7 +143,7 @@ def test_what_gains_out_of_distribution_and_loses_the_margin_is_seldom_called_be
 def test_what_keeps_id_and_gains_nothing_is_seldom_called_better(rivals: int) -> None:
     rng = np.random.default_rng(80 + rivals)
     oods = seeds(rng, TIMES, rivals + 1)
-    _, better = claims(oods[:, 1:] - oods[:, :1])
+    _, better = called(oods[:, 1:] - oods[:, :1])
     assert 0 < better.any(axis=-1).sum() <= MOST_ONE_SIDED
 
 
@@ -140,48 +151,50 @@ def test_what_gains_and_keeps_id_is_mostly_called_better() -> None:
     rng = np.random.default_rng(100)
     oods, ids = seeds(rng, TIMES, 4), seeds(rng, TIMES, 4) / 10
     oods[:, 1:] += 0.05
-    _, better = claims(oods[:, 1:] - oods[:, :1], ids[:, 1:] - ids[:, :1])
+    _, better = called(oods[:, 1:] - oods[:, :1], ids[:, 1:] - ids[:, :1])
     assert better.mean() > 0.9
 
 
-CURVES = 1_000
+AMONG = "chosen among 20 settings on these same seeds, which p does not allow for"
+DRAWS = 200
+"""Of each null through the whole of `compare`; `python -m benchmarks.error_rates` has more."""
 
 
-def on_the_curve(rng: np.random.Generator, alpha: float, more: float = 0.0) -> bool:
-    """Whether a model on fine-tuning's own WiSE-FT curve (`more` above it) is called a gain over
-    that curve, which was measured at five alphas.
-    """
-
-    def measured(alpha: float) -> dict[str, float]:
-        test = 0.55 + 0.10 * (1.6 * alpha - 0.6 * alpha**2)
-        ood = ZERO_SHOT_OOD - 0.04 * alpha + 0.16 * alpha * (1 - alpha)
-        luck = 0.001 * rng.normal(size=2)
-        return metrics(test + luck[0], ood + luck[1])
-
-    tuned, rivals = [], []
-    for seed in range(SEEDS):
-        merges = {f"wise_ft@{a:g}": measured(a) for a in (0.25, 0.5, 0.75)}
-        tuned.append(run("fine_tune", seed, measured(1.0), merges=merges))
-        at = measured(alpha)
-        rivals.append(
-            run("car_ft", seed, metrics(at["id/test/top1"], at["ood/mean/top1"] + more), trial=0)
-        )
-    start, reference, candidate = group([zero_shot(), *tuned, *rivals])
-    (verdict,) = judge([candidate], reference, Endpoint(), zero_shots=[start])
-    return verdict.gains_over_curve
+@pytest.mark.parametrize(
+    ("number", "null"),
+    [(number, null) for number, null in enumerate(nulls()) if null.nominal is not None],
+    ids=lambda it: it.name if isinstance(it, Null) else "",
+)
+def test_what_the_page_promises_holds_through_the_whole_of_compare(number: int, null: Null) -> None:
+    assert null.nominal is not None
+    assert null.count(DRAWS, seed=number) <= stats.binom.ppf(0.999, DRAWS, null.nominal)
 
 
-@pytest.mark.parametrize("alpha", [0.375, 0.625, 0.875])
-def test_a_model_on_the_wise_ft_curve_is_seldom_called_a_gain_over_it(alpha: float) -> None:
-    rng = np.random.default_rng(int(1000 * alpha))
-    called = sum(on_the_curve(rng, alpha) for _ in range(CURVES))
-    assert called <= stats.binom.ppf(0.999, CURVES, 0.025)
+@pytest.mark.parametrize("truth", [LOSES_THE_MARGIN, GAINS_NOTHING], ids=["margin", "no gain"])
+def test_a_choice_among_twenty_claims_too_often_and_says_among_how_many(truth: Truth) -> None:
+    rng = np.random.default_rng(110)
+    drawn = [choice(rng, truth, settings=20) for _ in range(DRAWS)]
+    assert sum(claims(one, "better") for one in drawn) > stats.binom.ppf(0.999, DRAWS, 0.025)
+    for one in drawn:
+        assert one.verdicts[0].tried == 20
+        assert "chosen among 20 settings" in one.answer.lines[1]
+        assert one.verdicts[0].outcome != "better" or AMONG in one.statistics[0]
 
 
-@pytest.mark.parametrize("alpha", [0.375, 0.625, 0.875])
+@pytest.mark.parametrize("truth", [LOSES_THE_MARGIN, GAINS_NOTHING], ids=["margin", "no gain"])
+def test_a_choice_that_was_confirmed_says_so_and_counts_as_none(truth: Truth) -> None:
+    rng = np.random.default_rng(120)
+    for one in (choice(rng, truth, settings=20, confirmed=True) for _ in range(20)):
+        assert (one.fresh_seeds, one.verdicts[0].tried) == ((5, 6, 7, 8, 9), 1)
+        assert "chosen among" not in one.verdict
+        assert "over 5 fresh seeds" in one.statistics[0]
+
+
+@pytest.mark.parametrize("alpha", [0.375, 0.5, 0.625])
 def test_a_model_well_above_the_curve_is_mostly_called_one(alpha: float) -> None:
     rng = np.random.default_rng(int(1000 * alpha) + 1)
-    assert sum(on_the_curve(rng, alpha, more=0.03) for _ in range(100)) > 90
+    drawn = [on_the_curve(rng, alpha, more=0.03) for _ in range(100)]
+    assert sum(claims(one, "more than WiSE-FT gives") for one in drawn) > 90
 
 
 @pytest.mark.parametrize("rivals", [1, 3, 10])
@@ -198,9 +211,9 @@ def test_methods_that_are_better_leave_the_equal_one_its_error_rate(better: int)
     rng = np.random.default_rng(20 + better)
     both = seeds(rng, TIMES, 4)
     both[:, 1 : 1 + better] += 0.05
-    called = alarms(both[:, 1:], both[:, 0])
-    assert called[:, better:].any(axis=-1).sum() <= MOST
-    assert called[:, :better].mean() > 0.9
+    alarm = alarms(both[:, 1:], both[:, 0])
+    assert alarm[:, better:].any(axis=-1).sum() <= MOST
+    assert alarm[:, :better].mean() > 0.9
 
 
 def test_skewed_seeds_do_not_raise_the_error_rate() -> None:

@@ -120,7 +120,7 @@ def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     difference = verdict.pair
     assert difference.ood is not None
     assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         "BETTER: car_ft is better than fine_tune: OOD mean +6.10 pp ["
     )
     assert ", and ID is kept within 0.5 pp (ID val +1.00 pp [" in comparison.verdict
@@ -130,6 +130,14 @@ def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     )
     assert comparison.selected is None
     assert not any(row.selected for row in comparison.rows)
+
+
+def test_the_settings_that_were_chosen_among_on_each_task_are_said() -> None:
+    comparison = compared(two_domains())
+    assert comparison.verdicts[0].tried == 2
+    assert "chosen among 2 settings on these same seeds" in comparison.statistics[0]
+    assert "; chosen among 2 settings by " in comparison.answer.lines[1]
+    assert ", described and not selected; " in comparison.answer.lines[0]
 
 
 def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
@@ -228,7 +236,7 @@ def test_tasks_without_shifts_are_judged_by_their_id_test() -> None:
     assert comparison.task_table is not None
     assert set(comparison.task_table.endpoints.values()) == {"id/test/top1"}
     assert comparison.verdicts[0].pair.endpoint.metric == "id/test/top1"
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         "BETTER: car_ft is better than fine_tune in distribution: ID test"
     )
 

@@ -38,7 +38,7 @@ def test_more_robust_at_equal_id_is_better() -> None:
     comparison = compared([zero_shot()], FINE_TUNE, rival(NEAR, HIGH))
     (verdict,) = comparison.verdicts
     assert verdict.outcome == "better"
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         "BETTER: car_ft is better than fine_tune: OOD mean +2.01 pp ["
     )
     assert ", and ID is kept within 0.5 pp (ID test +0.01 pp [" in comparison.verdict
@@ -50,7 +50,7 @@ def test_more_robust_at_the_cost_of_id_is_not_better() -> None:
     worse = [value - 0.02 for value in NEAR]
     comparison = compared(FINE_TUNE, rival(worse, HIGH))
     assert comparison.verdicts[0].outcome == "trade_off"
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         "MORE ROBUST: car_ft is more robust than fine_tune but not better: OOD mean +2.01 pp ["
     )
     assert "; ID is not shown to be kept within 0.5 pp (ID test -1.99 pp [" in comparison.verdict
@@ -80,7 +80,7 @@ def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
     ]
     comparison = compared(both, rule=SelectionRule(metric="train/loss", goal="minimize"))
     assert comparison.verdicts[0].outcome == "trade_off"
-    sentence = comparison.sentences[0]
+    sentence = comparison.statistics[0]
     assert "car_ft is more robust than fine_tune but not better: OOD mean +2.01 pp [" in sentence
     assert "; ID accuracy was not measured; over 5 seeds (paired t, p" in sentence
 
@@ -88,8 +88,8 @@ def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
 def test_less_robust_is_said_plainly() -> None:
     comparison = compared(arm("fine_tune", STEADY, HIGH), rival(STEADY, LOW))
     assert comparison.verdicts[0].outcome == "worse"
-    assert comparison.verdict.startswith(
-        "WORSE: car_ft is less robust than fine_tune: OOD mean -2.01"
+    assert comparison.statistics[0].startswith(
+        "LESS ROBUST: car_ft is less robust than fine_tune: OOD mean -2.01"
     )
 
 
@@ -97,7 +97,7 @@ def test_a_difference_within_the_noise_is_none_shown() -> None:
     noisy = [0.35, 0.33, 0.36, 0.335, 0.345]
     comparison = compared(FINE_TUNE, rival(STEADY, noisy))
     assert comparison.verdicts[0].outcome == "no_difference"
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         "UNDECIDED: no difference in robustness is shown between car_ft and fine_tune: "
     )
 
@@ -106,7 +106,7 @@ def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     comparison = compared(FINE_TUNE, rival(STEADY, LOW))
     verdict = comparison.verdicts[0]
     assert (verdict.outcome, verdict.p_different) == ("tie", None)
-    assert comparison.sentences[0] == (
+    assert comparison.statistics[0] == (
         "NO GAIN: car_ft and fine_tune are equal in OOD mean and ID test, in each of 5 seeds."
     )
 
@@ -129,7 +129,7 @@ def test_equal_robustness_at_another_id_accuracy_is_no_tie() -> None:
 def test_a_tie_of_few_seeds_is_called_one_so_far(n: int, where: str) -> None:
     comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(STEADY[:n], LOW[:n]))
     assert comparison.verdicts[0].outcome == "too_few_seeds"
-    sentence = comparison.sentences[0]
+    sentence = comparison.statistics[0]
     assert sentence.startswith(
         f"UNDECIDED: car_ft and fine_tune have {n} seed{'s' * (n > 1)} in common, and a claim "
         "needs 5. So far car_ft and fine_tune "
@@ -139,7 +139,7 @@ def test_a_tie_of_few_seeds_is_called_one_so_far(n: int, where: str) -> None:
 
 def test_the_sentence_has_one_p_and_the_plain_data_that_of_sign_flips_too() -> None:
     comparison = compared(FINE_TUNE, rival(NEAR, HIGH))
-    assert comparison.sentences[0].count("p <") + comparison.sentences[0].count("p =") == 1
+    assert comparison.statistics[0].count("p <") + comparison.statistics[0].count("p =") == 1
     (tests,) = to_json(comparison)["tests"]
     assert tests["ood/mean/top1"]["p_sign_flip"] == 2 / 2**5
 
@@ -148,7 +148,7 @@ def test_the_sentence_has_one_p_and_the_plain_data_that_of_sign_flips_too() -> N
 def test_below_five_seeds_there_are_numbers_and_no_claim(n: int) -> None:
     comparison = compared(arm("fine_tune", STEADY[:n], LOW[:n]), rival(NEAR[:n], HIGH[:n]))
     seeds = f"{n} seed{'s' * (n > 1)}"
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         f"UNDECIDED: car_ft and fine_tune have {seeds} in common, and a claim needs 5. "
         f"So far car_ft minus fine_tune, over {seeds}: OOD mean +"
     )
@@ -161,13 +161,15 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     partial = [*rival(NEAR, HIGH)[1:], run("car_ft", 0, trial=0)]
     comparison = compared(FINE_TUNE, partial)
     assert comparison.verdicts[0].pair.seeds == (1, 2, 3, 4)
-    assert comparison.verdict.startswith(
+    assert comparison.statistics[0].startswith(
         "UNDECIDED: 4 of 5 seeds have finished with all values for both car_ft and fine_tune, and "
         "a claim needs all. So far car_ft minus fine_tune, over 4 seeds: OOD mean +"
     )
     apart = [run("car_ft", 9, metrics(0.6, 0.4), trial=0)]
-    assert compared(FINE_TUNE, apart).verdict.startswith(
-        "UNDECIDED: car_ft and fine_tune have no finished seed in common."
+    assert (
+        compared(FINE_TUNE, apart)
+        .statistics[0]
+        .startswith("UNDECIDED: car_ft and fine_tune have no finished seed in common.")
     )
 
 
@@ -188,7 +190,7 @@ def test_six_of_seven_seeds_are_no_verdict_however_clear_they_are() -> None:
     runs[6] = run("car_ft", 6, trial=0)
     comparison = compared(arm("fine_tune", tests, lows), runs)
     assert comparison.verdicts[0].outcome == "incomplete"
-    assert "6 of 7 seeds have finished" in comparison.sentences[0]
+    assert "6 of 7 seeds have finished" in comparison.statistics[0]
     assert not comparison.verdicts[0].gains_over_curve
 
 
@@ -205,7 +207,7 @@ def test_a_spread_of_no_more_than_one_image_is_not_tested(images: int, outcome: 
     both = with_images([*FINE_TUNE, *rival(NEAR, highs)], 10_000, images)
     comparison = compared(both)
     assert comparison.verdicts[0].outcome == outcome
-    shown = "do not spread by more than one image, so nothing is tested" in comparison.sentences[0]
+    shown = "do not spread by more than one image, so nothing is tested" in comparison.statistics[0]
     assert shown == (outcome == "no_spread")
 
 
@@ -215,7 +217,7 @@ def test_id_that_does_not_spread_is_not_tested_either() -> None:
     assert comparison.verdicts[0].outcome == "trade_off"
     assert (
         "; ID does not spread by more than one image and is not tested (ID test +0.01 pp);"
-        in comparison.sentences[0]
+        in comparison.statistics[0]
     )
 
 
@@ -226,7 +228,7 @@ def test_a_choice_among_settings_on_the_same_seeds_is_said_in_the_first_sentence
     best = arm("car_ft", [v + 1e-3 for v in NEAR], HIGH, trial=3, params={"algorithm.kl_weight": 3})
     comparison = compared(FINE_TUNE, *others, best)
     said = "chosen among 3 settings on these same seeds, which p does not allow for"
-    assert said in comparison.sentences[0]
+    assert said in comparison.statistics[0]
     (tests,) = to_json(comparison)["tests"]
     assert (tests["settings_tried"], tests["confirmed"]) == (3, False)
     fresh = [
@@ -234,7 +236,7 @@ def test_a_choice_among_settings_on_the_same_seeds_is_said_in_the_first_sentence
         for it in [*FINE_TUNE, *best]
     ]
     confirmed = compared(FINE_TUNE, *others, best, fresh, confirm_seeds=(5, 6, 7, 8, 9))
-    assert said not in confirmed.sentences[0]
+    assert said not in confirmed.statistics[0]
     (tests,) = to_json(confirmed)["tests"]
     assert (tests["settings_tried"], tests["confirmed"]) == (1, True)
 
@@ -278,14 +280,18 @@ def test_a_test_that_holm_takes_back_is_not_better() -> None:
 def test_without_a_reference_there_is_no_verdict_but_the_gain_over_zero_shot() -> None:
     comparison = compared([zero_shot()], rival(NEAR, HIGH))
     assert comparison.verdicts == ()
-    assert comparison.verdict.startswith(
-        "No verdict: there is no finished fine_tune run to compare car_ft with. Against zero-shot"
+    assert comparison.answer.lines[1:] == (
+        "UNDECIDED: there is no finished fine_tune run to compare car_ft with.",
+        "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
     )
+    assert comparison.statistics[0].startswith("Against zero-shot its OOD mean is -1.97 pp [")
 
 
 def test_a_sweep_of_the_reference_itself_has_nothing_to_compare_with() -> None:
     comparison = compared([zero_shot()], arm("fine_tune", STEADY, LOW, trial=0))
-    assert comparison.verdict.startswith("No comparison: fine_tune is the only algorithm here")
+    assert "UNDECIDED: fine_tune is the only algorithm here, at fine_tune." in (
+        comparison.answer.lines
+    )
 
 
 def test_another_reference_may_be_named() -> None:
@@ -297,8 +303,8 @@ def test_another_reference_may_be_named() -> None:
 
 def test_against_zero_shot_the_difference_is_said_once() -> None:
     comparison = compared([zero_shot()], rival(NEAR, HIGH), reference="zero_shot")
-    assert "zero_shot: OOD mean -1.97 pp [" in comparison.sentences[0]
-    assert "-1.97 pp" not in " ".join(comparison.sentences[1:])
+    assert "zero_shot: OOD mean -1.97 pp [" in comparison.statistics[0]
+    assert "-1.97 pp" not in " ".join(comparison.statistics[1:])
 
 
 def without_shifts(tests: Sequence[float]) -> list[RunRecord]:
@@ -325,11 +331,11 @@ def test_without_shifts_the_id_test_is_judged_and_robustness_is_not(
     comparison = compared(PLAIN, without_shifts(tests))
     (verdict,) = comparison.verdicts
     assert (verdict.outcome, verdict.pair.endpoint.metric) == (outcome, "id/test/top1")
-    assert comparison.verdict.startswith(said)
-    assert comparison.sentences[1] == ("No shift was measured, so nothing is said of robustness.")
+    assert comparison.statistics[0].startswith(said)
+    assert comparison.statistics[1] == ("No shift was measured, so nothing is said of robustness.")
     assert "OOD" not in comparison.verdict
     few = compared(PLAIN[:4], without_shifts(tests[:4]))
-    assert few.verdict.startswith("UNDECIDED: car_ft and fine_tune have 4 seeds in")
+    assert few.statistics[0].startswith("UNDECIDED: car_ft and fine_tune have 4 seeds in")
 
 
 def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
@@ -348,9 +354,9 @@ def test_holm_adjusts_the_id_tests_where_there_are_no_shifts() -> None:
 def test_a_run_without_the_shifts_of_the_others_has_no_verdict_on_robustness() -> None:
     comparison = compared(FINE_TUNE, without_shifts(STEADY))
     assert comparison.verdicts[0].outcome == "no_shifts"
-    assert comparison.verdict.startswith("UNDECIDED: no shift was measured. car_ft minus")
+    assert comparison.statistics[0].startswith("UNDECIDED: no shift was measured. car_ft minus")
     few = compared(FINE_TUNE[:4], without_shifts(STEADY[:4]))
-    assert few.verdict.startswith("UNDECIDED: car_ft and fine_tune have 4 seeds in common")
+    assert few.statistics[0].startswith("UNDECIDED: car_ft and fine_tune have 4 seeds in common")
 
 
 def without_id_test(runs: Sequence[RunRecord]) -> list[RunRecord]:
@@ -381,13 +387,12 @@ def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
 
 def test_without_any_finished_trial_nothing_is_said_but_of_the_others() -> None:
     failed = [run("car_ft", seed, trial=0) for seed in range(5)]
-    assert compared(failed).verdict == "No verdict: no run gave a value to select on."
+    assert compared(failed).verdict == "UNDECIDED: no run gave a value to select on."
     comparison = compared(FINE_TUNE, failed, arm("flyp", NEAR, HIGH))
     assert comparison.selected is None
-    assert comparison.verdict.startswith(
-        "No verdict: no run gave a value to select on. BETTER: flyp is better than fine_tune"
-    )
-    assert compared([]).verdict == "No verdict: no run gave a value to select on."
+    assert comparison.answer.lines[1] == "UNDECIDED: no run gave a value to select on."
+    assert comparison.statistics[0].startswith("BETTER: flyp is better than fine_tune")
+    assert compared([]).verdict == "UNDECIDED: no run gave a value to select on."
 
 
 def test_the_gain_is_taken_from_the_zero_shot_row_where_runs_lack_it() -> None:
@@ -486,20 +491,17 @@ def test_outside_the_curves_id_range_no_distance_is_claimed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tests", "beyond", "of_the_means"),
+    ("tests", "beyond"),
     [
-        ([0.7] * 5, "exceeds", False),
-        ([0.5] * 5, "is below", False),
-        ([0.5, 0.7, 0.6, 0.6, 0.6], "is outside of", True),
+        ([0.7] * 5, "exceeds"),
+        ([0.5] * 5, "is below"),
+        ([0.5, 0.7, 0.6, 0.6, 0.6], "is outside of"),
     ],
 )
-def test_it_is_said_on_which_side_of_the_curve(
-    tests: list[float], beyond: str, of_the_means: bool
-) -> None:
+def test_it_is_said_on_which_side_of_the_curve(tests: list[float], beyond: str) -> None:
     tuned = with_curve({0.5: (0.62, 0.37)})
     comparison = compared([zero_shot()], tuned, rival(tests, HIGH))
     assert f"its ID accuracy {beyond} fine_tune's WiSE-FT curve" in comparison.verdict
-    assert ("that of the means is" in comparison.verdict) == of_the_means
 
 
 def test_without_wise_ft_there_is_no_word_of_a_curve() -> None:
@@ -511,10 +513,32 @@ def test_without_wise_ft_there_is_no_word_of_a_curve() -> None:
 def test_with_wise_ft_on_both_the_difference_is_described_and_not_tested() -> None:
     comparison = compare(kl_sweep(), sweep="s")
     merged = comparison.verdicts[0].merged["wise_ft"]
-    assert merged.candidate.merge is not None
-    assert merged.reference.merge is not None
-    assert "With wise_ft on both" in comparison.verdict
-    assert comparison.verdict.endswith("described, not tested.")
+    assert merged.candidate.merge == merged.reference.merge == "wise_ft@0.75"
+    assert any(
+        text.startswith("With wise_ft@0.75 on both: OOD mean +1.31 pp [")
+        and text.endswith("described, not tested.")
+        for text in comparison.statistics
+    )
+
+
+def test_merged_models_are_compared_at_one_alpha_whatever_each_chose() -> None:
+    def merges(best: str) -> dict[str, dict[str, float]]:
+        vals = {label: 0.6 + 0.02 * (label == best) for label in ("wise_ft@0.5", "wise_ft@0.75")}
+        ends = {"wise_ft@0": metrics(0.55, 0.38), "wise_ft@1": metrics(0.65, 0.35, val=0.7)}
+        return {label: metrics(0.6, 0.4, val=val) for label, val in vals.items()} | ends
+
+    runs = [
+        run(name, seed, metrics(0.65, 0.35), trial=trial, merges=merges(best))
+        for name, trial, best in (
+            ("fine_tune", None, "wise_ft@0.5"),
+            ("car_ft", 0, "wise_ft@0.75"),
+        )
+        for seed in range(5)
+    ]
+    (verdict,) = compared([zero_shot()], runs).verdicts
+    merged = verdict.merged["wise_ft"]
+    # Both alphas have the same mean over the two: the smaller one is taken, and neither end is.
+    assert merged.candidate.merge == merged.reference.merge == "wise_ft@0.5"
 
 
 def test_a_metric_of_a_merge_compares_the_merged_models() -> None:

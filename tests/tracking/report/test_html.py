@@ -39,7 +39,7 @@ from tracking.report.html import (
 from tracking.report.table import TableOptions, build_table, full_table, headline, visible_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&'\""
-VOID = {"meta", "img", "br", "input", "link", "hr"}
+VOID = {"meta", "img", "br", "wbr", "input", "link", "hr"}
 
 
 class Read(HTMLParser):
@@ -169,7 +169,26 @@ def test_every_chart_with_something_to_show_has_heading_words_place_and_data(pag
     assert [*specs] == expected
     assert all(spec["datasets"] for spec in specs.values())
     for name in expected:
-        assert CHARTS[name].title in read.inside["h2"]
+        assert CHARTS[name].title in read.inside["h3" if CHARTS[name].folded else "h2"]
+
+
+def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: str) -> None:
+    read = Read(page)
+    titles = [
+        *("Verdict", "Comparison", "ID against OOD accuracy", "Response to each parameter"),
+        *("Difference on every split", "Images kept and lost", "More"),
+    ]
+    assert read.inside["h2"] == titles
+    links = [tag["href"] for tag in read.of("a") if tag["href"] != "#content"]
+    assert links == ["#verdict", "#table", "#id_ood", "#response", "#shifts", "#gallery", "#more"]
+    parts = [tag for tag in read.of("details") if tag.get("class") == "part"]
+    assert parts
+    assert not any("open" in tag for tag in read.of("details"))
+    assert "Provenance" in read.inside["h3"]
+    folded = [chart.name for chart in CHARTS.values() if chart.folded]
+    assert folded == [
+        *("map", "importance", "context", "learning", "classes", "calibration", "cost")
+    ]
 
 
 def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
@@ -178,7 +197,7 @@ def test_links_lead_somewhere_and_names_are_given_once(page: str) -> None:
     assert names.most_common(1)[0][1] == 1
     links = [attributes["href"].removeprefix("#") for attributes in read.of("a")]
     assert set(links) <= {*names}
-    assert {"verdict", "table", "gallery", "provenance", "content"} <= {*links}
+    assert {"verdict", "table", "gallery", "more", "content"} <= {*links}
 
 
 def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
@@ -196,7 +215,8 @@ def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
 def test_it_says_the_verdict_the_warnings_and_what_each_model_said(page: str) -> None:
     comparison = compared(kl_sweep())
     read = Read(page)
-    assert read.inside["p"].count(comparison.sentences[0]) == 1
+    said = [text for text in read.inside["p"] if text and text in comparison.verdict]
+    assert said == [*comparison.answer.lines, *comparison.statistics]
     assert HOSTILE in read.inside["li"]
     said = [text.strip() for text in read.inside["dd"]]
     assert said[:3] == ["✓", "✗ key, right in 1 of 3 runs", "✓ 2 of 3 runs"]
@@ -215,37 +235,12 @@ def test_the_headline_has_what_stands_for_each_algorithm_and_the_details_the_res
     assert "settings, the best by" not in " ".join(whole.notes)
 
 
-def test_the_best_of_a_column_is_marked_by_its_printed_number_and_its_direction() -> None:
-    records = [
-        zero_shot(0.50, 0.40),
-        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], trial=None),
-        *arm("car_ft", [0.70, 0.7001], [0.35, 0.35], trial=0),
-    ]
-    table = headline(compared(records))
-    best = {
-        head: [line.name.strip("▸• ") for line in table.lines if line.cells[place].place == 1]
-        for place, head in enumerate(table.heads[1:])
-    }
-    assert best["ID test"] == ["fine_tune", "car_ft"]
-    assert best["OOD mean"] == ["zero_shot"]
-    assert best["gap"] == ["zero_shot"]
-    assert best["n"] == []
-
-
-def test_rows_on_different_data_are_not_ranked() -> None:
-    records = [
-        zero_shot(0.50, 0.40, facts={"data": "a"}),
-        *arm("fine_tune", [0.70, 0.70], [0.30, 0.30], facts={"data": "b"}),
-    ]
-    assert not headline(compared(records)).ranked
-
-
 def test_an_empty_comparison_makes_a_page_too(cache: Path) -> None:
     comparison = compared([])
     read = Read(document(comparison, ChartData(comparison), cache=cache))
     assert read.stack == []
     assert not [tag for tag in read.of("div") if "data-chart" in tag]
-    assert comparison.sentences[0] in read.inside["p"]
+    assert comparison.answer.lines[0] in read.inside["p"]
 
 
 def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path) -> None:
@@ -362,8 +357,9 @@ def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
 ) -> None:
     changed = replace(comparison, warnings=("look out", "there too"))
     read = ReadCell(cell(changed))
-    assert read.texts["strong"] == [changed.sentences[0]]
-    assert read.texts["p"][1 : len(changed.sentences)] == [*changed.sentences[1:]]
+    assert read.texts["strong"] == [changed.answer.lines[0]]
+    assert read.texts["p"][1 : len(changed.answer.lines)] == [*changed.answer.lines[1:]]
+    assert read.texts["small"][:-1] == [*changed.statistics]
     assert read.texts["li"] == ["look out", "there too"]
     names = [line.name.strip() for line in build_table(changed).lines]
     assert [name for name, _ in read.rows()] == names
@@ -371,7 +367,7 @@ def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
         f"▸ {row.arm.label}" for row in changed.rows if row.selected
     ]
     assert any(re.fullmatch(r"\d+\.\d ±\d+\.\d", cell) for cell in read.texts["td"])
-    assert "▸ selected." in read.texts["small"][0]
+    assert "▸ selected." in read.texts["small"][-1]
 
 
 def test_the_cell_takes_colours_from_the_notebook_and_runs_nothing(comparison: Comparison) -> None:
@@ -399,7 +395,7 @@ def test_nothing_at_all_is_shown_too() -> None:
     empty = compare([], sweep="none")
     read = ReadCell(cell(empty))
     assert read.rows() == []
-    assert read.texts["strong"] == [empty.sentences[0]]
+    assert read.texts["strong"] == [empty.answer.lines[0]]
     assert repr(empty).startswith("<Comparison of 'none', 0 rows\n ")
 
 
@@ -413,7 +409,7 @@ def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
     assert len(read.texts["li"]) == MOST_WARNINGS + 1
     assert read.texts["li"][-1] == "and 995 more, in its warnings"
     left = len(visible_rows(large, TableOptions())) - len(rows)
-    assert read.texts["small"][0].endswith(f" {left} more rows are in rows_frame(comparison).")
+    assert read.texts["small"][-1].endswith(f" {left} more rows are in rows_frame(comparison).")
     assert len(cell(large)) < 200_000
     assert len(repr(large)) < 400
     assert repr(large).count("\n") == 1
@@ -422,7 +418,7 @@ def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
 def test_the_repr_names_sweep_rows_and_verdict(comparison: Comparison) -> None:
     first, second = repr(comparison).split("\n")
     assert first == f"<Comparison of 'kl_weight', {len(comparison.rows)} rows"
-    assert comparison.sentences[0][:100] in second
+    assert comparison.answer.lines[0][:100] in second
 
 
 def test_a_notebook_shows_a_comparison_by_itself() -> None:

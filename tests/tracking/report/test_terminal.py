@@ -148,7 +148,12 @@ def test_colour_is_asked_for_and_never_in_the_way() -> None:
     plain = report.terminal(SWEEP, width=100)
     coloured = report.terminal(SWEEP, width=100, colour=True)
     assert "\x1b[" not in plain
-    assert "\x1b[1m" in coloured
+    assert "\x1b[1mUNDECIDED: the strongest here" in coloured
+
+
+def test_no_color_in_the_environment_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in report.terminal(SWEEP, width=100, colour=True)
 
 
 def test_what_has_no_number_is_a_dash() -> None:
@@ -160,8 +165,9 @@ def test_what_has_no_number_is_a_dash() -> None:
 
 def test_nothing_at_all_still_gives_a_text() -> None:
     empty = compare([], sweep="s")
-    assert "No verdict" in report.terminal(empty, width=80)
-    assert "No verdict" in formats.markdown(empty)
+    nothing = "UNDECIDED: no run gave a value to select on."
+    assert nothing in report.terminal(empty, width=80)
+    assert nothing in formats.markdown(empty)
     assert formats.to_csv(empty).startswith("setting,")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.subjects import Subject, points
-from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart
+from tracking.errors import TrackingError
+from tracking.store.base import DatasetInput, EndState, Metric, RunKey, RunStart, RunsView
 
 SWEEP = RunKey("kl weight's")
 RUN = RunKey("kl weight's", "ab" * 32)
@@ -204,3 +205,36 @@ class TestEveryTracker:
         opened(subject)
         subject.see(RUN)
         assert subject.tracker.run_id(RUN)
+
+    def test_an_arm_is_neither_the_sweep_nor_a_run_of_its_name(self, subject: Subject) -> None:
+        opened(subject)
+        arm = RunKey(SWEEP.sweep, arm=RUN.digest)
+        subject.tracker.start_run(RunStart(arm, "the arm", NOW, parent=SWEEP, params={"n": 2}))
+        subject.tracker.log_metrics(arm, [Metric("mean/id/val/top1", 0.5, 0, NOW)])
+        assert subject.see(arm).parent == SWEEP
+        assert subject.see(RUN).history == subject.see(SWEEP).history == {}
+        ids = {subject.tracker.run_id(key) for key in (arm, RUN, SWEEP)}
+        assert len(ids) == 3
+
+    def test_a_run_that_was_removed_begins_anew(self, subject: Subject) -> None:
+        opened(subject)
+        subject.tracker.log_metrics(RUN, [Metric("m", 1.0, 0, NOW)])
+        before = subject.tracker.run_id(RUN)
+        for _ in range(2):
+            subject.tracker.remove_run(RUN)
+            assert subject.look(RUN) is None
+            assert subject.tracker.run_id(RUN) is None
+        assert subject.see(SWEEP).state == "running"
+        subject.tracker.start_run(replace(CHILD, params={"optim.lr": 0.5}))
+        seen = subject.see(RUN)
+        assert (seen.params, seen.history) == ({"optim.lr": "0.5"}, {})
+        assert before is not None
+
+    def test_a_view_may_be_kept_of_everything_and_of_a_sweeps_arms(self, subject: Subject) -> None:
+        opened(subject)
+        for title in ("one", "another"):
+            view = RunsView(title, ["id/val/top1"])
+            subject.tracker.keep_view(view, timestamp=NOW)
+            subject.tracker.keep_view(view, arms_of=SWEEP, timestamp=NOW)
+        with pytest.raises(TrackingError, match="never opened"):
+            subject.tracker.keep_view(view, arms_of=RunKey("unknown"), timestamp=NOW)

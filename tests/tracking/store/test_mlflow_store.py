@@ -27,10 +27,12 @@ from mlflow.utils.validation import (
 
 from tests.services.answering import Answer, Asked, answering
 from tests.tracking.conftest import NewDatabase
+from tests.tracking.store.test_mlflow_pages import state_of
 from tests.tracking.subjects import all_runs, look_into_mlflow
 from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.store.base import Metric, RunKey, RunStart
+from tracking.store.base import Metric, RunKey, RunStart, RunsView
 from tracking.store.mlflow_client import check_reachable
+from tracking.store.mlflow_pages import SWEEPS, VIEW
 from tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
 from tracking.ui_server import Server
 
@@ -69,13 +71,44 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
     uri, name = new_database(), unique()
     store = MlflowStore(uri, name)
     store.start_run(PARENT)
-    text = "See [the page](artifact:report.html) and [the site](https://example.org)."
+    text = (
+        "See [the page](artifact:report.html), ![a chart](artifact:id_ood.png) "
+        "and [the site](https://example.org)."
+    )
     store.set_tags(SWEEP, {"mlflow.note.content": text, "carft.note": text})
     (run,) = all_runs(uri, name)
-    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html"
-    linked = f"See [the page]({page}) and [the site](https://example.org)."
+    run_id = run.info.run_id
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts/report.html"
+    linked = (
+        f"See [the page]({page}?workflowType=machine_learning), "
+        f"![a chart](get-artifact?run_uuid={run_id}&path=id_ood.png) "
+        "and [the site](https://example.org)."
+    )
     assert run.data.tags["mlflow.note.content"] == linked
     assert run.data.tags["carft.note"] == text
+
+
+def test_views_are_tags_of_the_experiment_under_ids_of_their_own(
+    new_database: NewDatabase,
+) -> None:
+    uri, name = new_database(), unique()
+    store = MlflowStore(uri, name, home="mine")
+    store.start_run(PARENT)
+    view = RunsView("arms", ["n"], sort_by="n")
+    store.keep_view(view, timestamp=NOW)
+    store.keep_view(view, arms_of=SWEEP, timestamp=NOW)
+    found = MlflowClient(uri).get_experiment_by_name(name)
+    assert found is not None
+    views = {key: text for key, text in found.tags.items() if key.startswith(VIEW)}
+    assert {*views} == {f"{VIEW}{SWEEPS}", f"{VIEW}{store.run_id(SWEEP)}"}
+    query = state_of(views[f"{VIEW}{store.run_id(SWEEP)}"])["searchFilter"]
+    assert state_of(views[f"{VIEW}{SWEEPS}"])["searchFilter"] == ""
+    arm = RunKey(SWEEP.sweep, arm="car_ft")
+    store.start_run(RunStart(arm, "car_ft", NOW, parent=SWEEP))
+    store.start_run(child(1))
+    MlflowStore(uri, name, home="yours").start_run(RunStart(arm, "theirs", NOW))
+    (run,) = MlflowClient(uri).search_runs([found.experiment_id], query)
+    assert run.info.run_id == store.run_id(arm)
 
 
 def test_another_process_takes_up_the_same_runs(new_database: NewDatabase) -> None:

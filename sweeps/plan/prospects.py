@@ -1,0 +1,111 @@
+"""Whether a verdict can come of a sweep, known before it runs, and with what it can."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tracking.comparison.spec import FEWEST_SEEDS, REFERENCE
+
+if TYPE_CHECKING:
+    from sweeps.plan.tasks import Planner
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Something for which no verdict, or only a part of one, can come of a sweep."""
+
+    reason: str
+    remedy: str
+    """What to change, in words; empty where an override of the sweep file is all of it."""
+    override: str = ""
+    """That override, such as `seeds=5`."""
+    runs: int = 0
+    """How many runs it adds."""
+
+    def describe(self, time: str = "") -> str:
+        """Write it as a sentence, with the time that the remedy takes where it is known."""
+        if not self.override:
+            return f"{self.reason}; {self.remedy}"
+        about = f", about {time}" if time else ""
+        return f"{self.reason}; `--set {shlex.quote(self.override)}` adds {self.runs} runs{about}"
+
+
+def find_obstacles(
+    *,
+    seeds: Sequence[int],
+    algorithms: Collection[str],
+    splits: Collection[str],
+    confirm_seeds: Sequence[int] = (),
+    settings: int = 0,
+) -> Iterator[Obstacle]:
+    """Yield what stands between a sweep and a verdict.
+
+    Args:
+        seeds: Of each setting.
+        algorithms: That train.
+        splits: That are measured, by metric name: `id/test`, `ood/pixel`.
+        confirm_seeds: Fresh ones, on which the verdict is judged instead.
+        settings: How many of them train on every seed.
+    """
+    key, judged_on = ("confirm_seeds", confirm_seeds) if confirm_seeds else ("seeds", seeds)
+    if len(judged_on) < FEWEST_SEEDS:
+        missing = FEWEST_SEEDS - len(judged_on)
+        fresh = "fresh " if confirm_seeds else ""
+        count = f"{len(judged_on)} {fresh}seed{'' if len(judged_on) == 1 else 's'}"
+        runs = missing * (len(algorithms) if confirm_seeds else settings)
+        yield Obstacle(
+            f"{count}: no verdict is possible ({FEWEST_SEEDS} needed)",
+            "",
+            f"{key}={_extended(judged_on)}",
+            runs,
+        )
+    if REFERENCE not in algorithms:
+        yield Obstacle(
+            f"no {REFERENCE} among the algorithms: no verdict is possible, since there is nothing "
+            "to compare with",
+            f"add {REFERENCE} to `baselines`",
+        )
+    elif len(algorithms) == 1:
+        yield Obstacle(
+            f"{REFERENCE} is the only algorithm that trains: there is no verdict, but the effects "
+            "of what varies",
+            "name another in `trial.algorithm` or `baselines`",
+        )
+    has_shifts = any(split.startswith("ood/") for split in splits)
+    if not has_shifts and "id/test" not in splits:
+        yield Obstacle(
+            "neither a shift nor a test split is measured: no verdict is possible",
+            "name shifts or a test in the family",
+        )
+    elif not has_shifts:
+        yield Obstacle(
+            "no shift is measured: a verdict says nothing of robustness",
+            "name shifts in the family, or in `data.shifts`",
+        )
+
+
+def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
+    """List those of a sweep."""
+    spec = planner.spec
+    baselines = sum(point.config.algorithm.trains for point in spec.baseline_configs())
+    return tuple(
+        find_obstacles(
+            seeds=spec.seeds,
+            algorithms=spec.trained_algorithms,
+            splits=planner.measured(),
+            confirm_seeds=spec.confirm_seeds,
+            settings=baselines + spec.trial_count,
+        )
+    )
+
+
+def _extended(seeds: Sequence[int]) -> str:
+    """Write as many seeds as a claim needs, these first: `5` where they are 0, 1, 2, ..."""
+    if list(seeds) == list(range(len(seeds))):
+        return str(FEWEST_SEEDS)
+    first = max(seeds) + 1
+    more = range(first, first + FEWEST_SEEDS - len(seeds))
+    return f"[{','.join(map(str, (*seeds, *more)))}]"

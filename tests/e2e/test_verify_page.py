@@ -1,0 +1,128 @@
+"""The page that says how to check the evaluation with WiSE-FT's checkpoints can be followed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from carft_core.prepare import prepared
+from sweeps.cli import main
+from sweeps.spec.spec import load_spec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
+NAMES = ("zeroshot", "checkpoint_10")
+MODELING = """
+import pickle
+import torch
+
+class ImageEncoder(torch.nn.Module):
+    pass
+
+class ImageClassifier(torch.nn.Module):
+    def save(self, file):
+        with open(file, "wb") as out:
+            pickle.dump(self, out)
+
+    @classmethod
+    def load(cls, file):
+        with open(file, "rb") as kept:
+            return pickle.load(kept)
+"""
+"""The classes whose objects WiSE-FT pickles, as far as the page uses them."""
+
+
+def block(language: str, part: str) -> str:
+    """The one of this language that has this in it."""
+    blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)
+    (found,) = (text for text in blocks if part in text)
+    return found
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the module that the page imports and a place for the two files."""
+    (tmp_path / "src" / "models").mkdir(parents=True)
+    (tmp_path / "src" / "models" / "modeling.py").write_text(MODELING)
+    (tmp_path / "models" / "vit-16").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("src.models.modeling", "src.models", "src"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_can_be_followed_with_checkpoints_in_wise_fts_layout(
+    checkout: Path, imagenet_root: Path, tiny_clip_files: Path
+) -> None:
+    file = checkout / "verify_wise_ft.yaml"
+    file.write_text(block("yaml", "verify_wise_ft"))
+    tiny = {
+        "model": f"{{name: {tiny_clip_files}}}",
+        "data.root": str(imagenet_root),
+        "data.shifts": "[v2, a]",
+        "merges": "[{name: wise_ft, alphas: [0.5]}]",
+        "prompts": "{classes: class_only, contexts: class_only}",
+        "report": "{page: false, model: false}",
+        "workers": "0",
+        "device": "cpu",
+    }
+    changes = [f"{name}={value}" for name, value in tiny.items()]
+    _pickle_models(changes, file)
+    exec(compile(block("python", "ImageClassifier"), "docs/verify.md", "exec"), {})
+    for name in NAMES:
+        state = torch.load(f"{name}.state.pt")  # tensors alone, or this refuses it
+        assert state["classification_head.bias"].abs().max() == 0
+    said = []
+    for line in block("sh", "run verify_wise_ft").splitlines():
+        _, command, *words = shlex.split(line)
+        if command != "compare":
+            words = [*words[:1], *(word for it in changes for word in ("--set", it))]
+        if "--columns" in words:  # of the shifts that are measured here
+            words[words.index("--columns") + 1] = (
+                "id/test/top1,ood/mean/top1,ood/v2/top1,ood/a/top1"
+            )
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main([command, *words, "--home", str(checkout / "home")]) == 0, line
+        said.append(printed.getvalue())
+    assert all(f"weights={name}.state.pt" in said[2] for name in NAMES)
+    assert "oracle" in said[3]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(["compare", "verify_wise_ft", "--json", "--home", str(checkout / "home")])
+    nll = {
+        row["label"]: row["metrics"]["id/test/nll"]["mean"]
+        for row in json.loads(printed.getvalue())["rows"]
+    }
+    theirs, tuned = (nll[f"from_checkpoint weights={name}.state.pt"] for name in NAMES)
+    assert theirs == pytest.approx(nll["zero_shot"], rel=1e-6)
+    assert tuned != pytest.approx(nll["zero_shot"], rel=1e-2)
+
+
+def _pickle_models(overrides: list[str], file: Path) -> None:
+    """Put a zero-shot and a tuned model where the page expects them; the head of one has a bias."""
+    modeling = importlib.import_module("src.models.modeling")
+    (zero_shot,) = load_spec(file, overrides).baseline_configs()
+    teacher = prepared(zero_shot.config).teacher
+    torch.manual_seed(0)
+    classes, width = teacher.classifier.head.weight.shape
+    for name in NAMES:
+        tuned = name == "checkpoint_10"
+        classifier = teacher.new_classifier()
+        for parameter in classifier.parameters() if tuned else ():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        whole, encoder = modeling.ImageClassifier(), modeling.ImageEncoder()
+        encoder.model = torch.nn.ModuleDict({"visual": classifier.visual})
+        whole.image_encoder = encoder
+        whole.classification_head = torch.nn.Linear(width, classes)
+        whole.classification_head.weight.data.copy_(classifier.head.weight)
+        whole.classification_head.bias.data.fill_(0.1 * tuned)
+        whole.save(file.parent / "models" / "vit-16" / f"{name}.pt")

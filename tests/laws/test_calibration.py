@@ -1,0 +1,44 @@
+"""LAION's table is compared with what the product's families read, and by what they are judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from carft_core.data import FAMILIES
+from carft_core.data.base import DataFolder
+from tracking.comparison.metrics import kind_of
+from tracking.report.calibration import ReferenceSplit, calibration_table
+
+SPLITS = {f"{it.family} {it.metric}": it for it in calibration_table().columns}
+
+
+def folder_of(split: ReferenceSplit) -> DataFolder:
+    name = split.metric.rpartition("/")[0].removeprefix("ood/").removeprefix("id/")
+    return FAMILIES[split.family].folders[name]
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_a_set_has_as_many_images_as_the_family_knows_of(split: ReferenceSplit) -> None:
+    assert split.images == folder_of(split).images
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_the_templates_are_the_familys_own(split: ReferenceSplit) -> None:
+    assert split.templates == FAMILIES[split.family].defaults.get("prompts.classes", "openai")
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_the_accuracy_is_the_one_that_the_family_is_judged_by(split: ReferenceSplit) -> None:
+    fields = {"top1": "acc1", "mean_per_class_top1": "mean_per_class_recall"}
+    assert kind_of(split.metric) == FAMILIES[split.family].ranked_by
+    assert split.field == fields[kind_of(split.metric)]
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_what_lacks_classes_is_said_to(split: ReferenceSplit) -> None:
+    own, whole = folder_of(split).classes, FAMILIES[split.family].folders["test"].classes
+    assert split.restricted == (len(own) < len(whole))
+
+
+def test_sets_that_are_divided_otherwise_are_left_out() -> None:
+    assert {it.family for it in SPLITS.values()}.isdisjoint({"caltech101", "sun397"})

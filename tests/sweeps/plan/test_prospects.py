@@ -1,0 +1,136 @@
+"""What stands between a sweep and a verdict is said before it runs, with what would help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from sweeps.cli import main
+from sweeps.plan.prospects import Obstacle, find_obstacles
+from tests.sweeps.conftest import SEARCH, ToySweep
+
+SHIFTED = ("id/test", "ood/dark")
+BOTH = ("fine_tune", "car_ft")
+
+
+def found(
+    seeds: Sequence[int] = range(5),
+    algorithms: Sequence[str] = BOTH,
+    splits: Sequence[str] = SHIFTED,
+    **more: Any,
+) -> list[Obstacle]:
+    return list(find_obstacles(seeds=seeds, algorithms=algorithms, splits=splits, **more))
+
+
+def test_five_seeds_of_two_algorithms_with_shifts_have_no_obstacle() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "override", "runs"),
+    [
+        ([0, 1, 2], "seeds=5", 10),
+        ([0], "seeds=5", 20),
+        ([7, 9], "seeds=[7,9,10,11,12]", 15),
+    ],
+)
+def test_the_seeds_that_are_lacking_come_with_the_runs_they_add(
+    seeds: list[int], override: str, runs: int
+) -> None:
+    (obstacle,) = found(seeds, settings=5)
+    assert (obstacle.override, obstacle.runs) == (override, runs)
+
+
+def test_an_obstacle_is_one_sentence_with_its_remedy() -> None:
+    (obstacle,) = found(range(3), settings=5)
+    assert obstacle.describe("4 min") == (
+        "3 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 10 runs, about 4 min"
+    )
+    assert obstacle.describe().endswith("adds 10 runs")
+    (listed,) = found([7], settings=1)
+    assert "`--set 'seeds=[7,8,9,10,11]'` adds 4 runs" in listed.describe()
+
+
+def test_fresh_seeds_are_the_ones_that_count_where_there_are_some() -> None:
+    assert found([0], confirm_seeds=range(1, 6)) == []
+    (obstacle,) = found(range(5), confirm_seeds=[5, 6], settings=9)
+    assert obstacle.reason == "2 fresh seeds: no verdict is possible (5 needed)"
+    assert (obstacle.override, obstacle.runs) == ("confirm_seeds=[5,6,7,8,9]", 6)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "splits", "said"),
+    [
+        (["car_ft"], SHIFTED, "no fine_tune among the algorithms: no verdict is possible"),
+        (["fine_tune"], SHIFTED, "fine_tune is the only algorithm that trains"),
+        (BOTH, ["id/test"], "no shift is measured: a verdict says nothing of robustness"),
+        (BOTH, [], "neither a shift nor a test split is measured: no verdict is possible"),
+    ],
+)
+def test_what_else_is_lacking(algorithms: list[str], splits: list[str], said: str) -> None:
+    (obstacle,) = found(algorithms=algorithms, splits=splits)
+    assert obstacle.describe().startswith(said)
+    assert obstacle.describe() == f"{obstacle.reason}; {obstacle.remedy}"
+
+
+def test_without_an_id_test_shifts_are_enough() -> None:
+    assert found(splits=["ood/sketch"]) == []
+
+
+def test_check_says_it_with_the_time_where_that_is_known(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["check", str(toy_cli.file())]
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs"
+    toy_cli.run()
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(
+        "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs, about "
+    )
+    assert main([*words, "--set", "seeds=5", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["warnings"] == []
+    assert plan["to_train"] == 9
+
+
+def test_the_start_of_a_run_says_it_too(toy: ToySweep) -> None:
+    toy.run()
+    assert "2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs" in toy.lines
+    toy.run(seeds=5)
+    assert not any("no verdict" in line for line in toy.lines)
+
+
+def test_of_a_search_without_baselines_there_is_nothing_to_compare_with(toy: ToySweep) -> None:
+    toy.run(**{**SEARCH, "seeds": 5, "run_cap": 1})
+    assert any(line.startswith("no fine_tune among the algorithms") for line in toy.lines)
+
+
+def test_the_end_of_a_run_names_the_pages_and_the_command_for_a_verdict(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_cli.home.sweep("toy").mkdir(parents=True)
+    page = toy_cli.home.sweep("toy") / "report.html"
+    page.write_text("")
+    file = str(toy_cli.file())
+    sets = ["--set", "parallel=1", "--set", "seeds=3"]
+    assert main(["run", file, "--in-process", *sets]) == 0
+    assert capsys.readouterr().err.splitlines()[-4:] == [
+        f"Report: {page}",
+        "All sweeps: carft-sweep ui",
+        "3 seeds: no verdict is possible (5 needed). With 6 more runs it is:",
+        f"  carft-sweep run {file} --set parallel=1 --set seeds=5",
+    ]
+    assert main(["run", file, "--in-process", "--set", "seeds=5"]) == 0
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "To judge what was chosen on seeds that no choice has seen:",
+        f"  carft-sweep run {file} --set seeds=5 --set confirm_seeds=5",
+    ]
+    fresh = ["--set", "seeds=5", "--set", "confirm_seeds=5"]
+    assert main(["run", file, "--in-process", *fresh]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "All sweeps: carft-sweep ui"

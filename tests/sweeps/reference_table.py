@@ -1,0 +1,59 @@
+"""LAION's table, as if it had a row for the built-in model, of the test set of its icons."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.data import open_data
+from carft_core.data.base import DataConfig
+from carft_core.files import read_json, write_json
+from tracking.report import calibration
+from tracking.report.calibration import CalibrationTable, calibration_table
+from tracking.report.published import Subject
+
+EXPECTED = 0.6
+
+
+class OneRow(CalibrationTable):
+    """A table with one row, whatever the model."""
+
+    def row_of(self, subject: Subject) -> Sequence[float] | None:
+        del subject
+        return next(iter(self.rows.values()))
+
+
+@functools.cache
+def images(family: str) -> int:
+    """How many the whole test set has."""
+    return len(open_data(DataConfig(family=family)).measured()["id/test"])
+
+
+def show_one_row(patch: pytest.MonkeyPatch, family: str = "icon_shift") -> None:
+    """Let the product know this table and no other."""
+    column = {
+        "family": family,
+        "metric": "id/test/top1",
+        "dataset": "icons",
+        "field": "acc1",
+        "images": images(family),
+        "templates": "icon_shift",
+    }
+    real = calibration_table().model_dump()
+    rows = {"clip-vit-b-16": [100 * EXPECTED]}
+    table = OneRow.model_validate({**real, "columns": [column], "rows": rows})
+    patch.setattr(calibration, "calibration_table", lambda: table)
+
+
+def measure(folder: Path, top1: float, count: int | None = None) -> None:
+    """Let a run have this accuracy on so many images, by default on the whole test set."""
+    file = folder / "evaluations/unmerged/metrics.json"
+    known: Any = read_json(file)
+    family = read_json(folder / "config.json")["config"]["data"]["family"]
+    known["metrics"]["id/test/top1"] = top1
+    known["facts"]["images"] = {"id/test": images(family) if count is None else count}
+    write_json(file, known)

@@ -1,0 +1,268 @@
+"""The arms of a sweep and the values of the selected one, as a tracking store has them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.ledger.summary import OUTCOME
+from sweeps.results.arms import arm_summaries, arms_view, run_name, selected_values, sweeps_view
+from sweeps.results.artifacts import FIGURES
+from sweeps.results.projection import project
+from tests.sweeps.conftest import ToySweep
+from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tracking.charts import CHARTS
+from tracking.comparison.compare import Comparison, Row, compare
+from tracking.comparison.spec import ComparisonSpec
+from tracking.errors import TrackingError
+from tracking.report.table import TableOptions, usual_columns, visible_rows
+from tracking.store.base import Metric, RunKey
+from tracking.store.memory_store import MemoryRun, MemoryTracker
+
+SEEDS = range(5)
+PARENT = RunKey("toy")
+
+
+def accuracies(base: float, seed: int) -> dict[str, float]:
+    return metrics(base + 0.01 * (seed % 3), base - 0.1 + 0.02 * (seed % 2))
+
+
+@pytest.fixture
+def compared() -> Comparison:
+    runs = [zero_shot()]
+    for seed in SEEDS:
+        runs.append(run("fine_tune", seed, accuracies(0.2, seed)))
+        for trial, weight in enumerate((0.3, 3.0)):
+            measured = accuracies(0.3 + weight / 10 - 0.002 * seed, seed)
+            merges = {"wise_ft@0.5": accuracies(0.4, seed)}
+            params = {KL: weight}
+            runs.append(run("car_ft", seed, measured, trial=trial, params=params, merges=merges))
+    return compare(runs, ComparisonSpec(seeds=tuple(SEEDS)), sweep="toy")
+
+
+def test_each_row_of_the_table_is_an_arm_with_its_means_and_intervals(
+    compared: Comparison,
+) -> None:
+    rows = visible_rows(compared, TableOptions())
+    arms = arm_summaries(compared)
+    assert [arm.label for arm in arms] == [row.arm.label for row in rows]
+    assert len(arms) == 6
+    for arm, row in zip(arms, rows, strict=True):
+        assert arm.metrics == values_of(row, compared)
+    assert arms[0].metrics["n"] == 1
+    assert "ci_low/ood/mean/top1" not in arms[0].metrics
+
+
+def values_of(row: Row, comparison: Comparison) -> dict[str, float]:
+    """Compute what an arm should have from the comparison alone."""
+    values = {"n": float(row.n)}
+    for column in usual_columns(comparison):
+        found = row.metric(column.metric)
+        if found.mean is not None:
+            values[f"mean/{column.metric}"] = found.mean
+        if found.ci95 is not None:
+            values[f"ci_low/{column.metric}"] = found.ci95.low
+            values[f"ci_high/{column.metric}"] = found.ci95.high
+    return values
+
+
+def test_an_arm_has_the_fields_that_tell_it_apart_as_parameters(compared: Comparison) -> None:
+    params = {arm.label: dict(arm.params) for arm in arm_summaries(compared)}
+    assert params["fine_tune"] == {"algorithm": "fine_tune"}
+    assert params["car_ft kl_weight=3 + wise_ft@0.5"] == {
+        "algorithm": "car_ft",
+        KL: 3.0,
+        "merge": "wise_ft",
+        "alpha": 0.5,
+    }
+
+
+def test_names_begin_with_what_differs(compared: Comparison) -> None:
+    assert [arm.name for arm in arm_summaries(compared)] == [
+        "zero_shot",
+        "fine_tune (5 seeds)",
+        "kl_weight=0.3 car_ft (5 seeds)",
+        "kl_weight=0.3 wise_ft@0.5 car_ft (5 seeds)",
+        "kl_weight=3 car_ft (5 seeds)",
+        "kl_weight=3 wise_ft@0.5 car_ft (5 seeds)",
+    ]
+    assert run_name("car_ft", {KL: 3.0, "optim.lr": 1e-5}, "2") == "kl_weight=3 lr=1e-05 s2 car_ft"
+    assert run_name("fine_tune", {}, "0") == "fine_tune s0"
+    assert run_name("zero_shot", {}, None) == "zero_shot"
+
+
+def test_the_sweep_has_the_means_of_the_selected_arm_and_what_decided(
+    compared: Comparison,
+) -> None:
+    selected = next(row for row in compared.rows if row.selected)
+    values = selected_values(compared)
+    for name in ("id/val/top1", "id/test/top1", "ood/mean/top1"):
+        assert values[name] == selected.metric(name).mean
+    assert values["seeds"] == 5
+    (verdict,) = compared.verdicts
+    test = verdict.pair.ood
+    assert test is not None
+    assert test.ci95 is not None
+    assert values["vs_reference/ood/mean/top1"] == test.mean
+    ends = [values[f"vs_reference/ood/mean/top1_ci_{end}"] for end in ("low", "high")]
+    assert ends == [*test.ci95]
+
+
+def test_a_difference_without_an_interval_says_so() -> None:
+    runs = [run("fine_tune", 0, accuracies(0.2, 0))]
+    runs += [run("car_ft", 0, accuracies(0.3, 0), trial=0, params={KL: 1.0})]
+    values = selected_values(compare(runs, ComparisonSpec(seeds=(0,)), sweep="toy"))
+    assert values["vs_reference/ood/mean/top1"] == pytest.approx(0.1)
+    assert math.isnan(values["vs_reference/ood/mean/top1_ci_low"])
+
+
+def test_a_sweep_without_a_value_has_none() -> None:
+    failed = run("car_ft", 0, trial=0, params={KL: 1.0})
+    assert selected_values(compare([failed], ComparisonSpec(seeds=(0,)))) == {}
+
+
+def test_the_view_of_arms_is_by_ood_and_shows_each_varied_parameter(
+    compared: Comparison,
+) -> None:
+    arms = arm_summaries(compared)
+    view = arms_view(compared, arms)
+    assert view.sort_by == view.metrics[0] == "mean/ood/mean/top1"
+    assert view.metrics[1:4] == [
+        "ci_low/ood/mean/top1",
+        "ci_high/ood/mean/top1",
+        "mean/id/test/top1",
+    ]
+    assert view.scatters == [
+        ("mean/id/test/top1", "mean/ood/mean/top1"),
+        (KL, "mean/ood/mean/top1"),
+    ]
+    known = {name for arm in arms for name in (*arm.metrics, *arm.params)}
+    assert {*view.metrics, *view.params, *view.bars} <= known
+
+
+def test_the_view_of_sweeps_begins_with_what_they_select_by() -> None:
+    assert sweeps_view("id/val/nll").metrics[:2] == ["id/val/nll", "id/val/top1"]
+    assert sweeps_view("id/val/top1").metrics.count("id/val/top1") == 1
+
+
+def test_the_figures_of_a_sweeps_page_are_charts_of_the_report() -> None:
+    assert {Path(name).stem for name in FIGURES} <= {*CHARTS}
+
+
+# In a store.
+
+
+def described(run: MemoryRun) -> Any:
+    """What is kept of an arm, its values alone."""
+    values = {name: points[-1].value for name, points in run.history.items()}
+    return run.name, run.params, values
+
+
+def test_a_sweep_that_has_ended_has_its_arms_below_it_in_the_order_of_the_table(
+    toy: ToySweep,
+) -> None:
+    ended = toy.run()
+    arms = toy.arms()
+    rows = [row.arm.label for row in visible_rows(ended.comparison, TableOptions()) if row.n]
+    assert sorted(arms, key=lambda label: -arms[label].started) == rows
+    for summary in arm_summaries(ended.comparison):
+        arm = arms[summary.label]
+        assert (arm.state, arm.parent) == ("finished", PARENT)
+        assert {name: point.value for name, (point,) in arm.history.items()} == summary.metrics
+    parent = toy.tracker.runs[PARENT]
+    assert {name: point.value for name, (point,) in parent.history.items()} == pytest.approx(
+        selected_values(ended.comparison), nan_ok=True
+    )
+    assert parent.tags["carft.verdict_state"] == "UNDECIDED"
+    assert {*toy.tracker.views} == {None, PARENT}
+
+
+def test_arms_of_a_sweep_that_goes_on_are_changed_and_those_that_are_gone_removed(
+    toy: ToySweep,
+) -> None:
+    toy.run(seeds=[0, 1])
+    first = toy.arms()
+    ended = toy.run(seeds=[0, 1, 2], parameters={KL: {"values": [0.3, 3.0]}})
+    second = toy.arms()
+    assert {*second} == {arm.label for arm in arm_summaries(ended.comparison)}
+    gone = {label for label in first if "kl_weight=0.1" in label}
+    assert {*first} - {*second} == gone
+    assert second["car_ft kl_weight=0.3"].history["n"][-1].value == 3
+    assert "ci_low/id/val/top1" in second["car_ft kl_weight=0.3"].history
+
+
+def test_arms_are_those_of_a_place_that_was_sent_everything_at_once(toy: ToySweep) -> None:
+    toy.run(seeds=[0, 1, 2])
+    toy.run(seeds=[0, 1])
+    reference = MemoryTracker()
+    shutil.rmtree(toy.home.sweep("toy") / "sent")
+    project(toy.home, "toy", reference)
+    anew = {key.arm: run for key, run in reference.runs.items() if key.arm}
+    kept = toy.arms()
+    assert {label: described(run) for label, run in kept.items()} == {
+        label: described(run) for label, run in anew.items()
+    }
+
+
+def test_a_mean_that_changes_is_the_newest_value_of_its_arm(toy: ToySweep) -> None:
+    toy.run()
+    label, name = "car_ft kl_weight=0.3", "mean/ood/mean/top1"
+    before = toy.arms()[label].history[name][-1].value
+    for digest in toy.ledger().trials()[-1].runs.values():
+        file = toy.home.runs / digest / "evaluations" / "unmerged" / "metrics.json"
+        measured = json.loads(file.read_text())
+        measured["metrics"]["ood/mean/top1"] += 0.25
+        file.write_text(json.dumps(measured))
+    toy.run()
+    arm = toy.arms()[label]
+    assert arm.history[name][-1].value == pytest.approx(before + 0.25)
+    newest = max(arm.history[name], key=lambda point: (point.step, point.timestamp))
+    assert newest == arm.history[name][-1]
+
+
+def test_sent_twice_an_arm_is_there_once(toy: ToySweep) -> None:
+    toy.run()
+    before = {label: str(run) for label, run in toy.arms().items()}
+    toy.run()
+    shutil.rmtree(toy.home.sweep("toy") / "sent")
+    project(toy.home, "toy", toy.tracker)
+    after = {label: described(run) for label, run in toy.arms().items()}
+    assert {*after} == {*before}
+    assert len({name for name, *_ in after.values()}) == len(after)
+
+
+def test_an_arm_that_is_refused_is_tried_by_the_next_driver(toy: ToySweep) -> None:
+    class Picky(MemoryTracker):
+        refuses = True
+
+        def log_metrics(self, key: RunKey, values: Sequence[Metric]) -> None:
+            if self.refuses and key.arm == "fine_tune":
+                raise TrackingError("no")
+            super().log_metrics(key, values)
+
+    store = toy.tracker = Picky()
+    toy.run()
+    (complaint,) = toy.complaints
+    assert "of arm fine_tune: no" in complaint
+    assert toy.arms()["fine_tune"].history == {}
+    store.refuses = False
+    toy.run()
+    assert toy.complaints == []
+    assert toy.arms()["fine_tune"].history["n"][-1].value == 2
+
+
+def test_a_sweep_whose_driver_was_killed_has_no_arms_of_a_half(toy: ToySweep) -> None:
+    toy.run()
+    ledger = toy.ledger()
+    ledger.remember(OUTCOME, {"state": "running"})
+    store = MemoryTracker()
+    shutil.rmtree(toy.home.sweep("toy") / "sent")
+    project(toy.home, "toy", store)
+    assert store.runs[PARENT].state == "killed"
+    assert not [key for key in store.runs if key.arm]

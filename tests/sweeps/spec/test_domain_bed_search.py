@@ -1,0 +1,143 @@
+"""The profile `draws` of `domainbed` is DomainBed's search: its laws, its default, its number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from carft_core.data.domainbed import DOMAIN_BED
+from sweeps.space.points import hashed
+from sweeps.spec.spec import SweepSpec, load_spec
+from tracking.comparison.compare import compare
+from tracking.comparison.runs import RunRecord
+
+DRAWS, SEED = 20_000, 0
+SETTINGS = 20
+DEFAULT = {
+    "optim.lr": 5e-5,
+    "optim.weight_decay": 1e-6,
+    "optim.batch_size": 32,
+    "algorithm.kl_weight": 1,
+}
+"""DomainBed's, but for its decay of 0; see below."""
+LAWS: Mapping[str, tuple[float, float, float]] = {
+    "optim.lr": (10, -5, -3.5),
+    "optim.weight_decay": (10, -6, -2),
+    "algorithm.kl_weight": (10, -1, 1),
+}
+"""Base and ends of the exponent, which is uniform: `lr`, `weight_decay` and, for example,
+`mmd_gamma` of DomainBed's `hparams_registry.py` at commit b93c22a. CLIP's images are none of its
+SMALL_IMAGES, and the network, a ResNet or a ViT, changes none of these laws."""
+OF_DOMAIN_NET = ("run_cap=120", "parameters.optim.batch_size.max=32")
+
+
+def search(*overrides: str, profile: str = "draws") -> SweepSpec:
+    return load_spec("domainbed", [f"profile={profile}", *overrides])
+
+
+def drawn(spec: SweepSpec, name: str) -> NDArray[Any]:
+    """Many draws of one parameter, as a sweep of many settings would make them."""
+    (law,) = [item for item in spec.parameters if item.name == name]
+    return np.array([law.quantile(hashed(SEED, number, name)) for number in range(DRAWS)])
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_rates_decays_and_weights_have_its_laws(name: str) -> None:
+    base, low, high = LAWS[name]
+    law = stats.loguniform(base**low, base**high)
+    assert stats.kstest(drawn(search(), name), law.cdf).pvalue > 0.01
+    its_own = base ** np.random.RandomState(SEED).uniform(low, high, DRAWS)
+    assert stats.ks_2samp(drawn(search(), name), its_own).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("overrides", "high"), [((), 5.5), (OF_DOMAIN_NET, 5)], ids=["four sets", "DomainNet"]
+)
+def test_batches_have_its_law_which_rounds_down(overrides: tuple[str, ...], high: float) -> None:
+    sizes = np.arange(8, int(2**high) + 1)
+    shares = np.diff(np.log2([*sizes, 2**high]).clip(max=high)) / (high - 3)
+    counts = Counter(drawn(search(*overrides), "optim.batch_size").tolist())
+    assert {*counts} <= {*sizes[shares > 0].tolist()}
+    expected = DRAWS * shares[shares > 0]
+    seen = [counts[size] for size in sizes[shares > 0].tolist()]
+    assert stats.chisquare(seen, expected).pvalue > 0.01
+    exponents = np.random.RandomState(SEED).uniform(3, high, DRAWS)
+    its_own = Counter((2**exponents).astype(int).tolist())
+    both = [seen, [its_own[size] for size in sizes[shares > 0].tolist()]]
+    assert stats.chi2_contingency(both).pvalue > 0.01
+
+
+@pytest.mark.parametrize("family", [family.name for family in DOMAIN_BED])
+def test_each_algorithm_has_twenty_settings_on_each_domain_the_default_first(family: str) -> None:
+    profile = "draws" if family == "pacs" else f"{family},draws"
+    overrides = [f"profile={name}" for name in profile.split(",")]
+    overrides += OF_DOMAIN_NET if family == "domain_net" else ()
+    spec = load_spec("domainbed", overrides)
+    assert spec.warnings == ()
+    tuned = [it.params for it in spec.baseline_configs() if it.algorithm == "fine_tune"]
+    for points, fields in ((spec.points(), [*DEFAULT]), (tuned, [*DEFAULT][:3])):
+        for domain in spec.task_values:
+            own = [point for point in points if point["data.test_domain"] == domain]
+            settings = [{name: point[name] for name in fields} for point in own]
+            assert len({str(setting) for setting in settings}) == len(settings) == SETTINGS
+            assert settings[0] == {name: DEFAULT[name] for name in fields}
+    # As there, the algorithms share what they draw in common.
+    shared = [{name: point[name] for name in tuned[0]} for point in spec.points()]
+    assert tuned == shared
+
+
+def test_the_settings_are_the_same_whenever_the_file_is_read() -> None:
+    assert search().points() == search().points()
+    assert search().points()[:40] == search("run_cap=40").points()
+
+
+def test_no_budget_is_called_unequal() -> None:
+    spec = search()
+    points = [("car_ft", "trial", number, point) for number, point in enumerate(spec.points())]
+    tuned = [
+        (it.algorithm, "baseline", None, it.params)
+        for it in spec.baseline_configs()
+        if it.config.algorithm.trains
+    ]
+    runs = [
+        RunRecord(
+            algorithm=algorithm,
+            params={k: v for k, v in params.items() if k != "data.test_domain"},
+            seed=0,
+            digest=f"{algorithm}-{number}",
+            state="done",
+            role="trial" if role == "trial" else "baseline",
+            trial=number,
+            metrics={"id/val/top1": 0.5},
+        )
+        for algorithm, role, number, params in [*points, *tuned]
+        if params["data.test_domain"] == "sketch"
+    ]
+    comparison = compare(runs)
+    assert {it.algorithm: it.settings for it in comparison.budgets} == {
+        "fine_tune": SETTINGS,
+        "car_ft": SETTINGS,
+    }
+    assert not [text for text in comparison.warnings if "budget" in text]
+    assert not [row for row in comparison.rows if "untuned" in row.marks]
+
+
+def test_the_decay_of_its_default_is_none_in_single_precision() -> None:
+    def trained(weight_decay: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randn(512, generator=generator).requires_grad_()
+        optimiser = torch.optim.AdamW([weights], 5e-5, weight_decay=weight_decay, fused=True)
+        for _ in range(100):
+            weights.grad = torch.randn(512, generator=generator)
+            optimiser.step()
+        return weights.detach()
+
+    assert torch.equal(trained(1e-6), trained(0.0))
+    assert not torch.equal(trained(1e-2), trained(0.0))

@@ -1,0 +1,263 @@
+"""The answer says what to use and how sure that is, before all statistics."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.tracking.made_up import arm, bent, kl_sweep, metrics, run, zero_shot
+from tracking.comparison.answer import find_strongest
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord, group
+from tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from tracking.report.formats import to_json
+
+STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
+NEAR = [0.6505, 0.6516, 0.6484, 0.6508, 0.6492]
+LOW = [0.340, 0.343, 0.338, 0.341, 0.339]
+HIGH = [0.361, 0.362, 0.358, 0.360, 0.3605]
+STATES = ("BETTER", "MORE ROBUST", "LESS ROBUST", "WORSE", "NO GAIN", "UNDECIDED")
+
+
+def compared(*groups: Sequence[RunRecord], **options: object) -> Comparison:
+    spec = ComparisonSpec.model_validate(options)
+    return compare([run for runs in groups for run in runs], spec, sweep="s")
+
+
+def usual() -> Comparison:
+    return compared(
+        [zero_shot()], arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, HIGH, trial=0)
+    )
+
+
+def test_three_lines_each_begin_with_a_state() -> None:
+    assert usual().answer.lines == (
+        "BETTER: the strongest here is car_ft (OOD mean 36.0, ID test 65.0), also the selected "
+        "one; told apart from the next, fine_tune (34.0, 65.0), with ID kept within 0.5 pp.",
+        "BETTER: car_ft against fine_tune: OOD mean +2.0 pp, ID test +0.0 pp; ID is kept within "
+        "0.5 pp.",
+        "LESS ROBUST: car_ft against zero_shot: OOD mean -2.0 pp, ID test +10.0 pp.",
+    )
+    few = compare(kl_sweep(3), sweep="s")
+    for line in few.answer.lines[:3]:
+        assert line.startswith("UNDECIDED: ")
+        assert "3 seeds, and a claim needs 5" in line
+
+
+def test_the_answer_stands_before_the_statistics_in_the_verdict() -> None:
+    comparison = usual()
+    whole = (*comparison.answer.lines, *comparison.statistics)
+    assert comparison.verdict == " ".join(whole)
+    assert comparison.statistics[0].startswith("BETTER: car_ft is better than fine_tune: OOD")
+
+
+def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
+    lower = [value - 0.006 for value in NEAR]
+    robust = arm("flyp", lower, [value + 0.02 for value in HIGH], trial=1)
+    comparison = compared([zero_shot()], arm("fine_tune", STEADY, LOW), robust)
+    strongest = comparison.answer.strongest
+    assert strongest is not None
+    # Zero-shot and flyp have a higher OOD mean, and an ID test below the margin.
+    assert strongest.model.arm.label == "fine_tune"
+    assert (strongest.eligible, strongest.models) == (1, 3)
+    assert comparison.answer.lines[0] == (
+        "UNDECIDED: the strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and "
+        "not selected; there is no other to compare it with."
+    )
+    within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
+    strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.label == "flyp"
+
+
+def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> None:
+    merges = {"wise_ft@0.5": metrics(0.655, 0.40, val=0.66)}
+    tuned = [
+        run("fine_tune", seed, metrics(test, ood), merges=merges)
+        for seed, (test, ood) in enumerate(zip(STEADY, LOW, strict=True))
+    ]
+    comparison = compared([zero_shot()], tuned, arm("car_ft", NEAR, HIGH, trial=0))
+    strongest = comparison.answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.label == "fine_tune + wise_ft@0.5"
+    assert (
+        "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), described and not selected"
+        in (comparison.answer.lines[0])
+    )
+    assert comparison.selected is not None
+    assert comparison.selected.arm.label == "car_ft"
+    assert [row.arm.label for row in comparison.rows if row.selected] == ["car_ft"]
+
+
+def test_a_model_that_lacks_a_seed_is_not_the_strongest() -> None:
+    failed = [*arm("car_ft", NEAR[:4], HIGH[:4], trial=0), run("car_ft", 4, trial=0)]
+    strongest = compared(arm("fine_tune", STEADY, LOW), failed).answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.label == "fine_tune"
+
+
+def test_where_the_seeds_do_not_tell_it_from_the_next_that_is_said() -> None:
+    noisy = [0.36, 0.33, 0.35, 0.335, 0.345]
+    comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, noisy, trial=0))
+    assert comparison.answer.lines[0] == (
+        "UNDECIDED: the strongest here is car_ft (OOD mean 34.4, ID test 65.0), also the selected "
+        "one; not told apart from the next, fine_tune (34.0, 65.0)."
+    )
+
+
+def test_a_gain_that_is_smaller_than_the_margin_is_called_so() -> None:
+    close = [value + d for value, d in zip(LOW, [1e-3, -1e-3, 2e-3, 0, 0], strict=True)]
+    comparison = compared(arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, close, trial=0))
+    first, second = comparison.answer.lines
+    assert first.startswith("NO GAIN: the strongest here")
+    assert "; less than 0.5 pp ahead of the next, fine_tune (" in first
+    assert second.endswith("; a gain of 0.5 pp is excluded.")
+
+
+def test_without_a_reference_every_model_may_be_the_strongest() -> None:
+    comparison = compared([zero_shot()], arm("car_ft", NEAR, HIGH, trial=0))
+    strongest = comparison.answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.label == "zero_shot"
+    assert comparison.answer.verdict is None
+    assert comparison.answer.against_zero_shot is not None
+
+
+def test_against_zero_shot_as_the_reference_nothing_is_said_twice() -> None:
+    comparison = compared(
+        [zero_shot(ood=0.34)], arm("car_ft", NEAR, HIGH, trial=0), reference="zero_shot"
+    )
+    assert len(comparison.answer.lines) == 2
+    assert comparison.answer.against_zero_shot is None
+
+
+def test_where_the_reference_is_selected_the_best_rival_is_compared_with_it() -> None:
+    comparison = compared(
+        arm("fine_tune", [value + 0.01 for value in STEADY], LOW, trial=0),
+        arm("flyp", [value - 0.01 for value in NEAR], HIGH, trial=1),
+        arm("car_ft", NEAR, HIGH, trial=2),
+    )
+    assert comparison.selected is not None
+    assert comparison.selected.arm.label == "fine_tune"
+    verdict = comparison.answer.verdict
+    assert verdict is not None
+    assert verdict.pair.candidate.label == "car_ft"
+
+
+def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
+    def without(runs: Sequence[RunRecord]) -> list[RunRecord]:
+        return [
+            run(it.algorithm, it.seed, metrics(it.metrics["id/test/top1"], None)) for it in runs
+        ]
+
+    comparison = compared(
+        without(arm("fine_tune", STEADY, LOW)),
+        without(arm("car_ft", [value + 0.02 for value in NEAR], HIGH)),
+    )
+    assert comparison.answer.lines[0].startswith(
+        "BETTER: the strongest here is car_ft (ID test 67.0), described and not selected; told "
+    )
+
+
+def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
+    runs = kl_sweep()
+    fresh = [
+        run(name, seed, metrics(0.65 + d, ood + d), role="confirmation", params=params)
+        for name, ood, params in (
+            ("fine_tune", 0.34, {}),
+            ("car_ft", 0.345, {"algorithm.kl_weight": 1.0}),
+        )
+        for seed, d in zip(range(5, 10), [0, 0.004, -0.003, 0.002, 0.001], strict=True)
+    ]
+    comparison = compared(runs, fresh, confirm_seeds=(5, 6, 7, 8, 9), seeds=(0, 1, 2, 3, 4))
+    strongest = comparison.answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.confirms
+    assert strongest.verdict is not None
+    assert strongest.verdict.seeds == (5, 6, 7, 8, 9)
+    assert comparison.answer.lines[0].startswith(
+        "UNDECIDED: the strongest here is car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), also "
+        "the selected one; "
+    )
+    assert "on these same seeds" not in " ".join(comparison.answer.lines)
+    # The field's effect is of the whole sweep, on the seeds that all its settings have.
+    (effect,) = comparison.answer.effects
+    assert len(effect.levels) == 4
+
+
+def test_every_number_of_a_line_is_in_the_json() -> None:
+    comparison = compare(kl_sweep(), sweep="s")
+    document = json.loads(json.dumps(to_json(comparison), allow_nan=False))
+    answer = document["answer"]
+    assert answer["lines"] == [*comparison.answer.lines]
+    strongest = answer["strongest"]
+    assert strongest["label"] == "car_ft kl_weight=1"
+    assert strongest["endpoint"]["mean"] == pytest.approx(0.357, abs=1e-3)
+    assert strongest["runner_up"]["label"] == "car_ft kl_weight=0.3"
+    assert strongest["test"]["state"] == "UNDECIDED"
+    assert answer["candidate"] == "car_ft kl_weight=1"
+    test = next(it for it in document["tests"] if it["candidate"] == answer["candidate"])
+    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[1])
+    assert said == [
+        f"{100 * test[name]['mean']:+.1f}" for name in ("ood/mean/top1", "id/test/top1")
+    ]
+    zero = answer["against_zero_shot"]
+    said = re.findall(r"[+-]\d+\.\d", comparison.answer.lines[2])
+    assert said == [
+        f"{100 * zero[name]['mean']:+.1f}" for name in ("ood/mean/top1", "id/test/top1")
+    ]
+
+
+SWEEPS, CHECKED = 2_000, 100
+"""Simulated, and of these judged by the product as well."""
+
+
+@pytest.mark.parametrize("models", [2, 5, 20])
+def test_of_equal_models_the_strongest_is_seldom_told_apart_from_the_next(models: int) -> None:
+    """Picking the highest does not make it the best: only the next one is compared with it."""
+    rng = np.random.default_rng(models)
+    oods = rng.normal(0.4, 0.01, (SWEEPS, 5, models))
+    order = oods.mean(axis=1).argsort(axis=1)
+    best, following = (
+        np.take_along_axis(oods, order[:, None, place, None], axis=2)[:, :, 0] for place in (-1, -2)
+    )
+    differences = best - following
+    error = differences.std(axis=1, ddof=1) / np.sqrt(5)
+    told_apart = differences.mean(axis=1) / error > stats.t.ppf(0.975, 4)
+    assert told_apart.sum() <= stats.binom.ppf(0.999, SWEEPS, 0.05)
+    for sweep, is_apart in zip(oods[:CHECKED], told_apart, strict=False):
+        runs = [record for n in range(models) for record in arm(f"m{n}", STEADY, sweep[:, n])]
+        strongest = find_strongest(group(runs), None, Endpoint(), range(5))
+        assert strongest is not None
+        assert strongest.verdict is not None
+        assert (strongest.verdict.outcome in ("better", "trade_off")) == is_apart
+
+
+def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
+    def with_end(best: str, test: float, ood: float) -> dict[str, dict[str, float]]:
+        merges = {**bent(test, ood), "wise_ft@1": metrics(test, ood)}
+        merges[best] = merges[best] | {"id/val/top1": 0.9}
+        return merges
+
+    runs = [zero_shot()]
+    for seed, (test, ood) in enumerate(zip(STEADY, LOW, strict=True)):
+        tuned, held = with_end("wise_ft@1", test, ood), with_end("wise_ft@0.5", test, ood)
+        runs.append(run("fine_tune", seed, metrics(test, ood), merges=tuned))
+        runs.append(run("car_ft", seed, metrics(test, ood), merges=held, trial=0))
+    comparison = compare(runs, sweep="s")
+    labels = {row.arm.label: row for row in comparison.rows}
+    assert not any(label.endswith("@1") for label in labels)
+    assert not any(row.chosen for label, row in labels.items() if "fine_tune + " in label)
+    assert labels["car_ft + wise_ft@0.5"].chosen
+    assert "WiSE-FT chose alpha 1 for fine_tune: the same model, which has no row of its own." in (
+        comparison.statistics
+    )
+    (curve,) = (curve for curve in comparison.curves if curve.label == "fine_tune")
+    assert curve.points[-1].alpha == 1
+    selected_by_it = compare(runs, ComparisonSpec(rule=SelectionRule(merge="wise_ft@1")), sweep="s")
+    assert any(row.arm.merge == "wise_ft@1" and row.selected for row in selected_by_it.rows)

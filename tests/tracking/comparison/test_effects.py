@@ -1,0 +1,228 @@
+"""Each varied field has a sentence: what OOD and ID do, how sure, and which value is selected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.tracking.made_up import KL, metrics, run, zero_shot
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.effects import Effect, rank_correlation
+from tracking.comparison.runs import RunRecord, Scalar
+from tracking.comparison.spec import ALPHA
+from tracking.comparison.statistics import t_interval
+from tracking.comparison.verdict_text import with_interval
+from tracking.report.formats import to_json
+
+LR = "optim.lr"
+WORDS = "prompts.contexts"
+WOBBLE = [0.0, 0.004, -0.003, 0.002, -0.001]
+
+
+def sweep(
+    points: Sequence[dict[str, Scalar]],
+    accuracies: Callable[[dict[str, Scalar]], tuple[float, float]],
+    seeds: int = 5,
+    noise: float = 0.001,
+) -> Comparison:
+    """CAR-FT at each point: (ID, OOD), common seeds apart by WOBBLE, and noise of its own."""
+    rng = np.random.default_rng(0)
+    runs: list[RunRecord] = [zero_shot()]
+    for trial, point in enumerate(points):
+        test, ood = accuracies(point)
+        for seed in range(seeds):
+            a, b = rng.normal(0, noise, 2)
+            measured = metrics(test + WOBBLE[seed] + a, ood + WOBBLE[seed] + b)
+            runs.append(run("car_ft", seed, measured, trial=trial, params=point))
+    return compare(runs, sweep="s")
+
+
+def over(*weights: float) -> list[dict[str, Scalar]]:
+    return [{KL: weight} for weight in weights]
+
+
+def only(comparison: Comparison) -> Effect:
+    (effect,) = comparison.answer.effects
+    return effect
+
+
+def line(comparison: Comparison) -> str:
+    return comparison.answer.lines[-1]
+
+
+def statistic(comparison: Comparison, start: str) -> str:
+    (text,) = (text for text in comparison.statistics if text.startswith(start))
+    return text
+
+
+def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
+    comparison = sweep(over(10.0, 0.3, 1.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0)))
+    effect = only(comparison)
+    assert [level.value for level in effect.levels] == [0.3, 1.0, 10.0]
+    runs = {row.arm.label: row.arm for row in comparison.rows}
+    values = [runs[f"car_ft kl_weight={it}"].values("ood/mean/top1") for it in ("10", "0.3")]
+    expected = [values[0][seed] - values[1][seed] for seed in range(5)]
+    assert effect.difference.differences == pytest.approx(expected)
+    assert effect.interval == pytest.approx(t_interval(expected))
+    assert line(comparison).startswith("kl_weight 0.3 to 10: OOD mean rises from 38.")
+    assert ", ID test is unchanged within 0.5 pp; " in line(comparison)
+    said = statistic(comparison, "kl_weight 10 minus 0.3: OOD mean +1.9")
+    assert with_interval(effect.difference.mean, effect.interval) in said
+    assert said.endswith("]; over 5 seeds.")
+    assert " is selected by id/val/top1." in line(comparison)
+
+
+def test_a_fall_of_id_is_said_and_the_selected_end_is_called_so() -> None:
+    comparison = sweep(
+        over(0.3, 3.0),
+        lambda it: (0.65 - 0.01 * float(it[KL] or 0), 0.38 + 0.002 * float(it[KL] or 0)),
+    )
+    assert ", ID test falls from 64.8 to 62.0; " in line(comparison)
+    assert ", ID test -2.80 pp [" in statistic(comparison, "kl_weight 3 minus 0.3: ")
+    assert line(comparison).endswith("; 0.3, the smallest, is selected by id/val/top1.")
+
+
+def test_what_the_seeds_do_not_show_is_no_change() -> None:
+    comparison = sweep(over(0.3, 3.0), lambda _: (0.6, 0.4), noise=0.02)
+    assert "OOD mean shows no change beyond the noise of the seeds (40.0 to 40.0)" in (
+        line(comparison)
+    )
+
+
+@pytest.mark.parametrize(("peak", "is_apart"), [(0.05, True), (0.0005, False)])
+def test_a_best_value_in_between_is_said_plainly(peak: float, is_apart: bool) -> None:
+    comparison = sweep(
+        over(0.1, 1.0, 10.0), lambda it: (0.6, 0.4 + peak * (it[KL] == 1.0)), noise=0.0005
+    )
+    effect = only(comparison)
+    assert effect.peak is not None
+    assert effect.peak.value == 1.0
+    assert effect.adjusted_level == pytest.approx(1 - ALPHA / 3)
+    assert "; the highest OOD mean is in between, " in line(comparison)
+    said = statistic(comparison, "kl_weight 10 minus 0.1: ")
+    assert "; 1 minus " in said
+    assert said.endswith("] at 98.33 %; over 5 seeds.")
+    assert (" at 1, told apart from both ends; " in line(comparison)) == is_apart
+    assert (" at 1, not told apart from " in line(comparison)) != is_apart
+
+
+def test_a_rise_to_the_end_has_no_peak() -> None:
+    assert (
+        only(sweep(over(0.1, 1.0, 10.0), lambda it: (0.6, 0.3 + 0.01 * float(it[KL] or 0)))).peak
+        is None
+    )
+
+
+def test_of_a_grid_the_other_fields_are_averaged() -> None:
+    points: list[dict[str, Scalar]] = [
+        {KL: weight, LR: lr} for weight, lr in product((0.1, 1.0), (1e-5, 1e-4, 1e-3))
+    ]
+    comparison = sweep(points, lambda it: (0.6, 0.38 + 0.02 * (it[KL] == 1.0)))
+    by_name = {effect.parameter: effect for effect in comparison.answer.effects}
+    assert {name: it.settings for name, it in by_name.items()} == {KL: 3, LR: 2}
+    assert by_name[KL].difference.mean == pytest.approx(0.02, abs=0.002)
+    assert statistic(comparison, "kl_weight 1 minus 0.1: ").endswith(
+        "; over 5 seeds, each a mean over 3 settings of the other fields."
+    )
+
+
+def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level() -> None:
+    points: list[dict[str, Scalar]] = [{WORDS: word} for word in ("openai", "icons", "none")]
+    heights = {"openai": 0.38, "icons": 0.40, "none": 0.37}
+    comparison = sweep(points, lambda it: (0.6, heights[str(it[WORDS])]))
+    effect = only(comparison)
+    assert [level.value for level in effect.levels] == ["none", "openai", "icons"]
+    assert effect.interval == t_interval(effect.difference.differences, 1 - ALPHA / 3)
+    assert line(comparison).startswith(
+        "contexts: OOD mean is highest with icons (40.0) and lowest with none (37.1), told apart; "
+    )
+    said = statistic(comparison, "contexts icons minus none: OOD mean +2.97 pp [")
+    assert "] at 98.33 %, ID test -0.06 pp [" in said
+    same = sweep(points, lambda _: (0.6, 0.4), noise=0.01)
+    assert ", not told apart; " in line(same)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_few_seeds_claim_nothing(seeds: int) -> None:
+    comparison = sweep(over(0.1, 1.0), lambda it: (0.6, 0.3 + 0.1 * float(it[KL] or 0)), seeds)
+    text = line(comparison)
+    assert text.startswith("kl_weight 0.1 to 1: OOD mean goes from ")
+    assert f"; {seeds} seed{'' if seeds == 1 else 's'}, and a claim needs 5; " in text
+    assert ("[" in statistic(comparison, "kl_weight 1 minus 0.1: ")) == (seeds >= 3)
+
+
+def random_points(count: int) -> list[dict[str, Scalar]]:
+    rng = np.random.default_rng(1)
+    return [
+        {KL: float(10**weight), LR: float(10**rate), WORDS: word}
+        for weight, rate, word in zip(
+            rng.uniform(-1, 1, count),
+            rng.uniform(-5, -3, count),
+            rng.choice(["openai", "icons"], count),
+            strict=True,
+        )
+    ]
+
+
+def test_fields_that_never_vary_alone_have_an_association_and_no_effect() -> None:
+    comparison = sweep(
+        random_points(12), lambda it: (0.6, 0.3 + 0.001 * float(it[KL] or 0)), noise=0.003
+    )
+    answer = comparison.answer
+    assert answer.effects == ()
+    assert [it.parameter for it in answer.associations] == [KL, LR, WORDS]
+    of_kl = answer.associations[0]
+    assert of_kl.rank_correlation is not None
+    assert 0.7 < of_kl.rank_correlation < 1
+    assert of_kl.ci95 is not None
+    assert of_kl.ci95.low < of_kl.rank_correlation < of_kl.ci95.high
+    text = next(text for text in comparison.statistics if text.startswith("kl_weight"))
+    assert text.endswith("which differ in other fields too: an association, not an effect.")
+    assert any(text.startswith("No comparison of contexts: ") for text in comparison.statistics)
+    document = to_json(comparison)["answer"]
+    assert document["associations"][0]["rank_correlation"] == of_kl.rank_correlation
+    assert document["associations"][0]["ci95"] == of_kl.ci95
+
+
+def test_of_few_settings_there_is_no_association_either() -> None:
+    comparison = sweep(random_points(9), lambda _: (0.6, 0.3))
+    assert all(it.rank_correlation is None for it in comparison.answer.associations)
+
+
+def test_a_search_of_one_field_alone_compares_its_ends() -> None:
+    points = over(*(float(10**weight) for weight in np.random.default_rng(2).uniform(-1, 1, 12)))
+    assert len(only(sweep(points, lambda it: (0.6, 0.3 + 0.01 * float(it[KL] or 0)))).levels) == 12
+
+
+def test_the_rank_correlation_is_that_of_scipy_ties_and_all() -> None:
+    rng = np.random.default_rng(3)
+    xs, ys = rng.integers(0, 6, 40).tolist(), rng.normal(size=40).tolist()
+    assert rank_correlation(xs, ys) == pytest.approx(stats.spearmanr(xs, ys).statistic)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_plain_data_has_the_numbers_of_the_sentence() -> None:
+    comparison = sweep(over(0.3, 1.0, 10.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0)))
+    effect = only(comparison)
+    (document,) = to_json(comparison)["answer"]["effects"]
+    assert document["parameter"] == KL
+    assert document["levels"][0] == effect.low._asdict()
+    assert document["difference"]["mean"] == effect.difference.mean
+    assert document["difference"]["interval"] == effect.interval
+    assert document["id_difference"]["values"] == (
+        effect.id_difference and effect.id_difference.differences
+    )
+
+
+def test_a_setting_that_lacks_a_seed_is_left_out() -> None:
+    runs: list[RunRecord] = []
+    for trial, weight in enumerate((0.1, 1.0, 3.0)):
+        for seed, wobble in enumerate(WOBBLE):
+            measured = None if (weight, seed) == (3.0, 2) else metrics(0.6 + wobble, 0.4 + wobble)
+            runs.append(run("car_ft", seed, measured, trial=trial, params={KL: weight}))
+    effect = only(compare(runs, sweep="s"))
+    assert [level.value for level in effect.levels] == [0.1, 1.0]

@@ -1,0 +1,307 @@
+"""Zero-shot accuracies are compared with LAION's, where model, data and their extent are equal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from tests.tracking.made_up import arm, metrics, run
+from tracking.comparison.compare import Comparison, compare
+from tracking.comparison.runs import RunRecord, Scalar
+from tracking.report import formats
+from tracking.report import terminal as report
+from tracking.report.calibration import (
+    FILE,
+    CalibrationTable,
+    Deviation,
+    calibrate,
+    calibration_table,
+    deviations,
+    sentences,
+    warnings,
+    with_warnings,
+)
+from tracking.report.published import Subject, published_file
+from tracking.report.table import TableOptions
+
+B16 = Subject("ViT-B-16", "openai", "imagenet")
+IMAGES = {
+    "id/test": 50_000,
+    "ood/v2": 10_000,
+    "ood/r": 30_000,
+    "ood/a": 7_500,
+    "ood/sketch": 50_889,
+    "ood/objectnet": 18_574,
+}
+EQUAL = {
+    "id/test/top1": 0.6835,
+    "ood/v2/top1": 0.6188,
+    "ood/r/top1": 0.7767,
+    "ood/a/top1": 0.5007,
+    "ood/sketch/top1": 0.4814,
+    "ood/objectnet/top1": 0.5544,
+}
+"""What the table has for B/16 of OpenAI."""
+
+
+def zero_shot(
+    measured: Mapping[str, float] = EQUAL, images: Mapping[str, int] = IMAGES, **changes: Any
+) -> RunRecord:
+    facts = {"images": dict(images)}
+    return run("zero_shot", None, {**metrics(0.5, None), **measured}, facts=facts, **changes)
+
+
+def fields(subject: Subject = B16, templates: str = "openai", **more: Scalar) -> dict[str, Scalar]:
+    named: dict[str, Scalar] = {
+        "model.name": subject.model,
+        "model.pretrained": subject.pretrained,
+        "data.family": subject.family,
+        "prompts.classes": templates,
+    }
+    return named | more
+
+
+def calibrated(record: RunRecord, own: Mapping[str, Scalar] | None = None) -> list[Deviation]:
+    return [*calibrate([record], {record.digest: fields() if own is None else own})]
+
+
+def points(record: RunRecord, own: Mapping[str, Scalar] | None = None) -> dict[str, float]:
+    return {it.split.metric: round(it.points or 0, 2) for it in calibrated(record, own)}
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "dataset", "field", "printed"),
+    [
+        ("ViT-B-16", "openai", "imagenet1k", "acc1", 0.68352),
+        ("ViT-B-32", "openai", "imagenetv2", "acc1", 0.5596),
+        ("ViT-L-14-336", "openai", "imagenet-r", "acc1", 0.8911666666666667),
+        ("ViT-L-14", "openai", "imagenet-a", "acc1", 0.7068),
+        ("ViT-B-32", "laion2b_s34b_b79k", "imagenet_sketch", "acc1", 0.5363831083338246),
+        ("ViT-B-16", "openai", "objectnet", "acc1", 0.5544309249488533),
+        ("ViT-B-32", "laion2b_e16", "vtab/cifar10", "acc1", 0.9401),
+        ("ViT-H-14", "laion2b_s32b_b79k", "vtab/cifar100", "acc1", 0.8468),
+        ("ViT-L-14", "laion2b_s32b_b82k", "cars", "acc1", 0.9261285909712722),
+        ("ViT-B-16-plus-240", "laion400m_e32", "vtab/dtd", "acc1", 0.5569148936170213),
+        ("ViT-B-16", "openai", "vtab/pets", "mean_per_class_recall", 0.884512216368383),
+        (
+            "ViT-B-32-quickgelu",
+            "laion400m_e32",
+            "vtab/flowers",
+            "mean_per_class_recall",
+            0.6628139602370955,
+        ),
+        (
+            "ViT-g-14",
+            "laion2b_s12b_b42k",
+            "fgvc_aircraft",
+            "mean_per_class_recall",
+            0.3781639928698752,
+        ),
+    ],
+)
+def test_a_number_is_that_of_laions_file(
+    model: str, pretrained: str, dataset: str, field: str, printed: float
+) -> None:
+    """One of each row and column, as `benchmark/benchmark.csv` of LAION-AI/CLIP_benchmark at
+    48de38c1 has it.
+    """
+    table = calibration_table()
+    row = table.row_of(Subject(model, pretrained, ""))
+    assert row is not None
+    columns = [(split.dataset, split.field) for split in table.columns]
+    assert row[columns.index((dataset, field))] == pytest.approx(100 * printed, abs=0.005)
+
+
+def test_every_model_and_set_of_the_table_is_there_once() -> None:
+    table = calibration_table()
+    assert len(table.rows) == 13
+    assert len({split.dataset for split in table.columns}) == len(table.columns) == 13
+    assert all(1 < number < 100 for row in table.rows.values() for number in row)
+    assert (table.commit[:7], str(table.date)) == ("48de38c", "2025-06-17")
+
+
+def test_a_measured_model_differs_by_points_on_each_whole_set() -> None:
+    measured = {**EQUAL, "id/test/top1": 0.68352, "ood/v2/top1": 0.6208}
+    assert points(zero_shot(measured)) == {
+        "id/test/top1": 0.0,
+        "ood/v2/top1": 0.2,
+        "ood/r/top1": 0.0,
+        "ood/a/top1": 0.0,
+        "ood/sketch/top1": 0.0,
+        "ood/objectnet/top1": 0.0,
+    }
+    (text,) = sentences(calibrated(zero_shot(measured)))
+    assert text.startswith(
+        "Zero-shot ViT-B-16 (openai) on imagenet differs from LAION's table (CLIP_benchmark, "
+        "17 June 2025) by, in points: +0.00 on ID test, +0.20 on v2, +0.00 on r, "
+    )
+    assert "on objectnet (LAION's class names are ObjectNet's own" in text
+    assert warnings(calibrated(zero_shot(measured))) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "warned"),
+    [
+        ("id/test/top1", 0.005, False),
+        ("id/test/top1", 0.0052, True),
+        ("id/test/top1", -0.0052, True),
+        ("ood/sketch/top1", -0.03, True),
+        ("ood/objectnet/top1", -0.019, False),
+        ("ood/objectnet/top1", -0.021, True),
+    ],
+)
+def test_half_a_point_is_warned_of_and_two_of_objectnet(
+    metric: str, difference: float, warned: bool
+) -> None:
+    every = calibrated(zero_shot({**EQUAL, metric: EQUAL[metric] + difference}))
+    assert [it.split.metric for it in every if it.is_beyond] == ([metric] if warned else [])
+    assert len(warnings(every)) == warned
+
+
+def test_a_warning_names_both_numbers_and_what_to_look_at() -> None:
+    (text,) = warnings(calibrated(zero_shot({**EQUAL, "ood/a/top1": 0.4507})))
+    assert text == (
+        "zero-shot ViT-B-16 (openai) on imagenet differs from LAION's table: -5.00 points on a "
+        "(45.07, there 50.07; up to 0.5 is usual); look at images, transform and weights before "
+        "you trust the rows"
+    )
+
+
+def test_other_templates_are_said_and_not_warned_of() -> None:
+    every = calibrated(zero_shot({**EQUAL, "id/test/top1": 0.66}), fields(templates="photo"))
+    (text,) = sentences(every)
+    assert "-2.35 on ID test" in text
+    assert text.endswith(
+        "Its templates are photo, there openai: some difference is to be expected."
+    )
+    assert warnings(every) == []
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        Subject("builtin", None, "icon_shift"),
+        Subject("ViT-B-16", "laion2b_s34b_b88k", "imagenet"),
+        Subject("RN50", "openai", "imagenet"),
+        Subject("ViT-B-32", "laion400m_e32", "imagenet"),  # another activation than the table's
+        Subject("ViT-B-16", "openai", "icon_shift"),
+        Subject("ViT-B-16", "openai", "caltech101"),
+        Subject("ViT-B-16", "openai", "sun397"),
+    ],
+)
+def test_nothing_is_said_where_the_table_has_no_such_row(subject: Subject) -> None:
+    assert calibrated(zero_shot(), fields(subject)) == []
+    assert sentences([]) == warnings([]) == []
+
+
+def test_openais_weights_have_quick_gelu_under_either_name() -> None:
+    own = fields(B16._replace(model="ViT-B-16-quickgelu"))
+    assert len(calibrated(zero_shot(), own)) == 6
+
+
+def test_only_whole_test_sets_count() -> None:
+    part = zero_shot(images={**IMAGES, "id/test": 49_999, "ood/objectnet": 18_514})
+    assert points(part).keys() == {f"ood/{name}/top1" for name in ("v2", "r", "a", "sketch")}
+    assert points(zero_shot(images={})) == {}
+
+
+def test_a_shift_that_was_not_measured_says_nothing() -> None:
+    assert points(zero_shot({"id/test/top1": 0.68})) == {"id/test/top1": -0.35}
+
+
+def test_sets_that_lack_classes_are_no_measure_where_they_are_scored_among_all() -> None:
+    own = fields() | {"data.restrict": "never"}
+    assert points(zero_shot(), own).keys() == {"id/test/top1", "ood/v2/top1", "ood/sketch/top1"}
+
+
+def test_a_task_is_compared_by_the_accuracy_that_papers_report() -> None:
+    measured = {"id/test/top1": 0.5, "id/test/mean_per_class_top1": 0.89}
+    own = fields(B16._replace(family="oxford_pets"), "oxford_pets")
+    (only,) = calibrated(zero_shot(measured, {"id/test": 3_669}), own)
+    assert (only.split.metric, round(only.points or 0, 2)) == ("id/test/mean_per_class_top1", 0.55)
+    (text,) = sentences([only])
+    assert "+0.55 on ID test mean-per-class accuracy" in text
+
+
+def test_only_finished_zero_shot_models_count_and_each_number_once() -> None:
+    shots = [zero_shot(digest=name) for name in ("one", "two")]
+    tuned = run("fine_tune", 0, EQUAL, facts={"images": IMAGES}, digest="tuned")
+    soup = zero_shot(digest="soup", role="soup")
+    failed = replace(zero_shot(digest="failed"), state="failed")
+    runs = [*shots, tuned, soup, failed, zero_shot(digest="without fields")]
+    known = {record.digest: fields() for record in runs[:-1]}
+    assert len(calibrate(runs, known)) == 6
+    assert calibrate([tuned, soup, failed, runs[-1]], known) == ()
+
+
+def test_before_anything_is_measured_the_numbers_to_expect_are_named() -> None:
+    every = deviations(B16, templates="openai", images=IMAGES, metrics=None)
+    assert {it.measured for it in every} == {None}
+    (text,) = sentences(every)
+    assert text.startswith(
+        "Expect of zero-shot ViT-B-16 (openai) on imagenet, by LAION's table (CLIP_benchmark, "
+        "17 June 2025): ID test 68.35, v2 61.88, r 77.67, a 50.07, sketch 48.14, objectnet 55.44 ("
+    )
+    assert warnings(every) == []
+
+
+def whole(record: RunRecord) -> tuple[Comparison, TableOptions]:
+    runs = [record, *arm("fine_tune", [0.8] * 3, [0.5] * 3)]
+    comparison = compare(runs, sweep="s")
+    every = calibrate(comparison.runs(), {record.digest: fields()})
+    return with_warnings(comparison, every), TableOptions(deviations=every)
+
+
+def test_the_table_says_it_below_and_warns_above() -> None:
+    comparison, options = whole(zero_shot({**EQUAL, "ood/r/top1": 0.70}))
+    text = " ".join(report.terminal(comparison, width=160, options=options).split())
+    above, _, below = text.partition("s: settings chosen by")
+    assert "! zero-shot ViT-B-16 (openai) on imagenet differs from LAION's table:" in above
+    assert "-7.67 on r" in below.partition("Zero-shot ViT-B-16")[2]
+    again = with_warnings(comparison, options.deviations)
+    assert again.warnings == comparison.warnings
+
+
+def test_json_carries_every_number() -> None:
+    comparison, options = whole(zero_shot({**EQUAL, "ood/r/top1": 0.70}))
+    every = formats.to_json(comparison, options=options)["calibration"]
+    (r,) = (it for it in every if it["metric"] == "ood/r/top1")
+    assert r["measured"] == pytest.approx(0.7)
+    assert r["expected"] == pytest.approx(0.7767)
+    assert (r["points"], r["tolerance"], r["beyond"]) == (-7.67, 0.5, True)
+    assert r["source"].endswith(
+        "CLIP_benchmark, benchmark/benchmark.csv at 48de38c1689fa6d8b4dd53e3370c669c3bb18117"
+    )
+    assert formats.to_json(comparison, options=TableOptions())["calibration"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"commit": "48de38c"}, "commit"),
+        ({"rows": {"clip-vit-b-16": [68.35]}}, "has 1 numbers for 13"),
+        ({"rows": {"vgg": [1.0] * 13}}, "no such backbone"),
+        ({"comment": "x"}, "comment"),
+        ({"tolerance": 0}, "tolerance"),
+    ],
+)
+def test_a_table_that_is_not_whole_is_refused(change: dict[str, Any], said: str) -> None:
+    data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        CalibrationTable.model_validate({**data, **change})
+
+
+def test_backbones_are_named_once_for_both_files() -> None:
+    names = [
+        (model, tag)
+        for backbone in published_file().backbones.values()
+        for model in backbone.names
+        for tag in backbone.pretrained
+    ]
+    assert len(names) == len({*names})

@@ -1,0 +1,94 @@
+"""The addresses of MLflow's pages, and the views that its own page opens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from tracking.store.base import RunsView
+from tracking.store.mlflow_pages import artifact_source, run_page, runs_page, saved_view
+
+VIEW = RunsView(
+    "kl_weight: arms",
+    metrics=["mean/ood/mean/top1", "n"],
+    params=["algorithm.kl_weight"],
+    sort_by="mean/ood/mean/top1",
+    scatters=[
+        ("mean/id/test/top1", "mean/ood/mean/top1"),
+        ("algorithm.kl_weight", "mean/ood/mean/top1"),
+    ],
+    bars=["mean/ood/mean/top1"],
+    lines=["train/loss"],
+)
+
+
+def state_of(text: str) -> Any:
+    """Read a view as MLflow's page does."""
+    state = json.loads(text)["state"]
+    assert state.startswith("deflate;")
+    return json.loads(zlib.decompress(base64.b64decode(state.removeprefix("deflate;"))))
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (runs_page("7"), "#/experiments/7/runs?workflowType=machine_learning"),
+        (
+            runs_page("7", "a b"),
+            "#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=a%20b",
+        ),
+        (run_page("7", "r1"), "#/experiments/7/runs/r1?workflowType=machine_learning"),
+        (
+            run_page("7", "r1", "report.html"),
+            "#/experiments/7/runs/r1/artifacts/report.html?workflowType=machine_learning",
+        ),
+        (artifact_source("r1", "id_ood.png"), "get-artifact?run_uuid=r1&path=id_ood.png"),
+    ],
+)
+def test_addresses_name_the_pages_of_model_training(address: str, expected: str) -> None:
+    assert address == expected
+
+
+def test_a_view_has_its_filter_columns_and_order() -> None:
+    text = saved_view(VIEW, "tags.`carft.kind` = 'arm'", 5)
+    assert {**json.loads(text), "state": ""} == {
+        "name": "kl_weight: arms",
+        "createdAt": 5,
+        "updatedAt": 5,
+        "state": "",
+    }
+    state = state_of(text)
+    columns = ["metrics.`mean/ood/mean/top1`", "metrics.`n`", "params.`algorithm.kl_weight`"]
+    assert state["searchFilter"] == "tags.`carft.kind` = 'arm'"
+    assert (state["orderByKey"], state["orderByAsc"]) == (columns[0], False)
+    assert state["selectedColumns"] == columns
+    assert state["columnOrder"] == ["attributes.`Run Name`", *columns]
+
+
+def test_a_view_has_its_charts_in_one_section_that_comes_first() -> None:
+    state = state_of(saved_view(VIEW, "", 5))
+    (section,) = state["compareRunSections"]
+    assert section["name"] == "kl_weight: arms"
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
+    assert [chart["type"] for chart in state["compareRunCharts"]] == [
+        "SCATTER",
+        "SCATTER",
+        "BAR",
+        "LINE",
+    ]
+    kinds = [chart["xaxis"]["type"] for chart in state["compareRunCharts"][:2]]
+    assert kinds == ["METRIC", "PARAM"]
+
+
+def test_without_an_order_the_newest_run_comes_first() -> None:
+    state = state_of(saved_view(RunsView("Sweeps", ["id/val/top1"]), "", 5))
+    assert state["orderByKey"] == "attributes.start_time"
+
+
+def test_a_view_of_many_columns_fits_into_a_tag() -> None:
+    names = [f"mean/ood/a shift with a long name {number}/top1" for number in range(100)]
+    assert len(saved_view(RunsView("many", names, bars=names), "", 5)) < 5000

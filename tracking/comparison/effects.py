@@ -1,0 +1,237 @@
+"""How OOD and ID move with each varied field: the question that a sweep file itself puts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from tracking.comparison.runs import Arm, Scalar, params_key, scalar_text
+from tracking.comparison.selection import SWEEP
+from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
+from tracking.comparison.statistics import Interval, PairedTest, mean
+
+FEWEST_SETTINGS = 10
+"""Below it a rank correlation says nothing."""
+_NAMES = ("algorithm.name", SWEEP)
+"""Fields whose values are compared as algorithms, or tell sweeps apart."""
+
+
+class Level(NamedTuple):
+    """One value of a field, with means over seeds and over the settings of the other fields."""
+
+    value: Scalar
+    endpoint: float
+    id: float | None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A field's lowest against its highest value; of categories the worst against the best.
+
+    Compared are settings that differ in this field alone, paired by seed.
+    """
+
+    parameter: str
+    """The dotted name."""
+    algorithm: str
+    numeric: bool
+    levels: tuple[Level, ...]
+    """By rising value; of categories by rising endpoint."""
+    settings: int
+    """How many settings of the other fields each level is averaged over."""
+    difference: PairedTest
+    """Of the endpoint: the last level minus the first."""
+    id_difference: PairedTest | None
+    """Of ID, likewise; None where the endpoint is ID or ID was not measured."""
+    peak: Level | None
+    """The best level of the endpoint where it lies in between."""
+    above_ends: PairedTest | None
+    """Of the endpoint: the peak minus the better one of the ends."""
+    selected: Scalar
+    """The value of the selected setting."""
+
+    @property
+    def low(self) -> Level:
+        """The first level."""
+        return self.levels[0]
+
+    @property
+    def high(self) -> Level:
+        """The last level."""
+        return self.levels[-1]
+
+    @property
+    def better_end(self) -> Level:
+        """Of the first and the last level the one with the higher endpoint."""
+        return max(self.low, self.high, key=lambda level: level.endpoint)
+
+    @property
+    def adjusted_level(self) -> float:
+        """The level of an interval between levels that were picked by their means.
+
+        By Bonferroni's rule over all pairs of levels.
+        """
+        return 1 - ALPHA / math.comb(len(self.levels), 2)
+
+    @property
+    def interval(self) -> Interval | None:
+        """That of the difference: of 95 %, of categories at the adjusted level."""
+        return self.difference.interval(0.95 if self.numeric else self.adjusted_level)
+
+    @property
+    def above_ends_interval(self) -> Interval | None:
+        """That of the peak above the better end, at the adjusted level."""
+        return None if self.above_ends is None else self.above_ends.interval(self.adjusted_level)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether there are as many seeds as a claim needs."""
+        return len(self.difference.differences) >= FEWEST_SEEDS
+
+
+@dataclass(frozen=True)
+class Association:
+    """A field over settings that differ in other fields too, so that no effect is measured."""
+
+    parameter: str
+    algorithm: str
+    settings: int
+    rank_correlation: float | None
+    """Spearman's, of the field and the endpoint's mean; None for categories and few settings."""
+
+    @cached_property
+    def ci95(self) -> Interval | None:
+        """By Fisher's z with the variance of Bonett and Wright, Psychometrika 65 (2000)."""
+        rho = self.rank_correlation
+        if rho is None or abs(rho) >= 1:
+            return None
+        half = float(ndtri(0.975)) * math.sqrt((1 + rho**2 / 2) / (self.settings - 3))
+        z = math.atanh(rho)
+        return Interval(math.tanh(z - half), math.tanh(z + half))
+
+
+def measure_effects(
+    arms: Sequence[Arm], selected: Arm, endpoint: Endpoint, seeds: Sequence[int]
+) -> Iterator[Effect | Association]:
+    """Yield one for each varied field of the selected setting's algorithm, by name.
+
+    A setting that lacks a seed or a value is left out.
+    """
+    settings = [
+        arm
+        for arm in arms
+        if arm.algorithm == selected.algorithm
+        and arm.role == "trial"
+        and arm.trains
+        and arm.is_complete(seeds)
+        and arm.mean(endpoint.metric) is not None
+    ]
+    names = sorted({name for arm in settings for name in arm.params} - {*_NAMES})
+    for name in names:
+        own = [arm for arm in settings if name in arm.params]
+        values = {scalar_text(arm.params[name]): arm.params[name] for arm in own}
+        if len(values) < 2:
+            continue
+        blocks: dict[str, dict[str, Arm]] = {}
+        for arm in own:
+            rest = params_key({key: value for key, value in arm.params.items() if key != name})
+            blocks.setdefault(rest, {})[scalar_text(arm.params[name])] = arm
+        whole = [block for block in blocks.values() if len(block) == len(values)]
+        if whole:
+            yield _effect(name, values, whole, selected, endpoint)
+        else:
+            yield _association(name, own, endpoint)
+
+
+def _effect(
+    name: str,
+    values: dict[str, Scalar],
+    blocks: Sequence[dict[str, Arm]],
+    selected: Arm,
+    endpoint: Endpoint,
+) -> Effect:
+    seeds = [run.seed for run in next(iter(blocks[0].values())).done]
+
+    def by_seed(text: str, metric: str) -> list[float] | None:
+        """Average over the settings of the other fields."""
+        of_blocks = [block[text].values(metric) for block in blocks]
+        if not all(seed in of_block for of_block in of_blocks for seed in seeds):
+            return None
+        return [mean([of_block[seed] for of_block in of_blocks]) for seed in seeds]
+
+    def minus(one: Level, other: Level, metric: str) -> PairedTest | None:
+        sides = [by_seed(scalar_text(level.value), metric) for level in (one, other)]
+        if sides[0] is None or sides[1] is None:
+            return None
+        both = [block[scalar_text(level.value)] for block in blocks for level in (one, other)]
+        step = max(run.image_step(metric) for arm in both for run in arm.done) / len(blocks)
+        return PairedTest(tuple(a - b for a, b in zip(*sides, strict=True)), step)
+
+    numeric = all(_is_number(value) for value in values.values())
+    levels = []
+    for text, value in values.items():
+        of_endpoint, of_id = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
+        assert of_endpoint is not None  # only such settings are compared
+        levels.append(Level(value, mean(of_endpoint), None if of_id is None else mean(of_id)))
+    levels.sort(key=lambda it: _number(it.value) if numeric else it.endpoint)
+    low, high = levels[0], levels[-1]
+    best = max(levels, key=lambda level: level.endpoint)
+    peak = best if numeric and best.endpoint > max(low.endpoint, high.endpoint) else None
+    difference = minus(high, low, endpoint.metric)
+    assert difference is not None
+    other = endpoint.id_metric if endpoint.id_metric != endpoint.metric else None
+    end = max(low, high, key=lambda level: level.endpoint)
+    return Effect(
+        parameter=name,
+        algorithm=selected.algorithm,
+        numeric=numeric,
+        levels=tuple(levels),
+        settings=len(blocks),
+        difference=difference,
+        id_difference=None if other is None else minus(high, low, other),
+        peak=peak,
+        above_ends=None if peak is None else minus(peak, end, endpoint.metric),
+        selected=selected.params.get(name),
+    )
+
+
+def _association(name: str, arms: Sequence[Arm], endpoint: Endpoint) -> Association:
+    values = [arm.params[name] for arm in arms]
+    correlation = None
+    if len(arms) >= FEWEST_SETTINGS and all(map(_is_number, values)):
+        means = [arm.mean(endpoint.metric) for arm in arms]
+        correlation = rank_correlation(
+            [_number(value) for value in values], [m for m in means if m is not None]
+        )
+    return Association(name, arms[0].algorithm, len(arms), correlation)
+
+
+def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Compute Spearman's rank correlation; None where one side has one value only."""
+    one, two = (_ranks(np.asarray(side, dtype=np.float64)) for side in (xs, ys))
+    if one.std() == 0 or two.std() == 0:
+        return None
+    return float(np.corrcoef(one, two)[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rank values from 1; equal ones share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[place]
+    return ranks
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: Scalar) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan

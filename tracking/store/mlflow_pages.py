@@ -1,0 +1,92 @@
+"""MLflow's own pages: their addresses behind a server's, and saved views of runs.
+
+The format of a view is that of MLflow 3.17, which lists it under "Views"; a server that does not
+know it shows all runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from tracking.store.base import RunsView
+
+VIEW = "mlflow.sharedViewState."
+"""What the tag of an experiment that holds a view begins with."""
+SWEEPS = "carft-sweeps"
+"""The id of the view of all sweeps."""
+_WORKFLOW = "workflowType=machine_learning"
+"""Without it MLflow 3 takes an address to be one of its pages for agents."""
+_DEFLATED = "deflate;"
+"""What a state begins with that is compressed, as tags are short."""
+_CREATED = "attributes.start_time"
+_NAME = "attributes.`Run Name`"
+_SECTION = "main"
+_NAME_WIDTH, _WIDTH = 280, 160
+"""Pixels of columns."""
+
+
+def runs_page(experiment: str, view: str = "") -> str:
+    """Return the address of an experiment's runs, or of a saved view of them."""
+    shared = f"&viewStateShareKey={quote(view)}" if view else ""
+    return f"#/experiments/{experiment}/runs?{_WORKFLOW}{shared}"
+
+
+def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
+    """Return the address of a run, or of one of its artifacts in MLflow's frame."""
+    file = f"/artifacts/{quote(artifact)}" if artifact else ""
+    return f"#/experiments/{experiment}/runs/{run_id}{file}?{_WORKFLOW}"
+
+
+def artifact_source(run_id: str, artifact: str) -> str:
+    """Return the address of an artifact itself, as an image in a description has it."""
+    return f"get-artifact?run_uuid={run_id}&path={quote(artifact)}"
+
+
+def saved_view(view: RunsView, query: str, timestamp: int) -> str:
+    """Write what the tag of a view holds; `query` finds the runs, `timestamp` in milliseconds."""
+    plain = json.dumps(_state(view, query)).encode()
+    state = _DEFLATED + base64.b64encode(zlib.compress(plain)).decode()
+    times = {"createdAt": timestamp, "updatedAt": timestamp}
+    return json.dumps({"name": view.title, **times, "state": state})
+
+
+def _state(view: RunsView, query: str) -> dict[str, Any]:
+    columns = [*map(_metric, view.metrics), *(f"params.`{name}`" for name in view.params)]
+    return {
+        "searchFilter": query,
+        "orderByKey": _CREATED if view.sort_by is None else _metric(view.sort_by),
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": [_NAME, *columns],
+        "columnWidths": {_NAME: _NAME_WIDTH, **dict.fromkeys(columns, _WIDTH)},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunSections": [
+            {"uuid": _SECTION, "name": view.title, "display": True, "isReordered": False}
+        ],
+        "compareRunCharts": [
+            {"uuid": str(place), "metricSectionId": _SECTION, "runsCountToCompare": 100, **chart}
+            for place, chart in enumerate(_charts(view))
+        ],
+        # Else MLflow sorts its own sections before this one.
+        "isAccordionReordered": True,
+    }
+
+
+def _metric(name: str) -> str:
+    return f"metrics.`{name}`"
+
+
+def _charts(view: RunsView) -> Iterator[Mapping[str, Any]]:
+    for x, y in view.scatters:
+        kind = "PARAM" if x in view.params else "METRIC"
+        axes = {"xaxis": {"key": x, "type": kind}, "yaxis": {"key": y, "type": "METRIC"}}
+        yield {"type": "SCATTER", **axes}
+    for name in view.bars:
+        yield {"type": "BAR", "metricKey": name}
+    for name in view.lines:
+        yield {"type": "LINE", "metricKey": name, "selectedMetricKeys": [name]}
