@@ -26,8 +26,7 @@ from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.icon_shift import check_version, collect, write_parquet
 from tools.builtin.manifest import (
     alias_table,
-    benchmark_designers,
-    contains_a_name,
+    is_held_out,
     read_benchmark,
     read_classes,
 )
@@ -114,17 +113,13 @@ def nearest_left(corpus: Corpus, count: int) -> list[tuple[int, int, float]]:
 
 def broken_claims(corpus: Corpus, closest: float) -> list[str]:
     """What the pre-training holds and must not, in sentences; empty where all is well."""
-    held_out, items = benchmark_designers(read_benchmark()), {i.drawing.id for i in corpus.items}
+    plan, items = read_benchmark(), {item.drawing.id for item in corpus.items}
     names = frozenset(alias_table(read_classes()))
     own = [p.drawing.id for p in corpus.pairs if p.drawing.id in items]
-    hands = [
-        p.drawing.id
-        for p in corpus.pairs
-        if p.drawing.designer in held_out and contains_a_name(p.drawing.concept, names)
-    ]
+    held_out = [p.drawing.id for p in corpus.pairs if is_held_out(p.drawing, names, plan)]
     claims = {
         f"benchmark drawings in the pre-training: {own}": bool(own),
-        f"drawings of classes by benchmark designers: {hands}": bool(hands),
+        f"drawings held out by name and designer or style: {held_out}": bool(held_out),
         f"a near copy is left, of correlation {closest:.3f}": closest > NEAR_COPY,
     }
     return [sentence for sentence, broken in claims.items() if broken]

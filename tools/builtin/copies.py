@@ -19,7 +19,7 @@ from tools.builtin.manifest import Item, select_items
 from tools.builtin.render import Pixels, is_monochrome
 
 SIDE = 32
-NEAR_COPY = 0.80
+NEAR_COPY = 0.75
 """Pairs of greater correlation are near copies."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)

@@ -25,7 +25,7 @@ from tools.builtin.render import SIDE, Pixels, is_monochrome, render_all
 from tools.builtin.source import Drawing, read_drawings, read_styles
 
 MIN_DESIGNERS = 3
-MIN_DRAWINGS = 9
+MIN_DRAWINGS = 6
 """Of each benchmark class, in the pre-training."""
 
 

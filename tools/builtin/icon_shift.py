@@ -158,7 +158,7 @@ def licences_page(packed: Sequence[Packed], sets: Sequence[IconSet]) -> str:
 def counts_table(packed: Sequence[Packed]) -> str:
     """Drawings by subset and split, with the number of classes, as a Markdown table."""
     plan = read_benchmark()
-    splits = [*plan["id"], *plan["shifts"]]
+    splits = ["train", *plan["id"], *plan["shifts"]]
     lines = ["| subset | classes | " + " | ".join(splits) + " |", "|---" * (len(splits) + 2) + "|"]
     groups: dict[str, list[Item]] = defaultdict(list)
     for entry in packed:

@@ -55,8 +55,8 @@ def read_benchmark() -> Mapping[str, Any]:
     return plan
 
 
-def benchmark_designers(plan: Mapping[str, Any]) -> frozenset[str]:
-    """Every designer family that any split or shift uses."""
+def evaluation_designers(plan: Mapping[str, Any]) -> frozenset[str]:
+    """Every designer family of val, test or a shift."""
     groups = [*plan["id"].values(), *(shift["designers"] for shift in plan["shifts"].values())]
     return frozenset(designer for group in groups for designer in group)
 
@@ -76,8 +76,11 @@ def benchmark_items(
     classes: Mapping[str, tuple[str, ...]],
     plan: Mapping[str, Any],
 ) -> list[Item]:
-    """The drawings of benchmark classes by each split's designers in the split's style."""
-    table = alias_table(classes)
+    """The drawings of benchmark classes by each split's designers in the split's style.
+
+    Train has the solid drawings of all designers that no other split or shift has.
+    """
+    table, evaluated = alias_table(classes), evaluation_designers(plan)
     split_of = {
         (designer, plan["id_style"]): split
         for split, designers in plan["id"].items()
@@ -89,6 +92,8 @@ def benchmark_items(
     for drawing in drawings:
         label = table.get(drawing.concept)
         split = split_of.get((drawing.designer, drawing.style))
+        if drawing.designer not in evaluated and drawing.style == plan["id_style"]:
+            split = "train"
         if label is not None and split is not None:
             items.append(Item(drawing, label, split))
     return items
@@ -104,18 +109,16 @@ def pretraining_pairs(
 ) -> list[Pair]:
     """What the tiny CLIP is trained on: concepts that at least `min_designers` families draw.
 
-    Left out are a benchmark designer's drawings of anything whose name contains a benchmark
-    class's name as words ("rocket launch off" for rocket), and sets under share-alike licences.
+    Left out is what `is_held_out` says, and sets under share-alike licences.
     """
     table = alias_table(classes)
-    held_out = benchmark_designers(plan)
     barred_sets = frozenset(share_alike)
     names = frozenset(table)
     groups: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings:
         if drawing.set in barred_sets:
             continue
-        if drawing.designer in held_out and contains_a_name(drawing.concept, names):
+        if is_held_out(drawing, names, plan):
             continue
         groups[table.get(drawing.concept, drawing.concept)].append(drawing)
     return [
@@ -124,6 +127,16 @@ def pretraining_pairs(
         if len({drawing.designer for drawing in group}) >= min_designers
         for drawing in group
     ]
+
+
+def is_held_out(drawing: Drawing, names: frozenset[str], plan: Mapping[str, Any]) -> bool:
+    """Whether the drawing's name contains one of a benchmark class, and who drew it how forbids it.
+
+    Solid ones are by anybody, since train has them; every style is by a designer of val, test or a
+    shift. `names` are the classes' names and synonyms ("rocket launch off" contains "rocket").
+    """
+    by_rule = drawing.style == plan["id_style"] or drawing.designer in evaluation_designers(plan)
+    return by_rule and contains_a_name(drawing.concept, names)
 
 
 def contains_a_name(concept: str, names: frozenset[str]) -> bool:
@@ -152,7 +165,7 @@ def select_items(items: Iterable[Item], plan: Mapping[str, Any]) -> list[Item]:
     for item in items:
         if item.drawing.id not in drawings and item.label not in classes:
             groups[item.label][item.split].append(item)
-    splits = [*plan["id"], *plan["shifts"]]
+    splits = ["train", *plan["id"], *plan["shifts"]]
     chosen = []
     for label in sorted(groups):
         group = groups[label]

@@ -34,7 +34,7 @@ MAX_LOGIT_SCALE = math.log(100)
 class Recipe:
     """How the tiny CLIP is trained."""
 
-    steps: int = 8000
+    steps: int = 5000
     batch_size: int = 256
     lr: float = 1.5e-3
     weight_decay: float = 0.05
