@@ -21,7 +21,6 @@ from sweeps.ledger.claim import holder
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.summary import summary_of
 from sweeps.ledger.trials import find_ledger
-from sweeps.plan.prospects import Obstacle
 from sweeps.results.artifacts import PAGE
 from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
@@ -115,16 +114,18 @@ def _next_words(
     of_home = ["--home", arguments.home] if arguments.home else []
     yield f"All sweeps: {shlex.join(['carft-sweep', 'ui', *of_home])}"
     verdict = ended.comparison.answer.verdict
-    lacking = next((it for it in ended.obstacles if it.override), None)
-    if lacking is not None:
-        yield f"{lacking.reason}. With {lacking.runs} more runs it is:"
+    obstacle = next((it for it in ended.obstacles if it.override), None)
+    override = None
+    if obstacle is not None:
+        yield f"{obstacle.reason}. With {obstacle.runs} more runs it is:"
+        override = obstacle.override
     elif verdict is not None and verdict.tried > 1 and spec.tasks is None:
-        lacking = Obstacle("", "", f"confirm_seeds={FEWEST_SEEDS}")
         yield "To judge what was chosen on seeds that no choice has seen:"
-    if lacking is not None:
-        key = lacking.override.partition("=")[0]
-        kept = [it for it in spec.overrides if it.partition("=")[0].strip() != key]
-        sets = [word for it in (*kept, lacking.override) for word in ("--set", it)]
+        override = f"confirm_seeds={FEWEST_SEEDS}"
+    if override is not None:
+        key = override.partition("=")[0]
+        others = [it for it in spec.overrides if it.partition("=")[0].strip() != key]
+        sets = [word for it in (*others, override) for word in ("--set", it)]
         imports = [word for it in arguments.imports for word in ("--import", it)]
         file = spec.source_path.stem if is_recipe(spec.source_path) else str(spec.source_path)
         yield f"  {shlex.join(['carft-sweep', 'run', file, *of_home, *imports, *sets])}"

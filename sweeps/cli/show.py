@@ -12,10 +12,10 @@ from sweeps.cli import Emit
 from sweeps.cli.status import state_word
 from sweeps.home import Home, find_home
 from sweeps.ledger.claim import holder
-from sweeps.ledger.runs import NO_SEED, RunStore
+from sweeps.ledger.runs import NO_SEED, RunStore, measured
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, State, Trial, find_ledger
-from sweeps.results.records import front, measured, state_of
+from sweeps.results.records import front, state_of
 from sweeps.results.sent_log import SentLog
 from sweeps.scheduler.progress import figures
 from tracking.comparison.runs import UNMERGED, setting

@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -266,3 +266,11 @@ class RunStore:
 
     def _write(self, state: RunState) -> None:
         write_json(self.folder(state.digest) / FILE, asdict(state))
+
+
+def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
+    """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
+    # One Path and not four: a comparison of ten thousand trials opens thirty thousand of these.
+    file = Path(f"{folder}/evaluations/{label}/metrics.json")
+    evaluation: Mapping[str, Any] | None = read_json(file)
+    return evaluation

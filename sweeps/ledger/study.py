@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from carft_core.files import append_lines, read_json
+from carft_core.files import append_lines
 from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
+from sweeps.ledger.runs import RunStore, measured
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.space.distributions import Distribution
@@ -46,8 +46,6 @@ _ID_LENGTH = 12
 """Characters of a home's id, 48 bits, that tell homes apart in one database."""
 _BUSY_SECONDS = 60
 """For which SQLite waits for another process's transaction."""
-MEASURED = f"evaluations/{UNMERGED}/metrics.json"
-"""Of a run's folder: what its unmerged model reaches."""
 _STATES = {"running": "RUNNING", "complete": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}
 
 logger = logging.getLogger(__name__)
@@ -278,13 +276,13 @@ class _Study:
         """Average over the runs of a trial what a reader of the study asks for, as far as each run
         has it.
         """
-        runs = [read_json(self._runs.folder(digest) / MEASURED) for digest in trial.runs.values()]
-        found = {}
+        runs = [measured(self._runs.folder(digest), UNMERGED) for digest in trial.runs.values()]
+        accuracies = {}
         for name in (ID, OOD):
             values = [run["metrics"][name] for run in runs if run and name in run["metrics"]]
             if values and len(values) == len(runs):
-                found[name] = fmean(values)
-        return found
+                accuracies[name] = fmean(values)
+        return accuracies
 
     def _opened(self) -> Study:
         """The study, where it is one of this ledger, however far behind; else a new one."""

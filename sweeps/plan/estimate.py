@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import operator
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +19,17 @@ from carft_core.optim import schedule_of
 from carft_core.run import is_complete
 from sweeps.engines.resources import Hardware
 from sweeps.home import Home
-from sweeps.ledger.runs import RunStore
+from sweeps.ledger.runs import RunStore, measured
 from sweeps.ledger.trials import Ledger, newest_generation
 from sweeps.plan.prospects import Obstacle, obstacles_of
-from sweeps.plan.tasks import Planner, RunTask, digests, merge_labels, run_label
-from sweeps.space.points import sample_point
+from sweeps.plan.tasks import (
+    Planner,
+    RunTask,
+    digests,
+    merge_labels,
+    run_label,
+    typical_config,
+)
 from sweeps.spec.settings import After, RunsOf
 from sweeps.spec.spec import SweepSpec
 from tracking.comparison.runs import CONFIRMED, UNMERGED
@@ -360,7 +365,7 @@ def _is_zero_shot(config: TrialConfig) -> bool:
 def _deviations(task: RunTask, runs: RunStore) -> tuple[Deviation, ...]:
     """Compare a zero-shot run with LAION's table, as the home has it; else say what to expect."""
     config = task.config
-    own = read_json(runs.folder(task.digest) / f"evaluations/{UNMERGED}/metrics.json")
+    own = measured(runs.folder(task.digest), UNMERGED)
     splits = open_data(config.data).measured()
     images = {name: len(split) for name, split in splits.items()}
     return deviations(
@@ -390,9 +395,6 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 def _to_come(planner: Planner, count: int) -> Iterator[RemainingWork]:
     """Yield runs at points that are still to be chosen, spread over the space."""
-    spec = planner.spec
     for number in range(count):
         u = TYPICAL[number % len(TYPICAL)]
-        params = sample_point(spec.parameters, operator.methodcaller("quantile", u))
-        config = spec.config_for(params).for_seed(spec.seeds[0])
-        yield _work(planner.hardware.resolve(config))
+        yield _work(planner.hardware.resolve(typical_config(planner.spec, u)))

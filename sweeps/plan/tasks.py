@@ -63,6 +63,12 @@ def run_label(algorithm: str, params: Mapping[str, Any], seed: int | str | None)
     return " ".join(part for part in parts if part)
 
 
+def typical_config(spec: SweepSpec, share: float) -> TrialConfig:
+    """Make the config of a trial at this quantile of every distribution, 0 to 1."""
+    params = sample_point(spec.parameters, operator.methodcaller("quantile", share))
+    return spec.config_for(params).for_seed(spec.seeds[0])
+
+
 class Planner:
     """Maker of a sweep's run tasks."""
 
@@ -82,10 +88,9 @@ class Planner:
         """List the splits that a trial is measured on, by metric name: `id/test`, `ood/<name>`."""
         spec = self.spec
         if spec.method == "grid":
-            params = spec.points()[0]
+            config = spec.config_for(spec.points()[0]).for_seed(spec.seeds[0])
         else:
-            params = sample_point(spec.parameters, operator.methodcaller("quantile", 0.5))
-        config = spec.config_for(params).for_seed(spec.seeds[0])
+            config = typical_config(spec, 0.5)
         return frozenset(open_data(config.data).measured())
 
     def baselines(self) -> list[list[RunTask]]:

@@ -112,11 +112,10 @@ def selected_values(comparison: Comparison) -> dict[str, float]:
 
 def selected_verdict(comparison: Comparison) -> Verdict | None:
     """Return the verdict on the selected setting, where it was tested."""
-    selected = comparison.selected
-    if selected is None:
+    selected, verdict = comparison.selected, comparison.answer.verdict
+    if selected is None or verdict is None:
         return None
-    of_it = (it for it in comparison.verdicts if it.pair.candidate.name == selected.arm.label)
-    return next(of_it, None)
+    return verdict if verdict.pair.candidate.name == selected.arm.label else None
 
 
 def run_name(algorithm: str, params: Mapping[str, Scalar], seed: str | None) -> str:

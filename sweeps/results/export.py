@@ -17,10 +17,10 @@ from carft_core.errors import RequestError
 from carft_core.files import read_json, user_cache, write_json
 from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
-from sweeps.ledger.runs import RunStore
+from sweeps.ledger.runs import RunStore, measured
 from sweeps.ledger.summary import OUTCOME
 from sweeps.ledger.trials import Ledger, find_ledger
-from sweeps.results.records import comparison, measured
+from sweeps.results.records import comparison
 from sweeps.results.sent_log import SentLog
 from tracking.comparison.compare import Comparison
 from tracking.comparison.runs import UNMERGED, Arm, RunRecord, split_merge

@@ -26,7 +26,7 @@ from sweeps.engines.entry import LOG
 from sweeps.home import Home
 from sweeps.ledger.claim import undriven
 from sweeps.ledger.generations import COPY as SWEEP_FILE
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
 from sweeps.ledger.summary import OUTCOME, goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from sweeps.results.arms import (
@@ -40,7 +40,7 @@ from sweeps.results.arms import (
 )
 from sweeps.results.artifacts import COMPARISON, FIGURES, FILES, PAGE
 from sweeps.results.projection_thread import SOON
-from sweeps.results.records import CONFIG, comparison_spec, load_part, measured
+from sweeps.results.records import CONFIG, comparison_spec, load_part
 from sweeps.results.sent_log import SentLog
 from sweeps.spec.user_code import place_of
 from tracking.comparison import runs as kept_results
@@ -532,10 +532,10 @@ class SweepProjection:
 
     def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
         """Send an arm, unless the store has it as it is."""
-        known = self._sent.sent_as(key.name) or "started"
-        if known == arm.sent_as:
+        sent_as = self._sent.sent_as(key.name) or "started"
+        if sent_as == arm.sent_as:
             return
-        if known not in (*_OPEN, _REMOVED) and not known.startswith(arm.kind):
+        if sent_as not in (*_OPEN, _REMOVED) and not sent_as.startswith(arm.kind):
             self._remove_arm(key)  # a store does not forget a parameter or the name of a metric
         start = RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=arm.tags)
         self._start_run(start)

@@ -10,7 +10,7 @@ from typing import Any
 
 from carft_core.files import read_json
 from sweeps.home import Home
-from sweeps.ledger.runs import NO_SEED, RunState, RunStore
+from sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
 from sweeps.ledger.summary import goals
 from sweeps.ledger.trials import Ledger, Setting, find_ledger
 from tracking.comparison.caveats import NOTES
@@ -95,13 +95,6 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Read one record for each run of each setting, in whatever state."""
     return [record for item in ledger.settings() for record in _records(runs, item)]
-
-
-def measured(folder: Path, label: str) -> Mapping[str, Any] | None:
-    """What was measured of one model of a run: `metrics`, `facts`, `step`, `values`, `digest`."""
-    # One Path and not four: a comparison of ten thousand trials opens thirty thousand of these.
-    found: Mapping[str, Any] | None = read_json(Path(f"{folder}/evaluations/{label}/metrics.json"))
-    return found
 
 
 def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:

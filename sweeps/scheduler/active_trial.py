@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sweeps.engines.base import Failure
-from sweeps.ledger.runs import RunStore
+from sweeps.ledger.runs import RunStore, measured
 from sweeps.ledger.trials import Trial
 from sweeps.plan.tasks import RunTask
-from sweeps.results.records import measured
 from sweeps.spec.settings import Metric
 from tracking.comparison.runs import UNMERGED
 

@@ -12,11 +12,10 @@ from carft_core.config import TrialConfig
 from carft_core.run import is_complete
 from sweeps.engines.base import Decision, Failure, Job, Wait
 from sweeps.ledger.claim import Claim
-from sweeps.ledger.runs import RunState, RunStore
+from sweeps.ledger.runs import RunState, RunStore, measured
 from sweeps.ledger.summary import Summary
 from sweeps.ledger.trials import Ledger, Trial
 from sweeps.plan.tasks import Planner, RunTask, setting_record
-from sweeps.results.records import measured
 from sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from sweeps.scheduler.final_runs import FinalRuns
 from sweeps.scheduler.progress import Progress

@@ -41,7 +41,8 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
     assert "not in MLflow" not in told.err
     assert json.loads(told.out)["sweep"] == "toy", "MLflow prints nothing between"
     ids = "SELECT experiment_id FROM experiments WHERE name = 'served'"
-    ended = f"SELECT status FROM runs WHERE experiment_id = ({ids})"
+    arms = "SELECT run_uuid FROM tags WHERE key = 'carft.kind' AND value = 'arm'"
+    ended = f"SELECT status FROM runs WHERE experiment_id = ({ids}) AND run_uuid NOT IN ({arms})"
     statuses = postgres.sql(ended, mlflow_server.database)
     assert statuses == [("FINISHED",), ("FINISHED",)], "the sweep and its run"
     keys = mlflow_server.store.keys(mlflow_server.bucket)

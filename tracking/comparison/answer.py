@@ -97,8 +97,8 @@ def usable_models(arms: Iterable[Arm], merges: Mapping[str, Mapping[str, str]]) 
     """
     models = []
     for arm in arms:
-        chosen = merges.get(arm.label, {}).values()
-        labels = [label for label in chosen if wise_alpha(label) not in (0.0, 1.0)]
+        own = merges.get(arm.label, {}).values()
+        labels = [label for label in own if wise_alpha(label) not in (0.0, 1.0)]
         models += [arm, *(arm.merged(label) for label in labels)]
     return models
 

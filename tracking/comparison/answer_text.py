@@ -95,8 +95,8 @@ def brief(verdict: Verdict, rule: SelectionRule) -> str:
     # Of zero-shot nothing is chosen, and the line before has said it of the candidate.
     if verdict.tried > 1 and not pair.reference.is_zero_shot:
         among = f"chosen among {verdict.tried} settings by {rule.metric} on these same seeds"
-    said = "; ".join(filter(None, (numbers, how, among)))
-    return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {said}."
+    statement = "; ".join(filter(None, (numbers, how, among)))
+    return f"{verdict.state}: {pair.candidate.name} against {pair.reference.name}: {statement}."
 
 
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:

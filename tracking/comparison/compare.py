@@ -362,13 +362,13 @@ def _answer(
     if candidate is not None and not (verdict and verdict.pair.reference.is_zero_shot):
         tried = 1 if verdict is None else verdict.tried
         against = judge_against_zero_shot(candidate, zero_shots, endpoint, seeds, tried)
-    found: list[Effect | Association] = []
+    measured_effects: list[Effect | Association] = []
     if best is not None:
         merge = best.arm.merge
         varied = arms if merge is None else [arm.merged(merge) for arm in arms]
-        found += measure_effects(varied, best.arm, endpoint, spec.seeds or ())
-    effects = tuple(it for it in found if isinstance(it, Effect))
-    associations = tuple(it for it in found if isinstance(it, Association))
+        measured_effects += measure_effects(varied, best.arm, endpoint, spec.seeds or ())
+    effects = tuple(it for it in measured_effects if isinstance(it, Effect))
+    associations = tuple(it for it in measured_effects if isinstance(it, Association))
     lines, statistics = list[str](), list[str]()
     if strongest is not None:
         # Of several tasks nothing is selected as a whole.

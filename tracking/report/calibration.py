@@ -7,13 +7,20 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from tracking.comparison.metrics import SPLITS, TITLES, TOP1, kind_of
 from tracking.comparison.runs import RunRecord, Scalar
-from tracking.report.published import Backbone, Subject, plain, published_file
+from tracking.report.published import (
+    Backbone,
+    DataSection,
+    Subject,
+    Text,
+    plain,
+    published_file,
+)
 
 if TYPE_CHECKING:
     from tracking.comparison.compare import Comparison
@@ -22,16 +29,8 @@ FILE = Path(__file__).with_name("calibration.yaml")
 TEMPLATES = "prompts.classes"
 RESTRICT = "data.restrict"
 
-Text = Annotated[str, StringConstraints(min_length=1)]
 
-
-class _Section(BaseModel):
-    """A part of the data file: no unknown key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ReferenceSplit(_Section):
+class ReferenceSplit(DataSection):
     """A test set that the table and a family read alike: a column."""
 
     family: Text
@@ -52,7 +51,7 @@ class ReferenceSplit(_Section):
     """What else differs there."""
 
 
-class CalibrationTable(_Section):
+class CalibrationTable(DataSection):
     """The data file: where the table is from, its columns, and a row for each backbone."""
 
     name: Text

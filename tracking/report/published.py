@@ -51,13 +51,13 @@ class Subject(NamedTuple):
         return f"{self.model}{tag} on {self.family}"
 
 
-class _Section(BaseModel):
+class DataSection(BaseModel):
     """A part of the data file: no unknown key, no other type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Backbone(_Section):
+class Backbone(DataSection):
     """One set of weights, under all its names."""
 
     title: Text
@@ -69,7 +69,7 @@ class Backbone(_Section):
         return subject.model in self.names and subject.pretrained in self.pretrained
 
 
-class RowException(_Section):
+class RowException(DataSection):
     """What one row of a table states otherwise than the table, or besides."""
 
     alpha_selection: Text | None = None
@@ -77,7 +77,7 @@ class RowException(_Section):
     note: str = ""
 
 
-class PublishedTable(_Section):
+class PublishedTable(DataSection):
     """A table of one source. What it states holds for each row that has no exception from it."""
 
     source: Text
@@ -115,7 +115,7 @@ class PublishedTable(_Section):
         return self
 
 
-class PublishedFile(_Section):
+class PublishedFile(DataSection):
     """The data file: backbones, families with their shifts, and tables."""
 
     backbones: Mapping[str, Backbone]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from carft_core.errors import RequestError
 from sweeps.home import Home
+from sweeps.ledger.runs import measured
 from sweeps.ledger.study import (
     StudyProjection,
     check_storage,
@@ -30,7 +31,6 @@ from sweeps.ledger.study import (
     study_name,
 )
 from sweeps.ledger.trials import Ledger, Trial, find_ledger
-from sweeps.results.records import measured
 from tests.mounts import mount
 from tests.sweeps.conftest import SEARCH, ToySweep
 from tracking.comparison.metrics import ID, OOD
