@@ -261,3 +261,19 @@ def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
     assert curve.points[-1].alpha == 1
     selected_by_it = compare(runs, ComparisonSpec(rule=SelectionRule(merge="wise_ft@1")), sweep="s")
     assert any(row.arm.merge == "wise_ft@1" and row.selected for row in selected_by_it.rows)
+
+
+def test_rounding_neither_leaves_out_the_strongest_nor_makes_it() -> None:
+    assert 0.035 - 0.005 > 0.03
+    assert 0.1 + 0.2 > 0.3
+    at_the_margin = arm("flyp", [0.03] * 5, [0.3] * 5, trial=1)
+    later = arm("car_ft", [0.035] * 5, [0.1 + 0.2] * 5, trial=2)
+    comparison = compared(arm("fine_tune", [0.035] * 5, LOW), at_the_margin, later)
+    strongest = comparison.answer.strongest
+    assert strongest is not None
+    assert (strongest.eligible, strongest.models) == (3, 3)
+    assert strongest.model.arm.label == "fine_tune"
+    runs = [*arm("fine_tune", [0.035] * 5, [0.2] * 5), *at_the_margin, *later]
+    strongest = compared(runs).answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.algorithm == "flyp"
