@@ -67,8 +67,11 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     assert (strongest.eligible, strongest.models) == (1, 3)
     assert comparison.answer.lines[0] == (
         "UNDECIDED: the strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and "
-        "not selected; there is no other to compare it with."
+        "not selected; there is no other to compare it with: the ID test of each of the 2 others "
+        "is more than 0.5 pp below that of fine_tune."
     )
+    alone = compare([run("fine_tune", seed, metrics(0.65, 0.34)) for seed in range(5)], sweep="s")
+    assert alone.answer.lines[0].endswith("; there is no other to compare it with.")
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
     assert strongest is not None
