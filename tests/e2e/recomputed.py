@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from scipy import special, stats
 
 Values = dict[int | None, float]
 """By seed; that of zero-shot, which no seed changes, under None."""
+Run = tuple[Path, ...]
+"""The folder of a run; of a mean over tasks those of its runs, a task after another."""
 KL = "algorithm.kl_weight"
 BINS = 15
 OTHER_DIGITS = {"nll": 1e-6, "ece": 1e-6, "brier": 5e-3}
@@ -62,13 +65,17 @@ class Setting:
 
     label: str
     algorithm: str
-    weight: float | None
+    params: Mapping[str, Any]
     role: str
-    runs: Mapping[int | None, Path]
+    runs: Mapping[int | None, Run]
 
     @property
     def trains(self) -> bool:
         return self.algorithm != "zero_shot"
+
+    @property
+    def weight(self) -> float | None:
+        return self.params.get(KL)
 
 
 @dataclass(frozen=True)
@@ -90,38 +97,40 @@ def predictions(folder: Path, merge: str | None) -> pd.DataFrame:
     return pd.read_parquet(folder / "evaluations" / (merge or "unmerged") / "predictions.parquet")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A sweep of `show --json`, with what its runs predict."""
+def shown_of(shown: Mapping[str, Any], by: str, task: str) -> dict[str, Any]:
+    """The part of `show --json` that is of one task, without the field that names tasks."""
+    part = dict(shown)
+    for kind in ("baselines", "trials"):
+        part[kind] = []
+        for item in shown[kind]:
+            params = dict(item["params"])
+            if params.pop(by) == task:
+                part[kind].append({**item, "params": params})
+    return part
 
-    shown: Mapping[str, Any]
-    data: Path
-    clip: Path
+
+class Numbers(ABC):
+    """Settings, and every metric of each of their runs."""
+
     alphas: Sequence[float]
-    templates: Sequence[str]
-    epochs: int
-    _metrics: dict[tuple[Path, str | None], dict[str, float]] = field(default_factory=dict)
 
-    @functools.cached_property
+    @property
+    @abstractmethod
+    def seeds(self) -> list[int]:
+        """Those of the choice."""
+
+    @property
+    @abstractmethod
     def settings(self) -> list[Setting]:
         """In the order of the table."""
-        kinds = [
-            ("baseline", "", self.shown["baselines"]),
-            ("trial", "", self.shown["trials"]),
-            ("confirmation", " (confirmed)", self.shown["confirmations"]),
-        ]
-        return [
-            Setting(
-                f"{item['algorithm']}{f' kl_weight={weight:g}' if weight else ''}{end}",
-                item["algorithm"],
-                weight,
-                role,
-                {run["seed"]: Path(run["folder"]) for run in item["runs"]},
-            )
-            for role, end, items in kinds
-            for item in items
-            for weight in [item["params"].get(KL)]
-        ]
+
+    @abstractmethod
+    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
+        """Every metric of a model, as docs/metrics.md defines it."""
+
+    @abstractmethod
+    def image_step(self, metric: str) -> float:
+        """What one image changes at most."""
 
     @property
     def tuned(self) -> list[Setting]:
@@ -129,7 +138,7 @@ class Measured:
         return [setting for setting in self.settings if setting.role != "confirmation"]
 
     @property
-    def zero_shot(self) -> Path:
+    def zero_shot(self) -> Run:
         return next(setting.runs[None] for setting in self.settings if not setting.trains)
 
     def models(self, setting: Setting) -> list[str | None]:
@@ -147,15 +156,59 @@ class Measured:
         values = self.values(setting, merge, metric)
         return [values[seed if setting.trains else None] for seed in seeds]
 
-    def metrics(self, folder: Path, merge: str | None) -> dict[str, float]:
-        """Every metric of a model, as docs/metrics.md defines it."""
+
+@dataclass(frozen=True)
+class Measured(Numbers):
+    """A sweep of `show --json`, or one of its tasks, with what its runs predict."""
+
+    shown: Mapping[str, Any]
+    data: Path
+    clip: Path
+    alphas: Sequence[float]
+    templates: Sequence[str]
+    epochs: int
+    _metrics: dict[tuple[Path, str | None], dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.shown["seeds"])
+
+    @functools.cached_property
+    def settings(self) -> list[Setting]:
+        kinds = [
+            ("baseline", "", self.shown["baselines"]),
+            ("trial", "", self.shown["trials"]),
+            ("confirmation", " (confirmed)", self.shown["confirmations"]),
+        ]
+        return [
+            Setting(
+                " ".join([item["algorithm"], *_written(item["params"])]) + end,
+                item["algorithm"],
+                item["params"],
+                role,
+                {run["seed"]: (Path(run["folder"]),) for run in item["runs"]},
+            )
+            for role, end, items in kinds
+            for item in items
+        ]
+
+    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
+        (folder,) = run
         if (folder, merge) not in self._metrics:
             self._metrics[folder, merge] = self._measure(folder, merge)
         return self._metrics[folder, merge]
 
+    def image_step(self, metric: str) -> float:
+        counts = predictions(*self.zero_shot, None).groupby("split", observed=True)
+        sizes = {str(name): len(rows) for name, rows in counts}
+        if metric == "ood/mean/top1":
+            shifts = [size for name, size in sizes.items() if name.startswith("ood/")]
+            return 1 / (len(shifts) * min(shifts))
+        return 1 / sizes[metric.removesuffix("/top1")]
+
     def _measure(self, folder: Path, merge: str | None) -> dict[str, float]:
         found: dict[str, float] = {}
-        is_frozen = folder == self.zero_shot
+        is_frozen = (folder,) == self.zero_shot
         tuned = self.frozen if is_frozen else self.contexts(self.tower(folder, merge))
         for split, rows in predictions(folder, merge).groupby("split", observed=True):
             right = (rows.label == rows.prediction).to_numpy()
@@ -241,9 +294,57 @@ class Measured:
         return pd.DataFrame(p, index=self.paths)
 
 
-def document(measured: Measured, rule: Rule) -> dict[str, Any]:
-    """What `compare --json` should say."""
-    return _Comparison(measured, rule).document()
+def _written(params: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(params):
+        value = params[name]
+        yield f"{name.rpartition('.')[2]}={value if isinstance(value, str) else f'{value:.6g}'}"
+
+
+@dataclass(frozen=True)
+class Means(Numbers):
+    """Means over tasks: of each algorithm and seed the runs that the rule takes on each task."""
+
+    alphas: Sequence[float]
+    each: Sequence[Measured]
+    rule: Rule
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.each[0].seeds
+
+    @functools.cached_property
+    def settings(self) -> list[Setting]:
+        of_first = {setting.algorithm: setting for setting in self.each[0].settings}
+        return [
+            Setting(
+                name,
+                name,
+                {},
+                one.role,
+                {
+                    seed: tuple(_Comparison(of, self.rule).taken(name, seed) for of in self.each)
+                    for seed in one.runs
+                },
+            )
+            for name, one in of_first.items()
+        ]
+
+    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
+        """Those that every task has."""
+        own = [of.metrics((folder,), merge) for of, folder in zip(self.each, run, strict=True)]
+        shared = set.intersection(*({*values} for values in own))
+        return {name: float(np.mean([values[name] for values in own])) for name in shared}
+
+    def image_step(self, metric: str) -> float:
+        """One image is of one task, and changes the mean by the less."""
+        return max(of.image_step(metric) for of in self.each) / len(self.each)
+
+
+def document(measured: Measured | Mapping[str, Measured], rule: Rule) -> dict[str, Any]:
+    """What `compare --json` should say of a sweep, or of one over several tasks."""
+    if isinstance(measured, Measured):
+        return _Comparison(measured, rule).document()
+    return _OfTasks.made(measured, rule).document()
 
 
 Model = tuple[Setting, str | None]
@@ -294,6 +395,23 @@ def holms(ps: Sequence[float]) -> NDArray[np.float64]:
     return adjusted
 
 
+def association(values: Sequence[Any], means: Sequence[float]) -> dict[str, Any]:
+    """Spearman's rank correlation of a numeric field over ten settings or more, with its interval.
+
+    The variance of Fisher's z is Bonett and Wright's. Means that differ by rounding are equal.
+    """
+    rho: float | None = None
+    if len(values) >= 10 and not any(isinstance(value, (str, bool)) for value in values):
+        rho = float(stats.spearmanr(values, np.round(means, 12)).statistic)
+    if rho is None:
+        return {"rank_correlation": None, "ci95": None}
+    z = stats.norm(np.arctanh(rho), np.sqrt((1 + rho**2 / 2) / (len(values) - 3)))
+    return {
+        "rank_correlation": close(rho, ""),
+        "ci95": close(np.tanh(z.interval(0.95)).tolist(), ""),
+    }
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """The exact share of the sign patterns that are as extreme."""
     patterns = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
@@ -303,12 +421,12 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class _Comparison:
-    measured: Measured
+    measured: Numbers
     rule: Rule
 
     @property
     def seeds(self) -> list[int]:
-        return list(self.measured.shown["seeds"])
+        return self.measured.seeds
 
     @functools.cached_property
     def fresh(self) -> list[int]:
@@ -365,10 +483,14 @@ class _Comparison:
                 labels[setting.label] = labels[setting.label.removesuffix(" (confirmed)")]
         return labels
 
+    @property
+    def winner(self) -> Model:
+        """The rule's choice among all trials."""
+        trials = [setting for setting in self.measured.tuned if setting.role == "trial"]
+        return self.best([(setting, self.rule.merge) for setting in trials])
+
     def document(self) -> dict[str, Any]:
-        best, merge = self.best(
-            [(s, self.rule.merge) for s in self.measured.tuned if s.role == "trial"]
-        )
+        best, merge = self.winner
         return {
             "metric_merge": self.rule.merge,
             "id_margin": self.rule.margin,
@@ -383,17 +505,9 @@ class _Comparison:
                 "label": named((best, merge)),
                 "value": close(self.mean((best, merge), self.rule.metric), self.rule.metric),
             },
-            "answer": self.answer(best, merge),
+            "answer": self.answer(best),
             "tests": self.tests(),
-            "budgets": [
-                {
-                    "algorithm": name,
-                    "settings": len(pool),
-                    "runs": sum(len(setting.runs) for setting in pool),
-                    "epochs": self.measured.epochs * sum(len(setting.runs) for setting in pool),
-                }
-                for name, pool in self.tried.items()
-            ],
+            "budgets": self.budgets,
             "curves": [
                 {"label": setting.label, "points": self.points(setting, list(setting.runs))}
                 for setting, merge in self.tested.values()
@@ -402,10 +516,26 @@ class _Comparison:
         }
 
     @property
-    def tried(self) -> dict[str, list[Setting]]:
+    def budgets(self) -> list[dict[str, Any]]:
+        """What each algorithm that trains was given."""
+        assert isinstance(self.measured, Measured)
         trained = [setting for setting in self.measured.tuned if setting.trains]
-        names = dict.fromkeys(setting.algorithm for setting in trained)
-        return {name: [s for s in trained if s.algorithm == name] for name in names}
+        found = []
+        for name in dict.fromkeys(setting.algorithm for setting in trained):
+            pool = [setting for setting in trained if setting.algorithm == name]
+            runs = sum(len(setting.runs) for setting in pool)
+            counts = {"settings": len(pool), "runs": runs, "epochs": self.measured.epochs * runs}
+            found.append({"algorithm": name, **counts})
+        return found
+
+    def taken(self, algorithm: str, seed: int | None) -> Path:
+        """The run of one seed that stands for an algorithm among tasks; of equal ones the later."""
+        pool = [setting for setting in self.measured.tuned if setting.algorithm == algorithm]
+        of_seed = [replace(setting, runs={seed: setting.runs[seed]}) for setting in pool]
+        merge = self.rule.merge if pool[0].trains else None
+        (setting, _) = self.best([(setting, merge) for setting in reversed(of_seed)])
+        (folder,) = setting.runs[seed]
+        return folder
 
     def row(self, setting: Setting, merge: str | None, *, is_best: bool) -> dict[str, Any]:
         values = {
@@ -434,9 +564,7 @@ class _Comparison:
     @functools.cached_property
     def on_show(self) -> set[str]:
         """Settings that stand for something."""
-        best, _ = self.best(
-            [(s, self.rule.merge) for s in self.measured.tuned if s.role == "trial"]
-        )
+        best, _ = self.winner
         return {best.label, *(setting.label for setting, _ in self.tested.values())}
 
     def distance(self, model: Model) -> dict[str, Any] | None:
@@ -462,9 +590,9 @@ class _Comparison:
 
     def point(self, setting: Setting, seed: int | None, alpha: float) -> tuple[float, float]:
         """ID and OOD accuracy of a model on the curve of one seed."""
-        folder = self.measured.zero_shot if alpha == 0 else setting.runs[seed]
+        run = self.measured.zero_shot if alpha == 0 else setting.runs[seed]
         merge = None if alpha in (0, 1) else f"wise_ft@{alpha:g}"
-        metrics = self.measured.metrics(folder, merge)
+        metrics = self.measured.metrics(run, merge)
         return metrics["id/test/top1"], metrics["ood/mean/top1"]
 
     def curve(self, setting: Setting, seeds: Sequence[int | None]) -> NDArray[np.float64]:
@@ -528,9 +656,9 @@ class _Comparison:
             for model in (candidate, reference)
         )
         differences = (one - two).tolist()
-        spreads = bool(np.ptp(differences) > self.image_step(metric) + 1e-12)
+        spreads = bool(np.ptp(differences) > self.measured.image_step(metric) + 1e-12)
         p = p_above = None
-        if spreads:
+        if spreads and len(seeds) > 2:
             p = float(stats.ttest_rel(one, two).pvalue)
             p_above = float(stats.ttest_1samp(one - two, bound, alternative="greater").pvalue)
         of_values = estimate(differences)
@@ -542,15 +670,6 @@ class _Comparison:
             "p_above": p_above,
             "p_sign_flip": sign_flip(differences),
         }
-
-    def image_step(self, metric: str) -> float:
-        """What one image changes at most."""
-        counts = predictions(self.measured.zero_shot, None).groupby("split", observed=True)
-        sizes = {str(name): len(rows) for name, rows in counts}
-        if metric == "ood/mean/top1":
-            shifts = [size for name, size in sizes.items() if name.startswith("ood/")]
-            return 1 / (len(shifts) * min(shifts))
-        return 1 / sizes[metric.removesuffix("/top1")]
 
     def verdict(
         self,
@@ -564,7 +683,7 @@ class _Comparison:
     ) -> dict[str, Any]:
         seeds = pair["seeds"]
         images = self.over_images(candidate, minus=reference) if self.rule.images else {}
-        tried = {name: len(pool) for name, pool in self.tried.items()}
+        tried = {of["algorithm"]: of["settings"] for of in self.budgets}
         sides = [model[0].algorithm for model in (candidate, reference)]
         outcome = self.outcome(pair, p_different, p_better)
         ends = pair["ood/mean/top1"]["ci95"]
@@ -636,7 +755,7 @@ class _Comparison:
         pool = zip(merges, values, strict=True)
         return next(merge for merge, value in pool if value >= max(values) - margin)
 
-    def answer(self, best: Setting, merge: str | None) -> dict[str, Any]:
+    def answer(self, best: Setting) -> dict[str, Any]:
         tests, reference = self.tests(), self.tested[self.rule.reference]
         rivals = [model for name, model in self.tested.items() if name != self.rule.reference]
         rivals = [model for model in rivals if model[0].trains]
@@ -652,7 +771,28 @@ class _Comparison:
             "against_zero_shot": None
             if not reference[0].trains
             else self.alone(candidate, (zero_shot, None), tried),
-            "effects": [self.effect(best, merge)],
+            **self.of_fields(),
+        }
+
+    def of_fields(self) -> dict[str, Any]:
+        """The KL weight where it alone varies; else how each field goes with the OOD mean."""
+        best, merge = self.winner
+        arms = [setting for setting in self.measured.settings if setting.role == "trial"]
+        names = sorted({name for setting in arms for name in setting.params})
+        if names == [KL]:
+            return {"effects": [self.effect(best, merge)], "associations": []}
+        means = [self.mean((setting, merge), "ood/mean/top1") for setting in arms]
+        return {
+            "effects": [],
+            "associations": [
+                {
+                    "parameter": name,
+                    "algorithm": best.algorithm,
+                    "settings": len(arms),
+                    **association([setting.params[name] for setting in arms], means),
+                }
+                for name in names
+            ],
         }
 
     def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
@@ -687,8 +827,8 @@ class _Comparison:
             elif (setting.role == "confirmation") == role_is_confirmation:
                 models += [(setting, None), (setting, self.merge_of[setting.label])]
         least = self.mean(reference, "id/test/top1") - self.rule.margin
-        keep = [model for model in models if self.mean(model, "id/test/top1") >= least]
-        keep.sort(key=lambda model: -self.mean(model, "ood/mean/top1"))
+        keep = [model for model in models if self.mean(model, "id/test/top1") >= least - 1e-12]
+        keep.sort(key=lambda model: -round(self.mean(model, "ood/mean/top1"), 12))
 
         def described(model: Model) -> dict[str, Any]:
             metrics = {"endpoint": "ood/mean/top1", "id": "id/test/top1"}
@@ -794,7 +934,7 @@ class _Comparison:
     def shares(self, model: Model) -> dict[str, NDArray[np.float64]]:
         setting, merge = model
         right = []
-        for folder in setting.runs.values():
+        for (folder,) in setting.runs.values():
             rows = predictions(folder, merge).set_index(["split", "id"])
             right.append(rows.label == rows.prediction)
         mean = pd.concat(right, axis=1).mean(axis=1)
@@ -814,6 +954,86 @@ class _Comparison:
         width = float(ends.high - ends.low)
         step = max(1 / len(sample) for sample in samples) / len(samples)
         return [pytest.approx(float(end), abs=0.08 * width + step) for end in ends]
+
+
+@dataclass(frozen=True)
+class _OfTasks(_Comparison):
+    """The means over tasks, with the table of the tasks and the comparison of each."""
+
+    parts: Mapping[str, _Comparison]
+
+    @classmethod
+    def made(cls, tasks: Mapping[str, Measured], rule: Rule) -> _OfTasks:
+        each = list(tasks.values())
+        parts = {task: _Comparison(of, rule) for task, of in tasks.items()}
+        # Intervals over images are of each task.
+        return cls(Means(each[0].alphas, each, rule), replace(rule, images=False), parts)
+
+    def document(self) -> dict[str, Any]:
+        """Nothing is selected as a whole."""
+        found = super().document()
+        models = [
+            (setting, merge)
+            for setting in self.measured.settings
+            for merge in self.measured.models(setting)
+        ]
+        in_table = {it["label"] for it in found["rows"] if it["merge"] is None or it["chosen"]}
+        return {
+            **found,
+            "rows": [{**row, "selected": False} for row in found["rows"]],
+            "selected": None,
+            "tasks": {
+                "metrics": dict.fromkeys(self.parts, "ood/mean/top1"),
+                "settings": {task: named(part.winner) for task, part in self.parts.items()},
+                "rows": [self.line(model) for model in models if named(model) in in_table],
+                "comparisons": {task: part.document() for task, part in self.parts.items()},
+            },
+        }
+
+    def line(self, model: Model) -> dict[str, Any]:
+        """The OOD mean of each task and of all, as DomainBed prints them."""
+        setting, merge = model
+
+        def cell(values: Mapping[int | None, float]) -> dict[str, Any]:
+            own = [*values.values()]
+            return {
+                "mean": close(float(np.mean(own)), ""),
+                "error": close(float(stats.sem(own, ddof=0)), "") if len(own) > 1 else None,
+                "values": [{"seed": k, "value": close(v, "")} for k, v in values.items()],
+            }
+
+        cells = {
+            task: cell(
+                {
+                    seed: part.measured.metrics((run[place],), merge)["ood/mean/top1"]
+                    for seed, run in setting.runs.items()
+                }
+            )
+            for place, (task, part) in enumerate(self.parts.items())
+        }
+        return {
+            "label": named(model),
+            "cells": cells,
+            "average": cell(self.measured.values(setting, merge, "ood/mean/top1")),
+        }
+
+    @property
+    def budgets(self) -> list[dict[str, Any]]:
+        """Settings on a task, runs on all."""
+        each = [part.budgets for part in self.parts.values()]
+        return [
+            {
+                **of[0],
+                "settings": max(it["settings"] for it in of),
+                "runs": sum(it["runs"] for it in of),
+                "epochs": sum(it["epochs"] for it in of),
+            }
+            for of in zip(*each, strict=True)
+        ]
+
+    def of_fields(self) -> dict[str, Any]:
+        """Each task has its own."""
+        return {"effects": [], "associations": []}
 
 
 def bound(curve: NDArray[np.float64], x: float) -> float | None:

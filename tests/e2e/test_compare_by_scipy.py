@@ -6,16 +6,18 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from carft_core.data import FAMILIES
 from sweeps.cli import main
-from tests.e2e.recomputed import IDENTIFIERS, Measured, Rule, document, leaves
+from tests.e2e.recomputed import IDENTIFIERS, Measured, Rule, document, leaves, shown_of
 
 ALPHAS = [0.25, 0.5, 0.75]
 EPOCHS = 2
@@ -30,47 +32,78 @@ a photo of the small {}.
 """.splitlines()
 """Those of `simple`."""
 COLOURS = {"blue": (115, 115, 140), "green": (115, 140, 120), "red": (140, 120, 110)}
-SPLITS = {"train": (40, 1.0), "test": (30, 1.0), "shifts/dark": (30, 0.6), "shifts/pale": (25, 1.5)}
-"""Images of a class, and how bright they are."""
-
+LIGHT = {"train": 1.0, "test": 1.0, "shifts/dark": 0.6, "shifts/pale": 1.5}
+"""How bright the images of a split are."""
+COUNTS = {"train": 40, "test": 30, "shifts/dark": 30, "shifts/pale": 25}
+"""Images of a class."""
+TASKS: Mapping[str, tuple[Sequence[str], Mapping[str, int]]] = {
+    "meadow": ([*COLOURS], {"train": 24, "test": 12, "shifts/dark": 12, "shifts/pale": 10}),
+    "orchard": (["green", "red"], {"train": 24, "test": 8, "shifts/dark": 15}),
+}
+"""Classes and images of each; the second lacks a shift, so that not every metric has a mean."""
+WEIGHT = "algorithm.kl_weight"
 SWEEPS: Mapping[str, Mapping[str, Any]] = {
     "chosen": {},
     "confirmed": {"confirm_seeds": [5, 6, 7, 8, 9]},
+    "drawn": {
+        "method": "random",
+        "run_cap": 10,
+        "parameters": {
+            WEIGHT: {"distribution": "log_uniform_values", "min": 0.1, "max": 10.0},
+            "algorithm.context_scale": {"values": [5, 20, 80]},
+            "algorithm.kl_direction": {"values": ["teacher_student", "student_teacher"]},
+        },
+        "seeds": [0, 1],
+    },
+    "tasks": {
+        "tasks": "data.family",
+        "parameters": {
+            "data.family": {"values": [f"{task}.family.yaml" for task in TASKS]},
+            WEIGHT: {"values": [0.5, 8.0]},
+        },
+    },
 }
 """What each file says besides; the runs of the first are also those of the second."""
+IMAGES = {"drawn": "meadow"}
+"""Of a sweep with fewer of them."""
 
 
-def images(root: Path) -> None:
+def images(root: Path, classes: Sequence[str], counts: Mapping[str, int]) -> None:
     """Three colours in noise that hides them from a third to a half."""
     rng = np.random.default_rng(0)
-    for split, (count, light) in SPLITS.items():
-        for name, colour in COLOURS.items():
+    for split, count in counts.items():
+        for name in classes:
             place = root / split / name
             place.mkdir(parents=True)
             for number in range(count):
-                pixels = light * np.array(colour) + rng.normal(0, 30, 3)
+                pixels = LIGHT[split] * np.array(COLOURS[name]) + rng.normal(0, 30, 3)
                 pixels = pixels + rng.normal(0, 40, (32, 32, 3))
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{number}.png")
 
 
+def families(folder: Path) -> None:
+    """Declare each task as a family of its own images."""
+    for task, (classes, counts) in TASKS.items():
+        images(folder / task, classes, counts)
+        shifts = {split.partition("/")[2]: split for split in counts if "/" in split}
+        declared = {"name": task, "root": task, "test": "test", "shifts": shifts}
+        (folder / f"{task}.family.yaml").write_text(json.dumps(declared))
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> Path:
-    """Images, and a home with both sweeps."""
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> Iterator[Path]:
+    """Images, and a home with the sweeps."""
     folder = tmp_path_factory.mktemp("numbers")
-    images(folder / "images")
+    images(folder / "images", [*COLOURS], COUNTS)
+    families(folder)
     spec: dict[str, Any] = {
         "method": "grid",
-        "parameters": {"algorithm.kl_weight": {"values": [0.5, 2.0, 8.0]}},
+        "parameters": {WEIGHT: {"values": [0.5, 2.0, 8.0]}},
         "seeds": [0, 1, 2, 3, 4],
         "baselines": ["zero_shot", "fine_tune"],
         "report": {"page": False, "model": False},
         "trial": {
             "model": {"name": str(tiny_clip_files)},
-            "data": {
-                "family": "image_folder",
-                "root": str(folder / "images"),
-                "val_fraction": 0.25,
-            },
             "prompts": {"classes": "simple", "contexts": "simple"},
             "algorithm": {"name": "car_ft"},
             "optim": {"lr": 0.001, "epochs": EPOCHS, "batch_size": 16},
@@ -78,11 +111,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> P
             "device": "cpu",
         },
     }
-    for name, more in SWEEPS.items():
-        file = folder / f"{name}.yaml"
-        file.write_text(json.dumps({"name": name, **spec, **more}))
-        assert main(["run", str(file), "--in-process", "--home", str(folder / "home")]) == 0
-    return folder
+    with mock.patch.dict(FAMILIES):  # what is declared here is gone afterwards
+        for name, more in SWEEPS.items():
+            own = {"family": "image_folder", "root": str(folder / IMAGES.get(name, "images"))}
+            data = {"val_fraction": 0.25} | ({} if "tasks" in more else own)
+            file = folder / f"{name}.yaml"
+            trial = {**spec["trial"], "data": data}
+            file.write_text(json.dumps({"name": name, **spec, "trial": trial, **more}))
+            assert main(["run", str(file), "--in-process", "--home", str(folder / "home")]) == 0
+        yield folder
 
 
 def answer(folder: Path, *words: str) -> Any:
@@ -92,14 +129,20 @@ def answer(folder: Path, *words: str) -> Any:
     return json.loads(printed.getvalue())
 
 
+Predicted = Mapping[str, Measured | Mapping[str, Measured]]
+
+
 @pytest.fixture(scope="module")
-def measured(folder: Path, tiny_clip_files: Path) -> dict[str, Measured]:
-    """Each sweep's kept predictions."""
-    data = folder / "images"
+def measured(folder: Path, tiny_clip_files: Path) -> Predicted:
+    """Each sweep's kept predictions, of several tasks those of each."""
+
+    def of(shown: Any, data: str) -> Measured:
+        return Measured(shown, folder / data, tiny_clip_files, ALPHAS, TEMPLATES, EPOCHS)
+
+    shown = {name: answer(folder, "show", name) for name in SWEEPS}
+    tasks = {task: of(shown_of(shown["tasks"], "data.family", task), task) for task in TASKS}
     return {
-        name: Measured(
-            answer(folder, "show", name), data, tiny_clip_files, ALPHAS, TEMPLATES, EPOCHS
-        )
+        name: tasks if name == "tasks" else of(shown[name], IMAGES.get(name, "images"))
         for name in SWEEPS
     }
 
@@ -119,10 +162,15 @@ RULES: Mapping[str, tuple[tuple[str, ...], Rule]] = {
 @pytest.mark.parametrize(
     ("sweep", "by"),
     # What was confirmed is what the file's own rule has chosen.
-    [*(("chosen", by) for by in RULES), ("confirmed", "usual"), ("confirmed", "images")],
+    [
+        *(("chosen", by) for by in RULES),
+        *(("confirmed", by) for by in ("usual", "images")),
+        *(("drawn", by) for by in ("usual", "by_a_merge")),
+        *(("tasks", by) for by in RULES if by not in ("against_zero_shot", "wide_margin")),
+    ],
 )
 def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
-    folder: Path, measured: Mapping[str, Measured], sweep: str, by: str
+    folder: Path, measured: Predicted, sweep: str, by: str
 ) -> None:
     words, rule = RULES[by]
     said = dict(leaves(answer(folder, "compare", sweep, *words)))
@@ -142,7 +190,11 @@ def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
 
 
 @pytest.mark.parametrize(
-    ("sweep", "by"), [*(("chosen", by) for by in RULES), ("confirmed", "usual")]
+    ("sweep", "by"),
+    [
+        *(("chosen", by) for by in RULES),
+        *((sweep, "usual") for sweep in SWEEPS if sweep != "chosen"),
+    ],
 )
 def test_every_number_of_a_sentence_is_one_of_the_json(folder: Path, sweep: str, by: str) -> None:
     words, _ = RULES[by]
@@ -154,7 +206,7 @@ def test_every_number_of_a_sentence_is_one_of_the_json(folder: Path, sweep: str,
     known = {"0.001"} if min(numbers) < 0.001 else set()
     for number in numbers:
         known |= {f"{number:g}", f"{number:.3f}", f"{100 * number:.3g}", f"{100 * number:.1f}"}
-        known |= {f"{100 * number:+.2f}", f"{100 * number:+.1f}"}
+        known |= {f"{100 * number:+.2f}", f"{100 * number:+.1f}", f"{number:+.2f}"}
     for test in said["tests"]:  # in how many seeds there is no distance
         values = (test["above_wise_ft_curve"] or {"values": []})["values"]
         known |= {str(values.count(None)), str(len(values))}

@@ -10,7 +10,7 @@ from tracking.comparison.effects import Association, Effect
 from tracking.comparison.runs import Arm
 from tracking.comparison.selection import Selection
 from tracking.comparison.spec import Endpoint, SelectionRule
-from tracking.comparison.statistics import Estimate, estimate
+from tracking.comparison.statistics import DIGITS, Estimate, estimate
 from tracking.comparison.verdict import Verdict, judge, zero_shot_of
 from tracking.comparison.wise_ft import wise_alpha
 
@@ -60,8 +60,9 @@ def find_strongest(
 ) -> Strongest | None:
     """Find the highest mean of the endpoint among complete arms, and compare it with the next.
 
-    Left out are arms whose mean ID is below the reference's by more than the margin. Of equal
-    means the earlier arm counts. None where no arm has all seeds and both means.
+    Left out are arms whose mean ID is below the reference's by more than the margin. Of means that
+    are equal, or differ by float rounding only, the earlier arm's counts. None where no arm has
+    all seeds and both means.
     """
     valued = []
     for arm in models:
@@ -70,7 +71,11 @@ def find_strongest(
             valued.append((height, id_mean, arm))
     base = None if reference is None else reference.mean(endpoint.id_metric)
     least = -math.inf if base is None or not endpoint.has_shifts else base - endpoint.id_margin
-    eligible = [(height, arm) for height, id_mean, arm in valued if id_mean >= least]
+    eligible = [
+        (round(height, DIGITS), arm)
+        for height, id_mean, arm in valued
+        if round(id_mean - least, DIGITS) >= 0
+    ]
     if not eligible:
         return None
     (_, best), *others = sorted(eligible, key=lambda item: -item[0])

@@ -23,7 +23,9 @@ def no_reference(arm: Arm, reference: str) -> str:
     return f"UNDECIDED: there is no finished {reference} run to compare {arm.name} with."
 
 
-def strongest_line(strongest: Strongest, selected: Arm | None, endpoint: Endpoint) -> str:
+def strongest_line(
+    strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
+) -> str:
     """Say which model is the strongest, and whether it is told apart from the next."""
     best, verdict = strongest.model, strongest.verdict
     is_selected = (
@@ -36,11 +38,19 @@ def strongest_line(strongest: Strongest, selected: Arm | None, endpoint: Endpoin
         f"{named(metric)} {value}" for metric, value in _means(best, endpoint).items()
     )
     head = f"the strongest here is {best.arm.name} ({numbers}), {described}"
+    margin = f"{100 * endpoint.id_margin:.3g} pp"
     if strongest.runner_up is None or verdict is None:
-        return f"UNDECIDED: {head}; there is no other to compare it with."
+        alone = f"UNDECIDED: {head}; there is no other to compare it with"
+        others = strongest.models - strongest.eligible
+        if reference is None or not others:
+            return f"{alone}."
+        which = f"each of the {others} others" if others > 1 else "the other model"
+        return (
+            f"{alone}: the {named(endpoint.id_metric)} of {which} is more than {margin} below "
+            f"that of {reference.name}."
+        )
     runner_up = strongest.runner_up
     following = f"{runner_up.arm.name} ({', '.join(_means(runner_up, endpoint).values())})"
-    margin = f"{100 * endpoint.id_margin:.3g} pp"
     relation, rest = "not told apart from", ""
     match verdict.outcome:
         case "better":

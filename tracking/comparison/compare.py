@@ -373,7 +373,7 @@ def _answer(
     if strongest is not None:
         # Of several tasks nothing is selected as a whole.
         of_sweep = None if spec.tasks else selected
-        lines.append(answer_text.strongest_line(strongest, of_sweep, endpoint))
+        lines.append(answer_text.strongest_line(strongest, of_sweep, reference, endpoint))
     if best is None:
         lines.append(answer_text.NO_VALUE)
     if verdict is not None:

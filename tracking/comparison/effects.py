@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from tracking.comparison.runs import Arm, Scalar, params_key, scalar_text
 from tracking.comparison.selection import SWEEP
 from tracking.comparison.spec import ALPHA, FEWEST_SEEDS, Endpoint
-from tracking.comparison.statistics import Interval, PairedTest, mean
+from tracking.comparison.statistics import DIGITS, Interval, PairedTest, mean
 
 FEWEST_SETTINGS = 10
 """Below it a rank correlation says nothing."""
@@ -207,8 +207,10 @@ def _association(name: str, arms: Sequence[Arm], endpoint: Endpoint) -> Associat
     correlation = None
     if len(arms) >= FEWEST_SETTINGS and all(map(_is_number, values)):
         means = [arm.mean(endpoint.metric) for arm in arms]
+        # Counts of images often make equal means, and float rounding must not rank them.
         correlation = rank_correlation(
-            [_number(value) for value in values], [m for m in means if m is not None]
+            [_number(value) for value in values],
+            [round(m, DIGITS) for m in means if m is not None],
         )
     return Association(name, arms[0].algorithm, len(arms), correlation)
 

@@ -49,6 +49,8 @@ class RunRecord:
     """How many were trained, in any state; None where it is unknown."""
     untrained: bool = False
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
+    parts: Sequence[RunRecord] = ()
+    """Of a mean over tasks the runs that it is of, one of each task."""
 
     @property
     def setting(self) -> tuple[str, str]:
@@ -79,8 +81,11 @@ class RunRecord:
     def image_step(self, metric: str) -> float:
         """Return the most that one image changes the accuracy; 0 where no count of images is known.
 
-        `metric` is of a split (`id/test/top1`) or of the mean over shifts (`ood/mean/top1`).
+        `metric` is of a split (`id/test/top1`) or of the mean over shifts (`ood/mean/top1`). An
+        image is of one task, and changes a mean over tasks by its share.
         """
+        if self.parts:
+            return max(part.image_step(metric) for part in self.parts) / len(self.parts)
         images = self.facts.get("images")
         counts = {str(k): int(n) for k, n in images.items()} if isinstance(images, Mapping) else {}
         split = metric.rpartition("/")[0]

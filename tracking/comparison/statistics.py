@@ -19,8 +19,9 @@ FEWEST_SEEDS = 3
 SIGN_FLIPS = 99_999
 """Sign patterns that are counted: all 2^n up to 16 pairs, beyond them a seeded sample."""
 RESAMPLES = 2_000
+DIGITS = 12
 _ROUNDING = 1e-12
-"""Fractions closer than this differ by float rounding only."""
+"""Fractions that are equal to `DIGITS`, or closer than this, differ by float rounding only."""
 
 
 class Interval(NamedTuple):
@@ -84,9 +85,14 @@ class PairedTest:
 
         if self.is_tie or len(self.differences) < 2:
             return 1.0
+
+        def rounded_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+            # Patterns often tie, as accuracies are counts of images: one that does reaches it.
+            return np.asarray(values.mean(axis=axis)).round(DIGITS)
+
         tested = permutation_test(
             (self.differences,),
-            np.mean,
+            rounded_mean,
             permutation_type="samples",
             n_resamples=SIGN_FLIPS,
             vectorized=True,

@@ -92,6 +92,7 @@ def mean_record(
         facts=combined({task: run.facts for task, run in runs.items()}),
         epochs=sum(epochs) if len(epochs) == len(runs) else None,
         untrained=any(run.untrained for run in every),
+        parts=tuple(runs.values()),
     )
 
 
@@ -116,8 +117,15 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
-    """Select the best of the finished runs on this seed."""
-    arms = [group([run])[0] for run in runs if run.seed == seed and run.state == "done"]
+    """Select the best of the finished runs on this seed.
+
+    What trains nothing, and has no merges, is valued as it is: the zero-shot model is a row by
+    whatever rule the others are chosen.
+    """
+    done = [run for run in runs if run.seed == seed and run.state == "done"]
+    if not any(run.trains or rule.merge in run.merges for run in done):
+        rule = rule.model_copy(update={"merge": None})
+    arms = [group([run])[0] for run in done]
     # The first of equals is selected there: the last of these.
     selection = select(arms[::-1], rule, () if seed is None else (seed,))
     return None if selection is None else selection.arm.runs[0]

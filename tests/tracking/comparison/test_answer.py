@@ -67,8 +67,11 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     assert (strongest.eligible, strongest.models) == (1, 3)
     assert comparison.answer.lines[0] == (
         "UNDECIDED: the strongest here is fine_tune (OOD mean 34.0, ID test 65.0), described and "
-        "not selected; there is no other to compare it with."
+        "not selected; there is no other to compare it with: the ID test of each of the 2 others "
+        "is more than 0.5 pp below that of fine_tune."
     )
+    alone = compare([run("fine_tune", seed, metrics(0.65, 0.34)) for seed in range(5)], sweep="s")
+    assert alone.answer.lines[0].endswith("; there is no other to compare it with.")
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
     assert strongest is not None
@@ -261,3 +264,19 @@ def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
     assert curve.points[-1].alpha == 1
     selected_by_it = compare(runs, ComparisonSpec(rule=SelectionRule(merge="wise_ft@1")), sweep="s")
     assert any(row.arm.merge == "wise_ft@1" and row.selected for row in selected_by_it.rows)
+
+
+def test_rounding_neither_leaves_out_the_strongest_nor_makes_it() -> None:
+    assert 0.035 - 0.005 > 0.03
+    assert 0.1 + 0.2 > 0.3
+    at_the_margin = arm("flyp", [0.03] * 5, [0.3] * 5, trial=1)
+    later = arm("car_ft", [0.035] * 5, [0.1 + 0.2] * 5, trial=2)
+    comparison = compared(arm("fine_tune", [0.035] * 5, LOW), at_the_margin, later)
+    strongest = comparison.answer.strongest
+    assert strongest is not None
+    assert (strongest.eligible, strongest.models) == (3, 3)
+    assert strongest.model.arm.label == "fine_tune"
+    runs = [*arm("fine_tune", [0.035] * 5, [0.2] * 5), *at_the_margin, *later]
+    strongest = compared(runs).answer.strongest
+    assert strongest is not None
+    assert strongest.model.arm.algorithm == "flyp"

@@ -205,6 +205,17 @@ def test_the_rank_correlation_is_that_of_scipy_ties_and_all() -> None:
     assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
 
 
+def test_settings_whose_means_differ_by_rounding_share_a_rank() -> None:
+    points = random_points(12)
+    heights = [0.3 if place % 2 else 0.1 + 0.2 for place in range(10)] + [0.2, 0.4]
+    assert len({*heights}) == 4
+    by_weight = {point[KL]: height for point, height in zip(points, heights, strict=True)}
+    comparison = sweep(points, lambda it: (0.6, by_weight[it[KL]]), noise=0.0)
+    (of_kl, *_) = comparison.answer.associations
+    expected = stats.spearmanr([it[KL] for it in points], np.round(heights, 9)).statistic
+    assert of_kl.rank_correlation == pytest.approx(expected)
+
+
 def test_the_plain_data_has_the_numbers_of_the_sentence() -> None:
     comparison = sweep(over(0.3, 1.0, 10.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0)))
     effect = only(comparison)

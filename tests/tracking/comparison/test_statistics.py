@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -154,6 +154,16 @@ def test_sign_flips_are_counted_exactly(differences: list[int]) -> None:
         total += 1
         reached += abs(sum(signed)) >= abs(sum(differences))
     assert sign_flip_p(differences) == reached / total
+
+
+hits = st.integers(0, 40)
+
+
+@given(st.lists(st.tuples(hits, hits), min_size=2, max_size=6))
+@example([(22, 24), (25, 23), (24, 23), (22, 23), (21, 21)])
+def test_patterns_that_differ_by_rounding_only_are_counted_as_equal(pairs: list[tuple]) -> None:
+    fractions = [one / 40 - other / 40 for one, other in pairs]
+    assert sign_flip_p(fractions) == sign_flip_p([one - other for one, other in pairs])
 
 
 def test_many_sign_flips_are_sampled_near_the_exact_share() -> None:

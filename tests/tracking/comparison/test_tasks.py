@@ -132,6 +132,30 @@ def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     assert not any(row.selected for row in comparison.rows)
 
 
+def test_one_image_changes_a_mean_by_its_share_of_the_tasks() -> None:
+    counts = {"art": {"id/val": 50, "ood/art": 40}, "photo": {"id/val": 20, "ood/photo": 400}}
+    runs = [replace(run, facts={"images": counts[str(run.params[FIELD])]}) for run in two_domains()]
+    (verdict,) = compared(runs).verdicts
+    assert verdict.pair.ood is not None
+    assert verdict.pair.id is not None
+    assert verdict.pair.ood.step == pytest.approx(1 / 40 / 2)
+    assert verdict.pair.id.step == pytest.approx(1 / 20 / 2)
+    # The differences spread by 2 thousandths.
+    assert not verdict.pair.ood.spreads
+
+
+def test_zero_shot_is_there_where_settings_are_chosen_by_a_merge() -> None:
+    runs = [
+        replace(run, merges={"wise_ft@0.5": run.metrics}) if run.algorithm == "fine_tune" else run
+        for run in two_domains()
+    ]
+    comparison = compared(runs, SelectionRule(merge="wise_ft@0.5"))
+    zero_shot = comparison.rows[0]
+    assert (zero_shot.arm.algorithm, zero_shot.n) == ("zero_shot", 1)
+    assert zero_shot.metric("ood/mean/top1").mean == pytest.approx(0.5)
+    assert comparison.answer.against_zero_shot is not None
+
+
 def test_the_settings_that_were_chosen_among_on_each_task_are_said() -> None:
     comparison = compared(two_domains())
     assert comparison.verdicts[0].tried == 2
