@@ -156,7 +156,7 @@ ICON_TEMPLATES: tuple[str, ...] = tuple(
 """The template set `icon_shift`: every style's templates."""
 
 SHIFTS = ("outline", "duotone", "flat-emoji", "3d-emoji", "black-emoji", "pixel")
-TRAIN_VIEWS = 2
+TRAIN_VIEWS = 1
 EVAL_VIEWS = 2
 _EVAL_SEED = 20240229
 
@@ -246,7 +246,7 @@ def _family(name: str, subset: str, summary: str) -> Family:
         open=open_subset,
         defaults={
             "optim.lr": 5e-4,
-            "optim.epochs": 6,
+            "optim.epochs": 5,
             "optim.batch_size": 64,
             "prompts.classes": "icon_shift",
             "prompts.contexts": "icon_shift",
