@@ -14,8 +14,8 @@ from carft_core.data.image_folder import Declared
 from tests import domain_bed_tree, imagenet_tree, wilds_tree
 
 KNOWN = {
-    "icon_shift": "ac6da3e7c964a919ce915557fd38935ec1d3391d09e757492a4f95ace072adc0",
-    "icon_shift_dev": "eaa7375c98cf440bf198ef07313f4f0092799bf6f3a62bcf5eaec9253c2a82d7",
+    "icon_shift": "896bf7c9453875a02bb57cac0cfdcfcfd410b16a486355310156b6c13f00bc36",
+    "icon_shift_dev": "7f92433026804a79d52187236b24ddf882373ac5258f9ba4bffa091bb468825f",
     "image_folder": "7b28ed9d5f81d34fb8a5f003ea8fff28815ccdbc9d672ce096109f108db255f1",
     "imagenet": "ceed6ad831ce2cd9f1ad80d804cf0345685c0ca88160b5215dc24ddc73f238a0",
     "imagenet, training": "d05dd402a2f52972f7e7622950c3988830d97f31a36808d0183250495c73bfae",

@@ -79,7 +79,7 @@ def test_a_shipped_recipe_runs_in_minutes_on_the_built_in_data(name: str) -> Non
     configs = [spec.config_for(point) for point in spec.points()]
     configs += [point.config for point in spec.baseline_configs()]
     trained = [config for config in configs if config.algorithm.trains]
-    assert len(trained) * len(spec.seeds) <= 16  # at about 20 seconds each
+    assert len(trained) * len(spec.seeds) <= 25  # at less than 20 seconds each
     assert {(c.model.name, c.data.family) for c in configs} == {("builtin", "icon_shift")}
 
 
@@ -93,8 +93,8 @@ def test_the_comparison_recipe_has_methods_of_each_kind_and_five_seeds() -> None
 
 def test_the_kl_weight_recipe_is_the_one_of_the_design() -> None:
     spec = load_spec("kl_weight")
-    assert spec.parameters == (Categorical("algorithm.kl_weight", (0.1, 0.3, 1.0, 3.0)),)
-    assert spec.seeds == (0, 1, 2)
+    assert spec.parameters == (Categorical("algorithm.kl_weight", (1, 3, 10, 30)),)
+    assert spec.seeds == (0, 1, 2, 3, 4)
     assert [baseline["name"] for baseline in spec.baselines] == ["zero_shot", "fine_tune"]
     merge = spec.config_for({"algorithm.kl_weight": 0.1}).merges[0]
     assert [point.values["alpha"] for point in merge.points()] == [0, 0.25, 0.5, 0.75, 1]
