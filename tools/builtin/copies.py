@@ -1,7 +1,7 @@
 """Near copies: designers take over each other's drawings, under any name, thinner or thicker.
 
 The measure compares edges rather than ink, so that two line drawings of different stroke width
-agree, and blurs them, so that they need not lie on the same pixel. `copy_labels.yaml` holds the
+agree, and blurs them, so that they need not lie on the same pixel. `copy_labels.csv` holds the
 pairs that were judged by eye to set the threshold; docs/icon-shift.md says what it misses.
 """
 

@@ -1,4 +1,4 @@
-"""Which drawings are the benchmark's, which the pre-training's: no (class, designer) is in both."""
+"""Which drawings are the benchmark's, which the pre-training's: no drawing is both."""
 
 from __future__ import annotations
 
