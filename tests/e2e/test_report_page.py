@@ -116,8 +116,12 @@ def background(driver: webdriver.Chrome) -> str:
 
 
 def axis_title(driver: webdriver.Chrome) -> str | None:
+    """Found and read in one step, since a chart may be drawn again between two."""
     path = "#id_ood svg .role-axis-title text"
-    return driver.find_element(By.CSS_SELECTOR, path).get_attribute("fill")
+    fill: str | None = driver.execute_script(
+        f"return document.querySelector('{path}').getAttribute('fill')"
+    )
+    return fill
 
 
 def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_schemes(
