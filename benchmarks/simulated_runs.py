@@ -33,7 +33,7 @@ NAME = "load"
 POINT = {"algorithm.kl_weight": 0.3}
 METRICS = (
     *("train/loss", "train/cross_entropy", "train/kl", "id/val/top1", "id/val/nll", "id/val/ece"),
-    *("id/val/brier", "context/id/val/kl", "system/images_per_s", "system/peak_memory_mb"),
+    *("id/val/brier", "train/lr", "system/images_per_s", "system/peak_memory_mb"),
 )
 PROBED = 3
 
