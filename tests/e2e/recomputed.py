@@ -520,13 +520,13 @@ class _Comparison:
         """What each algorithm that trains was given."""
         assert isinstance(self.measured, Measured)
         trained = [setting for setting in self.measured.tuned if setting.trains]
-        found = []
+        budgets = []
         for name in dict.fromkeys(setting.algorithm for setting in trained):
             pool = [setting for setting in trained if setting.algorithm == name]
             runs = sum(len(setting.runs) for setting in pool)
             counts = {"settings": len(pool), "runs": runs, "epochs": self.measured.epochs * runs}
-            found.append({"algorithm": name, **counts})
-        return found
+            budgets.append({"algorithm": name, **counts})
+        return budgets
 
     def taken(self, algorithm: str, seed: int | None) -> Path:
         """The run of one seed that stands for an algorithm among tasks; of equal ones the later."""
@@ -971,16 +971,16 @@ class _OfTasks(_Comparison):
 
     def document(self) -> dict[str, Any]:
         """Nothing is selected as a whole."""
-        found = super().document()
+        of_means = super().document()
         models = [
             (setting, merge)
             for setting in self.measured.settings
             for merge in self.measured.models(setting)
         ]
-        in_table = {it["label"] for it in found["rows"] if it["merge"] is None or it["chosen"]}
+        in_table = {it["label"] for it in of_means["rows"] if it["merge"] is None or it["chosen"]}
         return {
-            **found,
-            "rows": [{**row, "selected": False} for row in found["rows"]],
+            **of_means,
+            "rows": [{**row, "selected": False} for row in of_means["rows"]],
             "selected": None,
             "tasks": {
                 "metrics": dict.fromkeys(self.parts, "ood/mean/top1"),

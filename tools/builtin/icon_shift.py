@@ -25,6 +25,7 @@ from tools.builtin.manifest import (
     benchmark_items,
     read_benchmark,
     read_classes,
+    split_names,
     subset_of,
 )
 from tools.builtin.render import Pixels, is_monochrome, render_all
@@ -157,8 +158,7 @@ def licences_page(packed: Sequence[Packed], sets: Sequence[IconSet]) -> str:
 
 def counts_table(packed: Sequence[Packed]) -> str:
     """Drawings by subset and split, with the number of classes, as a Markdown table."""
-    plan = read_benchmark()
-    splits = ["train", *plan["id"], *plan["shifts"]]
+    splits = split_names(read_benchmark())
     lines = ["| subset | classes | " + " | ".join(splits) + " |", "|---" * (len(splits) + 2) + "|"]
     groups: dict[str, list[Item]] = defaultdict(list)
     for entry in packed:

@@ -61,6 +61,11 @@ def evaluation_designers(plan: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(designer for group in groups for designer in group)
 
 
+def split_names(plan: Mapping[str, Any]) -> list[str]:
+    """Train, val, test and the shifts, in the order of the packed file."""
+    return ["train", *plan["id"], *plan["shifts"]]
+
+
 def alias_table(classes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Concept -> class; raises ValueError when two classes claim one concept."""
     table: dict[str, str] = {}
@@ -165,13 +170,12 @@ def select_items(items: Iterable[Item], plan: Mapping[str, Any]) -> list[Item]:
     for item in items:
         if item.drawing.id not in drawings and item.label not in classes:
             groups[item.label][item.split].append(item)
-    splits = ["train", *plan["id"], *plan["shifts"]]
     chosen = []
     for label in sorted(groups):
         group = groups[label]
         if any(len(group[split]) < least for split, least in plan["minimum"].items()):
             continue
-        for split in splits:
+        for split in split_names(plan):
             ranked = sorted(group[split], key=lambda item: _rank(item.drawing.id))
             kept = ranked[: plan["maximum"][split]]
             chosen += sorted(kept, key=lambda item: item.drawing.id)

@@ -20,7 +20,7 @@ SIGN_FLIPS = 99_999
 """Sign patterns that are counted: all 2^n up to 16 pairs, beyond them a seeded sample."""
 RESAMPLES = 2_000
 DIGITS = 12
-_ROUNDING = 1e-12
+_ROUNDING = 10.0**-DIGITS
 """Fractions that are equal to `DIGITS`, or closer than this, differ by float rounding only."""
 
 
