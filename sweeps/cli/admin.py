@@ -33,11 +33,12 @@ from tracking.store.base import ARM, Tracker, describe
 from tracking.store.mlflow_client import experiment_id, refuse_if_moved
 from tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
 from tracking.store.mlflow_store import open_store
-from tracking.ui_server import ADMIN, is_loopback, prepare, serve
+from tracking.ui_server import ADMIN, is_loopback, other_accounts, prepare, serve
 
 LISTED_CLASSES = 30
 """Listed one by one; of more classes only the sums."""
 LISTED_TEXTS = 20
+NAMED_ACCOUNTS = 3
 LINKED_SWEEPS = 5
 """The newest ones, to whose pages `ui` leads."""
 
@@ -276,6 +277,8 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
         emit(f"Whoever reaches {arguments.host} may read, change and delete every run.")
+    if users is None and not arguments.no_auth and (others := other_accounts()):
+        emit(_warning(others))
     emit("Ctrl-C ends it.")
     try:
         server.wait()
@@ -305,7 +308,21 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
             yield f"  report  {address}/{run_page(experiment, run_id, PAGE)}"
 
 
+def _warning(others: Sequence[str]) -> str:
+    names = ", ".join(others[:NAMED_ACCOUNTS]) + (", ..." if len(others) > NAMED_ACCOUNTS else "")
+    them = "another account" if len(others) == 1 else f"{len(others)} other accounts"
+    return (
+        f"This machine has {them} ({names}), which may read, change and delete every run here: "
+        "--auth requires a password; --no-auth lets them in without this line."
+    )
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    if ":" in arguments.host and not is_loopback(arguments.host) and arguments.host != "::":
+        raise RequestError(
+            f"--host {arguments.host}: MLflow's pages do not open under an IPv6 address; listen on "
+            "every one with --host ::, and open them by the machine's name"
+        )
     if not (is_loopback(arguments.host) or arguments.auth or arguments.no_auth):
         raise RequestError(
             f"--host {arguments.host} lets everybody who reaches this machine read, change and "

@@ -530,7 +530,7 @@ def _size(text: str) -> int:
 
 @_checked
 def _host_names(text: str) -> tuple[str, ...]:
-    """Parse `lab,*.lab.example`."""
+    """Parse `lab,mlflow.lab.example`."""
     from tracking.ui_server import check_name
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())
