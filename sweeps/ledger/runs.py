@@ -261,7 +261,7 @@ class RunStore:
         self, digest: str, change: Callable[[RunState | None], RunState | None]
     ) -> RunState | None:
         """Read, change and write under a lock; None from `change` leaves the file alone."""
-        with waiting(self.path / ".locks" / digest):
+        with waiting(self.path / ".locks" / self.folder(digest).name):
             new = change(self.read(digest))
             if new is not None:
                 self._write(new)

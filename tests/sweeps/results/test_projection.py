@@ -14,6 +14,7 @@ import pytest
 from carft_core.data import FAMILIES
 from carft_core.errors import RequestError
 from sweeps.engines.entry import LOG
+from sweeps.ledger.runs import RunStore
 from sweeps.results.projection import project
 from sweeps.scheduler.pruning import SeedwisePruner
 from tests.sweeps import toy_core
@@ -159,6 +160,10 @@ def test_a_digest_that_leads_out_of_the_runs_is_refused(toy: ToySweep, digest: s
     ledger.write_text(ledger.read_text().replace(before, digest))
     with pytest.raises(RequestError, match="is no digest of a run"):
         project(toy.home, "toy", MemoryTracker())
+    before_it = {*toy.folder.rglob("*")}
+    with pytest.raises(RequestError, match="is no digest of a run"):
+        RunStore(toy.home.runs).acquire(digest, "car_ft", "toy")
+    assert {*toy.folder.rglob("*")} == before_it
 
 
 def test_a_place_that_was_emptied_is_sent_everything_again(toy: ToySweep) -> None:
