@@ -51,7 +51,7 @@ def asks_for_token(address: str) -> bool:
 
     For a process that is connected to no Ray: its own mode is another meanwhile.
     """
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
     from ray.exceptions import AuthenticationError
 
     with _variables({_MODE: "disabled"}):
@@ -81,7 +81,10 @@ def _variables(changes: Mapping[str, str]) -> Iterator[None]:
 
 def _read_anew() -> None:
     """Let Ray, which reads both once in a process, read the mode and the token again."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import (  # type: ignore[attr-defined] # compiled
+        AuthenticationTokenLoader,
+        Config,
+    )
 
     Config.initialize("")  # first: a thread that still ends would miss a token that the mode wants
     AuthenticationTokenLoader.instance().reset_cache()

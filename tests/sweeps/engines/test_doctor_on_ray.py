@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_without_a_cluster_there_is_nothing_to_ask(
 ) -> None:
     assert "on this machine" in only(look("ray.cluster", tmp_path), "ok")
     with monkeypatch.context() as patch:
-        patch.setattr(cluster.metadata, "version", lambda _: "2.58.0")
+        patch.setattr(metadata, "version", lambda _: "2.58.0")
         assert "this machine has Ray 2.58.0" in only(look("ray.cluster", tmp_path), "wrong")
     assert look("ray.nodes", tmp_path, nodes=True) == []
     assert look("ray.cluster", tmp_path, address="lab:6379", nodes=True) == []
