@@ -290,6 +290,11 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, **_options("${PYTHONPATH}"))
     except ConnectionError as error:
+        if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
+            raise RequestError(
+                f"the Ray cluster at {address} does not accept our token, or that there is none: "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN as its nodes do"
+            ) from None
         raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
         told = _versions(str(error)) or f"the Ray cluster at {address} cannot be used: {error}"

@@ -283,6 +283,17 @@ def test_a_cluster_of_other_versions_is_told_with_both_and_what_to_do(
         ray_cluster._connect("auto")
 
 
+def test_a_cluster_that_asks_for_another_token_is_not_taken_for_one_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect") from ray.exceptions.AuthenticationError("no")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RequestError, match=r"at auto does not accept our token.*RAY_AUTH_MODE"):
+        ray_cluster._connect("auto")
+
+
 SCRIPT = f"""
 import json, os, signal, stat, sys
 sys.path.insert(0, {str(ROOT)!r})

@@ -192,6 +192,7 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     assert seen["address"]
     assert "the job runs with these sources" in told.err
     assert "is failed." in told.err
+    assert "asks for no token" not in told.err
     id_ = next(word for word in told.err.split() if word.startswith("carft-tiny-"))
     job = JobClient(on_head.url).get_job_info(id_)
     assert (job.metadata or {})["carft_sweep"] == "tiny"
@@ -279,9 +280,10 @@ def test_a_driver_joins_a_ray_of_the_users_with_its_token_also_after_one_of_its_
     token.write_text(TOKEN)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
+    environ |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", JOINS],
-        env={**environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
+        env={**environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=240,
