@@ -396,13 +396,20 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
 
 @check(
     "secrets.files",
-    "who may read the files that NAME_FILE variables name, and those of ui --auth",
+    "who may read the files that NAME_FILE variables name, Ray's token, and those of ui --auth",
     "chmod 600 the file",
 )
 def _files(scope: Scope) -> Iterator[Finding]:
     own = sorted(file for file in (scope.home.path / "ui").glob("*") if file.is_file())
-    files = {**read_from(), **{f"ui --auth, {file.name}": file for file in own}}
+    files = {
+        **read_from(),
+        **{f"ui --auth, {file.name}": file for file in own},
+        **dict(_ray_tokens()),
+    }
     for name, path in files.items():
+        if not path.is_file():
+            yield wrong(f"{path} ({name}) is no file", f"make it, or unset {name}")
+            continue
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):
             yield warning(
@@ -410,3 +417,12 @@ def _files(scope: Scope) -> Iterator[Finding]:
             )
         else:
             yield ok(f"{path} ({name}) is its owner's alone")
+
+
+def _ray_tokens() -> Iterator[tuple[str, Path]]:
+    """Yield the files that Ray reads its token from; the second is made by Ray itself."""
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        yield "RAY_AUTH_TOKEN_PATH", Path(path)
+    own = Path("~/.ray/auth_token").expanduser()
+    if own.is_file():
+        yield "Ray's token", own

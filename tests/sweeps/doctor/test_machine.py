@@ -208,6 +208,8 @@ def test_files_of_secrets_that_others_can_read_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeps.secrets._READ", {})
+    monkeypatch.setenv("HOME", str(tmp_path))  # which has no token of Ray's
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     file, own = tmp_path / "password", tmp_path / "ui" / "users.db"
     own.parent.mkdir()
     for path in (file, own):
@@ -219,6 +221,32 @@ def test_files_of_secrets_that_others_can_read_are_told(
     assert (told.level, told.advice) == ("warning", f"chmod 600 {file}")
     assert "MLFLOW_TRACKING_PASSWORD" in told.message
     assert fine.level == "ok"
+
+
+def test_rays_token_that_others_can_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself makes the first with the umask's permissions."""
+    monkeypatch.setattr("sweeps.secrets._READ", {})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made, named = tmp_path / ".ray" / "auth_token", tmp_path / "token"
+    made.parent.mkdir()
+    for file in (made, named):
+        file.write_text("token")
+        file.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
+    findings = look("secrets.files", tmp_path)
+    assert [(it.level, it.advice) for it in findings] == [
+        ("warning", f"chmod 600 {file}") for file in (named, made)
+    ]
+    for file in (made, named):
+        file.chmod(0o600)
+    assert {it.level for it in look("secrets.files", tmp_path)} == {"ok"}
+    named.unlink()
+    made.unlink()
+    assert f"{named} (RAY_AUTH_TOKEN_PATH) is no file" in only(
+        look("secrets.files", tmp_path), "wrong"
+    )
 
 
 @pytest.mark.parametrize(
