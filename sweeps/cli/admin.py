@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
+from carft_core.requirements import refuse_outdated
 from sweeps.cli import Emit
 from sweeps.cli.table import table_lines
 from sweeps.doctor.base import FAULTS, Scope
@@ -255,6 +256,8 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         _check_only_named(arguments, without_password(place.named))
     elif not home.path.exists():
         raise RequestError(f"there is no home {home.path} yet; run a sweep first, or name --home")
+    else:
+        refuse_outdated("mlflow", "ui lets browsers reach MLflow's server")
     _check(arguments)
     refuse_if_moved(place)
     users = prepare(home.path, _password) if arguments.auth else None

@@ -12,22 +12,24 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from carft_core.requirements import (
+    PROJECT,
+    installed_version,
+    missed_floor,
+    requirements,
+    upgrade_command,
+)
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from tracking.location import existing_folder, file_system, network_file_system, waiting
 from tracking.provenance import provenance_tags
 
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
 CHECKS: list[Check] = []
 check = functools.partial(declare, CHECKS)
 
 
-PROJECT = "carft-sweep"
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
 """Named with their versions, though others are checked as well."""
 
@@ -41,7 +43,7 @@ def _own(_: Scope) -> Iterator[Finding]:
     """Report the version and the sources: two machines with this line in common run the same."""
     from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 
-    version = _version(PROJECT) or "(not installed)"
+    version = installed_version(PROJECT) or "(not installed)"
     commit = provenance_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
     yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
@@ -72,39 +74,30 @@ def _python(_: Scope) -> Iterator[Finding]:
 @check(
     "versions.packages",
     "every required package against the range that the package requires",
-    "pip install -c constraints.txt -e . brings the versions that were tested",
+    "install a version in the range; `make install-run` brings those that were tested",
 )
 def _packages(_: Scope) -> Iterator[Finding]:
-    required = _required()
+    from packaging.version import Version
+
+    required = requirements()
     if not required:
         yield warning(f"{PROJECT} is not installed as a package, so what it needs is not known")
         return
     for requirement in required:
-        there = _version(requirement.name)
-        if there is None:
-            yield wrong(f"{requirement.name} is not installed")
-        elif not requirement.specifier.contains(there, prereleases=True):
-            yield wrong(f"{requirement.name} {there} is outside of {requirement.specifier}")
-    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
+        name, version = requirement.name, installed_version(requirement.name)
+        if version is None:
+            message = f"{name} is not installed"
+        elif floor := missed_floor(requirement):
+            message = (
+                f"{name} {version} is older than {floor}: older ones have known holes, or faults"
+            )
+        elif not requirement.specifier.contains(Version(version).base_version):
+            message = f"{name} {version} is outside of {requirement.specifier}"
+        else:
+            continue
+        yield wrong(message, upgrade_command(requirement))
+    versions = [f"{name} {version}" for name in SHOWN if (version := installed_version(name))]
     yield ok(", ".join(versions))
-
-
-def _required() -> list[Requirement]:
-    """Return what carft-sweep itself requires here, without extras."""
-    from packaging.requirements import Requirement
-
-    try:
-        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
-    except metadata.PackageNotFoundError:
-        return []
-    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 CGROUP = Path("/sys/fs/cgroup")

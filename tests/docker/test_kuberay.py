@@ -214,8 +214,8 @@ def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds()
 
 
 def test_the_cluster_names_the_version_of_ray_that_is_pinned() -> None:
-    pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']}\n"
-    assert pinned in (ROOT / "constraints.txt").read_text()
+    pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']} "
+    assert pinned in (ROOT / "requirements.lock").read_text()
     assert version("ray") in pinned
 
 

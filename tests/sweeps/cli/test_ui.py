@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,20 @@ def test_a_server_of_somebody_else_has_users_of_its_own(
     assert "secret" not in told
     assert started == {}
     assert main(["ui"]) == 0
+
+
+def test_an_mlflow_with_known_holes_is_not_served(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "requires", lambda _: ["mlflow<4,>=3.17"])
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "3.9.0" if name == "mlflow" else real(name)
+    )
+    assert main(["ui"]) == 2
+    assert "mlflow 3.9.0 is older than 3.17" in (message := capsys.readouterr().err)
+    assert 'pip install "mlflow<4,>=3.17"' in message
+    assert started == {}
 
 
 def test_another_port_may_be_named(started: Started) -> None:

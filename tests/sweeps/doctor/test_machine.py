@@ -62,6 +62,16 @@ def test_what_is_missing_or_outside_of_its_range_is_named(
     assert missing.message == "nobody-has-this is not installed"
 
 
+def test_what_is_below_its_floor_comes_with_the_command_that_upgrades_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks_for(monkeypatch, "torch>=99.5,<100")
+    old, _ = look("versions.packages", tmp_path)
+    assert old.level == "wrong"
+    assert old.message.startswith(f"torch {torch.__version__} is older than 99.5: ")
+    assert old.advice == 'pip install "torch<100,>=99.5"'
+
+
 def test_another_python_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asks_for(monkeypatch, python=">=4")
     assert "carft-sweep needs >=4" in only(look("versions.python", tmp_path), "wrong")
