@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from tracking.errors import TrackingError
+from tracking.ownership import make_home
 
 OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
 """Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""
@@ -222,7 +223,7 @@ def home_id(home: Path) -> str:
         return file.read_text().strip()
     except FileNotFoundError:
         pass
-    home.mkdir(parents=True, exist_ok=True)
+    make_home(home)
     mine = file.with_name(f".id.{uuid.uuid4().hex}")
     mine.write_text(f"{uuid.uuid4().hex}\n")
     try:
