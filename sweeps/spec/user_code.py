@@ -79,9 +79,13 @@ def import_all(
         place = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
         wanted.append((place, item, Path.cwd()))
     imports: dict[str, None] = {}
+    seen: set[str] = set()
     for place, item, at in wanted:
         try:
             resolved = resolve([item], at)
+            if seen.issuperset(resolved):
+                continue  # a home has those of the file among the others too
+            seen.update(resolved)
             if vet is not None:
                 for module in resolved:
                     vet(module)
