@@ -12,7 +12,6 @@ from typing import Protocol
 
 from sweeps.cli.parser import parse
 from sweeps.secrets import read_secret_files
-from tracking.console import printable
 from tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from tracking.location import stay_private
 
@@ -83,7 +82,7 @@ class _StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        sys.stderr.write(f"{printable(self.format(record))}\n")
+        sys.stderr.write(f"{_printable(self.format(record))}\n")
 
 
 @contextlib.contextmanager
@@ -108,12 +107,18 @@ def _logging(verbosity: int) -> Iterator[None]:
 
 def _emit(text: str, /, *, styled: bool = False) -> None:
     # At once, also into a pipe: `ui` and `run` continue for long after what they print.
-    print(text if styled else printable(text), flush=True)
+    print(text if styled else _printable(text), flush=True)
+
+
+def _printable(text: str) -> str:
+    from tracking.console import printable  # which imports rich: not for --help
+
+    return printable(text)
 
 
 def _report_error(error: Exception, code: int) -> int:
     text = "\n".join([f"carft-sweep: {error}", *getattr(error, "__notes__", ())])
-    print(printable(text), file=sys.stderr)
+    print(_printable(text), file=sys.stderr)
     return code
 
 
