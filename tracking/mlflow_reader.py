@@ -40,6 +40,7 @@ from tracking.location import (
     resolve_location,
     without_password,
 )
+from tracking.ownership import check_home
 from tracking.report.html import show_in_notebooks
 from tracking.store import mlflow_store
 from tracking.store.mlflow_client import connect, find_experiment
@@ -399,7 +400,8 @@ def load_comparison(
         spec: How to select and test, before that of the sweeps.
 
     Raises:
-        TrackingError: A sweep is unknown, or the sweeps judge differently.
+        TrackingError: A sweep is unknown, the sweeps judge differently, or another account could
+            have written the home and CARFT_SHARED_HOMES does not name it.
         ServiceUnreachable: The server does not answer.
     """
     if not sweeps:
@@ -422,6 +424,7 @@ def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list
 def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     """Read a home's own sweeps, also from a server that other homes use."""
     folder = home_folder(None if home is None else os.fspath(home))
+    check_home(folder)
     place = resolve_location(folder)
     reader = MlflowReader(place.uri, place.experiment)
     every, own = reader.sweeps(), _id(folder)

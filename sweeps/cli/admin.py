@@ -97,7 +97,8 @@ def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
     from sweeps.doctor.examination import SUBJECTS, run_checks, select_checks
 
-    scope = Scope(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
+    home = find_home(arguments.home, trust=arguments.trust_home)
+    scope = Scope(home, address_of(arguments.address), arguments.nodes)
     findings = []
     subject = None
     for check, finding in run_checks(select_checks(arguments.only), scope):
@@ -142,7 +143,7 @@ def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises ServiceUnreachable when the server does not answer."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     for name in arguments.sweeps:
         sweep_folder(home, name)
     names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
@@ -194,7 +195,7 @@ class Waste:
 
 def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
         for path in (Path(item.path) for item in items):
@@ -250,7 +251,7 @@ def _waste(path: Path, reason: str) -> Waste:
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     place = resolve_location(home.path)
     if is_server(place.named):
         _check_only_named(arguments, without_password(place.named))

@@ -21,7 +21,7 @@ from tracking.location import HOME_VARIABLE
 DETACHED = 3
 _REPEATED = {"overrides": "--set", "profiles": "--profile"}
 _ONCE = {"data_root": "--data-root", "parallel": "--parallel", "timeout": "--timeout"}
-_FLAGS = {"fresh": "--fresh", "quiet": "--quiet"}
+_FLAGS = {"fresh": "--fresh", "quiet": "--quiet", "trust_home": "--trust-home"}
 
 
 def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from carft_core.errors import RequestError, unknown
 from sweeps.secrets import NAMES, SUFFIX
 from tracking.location import HOME, HOME_VARIABLE
+from tracking.provenance import run_git
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
 """May hold a password or not: its value decides."""
@@ -262,7 +263,8 @@ def source_commit(root: Path) -> str | None:
         commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD").strip()
     except RequestError:  # before the first commit
         return None
-    return f"{commit}-dirty" if _git(root, "status", "--porcelain") else commit
+    changes = _git(root, "status", "--porcelain", "--ignore-submodules=dirty")
+    return f"{commit}-dirty" if changes else commit
 
 
 def format_size(size: int) -> str:
@@ -317,13 +319,7 @@ def _too_large(sizes: Mapping[str, int], max_bytes: int) -> RequestError:
 
 def _git(folder: Path, *command: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *command],
-            cwd=folder,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_git(folder, *command, seconds=60)
     except FileNotFoundError:
         raise RequestError(f"{folder} lies in a git repository, but git is not installed") from None
     except subprocess.TimeoutExpired:

@@ -192,9 +192,15 @@ def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "only 3 more files" in look("home.disk", tmp_path)[1].message
 
 
-def test_a_home_that_anybody_may_write_is_told(tmp_path: Path) -> None:
+def test_a_home_that_anybody_may_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tmp_path.chmod(0o777)
-    assert f"chmod o-w {tmp_path}" in only(look("home.private", tmp_path), "warning")
+    told = only(look("home.private", tmp_path), "warning")
+    assert "can be written by everybody" in told
+    assert f"chmod go-w {tmp_path}" in told
+    monkeypatch.setenv("CARFT_SHARED_HOMES", str(tmp_path))
+    assert "it is shared on purpose" in only(look("home.private", tmp_path), "ok")
 
 
 def test_a_data_root_names_the_families_that_it_has(
