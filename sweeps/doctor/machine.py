@@ -24,6 +24,7 @@ from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wron
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from tracking.location import existing_folder, file_system, network_file_system, waiting
+from tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
 from tracking.provenance import provenance_tags
 
 CHECKS: list[Check] = []
@@ -337,18 +338,19 @@ def _disk(scope: Scope) -> Iterator[Finding]:
 
 @check(
     "home.private",
-    "that not everybody may write into it",
-    "chmod o-w the home",
+    "whether another account could write it, which every other command refuses",
+    "take the right to write away from others, or name the home in CARFT_SHARED_HOMES",
 )
 def _private(scope: Scope) -> Iterator[Finding]:
-    if not scope.home.path.is_dir():
+    path = scope.home.path.absolute()
+    writer = other_writer(path) if path.is_dir() else None
+    if writer is None:
         return
-    mode = scope.home.path.stat().st_mode
-    if mode & 0o002:
-        yield warning(
-            f"anybody on this machine may write into {scope.home.path} (mode {mode & 0o777:o})",
-            f"chmod o-w {scope.home.path}",
-        )
+    message = f"{path} {writer.reason}"
+    if is_shared(path):
+        yield ok(f"{message}; {SHARED_HOMES_VARIABLE} says that it is shared on purpose")
+    else:
+        yield warning(message, writer.remedy)
 
 
 @check(
@@ -389,13 +391,20 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
 
 @check(
     "secrets.files",
-    "who may read the files that NAME_FILE variables name, and those of ui --auth",
+    "who may read the files that NAME_FILE variables name, Ray's token, and those of ui --auth",
     "chmod 600 the file",
 )
 def _files(scope: Scope) -> Iterator[Finding]:
     own = sorted(file for file in (scope.home.path / "ui").glob("*") if file.is_file())
-    files = {**read_from(), **{f"ui --auth, {file.name}": file for file in own}}
+    files = {
+        **read_from(),
+        **{f"ui --auth, {file.name}": file for file in own},
+        **dict(_ray_tokens()),
+    }
     for name, path in files.items():
+        if not path.is_file():
+            yield wrong(f"{path} ({name}) is no file", f"make it, or unset {name}")
+            continue
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):
             yield warning(
@@ -403,3 +412,12 @@ def _files(scope: Scope) -> Iterator[Finding]:
             )
         else:
             yield ok(f"{path} ({name}) is its owner's alone")
+
+
+def _ray_tokens() -> Iterator[tuple[str, Path]]:
+    """Yield the files that Ray reads its token from; the second is made by Ray itself."""
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        yield "RAY_AUTH_TOKEN_PATH", Path(path)
+    own = Path("~/.ray/auth_token").expanduser()
+    if own.is_file():
+        yield "Ray's token", own
