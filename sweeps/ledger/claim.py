@@ -12,7 +12,7 @@ from types import TracebackType
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from sweeps.ledger.runs import RENEW_AFTER, Lease
+from sweeps.ledger.runs import Lease
 from tracking.location import Lock, LockHeld
 
 DRIVER, FILE = "driver.json", "stop.json"
@@ -71,7 +71,7 @@ class Claim:
         file system whose locks do not reach the other host.
         """
         with self._renewing:
-            if time.time() - self._lease.renewed < RENEW_AFTER:
+            if not self._lease.is_due:
                 return
             if not self._is_ours():
                 raise ClaimLost(

@@ -56,6 +56,13 @@ class Lease:
         """Return the same claim, renewed now."""
         return replace(self, renewed=time.time())
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be renewed; at once where the clock was set back behind the last time,
+        or it would not be renewed for as long as that.
+        """
+        return abs(time.time() - self.renewed) >= RENEW_AFTER
+
     def is_live(self) -> bool:
         """Whether its process runs on this host, or renewed it lately on another one."""
         if self.host != socket.gethostname():
@@ -148,9 +155,10 @@ class RunStore:
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
     def digests(self) -> Iterator[str]:
-        """Every run that was ever begun here."""
+        """Every run that was ever begun here, without the backups of those that begin anew."""
         for file in sorted(self.path.glob(f"*/{FILE}")):
-            yield file.parent.name
+            if not file.parent.name.startswith("."):
+                yield file.parent.name
 
     def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
         """Claim a run for an attempt. None when another live claimant has it."""
@@ -186,7 +194,7 @@ class RunStore:
         def renewed(known: RunState | None) -> RunState | None:
             if known is None or known.lease is None or known.lease.owner != self.owner:
                 return None
-            if time.time() - known.lease.renewed < RENEW_AFTER:
+            if not known.lease.is_due:
                 return None
             return replace(known, lease=known.lease.renew())
 
