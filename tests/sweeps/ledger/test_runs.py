@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -207,6 +208,31 @@ def test_a_claim_goes_on_being_renewed_when_the_clock_is_set_back(
         monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: yesterday - 11)
         with pytest.raises(RequestError, match="kl_weight was taken over by"):
             claim.renew()
+
+
+def test_a_claim_that_cannot_be_written_or_removed_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = tmp_path / "kl_weight", Path.unlink
+
+    def full(self: Lease, file: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    def read_only(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "driver.json":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        real(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            Claim(folder).__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(OSError, match="of the sweep itself"), Claim(folder):
+            raise OSError("of the sweep itself")
+    with Claim(folder):
+        assert holder(folder) is not None
 
 
 @pytest.mark.parametrize("still_there", [True, False])
