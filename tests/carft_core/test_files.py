@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
     assert read_json(path) == {"value": 1}
+
+    def fill(file: Path) -> None:
+        del file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` raises it
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write_atomically(path, fill)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
