@@ -13,7 +13,7 @@ from types import TracebackType
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from sweeps.ledger.runs import Lease
+from sweeps.ledger.runs import Lease, end_claimant
 from tracking.location import Lock, LockHeld
 
 DRIVER, FILE = "driver.json", "stop.json"
@@ -65,6 +65,7 @@ class Claim:
         """Let go, unless another driver has it now."""
         self._closed.set()
         self._thread.join()
+        end_claimant(self._lease.owner)
         try:
             if self._is_ours():
                 self._request.unlink(missing_ok=True)

@@ -22,6 +22,15 @@ SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""
 
 
+_ENDED: set[str] = set()
+"""Claimants of this process that have ended, whatever the files say: a disk may have been full."""
+
+
+def end_claimant(owner: str) -> None:
+    """Count the leases of a claimant of this process as void, those too that stay on the disk."""
+    _ENDED.add(owner)
+
+
 @dataclass(frozen=True)
 class Lease:
     """A claim of one process; times in seconds since the Unix epoch."""
@@ -65,6 +74,8 @@ class Lease:
 
     def is_live(self) -> bool:
         """Whether its process runs on this host, or renewed it lately on another one."""
+        if self.owner in _ENDED:
+            return False
         if self.host != socket.gethostname():
             return time.time() - self.renewed < SILENCE
         if not _exists(self.pid):
@@ -141,6 +152,10 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.owner = uuid.uuid4().hex
+
+    def close(self) -> None:
+        """Let go of every run, also where the disk did not let us say so."""
+        end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:
         """The work folder of a run."""
