@@ -216,6 +216,7 @@ def test_a_claim_that_cannot_be_written_or_removed_is_let_go_of(
     folder, real = tmp_path / "kl_weight", Path.unlink
 
     def full(self: Lease, file: Path) -> None:
+        del self
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
     def read_only(self: Path, missing_ok: bool = False) -> None:
