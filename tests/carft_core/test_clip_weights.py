@@ -194,13 +194,6 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, ending: str) -> No
         read_state(tmp_path / f"w{ending}")
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(number: float) -> None:
-    state = {"weight": torch.tensor([[1.0, number]]), "bias": torch.zeros(1)}
-    with pytest.raises(RequestError, match=r"file\.pt holds NaN or infinity: 1 tensors: weight"):
-        fitted(nn.Linear(2, 1), state)
-
-
 def test_a_model_that_does_not_fit_is_left_as_it_was() -> None:
     model = nn.Linear(3, 2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -332,11 +325,12 @@ def test_the_tiny_checkpoint_is_read_as_it_was_written(tiny_clip_files: Path) ->
     assert all(torch.equal(written[key], read[key]) for key in written)
 
 
+@pytest.mark.parametrize("number", [1e38, float("nan")])
 def test_weights_that_overflow_are_refused_when_texts_are_read(
-    tiny_clip_files: Path, tmp_path: Path
+    tiny_clip_files: Path, tmp_path: Path, number: float
 ) -> None:
     state = load_file(tiny_clip_files / "open_clip_model.safetensors")
-    state["token_embedding.weight"].fill_(1e38)
+    state["token_embedding.weight"].fill_(number)
     shutil.copy(tiny_clip_files / "open_clip_config.json", tmp_path)
     save_file(state, tmp_path / "open_clip_model.safetensors")
     with pytest.raises(RequestError, match=f"{tmp_path.name}: its weights give NaN"):
