@@ -27,6 +27,7 @@ from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
 from carft_core.errors import DownloadFailed, RequestError
 from carft_core.files import existing, keep, read_json, user_cache
+from carft_core.requirements import refuse_outdated
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 
@@ -572,6 +573,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickled(path: Path) -> object:
+    refuse_outdated("torch", f"{path} is a pickle: a crafted one may run code when it is read")
     try:
         with warnings.catch_warnings():
             # About pickles that torch.save did not write; they are refused below.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from carft_core.errors import RequestError
 from sweeps.cli import FAILED, Emit
 from sweeps.cli.compare import written
-from sweeps.home import Home, find_home
+from sweeps.home import find_home
 from sweeps.ledger.trials import sweep_folder
 from sweeps.results.export import SelectedModel, exporter, select_model
 from sweeps.scheduler.progress import figures
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = Home(find_home(arguments.home).path.absolute())
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     shown = Path(arguments.out or f"{arguments.sweep}-model")
     out, kept = shown.expanduser().absolute(), None
     with exporter(home, arguments.sweep) as models:
@@ -109,10 +109,10 @@ def _folder(arguments: argparse.Namespace) -> Path:
     from carft_core.export import FACTS
     from sweeps.results.export import selected_in_cache
 
-    home = Home(find_home(arguments.home).path.absolute())
     folder = Path(arguments.model).expanduser()
     if (folder / FACTS).is_file():
         return folder
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     try:
         sweep_folder(home, arguments.model)
     except RequestError as error:

@@ -13,8 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from tracking.location import waiting
+from tracking.location import is_plain_name, waiting
 
 NO_SEED = "none"
 """How a run that no seed changes stands in a setting's runs."""
@@ -158,7 +159,9 @@ class RunStore:
         end_claimant(self.owner)
 
     def folder(self, digest: str) -> Path:
-        """The work folder of a run."""
+        """The work folder of a run. Raises RequestError for a digest that would lead elsewhere."""
+        if not is_plain_name(digest):
+            raise RequestError(f"{digest!r} is no digest of a run, as the ledger of a sweep has it")
         return self.path / digest
 
     def read(self, digest: str) -> RunState | None:
@@ -281,7 +284,7 @@ class RunStore:
         self, digest: str, change: Callable[[RunState | None], RunState | None]
     ) -> RunState | None:
         """Read, change and write under a lock; None from `change` leaves the file alone."""
-        with waiting(self.path / ".locks" / digest):
+        with waiting(self.path / ".locks" / self.folder(digest).name):
             new = change(self.read(digest))
             if new is not None:
                 self._write(new)
