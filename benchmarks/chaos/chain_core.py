@@ -167,4 +167,3 @@ def sweep_files(engine: str, data: Mapping[str, Any]) -> Iterator[dict[str, Any]
     race = {"race_seeds": {"after": 1, "margin": 0.1}}
     yield {"name": "pruned", "method": "grid", **grid, **median, **common}
     yield {"name": "race", "method": "grid", **grid, **race, **common}
-

@@ -47,6 +47,20 @@ def test_what_is_not_there_reads_as_none_and_what_is_broken_says_so(tmp_path: Pa
         read_json(tmp_path / "broken.json")
 
 
+def test_json_that_is_no_file_or_has_no_end_says_so(tmp_path: Path) -> None:
+    device, deep, large = (tmp_path / name for name in ("device.json", "deep.json", "large.json"))
+    device.symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match=r"device\.json is not a regular file"):
+        read_json(device)
+    deep.write_text("[" * 200_000)
+    with pytest.raises(RequestError, match=r"deep\.json is not JSON that is read: nested too"):
+        read_json(deep)
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # a hole
+    with pytest.raises(RequestError, match=r"large\.json has 1099511627776 bytes; at most"):
+        read_json(large)
+
+
 def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"value": float("nan")})

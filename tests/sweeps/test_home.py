@@ -46,16 +46,6 @@ def test_a_home_that_cannot_be_written_is_a_mistake_with_a_remedy(tmp_path: Path
         Home(tmp_path / "file" / "home").prepare()
 
 
-def test_a_home_that_became_read_only_is_one_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Home(tmp_path / "home").prepare()
-    # Nobody but root can mount, and root may write whatever the mode says.
-    monkeypatch.setattr("sweeps.home.os.access", lambda *_: False)
-    with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
-        Home(tmp_path / "home").prepare()
-
-
 def test_a_new_home_is_its_users_alone_and_one_that_is_shared_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +65,16 @@ def test_a_home_that_another_account_made_first_is_not_prepared(
         Home(tmp_path).prepare()
     assert not [*tmp_path.iterdir()]
     Home(tmp_path, is_trusted=True).prepare()
+
+
+def test_a_home_that_became_read_only_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Home(tmp_path / "home").prepare()
+    # Nobody but root can mount, and root may write whatever the mode says.
+    monkeypatch.setattr("sweeps.home.os.access", lambda *_: False)
+    with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
+        Home(tmp_path / "home").prepare()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "nfs4", "lustre"])
