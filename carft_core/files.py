@@ -47,8 +47,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         Path(name).chmod(0o666 & ~UMASK)  # mkstemp's files are private; a shared home's are not
         os.replace(name, path)  # noqa: PTH105 - the name is a str here
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_atomically, write_json
+from carft_core.identity import identify
 from carft_core.run import RunFolder, load_weights, save_weights
+
+Config = Callable[..., TrialConfig]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -23,6 +30,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
     assert read_json(path) == {"value": 1}
+
+    def fill(file: Path) -> None:
+        del file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` raises it
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write_atomically(path, fill)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -78,6 +92,20 @@ def test_a_damaged_checkpoint_means_from_the_beginning(
     assert folder.load_checkpoint() is None
     assert f"{folder.checkpoint} is damaged" in caplog.text
     assert "begins again" in caplog.text
+
+
+def test_what_a_killed_process_was_writing_goes_when_the_run_is_claimed_again(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config, folder = toy_config({}), RunFolder(tmp_path)
+    folder.claim(config, 0, identify(config, 0))
+    (tmp_path / "weights").mkdir()
+    large = [".checkpoint.pt.abcdefgh", "weights/.last.safetensors.abcdefgh"]
+    for name in (*large, ".run.json.abcdefgh", "weights/last.safetensors"):
+        (tmp_path / name).write_bytes(b"half a file")
+    folder.claim(config, 0, identify(config, 0))
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {"config.json", ".run.json.abcdefgh", "weights/last.safetensors"}
 
 
 def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:
