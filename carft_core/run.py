@@ -82,8 +82,9 @@ class RunFolder:
         return RunFolder(self.path.parent / digest)
 
     def claim(self, config: TrialConfig, seed: int, identity: Identity) -> None:
-        """Write what this folder's run is. Raises RequestError when it is another's, or is named
-        by the digest of another one.
+        """Write what this folder's run is, and remove what a process that was killed was writing
+        of its large files. Raises RequestError when it is another's, or is named by the digest of
+        another one.
         """
         name, digest = self.path.name, identity.digest
         if re.fullmatch("[0-9a-f]{64}", name) and name != digest:
@@ -101,6 +102,9 @@ class RunFolder:
                 f"{self.path} holds another run ({claimed['digest'][:12]}), not "
                 f"{identity.digest[:12]}; give each run a folder of its own"
             )
+        # Others may be written by the driver just now.
+        for left in (*self.path.glob(".checkpoint.pt.*"), *self.path.glob("weights/.*.*")):
+            left.unlink(missing_ok=True)
 
     def claimed(self) -> dict[str, Any]:
         """What `claim` wrote. Raises RequestError when there is no run here."""

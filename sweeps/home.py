@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,6 +89,10 @@ class Home:
             ignore = self.path / ".gitignore"
             if not ignore.exists():
                 ignore.write_text("*\n")
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                is_read_only = os.statvfs(self.path).f_flag & os.ST_RDONLY
+                reason = errno.EROFS if is_read_only else errno.EACCES
+                raise OSError(reason, os.strerror(reason))
         except OSError as error:
             raise RequestError(
                 f"the home {self.path} cannot be written: {error.strerror}; {_ANOTHER}"

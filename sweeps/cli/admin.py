@@ -170,8 +170,8 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
         projection = project(home, name, store)
     except ServiceUnreachable as away:
         raise ServiceUnreachable(
-            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when the "
-            "server answers"
+            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when that "
+            "is mended"
         ) from away
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
@@ -215,8 +215,12 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
+"""The names of files and folders that are filled beside what they are to replace."""
+
+
 def waste(home: Home) -> Iterator[Waste]:
-    """What can go, never of a run that somebody works on."""
+    """What can go, never of a run or a sweep that somebody works on."""
     runs = RunStore(home.runs)
     used = set(_used(home))
     for digest in runs.digests():
@@ -228,18 +232,36 @@ def waste(home: Home) -> Iterator[Waste]:
             yield _waste(folder, "a run that no sweep uses")
         elif state.state == "done" and (folder / OPTIMISER_STATE).exists():
             yield _waste(folder / OPTIMISER_STATE, "state of a run that is done")
+        if digest in used:
+            yield from _unfinished_writes(folder)
     for aside in sorted(home.runs.glob(".*.before")):
-        owner = runs.read(aside.name.removeprefix(".").removesuffix(".before"))
-        if owner is None or not owner.is_live:
+        digest = aside.name.removeprefix(".").removesuffix(".before")
+        state = runs.read(digest)
+        # Until the run is done again this is its only result, or the one that it goes back to.
+        is_replaced = state is not None and state.state == "done" and not state.is_live
+        if is_replaced or digest not in used:
             yield _waste(aside, "an earlier result of a run that was trained again")
+    for name in sweep_names(home):
+        if holder(home.sweep(name)) is None:
+            yield from _unfinished_writes(home.sweep(name))
+
+
+def _unfinished_writes(folder: Path) -> Iterator[Waste]:
+    """Yield what a process that was killed was about to put in the place of something else."""
+    for place, folders, files in os.walk(folder):
+        left = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in left]
+        for name in sorted(left):
+            yield _waste(Path(place, name), "half a file of a process that was killed")
 
 
 def _used(home: Home) -> Iterator[str]:
-    """Yield the runs of every generation of every sweep."""
+    """Yield the runs of every generation of every sweep, and those that its soups are made of."""
     for name in sweep_names(home):
         for ledger in read_generations(home.sweep(name) / LEDGER_FILE):
             for setting in ledger.settings():
                 yield from setting.runs.values()
+                yield from setting.members
             for trial in ledger.proposals():
                 yield from trial.runs.values()
 

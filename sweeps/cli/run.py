@@ -17,7 +17,7 @@ from sweeps.cli import Emit
 from sweeps.cli.parser import keys, overrides
 from sweeps.cli.status import FailedRun, command, failed_runs, is_open
 from sweeps.home import Home, find_home
-from sweeps.ledger.claim import holder
+from sweeps.ledger.claim import DRIVER
 from sweeps.ledger.generations import Invocation
 from sweeps.ledger.summary import summary_of
 from sweeps.ledger.trials import find_ledger
@@ -212,9 +212,10 @@ def _cap(spec: SweepSpec, more: int) -> int:
 
 
 def _is_done(home: Home, spec: SweepSpec, *, failed_again: bool) -> bool:
-    """Whether another execution would find nothing to run."""
+    """Whether another execution would find nothing to do."""
     ledger = find_ledger(home, spec.name)
-    if summary_of(ledger)["state"] != "done" or holder(home.sweep(spec.name)) is not None:
+    # A driver lets go when it has sent the end of the sweep: one that was killed has not.
+    if summary_of(ledger)["state"] != "done" or (home.sweep(spec.name) / DRIVER).exists():
         return False
     return not is_open(home, ledger, spec.trial_count, failed_again=failed_again)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_atomically, write_json
+from carft_core.identity import identify
 from carft_core.run import RunFolder, load_weights, save_weights
+
+Config = Callable[..., TrialConfig]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -23,6 +30,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
     assert read_json(path) == {"value": 1}
+
+    def fill(file: Path) -> None:
+        del file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` raises it
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write_atomically(path, fill)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -31,6 +45,20 @@ def test_what_is_not_there_reads_as_none_and_what_is_broken_says_so(tmp_path: Pa
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(RequestError, match=r"broken\.json is not JSON"):
         read_json(tmp_path / "broken.json")
+
+
+def test_json_that_is_no_file_or_has_no_end_says_so(tmp_path: Path) -> None:
+    device, deep, large = (tmp_path / name for name in ("device.json", "deep.json", "large.json"))
+    device.symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match=r"device\.json is not a regular file"):
+        read_json(device)
+    deep.write_text("[" * 200_000)
+    with pytest.raises(RequestError, match=r"deep\.json is not JSON that is read: nested too"):
+        read_json(deep)
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # a hole
+    with pytest.raises(RequestError, match=r"large\.json has 1099511627776 bytes; at most"):
+        read_json(large)
 
 
 def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
@@ -64,6 +92,20 @@ def test_a_damaged_checkpoint_means_from_the_beginning(
     assert folder.load_checkpoint() is None
     assert f"{folder.checkpoint} is damaged" in caplog.text
     assert "begins again" in caplog.text
+
+
+def test_what_a_killed_process_was_writing_goes_when_the_run_is_claimed_again(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    config, folder = toy_config({}), RunFolder(tmp_path)
+    folder.claim(config, 0, identify(config, 0))
+    (tmp_path / "weights").mkdir()
+    large = [".checkpoint.pt.abcdefgh", "weights/.last.safetensors.abcdefgh"]
+    for name in (*large, ".run.json.abcdefgh", "weights/last.safetensors"):
+        (tmp_path / name).write_bytes(b"half a file")
+    folder.claim(config, 0, identify(config, 0))
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {"config.json", ".run.json.abcdefgh", "weights/last.safetensors"}
 
 
 def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_a_home_that_another_account_made_first_is_not_prepared(
     Home(tmp_path, is_trusted=True).prepare()
 
 
+def test_a_home_that_became_read_only_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Home(tmp_path / "home").prepare()
+    # Nobody but root can mount, and root may write whatever the mode says.
+    monkeypatch.setattr("sweeps.home.os.access", lambda *_: False)
+    with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
+        Home(tmp_path / "home").prepare()
+
+
 @pytest.mark.parametrize("kind", ["ext4", "nfs4", "lustre"])
 def test_the_kind_of_storage_decides_where_studies_lie(
     home: Home, monkeypatch: pytest.MonkeyPatch, kind: str

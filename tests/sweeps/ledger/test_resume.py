@@ -12,13 +12,15 @@ from sweeps.cli import main
 from sweeps.engines.base import Handler
 from sweeps.engines.local import InProcessEngine
 from sweeps.home import Home
-from sweeps.ledger.claim import Claim
+from sweeps.ledger.claim import DRIVER, Claim
 from sweeps.ledger.generations import Invocation
-from sweeps.scheduler.session import SweepResult, execute
+from sweeps.ledger.runs import Lease
+from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.spec.spec import SweepSpec
 from sweeps.spec.user_code import vet_of
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tests.sweeps.scheduler.dying import Crash
 
 RANDOM = {
     "method": "random",
@@ -53,6 +55,25 @@ def test_a_sweep_that_is_done_says_so(
         "carft-sweep compare toy\n"
     )
     assert told.err == ""
+
+
+def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Projections, "end_driver", _crash)
+        run(toy_cli)
+    file = toy_cli.home.sweep("toy") / DRIVER
+    Lease("here", 1, None, "of a process that is dead", since=0.0, renewed=0.0).write(file)
+    (sweep,) = (run for key, run in toy_cli.tracker.runs.items() if key.kind == "sweep")
+    assert sweep.state == "running"
+    assert resume() == 0
+    assert sweep.state == "finished"
+    assert not file.exists()
+
+
+def _crash(*_: object) -> None:
+    raise Crash
 
 
 def test_what_was_left_over_is_done(toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,25 @@ def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
     assert sorted(tags) == ["done"] * 2 + ["pruned"] * 4
 
 
+def test_a_driver_that_dies_keeps_the_mean_over_seeds_at_every_epoch(
+    toy: ToySweep, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = {
+        **PRUNING,
+        "parameters": {"algorithm.kl_weight": {"values": WEIGHTS[:1]}},
+        "seeds": [0, 1],
+    }
+    whole = toy_in(tmp_path_factory.mktemp("whole"), monkeypatch)
+    whole.run(**sweep)
+    with pytest.raises(Crash):
+        toy.run(DyingAt(4, before=True), **sweep)  # at the third epoch of the first seed
+    bury(toy)
+    toy.run(**sweep)
+    (trial,), (expected,) = toy.ledger().trials(), whole.ledger().trials()
+    assert trial.reports == expected.reports
+    assert trial.reports[1] == pytest.approx((0.8 + 0.81) / 2 / toy_core.EPOCHS)
+
+
 def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySweep) -> None:
     toy.run(**{**PRUNING, "seeds": [0, 1, 2]})
     last = toy.ledger().trials()[-1]

@@ -1,0 +1,169 @@
+"""A core that trains nothing: a chain of numbers, whose every link depends on the one before.
+
+Files are written as `carft_core` writes them, with a checkpoint every other epoch, so that an epoch
+that was lost, repeated from a wrong state, or computed for another run changes every value behind
+it. Nothing of this module loads torch: a worker is there within a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from carft_core.files import read_json, write_json, write_text
+from sweeps.engines.base import Decision
+from sweeps.engines.entry import Report
+
+ENTRY = "benchmarks.chaos.chain_core:train_run"
+PAUSE = "CHAIN_PAUSE"
+"""The variable for the seconds that an epoch, and an evaluation, takes."""
+NAN = 0.77
+"""Runs with this KL weight become NaN."""
+UNMERGED = "unmerged"
+_CHECKPOINT_EVERY = 2
+
+
+class NonFinite(RuntimeError):
+    """As the core's, by its name."""
+
+
+def train_run(
+    config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
+) -> Mapping[str, Any] | None:
+    """Train and evaluate one run, an entry of the engines."""
+    trains = config["algorithm"]["name"] != "zero_shot"
+    if not (workdir / "config.json").exists():
+        claimed = {"digest": workdir.name, "identity": {}, "seed": seed, "config": dict(config)}
+        write_json(workdir / "config.json", claimed)
+    if not (workdir / "trained.json").exists():
+        if trains and not _train(config, seed, report, workdir):
+            return None
+        write_json(workdir / "trained.json", {"seconds": 0.1, "ended": time.time()})
+        (workdir / "checkpoint.pt").unlink(missing_ok=True)
+        sys.stderr.write("trained to the end\n")
+    weight = float((workdir / "weights" / "last.txt").read_text()) if trains else 0.25
+    for step, label in enumerate(labels_of(config) if trains else [UNMERGED]):
+        file = workdir / "evaluations" / label / "metrics.json"
+        digest = evaluation_digest(workdir.name, label)
+        if (read_json(file) or {}).get("digest") == digest:
+            continue
+        time.sleep(_pause())
+        metrics = _measured(weight if step == 0 else (weight + 0.25) / 2)
+        facts = {"data": "d", "images": {}}
+        measured = {"label": label, "step": step, "values": {}, "metrics": metrics}
+        write_json(file, {"digest": digest, **measured, "facts": facts})
+    return {"digest": workdir.name, "seed": seed, "warnings": []}
+
+
+def labels_of(config: Mapping[str, Any]) -> list[str]:
+    """List the models that are measured of a run, as `carft_core.run.models_of` names them."""
+    alphas = [alpha for merge in config["merges"] for alpha in merge["alphas"]]
+    return [UNMERGED, *(f"wise_ft@{alpha:g}" for alpha in alphas)]
+
+
+def evaluation_digest(digest: str, label: str) -> str:
+    """Name an evaluation, without opening data."""
+    return hashlib.sha256(f"{digest} {label}".encode()).hexdigest()
+
+
+def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) -> bool:
+    """Go on behind the checkpoint; False when the run was stopped."""
+    epochs = int(config["optim"]["epochs"])
+    kl_weight = float(config["algorithm"].get("kl_weight", 0.0))
+    checkpoint = workdir / "checkpoint.pt"
+    progress = read_json(checkpoint) or {"weight": 0.1 + seed / 1000, "history": []}
+    weight, history = progress["weight"], progress["history"]
+    reported = {item["epoch"]: item for item in read_json(workdir / "history.json") or []}
+    for epoch in range(len(history), epochs + 1):
+        if epoch:
+            time.sleep(_pause())
+            weight = _next(weight, kl_weight, epoch)
+        if kl_weight == NAN and epoch == epochs - 1:
+            raise NonFinite(f"train/loss is nan in epoch {epoch}")
+        metrics = {"train/loss": 1 - weight, "id/val/top1": weight}
+        earlier = reported.get(epoch)
+        repeated = earlier is not None and earlier["metrics"] == metrics
+        history.append(earlier if repeated else _report(epoch, epochs, metrics))
+        if epoch == epochs:
+            write_text(workdir / "weights" / "last.txt", repr(weight))
+        elif epoch % _CHECKPOINT_EVERY == 1:
+            write_json(checkpoint, {"weight": weight, "history": history})
+        ahead = [item for number, item in reported.items() if number > epoch]
+        write_json(workdir / "history.json", [*history, *ahead])
+        if report(history[-1]) is Decision.STOP and epoch < epochs:
+            write_json(checkpoint, {"weight": weight, "history": history})
+            return False
+    return True
+
+
+def _next(weight: float, kl_weight: float, epoch: int) -> float:
+    """The logistic map, which forgets nothing: a last bit that differs is soon a first one."""
+    rate = 3.6 + 0.3 * min(kl_weight, 1.0)
+    return rate * weight * (1 - weight) * (1 - epoch * 1e-6)
+
+
+def _report(epoch: int, epochs: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """As `EpochReport.as_dict` gives it."""
+    counts = {"epoch": epoch, "epochs": epochs, "step": epoch, "steps": epochs}
+    now = time.time_ns() // 1_000_000
+    return {**counts, "metrics": dict(metrics), "seconds": 0.01, "timestamp": now}
+
+
+def _measured(weight: float) -> dict[str, float]:
+    ood = {"ood/dark/top1": weight / 2, "ood/mean/top1": weight / 2}
+    return {"id/val/top1": weight, "id/test/top1": weight, **ood}
+
+
+def _pause() -> float:
+    return float(os.environ.get(PAUSE, "0.03"))
+
+
+def simulate_training() -> None:
+    """Let the commands of this process, and of its forks, train with this core on every engine.
+
+    The planner, the ledger, the worker processes and the projections are the real ones.
+    """
+    import carft_core.run
+    import sweeps.engines.factory
+    import sweeps.engines.ray_tune
+
+    def digest_of(digest: str, model: Any, config: object) -> str:
+        del config
+        return evaluation_digest(digest, UNMERGED if model is None else model[1].label)
+
+    carft_core.run.evaluation_digest = digest_of  # type: ignore[attr-defined]
+    engines, ray_engines = sweeps.engines.factory, sweeps.engines.ray_tune
+    for module, name in ((engines, "LocalEngine"), (ray_engines, "RayEngine")):
+        setattr(module, name, partial(getattr(module, name), entry=ENTRY))
+
+
+def sweep_files(engine: str, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the kinds of sweep, as the content of their files; of `data` only the digest counts."""
+    common = {
+        "baselines": ["zero_shot", "fine_tune"],
+        "trial": {
+            "algorithm": {"name": "car_ft"},
+            "data": data,
+            "optim": {"epochs": 5},
+            "merges": [{"name": "wise_ft", "alphas": [0.5]}],
+            "device": "cpu",
+        },
+    }
+    weights = [round(0.05 * step, 2) for step in range(13)] + [NAN]
+    grid = {"parameters": {"algorithm.kl_weight": {"values": weights}}, "seeds": [0, 1]}
+    yield {"name": "grid", "method": "grid", "confirm_seeds": [5, 6], **grid, **common}
+    if engine == "ray":
+        return  # several runs at once: what a search proposes depends on who ends first
+    space = {"parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 1.0}}, "run_cap": 26}
+    stop = {"early_terminate": {"type": "asha", "min_epochs": 1, "reduction_factor": 2}}
+    yield {"name": "search", "method": "tpe", "seeds": [0], **space, **stop, **common}
+    median = {"early_terminate": {"type": "median", "startup_trials": 2, "allow_grid": True}}
+    race = {"race_seeds": {"after": 1, "margin": 0.1}}
+    yield {"name": "pruned", "method": "grid", **grid, **median, **common}
+    yield {"name": "race", "method": "grid", **grid, **race, **common}
