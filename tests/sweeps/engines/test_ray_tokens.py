@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from carft_core.errors import RequestError
-from sweeps.engines.ray_tokens import check_version, own_token
+from sweeps.engines.ray_tokens import OLDEST, check_version, own_token
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,6 +37,15 @@ def test_a_ray_that_starts_without_a_token_is_refused(version: str) -> None:
 @pytest.mark.parametrize("version", ["2.59.0", "2.60.0", "2.100.0", "3.0.0.dev0"])
 def test_a_ray_with_tokens_is_not(version: str) -> None:
     check_version(version, "the cluster")
+
+
+def test_the_package_requires_no_older_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    floors = [
+        line.partition(">=")[2].partition(",")[0] for line in lines if line.startswith("ray[")
+    ]
+    assert floors == [".".join(map(str, OLDEST))] * 2
 
 
 def test_scripts_ask_for_the_version_by_a_command(tmp_path: Path) -> None:
