@@ -47,6 +47,8 @@ EVERY = {("local", "simulated"): 0.7, ("local", "real"): 6.0}
 ON_RAY = 6.0
 AIMED = 0.6
 """The share of the kills that wait for something to happen to a file."""
+OFTEN = 4
+"""A kill waits for what happens to files so many times in an undisturbed sweep, or more often."""
 AFTER = "after a time"
 SHARES = {
     "local": {"driver": 0.4, "worker": 0.55},
@@ -77,7 +79,7 @@ class Tally:
     starts: int = 0
     """Of drivers."""
     asked_for_file: int = 0
-    """How often `resume` asked for `run FILE`, since the driver died before it had kept its file."""
+    """How often `resume` asked for the file, which the driver had not kept when it died."""
     cleaned: int = 0
     """Leftovers that `clean` removed."""
     broken: list[str] = field(default_factory=list)
@@ -201,7 +203,8 @@ class Benchmark:
             if code or (code := sweep.sync()):
                 raise SystemExit(f"the undisturbed sweep exited with {code}:\n{sweep.said()}")
             _say(f"{name} undisturbed: {time.monotonic() - began:.1f} s")
-            self._references[name] = sweep.snapshot(), sorted(events.seen)
+            kinds = sorted(kind for kind, count in events.seen.items() if count >= OFTEN)
+            self._references[name] = sweep.snapshot(), kinds
         return self._references[name]
 
 
@@ -340,8 +343,8 @@ class Disturbed(Sweep):
             events.wait(0.05)
         instant = AFTER
         if is_aimed:
-            kind, skip = self._chance.choice(self._kinds), self._chance.randrange(4)
-            if events.wait(2 * self._every, kind, skip):
+            kind, skip = self._chance.choice(self._kinds), self._chance.randrange(3)
+            if events.wait(4 * self._every, kind, skip):
                 instant = kind
         if (code := self.code_of(driver)) is not None:
             return code
@@ -420,7 +423,7 @@ def _load_all() -> None:
     import sweeps.cli.admin
     import sweeps.cli.compare
     import sweeps.cli.run
-    import sweeps.engines.ray_tune
+    import sweeps.engines.ray_tune  # noqa: F401
     import tracking.store.mlflow_store  # noqa: F401
     from tracking.location import stay_private
 
@@ -448,7 +451,7 @@ def _load_migrations() -> None:
         (mlflow, "store/db_migrations/versions"),
         (optuna, "storages/_rdb/alembic/versions"),
     ):
-        for file in (Path(package.__file__).parent / folder).glob("*.py"):
+        for file in (Path(str(package.__file__)).parent / folder).glob("*.py"):
             once(file.stem.replace(".", "_") + "_py", str(file))
 
 

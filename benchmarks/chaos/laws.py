@@ -141,7 +141,9 @@ def _study(home: Home, name: str) -> list[dict[str, Any]]:
 def _mlflow(database: Path) -> dict[str, Any]:
     """Return every run by its name, as the database has it: those with one name are doubles."""
     with closing(sqlite3.connect(database)) as connection:
-        runs = connection.execute("SELECT run_uuid, name, status, end_time, lifecycle_stage FROM runs")
+        runs = connection.execute(
+            "SELECT run_uuid, name, status, end_time, lifecycle_stage FROM runs"
+        )
         entries = {
             run: {
                 "name": name,
