@@ -96,6 +96,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="begin no further kill after so many")
+    parser.add_argument("--points", type=int, default=13, help="of a sweep with simulated training")
+    parser.add_argument("--every", type=float, help="seconds between two kills, on average")
     parser.add_argument("--keep", type=Path, help="work here, and leave everything")
     parser.add_argument("--json", type=Path, help="write the report here too")
     arguments = parser.parse_args()
@@ -135,6 +137,7 @@ class Benchmark:
     ) -> None:
         self.engine, self.core, self.tally = arguments.engine, arguments.core, tally
         self.goal, self.chance = arguments.kills, random.Random(arguments.seed)
+        self.every = arguments.every or EVERY.get((self.engine, self.core), ON_RAY)
         self.until = time.monotonic() + (arguments.seconds or 10**9)
         self.folder, self._stack = folder, stack
         self._references: dict[str, tuple[dict[str, Any], list[str]]] = {}
@@ -145,7 +148,7 @@ class Benchmark:
         if self.core == "simulated":
             chain_core.simulate_training()
             data = tiny_sweep.data_of(folder)
-            self.sweep_files = list(chain_core.sweep_files(self.engine, data))
+            self.sweep_files = list(chain_core.sweep_files(self.engine, data, arguments.points))
         else:
             self.sweep_files = list(tiny_sweep.sweep_files(folder))
         gc.collect()
@@ -272,7 +275,7 @@ class Disturbed(Sweep):
     ) -> None:
         super().__init__(content, folder, benchmark.engine, benchmark.nodes)
         self._benchmark, self._chance, self._kinds = benchmark, benchmark.chance, kinds
-        self._every = EVERY.get((benchmark.engine, benchmark.core), ON_RAY)
+        self._every = benchmark.every
         self._server: Server | None = None
         self.began = time.monotonic()
         self.kills = 0
@@ -587,6 +590,7 @@ def ray_nodes(count: int) -> Iterator[Nodes]:
     """A Ray of so many nodes of one core, besides its head."""
     command = [sys.executable, "-m", "benchmarks.chaos.ray_nodes", str(count)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environ["RAY_raylet_start_wait_time_s"] = "600"  # on a machine that is busy
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
     ) as process:
