@@ -2,6 +2,7 @@
 # The virtual environment is made on the first call and again when the requirements change.
 
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # One thread a process, and one process more than cores: many tests wait for servers and workers.
 # In the order of the folders, so that the long files of tests/e2e are not the last ones.
@@ -13,14 +14,18 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 # It takes almost half as much time again.
 COVERAGE := --cov --cov-report=term
 # pip compiles what it has installed on one core; a few files are for another Python.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-  -c constraints.txt
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
-.PHONY: sweep test pytest coverage test-full check docs notebook clean
+# An environment of requirements.lock has these in it.
+WITHIN_cluster := run
+WITHIN_dev := run cluster
+
+.PHONY: install-run install-cluster install-dev sweep test pytest coverage test-full test-oldest \
+  check docs notebook lock clean
 .DELETE_ON_ERROR:
 
-sweep: $(VENV)/.installed
+sweep: $(VENV)/.installed-run
 	@$(BIN)/carft-sweep run sweeps/kl_weight.yaml
 
 test: check docs pytest
@@ -40,6 +45,22 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+# With the oldest versions that pyproject.toml admits and that have wheels for this Python: what leans
+# on them most, and sweeps on both engines. Old versions warn of what newer ones have changed, and an
+# older numpy rounds the last digit of a mean differently.
+DIGITS := test_the_text_is_the_one_that_was_looked_at[comparison.csv]
+test-oldest: $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode --only-binary :all: \
+	  --resolution lowest-direct -e ".[cluster]"
+	$(BIN)/uv pip install --quiet --python $(OLDEST) --compile-bytecode \
+	  hypothesis ipython pytest pytest-timeout pytest-xdist
+	PATH=$(CURDIR)/$(OLDEST)/bin:$$PATH OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(OLDEST)/bin/python -m pytest -W default tests/carft_core/test_clip_weights.py \
+	  tests/carft_core/test_requirements.py tests/sweeps/cli/test_check.py tests/tracking/report \
+	  tests/tracking/charts tests/e2e/test_both_engines.py \
+	  --deselect "tests/tracking/report/test_terminal.py::$(DIGITS)"
+
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -47,21 +68,28 @@ docs: $(VENV)/.installed-dev
 notebook: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.docs.notebook
 
+# requirements.lock, made anew after a change of pyproject.toml. OPTIONS=--upgrade: newer versions.
+lock: $(VENV)/.installed-dev
+	$(BIN)/python tools/lock.py compile $(OPTIONS)
+
+install-run install-cluster install-dev: install-%: $(VENV)/.installed-%
+
 clean:
-	rm -rf $(VENV) dist site .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(OLDEST) dist site .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
 	  .import_linter_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing into $(VENV): once, a few minutes."
-	@$(INSTALL) -e .
+# What the lock has, by its hashes; then torch, unless one that fits is there, and what its build
+# brings; then this project, built by what the lock has.
+$(VENV)/.installed-%: pyproject.toml requirements.lock tools/lock.py | $(VENV)/bin/python
+	@echo "Installing what $* needs into $(VENV): once, a few minutes."
+	@$(BIN)/python tools/lock.py select build-system $* > $(VENV)/requirements.txt
+	@$(PIP) install --no-compile --no-deps --require-hashes -r $(VENV)/requirements.txt
+	@$(BIN)/python tools/lock.py torch > $(VENV)/torch.txt
+	@$(PIP) install --no-compile -r $(VENV)/torch.txt
+	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
+	@$(PIP) check
 	@$(COMPILE)
-	@touch $@
-
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing into $(VENV) with what development needs: once, a few minutes."
-	@$(INSTALL) -e ".[cluster,dev,docs,build]"
-	@$(COMPILE)
-	@touch $@ $(VENV)/.installed
+	@touch $(patsubst %,$(VENV)/.installed-%,$(WITHIN_$*) $*)
 
 # PYTHON=... names the interpreter.
 $(VENV)/bin/python:

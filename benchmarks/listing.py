@@ -24,7 +24,7 @@ import pyarrow as pa
 from carft_core.data.base import Files, Split
 from carft_core.data.folders import read_manifest
 from carft_core.data.splits import carve
-from carft_core.data.transforms import read_plain
+from carft_core.data.images import read_plain
 start = time.perf_counter()
 found = read_manifest(Path(sys.argv[1]))
 listed = time.perf_counter()

@@ -106,20 +106,20 @@ def measure(
     The processes of `session` are the server's.
     """
     with ExitStack() as stack:
-        front = stack.enter_context(_front(address))
-        os.environ["MLFLOW_TRACKING_URI"] = front
+        proxy = stack.enter_context(front(address))
+        os.environ["MLFLOW_TRACKING_URI"] = proxy
         store = open_store(home)
         stack.callback(store.close)
         reports = _reports(home, runs, store)
         stack.callback(lambda: reports.thread.close(5.0))
         opened = _open(reports, patience)
-        _control(front)  # the counts of the openings are not those of the reports
+        control(proxy)  # the counts of the openings are not those of the reports
         look = stack.enter_context(_probe(address, reports.tasks, store))
         watch = Watch(lambda: len(reports.projection.news), session)
-        _control(front, trouble)
+        control(proxy, trouble)
         reports.tell(seconds)
         watch.stop()
-        steady = _control(front, {"delay": 0, "busy_every": 0})
+        steady = control(proxy, {"delay": 0, "busy_every": 0})
         began = time.monotonic()
         waiting = len(reports.projection.news)
         if recovery:
@@ -193,7 +193,8 @@ def _open(reports: Reports, patience: float) -> float:
 
 
 @contextmanager
-def _front(address: str) -> Iterator[str]:
+def front(address: str) -> Iterator[str]:
+    """Start a slow server in front of one that has this address; its own address."""
     command = [sys.executable, "-m", "benchmarks.slow_server", address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -203,9 +204,10 @@ def _front(address: str) -> Iterator[str]:
             process.terminate()
 
 
-def _control(front: str, change: Mapping[str, float] | None = None) -> dict[str, int]:
+def control(proxy: str, change: Mapping[str, float | str] | None = None) -> dict[str, int]:
+    """Change how a slow server answers; what has passed since the last call."""
     body = json.dumps(change).encode() if change else None
-    with urllib.request.urlopen(f"{front}{CONTROL}", data=body, timeout=60) as answer:
+    with urllib.request.urlopen(f"{proxy}{CONTROL}", data=body, timeout=60) as answer:
         counts: dict[str, int] = json.load(answer)
         return counts
 

@@ -3,7 +3,8 @@
     python benchmarks/slow_server.py http://127.0.0.1:5000
 
 Prints its own address. `POST /_load` with `{"delay": 0.2, "busy_every": 20, "retry_after": 2}`
-makes every answer wait, and one of so many requests be refused with 429 and `Retry-After`;
+makes every answer wait, and one of so many requests be refused with 429 and `Retry-After`; `"away":
+true` breaks every connection off, `"rejects": TEXT` answers 400 to every request that has the text;
 `GET /_load` tells what has passed since it was asked before.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 CONTROL = "/_load"
+REJECTED = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "this record is rejected"}'
 
 
 class Counts:
@@ -56,6 +58,7 @@ class Proxy(ThreadingHTTPServer):
         parts = urlsplit(address)
         self.upstream = (str(parts.hostname), int(parts.port or 80))
         self.delay, self.busy_every, self.retry_after = 0.0, 0, 1
+        self.away, self.rejects = False, ""
         self.counts = Counts()
         self.passed = 0
         super().__init__(("127.0.0.1", 0), Handler)
@@ -79,7 +82,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         proxy = self.server
         proxy.passed += 1
+        if proxy.away:
+            proxy.counts.add(requests=1, refused=1)
+            self.close_connection = True
+            return
         time.sleep(proxy.delay)
+        if proxy.rejects and proxy.rejects.encode() in body:
+            proxy.counts.add(requests=1, refused=1)
+            self._answer(400, REJECTED, {"Content-Type": "application/json"})
+            return
         if proxy.busy_every and proxy.passed % proxy.busy_every == 0:
             proxy.counts.add(requests=1, refused=1)
             self._answer(429, b"busy", {"Retry-After": str(proxy.retry_after)})

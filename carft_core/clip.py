@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import json
 import logging
@@ -27,6 +28,7 @@ from carft_core.data.transforms import Transform
 from carft_core.device import one_attention_path
 from carft_core.errors import DownloadFailed, RequestError
 from carft_core.files import existing, keep, read_json, user_cache
+from carft_core.requirements import refuse_outdated
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 
@@ -47,6 +49,9 @@ LISTED = 10
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """What OpenAI's archives keep beside the weights."""
 POSITION_IDS = "text.transformer.embeddings.position_ids"
+TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language")
+"""What a model's config may say of its tokenizer. open_clip passes on whatever stands there, and
+others of these options run the model's code, open any file, or draw at random."""
 
 Tokenizer = Callable[..., Tensor]
 """open_clip's: a list of N texts, and `context_length` if another is wanted, to int64 [N, L]."""
@@ -171,14 +176,29 @@ def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
     Global random state is left as it was. Raises RequestError for whatever of these cannot be
     found, read, downloaded, or fitted together.
     """
-    one_attention_path()
     source = find_model(name, pretrained)
-    model = _build(source)
-    fit(model, read_state(source.weights), name=name, path=source.weights)
-    transform = _transform(model, name)
+    model, transform = _open(source)
     fixed = frozenset(key for key, value in model.named_parameters() if not value.requires_grad)
     model = model.float().eval().requires_grad_(False)
     return OpenedClip(name, model, _tokenizer(source), transform, _digest(source), fixed)
+
+
+def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
+    """Open the image tower of the model in a folder: in eval mode, fp32, on the CPU.
+
+    Its tokenizer is not opened. Raises RequestError likewise.
+    """
+    model, transform = _open(find_model(f"{FOLDER}{folder}"))
+    tower: nn.Module = model.visual  # type: ignore[assignment]
+    return tower.float().eval().requires_grad_(False), transform
+
+
+def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
+    """The model with its weights."""
+    one_attention_path()
+    model = _build(source)
+    fit(model, read_state(source.weights), name=source.name, path=source.weights)
+    return model, _transform(model, source.name)
 
 
 def weights_digest(name: str, pretrained: str | None = None) -> str:
@@ -257,8 +277,8 @@ def _folder_of(name: str) -> Path:
 def _folder_source(name: str, folder: Path) -> ModelSource:
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        config = read_json(path)
+    except (RequestError, OSError) as error:
         raise RequestError(f"{path} is not a model config: {error}") from None
     architecture = config.get("model_cfg") if isinstance(config, dict) else None
     present = architecture if isinstance(architecture, dict) else {}
@@ -268,14 +288,47 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
             f"{path} is not a model config of open_clip: its model_cfg lacks {', '.join(lacking)}"
         )
     preprocess = config.get("preprocess_cfg") or {}
-    if not isinstance(preprocess, dict):
-        raise RequestError(f"{path}: preprocess_cfg must be a mapping")
+    for key, value in (("preprocess_cfg", preprocess), ("text_cfg", present["text_cfg"])):
+        if not isinstance(value, dict):
+            raise RequestError(f"{path}: {key} must be a mapping")
+    _check_text_tower(path, present["text_cfg"])
     opener = f"{FOLDER}{folder}"
     # A tokenizer of the hub's is not among the files that are kept here of its model.
     tokenizer = (
         name if name.startswith(HUB) and "hf_tokenizer_name" in present["text_cfg"] else opener
     )
     return ModelSource(name, present, _agreed([preprocess]), _weights_in(folder), opener, tokenizer)
+
+
+def _check_text_tower(path: Path, text: Mapping[str, Any]) -> None:
+    """Raise RequestError for a text tower or tokenizer that could run somebody's code."""
+    for key in ("hf_tokenizer_name", "hf_model_name"):
+        if not isinstance(text.get(key, ""), str):
+            raise RequestError(f"{path}: {key} must be a text, not {text[key]!r}")
+    options = text.get("tokenizer_kwargs", {})
+    if not isinstance(options, dict):
+        raise RequestError(f"{path}: tokenizer_kwargs must be a mapping")
+    refused = [key for key in options if key not in TOKENIZER_OPTIONS]
+    if refused:
+        raise RequestError(
+            f"{path}: tokenizer_kwargs: {', '.join(map(str, refused))} cannot be set by a model; "
+            f"allowed: {', '.join(TOKENIZER_OPTIONS)}. Take the rest out of the file"
+        )
+    tower = text.get("hf_model_name")
+    if tower and tower not in _published("hf_model_name"):
+        raise RequestError(
+            f"{path}: hf_model_name: {tower!r} is no text tower that open_clip itself uses; "
+            f"allowed: {', '.join(sorted(_published('hf_model_name')))}"
+        )
+
+
+@functools.cache
+def _published(key: str) -> frozenset[str]:
+    """The repositories that open_clip's own architectures name under a key of `text_cfg`."""
+    import open_clip
+
+    configs = map(open_clip.get_model_config, open_clip.list_models())
+    return frozenset(config["text_cfg"][key] for config in configs if key in config["text_cfg"])
 
 
 def _weights_in(folder: Path) -> Path:
@@ -479,21 +532,37 @@ def _per_channel(values: Sequence[float], name: str) -> tuple[float, float, floa
 
 
 def _tokenizer(source: ModelSource) -> Tokenizer:
+    """Open the tokenizer. Code that it names is never run.
+
+    A folder's files are read where it lies; a model of the hub takes its own repository's, or those
+    of a repository that open_clip itself uses.
+    """
     import open_clip
 
     name = source.architecture["text_cfg"].get("hf_tokenizer_name")
+    known = {source.name.removeprefix(HUB), *_published("hf_tokenizer_name")}
+    if name and source.tokenizer.startswith(HUB) and name not in known:
+        raise RequestError(
+            f"model.name: {source.name}: its tokenizer is that of another repository, {name}, "
+            f"which open_clip does not use either. Put its files beside {CONFIG} in a folder, "
+            "and give the folder as model.name"
+        )
+    # CLIP's own tokenizer is no code of anybody's, and does not know the option.
+    options = {"trust_remote_code": False} if name else {}
     try:
         with _root_logger_silent():
-            tokenizer: Tokenizer = open_clip.get_tokenizer(source.tokenizer)
+            tokenizer: Tokenizer = open_clip.get_tokenizer(source.tokenizer, **options)
     except ImportError:
         raise RequestError(
             f"model.name: {source.name}: its tokenizer {name} needs the package transformers "
             "(pip install transformers)"
         ) from None
-    except (OSError, ValueError) as error:
-        kind = RequestError if _is_final(error) else DownloadFailed
+    except Exception as error:
+        # Of a model's files, which may hold anything, transformers makes any error.
+        may_pass = isinstance(error, OSError) and not _is_final(error)
+        kind = DownloadFailed if may_pass else RequestError
         raise kind(
-            f"model.name: {source.name}: its tokenizer {name} could not be loaded "
+            f"model.name: {source.name}: its tokenizer {name or ''} could not be loaded "
             f"({_one_line(error)}). Without a network put its files beside {CONFIG} in a folder, "
             "and give the folder as model.name"
         ) from None
@@ -572,6 +641,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickled(path: Path) -> object:
+    refuse_outdated("torch", f"{path} is a pickle: a crafted one may run code when it is read")
     try:
         with warnings.catch_warnings():
             # About pickles that torch.save did not write; they are refused below.

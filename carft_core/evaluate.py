@@ -101,7 +101,8 @@ def _measure_together(
     with contextlib.ExitStack() as stack:
         for label, report in reports.items():
             if label in files:
-                file = predictions_file(files[label], _shapes(stand, report), config.eval.logits)
+                shapes, names = _shapes(stand, report), stand.data.class_names
+                file = predictions_file(files[label], shapes, config.eval.logits, names)
                 report.write = stack.enter_context(file)
         for name, split in stand.measured().items():
             _check_labels(split, name)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
@@ -22,6 +23,8 @@ def _umask() -> int:
     return mask
 
 
+MOST_JSON = 1 << 28
+"""Bytes of a file of JSON."""
 UMASK = _umask()
 """Read once: the system tells it only by setting it, which another thread could see."""
 
@@ -44,8 +47,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         Path(name).chmod(0o666 & ~UMASK)  # mkstemp's files are private; a shared home's are not
         os.replace(name, path)  # noqa: PTH105 - the name is a str here
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -134,12 +139,37 @@ def read_lines(path: Path) -> list[bytes]:
         return []
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """Read a file of at most `most` bytes.
+
+    Raises RequestError for a larger one, and for what is none, such as a pipe or a device, which
+    might never end and is not opened; OSError for what cannot be read.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise RequestError(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise RequestError(f"{path} has {status.st_size} bytes; at most {most} are read")
+    return content
+
+
 def read_json(path: Path) -> Any:
-    """The JSON at `path`, or None when there is none."""
+    """The JSON at `path`, or None when there is none.
+
+    Raises RequestError for what is no JSON, or no file that `read_regular` reads.
+    """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path, MOST_JSON))
     except FileNotFoundError:
         return None
+    except RecursionError:
+        raise RequestError(f"{path} is not JSON that is read: nested too deeply") from None
+    except RequestError:
+        raise
     except ValueError as error:  # no JSON, or no UTF-8
         raise RequestError(f"{path} is not JSON: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from torch.nn import functional as F
 from carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
+CLASS_NAMES = "carft.class_names"
+"""Key in the metadata of a file of the classes' names, as JSON, in the order of the labels."""
 LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
 KeptLogits = Literal["auto", "always", "never"]
@@ -57,31 +60,39 @@ class Predictions:
 
 
 def write_predictions(
-    path: Path, predictions: Sequence[Predictions], logits: KeptLogits = "auto"
+    path: Path,
+    predictions: Sequence[Predictions],
+    logits: KeptLogits = "auto",
+    class_names: Sequence[str] = (),
 ) -> None:
-    """Keep predictions as parquet, atomically; `logits` as in `predictions_file`."""
+    """Keep predictions as parquet, atomically; `logits` and `class_names` as `predictions_file`."""
     shapes = {item.split: _shape(item) for item in predictions}
-    with predictions_file(path, shapes, logits) as write:
+    with predictions_file(path, shapes, logits, class_names) as write:
         for item in predictions:
             write(item)
 
 
 @contextlib.contextmanager
 def predictions_file(
-    path: Path, shapes: Mapping[str, tuple[int, int]], logits: KeptLogits = "auto"
+    path: Path,
+    shapes: Mapping[str, tuple[int, int]],
+    logits: KeptLogits = "auto",
+    class_names: Sequence[str] = (),
 ) -> Iterator[Callable[[Predictions], None]]:
     """Keep predictions as parquet, split by split; the columns are described in docs/metrics.md.
 
     `shapes` are those of the logits [N, C] of every split to come, by name. The block gets a
     function that writes the predictions of one after another; nothing of a split stays in memory,
     and the file is put in place at the end of the block. `logits` says whether full logits are kept
-    as well; `auto`: of splits below LOGITS_LIMIT.
+    as well; `auto`: of splits below LOGITS_LIMIT. `class_names` stand in the file's metadata, so
+    that whoever reads it needs no data to name a label.
 
     Raises ValueError for predictions that are not in `shapes` as they are, or that do not come.
     """
     with_logits = {name: _keeps_logits(shape, logits) for name, shape in shapes.items()}
     names = [name for name in _SCHEMA.names if name != "logits" or any(with_logits.values())]
-    schema = pa.schema([_SCHEMA.field(name) for name in names], metadata=_SCHEMA.metadata)
+    metadata = {**_SCHEMA.metadata, CLASS_NAMES: json.dumps(list(class_names))}
+    schema = pa.schema([_SCHEMA.field(name) for name in names], metadata=metadata)
     waiting = dict(shapes)
     with (
         atomic_file(path) as file,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from carft_core.clip import FOLDER, ImageClassifier, open_model
+from carft_core.clip import ImageClassifier, open_image_tower
 from carft_core.data import Transform
-from carft_core.data.transforms import evaluation_view, read_rgb, upright_rgb
+from carft_core.data.images import image_errors, open_image, read_rgb, upright_rgb
+from carft_core.data.transforms import evaluation_view
 from carft_core.device import resolve_device
 from carft_core.errors import RequestError
 from carft_core.export import CLASSES, CONTEXTS, FACTS, HEAD, read_facts
@@ -68,8 +70,8 @@ class Predictor:
         if texts is None:
             raise RequestError(f"{folder} is not whole: there is no {CLASSES}")
         head, contexts = (_tensors(folder / name) for name in (HEAD, CONTEXTS))
-        clip = open_model(f"{FOLDER}{folder}")
-        classifier = ImageClassifier(clip.model.visual, linear_head(head["weight"]))  # type: ignore[arg-type]
+        tower, transform = open_image_tower(folder)
+        classifier = ImageClassifier(tower, linear_head(head["weight"]))
         return cls(
             facts=facts,
             class_names=tuple(texts["classes"]),
@@ -77,7 +79,7 @@ class Predictor:
             _classifier=classifier.eval().to(place),
             _w_ctx=contexts["w_ctx"].to(place),
             _scale=float(contexts["logit_scale"]),
-            _transform=clip.transform,
+            _transform=transform,
             _device=place,
         )
 
@@ -89,18 +91,40 @@ class Predictor:
         An image is a path, the bytes of a file, or opened. Raises RequestError for one that cannot
         be read.
         """
-        predictions: list[Prediction] = []
-        for first in range(0, len(images), BATCH):
-            opened = [read_image(image) for image in images[first : first + BATCH]]
-            predictions += self._of_batch(opened, top, contexts)
+        predictions = []
+        for outcome in self.attempt(images, top=top, contexts=contexts):
+            if isinstance(outcome, RequestError):
+                raise outcome
+            predictions.append(outcome)
         return predictions
 
+    def attempt(
+        self, images: Iterable[Picture], *, top: int = 5, contexts: int = 3
+    ) -> Iterator[Prediction | RequestError]:
+        """The same of each image in turn, and of one that cannot be read the reason.
+
+        One image is held at a time, and the small views of a batch.
+        """
+        rest = iter(images)
+        while batch := list(itertools.islice(rest, BATCH)):
+            outcomes = [self._view(image) for image in batch]
+            views = [view for view in outcomes if isinstance(view, Tensor)]
+            predictions = iter(self._of_views(views, top, contexts))
+            for view in outcomes:
+                yield view if isinstance(view, RequestError) else next(predictions)
+
+    def _view(self, image: Picture) -> Tensor | RequestError:
+        try:
+            return evaluation_view(read_image(image), self._transform)
+        except RequestError as error:
+            return error
+
     @torch.inference_mode()
-    def _of_batch(
-        self, images: Sequence[Image.Image], top: int, contexts: int
-    ) -> Iterator[Prediction]:
-        views = torch.stack([evaluation_view(image, self._transform) for image in images])
-        features = self._classifier.features(self._transform.normalise(views.to(self._device)))
+    def _of_views(self, views: Sequence[Tensor], top: int, contexts: int) -> Iterable[Prediction]:
+        if not views:
+            return ()
+        images = self._transform.normalise(torch.stack([*views]).to(self._device))
+        features = self._classifier.features(images)
         in_classes = self._classifier.logits(features)
         in_contexts = self._scale * features @ self._w_ctx.T
         both = (
@@ -114,16 +138,10 @@ def read_image(image: Picture) -> Image.Image:
     """Upright and in RGB, as the images of a family are read. Raises RequestError."""
     if isinstance(image, Path):
         return read_rgb(image)
-    try:
-        opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+    with image_errors("this image"):
+        opened = open_image(io.BytesIO(image)) if isinstance(image, bytes) else image
         opened.load()
         return upright_rgb(opened)
-    except UnidentifiedImageError:
-        raise RequestError("these bytes are no image of a known format") from None
-    except Exception as error:  # as in read_rgb: decoders raise anything
-        raise RequestError(
-            f"this image cannot be read ({str(error) or type(error).__name__})"
-        ) from error
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -18,13 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from carft_core.clip import OpenedClip
 from carft_core.data.base import DataConfig, held_out
+from carft_core.data.folders import is_text
 from carft_core.data.icon_shift import ICON_SHIFT, ICON_TEMPLATES
 from carft_core.device import arithmetic
 from carft_core.errors import InvalidConfig, Problem, RequestError, unknown
-from carft_core.files import existing, keep, user_cache
+from carft_core.files import existing, keep, read_regular, user_cache
 from carft_core.registry import NAME
 
 OWN_FILES = Path(__file__).parent / "templates"
@@ -71,12 +73,15 @@ class TemplateSet:
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
     """(index, what is wrong) for every template that is not text with exactly one `{}`, or that
     stands in the set already."""
+    first_at: dict[str, int] = {}
     for index, template in enumerate(templates):
-        first = templates.index(template)
+        first = first_at.setdefault(template, index)
         count = template.count("{}")
         rest = template.replace("{}", "")
         if not template.strip():
             yield index, f"is empty; a template is a text with one {{}}, {EXAMPLE}"
+        elif not is_text(template):
+            yield index, f"{template!r} holds an impossible character"
         elif "{" in rest or "}" in rest:
             yield index, f"{template!r} has other braces; the class is written {{}}, {EXAMPLE}"
         elif count != 1:
@@ -106,15 +111,15 @@ def read_template_file(path: Path) -> TemplateSet:
         for key in fields
         if key not in FILE_FIELDS
     ]
-    name = fields.get("name", path.stem)
-    if not isinstance(name, str) or not name:
+    name = fields.get("name", _scalar(path.stem))
+    if not isinstance(name, ScalarNode) or name.tag != f"{_TAG}str" or not name.value:
         problems.append(Problem((f"{path}: name",), "must be a text"))
-    templates = _texts(fields.get("templates"), f"{path}: templates", problems)
-    domains = _texts(fields.get("domains", []), f"{path}: domains", problems)
+    templates = _list_of_texts(fields.get("templates"), f"{path}: templates", problems)
+    domains = _list_of_texts(fields.get("domains", _EMPTY), f"{path}: domains", problems)
     if problems:
         raise InvalidConfig(problems)
     places = [f"templates[{index}]" for index in range(len(templates))]
-    return _of_file(path, name, [text.strip() for text in templates], places, domains)
+    return _of_file(path, str(name.value), [text.strip() for text in templates], places, domains)
 
 
 def _of_file(
@@ -137,19 +142,18 @@ def _of_file(
 
 def _text(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise RequestError(f"{path} has {size} bytes; templates take at most {MAX_BYTES}")
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RequestError(f"{path} is not text in UTF-8") from None
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _yaml_mapping(path: Path, text: str) -> dict[str, Any]:
+def _yaml_mapping(path: Path, text: str) -> dict[str, Node]:
+    """The nodes of a mapping by key. None is constructed: numbers, dates and aliases of a few bytes
+    may take any time, or be impossible, and nothing but text is wanted."""
     try:
-        data = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -157,27 +161,55 @@ def _yaml_mapping(path: Path, text: str) -> dict[str, Any]:
         raise RequestError(f"{path}:{line} not YAML: {problem}") from None
     except RecursionError:
         raise RequestError(f"{path}: not a set of templates: nested too deeply") from None
-    if not isinstance(data, dict):
+    except (ValueError, OverflowError) as error:
+        # PyYAML hands the number in "\UFFFFFFFF" or in a directive to Python without a check.
+        raise RequestError(f"{path}: not YAML: an impossible number: {error}") from None
+    if not isinstance(root, MappingNode):
         raise RequestError(
             f"{path}: must be a mapping with `templates:`, a list of texts with one {{}} each"
         )
-    return data
+    for node in chain.from_iterable(root.value):
+        if not node.tag.startswith(_TAG) or node.tag.startswith(f"{_TAG}python/"):
+            line = node.start_mark.line + 1
+            raise RequestError(f"{path}: line {line}: not YAML: the tag {node.tag} is not allowed")
+    return {_key(key): value for key, value in root.value}
 
 
-def _texts(value: object, place: str, problems: list[Problem]) -> list[str]:
-    if not isinstance(value, list):
+def _key(node: Node) -> str:
+    return str(node.value) if isinstance(node, ScalarNode) else "a list or mapping"
+
+
+_TAG = "tag:yaml.org,2002:"
+_EMPTY = SequenceNode(f"{_TAG}seq", [])
+_KINDS = {"seq": "list", "map": "mapping", "null": "nothing", "timestamp": "date"}
+
+
+def _scalar(text: str) -> ScalarNode:
+    return ScalarNode(f"{_TAG}str", text)
+
+
+def _list_of_texts(node: Node | None, place: str, problems: list[Problem]) -> list[str]:
+    if not isinstance(node, SequenceNode):
         problems.append(Problem((place,), "must be a list of texts"))
         return []
-    for index, item in enumerate(value):
-        if item == {}:
+    return _texts(node.value, place, problems)
+
+
+def _texts(nodes: Sequence[Node], place: str, problems: list[Problem]) -> list[str]:
+    texts = []
+    for index, node in enumerate(nodes):
+        if isinstance(node, ScalarNode) and node.tag == f"{_TAG}str":
+            texts.append(str(node.value))
+        elif isinstance(node, MappingNode) and not node.value:
             problems.append(
                 Problem((place, index), 'YAML reads a bare {} as a mapping: write "{}"')
             )
-        elif not isinstance(item, str):
+        else:
+            kind = node.tag.removeprefix(_TAG)
             problems.append(
-                Problem((place, index), f"must be a text in quotes, not {type(item).__name__}")
+                Problem((place, index), f"must be a text in quotes, not {_KINDS.get(kind, kind)}")
             )
-    return [item for item in value if isinstance(item, str)]
+    return texts
 
 
 def _own_sets() -> Iterator[TemplateSet]:

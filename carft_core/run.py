@@ -25,6 +25,7 @@ from carft_core.files import read_json, write_atomically, write_json
 from carft_core.identity import Identity, evaluation_digest, facts_of
 from carft_core.merges import Model
 from carft_core.prepare import Prepared, prepared
+from carft_core.requirements import refuse_outdated
 
 UNMERGED = "unmerged"
 """The label of the run's own model."""
@@ -128,8 +129,12 @@ class RunFolder:
         """What `save_checkpoint` wrote; None when there is none, or it is damaged, which is logged.
 
         A damaged file costs its run a start from the beginning, not the sweep. Raises OSError when
-        the disk does not give it: then another try may.
+        the disk does not give it: then another try may. Raises RequestError where torch is too old
+        to read it without risk.
         """
+        if self.checkpoint.exists():
+            risk = f"{self.checkpoint} is a pickle: a crafted one may run code when it is read"
+            refuse_outdated("torch", risk)
         try:
             progress: dict[str, Any] = torch.load(
                 self.checkpoint, map_location="cpu", weights_only=True

@@ -23,9 +23,9 @@ dump() { # name in the backup
 }
 
 # A copy of an SQLite file as one moment saw it, whoever writes to it meanwhile.
-dump_sqlite() { # name of the file in the home
+dump_sqlite() { # file in the home
   [ -z "$compose" ] && [ -e "$CARFT_HOME/$1" ] || return 0
-  "${PYTHON:-python3}" - "$CARFT_HOME/$1" "$new/$1" <<'PYTHON'
+  "${PYTHON:-python3}" - "$CARFT_HOME/$1" "$new/${1##*/}" <<'PYTHON'
 import sqlite3, sys
 source, copy = (sqlite3.connect(name, timeout=60) for name in sys.argv[1:])
 source.backup(copy)
@@ -57,10 +57,12 @@ pack() { # archive, names or patterns
 
 dump optuna
 dump_sqlite optuna.db
-pack home.tar .gitignore '!(cache|mlartifacts|sweeps|runs|*.lock|*.db|*.db-*)' sweeps runs
+# ui/ has the key that signs sessions, and a password where it was made up: only its users are copied.
+pack home.tar .gitignore '!(cache|mlartifacts|sweeps|runs|ui|*.lock|*.db|*.db-*)' sweeps runs
 dump mlflow
 dump mlflow_auth
 dump_sqlite mlflow.db
+dump_sqlite ui/users.db
 pack mlartifacts.tar mlartifacts
 [ -z "${CARFT_BUCKET:-}" ] || "${at_store[@]}" pack "$CARFT_BUCKET" > "$new/bucket.tar"
 

@@ -53,7 +53,9 @@ for archive in home mlartifacts; do
   "${at_home[@]}" bash -c 'mkdir -p -- "$1" && exec tar --extract --directory="$1"' \
     bash "$CARFT_HOME" < "$from/$archive.tar"
 done
-for file in optuna.db mlflow.db; do
-  [ ! -e "$from/$file" ] || cp -- "$from/$file" "$CARFT_HOME/$file"
+for file in optuna.db mlflow.db ui/users.db; do
+  [ -e "$from/${file##*/}" ] || continue
+  mkdir -p -- "$(dirname -- "$CARFT_HOME/$file")"
+  cp -- "$from/${file##*/}" "$CARFT_HOME/$file"
 done
 [ -z "${CARFT_BUCKET:-}" ] || "${at_store[@]}" unpack "$CARFT_BUCKET" < "$from/bucket.tar"

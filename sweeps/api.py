@@ -115,6 +115,7 @@ def run_sweep(
     sweep: str | Path | Mapping[str, Any],
     *,
     home: str | Path | None = None,
+    trust_home: bool = False,
     overrides: Mapping[str, Any] | None = None,
     imports: Sequence[str] = (),
     address: str | None = None,
@@ -125,7 +126,8 @@ def run_sweep(
     """Run a sweep, or resume it, and return the comparison that it ends with.
 
     `sweep` is a sweep file, a shipped recipe's name, or a sweep file's content as a mapping. `home`
-    is the folder of state, as `--home`; `overrides` are keys of the file with other values, as
+    is the folder of state, as `--home`; `trust_home` uses one that others own or may write, as
+    `--trust-home`; `overrides` are keys of the file with other values, as
     `--set` (`{"seeds": 5, "trial.optim.epochs": 3}`); `imports`, `address`, `in_process` and
     `fresh` are as the options of `carft-sweep run`. Progress goes to standard error unless `quiet`.
 
@@ -133,7 +135,7 @@ def run_sweep(
     there is so far, with a warning; the same call resumes it. Raises RequestError for a wrong
     request, with every mistake in it, and SweepFailed when no run succeeded.
     """
-    place = find_home(None if home is None else os.fspath(home))
+    place = find_home(None if home is None else os.fspath(home), trust=trust_home)
     spec = _loaded(sweep, overrides or {}, imports)
     result = perform(
         spec,

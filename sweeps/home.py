@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracking.errors import TrackingError
@@ -15,6 +17,7 @@ from tracking.location import (
     resolve_location,
     waiting,
 )
+from tracking.ownership import check_home, make_home
 
 _ANOTHER = f"name another folder with --home or {HOME_VARIABLE}"
 
@@ -24,6 +27,8 @@ class Home:
     """Paths below the home; nothing is created before it is needed."""
 
     path: Path
+    is_trusted: bool = False
+    """Whether the user vouches for all that it holds, whoever wrote it (`--trust-home`)."""
 
     @property
     def runs(self) -> Path:
@@ -38,6 +43,21 @@ class Home:
     def sweep(self, name: str) -> Path:
         """The folder of one sweep: its file as run, its summary, its lock."""
         return self.sweeps / name
+
+    def absolute(self) -> Home:
+        """Return the same home by a path that does not depend on the current folder."""
+        return replace(self, path=self.path.absolute())
+
+    def check_owner(self) -> None:
+        """Raise RequestError where another account could have written what it holds."""
+        from carft_core.errors import RequestError
+
+        if self.is_trusted:
+            return
+        try:
+            check_home(self.path)
+        except TrackingError as error:
+            raise RequestError(str(error)) from None
 
     def check(self) -> None:
         """Raise RequestError where files would not be safe on the file systems they lie on."""
@@ -57,16 +77,22 @@ class Home:
     def prepare(self) -> None:
         """Create the folder, with a `.gitignore` that keeps it out of repositories.
 
-        Raises RequestError when it cannot be written, and as `check` does.
+        A new one is its user's alone, unless it is shared on purpose. Raises RequestError when it
+        cannot be written, and as `check` and `check_owner` do.
         """
         from carft_core.errors import RequestError
 
         self.check()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_home(self.path)
+            self.check_owner()  # another account may have been first
             ignore = self.path / ".gitignore"
             if not ignore.exists():
                 ignore.write_text("*\n")
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                is_read_only = os.statvfs(self.path).f_flag & os.ST_RDONLY
+                reason = errno.EROFS if is_read_only else errno.EACCES
+                raise OSError(reason, os.strerror(reason))
         except OSError as error:
             raise RequestError(
                 f"the home {self.path} cannot be written: {error.strerror}; {_ANOTHER}"
@@ -90,6 +116,14 @@ class Home:
             ) from None
 
 
-def find_home(option: str | None, environ: Mapping[str, str] | None = None) -> Home:
-    """The home that `--home` names, else CARFT_HOME, else `.carft` in the current folder."""
-    return Home(home_folder(option, environ))
+def find_home(
+    option: str | None, environ: Mapping[str, str] | None = None, *, trust: bool = False
+) -> Home:
+    """The home that `--home` names, else CARFT_HOME, else `.carft` in the current folder.
+
+    Raises RequestError for one that another account could have written, unless `trust` or
+    CARFT_SHARED_HOMES says otherwise: what it holds decides what is read, written and run.
+    """
+    home = Home(home_folder(option, environ), is_trusted=trust)
+    home.check_owner()
+    return home

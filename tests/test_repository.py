@@ -9,11 +9,14 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("carft_core", "sweeps", "tracking")
@@ -144,10 +147,12 @@ def requirements() -> Iterator[tuple[str, Requirement]]:
             yield extra, Requirement(text)
 
 
-def pins() -> dict[str, Version]:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line]
-    parts = [line.split("==") for line in lines if not line.startswith("#")]
-    return {canonical(name): Version(version) for name, version in parts}
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def pins(*environments: str) -> dict[str, Version]:
+    lines = re.findall(r"^([\w.-]+)==(\S+)", select(LOCK, environments), re.MULTILINE)
+    return {canonical(name): Version(version) for name, version in lines}
 
 
 def canonical(name: str) -> str:
@@ -158,21 +163,74 @@ CHOSEN_BY_THE_MACHINE = {"torch", "torchvision"}
 
 
 def test_every_requirement_has_a_lower_bound_and_a_pin_within_its_range() -> None:
-    pinned = pins()
+    pinned = pins("dev")
     for extra, requirement in requirements():
         name = canonical(requirement.name)
         bounds = {specifier.operator for specifier in requirement.specifier}
         assert name.startswith("types-") or ">=" in bounds, requirement
-        assert bounds <= {">=", "<"}, f"{extra}: {requirement} is a pin; pins stand in constraints"
+        assert bounds <= {">=", "<"}, f"{extra}: {requirement} is a pin; pins stand in the lock"
         if name not in CHOSEN_BY_THE_MACHINE:
             assert requirement.specifier.contains(pinned[name]), requirement
 
 
-def test_constraints_leave_the_build_of_torch_to_the_machine() -> None:
-    pinned = pins()
+# The last version with a hole that reaches this product, and its advisory.
+HOLES = {
+    "jinja2": ("3.1.5", "CVE-2025-27516"),
+    "mlflow": ("3.16.1", "CVE-2026-115886"),
+    "pillow": ("12.3.0", "CVE-2026-96639"),
+    "ray": ("2.58.1", "CVE-2025-62593, and no token in a cluster of this machine"),
+    "requests": ("2.32.3", "CVE-2024-47081"),
+    "torch": ("2.9.1", "CVE-2026-24747"),
+}
+
+
+def test_no_version_with_a_known_hole_is_in_a_range() -> None:
+    for extra, requirement in requirements():
+        version, advisory = HOLES.get(canonical(requirement.name), (None, ""))
+        if version is not None:
+            assert not requirement.specifier.contains(version), (
+                f"{extra}: {requirement}: {advisory}"
+            )
+
+
+def test_the_lock_leaves_the_build_of_torch_to_the_machine() -> None:
+    pinned = pins(*environments(PROJECT))
     assert not CHOSEN_BY_THE_MACHINE & set(pinned)
     assert not [name for name in pinned if name.startswith(("nvidia-", "cuda-", "triton"))]
     assert not [name for name, version in pinned.items() if version.local]
+    assert {Requirement(text).name for text in unlocked(PROJECT)} == CHOSEN_BY_THE_MACHINE
+
+
+def test_every_package_of_the_lock_has_hashes_and_nothing_is_built() -> None:
+    parts = re.split(r"^(?=[\w.-]+==)", LOCK, flags=re.MULTILINE)
+    assert parts[0].endswith("\n--only-binary :all:\n")
+    for part in parts[1:]:
+        assert re.search(r"^    --hash=sha256:[0-9a-f]{64}", part, re.MULTILINE), part
+    assert len(parts) - 1 == len(pins(*environments(PROJECT)))
+
+
+@pytest.mark.parametrize("name", environments(PROJECT))
+def test_an_environment_of_the_lock_has_what_it_asks_for_and_its_packages_require(
+    name: str,
+) -> None:
+    pinned = pins(name)
+    required = [Requirement(text) for text in environments(PROJECT)[name]]
+    for package, version in pinned.items():
+        try:
+            distribution = metadata.distribution(package)
+        except metadata.PackageNotFoundError:  # for another system, or not there yet
+            continue
+        if Version(distribution.version) == version:
+            required += [Requirement(text) for text in distribution.requires or ()]
+    required = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    lacking = {
+        str(requirement)
+        for requirement in required
+        if (package := canonical(requirement.name)) not in CHOSEN_BY_THE_MACHINE
+        if package not in pinned
+        or not requirement.specifier.contains(pinned[package], prereleases=True)
+    }
+    assert lacking == set()
 
 
 def text_files() -> Iterator[Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from tracking.errors import TrackingError
+from tracking.ownership import make_home
 
 OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
 """Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""
@@ -63,6 +64,13 @@ def existing_folder(path: Path) -> Path:
     """Return `path`, or the nearest folder above it that exists."""
     whole = path.absolute()
     return next(place for place in (whole, *whole.parents) if place.exists())
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name that was read from a file or a server stays below the folder that it is
+    joined to: no such name decides where else this machine reads and writes.
+    """
+    return re.fullmatch(r"[^./\0][^/\0]*", name) is not None
 
 
 # POSIX record locks do not conflict within one process: what this one holds is remembered.
@@ -221,21 +229,29 @@ def home_id(home: Path) -> str:
     try:
         return file.read_text().strip()
     except FileNotFoundError:
-        pass
-    home.mkdir(parents=True, exist_ok=True)
-    mine = file.with_name(f".id.{uuid.uuid4().hex}")
-    mine.write_text(f"{uuid.uuid4().hex}\n")
+        make_home(home)
+        return write_once(file, uuid.uuid4().hex, 0o666)
+
+
+def write_once(file: Path, text: str, mode: int) -> str:
+    """Write a line to a file unless it is there; return what it holds, whoever was first.
+
+    Nobody whom `mode`, less the umask, keeps out can read it at any moment.
+    """
+    mine = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    with os.fdopen(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
+        opened.write(f"{text}\n")
     try:
         os.link(mine, file)  # fails where another process was first: theirs holds
     except FileExistsError:
         pass
     except OSError:  # a mount without hard links, such as CIFS
-        with waiting(home / "id.lock"):
+        with waiting(file.with_name(f"{file.name}.lock")):
             if not file.exists():
                 mine.replace(file)
     finally:
         mine.unlink(missing_ok=True)
-    return file.read_text().strip()
+    return file.read_text(encoding="utf-8").strip()
 
 
 QUIET = {

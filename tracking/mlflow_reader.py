@@ -33,7 +33,14 @@ from tracking.comparison.runs import (
 )
 from tracking.comparison.spec import REFERENCE, ComparisonSpec, agreed, read_spec
 from tracking.errors import TrackingError, unknown_name
-from tracking.location import EXPERIMENT, home_folder, resolve_location, without_password
+from tracking.location import (
+    EXPERIMENT,
+    home_folder,
+    is_plain_name,
+    resolve_location,
+    without_password,
+)
+from tracking.ownership import check_home
 from tracking.report.html import show_in_notebooks
 from tracking.store import mlflow_store
 from tracking.store.mlflow_client import connect, find_experiment
@@ -302,16 +309,23 @@ class MlflowReader:
     def _files(
         self, sweep: ServedSweep, runs: Mapping[str, ServedRun], folder: Path
     ) -> tuple[Settings | None, dict[str, Result]]:
-        """Download the list of the sweep's runs, and the results of those that are done."""
+        """Download the list of the sweep's runs, and the results of those that are done.
 
-        def text(run: ServedRun, name: str, tag: str) -> str | None:
+        Each into a folder of its number: a run's digest is a tag, which on a server anybody sets.
+        """
+
+        def text(number: int, run: ServedRun, name: str, tag: str) -> str | None:
             if run.tags.get(tag) != name:
                 return None
-            return self._text(run.artifacts, name, folder / run.digest)
+            return self._text(run.artifacts, name, folder / str(number))
 
         with ThreadPoolExecutor(THREADS) as pool:
-            results = pool.map(lambda run: text(run, RESULT, HAS_RESULT), runs.values())
-            listed = text(sweep.run, SETTINGS, HAS_SETTINGS)
+            results = pool.map(
+                lambda number, run: text(number, run, RESULT, HAS_RESULT),
+                range(1, len(runs) + 1),
+                runs.values(),
+            )
+            listed = text(0, sweep.run, SETTINGS, HAS_SETTINGS)
             by_digest = {
                 digest: result
                 for digest, content in zip(runs, results, strict=True)
@@ -386,7 +400,8 @@ def load_comparison(
         spec: How to select and test, before that of the sweeps.
 
     Raises:
-        TrackingError: A sweep is unknown, or the sweeps judge differently.
+        TrackingError: A sweep is unknown, the sweeps judge differently, or another account could
+            have written the home and CARFT_SHARED_HOMES does not name it.
         ServiceUnreachable: The server does not answer.
     """
     if not sweeps:
@@ -409,6 +424,7 @@ def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list
 def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
     """Read a home's own sweeps, also from a server that other homes use."""
     folder = home_folder(None if home is None else os.fspath(home))
+    check_home(folder)
     place = resolve_location(folder)
     reader = MlflowReader(place.uri, place.experiment)
     every, own = reader.sweeps(), _id(folder)
@@ -422,7 +438,9 @@ def _of(home: str | Path | None, sweeps: Sequence[str]) -> list[SweepRuns]:
 def _with_folders(part: SweepRuns, runs: Path) -> SweepRuns:
     """Add the folders of those runs that lie here."""
     records = [
-        replace(record, folder=folder) if (folder := runs / record.digest).is_dir() else record
+        replace(record, folder=folder)
+        if is_plain_name(record.digest) and (folder := runs / record.digest).is_dir()
+        else record
         for record in part.records
     ]
     return replace(part, records=records)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +17,9 @@ changes."""
 PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
 
 _GIT_SECONDS = 5.0
+_NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+_COUNT = "GIT_CONFIG_COUNT"
+_FILTER = re.compile(r"filter\..+\.(clean|smudge|process|required)", re.DOTALL)
 _COMMIT, _VERSION = "mlflow.source.git.commit", "carft.version."
 
 
@@ -68,7 +72,9 @@ def _git_tags(folder: Path) -> dict[str, str]:
     branch = _git(folder, "symbolic-ref", "--short", "HEAD")
     if branch:  # none on a detached head
         tags["mlflow.source.git.branch"] = branch
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    # Without a look into submodules, which bring settings of their own.
+    short = ("--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+    changes = _git(folder, "status", *short)
     if changes is not None:
         tags["carft.git.dirty"] = "true" if changes else "false"
     return tags
@@ -84,14 +90,42 @@ def _commit_of_environment() -> dict[str, str]:
 def _git(folder: Path, *command: str) -> str | None:
     """Run a git command that only reads; None when it fails."""
     try:
-        process = subprocess.run(
-            ["git", "--no-optional-locks", *command],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=False,
-        )
+        process = run_git(folder, *command, seconds=_GIT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return process.stdout.strip() if process.returncode == 0 else None
+    return os.fsdecode(process.stdout).strip() if process.returncode == 0 else None
+
+
+def run_git(folder: Path, *command: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a git command that only reads, and no program that the checkout's own settings name.
+
+    A checkout that was unpacked brings settings, and these may name programs: a monitor of the
+    file system, hooks, filters of content. What the user's own settings name does run. Raises
+    OSError without git, TimeoutExpired after `seconds`.
+    """
+    listing = ("config", "--list", "--includes", "--show-scope", "--name-only", "-z")
+    words = os.fsdecode(_git_process(folder, listing, seconds).stdout).split("\0")
+    filters = (
+        name
+        for scope, name in zip(words[::2], words[1::2], strict=False)
+        if scope in ("local", "worktree") and _FILTER.fullmatch(name)
+    )
+    return _git_process(folder, command, seconds, filters)
+
+
+def _git_process(
+    folder: Path, command: Sequence[str], seconds: float, emptied: Iterable[str] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git; the settings `emptied` go through the environment, since a name may hold `=`."""
+    environ, names = dict(os.environ), list(emptied)
+    first = int(environ.get(_COUNT) or 0)
+    for number, name in enumerate(names, first):
+        environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": ""}
+    return subprocess.run(
+        ["git", "--no-optional-locks", *_NO_PROGRAMS, *command],
+        cwd=folder,
+        env=environ | {_COUNT: str(first + len(names))},
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+    )

@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import logging
 import os
+import pwd
 import re
 import secrets
 import signal
@@ -28,14 +29,23 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tracking.errors import ServiceUnreachable, TrackingError
-from tracking.location import is_server, network_file_system, sqlite_file, stay_private, waiting
+from tracking.location import (
+    is_server,
+    network_file_system,
+    sqlite_file,
+    stay_private,
+    waiting,
+    write_once,
+)
+from tracking.ownership import is_shared
 from tracking.store.mlflow_client import check_reachable
 
 logger = logging.getLogger(__name__)
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _ALL = ("0.0.0.0", "::", "")
-_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*(:\d+)?")
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*(:\d+)?")
+_PORT = re.compile(r"[^:]:\d+$|\]:\d+$")
 
 
 def is_loopback(host: str) -> bool:
@@ -48,17 +58,41 @@ def is_loopback(host: str) -> bool:
         return False  # a name, or an empty text, which stands for every address
 
 
+_FIRST_PERSON = 501 if sys.platform == "darwin" else 1000
+_NOBODY = 65534
+_NO_SHELLS = ("nologin", "false", "sync")
+
+
+def other_accounts() -> list[str]:
+    """List the accounts of people on this machine besides the user's own: each may open a server
+    that listens on it.
+    """
+    names = {
+        account.pw_uid: account.pw_name
+        for account in pwd.getpwall()
+        if Path(account.pw_shell).name not in _NO_SHELLS
+    }
+    home = Path.home()
+    if home.parent != Path(home.anchor):
+        # A directory service lists nobody, but whoever has logged in has a home folder.
+        with contextlib.suppress(OSError):
+            names = {folder.stat().st_uid: folder.name for folder in home.parent.iterdir()} | names
+    people = {uid: name for uid, name in names.items() if uid >= _FIRST_PERSON and uid != _NOBODY}
+    return sorted(name for uid, name in people.items() if uid != os.getuid())
+
+
 def check_name(name: str) -> None:
-    """Raise ValueError unless it is a host's name or address, with or without a port."""
-    if name == "*":
+    """Raise ValueError unless it is a host's name or IPv4 address, with or without a port."""
+    if "*" in name:
         raise ValueError(
-            "'*' would let any page that a browser shows ask the server: name the hosts"
+            f"{name!r} would let pages of other hosts read and change runs: name each host"
         )
-    if not _NAME.fullmatch(name) and not re.fullmatch(r"\[[0-9a-fA-F:.]+\](:\d+)?", name):
+    if name.startswith("["):
         raise ValueError(
-            f"{name!r} is no host: lab, mlflow.lab.example, *.lab.example, 10.0.0.7:5000 or "
-            "[fd00::7] are"
+            f"{name!r} is an IPv6 address, under which MLflow's pages do not open: give it a name"
         )
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no host: lab, mlflow.lab.example or 10.0.0.7:5000 are")
 
 
 def allowed_hosts(host: str, names: Sequence[str]) -> list[str]:
@@ -66,20 +100,34 @@ def allowed_hosts(host: str, names: Sequence[str]) -> list[str]:
 
     They are this machine's own, `host` and `names`, those without a port with any.
     """
-    own = [socket.gethostname(), socket.getfqdn()] if host in _ALL else [bracketed(host)]
-    hosts = dict.fromkeys((*_LOCAL, *own, *names))
+    hosts = dict.fromkeys((*_LOCAL, *_own_names(host), *names))
     return [pattern for name in hosts for pattern in _patterns(name)]
 
 
-def allowed_origins(hosts: Sequence[str]) -> list[str]:
-    """List the pages that may send it requests; MLflow alone accepts its own on localhost only."""
-    return [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
+def allowed_origins(host: str, names: Sequence[str], port: int) -> list[str]:
+    """List the pages that may send it requests, besides those of localhost, which MLflow lets in.
+
+    A name without a port stands for `port` and for the ports of a proxy, 80 and 443. Each is exact:
+    flask_cors takes a text with a star or a bracket for a regular expression that is not anchored,
+    and would let pages of other hosts read every run.
+    """
+    hosts = dict.fromkeys(name for name in (*_own_names(host), *names) if _NAME.fullmatch(name))
+    origins: dict[str, None] = {}
+    for name in (name for name in hosts if name not in _LOCAL):
+        origins |= dict.fromkeys((f"http://{name}", f"https://{name}"))
+        if not _PORT.search(name):
+            origins[f"http://{name}:{port}"] = None
+    return [*origins]
+
+
+def _own_names(host: str) -> list[str]:
+    return [socket.gethostname(), socket.getfqdn()] if host in _ALL else [bracketed(host)]
 
 
 def _patterns(name: str) -> Iterator[str]:
     """Escape brackets: MLflow compares by fnmatch where there is a star."""
     yield name
-    if not re.search(r"[^:]:\d+$|\]:\d+$", name):
+    if not _PORT.search(name):
         yield f"{name.replace('[', '[[]', 1)}:*"
 
 
@@ -183,19 +231,20 @@ def _folder(home: Path) -> Path:
 
 
 def _kept(file: Path, make: Callable[[], str]) -> str:
-    """Read the secret in a file, made on the first call."""
+    """Read the secret in a file, made on the first call; of two servers that start at once both
+    take that of the first.
+    """
     if not file.exists():
-        _private(file, f"{make()}\n")
+        return write_once(file, make(), 0o600)
     return file.read_text(encoding="utf-8").strip()
 
 
 def _private(file: Path, text: str) -> None:
     """Write a file that only its owner may read, at every moment."""
-    new = file.with_name(f".{file.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 - it has no path
+    descriptor, new = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
         opened.write(text)
-    new.replace(file)
+    Path(new).replace(file)
 
 
 _START_SECONDS = 120.0
@@ -277,14 +326,15 @@ def serve(
         return Server(uri)
     check_reachable(uri)
     port = _free_port(host, port)
-    hosts = allowed_hosts(host, names)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--allowed-hosts", ",".join(hosts)]
-    command += ["--cors-allowed-origins", ",".join(allowed_origins(hosts))]
+    command += ["--allowed-hosts", ",".join(allowed_hosts(host, names))]
+    origins = allowed_origins(host, names, port)
+    command += ["--cors-allowed-origins", ",".join(origins)] if origins else []
     command += [] if artifacts is None else ["--artifacts-destination", str(artifacts)]
     command += [] if users is None else ["--app-name", "basic-auth"]
     command += ["--static-prefix", prefix] if prefix else []
+    shared = artifacts is not None and is_shared(artifacts.parent)
     reached = "127.0.0.1" if host in _ALL else host
     address = f"http://{bracketed(reached)}:{port}{prefix}"
     logger.debug("starting MLflow's server at %s", address)
@@ -299,6 +349,7 @@ def serve(
         stderr=subprocess.STDOUT,
         env=_environment(uri, users),
         start_new_session=True,  # so that it and its children can be ended together
+        umask=-1 if shared else 0o077,  # it makes the database and files of runs
     )
     server = Server(address, process, log, sigterm)
     # A signal may come before the caller waits; the server must not outlive that either.
@@ -322,8 +373,9 @@ def _environment(uri: str, users: Users | None) -> dict[str, str]:
     stay_private(environ)
     # Eight more processes for features that a home does not use; they do not end with the server.
     environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    # The server must show this home whatever the environment calls its own.
-    environ.pop("MLFLOW_TRACKING_URI", None)
+    # The server must show this home whatever the environment calls its own, to its own pages.
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"):
+        environ.pop(name, None)
     return environ
 
 
@@ -344,12 +396,14 @@ def _free_port(host: str, port: int) -> int:
 
 def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], seconds: float) -> None:
     until = time.monotonic() + seconds
+    # A proxy of the environment does not reach this machine's own address.
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < until:
         if process.poll() is not None:
             raise TrackingError(f"MLflow's server ended at once:\n{_end_of(server)}")
         # Whatever it says of a server that is not up yet, the request is repeated.
         with contextlib.suppress(OSError, http.client.HTTPException):
-            urllib.request.urlopen(f"{server.address}/health", timeout=2).close()
+            straight.open(f"{server.address}/health", timeout=2).close()
             return
         time.sleep(0.1)
     place = urlsplit(server.address).netloc

@@ -36,7 +36,7 @@ from carft_core.data.folders import (
     read_folders,
     readable,
 )
-from carft_core.data.transforms import read_plain
+from carft_core.data.images import read_plain
 from carft_core.errors import RequestError
 
 

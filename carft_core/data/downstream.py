@@ -34,7 +34,7 @@ from carft_core.data.folders import (
     read_manifest,
     refusal,
 )
-from carft_core.data.transforms import read_plain
+from carft_core.data.images import read_plain
 from carft_core.errors import RequestError
 
 Splits = dict[str, Split]

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from carft_core.data.base import DataFolder
+from carft_core.data.folders import MOST_NAMES
+from carft_core.files import read_regular
 
 Classes = Mapping[str, str]
 """The path below the data root of each image -> its class's name in the data set."""
@@ -41,13 +43,17 @@ def by_lists(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
     count to tell. Raises OSError when a list cannot be read.
     """
     train, test = (
-        [f"{folder.name}{line}" for line in (folder / file).read_text().split()]
+        [f"{folder.name}{line}" for line in _lines(folder / file)]
         for file in ("Training_01.txt", "Testing_01.txt")
     )
     return (
         {path: classes[path] for path in train if path in classes},
         {path: classes[path] for path in test if path in classes},
     )
+
+
+def _lines(file: Path) -> list[str]:
+    return read_regular(file, MOST_NAMES).decode(errors="replace").split()
 
 
 @dataclass(frozen=True)

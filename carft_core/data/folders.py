@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from carft_core.data.base import DataConfig, DataFolder, FoundSplit, Source
-from carft_core.data.transforms import Part, read_rgb
+from carft_core.data.images import FileState, Part, read_rgb
 from carft_core.errors import RequestError
-from carft_core.files import keep, user_cache
+from carft_core.files import keep, read_regular, user_cache
 
 VARIABLE = "CARFT_DATA"
 """Taken for a `data.root` that is left out, by whoever reads the sweep file."""
@@ -235,6 +235,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 LISTED_AT_MOST = 8
 PROBLEMS_SHOWN = 20
 CLASS_FILES = ("classes.json", "classes.txt")
+MOST_NAMES = 1 << 24
+"""Bytes of such a file."""
 
 Listing = Mapping[str, Mapping[str, int]]
 """Class folder -> path below the root -> size in bytes, in the order of the paths."""
@@ -266,10 +268,12 @@ def names_in(file: Path, classes: Sequence[str]) -> tuple[tuple[str, ...], list[
     each. Raises OSError when it cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_regular(file, MOST_NAMES).decode("utf-8-sig")
         pairs = _json_pairs(text) if file.suffix == ".json" else _text_pairs(text)
     except ValueError as error:
         return (), [f"{file.name}: {error}"]
+    except RecursionError:
+        return (), [f"{file.name}: nested too deeply"]
     names = dict(pairs)
     counts = Counter(folder for folder, _ in pairs)
     problems = [f"{file.name} names {f!r} twice" for f, count in counts.items() if count > 1]
@@ -394,6 +398,18 @@ def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]
 
 
 _LABELS = (".cls", ".json")
+LABEL_BYTES = 1 << 16
+"""Of a member that holds a label; the label itself is a name like a class folder's."""
+NAME_LENGTH = 1000
+"""Of a label, or of a member's path."""
+HEADER_BYTES = 1 << 20
+"""What tar itself may say of one member."""
+MOST_MEMBERS = 50_000_000
+"""Of the shards of a split."""
+MOST_TEXT = 1 << 32
+"""Characters of all names and labels of a split."""
+MOST_PROBLEMS = 1000
+"""So many are noted of the shards of a split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -402,6 +418,8 @@ class ShardIndex:
 
     shards: tuple[str, ...]
     """Paths below the root, sorted."""
+    states: tuple[FileState, ...]
+    """Of the shards, when they were indexed."""
     ids: Sequence[str]
     """`train/0000.tar/n01440764_10026.jpg`: a shard's path and the image's name in it."""
     labels: Sequence[str]
@@ -418,30 +436,34 @@ def shards_in(folder: Path) -> list[Path]:
 def indexed(root: Path, split: str, suffixes: Sequence[str], problems: list[str]) -> ShardIndex:
     """The index of the shards in `root/split`; images are what ends in one of `suffixes`.
 
-    It is kept in the user's cache, by the names, sizes and times of the shards, unless something
-    is wrong with them, which is added to `problems`. Raises OSError for what cannot be read.
+    It is kept in the user's cache, by what tells these files in this state from all others, unless
+    something is wrong with them, which is added to `problems`. Raises OSError for what cannot be
+    read.
     """
     files = shards_in(root / split)
     names = tuple(f"{split}/{file.name}" for file in files)
+    statuses = [file.stat() for file in files]
     known_by = [
-        (n, f.stat().st_size, f.stat().st_mtime_ns) for n, f in zip(names, files, strict=True)
+        # A file's times can be set, but for the last, which says when they were.
+        (name, str(file.resolve()), status.st_dev, *FileState.of(status), status.st_ctime_ns)
+        for name, file, status in zip(names, files, statuses, strict=True)
     ]
     key = hashlib.sha256(json.dumps([VERSION, suffixes, known_by]).encode()).hexdigest()
     kept = user_cache() / "shards" / f"{key}.parquet"
     table = _kept_table(kept)
     if table is None:
-        found: list[str] = []
-        rows = [
-            {"shard": number, **row}
-            for number, (name, file) in enumerate(zip(names, files, strict=True))
-            for row in _images_of(name, file, suffixes, found)
-        ]
-        problems += found
-        table = pa.Table.from_pylist(rows, _SCHEMA)
-        if not found:
+        reader = _ShardReader(suffixes)
+        parts = []
+        for number, (name, file) in enumerate(zip(names, files, strict=True)):
+            rows = [{"shard": number, **row} for row in reader.images_of(name, file)]
+            parts.append(pa.Table.from_pylist(rows, _SCHEMA))
+        problems += reader.problems
+        table = pa.concat_tables([_SCHEMA.empty_table(), *parts])
+        if not reader.problems:
             _keep_table(kept, table)
     places = np.stack([table[name].to_numpy() for name in ("shard", "offset", "size")], axis=1)
-    return ShardIndex(names, table["id"].to_pylist(), table["label"].to_pylist(), places)
+    states = tuple(map(FileState.of, statuses))
+    return ShardIndex(names, states, table["id"].to_pylist(), table["label"].to_pylist(), places)
 
 
 _SCHEMA = pa.schema(
@@ -455,39 +477,131 @@ _SCHEMA = pa.schema(
 )
 
 
-def _images_of(
-    name: str, file: Path, suffixes: Sequence[str], problems: list[str]
-) -> Iterator[dict[str, object]]:
-    """The images of one shard with their labels: members that share a name up to its first dot."""
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, str] = {}
-    try:
-        with tarfile.open(file, "r:") as shard:
-            for member in shard:
-                key, suffix = _parts(member.name)
-                if not member.isreg():
+class _Headers:
+    """A shard of which tarfile reads headers alone: it would read as much as one says, and seek as
+    far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.tell = file, file.tell
+        self._size = os.fstat(file.fileno()).st_size
+        self.left = HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Raises ReadError when more is wanted than `left`."""
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"a header of more than {HEADER_BYTES:,} bytes")
+        return self._file.read(size)
+
+    def seek(self, place: int) -> int:
+        """Raises ReadError for a place behind the end."""
+        if not 0 <= place <= self._size:
+            raise tarfile.ReadError("unexpected end of data")
+        return self._file.seek(place)
+
+
+class _ShardReader:
+    """Lists the images of one split's shards. `problems` are what is wrong with them so far."""
+
+    def __init__(self, suffixes: Sequence[str]) -> None:
+        self.suffixes, self.problems = suffixes, list[str]()
+        self.members = self.text = 0
+
+    def _report(self, problem: str) -> None:
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
+
+    def images_of(self, name: str, file: Path) -> Iterator[dict[str, object]]:
+        """The images of one shard with their labels: members that share a name up to its first
+        dot."""
+        images: dict[str, tuple[str, int, int]] = {}
+        labels: dict[str, str] = {}
+        try:
+            with file.open("rb") as opened:
+                for member in self._members(name, opened):
+                    key, suffix = _parts(member.name)
+                    if suffix in self.suffixes and key in images:
+                        self._report(f"{name} has two images named {key}")
+                    elif suffix in self.suffixes:
+                        images[key] = (member.name, member.offset_data, member.size)
+                    elif (label := self._label(name, opened, member, suffix)) is not None:
+                        labels[key] = label
+        except OSError:
+            raise
+        except Exception as error:  # of foreign bytes tarfile makes nearly any
+            self._report(f"{name} cannot be read as a tar file ({error})")
+            return
+        lacking = [key for key in images if key not in labels]
+        if lacking:
+            self._report(
+                f"{name} says no label of {lacking[0]} ({len(lacking)} images): {_EXPECTED}"
+            )
+        for key, (member_name, offset, size) in images.items():
+            if key not in labels:
+                continue
+            if size == 0:
+                self._report(f"{name}: {member_name} is empty")
+            row = {"label": labels[key], "offset": offset, "size": size}
+            yield {"id": f"{name}/{member_name}", **row}
+
+    def _members(self, name: str, opened: BinaryIO) -> Iterator[tarfile.TarInfo]:
+        """The images and labels that lie in the file as they are. Raises TarError."""
+        headers = _Headers(opened)
+        with tarfile.open(fileobj=headers, mode="r:") as shard:  # type: ignore[call-overload]
+            while (member := shard.next()) is not None:
+                shard.members = []  # tarfile would hold them all
+                headers.left = HEADER_BYTES
+                self.members += 1
+                self.text += len(member.name)
+                if self.members > MOST_MEMBERS or self.text > MOST_TEXT:
+                    raise tarfile.ReadError(
+                        f"a split has more than {MOST_MEMBERS:,} members, or {MOST_TEXT:,} "
+                        "characters of names and labels"
+                    )
+                _, suffix = _parts(member.name)
+                if member.isdir() or suffix not in (*self.suffixes, *_LABELS):
                     continue
-                if suffix in suffixes and key in images:
-                    problems.append(f"{name} has two images named {key}")
-                elif suffix in suffixes:
-                    images[key] = member
-                elif suffix in _LABELS and (label := _label(shard, member, suffix)) is not None:
-                    labels[key] = label
-    except (tarfile.TarError, EOFError) as error:
-        problems.append(f"{name} cannot be read as a tar file ({error})")
-        return
-    lacking = [key for key in images if key not in labels]
-    if lacking:
-        problems.append(
-            f"{name} says no label of {lacking[0]} ({len(lacking)} images): {_EXPECTED}"
-        )
-    for key, member in images.items():
-        if key not in labels:
-            continue
-        if member.size == 0:
-            problems.append(f"{name}: {member.name} is empty")
-        row = {"label": labels[key], "offset": member.offset_data, "size": member.size}
-        yield {"id": f"{name}/{member.name}", **row}
+                shown = member.name[:100]
+                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+                    self._report(
+                        f"{name}: {shown} is a link, sparse or another special member; "
+                        "only plain files are read"
+                    )
+                elif len(member.name) > NAME_LENGTH:
+                    self._report(
+                        f"{name}: {shown}... is a name of more than {NAME_LENGTH} characters"
+                    )
+                elif not is_text(member.name):
+                    self._report(f"{name}: {shown!r} is not a name in UTF-8")
+                else:
+                    yield member
+            # At a header that is damaged tarfile stops as at the end.
+            headers.left = HEADER_BYTES
+            headers.seek(shard.offset)
+            if any(headers.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"a damaged header at byte {shard.offset:,}")
+
+    def _label(
+        self, name: str, opened: BinaryIO, member: tarfile.TarInfo, suffix: str
+    ) -> str | None:
+        """None for what holds none."""
+        if member.size > LABEL_BYTES:
+            self._report(
+                f"{name}: {member.name} has {member.size:,} bytes; a label takes at most "
+                f"{LABEL_BYTES:,}"
+            )
+            return None
+        opened.seek(member.offset_data)
+        try:
+            text = opened.read(member.size).decode().strip()
+            label = text if suffix == ".cls" else json.loads(text).get("label")
+            label = str(label) if isinstance(label, (str, int)) else ""
+        except (ValueError, AttributeError, RecursionError):
+            return None
+        if not label or len(label) > NAME_LENGTH or not is_text(label):
+            return None
+        self.text += len(label)
+        return label
 
 
 _EXPECTED = "expected <key>.cls with a label in it, or <key>.json with a field label"
@@ -500,17 +614,6 @@ def _parts(member: str) -> tuple[str, str]:
     return str(path.parent / stem), dot + suffix.lower()
 
 
-def _label(shard: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str | None:
-    """None for what holds none."""
-    file = shard.extractfile(member)
-    try:
-        text = "" if file is None else file.read().decode().strip()
-        label = text if suffix == ".cls" else json.loads(text).get("label")
-    except (ValueError, AttributeError):
-        return None
-    return str(label) if isinstance(label, (str, int)) and str(label) else None
-
-
 @dataclass(frozen=True, eq=False)
 class Shards(Source):
     """Images in tar shards."""
@@ -518,6 +621,8 @@ class Shards(Source):
     root: Path
     shards: tuple[str, ...]
     """Paths below `root`."""
+    states: tuple[FileState, ...]
+    """Of the shards, when they were indexed; in another state none of their images is read."""
     members: pa.Array
     """By row the image's name, for messages."""
     places: npt.NDArray[np.int64]
@@ -526,16 +631,15 @@ class Shards(Source):
     def read(self, row: int) -> Image.Image:
         """Decode one image."""
         shard, offset, size = self.places[row].tolist()
-        return read_rgb(
-            self.root / self.shards[shard], Part(self.members[row].as_py(), offset, size)
-        )
+        part = Part(self.members[row].as_py(), offset, size, self.states[shard])
+        return read_rgb(self.root / self.shards[shard], part)
 
 
 def shard_source(root: Path, ids: Sequence[str], index: ShardIndex) -> Shards:
     """That of some or all images of an index, whose shards lie below `root`."""
     rows = {image: row for row, image in enumerate(index.ids)}
     places = index.places[[rows[image] for image in ids]]
-    return Shards(root, index.shards, pa.array(ids, pa.string()), places)
+    return Shards(root, index.shards, index.states, pa.array(ids, pa.string()), places)
 
 
 def look_at(root: Path, expected: DataFolder) -> FoundSplit:

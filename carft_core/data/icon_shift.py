@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from carft_core.data.base import DataConfig, Family, FamilyData, Source, Split, refuse_held_out
+from carft_core.data.images import open_image
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
@@ -222,7 +222,7 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
 
 def decode(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """RGBA [48, 48, 4]; a one-colour drawing is stored as its mask alone."""
-    image = Image.open(io.BytesIO(png))
+    image = open_image(io.BytesIO(png))
     if image.mode != "L":
         return np.array(image.convert("RGBA"))
     mask = np.array(image)

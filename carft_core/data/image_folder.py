@@ -45,8 +45,8 @@ from carft_core.data.folders import (
     shards_in,
     visible_folders,
 )
+from carft_core.data.images import read_rgb
 from carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS, carve_test
-from carft_core.data.transforms import read_rgb
 from carft_core.errors import RequestError, dotted
 
 Route = tuple[str | int, ...]

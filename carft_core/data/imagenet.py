@@ -33,7 +33,7 @@ from carft_core.data.folders import (
     read_folders,
     readable,
 )
-from carft_core.data.transforms import read_inside_border, read_plain
+from carft_core.data.images import read_inside_border, read_plain
 
 LISTS = Path(__file__).with_name("classes") / "imagenet"
 CLASSES = 1000

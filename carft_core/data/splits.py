@@ -20,6 +20,7 @@ import numpy as np
 
 from carft_core.data.base import FamilyData, Split
 from carft_core.data.folders import listed
+from carft_core.data.images import most_pixels
 from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 from carft_core.files import keep, read_json, user_cache
@@ -41,13 +42,13 @@ def bad_files(split: Split, digest: str, seen: Seen | None = None) -> dict[str, 
     """The ids of a split's images that cannot be read, and what is wrong with each.
 
     Every image is decoded for this, once for each user: what was found is kept in the user's
-    cache, by the images' ids, the `digest` of their data and the version of Pillow. Of a part of a
-    split the whole is looked at, so that other parts of it cost nothing more. One that was
-    interrupted goes on where it was. Raises RequestError when the system cannot read a file: then
-    the disk is at fault, not the image.
+    cache, by the images' ids, the `digest` of their data, the version of Pillow and what is
+    decoded at most. Of a part of a split the whole is looked at, so that other parts of it cost
+    nothing more. One that was interrupted goes on where it was. Raises RequestError when the system
+    cannot read a file: then the disk is at fault, not the image.
     """
     whole = split.whole or split
-    content = json.dumps([whole.ids, digest, version("pillow")])
+    content = json.dumps([whole.ids, digest, version("pillow"), most_pixels()])
     key = hashlib.sha256(content.encode()).hexdigest()
     file = user_cache() / "bad_files" / f"{key}.json"
     bad: dict[str, str] | None = _kept(file)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,8 +15,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
-
-from carft_core.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -73,21 +69,8 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
 
 ATTEMPTS = 10
 COLOURS = ("brightness", "contrast", "saturation", "hue")
-BORDER = 2
-"""Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
 CENTRAL = 224 / 256
 """What lipsum-ft keeps of the shorter side when it finds no crop."""
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -131,56 +114,6 @@ class Box(NamedTuple):
     width: int
 
 
-class Part(NamedTuple):
-    """Where in a larger file an image lies."""
-
-    name: str
-    offset: int
-    size: int
-    """In bytes, as is `offset`."""
-
-
-def read_rgb(path: Path, part: Part | None = None) -> Image.Image:
-    """The first frame of an image file, upright and in 8-bit RGB, transparency shown on white.
-
-    With `part` the image lies in a part of the file. Raises RequestError naming the file and the
-    part when it cannot be decoded to its end.
-    """
-    try:
-        with Image.open(path if part is None else _bytes(path, part)) as image:
-            image.load()
-            return upright_rgb(image)
-    # Decoders meet arbitrary bytes here, and Pillow's raise whatever those lead to: OSError,
-    # SyntaxError, ValueError, struct.error, zlib.error, IndexError, ...
-    except Exception as error:
-        raise _unreadable(path if part is None else f"{part.name} in {path}", error) from error
-
-
-def read_plain(path: Path) -> Image.Image:
-    """The first frame of an image file as torchvision's own loader gives it, which published
-    numbers were measured with: not turned by its EXIF data, transparency dropped.
-
-    Raises RequestError naming the file when it cannot be decoded to its end.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def read_inside_border(path: Path) -> Image.Image:
-    """The same without 2 pixels at each edge, where ObjectNet's images have a red border."""
-    image = read_plain(path)
-    return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
-
-
-def _bytes(path: Path, part: Part) -> io.BytesIO:
-    with path.open("rb") as file:
-        file.seek(part.offset)
-        return io.BytesIO(file.read(part.size))
-
-
 def photo_views(
     read: Callable[[int], Image.Image],
     rows: Sequence[int],
@@ -217,7 +150,7 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
         resized = F.resize(image, [side, side], interpolation)
     elif transform.resize_mode == "longest":
         ratio = max(image.width, image.height) / side
-        fitting = [round(image.height / ratio), round(image.width / ratio)]
+        fitting = [max(1, round(length / ratio)) for length in (image.height, image.width)]
         resized = F.resize(image, fitting, interpolation)
     else:
         resized = F.resize(image, side, interpolation)
@@ -275,13 +208,6 @@ def _crop_by_height(image: Image.Image, *, augmentation: Augmentation, size: int
     return cropped
 
 
-def _unreadable(named: object, error: Exception) -> RequestError:
-    return RequestError(
-        f"{named} cannot be read as an image ({str(error) or type(error).__name__}); "
-        "replace it or take it out"
-    )
-
-
 def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
     """A crop whose ratio is uniform, then its height among those that keep the area and fit.
 
@@ -306,25 +232,3 @@ def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmen
         return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
     side = max(1, int(CENTRAL * min(width, height)))
     return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image as `read_rgb` gives one."""
-    method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    return _rgb(image if method is None else image.transpose(method))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Sixteen bits of grey (32 hold what older Pillows read of such a PNG). Pillow's own
-        # conversion cuts values off at 255, which leaves a white image.
-        grey = np.asarray(image).clip(0, 65535).astype(np.float64) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        # Dropping alpha would show whatever colour lies under transparent pixels, often black.
-        shown = Image.new("RGBA", image.size, "white")
-        shown.alpha_composite(image.convert("RGBA"))
-        return shown.convert("RGB")
-    return image.convert("RGB")

@@ -34,7 +34,7 @@ from carft_core.data.folders import (
     read_manifest,
     readable,
 )
-from carft_core.data.transforms import read_plain
+from carft_core.data.images import read_plain
 from carft_core.errors import RequestError, unknown
 
 
@@ -61,6 +61,8 @@ def read_columns(
 
     Raises RequestError for a file that is missing, lacks columns, or has other values in one.
     """
+    if file.exists() and not file.is_file():
+        raise RequestError(f"{file} is not a regular file")
     try:
         with csv.open_csv(file) as opened:
             names = opened.schema.names

@@ -33,6 +33,9 @@ done
 for file in optuna_password mlflow_user_password; do
   [ -s "$SECRETS/$file" ] || wrong "$SECRETS/$file is not there, or empty: say SECRETS=FOLDER"
 done
+policy=$MANIFESTS/network-policy.yaml # which lets the operator in, by its namespace
+[ ! -f "$policy" ] || grep -qE "kubernetes.io/metadata.name: $OPERATOR_NAMESPACE( |$)" "$policy" ||
+  wrong "$policy does not name the operator's namespace, $OPERATOR_NAMESPACE"
 
 if [ "$OPERATOR" = yes ]; then
   helm upgrade --install kuberay-operator kuberay-operator --repo "$CHARTS" --version "$KUBERAY" \

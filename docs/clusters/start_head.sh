@@ -24,6 +24,10 @@ if [ "$RAY_AUTH_MODE" = token ] && [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
   (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
 fi
 
+"$VENV/bin/python" -m sweeps.engines.ray_tokens || exit 2 # an older Ray would ignore the token
+# A name that nobody can foresee: in /tmp others could make a known one first. Ray opens its own
+# folder to everybody, so it lies in this one.
+scratch=$(mktemp -d "$RAY_SCRATCH/ray-XXXXXX")
 exec "$VENV/bin/ray" start --head --node-ip-address "$address" --port "$GCS_PORT" \
   --dashboard-host 127.0.0.1 --dashboard-port "$DASHBOARD_PORT" \
-  --ray-client-server-port "$CLIENT_PORT" "${OF_EVERY_NODE[@]}" "$@"
+  --ray-client-server-port "$CLIENT_PORT" --temp-dir "$scratch/r" "${OF_EVERY_NODE[@]}" "$@"

@@ -7,15 +7,22 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from sweeps.cli.parser import parse
 from sweeps.secrets import read_secret_files
 from tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from tracking.location import stay_private
 
-Emit = Callable[[str], None]
-"""Prints a result of a command."""
+
+class Emit(Protocol):
+    """Prints a result of a command."""
+
+    def __call__(self, text: str, /, *, styled: bool = False) -> None:
+        """Print a text; `styled` is one that a PlainConsole rendered, whose escapes are ours."""
+
+
 FAILED = 1
 INTERRUPTED = 3
 UNREACHABLE = 4
@@ -75,7 +82,7 @@ class _StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.write(f"{_printable(self.format(record))}\n")
 
 
 @contextlib.contextmanager
@@ -98,13 +105,20 @@ def _logging(verbosity: int) -> Iterator[None]:
             logger.setLevel(logging.NOTSET)
 
 
-def _emit(text: str) -> None:
+def _emit(text: str, /, *, styled: bool = False) -> None:
     # At once, also into a pipe: `ui` and `run` continue for long after what they print.
-    print(text, flush=True)
+    print(text if styled else _printable(text), flush=True)
+
+
+def _printable(text: str) -> str:
+    from tracking.console import printable  # which imports rich: not for --help
+
+    return printable(text)
 
 
 def _report_error(error: Exception, code: int) -> int:
-    print("\n".join([f"carft-sweep: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+    text = "\n".join([f"carft-sweep: {error}", *getattr(error, "__notes__", ())])
+    print(_printable(text), file=sys.stderr)
     return code
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
+from carft_core.requirements import refuse_outdated
 from sweeps.cli import Emit
 from sweeps.cli.table import table_lines
 from sweeps.doctor.base import FAULTS, Scope
@@ -33,11 +34,12 @@ from tracking.store.base import ARM, Tracker, describe
 from tracking.store.mlflow_client import experiment_id, refuse_if_moved
 from tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
 from tracking.store.mlflow_store import open_store
-from tracking.ui_server import ADMIN, is_loopback, prepare, serve
+from tracking.ui_server import ADMIN, is_loopback, other_accounts, prepare, serve
 
 LISTED_CLASSES = 30
 """Listed one by one; of more classes only the sums."""
 LISTED_TEXTS = 20
+NAMED_ACCOUNTS = 3
 LINKED_SWEEPS = 5
 """The newest ones, to whose pages `ui` leads."""
 
@@ -95,7 +97,8 @@ def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 2 when anything is wrong, else 4 when a service is unreachable."""
     from sweeps.doctor.examination import SUBJECTS, run_checks, select_checks
 
-    scope = Scope(find_home(arguments.home), address_of(arguments.address), arguments.nodes)
+    home = find_home(arguments.home, trust=arguments.trust_home)
+    scope = Scope(home, address_of(arguments.address), arguments.nodes)
     findings = []
     subject = None
     for check, finding in run_checks(select_checks(arguments.only), scope):
@@ -140,7 +143,7 @@ def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises ServiceUnreachable when the server does not answer."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     for name in arguments.sweeps:
         sweep_folder(home, name)
     names = dict.fromkeys(arguments.sweeps) or sweep_names(home)
@@ -167,8 +170,8 @@ def _sync(home: Home, name: str, store: Tracker, emit: Emit) -> int:
         projection = project(home, name, store)
     except ServiceUnreachable as away:
         raise ServiceUnreachable(
-            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when the "
-            "server answers"
+            f"{away}; the runs of {name} are not all sent. Nothing is lost: sync again when that "
+            "is mended"
         ) from away
     if projection.sent:
         emit(f"{name}: {projection.sent} run{'' if projection.sent == 1 else 's'} sent.")
@@ -192,7 +195,7 @@ class Waste:
 
 def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
         for path in (Path(item.path) for item in items):
@@ -212,8 +215,12 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     return 0
 
 
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
+"""The names of files and folders that are filled beside what they are to replace."""
+
+
 def waste(home: Home) -> Iterator[Waste]:
-    """What can go, never of a run that somebody works on."""
+    """What can go, never of a run or a sweep that somebody works on."""
     runs = RunStore(home.runs)
     used = set(_used(home))
     for digest in runs.digests():
@@ -225,18 +232,36 @@ def waste(home: Home) -> Iterator[Waste]:
             yield _waste(folder, "a run that no sweep uses")
         elif state.state == "done" and (folder / OPTIMISER_STATE).exists():
             yield _waste(folder / OPTIMISER_STATE, "state of a run that is done")
+        if digest in used:
+            yield from _unfinished_writes(folder)
     for aside in sorted(home.runs.glob(".*.before")):
-        owner = runs.read(aside.name.removeprefix(".").removesuffix(".before"))
-        if owner is None or not owner.is_live:
+        digest = aside.name.removeprefix(".").removesuffix(".before")
+        state = runs.read(digest)
+        # Until the run is done again this is its only result, or the one that it goes back to.
+        is_replaced = state is not None and state.state == "done" and not state.is_live
+        if is_replaced or digest not in used:
             yield _waste(aside, "an earlier result of a run that was trained again")
+    for name in sweep_names(home):
+        if holder(home.sweep(name)) is None:
+            yield from _unfinished_writes(home.sweep(name))
+
+
+def _unfinished_writes(folder: Path) -> Iterator[Waste]:
+    """Yield what a process that was killed was about to put in the place of something else."""
+    for place, folders, files in os.walk(folder):
+        left = [name for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in left]
+        for name in sorted(left):
+            yield _waste(Path(place, name), "half a file of a process that was killed")
 
 
 def _used(home: Home) -> Iterator[str]:
-    """Yield the runs of every generation of every sweep."""
+    """Yield the runs of every generation of every sweep, and those that its soups are made of."""
     for name in sweep_names(home):
         for ledger in read_generations(home.sweep(name) / LEDGER_FILE):
             for setting in ledger.settings():
                 yield from setting.runs.values()
+                yield from setting.members
             for trial in ledger.proposals():
                 yield from trial.runs.values()
 
@@ -248,12 +273,14 @@ def _waste(path: Path, reason: str) -> Waste:
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError where strangers would be let in unasked."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     place = resolve_location(home.path)
     if is_server(place.named):
         _check_only_named(arguments, without_password(place.named))
     elif not home.path.exists():
         raise RequestError(f"there is no home {home.path} yet; run a sweep first, or name --home")
+    else:
+        refuse_outdated("mlflow", "ui lets browsers reach MLflow's server")
     _check(arguments)
     refuse_if_moved(place)
     users = prepare(home.path, _password) if arguments.auth else None
@@ -276,6 +303,8 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(users.note)
     if arguments.no_auth and not is_loopback(arguments.host):
         emit(f"Whoever reaches {arguments.host} may read, change and delete every run.")
+    if users is None and not arguments.no_auth and (others := other_accounts()):
+        emit(_warning(others))
     emit("Ctrl-C ends it.")
     try:
         server.wait()
@@ -305,7 +334,21 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
             yield f"  report  {address}/{run_page(experiment, run_id, PAGE)}"
 
 
+def _warning(others: Sequence[str]) -> str:
+    names = ", ".join(others[:NAMED_ACCOUNTS]) + (", ..." if len(others) > NAMED_ACCOUNTS else "")
+    them = "another account" if len(others) == 1 else f"{len(others)} other accounts"
+    return (
+        f"This machine has {them} ({names}), which may read, change and delete every run here: "
+        "--auth requires a password; --no-auth lets them in without this line."
+    )
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    if ":" in arguments.host and not is_loopback(arguments.host) and arguments.host != "::":
+        raise RequestError(
+            f"--host {arguments.host}: MLflow's pages do not open under an IPv6 address; listen on "
+            "every one with --host ::, and open them by the machine's name"
+        )
     if not (is_loopback(arguments.host) or arguments.auth or arguments.no_auth):
         raise RequestError(
             f"--host {arguments.host} lets everybody who reaches this machine read, change and "

@@ -32,8 +32,8 @@ from tracking.report import calibration
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Raises RequestError when the sweep can never be run as it is written."""
+    home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
-    home = find_home(arguments.home)
     home.check()
     supply = _supply(spec, arguments.address, home)
     estimate = estimate_sweep(spec, home, supply.hardware)

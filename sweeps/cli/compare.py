@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from carft_core.errors import RequestError, unknown
 from sweeps.cli import Emit
@@ -34,6 +33,7 @@ from tracking.comparison.spec import (
     ComparisonSpec,
     SelectionRule,
 )
+from tracking.console import PlainConsole
 from tracking.location import EXPERIMENT
 from tracking.report import calibration
 from tracking.report.formats import Owners, latex, markdown, to_csv, to_json
@@ -167,8 +167,9 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
             whole = rendered[0] if len(rendered) == 1 else rendered
             # Not indented: that takes four times as long, half a minute for ten thousand trials.
             rendered = [json.dumps(whole, allow_nan=False)]
+        is_table = not (arguments.json or arguments.csv or arguments.markdown or arguments.latex)
         for text in rendered:
-            emit(text)
+            emit(text, styled=is_table)
     finally:
         gc.enable()
     return 0
@@ -182,7 +183,8 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         if not arguments.sweeps:
             raise RequestError("which sweep? `carft-sweep list` names those of this home")
         wide = True if arguments.published else None
-        return load_parts(find_home(arguments.home), arguments.sweeps, with_fields=wide)
+        home = find_home(arguments.home, trust=arguments.trust_home)
+        return load_parts(home, arguments.sweeps, with_fields=wide)
     if arguments.images:
         raise RequestError("--images reads the runs' folders, which lie in a home, not on a server")
     from tracking.mlflow_reader import read_sweeps
@@ -224,7 +226,7 @@ def _render(
     elif arguments.latex:
         text = latex(comparison, options=options, command=_command(arguments))
     else:
-        console = Console()
+        console = PlainConsole()
         colour = console.is_terminal
         text = terminal(comparison, width=console.width, colour=colour, options=options)
     return text.rstrip()
@@ -261,7 +263,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     from sweeps.results.artifacts import PAGE
     from sweeps.results.report import page
 
-    home = Home(find_home(arguments.home).path.absolute())
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
     out = _out(arguments.out, home, sweeps, PAGE)
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from carft_core.config import trial_config
@@ -40,6 +39,7 @@ from sweeps.spec.user_code import (
     register_family,
     resolve,
 )
+from tracking.console import PlainConsole
 
 _FAMILY = ("trial", "data", "family")
 
@@ -84,7 +84,7 @@ def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
         listing = {"root": None if root is None else str(root), "families": listed}
         emit(json.dumps(listing, indent=1))
         return 0
-    width = Console().width
+    width = PlainConsole().width
     for family in listed:
         emit("\n".join([*_family_lines(family, width, sought=root is not None), ""]))
     emit(f"Data root: {root or f'none; --data-root or {VARIABLE} names it'}")
@@ -301,7 +301,7 @@ def prepare_data(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _decode(data: FamilyData) -> dict[str, DecodedSplit]:
     """Decode every image, with a bar on a terminal and a line for each split elsewhere."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

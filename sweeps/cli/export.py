@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 from carft_core.errors import RequestError
 from sweeps.cli import FAILED, Emit
 from sweeps.cli.compare import written
-from sweeps.home import Home, find_home
+from sweeps.home import find_home
 from sweeps.ledger.trials import sweep_folder
 from sweeps.results.export import SelectedModel, exporter, select_model
 from sweeps.scheduler.progress import figures
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from carft_core.predictor import Guess, Prediction, Predictor
+    from carft_core.predictor import Guess, Prediction
     from tracking.store.mlflow_models import KeptModel
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = Home(find_home(arguments.home).path.absolute())
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     shown = Path(arguments.out or f"{arguments.sweep}-model")
     out, kept = shown.expanduser().absolute(), None
     with exporter(home, arguments.sweep) as models:
@@ -77,9 +75,6 @@ def _export_lines(model: SelectedModel, shown: Path, kept: KeptModel | None) -> 
         yield "  registered as {} version {}".format(*kept.registered)
 
 
-BATCH = 64
-
-
 def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. 1 when no image could be read."""
     from carft_core.predictor import Predictor
@@ -88,7 +83,8 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     model = Predictor.load(_folder(arguments), _device(arguments.device))
     predictions: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    for image, prediction in _predicted(model, images, arguments):
+    outcomes = model.attempt(images, top=arguments.top, contexts=arguments.contexts)
+    for image, prediction in zip(images, outcomes, strict=True):
         if isinstance(prediction, RequestError):
             unreadable.append({"image": str(image), "reason": str(prediction)})
             continue
@@ -109,10 +105,10 @@ def _folder(arguments: argparse.Namespace) -> Path:
     from carft_core.export import FACTS
     from sweeps.results.export import selected_in_cache
 
-    home = Home(find_home(arguments.home).path.absolute())
     folder = Path(arguments.model).expanduser()
     if (folder / FACTS).is_file():
         return folder
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     try:
         sweep_folder(home, arguments.model)
     except RequestError as error:
@@ -146,28 +142,6 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
         if not below:
             raise RequestError(f"there is no image in {path} ({', '.join(EXTENSIONS)})")
         yield from below
-
-
-def _predicted(
-    model: Predictor, images: Sequence[Path], arguments: argparse.Namespace
-) -> Iterator[tuple[Path, Prediction | RequestError]]:
-    """In the order of the images; what cannot be read comes with the reason."""
-    for first in range(0, len(images), BATCH):
-        batch = images[first : first + BATCH]
-        opened = [_opened(path) for path in batch]
-        readable = [image for image in opened if not isinstance(image, RequestError)]
-        predictions = iter(model.predict(readable, top=arguments.top, contexts=arguments.contexts))
-        for path, image in zip(batch, opened, strict=True):
-            yield path, image if isinstance(image, RequestError) else next(predictions)
-
-
-def _opened(path: Path) -> Image | RequestError:
-    from carft_core.predictor import read_image
-
-    try:
-        return read_image(path)
-    except RequestError as error:
-        return error
 
 
 def _prediction_as_dict(prediction: Prediction) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from carft_core.errors import unknown
 from sweeps.spec.durations import seconds
 from tracking.comparison.metrics import KINDS
+from tracking.ownership import TRUST_OPTION
 
 T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
@@ -95,7 +96,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         epilog="State lies in one folder: --home, or CARFT_HOME, or .carft here.",
     )
     parser.add_argument("--version", action="version", version=_version())
-    _everywhere(parser, home=None, verbose=0)
+    _everywhere(parser, home=None, trust=False, verbose=0)
     commands = _subcommands(parser, "command", COMMANDS)
     return parser, commands | _subcommands(commands["data"], "action", DATA_ACTIONS, "data ")
 
@@ -117,7 +118,8 @@ def _subcommands(
             description=f"{purpose[0].upper()}{purpose[1:]}.",
             allow_abbrev=False,
         )
-        _everywhere(command, home=argparse.SUPPRESS, verbose=argparse.SUPPRESS)
+        hidden = argparse.SUPPRESS  # what stands before the command counts
+        _everywhere(command, home=hidden, trust=hidden, verbose=hidden)
         add_options(command)
         commands[f"{prefix}{name}"] = command
     return commands
@@ -135,8 +137,14 @@ def _version() -> str:
 # Options of several commands.
 
 
-def _everywhere(parser: Parser, *, home: str | None, verbose: int | str) -> None:
+def _everywhere(parser: Parser, *, home: str | None, trust: bool | str, verbose: int | str) -> None:
     _value(parser, "--home", "FOLDER", "where state lies (CARFT_HOME, .carft)", default=home)
+    parser.add_argument(
+        TRUST_OPTION,
+        action="store_true",
+        default=trust,
+        help="use the home though others own it or may write it, and import what it names",
+    )
     parser.add_argument(
         "-v",
         "--verbose",
@@ -530,7 +538,7 @@ def _size(text: str) -> int:
 
 @_checked
 def _host_names(text: str) -> tuple[str, ...]:
-    """Parse `lab,*.lab.example`."""
+    """Parse `lab,mlflow.lab.example`."""
     from tracking.ui_server import check_name
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())

@@ -25,8 +25,9 @@ from sweeps.results.artifacts import PAGE
 from sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from sweeps.scheduler.session import SweepResult
 from sweeps.spec.spec import SweepSpec, is_recipe, load_spec
-from sweeps.spec.user_code import resolve
+from sweeps.spec.user_code import resolve, vet_of
 from tracking.comparison.spec import FEWEST_SEEDS
+from tracking.console import PlainConsole
 from tracking.errors import ServiceUnreachable, TrackingError
 from tracking.report.formats import to_json
 from tracking.report.terminal import terminal
@@ -53,7 +54,7 @@ def carry_out(
     `address` is of the Ray cluster, where one was named; `resume` knows it again. Raises
     RequestError when the request cannot be met, ServiceUnreachable when no Ray answers.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
 
     def out(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -96,10 +97,10 @@ def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None
     if arguments.json:
         emit(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
     elif ended.done and not ended.interrupted:
-        output = Console()
+        output = PlainConsole()
         emit("")
         text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
-        emit(text.rstrip())
+        emit(text.rstrip(), styled=True)
 
 
 def _next_words(
@@ -158,7 +159,7 @@ def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
 
 def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports)
     address = arguments.address
     return carry_out(spec, home, arguments, emit, address=address, fresh=arguments.fresh)
@@ -166,17 +167,19 @@ def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = Home(find_home(arguments.home).path.absolute())
+    home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     before = Invocation.read(home, arguments.sweep)
     folder = home.sweep(arguments.sweep)
     more = resolve(arguments.imports, Path.cwd())
+    vet = vet_of(home, besides=more)
     with before.working_directory() as lost:
         now = replace(before, imports=tuple(dict.fromkeys([*before.imports, *more])))
         for key, value in keys(arguments).items():
             now = now.with_override(key, value)
-        spec, changed = now.load(folder)
+        spec, changed = now.load(folder, vet)
         if arguments.trials is not None:
-            spec, changed = now.with_override("run_cap", _cap(spec, arguments.trials)).load(folder)
+            now = now.with_override("run_cap", _cap(spec, arguments.trials))
+            spec, changed = now.load(folder, vet)
         address = arguments.address
         if address is None and spec.engine != "local":
             address = before.address  # the cluster that it was run on

@@ -31,7 +31,7 @@ _BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": 
 
 def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     ledger = find_ledger(home, arguments.sweep)
     on_front = _front(ledger)
     trials = [trial for trial in ledger.trials() if arguments.state in (None, trial.state)]

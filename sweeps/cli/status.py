@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -37,6 +37,7 @@ from sweeps.ledger.trials import (
     sweep_folder,
 )
 from sweeps.scheduler.progress import duration
+from tracking.console import PlainConsole
 
 MEASURED = 20
 """So many trials, the last ones, tell how long a run takes."""
@@ -226,7 +227,7 @@ def is_open(home: Home, ledger: Ledger, asked: int, *, failed_again: bool) -> bo
 
 def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     found = read_summaries(home)
     if arguments.json:
         emit(json.dumps(found, indent=1))
@@ -263,9 +264,9 @@ def state_word(state: str, *, driven: bool) -> str:
 
 def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the command. Ctrl-C ends it, and leaves the sweep alone."""
-    home = find_home(arguments.home)
+    home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
-    console = Console()
+    console = PlainConsole()
     if arguments.once or not console.is_terminal:
         emit(as_text(status))
         return 0

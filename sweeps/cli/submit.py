@@ -12,7 +12,7 @@ from sweeps.cli import Emit
 from sweeps.cli.parser import overrides, parse
 from sweeps.scheduler.progress import to_stderr
 from sweeps.spec.user_code import resolve
-from sweeps.submit.client import JobClient, exit_code, follow
+from sweeps.submit.client import JobClient, exit_code, follow, unencrypted
 from sweeps.submit.package import job_variables, pip_requirements
 from sweeps.submit.submission import Submission, send
 from tracking.errors import ServiceUnreachable
@@ -21,7 +21,7 @@ from tracking.location import HOME_VARIABLE
 DETACHED = 3
 _REPEATED = {"overrides": "--set", "profiles": "--profile"}
 _ONCE = {"data_root": "--data-root", "parallel": "--parallel", "timeout": "--timeout"}
-_FLAGS = {"fresh": "--fresh", "quiet": "--quiet"}
+_FLAGS = {"fresh": "--fresh", "quiet": "--quiet", "trust_home": "--trust-home"}
 
 
 def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -30,6 +30,8 @@ def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
     bundle = submission.pack(exclude=arguments.exclude, max_bytes=arguments.max_bundle)
     variables = job_variables(os.environ, arguments.env, arguments.secret)
     pip = pip_requirements(arguments.pip)
+    if warning := unencrypted(arguments.address):
+        to_stderr(warning)
     client = JobClient(arguments.address)
     id_ = send(
         client, submission, bundle, variables, pip=pip, python=arguments.python, note=to_stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from tracking.console import PlainConsole
 
 WIDEST = 10_000
 
@@ -36,5 +38,5 @@ def table_lines(
 def plain_lines(shown: RenderableType, width: int) -> Iterator[str]:
     """Yield the lines of what rich renders, without colour and blanks at their ends."""
     buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None).print(shown)
+    PlainConsole(file=buffer, width=width, color_system=None).print(shown)
     yield from (line.rstrip() for line in buffer.getvalue().splitlines())

@@ -50,7 +50,10 @@ def probe_cluster(address: str, home: Path | None, seconds: float) -> dict[str, 
 
 
 def _probe(address: str, home: Path | None) -> dict[str, Any]:
+    import ray
+
     from sweeps.engines.ray_cluster import Cluster
+    from sweeps.engines.ray_tokens import asks_for_token
 
     try:
         cluster = Cluster(address)
@@ -59,9 +62,11 @@ def _probe(address: str, home: Path | None) -> dict[str, Any]:
     except ServiceUnreachable as error:
         return {_UNREACHABLE: str(error)}
     try:
-        return _facts(cluster, home)
+        facts = _facts(cluster, home)
+        books = ray.get_runtime_context().gcs_address
     finally:
         cluster.close()
+    return facts | {"token": asks_for_token(books)}
 
 
 def _facts(cluster: Any, home: Path | None) -> dict[str, Any]:

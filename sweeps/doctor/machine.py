@@ -12,22 +12,25 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from carft_core.requirements import (
+    PROJECT,
+    installed_version,
+    missed_floor,
+    requirements,
+    upgrade_command,
+)
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, warning, wrong
 from sweeps.engines.resources import usable_cpus, visible_gpus
 from sweeps.secrets import read_from
 from tracking.location import existing_folder, file_system, network_file_system, waiting
+from tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
 from tracking.provenance import provenance_tags
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
 
 CHECKS: list[Check] = []
 check = functools.partial(declare, CHECKS)
 
 
-PROJECT = "carft-sweep"
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
 """Named with their versions, though others are checked as well."""
 
@@ -41,7 +44,7 @@ def _own(_: Scope) -> Iterator[Finding]:
     """Report the version and the sources: two machines with this line in common run the same."""
     from sweeps.spec.user_code import SOURCES_ROOT, source_digest
 
-    version = _version(PROJECT) or "(not installed)"
+    version = installed_version(PROJECT) or "(not installed)"
     commit = provenance_tags().get("mlflow.source.git.commit")
     at = f", commit {commit[:12]} around the working folder" if commit else ""
     yield ok(f"{PROJECT} {version}, sources {source_digest()[:12]} in {SOURCES_ROOT}{at}")
@@ -72,39 +75,30 @@ def _python(_: Scope) -> Iterator[Finding]:
 @check(
     "versions.packages",
     "every required package against the range that the package requires",
-    "pip install -c constraints.txt -e . brings the versions that were tested",
+    "install a version in the range; `make install-run` brings those that were tested",
 )
 def _packages(_: Scope) -> Iterator[Finding]:
-    required = _required()
+    from packaging.version import Version
+
+    required = requirements()
     if not required:
         yield warning(f"{PROJECT} is not installed as a package, so what it needs is not known")
         return
     for requirement in required:
-        there = _version(requirement.name)
-        if there is None:
-            yield wrong(f"{requirement.name} is not installed")
-        elif not requirement.specifier.contains(there, prereleases=True):
-            yield wrong(f"{requirement.name} {there} is outside of {requirement.specifier}")
-    versions = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
+        name, version = requirement.name, installed_version(requirement.name)
+        if version is None:
+            message = f"{name} is not installed"
+        elif floor := missed_floor(requirement):
+            message = (
+                f"{name} {version} is older than {floor}: older ones have known holes, or faults"
+            )
+        elif not requirement.specifier.contains(Version(version).base_version):
+            message = f"{name} {version} is outside of {requirement.specifier}"
+        else:
+            continue
+        yield wrong(message, upgrade_command(requirement))
+    versions = [f"{name} {version}" for name in SHOWN if (version := installed_version(name))]
     yield ok(", ".join(versions))
-
-
-def _required() -> list[Requirement]:
-    """Return what carft-sweep itself requires here, without extras."""
-    from packaging.requirements import Requirement
-
-    try:
-        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
-    except metadata.PackageNotFoundError:
-        return []
-    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -344,18 +338,19 @@ def _disk(scope: Scope) -> Iterator[Finding]:
 
 @check(
     "home.private",
-    "that not everybody may write into it",
-    "chmod o-w the home",
+    "whether another account could write it, which every other command refuses",
+    "take the right to write away from others, or name the home in CARFT_SHARED_HOMES",
 )
 def _private(scope: Scope) -> Iterator[Finding]:
-    if not scope.home.path.is_dir():
+    path = scope.home.path.absolute()
+    writer = other_writer(path) if path.is_dir() else None
+    if writer is None:
         return
-    mode = scope.home.path.stat().st_mode
-    if mode & 0o002:
-        yield warning(
-            f"anybody on this machine may write into {scope.home.path} (mode {mode & 0o777:o})",
-            f"chmod o-w {scope.home.path}",
-        )
+    message = f"{path} {writer.reason}"
+    if is_shared(path):
+        yield ok(f"{message}; {SHARED_HOMES_VARIABLE} says that it is shared on purpose")
+    else:
+        yield warning(message, writer.remedy)
 
 
 @check(
@@ -396,13 +391,20 @@ _GIVEN = ("/run/secrets", "/var/run/secrets")
 
 @check(
     "secrets.files",
-    "who may read the files that NAME_FILE variables name, and those of ui --auth",
+    "who may read the files that NAME_FILE variables name, Ray's token, and those of ui --auth",
     "chmod 600 the file",
 )
 def _files(scope: Scope) -> Iterator[Finding]:
     own = sorted(file for file in (scope.home.path / "ui").glob("*") if file.is_file())
-    files = {**read_from(), **{f"ui --auth, {file.name}": file for file in own}}
+    files = {
+        **read_from(),
+        **{f"ui --auth, {file.name}": file for file in own},
+        **dict(_ray_tokens()),
+    }
     for name, path in files.items():
+        if not path.is_file():
+            yield wrong(f"{path} ({name}) is no file", f"make it, or unset {name}")
+            continue
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):
             yield warning(
@@ -410,3 +412,12 @@ def _files(scope: Scope) -> Iterator[Finding]:
             )
         else:
             yield ok(f"{path} ({name}) is its owner's alone")
+
+
+def _ray_tokens() -> Iterator[tuple[str, Path]]:
+    """Yield the files that Ray reads its token from; the second is made by Ray itself."""
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        yield "RAY_AUTH_TOKEN_PATH", Path(path)
+    own = Path("~/.ray/auth_token").expanduser()
+    if own.is_file():
+        yield "Ray's token", own

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from sweeps.doctor.base import Check, Finding, Scope, declare, ok, unreachable, warning, wrong
 from sweeps.doctor.cluster_probe import probe_cluster
+from sweeps.engines.ray_tokens import check_version
 from sweeps.ledger.claim import holder
 from sweeps.ledger.study import check_storage, named_database, open_storage, study_file
 from sweeps.ledger.trials import LEDGER_FILE, newest_generation, read_generations, sweep_names
@@ -281,18 +283,19 @@ def _behind(scope: Scope) -> Iterator[Finding]:
 
 @check(
     "ray.cluster",
-    "the cluster at --address or RAY_ADDRESS: version, nodes, resources, dashboard",
+    "the cluster at --address or RAY_ADDRESS: version, nodes, resources, dashboard, tokens",
     "start it (ray start --head), or mend the address; Python and Ray must be the cluster's",
     seconds=_CLUSTER_SECONDS + 15,
 )
 def _cluster(scope: Scope) -> Iterator[Finding]:
+    check_version(metadata.version("ray"), "this machine")
     if scope.address is None:
         yield ok("no cluster is named (--address, RAY_ADDRESS): runs execute on this machine")
         return
     if scope.nodes:
         return  # ray.nodes reports both
     facts = probe_cluster(scope.address, None, _CLUSTER_SECONDS)
-    yield _supply(scope.address, facts)
+    yield from _supply(scope.address, facts)
 
 
 @check(
@@ -305,21 +308,30 @@ def _nodes(scope: Scope) -> Iterator[Finding]:
     if scope.address is None or not scope.nodes:
         return
     facts = probe_cluster(scope.address, scope.home.path, _NODES_SECONDS)
-    yield _supply(scope.address, facts)
+    yield from _supply(scope.address, facts)
     for problem in facts["problems"]:
         yield wrong(problem)
     for name, answer in facts["answers"].items():
         yield from _node(name, answer, next(iter(facts["answers"].values())))
 
 
-def _supply(address: str, facts: Mapping[str, Any]) -> Finding:
+_TOKENS = "start its nodes with RAY_AUTH_MODE=token and a token, and set both here"
+
+
+def _supply(address: str, facts: Mapping[str, Any]) -> Iterator[Finding]:
     nodes = facts["nodes"]
     jobs = f"takes jobs at {facts['jobs']}" if facts["jobs"] else "takes no jobs: no dashboard"
     cpus, gpus = (sum(node[what] for node in nodes.values()) for what in ("cpus", "gpus"))
-    return ok(
+    yield ok(
         f"Ray {facts['version']} at {address}: {_count(len(nodes), 'node')}, "
         f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU')} ({', '.join(nodes)}); {jobs}"
     )
+    if not facts["token"]:
+        yield warning(
+            f"the Ray at {address} asks for no token: whoever reaches its ports runs code as its "
+            "user",
+            _TOKENS,
+        )
 
 
 def _node(name: str, answer: Mapping[str, Any], first: Mapping[str, Any]) -> Iterator[Finding]:
@@ -340,7 +352,7 @@ def _node(name: str, answer: Mapping[str, Any], first: Mapping[str, Any]) -> Ite
 
 @check(
     "ray.jobs",
-    "the job API at RAY_API_SERVER_ADDRESS, for submit, and that it accepts the token",
+    "the job API at RAY_API_SERVER_ADDRESS, for submit, and that it accepts the token alone",
     "start the head with ray[default] and --dashboard-host, or mend RAY_API_SERVER_ADDRESS",
     seconds=60.0,
 )
@@ -348,11 +360,16 @@ def _jobs(_: Scope) -> Iterator[Finding]:
     """Check what `submit` sends jobs to, from wherever it is reached."""
     if not os.environ.get("RAY_API_SERVER_ADDRESS"):
         return
-    from sweeps.submit.client import JobClient
+    from sweeps.submit.client import JobClient, unencrypted
 
     client = JobClient(None)
     client.list_jobs()  # these need a token
+    check_version(client.ray_version(), "the cluster")
     yield ok(f"the job API at {client.shown} answers, Ray {client.ray_version()}")
+    if client.is_open():
+        yield warning(f"{client.shown} takes jobs from whoever reaches it: no token", _TOKENS)
+    if message := unencrypted(None):
+        yield warning(message, "use https://, or a tunnel")
 
 
 def _count(amount: float, what: str) -> str:

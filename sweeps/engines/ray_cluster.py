@@ -8,13 +8,14 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from carft_core.errors import RequestError
+from sweeps.engines.ray_tokens import check_version, own_token
 from sweeps.engines.resources import Gpu, Node, this_machine
 from sweeps.spec.user_code import FAMILY_SUFFIXES, source_digest
-from tracking.errors import ServiceUnreachable
+from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.location import Lock, LockHeld
 
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""
@@ -132,9 +135,7 @@ def _not_shared(home: str | Path) -> str:
 
 
 ROOT = Path(__file__).parents[2]
-_SCRATCH = "carft-ray-"
-_OWNER = "owner"
-"""The file of a scratch folder that says where its driver's process id is valid."""
+_SCRATCH, _LOCK = "carft-ray-", "lock"
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # runs send a few kilobytes through it
 _NOT_CUSTOM = ("node:", "memory", "object_store_memory", "CPU", "GPU")
@@ -152,27 +153,34 @@ class Cluster:
         """Connect to `address` (`HOST:PORT`, or `auto` for the one on this machine), or start Ray
         here. A Ray that this process is connected to already is taken as it is.
 
-        Raises RequestError for an address that cannot serve, ServiceUnreachable when nobody
-        answers there.
+        Raises RequestError for an address that cannot serve and for a Ray without tokens,
+        ServiceUnreachable when nobody answers there.
         """
-        _clear_left_behind()
-        # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
-        self.scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=_place()))
+        check_version(ray.__version__, "this machine")
+        remove_left_behind()
+        self._end = ExitStack()
+        self.scratch, lock = make_scratch()
         """For what Ray writes and nobody needs afterwards; removed at the end."""
-        (self.scratch / _OWNER).write_text(pid_namespace())
-        self._owned = not ray.is_initialized()
-        if not self._owned:
+        self._end.callback(lock.release)
+        self._end.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        if ray.is_initialized():
             return
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
-        with signals_kept():
-            if address is None:
-                self._start()
-            else:
-                _connect(address)
+        try:
+            with signals_kept():
+                if address is None:
+                    self._start()
+                else:
+                    _connect(address)
+        except BaseException:
+            self.close()
+            raise
+        self._end.callback(_disconnect)
         # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says, at
         # any time and into the midst of what a command prints.
-        self._prints, worker.print_to_stdstream = worker.print_to_stdstream, _ignored
+        self._end.callback(setattr, worker, "print_to_stdstream", worker.print_to_stdstream)
+        worker.print_to_stdstream = _ignored
 
     def nodes(self) -> list[Node]:
         """What each living node has."""
@@ -198,21 +206,25 @@ class Cluster:
 
     def close(self) -> None:
         """Disconnect; a Ray of our own ends."""
-        if self._owned and ray.is_initialized():
-            with signals_kept():
-                ray.shutdown()
-            worker.print_to_stdstream = self._prints
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._end.close()
 
     def _start(self) -> None:
+        self._end.enter_context(own_token())
         ray.init(
             address="local",
             num_cpus=int(this_machine().cpus),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            _temp_dir=str(self.scratch),
+            # Ray opens its folder to everybody: above it lies one that is closed.
+            _temp_dir=str(self.scratch / "r"),
             **_options(os.environ.get("PYTHONPATH", "")),
         )
+
+
+def _disconnect() -> None:
+    if ray.is_initialized():
+        with signals_kept():
+            ray.shutdown()
 
 
 @contextmanager
@@ -234,42 +246,38 @@ def _place() -> str:
     return os.environ.get("RAY_TMPDIR", "/tmp")
 
 
-def pid_namespace() -> str:
-    """Identify what process ids belong to: the machine since it was started, and the container."""
+def make_scratch() -> tuple[Path, Lock]:
+    """Make a folder that is the user's alone, and hold its lock: whoever has it lives.
+
+    Raises RequestError where none can be made.
+    """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
+        while True:
+            # Not in TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 bytes.
+            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=_place()))
+            with suppress(LockHeld):  # by another driver, which took it for left behind
+                return folder, Lock(folder / _LOCK)
+    except (OSError, TrackingError) as error:
+        raise RequestError(
+            f"{_place()} cannot hold Ray's sockets and logs ({_first(error)}): name another local "
+            "folder in RAY_TMPDIR"
+        ) from None
 
 
-def _clear_left_behind() -> None:
-    """Remove the scratch folders of drivers that were killed on this machine.
+def remove_left_behind() -> None:
+    """Remove the scratch folders of this user's drivers that were killed.
 
-    The folder they lie in may be shared with other machines and containers, where the same process
-    ids are other processes.
+    The folder they lie in may be shared with other users, who make there what they like, and with
+    other containers, where the same process ids are other processes.
     """
     for folder in Path(_place()).glob(f"{_SCRATCH}*"):
-        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdigit() and _owner(folder) == pid_namespace() and _is_gone(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _owner(folder: Path) -> str | None:
-    try:
-        return (folder / _OWNER).read_text()
-    except OSError:
-        return None
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # another user's
-    return False
+        with suppress(LockHeld, OSError, TrackingError):
+            status = folder.lstat()
+            is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            if is_own and (folder / _LOCK).is_file():
+                lock = Lock(folder / _LOCK)
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()
 
 
 def _connect(address: str) -> None:
@@ -282,6 +290,11 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, **_options("${PYTHONPATH}"))
     except ConnectionError as error:
+        if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
+            raise RequestError(
+                f"the Ray cluster at {address} does not accept our token, or that there is none: "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN as its nodes do"
+            ) from None
         raise ServiceUnreachable(f"no Ray cluster at {address}: {_first(error)}") from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
         told = _versions(str(error)) or f"the Ray cluster at {address} cannot be used: {error}"

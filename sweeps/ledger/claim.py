@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -12,13 +13,15 @@ from types import TracebackType
 
 from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from sweeps.ledger.runs import RENEW_AFTER, Lease
+from sweeps.ledger.runs import Lease, end_claimant
 from tracking.location import Lock, LockHeld
 
 DRIVER, FILE = "driver.json", "stop.json"
 """The lease of a sweep's driver, and the request that it stop."""
 EVERY = 0.5
 """Seconds between two looks for a request."""
+
+logger = logging.getLogger(__name__)
 
 
 class ClaimLost(RequestError):
@@ -44,8 +47,12 @@ class Claim:
     def __enter__(self) -> Claim:
         """Raises RequestError when another driver has it. A request to an earlier one goes."""
         self._lock = _lock(self._folder)
-        self._request.unlink(missing_ok=True)
-        self._lease.write(self._file)
+        try:
+            self._request.unlink(missing_ok=True)
+            self._lease.write(self._file)
+        except OSError:  # a full disk: this process may try again
+            self._lock.release()
+            raise
         self._thread.start()
         return self
 
@@ -58,11 +65,16 @@ class Claim:
         """Let go, unless another driver has it now."""
         self._closed.set()
         self._thread.join()
-        if self._is_ours():
-            self._request.unlink(missing_ok=True)
-            self._file.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release()
+        end_claimant(self._lease.owner)
+        try:
+            if self._is_ours():
+                self._request.unlink(missing_ok=True)
+                self._file.unlink(missing_ok=True)
+        except OSError:  # the home became read-only: the lease is that of a dead process soon
+            logger.info("%s cannot be removed", self._file, exc_info=True)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def renew(self) -> None:
         """Say that the driver lives, at most every ten seconds on disk.
@@ -71,7 +83,7 @@ class Claim:
         file system whose locks do not reach the other host.
         """
         with self._renewing:
-            if time.time() - self._lease.renewed < RENEW_AFTER:
+            if not self._lease.is_due:
                 return
             if not self._is_ours():
                 raise ClaimLost(

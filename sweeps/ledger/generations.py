@@ -19,6 +19,7 @@ from tracking.provenance import provenance_tags
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import SweepSpec
+    from sweeps.spec.user_code import Vet
 
 COPY = "sweep.yaml"
 """The sweep file as it was run, beside the ledger."""
@@ -91,10 +92,11 @@ class Invocation:
         others = [one for one in self.overrides if one.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
-    def load(self, folder: Path) -> tuple[SweepSpec, str | None]:
+    def load(self, folder: Path, vet: Vet) -> tuple[SweepSpec, str | None]:
         """Load the sweep in `folder` as it was run, and what to say when its file has changed.
 
-        Raises RequestError.
+        It is the home that names what is imported, as far as `vet` lets it pass. Raises
+        RequestError.
         """
         from sweeps.spec.document import read_text
         from sweeps.spec.spec import load_spec
@@ -111,7 +113,7 @@ class Invocation:
                 f"{self.file} has changed since; the sweep goes on with the file as it was run. "
                 f"To take up the changes: carft-sweep run {shlex.quote(self.file)}"
             )
-        return load_spec(self.file, self.overrides, self.imports, text=kept), note
+        return load_spec(self.file, self.overrides, self.imports, text=kept, vet=vet), note
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:

@@ -13,13 +13,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from carft_core.errors import RequestError
 from carft_core.files import read_json, write_json
-from tracking.location import waiting
+from tracking.location import is_plain_name, waiting
 
 NO_SEED = "none"
 """How a run that no seed changes stands in a setting's runs."""
 SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""
+
+
+_ENDED: set[str] = set()
+"""Claimants of this process that have ended, whatever the files say: a disk may have been full."""
+
+
+def end_claimant(owner: str) -> None:
+    """Count the leases of a claimant of this process as void, those too that stay on the disk."""
+    _ENDED.add(owner)
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,17 @@ class Lease:
         """Return the same claim, renewed now."""
         return replace(self, renewed=time.time())
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be renewed; at once where the clock was set back behind the last time,
+        or it would not be renewed for as long as that.
+        """
+        return abs(time.time() - self.renewed) >= RENEW_AFTER
+
     def is_live(self) -> bool:
         """Whether its process runs on this host, or renewed it lately on another one."""
+        if self.owner in _ENDED:
+            return False
         if self.host != socket.gethostname():
             return time.time() - self.renewed < SILENCE
         if not _exists(self.pid):
@@ -135,8 +154,14 @@ class RunStore:
         self.path = folder
         self.owner = uuid.uuid4().hex
 
+    def close(self) -> None:
+        """Let go of every run, also where the disk did not let us say so."""
+        end_claimant(self.owner)
+
     def folder(self, digest: str) -> Path:
-        """The work folder of a run."""
+        """The work folder of a run. Raises RequestError for a digest that would lead elsewhere."""
+        if not is_plain_name(digest):
+            raise RequestError(f"{digest!r} is no digest of a run, as the ledger of a sweep has it")
         return self.path / digest
 
     def read(self, digest: str) -> RunState | None:
@@ -148,9 +173,10 @@ class RunStore:
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
     def digests(self) -> Iterator[str]:
-        """Every run that was ever begun here."""
+        """Every run that was ever begun here, without the backups of those that begin anew."""
         for file in sorted(self.path.glob(f"*/{FILE}")):
-            yield file.parent.name
+            if not file.parent.name.startswith("."):
+                yield file.parent.name
 
     def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
         """Claim a run for an attempt. None when another live claimant has it."""
@@ -186,7 +212,7 @@ class RunStore:
         def renewed(known: RunState | None) -> RunState | None:
             if known is None or known.lease is None or known.lease.owner != self.owner:
                 return None
-            if time.time() - known.lease.renewed < RENEW_AFTER:
+            if not known.lease.is_due:
                 return None
             return replace(known, lease=known.lease.renew())
 
@@ -258,7 +284,7 @@ class RunStore:
         self, digest: str, change: Callable[[RunState | None], RunState | None]
     ) -> RunState | None:
         """Read, change and write under a lock; None from `change` leaves the file alone."""
-        with waiting(self.path / ".locks" / digest):
+        with waiting(self.path / ".locks" / self.folder(digest).name):
             new = change(self.read(digest))
             if new is not None:
                 self._write(new)

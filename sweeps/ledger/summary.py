@@ -90,6 +90,7 @@ def _read(home: Home, name: str) -> dict[str, Any] | None:
         if ledger is None:
             return None
         summary = summary_of(ledger)
+    summary["name"] = name  # the folder's, whatever is in its file
     if summary["state"] == "running" and holder(folder) is None:
         summary["state"] = "interrupted"
     return summary

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from carft_core.config import TrialConfig
     from carft_core.export import MeasuredRow
     from sweeps.spec.spec import SweepSpec
+    from sweeps.spec.user_code import Vet
     from tracking.store.mlflow_models import KeptModel
 
 
@@ -328,15 +329,18 @@ class Exporter:
 
 
 @contextmanager
-def exporter(home: Home, name: str) -> Iterator[Exporter]:
+def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter]:
     """Open an exporter of a sweep by name, in the working folder that the sweep was run in.
 
-    Raises RequestError for a sweep that is not there, or whose file was not kept.
+    What the home names is imported as far as `vet` lets it pass, which is `vet_of` the home when
+    left out. Raises RequestError for a sweep that is not there, or whose file was not kept.
     """
+    from sweeps.spec.user_code import vet_of
+
     invocation = Invocation.read(home, name)
     sweep = find_ledger(home, name)
     with invocation.working_directory():
-        spec, _ = invocation.load(home.sweep(name))
+        spec, _ = invocation.load(home.sweep(name), vet or vet_of(home))
         yield Exporter(home, spec, sweep, comparison(sweep, RunStore(home.runs)))
 
 
@@ -385,11 +389,23 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
 
 
 def log_selected_again(home: Home, name: str) -> str | None:
-    """Keep the selected model of a finished sweep in an MLflow that has lost it, as its end did."""
+    """Keep the selected model of a finished sweep in an MLflow that has lost it, as its end did.
+
+    It imports nothing: of a sweep with modules of the user's own it says how the model gets there.
+    """
+    from sweeps.spec.user_code import FAMILY_SUFFIXES
+
+    def refuse(item: str) -> None:
+        if not item.endswith(FAMILY_SUFFIXES):
+            raise RequestError(
+                f"sync imports no modules, and the sweep was run with {item}; with them: "
+                f"carft-sweep export {name} --mlflow"
+            )
+
     if find_ledger(home, name).recall(OUTCOME, {}).get("state") != "done":
         return None
     try:
-        with exporter(home, name) as models:
+        with exporter(home, name, refuse) as models:
             if not models.spec.report.model:
                 return None
             return log_selected(home, models.spec, models.comparison)

@@ -429,10 +429,7 @@ class SweepProjection:
             None if run.setting.trial is None else run.setting.trial.number,
         )
         result = kept_results.result(record, stand.claimed, evaluations)
-        with TemporaryDirectory() as place:
-            file = Path(place) / RESULT
-            file.write_text(json.dumps(result))
-            self._log_artifact(key, file)
+        self._log_text(key, RESULT, json.dumps(result))
 
     def _start_sweep(self) -> None:
         """Start the sweep's own run, when there is news of one of its runs."""
@@ -491,10 +488,7 @@ class SweepProjection:
         self._start_sweep()
         for file in files:
             self._log_artifact(self._sweep, file)
-        with TemporaryDirectory() as place:
-            file = Path(place) / SETTINGS
-            file.write_text(settings)
-            self._log_artifact(self._sweep, file)
+        self._log_text(self._sweep, SETTINGS, settings)
         tags = {"carft.state": state, HAS_SETTINGS: SETTINGS, **self._verdict_tags(outcome)}
         ended = round(1000 * outcome.get("at", time.time()))
         if "at" in outcome:  # else its driver was killed: nobody has compared its runs
@@ -576,7 +570,20 @@ class SweepProjection:
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 
     def _log_artifact(self, key: RunKey, file: Path) -> None:
-        self._attempt(key.name, file.name, lambda: self._store.log_artifact(key, file))
+        """Send a file of the home. One that a link leads to elsewhere is refused: whoever could
+        write the home would be sent any file of whoever sends it.
+        """
+        if file.resolve().is_relative_to(self._home.path.resolve()):
+            self._attempt(key.name, file.name, lambda: self._store.log_artifact(key, file))
+        else:
+            error = TrackingError("a link leads out of the home, and only files in it are sent")
+            self._refuse((key.name, file.name), error)
+
+    def _log_text(self, key: RunKey, name: str, text: str) -> None:
+        with TemporaryDirectory() as place:
+            file = Path(place) / name
+            file.write_text(text)
+            self._attempt(key.name, name, lambda: self._store.log_artifact(key, file))
 
     def _log_metrics(self, key: RunKey, what: str, values: Sequence[Metric]) -> None:
         """Log values; where the store refuses them, all but those that are at fault."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
+import hashlib
+import json
 import logging
 import shlex
 from collections import Counter
@@ -13,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_core.errors import RequestError
-from carft_core.files import read_json, user_cache, write_text
+from carft_core.files import read_json, user_cache, write_folder, write_text
 from sweeps.home import Home
 from sweeps.ledger.generations import COPY, Invocation
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger
 from sweeps.results.artifacts import FIGURES, PAGE
 from sweeps.space.parameters import parse_parameter
-from sweeps.spec.user_code import load
 from tracking.comparison.compare import Comparison
-from tracking.comparison.predictions import Gallery, pick
+from tracking.comparison.predictions import Gallery, class_names, pick
 from tracking.comparison.runs import RunRecord, fields
 from tracking.comparison.verdict import Pair, zero_shot_of
 from tracking.provenance import describe_code, provenance_tags
@@ -30,7 +30,6 @@ from tracking.report import calibration
 from tracking.report.html import Pictures, Provenance, without_user
 
 if TYPE_CHECKING:
-    from carft_core.config import TrialConfig
     from tracking.charts.data import ChartData
 
 
@@ -43,49 +42,98 @@ class DataView:
 
     class_names: tuple[str, ...] = ()
     pictures: Pictures | None = None
+    digest: str = ""
+    """Of the data that the pictures are of."""
+
+    def files(self) -> dict[str, bytes]:
+        """Return the thumbnails by the names of their files."""
+        thumbnails = {} if self.pictures is None else self.pictures.thumbnails
+        return {_thumbnail_name(self.digest, *key): png for key, png in thumbnails.items()}
 
 
 def view_data(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> DataView:
     """Return the class names of the data that the selected setting was trained on, and its gallery.
 
-    Data that cannot be opened here, or has changed, has no names and no thumbnails; runs without
-    predictions have no gallery. Nothing is raised for either.
+    Nothing that the home names is imported: names are those beside the predictions, thumbnails
+    those that the sweep's end has kept. Others are made of data that this process knows how to
+    open, as far as they are here and have not changed. Runs without predictions have no names and
+    no gallery. Raises TrackingError for predictions that are none.
     """
     pair = _shown_pair(comparison)
     runs = _runs(comparison) if pair is None else pair.candidate.done
-    claim = next((claim for run in runs if (claim := _claim(run)) is not None), None)
+    names = next(filter(None, map(class_names, runs)), ())
     gallery = None if pair is None else _gallery(pair, comparison)
-    if claim is not None:
-        try:
-            with _where_it_ran(home, sweeps, claim["digest"]):
-                return _opened(claim, gallery)
-        except RequestError as error:
-            logger.info("the report has no class names and thumbnails: %s", error)
-    return DataView(pictures=None if gallery is None else Pictures(gallery, {}, ()))
-
-
-def _opened(claim: dict[str, Any], gallery: Gallery | None) -> DataView:
-    """Open the data. Raises RequestError where it cannot be, or is not what it was."""
-    from carft_core.config import trial_config
-    from carft_core.data import open_data
-
-    config, digest = trial_config(claim["config"]), claim["identity"]["data"]["digest"]
-    data = open_data(config.data)
-    if data.digest_of_training != digest:
-        raise RequestError(f"the data of {config.data.family} has changed")
-    names = tuple(data.class_names)
     if gallery is None:
         return DataView(names)
-    return DataView(names, Pictures(gallery, _thumbnails(config, gallery, digest), names))
+    claim = next((claim for run in runs if (claim := _claim(run)) is not None), None)
+    if claim is None:
+        return DataView(names, Pictures(gallery, {}, names))
+    pictures = Pictures(gallery, _thumbnails(home, sweeps, claim, gallery), names)
+    return DataView(names, pictures, claim["identity"]["data"]["digest"])
 
 
-def _thumbnails(config: TrialConfig, gallery: Gallery, digest: str) -> dict[tuple[str, str], bytes]:
+Thumbnails = Mapping[tuple[str, str], bytes]
+"""PNG files by split and item."""
+THUMBNAILS = "thumbnails"
+"""Where a sweep's folder has those of its own page, so that a later report needs no data."""
+
+
+def _thumbnails(
+    home: Home, sweeps: Sequence[Ledger], claim: Mapping[str, Any], gallery: Gallery
+) -> Thumbnails:
+    """Read what is kept of a gallery's thumbnails, and make the others as far as possible."""
+    digest = claim["identity"]["data"]["digest"]
+    thumbnails: dict[tuple[str, str], bytes] = {}
+    lacking: dict[str, list[str]] = {}
+    for picture in gallery.pictures:
+        name = _thumbnail_name(digest, picture.split, picture.item)
+        files = (home.sweep(sweep.name) / THUMBNAILS / name for sweep in sweeps)
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            lacking.setdefault(picture.split, []).append(picture.item)
+        else:
+            thumbnails[picture.split, picture.item] = file.read_bytes()
+    if lacking:
+        try:
+            thumbnails |= _made(home, sweeps, claim, lacking)
+        except RequestError as error:
+            logger.info("the report lacks thumbnails: %s", error)
+    return thumbnails
+
+
+def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, png in files.items():
+        (folder / name).write_bytes(png)
+
+
+def _thumbnail_name(digest: str, split: str, item: str) -> str:
+    """Name the file of a thumbnail: other data, of whatever name, have others."""
+    return f"{hashlib.sha256(json.dumps([digest, split, item]).encode()).hexdigest()[:32]}.png"
+
+
+def _made(
+    home: Home,
+    sweeps: Sequence[Ledger],
+    claim: Mapping[str, Any],
+    items: Mapping[str, Sequence[str]],
+) -> Thumbnails:
+    """Make thumbnails. Raises RequestError where the data cannot be opened, or are others now."""
+    from carft_core.config import trial_config
     from carft_core.thumbnails import thumbnails
 
-    wanted: dict[str, list[str]] = {}
-    for picture in gallery.pictures:
-        wanted.setdefault(picture.split, []).append(picture.item)
-    return thumbnails(config, wanted, data_digest=digest)
+    config = trial_config(claim["config"])
+    root = config.data.root
+    if root is not None and not root.startswith("~"):  # relative to where the sweep was run
+        folder = Invocation.read(home, _owner(sweeps, claim["digest"]).name).folder or ""
+        data = config.data.model_copy(update={"root": str(Path(folder, root))})
+        config = config.model_copy(update={"data": data})
+    return thumbnails(config, items, data_digest=claim["identity"]["data"]["digest"])
+
+
+def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
+    """Return the sweep that has a run, of several the first."""
+    owners = (one for one in sweeps for item in one.settings() if digest in item.runs.values())
+    return next(owners, sweeps[0])
 
 
 def _gallery(pair: Pair, comparison: Comparison) -> Gallery | None:
@@ -120,17 +168,6 @@ def _claim(run: RunRecord) -> dict[str, Any] | None:
     if run.folder is not None:
         claim = read_json(run.folder / "config.json")
     return claim if claim and "identity" in claim else None
-
-
-@contextlib.contextmanager
-def _where_it_ran(home: Home, sweeps: Sequence[Ledger], digest: str) -> Iterator[None]:
-    """Enter the working folder of the sweep that has the run, with the user's own modules."""
-    for sweep in sweeps:
-        load(sweep.spec.get("import", ()))
-    owners = (one for one in sweeps for item in one.settings() if digest in item.runs.values())
-    owner = next(owners, sweeps[0])
-    with Invocation.read(home, owner.name).working_directory():
-        yield
 
 
 Fact = tuple[str, tuple[str, ...]]
@@ -306,6 +343,8 @@ class Page:
 
     text: str
     data: ChartData
+    thumbnails: Mapping[str, bytes]
+    """PNG files of its gallery by name, as far as there are any."""
     deviations: tuple[calibration.Deviation, ...] = ()
     """Of the zero-shot models from LAION's table."""
 
@@ -340,14 +379,14 @@ def page(
         provenance=provenance(home, sweeps, comparison, options, deviations),
         cache=user_cache(),
     )
-    return Page(text, data, deviations)
+    return Page(text, data, view.files(), deviations)
 
 
 def keep(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the page and its main charts into the sweep's folder. Return the files, or nothing when
-    that failed.
+    """Write the page, its main charts and its thumbnails into the sweep's folder. Return the files
+    that are for people, or nothing when that failed.
 
     Why it failed is noted: the results that it would show are there without it.
     """
@@ -359,6 +398,8 @@ def keep(
         for name in FIGURES:
             (folder / name).unlink(missing_ok=True)  # this comparison may have less to show
         names = [Path(name).stem for name in FIGURES]
+        if made.thumbnails:
+            write_folder(folder / THUMBNAILS, lambda new: _fill(new, made.thumbnails))
         figures = write_figures(made.data, folder, ["png"], names, scale=1.0)
         made.write(folder / PAGE)  # last: where it is, the others are
     except Exception as error:  # whatever goes wrong in a picture, the sweep has ended well

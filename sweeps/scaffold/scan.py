@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
 from carft_core.data.folders import EXTENSIONS, images, listed, name_files
+from carft_core.data.images import image_errors, open_image
 from carft_core.data.splits import test_share
 from carft_core.errors import RequestError
 
@@ -369,9 +368,9 @@ def sample_images(inventory: Inventory) -> ImageSample:
     sides, unreadable = [], []
     for path in paths:
         try:
-            with Image.open(inventory.layout.root / path) as image:
+            with image_errors(path), open_image(inventory.layout.root / path) as image:
                 sides.append(max(image.size))
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except RequestError:
             unreadable.append(path)
     median = round(statistics.median(sides)) if sides else None
     return ImageSample(median, tuple(unreadable), len(sides) + len(unreadable))

@@ -19,13 +19,15 @@ from rich.progress import Progress as ProgressBars
 from rich.table import Column
 from rich.text import Text
 
+from tracking.console import printable
+
 RESUMABLE = "it resumes from its last epoch"
 ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
 
 
 def to_stderr(text: str) -> None:
     """Print a line to standard error, at once: also into a pipe."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
 

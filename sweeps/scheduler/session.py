@@ -102,7 +102,7 @@ def execute(
     """
     folder, hook = home.sweep(spec.name), webhook or Webhook(None)
     interruption = Interruption(engine, progress)
-    with Claim(folder, interruption.stop) as claim:
+    with Claim(folder, interruption.stop) as claim, closing(RunStore(home.runs)) as runs:
         planner = Planner(spec, engine.hardware, progress.note)
         generation = open_generation(
             home,
@@ -111,7 +111,7 @@ def execute(
             is_stale=lambda trial: is_stale(planner, trial),
             fresh=fresh,
         )
-        ledger, runs = generation.ledger, RunStore(home.runs)
+        ledger = generation.ledger
         for note in (*spec.warnings, *generation.notes):
             progress.note(note)
         write_text(folder / COPY, spec.text)

@@ -35,7 +35,7 @@ from sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, read_text
 from sweeps.spec.normalize import normalize
 from sweeps.spec.settings import RUN_CAP, Metric, Settings
 from sweeps.spec.space_checks import DRAWN_BY
-from sweeps.spec.user_code import import_all, name_families
+from sweeps.spec.user_code import Vet, import_all, name_families
 from sweeps.spec.validate import validate
 
 logger = logging.getLogger(__name__)
@@ -298,6 +298,7 @@ def load_spec(
     imports: Sequence[str] = (),
     *,
     text: str | None = None,
+    vet: Vet | None = None,
 ) -> SweepSpec:
     """Read and validate a sweep file, or a shipped recipe by its name.
 
@@ -305,7 +306,8 @@ def load_spec(
     file's own, as `--import` takes them. Modules are imported before anything is checked, since
     they register algorithms, merges and families. Where CARFT_DATA is the data root it becomes an
     override: workers elsewhere, and a later `resume`, have another environment. `text` is what
-    the file held when it was run; then it need not be there any more. Raises RequestError when
+    the file held when it was run; then it need not be there any more. `vet` is called with each
+    module before it is imported, where a home names it and not the user. Raises RequestError when
     the file cannot be read, InvalidConfig with every mistake in it otherwise, in the order of the
     lines.
     """
@@ -313,7 +315,7 @@ def load_spec(
     text = read_text(source) if text is None else text
     document = SpecDocument(text, source.name)
     document.data.setdefault("name", name_of(source))
-    imported = import_all(document, source.parent, imports)
+    imported = import_all(document, source.parent, imports, vet)
     normalize(document, overrides)
     imported = tuple(dict.fromkeys([*imported, *name_families(document, source.parent)]))
     placed = place_data(document)

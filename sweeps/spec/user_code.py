@@ -10,7 +10,7 @@ import logging
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from carft_core.prompts import (
     register_templates,
     template_set,
 )
+from sweeps.home import Home
 from sweeps.spec.document import (
     COMMAND_LINE,
     Place,
@@ -40,6 +41,7 @@ from sweeps.spec.document import (
     read_text,
     validated_in_part,
 )
+from tracking.ownership import TRUST_OPTION, other_writer
 
 SOURCES_ROOT = Path(__file__).parents[2]
 PACKAGES = ("carft_core", "sweeps", "tracking")
@@ -55,9 +57,15 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tuple[str, ...]:
+Vet = Callable[[str], None]
+"""Raises RequestError for a module that is not to be imported, as `resolve` names it."""
+
+
+def import_all(
+    document: SpecDocument, folder: Path, more: Sequence[str], vet: Vet | None = None
+) -> tuple[str, ...]:
     """Import what the file names (paths are relative to `folder`), and `more`, which the command
-    line names (relative to the current folder), each once.
+    line names (relative to the current folder), each once and as far as `vet` lets it.
 
     Returns names and absolute paths, which mean the same in every process. Raises InvalidConfig
     with every module that cannot be imported.
@@ -71,9 +79,16 @@ def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tup
         place = Place(2 * COMMAND_LINE + index, f"--import {item[:60]}")
         wanted.append((place, item, Path.cwd()))
     imports: dict[str, None] = {}
+    seen: set[str] = set()
     for place, item, at in wanted:
         try:
             resolved = resolve([item], at)
+            if seen.issuperset(resolved):
+                continue  # a home has those of the file among the others too
+            seen.update(resolved)
+            if vet is not None:
+                for module in resolved:
+                    vet(module)
             load(resolved)
         except RequestError as error:
             document.add_errors(place, error)
@@ -83,6 +98,50 @@ def import_all(document: SpecDocument, folder: Path, more: Sequence[str]) -> tup
         # A module that is missing would make every name that it registers a mistake.
         document.raise_errors()
     return tuple(imports)
+
+
+def vet_of(home: Home, besides: Sequence[str] = ()) -> Vet:
+    """Return what lets pass of the modules that a home names those that only this user, or root,
+    could have written, outside of the home; all of them where the home is trusted, and those
+    `besides`, which the user names.
+    """
+
+    def vet(item: str) -> None:
+        if home.is_trusted or item in besides or item.endswith(FAMILY_SUFFIXES):
+            return  # a family's file is read, and runs nothing
+        for place in _places(item):
+            if place.resolve().is_relative_to(home.path.resolve()):
+                raise _not_imported(item, home, "it lies in the home")
+            writer = other_writer(place)
+            if writer is not None:
+                remedy = f" ({writer.remedy})" if writer.remedy else ""
+                raise _not_imported(item, home, f"{place} {writer.reason}{remedy}")
+
+    return vet
+
+
+def _not_imported(item: str, home: Home, reason: str) -> RequestError:
+    return RequestError(
+        f"{item} is not imported, though the home {home.path} names it: {reason}. If you trust it: "
+        f"{TRUST_OPTION}"
+    )
+
+
+def _places(item: str) -> Iterator[Path]:
+    """Yield the file of a module and its folder, of a package up to the folder that holds it, as
+    far as they are there: what is imported, and what it can import beside itself.
+    """
+    if _is_path(item):
+        place, last = Path(item), _located(Path(item))[1]
+    else:
+        module = module_place(item.partition(".")[0])
+        if module is None or not module.is_absolute():
+            return  # it is reported by who imports it, or built into Python
+        place, last = module, module.parent
+    yield place
+    while place != last:
+        place = place.parent
+        yield place
 
 
 FAMILY_SUFFIXES = (".yaml", ".yml")

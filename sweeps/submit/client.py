@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from carft_core.errors import RequestError
+from sweeps.submit.package import LOCAL_HOSTS
 from tracking.errors import ServiceUnreachable
 from tracking.location import without_password
 
@@ -47,14 +48,14 @@ class JobClient(JobSubmissionClient):
     """
 
     def __init__(self, address: str | None) -> None:
-        address = (address or os.environ.get(JOBS_VARIABLE, "")).rstrip("/")
-        self.shown = without_password(address)
-        """The address without user and password."""
-        if urlsplit(address).scheme not in ("http", "https"):
+        address = _address(address)
+        if _parts(address).scheme not in ("http", "https"):
             raise RequestError(
                 f"{address.rpartition('@')[2] or 'no address'}: jobs are sent to the dashboard of "
                 f"the cluster's head; give --address http://HOST:8265, or set {JOBS_VARIABLE}"
             )
+        self.shown = without_password(address)
+        """The address without user and password."""
         os.environ[JOBS_VARIABLE] = address  # Ray prefers the variable to the argument
         try:
             super().__init__(address)
@@ -68,6 +69,20 @@ class JobClient(JobSubmissionClient):
     def ray_version(self) -> str:
         """Return the version of the cluster's Ray."""
         return str(self._do_request("GET", "/api/version").json()["ray_version"])
+
+    def is_open(self) -> bool:
+        """Return whether the job API answers somebody without token and password."""
+        try:
+            answer = requests.get(
+                f"{self.shown}/api/jobs/",
+                auth=lambda request: request,  # else .netrc would be read
+                allow_redirects=False,
+                timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+                verify=self._verify,
+            )
+        except requests.RequestException:
+            return False
+        return answer.status_code == 200
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         """Send one request: Ray's own client waits for an answer without a limit."""
@@ -89,6 +104,31 @@ class JobClient(JobSubmissionClient):
         if not answer.ok and not (is_file and answer.status_code == 404):
             raise RequestError(f"{self.shown} answers {_reason(answer)}")
         return answer
+
+
+def _address(option: str | None) -> str:
+    return (option or os.environ.get(JOBS_VARIABLE, "")).rstrip("/")
+
+
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets that do not match, which no scheme can mend
+        return urlsplit("")
+
+
+def unencrypted(option: str | None) -> str | None:
+    """Return a warning where Ray's token or a password would go over HTTP to another machine."""
+    parts = _parts(_address(option))
+    has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    if parts.scheme != "http" or parts.hostname in LOCAL_HOSTS or not (has_token or parts.password):
+        return None
+    return (
+        f"{'The token' if has_token else 'The password'} goes to {parts.hostname} over http:// and "
+        "can be read on the way; whoever has it runs code on the cluster. Use https://, or a "
+        f"tunnel: ssh -fN -L 8265:127.0.0.1:8265 {parts.hostname}, and --address "
+        "http://127.0.0.1:8265"
+    )
 
 
 def _reason(answer: requests.Response) -> str:

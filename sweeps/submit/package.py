@@ -18,27 +18,67 @@ from urllib.parse import unquote, urlsplit
 from carft_core.errors import RequestError, unknown
 from sweeps.secrets import NAMES, SUFFIX
 from tracking.location import HOME, HOME_VARIABLE
+from tracking.provenance import run_git
 
 BY_VALUE = "CARFT_OPTUNA_STORAGE"
 """May hold a password or not: its value decides."""
-_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
-_PASSWORD = re.compile(
-    r"[a-z][a-z0-9+.-]*://[^/\s@:]*:[^/\s@]+@|https?://[^/\s@]+@"
-    r"|[?&](\w*password|token|\w*secret|\w*key)=[^&\s]",
+_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|KEY|CREDENTIAL|WEBHOOK|HEADER|COOKIE|SIGNATURE",
     re.IGNORECASE,
 )
-# In a single word nothing else can follow the host, and passwords may have blanks and slashes.
-_PASSWORD_IN_WORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@:?#]*:.+@", re.IGNORECASE | re.DOTALL)
-_FOLDERS = frozenset({".aws", ".azure", ".docker", ".gnupg", ".kube", ".ssh", "secrets"})
-_FILES = (
-    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks"),
-    *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc"),
-    *(".pgpass", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", "kubeconfig*", "auth_token"),
-    *("credentials", "credentials.*", "*[-_.]credentials.*", "service[-_]account*.json"),
-    *("secret", "secret.*", "secrets", "secrets.*", "*.secret", "*.secrets"),
+# Repetitions have limits, or a megabyte of letters would take hours.
+_SCHEME = r"[a-z][a-z0-9+.-]{0,40}://"
+_PASSWORD = re.compile(
+    rf"{_SCHEME}[^/\s@:]*:[^/\s@]+@|https?://[^/\s@]+@"
+    r"|[?&#;]([\w-]{0,40}(?:password|passwd|token|secret|key|signature|credential)|sig|pwd)=[^&\s]",
+    re.IGNORECASE,
 )
+_LOGIN = re.compile(rf"{_SCHEME}[^/\s@:]+:[^/\s@]+@", re.IGNORECASE)
+# In a single word nothing else can follow the host, and passwords may have blanks and slashes.
+_PASSWORD_IN_WORD = re.compile(rf"{_SCHEME}[^/\s@:?#]*:.+@", re.IGNORECASE | re.DOTALL)
+_FOLDERS = frozenset(
+    {".aws", ".azure", ".docker", ".gnupg", ".huggingface", ".kube", ".password-store", ".ssh"}
+    | {"secret", ".secret", "secrets", ".secrets"}
+)
+_FILES = (
+    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.ppk"),
+    *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.asc", "*.ovpn"),
+    *(".netrc", "_netrc", ".pgpass", ".my.cnf", ".mylogin.cnf", ".pypirc", ".npmrc", ".htpasswd"),
+    *("pip.conf", "pip.ini", ".git-credentials", ".dockercfg", ".dockerconfigjson", "kubeconfig*"),
+    *("credentials", "credentials.*", "*[-_.]credentials.*", "service[-_]account*.json"),
+    *("client_secret*.json", "*[-_.]key.json", "*api[-_]key*", "kaggle.json"),
+    *(".s3cfg", ".boto", "rclone.conf", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json"),
+    *("secret", "secret.*", "secrets", "secrets.*", "*.secret", "*.secrets"),
+    *("token", "token.*", "auth_token", "*[-_.]token", "*[-_.]token.txt", "*[-_.]token.json"),
+    *("password", "passwords", "password.*", "passwords.*", "*[-_.]password", "*[-_.]password.*"),
+    *("cookies.txt", "*[-_.]cookies.txt", "optuna[-_]url"),
+)
+_PATHS = ("*/gh/hosts.yml",)
 _HARMLESS = ("*.py", "*.pub", "*.example", "*.sample", "*.template", "*.md")
-_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\r?\n[A-Za-z0-9+/=\r\n]{40}")
+_PRIVATE_KEYS = {
+    "PRIVATE KEY": r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY",  # PEM, OpenSSH, PGP; also within JSON
+    "PuTTY-User-Key-File-": r"PuTTY-User-Key-File-\d",
+}
+_TOKENS = {
+    "AKIA": r"\bAKIA[0-9A-Z]{16}\b",
+    "ASIA": r"\bASIA[0-9A-Z]{16}\b",
+    "AIza": r"\bAIza[\w-]{35}",
+    "hf_": r"\bhf_[A-Za-z0-9]{30,}",
+    **{f"gh{kind}_": rf"\bgh{kind}_[A-Za-z0-9]{{36,}}" for kind in "pousr"},
+    "github_pat_": r"\bgithub_pat_\w{22,}",
+    "glpat-": r"\bglpat-[\w-]{20,}",
+    "npm_": r"\bnpm_[A-Za-z0-9]{36}",
+    "pypi-": r"\bpypi-[\w-]{50,}",
+    "sk-": r"\bsk-(?:(?:ant|proj|svcacct)-[\w-]{20,}|[A-Za-z0-9]{32,})",
+    "xox": r"\bxox[abeprs]-[\w-]{10,}",
+    "hooks.slack.com/": r"hooks\.slack\.com/(services|workflows|triggers)/\w+/\w+",
+    "/api/webhooks/": r"/api/webhooks/\d+/[\w-]{20,}",
+    ".webhook.office.com/": r"\.webhook\.office\.com/webhookb2/",
+}
+"""Of tokens, and of addresses that are secrets by themselves. As above: a literal part, which is
+looked for in no time, and the whole pattern."""
+_LARGEST_TEXT = 10**6
+"""Bytes; no file of settings is larger."""
 _SHORTEST = 8
 """A shorter value may stand anywhere by chance."""
 _NO_SECRET_ALONE = "MLFLOW_TRACKING_USERNAME"
@@ -50,20 +90,29 @@ def is_secret(name: str, value: str) -> bool:
     """Return whether a variable must not be sent: a secret, or a secret's file of this machine."""
     plain = name.removesuffix(SUFFIX)
     return (
-        (plain in NAMES and name != BY_VALUE)
-        or bool(_NAME.search(plain))
-        or word_has_password(value)
+        (plain in NAMES and name != BY_VALUE) or bool(_NAME.search(plain)) or word_has_secret(value)
     )
 
 
 def has_password(text: str) -> bool:
-    """Return whether a URL with a password or a token stands in a text."""
+    """Return whether a URL with a password, a signature or a token stands in a text."""
     return bool(_PASSWORD.search(text))
 
 
-def word_has_password(word: str) -> bool:
-    """Return the same of one value or option, which a URL fills to its end."""
-    return has_password(word) or bool(_PASSWORD_IN_WORD.search(word))
+def _holds(content: bytes, patterns: Mapping[str, str]) -> bool:
+    return any(
+        part.encode() in content and re.search(pattern.encode(), content)
+        for part, pattern in patterns.items()
+    )
+
+
+def word_has_secret(word: str) -> bool:
+    """Return whether one value or option holds a token, or a URL with a password to its end."""
+    return (
+        has_password(word)
+        or bool(_PASSWORD_IN_WORD.search(word))
+        or _holds(word.encode(errors="replace"), _TOKENS)
+    )
 
 
 def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -86,23 +135,42 @@ def name_exclusion(name: str) -> str | None:
     path = PurePosixPath(name)
     if ".git" in path.parts:
         return "git's own"
-    last = path.name.lower()
-    if any(fnmatch.fnmatchcase(last, pattern) for pattern in _HARMLESS):
-        return None
-    if _FOLDERS.intersection(path.parts[:-1]):
+    if any(part.lower() in _FOLDERS for part in path.parts[:-1]):
         return "in a folder for secrets"
-    if any(fnmatch.fnmatchcase(last, pattern) for pattern in _FILES):
+    if _is_harmless(name):
+        return None
+    last, whole = path.name.lower(), f"/{name.lower()}"
+    if any(fnmatch.fnmatchcase(last, pattern) for pattern in _FILES) or any(
+        fnmatch.fnmatchcase(whole, pattern) for pattern in _PATHS
+    ):
         return "its name is one for secrets"
     return None
 
 
-def content_exclusion(content: bytes, values: Iterable[str]) -> str | None:
+def content_exclusion(name: str, content: bytes, values: Iterable[str]) -> str | None:
     """Return why a file is not sent by its content, or None when it may be."""
-    if _PRIVATE_KEY.search(content):
+    if _holds(content, _PRIVATE_KEYS):
         return "holds a private key"
     if any(value.encode() in content for value in values):
         return "holds a secret of this environment"
+    if _holds(content, _TOKENS):
+        return "holds a token"
+    if not _is_harmless(name) and _LOGIN.search(_text(content)):
+        return "holds an address with a password"
     return None
+
+
+def _is_harmless(name: str) -> bool:
+    """Return whether a file is by its name a program, an example or a page."""
+    last = PurePosixPath(name).name.lower()
+    return any(fnmatch.fnmatchcase(last, pattern) for pattern in _HARMLESS)
+
+
+def _text(content: bytes) -> str:
+    """Return what a text says; of another file, or a large one, nothing."""
+    if len(content) > _LARGEST_TEXT or b"\0" in content:
+        return ""
+    return content.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -118,6 +186,8 @@ class Bundle:
     """The archive: the same files make the same bytes, which Ray keeps and needs only once."""
     notes: tuple[str, ...]
     """The files that are not sent, each with the reason."""
+    doubtful: tuple[str, ...] = ()
+    """Names of files that are sent though they hold what looks like a password in an address."""
 
     @property
     def has_product(self) -> bool:
@@ -158,13 +228,16 @@ def pack(
         else:
             notes.append(f"not sent: {name} ({reason})")
     buffer = io.BytesIO()
-    names = []
+    names: list[str] = []
+    doubtful = []
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(sizes):
             content = (root / name).read_bytes()
-            if reason := content_exclusion(content, secrets):
+            if reason := content_exclusion(name, content, secrets):
                 notes.append(f"not sent: {name} ({reason})")
                 continue
+            if has_password(_text(content)):
+                doubtful.append(name)
             entry = zipfile.ZipInfo.from_file(root / name, name, strict_timestamps=False)
             entry.date_time = (1980, 1, 1, 0, 0, 0)  # no archive knows an earlier time
             executable = entry.external_attr >> 16 & stat.S_IXUSR
@@ -177,7 +250,9 @@ def pack(
             "that name: remove the file or rename the folder"
         )
     size = sum(sizes[name] for name in names)
-    return Bundle(root, tuple(names), size, buffer.getvalue(), tuple(notes))
+    return Bundle(
+        root, tuple(names), size, buffer.getvalue(), tuple(notes), doubtful=tuple(doubtful)
+    )
 
 
 def source_commit(root: Path) -> str | None:
@@ -188,7 +263,8 @@ def source_commit(root: Path) -> str | None:
         commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD").strip()
     except RequestError:  # before the first commit
         return None
-    return f"{commit}-dirty" if _git(root, "status", "--porcelain") else commit
+    changes = _git(root, "status", "--porcelain", "--ignore-submodules=dirty")
+    return f"{commit}-dirty" if changes else commit
 
 
 def format_size(size: int) -> str:
@@ -243,13 +319,7 @@ def _too_large(sizes: Mapping[str, int], max_bytes: int) -> RequestError:
 
 def _git(folder: Path, *command: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *command],
-            cwd=folder,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_git(folder, *command, seconds=60)
     except FileNotFoundError:
         raise RequestError(f"{folder} lies in a git repository, but git is not installed") from None
     except subprocess.TimeoutExpired:
@@ -264,7 +334,7 @@ STOP_SECONDS = 600
 """What a stopped job has until Ray kills it: an epoch ends within it, or is lost."""
 _PREFIXES = ("MLFLOW_", "CARFT_")
 _NOT_FOR_JOBS = frozenset({"RAY_AUTH_TOKEN", f"RAY_AUTH_TOKEN{SUFFIX}"})  # this machine's own
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOCAL_PATH = re.compile(r"(-e|--editable|\.{0,2}/|~|file:|[a-z]:\\)", re.IGNORECASE)
 
@@ -371,7 +441,7 @@ def _doubts(sent: Mapping[str, str]) -> Iterator[str]:
         host = urlsplit(sent.get("MLFLOW_TRACKING_URI", "")).hostname
     except ValueError:
         host = None
-    if host in _LOCAL_HOSTS:
+    if host in LOCAL_HOSTS:
         yield f"MLFLOW_TRACKING_URI names {host}: for the job that is the head, not this machine"
     data = sent.get("CARFT_DATA")
     if data and not data.startswith("/"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_core.errors import RequestError
+from sweeps.engines.ray_tokens import check_version
 from sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
 from sweeps.submit.client import JobClient
 from sweeps.submit.package import (
@@ -26,7 +27,7 @@ from sweeps.submit.package import (
     repository_of,
     secret_values,
     source_commit,
-    word_has_password,
+    word_has_secret,
 )
 from tracking.errors import ServiceUnreachable
 from tracking.location import home_folder
@@ -34,8 +35,8 @@ from tracking.provenance import SOURCE_COMMIT, user
 
 logger = logging.getLogger(__name__)
 
-OLDEST = (2, 44)
-"""Version of Ray that the driver runs with."""
+_SHOWN = 5
+"""Names of doubtful files in one line, at most."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Submission:
             words += ["--import", there(Path(item)) if Path(item).is_absolute() else item]
         words += self.options
         secrets = secret_values(os.environ)
-        if any(word_has_password(word) or any(s in word for s in secrets) for word in words):
+        if any(word_has_secret(word) or any(s in word for s in secrets) for word in words):
             raise RequestError(
                 "an option has a password or the value of a secret variable, and everybody who "
                 "sees the cluster can read a job's command: give it as a secret (--secret, or in "
@@ -159,6 +160,11 @@ def send(
     """Submit a sweep and return the job's id; what is sent and what is not is named first."""
     entrypoint = submission.entrypoint(None if bundle is None else bundle.root, python)
     _check_version(client, note)
+    if client.is_open():
+        note(
+            f"{client.shown} takes jobs from whoever reaches it: the cluster asks for no token "
+            "(start its nodes with RAY_AUTH_MODE=token)"
+        )
     commit = None if bundle is None else source_commit(bundle.root)
     for line in describe(bundle, variables):
         note(line)
@@ -193,6 +199,13 @@ def describe(bundle: Bundle | None, variables: Variables) -> list[str]:
     if bundle is not None:
         sizes = f"{format_size(bundle.size)}, packed {format_size(len(bundle.data))}"
         lines += [*bundle.notes, f"{len(bundle.names)} files of {bundle.root} are sent, {sizes}."]
+        if bundle.doubtful:
+            more = len(bundle.doubtful) - _SHOWN
+            names = ", ".join(bundle.doubtful[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+            lines.append(
+                "These are sent, and hold an address with what looks like a password or a token: "
+                f"{names}. Look at them, or leave them out with --exclude."
+            )
         if bundle.has_product:
             lines.append("They hold carft-sweep itself: the job runs with these sources.")
     lines += variables.notes
@@ -217,8 +230,6 @@ def _submit(client: JobClient, request: Mapping[str, Any]) -> str:
 
 def _check_version(client: JobClient, note: Callable[[str], None]) -> None:
     there, here = client.ray_version(), version("ray")
-    if tuple(int(part) for part in re.findall(r"\d+", there)[:2]) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        raise RequestError(f"the cluster has Ray {there}; carft-sweep needs {oldest} or newer")
+    check_version(there, "the cluster")
     if there != here:
         note(f"The cluster has Ray {there}, this machine {here}: the job runs with the cluster's.")

@@ -53,7 +53,7 @@ def test_the_walk_of_an_image_goes_from_the_file_to_the_result() -> None:
     passed = [
         "carft_core.train:train",
         "carft_core.run:finish",
-        "carft_core.data.transforms:read_rgb",
+        "carft_core.data.images:read_rgb",
         "carft_core.metrics:top1",
         "carft_core.evaluate:summary",
     ]

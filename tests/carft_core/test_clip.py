@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -345,7 +346,7 @@ def test_a_tokenizer_that_cannot_be_had_names_the_remedy(
     failure: Exception,
     message: str,
 ) -> None:
-    def fail(_: str) -> None:
+    def fail(_: str, **__: object) -> None:
         raise failure
 
     monkeypatch.setattr(open_clip, "get_tokenizer", fail)
@@ -366,9 +367,93 @@ def test_a_models_own_tokenizer_is_open_clips(
         tmp_path / "m",
         lambda config: config["model_cfg"]["text_cfg"].update(hf_tokenizer_name="org/words"),
     )
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: (name, "its tokenizer"))
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name, **_: (name, "its tokenizer"))
     tokenizer: object = open_model(str(folder)).tokenizer
     assert tokenizer == (f"local-dir:{folder}", "its tokenizer")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """What open_clip has transformers load, which need not be installed."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class AutoTokenizer:
+        @staticmethod
+        def from_pretrained(name: object, **options: Any) -> object:
+            calls.append((str(name), options))
+            return SimpleNamespace()
+
+    stand_in: Any = ModuleType("transformers")
+    stand_in.AutoTokenizer = AutoTokenizer
+    monkeypatch.setitem(sys.modules, "transformers", stand_in)
+    return calls
+
+
+def with_text(tiny_clip_files: Path, target: Path, **text: object) -> Path:
+    """The built-in model whose config says more of its text tower."""
+    return edited_config(
+        tiny_clip_files, target, lambda config: config["model_cfg"]["text_cfg"].update(text)
+    )
+
+
+def test_a_tokenizer_of_a_models_own_is_loaded_without_running_its_code(
+    tiny_clip_files: Path, tmp_path: Path, loaded: list[tuple[str, dict[str, Any]]]
+) -> None:
+    options = {"clean": "canonicalize"}
+    folder = with_text(
+        tiny_clip_files, tmp_path / "m", hf_tokenizer_name="x", tokenizer_kwargs=options
+    )
+    open_model(str(folder))
+    ((name, given),) = loaded
+    assert name == str(folder)
+    assert given["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize("hf", [{}, {"hf_tokenizer_name": "x"}])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("trust_remote_code", True),
+        ("bpe_path", "/etc/passwd.gz"),
+        ("reduction_mask", "syntax"),
+        ("cache_dir", "/tmp"),
+    ],
+)
+def test_a_model_cannot_choose_how_its_tokenizer_is_opened(
+    tiny_clip_files: Path,
+    tmp_path: Path,
+    loaded: list[tuple[str, dict[str, Any]]],
+    option: str,
+    value: object,
+    hf: dict[str, str],
+) -> None:
+    options = {"clean": "lower", option: value}
+    folder = with_text(tiny_clip_files, tmp_path / "m", tokenizer_kwargs=options, **hf)
+    with pytest.raises(RequestError, match=f"tokenizer_kwargs: {option} cannot be set"):
+        open_model(str(folder))
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"tokenizer_kwargs": ["clean"]}, "tokenizer_kwargs must be a mapping"),
+        ({"tokenizer_kwargs": {"clean": "nobody's"}}, "its tokenizer  ?could not be loaded"),
+        ({"hf_tokenizer_name": ["x"]}, "hf_tokenizer_name must be a text"),
+        ({"hf_model_name": "evil/tower"}, "'evil/tower' is no text tower that open_clip itself"),
+    ],
+)
+def test_a_config_of_a_text_tower_that_cannot_be_used_is_named(
+    tiny_clip_files: Path, tmp_path: Path, text: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        open_model(str(with_text(tiny_clip_files, tmp_path / "m", **text)))
+
+
+def test_every_model_of_open_clips_has_options_that_a_model_may_have() -> None:
+    for name in open_clip.list_models():
+        text = open_clip.get_model_config(name)["text_cfg"]
+        assert {*text.get("tokenizer_kwargs", {})} <= {*clip_module.TOKENIZER_OPTIONS}, name
 
 
 def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: OpenedClip) -> None:

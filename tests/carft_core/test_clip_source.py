@@ -13,7 +13,7 @@ import open_clip
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from carft_core.clip import TINY_CLIP, find_model
+from carft_core.clip import TINY_CLIP, find_model, open_model
 from carft_core.errors import DownloadFailed, RequestError
 
 HALF = (0.5, 0.5, 0.5)
@@ -404,3 +404,27 @@ def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     put_in_hub(offline, "org/tiny", folder)
     assert find_model("hf-hub:org/tiny").tokenizer.startswith(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("repo", "is_taken"), [("org/tiny", True), ("xlm-roberta-base", True), ("evil/words", False)]
+)
+def test_a_model_of_the_hub_takes_its_tokenizer_from_no_unknown_repository(
+    offline: Path,
+    tiny_clip_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    repo: str,
+    is_taken: bool,
+) -> None:
+    file = put_in_hub(offline, "org/tiny", tiny_clip_files) / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = repo
+    file.write_text(json.dumps(config))
+    opened: list[dict[str, object]] = []
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _, **options: opened.append(options))
+    if is_taken:
+        open_model("hf-hub:org/tiny")
+    else:
+        with pytest.raises(RequestError, match=f"tokenizer is that of another repository, {repo}"):
+            open_model("hf-hub:org/tiny")
+    assert opened == ([{"trust_remote_code": False}] if is_taken else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
     assert read_json(path) == {"value": 1}
+
+    def fill(file: Path) -> None:
+        del file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` raises it
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write_atomically(path, fill)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -36,6 +45,20 @@ def test_what_is_not_there_reads_as_none_and_what_is_broken_says_so(tmp_path: Pa
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(RequestError, match=r"broken\.json is not JSON"):
         read_json(tmp_path / "broken.json")
+
+
+def test_json_that_is_no_file_or_has_no_end_says_so(tmp_path: Path) -> None:
+    device, deep, large = (tmp_path / name for name in ("device.json", "deep.json", "large.json"))
+    device.symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match=r"device\.json is not a regular file"):
+        read_json(device)
+    deep.write_text("[" * 200_000)
+    with pytest.raises(RequestError, match=r"deep\.json is not JSON that is read: nested too"):
+        read_json(deep)
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # a hole
+    with pytest.raises(RequestError, match=r"large\.json has 1099511627776 bytes; at most"):
+        read_json(large)
 
 
 def test_nan_is_not_written_as_json(tmp_path: Path) -> None:

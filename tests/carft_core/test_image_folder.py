@@ -24,12 +24,12 @@ from carft_core.data import FAMILIES, FamilyData, Split, Transform
 from carft_core.data.base import DataConfig
 from carft_core.data.folders import EXTENSIONS
 from carft_core.data.image_folder import IMAGE_FOLDER
+from carft_core.data.images import read_rgb
 from carft_core.data.loader import Loaded, Loader, Passes
 from carft_core.data.transforms import (
     AUGMENTATIONS,
     evaluation_view,
     photo_views,
-    read_rgb,
     training_view,
 )
 from carft_core.errors import RequestError

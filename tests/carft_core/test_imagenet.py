@@ -21,7 +21,7 @@ from carft_core.data import FamilyData, Split, Transform, open_data
 from carft_core.data.base import DataConfig, Derived
 from carft_core.data.folders import count_notes
 from carft_core.data.imagenet import IMAGENET, folder_of
-from carft_core.data.transforms import read_inside_border, read_plain, read_rgb
+from carft_core.data.images import read_inside_border, read_plain, read_rgb
 from carft_core.errors import RequestError
 from carft_core.evaluate import predict, split_metrics
 from carft_core.identity import identify

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from carft_core.data.base import DataConfig, Files, Source, Split
 from carft_core.data.icon_shift import ICON_SHIFT_DEV
+from carft_core.data.images import read_plain
 from carft_core.data.loader import Loader, Passes, default_workers, shuffled
-from carft_core.data.transforms import Transform, read_plain
+from carft_core.data.transforms import Transform
 from carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

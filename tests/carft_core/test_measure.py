@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from carft_core.config import TrialConfig
 from carft_core.data import Source, Split
 from carft_core.evaluate import among, context_probe, measure, predict, split_metrics, summary
 from carft_core.metrics import top1
-from carft_core.predictions import Predictions, write_predictions
+from carft_core.predictions import CLASS_NAMES, Predictions, write_predictions
 from carft_core.prepare import Prepared
 from carft_core.teacher import Teacher
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
@@ -127,6 +128,8 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
         said = everything(classifiers[label], stand)
         write_predictions(tmp_path / "expected", [it.predictions for it in said.values()])
         table = pq.read_table(file)
+        names = json.loads(table.schema.metadata[CLASS_NAMES.encode()])
+        assert tuple(names) == stand.data.class_names
         assert table.to_pylist() == pq.read_table(tmp_path / "expected").to_pylist()
         assert list(dict.fromkeys(table["split"].to_pylist())) == [*ORDER, OTHER_TASK]
     assert {file.name for file in tmp_path.iterdir()} >= {*files}

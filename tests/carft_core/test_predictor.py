@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from carft_core import predictor as module
 from carft_core.config import TrialConfig
 from carft_core.errors import RequestError
 from carft_core.export import export
@@ -115,6 +118,48 @@ def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
         (folder / name).unlink()
         with pytest.raises(RequestError, match=f"is not whole: there is no {name}"):
             Predictor.load(folder)
+
+
+def test_no_tokenizer_is_opened(
+    exported: Path, toy_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("opened"))
+    file = next((toy_root / "test").rglob("*.png"))
+    assert Predictor.load(exported / "model", "cpu").predict([file])[0].classes
+
+
+def test_one_image_is_held_at_a_time(
+    predictor: Predictor, toy_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Image.Image]] = []
+
+    def read(picture: Picture) -> Image.Image:
+        assert [image for image in held if image() is not None] == []
+        image = read_image(picture)
+        held.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(module, "read_image", read)
+    file = next((toy_root / "test").rglob("*.png"))
+    assert len(predictor.predict([file] * 5)) == len(held) == 5
+
+
+def test_of_images_that_cannot_be_read_the_reason_comes_in_their_place(
+    predictor: Predictor, toy_root: Path
+) -> None:
+    file = next((toy_root / "test").rglob("*.png"))
+    pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[file] * 64, b"", file]
+    outcomes = list(predictor.attempt(pictures, top=1))
+    assert [isinstance(one, RequestError) for one in outcomes] == [
+        True,
+        *[False] * 64,
+        True,
+        False,
+    ]
+    (alone,) = predictor.predict([file], top=1)
+    for outcome in (outcomes[1], outcomes[-1]):
+        assert isinstance(outcome, Prediction)
+        assert outcome.classes[0].name == alone.classes[0].name
 
 
 def test_what_is_no_image_is_told(tmp_path: Path) -> None:

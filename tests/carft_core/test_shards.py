@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from carft_core.data import FamilyData, Transform, open_data
+from carft_core.data import FamilyData, Transform, folders, open_data
 from carft_core.data.base import DataConfig
 from carft_core.data.image_folder import IMAGE_FOLDER
 from carft_core.data.loader import Loader, Passes
+from carft_core.data.splits import bad_files
 from carft_core.errors import RequestError
 from carft_core.testing import check_family
 
@@ -236,3 +239,126 @@ def test_a_shard_that_went_away_is_named(root: Path) -> None:
     (root / "test/set.tar").unlink()
     with pytest.raises(RequestError, match=r"test/set\.tar cannot be read as an image \(\[Errno 2"):
         data.id_test.views([0], transform=CLIP, seed=None, epoch=0)
+
+
+def add_raw(shard: Path, member: tarfile.TarInfo, content: bytes = b"") -> None:
+    """A member in GNU's format at the end of a shard, whatever its header says of its size."""
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    before = shard.read_bytes().rstrip(b"\0") if shard.exists() else b""
+    before += bytes(-len(before) % tarfile.BLOCKSIZE)
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+    shard.write_bytes(before + header + content + padding + bytes(2 * tarfile.BLOCKSIZE))
+
+
+def sparse(name: str, size: int) -> tarfile.TarInfo:
+    """A member that holds nothing and is `size` bytes of zeros to whoever extracts it."""
+
+    class Sparse(tarfile.TarInfo):
+        def tobuf(self, *_: object, **__: object) -> bytes:
+            header = bytearray(super().tobuf(tarfile.GNU_FORMAT))
+            real = bytes([0x80, *size.to_bytes(11, "big")])
+            header[386:398] = real  # one piece, at the end
+            header[398:410] = b"00000000000\0"
+            header[483:495] = real
+            header[148:156] = b" " * 8
+            header[148:156] = b"%06o\0 " % sum(header)
+            return bytes(header)
+
+    member = Sparse(name)
+    member.type = tarfile.GNUTYPE_SPARSE
+    return member
+
+
+@pytest.mark.parametrize("suffix", ["cls", "json", "jpg"])
+def test_a_sparse_member_is_named_and_not_filled_up(root: Path, suffix: str) -> None:
+    write(root / "test/set.tar", {"a.jpg": jpeg(0), "a.cls": b"cat"})
+    add_raw(root / "test/set.tar", sparse(f"bomb.{suffix}", 1 << 50))
+    tracemalloc.start()
+    told = mistakes(root)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()
+    assert f"test/set.tar: bomb.{suffix} is a link, sparse or another special member" in told
+
+
+def test_a_linked_image_is_named(root: Path) -> None:
+    member = tarfile.TarInfo("b.jpg")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc/hostname"
+    add_raw(root / "test/set.tar", member)
+    assert "test/set.tar: b.jpg is a link, sparse or another special member" in mistakes(root)
+
+
+@pytest.mark.parametrize("suffix", ["cls", "json"])
+def test_a_label_as_large_as_a_file_is_named(root: Path, suffix: str) -> None:
+    write(root / "test/set.tar", {"a.jpg": jpeg(0), f"a.{suffix}": b" " * ((1 << 16) + 1)})
+    assert f"test/set.tar: a.{suffix} has 65,537 bytes; a label takes at most 65,536" in mistakes(
+        root
+    )
+
+
+def test_a_label_nested_without_end_is_none(root: Path) -> None:
+    write(root / "test/set.tar", {"a.jpg": jpeg(0), "a.json": b"[" * 60_000})
+    assert "test/set.tar says no label of a" in mistakes(root)
+
+
+def test_headers_that_claim_gigabytes_are_not_read(root: Path) -> None:
+    shard = root / "test/set.tar"
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 1 << 34
+    add_raw(shard, member)
+    with shard.open("r+b") as file:
+        file.truncate(1 << 35)  # with a hole, so that it takes no place here
+    told = mistakes(root)
+    assert "test/set.tar cannot be read as a tar file (a header of more than" in told
+
+
+def test_a_shard_of_more_members_than_are_read_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "MOST_MEMBERS", 5)
+    assert "train/set-train-0000.tar cannot be read as a tar file (a split has more" in mistakes(
+        root
+    )
+
+
+def test_a_damaged_header_is_no_end(root: Path) -> None:
+    shard = root / "train/set-train-0001.tar"
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as tar:
+        place = tar.getmembers()[4].offset
+    content[place : place + 8] = b"\xff" * 8
+    shard.write_bytes(content)
+    assert "train/set-train-0001.tar cannot be read as a tar file (a damaged header" in mistakes(
+        root
+    )
+
+
+def test_shards_of_another_data_set_have_an_index_of_their_own(root: Path) -> None:
+    """Reproducible archives have one time, and sizes come in steps."""
+    other = root.with_name("other")
+    shutil.copytree(root, other)
+    members = {"a.jpg": jpeg(1), "a.cls": b"cat\n", "b.jpg": jpeg(2), "b.cls": b"bell"}
+    write(root / "test/set.tar", members)
+    write(other / "test/set.tar", {**members, "a.cls": b"bell", "b.cls": b"cat\n"})
+    for folder in (root, other):
+        os.utime(folder / "test/set.tar", (0, 0))
+    labels = [opened(folder).id_test.ids for folder in (root, other)]
+    assert labels == [
+        ("test/set.tar/b.jpg", "test/set.tar/a.jpg"),
+        ("test/set.tar/a.jpg", "test/set.tar/b.jpg"),
+    ]
+    # The same in place: size, time and inode are what they were.
+    with (root / "test/set.tar").open("r+b") as file:
+        file.write((other / "test/set.tar").read_bytes())
+    os.utime(root / "test/set.tar", (0, 0))
+    assert opened(root).id_test.ids == labels[1]
+
+
+def test_a_shard_that_changed_since_it_was_indexed_is_not_read(root: Path) -> None:
+    data = opened(root)
+    shard = root / "test/set.tar"
+    os.utime(shard, (0, 0))
+    with pytest.raises(RequestError, match=r"set\.tar cannot be read .* changed since its images"):
+        data.id_test.views([0], transform=CLIP, seed=None, epoch=0)
+    with pytest.raises(RequestError, match="changed since"):  # nothing is wrong with the image
+        bad_files(data.id_test, "digest")

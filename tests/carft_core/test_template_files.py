@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -142,7 +144,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         read_template_file(tmp_path / "folder.txt")
     with pytest.raises(RequestError, match=r"latin\.txt is not text in UTF-8"):
         read_template_file(written(tmp_path, "latin.txt", b"caf\xe9 {}"))
-    with pytest.raises(RequestError, match=r"big\.txt has \d+ bytes; templates take at most"):
+    with pytest.raises(RequestError, match=r"big\.txt has \d+ bytes; at most \d+ are read"):
         read_template_file(written(tmp_path, "big.txt", b"a" * (MAX_BYTES + 1)))
     with pytest.raises(RequestError, match=r"ends in one of \.txt, \.yaml, \.yml"):
         read_template_file(written(tmp_path, "mine.json", "{}"))
@@ -162,3 +164,44 @@ def test_any_bytes_are_a_set_or_one_refusal(tmp_path: Path, content: bytes, endi
         refusal = str(error)
     assert (str(path) in refusal) != bool(templates)
     assert all(template.count("{}") == 1 for template in templates)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"name: {'9' * 5000}\ntemplates: ['a {{}}']",
+        "name: 2024-99-99\ntemplates: ['a {}']",
+        f"name: 1{':1' * 400_000}\ntemplates: ['a {{}}']",
+        f"name: 1{':1' * 400_000}.5\ntemplates: ['a {{}}']",
+    ],
+)
+def test_a_number_or_date_that_is_none_is_no_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError, match=r"mine\.yaml: name: must be a text"):
+        read_template_file(written(tmp_path, "mine.yaml", text))
+
+
+@pytest.mark.parametrize("text", [r'name: "\UFFFFFFFF"', "%YAML 1." + "9" * 5000 + "\n---\n"])
+def test_an_impossible_number_of_an_escape_is_one_message(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError, match=r"mine\.yaml: not YAML: an impossible number"):
+        read_template_file(written(tmp_path, "mine.yaml", text))
+
+
+def test_half_a_character_is_no_template(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"templates\[0\]: .* holds an impossible character"):
+        read_template_file(written(tmp_path, "mine.yaml", r'templates: ["\ud800 {}"]'))
+
+
+def test_many_templates_are_checked_in_linear_time() -> None:
+    started = time.process_time()
+    assert not list(mistakes([f"{number} {{}}" for number in range(50_000)]))
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.yaml"])
+def test_a_device_and_a_pipe_are_not_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match="is not a regular file"):
+        read_template_file(tmp_path / name)
+    os.mkfifo(tmp_path / f"pipe.{name}")
+    with pytest.raises(RequestError, match="is not a regular file"):
+        read_template_file(tmp_path / f"pipe.{name}")

@@ -56,7 +56,9 @@ class Cluster:
 
     def on(self, host: Host) -> dict[str, str]:
         """The environment there: a machine of its own has the ports of cluster.env to itself."""
-        known = {**self.environ, "RAY_SCRATCH": str(self.scratch / host.name)}
+        folder = self.scratch / host.name
+        folder.mkdir(exist_ok=True)
+        known = {**self.environ, "RAY_SCRATCH": str(folder)}
         taken = () if host.inside else OF_EVERY_NODE
         known |= {name: str(free_port()) for name in taken}
         self.known[host.name] = known

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters.conftest import SCRIPTS
+from tests.e2e.conftest import ROOT
 
 STAND_IN = """\
 #!/usr/bin/env bash
@@ -89,6 +90,17 @@ def test_what_one_command_writes_the_other_applies(place: Path) -> None:
     deploy(place)
     assert "  < manifest of carft" in calls(place)
     assert "  < manifest of generic" in calls(place)
+
+
+def test_a_policy_that_would_keep_the_operator_out_is_said_before_anything_is_called(
+    place: Path,
+) -> None:
+    policy = place / "kuberay" / "network-policy.yaml"
+    policy.write_text((ROOT / "docker" / "kuberay" / policy.name).read_text())
+    done = deploy(place, OPERATOR_NAMESPACE="operators")
+    assert (done.returncode, calls(place)) == (2, [])
+    assert "does not name the operator's namespace, operators" in done.stderr
+    assert deploy(place).returncode == 0
 
 
 def test_an_operator_that_is_there_is_left_alone(place: Path) -> None:

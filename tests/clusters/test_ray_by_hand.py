@@ -157,6 +157,40 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("script", ["start_head.sh", "start_worker.sh"])
+def test_rays_folder_lies_in_one_that_nobody_could_make_first(tmp_path: Path, script: str) -> None:
+    scratch, programs = tmp_path / "scratch", tmp_path / "venv" / "bin"
+    for folder in (scratch, programs, tmp_path / "home"):
+        folder.mkdir(parents=True)
+    scratch.chmod(0o1777)
+    (tmp_path / "home" / "ray-token").write_text("token")
+    stand_ins = {
+        "python": '[ "$*" = "-m sweeps.engines.ray_tokens" ] && exit "${OLD:-0}"',
+        "ray": f'printf "%s\\n" "$@" >>{tmp_path}/words',
+        "ip": 'echo "$4 dev lo src $4 uid 0"',
+    }
+    for name, text in stand_ins.items():
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+        (programs / name).chmod(0o755)
+
+    def start(**more: str) -> int:
+        own = {"HEAD": "127.0.0.1", "VENV": str(programs.parent), "RAY_SCRATCH": str(scratch)}
+        environ = {**os.environ, **own, "CARFT_HOME": str(tmp_path / "home"), **more}
+        environ["PATH"] = f"{programs}:{os.environ['PATH']}"
+        command = ["bash", "-c", 'umask 0; exec "$0"', str(SCRIPTS / script)]
+        return subprocess.run(command, env=environ, timeout=20, check=False).returncode
+
+    assert start(OLD="2") == 2
+    assert not (tmp_path / "words").exists(), "a Ray without tokens was started"
+    assert (start(), start()) == (0, 0)
+    words = (tmp_path / "words").read_text().splitlines()
+    folders = [Path(words[at + 1]) for at, word in enumerate(words) if word == "--temp-dir"]
+    assert len({folder.parent for folder in folders}) == 2
+    for folder in folders:
+        assert folder.parent.parent == scratch
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
 def test_jobs_find_the_python_of_the_environment_also_where_a_shell_by_ssh_does_not() -> None:
     script = f"source {SCRIPTS}/cluster.env; command -v python carft-sweep ray"
     found = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})

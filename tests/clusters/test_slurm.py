@@ -116,9 +116,7 @@ def test_what_is_killed_on_the_first_node_is_a_reason_to_come_back(
     job = Job(slurm, sweep, "--nodes=2")
     job.until("epoch 1/")
     told = (
-        f"/raylet .*carft-{job.id}-head"
-        if lost == "ray's head"
-        else f"carft-sweep run {sweep.file}"
+        f"/raylet .*carft-{job.id}-h" if lost == "ray's head" else f"carft-sweep run {sweep.file}"
     )
     for pid in processes(told):
         os.kill(pid, signal.SIGKILL)
@@ -133,7 +131,7 @@ def test_another_node_that_is_lost_costs_only_its_runs(
     sweep = tiny("job", WEIGHTS, epochs=40, resources={"cpus": 1, "gpus": GPUS})
     job = Job(slurm, sweep, "--nodes=2")  # a run on each
     job.until("epoch 3/")
-    for pid in processes(f"carft-{job.id}-worker"):
+    for pid in processes(f"carft-{job.id}-w"):
         os.kill(pid, signal.SIGKILL)
     assert job.end() == "COMPLETED", job.said()
     assert "preempted" in job.said()

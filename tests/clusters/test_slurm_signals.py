@@ -14,19 +14,24 @@ import pytest
 
 from tests.clusters.conftest import SCRIPTS
 from tests.clusters.slurm import Slurm
+from tests.e2e.conftest import ROOT
 from tests.services.processes import environment
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(180)]
 RAY = """\
 #!/bin/bash
 [ "$BEHAVES" != no-ray ] || exit 1
+while [ "$1" != --temp-dir ]; do shift; done
+stat --format='%a %n' "$(dirname "$2")" >>"$PLACE/folders"
 echo $$ >"$PLACE/ray.$SLURM_JOB_ID"
 trap 'exit 0' TERM
 while :; do sleep 0.1; done
 """
-# Asked to wait for Ray's nodes it does not; else it is the real one.
+# Asked to wait for Ray's nodes it does not, asked for Ray's version it may say that it is too old;
+# else it is the real one.
 PYTHON = """\
 #!/bin/bash
+[ "$BEHAVES $2" != "old-ray sweeps.engines.ray_tokens" ] || exit 2
 [ "$1" = - ] || exec {python} "$@"
 [ "$BEHAVES" != no-ray ]
 """
@@ -78,7 +83,7 @@ def queued(slurm: Slurm, place: Path, behaves: str, **environ: str) -> Job:
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
     told = {"VENV": str(place), "PLACE": str(place), "SCRATCH": str(place), "BEHAVES": behaves}
-    known = environment(**told | environ)
+    known = environment(PYTHONPATH=str(ROOT), **told | environ)
     words = ["sbatch", "--parsable", f"--output={place}/%j.log", "--nodes=1", "--cpus-per-task=1"]
     words += ["--gpus-per-node=1", str(SCRIPTS / "sweep.sbatch"), "kl_weight"]
     return Job(slurm, slurm.call(*words, environ=known), place)
@@ -92,6 +97,10 @@ def test_near_the_limit_it_comes_back_until_the_sweep_is_done(slurm: Slurm, tmp_
     assert "the time limit is near" in job.said()
     assert "the sweep is done" in job.said()
     assert list(tmp_path.glob("carft-*")) == [], "Ray's folder is left"
+    # Of the two times another one, which nobody could have made first.
+    folders = [line.split() for line in (tmp_path / "folders").read_text().splitlines()]
+    assert len({name for _, name in folders}) == 2
+    assert {mode for mode, _ in folders} == {"700"}
 
 
 # Jobs of one test run at once: most of their time is Slurm's.
@@ -125,7 +134,12 @@ def test_it_comes_back_so_often_and_no_more(slurm: Slurm, tmp_path: Path) -> Non
     assert "not queued again" in job.said()
 
 
-def test_a_wrong_folder_is_said_before_ray_is_started(slurm: Slurm, tmp_path: Path) -> None:
-    job = queued(slurm, tmp_path, "0", VENV="/nowhere")
-    assert job.end() == ("FAILED", 2, 0), job.said()
-    assert "carft-sweep is not in VENV, /nowhere" in job.said()
+def test_what_cannot_serve_is_said_before_ray_is_started(slurm: Slurm, tmp_path: Path) -> None:
+    jobs = [
+        queued(slurm, tmp_path / "folder", "0", VENV="/nowhere"),
+        queued(slurm, tmp_path / "old", "old-ray"),
+    ]
+    for job in jobs:
+        assert job.end() == ("FAILED", 2, 0), job.said()
+        assert not (job.place / "folders").exists()
+    assert "carft-sweep is not in VENV, /nowhere" in jobs[0].said()

@@ -341,6 +341,39 @@ def test_a_home_of_one_machine_is_copied_with_its_sqlite_files_while_they_are_wr
     assert toy.trained() == trained
 
 
+def test_users_of_the_home_are_copied_while_they_sign_up_and_no_key_or_password(
+    tmp_path: Path,
+) -> None:
+    home, backup = tmp_path / "home", tmp_path / "backup"
+    ui = home / "ui"
+    ui.mkdir(parents=True)
+    (home / "id").write_text("the home\n")
+    for name in ("session-key", "admin-password"):
+        (ui / name).write_text(f"planted-{name}\n")
+    with sqlite3.connect(ui / "users.db") as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE users (name TEXT)")
+        writer.execute("INSERT INTO users VALUES ('ada')")
+        writer.commit()
+        writer.execute("INSERT INTO users VALUES ('bob')")  # not committed
+        _alone("backup.sh", backup, home)
+    writer.close()
+    assert {file.name for file in backup.iterdir()} == {
+        *("home.tar", "mlartifacts.tar", "users.db", "SHA256SUMS")
+    }
+    assert not [file for file in backup.iterdir() if b"planted" in file.read_bytes()]
+    home.rename(tmp_path / "lost")
+    _alone("restore.sh", backup, home)
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*")} == {
+        *("id", "ui", "ui/users.db")
+    }
+    assert stat.S_IMODE((home / "ui").stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "ui" / "users.db").stat().st_mode) == 0o600
+    with sqlite3.connect(home / "ui" / "users.db") as reader:
+        assert reader.execute("SELECT name FROM users").fetchall() == [("ada",)]
+    reader.close()
+
+
 def _alone(script: str, backup: Path, home: Path, **server: str) -> None:
     """Without a bucket, and without a server unless it is named."""
     names = {"OPTUNA_DB", "MLFLOW_DB", "MLFLOW_AUTH_DB", "CARFT_BUCKET"}

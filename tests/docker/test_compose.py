@@ -191,3 +191,8 @@ def variables_used() -> Iterator[str]:
 def test_every_setting_is_explained_and_used() -> None:
     explained = re.findall(r"^(\w+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE)
     assert sorted(explained) == sorted(set(variables_used()))
+
+
+def test_pages_from_elsewhere_may_call_mlflow_only_when_they_are_named() -> None:
+    """What MLflow takes for a pattern would let pages of other hosts read every run."""
+    assert "--cors-allowed-origins=" in services()["mlflow"]["command"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -12,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.docker.composed import DOCKER, ROOT
+from tools.lock import environments
 
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def stages() -> dict[str, str]:
@@ -70,14 +71,27 @@ def test_what_is_published_runs_as_nobody_with_a_health_check_and_no_installer(
     assert not re.search(r"\b(pip|apt-get|curl|gcc) ", text)
 
 
-def test_every_installation_is_held_by_the_constraints_or_by_a_version() -> None:
+def test_every_installation_is_held_by_hashes_and_torch_by_its_version() -> None:
     joined = DOCKERFILE.replace("\\\n", " ")
     installs = re.findall(r"(?:pip|python) install (.*?)(?:&&|$)", joined, re.MULTILINE)
-    assert len(installs) == 5
-    for words in installs:
-        held = "-c constraints.txt" in words or "--no-index" in words
-        torch = r'--no-deps "torch==\S+" "torchvision==\S+"\s*'
-        assert held or re.fullmatch(torch, words), words
+    installs = [" ".join(words.split()) for words in installs]
+    torch = '--no-deps "torch==${TORCH}" "torchvision==${TORCHVISION}"'
+    own = "--no-deps --no-index --find-links /wheels carft-sweep"
+    assert installs.count(torch) == installs.count(own) == 1
+    # It finds torch there, and brings what its build says it needs.
+    assert installs.index("-r torch.txt") > installs.index(torch)
+    others = [words for words in installs if words not in (torch, own, "-r torch.txt")]
+    assert len(others) == 3
+    for words in others:
+        assert re.fullmatch(r"--no-deps --require-hashes -r [\w-]+\.txt", words)
+
+
+def test_every_environment_is_one_of_the_lock_and_is_whole() -> None:
+    selected = re.findall(r"lock\.py select (\S+)", DOCKERFILE)
+    assert sorted(selected) == ["build-system", "cluster", "server"]
+    assert set(selected) <= set(environments(PYPROJECT))
+    for stage in ("node-packages", "server-packages"):
+        assert re.search(r"pip( --python \S+)? check$", stages()[stage], re.MULTILINE)
 
 
 def test_torch_is_a_version_that_the_project_allows() -> None:
@@ -90,18 +104,6 @@ def test_torch_is_a_version_that_the_project_allows() -> None:
         assert Requirement(required).specifier.contains(versions.pop())
 
 
-def test_a_node_has_what_the_project_and_its_extra_ask_for() -> None:
-    listed = runpy.run_path(str(DOCKER / "requirements.py"))["requirements"]
-    extra = PROJECT["optional-dependencies"]["cluster"]
-    assert listed(ROOT / "pyproject.toml") == [*PROJECT["dependencies"], *extra]
-
-
-def test_the_server_has_the_extra_without_ray() -> None:
-    own = (DOCKER / "server" / "requirements.txt").read_text().split()
-    extra = PROJECT["optional-dependencies"]["cluster"]
-    assert own == [text for text in extra if not text.startswith("ray")]
-
-
 def test_the_builder_sees_only_what_is_copied_and_no_secret() -> None:
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [rule for rule in rules if rule and not rule.startswith("#")]
@@ -109,7 +111,8 @@ def test_the_builder_sees_only_what_is_copied_and_no_secret() -> None:
     let_in = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     copied: set[str] = set()
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
-        copied |= {source.partition("/")[0] for source in sources.split()}
+        for source in sources.split():
+            copied.add(source if source in let_in else source.partition("/")[0])
     assert let_in == copied
     assert {"docker/.env", "docker/secrets", "docker/data"} <= set(rules)
     ignored = (ROOT / ".gitignore").read_text().splitlines()

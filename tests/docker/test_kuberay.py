@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 from sweeps.secrets import NAMES
 from tests.docker.composed import DOCKER, ROOT
@@ -88,6 +90,61 @@ def test_a_pod_has_limits_probes_and_no_rights(group: str) -> None:
 
 
 @pytest.mark.parametrize("group", templates())
+def test_a_pod_has_a_profile_of_system_calls_and_no_volume_without_a_limit(group: str) -> None:
+    pod = templates()[group]["spec"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for volume in pod["volumes"]:
+        assert volume.get("emptyDir", {"sizeLimit": "none"})["sizeLimit"]
+
+
+POLICY = yaml.safe_load((FOLDER / "network-policy.yaml").read_text())["spec"]
+
+
+@pytest.mark.parametrize("group", templates())
+def test_the_network_policy_covers_every_pod(group: str) -> None:
+    assert POLICY["policyTypes"] == ["Ingress", "Egress"]
+    labels = templates()[group]["metadata"]["labels"]
+    assert labels.items() >= POLICY["podSelector"]["matchLabels"].items()
+    (own,) = POLICY["ingress"][0]["from"]
+    assert own == {"podSelector": POLICY["podSelector"]}
+
+
+def test_of_other_namespaces_only_the_operators_comes_in() -> None:
+    deploy = (ROOT / "docs" / "clusters" / "deploy.sh").read_text()
+    for rule in POLICY["ingress"]:
+        for peer in rule["from"]:
+            if "namespaceSelector" not in peer:
+                continue
+            namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+            assert f"OPERATOR_NAMESPACE:-{namespace}}}" in deploy
+            assert peer["podSelector"]["matchLabels"]
+            assert rule["ports"] == [{"port": 8265, "protocol": "TCP"}]
+
+
+def reached(address: str) -> bool:
+    """Whether a rule for egress lets packets to an address out."""
+    where = ip_address(address)
+    blocks = [
+        peer["ipBlock"] for rule in POLICY["egress"] for peer in rule["to"] if "ipBlock" in peer
+    ]
+    return any(
+        where in ip_network(block["cidr"])
+        and not any(where in ip_network(part) for part in block["except"])
+        for block in blocks
+        if ip_network(block["cidr"]).version == where.version
+    )
+
+
+def test_no_run_reaches_what_hands_out_the_rights_of_its_node() -> None:
+    for address in ("169.254.169.254", "169.254.170.23", "100.100.100.200", "fd00:ec2::254"):
+        assert not reached(address)
+    # Names (also by a cache on the node), services of the cluster, a database, the hub.
+    for address in ("10.96.0.10", "169.254.20.10", "192.168.7.5", "3.163.189.114", "2600:9000::1"):
+        assert reached(address)
+    assert {"to": [{"namespaceSelector": {}}]} in POLICY["egress"], "pods, where blocks are not"
+
+
+@pytest.mark.parametrize("group", templates())
 def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: str) -> None:
     pod = templates()[group]["spec"]
     (container,) = pod["containers"]
@@ -126,6 +183,17 @@ def test_the_settings_have_no_password() -> None:
     assert "optuna@" in settings["CARFT_OPTUNA_STORAGE"]
 
 
+def test_the_settings_send_nothing_over_an_open_line() -> None:
+    """Without sslmode libpq takes plain text where the other side offers nothing else."""
+    lines = (FOLDER / "settings.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    url = make_url(settings["CARFT_OPTUNA_STORAGE"])
+    assert url.query["sslmode"] == "verify-full"
+    # Without one libpq looks for a file in the user's home folder, which a pod has not.
+    assert url.query["sslrootcert"] == "/etc/ssl/certs/ca-certificates.crt"
+    assert settings["MLFLOW_TRACKING_URI"].startswith("https://")
+
+
 def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds() -> None:
     listed = {*KUSTOMIZATION["resources"], "kustomization.yaml", "job.yaml", "rayjob.yaml"}
     assert listed == {file.name for file in FOLDER.glob("*.yaml")}
@@ -146,8 +214,8 @@ def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds()
 
 
 def test_the_cluster_names_the_version_of_ray_that_is_pinned() -> None:
-    pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']}\n"
-    assert pinned in (ROOT / "constraints.txt").read_text()
+    pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']} "
+    assert pinned in (ROOT / "requirements.lock").read_text()
     assert version("ray") in pinned
 
 

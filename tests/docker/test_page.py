@@ -36,3 +36,12 @@ def test_images_are_built_by_the_names_that_compose_has() -> None:
         if "build" in service
     }
     assert set(re.findall(r" -t (\S+) \.", PAGE)) == built
+
+
+def test_who_comes_to_the_secrets_of_drivers_is_told() -> None:
+    """Ray's token, which every node has, starts a task on the head, as the same user."""
+    head, worker = services()["ray-head"], services()["ray-worker"]
+    own = [s["source"] for s in head["secrets"] if s not in worker["secrets"]]
+    (line,) = [part for part in PAGE.split("\n* ") if "whoever may submit" in part]
+    assert all(f"`{name}`" in line for name in own)
+    assert "ray_token" in [secret["source"] for secret in worker["secrets"]]

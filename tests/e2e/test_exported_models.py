@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -555,6 +556,16 @@ def strange_images() -> dict[str, bytes]:
     return files
 
 
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header says that it has so many pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
 def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
     kept: dict[str, Any], served: served_model.ServedModel
 ) -> None:
@@ -580,6 +591,18 @@ def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
             r"row 1: `image` is no readable image",
         ),
         (7, r"row 1: `image` is no text but int"),
+        (
+            base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%EOF\n").decode(),
+            r"row 1: `image` is no image of a known format",
+        ),
+        (
+            base64.b64encode(claimed_png(9000, 9000)).decode(),
+            "it has 9000 x 9000 pixels, and at most 64 million are decoded",
+        ),
+        (
+            base64.b64encode(claimed_png(13_300, 1)).decode(),
+            "a side is at most 100 times the other",
+        ),
     ],
 )
 def test_what_is_served_tells_the_row_that_is_wrong(
@@ -593,6 +616,21 @@ def test_what_is_served_tells_the_row_that_is_wrong(
         served.predict(CONTEXT, pd.DataFrame({"image": [good]}), {"top": 0})
     with pytest.raises(MlflowException, match="there is no row"):
         served.predict(CONTEXT, pd.DataFrame({"image": []}))
+
+
+def test_a_request_of_too_much_is_refused_whole(
+    served: served_model.ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = base64.b64encode(strange_images()["rgb.png"]).decode()
+    three = pd.DataFrame({"image": [good] * 3})
+    monkeypatch.setattr(served_model, "BATCH", 2)
+    assert len(served.predict(CONTEXT, three)) == 3
+    for name, most in (("MOST_ROWS", 2), ("MOST_BYTES", 3 * len(good) - 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(served_model, name, most)
+            with pytest.raises(MlflowException, match="a request takes at most") as caught:
+                served.predict(CONTEXT, three)
+            assert caught.value.get_http_status_code() == 400
 
 
 @pytest.mark.slow

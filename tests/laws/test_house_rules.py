@@ -71,6 +71,33 @@ def swallows_everything(handler: ast.ExceptHandler) -> bool:
     return caught in {None, "Exception", "BaseException"} and not raises
 
 
+def test_images_are_opened_in_one_place() -> None:
+    """With its formats and limits. What MLflow serves brings its own, and the same, along."""
+
+    def opens(_: Path, tree: ast.Module) -> list[int]:
+        return [
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and ast.unparse(node) in {"Image.open", "PIL.Image.open", "Image.frombuffer"}
+        ]
+
+    served = "tracking/store/pyfunc_model.py"
+    assert {*breaches(opens)} == {"carft_core/data/images.py", served}
+    settings = {}
+    for place in ("carft_core/data/images.py", served):
+        values = {
+            target.id: ast.literal_eval(node.value)
+            for node in TREES[ROOT / place].body
+            if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.Tuple))
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        names = ("FORMATS", "VARIABLE", "MEGAPIXELS", "LONGEST")
+        settings[place] = {name: values[name] for name in names}
+    assert settings[served] == settings["carft_core/data/images.py"]
+
+
 def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
     """Imports in functions and under TYPE_CHECKING count."""
     graph = grimp.build_graph("carft_core", exclude_type_checking_imports=False, cache_dir=None)

@@ -126,7 +126,7 @@ def _evaluate(folder: Path, task: RunTask, data: FamilyData, *, merged: bool) ->
     splits = {"id/val": data.val, "id/test": data.test}
     splits |= {f"ood/{name}": split for name, split in data.shifts.items()}
     predicted = [_predict(name, split, task, merged) for name, split in splits.items() if split]
-    write_predictions(folder / "predictions.parquet", predicted, "never")
+    write_predictions(folder / "predictions.parquet", predicted, "never", data.class_names)
     metrics = flat({item.split: split_metrics(item) for item in predicted})
     held = float(task.params.get("algorithm.kl_weight", 0.0))
     for place, item in enumerate(predicted):

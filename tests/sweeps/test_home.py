@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from carft_core.errors import RequestError
+from carft_core.files import UMASK
 from sweeps.home import Home, find_home
 from sweeps.ledger.study import StudyProjection, study_file
 from sweeps.ledger.trials import Ledger, find_ledger
 from tests.mounts import mount
+from tests.owners import give_away
 
 SERVER = "http://server"
 
@@ -42,6 +44,37 @@ def test_a_home_that_cannot_be_written_is_a_mistake_with_a_remedy(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match=r"cannot be written.*--home"):
         Home(tmp_path / "file" / "home").prepare()
+
+
+def test_a_new_home_is_its_users_alone_and_one_that_is_shared_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, shared = Home(tmp_path / "own"), Home(tmp_path / "shared")
+    monkeypatch.setenv("CARFT_SHARED_HOMES", str(shared.path))
+    for home in (own, shared):
+        home.prepare()
+    assert own.path.stat().st_mode & 0o777 == 0o700
+    assert shared.path.stat().st_mode & 0o777 == 0o777 & ~UMASK
+
+
+def test_a_home_that_another_account_made_first_is_not_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_away(tmp_path, monkeypatch)
+    with pytest.raises(RequestError, match="belongs to user"):
+        Home(tmp_path).prepare()
+    assert not [*tmp_path.iterdir()]
+    Home(tmp_path, is_trusted=True).prepare()
+
+
+def test_a_home_that_became_read_only_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Home(tmp_path / "home").prepare()
+    # Nobody but root can mount, and root may write whatever the mode says.
+    monkeypatch.setattr("sweeps.home.os.access", lambda *_: False)
+    with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
+        Home(tmp_path / "home").prepare()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "nfs4", "lustre"])

@@ -18,6 +18,9 @@ from tracking.ui_server import Server, serve
 NewDatabase = Callable[[], str]
 
 
+NAME = "mlflow.lab.example"
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: to create its tables takes seconds."""
@@ -41,12 +44,13 @@ def new_database(migrated: Path, tmp_path: Path) -> NewDatabase:
 
 @pytest.fixture(scope="session")
 def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real MLflow server, the only one of the session that tests share."""
+    """A real MLflow server, the only one of the session that tests share, under a name besides."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(migrated, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
-        running = serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=0)
+        database = f"sqlite:///{folder / 'mlflow.db'}"
+        running = serve(database, folder / "artifacts", port=0, names=[NAME])
     yield running
     running.stop()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.submit.package import pack, source_commit
 from tests.mounts import mount
 from tracking.errors import TrackingError
 from tracking.location import (
@@ -202,6 +203,37 @@ def test_the_git_state_is_told(tmp_path: Path) -> None:
     assert provenance_tags(below)["carft.git.dirty"] == "true"
     git(tmp_path, "checkout", "--detach", "--force", "HEAD")
     assert "mlflow.source.git.branch" not in provenance_tags(below)
+
+
+def test_programs_that_the_settings_of_a_checkout_name_do_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout that was unpacked, not cloned, brings its `.git/config`."""
+    checkout, ran = tmp_path / "checkout", tmp_path / "ran"
+    checkout.mkdir()
+    ran.mkdir()
+    git(checkout, "init")
+    (checkout / "file").write_text("1")
+    (checkout / ".gitattributes").write_text("file filter=odd=name\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--message", "first")
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch {ran}/monitor\n")
+    monitor.chmod(0o755)
+    included = tmp_path / "included"
+    included.write_text(f'[filter "odd=name"]\nclean = touch {ran}/filter; cat\nrequired = true\n')
+    git(checkout, "config", "core.fsmonitor", str(monitor))
+    git(checkout, "config", "include.path", str(included))
+    (checkout / "file").write_text("2")  # its content is compared, behind the filter
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.abbrev")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "12")
+    assert provenance_tags(checkout)["carft.git.dirty"] == "true"
+    assert source_commit(checkout) == f"{git(checkout, 'rev-parse', 'HEAD')}-dirty"
+    assert set(pack(checkout).names) == {"file", ".gitattributes"}
+    assert not [*ran.iterdir()]
+    git(checkout, "status")
+    assert {file.name for file in ran.iterdir()} == {"filter", "monitor"}, "the programs do work"
 
 
 def test_outside_a_checkout_nothing_of_git_is_told(tmp_path: Path) -> None:

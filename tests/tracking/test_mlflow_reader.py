@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,23 @@ def test_finished_runs_without_a_result_are_named_and_left_out(copied: str, comp
     found = json.loads(compare("toy", "--json", *from_server(copied)))
     assert {row["n"] for row in found["rows"]} <= {0}
     assert "10 finished runs have no result.json on the server and are left" in found["warnings"][0]
+
+
+def test_a_tag_on_the_server_decides_nowhere_what_is_written(
+    copied: str, compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may make a run on a server of a team sets its tags."""
+    scratch, victim = tmp_path / "scratch", tmp_path / "victim"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    client = MlflowClient(copied)
+    done = [r for r in all_runs(copied, EXPERIMENT) if kept_results.HAS_RESULT in r.data.tags]
+    for run, digest in zip(done, [str(victim), "../../victim", "../victim"], strict=False):
+        client.set_tag(run.info.run_id, "carft.run", digest)
+    before = {*tmp_path.iterdir()}
+    compare("toy", *from_server(copied))
+    assert {*tmp_path.iterdir()} == before
+    assert [*scratch.iterdir()] == []
 
 
 def test_a_file_that_is_gone_from_the_store_counts_as_none(copied: str, tmp_path: Path) -> None:

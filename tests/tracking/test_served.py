@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tracking.comparison.pooling import SweepRuns
 from tracking.comparison.runs import Result, RunRecord, read_result, read_settings
 from tracking.comparison.spec import USUAL
 from tracking.errors import TrackingError
-from tracking.mlflow_reader import ServedRun, ServedSweep, find, read_part
+from tracking.mlflow_reader import ServedRun, ServedSweep, _with_folders, find, read_part
 
 EVALUATIONS = {
     "unmerged": {"step": 0, "values": {}, "metrics": {"id/test/top1": 0.6}, "facts": {"data": "d"}},
@@ -68,6 +69,26 @@ def test_a_result_is_read_back_as_it_was_written() -> None:
         facts={"data": "d"},
         fields={"optim.lr": 1e-5},
     )
+
+
+def test_a_list_of_runs_names_no_folder_to_read() -> None:
+    listed = kept_results.settings([RECORD], 1)
+    listed["runs"][0] |= {"folder": "/home/ada/.ssh", "metrics": {"id/test/top1": 1.0}}
+    read = read_settings(json.dumps(listed))
+    assert read is not None
+    assert (read.records[0].folder, read.records[0].metrics) == (None, {})
+
+
+@pytest.mark.parametrize("digest", ["elsewhere", "../elsewhere", "/etc", ".."])
+def test_a_digest_from_a_server_leads_to_no_folder_but_that_of_a_run(
+    tmp_path: Path, digest: str
+) -> None:
+    runs = tmp_path / "runs"
+    (tmp_path / "elsewhere").mkdir()
+    (runs / RECORD.digest).mkdir(parents=True)
+    records = [RECORD, replace(RECORD, digest=digest)]
+    part = _with_folders(SweepRuns("toy", records, USUAL), runs)
+    assert [record.folder for record in part.records] == [runs / RECORD.digest, None]
 
 
 def test_a_list_of_runs_is_read_back_as_it_was_written() -> None:

@@ -60,8 +60,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def team(migrated: Path, home: Path) -> Iterator[Server]:
-    """What `carft-sweep ui --auth --allowed-hosts mlflow.lab.example` starts."""
+def secure() -> int:
+    """The proxy's port, which is not that of https: people open its pages with it."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def team(migrated: Path, home: Path, secure: int) -> Iterator[Server]:
+    """What `carft-sweep ui --auth --allowed-hosts mlflow.lab.example,mlflow.lab.example:PORT`
+    starts.
+    """
     shutil.copy(migrated, home / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
@@ -70,7 +78,7 @@ def team(migrated: Path, home: Path) -> Iterator[Server]:
             f"sqlite:///{home / 'mlflow.db'}",
             home / "mlartifacts",
             port=0,
-            names=[NAME],
+            names=[NAME, f"{NAME}:{secure}"],
             users=prepare(home, lambda: None),
         )
     yield server
@@ -87,10 +95,10 @@ def password(team: Server, home: Path) -> str:
 class Proxy:
     """The nginx of the page, on ports of its own, with a certificate made for it."""
 
-    def __init__(self, folder: Path, server: str, prefix: str = "") -> None:
+    def __init__(self, folder: Path, server: str, secure: int, prefix: str = "") -> None:
         self.certificate = folder / "fullchain.pem"
         self.log = folder / "error.log"
-        self.plain, self.secure = free_port(), free_port()
+        self.plain, self.secure = free_port(), secure
         self.address = f"https://{NAME}:{self.secure}{prefix}"
         key = folder / "privkey.pem"
         make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
@@ -139,9 +147,9 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def proxy(team: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(team: Server, secure: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """Before the team's server."""
-    made = Proxy(tmp_path_factory.mktemp("nginx"), team.address)
+    made = Proxy(tmp_path_factory.mktemp("nginx"), team.address, secure)
     yield made
     end(made.process)
 
@@ -284,12 +292,13 @@ def test_below_a_path_everything_is_as_at_the_root(
     shutil.copy(migrated, tmp_path / "mlflow.db")
     monkeypatch.setenv("CARFT_UI_PASSWORD", HERS)
     users = prepare(tmp_path, lambda: None)
-    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    database, secure = f"sqlite:///{tmp_path / 'mlflow.db'}", free_port()
+    names = [NAME, f"{NAME}:{secure}"]
     server = serve(
-        database, tmp_path / "artifacts", port=0, names=[NAME], users=users, prefix="/mlflow"
+        database, tmp_path / "artifacts", port=0, names=names, users=users, prefix="/mlflow"
     )
     try:
-        proxy = Proxy(tmp_path_factory.mktemp("nginx"), server.address, "/mlflow")
+        proxy = Proxy(tmp_path_factory.mktemp("nginx"), server.address, secure, "/mlflow")
         known = (proxy.address, str(proxy.certificate), ADMIN, HERS)
         for name, value in zip(CLIENT, known, strict=True):
             monkeypatch.setenv(name, value)

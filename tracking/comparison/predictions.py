@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -78,10 +79,35 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
         table = parquet.read_table(path, columns=list(names))
         return table.select(list(names))
     except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise TrackingError(
-            f"{path} holds no predictions ({' '.join(str(error).split())}); remove the folder "
-            f"{path.parent}, and the next `carft-sweep run` of the sweep evaluates the model again"
-        ) from None
+        raise _no_predictions(path, error) from None
+
+
+def _no_predictions(path: Path, error: Exception) -> TrackingError:
+    return TrackingError(
+        f"{path} holds no predictions ({' '.join(str(error).split())}); remove the folder "
+        f"{path.parent}, and the next `carft-sweep run` of the sweep evaluates the model again"
+    )
+
+
+CLASS_NAMES = b"carft.class_names"
+
+
+def class_names(run: RunRecord) -> tuple[str, ...]:
+    """Read what a run's predictions call the classes, in the order of the labels; none where it
+    keeps no predictions. Raises TrackingError for a file that is none.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    path = None if run.folder is None else predictions_path(run.folder, None)
+    if path is None or not path.is_file():
+        return ()
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+        names = json.loads(metadata.get(CLASS_NAMES, "[]"))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _no_predictions(path, error) from None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def read_predictions(runs: Sequence[RunRecord], merge: str | None) -> Predictions | None:

@@ -418,7 +418,12 @@ def read_settings(text: str) -> Settings | None:
     """Read what `settings` writes; None for anything else."""
     try:
         data = json.loads(text)
-        runs = ({**run, "merges": {label: {} for label in run["merges"]}} for run in data["runs"])
+        # Nothing else: a folder, for one, is where this machine would read.
+        runs = (
+            {name: run[name] for name in _LISTED if name in run}
+            | {"merges": {label: {} for label in run["merges"]}}
+            for run in data["runs"]
+        )
         return Settings(int(data["generation"]), tuple(map(_RECORD.validate_python, runs)))
     except (ValueError, KeyError, TypeError):
         return None

@@ -365,8 +365,20 @@ def to_csv(
             cells = [it and {**it.cells, AVERAGE: it.average}[task] for it in of_rows]
             frame[f"{task} mean"] = [cell and cell.mean for cell in cells]
             frame[f"{task} error"] = [cell and cell.error for cell in cells]
+    # Names of a foreign home or server are only text, which a spreadsheet would take for a formula.
+    for name in frame.select_dtypes(exclude="number"):
+        frame[name] = frame[name].map(_plain_cell)
+    frame = frame.rename(columns=_plain_cell)
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _plain_cell(value: Any) -> Any:
+    """Put `'` before a text that a spreadsheet would compute; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # which is not quoted, and would begin a line
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def _quoted_row(quoted: Quoted) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tracking.comparison.compare import Comparison
 from tracking.comparison.predictions import Answer, Gallery, Picture
 from tracking.errors import TrackingError, unknown_name
+from tracking.ownership import other_writer
 from tracking.report.table import (
     TableOptions,
     build_table,
@@ -35,10 +37,14 @@ if TYPE_CHECKING:
     from tracking.charts.data import ChartData
 
 
+logger = logging.getLogger(__name__)
+
+
 def library(cache: Path | None = None) -> str:
     """Bundle Vega, Vega-Lite and Vega-Embed as JavaScript that defines `window.vegaEmbed`.
 
-    Bundling takes seconds, so the text is cached in the folder `cache` by the versions in it.
+    Bundling takes seconds, so the text is cached in the folder `cache` by the versions in it, for
+    each user apart: reports run it, so what another account could have written is not taken.
     """
     import vl_convert
 
@@ -50,18 +56,30 @@ def library(cache: Path | None = None) -> str:
         vl_convert.get_vegalite_versions()[-1],
         vl_convert.get_vega_embed_version(),
     )
-    file = cache / "page" / f"vega-{'-'.join(versions)}.js"
+    file = cache / f"page-{os.geteuid()}" / f"vega-{'-'.join(versions)}.js"
     try:
-        return file.read_text(encoding="utf-8")
+        if _is_own(file):
+            return file.read_text(encoding="utf-8")
+        logger.info("%s is made anew: another account could have written it", file)
     except OSError:
-        text = _bundle()
-    with suppress(OSError):  # of a home that may only be read it is made each time
+        pass
+    text = _bundle()
+    with suppress(OSError):  # where nothing can be written it is made each time
         _keep(text, file)
     return text
 
 
+def _is_own(file: Path) -> bool:
+    """Return whether this user alone could have written a file of the cache, or made the link to it
+    or to its folder. Raises OSError where it is not there.
+    """
+    is_linked = file.is_symlink() or file.parent.is_symlink()
+    return not is_linked and not other_writer(file.parent) and not other_writer(file)
+
+
 def _keep(text: str, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as written:
         written.write(text)

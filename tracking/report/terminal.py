@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tracking.comparison.compare import Comparison
+from tracking.console import PlainConsole
 from tracking.report.table import (
     Cell,
     Line,
@@ -43,7 +44,7 @@ def terminal(
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
-    console = Console(
+    console = PlainConsole(
         width=max(width, NARROWEST),
         file=io.StringIO(),
         force_terminal=colour,

@@ -130,7 +130,7 @@ class Tracker(ABC):
 
         In the description `mlflow.note.content`, which is Markdown, a link to `artifact:NAME` is
         one to an artifact of this run, and an image of it shows that artifact: a store with pages
-        puts its address there.
+        puts its address there. Other images, and HTML, are shown as text.
         """
 
     @abstractmethod

@@ -29,6 +29,7 @@ from tracking.location import (
     stay_private,
     without_password,
 )
+from tracking.ownership import is_shared
 from tracking.store.mlflow_errors import (
     deleted_experiment,
     store_refuses,
@@ -109,6 +110,8 @@ def create_database(file: Path) -> None:
             from mlflow import MlflowClient
 
             MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        if not is_shared(file.parent):
+            new.chmod(0o600)
         new.replace(file)
 
 

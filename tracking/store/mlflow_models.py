@@ -22,6 +22,7 @@ from tracking.store import mlflow_limits, mlflow_store
 from tracking.store.base import DatasetInput, RunKey
 from tracking.store.mlflow_client import connect, find_experiment, quieted, refuse_if_moved
 from tracking.store.mlflow_errors import translated, uploading
+from tracking.store.mlflow_pages import DESCRIPTION, without_remote_content
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +233,7 @@ class ModelStore:
                         **self._tags(start),
                         "carft.digest": start.key.digest,
                         "carft.label": start.label,
-                        "mlflow.note.content": start.description,
+                        DESCRIPTION: without_remote_content(start.description),
                     }
                 ),
             )
@@ -294,7 +295,7 @@ class ModelStore:
             source=model.artifact_location,
             run_id=model.source_run_id,
             model_id=model.model_id,
-            description=start.description,
+            description=without_remote_content(start.description),
             tags={"carft.digest": start.key.digest, "carft.label": start.label},
         )
         return str(made.version)

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from tracking.store.base import RunsView
+from tracking.store.base import ARTIFACT, RunsView
 
 VIEW = "mlflow.sharedViewState."
 """What the tag of an experiment that holds a view begins with."""
 SWEEPS = "carft-sweeps"
 """The id of the view of all sweeps."""
+DESCRIPTION = "mlflow.note.content"
+"""The tag of a run or a model whose Markdown MLflow shows."""
 _WORKFLOW = "workflowType=machine_learning"
 """Without it MLflow 3 takes an address to be one of its pages for agents."""
 _DEFLATED = "deflate;"
 """What a state begins with that is compressed, as tags are short."""
+_IMAGE = re.compile(rf"!\[(?![^][]*\]\({ARTIFACT})")
+"""Begins an image that is no artifact of the run."""
 _CREATED = "attributes.start_time"
 _NAME = "attributes.`Run Name`"
 _SECTION = "main"
@@ -45,6 +50,13 @@ def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
 def artifact_source(run_id: str, artifact: str) -> str:
     """Return the address of an artifact itself, as an image in a description has it."""
     return f"get-artifact?run_uuid={run_id}&path={quote(artifact)}"
+
+
+def without_remote_content(description: str) -> str:
+    """Escape what would make a browser load something when MLflow shows a description: HTML, of
+    which MLflow lets `img` and `iframe` through, and images that are no artifact of the run.
+    """
+    return _IMAGE.sub(r"!\\[", description.replace("<", "&lt;"))
 
 
 def saved_view(view: RunsView, query: str, timestamp: int) -> str:

@@ -20,6 +20,7 @@ from tracking.location import (
     sqlite_file,
     waiting,
 )
+from tracking.ownership import home_mode
 from tracking.store import mlflow_limits
 from tracking.store.base import (
     ARTIFACT,
@@ -43,7 +44,15 @@ from tracking.store.mlflow_client import (
     moved_from,
 )
 from tracking.store.mlflow_errors import translated, uploading
-from tracking.store.mlflow_pages import SWEEPS, VIEW, artifact_source, run_page, saved_view
+from tracking.store.mlflow_pages import (
+    DESCRIPTION,
+    SWEEPS,
+    VIEW,
+    artifact_source,
+    run_page,
+    saved_view,
+    without_remote_content,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -118,8 +127,7 @@ def _quoted(value: str) -> str:
 
 _STATUS: dict[EndState, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
-_DESCRIPTION = "mlflow.note.content"
-_LINK = re.compile(rf"(!?)\[([^]]*)\]\({ARTIFACT}([^)]*)\)")
+_LINK = re.compile(rf"(!?)\[([^][]*)\]\({ARTIFACT}([^)]*)\)")
 
 
 class MlflowStore(Tracker):
@@ -174,7 +182,10 @@ class MlflowStore(Tracker):
     def start_run(self, start: RunStart) -> None:
         """Create the run, or set the one of the same key running again."""
         client, experiment = self._store()
-        tags = mlflow_limits.tags({**start.tags, **identity(start.key, self._home)})
+        tags = {**start.tags, **identity(start.key, self._home)}
+        if DESCRIPTION in tags:
+            tags[DESCRIPTION] = without_remote_content(tags[DESCRIPTION])
+        tags = mlflow_limits.tags(tags)
         with self._translated():
             if start.parent is not None:
                 tags["mlflow.parentRunId"] = self._id(start.parent)
@@ -216,6 +227,8 @@ class MlflowStore(Tracker):
             path.open("rb").close()
         except OSError as error:
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
+        if (root := self._artifact_root) is not None:  # as MLflow makes it anybody may read it
+            root.mkdir(mode=home_mode(root.parent), parents=True, exist_ok=True)
         with self._translated(), uploading(self._uri):
             client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
 
@@ -403,7 +416,7 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
     """With the links of a description leading to where MLflow's own pages show an artifact."""
-    if _DESCRIPTION not in tags:
+    if DESCRIPTION not in tags:
         return tags
 
     def address(link: re.Match[str]) -> str:
@@ -411,4 +424,5 @@ def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[st
         page = artifact_source(run_id, name) if image else run_page(experiment, run_id, name)
         return f"{image}[{text}]({page})"
 
-    return {**tags, _DESCRIPTION: _LINK.sub(address, tags[_DESCRIPTION])}
+    description = without_remote_content(tags[DESCRIPTION])
+    return {**tags, DESCRIPTION: _LINK.sub(address, description)}

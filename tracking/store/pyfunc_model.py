@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 COLUMN = "image"
+BATCH = 64
+MOST_ROWS = 1000
+"""Of a request."""
+MOST_BYTES = 1 << 28
+"""Of the images of a request, in base64."""
+# As carft-sweep opens images; its law compares both.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+VARIABLE = "CARFT_MAX_MEGAPIXELS"
+MEGAPIXELS = 64
+LONGEST = 100
+STRIP = 1 << 22
 
 
 class ServedModel(PythonModel):
@@ -62,12 +74,19 @@ class ServedModel(PythonModel):
             raise MlflowException.invalid_parameter_value("top and contexts must be at least 1")
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("there is no row: nothing to classify")
-        images = [_opened(text, row) for row, text in enumerate(model_input[COLUMN])]
-        views = torch.stack([self._preprocess(image) for image in images]).to(self._device)
-        with torch.inference_mode():
-            features = self._model.encode_image(views, normalize=True).float()
-            classes = _best(features @ self._head.T, self._classes, "label", top)
-            seen = _best(features @ self._w_ctx.T, self._contexts, "context", contexts)
+        rows = list(enumerate(model_input[COLUMN]))
+        _check_amount([text for _, text in rows])
+        classes, seen = [], []
+        for first in range(0, len(rows), BATCH):
+            # Each image becomes small before the next one is decoded.
+            views = torch.stack(
+                [self._preprocess(_opened(text, row)) for row, text in rows[first : first + BATCH]]
+            )
+            with torch.inference_mode():
+                images = views.to(self._device)
+                features = self._model.encode_image(images, normalize=True).float()
+                classes += _best(features @ self._head.T, self._classes, "label", top)
+                seen += _best(features @ self._w_ctx.T, self._contexts, "context", contexts)
         return pd.DataFrame(
             {
                 "label": [best[0]["label"] for best in classes],
@@ -75,6 +94,15 @@ class ServedModel(PythonModel):
                 "top": classes,
                 "contexts": seen,
             }
+        )
+
+
+def _check_amount(texts: list[Any]) -> None:
+    size = sum(len(text) for text in texts if isinstance(text, str))
+    if len(texts) > MOST_ROWS or size > MOST_BYTES:
+        raise MlflowException.invalid_parameter_value(
+            f"{len(texts):,} rows with {size:,} bytes of images; a request takes at most "
+            f"{MOST_ROWS:,} rows and {MOST_BYTES:,} bytes. Send the others in another"
         )
 
 
@@ -89,8 +117,11 @@ def _opened(text: Any, row: int) -> Any:
         content = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _wrong(row, f"is not base64 ({error})") from None
+    most = int(os.environ.get(VARIABLE) or MEGAPIXELS) * 1_000_000
+    Image.MAX_IMAGE_PIXELS = max(most, Image.MAX_IMAGE_PIXELS or 0)  # of this process
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_size(*image.size, most)
         image.load()
         return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
@@ -99,16 +130,39 @@ def _opened(text: Any, row: int) -> Any:
         raise _wrong(row, f"is no readable image ({str(error) or type(error).__name__})") from None
 
 
+def _check_size(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise ValueError(
+            f"it has {width} x {height} pixels, and at most {most // 1_000_000} million are decoded"
+        )
+    if max(width, height) > LONGEST * min(width, height):
+        raise ValueError(
+            f"it has {width} x {height} pixels; a side is at most {LONGEST} times the other"
+        )
+
+
 def _rgb(image: Any) -> Any:
     """As carft-sweep reads its images, so that both say the same of one."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    shown = Image.new("RGB", image.size)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        shown.paste(_converted(image.crop(box)), box)
+    return shown
+
+
+def _converted(image: Any) -> Any:
     import numpy as np
     from PIL import Image
 
     if image.mode.startswith("I"):  # sixteen bits of grey
-        grey = np.asarray(image).clip(0, 65535).astype(np.float64) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
+        grey = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        rounded = grey // 257 + (grey % 257 > 128)
+        return Image.fromarray(rounded.astype(np.uint8)).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         shown = Image.new("RGBA", image.size, "white")
         shown.alpha_composite(image.convert("RGBA"))

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from sweeps.cli import MODULES, main
+from sweeps.cli.admin import waste
 from sweeps.cli.parser import COMMANDS, _parsers
 from sweeps.ledger.runs import RunStore
 from sweeps.scheduler.progress import LiveProgress, Progress, duration
@@ -222,6 +224,46 @@ def test_clean_only_tells_until_it_is_told_to(
     assert (runs.folder(used) / "trained.json").exists()
     assert runs.folder("living").exists()
     assert main(["compare", "toy"]) == 0
+
+
+def test_clean_removes_what_killed_processes_left_and_keeps_what_a_run_goes_back_to(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_cli)
+    runs, sweep = RunStore(toy_cli.home.runs), toy_cli.home.sweep("toy")
+    again, interrupted, cut_off = [*runs.digests()][:3]
+    for digest in (again, interrupted, cut_off):
+        shutil.copytree(runs.folder(digest), runs.path / f".{digest}.before")
+    runs.acquire(interrupted, "a", "toy")
+    runs.release(interrupted, "stopped")
+    shutil.rmtree(runs.folder(cut_off))  # killed between the two steps of a new beginning
+    left = [
+        runs.folder(again) / ".checkpoint.pt.x8_k2ab1",
+        runs.folder(again) / "evaluations" / "unmerged" / ".predictions.parquet.abcdefgh",
+        sweep / ".summary.json.12345678",
+    ]
+    for file in left:
+        file.write_bytes(bytes(1000))
+    living = runs.folder("living") / ".checkpoint.pt.abcdefgh"
+    runs.acquire("living", "a", "toy")
+    living.write_text("x")
+    kept = {*toy_cli.home.path.rglob("*")} - {*left}
+    capsys.readouterr()
+    assert main(["clean", "--yes", "--json"]) == 0
+    removed = {Path(item["path"]) for item in json.loads(capsys.readouterr().out)["items"]}
+    assert removed == {*left, runs.path / f".{again}.before"}
+    gone = kept - {*toy_cli.home.path.rglob("*")}
+    assert all(path.is_relative_to(runs.path / f".{again}.before") for path in gone)
+
+
+def test_clean_keeps_what_a_soup_is_made_of(toy_cli: ToySweep) -> None:
+    run(toy_cli)
+    runs = RunStore(toy_cli.home.runs)
+    runs.acquire("member", "a", "gone")
+    runs.release("member", "done")
+    soup = {"algorithm": "uniform_soup", "params": {}, "runs": {"none": "soup"}}
+    toy_cli.ledger().remember("baselines", [{**soup, "members": ["member"]}])
+    assert not [item for item in waste(toy_cli.home) if Path(item.path).name == "member"]
 
 
 def test_clean_passes_over_a_generation_whose_creation_was_cut_off(toy_cli: ToySweep) -> None:

@@ -18,8 +18,15 @@ from sweeps.cli.status import command
 from sweeps.home import Home
 from sweeps.ledger.runs import RunStore
 from sweeps.ledger.study import StudyProjection, open_storage
-from sweeps.ledger.summary import OUTCOME, Summary, write_summary
-from sweeps.ledger.trials import Ledger
+from sweeps.ledger.summary import (
+    OUTCOME,
+    SUMMARY_FILE,
+    Summary,
+    read_summaries,
+    summary_of,
+    write_summary,
+)
+from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results.records import comparison
 
 TOP1 = {"name": "id/val/top1", "goal": "maximize", "merge": None}
@@ -99,6 +106,18 @@ def told(capsys: pytest.CaptureFixture[str], *command: str) -> str:
 def trials_in(text: str) -> list[int]:
     lines = [line.split() for line in text.splitlines()]
     return [int(words[1]) for words in lines if words[:1] == ["trial"]]
+
+
+def test_a_sweep_has_the_name_of_its_folder_whatever_its_files_say(made: Made) -> None:
+    """Else a home that somebody else wrote would decide where a report is written."""
+    file = made.home.sweep("made") / SUMMARY_FILE
+    write_json(file, {**summary_of(made.ledger), "name": "../../elsewhere"})
+    made.ledger.file.write_text(
+        made.ledger.file.read_text().replace('"name":"made"', '"name":"../../elsewhere"')
+    )
+    ledger = find_ledger(made.home, "made")
+    assert (ledger.name, ledger.spec["name"]) == ("made", "../../elsewhere")
+    assert [summary["name"] for summary in read_summaries(made.home)] == ["made"]
 
 
 def test_a_pruned_trial_is_counted_and_shown_with_its_reason(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
         return SimpleNamespace(address="http://here:5000", process=object(), wait=lambda: None)
 
     monkeypatch.setattr("sweeps.cli.admin.serve", serve)
+    monkeypatch.setattr("sweeps.cli.admin.other_accounts", list)
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "CARFT_UI_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -48,6 +50,20 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
     assert first == "MLflow shows experiment carft-sweep at http://here:5000"
     assert "usage data does not apply" in banner
     assert last == "Ctrl-C ends it."
+
+
+def test_where_other_people_have_accounts_it_says_that_they_are_let_in(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del started
+    monkeypatch.setattr("sweeps.cli.admin.other_accounts", lambda: ["ada", "bob", "cleo", "dan"])
+    assert main(["ui"]) == 0
+    said = capsys.readouterr().out
+    assert "has 4 other accounts (ada, bob, cleo, ...), which may read, change and delete" in said
+    assert "--auth requires a password" in said
+    for protection in ("--auth", "--no-auth"):
+        assert main(["ui", protection]) == 0
+        assert "other accounts" not in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_it_well(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +97,20 @@ def test_a_server_of_somebody_else_has_users_of_its_own(
     assert main(["ui"]) == 0
 
 
+def test_an_mlflow_with_known_holes_is_not_served(
+    started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "requires", lambda _: ["mlflow<4,>=3.17"])
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "3.9.0" if name == "mlflow" else real(name)
+    )
+    assert main(["ui"]) == 2
+    assert "mlflow 3.9.0 is older than 3.17" in (message := capsys.readouterr().err)
+    assert 'pip install "mlflow<4,>=3.17"' in message
+    assert started == {}
+
+
 def test_another_port_may_be_named(started: Started) -> None:
     assert main(["ui", "--port", "5001"]) == 0
     assert started["port"] == 5001
@@ -100,14 +130,14 @@ def test_strangers_are_let_in_only_when_it_is_said(
 def test_with_auth_it_says_where_the_password_is(
     started: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hosts = ["--allowed-hosts", "mlflow.lab.example, *.lab.example"]
+    hosts = ["--allowed-hosts", "mlflow.lab.example, lab.example:8443"]
     assert main(["ui", "--auth", "--host", "0.0.0.0", *hosts, "--static-prefix", "/mlflow"]) == 0
     password = (tmp_path / "ui" / "admin-password").read_text().strip()
     told = capsys.readouterr().out
     assert str(tmp_path / "ui" / "admin-password") in told
     assert password not in told
     assert started["users"].environ["MLFLOW_AUTH_ADMIN_PASSWORD"] == password
-    assert started["names"] == ("mlflow.lab.example", "*.lab.example")
+    assert started["names"] == ("mlflow.lab.example", "lab.example:8443")
     assert started["prefix"] == "/mlflow"
 
 
@@ -141,7 +171,10 @@ def test_a_password_may_come_from_a_file(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--allowed-hosts", "*"], "name the hosts"),
+        (["--allowed-hosts", "*"], "name each host"),
+        (["--allowed-hosts", "*.lab.example"], "name each host"),
+        (["--allowed-hosts", "[fd00::7]:5000"], "give it a name"),
+        (["--host", "fd00::7", "--auth"], "do not open under an IPv6 address"),
         (["--allowed-hosts", "lab,http://lab"], "'http://lab' is no host"),
         (["--static-prefix", "mlflow"], "must be a path such as /mlflow"),
         (["--static-prefix", "/mlflow/"], "must be a path such as /mlflow"),

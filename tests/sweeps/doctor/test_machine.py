@@ -62,6 +62,16 @@ def test_what_is_missing_or_outside_of_its_range_is_named(
     assert missing.message == "nobody-has-this is not installed"
 
 
+def test_what_is_below_its_floor_comes_with_the_command_that_upgrades_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks_for(monkeypatch, "torch>=99.5,<100")
+    old, _ = look("versions.packages", tmp_path)
+    assert old.level == "wrong"
+    assert old.message.startswith(f"torch {torch.__version__} is older than 99.5: ")
+    assert old.advice == 'pip install "torch<100,>=99.5"'
+
+
 def test_another_python_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asks_for(monkeypatch, python=">=4")
     assert "carft-sweep needs >=4" in only(look("versions.python", tmp_path), "wrong")
@@ -182,9 +192,15 @@ def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "only 3 more files" in look("home.disk", tmp_path)[1].message
 
 
-def test_a_home_that_anybody_may_write_is_told(tmp_path: Path) -> None:
+def test_a_home_that_anybody_may_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tmp_path.chmod(0o777)
-    assert f"chmod o-w {tmp_path}" in only(look("home.private", tmp_path), "warning")
+    told = only(look("home.private", tmp_path), "warning")
+    assert "can be written by everybody" in told
+    assert f"chmod go-w {tmp_path}" in told
+    monkeypatch.setenv("CARFT_SHARED_HOMES", str(tmp_path))
+    assert "it is shared on purpose" in only(look("home.private", tmp_path), "ok")
 
 
 def test_a_data_root_names_the_families_that_it_has(
@@ -208,6 +224,8 @@ def test_files_of_secrets_that_others_can_read_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeps.secrets._READ", {})
+    monkeypatch.setenv("HOME", str(tmp_path))  # which has no token of Ray's
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     file, own = tmp_path / "password", tmp_path / "ui" / "users.db"
     own.parent.mkdir()
     for path in (file, own):
@@ -219,6 +237,32 @@ def test_files_of_secrets_that_others_can_read_are_told(
     assert (told.level, told.advice) == ("warning", f"chmod 600 {file}")
     assert "MLFLOW_TRACKING_PASSWORD" in told.message
     assert fine.level == "ok"
+
+
+def test_rays_token_that_others_can_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself makes the first with the umask's permissions."""
+    monkeypatch.setattr("sweeps.secrets._READ", {})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made, named = tmp_path / ".ray" / "auth_token", tmp_path / "token"
+    made.parent.mkdir()
+    for file in (made, named):
+        file.write_text("token")
+        file.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
+    findings = look("secrets.files", tmp_path)
+    assert [(it.level, it.advice) for it in findings] == [
+        ("warning", f"chmod 600 {file}") for file in (named, made)
+    ]
+    for file in (made, named):
+        file.chmod(0o600)
+    assert {it.level for it in look("secrets.files", tmp_path)} == {"ok"}
+    named.unlink()
+    made.unlink()
+    assert f"{named} (RAY_AUTH_TOKEN_PATH) is no file" in only(
+        look("secrets.files", tmp_path), "wrong"
+    )
 
 
 @pytest.mark.parametrize(

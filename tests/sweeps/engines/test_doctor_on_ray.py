@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import pytest
 
 from sweeps.doctor import services as cluster
 from sweeps.doctor.services import _node
+from sweeps.engines import ray_tokens
 from sweeps.submit.client import JOBS_VARIABLE
-from tests.services.answering import Answer, answering
+from tests.services.answering import Answer, Asked, answering
 from tests.sweeps.doctor.findings import look, only
 
 pytestmark = pytest.mark.xdist_group("ray")
 
 
 def test_each_node_is_asked_whether_it_can_serve(ray_nodes: Any, tmp_path: Path) -> None:
-    supply, node = look("ray.nodes", tmp_path, address=ray_nodes.address, nodes=True)
-    assert [finding.level for finding in (supply, node)] == ["ok"] * 2, supply
+    supply, token, node = look("ray.nodes", tmp_path, address=ray_nodes.address, nodes=True)
+    assert [finding.level for finding in (supply, token, node)] == ["ok", "warning", "ok"], supply
+    assert f"{ray_nodes.address} asks for no token" in token.message
     assert f"at {ray_nodes.address}: 1 node, 2 CPUs, 0 GPUs" in supply.message
     assert "takes no jobs" in supply.message  # it was started without a dashboard
     python = ".".join(str(part) for part in sys.version_info[:3])
@@ -29,8 +32,13 @@ def test_each_node_is_asked_whether_it_can_serve(ray_nodes: Any, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_cluster_there_is_nothing_to_ask(tmp_path: Path) -> None:
+def test_without_a_cluster_there_is_nothing_to_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "on this machine" in only(look("ray.cluster", tmp_path), "ok")
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "version", lambda _: "2.58.0")
+        assert "this machine has Ray 2.58.0" in only(look("ray.cluster", tmp_path), "wrong")
     assert look("ray.nodes", tmp_path, nodes=True) == []
     assert look("ray.cluster", tmp_path, address="lab:6379", nodes=True) == []
 
@@ -70,6 +78,7 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     told = {
         "version": "2.60.0",
         "jobs": "10.0.0.1:8265",
+        "token": True,
         "nodes": {name: {"cpus": 8, "gpus": 1} for name in "abc"},
         "problems": ["d: does not share the home"],
         "answers": {"a": first, "b": other, "c": {"failed": "the node died"}},
@@ -91,15 +100,33 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Answer]]:
     """A job API that answers what it is told, by path."""
     answers = {"/api/version": Answer({"ray_version": "2.60.0", "version": "4"})}
-    with answering(lambda asked: answers.get(asked.path, Answer([]))) as address:
+
+    def answer(asked: Asked) -> Answer:
+        lets_in = "authorization" in map(str.lower, asked.headers) or asked.path != "/api/jobs/"
+        return answers.get(asked.path, Answer([]) if lets_in else Answer("", 401))
+
+    reset = ray_tokens._read_anew
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    reset()
+    with answering(answer) as address:
         monkeypatch.setenv(JOBS_VARIABLE, f"{address}/")
         yield answers
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    reset()
 
 
 def test_the_job_api_is_asked_where_it_is_named(
     api: dict[str, Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "answers, Ray 2.60.0" in only(look("ray.jobs", tmp_path), "ok")
+    api["/api/jobs/"] = Answer([])
+    answers, is_open = look("ray.jobs", tmp_path)
+    assert (answers.level, is_open.level) == ("ok", "warning")
+    assert "takes jobs from whoever reaches it" in is_open.message
+    api["/api/version"] = Answer({"ray_version": "2.51.0", "version": "4"})
+    assert "the cluster has Ray 2.51.0" in only(look("ray.jobs", tmp_path), "wrong")
+    api["/api/version"] = Answer({"ray_version": "2.60.0", "version": "4"})
     api["/api/jobs/"] = Answer("Unauthorized", 401)
     assert "Authentication required" in only(look("ray.jobs", tmp_path), "wrong")
     api["/api/version"] = Answer("", 503)

@@ -283,10 +283,24 @@ def test_a_cluster_of_other_versions_is_told_with_both_and_what_to_do(
         ray_cluster._connect("auto")
 
 
+def test_a_cluster_that_asks_for_another_token_is_not_taken_for_one_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect") from ray.exceptions.AuthenticationError("no")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RequestError, match=r"at auto does not accept our token.*RAY_AUTH_MODE"):
+        ray_cluster._connect("auto")
+
+
 SCRIPT = f"""
-import json, signal, sys
+import json, os, signal, stat, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
+import grpc
+import ray
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from sweeps.engines.base import Job
 from sweeps.engines.ray_cluster import Cluster
 from sweeps.engines.ray_tune import RayEngine
@@ -304,9 +318,20 @@ cluster = Cluster()
 engine = RayEngine(cluster, RunRequirements(1), ENTRY, parallel=1)
 telling = Telling([Job("a", "a", config, 0, str(place / "a"))])
 engine.run(telling)
+folder = Path(ray._private.worker._global_node.get_temp_dir_path())
+private = folder.is_relative_to(cluster.scratch) and stat.S_IMODE(cluster.scratch.stat().st_mode)
+with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
+    stranger = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+    try:
+        stranger.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=60)
+        answer = "let in"
+    except grpc.RpcError as error:
+        answer = error.code().name
 engine.close()
 kept = {{signal.getsignal(number) is handler for number in (signal.SIGINT, signal.SIGTERM)}}
-print(json.dumps([telling.events[-1][0], kept == {{True}}, cluster.scratch.exists()]))
+print(json.dumps({{"event": telling.events[-1][0], "handlers stay": kept == {{True}},
+    "scratch stays": cluster.scratch.exists(), "folder": private, "stranger": answer,
+    "token stays": "RAY_AUTH_TOKEN" in os.environ, "token file": (Path.home() / ".ray").exists()}}))
 """
 
 
@@ -318,20 +343,32 @@ def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        | {"HOME": str(tmp_path)},
     )
 
 
 def test_a_ray_of_our_own_is_silent_leaves_signals_alone_and_nothing_behind(
     tmp_path: Path,
 ) -> None:
-    """Ctrl-C at a terminal reaches every process of the group: Ray's own must not mind."""
+    """Ctrl-C at a terminal reaches every process of the group: Ray's own must not mind. Its ports
+    are open to the network: only its own processes have the token, and its folder is the user's.
+    """
     with driver(tmp_path, epochs=200, pause=0.1) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
         os.killpg(process.pid, signal.SIGINT)
         told, errors = process.communicate(timeout=120)
     assert errors == ""
-    assert json.loads(told) == ["stopped", True, False]
+    assert json.loads(told) == {
+        "event": "stopped",
+        "handlers stay": True,
+        "scratch stays": False,
+        "folder": 0o700,
+        "stranger": "UNAUTHENTICATED",
+        "token stays": False,
+        "token file": False,
+    }
     assert process.returncode == 0
     assert gone_within(10, worker)
 
@@ -346,23 +383,77 @@ def test_a_driver_that_is_killed_takes_its_ray_and_workers_along(tmp_path: Path)
     assert gone_within(60, worker)
 
 
-def test_only_what_a_dead_driver_of_this_machine_left_is_removed(
+def test_scratch_is_removed_only_where_nobody_holds_its_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere, or in another container, the same process id may be alive."""
+    """In another container with the same /tmp the process ids are others, and the locks are not."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    owners = {
-        "dead": (ended.pid, ray_cluster.pid_namespace()),
-        "alive": (os.getpid(), ray_cluster.pid_namespace()),
-        "elsewhere": (ended.pid, "another"),
-    }
-    for name, (pid, owner) in owners.items():
-        folder = tmp_path / f"carft-ray-{pid}-{name}"
-        folder.mkdir()
-        (folder / "owner").write_text(owner)
-    (tmp_path / f"carft-ray-{ended.pid}-unknown").mkdir()
-    ray_cluster._clear_left_behind()
-    left = {path.name.rpartition("-")[2] for path in tmp_path.iterdir()}
-    assert left == {"alive", "elsewhere", "unknown"}
+    code = (
+        "import sys; from sweeps.engines.ray_cluster import make_scratch\n"
+        "print(make_scratch()[0], flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as dead, subprocess.Popen(command, **pipes) as living:
+        assert dead.stdout is not None
+        assert living.stdout is not None
+        left, used = Path(dead.stdout.readline().strip()), Path(living.stdout.readline().strip())
+        dead.kill()
+        dead.wait()
+        own, lock = ray_cluster.make_scratch()
+        (tmp_path / "carft-ray-unknown").mkdir()
+        (tmp_path / "carft-ray-link").symlink_to(left)
+        foreign = tmp_path / "carft-ray-foreign"
+        foreign.mkdir()
+        (foreign / "lock").touch()
+        if os.geteuid() == 0:  # else nobody can give a folder away
+            os.chown(foreign, 65534, 65534)
+        else:
+            foreign.rename(tmp_path / "not-ours")
+        before = set(tmp_path.iterdir())
+        ray_cluster.remove_left_behind()
+        assert before - set(tmp_path.iterdir()) == {left}
+        assert {used, own} <= set(tmp_path.iterdir())
+        assert str(os.getpid()) not in own.name
+        lock.release()
+        ray_cluster.remove_left_behind()
+        assert not own.exists()
+        living.communicate()
+
+
+def test_a_folder_in_which_no_scratch_can_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(RequestError, match=r"nowhere cannot hold Ray's .* folder in RAY_TMPDIR"):
+        Cluster()
+
+
+def test_a_ray_without_tokens_is_neither_started_nor_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 2.52 Ray ignores RAY_AUTH_MODE, before 2.59 its local clusters ask for no token."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(ray, "__version__", "2.58.1")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("it was started"))
+    for address in (None, "127.0.0.1:6379", "auto"):
+        with pytest.raises(RequestError, match=r"this machine has Ray 2\.58\.1.* needs 2\.59"):
+            Cluster(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ray_that_does_not_start_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise RuntimeError("no ports")
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", broken)
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    with pytest.raises(RuntimeError, match="no ports"):
+        Cluster()
+    assert list(tmp_path.iterdir()) == []
+    after = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    assert after == before

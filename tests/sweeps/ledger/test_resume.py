@@ -17,6 +17,7 @@ from sweeps.ledger.generations import Invocation
 from sweeps.ledger.runs import Lease
 from sweeps.scheduler.session import Projections, SweepResult, execute
 from sweeps.spec.spec import SweepSpec
+from sweeps.spec.user_code import vet_of
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.scheduler.dying import Crash
@@ -238,7 +239,29 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
     assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
     plugin.unlink()
     with pytest.raises(RequestError, match="does not exist"):
-        Invocation.read(toy_cli.home, "toy").load(folder)
+        Invocation.read(toy_cli.home, "toy").load(folder, vet_of(toy_cli.home))
+
+
+def test_a_module_that_lies_in_the_home_is_not_imported_by_resume(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who can write a home makes its ledger name one."""
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    run(toy_cli)
+    ran = toy_cli.folder / "ran"
+    planted = toy_cli.home.path / "carft_toy_planted.py"
+    planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
+    ledger = toy_cli.ledger()
+    ledger.execute({**ledger.executions[-1], "imports": [str(planted)]})
+    capsys.readouterr()
+    assert resume() == 2
+    assert (
+        f"{planted} is not imported, though the home {toy_cli.home.path} names it: it lies in the "
+        "home. If you trust it: --trust-home"
+    ) in capsys.readouterr().err
+    assert not ran.exists()
+    assert resume("--trust-home") == 0
+    assert ran.exists()
 
 
 class Chosen:

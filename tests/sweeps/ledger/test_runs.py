@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -126,6 +127,9 @@ def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     assert file.read_text() == before
     runs.renew(DIGEST)
     assert json.loads(file.read_text())["lease"]["renewed"] >= now + 11
+    monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: now - 86_400)
+    runs.renew(DIGEST)
+    assert json.loads(file.read_text())["lease"]["renewed"] == now - 86_400
 
 
 def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunStore) -> None:
@@ -177,7 +181,7 @@ def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
 def test_a_claim_is_renewed_however_long_its_driver_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    monkeypatch.setattr("sweeps.ledger.runs.RENEW_AFTER", 0.05)
     folder = tmp_path / "kl_weight"
     with Claim(folder):
         first = holder(folder)
@@ -187,6 +191,49 @@ def test_a_claim_is_renewed_however_long_its_driver_is_silent(
             assert time.monotonic() < until, "nobody renewed the claim"
             time.sleep(0.01)
     assert "carft-claim" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_claim_goes_on_being_renewed_when_the_clock_is_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kl_weight"
+    with Claim(folder) as claim:
+        yesterday = time.time() - 86_400
+        monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: yesterday)
+        claim.renew()
+        renewed = holder(folder)
+        assert renewed is not None
+        assert renewed.renewed == yesterday
+        (folder / "driver.json").write_text(json.dumps(asdict(lease(host="elsewhere", pid=12))))
+        monkeypatch.setattr("sweeps.ledger.runs.time.time", lambda: yesterday - 11)
+        with pytest.raises(RequestError, match="kl_weight was taken over by"):
+            claim.renew()
+
+
+def test_a_claim_that_cannot_be_written_or_removed_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = tmp_path / "kl_weight", Path.unlink
+
+    def full(self: Lease, file: Path) -> None:
+        del self
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    def read_only(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "driver.json":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        real(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            Claim(folder).__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(OSError, match="of the sweep itself"), Claim(folder):
+            raise OSError("of the sweep itself")
+    with Claim(folder):
+        assert holder(folder) is not None
 
 
 @pytest.mark.parametrize("still_there", [True, False])

@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from carft_core.data import FAMILIES
+from carft_core.errors import RequestError
+from sweeps.engines.entry import LOG
+from sweeps.ledger.runs import RunStore
+from sweeps.results.projection import project
 from sweeps.scheduler.pruning import SeedwisePruner
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
@@ -122,6 +127,43 @@ def test_a_torn_line_of_the_sent_log_costs_one_sending_and_no_run(toy: ToySweep)
 def forget_what_was_sent(toy: ToySweep) -> None:
     for file in (toy.home.sweep("toy") / "sent").iterdir():
         file.unlink()
+
+
+def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    private = toy.folder / "id_ed25519"
+    private.write_text("a private key")
+    (digest,) = toy.trained()
+    (toy.home.runs / digest / LOG).symlink_to(private)
+    copy = toy.home.sweep("toy") / "sweep.yaml"
+    copy.unlink()
+    copy.symlink_to(private)
+    toy.tracker = MemoryTracker()
+    projection = project(toy.home, "toy", toy.tracker)
+    assert set(projection.refused) == {(digest, LOG), ("", "sweep.yaml")}
+    assert {*projection.refused.values()} == {
+        "a link leads out of the home, and only files in it are sent"
+    }
+    for run in toy.tracker.runs.values():
+        assert "a private key" not in str(run.artifacts)
+        assert str(toy.folder) not in str({**run.tags, "carft.overrides": ""})
+    (run,) = toy.tracked().values()
+    assert (run.state, "result.json" in run.artifacts) == ("finished", True)
+
+
+@pytest.mark.parametrize("digest", ["../../elsewhere", "/elsewhere", "..", ".locks", ""])
+def test_a_digest_that_leads_out_of_the_runs_is_refused(toy: ToySweep, digest: str) -> None:
+    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    (before,) = toy.trained()
+    shutil.move(toy.home.runs / before, toy.folder / "elsewhere")
+    ledger = toy.home.sweep("toy") / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace(before, digest))
+    with pytest.raises(RequestError, match="is no digest of a run"):
+        project(toy.home, "toy", MemoryTracker())
+    before_it = {*toy.folder.rglob("*")}
+    with pytest.raises(RequestError, match="is no digest of a run"):
+        RunStore(toy.home.runs).acquire(digest, "car_ft", "toy")
+    assert {*toy.folder.rglob("*")} == before_it
 
 
 def test_a_place_that_was_emptied_is_sent_everything_again(toy: ToySweep) -> None:

@@ -20,6 +20,7 @@ from sweeps.ledger.runs import RunStore
 from sweeps.ledger.trials import Ledger, find_ledger
 from sweeps.results import report as sweep_page
 from sweeps.results.artifacts import FIGURES, PAGE
+from sweeps.results.export import log_selected_again
 from sweeps.results.records import comparison
 from sweeps.results.report import FEWEST, importance, provenance, view_data
 from tests.sweeps import reference_table
@@ -30,6 +31,7 @@ from tracking.charts.data import ChartData
 from tracking.comparison.compare import compare
 from tracking.comparison.runs import RunRecord
 from tracking.provenance import describe_code, provenance_tags
+from tracking.store.memory_store import MemoryTracker
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ def test_the_code_of_each_execution_is_named_once(home: Home) -> None:
     assert others == ["commit abc with changes; torch 9"]
 
 
-def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
+def test_data_that_has_changed_has_its_old_names_and_no_thumbnails_but_counts(
     home: Home, tmp_path: Path
 ) -> None:
     copy = Home(tmp_path / "home")
@@ -176,11 +178,79 @@ def test_data_that_has_changed_has_neither_names_nor_thumbnails_but_counts(
         write_json(file, claimed)
     sweep = find_ledger(copy, NAME)
     found = view_data(copy, [sweep], comparison(sweep, RunStore(copy.runs)))
-    assert found.class_names == ()
+    assert found.class_names[:2] == ("alarm clock", "ambulance")
     assert found.pictures is not None
     assert found.pictures.gallery.counts
     assert not found.pictures.thumbnails
     assert not [*found.pictures.groups()]
+
+
+def name_module(home: Home, item: str) -> None:
+    """As whoever can write a home makes it name a module: in the ledger, and in its sweep file."""
+    file = home.sweep(NAME) / "ledger.jsonl"
+    changes = [json.loads(line) for line in file.read_text().splitlines()]
+    for change in changes:
+        if "begin" in change:
+            change["begin"]["spec"]["import"] = [item]
+        if "execution" in change:
+            change["execution"]["imports"] = [item]
+    file.write_text("".join(f"{json.dumps(change)}\n" for change in changes))
+    copy = home.sweep(NAME) / "sweep.yaml"
+    copy.write_text(json.dumps({**json.loads(copy.read_text()), "import": [item]}))
+
+
+def test_looking_runs_no_module_that_a_home_names(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, ran = Home(tmp_path / "home"), tmp_path / "ran"
+    shutil.copytree(home.path, copy.path)
+    planted = copy.path / "carft_planted.py"
+    planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
+    name_module(copy, str(planted))
+    monkeypatch.setattr("sweeps.cli.admin.open_store", lambda _: MemoryTracker())
+    for command in (
+        ["list"],
+        ["show", NAME],
+        ["compare", NAME],
+        ["watch", NAME],
+        ["report", NAME],
+        ["clean", "--yes"],
+        ["doctor", "home", "trials", "sent"],
+        ["sync"],
+    ):
+        assert main(["--home", str(copy.path), *command]) == 0, command
+    capsys.readouterr()
+    for command in (["export", NAME, "--out", str(tmp_path / "x")], ["predict", NAME, "x.png"]):
+        assert main(["--home", str(copy.path), *command]) == 2, command
+        assert f"{planted} is not imported" in capsys.readouterr().err
+    assert log_selected_again(copy, NAME) == (
+        "the selected model is not in MLflow: sweep.yaml:1: import: sync imports no modules, and "
+        f"the sweep was run with {planted}; with them: carft-sweep export shown --mlflow"
+    )
+    assert not ran.exists()
+
+
+def test_the_page_of_a_family_of_ones_own_shows_its_names_and_what_its_end_has_kept(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing opens the family: its module is not imported, and its data may be elsewhere."""
+    copy = Home(tmp_path / "home")
+    shutil.copytree(home.path, copy.path)
+    sweep = find_ledger(copy, NAME)
+    compared = comparison(sweep, RunStore(copy.runs))
+    assert sweep_page.keep(copy, sweep, compared, lambda _: None)
+    for file in copy.runs.glob("*/config.json"):
+        claimed = json.loads(file.read_text())
+        claimed["config"]["data"]["family"] = "mine"
+        write_json(file, claimed)
+    assert main(["--home", str(copy.path), "report", NAME]) == 0
+    text = Path(capsys.readouterr().out.split("The report is ")[1].strip()).read_text()
+    assert text.count("data:image/png;base64") == 24
+    assert "alarm clock" in text
+    shutil.rmtree(copy.sweep(NAME) / "thumbnails")
+    found = view_data(copy, [sweep], compared)
+    assert found.pictures is not None
+    assert not found.pictures.thumbnails
 
 
 def test_the_zero_shot_models_distance_from_laions_table_is_warned_of_and_in_the_provenance(

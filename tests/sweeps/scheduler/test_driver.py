@@ -295,7 +295,7 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(toy: ToySweep) ->
 def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.ledger.claim.RENEW_AFTER", 0.05)
+    monkeypatch.setattr("sweeps.ledger.runs.RENEW_AFTER", 0.05)
     file = toy.home.sweep("toy") / "driver.json"
     successor = replace(Lease.mine(), host="elsewhere", pid=12)
 

@@ -20,11 +20,12 @@ from carft_core.identity import identify
 from carft_core.prompts import template_set
 from carft_core.testing import check_family
 from sweeps.cli import main
+from sweeps.home import Home
 from sweeps.ledger.generations import Invocation
 from sweeps.spec.document import parse
 from sweeps.spec.schema import family_schema
 from sweeps.spec.spec import load_spec
-from sweeps.spec.user_code import load, place_of, register_family, resolve
+from sweeps.spec.user_code import load, place_of, register_family, resolve, vet_of
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -97,7 +98,7 @@ def test_the_family_keeps_the_contract(folder: Path) -> None:
 
 
 def test_a_worker_and_a_resumed_sweep_find_the_file(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_spec(folder / "birds.yaml")
     as_run = Invocation.of(spec)
@@ -108,7 +109,7 @@ def test_a_worker_and_a_resumed_sweep_find_the_file(
     load(spec.imports)
     assert "birds" in FAMILIES
     monkeypatch.chdir("/")
-    again, note = as_run.load(kept)
+    again, note = as_run.load(kept, vet_of(Home(tmp_path)))
     assert (again.as_dict(), note) == (spec.as_dict(), None)
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from carft_core.algorithms import ALGORITHMS
 from carft_core.errors import RequestError
+from sweeps.home import Home
 from sweeps.spec.schema import sweep_schema
-from sweeps.spec.user_code import load, resolve
+from sweeps.spec.user_code import load, resolve, vet_of
+from tests.owners import give_away
 
 ROOT = Path(__file__).parents[3]
 METHOD = '''
@@ -54,6 +56,51 @@ def refused(item: str, folder: Path) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def test_of_what_a_home_names_only_ones_own_files_outside_of_it_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    vet, trusting = vet_of(home), vet_of(Home(home.path, is_trusted=True))
+    alone = write(tmp_path / "mine" / "my_alone.py")
+    package = write(tmp_path / "mine" / "my_package" / "__init__.py")
+    part = write(tmp_path / "mine" / "my_package" / "part.py")
+    inside = write(home.path / "my_inside.py")
+    linked = tmp_path / "mine" / "my_link.py"
+    linked.symlink_to(inside)
+    for item in (alone, package, part):
+        vet(str(item))
+    vet("sys")
+    vet(str(home.path / "a.family.yaml"))  # is read, and runs nothing
+    for item in (inside, linked):
+        with pytest.raises(
+            RequestError, match=r"it lies in the home\. If you trust it: --trust-ho"
+        ):
+            vet(str(item))
+        trusting(str(item))
+        vet_of(home, besides=[str(item)])(str(item))
+    monkeypatch.setattr("tracking.ownership._is_private", lambda *_: False)
+    for path, reached in (
+        (alone, [alone]),
+        (alone.parent, [alone, package, part]),  # what lies beside it can be imported
+        (package.parent, [package, part]),
+    ):
+        before = path.stat().st_mode
+        path.chmod(before | 0o020)
+        for item in (alone, package, part):
+            if item not in reached:
+                vet(str(item))
+                continue
+            with pytest.raises(RequestError, match=rf"{path} can be written by group .*chmod g-w"):
+                vet(str(item))
+        path.chmod(before)
+    monkeypatch.syspath_prepend(alone.parent)
+    vet("my_alone")
+    give_away(alone, monkeypatch)
+    for name in (str(alone), "my_alone"):
+        with pytest.raises(RequestError, match=f"{alone} belongs to user"):
+            vet(name)
 
 
 def test_what_a_file_registers_is_known_everywhere(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ray.job_submission import JobDetails
 
 from carft_core.errors import RequestError
 from sweeps.submit import client as module
-from sweeps.submit.client import JOBS_VARIABLE, JobClient, exit_code, follow
+from sweeps.submit.client import JOBS_VARIABLE, JobClient, exit_code, follow, unencrypted
 from tests.services.answering import Answer
 from tests.sweeps.submit.conftest import fake_head
 from tracking.errors import ServiceUnreachable
@@ -26,7 +26,9 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOBS_VARIABLE, "")  # which the client sets
 
 
-@pytest.mark.parametrize("address", [None, "ray://head:10001", "head:6379", "auto", "me:pw@head"])
+@pytest.mark.parametrize(
+    "address", [None, "ray://head:10001", "head:6379", "auto", "me:pw@head", "http://[me:pw@head"]
+)
 def test_an_address_that_is_no_dashboard_is_rejected(address: str | None) -> None:
     with pytest.raises(RequestError, match="give --address http://HOST:8265") as wrong:
         JobClient(address)
@@ -203,3 +205,37 @@ def test_the_address_is_left_in_rays_variable_for_its_own_client() -> None:
     with fake_head(answers=VERSION) as head:
         JobClient(head.address)
         assert os.environ[JOBS_VARIABLE] == head.address
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "warned"),
+    [
+        ("http://head:8265", "token", "The token goes to head over http://"),
+        ("http://10.0.0.7:8265", "token", "ssh -fN -L 8265:127.0.0.1:8265 10.0.0.7"),
+        ("http://me:hidden-x@head:8265", "", "The password goes to head over http://"),
+        ("https://head:8265", "token", None),
+        ("http://head:8265", "", None),
+        ("http://127.0.0.1:8265", "token", None),
+        ("http://localhost:8265", "token", None),
+        ("http://[::1]:8265", "token", None),
+        ("http://[broken", "token", None),
+    ],
+)
+def test_a_token_that_others_could_read_on_its_way_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, address: str, mode: str, warned: str | None
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv(JOBS_VARIABLE, address)
+    for said in (unencrypted(address), unencrypted(None)):
+        assert (said is None) == (warned is None)
+        assert (warned or "") in (said or "")
+        assert "hidden-x" not in (said or "")
+
+
+def test_an_api_that_wants_a_password_or_does_not_answer_is_not_open() -> None:
+    with fake_head(answers=VERSION) as head:
+        client = JobClient(head.address)
+        for answer, is_open in ((Answer("", 401), False), (Answer([]), True), (Answer(""), True)):
+            head.answers["GET /api/jobs/"] = answer
+            assert client.is_open() is is_open
+    assert not client.is_open()

@@ -192,6 +192,7 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     assert seen["address"]
     assert "the job runs with these sources" in told.err
     assert "is failed." in told.err
+    assert "asks for no token" not in told.err
     id_ = next(word for word in told.err.split() if word.startswith("carft-tiny-"))
     job = JobClient(on_head.url).get_job_info(id_)
     assert (job.metadata or {})["carft_sweep"] == "tiny"
@@ -257,3 +258,34 @@ def test_a_missing_and_a_wrong_token_are_reported(
     reset_auth_token_state()
     assert main(["submit", "kl_weight"]) == 2
     assert f"{on_head.url}: Authentication required" in capsys.readouterr().err
+
+
+JOINS = """
+from sweeps.engines.ray_cluster import Cluster
+own = Cluster()
+own.close()
+theirs = Cluster("auto")
+print(*(node.cpus for node in theirs.nodes()))
+theirs.close()
+"""
+
+
+@pytest.mark.slow  # it starts one more Ray
+def test_a_driver_joins_a_ray_of_the_users_with_its_token_also_after_one_of_its_own(
+    head: Head, tmp_path: Path
+) -> None:
+    """Ray reads the token once in a process, and that of our own Ray is another."""
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text(TOKEN)
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    address = (head.folder / "ray_current_cluster").read_text()
+    environ |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", JOINS],
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.returncode, done.stdout) == (0, "2.0\n"), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sweeps.submit.package import (
     repository_of,
     secret_values,
     source_commit,
+    word_has_secret,
 )
 from tests.sweeps.submit.conftest import Git
 
@@ -318,6 +320,27 @@ def test_an_address_of_git_without_a_password_is_none() -> None:
         *("credentials", "a/credentials.json", "gcp-credentials.yaml", "secrets.toml", ".pypirc"),
         *("docker/secrets/password", ".aws/config", ".kube/x", ".git/config", "b/.git"),
         *("service-account-7.json", "kubeconfig.yaml", ".pgpass", "KEY.PEM"),
+        *(
+            "token",
+            "hf_token",
+            ".huggingface/token",
+            "password.txt",
+            "passwords.txt",
+            "kaggle.json",
+        ),
+        *(
+            "client_secret_7.apps.json",
+            "gcp-key.json",
+            ".s3cfg",
+            ".boto",
+            ".my.cnf",
+            ".vault-token",
+        ),
+        *("terraform.tfstate", "terraform.tfstate.backup", "prod.tfvars", "me.ppk", "me.asc"),
+        *("lab.ovpn", "rclone.conf", ".dockercfg", "pip.conf", ".config/gh/hosts.yml"),
+        *("cookies.txt", ".secrets/mlflow-password", "mlflow-password", "optuna-url", "ray-token"),
+        # Folders in any case and with a dot, also of what is harmless elsewhere.
+        *("Secrets/x.txt", ".secrets/x", "SECRETS/a/b.csv", "secrets/prod.py", ".ssh/config.md"),
     ],
 )
 def test_files_for_secrets_stay(name: str) -> None:
@@ -329,6 +352,7 @@ def test_files_for_secrets_stay(name: str) -> None:
     [
         *("sweeps/secrets.py", "docs/secrets.md", "env.yaml", ".env.example", "id_rsa.pub"),
         *("keys.csv", "environment.yml", "tiny.yaml", ".gitignore", "src/tokens.txt"),
+        *("tokenizer.json", "hosts.yml", "added_tokens.json", "passwords.py", "docker/Dockerfile"),
     ],
 )
 def test_other_files_go(name: str) -> None:
@@ -348,9 +372,94 @@ def test_what_a_file_holds_can_keep_it_here() -> None:
         }
     )
     assert set(values) == {"long-enough", "postgresql://me:pass%20word@host/db", "pass word"}
-    assert content_exclusion(b"x: long-enough", values) == "holds a secret of this environment"
-    assert content_exclusion(b"x: pass word", values)
-    assert content_exclusion(b"researcher short", values) is None
-    key = b"-----BEGIN RSA PRIVATE KEY-----\n" + b"A" * 64 + b"\n"
-    assert content_exclusion(key, ()) == "holds a private key"
+    held = "holds a secret of this environment"
+    assert content_exclusion("a.txt", b"x: long-enough", values) == held
+    assert content_exclusion("a.txt", b"x: pass word", values)
+    assert content_exclusion("a.txt", b"researcher short", values) is None
     assert secret_values({"X_TOKEN_URL": "http://[broken:x@y"})
+
+
+BEGIN = "-----BEGIN "
+"""Apart from what follows, or this file would count as one with a key."""
+LETTERS = "aB3" * 20
+TOKENS = {
+    "aws": "AKIA" + "ABCDEFGH12345678",
+    "hugging face": "hf_" + LETTERS[:34],
+    "github": "ghp_" + LETTERS[:36],
+    "github, fine": "github_pat_" + LETTERS[:30],
+    "slack": "xoxb-" + LETTERS[:24],
+    "slack hook": "https://hooks.slack.com/services/" + "T0AAA/B0BBB/" + LETTERS[:24],
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{BEGIN}RSA PRIVATE KEY-----\n{'A' * 64}\n",
+        f"{BEGIN}RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256\n\n{'A' * 64}\n",
+        f'{{"private_key": "{BEGIN}PRIVATE KEY-----\\nMIIE{"A" * 60}\\n"}}',
+        f"key: |\n    {BEGIN}EC PRIVATE KEY-----\n    {'A' * 64}\n",
+        f"{BEGIN}OPENSSH PRIVATE KEY-----\nb3Bl\n",
+        f"{BEGIN}PGP PRIVATE KEY BLOCK-----\n\nlQ\n",
+        "PuTTY-User-Key-File-" + "3: ssh-ed25519\n",
+    ],
+    ids=["pem", "encrypted", "json", "yaml", "openssh", "pgp", "putty"],
+)
+def test_a_private_key_in_any_form_stays(content: str) -> None:
+    for name in ("notes.txt", "settings.json", "keys.py"):
+        assert content_exclusion(name, content.encode(), ()) == "holds a private key"
+
+
+@pytest.mark.parametrize("service", TOKENS)
+def test_a_token_stays_and_goes_in_no_option(service: str) -> None:
+    token = TOKENS[service]
+    assert content_exclusion("a.py", f"x = '{token}'".encode(), ()) == "holds a token"
+    assert content_exclusion("a.bin", b"\0" + token.encode() + b"\0", ()) == "holds a token"
+    assert word_has_secret(f"description={token}")
+    assert is_secret("ANYTHING", token)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("https://h/x?sig=abc", "https://h/x?a=1&access_token=abc", "https://h/#access_token=abc"),
+        *("https://s3/b?X-Amz-Credential=a&X-Amz-Signature=b", "https://h?api_key=x"),
+    ],
+)
+def test_a_signed_address_goes_in_no_option(word: str) -> None:
+    assert word_has_secret(word)
+    with pytest.raises(RequestError, match="--env A: this is a secret"):
+        job_variables({}, [f"A={word}"])
+
+
+@pytest.mark.parametrize(
+    "word", ["https://h/x?page=2", "https://h/x?sigma=3", "hf_hub", "task-" + LETTERS, "AKIA"]
+)
+def test_other_words_go(word: str) -> None:
+    assert not word_has_secret(word)
+
+
+def test_headers_of_requests_are_a_secret() -> None:
+    made = job_variables({"MLFLOW_HTTP_HEADERS": "Authorization: Bearer x"})
+    assert made.withheld == ("MLFLOW_HTTP_HEADERS",)
+
+
+def test_an_address_with_a_password_stays_but_in_programs_and_pages_which_are_named(
+    project: Path,
+) -> None:
+    address = b"url: postgresql://u:pw@h/db\n"
+    for name in ("settings.yaml", "page.md", "own.py"):
+        (project / name).write_bytes(address)
+    (project / "links.csv").write_bytes(b"https://h/x.jpg?sig=abc\n")
+    (project / "weights.bin").write_bytes(b"\0" + address)
+    (project / "large.txt").write_bytes(address + b"a" * 10**6)
+    bundle = pack(project)
+    assert bundle.notes == ("not sent: settings.yaml (holds an address with a password)",)
+    assert bundle.doubtful == ("links.csv", "own.py", "page.md")
+
+
+def test_a_long_line_is_searched_in_no_time() -> None:
+    began = time.monotonic()
+    for text in ("a" * 10**6, "://a" * 250_000, "?" + "a" * 10**6, "a:" * 500_000):
+        assert not has_password(text)
+    assert time.monotonic() - began < 30  # where it took time, it would be hours

@@ -348,9 +348,43 @@ def test_a_module_outside_of_what_is_sent_is_refused(
     assert f"lies outside of {project}, which is sent" in capsys.readouterr().err
 
 
-def test_a_cluster_that_is_too_old_is_refused(
+@pytest.mark.parametrize("version", ["2.9.3", "2.44.0", "2.51.1", "2.58.0"])
+def test_a_cluster_that_starts_without_tokens_is_refused_also_where_one_is_set_here(
+    head: FakeHead,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: str,
+) -> None:
+    """An older Ray ignores RAY_AUTH_MODE: everything would work, and nothing be protected."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    head.answers["GET /api/version"] = Answer({"ray_version": version})
+    assert main(["submit", "tiny.yaml"]) == 2
+    said = f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer"
+    assert said in capsys.readouterr().err
+    assert not [what for what, *_ in head.asked if not what.startswith("GET /api/version")]
+
+
+def test_a_cluster_that_asks_for_no_token_is_named(
     head: FakeHead, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head.answers["GET /api/version"] = Answer({"ray_version": "2.9.3"})
-    assert main(["submit", "tiny.yaml"]) == 2
-    assert "the cluster has Ray 2.9.3; carft-sweep needs 2.44 or newer" in capsys.readouterr().err
+    assert main(["submit", "kl_weight", "--no-wait"]) == 0
+    assert "asks for no token" not in capsys.readouterr().err
+    head.answers["GET /api/jobs/"] = Answer([])
+    assert main(["submit", "kl_weight", "--no-wait"]) == 0
+    said = f"{head.address} takes jobs from whoever reaches it: the cluster asks for no token"
+    assert said in capsys.readouterr().err
+    asked = [headers for what, headers, _ in head.asked if what == "GET /api/jobs/"]
+    assert not [name for headers in asked for name in headers if name.lower() == "authorization"]
+
+
+def test_files_with_what_looks_like_a_password_are_named(
+    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        (project / f"own{number}.py").write_text("URL = 'postgresql://u:hidden-x@h/db'\n")
+    assert main(["submit", "tiny.yaml", "--no-wait"]) == 0
+    told = capsys.readouterr().err
+    assert "what looks like a password or a token: own0.py, own1.py" in told
+    assert "own4.py and 2 more" in told
+    assert "hidden-x" not in told
+    assert "own6.py" in packed(head)

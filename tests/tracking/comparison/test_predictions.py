@@ -29,6 +29,7 @@ from tracking.comparison.predictions import (
     Answer,
     Counts,
     Gallery,
+    class_names,
     intervals,
     pick,
     predictions_path,
@@ -75,6 +76,27 @@ def kept_run(folder: Path, seed: int = 0, algorithm: str = "fine_tune") -> RunRe
 
 RNG = np.random.default_rng(0)
 HITS = [(RNG.random(100) < share).astype(int).tolist() for share in (0.7, 0.4, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "names"),
+    [('["cat", "hot dog"]', ("cat", "hot dog")), (None, ()), ("{}", ()), ("[1]", ("1",))],
+)
+def test_what_classes_are_called_stands_beside_the_predictions(
+    tmp_path: Path, kept: str | None, names: tuple[str, ...]
+) -> None:
+    path = predictions_path(tmp_path, None)
+    path.parent.mkdir(parents=True)
+    metadata = None if kept is None else {"carft.class_names": kept}
+    schema = pa.schema([pa.field("label", pa.int32())], metadata=metadata)
+    parquet.write_table(pa.table({"label": [0]}, schema=schema), path)
+    record = replace(run("car_ft", 0, metrics(0.6, 0.4)), folder=tmp_path)
+    assert class_names(record) == names
+    assert class_names(replace(record, folder=None)) == ()
+    assert class_names(replace(record, folder=tmp_path / "elsewhere")) == ()
+    path.write_bytes(b"torn")
+    with pytest.raises(TrackingError, match="holds no predictions"):
+        class_names(record)
 
 
 def test_hits_are_read_in_one_order_whatever_the_files(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tracking.made_up import KL, kl_sweep, metrics, run
 from tracking.comparison.compare import Comparison, compare
-from tracking.report.formats import escape_latex, latex, rows_frame, runs_frame
+from tracking.report.formats import escape_latex, latex, rows_frame, runs_frame, to_csv
 from tracking.report.published import Subject, quoted
 from tracking.report.table import TableOptions
 
@@ -39,6 +41,22 @@ def test_quoted_rows_stand_below_a_rule_and_are_not_ranked() -> None:
     assert "textbf" in measured
     assert "textbf" not in rivals
     assert "TRACER" in text
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "x\r="])
+def test_no_cell_of_the_csv_is_a_formula(start: str) -> None:
+    hostile = f"{start}HYPERLINK(1)"
+    records = [
+        run(hostile, seed, metrics(0.6, 0.4), trial=0, params={hostile: hostile, KL: -1.0})
+        for seed in (0, 1)
+    ]
+    lines = list(csv.reader(io.StringIO(to_csv(compare(records, sweep="s")), newline="")))
+    cells = [cell for line in lines for cell in line]
+    assert sum("HYPERLINK" in cell for cell in cells) >= 3, "head, algorithm, parameter"
+    assert "-1.0" in cells, "a number stays one"
+    assert {len(line) for line in lines} == {len(lines[0])}, "none begins a line of its own"
+    formulas = [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))]
+    assert {*formulas} <= {"-1.0"}
 
 
 def test_a_spread_stands_small_behind_its_mean_and_a_minus_is_one() -> None:

@@ -268,13 +268,18 @@ def test_two_thousand_runs_make_a_page_of_a_few_megabytes_in_seconds(cache: Path
     assert len(Read(page).of("tr")) > 2000
 
 
-def test_where_nothing_can_be_kept_the_library_is_made_each_time(tmp_path: Path) -> None:
-    (tmp_path / "page").write_text("in the way of its folder")
-    assert library(tmp_path).count("vegaEmbed") > 0
+def test_where_nothing_can_be_kept_the_library_is_made_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.report.html._bundle", lambda: "made")
+    (tmp_path / f"page-{os.geteuid()}").write_text("in the way of its folder")
+    assert library(tmp_path) == "made"
 
 
 def test_the_library_is_bundled_once_and_read_again(cache: Path) -> None:
-    (file,) = (cache / "page").iterdir()
+    (folder,) = cache.iterdir()
+    (file,) = folder.iterdir()
+    assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
     text = library(cache)
     assert text == file.read_text()
     assert "window.vegaEmbed" in text
@@ -282,6 +287,30 @@ def test_the_library_is_bundled_once_and_read_again(cache: Path) -> None:
     file.write_text("// kept")
     assert library(cache) == "// kept"
     file.write_text(text)
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "link", "linked folder", "another account"])
+def test_javascript_that_another_account_could_have_written_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It would run in every report, which a policy in the page lets it."""
+    monkeypatch.setattr("tracking.report.html._bundle", lambda: "made")
+    cache = tmp_path / "cache"
+    assert library(cache) == "made"
+    (file,) = cache.glob("*/*")
+    file.write_text("planted")
+    assert library(cache) == "planted", "this user's own file is read"
+    if how == "file":
+        file.chmod(0o666)
+    elif how == "folder":
+        file.parent.chmod(0o777)
+    elif how == "link":
+        file.symlink_to(file.rename(tmp_path / "downloaded.js"))
+    elif how == "linked folder":
+        file.parent.symlink_to(file.parent.rename(tmp_path / "downloads"))
+    else:
+        monkeypatch.setattr("tracking.ownership._trusted_users", lambda: {12345})
+    assert library(cache) == "made"
 
 
 def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

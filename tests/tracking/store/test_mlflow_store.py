@@ -30,6 +30,8 @@ from tests.tracking.conftest import NewDatabase
 from tests.tracking.store.test_mlflow_pages import state_of
 from tests.tracking.subjects import all_runs, look_into_mlflow
 from tracking.errors import ServiceUnreachable, TrackingError
+from tracking.location import home_id
+from tracking.ownership import SHARED_HOMES_VARIABLE
 from tracking.store.base import Metric, RunKey, RunStart, RunsView
 from tracking.store.mlflow_client import check_reachable
 from tracking.store.mlflow_pages import SWEEPS, VIEW
@@ -86,6 +88,52 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
     )
     assert run.data.tags["mlflow.note.content"] == linked
     assert run.data.tags["carft.note"] == text
+
+
+def test_a_database_is_its_owners_alone(migrated: Path) -> None:
+    assert migrated.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(False, 0o700), (True, 0o755)])
+def test_artifacts_are_their_owners_alone_unless_the_home_is_shared(
+    new_database: NewDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+    mode: int,
+) -> None:
+    monkeypatch.setenv(SHARED_HOMES_VARIABLE, str(tmp_path / "home") if shared else "")
+    before = os.umask(0o022)
+    try:
+        home_id(tmp_path / "home")
+        store = MlflowStore(new_database(), unique(), tmp_path / "home" / "mlartifacts")
+        store.start_run(PARENT)
+        store.log_artifact(SWEEP, tmp_path / "home" / "id")
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "home", tmp_path / "home" / "mlartifacts"):
+        assert folder.stat().st_mode & 0o777 == mode
+
+
+def test_a_description_makes_no_browser_load_anything(new_database: NewDatabase) -> None:
+    uri, name = new_database(), unique()
+    store = MlflowStore(uri, name)
+    hostile = (
+        "![](http://evil.example/a) ![x][1] ![a ![b](artifact:id_ood.png)](http://evil.example/c) "
+        '<img src="http://evil.example/d"> <iframe src="http://evil.example/e"> p < 0.05'
+    )
+    harmless = (
+        "!\\[](http://evil.example/a) !\\[x][1] !\\[a ![b](SOURCE)](http://evil.example/c) "
+        '&lt;img src="http://evil.example/d"> &lt;iframe src="http://evil.example/e"> p &lt; 0.05'
+    )
+    store.start_run(replace(PARENT, tags={"mlflow.note.content": hostile}))
+    (run,) = all_runs(uri, name)
+    begun = run.data.tags["mlflow.note.content"]
+    assert begun == harmless.replace("SOURCE", "artifact:id_ood.png")
+    store.set_tags(SWEEP, {"mlflow.note.content": hostile})
+    (run,) = all_runs(uri, name)
+    source = f"get-artifact?run_uuid={run.info.run_id}&path=id_ood.png"
+    assert run.data.tags["mlflow.note.content"] == harmless.replace("SOURCE", source)
 
 
 def test_views_are_tags_of_the_experiment_under_ids_of_their_own(

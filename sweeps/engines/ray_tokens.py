@@ -1,0 +1,98 @@
+"""Ray's token authentication: which Ray has it, and the token of a Ray of our own.
+
+`python -m sweeps.engines.ray_tokens` ends with 2 and the reason where the installed Ray lacks it:
+scripts that start Ray call it first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+
+from carft_core.errors import RequestError
+
+OLDEST = (2, 59)
+"""The first Ray whose local clusters ask for a token; before 2.52 none can."""
+_MODE, _TOKEN, _PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+def check_version(version: str, place: str) -> None:
+    """Raise RequestError where `place` has a Ray that is older than `OLDEST`."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+        raise RequestError(
+            f"{place} has Ray {version}; carft-sweep needs {OLDEST[0]}.{OLDEST[1]} or newer: an "
+            "older one starts without a token or ignores RAY_AUTH_MODE, and then whoever reaches "
+            "its ports runs code as its user"
+        )
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Let the Ray that is started within ask for a token that only its processes know.
+
+    What the user has set stays: a mode, a token, the path of one. Without any of them Ray would
+    write a token into the user's home folder, which others may read by the umask's permissions.
+    """
+    mode = os.environ.get(_MODE) or "token"
+    changes = {_MODE: mode}
+    if mode.lower() == "token" and not (os.environ.get(_TOKEN) or os.environ.get(_PATH)):
+        changes[_TOKEN] = secrets.token_hex(32)
+    with _variables(changes):
+        yield
+
+
+def asks_for_token(address: str) -> bool:
+    """Return whether the Ray at `address` (`HOST:PORT`) refuses somebody who has none.
+
+    For a process that is connected to no Ray: its own mode is another meanwhile.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
+    from ray.exceptions import AuthenticationError
+
+    with _variables({_MODE: "disabled"}):
+        try:
+            GcsClient(address=address)
+        except AuthenticationError:
+            return True
+    return False
+
+
+@contextmanager
+def _variables(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of Ray's, which Ray finds; afterwards they are as before."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    _read_anew()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_anew()
+
+
+def _read_anew() -> None:
+    """Let Ray, which reads both once in a process, read the mode and the token again."""
+    from ray._raylet import (  # type: ignore[attr-defined] # compiled
+        AuthenticationTokenLoader,
+        Config,
+    )
+
+    Config.initialize("")  # first: a thread that still ends would miss a token that the mode wants
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+if __name__ == "__main__":
+    try:
+        check_version(metadata.version("ray"), "this machine")
+    except RequestError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)

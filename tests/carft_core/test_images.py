@@ -1,0 +1,177 @@
+"""An image file is opened in one place: in known formats, and no larger than can be held."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carft_core.data import images
+from carft_core.data.folders import EXTENSIONS
+from carft_core.data.images import open_image, read_inside_border, read_plain, read_rgb
+from carft_core.errors import RequestError
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def saved(tmp_path: Path, image: Image.Image, name: str = "a.png") -> Path:
+    image.save(tmp_path / name)
+    return tmp_path / name
+
+
+def claimed(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header says that it has so many pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+def test_ghostscript_is_not_started_for_a_file_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = tmp_path / "called"
+    stand_in = tmp_path / "gs"
+    stand_in.write_text(f"#!/bin/sh\ntouch {called}\n")
+    stand_in.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(POSTSCRIPT)
+    for read in (read_rgb, read_plain, read_inside_border):
+        with pytest.raises(RequestError, match=r"photo\.jpg .*no image of a known format: JPEG"):
+            read(photo)
+    assert not called.exists()
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PCX", "TGA", "PSD", "SGI", "ICNS"])
+def test_other_formats_of_pillow_are_none(tmp_path: Path, kind: str) -> None:
+    Image.init()
+    file = tmp_path / "a.png"
+    if kind in Image.SAVE:
+        Image.new("RGB", (32, 32)).save(file, kind)
+    else:
+        file.write_bytes(b"8BPS\0\1" + bytes(60))
+    with pytest.raises(RequestError, match="no image of a known format"):
+        read_rgb(file)
+
+
+def test_every_promised_extension_has_its_format() -> None:
+    formats = {Image.registered_extensions()[extension] for extension in EXTENSIONS}
+    assert formats <= {*images.FORMATS}
+
+
+def test_a_photograph_of_several_frames_is_a_jpeg(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert read_rgb(tmp_path / "a.jpg").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("size", [(8001, 8000), (10_000, 9000), (13_300, 13_300), (60_000, 60_000)])
+def test_an_image_of_more_pixels_than_are_decoded_is_named(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    (tmp_path / "large.png").write_bytes(claimed(*size))
+    for read in (read_rgb, read_plain):
+        with pytest.raises(
+            RequestError, match=r"large\.png .*, and at most 64 million are"
+        ) as told:
+            read(tmp_path / "large.png")
+        assert "CARFT_MAX_MEGAPIXELS sets how many" in str(told.value)
+
+
+def test_a_variable_sets_how_many_pixels_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    file = saved(tmp_path, Image.new("L", (1500, 1000)))
+    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "1")
+    with pytest.raises(RequestError, match="it has 1500 x 1000 pixels, and at most 1 million"):
+        read_rgb(file)
+    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "2")
+    assert read_rgb(file).size == (1500, 1000)
+    monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", "200")  # more than Pillow's own limit
+    assert open_image(io.BytesIO(claimed(13_300, 13_300))).size == (13_300, 13_300)
+    for wrong in ("0", "64.5", "lots", "-1"):
+        monkeypatch.setenv("CARFT_MAX_MEGAPIXELS", wrong)
+        with pytest.raises(RequestError, match=r"^CARFT_MAX_MEGAPIXELS must be a whole number"):
+            read_rgb(file)
+
+
+def test_an_image_that_is_a_thread_is_named(tmp_path: Path) -> None:
+    """Its shorter side becomes 224 pixels, its longer one 4 million."""
+    with pytest.raises(RequestError, match="it has 20000 x 1 pixels; a side is at most 100 times"):
+        read_rgb(saved(tmp_path, Image.new("L", (20_000, 1))))
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png"):
+        with pytest.raises(RequestError, match=rf"{name} .* \(it is not a regular file\)"):
+            read_rgb(tmp_path / name)
+
+
+def test_a_file_of_more_bytes_than_an_image_has_is_not_read(tmp_path: Path) -> None:
+    file = saved(tmp_path, Image.new("L", (8, 8)))
+    with file.open("r+b") as opened:
+        opened.truncate(1 << 40)  # a hole
+    with pytest.raises(RequestError, match="it has 1,099,511,627,776 bytes, and an image at most"):
+        read_rgb(file)
+
+
+def test_an_image_smaller_than_its_border_is_named(tmp_path: Path) -> None:
+    file = saved(tmp_path, Image.new("RGB", (3, 3)))
+    with pytest.raises(RequestError, match=r"a\.png cannot be read as an image"):
+        read_inside_border(file)
+
+
+def test_every_value_of_sixteen_bits_is_rounded(tmp_path: Path) -> None:
+    deep = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    file = saved(tmp_path, Image.fromarray(deep))
+    expected = np.rint(deep / 257).astype(np.uint8)
+    assert np.array_equal(np.asarray(read_rgb(file))[:, :, 0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "I;16", "CMYK"])
+def test_an_image_is_converted_in_strips_as_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (50, 40), dtype=np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (50, 40, 4), dtype=np.uint8)).convert(mode)
+    file = saved(tmp_path, image, "a.tif" if mode == "CMYK" else "a.png")
+    whole = np.asarray(read_rgb(file))
+    monkeypatch.setattr(images, "STRIP", 40 * 7)
+    assert np.array_equal(np.asarray(read_rgb(file)), whole)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from carft_core.data.images import read_rgb
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_rgb(Path(sys.argv[1]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16", "P"])
+def test_a_thread_takes_as_much_memory_as_is_stated(tmp_path: Path, mode: str) -> None:
+    file = saved(tmp_path, Image.new(mode, (8000, 8000)))
+    command = [sys.executable, "-c", MEASURED, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 600

@@ -1,0 +1,84 @@
+"""A home that another account could have written is refused by every command that opens one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.cli import MODULES, main
+from tests.owners import give_away
+from tests.sweeps.conftest import ToySweep
+
+WORDS = {
+    "run": ["kl_weight"],
+    "check": ["kl_weight"],
+    "predict": ["toy", "{image}"],
+    **{
+        name: ["toy"] for name in ("resume", "stop", "watch", "show", "compare", "report", "export")
+    },
+}
+OPENS_NONE = {"init", "data", "submit", "schema"}
+"""`submit` names the home of a cluster."""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a `.carft` that somebody else has put there; the current one."""
+    (tmp_path / ".carft").mkdir(mode=0o755)
+    (tmp_path / "image.png").write_bytes(b"")
+    monkeypatch.delenv("CARFT_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    give_away(tmp_path / ".carft", monkeypatch)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", sorted(set(MODULES) - OPENS_NONE))
+def test_a_home_of_another_account_is_refused(
+    foreign: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    words = [word.format(image=foreign / "image.png") for word in WORDS.get(command, [])]
+    assert main([command, *words]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("carft-sweep: the home .carft belongs to user ")
+    assert "--trust-home for this call" in message
+    assert f"CARFT_SHARED_HOMES={foreign / '.carft'} for a home that is shared" in message
+    assert not [*(foreign / ".carft").iterdir()]
+
+
+def test_trust_is_given_for_a_call_before_or_behind_the_command(
+    foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["list", "--trust-home"], ["--trust-home", "list"]):
+        assert main(words) == 0
+        assert "No sweep was run in .carft yet" in capsys.readouterr().out
+    assert main(["list"]) == 2
+    monkeypatch.setenv("CARFT_SHARED_HOMES", str(foreign / ".carft"))
+    assert main(["list"]) == 0
+
+
+def test_names_of_a_home_do_not_steer_the_terminal(
+    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A title, a colour, a whole screen: whatever a name, a label or a log holds is written out."""
+    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    main(["run", str(toy_cli.file()), "--in-process", "--quiet"])
+    evil = "\x1b]0;owned\x07"
+    ledger = toy_cli.home.sweep("toy") / "ledger.jsonl"
+    escaped = evil.encode("unicode_escape").decode().replace("\\x", "\\u00")
+    ledger.write_text(ledger.read_text().replace('"car_ft"', f'"car_ft{escaped}"'))
+    for file in toy_cli.home.runs.glob("*/run.json"):
+        file.write_text(file.read_text().replace('"car_ft ', f'"car_ft{escaped} '))
+    capsys.readouterr()
+    for words in (
+        ["show", "toy"],
+        ["watch", "toy"],
+        ["compare", "toy"],
+        ["compare", "toy", "--csv"],
+    ):
+        assert main(words) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown, words
+        assert "\\x1b]0;owned" in shown, words
+    assert main(["show", f"x{evil}"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -1,0 +1,100 @@
+"""Which Ray asks for tokens, and the token of a Ray of our own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.engines.ray_tokens import OLDEST, check_version, own_token
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+
+
+@pytest.mark.parametrize("version", ["2.44.0", "2.51.2", "2.58.1", "2.9.3", "1.13"])
+def test_a_ray_that_starts_without_a_token_is_refused(version: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        check_version(version, "the cluster")
+    said = str(refused.value)
+    assert said.startswith(f"the cluster has Ray {version}; carft-sweep needs 2.59 or newer")
+
+
+@pytest.mark.parametrize("version", ["2.59.0", "2.60.0", "2.100.0", "3.0.0.dev0"])
+def test_a_ray_with_tokens_is_not(version: str) -> None:
+    check_version(version, "the cluster")
+
+
+def test_the_package_requires_no_older_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    floors = [
+        line.partition(">=")[2].partition(",")[0] for line in lines if line.startswith("ray[")
+    ]
+    assert floors == [".".join(map(str, OLDEST))] * 2
+
+
+def test_scripts_ask_for_the_version_by_a_command(tmp_path: Path) -> None:
+    """As start_head.sh and sweep.sbatch do."""
+    command = [sys.executable, "-m", "sweeps.engines.ray_tokens"]
+
+    def call(path: Path) -> subprocess.CompletedProcess[str]:
+        search = {"PYTHONPATH": os.pathsep.join(map(str, (path, ROOT)))}
+        return subprocess.run(
+            command, env={**os.environ, **search}, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    assert (call(ROOT).returncode, call(ROOT).stderr) == (0, "")
+    (tmp_path / "ray-2.44.0.dist-info").mkdir()
+    (tmp_path / "ray-2.44.0.dist-info" / "METADATA").write_text("Name: ray\nVersion: 2.44.0\n")
+    done = call(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("this machine has Ray 2.44.0; carft-sweep needs 2.59 or newer")
+    assert "Traceback" not in done.stderr
+
+
+def test_each_ray_of_our_own_has_another_token_which_is_gone_afterwards() -> None:
+    tokens = set()
+    for _ in range(2):
+        with own_token():
+            made = variables()
+            tokens.add(made.pop("RAY_AUTH_TOKEN"))
+            assert made == {"RAY_AUTH_MODE": "token"}
+        assert variables() == {}
+    assert len(tokens) == 2
+    assert min(len(token) for token in tokens) == 64
+
+
+@pytest.mark.parametrize(
+    ("own", "then"),
+    [
+        ({"RAY_AUTH_TOKEN": "mine"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine"}),
+        (
+            {"RAY_AUTH_TOKEN_PATH": "/my/token"},
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/my/token"},
+        ),
+        ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "disabled"}),
+    ],
+)
+def test_what_the_user_has_set_stays(
+    own: dict[str, str], then: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with own_token():
+        assert variables() == then
+    assert variables() == own

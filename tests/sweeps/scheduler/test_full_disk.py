@@ -1,0 +1,102 @@
+"""Whichever write is the first to find the disk full, the sweep says so and goes on later."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carft_core.errors import RequestError
+from sweeps.cli.admin import waste
+from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
+
+NEVER = 10**9
+
+
+class Disk:
+    """A disk that takes no file below `folder` from the write number `full_at` on."""
+
+    def __init__(self, folder: Path, full_at: int) -> None:
+        self._folder, self._full_at = f"{folder}/", full_at
+        self.writes = 0
+
+    def take(self, path: Any) -> None:
+        """Count a file that is opened to be written. Raises OSError when the disk is full."""
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self._folder):
+            self.writes += 1
+            if self.writes >= self._full_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+
+@contextmanager
+def full_from(folder: Path, number: int) -> Iterator[Disk]:
+    """Let the disk be full from so manieth write on, within the context."""
+    disk, open_descriptor, open_file = Disk(folder, number), os.open, io.open
+
+    def descriptor(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            disk.take(path)
+        return open_descriptor(path, flags, *more, **named)
+
+    def file(path: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if set(mode) & {*"wax+"}:
+            disk.take(path)
+        return open_file(path, mode, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", descriptor)
+        patch.setattr(io, "open", file)
+        yield disk
+
+
+def check_full_from(toy: ToySweep, number: int) -> int:
+    """Run into the full disk, then to the end; how many writes there were."""
+    toy.folder.mkdir(exist_ok=True)
+    toy.home.prepare()
+    error = ""
+    with full_from(toy.home.path, number) as disk:
+        try:
+            error = toy.run(**ONE_RUN).broken or ""
+        except (OSError, RequestError) as raised:
+            error = str(raised)
+    assert not error or "No space left on device" in error
+    assert not error or str(toy.home.path) in error
+    before = toy.trained()
+    toy.run(**ONE_RUN)
+    assert toy.values() == {0.3: 0.8}
+    assert [trial.state for trial in toy.ledger().trials()] == ["complete"]
+    (run,) = toy.tracked().values()
+    assert run.state == "finished"
+    # Behind each epoch its report is on the disk: at most the last one is trained again.
+    assert sum(toy.trained().values()) <= 5 + (1 if before else 0)
+    assert not [*waste(toy.home)]
+    return disk.writes
+
+
+@pytest.fixture(scope="module")
+def writes(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many writes an undisturbed sweep takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        return check_full_from(toy_in(tmp_path_factory.mktemp("undisturbed"), patch), NEVER)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_disk_that_is_full_at_a_write_costs_nothing_but_time(
+    toy: ToySweep, writes: int, share: float
+) -> None:
+    check_full_from(toy, 1 + round(share * writes))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_disk_that_is_full_at_any_write_costs_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    for number in range(1, writes + 1):
+        check_full_from(toy_in(tmp_path / f"{number}", monkeypatch), number)

@@ -1,0 +1,31 @@
+"""No name, label or log steers the terminal that it is shown on."""
+
+from __future__ import annotations
+
+import io
+
+from rich.table import Table
+from rich.text import Text
+
+from tracking.console import PlainConsole, printable
+
+TITLE = "\x1b]0;owned\x07cat\x9b31m\r\x7f"
+WRITTEN = "\\x1b]0;owned\\x07cat\\x9b31m\\x0d\\x7f"
+
+
+def test_control_characters_are_written_out_and_text_is_left_alone() -> None:
+    assert printable(f"a\tb\n{TITLE} é 猫") == f"a\tb\n{WRITTEN} é 猫"
+
+
+def test_what_rich_shows_has_no_escapes_but_those_of_its_styles() -> None:
+    shown = io.StringIO()
+    console = PlainConsole(file=shown, force_terminal=True, width=200, color_system="standard")
+    table = Table("class", title="\x1b]0;title")
+    table.add_row(Text("\x1b]0;owned", style="red"))
+    console.print(table)
+    console.print("\x1b]0;line", markup=False, highlight=False, soft_wrap=True)
+    text = shown.getvalue()
+    assert "\x1b[31m\\x1b]0;" in text, "the style is ours"
+    assert "\x1b]" not in text
+    assert "\\x1b]0;title" in text
+    assert "\\x1b]0;line" in text

@@ -1,0 +1,121 @@
+"""Who besides this user could have written a file, and which homes are shared on purpose."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tracking.errors import TrackingError
+
+SHARED_HOMES_VARIABLE = "CARFT_SHARED_HOMES"
+"""Variable with the homes that several accounts use on purpose: whole paths, `:` between them."""
+TRUST_OPTION = "--trust-home"
+_GROUP, _EVERYBODY = stat.S_IWGRP, stat.S_IWOTH
+_PRIVATE, _BY_UMASK = 0o700, 0o777
+
+
+class OtherWriter(NamedTuple):
+    """Account besides this user and root that could have written something."""
+
+    reason: str
+    """`belongs to user ada (1000)`, `can be written by group lab`."""
+    remedy: str
+    """A command that takes the right away; empty where that is another account's to decide."""
+
+
+def other_writer(path: Path) -> OtherWriter | None:
+    """Return who could have written a file or a folder's entries; None where only this user and
+    root could.
+
+    The group that a user has alone counts as the user: where every account has such a group, files
+    are made for it to write. Links are followed. Raises OSError where there is nothing.
+    """
+    facts = path.stat()
+    if facts.st_uid not in _trusted_users():
+        return OtherWriter(f"belongs to {_user(facts.st_uid)}", "")
+    if facts.st_mode & _EVERYBODY:
+        return OtherWriter("can be written by everybody", f"chmod go-w {path}")
+    if facts.st_mode & _GROUP and not _is_private(facts.st_gid, facts.st_uid):
+        return OtherWriter(f"can be written by {_group(facts.st_gid)}", f"chmod g-w {path}")
+    return None
+
+
+def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
+    """Raise TrackingError for a home that another account could have written, unless it is shared
+    on purpose.
+    """
+    writer = other_writer(path) if path.exists() else None
+    if writer is None or is_shared(path, environ):
+        return
+    private = f"If nobody else is to write it: {writer.remedy}. " if writer.remedy else ""
+    raise TrackingError(
+        f"the home {path} {writer.reason}, and what a home holds decides what commands read, write "
+        f"and connect to. {private}If you trust whoever may write it: {TRUST_OPTION} for this "
+        f"call; {SHARED_HOMES_VARIABLE}={path.resolve()} for a home that is shared on purpose"
+    )
+
+
+def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
+    """Return whether CARFT_SHARED_HOMES names a home. Raises TrackingError for a relative path
+    there: it would be another home in each folder.
+    """
+    variables = os.environ if environ is None else environ
+    shared = [Path(text) for text in variables.get(SHARED_HOMES_VARIABLE, "").split(os.pathsep)]
+    for place in shared:
+        if place != Path() and not place.is_absolute():
+            raise TrackingError(
+                f"{SHARED_HOMES_VARIABLE}: {place} is no absolute path; name whole paths of homes "
+                f"that several accounts use, with {os.pathsep!r} between them"
+            )
+    resolved = home.resolve()
+    return any(place != Path() and place.resolve() == resolved for place in shared)
+
+
+def home_mode(home: Path, environ: Mapping[str, str] | None = None) -> int:
+    """Return the mode with which a new home is made: its user's alone, or as the umask lets it be
+    where it is shared on purpose.
+    """
+    return _BY_UMASK if is_shared(home, environ) else _PRIVATE
+
+
+def make_home(home: Path, environ: Mapping[str, str] | None = None) -> None:
+    """Make a home that is not there, with the mode of `home_mode`. Raises OSError."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=home_mode(home, environ), exist_ok=True)
+
+
+def _trusted_users() -> set[int]:
+    """Return the users whose files are this user's own: root can write everything anyway, and
+    behind sudo it is the account that called it.
+    """
+    own = os.geteuid()
+    caller = os.environ.get("SUDO_UID", "")
+    return {0, own} | ({int(caller)} if own == 0 and caller.isdecimal() else set())
+
+
+def _is_private(group: int, user: int) -> bool:
+    try:
+        account, members = pwd.getpwuid(user), grp.getgrgid(group)
+    except KeyError:
+        return False
+    own = account.pw_gid == group and members.gr_name == account.pw_name
+    return own and set(members.gr_mem) <= {account.pw_name}
+
+
+def _user(number: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(number).pw_name} ({number})"
+    except KeyError:
+        return f"user {number}"
+
+
+def _group(number: int) -> str:
+    try:
+        return f"group {grp.getgrgid(number).gr_name} ({number})"
+    except KeyError:
+        return f"group {number}"
